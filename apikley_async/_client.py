@@ -1,0 +1,456 @@
+"""`Client`: puts the rooms together. What it decides is who owns what, and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import ssl as tls
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
+
+import aiohttp
+import attrs
+
+from apikley_async import _wire as wire
+from apikley_async._clock import Clock, SystemClock
+from apikley_async._files import Films
+from apikley_async._house import House
+from apikley_async._images import Images, ImageSource
+from apikley_async._job import Job
+from apikley_async._limiter import Limiter, RateLimiter, running_films
+from apikley_async._many import Making, Outcome, Works
+from apikley_async._policy import Backoff, Timeouts
+from apikley_async._questions import Questions
+from apikley_async._result import Result, Snapshot
+from apikley_async._storyboard import Storyboard, Task, Work, is_url, url_faults
+from apikley_async._submit import Callbacks, NoCallbacks, NoRecorder, Order, Recorder, Submitter
+from apikley_async._transport import (
+    Connect,
+    HttpTransport,
+    Network,
+    Secret,
+    Transport,
+    base_url_fault,
+    is_loopback,
+    key_fault,
+)
+from apikley_async.errors import (
+    AuthenticationError,
+    ClientClosedError,
+    StoryboardError,
+    SubmissionUncertainError,
+)
+
+__all__ = ["Client"]
+
+logger = logging.getLogger("apikley_async")
+
+BASE_URL = "https://api.apikley.ru"
+LOOKS_AT_ONCE = 40
+
+
+@attrs.frozen
+class _Rooms:
+    """Everything that is made anew for each event loop."""
+
+    house: House
+    transport: Transport
+    questions: Questions
+    submitter: Submitter
+    images: Images
+    films: Films
+
+
+class Client:
+    """The service, for one API key. Use it as `async with Client() as client:`.
+
+    It may be made outside of a loop and used in several `asyncio.run` one after another; in each
+    it is opened by `async with` (or by its first use) and closed by `aclose()`.
+
+    Args:
+        api_key: from https://app.apikley.ru/keys; by default from APIKLEY_API_KEY.
+        base_url: https; by default from APIKLEY_BASE_URL, else the service's own address.
+        limiter: paces the submissions; share one between clients of the same key. By default
+            `RateLimiter()`: 20 per 10 seconds.
+        max_running: films that `generate` and `generate_many` have running at once.
+        pace: how often a job looks.
+        callback: gives each submission its callback URL.
+        timeouts: how long to wait for the service.
+        proxy: http(s) URL of a proxy; the environment's proxies and netrc are not read.
+        ssl: a context of your own, for a private authority; verification stays on by default.
+        allow_private: whether films and images may come from private addresses (always allowed
+            for loopback when the base URL is loopback).
+        treat_as_refused: codes of createTask that your provider guarantees to mean "nothing was
+            created", such as 500; otherwise those are uncertain.
+        clock, rng, transport, connect: time, chance and network, handed in by tests.
+
+    Attributes:
+        unclaimed: paid jobs nobody waits for: of a cancelled `submit` or `generate`, or of a
+            `generate_many` that was broken off. Take them out as you like.
+        uncertain: what a cancelled `submit` may have bought.
+
+    Raises:
+        AuthenticationError: no key, or one that cannot be a key.
+        ValueError: another argument breaks a rule.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str | None = None,
+        limiter: Limiter | None = None,
+        max_running: int = 100,
+        pace: Backoff | None = None,
+        callback: Callbacks | None = None,
+        timeouts: Timeouts | None = None,
+        proxy: str | None = None,
+        ssl: tls.SSLContext | None = None,
+        allow_private: bool = False,
+        treat_as_refused: Iterable[int] = (),
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        transport: Transport | None = None,
+        connect: Connect = aiohttp.TCPConnector,
+    ) -> None:
+        given = api_key if api_key is not None else os.environ.get("APIKLEY_API_KEY")
+        fault = None if transport is not None else key_fault(given)
+        self._key = Secret((given or "unused").strip())
+        del api_key, given  # a traceback that shows locals must not show the key
+        if fault:
+            raise AuthenticationError(fault)
+        self._base_url = base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL
+        for fault in (base_url_fault(self._base_url), proxy_fault(proxy), ssl_fault(ssl)):
+            if fault:
+                raise ValueError(fault)
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.SystemRandom()
+        self._limiter = limiter or RateLimiter(clock=self._clock, rng=self._rng)
+        self._looking = RateLimiter(LOOKS_AT_ONCE, 0, clock=self._clock, rng=self._rng)
+        self._films = running_films(max_running, self._clock)
+        self._pace = pace or Backoff()
+        self._callbacks = callback or NoCallbacks()
+        self._network = Network(timeouts or Timeouts(), proxy, ssl, connect)
+        self._allow_private = allow_private
+        self._treat_as_refused = frozenset(treat_as_refused)
+        self._transport = transport
+        self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
+        self._rooms: _Rooms | None = None
+        self._closed = False
+        self.unclaimed: list[Job] = []
+        self.uncertain: list[SubmissionUncertainError] = []
+
+    # --- making films -------------------------------------------------------------------------
+
+    async def submit(
+        self, work: Work, *, callback_url: str | None = None, recorder: Recorder | None = None
+    ) -> Job:
+        """Submit one film and give its job: exactly one paid request, when a place is free.
+
+        A storyboard's image file is uploaded first. What was never sent and what was throttled
+        is tried again for `Timeouts.patience` seconds. Cancelling before the request is out
+        sends nothing; cancelling later does not stop the charge, and the job is then in
+        `unclaimed` and in a logged warning.
+
+        Args:
+            work: a `Storyboard`, or a `Task` of any model.
+            callback_url: where the service shall report the end; otherwise the client's
+                `callback` says.
+            recorder: is told before and after every attempt.
+
+        Raises:
+            StoryboardError, UploadError: nothing was sent, nothing was paid.
+            SubmissionUncertainError: it may have been heard, and paid; never repeated silently.
+            ApiError: refused; nothing was created.
+            UnreachableError, RateLimitError: patience ended; nothing was created.
+        """
+        self._check(work, callback_url)
+        image_url = await self._image_url(work)
+        order = Order(work, image_url, callback_url, recorder or NoRecorder())
+        task_id = await self._here().submitter.submit(order)
+        return self._new_job(task_id, work)
+
+    async def generate(self, work: Work, *, timeout: float | None = None) -> Result:
+        """Submit one film and wait for it, as one of `max_running`.
+
+        Args:
+            work: a `Storyboard`, or a `Task` of any model.
+            timeout: seconds from the submission; then `JobTimeoutError`, which carries the job.
+
+        Raises:
+            What `submit` and awaiting a `Job` raise.
+        """
+        async with self._place():
+            return await self._finish(await self.submit(work), timeout)
+
+    async def generate_many(
+        self, works: Works, *, ordered: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[Outcome]:
+        """Make many films; yield an `Outcome` for each, as they finish.
+
+        Pulls from *works* only what it can run, so it may be endless. A failure is a value and
+        stops nothing else; an exception of *works* itself is raised after everything that was
+        started has been yielded. Break off early and what was bought is in `unclaimed`.
+
+        Args:
+            works: any iterable or async iterable of storyboards and tasks.
+            ordered: yield in the order of the input; a slow film then holds up those behind it.
+            timeout: seconds for each film from its submission.
+        """
+
+        async def make(index: int, work: Work) -> Outcome:
+            job: Job | None = None
+            try:
+                job = await self.submit(work)
+                result = await self._finish(job, timeout)
+            except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
+                return Outcome(index, work, job, error=error)
+            return Outcome(index, work, job, result)
+
+        making = Making(
+            works,
+            window=self._films.count,
+            place=self._place,
+            make=make,
+            spawn=self._here().house.spawn,
+            left_behind=self._leave_behind,
+        )
+        outcomes = making.outcomes(ordered=ordered)
+        async with contextlib.aclosing(outcomes):
+            async for outcome in outcomes:
+                yield outcome
+
+    def job(self, task_id: str) -> Job:
+        """Take up a task again, today or after a restart. Sends nothing and costs nothing."""
+        if wire.find_task_id({"taskId": task_id}) is None:
+            raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
+        return self._jobs.get(task_id) or self._know(task_id)
+
+    async def look(self, task_id: str) -> Snapshot:
+        """Ask once how far a task is.
+
+        https://docs.apikley.ru/get-task-detail
+
+        Raises:
+            NotFoundError: the service does not know the task, or not yet.
+            ApiError, UnreachableError, UnansweredError: no state this time.
+        """
+        return await self._here().questions.look(task_id)
+
+    # --- the other endpoints ------------------------------------------------------------------
+
+    async def credits(self) -> float:
+        """The credits left, which may have a fraction. Costs nothing.
+
+        https://docs.apikley.ru/common-api/common-api_get-account-credits
+        """
+        return await self._here().questions.credits()
+
+    async def download_url(self, url: str) -> str:
+        """A temporary link (20 minutes) for a result's URL. Costs nothing.
+
+        https://docs.apikley.ru/common-api/common-api_download-url
+
+        Raises:
+            InvalidRequestError: the URL is not one of the service's results.
+        """
+        return await self._here().questions.link(url)
+
+    async def upload(self, image: ImageSource) -> str:
+        """Store an image at the service and give its URL, good for `Storyboard(image=...)`.
+
+        The same content is uploaded once in 12 hours. Metadata such as a photo's place is sent
+        as it is. Costs nothing.
+        https://docs.apikley.ru/file-upload-api/file-upload-api_upload-file-stream
+
+        Args:
+            image: a path, bytes, or a file opened in binary mode; JPEG, PNG or WebP, 10.0 MB.
+
+        Raises:
+            UploadError: it cannot be used, or was not stored.
+        """
+        rooms = self._here()
+        async with rooms.house.inside():
+            return await rooms.images.upload(image)
+
+    async def save(
+        self, result: Result, target: str | os.PathLike[str], *, overwrite: bool = False
+    ) -> list[Path]:
+        """Save every file of a result; each is whole under its name, or is not there at all.
+
+        Args:
+            result: what awaiting a job gave.
+            target: a folder, made if need be, where files are named `<task_id>[-n].mp4`; or a
+                path that ends in `.mp4` or the like.
+            overwrite: whether to replace another file of that name.
+
+        Raises:
+            DownloadError: it could not be saved; `ResultExpiredError` when every link is dead.
+        """
+        rooms = self._here()
+        async with rooms.house.inside():
+            return await rooms.films.save(result, target, overwrite=overwrite)
+
+    # --- opening and closing ------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._closed = False
+        self._here()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self, *, grace: float = 30.0) -> None:
+        """Close: submit nothing more, and leave nothing behind.
+
+        Submissions whose request is out get *grace* seconds for their answer; whoever awaits a
+        job gets `ClientClosedError`, and the film goes on. Closing twice is closing once.
+        """
+        self._closed = True
+        rooms = self._rooms
+        if rooms is None or rooms.house.loop is not asyncio.get_running_loop():
+            return
+        if rooms.house.closing:
+            await rooms.house.closed.wait()
+            return
+        rooms.house.send_home()
+        for job in list(self._jobs.values()):
+            job.detach(ClientClosedError("The client was closed", task_id=job.task_id))
+        try:
+            await rooms.submitter.drain(grace)
+        finally:
+            await rooms.house.shut(rooms.transport.aclose, rooms.films.aclose)
+            self._rooms = None
+
+    def _here(self) -> _Rooms:
+        """What belongs to the running loop; opened now if need be."""
+        if self._rooms is not None and self._rooms.house.loop.is_closed():
+            self._rooms = None
+        if self._rooms is not None:
+            self._rooms.house.check()
+        if self._closed:
+            raise ClientClosedError("The client is closed; nothing was sent")
+        if self._rooms is None:
+            self._rooms = self._open()
+        return self._rooms
+
+    def _open(self) -> _Rooms:
+        house = House()
+        clock, rng, timeouts = self._clock, self._rng, self._network.timeouts
+        transport = self._transport or HttpTransport(self._key, self._base_url, self._network)
+        questions = Questions(
+            house, transport, self._looking, timeouts=timeouts, clock=clock, rng=rng
+        )
+        submitter = Submitter(
+            transport,
+            self._limiter,
+            self._callbacks,
+            timeouts=timeouts,
+            clock=clock,
+            rng=rng,
+            treat_as_refused=self._treat_as_refused,
+            unclaimed=lambda order, task_id: self._leave_behind(self._new_job(task_id, order.work)),
+            uncertain=self._leave_uncertain,
+        )
+        films = Films(
+            reissue=questions.new_links,
+            allow_private=self._allow_private,
+            allow_loopback=self._at_home,
+            network=self._network,
+            clock=clock,
+            rng=rng,
+        )
+        images = Images(questions.store, clock=clock, rng=rng)
+        return _Rooms(house, transport, questions, submitter, images, films)
+
+    @property
+    def _at_home(self) -> bool:
+        return is_loopback(urlsplit(self._base_url).hostname)
+
+    # --- helping submit and generate ------------------------------------------------------------
+
+    def _check(self, work: Work, callback_url: str | None) -> None:
+        if not isinstance(work, Storyboard | Task):
+            raise StoryboardError(f"work: a Storyboard or a Task, not {type(work).__name__}")
+        if callback_url is not None:
+            faults = [f"callback_url: {fault}" for fault in url_faults(callback_url)]
+            if faults:
+                raise StoryboardError(faults)
+
+    async def _image_url(self, work: Work) -> str | None:
+        image = work.image if isinstance(work, Storyboard) else None
+        if image is None:
+            return None
+        if not is_url(image):
+            return await self.upload(image)
+        host = urlsplit(os.fspath(image)).hostname
+        if is_loopback(host) and not (self._at_home or self._allow_private):
+            raise StoryboardError(f"image: a URL the service can fetch, not one of {host}")
+        return os.fspath(image)
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of `max_running` places here, and one of the limiter's, which others may share."""
+        async with contextlib.AsyncExitStack() as held:
+            async with self._here().house.inside():
+                await held.enter_async_context(self._films.take())
+                await held.enter_async_context(self._limiter.place())
+            yield
+
+    async def _finish(self, job: Job, timeout: float | None) -> Result:
+        try:
+            return await job.wait(timeout)
+        except (asyncio.CancelledError, ClientClosedError):
+            self._leave_behind(job)
+            raise
+
+    def _new_job(self, task_id: str, work: Work) -> Job:
+        model = work.model if isinstance(work, Task) else wire.STORYBOARD_MODEL
+        return self._know(task_id, submitted_at=self._clock.now(), model=model)
+
+    def _know(self, task_id: str, **facts: Any) -> Job:
+        job = Job(
+            task_id, look=self.look, pace=self._pace, clock=self._clock, rng=self._rng, **facts
+        )
+        self._jobs[task_id] = job
+        return job
+
+    def _leave_behind(self, job: Job) -> None:
+        if job not in self.unclaimed:
+            self.unclaimed.append(job)
+            logger.warning("film %s is paid and nobody waits for it; see unclaimed", job.task_id)
+
+    def _leave_uncertain(self, error: SubmissionUncertainError) -> None:
+        self.uncertain.append(error)
+        logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self._rooms else "not yet open"
+        return f"<Client {urlsplit(self._base_url).hostname} {state}>"
+
+
+def proxy_fault(proxy: str | None) -> str | None:
+    """Say what is wrong with a proxy's URL, which may hold a password: it is not repeated."""
+    if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
+        return "proxy: an http(s) URL"
+    return None
+
+
+def ssl_fault(ssl: object) -> str | None:
+    """A context of one's own is fine; turning verification off is not."""
+    if ssl is None or isinstance(ssl, tls.SSLContext):
+        return None
+    return f"ssl: an ssl.SSLContext, not {ssl!r}; verification is not turned off here"

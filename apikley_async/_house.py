@@ -1,0 +1,98 @@
+"""What belongs to one event loop: who is inside, which tasks run, and how all of it ends.
+
+Knows neither requests nor films. A client opens a house for each loop it is used in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+from apikley_async.errors import ClientClosedError
+
+__all__ = ["House"]
+
+
+class House:
+    """Open until `close`; then everyone inside gets `ClientClosedError` and every task ends."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.closing = False
+        self.closed = asyncio.Event()
+        self._left = asyncio.Event()
+        self._pid = os.getpid()
+        self._visits: set[asyncio.Timeout] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def check(self) -> None:
+        """Raise `ClientClosedError` unless it is open, here and now."""
+        if self._pid != os.getpid():
+            raise ClientClosedError("The client was opened before a fork; make one in each process")
+        if self.loop is not asyncio.get_running_loop():
+            raise ClientClosedError("The client is open in another event loop; make one for each")
+        if self.closing:
+            raise ClientClosedError("The client is closed; nothing was sent")
+
+    @contextlib.asynccontextmanager
+    async def inside(self) -> AsyncIterator[None]:
+        """Surrounds what a closing interrupts."""
+        self.check()
+        visit = asyncio.timeout(None)
+        try:
+            async with visit:
+                self._visits.add(visit)
+                try:
+                    yield
+                finally:
+                    self._visits.discard(visit)
+                    if self.closing and not self._visits:
+                        self._left.set()
+        except TimeoutError:
+            if not visit.expired():
+                raise
+        else:
+            return
+        raise ClientClosedError("The client was closed meanwhile")
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that ends with the house at the latest."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def send_home(self) -> None:
+        """Let nobody in any more, and end every visit."""
+        self.closing = True
+        for visit in self._visits:
+            visit.reschedule(self.loop.time())
+
+    async def shut(self, *last: Callable[[], Awaitable[None]]) -> None:
+        """End what still runs, then do *last*: all of it, even if we are cancelled meanwhile."""
+        ending = self.loop.create_task(self._end(last))
+        cancelled: asyncio.CancelledError | None = None
+        while not ending.done():
+            try:
+                await asyncio.wait({ending})
+            except asyncio.CancelledError as error:
+                cancelled = error
+        ending.result()
+        if cancelled is not None:
+            raise cancelled
+
+    async def _end(self, last: tuple[Callable[[], Awaitable[None]], ...]) -> None:
+        try:
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(set(self._tasks))
+            if self._visits:  # they are on their way out, or a file is being finished
+                await self._left.wait()
+            for act in last:
+                await act()
+        finally:
+            self.closed.set()

@@ -1,0 +1,267 @@
+"""`Job`: a film in the making, to be awaited.
+
+It is handed a way to look and holds no client. No task of its own runs: whoever awaits the job
+does the asking, one at a time, and the rest listen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any
+
+import attrs
+
+from apikley_async._clock import Clock
+from apikley_async._policy import Backoff
+from apikley_async._result import Result, Snapshot, State
+from apikley_async.errors import (
+    ApikleyError,
+    AuthenticationError,
+    ClientClosedError,
+    EmptyResultError,
+    InvalidRequestError,
+    JobTimeoutError,
+    NotFoundError,
+)
+
+__all__ = ["Job"]
+
+logger = logging.getLogger("apikley_async")
+
+MISSING_OWN = 600.0  # a task we know to exist may be unknown to the service so long
+MISSING_FOREIGN = 10.0  # an id that was only typed: a typo must not hang
+EMPTY = 300.0  # a success without a link is read again so long
+NUDGE_SPACING = 1.0  # a flood of hints never becomes a flood of looks
+
+
+@attrs.define(eq=False)
+class _Watch:
+    """One stretch of looking, shared by all who await the job meanwhile."""
+
+    began: float
+    deadline: float
+    delays: Iterator[float]
+    next_look: float
+    awaiters: int = 0
+    asking: bool = False
+    moved: asyncio.Event = attrs.Factory(asyncio.Event)
+    error: ApikleyError | None = None
+
+    def wake(self) -> None:
+        moved, self.moved = self.moved, asyncio.Event()
+        moved.set()
+
+
+class Job:
+    """A film in the making. Await it for its `Result`.
+
+    Any number of tasks may await one job and cost one stream of looks. If the asker is
+    cancelled, the next takes over; cancelling the last stops the looking. The film goes on in
+    any case, and awaiting again goes on looking.
+
+    `await job` raises `JobFailedError` when the service reports a failure twice running,
+    `JobTimeoutError` when the pace's deadline has passed, `NotFoundError` when the service does
+    not know the task, `EmptyResultError` for a success without a link; `AuthenticationError`
+    and `ClientClosedError` can be cured, and the job awaited again. Outages end nothing.
+
+    Attributes:
+        task_id: the service's id; keep it, and `client.job(task_id)` takes the job up again.
+        snapshot: the newest answer. Success and failure are final here once they are confirmed.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        *,
+        look: Callable[[str], Awaitable[Snapshot]],
+        pace: Backoff,
+        clock: Clock,
+        rng: random.Random,
+        submitted_at: float | None = None,
+        model: str = "",
+    ) -> None:
+        self.task_id = task_id
+        known = submitted_at is not None
+        self.snapshot = Snapshot(task_id, State.WAITING if known else State.UNKNOWN, model)
+        self._look = look
+        self._pace = pace
+        self._clock = clock
+        self._rng = rng
+        self._submitted_at = submitted_at
+        self._seen = known
+        self._looked_at = float("-inf")
+        self._missing_since: float | None = None
+        self._empty_since: float | None = None
+        self._failing = False
+        self._settled = False
+        self._trouble: ApikleyError | None = None
+        self._watch: _Watch | None = None
+
+    @property
+    def state(self) -> State:
+        return self.snapshot.state
+
+    @property
+    def done(self) -> bool:
+        """Whether the film has succeeded or failed for certain."""
+        return self._settled
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self.wait().__await__()
+
+    async def wait(self, timeout: float | None = None) -> Result:
+        """Wait for the result, *timeout* seconds at most.
+
+        A time-out is not a failure: the film goes on, and the job can be awaited again. Nothing
+        here costs credits.
+        """
+        async for _ in self._follow(timeout):
+            pass
+        return self.snapshot.result()
+
+    async def updates(self, timeout: float | None = None) -> AsyncIterator[Snapshot]:
+        """Yield the snapshot at once, then each that differs, and the final one last.
+
+        It takes part in the same stream of looks as everybody who awaits the job, and raises
+        what they would, apart from the failure itself: that is the last snapshot.
+        """
+        shown = self.snapshot
+        yield shown
+        following = self._follow(timeout)
+        try:
+            async for snapshot in following:
+                if (snapshot.state, snapshot.progress) != (shown.state, shown.progress):
+                    shown = snapshot
+                    yield shown
+        finally:
+            await following.aclose()
+
+    def nudge(self) -> None:
+        """Look soon: someone says that there is news. A hint, never the truth."""
+        if self._watch is not None:
+            soonest = max(self._clock.now(), self._looked_at + NUDGE_SPACING)
+            self._watch.next_look = min(self._watch.next_look, soonest)
+            self._watch.wake()
+
+    def detach(self, error: ApikleyError) -> None:
+        """End the present stretch of looking: everyone who awaits the job gets *error*."""
+        if self._watch is not None:
+            self._watch.error = error
+            self._watch.wake()
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    async def _follow(self, timeout: float | None) -> AsyncGenerator[Snapshot, None]:
+        """Take part in the looking, and yield after every look until the job has settled."""
+        if self._settled:
+            return
+        watch = self._join()
+        gives_up = watch.deadline
+        if timeout is not None:
+            gives_up = min(gives_up, self._clock.now() + timeout)
+        try:
+            while not self._settled:
+                if watch.error is not None:
+                    raise copy.copy(watch.error)
+                left = gives_up - self._clock.now()
+                if left <= 0:
+                    raise self._timed_out(watch)
+                if watch.asking:
+                    await self._clock.sleep(left, watch.moved)
+                else:
+                    await self._ask(watch, left)
+                yield self.snapshot
+        finally:
+            self._leave(watch)
+
+    async def _ask(self, watch: _Watch, left: float) -> None:
+        """Be the one who asks, for one step: a part of the pause, or a look."""
+        watch.asking = True
+        try:
+            pause = watch.next_look - self._clock.now()
+            if pause > 0:
+                await self._clock.sleep(min(pause, left), watch.moved)
+                return
+            try:
+                async with asyncio.timeout(left):
+                    snapshot = await self._look(self.task_id)
+            except TimeoutError:
+                return
+            except ApikleyError as error:
+                self._missed(watch, error)
+            else:
+                self._take(watch, snapshot)
+            self._looked_at = self._clock.now()
+            watch.next_look = self._looked_at + next(watch.delays)
+        finally:
+            watch.asking = False
+            watch.wake()
+
+    def _take(self, watch: _Watch, snapshot: Snapshot) -> None:
+        """Believe an answer, except the three that must be seen to last."""
+        now = self._clock.now()
+        self._seen, self._missing_since, self._trouble = True, None, None
+        if snapshot.state is State.UNKNOWN and self.snapshot.state is not State.UNKNOWN:
+            logger.warning("%s is in a state this version does not know", self.task_id)
+        if snapshot.state is State.FAIL and not self._failing:
+            self._failing = True  # counts when the next look says it again
+            return
+        self._failing = snapshot.state is State.FAIL
+        if snapshot.empty:
+            self._empty_since = self._empty_since if self._empty_since is not None else now
+            if now - self._empty_since >= EMPTY:
+                watch.error = EmptyResultError(
+                    "The film is ready, but without a usable link",
+                    task_id=self.task_id,
+                    raw=dict(snapshot.raw),
+                )
+            return
+        self._empty_since = None
+        self.snapshot = snapshot
+        self._settled = snapshot.done
+        if self._settled:
+            logger.info("settled: %s %s", self.task_id, snapshot.state.value)
+
+    def _missed(self, watch: _Watch, error: ApikleyError) -> None:
+        """Go on through outages; end the looking for what will not pass by itself."""
+        self._trouble = error
+        if isinstance(error, NotFoundError):
+            now = self._clock.now()
+            if self._missing_since is None:
+                self._missing_since = now
+            patience = MISSING_OWN if self._seen else MISSING_FOREIGN
+            if now - self._missing_since >= patience:
+                watch.error = error
+        elif isinstance(error, AuthenticationError | InvalidRequestError | ClientClosedError):
+            watch.error = error
+
+    def _join(self) -> _Watch:
+        if self._watch is None or self._watch.error is not None:
+            now = self._clock.now()
+            delays = self._pace.delays(self._rng)
+            first = next(delays)
+            look_at = now
+            if self._submitted_at is not None and self._looked_at < self._submitted_at:
+                look_at = max(now, self._submitted_at + first)
+            self._missing_since = self._empty_since = None
+            self._watch = _Watch(now, now + self._pace.deadline, delays, look_at)
+        self._watch.awaiters += 1
+        return self._watch
+
+    def _leave(self, watch: _Watch) -> None:
+        watch.awaiters -= 1
+        if watch.awaiters == 0 and self._watch is watch:
+            self._watch = None
+
+    def _timed_out(self, watch: _Watch) -> JobTimeoutError:
+        waited = self._clock.now() - watch.began
+        last = f"; the last look failed: {self._trouble.message}" if self._trouble else ""
+        told = f"Not ready after {waited:.0f} s, {self.state.value}{last}"
+        return JobTimeoutError(told, task_id=self.task_id, job=self)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.task_id} {self.state.value}>"

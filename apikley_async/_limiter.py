@@ -1,0 +1,233 @@
+"""Pacing: how many attempts in a span, how many films at once, and the pause after a 429.
+
+`Gate` is pure and is given the time; `RateLimiter` is the thin shell that sleeps. Neither makes
+a request. Why it is exact: the service counts an attempt no later than its answer, and a place
+is used again no earlier than *per* seconds after that answer, so no span of *per* seconds at
+the service ever holds more than *limit* attempts, whatever the latencies and whichever window.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from heapq import heappop, heappush
+from typing import Protocol, runtime_checkable
+
+import attrs
+
+from apikley_async._clock import Clock, SystemClock
+from apikley_async._policy import Backoff, exactly
+from apikley_async.errors import ApiError, RateLimitError, SubmissionUncertainError
+
+__all__ = ["Gate", "Limiter", "Places", "RateLimiter"]
+
+SLACK = 0.01  # two clocks run at slightly different rates; 10 ms in 10 s is ten times the usual
+UNCERTAIN_REST = 60.0  # an unanswered attempt may still arrive
+UNCERTAIN_FILM = 1800.0  # ... and its film may be running
+SHORTEST_SLEEP, LONGEST_SLEEP = 0.001, 60.0  # never a timer at "now", never one for ever
+PAUSES = Backoff(first=1.0, factor=2.0, cap=60.0, jitter=exactly)
+
+
+@runtime_checkable
+class Limiter(Protocol):
+    """What the client asks of a limiter; `RateLimiter` is the one for a single process."""
+
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """Surrounds each attempt: enters when it may leave.
+
+        A `SubmissionUncertainError` that passes through means that the attempt may still arrive.
+        """
+        ...
+
+    def throttle(self, delay: float | None) -> None:
+        """Tell of a 429: pause everyone, for *delay* seconds at least if the service said so."""
+        ...
+
+    def place(self) -> AbstractAsyncContextManager[None]:
+        """Surrounds each running film, from before its POST to its end.
+
+        A `SubmissionUncertainError` that passes through means that a film may be running.
+        """
+        ...
+
+
+@attrs.frozen
+class Gate:
+    """When the next attempt may leave, and how many at once. Knows no clock and never sleeps.
+
+    After a pause one attempt goes first; every success lets one more go at the same time, until
+    the gate is as wide as before. It is a time and a number, never a lock that somebody holds.
+    """
+
+    opens_at: float = -math.inf
+    strikes: int = 0
+    width: float = math.inf
+
+    def wait(self, now: float, out: int = 0) -> float:
+        """Seconds until an attempt may leave while *out* are on their way; inf: until one ends."""
+        if now < self.opens_at:
+            return self.opens_at - now
+        return 0.0 if out < self.width else math.inf
+
+    def throttled(self, pause: float, now: float) -> Gate:
+        """Close for *pause* seconds from *now*; never open earlier than before.
+
+        Refusals that come while the gate is closed belong to the pause that is on.
+        """
+        strikes = self.strikes if now < self.opens_at else self.strikes + 1
+        return Gate(max(self.opens_at, now + pause), strikes, width=1)
+
+    def passed(self, now: float, full: int) -> Gate:
+        """An attempt got an answer: let one more go beside it, in the end all of them."""
+        if self.strikes == 0 or now < self.opens_at:
+            return self
+        wider = self.width + 1
+        return Gate() if wider >= full else attrs.evolve(self, width=wider)
+
+
+class Places:
+    """*count* places, each resting a while after its use; `take` waits for one.
+
+    What rests goes on resting from one event loop to the next. A cancelled waiter held nothing.
+    """
+
+    def __init__(self, count: int, *, rest: float, uncertain_rest: float, clock: Clock) -> None:
+        if count != int(count) or count < 1:
+            raise ValueError(f"a number of places: a whole one, 1 or more, not {count!r}")
+        self.count = count
+        self._rest = rest
+        self._uncertain_rest = uncertain_rest
+        self._clock = clock
+        self._rested = [-math.inf] * count  # a heap: when each free place may be used again
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._line: asyncio.Semaphore
+        self._moved: asyncio.Event
+
+    @property
+    def in_use(self) -> int:
+        return self.count - len(self._rested)
+
+    @contextlib.asynccontextmanager
+    async def take(self, gate: Callable[[float], float] | None = None) -> AsyncIterator[None]:
+        """Enter when a place has rested and *gate*, asked with the time, says no more seconds."""
+        self._bind()
+        async with self._line:
+            # Whoever stands here has a place coming, but none of its own until it has rested:
+            # another may be ready sooner. No await between the last look and the taking.
+            while (wait := self._wait(gate)) > 0:
+                pause = min(max(wait, SHORTEST_SLEEP), LONGEST_SLEEP)
+                await self._clock.sleep(pause, self._moved)
+            heappop(self._rested)
+            rest = self._rest
+            try:
+                yield
+            except SubmissionUncertainError:
+                rest = self._uncertain_rest
+                raise
+            finally:
+                heappush(self._rested, self._clock.now() + rest)
+                self.wake()
+
+    def wake(self) -> None:
+        """Let everyone who waits look again."""
+        if self._loop is not None:
+            moved, self._moved = self._moved, asyncio.Event()
+            moved.set()
+
+    def _wait(self, gate: Callable[[float], float] | None) -> float:
+        now = self._clock.now()
+        return max(self._rested[0] - now, gate(now) if gate else 0.0)
+
+    def _bind(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._line = asyncio.Semaphore(len(self._rested))
+            self._moved = asyncio.Event()
+
+
+class RateLimiter:
+    """*limit* places; each rests *per* seconds after the attempt that used it ended.
+
+    Share one between the clients of a process that use the same key. The defaults are the
+    upstream's published limits (20 creations per 10 seconds); Apikley's may differ, and a 429
+    teaches what is missing.
+
+    Args:
+        limit: attempts in any span of *per* seconds.
+        per: the span, in seconds; 0 bounds only how many attempts are out at once.
+        max_running: films at once over all clients that share this limiter; None: not bounded
+            here (each client has a `max_running` of its own).
+        clock, rng: time and chance, handed in by tests.
+    """
+
+    def __init__(
+        self,
+        limit: int = 20,
+        per: float = 10.0,
+        *,
+        max_running: int | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not 0 <= per < math.inf:
+            raise ValueError(f"per: seconds, 0 or more, not {per!r}")
+        self.limit = limit
+        self.per = per
+        self.max_running = max_running
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.Random()
+        self._gate = Gate()
+        self._slots = Places(
+            limit,
+            rest=per + SLACK if per else 0.0,
+            uncertain_rest=max(per, UNCERTAIN_REST),
+            clock=self._clock,
+        )
+        self._films = max_running and running_films(max_running, self._clock)
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Enter when an attempt may leave: a place has rested and the gate is open."""
+        async with self._slots.take(lambda now: self._gate.wait(now, self._slots.in_use)):
+            try:
+                yield
+            except RateLimitError:
+                raise
+            except ApiError:
+                self._pass()  # refused, but not for its pace
+                raise
+            self._pass()
+
+    def throttle(self, delay: float | None) -> None:
+        """Close the gate for everyone: *delay* seconds, and longer at each new refusal."""
+        pauses = PAUSES.delays(self._rng)
+        for _ in range(min(self._gate.strikes, 10)):
+            next(pauses)
+        # Jitter only upwards: a pause the service asked for is never undercut.
+        pause = max(delay or 0.0, next(pauses)) * self._rng.uniform(1.0, 1.1)
+        self._gate = self._gate.throttled(pause, self._clock.now())
+        self._slots.wake()
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Enter when one more film may run."""
+        async with self._films.take() if self._films else contextlib.nullcontext():
+            yield
+
+    def _pass(self) -> None:
+        self._gate = self._gate.passed(self._clock.now(), self.limit)
+
+    def __repr__(self) -> str:
+        shut = self._gate.opens_at - self._clock.now()
+        closed = f", opens in {shut:.0f} s" if shut > 0 else ""
+        return f"<RateLimiter {self._slots.in_use}/{self.limit} out{closed}>"
+
+
+def running_films(count: int, clock: Clock) -> Places:
+    """Places for films: free at once after a film's end, 30 minutes after an uncertain start."""
+    return Places(count, rest=0.0, uncertain_rest=UNCERTAIN_FILM, clock=clock)

@@ -1,0 +1,114 @@
+"""How long to wait, and whether to try again: decides, never waits.
+
+The only room that imports `backoff`, and only its pure half, the generators: its decorators
+time with the wall clock, sleep out of our reach and freeze the policy at import.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import attrs
+import backoff
+
+from apikley_async.errors import (
+    ApikleyError,
+    RateLimitError,
+    ServerError,
+    UnansweredError,
+    UnreachableError,
+)
+
+__all__ = ["Backoff", "Jitter", "Timeouts", "exactly", "spread"]
+
+Jitter: TypeAlias = Callable[[float, random.Random], float]
+
+
+def exactly(delay: float, rng: random.Random) -> float:
+    """No jitter: the delay as it is."""
+    return delay
+
+
+def spread(delay: float, rng: random.Random) -> float:
+    """Three quarters of *delay* to all of it, so that many jobs do not look in step."""
+    return delay * rng.uniform(0.75, 1.0)
+
+
+def _positive(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{attribute.name}: a number above 0, finite, not {value!r}")
+
+
+@attrs.frozen
+class Backoff:
+    """How often to look and to retry: exponential, jittered, capped, with a deadline.
+
+    Args:
+        first: seconds before the first time.
+        factor: each delay is so many times the one before (1 or more).
+        cap: no delay is longer, in seconds.
+        deadline: patience ends so many seconds after the start.
+        jitter: makes a delay less regular; `exactly` leaves it alone.
+    """
+
+    first: float = attrs.field(default=2.0, validator=_positive)
+    factor: float = attrs.field(default=1.5, validator=_positive)
+    cap: float = attrs.field(default=20.0, validator=_positive)
+    deadline: float = attrs.field(default=1800.0, validator=_positive)
+    jitter: Jitter = spread
+
+    @factor.validator
+    def _grows(self, attribute: attrs.Attribute[float], value: float) -> None:
+        if value < 1:
+            raise ValueError(f"factor: 1 or more, not {value!r}")
+
+    def delays(self, rng: random.Random) -> Iterator[float]:
+        """The delays one after the other, for ever; the deadline is the caller's to watch."""
+        grown = backoff.expo(base=self.factor, factor=self.first, max_value=self.cap)
+        next(grown)  # backoff's generators start when they are first sent to
+        while True:
+            yield self.jitter(min(next(grown), self.cap), rng)
+
+
+@attrs.frozen
+class Timeouts:
+    """How long to wait for the service, in seconds.
+
+    Args:
+        connect: for a connection, TLS included.
+        answer: for the answer to createTask once it is sent (a slow answer is cheaper than an
+            unknown one); also, over all tries, for the answer to a question that can be repeated.
+        patience: for trying again a submission that was never sent or was throttled; counted in
+            attempts and pauses, not in waiting for a place in the line.
+    """
+
+    connect: float = attrs.field(default=10.0, validator=_positive)
+    answer: float = attrs.field(default=120.0, validator=_positive)
+    patience: float = attrs.field(default=600.0, validator=_positive)
+
+    @property
+    def question(self) -> float:
+        """For one try of a question that can be repeated."""
+        return min(self.answer, 30.0)
+
+
+RETRIES = Backoff(first=1.0, factor=2.0, cap=30.0, deadline=600.0)
+"""How requests are tried again; looking has a pace of its own."""
+
+
+def retry_delay(error: ApikleyError, *, repeatable: bool, delay: float) -> float | None:
+    """Say how long to wait before trying again; None lets *error* through.
+
+    A throttled request started nothing, and one that never left even less, so both may always
+    be repeated. An unanswered one may have been heard: repeating createTask could pay twice.
+    """
+    if isinstance(error, RateLimitError):
+        return max(delay, error.retry_after or 0.0)
+    if isinstance(error, UnreachableError):
+        return None if error.permanent else delay
+    if repeatable and isinstance(error, UnansweredError | ServerError):
+        return delay
+    return None

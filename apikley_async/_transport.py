@@ -1,0 +1,317 @@
+"""The only room that talks HTTP to the API; it tells "never left" from "no answer".
+
+A `Reply` comes back for every answer with a status line, however broken its body. Otherwise
+`UnreachableError` (nothing was sent) or `UnansweredError` (it may have been heard) is raised:
+told apart by a flag set when the first byte leaves, never by the type of an exception.
+
+Exceptions of aiohttp hold the request's headers, so they end here, as values; what is raised is
+raised outside of their handlers and has no trace of them. A cancellation is raised anew for the
+same reason. The key is added to each request at the last moment and goes to the base URL's
+origin only; no session has it as a default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ipaddress
+import ssl as tls
+from collections.abc import Callable, Coroutine, Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit
+
+import aiohttp
+import attrs
+from yarl import URL
+
+from apikley_async._policy import Timeouts
+from apikley_async._wire import File, Reply, Request
+from apikley_async.errors import ApikleyError, UnansweredError, UnreachableError
+
+__all__ = ["Connect", "HttpTransport", "Network", "Secret", "Transport"]
+
+LARGEST_ANSWER = 1024 * 1024
+CONNECTIONS = 40
+KEEP_ALIVE = 75.0  # longer than any pause between two looks
+STALL, GRACE = 1.0, 5.0
+HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
+
+Connect: TypeAlias = Callable[..., aiohttp.BaseConnector]
+"""Makes a connector; `aiohttp.TCPConnector` unless a test brings a network of its own."""
+
+
+@attrs.frozen
+class Network:
+    """How connections are made, to the API and to the hosts of films alike."""
+
+    timeouts: Timeouts = attrs.Factory(Timeouts)
+    proxy: str | None = attrs.field(default=None, repr=False)
+    ssl: tls.SSLContext | None = None
+    connect: Connect = aiohttp.TCPConnector
+
+
+class Transport(Protocol):
+    """What the client asks of a transport; `apikley_async.testing` has a scripted one."""
+
+    async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
+        """Send one request once; *on_sent* is called before its first byte leaves."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection; a later `send` opens new ones."""
+        ...
+
+
+class Secret:
+    """The API key: shows itself to nobody who does not ask for it, and does not pickle."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def blot(self, text: str) -> str:
+        """Foreign text, in case it repeats the key."""
+        return text.replace(self._text, "***")
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret does not pickle")
+
+
+class _Header(str):
+    """A header's value that prints as stars; aiohttp keeps and sends the text itself."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def key_fault(key: str | None) -> str | None:
+    """Say what is wrong with an API key, without repeating it."""
+    if not key or not key.strip():
+        return "api_key: none given; set APIKLEY_API_KEY or pass api_key="
+    text = key.strip()
+    if not text.isascii() or not text.isprintable() or " " in text or set(text) & set("'\""):
+        return "api_key: letters, digits and signs only; it holds a space, a quote or the like"
+    return None
+
+
+def is_loopback(host: str | None) -> bool:
+    """Say whether *host*, as it stands in a URL, is this machine."""
+    if host is None:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def base_url_fault(base_url: str) -> str | None:
+    """Say why the key must not be sent to *base_url*: https only, this machine excepted."""
+    try:
+        parts = urlsplit(base_url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        return "base_url: not a valid URL"
+    if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        return "base_url: https://host, without query and fragment"
+    if parts.username is not None or parts.password is not None:
+        return "base_url: without user name and password"
+    if parts.scheme == "http" and not is_loopback(host):
+        return "base_url: https, since the key is sent there (http only on this machine)"
+    return None
+
+
+@attrs.define
+class _Mark:
+    """Whether the first byte of a request has left."""
+
+    on_sent: Callable[[], None] | None = None
+    sent: bool = False
+
+
+async def _mark_sent(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+    mark: _Mark = context.trace_request_ctx
+    mark.sent = True
+    if mark.on_sent is not None:
+        mark.on_sent()
+
+
+class HttpTransport:
+    """The API over aiohttp: one pool for questions, and a fresh connection per createTask.
+
+    A kept connection that the server has just given up on makes a POST ambiguous (5 in 10 where
+    it was measured); a fresh one costs a round trip and is never in doubt.
+    """
+
+    def __init__(
+        self,
+        key: Secret,
+        base_url: str,
+        network: Network,
+    ) -> None:
+        self._key = key
+        self._base = base_url.rstrip("/")
+        self._host = urlsplit(base_url).hostname
+        self._network = network
+        self._timeouts = network.timeouts
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
+        mark = _Mark(on_sent)
+        exchange = self._exchange(request, mark)
+        cancelled: tuple[Any, ...] | None = None
+        outcome: Reply | ApikleyError
+        try:
+            if request.repeatable:
+                outcome = await self._in_time(exchange, mark)
+            else:
+                outcome = await self._patiently(exchange, mark)
+        except asyncio.CancelledError as exc:
+            cancelled = exc.args
+        if cancelled is not None:
+            raise asyncio.CancelledError(*cancelled)
+        if isinstance(outcome, ApikleyError):
+            raise outcome
+        return outcome
+
+    async def aclose(self) -> None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+
+    async def _in_time(
+        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
+    ) -> Reply | ApikleyError:
+        try:
+            async with asyncio.timeout(self._timeouts.question):
+                return await exchange
+        except TimeoutError:
+            pass
+        return self._trouble(mark, f"no answer within {self._timeouts.question:g} s")
+
+    async def _patiently(
+        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
+    ) -> Reply | ApikleyError:
+        """Wait for createTask's answer, and never give it up while it lies in the socket.
+
+        When the loop itself stood still, the timer and the answer come due together: then the
+        answer gets five more seconds to be read.
+        """
+        limit = self._timeouts.connect + self._timeouts.answer
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(exchange)
+        try:
+            due = loop.time() + limit
+            await asyncio.wait({task}, timeout=limit)
+            if not task.done() and loop.time() - due > STALL:
+                await asyncio.wait({task}, timeout=GRACE)
+            if task.done():
+                return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        return self._trouble(mark, f"no answer within {self._timeouts.answer:g} s")
+
+    async def _exchange(self, request: Request, mark: _Mark) -> Reply | ApikleyError:
+        """One request, and whatever comes of it as a value."""
+        url = URL(self._base + request.path).with_query(dict(request.query) or None)
+        try:
+            async with self._session(request.repeatable).request(
+                request.method,
+                url,
+                data=_payload(request),
+                headers=self._headers(request),
+                allow_redirects=False,
+                proxy=self._network.proxy,
+                ssl=self._network.ssl or True,
+                trace_request_ctx=mark,
+            ) as response:
+                content, complete = await _read(response)
+                return self._reply(response, content, complete=complete)
+        except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
+            return self._trouble(mark, "its certificate is not valid", permanent=True)
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            return self._trouble(mark, "the address is not one", permanent=True)
+        except TimeoutError:
+            return self._trouble(mark, f"no connection within {self._timeouts.connect:g} s")
+        except aiohttp.ClientConnectorError as exc:
+            return self._trouble(mark, exc.os_error.strerror or type(exc.os_error).__name__)
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            return self._trouble(mark, type(exc).__name__)
+
+    def _reply(self, response: aiohttp.ClientResponse, content: bytes, *, complete: bool) -> Reply:
+        text = self._key.blot(content.decode(errors="replace"))
+        kept = {
+            name: self._key.blot(response.headers[name])
+            for name in HEADERS_KEPT
+            if name in response.headers
+        }
+        return Reply(response.status, text, kept, complete)
+
+    def _trouble(self, mark: _Mark, why: str, *, permanent: bool = False) -> ApikleyError:
+        if mark.sent:
+            return UnansweredError(f"{self._host} was asked but did not answer: {why}")
+        return UnreachableError(f"{self._host} was not reached: {why}", permanent=permanent)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        headers: dict[str, str] = {"Authorization": _Header(f"Bearer {self._key.reveal()}")}
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        return headers
+
+    def _session(self, repeatable: bool) -> aiohttp.ClientSession:
+        if repeatable not in self._sessions:
+            trace = aiohttp.TraceConfig()
+            trace.on_request_headers_sent.append(_mark_sent)
+            options: Mapping[str, Any] = (
+                {"limit": CONNECTIONS, "keepalive_timeout": KEEP_ALIVE}
+                if repeatable
+                else {"limit": 0, "force_close": True}
+            )
+            self._sessions[repeatable] = aiohttp.ClientSession(
+                connector=self._network.connect(**options),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
+                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[trace],
+                trust_env=False,  # it would read netrc
+            )
+        return self._sessions[repeatable]
+
+
+def _payload(request: Request) -> Any:
+    if request.form is None:
+        content = request.content()
+        return content and io.BytesIO(content)
+    form = aiohttp.FormData()
+    for name, value in request.form.items():
+        if isinstance(value, File):
+            form.add_field(
+                name, io.BytesIO(value.content), filename=value.name, content_type=value.kind
+            )
+        else:
+            form.add_field(name, value)
+    return form
+
+
+async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """The body as far as it came, at most a megabyte, and whether that is all of it."""
+    content = bytearray()
+    try:
+        async for chunk in response.content.iter_any():
+            content += chunk
+            if len(content) > LARGEST_ANSWER:
+                return bytes(content[:LARGEST_ANSWER]), False
+    except (aiohttp.ClientError, OSError, ValueError):
+        return bytes(content), False
+    return bytes(content), True

@@ -1,0 +1,467 @@
+"""The service's JSON, and the only module that knows how it is spelled.
+
+Pure: values in, values out. Nothing here waits, retries or opens a socket. Writing is strict:
+only fields the model's page lists are sent. Reading is tolerant: unknown fields, codes and
+states are normal, and whatever arrives, only the errors of `apikley_async.errors` come out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from apikley_async._lenient import (
+    plain,
+    read_date,
+    read_json,
+    read_moment,
+    read_number,
+    read_seconds,
+    read_whole,
+)
+from apikley_async._result import Snapshot, State
+from apikley_async._storyboard import Shot, Storyboard, Task, Work, url_faults
+from apikley_async.errors import (
+    ApiError,
+    ApikleyError,
+    AuthenticationError,
+    FeatureDisabledError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    KeyLimitError,
+    MaintenanceError,
+    NotFoundError,
+    RateLimitError,
+    ServerError,
+    SubmissionUncertainError,
+    UnansweredError,
+    UploadError,
+)
+
+__all__ = ["Reply", "Request"]
+
+STORYBOARD_MODEL = "sora-2-pro-storyboard"
+LONGEST_PAUSE = 300.0
+RAW_KEPT = 64 * 1024
+
+
+# --- what travels --------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class File:
+    """A file inside a form."""
+
+    name: str
+    kind: str
+    content: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen(repr=False)
+class Request:
+    """One request, spelled the service's way; the key is not part of it.
+
+    Attributes:
+        method, path: of the endpoint, below the base URL.
+        query: the query's fields, not yet encoded.
+        body: what is sent as JSON.
+        form: what is sent as multipart/form-data.
+        repeatable: whether asking twice costs nothing; False for createTask only.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = attrs.field(factory=dict)
+    body: Mapping[str, Any] | None = None
+    form: Mapping[str, str | File] | None = None
+    repeatable: bool = True
+
+    def content(self) -> bytes | None:
+        """The JSON body as it is sent."""
+        if self.body is None:
+            return None
+        return json.dumps(self.body, ensure_ascii=False, allow_nan=False).encode()
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.path}>"
+
+
+@attrs.frozen(repr=False)
+class Reply:
+    """What came back: status, headers in lower case, text; *complete* unless it broke off."""
+
+    status: int
+    text: str = ""
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    complete: bool = True
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status}, {len(self.text)} characters>"
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def _tidy_number(value: float) -> float:
+    """7.0 and 7 are one duration and are spelled alike."""
+    return int(value) if value == int(value) else value
+
+
+_writer = cattrs.Converter(forbid_extra_keys=True)
+_writer.register_unstructure_hook(
+    Shot,
+    make_dict_unstructure_fn(
+        Shot,
+        _writer,
+        scene=override(rename="Scene"),
+        duration=override(unstruct_hook=_tidy_number),
+    ),
+)
+_writer.register_unstructure_hook(
+    Storyboard,
+    make_dict_unstructure_fn(
+        Storyboard,
+        _writer,
+        duration=override(rename="n_frames", unstruct_hook=str),
+        image=override(omit=True),
+    ),
+)
+
+
+def task_input(work: Work, image_url: str | None = None) -> dict[str, Any]:
+    """Spell what is to be made: the `input` of createTask."""
+    if isinstance(work, Task):
+        return dict(work.input)
+    spelled: dict[str, Any] = _writer.unstructure(work)
+    spelled["shots"] = list(spelled["shots"])
+    return spelled | ({"image_urls": [image_url]} if image_url else {})
+
+
+def create_task(
+    work: Work, *, image_url: str | None = None, callback_url: str | None = None
+) -> Request:
+    """The one request that costs money, hence the one that is not repeatable."""
+    body: dict[str, Any] = {
+        "model": work.model if isinstance(work, Task) else STORYBOARD_MODEL,
+        "input": task_input(work, image_url),
+    }
+    if callback_url:
+        body["callBackUrl"] = callback_url
+    return Request("POST", "/api/v1/jobs/createTask", body=body, repeatable=False)
+
+
+def record_info(task_id: str) -> Request:
+    return Request("GET", "/api/v1/jobs/recordInfo", query={"taskId": task_id})
+
+
+def read_credits() -> Request:
+    return Request("GET", "/api/v1/chat/credit")
+
+
+def link_for(url: str) -> Request:
+    return Request("POST", "/api/v1/common/download-url", body={"url": url})
+
+
+def stream_upload(file: File, folder: str) -> Request:
+    form: dict[str, str | File] = {"file": file, "uploadPath": folder, "fileName": file.name}
+    return Request("POST", "/file-upload/api/file-stream-upload", form=form)
+
+
+# --- the envelope --------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Envelope:
+    """The frame of every answer; *code* is the body's, or the HTTP status where it has none."""
+
+    code: int
+    message: str
+    data: Any
+    framed: bool
+    ok: bool
+
+
+def read_envelope(reply: Reply) -> Envelope:
+    """Read the frame; an answer without one speaks through its HTTP status alone."""
+    decoded = read_json(reply.text) if reply.complete else None
+    body: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
+    code = read_whole(body.get("code"))
+    if code is None:
+        said = "" if reply.status < 400 else plain(reply.text, 120)
+        return Envelope(reply.status, said, None, framed=False, ok=False)
+    said = plain(body.get("msg") or body.get("message") or "")
+    ok = code == 200 and reply.status < 300 and body.get("success") is not False
+    return Envelope(code, said, body.get("data"), framed=True, ok=ok)
+
+
+def open_envelope(reply: Reply, *, wall: float = 0.0, asked: str = "The request") -> Any:
+    """Give the data inside, or raise the error it carries. For everything but createTask.
+
+    Args:
+        wall: now, in seconds since 1970, for a Retry-After that is a date.
+        asked: what was asked, for the message.
+    """
+    envelope = read_envelope(reply)
+    if envelope.ok:
+        return envelope.data
+    raise refusal(reply, envelope, wall=wall, asked=asked)
+
+
+_FAMILY: dict[int, type[ApiError]] = {
+    400: InvalidRequestError,
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    403: AuthenticationError,
+    404: NotFoundError,
+    405: InvalidRequestError,
+    413: InvalidRequestError,
+    414: InvalidRequestError,
+    415: InvalidRequestError,
+    422: InvalidRequestError,
+    429: RateLimitError,
+    430: RateLimitError,
+    431: InvalidRequestError,
+    433: KeyLimitError,
+    451: InvalidRequestError,
+    455: MaintenanceError,
+    505: FeatureDisabledError,
+}
+
+
+def refusal(reply: Reply, envelope: Envelope, *, wall: float, asked: str) -> ApikleyError:
+    """Say which error a refusal is. The body's code rules, then the HTTP status."""
+    code = envelope.code if envelope.code != 200 else reply.status
+    reason = envelope.message or "no reason given"
+    if 300 <= reply.status < 400:
+        told = f"{asked} was redirected, which is never followed: the base URL is not the service's"
+        return ApiError(told, code=reply.status)
+    if code < 300:
+        if envelope.framed:  # an upload that says success: false (seen at the upstream)
+            return ApiError(f"{asked} was refused: {reason}", code=code)
+        told = "broke off" if not reply.complete else "cannot be read"
+        return UnansweredError(f"{asked} got an answer that {told}", code=reply.status)
+    told = f"{asked} was refused: {reason}"
+    said = envelope.message.casefold()
+    family = _FAMILY.get(code, ServerError if 500 <= code < 600 else ApiError)
+    # Two readings met at the upstream: money dressed as pace, and pace dressed as something else.
+    if family is RateLimitError and re.search(r"credit|balance|insufficient", said):
+        family = InsufficientCreditsError
+    elif code < 500 and "frequen" in said and re.search(r"too (high|fast|frequent|many)", said):
+        family = RateLimitError
+    if family is RateLimitError:
+        return RateLimitError(told, code=code, retry_after=retry_after(reply, wall=wall))
+    return family(told, code=code)
+
+
+def retry_after(reply: Reply, *, wall: float) -> float | None:
+    """Seconds to wait as the answer asks, 0 to 300; None when it asks nothing sensible.
+
+    Seconds, milliseconds, a date (measured against the answer's own Date, so that neither
+    clock matters) or `data.retryAfter`. More than 300 s is cut: a pause must end.
+    """
+    headers = reply.headers
+    if (asked := read_seconds(headers.get("retry-after-ms"))) is not None:
+        return min(asked / 1000, LONGEST_PAUSE)
+    header = headers.get("retry-after")
+    asked = read_seconds(header)
+    if asked is None and header and (opens := read_date(header)) is not None:
+        there = read_date(headers.get("date"))
+        asked = max(0.0, opens - (there if there is not None else wall))
+    if asked is None:
+        data = read_envelope(reply).data
+        asked = read_seconds(data.get("retryAfter")) if isinstance(data, dict) else None
+    return None if asked is None else min(asked, LONGEST_PAUSE)
+
+
+# --- createTask ----------------------------------------------------------------------------------
+
+_REFUSED = frozenset({400, 401, 402, 403, 404, 405, 413, 414, 415, 422, 431, 433, 451, 455, 505})
+
+
+def open_submission(
+    reply: Reply, *, wall: float = 0.0, treat_as_refused: frozenset[int] = frozenset()
+) -> str:
+    """Give the task id createTask answered with, or raise what else it means. First match wins.
+
+    Raises:
+        RateLimitError: throttled, nothing was created.
+        ApiError: refused for certain, nothing was created.
+        SubmissionUncertainError: everything else; without token, which the caller adds.
+    """
+    if task_id := find_task_id(read_json(reply.text)):
+        return task_id
+    envelope = read_envelope(reply)
+    status, code = reply.status, envelope.code
+    refused = refusal(reply, envelope, wall=wall, asked="The submission")
+    if status < 500 and (status == 429 or code in (429, 430)):
+        raise refused if isinstance(refused, ApiError) else _throttled(reply, wall)
+    if 300 <= status < 400:
+        raise refused
+    bad = {number for number in (status, code) if number >= 400}
+    sure = (status < 500 and code in _REFUSED) or (bad and bad <= treat_as_refused)
+    if isinstance(refused, ApiError) and sure:
+        raise refused
+    cause = f"HTTP {status}" + (f", code {code}" if envelope.framed and code != status else "")
+    cause += "" if reply.complete else ", the answer broke off"
+    cause += ", no task id" if status < 300 and code == 200 else ""
+    raise SubmissionUncertainError(
+        f"The submission may have been heard: {cause}",
+        code=code,
+        cause=cause,
+        http=status,
+        raw=reply.text[:RAW_KEPT],
+    )
+
+
+def _throttled(reply: Reply, wall: float) -> RateLimitError:
+    return RateLimitError("Too many requests", code=429, retry_after=retry_after(reply, wall=wall))
+
+
+def find_task_id(body: Any) -> str | None:
+    """The task id, in any of the four places where it has been seen."""
+    if not isinstance(body, dict):
+        return None
+    inner = body.get("data")
+    places = (inner if isinstance(inner, dict) else {}), body
+    for place in places:
+        for name in ("taskId", "task_id"):
+            if (found := _task_id(place.get(name))) is not None:
+                return found
+    return None
+
+
+def _task_id(value: Any) -> str | None:
+    """An id is opaque (other formats exist): any word without spaces that can be printed."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not 1 <= len(value) <= 256:
+        return None
+    return value if value.isprintable() and not any(c.isspace() for c in value) else None
+
+
+# --- recordInfo ----------------------------------------------------------------------------------
+
+
+def open_snapshot(reply: Reply, task_id: str, *, wall: float = 0.0) -> Snapshot:
+    """Read the state of *task_id*.
+
+    Raises:
+        NotFoundError: the service does not know the task, or not yet.
+        UnansweredError: nothing readable, or the state of another task.
+        ApiError: another refusal.
+    """
+    envelope = read_envelope(reply)
+    asked = "The look"
+    if envelope.code == 501 and envelope.framed:  # "generation failed": final for this task
+        return Snapshot(
+            task_id,
+            State.FAIL,
+            fail_code="501",
+            fail_message=envelope.message,
+            raw=envelope.data if isinstance(envelope.data, dict) else {},
+        )
+    missing = envelope.code == 404 or (
+        envelope.code == 422 and "null" in envelope.message.casefold()
+    )
+    if missing or (envelope.ok and envelope.data in (None, {})):
+        raise NotFoundError("The service knows no such task", code=envelope.code, task_id=task_id)
+    data = open_envelope(reply, wall=wall, asked=asked)
+    if not isinstance(data, dict):
+        raise UnansweredError(f"{asked} got no task but {type(data).__name__}", task_id=task_id)
+    told = _task_id(data.get("taskId"))
+    if told is not None and told != task_id:
+        raise UnansweredError(f"{asked} got the state of another task", task_id=task_id)
+    content = _content(data.get("resultJson"))
+    urls = content.get("resultUrls")
+    snapshot: Snapshot = _reader.structure(
+        {**data, "taskId": task_id, "urls": urls, "content": content, "raw": data}, Snapshot
+    )
+    return snapshot
+
+
+def _content(value: Any) -> dict[str, Any]:
+    """The decoded result: JSON inside a string, once or twice, or already an object."""
+    for _ in range(2):
+        if isinstance(value, str):
+            value = read_json(value)
+    return value if isinstance(value, dict) else {}
+
+
+def _usable(urls: Any) -> tuple[str, ...]:
+    listed = urls if isinstance(urls, list) else [urls]
+    return tuple(
+        url for url in listed if isinstance(url, str) and "://" in url and not [*url_faults(url)]
+    )
+
+
+def _state(value: Any) -> State:
+    try:
+        state = State(value)
+    except ValueError:
+        return State.UNKNOWN
+    return state
+
+
+def _word(value: Any) -> str:
+    return "" if value is None else plain(value)
+
+
+def _reads(hook: Callable[[Any], Any], rename: str | None = None) -> Any:
+    return override(rename=rename, struct_hook=lambda value, _type: hook(value))
+
+
+_reader = cattrs.Converter(detailed_validation=False)
+_reader.register_structure_hook(
+    Snapshot,
+    make_dict_structure_fn(
+        Snapshot,
+        _reader,
+        task_id=_reads(str, "taskId"),
+        state=_reads(_state),
+        model=_reads(_word),
+        progress=_reads(read_number),
+        urls=_reads(_usable),
+        content=_reads(dict),
+        fail_code=_reads(_word, "failCode"),
+        fail_message=_reads(_word, "failMsg"),
+        credits=_reads(read_number, "creditsConsumed"),
+        created_at=_reads(read_moment, "createTime"),
+        updated_at=_reads(read_moment, "updateTime"),
+        completed_at=_reads(read_moment, "completeTime"),
+        raw=_reads(dict),
+    ),
+)
+
+
+# --- the other answers ---------------------------------------------------------------------------
+
+
+def open_credits(reply: Reply, *, wall: float = 0.0) -> float:
+    balance = read_number(open_envelope(reply, wall=wall, asked="The question for credits"))
+    if balance is None:
+        raise UnansweredError("The question for credits got no number")
+    return balance
+
+
+def open_link(reply: Reply, *, wall: float = 0.0) -> str:
+    data = open_envelope(reply, wall=wall, asked="The question for a download link")
+    found = _usable(data.get("url") or data.get("downloadUrl") if isinstance(data, dict) else data)
+    if not found:
+        raise UnansweredError("The question for a download link got none")
+    return found[0]
+
+
+def open_upload(reply: Reply, *, wall: float = 0.0) -> str:
+    """The URL of a stored file; both documented shapes of the answer are read."""
+    data = open_envelope(reply, wall=wall, asked="The upload")
+    fields = data if isinstance(data, dict) else {}
+    found = _usable(fields.get("fileUrl")) or _usable(fields.get("downloadUrl"))
+    if not found:
+        raise UploadError("The upload was answered without a URL for the image")
+    return found[0]

@@ -1,0 +1,322 @@
+"""The error family: plain values, sorted by what the caller can do next.
+
+Nothing here knows a socket, a file or a job. Every error pickles, copies and logs as it is,
+and prints one sentence on what happened and one on what to do. The service's codes are listed
+at https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+__all__ = [
+    "ApiError",
+    "ApikleyError",
+    "AuthenticationError",
+    "ClientClosedError",
+    "DownloadError",
+    "EmptyResultError",
+    "FeatureDisabledError",
+    "InsufficientCreditsError",
+    "InvalidRequestError",
+    "JobFailedError",
+    "JobTimeoutError",
+    "KeyLimitError",
+    "MaintenanceError",
+    "MissingExtraError",
+    "NotFoundError",
+    "RateLimitError",
+    "ResultExpiredError",
+    "ServerError",
+    "StoryboardError",
+    "SubmissionUncertainError",
+    "UnansweredError",
+    "UnreachableError",
+    "UploadError",
+]
+
+
+class ApikleyError(Exception):
+    """The base of every error of this package.
+
+    Attributes:
+        message: what happened, in one sentence without secrets.
+        code: the service's code (or the HTTP status when it sent none), if it answered.
+        task_id: the task concerned, where there is one.
+    """
+
+    advice: ClassVar[str] = ""
+
+    def __init__(
+        self, message: str = "", *, code: int | None = None, task_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        facts = [f"code {self.code}"] if self.code is not None else []
+        facts += [f"task {self.task_id}"] if self.task_id else []
+        told = self.message + (f" ({', '.join(facts)})" if facts else "")
+        return ". ".join(part.rstrip(".") for part in (told, self.advice) if part) + "."
+
+
+class StoryboardError(ApikleyError, ValueError):
+    """The input breaks a rule of the service; nothing was sent, nothing was paid.
+
+    `faults` names every violated rule with its path, so that a file is mended once.
+    """
+
+    def __init__(self, faults: Iterable[str] | str) -> None:
+        listed = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("; ".join(listed))
+        self.args = (listed,)  # what pickle and copy hand back to us
+        self.faults: tuple[str, ...] = listed
+
+
+# --- the service answered and said no ---------------------------------------------------------
+
+
+class ApiError(ApikleyError):
+    """The service answered and said no."""
+
+    advice = "The same request will get the same answer"
+
+
+class AuthenticationError(ApiError):
+    """401 or 403: the key is missing, wrong or revoked. Nothing was created."""
+
+    advice = "Check APIKLEY_API_KEY; keys are managed at https://app.apikley.ru/keys"
+
+
+class InsufficientCreditsError(ApiError):
+    """402: the account does not have the credits. Nothing was created."""
+
+    advice = "Top up the account, then submit again"
+
+
+class NotFoundError(ApiError):
+    """404: the service knows no such task, model or path."""
+
+    advice = "Check the task id; a task of another account is unknown too"
+
+
+class InvalidRequestError(ApiError):
+    """400, 422, 451 and their like: the service refuses what was asked. Nothing was created."""
+
+    advice = "Mend the input; some models insist on an image, some refuse what it shows"
+
+
+class RateLimitError(ApiError):
+    """429 or 430: too many requests, and patience has ended. Nothing was created.
+
+    `retry_after` is the pause in seconds that the service asked for, if it did.
+    """
+
+    advice = "Submit more slowly, or later"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: int | None = None,
+        task_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, task_id=task_id)
+        self.retry_after = retry_after
+
+
+class KeyLimitError(ApiError):
+    """433: the usage cap of this key is reached. Nothing was created."""
+
+    advice = "Raise the key's cap or wait until it resets"
+
+
+class MaintenanceError(ApiError):
+    """455: the service is under maintenance; it is not repeated by itself."""
+
+    advice = "Submit again in some minutes"
+
+
+class FeatureDisabledError(ApiError):
+    """505: the model is switched off. Nothing was created."""
+
+    advice = "Choose another model, or ask the service when it returns"
+
+
+class ServerError(ApiError):
+    """5xx in answer to a question that changes nothing (a look, credits, an upload)."""
+
+    advice = "Ask again later; nothing was created"
+
+
+# --- the service did not answer ----------------------------------------------------------------
+
+
+class UnreachableError(ApikleyError):
+    """Nothing left this machine, so nothing was created and repeating is safe.
+
+    Raised when patience ends, or at once when repeating cannot help (`permanent`), as with a
+    certificate that does not belong to the host.
+    """
+
+    advice = "Check the network and the address, then try again"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: int | None = None,
+        task_id: str | None = None,
+        permanent: bool = False,
+    ) -> None:
+        super().__init__(message, code=code, task_id=task_id)
+        self.permanent = permanent
+
+
+class UnansweredError(ApikleyError):
+    """A question that changes nothing got no readable answer. Nothing was paid."""
+
+    advice = "Ask again"
+
+
+class SubmissionUncertainError(ApikleyError):
+    """createTask may or may not have been heard: a film may be in the making, and paid.
+
+    It is never repeated silently, since the service has no idempotency key. Submitting the
+    storyboard again may pay for a second film: the caller decides.
+
+    Attributes:
+        token: names the attempt; it stands in its callback URL, where there is one.
+        cause: what went wrong, in a few words.
+        http: the HTTP status, if one came.
+        raw: the answer as far as it was read (at most 64 KiB, the key blotted out).
+        at: when the attempt ended, in seconds since 1970.
+    """
+
+    advice = (
+        "Do not simply submit again: look for the task in the service's log and take it up "
+        "with client.job(task_id); submit again only if it is not there"
+    )
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: int | None = None,
+        task_id: str | None = None,
+        token: str = "",
+        cause: str = "",
+        http: int | None = None,
+        raw: str = "",
+        at: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code, task_id=task_id)
+        self.token = token
+        self.cause = cause
+        self.http = http
+        self.raw = raw
+        self.at = at
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+class JobFailedError(ApikleyError):
+    """The service reports that the film failed. A new film is a new charge: the caller decides.
+
+    `fail_code` and `fail_message` are the service's own words.
+    """
+
+    advice = (
+        "A refusal of the content comes again with the same input; after an internal error of "
+        "the service a new submission, which is a new charge, may work"
+    )
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: int | None = None,
+        task_id: str | None = None,
+        fail_code: str = "",
+        fail_message: str = "",
+    ) -> None:
+        super().__init__(message, code=code, task_id=task_id)
+        self.fail_code = fail_code
+        self.fail_message = fail_message
+
+
+class JobTimeoutError(ApikleyError):
+    """We stopped looking; the film goes on, and is paid.
+
+    `job` is the live job in this process: await it again. Pickled, only `task_id` travels.
+    """
+
+    advice = "Await the job again, or later client.job(task_id)"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: int | None = None,
+        task_id: str | None = None,
+        job: Any = None,
+    ) -> None:
+        super().__init__(message, code=code, task_id=task_id)
+        self.job = job
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, {**self.__dict__, "job": None}
+
+
+class EmptyResultError(ApikleyError):
+    """The service reports success without a usable URL, read again in vain.
+
+    `raw` is the task as the service described it.
+    """
+
+    advice = "The film is paid: await the job again, then show the task id to the service"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        code: int | None = None,
+        task_id: str | None = None,
+        raw: Any = None,
+    ) -> None:
+        super().__init__(message, code=code, task_id=task_id)
+        self.raw = raw
+
+
+class ClientClosedError(ApikleyError):
+    """The client is closed, or belongs to another event loop. Running films go on."""
+
+    advice = "Enter the client again (async with client) and take jobs up with client.job(task_id)"
+
+
+# --- files and the rest -----------------------------------------------------------------------
+
+
+class UploadError(ApikleyError):
+    """The image cannot be used or was not stored. Uploading costs nothing; nothing was paid."""
+
+
+class DownloadError(ApikleyError):
+    """The film could not be saved whole; nothing broken stands under its name."""
+
+    advice = "The film is still at the service: save it again before its link dies"
+
+
+class ResultExpiredError(DownloadError):
+    """The links are dead and the service gave no new ones."""
+
+    advice = "Results live about a day; ask the service for the task"
+
+
+class MissingExtraError(ApikleyError, ImportError):
+    """An optional part is not installed; the message says what to type."""
