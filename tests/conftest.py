@@ -1,0 +1,92 @@
+"""What every room's tests share: an obviously fake key, a loop that is watched, virtual time.
+
+`@pytest.mark.virtual` runs an async test on a loop whose time jumps (see `virtual.py`).
+Every async test fails when it leaves a task running or an exception that nobody looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import hypothesis.configuration
+import pytest
+from virtual import VirtualLoop
+
+# Unmistakable in a log, a repr or a traceback, and worth nothing anywhere.
+CANARY_KEY = "canary-0000-this-key-opens-nothing"
+
+# Without a database nothing is remembered between runs; caches of the library stay out of the tree.
+hypothesis.configuration.set_hypothesis_home_dir(
+    Path(tempfile.gettempdir()) / f"apikley-async-hypothesis-{getpass.getuser()}"
+)
+hypothesis.settings.register_profile("dev", deadline=None, database=None)
+hypothesis.settings.register_profile(
+    "ci",
+    deadline=None,
+    database=None,
+    derandomize=True,
+    print_blob=True,
+    # A busy machine is no defect of the test.
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Give each async test the loop its marker asks for."""
+    if item.get_closest_marker("virtual"):
+        return {"virtual": VirtualLoop}
+    return {"real": asyncio.new_event_loop}
+
+
+@pytest.fixture
+def canary_key() -> str:
+    """A key to hand to clients, and to search for wherever it must not turn up."""
+    return CANARY_KEY
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have a real key: no test may ever see it."""
+    for name in [name for name in os.environ if name.startswith("APIKLEY_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _watch_async_tests(request: pytest.FixtureRequest) -> None:
+    """Set up the watch below for async tests, before any other fixture of theirs."""
+    marker = request.node.get_closest_marker("asyncio")
+    if marker is None or marker.kwargs.get("loop_scope", "function") != "function":
+        return
+    if request.node.get_closest_marker("leaves_tasks") is None:
+        request.getfixturevalue("_nothing_is_left_behind")
+
+
+@pytest.fixture
+async def _nothing_is_left_behind() -> AsyncIterator[None]:
+    """Fail an async test that ends with a task running or an error nobody saw."""
+    loop = asyncio.get_running_loop()
+    errors: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+
+    yield
+
+    for _ in range(20):  # what was cancelled a moment ago needs a few turns to end
+        if not asyncio.all_tasks() - {asyncio.current_task()}:
+            break
+        await asyncio.sleep(0)
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        names = "\n  ".join(f"{task.get_name()}: {task.get_coro()}" for task in left)
+        pytest.fail(f"tasks still running at the end of the test:\n  {names}", pytrace=False)
+    if errors:
+        told = "\n  ".join(f"{error['message']}: {error.get('exception')!r}" for error in errors)
+        pytest.fail(f"the loop was told of errors nobody handled:\n  {told}", pytrace=False)

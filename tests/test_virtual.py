@@ -1,0 +1,218 @@
+"""The tests' own virtual time: what the rooms' tests rely on when they wait for minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import aiohttp
+import pytest
+from aiohttp import web
+from virtual import Deadlock, VirtualLoop
+
+pytestmark = pytest.mark.virtual
+
+Serve = Callable[[Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[str]]
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Start servers on loopback sockets; each answers every path with one handler."""
+    runners = []
+
+    async def start(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> str:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_route("*", "/{path:.*}", handler)
+        # Without it a handler outlives the client that gave up on it, and the end of the test.
+        runner = web.AppRunner(app, handler_cancellation=True)
+        runners.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        return f"http://{host}:{port}/"
+
+    yield start
+
+    for runner in runners:
+        await runner.cleanup()
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_waiting_costs_nothing() -> None:
+    """Four minutes pass in the blink of an eye, and are exactly four minutes."""
+    started = time.monotonic()
+
+    await asyncio.sleep(240)
+
+    assert now() == 240
+    assert time.monotonic() - started < 1
+
+
+async def test_timers_fire_in_their_order() -> None:
+    """Whoever waits less is woken first, whatever the order of the calls."""
+    woken: list[tuple[float, float]] = []
+
+    async def wait(delay: float) -> None:
+        await asyncio.sleep(delay)
+        woken.append((delay, now()))
+
+    await asyncio.gather(*map(wait, (3, 0.1, 0.2, 1e-3, 86_400 * 3)))
+
+    assert woken == [(d, pytest.approx(d)) for d in (1e-3, 0.1, 0.2, 3, 86_400 * 3)]
+
+
+async def test_no_timer_fires_a_hair_too_early() -> None:
+    """Code that asks the clock again, and waits for what is left, finds nothing left."""
+    loop = asyncio.get_running_loop()
+    early = []
+    for turn in range(500):
+        done = asyncio.Event()
+        deadline = loop.time() + turn / 7 + 1e-7
+
+        def check(deadline: float = deadline, done: asyncio.Event = done) -> None:
+            if loop.time() < deadline:
+                early.append(deadline)
+                loop.call_at(deadline, check)
+            else:
+                done.set()
+
+        loop.call_at(deadline, check)
+        await done.wait()
+
+    assert early == []
+
+
+async def test_an_idle_connection_is_closed_in_time(serve: Serve) -> None:
+    """A server's own timers work over a day and more."""
+
+    async def greet(request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    address = await serve(greet)
+    async with aiohttp.ClientSession() as session:
+        for pause in (0.1, 1 / 3, 3630.7, 30 * 3600):
+            async with session.get(address) as response:
+                assert await response.text() == "hello"
+            await asyncio.sleep(pause)
+
+
+@pytest.mark.parametrize("repetition", range(3))
+async def test_requests_over_sockets_take_exactly_their_virtual_time(
+    serve: Serve, repetition: int
+) -> None:
+    """200 requests, a second of thought in each and 1.2 s between them: 440 s, every time."""
+
+    async def think(request: web.Request) -> web.Response:
+        await asyncio.sleep(1)
+        return web.json_response(await request.json())
+
+    address = await serve(think)
+    answered = []
+    # A request whose bytes were overlooked would run into this time-out at once.
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1.5)) as session:
+        for turn in range(200):
+            async with session.post(address, json=turn) as response:
+                assert await response.json() == turn
+            answered.append(now())
+            await asyncio.sleep(1.2)
+
+    assert answered == [pytest.approx(1 + 2.2 * turn) for turn in range(200)]
+
+
+async def test_bodies_larger_than_a_socket_take_no_time(serve: Serve) -> None:
+    """A megabyte each way, six at a time, while other timers are due: the clock waits for them."""
+    body = bytes(1_000_000)
+
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    address = await serve(echo)
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.1)) as session:
+
+        async def send() -> None:
+            async with session.post(address, data=body) as response:
+                assert await response.read() == body
+
+        await asyncio.gather(*(send() for _ in range(6)))
+    ticking.cancel()
+
+    assert ticks == 0
+
+
+async def test_a_connection_that_nobody_answers_times_out(serve: Serve) -> None:
+    """Silence is not mistaken for data on its way."""
+
+    async def silence(request: web.Request) -> web.Response:
+        await asyncio.sleep(3600)
+        return web.Response()
+
+    address = await serve(silence)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+        with pytest.raises(TimeoutError):
+            await session.get(address)
+
+    assert now() == pytest.approx(120)
+
+
+async def test_the_clock_stands_still_while_a_thread_is_at_work() -> None:
+    """Work in an executor takes no virtual time, so no time-out can hit it by accident."""
+    async with asyncio.timeout(0.01):
+        await asyncio.to_thread(time.sleep, 0.4)
+
+    assert now() == 0
+
+
+@pytest.mark.parametrize("work", [0, 0.02])
+async def test_the_clock_waits_for_a_writer_thread(work: float) -> None:
+    """A thread with a queue, as a journal has one, is waited for while it has something to do."""
+    loop = asyncio.get_running_loop()
+    orders: queue.Queue[asyncio.Future[None] | None] = queue.Queue()
+
+    def write() -> None:
+        while (order := orders.get()) is not None:
+            time.sleep(work)
+            loop.call_soon_threadsafe(order.set_result, None)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    for _ in range(20):
+        order = loop.create_future()
+        async with asyncio.timeout(1):
+            orders.put(order)
+            await order
+        await asyncio.sleep(30)
+    orders.put(None)
+    writer.join()
+
+    assert now() == 600
+
+
+def test_a_deadlock_is_named() -> None:
+    """A test that can never end says who waits, instead of hanging."""
+
+    async def wait_for_nobody() -> None:
+        await asyncio.sleep(5)
+        await asyncio.get_running_loop().create_future()
+
+    with (
+        asyncio.Runner(loop_factory=VirtualLoop) as runner,
+        pytest.raises(Deadlock, match=r"(?s)At 5 s .*wait_for_nobody") as caught,
+    ):
+        runner.run(wait_for_nobody())
+
+    assert "\n" in str(caught.value)
