@@ -1,0 +1,384 @@
+"""What the frames of an animatic show: letters, captions, badges and colour cards.
+
+Pillow only: this module draws still pictures, once per shot, and knows nothing of time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import fontpkg
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+
+__all__ = [
+    "Caption",
+    "Palette",
+    "Typeface",
+    "caption",
+    "card",
+    "heading",
+    "palette",
+    "strip",
+    "timeline",
+]
+
+Colour = tuple[int, int, int]
+Size = tuple[int, int]
+
+INK: Colour = (9, 11, 18)
+PAPER: Colour = (252, 250, 245)
+MISSING = "\ufffd"
+# The film's short side is 720 of these, whatever its real size.
+GRID = 720
+LARGEST, SMALLEST = 40, 22
+# More text than this fits into no frame at the smallest size; the rest is not even measured.
+LONGEST = 1_500
+
+
+class Palette(NamedTuple):
+    """The colours of one card, from the zenith down to the dune at our feet."""
+
+    zenith: Colour
+    horizon: Colour
+    sun: Colour
+    far: Colour
+    near: Colour
+
+
+def _palette(*colours: str) -> Palette:
+    def parse(text: str) -> Colour:
+        return int(text[0:2], 16), int(text[2:4], 16), int(text[4:6], 16)
+
+    return Palette(*map(parse, colours))
+
+
+# One round of the day: neighbours go together, so the shots of a film are neighbours.
+DAY = (
+    _palette("2b2d5b", "f2a07b", "ffe3b0", "a8657f", "2a1f42"),
+    _palette("6d83b8", "ffd3a5", "fff3d1", "c58d8d", "46385f"),
+    _palette("4aa3c7", "d9f0e6", "fffbe0", "7fb5ab", "1f4d57"),
+    _palette("2f8fb3", "ffe9b8", "fff8dd", "e0b060", "6a4a35"),
+    _palette("3c6fa5", "ffc27a", "fff0c2", "d98352", "512b3b"),
+    _palette("5a3f86", "ff8a66", "ffd98f", "b34f6c", "2b1a3f"),
+    _palette("2a2460", "c06a9c", "ffd0c2", "71408a", "191238"),
+    _palette("0f1738", "3f5c92", "f3efdc", "2c4372", "0a1026"),
+)
+
+
+def palette(seed: int, index: int) -> Palette:
+    """The colours of shot *index*: a day that begins at an hour chosen by *seed*."""
+    return DAY[(seed + index) % len(DAY)]
+
+
+class Typeface:
+    """Noto Sans in every size and weight, and the knowledge of what it cannot write."""
+
+    def __init__(self) -> None:
+        self._path = str(fontpkg.path("Noto Sans"))
+        self._fonts: dict[tuple[int, int], ImageFont.FreeTypeFont] = {}
+        self._missing: dict[str, bool] = {}
+        # Without shaping, a character the font lacks is always the font's own empty box.
+        self._probe = ImageFont.truetype(self._path, 24, layout_engine=ImageFont.Layout.BASIC)
+        self._box = bytes(self._probe.getmask("\U0010ffff"))
+
+    def at(self, size: float, weight: int = 500) -> ImageFont.FreeTypeFont:
+        key = max(6, round(size)), weight
+        if key not in self._fonts:
+            font = ImageFont.truetype(self._path, key[0])
+            font.set_variation_by_axes(
+                [
+                    weight if axis["name"] == b"Weight" else axis["default"] or 0
+                    for axis in font.get_variation_axes()
+                ]
+            )
+            self._fonts[key] = font
+        return self._fonts[key]
+
+    def lacks(self, character: str) -> bool:
+        if character not in self._missing:
+            self._missing[character] = bytes(self._probe.getmask(character)) == self._box
+        return self._missing[character]
+
+    def spell(self, text: str) -> str:
+        """*text* on one line, with a visible mark for each character the font lacks."""
+        return "".join(MISSING if self.lacks(c) else c for c in _plain(text))
+
+    def lost(self, text: str) -> set[str]:
+        """The characters of *text* that will be such a mark."""
+        return {c for c in _plain(text) if self.lacks(c)}
+
+
+def _plain(text: str) -> str:
+    composed = unicodedata.normalize("NFC", text[:LONGEST])
+    return " ".join("".join(c for c in composed if c.isspace() or not _is_invisible(c)).split())
+
+
+def _is_invisible(character: str) -> bool:
+    """Joiners, variation selectors, skin tones, control characters: nothing to draw."""
+    return (
+        unicodedata.category(character) in ("Cc", "Cf", "Cs")
+        or "\ufe00" <= character <= "\ufe0f"
+        or "\U0001f3fb" <= character <= "\U0001f3ff"
+    )
+
+
+# --- letters ----------------------------------------------------------------------------------
+
+
+class _Block(NamedTuple):
+    """Lines in one size; as many as there is *room* for, or one more."""
+
+    lines: list[str]
+    font: ImageFont.FreeTypeFont
+    leading: int
+    room: int
+
+    @property
+    def fits(self) -> bool:
+        return len(self.lines) <= self.room
+
+
+def _fitted(text: str, face: Typeface, unit: float, width: int, height: int) -> _Block:
+    """*text* in the largest letters that fit; past the smallest, an ellipsis ends it."""
+    for points in range(LARGEST, SMALLEST, -2):
+        block = _set(text, face, points * unit, width, height)
+        if block.fits:
+            return block._replace(lines=_balanced(text, block, width))
+    block = _set(text, face, SMALLEST * unit, width, height)
+    if block.fits:
+        return block
+    *kept, last = block.lines[: block.room]
+    return block._replace(lines=[*kept, _shortened(last + "…", block.font, width)])
+
+
+def _set(text: str, face: Typeface, points: float, width: int, height: int) -> _Block:
+    font, leading = face.at(points), round(points * 1.34)
+    room = max(1, height // leading)
+    # One line too many tells that it does not fit; the rest need not be measured.
+    lines = list(itertools.islice(_wrapped(text, font, width), room + 1))
+    return _Block(lines, font, leading, room)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}" if line else word
+        if font.getlength(longer) <= width:
+            line = longer
+            continue
+        if line:
+            yield line
+        *full, line = _pieces(word, font, width)
+        yield from full
+    yield line
+
+
+def _pieces(word: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
+    """*word* as it is, or cut where it would leave the frame."""
+    rest = word
+    while rest:
+        # No line holds two hundred letters, even of the narrowest.
+        lengths = range(2, min(len(rest), 200) + 1)
+        fitting = 1 + bisect_left(lengths, True, key=lambda n: font.getlength(rest[:n]) > width)
+        yield rest[:fitting]
+        rest = rest[fitting:]
+
+
+def _balanced(text: str, block: _Block, width: int) -> list[str]:
+    """The same number of lines, more nearly equal: no last line of one word."""
+    for share in (60, 66, 72, 78, 84, 90, 95):
+        narrower = list(_wrapped(text, block.font, width * share // 100))
+        if len(narrower) == len(block.lines):
+            return narrower
+    return block.lines
+
+
+def _shortened(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    cut = len(line) - 1
+    while cut > 0 and font.getlength(line[:cut].rstrip() + "…") > width:
+        cut -= 1
+    return line[:cut].rstrip(" .,;:") + "…"
+
+
+class Caption(NamedTuple):
+    """The lower third of a frame: a veil that dims any picture enough, and the letters on it."""
+
+    veil: Image.Image
+    letters: Image.Image
+
+
+def caption(text: str, size: Size, face: Typeface, accent: Colour) -> Caption:
+    """*text*, for the foot of a frame of *size*."""
+    width, height = size
+    unit = min(size) / GRID
+    margin, foot = round(64 * unit), round(62 * unit)
+    indent = round(26 * unit)
+    block = _fitted(face.spell(text), face, unit, width - 2 * margin - indent, round(height * 0.24))
+    tall = len(block.lines) * block.leading
+    rise = round(200 * unit)
+    veil = _veil((width, _even(min(height, tall + foot + rise))), rise)
+    letters = Image.new("RGBA", (width, _even(tall + foot)), (*PAPER, 0))
+    draw = ImageDraw.Draw(letters)
+    top = letters.height - foot - tall
+    bar = round(3 * unit) or 1
+    draw.rounded_rectangle(
+        (margin, top + 5 * unit, margin + 2 * bar, top + tall - 3 * unit), bar, fill=accent
+    )
+    for number, line in enumerate(block.lines):
+        middle = top + round((number + 0.5) * block.leading)
+        draw.text((margin + indent, middle), line, PAPER, block.font, anchor="lm")
+    return Caption(veil, letters)
+
+
+def _veil(size: Size, rise: int) -> Image.Image:
+    """Dark and nearly opaque where the letters are, gone *rise* pixels above them."""
+    column = Image.new("L", (1, size[1]))
+    for y in range(size[1]):
+        share = min(1.0, y / rise)
+        column.putpixel((0, y), round(194 * share * share * (3 - 2 * share)))
+    veil = Image.new("RGBA", size, INK)
+    veil.putalpha(column.resize(size))
+    return veil
+
+
+def heading(number: str, text: str, size: Size, face: Typeface, accent: Colour) -> Image.Image:
+    """The badge in the upper left: the shot's *number*, and *text* in small letters beside it."""
+    unit = min(size) / GRID
+    bold, small = face.at(24 * unit, 700), face.at(20 * unit)
+    wide = [round(bold.getlength(number) + 36 * unit), round(small.getlength(text) + 36 * unit)]
+    tall = _even(44 * unit)
+    picture = Image.new("RGBA", (_even(sum(wide)), tall), (*INK, 0))
+    draw = ImageDraw.Draw(picture)
+    radius = tall / 2 - 1
+    draw.rounded_rectangle((0, 0, picture.width - 1, tall - 1), radius, fill=(*INK, 170))
+    draw.rounded_rectangle((0, 0, wide[0] - 1, tall - 1), radius, fill=(*accent, 255))
+    draw.text((wide[0] / 2, tall / 2), number, INK, bold, anchor="mm")
+    draw.text((wide[0] + wide[1] / 2 - 2 * unit, tall / 2), text, PAPER, small, anchor="mm")
+    return picture
+
+
+def strip(text: str, size: Size, face: Typeface) -> Image.Image:
+    """A small dark pill with *text*: the clock in the upper right."""
+    unit = min(size) / GRID
+    font = face.at(20 * unit)
+    tall = _even(44 * unit)
+    picture = Image.new("RGBA", (_even(font.getlength(text) + 40 * unit), tall), (*INK, 0))
+    draw = ImageDraw.Draw(picture)
+    draw.rounded_rectangle((0, 0, picture.width - 1, tall - 1), tall / 2 - 1, fill=(*INK, 170))
+    draw.text((picture.width / 2, tall / 2), text, PAPER, font, anchor="mm")
+    return picture
+
+
+def timeline(shares: list[float], size: Size, fill: Colour, alpha: int) -> Image.Image:
+    """The foot of the frame: one bar per shot, as long as its share of the film."""
+    unit = min(size) / GRID
+    margin, tall = round(64 * unit), max(2, round(6 * unit))
+    width = size[0] - 2 * margin
+    picture = Image.new("RGBA", (_even(width), _even(tall)), (*fill, 0))
+    draw = ImageDraw.Draw(picture)
+    gap = 5 * unit
+    start = 0.0
+    for share in shares:
+        end = start + share * width
+        right = end - gap if end < width - 1 else end
+        draw.rounded_rectangle(
+            (start, 0, max(start, right - 1), tall - 1), tall / 2, fill=(*fill, alpha)
+        )
+        start = end
+    return picture
+
+
+def _even(length: float) -> int:
+    """At least *length*, and even: colour has half the resolution of light."""
+    return 2 * math.ceil(length / 2)
+
+
+# --- colour cards -----------------------------------------------------------------------------
+
+
+def card(size: Size, colours: Palette, seed: int, hour: float) -> Image.Image:
+    """A quiet landscape of dunes; the sun stands where *hour* (0 to 1) puts it."""
+    chance = random.Random(seed)
+    sky = _gradient(size, colours.zenith, colours.horizon)
+    _light(sky, colours, hour, night=sum(colours.zenith) < 160, chance=chance)
+    picture = sky.resize((size[0] * 2, size[1] * 2))
+    layers = 5
+    for layer in range(layers):
+        share = layer / (layers - 1)
+        crest = _crest(picture.size, 0.56 + 0.36 * share, 0.05 + 0.05 * share, chance)
+        ImageDraw.Draw(picture).polygon(crest, fill=_mixed(colours.far, colours.near, share))
+    return _grained(picture.reduce(2), chance)
+
+
+def _gradient(size: Size, top: Colour, bottom: Colour) -> Image.Image:
+    shade = Image.linear_gradient("L").point(_eased).resize(size, Image.Resampling.BICUBIC)
+    return ImageOps.colorize(shade, top, bottom)
+
+
+def _eased(level: float) -> float:
+    """The horizon's colour is reached before the dunes begin."""
+    return min(255.0, level * 1.5)
+
+
+def _light(
+    sky: Image.Image, colours: Palette, hour: float, *, night: bool, chance: random.Random
+) -> None:
+    """Sun or moon with its glow, and stars when it is dark."""
+    width, height = sky.size
+    short = min(sky.size)
+    if night:
+        draw = ImageDraw.Draw(sky)
+        for _ in range(90):
+            x, y = chance.uniform(0, width), chance.uniform(0, height * 0.55)
+            r = chance.uniform(0.5, 1.6) * short / GRID
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=_mixed(colours.zenith, PAPER, 0.7))
+    centre = width * (0.22 + 0.56 * hour), height * (0.46 - 0.22 * math.sin(math.pi * hour))
+    # The gradient reaches 181 where the circle touches the square, and goes on into the corners.
+    glow = Image.radial_gradient("L").point(lambda level: max(0, 180 - level) ** 2 / 210)
+    _stamp(sky, colours.sun, glow, centre, short * 1.5)
+    disc = Image.new("L", (256, 256))
+    ImageDraw.Draw(disc).ellipse((4, 4, 251, 251), fill=245)
+    _stamp(sky, colours.sun, disc, centre, short * 0.17)
+
+
+def _stamp(
+    onto: Image.Image, colour: Colour, mask: Image.Image, centre: tuple[float, float], wide: float
+) -> None:
+    edge = round(wide)
+    corner = round(centre[0] - edge / 2), round(centre[1] - edge / 2)
+    onto.paste(colour, (*corner, corner[0] + edge, corner[1] + edge), mask.resize((edge, edge)))
+
+
+def _crest(
+    size: Size, level: float, swing: float, chance: random.Random
+) -> list[tuple[float, float]]:
+    """The outline of one dune: three waves, long ones higher than short ones."""
+    width, height = size
+    waves = [
+        (swing / (n + 1) ** 1.6, (n + 1) * chance.uniform(0.7, 1.2), chance.uniform(0, math.tau))
+        for n in range(3)
+    ]
+    outline = [(0.0, float(height))]
+    for x in range(0, width + 16, 16):
+        turn = math.tau * x / max(size)
+        rise = sum(high * math.sin(often * turn + phase) for high, often, phase in waves)
+        outline.append((float(x), height * (level + rise)))
+    return [*outline, (float(width), float(height))]
+
+
+def _mixed(one: Colour, other: Colour, share: float) -> Colour:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
+    return red, green, blue
+
+
+def _grained(picture: Image.Image, chance: random.Random) -> Image.Image:
+    """A breath of noise: without it, video shows a soft gradient as stripes."""
+    noise = Image.frombytes("L", picture.size, chance.randbytes(picture.width * picture.height))
+    grain = noise.point(lambda level: 124 + level / 32)
+    return ImageChops.add(picture, Image.merge("RGB", [grain] * 3), offset=-128)

@@ -1,0 +1,395 @@
+"""What can go wrong between a request and its answer, and in which order it does.
+
+A `Fault` is a value: whether the request is still acted on, what becomes of the answer, and how
+that travels. It bends answers; it opens no socket and keeps no time. A `Director` says which
+fault is next: by script first, by chance otherwise.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from random import Random
+from typing import ClassVar, Literal, get_args
+
+import attrs
+
+from apikley_async.simulator._spelling import Answer, envelope, html, refusal_text
+from apikley_async.simulator._terms import Throttle
+from apikley_async.simulator._twists import FILE_TWISTS, TWISTS, scribbled
+
+__all__ = ["Delivery", "Director", "Endpoint", "Fault", "Faults"]
+
+Endpoint = Literal["create", "record", "credits", "upload", "download_url", "file"]
+
+ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
+
+
+class Delivery(enum.Enum):
+    """How an answer travels, if it does."""
+
+    WHOLE = "arrives whole"
+    RESET = "connection reset, no answer"
+    CLOSE = "connection closed, no answer"
+    HANG = "nothing ever comes"
+    CUT = "half of the announced length, then closed"
+    CUT_CHUNKED = "some chunks, then closed without the last one"
+    CUT_UNFRAMED = "half of a body that ends when the connection does"
+    DRIP = "byte after byte"
+    ENDLESS = "never stops coming"
+    GARBAGE = "bytes that are not HTTP"
+
+
+@attrs.frozen
+class Fault:
+    """One thing that goes wrong. Use the ready ones (`Fault.RESET`) or the makers (`Fault.code`).
+
+    *acted* says whether the request is acted on: a creation that is acted on is a task, and is
+    charged, whatever the caller gets to hear. Turn it with `.after` and `.before`.
+
+    Args:
+        name: for books and messages.
+        acted: the request is acted on before its answer goes wrong.
+        delivery: how the answer travels.
+        answer: replaces the answer, body and all.
+        twist: changes the answer (`_twists`), with *value* as its detail.
+        seconds: spent before the answer leaves; with *delivery* DRIP, while it does.
+        hold: seconds before the request is acted on.
+        times: how often the request is acted on, as by a proxy that repeats it.
+        task_id: the id a created task gets, "{}" standing for its number.
+        throttle: answered in that form, *value* being the world seconds to wait.
+    """
+
+    name: str
+    acted: bool = True
+    delivery: Delivery = Delivery.WHOLE
+    answer: Answer | None = attrs.field(default=None, repr=False)
+    twist: str = ""
+    value: str = attrs.field(default="", repr=False)
+    seconds: float = 0.0
+    hold: float = 0.0
+    times: int = 1
+    task_id: str | None = None
+    throttle: Throttle | None = None
+
+    OK: ClassVar[Fault]
+    RESET: ClassVar[Fault]
+    RESET_AFTER: ClassVar[Fault]
+    CLOSE: ClassVar[Fault]
+    CLOSE_AFTER: ClassVar[Fault]
+    HANG: ClassVar[Fault]
+    HANG_AFTER: ClassVar[Fault]
+    GARBAGE: ClassVar[Fault]
+    HTTP_500: ClassVar[Fault]
+    HTTP_500_AFTER: ClassVar[Fault]
+    HTTP_502: ClassVar[Fault]
+    HTTP_502_AFTER: ClassVar[Fault]
+    HTTP_503: ClassVar[Fault]
+    HTTP_503_AFTER: ClassVar[Fault]
+    HTTP_504: ClassVar[Fault]
+    HTTP_504_AFTER: ClassVar[Fault]
+    HTML_200: ClassVar[Fault]
+    EMPTY: ClassVar[Fault]
+    TRUNCATED: ClassVar[Fault]
+    MALFORMED: ClassVar[Fault]
+    BAD_GZIP: ClassVar[Fault]
+    HUGE: ClassVar[Fault]
+    BODY_LIST: ClassVar[Fault]
+    DATA_NULL: ClassVar[Fault]
+    DATA_MISSING: ClassVar[Fault]
+    DATA_EMPTY: ClassVar[Fault]
+    DATA_LIST: ClassVar[Fault]
+    DATA_NUMBER: ClassVar[Fault]
+    NO_CODE: ClassVar[Fault]
+    THROTTLED: ClassVar[Fault]
+    LATE: ClassVar[Fault]
+    SLOW: ClassVar[Fault]
+
+    NO_TASK_ID: ClassVar[Fault]
+    ODD_TASK_ID: ClassVar[Fault]
+    ACCEPTED_429: ClassVar[Fault]
+    TWICE: ClassVar[Fault]
+
+    NOT_FOUND: ClassVar[Fault]
+    UNKNOWN_STATE: ClassVar[Fault]
+    FAIL_FOR_NOW: ClassVar[Fault]
+    OTHER_TASK: ClassVar[Fault]
+    RESULT_EMPTY: ClassVar[Fault]
+    RESULT_NULL: ClassVar[Fault]
+    RESULT_MISSING: ClassVar[Fault]
+    RESULT_OBJECT: ClassVar[Fault]
+    RESULT_DOUBLE: ClassVar[Fault]
+    RESULT_MALFORMED: ClassVar[Fault]
+    NO_URLS: ClassVar[Fault]
+    ODD_TIMES: ClassVar[Fault]
+    ANSI_MESSAGE: ClassVar[Fault]
+
+    UPLOAD_REFUSED: ClassVar[Fault]
+    NO_UPLOAD_URL: ClassVar[Fault]
+
+    CUT: ClassVar[Fault]
+    CUT_CHUNKED: ClassVar[Fault]
+    CUT_UNFRAMED: ClassVar[Fault]
+    SHORT: ClassVar[Fault]
+    CHANGED: ClassVar[Fault]
+    EXPIRED_403: ClassVar[Fault]
+    EXPIRED_404: ClassVar[Fault]
+    EXPIRED_410: ClassVar[Fault]
+    WRONG_RANGE: ClassVar[Fault]
+    WRONG_TOTAL: ClassVar[Fault]
+    NO_RANGES: ClassVar[Fault]
+    NO_VALIDATORS: ClassVar[Fault]
+    WEAK_VALIDATOR: ClassVar[Fault]
+    ENDLESS: ClassVar[Fault]
+
+    # -- makers ------------------------------------------------------------------------------
+
+    @classmethod
+    def code(
+        cls, code: int, message: str | None = None, *, status: int = 200, keep: bool = False
+    ) -> Fault:
+        """A refusal with *code* in the body, nothing having been done.
+
+        *keep*: the request was acted on all the same and the answer still carries its data.
+        """
+        told = refusal_text(code) if message is None else message
+        if keep:
+            value = json.dumps([code, told, status])
+            return cls(f"code {code} with data", twist="code", value=value)
+        return cls(f"code {code}", acted=False, answer=_saying(status, code, told))
+
+    @classmethod
+    def http(cls, status: int, *, page: bool | None = None) -> Fault:
+        """An HTTP error before anything was done: a gateway's *page*, or the service's JSON."""
+        as_page = status != 500 if page is None else page
+        answer = html(status) if as_page else _saying(status, status, "Server Error")
+        return cls(f"http {status}", acted=False, answer=answer)
+
+    @classmethod
+    def redirect(cls, status: int, location: str) -> Fault:
+        """Another place is to be asked, nothing having been done here."""
+        answer = attrs.evolve(html(status), headers=(("Location", location),))
+        return cls(f"redirect {status}", acted=False, answer=answer)
+
+    @classmethod
+    def throttled(cls, form: Throttle, wait: float = 1.0) -> Fault:
+        """Too often, in that *form*; come back in *wait* world seconds."""
+        name = f"throttled {form.name.lower()}"
+        return cls(name, acted=False, throttle=form, value=str(wait))
+
+    @classmethod
+    def late(cls, seconds: float) -> Fault:
+        """Done at once, answered after so many of the caller's seconds."""
+        return cls(f"late {seconds:g} s", seconds=seconds)
+
+    @classmethod
+    def queued(cls, seconds: float) -> Fault:
+        """Kept in a queue for so many seconds, then done, whether or not anybody still waits."""
+        return cls(f"queued {seconds:g} s", hold=seconds)
+
+    @classmethod
+    def slow(cls, seconds: float) -> Fault:
+        """The answer takes so many seconds from its first byte to its last."""
+        return cls(f"slow {seconds:g} s", delivery=Delivery.DRIP, seconds=seconds)
+
+    @classmethod
+    def in_state(cls, word: str) -> Fault:
+        """The task is said to be in that state.
+
+        "success" and "fail" end a running task; any other word is only said.
+        """
+        return cls(f"state {word}", twist="state", value=word)
+
+    @classmethod
+    def result_urls(cls, *urls: object) -> Fault:
+        """A success with these for addresses."""
+        return cls("odd result urls", twist="result urls", value=json.dumps(urls))
+
+    @classmethod
+    def created_as(cls, task_id: str) -> Fault:
+        """The created task gets this id; "{}" in it stands for its number."""
+        return cls(f"task id {task_id!r}", task_id=task_id)
+
+    @classmethod
+    def ready_made(cls) -> Mapping[str, Fault]:
+        """All the faults that have a name of their own, by that name."""
+        return {n: v for n, v in vars(cls).items() if n.isupper() and isinstance(v, Fault)}
+
+    # -- use ---------------------------------------------------------------------------------
+
+    @property
+    def after(self) -> Fault:
+        """The same, but the request is acted on first."""
+        name = self.name if self.acted else f"{self.name}, after"
+        return attrs.evolve(self, acted=True, name=name)
+
+    @property
+    def before(self) -> Fault:
+        """The same, but the request is lost before anybody acts on it."""
+        name = f"{self.name}, before" if self.acted else self.name
+        return attrs.evolve(self, acted=False, name=name)
+
+    def bend(self, answer: Answer | None) -> Answer:
+        """What becomes of *answer*; of None when nobody acted on the request."""
+        if self.answer is not None:
+            return self.answer
+        bent = answer or Answer(payload=envelope(200, "success", None))
+        if self.twist in TWISTS:
+            payload = json.loads(json.dumps(bent.payload))
+            if isinstance(payload, dict):
+                bent = TWISTS[self.twist](attrs.evolve(bent, payload=payload), self.value)
+        elif self.twist in FILE_TWISTS:
+            bent = FILE_TWISTS[self.twist](bent, self.value)
+        elif self.twist:
+            raise LookupError(f"no such twist: {self.twist}")
+        return bent
+
+    def __str__(self) -> str:
+        return self.name
+
+
+TWISTED = (
+    *("MALFORMED", "HUGE", "BODY_LIST", "NO_CODE"),
+    *("DATA_NULL", "DATA_MISSING", "DATA_EMPTY", "DATA_LIST", "DATA_NUMBER"),
+    *("NO_TASK_ID", "FAIL_FOR_NOW", "OTHER_TASK", "ODD_TIMES", "ANSI_MESSAGE"),
+    *("RESULT_EMPTY", "RESULT_NULL", "RESULT_MISSING", "RESULT_OBJECT", "RESULT_DOUBLE"),
+    *("RESULT_MALFORMED", "NO_URLS", "UPLOAD_REFUSED", "NO_UPLOAD_URL", "SHORT", "CHANGED"),
+    *("WRONG_RANGE", "WRONG_TOTAL", "NO_RANGES", "NO_VALIDATORS", "WEAK_VALIDATOR"),
+)
+"""Faults that are called like the twist that does them."""
+
+
+def _ready_made() -> Iterator[tuple[str, Fault]]:
+    """The faults that have a name of their own, and what they are."""
+    lost = {"RESET": Delivery.RESET, "CLOSE": Delivery.CLOSE, "HANG": Delivery.HANG}
+    for name, delivery in lost.items():
+        fault = Fault(name.lower(), acted=False, delivery=delivery)
+        yield from ((name, fault), (f"{name}_AFTER", fault.after))
+    for status in (500, 502, 503, 504):
+        fault = Fault.http(status)
+        yield from ((f"HTTP_{status}", fault), (f"HTTP_{status}_AFTER", fault.after))
+    for status in (403, 404, 410):
+        yield f"EXPIRED_{status}", attrs.evolve(Fault.http(status), name=f"expired {status}")
+    yield "OK", Fault("ok")
+    yield "THROTTLED", Fault.throttled(Throttle.SECONDS)
+    yield "LATE", Fault.late(2.0)
+    yield "SLOW", Fault.slow(2.0)
+    yield "ODD_TASK_ID", Fault.created_as("t\u00e4sk /?&=#%41 {}")
+    yield "ACCEPTED_429", Fault.code(429, keep=True)
+    yield "TWICE", Fault("twice", times=2)
+    yield "NOT_FOUND", Fault.code(422)
+    yield "UNKNOWN_STATE", Fault.in_state("moderating")
+    for name, delivery in {
+        "GARBAGE": Delivery.GARBAGE,
+        "TRUNCATED": Delivery.CUT,
+        "CUT": Delivery.CUT,
+        "CUT_CHUNKED": Delivery.CUT_CHUNKED,
+        "CUT_UNFRAMED": Delivery.CUT_UNFRAMED,
+        "ENDLESS": Delivery.ENDLESS,
+    }.items():
+        yield name, Fault(_words(name), delivery=delivery)
+    yield "HTML_200", Fault("html 200", answer=html(200))
+    yield "EMPTY", Fault("empty", answer=Answer(raw=b""))
+    yield "BAD_GZIP", Fault("bad gzip", answer=scribbled())
+    for name in TWISTED:
+        yield name, Fault(_words(name), twist=_words(name))
+
+
+def _saying(status: int, code: int, message: str) -> Answer:
+    # Bytes, not a payload: a fault can be the key of a mix.
+    return Answer(status, raw=json.dumps(envelope(code, message, None)).encode())
+
+
+def _words(name: str) -> str:
+    return name.lower().replace("_", " ")
+
+
+for _name, _ready in _ready_made():
+    setattr(Fault, _name, _ready)
+
+
+class Faults:
+    """Faults by chance, the same for the same *seed*: for each endpoint a share for each fault.
+
+    Each endpoint has dice of its own, so that one more look does not change what happens to the
+    next creation. Nothing goes wrong any more after *until* world seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        until: float | None = None,
+        create: Mapping[Fault, float] | None = None,
+        record: Mapping[Fault, float] | None = None,
+        credits: Mapping[Fault, float] | None = None,  # noqa: A002 - called like its endpoint
+        upload: Mapping[Fault, float] | None = None,
+        download_url: Mapping[Fault, float] | None = None,
+        file: Mapping[Fault, float] | None = None,
+    ) -> None:
+        mixes = (create, record, credits, upload, download_url, file)
+        self.mixes = {e: dict(m or {}) for e, m in zip(ENDPOINTS, mixes, strict=True)}
+        for endpoint, mix in self.mixes.items():
+            if not (all(share >= 0 for share in mix.values()) and sum(mix.values()) <= 1 + 1e-9):
+                raise ValueError(f"{endpoint}: shares of at least 0 that add up to at most 1")
+        self.seed = seed
+        self.until = until
+        self._dice = {endpoint: Random(f"{seed} {endpoint}") for endpoint in ENDPOINTS}
+
+    def draw(self, endpoint: Endpoint, now: float = 0.0) -> Fault:
+        """What happens to the next request to *endpoint*."""
+        drawn = self._dice[endpoint].random()
+        if self.until is not None and now >= self.until:
+            return Fault.OK
+        for fault, share in self.mixes[endpoint].items():
+            if drawn < share:
+                return fault
+            drawn -= share
+        return Fault.OK
+
+
+class Director:
+    """Says which fault is next for a request."""
+
+    def __init__(self, faults: Faults | None = None) -> None:
+        self.faults = faults
+        self._scripts: dict[tuple[str, str | None], Iterator[Fault | str]] = {}
+
+    def script(
+        self, endpoint: Endpoint, steps: Iterable[Fault | str], *, task_id: str | None = None
+    ) -> None:
+        """Add *steps* to what the next requests to *endpoint* meet, or to those about a task.
+
+        A word among the steps of "record" is a state. Endless iterables are welcome.
+        """
+        if endpoint not in ENDPOINTS:
+            raise ValueError(f"endpoint: one of {', '.join(ENDPOINTS)}, not {endpoint!r}")
+        if isinstance(steps, str):
+            raise ValueError(f"steps: a list, not one word: [{steps!r}]")
+        if isinstance(steps, Sequence):
+            steps = [_fault(endpoint, step) for step in steps]
+        earlier = self._scripts.get((endpoint, task_id), iter(()))
+        self._scripts[endpoint, task_id] = chain(earlier, steps)
+
+    def clear(self) -> None:
+        """Forget all scripts."""
+        self._scripts.clear()
+
+    def next(self, endpoint: Endpoint, task_id: str | None = None, *, now: float = 0.0) -> Fault:
+        """The fault for a request that arrives now: from a script, or else by chance."""
+        for key in dict.fromkeys([(endpoint, task_id), (endpoint, None)]):
+            step = next(self._scripts.get(key, iter(())), None)
+            if step is not None:
+                return _fault(endpoint, step)
+            self._scripts.pop(key, None)
+        return self.faults.draw(endpoint, now) if self.faults else Fault.OK
+
+
+def _fault(endpoint: Endpoint, step: Fault | str) -> Fault:
+    if isinstance(step, Fault):
+        return step
+    if endpoint != "record":
+        raise ValueError(f"{endpoint}: {step!r} is no Fault; words are states, for 'record' only")
+    return Fault.in_state(step)

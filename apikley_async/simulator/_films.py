@@ -1,0 +1,131 @@
+"""Who makes the films of the simulator: a renderer, or one film for everybody.
+
+Holds what a renderer is asked for and the two that exist. Nothing here draws or encodes, and
+the libraries that do are looked for only when a film is wanted: without the extra `simulator`
+this module still imports, and every task gets the placeholder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Protocol, runtime_checkable
+
+from apikley_async.errors import MissingExtraError
+
+__all__ = [
+    "Animatic",
+    "FilmTask",
+    "Placeholder",
+    "Renderer",
+    "available_renderer",
+    "rendering_available",
+]
+
+EXTRA = ("av", "PIL", "fontpkg", "fontpkg_noto_sans")
+
+
+class FilmTask(Protocol):
+    """What a renderer needs to know of a task."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def shots(self) -> Sequence[tuple[str, float]]:
+        """Caption and seconds of each shot; what they leave of the film is an end card."""
+        ...
+
+    @property
+    def prompt(self) -> str | None:
+        """Shown for the whole film when there are no shots, as in tasks of other models."""
+        ...
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the whole film."""
+        ...
+
+    @property
+    def aspect(self) -> str:
+        """Upright for "portrait", lying for anything else."""
+        ...
+
+    @property
+    def image(self) -> bytes | None:
+        """A PNG, JPEG or WebP file; None for colour cards."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Chooses colours and movement: equal tasks give equal films."""
+        ...
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """Turns a task into the bytes of an MP4."""
+
+    async def film(self, task: FilmTask) -> bytes: ...
+
+
+class Animatic:
+    """Renders each storyboard as an animatic: a moving picture, and every shot's text in its time.
+
+    Films are drawn in threads (the encoder and the scaler leave the interpreter free meanwhile),
+    at most *workers* at once; the others queue. The long side follows from *short_side*, 16 to 9.
+    """
+
+    def __init__(self, *, short_side: int = 720, fps: int = 12, workers: int | None = None) -> None:
+        if not rendering_available():
+            raise MissingExtraError(
+                "Rendering films needs more libraries: pip install 'apikley-async[simulator]'"
+            )
+        self.short_side = short_side
+        self.fps = fps
+        self._threads = ThreadPoolExecutor(
+            workers or os.cpu_count() or 1, thread_name_prefix="animatic"
+        )
+
+    async def film(self, task: FilmTask) -> bytes:
+        """Render *task*; when cancelled, the work ends at the next frame."""
+        stop = threading.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, self._render, task, stop)
+        finally:
+            stop.set()
+
+    def _render(self, task: FilmTask, stop: threading.Event) -> bytes:
+        # Imported by the thread: the codecs take a quarter of a second to load.
+        from apikley_async.simulator._render import render
+
+        return render(task, short_side=self.short_side, fps=self.fps, stopped=stop.is_set)
+
+    def __repr__(self) -> str:
+        return f"<Animatic {self.short_side}p at {self.fps} frames a second>"
+
+
+class Placeholder:
+    """Gives every task the same small film, which ships with the package; needs no codec."""
+
+    async def film(self, task: FilmTask) -> bytes:
+        return files("apikley_async.simulator").joinpath("assets/placeholder.mp4").read_bytes()
+
+    def __repr__(self) -> str:
+        return "<Placeholder>"
+
+
+def rendering_available() -> bool:
+    """Whether the libraries of the extra `simulator` are installed; loads none of them."""
+    return all(find_spec(name) is not None for name in EXTRA)
+
+
+def available_renderer() -> Renderer:
+    """`Animatic` where its libraries are installed, otherwise `Placeholder`."""
+    return Animatic() if rendering_available() else Placeholder()

@@ -1,0 +1,155 @@
+"""Addresses of files, and the parts of them that HTTP can ask for."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apikley_async.simulator import Terms, WorldTime
+from apikley_async.simulator._hosting import File, Hosting, another_version, cut, labelled
+
+FILE = File(b"0123456789", '"abc"', 1_800_000_000, "video/mp4")
+MODIFIED = "Fri, 15 Jan 2027 08:00:00 GMT"
+
+
+class HandClock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self):
+        self.time = 1000.0
+
+    def now(self):
+        return self.time
+
+    def wall(self):
+        return 1_790_000_000.0 + self.time
+
+    async def sleep(self, delay, wake=None):
+        self.time += delay
+
+
+@pytest.fixture
+def clock():
+    return HandClock()
+
+
+@pytest.fixture
+def hosting(clock):
+    return Hosting(Terms(), WorldTime(clock), Random(1), "http://files.test")
+
+
+@pytest.mark.parametrize(
+    ("range_", "status", "data", "told"),
+    [
+        (None, 200, b"0123456789", None),
+        ("bytes=0-", 206, b"0123456789", "bytes 0-9/10"),
+        ("bytes=4-", 206, b"456789", "bytes 4-9/10"),
+        ("bytes=4-6", 206, b"456", "bytes 4-6/10"),
+        ("bytes=8-99", 206, b"89", "bytes 8-9/10"),
+        ("bytes=-3", 206, b"789", "bytes 7-9/10"),
+        ("bytes=-99", 206, b"0123456789", "bytes 0-9/10"),
+        ("bytes=10-", 416, b"", "bytes */10"),
+        ("bytes=-0", 416, b"", "bytes */10"),
+        ("bytes=6-4", 200, b"0123456789", None),
+        ("bytes=-", 200, b"0123456789", None),
+        ("bytes=0-1,4-5", 200, b"0123456789", None),
+        ("items=0-1", 200, b"0123456789", None),
+        ("bytes=a-b", 200, b"0123456789", None),
+    ],
+)
+def test_ranges_are_served_as_http_wants_them(range_, status, data, told):
+    """What can be read is cut, what cannot be satisfied is 416, the rest is ignored."""
+    part = cut(FILE, range_)
+
+    assert (part.status, part.data, dict(part.headers).get("Content-Range")) == (status, data, told)
+
+
+@pytest.mark.parametrize(
+    ("if_range", "status"),
+    [('"abc"', 206), (MODIFIED, 206), ('"other"', 200), ('W/"abc"', 200), ("nonsense", 200)],
+)
+def test_a_range_of_another_version_is_the_whole_file(if_range, status):
+    """Only the current strong validator, or the exact date, continues a download."""
+    assert cut(FILE, "bytes=4-", if_range).status == status
+
+
+@given(data=st.binary(max_size=50), first=st.integers(0, 60), last=st.integers(0, 60))
+def test_a_part_is_never_mislabelled(data, first, last):
+    """Whatever is asked for, the bytes are those that the label names."""
+    part = cut(File(data, '"x"', 0, "text/plain"), f"bytes={first}-{last}")
+    told = dict(part.headers).get("Content-Range", "")
+
+    if part.status == 206:
+        begin, end = (int(n) for n in told.removeprefix("bytes ").split("/")[0].split("-"))
+        assert part.data == data[begin : end + 1]
+    elif part.status == 200:
+        assert part.data == data
+
+
+def test_an_exchanged_file_differs_nearly_everywhere_but_in_size(hosting):
+    """A splice of two versions has the right size, so only a validator or the bytes betray it."""
+    film = b"\x00\x00\x00\x18ftypisom" + bytes(range(256))
+    before = hosting.file("0-1", film, 0.0, "video/mp4")
+
+    hosting.versions["0-1"] += 1
+    after = hosting.file("0-1", film, 0.0, "video/mp4")
+
+    assert len(after.data) == len(before.data)
+    assert after.data[:12] == film[:12]
+    assert all(a != b for a, b in zip(after.data[32:], before.data[32:], strict=True))
+    assert after.etag != before.etag
+    assert after.modified > before.modified
+    assert another_version(film, 2) != after.data
+
+
+def test_a_label_is_a_box_that_players_skip():
+    """The copy of a film is the film, then one box of type `free` with its owner's name."""
+    film = labelled(b"film", "task_1 1")
+
+    assert film.startswith(b"film")
+    size, kind, text = film[4:8], film[8:12], film[12:]
+    assert (int.from_bytes(size, "big"), kind, text) == (16, b"free", b"task_1 1")
+
+
+def test_uploads_are_kept_for_three_days(hosting, clock):
+    """An upload has an address at once, and loses it when its time is up."""
+    upload = hosting.upload("boards/inputs", "a b.png", b"png")
+    url = hosting.upload_url(upload)
+
+    assert url == "http://files.test/uploads/boards/inputs/a%20b.png"
+    assert hosting.image(url) is upload
+    assert upload.content_type == "image/png"
+    clock.time += 3 * 86_400 - 1
+    assert hosting.image(url) is upload
+    clock.time += 1
+    assert hosting.image(url) is None
+
+
+def test_a_name_that_is_used_again_replaces_the_file(hosting):
+    """The address stays, bytes and validator change."""
+    first = hosting.upload("in", "a.png", b"one")
+    before = hosting.file(first.path, first.data, first.at, "image/png")
+    second = hosting.upload("in", "a.png", b"two")
+    after = hosting.file(second.path, second.data, second.at, "image/png")
+
+    assert hosting.upload_url(first) == hosting.upload_url(second)
+    assert before.etag != after.etag
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://elsewhere.example/results/0-1.mp4?sign=x",
+        "http://files.test/results/0-1.mp4",
+        "http://files.test/results/0-1.mp4?sign=wrong",
+        "http://files.test.evil.example/uploads/in/a.png",
+        "",
+    ],
+)
+def test_foreign_and_unsigned_addresses_lead_nowhere(hosting, url):
+    """Only what this host has signed, and under its own origin, is a file of it."""
+    assert hosting.place_of(url) is None
+    assert hosting.image(url) is None

@@ -1,0 +1,226 @@
+"""The simulator as a whole: it begins, it waits, it ends and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from random import Random
+
+import aiohttp
+import pytest
+
+from apikley_async.simulator import Constant, Fault, Faults, OneFilm, Simulator, Terms
+
+CREATE = "/api/v1/jobs/createTask"
+BODY = {
+    "model": "sora-2-pro-storyboard",
+    "input": {"n_frames": "10", "shots": [{"Scene": "Rain.", "duration": 5}]},
+}
+
+
+def simulator(terms=None, **options):
+    return Simulator(terms or Terms(), films=options.pop("films", OneFilm()), **options)
+
+
+async def create(simulator, session, *, timeout=None):
+    headers = {"Authorization": f"Bearer {simulator.api_key}"}
+    async with (
+        asyncio.timeout(timeout),
+        session.post(simulator.base_url + CREATE, json=BODY, headers=headers) as answer,
+    ):
+        return await answer.json(content_type=None)
+
+
+def others():
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+async def test_before_it_runs_it_has_no_address():
+    """And says so, rather than giving one that leads nowhere."""
+    idle = simulator()
+
+    with pytest.raises(RuntimeError, match="address"):
+        _ = idle.base_url
+    assert "stopped" in repr(idle)
+
+
+async def test_two_simulators_do_not_meet():
+    """Each has two ports, a world and books of its own."""
+    async with simulator() as one, simulator() as two, aiohttp.ClientSession() as session:
+        await create(one, session)
+
+        assert len({one.base_url, one.files_url, two.base_url, two.files_url}) == 4
+        assert (len(one.ledger.paid), len(two.ledger.paid)) == (1, 0)
+
+
+async def test_it_can_be_started_again_with_its_world():
+    """Closing twice is harmless; starting twice is not."""
+    again = simulator()
+    async with again, aiohttp.ClientSession() as session:
+        await create(again, session)
+        with pytest.raises(RuntimeError, match="already"):
+            await again.start()
+    await again.aclose()
+
+    async with again, aiohttp.ClientSession() as session:
+        await create(again, session)
+    assert len(again.ledger.paid) == 2
+
+
+async def test_a_taken_port_is_an_error_that_leaves_nothing_open():
+    """The socket that was already open is closed again."""
+    async with simulator() as one:
+        port = int(one.base_url.rpartition(":")[2])
+        other = simulator(port=port)
+        with pytest.raises(OSError, match="address"):
+            await other.start()
+        assert "stopped" in repr(other)
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.HANG, Fault.HANG_AFTER, Fault.late(3600), Fault.queued(3600), Fault.slow(3600)]
+)
+async def test_it_closes_while_requests_hang(fault):
+    """At once, and neither a task nor a socket is left; the caller sees a broken connection."""
+    arrived = asyncio.Event()
+
+    def steps():
+        arrived.set()
+        yield fault
+
+    async with aiohttp.ClientSession() as session:
+        async with simulator() as hanging:
+            hanging.script("create", steps())
+            waiting = asyncio.create_task(create(hanging, session))
+            await arrived.wait()
+        with pytest.raises(aiohttp.ClientError):
+            await waiting
+    assert not others()
+
+
+async def test_it_closes_while_films_are_rendered():
+    """Renderings are cancelled, and awaited."""
+    ended = []
+
+    class Slow:
+        async def film(self, task):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.append(task.task_id)
+
+    async with aiohttp.ClientSession() as session, simulator(films=Slow()) as rendering:
+        await create(rendering, session)
+        await asyncio.sleep(0)
+    assert len(ended) == 1
+    assert not others()
+
+
+async def test_no_socket_is_left_open(recwarn):
+    """Not even after connections were cut in every possible way."""
+    script = [Fault.RESET, Fault.CLOSE, Fault.CUT, Fault.CUT_CHUNKED, Fault.GARBAGE]
+    async with aiohttp.ClientSession() as session, simulator() as cutting:
+        cutting.script("create", [*script, Fault.CUT_UNFRAMED])
+        for _ in range(6):
+            with pytest.raises((aiohttp.ClientError, ValueError)):
+                await create(cutting, session)
+
+    gc.collect()
+    assert not [w for w in recwarn if issubclass(w.category, ResourceWarning)]
+
+
+@pytest.mark.virtual
+async def test_answers_can_be_late_and_slow():
+    """In the caller's seconds, whatever the speed of the world."""
+    loop = asyncio.get_running_loop()
+    async with aiohttp.ClientSession() as session, simulator(speed=60) as slow:
+        slow.script("create", [Fault.late(30), Fault.slow(40)])
+        begin = loop.time()
+
+        await create(slow, session)
+        assert 30 <= loop.time() - begin < 31
+        await create(slow, session)
+        assert 70 <= loop.time() - begin < 72
+
+
+@pytest.mark.virtual
+async def test_what_lies_in_a_queue_is_done_although_the_caller_has_gone():
+    """The task is created, and paid, five minutes later."""
+    loop = asyncio.get_running_loop()
+    async with aiohttp.ClientSession() as session, simulator() as queueing:
+        queueing.script("create", [Fault.queued(300)])
+        with pytest.raises(TimeoutError):
+            await create(queueing, session, timeout=60)
+        assert not queueing.ledger.paid
+
+        await asyncio.sleep(300)
+        (charge,) = queueing.ledger.paid
+        assert 299 < charge.at < 302
+        assert loop.time() < 400
+
+
+@pytest.mark.virtual
+async def test_a_whole_afternoon_takes_no_time():
+    """Three minutes of film are waited for in virtual time by real sockets."""
+    headers = {"Authorization": "Bearer simulator-key"}
+    terms = Terms(duration=Constant(180))
+    async with aiohttp.ClientSession(headers=headers) as session, simulator(terms) as quick:
+        task_id = (await create(quick, session))["data"]["taskId"]
+        url = f"{quick.base_url}/api/v1/jobs/recordInfo?taskId={task_id}"
+        states = []
+        while "success" not in states:
+            await asyncio.sleep(15)
+            async with session.get(url) as answer:
+                states.append((await answer.json())["data"]["state"])
+
+    assert len(states) == 12
+
+
+async def test_chance_strikes_the_same_way_each_time():
+    """Equal seeds and equal requests: equal mishaps, equal charges; and it can be ended."""
+    mix = {Fault.RESET: 0.2, Fault.RESET_AFTER: 0.2, Fault.code(500): 0.2}
+
+    async def history():
+        async with (
+            aiohttp.ClientSession() as session,
+            simulator(Terms(limit=None), faults=Faults(seed=5, create=mix), rng=Random(5)) as world,
+        ):
+            outcomes = []
+            for n in range(40):
+                if n == 30:
+                    world.faults = None
+                try:
+                    outcomes.append((await create(world, session))["code"])
+                except aiohttp.ClientError:
+                    outcomes.append("lost")
+            return outcomes, len(world.ledger.paid), [m.fault for m in world.ledger.mishaps]
+
+    outcomes, paid, mishaps = await history()
+    assert (outcomes, paid, mishaps) == await history()
+    assert outcomes[30:] == [200] * 10
+    assert {200, 500, "lost"} == set(outcomes)
+    assert paid == 40 - len(mishaps) + mishaps.count("reset, after")
+
+
+async def test_the_books_count_requests_by_time():
+    """The busiest window is the one that a limiter must keep small."""
+    async with aiohttp.ClientSession() as session, simulator(Terms(limit=2)) as busy:
+        for _ in range(5):
+            await create(busy, session)
+
+        assert busy.ledger.busiest_window(10) == 5
+        assert busy.ledger.busiest_window(1e-9) == 1
+        assert [c.verdict for c in busy.ledger.creations].count("created") == 2
+        assert "2 paid" in repr(busy.ledger)
+
+
+async def test_it_needs_nothing_but_itself():
+    """Without an argument it serves the film that comes with the package."""
+    terms = Terms(duration=Constant(0))
+    async with Simulator(terms) as plain, aiohttp.ClientSession() as session:
+        task_id = (await create(plain, session))["data"]["taskId"]
+        async with session.get(plain.result_urls(task_id)[0]) as answer:
+            film = await answer.read()
+
+    assert film[4:8] == b"ftyp"
+    assert task_id.encode() in film
