@@ -1,0 +1,25 @@
+"""Batches: a manifest in, films out, nothing paid twice, whatever happens in between."""
+
+from apikley_async.batch._batch import Batch, Estimate, Status
+from apikley_async.batch._budget import Price
+from apikley_async.batch._journal import Journal
+from apikley_async.batch._states import TABLE, Event, State
+from apikley_async.batch._store import Charge, Entry, File, Item, Plan, Step, Store
+
+__all__ = [
+    "TABLE",
+    "Batch",
+    "Charge",
+    "Entry",
+    "Estimate",
+    "Event",
+    "File",
+    "Item",
+    "Journal",
+    "Plan",
+    "Price",
+    "State",
+    "Status",
+    "Step",
+    "Store",
+]

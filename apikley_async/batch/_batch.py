@@ -1,0 +1,387 @@
+"""`Batch`: a manifest in, films out, nothing paid twice, whatever happens in between."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import attrs
+
+from apikley_async import Client, Clock, Storyboard, SystemClock, Task
+from apikley_async.batch._budget import Budget, Price, Prices, kind_of_item
+from apikley_async.batch._entries import entry_of, image_digest, key_faults, work_of
+from apikley_async.batch._journal import Journal
+from apikley_async.batch._manifest import entries_in
+from apikley_async.batch._run import OVER, Options, Run, restore_window
+from apikley_async.batch._states import Event, State
+from apikley_async.batch._store import Entry, Item, Plan, Step, Store
+from apikley_async.errors import BudgetExceededError, JournalError, ManifestError
+
+__all__ = ["Batch", "Estimate", "Status"]
+
+Source: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Storyboard | Task]]"
+
+
+@attrs.frozen
+class Status:
+    """Where a batch stands.
+
+    Attributes:
+        counts: items by state; states without items are left out.
+        spent: credits of accepted films, as far as the service or a price says.
+        at_risk: credits of uncertain attempts, which may have been charged.
+        unpriced: films, accepted or uncertain, whose credits nobody knows.
+    """
+
+    counts: Mapping[State, int]
+    spent: float
+    at_risk: float
+    unpriced: int
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether every item is done or dropped."""
+        return set(self.counts) <= {State.DONE, State.DROPPED}
+
+
+@attrs.frozen
+class Estimate:
+    """What is still to be paid: films, their credits, and how many have no known price."""
+
+    films: int
+    credits: float
+    unpriced: int
+
+
+class Batch:
+    """Many films and their journal: `async with Batch.open("campaign.db") as batch:`.
+
+    What is paid is written down before and after every step, so a run can be ended anywhere and
+    run again: it goes on where it stopped, and submits nothing a second time.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, clock: Clock | None = None, read_only: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self._clock = clock or SystemClock()
+        self._read_only = read_only
+        self._store: Store | None = None
+        self._run: Run | None = None
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], *, clock: Clock | None = None, read_only: bool = False
+    ) -> Self:
+        """Name the journal; `async with` opens it, or makes it.
+
+        Args:
+            path: the journal's file; its folder must exist.
+            clock: time, handed in by tests.
+            read_only: only look; another process may run the batch meanwhile.
+        """
+        return cls(path, clock=clock, read_only=read_only)
+
+    async def __aenter__(self) -> Self:
+        self._store = await Journal.open(self.path, clock=self._clock, read_only=self._read_only)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the journal. A run that is on must have been left before."""
+        store, self._store = self._store, None
+        if store is not None:
+            await store.aclose()
+
+    # --- what is to be made ------------------------------------------------------------------
+
+    async def add(
+        self, source: Source, *, allow_duplicates: bool = False, allow_outside: bool = False
+    ) -> Plan:
+        """Plan the films of a manifest, or of (key, storyboard) pairs: all of them, or none.
+
+        Everything is checked before anything is written down; nothing is sent. Adding the same
+        again adds nothing.
+
+        Args:
+            source: a `.yaml`, `.json`, `.jsonl`, `.toml` or `.csv` file, or pairs.
+            allow_duplicates: whether the same content may be made under two keys.
+            allow_outside: whether images may lie outside of the manifest's folder.
+
+        Raises:
+            ManifestError: with every fault and its place.
+            ManifestConflictError: a key has other content than before, or two have the same.
+        """
+        if isinstance(source, str | os.PathLike):
+            name = str(Path(source).absolute())
+            entries = entries_in(Path(source), allow_outside=allow_outside)
+        else:
+            name, entries = "", iter(pairs(source))
+        return await self._open.plan(entries, source=name, allow_duplicates=allow_duplicates)
+
+    # --- making it ---------------------------------------------------------------------------
+
+    async def run(
+        self,
+        client: Client,
+        *,
+        folder: str | os.PathLike[str] = "films",
+        max_running: int = 100,
+        max_credits: float | None = None,
+        max_tasks: int | None = None,
+        min_balance: float | None = None,
+        price: Price = None,
+        retry: int = 0,
+        overwrite: bool = False,
+        every_change: bool = False,
+    ) -> AsyncIterator[Item]:
+        """Make what is not made yet; yield each item as it comes to rest.
+
+        Run it again and it goes on where it stopped. What stopped it early is in `stopped`.
+
+        Args:
+            client: makes the films; several batches may share one.
+            folder: where they are saved, as `<key>.mp4`.
+            max_running: films in the making at once, besides the client's own bound.
+            max_credits: bound on the credits of all films of this journal, uncertain ones
+                included; needs a price.
+            max_tasks: the same in films.
+            min_balance: leave at least so many credits in the account; needs a price.
+            price: credits for a film: a number, a mapping from duration (10, 15, 25) or model,
+                or a function of the work. Without it, what earlier films of this journal
+                consumed.
+            retry: make a failed film again, so many times: each is a new charge.
+            overwrite: replace other files of the films' names.
+            every_change: yield every change of an item, not only where it comes to rest.
+
+        Raises:
+            BudgetExceededError: a bound in credits without a price; nothing was spent.
+            JournalError: the journal cannot be written; nothing was sent without it.
+        """
+        store = self._open
+        if self._run is not None:
+            raise JournalError("This batch is running already")
+        account = client.account(await self._salt())
+        await store.bind(client.base_url, account)
+        prices, budget = await self._money(price, max_credits, max_tasks)
+        if min_balance is not None:
+            budget.spendable = await client.credits() - min_balance
+        if budget.needs_prices:
+            await self._check_prices(prices)
+        await restore_window(store, client.limiter, self._clock)
+        options = Options(Path(folder), max_running, retry, overwrite)
+        run = Run(store, client, options, budget=budget, prices=prices, clock=self._clock)
+        self._run = run
+        try:
+            async for item in run.items():
+                if every_change or item.state in OVER or item.cause:
+                    yield item
+        finally:
+            await run.aclose()
+            self._stopped, self._run = run.stopped, None
+
+    _stopped: str | None = None
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the last run submitted nothing more, in one sentence; None if it went to its end."""
+        return self._run.stopped if self._run is not None else self._stopped
+
+    def stop(self) -> None:
+        """Let the run end: submit nothing more, wait for no film. Running again goes on."""
+        if self._run is not None:
+            self._run.leave()
+
+    # --- looking -----------------------------------------------------------------------------
+
+    async def item(self, key: str) -> Item:
+        """One item; `KeyError` when there is none of that key."""
+        return await self._open.item(key)
+
+    async def items(self, *states: State) -> AsyncIterator[Item]:
+        """The items in their order; only those in *states*, if any are named."""
+        behind = 0
+        while page := await self._open.items(states or None, after=behind):
+            for item in page:
+                yield item
+            behind = page[-1].order
+
+    async def status(self) -> Status:
+        """Where the batch stands, and what it has cost."""
+        prices, _ = await self._money(None, None, None)
+        spent, at_risk, unpriced = 0.0, 0.0, 0
+        for charge in await self._open.charges():
+            amount = charge.consumed if charge.consumed is not None else charge.reserved
+            if amount is None:
+                item = await self._open.item(charge.key)
+                amount = prices.of(work_of(item))
+            if amount is None:
+                unpriced += 1
+            elif charge.uncertain:
+                at_risk += amount
+            else:
+                spent += amount
+        return Status(await self._open.counts(), spent, at_risk, unpriced)
+
+    async def estimate(self, *, price: Price = None) -> Estimate:
+        """What the planned films would cost. Sends nothing."""
+        prices, _ = await self._money(price, None, None)
+        films, total, unpriced = 0, 0.0, 0
+        async for item in self.items(State.PLANNED):
+            films += 1
+            amount = prices.of(work_of(item))
+            total += amount or 0.0
+            unpriced += amount is None
+        return Estimate(films, total, unpriced)
+
+    async def verify(self) -> list[str]:
+        """Check the journal and the saved files' sizes; give every fault that is found."""
+        faults = [*await self._open.verify()]
+        async for item in self.items(State.DONE):
+            for file in item.files:
+                if not file.path.is_file():
+                    faults.append(f"{item.key}: {file.path} is gone")
+                elif file.path.stat().st_size != file.size:
+                    faults.append(f"{item.key}: {file.path} has changed its size")
+        return faults
+
+    # --- what a person decides ---------------------------------------------------------------
+
+    async def resolve(self, key: str, *, task_id: str, client: Client) -> Item:
+        """Say which task an uncertain submission became; confirmed by reading the task.
+
+        Raises:
+            ManifestError: the task was asked for with another token and another content.
+            NotFoundError: the service knows no such task.
+        """
+        item = await self.item(key)
+        expect(item, State.UNCERTAIN)
+        attempts = await self._open.attempts(key)
+        tokens = [a["token"] for a in attempts if a["state"] == "unknown"]
+        prints = [a["fingerprint"] for a in attempts if a["state"] == "unknown"]
+        if await client.confirm(task_id, tokens=tokens, fingerprints=prints) is None:
+            raise ManifestError(
+                [f"{key}: task {task_id} was made of something else; nothing was changed"]
+            )
+        return await self._decide(key, Step(Event.RESOLVE, task_id=task_id))
+
+    async def resubmit(self, key: str) -> Item:
+        """Plan an uncertain film again. If the first was heard after all, both are paid."""
+        return await self._decide(key, Step(Event.RESUBMIT, cause="to be submitted again"))
+
+    async def drop(self, key: str) -> Item:
+        """Give an item up; nothing is asked of the service."""
+        return await self._decide(key, Step(Event.DROP, cause="given up"))
+
+    async def retry(self, *keys: str) -> list[Item]:
+        """Plan failed and rejected films again, all of them if none is named: new charges."""
+        chosen = [await self.item(key) for key in keys]
+        if not keys:
+            chosen = [item async for item in self.items(State.FAILED, State.REJECTED)]
+        for item in chosen:
+            expect(item, State.FAILED, State.REJECTED)
+        step = Step(Event.RETRY, cause="to be made again")
+        return [await self._decide(item.key, step) for item in chosen]
+
+    async def revive(self, *keys: str) -> list[Item]:
+        """Try once more to save films whose links were dead. Costs nothing."""
+        chosen = [await self.item(key) for key in keys]
+        if not keys:
+            chosen = [item async for item in self.items(State.EXPIRED)]
+        return [await self._decide(item.key, Step(Event.RESUME)) for item in chosen]
+
+    # --- helpers -----------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> Store:
+        if self._store is None:
+            raise JournalError(f"{self.path} is not open; use `async with Batch.open(...)`")
+        return self._store
+
+    async def _salt(self) -> bytes:
+        return await self._open.salt()
+
+    async def _decide(self, key: str, step: Step) -> Item:
+        return await self._open.step(key, attrs.evolve(step, by=who()))
+
+    async def _money(
+        self, price: Price, max_credits: float | None, max_tasks: int | None
+    ) -> tuple[Prices, Budget]:
+        """What films cost, and what earlier runs have used up."""
+        prices = Prices(price)
+        async for item in self.items(State.DONE, State.SUCCESS, State.EXPIRED):
+            prices.learn(item)
+        budget = Budget(max_credits=max_credits, max_tasks=max_tasks)
+        for charge in await self._open.charges():
+            amount = charge.consumed if charge.consumed is not None else charge.reserved
+            if amount is None and max_credits is not None:
+                amount = prices.of(work_of(await self._open.item(charge.key)))
+            budget.spent += amount or 0.0
+            budget.tasks += 1
+        return prices, budget
+
+    async def _check_prices(self, prices: Prices) -> None:
+        """A bound in credits that cannot be kept is refused before anything is spent."""
+        unknown = set()
+        async for item in self.items(State.PLANNED):
+            if prices.of(work_of(item)) is None:
+                unknown.add(str(kind_of_item(item)))
+        if unknown:
+            raise BudgetExceededError(
+                "A bound in credits needs a price for every film, and nobody knows it for: "
+                f"{', '.join(sorted(unknown))}; say price=, nothing was spent"
+            )
+
+
+def pairs(source: Iterable[tuple[str, Storyboard | Task]]) -> Iterable[Entry]:
+    """Entries from Python: keys and works."""
+    faults: list[str] = []
+    for number, (key, work) in enumerate(source, start=1):
+        where = f"pair {number}"
+        faults += [f"{where}: {fault}" for fault in key_faults(key)]
+        faults += work_faults(work, where)
+        if faults:
+            continue
+        image = work.image if isinstance(work, Storyboard) else None
+        digest = ""
+        if image is not None and "://" not in os.fspath(image):
+            digest = image_digest(Path.cwd(), os.fspath(image), allow_outside=True)
+        yield entry_of(work, key, base=Path.cwd(), where=where, image_digest=digest)
+    if faults:
+        raise ManifestError(faults)
+
+
+def work_faults(work: object, where: str) -> list[str]:
+    if isinstance(work, Storyboard | Task):
+        return []
+    return [f"{where}: a Storyboard or a Task, not {type(work).__name__}"]
+
+
+def expect(item: Item, *states: State) -> None:
+    """Refuse a decision about an item that stands elsewhere."""
+    if item.state not in states:
+        names = " or ".join(state.value for state in states)
+        raise ManifestError([f"{item.key}: {names}, and it is {item.state.value}"])
+
+
+def who() -> str:
+    """Who decides, for the history."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())

@@ -1,0 +1,110 @@
+"""The life of a paid item: one table, (state, event) -> state, and nothing else.
+
+The rules of the table: what guards a request is stored before the request; a film is bought
+again only by an event that a person caused; no event leads out of `done` or `dropped`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+__all__ = ["TABLE", "Event", "State", "after"]
+
+
+class State(enum.StrEnum):
+    """Where an item of a batch stands."""
+
+    PLANNED = "planned"
+    """Nothing is out, nothing is paid."""
+    SENDING = "sending"
+    """An attempt is written down and may be on its way."""
+    UNCERTAIN = "uncertain"
+    """An attempt may have been heard, and paid: a person or a callback decides."""
+    SUBMITTED = "submitted"
+    """Paid; the task id is known."""
+    SUCCESS = "success"
+    """The film is ready at the service; its bytes are not yet here."""
+    DONE = "done"
+    """The film is whole on the disk."""
+    FAILED = "failed"
+    """The service reports a failure, twice."""
+    REJECTED = "rejected"
+    """Refused for good; nothing was created."""
+    STALLED = "stalled"
+    """Paid, but the looking ended at its deadline; the next run looks again."""
+    EXPIRED = "expired"
+    """Ready once, but every link is dead."""
+    DROPPED = "dropped"
+    """Given up by a person."""
+
+
+class Event(enum.StrEnum):
+    """What can happen to an item."""
+
+    INTEND = "intend"
+    ACCEPT = "accept"
+    THROTTLE = "throttle"
+    UNSENT = "unsent"
+    POSTPONE = "postpone"
+    REFUSE = "refuse"
+    DOUBT = "doubt"
+    CRASH = "crash"
+    RESOLVE = "resolve"
+    RESUBMIT = "resubmit"
+    DROP = "drop"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    STALL = "stall"
+    RESUME = "resume"
+    SAVE = "save"
+    EXPIRE = "expire"
+    RETRY = "retry"
+
+
+TABLE: Mapping[tuple[State, Event], State] = {
+    (State.PLANNED, Event.INTEND): State.SENDING,
+    (State.PLANNED, Event.DROP): State.DROPPED,
+    (State.PLANNED, Event.REFUSE): State.REJECTED,  # before any attempt: an image that is none
+    # What becomes of an attempt.
+    (State.SENDING, Event.ACCEPT): State.SUBMITTED,
+    (State.SENDING, Event.THROTTLE): State.PLANNED,
+    (State.SENDING, Event.UNSENT): State.PLANNED,
+    (State.SENDING, Event.POSTPONE): State.PLANNED,  # 401, 402, 433, 455: not this item's fault
+    (State.SENDING, Event.REFUSE): State.REJECTED,
+    (State.SENDING, Event.DOUBT): State.UNCERTAIN,
+    (State.SENDING, Event.CRASH): State.UNCERTAIN,  # found so when the journal is opened
+    # The only ways out of uncertain.
+    (State.UNCERTAIN, Event.RESOLVE): State.SUBMITTED,
+    (State.UNCERTAIN, Event.RESUBMIT): State.PLANNED,
+    (State.UNCERTAIN, Event.DROP): State.DROPPED,
+    # A paid film.
+    (State.SUBMITTED, Event.SUCCEED): State.SUCCESS,
+    (State.SUBMITTED, Event.FAIL): State.FAILED,
+    (State.SUBMITTED, Event.STALL): State.STALLED,
+    (State.STALLED, Event.RESUME): State.SUBMITTED,
+    (State.STALLED, Event.DROP): State.DROPPED,
+    (State.SUCCESS, Event.SAVE): State.DONE,
+    (State.SUCCESS, Event.EXPIRE): State.EXPIRED,
+    (State.EXPIRED, Event.RESUME): State.SUCCESS,
+    (State.EXPIRED, Event.DROP): State.DROPPED,
+    # A new charge, because somebody says so.
+    (State.FAILED, Event.RETRY): State.PLANNED,
+    (State.REJECTED, Event.RETRY): State.PLANNED,
+    (State.FAILED, Event.DROP): State.DROPPED,
+    (State.REJECTED, Event.DROP): State.DROPPED,
+}
+
+
+def after(state: State, event: Event) -> State:
+    """The state that *event* leads to.
+
+    Raises:
+        LookupError: the table has no such step.
+    """
+    try:
+        return TABLE[state, event]
+    except KeyError:
+        raise LookupError(
+            f"{event.value} does not apply to an item that is {state.value}"
+        ) from None

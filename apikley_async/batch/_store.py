@@ -1,0 +1,191 @@
+"""What a batch needs of a journal: values, and the narrow protocol that stores implement.
+
+Every step of an item is one transaction, made on the condition that the item is still in the
+state the step begins in; it is on the disk when the call returns. `tests/batch/conformance.py`
+holds any store to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from apikley_async import Attempt
+from apikley_async.batch._states import Event, State
+
+__all__ = ["Charge", "Entry", "File", "Item", "Plan", "Step", "Store"]
+
+
+@attrs.frozen
+class Entry:
+    """One film to be made, as a manifest names it.
+
+    Attributes:
+        key: its name in the batch, and the stem of its files.
+        payload: the work as plain JSON values; what `digest` is the SHA-256 of.
+        base: the folder that a relative image belongs to.
+        where: where it stands, for messages ("films.yaml, line 12").
+        named: whether the manifest gave the key; otherwise it was made from the content.
+    """
+
+    key: str
+    payload: str = attrs.field(repr=False)
+    digest: str = attrs.field(repr=False)
+    base: str = ""
+    where: str = ""
+    named: bool = True
+
+
+@attrs.frozen
+class File:
+    """A saved file: where it is, and what must be in it."""
+
+    path: Path
+    size: int
+    sha256: str
+
+
+@attrs.frozen
+class Item:
+    """One film of a batch, as the journal knows it.
+
+    Attributes:
+        key: its name in the batch.
+        state: where it stands.
+        task_id: the paid task, once it is known.
+        cause: why it stands where it does, where that needs a word.
+        fail_code, fail_message: the service's words for a failure.
+        credits: what the service says it consumed, or None.
+        files: what was saved.
+        attempts: how often it was sent.
+        success_at: when the film was ready, as far as known.
+        gone: the manifest no longer names it.
+    """
+
+    key: str
+    state: State
+    order: int = 0
+    payload: str = attrs.field(default="", repr=False)
+    base: str = attrs.field(default="", repr=False)
+    task_id: str | None = None
+    cause: str = ""
+    fail_code: str = ""
+    fail_message: str = ""
+    credits: float | None = None
+    files: tuple[File, ...] = ()
+    attempts: int = 0
+    result: str = attrs.field(default="", repr=False)
+    success_at: datetime | None = None
+    gone: bool = False
+
+
+@attrs.frozen
+class Plan:
+    """What adding a manifest changed: counts of items."""
+
+    new: int = 0
+    known: int = 0
+    gone: int = 0
+
+    def __str__(self) -> str:
+        parts = (f"{self.new} new", f"{self.known} known", f"{self.gone} gone")
+        return ", ".join(part for part in parts if not part.startswith("0 ")) or "nothing"
+
+
+@attrs.frozen
+class Step:
+    """A step of an item, and what is to be remembered with it."""
+
+    event: Event
+    cause: str = ""
+    task_id: str | None = None
+    fail_code: str = ""
+    fail_message: str = ""
+    credits: float | None = None
+    result: str = attrs.field(default="", repr=False)
+    success_at: datetime | None = None
+    files: tuple[File, ...] = ()
+    by: str = ""
+
+
+@attrs.frozen
+class Charge:
+    """What an attempt that was, or may have been, accepted costs as far as is known."""
+
+    token: str
+    key: str
+    uncertain: bool
+    reserved: float | None
+    consumed: float | None
+
+
+class Store(Protocol):
+    """Where a batch is written down. Every method is durable when it returns.
+
+    Raises everywhere: `JournalError`, after which nothing more is sent.
+    """
+
+    async def plan(
+        self, entries: Iterable[Entry], *, source: str = "", allow_duplicates: bool = False
+    ) -> Plan:
+        """Write all entries down, or none; `ManifestConflictError` where they contradict.
+
+        Items that an earlier state of the same *source* named, and this one does not, are gone.
+        """
+        ...
+
+    async def intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
+        """PLANNED to SENDING, with a new attempt. No POST before this has returned."""
+        ...
+
+    async def settle(self, key: str, attempt: Attempt, step: Step) -> Item:
+        """SENDING to what became of the attempt."""
+        ...
+
+    async def step(self, key: str, step: Step) -> Item:
+        """Any other step; `LookupError` when the item is in no state for it."""
+        ...
+
+    async def item(self, key: str) -> Item:
+        """One item; `KeyError` when there is none of that key."""
+        ...
+
+    async def items(
+        self, states: Iterable[State] | None = None, *, after: int = 0, count: int = 1000
+    ) -> Sequence[Item]:
+        """Items in their order, those behind number *after*, at most *count*."""
+        ...
+
+    async def counts(self) -> Mapping[State, int]:
+        """How many items stand where."""
+        ...
+
+    async def charges(self) -> Sequence[Charge]:
+        """Every attempt that was, or may have been, accepted."""
+        ...
+
+    async def attempts(self, key: str) -> Sequence[Mapping[str, Any]]:
+        """The attempts of an item, oldest first."""
+        ...
+
+    async def ends(self, since: float) -> Sequence[tuple[float, bool]]:
+        """When attempts ended since that wall time, and whether they are uncertain."""
+        ...
+
+    async def bind(self, base_url: str, account: str) -> None:
+        """Belong to an account; `JournalError` when it belongs to another."""
+        ...
+
+    async def salt(self) -> bytes:
+        """What an account's mark is salted with."""
+        ...
+
+    async def verify(self) -> Sequence[str]:
+        """Every fault found in what is written down; empty when all is well."""
+        ...
+
+    async def aclose(self) -> None: ...

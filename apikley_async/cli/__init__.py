@@ -1,0 +1,31 @@
+"""The command `apikley`: films from a terminal or a script.
+
+Only the way in stands here. It looks whether the extra `cli` is installed, hands over to the
+commands, and turns what went wrong into one line and an exit code.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+__all__ = ["main"]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code; `apikley --help` lists them.
+
+    Args:
+        args: the words after `apikley`; by default those of this process.
+    """
+    missing = [name for name in ("click", "rich") if find_spec(name) is None]
+    if missing:
+        sys.stderr.write(
+            f"apikley: the command line needs {' and '.join(missing)}: "
+            'pip install "apikley-async[cli]"\n'
+        )
+        return 2
+    from apikley_async.cli._commands import run
+
+    return run(args)

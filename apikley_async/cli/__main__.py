@@ -1,0 +1,8 @@
+"""`python -m apikley_async.cli` is `apikley`."""
+
+import sys
+
+from apikley_async.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

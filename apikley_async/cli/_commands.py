@@ -1,0 +1,386 @@
+"""The commands. Each says what it wants, and leaves the doing to the rooms beside it.
+
+Those rooms are imported by the command that needs them: `apikley --help` loads only click.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from apikley_async import __version__
+from apikley_async.cli import _options as options
+from apikley_async.cli._options import EVENTS, Settings
+
+if TYPE_CHECKING:
+    from apikley_async.cli._films import Films
+    from apikley_async.cli._session import Session
+
+__all__ = ["apikley", "run"]
+
+FILMS = Path("films")
+STORYBOARDS = Path(__file__).with_name("storyboards")
+INTERRUPTED = 130
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0  all is well
+  1  some films failed
+  2  usage or input; nothing was bought
+  3  needs a decision: a submission may have been heard, and paid
+  4  stopped early (key, credits, maintenance, network, time); the same again goes on
+  130, 143  interrupted by Ctrl-C, SIGTERM: once in good order, twice at once
+\b
+The key is read from APIKLEY_API_KEY or from --key-file. NO_COLOR is honoured.
+To see it work without a key: apikley demo
+"""
+
+task_ids = click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID...")
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command, and give its exit code; foreseen errors are one line on stderr."""
+    from apikley_async.errors import ApikleyError
+
+    try:
+        words = list(sys.argv[1:] if args is None else args)
+        code = apikley.main(words, prog_name="apikley", standalone_mode=False, obj=words)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("Stopped; nothing was bought.", err=True)
+        return INTERRUPTED
+    except ApikleyError as error:
+        click.echo(f"Error: {error}", err=True)
+        return 2
+    return code or 0
+
+
+@click.group(
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def apikley() -> None:
+    """Videos from storyboards, by the Apikley API."""
+
+
+# --- films ----------------------------------------------------------------------------------------
+
+
+@apikley.command(epilog=EVENTS)
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path),  # all that are missing are named, not only the first
+)
+@options.folder(FILMS, "Where the films go, named after their files.")
+@click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts.")
+@options.max_running
+@options.patience
+@options.service
+def generate(
+    files: tuple[Path, ...],
+    folder: Path,
+    yes: bool,
+    max_running: int,
+    timeout: float | None,
+    settings: Settings,
+) -> int:
+    r"""Make one film of each FILE, and save it.
+
+    \b
+    A FILE is JSON, a storyboard or a task of any model:
+      {"shots": [{"scene": "A kitten eats cake.", "duration": 7.5}],
+       "duration": 15, "aspect_ratio": "landscape", "image": "kitten.png"}
+      {"task": {"model": "kling-2.6/text-to-video",
+                "input": {"prompt": "A lighthouse at dawn.", "duration": 5}}}
+
+    The image lies beside its FILE; a URL is used as it is. All files are checked, and all images
+    uploaded, before the first film is paid.
+    """
+    from apikley_async.cli._films import Film, Films
+    from apikley_async.cli._run import play, telling
+    from apikley_async.cli._session import prepare
+    from apikley_async.cli._storyboard_files import read_works
+
+    works, faults = read_works(files)
+    if faults:
+        refuse_files(faults)
+    settings = settings._replace(max_running=max_running, timeout=timeout)
+    opening = prepare(settings)
+    make_folder(folder)
+    if not settings.simulate:
+        warn_of_twins(files, folder)
+        if not yes:
+            ask(files)
+
+    tell = telling(as_json=settings.as_json, films=len(works))
+    films = Films([Film(*work) for work in works], tell, folder=folder, settings=settings)
+    return play(opening, lambda own: films.generate(own.client, own.limiter), tell, films)
+
+
+@apikley.command(epilog=EVENTS)
+@task_ids
+@options.folder(None, "Save the films there; without it their links are printed.")
+@options.patience
+@options.service
+def wait(
+    task_ids: tuple[str, ...], folder: Path | None, timeout: float | None, settings: Settings
+) -> int:
+    """Wait for films that were submitted before, wherever that was."""
+    settings = settings._replace(timeout=timeout)
+    return on_tasks(task_ids, folder, settings, lambda films, own: films.wait(own.client))
+
+
+@apikley.command(epilog=EVENTS)
+@task_ids
+@options.folder(FILMS, "Where the films go, named after their tasks.")
+@click.option("--overwrite", is_flag=True, help="Replace another file of the same name.")
+@options.service
+def download(task_ids: tuple[str, ...], folder: Path, overwrite: bool, settings: Settings) -> int:
+    """Save films that are finished; those that are not are named, not waited for."""
+    return on_tasks(
+        task_ids,
+        folder,
+        settings,
+        lambda films, own: films.download(own.client),
+        overwrite=overwrite,
+        finished=True,
+    )
+
+
+def on_tasks(
+    task_ids: Sequence[str],
+    folder: Path | None,
+    settings: Settings,
+    act: Callable[[Films, Session], Awaitable[int]],
+    *,
+    overwrite: bool = False,
+    finished: bool = False,
+) -> int:
+    """Let *act* happen to the films of tasks that exist already."""
+    from apikley_async.cli._films import Film, Films
+    from apikley_async.cli._run import play, telling
+    from apikley_async.cli._session import prepare
+
+    ids = list(dict.fromkeys(task_ids))
+    opening = prepare(settings, ids, finished=finished)
+    if folder is not None:
+        make_folder(folder)
+    tell = telling(as_json=settings.as_json, films=len(ids), ends="saved" if folder else "ready")
+    films = Films(
+        [Film(task_id=task_id) for task_id in ids],
+        tell,
+        folder=folder,
+        settings=settings,
+        overwrite=overwrite,
+    )
+    return play(opening, lambda own: act(films, own), tell, films)
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+@apikley.command()
+@task_ids
+@options.service
+def status(task_ids: tuple[str, ...], settings: Settings) -> int:
+    r"""Say how far films are.
+
+    \b
+    With --json: {"event": "status", "task_id", "state", "progress", "urls", "fail_code",
+    "fail_message", "credits"}, or {"event": "failed", ...} as in `apikley wait --help`.
+    """
+    from apikley_async.cli import _questions as questions
+
+    ids = list(dict.fromkeys(task_ids))
+    return questions.ask(settings, lambda own, tell: questions.status(own, tell, ids), ids)
+
+
+@apikley.command()
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@options.service
+def upload(files: tuple[Path, ...], settings: Settings) -> int:
+    r"""Store images at the service, and print their URLs. Costs nothing.
+
+    \b
+    With --json: {"event": "uploaded", "file", "url"}, or {"event": "failed", ...}.
+    """
+    from apikley_async.cli import _questions as questions
+
+    return questions.ask(settings, lambda own, tell: questions.upload(own, tell, files))
+
+
+@apikley.command(name="credits")
+@options.service
+def credits_left(settings: Settings) -> int:
+    r"""Print how many credits are left.
+
+    \b
+    With --json: {"event": "credits", "credits"}.
+    """
+    from apikley_async.cli import _questions as questions
+
+    return questions.ask(settings, questions.credits_left)
+
+
+# --- on this machine ------------------------------------------------------------------------------
+
+
+@apikley.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, 100_000, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Its seconds in one of ours: at 60 a film of three minutes takes three seconds.",
+)
+@click.option(
+    "--films",
+    type=click.Choice(["animatic", "placeholder"]),
+    help="Films that show their storyboards, or one for all.  [default: the first, if installed]",
+)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N")
+@click.option(
+    "--per",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="It lets N creations in per so many of its seconds, and answers 429 to more.",
+)
+@click.option("--max-running", type=click.IntRange(1), default=100, show_default=True, metavar="N")
+@click.option(
+    "--credits", "balance", type=float, default=10_000_000.0, metavar="N", help="To begin with."
+)
+@click.option(
+    "--fail-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the films that fail.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is chance.")
+@options.as_json
+def simulate(host: str, port: int, as_json: bool, **world: Any) -> int:
+    """Serve a simulated service on this machine until Ctrl-C.
+
+    It prints the two lines that lead a client to it. Nothing it does costs anything.
+    """
+    from apikley_async.cli._run import serve, telling
+    from apikley_async.cli._serving import announced, simulator
+
+    tell = telling(as_json=as_json)
+    return serve(lambda: announced(simulator(host, port, **world), tell), tell)
+
+
+@apikley.command(epilog=EVENTS)
+@options.folder(FILMS, "Where the films go.")
+@click.option(
+    "--films",
+    "kind",
+    type=click.Choice(["animatic", "placeholder"]),
+    default="animatic",
+    show_default=True,
+    help="Films that show their storyboards, or the same small one for all.",
+)
+@options.as_json
+def demo(folder: Path, kind: str, as_json: bool) -> int:
+    """The tour: six storyboards become films in half a minute, all on this machine.
+
+    A simulated service makes them: no key, no network, nothing to pay.
+    """
+    from apikley_async.cli._films import Film, Films
+    from apikley_async.cli._run import play, telling
+    from apikley_async.cli._stage import demo_stage
+    from apikley_async.cli._storyboard_files import read_works
+
+    stage = demo_stage(kind)
+    works, faults = read_works(sorted(STORYBOARDS.glob("*.json")))
+    if faults:
+        refuse_files(faults)
+    make_folder(folder)
+    tell = telling(as_json=as_json, films=len(works))
+    tell.say(f"Six storyboards, to be read and copied: {STORYBOARDS}")
+    tell.say("A simulated service films them. Nothing leaves this machine, nothing is paid.")
+    if kind == "placeholder":
+        tell.say("All get the same placeholder, which does not show them.")
+    films = Films(
+        [Film(*work) for work in works], tell, folder=folder, settings=Settings(simulate=True)
+    )
+    code = play(stage.session, lambda own: films.generate(own.client, own.limiter), tell, films)
+    if code == 0:
+        tell.say(f"Have a look: {folder.resolve()}")
+        tell.say("With a key of yours in APIKLEY_API_KEY: apikley generate STORYBOARD.json")
+    return code
+
+
+# --- before anything is sent ----------------------------------------------------------------------
+
+
+def refuse_files(faults: Sequence[str]) -> NoReturn:
+    """End with every fault of every file."""
+    from apikley_async.cli._exit import Refused
+    from apikley_async.cli._telling import count, plain
+
+    listed = "\n".join(f"  {plain(fault)}" for fault in faults)
+    raise Refused(f"{count(len(faults), 'fault')}, so nothing was sent:\n{listed}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make sure that the films will have a place before they are paid."""
+    from apikley_async.cli._exit import Refused
+    from apikley_async.cli._telling import plain
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"-o {plain(folder)}: cannot be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Refused(f"-o {plain(folder)}: no permission to write there")
+
+
+def warn_of_twins(files: Sequence[Path], folder: Path) -> None:
+    """Say which films seem to have been made, and paid, before."""
+    from apikley_async.cli._telling import plain
+
+    made = [folder / f"{file.stem}.mp4" for file in files]
+    if there := ", ".join(plain(path) for path in made if path.exists()):
+        click.echo(f"Made before, and kept: {there}. A film made again is paid again.", err=True)
+
+
+def ask(files: Sequence[Path]) -> None:
+    """Have the spending confirmed, by somebody at a terminal or by `--yes`."""
+    from apikley_async.cli._exit import Refused
+    from apikley_async.cli._telling import count
+
+    films = count(len(files))
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        words = shlex.join(click.get_current_context().obj) if len(files) < 4 else "generate ..."
+        raise Refused(
+            f"{films} would be paid, and there is nobody to ask here; to agree, add --yes:\n"
+            f"  apikley {words} --yes"
+        )
+    if not click.confirm(
+        f"Submit {films}, and pay for {'it' if len(files) == 1 else 'them'}?", err=True
+    ):
+        raise Refused("as you wish: nothing was sent, nothing was paid")

@@ -1,0 +1,82 @@
+"""Exit codes, and how an error becomes one: what a script may conclude without reading a word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from apikley_async.errors import (
+    ApikleyError,
+    AuthenticationError,
+    ClientClosedError,
+    EmptyResultError,
+    InsufficientCreditsError,
+    JobTimeoutError,
+    KeyLimitError,
+    MaintenanceError,
+    MissingExtraError,
+    RateLimitError,
+    ServerError,
+    StoryboardError,
+    SubmissionUncertainError,
+    UnansweredError,
+    UnreachableError,
+)
+
+__all__ = ["DECIDE", "FAILED", "OK", "RESUME", "USAGE", "Refused", "advice", "exit_code", "worst"]
+
+OK, FAILED, USAGE, DECIDE, RESUME = 0, 1, 2, 3, 4
+WORST_FIRST = (DECIDE, RESUME, FAILED, USAGE)
+
+LATER = (
+    AuthenticationError,
+    ClientClosedError,
+    InsufficientCreditsError,
+    JobTimeoutError,
+    KeyLimitError,
+    MaintenanceError,
+    RateLimitError,
+    ServerError,
+    UnansweredError,
+    UnreachableError,
+)
+"""Nothing is lost: the same command goes on when the obstacle is gone."""
+
+ADVICE: dict[type[ApikleyError], str] = {
+    # In place of the advice that speaks of Python.
+    ClientClosedError: "",
+    EmptyResultError: "The film is paid: show the task id to the service",
+    JobTimeoutError: "The film goes on",
+    SubmissionUncertainError: "Look for a task of that time before you submit again",
+}
+
+
+class Refused(click.ClickException):
+    """The input or the circumstances do not permit it; nothing was bought."""
+
+    exit_code = USAGE
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code that *error* deserves."""
+    if isinstance(error, SubmissionUncertainError):
+        return DECIDE
+    if isinstance(error, AuthenticationError) and error.code is None:
+        return USAGE  # the key never left: it cannot be one
+    if isinstance(error, LATER):
+        return RESUME
+    if isinstance(error, StoryboardError | MissingExtraError):
+        return USAGE
+    return FAILED
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The code that stands for all of *codes*."""
+    found = set(codes)
+    return next((code for code in WORST_FIRST if code in found), OK)
+
+
+def advice(error: ApikleyError) -> str:
+    """What to do about *error*, in the words of somebody who sits at a terminal."""
+    return next((told for kind, told in ADVICE.items() if isinstance(error, kind)), error.advice)

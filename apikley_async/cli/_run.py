@@ -1,0 +1,90 @@
+"""One command's life: the loop, the signals, the client, and the last words."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from apikley_async import ApikleyError
+from apikley_async.cli._exit import advice, exit_code
+from apikley_async.cli._films import Films
+from apikley_async.cli._session import Open, Session
+from apikley_async.cli._stopping import Stopper
+from apikley_async.cli._telling import Lines, Screen, Telling
+
+__all__ = ["play", "serve", "telling"]
+
+
+def telling(*, as_json: bool, films: int = 0, ends: str = "saved") -> Telling:
+    """Bars for *films* where there is a terminal to draw them on, plain lines elsewhere."""
+    screen: Screen = Lines(ends=ends)
+    drawable = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    if films and drawable and not (as_json and sys.stdout.isatty()):
+        from apikley_async.cli._bars import Bars
+
+        screen = Bars(films, ends=ends)
+    return Telling(screen, as_json=as_json)
+
+
+def play(
+    opening: Open,
+    flow: Callable[[Session], Awaitable[int]],
+    tell: Telling,
+    films: Films | None = None,
+) -> int:
+    """Run *flow* with a client, and give the exit code; the first signal ends it in good order."""
+
+    async def act(stopper: Stopper) -> int:
+        async with opening() as session:
+            try:
+                return await flow(session)
+            finally:
+                await session.client.aclose(grace=stopper.grace)
+
+    return asyncio.run(_supervised(act, tell, films))
+
+
+def serve(run: Callable[[], Coroutine[Any, Any, None]], tell: Telling) -> int:
+    """Run a server until a signal ends it, which is its natural end."""
+
+    async def act(stopper: Stopper) -> int:
+        await run()
+        return 0
+
+    code = asyncio.run(_supervised(act, tell))
+    return 0 if code > 128 else code
+
+
+async def _supervised(
+    act: Callable[[Stopper], Awaitable[int]], tell: Telling, films: Films | None = None
+) -> int:
+    def first(name: str) -> None:
+        if films is not None:
+            tell("stopping", signal=name, out=films.out)
+
+    def second() -> None:
+        tell.hurry()
+        if films is not None:
+            films.tell_left()
+            tell.give()
+
+    with Stopper(first, second) as stopper:
+        try:
+            return await act(stopper)
+        except asyncio.CancelledError:
+            if stopper.signal is None:
+                raise
+        except ApikleyError as error:
+            told = advice(error) or None
+            kind = type(error).__name__
+            tell("error", error=kind, code=error.code, message=error.message, advice=told)
+            return exit_code(error)
+        finally:
+            tell.close()
+        if films is not None:
+            films.tell_left()
+            tell.give()
+        return stopper.code

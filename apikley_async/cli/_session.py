@@ -1,0 +1,83 @@
+"""The client a command works with: on the real service, or on one embedded for `--simulate`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TypeAlias
+
+import attrs
+import click
+
+from apikley_async import Backoff, Client, RateLimiter
+from apikley_async.cli._exit import Refused
+from apikley_async.cli._options import Settings
+from apikley_async.cli._telling import plain
+
+__all__ = ["Open", "Session", "prepare"]
+
+
+@attrs.frozen
+class Session:
+    """A client, and the limiter that it paces its submissions with."""
+
+    client: Client
+    limiter: RateLimiter
+
+
+Open: TypeAlias = Callable[[], AbstractAsyncContextManager[Session]]
+
+
+def prepare(settings: Settings, tasks: Sequence[str] = (), *, finished: bool = False) -> Open:
+    """Check key and address now, and give what opens the session later, in the loop.
+
+    With `--simulate` the embedded service knows the *tasks*, *finished* ones or not.
+    """
+    if settings.simulate:
+        from apikley_async.cli._stage import SPEED, Stage
+
+        click.echo("Simulated: nothing leaves this machine, nothing is paid.", err=True)
+        stage = Stage(SPEED, max_running=settings.max_running, timeout=settings.timeout)
+        return lambda: stage.session(tasks, finished=finished)
+    limiter = RateLimiter(max_running=settings.max_running)
+    pace = Backoff() if settings.timeout is None else Backoff(deadline=settings.timeout)
+    key = read_key(settings.key_file)
+    try:
+        client = Client(key, base_url=settings.base_url, limiter=limiter, pace=pace)
+    except ValueError as error:
+        raise Refused(plain(error)) from None
+    return lambda: _opened(Session(client, limiter))
+
+
+@contextlib.asynccontextmanager
+async def _opened(session: Session) -> AsyncIterator[Session]:
+    async with session.client:
+        yield session
+
+
+def read_key(path: Path | None) -> str | None:
+    """The key in the first line of a file; None where the environment has one."""
+    if path is None:
+        if os.environ.get("APIKLEY_API_KEY", "").strip():
+            return None
+        raise Refused(
+            "no API key: set APIKLEY_API_KEY or give --key-file PATH "
+            "(keys: https://app.apikley.ru/keys); --simulate needs none"
+        )
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            line = file.readline(4096)
+    except OSError as error:
+        raise Refused(f"--key-file {plain(path)}: cannot be read: {error.strerror}") from None
+    if stat.S_ISREG(mode) and mode & 0o077:
+        told = f"Warning: {plain(path)} holds a key and is open to others: chmod 600 {plain(path)}"
+        click.echo(told, err=True)
+    key = line.decode("utf-8-sig", errors="replace").strip()
+    if not key:
+        raise Refused(f"--key-file {plain(path)}: its first line is empty")
+    return key

@@ -1,0 +1,104 @@
+"""The service embedded: the simulator, and a client whose pace fits its quicker time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zlib
+from collections.abc import AsyncIterator, Sequence
+
+import attrs
+
+from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard
+from apikley_async.cli._exit import Refused
+from apikley_async.cli._films import MARK
+from apikley_async.cli._session import Session
+from apikley_async.simulator import (
+    Animatic,
+    Fault,
+    FilmOrder,
+    Films,
+    Lognormal,
+    Placeholder,
+    Simulator,
+    Terms,
+    rendering_available,
+)
+
+__all__ = ["Rehearsal", "Stage", "demo_stage", "films_named"]
+
+SPEED = 60.0
+DEMO_SPEED = 15.0  # slow enough to watch
+
+SAMPLE = Storyboard(
+    (Shot("A sample: the simulator does not know what this task really shows.", duration=10),),
+    duration=10,
+)
+
+
+@attrs.frozen
+class Rehearsal:
+    """Makes films that are equal for equal storyboards, and that end in `MARK`.
+
+    By the mark one can tell them from films that were paid: they may be replaced.
+    """
+
+    films: Films
+
+    async def film(self, task: FilmOrder) -> bytes:
+        seed = zlib.crc32(json.dumps([task.shots, task.prompt, task.aspect]).encode())
+        return await self.films.film(attrs.evolve(task, seed=seed)) + MARK
+
+
+def films_named(kind: str | None, *, short_side: int = 720) -> Films:
+    """Who makes the films: "animatic", "placeholder", or None for the best there is."""
+    if kind == "placeholder" or (kind is None and not rendering_available()):
+        return Placeholder()
+    return Animatic(short_side=short_side)
+
+
+@attrs.frozen
+class Stage:
+    """How the embedded service is set up: *speed* of its seconds pass in one of ours."""
+
+    speed: float
+    films: str | None = None
+    short_side: int = 360
+    max_running: int = 100
+    timeout: float | None = None
+    terms: Terms = attrs.field(factory=lambda: Terms(duration=Lognormal(150, 0.3)))
+
+    @contextlib.asynccontextmanager
+    async def session(
+        self, tasks: Sequence[str] = (), *, finished: bool = False
+    ) -> AsyncIterator[Session]:
+        """Serve, with a sample film running (or *finished*) for each of *tasks*."""
+        films = Rehearsal(films_named(self.films, short_side=self.short_side))
+        async with Simulator(self.terms, speed=self.speed, films=films) as simulator:
+            limiter = RateLimiter(
+                self.terms.limit or 1_000,
+                self.terms.per / self.speed,
+                max_running=self.max_running,
+            )
+            pace = Backoff(first=0.15, factor=1.2, cap=0.4, deadline=self.timeout or 1800.0)
+            client = Client(
+                simulator.api_key, base_url=simulator.base_url, limiter=limiter, pace=pace
+            )
+            async with client:
+                simulator.script("create", [Fault.created_as(task) for task in tasks])
+                for task in tasks:
+                    _ = await client.submit(SAMPLE)
+                    if finished:
+                        simulator.script("record", ["success"], task_id=task)
+                yield Session(client, limiter)
+
+
+def demo_stage(kind: str) -> Stage:
+    """The stage of the tour: large pictures, and time enough to see the films come along."""
+    if kind == "animatic" and not rendering_available():
+        raise Refused(
+            "drawing the films needs more libraries: "
+            'pip install "apikley-async[cli,simulator]"\n'
+            "Without them, the same small film for all: apikley demo --films placeholder"
+        )
+    return Stage(speed=DEMO_SPEED, films=kind, short_side=720)

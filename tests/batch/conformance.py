@@ -1,0 +1,235 @@
+"""What every store of a batch must do: subclass `StoreContract` and say how to open yours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+from apikley_async import Attempt, Shot, Storyboard, Verdict
+from apikley_async.batch import Event, File, State, Step, Store
+from apikley_async.batch._entries import entry_of
+from apikley_async.batch._store import Entry
+from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
+
+
+def film(key: str, scene: str | None = None, **options: object) -> Entry:
+    board = Storyboard([Shot(scene or f"The scene of {key}.", 5)], duration=10)
+    return entry_of(board, key, where=f"entry {key}", **options)  # type: ignore[arg-type]
+
+
+def attempt(token: str, verdict: Verdict, task_id: str | None = None) -> Attempt:
+    return Attempt(token, verdict, task_id, raw="{}", began_at=1.0, ended_at=2.0)
+
+
+class StoreContract:
+    """The promises of `apikley_async.batch.Store`."""
+
+    def opened(self) -> AbstractAsyncContextManager[Store]:
+        """Open the store; opening it again finds what was acknowledged."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def store(self) -> AsyncIterator[Store]:
+        async with self.opened() as store:
+            yield store
+
+    async def accept(self, store: Store, key: str, task_id: str) -> None:
+        await store.intend(key, f"token-{key}", "print", 150.0)
+        ended = attempt(f"token-{key}", Verdict.ACCEPTED, task_id)
+        await store.settle(key, ended, Step(Event.ACCEPT, task_id=task_id))
+
+    async def test_a_plan_is_kept(self) -> None:
+        """What was planned is there after closing and opening, in its order."""
+        async with self.opened() as store:
+            plan = await store.plan([film("b"), film("a")])
+        async with self.opened() as store:
+            items = await store.items()
+
+        assert (plan.new, plan.known, plan.gone) == (2, 0, 0)
+        assert [(item.key, item.state) for item in items] == [
+            ("b", State.PLANNED),
+            ("a", State.PLANNED),
+        ]
+
+    async def test_planning_the_same_again_adds_nothing(self, store: Store) -> None:
+        """The same manifest is known, and what it no longer names is gone. (A21)."""
+        await store.plan([film("a"), film("b")], source="one")
+
+        again = await store.plan([film("a"), film("c")], source="one")
+
+        assert (again.new, again.known, again.gone) == (1, 1, 1)
+        assert [item.key for item in await store.items() if item.gone] == ["b"]
+
+    async def test_two_manifests_do_not_forget_each_other(self, store: Store) -> None:
+        """Only an earlier state of the same manifest can be gone from it."""
+        await store.plan([film("a")], source="one")
+        plan = await store.plan([film("b")], source="two")
+
+        assert plan.gone == 0
+
+    async def test_other_content_under_a_key_is_refused(self, store: Store) -> None:
+        """A changed film needs a new key; nothing is planned. (A21, M11)."""
+        await store.plan([film("a")])
+
+        with pytest.raises(ManifestConflictError, match=r"'a'.*other content"):
+            await store.plan([film("b"), film("a", "Something else.")])
+
+        assert [item.key for item in await store.items()] == ["a"]
+
+    async def test_the_same_content_under_two_keys_is_refused(self, store: Store) -> None:
+        """Twins would be paid twice, unless that is allowed. (A22)."""
+        twins = [film("a", "One scene."), film("b", "One scene.")]
+        with pytest.raises(ManifestConflictError, match=r"'b'.*'a'.*paid twice"):
+            await store.plan(twins)
+        assert not await store.items()
+
+        assert (await store.plan(twins, allow_duplicates=True)).new == 2
+
+    async def test_a_key_twice_is_refused(self, store: Store) -> None:
+        """Two films of one key would overwrite each other. (M4)."""
+        with pytest.raises(ManifestConflictError, match="entry a"):
+            await store.plan([film("a"), film("a")])
+
+    async def test_a_bad_entry_at_the_end_plans_nothing(self, store: Store) -> None:
+        """Entries are planned whole or not at all. (M9)."""
+
+        def entries():  # type: ignore[no-untyped-def]
+            yield film("a")
+            raise ManifestError(["line 2: bad"])
+
+        with pytest.raises(ManifestError, match="line 2"):
+            await store.plan(entries())
+
+        assert not await store.items()
+
+    async def test_the_life_of_a_film(self, store: Store) -> None:
+        """From planned to done, with everything that is learnt on the way."""
+        await store.plan([film("a")])
+        await store.intend("a", "t1", "print", 150.0)
+        assert (await store.item("a")).state is State.SENDING
+
+        ended = attempt("t1", Verdict.ACCEPTED, "task_1")
+        await store.settle("a", ended, Step(Event.ACCEPT, task_id="task_1"))
+        await store.step("a", Step(Event.SUCCEED, credits=150.0, result='{"urls": []}'))
+        saved = File(Path("/films/a.mp4"), 5, "00ff")
+        done = await store.step("a", Step(Event.SAVE, files=(saved,)))
+
+        assert done == await store.item("a")
+        assert done.state is State.DONE
+        assert done.task_id == "task_1"
+        assert done.credits == 150.0
+        assert done.files == (saved,)
+        assert done.attempts == 1
+        [charge] = await store.charges()
+        assert (charge.uncertain, charge.reserved, charge.consumed) == (False, 150.0, 150.0)
+        assert not await store.verify()
+
+    async def test_a_step_needs_its_state(self, store: Store) -> None:
+        """A step from another state is refused, and changes nothing. (I12)."""
+        await store.plan([film("a")])
+
+        with pytest.raises(LookupError):
+            await store.step("a", Step(Event.SUCCEED))
+        with pytest.raises(LookupError):
+            await store.settle("a", attempt("t", Verdict.ACCEPTED, "x"), Step(Event.ACCEPT))
+        await store.intend("a", "t1", "print", None)
+        with pytest.raises(LookupError):
+            await store.intend("a", "t2", "print", None)
+
+        assert [row["token"] for row in await store.attempts("a")] == ["t1"]
+
+    async def test_what_was_being_sent_is_uncertain_after_opening_again(self) -> None:
+        """An intent without an outcome may have been heard: honest, and never sent again. (A7)."""
+        async with self.opened() as store:
+            await store.plan([film("a")])
+            await store.intend("a", "t1", "print", 150.0)
+        async with self.opened() as store:
+            item = await store.item("a")
+            [charge] = await store.charges()
+
+            assert item.state is State.UNCERTAIN
+            assert item.cause
+            assert charge.uncertain
+            assert not await store.verify()
+
+    async def test_ways_out_of_uncertain(self, store: Store) -> None:
+        """Resolved, submitted again or dropped: each leaves a trace of the first attempt."""
+        await store.plan([film(key) for key in "abc"])
+        for key in "abc":
+            await store.intend(key, f"t-{key}", "print", None)
+            await store.settle(key, attempt(f"t-{key}", Verdict.UNCERTAIN), Step(Event.DOUBT))
+
+        resolved = await store.step("a", Step(Event.RESOLVE, task_id="task_a", by="me"))
+        again = await store.step("b", Step(Event.RESUBMIT, by="me"))
+        dropped = await store.step("c", Step(Event.DROP, by="me"))
+
+        assert (resolved.state, resolved.task_id) == (State.SUBMITTED, "task_a")
+        assert (again.state, again.task_id) == (State.PLANNED, None)
+        assert dropped.state is State.DROPPED
+        uncertain = {charge.key for charge in await store.charges() if charge.uncertain}
+        assert uncertain == {"b", "c"}
+        assert not await store.verify()
+
+    async def test_a_task_belongs_to_one_item(self, store: Store) -> None:
+        """No second film is bound to a task that has one."""
+        await store.plan([film("a"), film("b")])
+        await self.accept(store, "a", "task_1")
+        await store.intend("b", "t-b", "print", None)
+
+        ended = attempt("t-b", Verdict.ACCEPTED, "task_1")
+        with pytest.raises(JournalError):
+            await store.settle("b", ended, Step(Event.ACCEPT, task_id="task_1"))
+
+        assert (await store.item("b")).state is State.SENDING
+
+    async def test_a_film_made_again_has_a_new_task(self, store: Store) -> None:
+        """A retry begins without a task id; the old charge stays in the books. (A27)."""
+        await store.plan([film("a")])
+        await self.accept(store, "a", "task_1")
+        await store.step("a", Step(Event.FAIL, fail_code="500"))
+        item = await store.step("a", Step(Event.RETRY, by="me"))
+        assert item.task_id is None
+        await store.intend("a", "t2", "print", 150.0)
+        ended = attempt("t2", Verdict.ACCEPTED, "task_2")
+        await store.settle("a", ended, Step(Event.ACCEPT, task_id="task_2"))
+
+        assert len(await store.charges()) == 2
+        assert not await store.verify()
+
+    async def test_pages(self, store: Store) -> None:
+        """Items come in pages, in their order, chosen by their states."""
+        await store.plan([film(f"k{number}") for number in range(7)])
+        await self.accept(store, "k3", "task_3")
+
+        first = await store.items((State.PLANNED,), count=4)
+        rest = await store.items((State.PLANNED,), after=first[-1].order)
+
+        assert [item.key for item in (*first, *rest)] == ["k0", "k1", "k2", "k4", "k5", "k6"]
+        assert await store.counts() == {State.PLANNED: 6, State.SUBMITTED: 1}
+
+    async def test_ends_of_attempts(self, store: Store) -> None:
+        """The ends of the last attempts are known, for a limiter's window. (R2)."""
+        await store.plan([film("a")])
+        await self.accept(store, "a", "task_1")
+
+        assert await store.ends(0.0) == [(2.0, False)]
+        assert await store.ends(3.0) == []
+
+    async def test_it_belongs_to_one_account(self) -> None:
+        """Another key or address is refused, since its tasks would not be found. (J13)."""
+        async with self.opened() as store:
+            await store.bind("https://a.test", "mark")
+        async with self.opened() as store:
+            await store.bind("https://a.test", "mark")
+            with pytest.raises(JournalError, match="another key"):
+                await store.bind("https://a.test", "other")
+            with pytest.raises(JournalError, match="another address"):
+                await store.bind("https://b.test", "mark")
+
+    async def test_there_is_no_such_item(self, store: Store) -> None:
+        """An unknown key is a KeyError."""
+        with pytest.raises(KeyError):
+            await store.item("nobody")

@@ -1,0 +1,230 @@
+"""The journal on the disk: what every store promises, and what a file can suffer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from batch.conformance import StoreContract, film
+
+from apikley_async.batch import Event, Journal, State, Step
+from apikley_async.batch._schema import APPLICATION, VERSION
+from apikley_async.errors import JournalError
+
+
+class TestJournal(StoreContract):
+    """The journal is a store."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "batch.db"
+
+    def opened(self) -> AbstractAsyncContextManager[Journal]:
+        return journal(self.path)
+
+
+@asynccontextmanager
+async def journal(path: Path, *, read_only: bool = False) -> AsyncIterator[Journal]:
+    opened = await Journal.open(path, read_only=read_only)
+    try:
+        yield opened
+    finally:
+        await opened.aclose()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "batch.db"
+
+
+async def test_it_is_private(path: Path) -> None:
+    """Prompts are personal data: nobody else may read the journal. (J15)."""
+    async with journal(path):
+        for file in path.parent.iterdir():
+            assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
+
+
+async def test_a_second_owner_is_refused_at_once(path: Path) -> None:
+    """One process at a time; the message names the other. (J5)."""
+    async with journal(path):
+        with pytest.raises(JournalError, match=f"in use by process {os.getpid()}"):
+            await Journal.open(path)
+    async with journal(path):
+        pass
+
+
+async def test_another_process_is_refused_and_may_look(path: Path) -> None:
+    """A second process cannot run the batch, but it can look at it."""
+    code = (
+        "import asyncio, sys\n"
+        "from apikley_async.batch import Journal\n"
+        "async def main():\n"
+        "    look = await Journal.open(sys.argv[1], read_only=True)\n"
+        "    print(dict(await look.counts()))\n"
+        "    await look.aclose()\n"
+        "    await Journal.open(sys.argv[1])\n"
+        "asyncio.run(main())\n"
+    )
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", code, str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert "planned" in done.stdout
+    assert "JournalError" in done.stderr
+    assert "in use by process" in done.stderr
+
+
+async def test_a_stolen_journal_writes_nothing(path: Path) -> None:
+    """An owner whose epoch has passed cannot write any more. (J5, J6)."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        thief = sqlite3.connect(path)
+        with thief:
+            thief.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
+        thief.close()
+
+        with pytest.raises(JournalError, match="another owner"):
+            await owner.intend("a", "t", "print", None)
+
+        assert (await owner.item("a")).state is State.PLANNED
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "is empty"),
+        (b"films:\n  - key: a\n", "not a journal"),
+        (b"SQLite format 3\x00" + b"\x00" * 4096, "cannot be written or read|another program"),
+    ],
+    ids=["empty", "text", "zeros"],
+)
+async def test_what_is_no_journal_is_left_as_it_is(path: Path, content: bytes, told: str) -> None:
+    """A file that is no journal is refused, and not touched. (J4)."""
+    path.write_bytes(content)
+
+    with pytest.raises(JournalError, match=told):
+        await Journal.open(path)
+
+    assert path.read_bytes() == content
+
+
+async def test_another_program_s_database_is_refused(path: Path) -> None:
+    """SQLite is not enough to be a journal. (J4)."""
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE mine (x)")
+    other.commit()
+    other.close()
+    before = path.read_bytes()
+
+    with pytest.raises(JournalError, match="another program"):
+        await Journal.open(path)
+
+    assert path.read_bytes() == before
+
+
+async def test_a_newer_journal_is_refused(path: Path) -> None:
+    """A schema of the future is not guessed at. (J10)."""
+    async with journal(path):
+        pass
+    newer = sqlite3.connect(path)
+    newer.execute(f"PRAGMA user_version = {VERSION + 1}")
+    newer.close()
+
+    with pytest.raises(JournalError, match="newer version"):
+        await Journal.open(path)
+
+
+async def test_a_damaged_journal_is_refused_or_unharmed(path: Path, tmp_path: Path) -> None:
+    """Flipped bytes lead to a clear error or to the same rows, never to a new journal. (J4)."""
+    async with journal(path) as owner:
+        await owner.plan([film(f"k{number}") for number in range(200)])
+        rows = await owner.items()
+    whole = path.read_bytes()
+    rng = random.Random(4)
+    refused = 0
+    for number in range(120):
+        hurt = bytearray(whole)
+        for _ in range(rng.randrange(1, 30)):
+            hurt[rng.randrange(len(hurt))] ^= 1 << rng.randrange(8)
+        copy = tmp_path / f"copy{number}.db"
+        copy.write_bytes(hurt)
+        try:
+            async with journal(copy) as opened:
+                faults = await opened.verify()
+                found = await opened.items()
+                assert faults or [i.payload for i in found] == [i.payload for i in rows]
+        except JournalError:
+            refused += 1
+        except (ValueError, KeyError, UnicodeDecodeError):
+            pytest.fail("damage came out as something else than a JournalError")
+    assert refused > 10
+
+
+async def test_a_full_disk_closes_the_gate(path: Path) -> None:
+    """What cannot be written down is not sent, and the error says what to do. (J1)."""
+    async with journal(path) as owner:
+        await owner.plan([film(f"k{number}") for number in range(50)])
+        await owner._run(lambda: owner._db.execute("PRAGMA max_page_count = 1"))
+
+        async def fill() -> None:
+            for number in range(50):
+                await owner.intend(f"k{number}", f"token{number}" * 50, "print", None)
+
+        with pytest.raises(JournalError, match="free some space"):
+            await fill()
+        with pytest.raises(JournalError, match="free some space"):
+            await owner.item("k0")
+
+    async with journal(path) as again:
+        assert not await again.verify()
+        assert (await again.step("k49", Step(Event.DROP))).state is State.DROPPED
+
+
+async def test_foreign_text_is_kept_as_far_as_it_can_be(path: Path) -> None:
+    """Lone surrogates from a strange answer do not break a commit. (M6)."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        item = await owner.step("a", Step(Event.DROP, cause="odd \ud800 text"))
+
+        assert item.cause == "odd ? text"
+
+
+async def test_the_file_says_what_it_is(path: Path) -> None:
+    """The header names the program and the version of the tables."""
+    async with journal(path):
+        pass
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA application_id").fetchone() == (APPLICATION,)
+    assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    db.close()
+
+
+async def test_verify_finds_a_broken_history(path: Path) -> None:
+    """A row that was changed behind the journal's back is found. (I12)."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.step("a", Step(Event.DROP))
+    db = sqlite3.connect(path)
+    db.execute("UPDATE item SET state = 'done'")
+    db.commit()
+    db.close()
+
+    async with journal(path) as owner:
+        faults = await owner.verify()
+
+    assert any("task id" in fault for fault in faults)
+    assert any("history" in fault for fault in faults)

@@ -1,0 +1,359 @@
+"""The command as a process: signals, pipes, terminals, and what others can see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+import apikley_async
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
+
+KEY = "canary-0000-this-key-opens-nothing"
+ROOT = str(Path(apikley_async.__file__).parent.parent)
+PATIENCE = 20.0
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Simulator]:
+    """A service in a thread of its own, and a storyboard in the current folder of the command."""
+    board = {"shots": [{"scene": "Tea.", "duration": 10}], "duration": 10}
+    (tmp_path / "tea.json").write_text(json.dumps(board), encoding="utf-8")
+    simulator = Simulator(Terms(duration=Constant(0.01)), api_key=KEY)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(simulator.start(), loop).result()
+    yield simulator
+    asyncio.run_coroutine_threadsafe(simulator.aclose(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Start the command in a folder of its own; what still runs at the end is killed."""
+    started: list[subprocess.Popen[str]] = []
+    path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
+    usual = {**os.environ, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
+    if "service" in request.fixturenames:
+        base_url = request.getfixturevalue("service").base_url
+        usual |= {"APIKLEY_API_KEY": KEY, "APIKLEY_BASE_URL": base_url}
+
+    def start_it(
+        *words: str,
+        python: Sequence[str] = ("-m", "apikley_async.cli"),
+        env: Mapping[str, str] | None = None,
+        terminal: int | None = None,
+    ) -> subprocess.Popen[str]:
+        stream = subprocess.PIPE if terminal is None else terminal
+        process = subprocess.Popen(
+            [sys.executable, *python, *words],
+            stdin=stream,
+            stdout=stream,
+            stderr=stream,
+            cwd=tmp_path,
+            env={**usual, **(env or {})},
+            text=True,
+            start_new_session=terminal is not None,
+        )
+        started.append(process)
+        return process
+
+    with signals_heeded():
+        yield start_it
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+@contextlib.contextmanager
+def signals_heeded() -> Iterator[None]:
+    """Who runs the tests in the background may have turned signals off; children inherit that."""
+    ignored = [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)  # the children get the default instead
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def until(happened: Callable[[], object]) -> None:
+    """Wait for what another thread or process does."""
+    ends = time.monotonic() + PATIENCE
+    while not happened():
+        assert time.monotonic() < ends, "it did not happen"
+        time.sleep(0.01)
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_in_good_order(
+    service: Simulator, start: Start, number: signal.Signals
+) -> None:
+    """The POST that is out gets its answer, and the film that was bought is named."""
+    service.script("create", [Fault.late(0.6)])
+    process = start("generate", "--yes", "tea.json")
+    until(lambda: service.ledger.paid)
+
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE)
+
+    (charge,) = service.ledger.paid
+    assert process.returncode == 128 + number
+    assert "nothing more is submitted, and 1 submission on the way" in err
+    assert f"apikley wait {charge.task_id} -o films" in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_nothing_is_submitted_after_a_signal(
+    service: Simulator, start: Start, tmp_path: Path
+) -> None:
+    """What waited for its turn is named, and how to go on with it."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text((tmp_path / "tea.json").read_text())
+    service.script("create", [Fault.late(0.6)])
+    boards = ("tea.json", "a.json", "b.json")
+    process = start("generate", "--yes", "--json", "--max-running", "1", *boards)
+    until(lambda: service.ledger.paid)
+
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=PATIENCE)
+
+    events = {event["event"]: event for event in map(json.loads, out.splitlines())}
+    assert process.returncode == 130
+    assert len(service.ledger.creations) == 1
+    assert events["unsubmitted"]["files"] == ["a.json", "b.json"]
+    assert events["unfinished"]["task_ids"] == [service.ledger.paid[0].task_id]
+
+
+def test_a_second_signal_ends_at_once(service: Simulator, start: Start) -> None:
+    """A submission whose answer it does not wait for is uncertain, never "not submitted"."""
+    service.script("create", [Fault.HANG_AFTER])
+    process = start("generate", "--yes", "tea.json")
+    until(lambda: service.ledger.paid)
+    assert process.stderr is not None
+
+    process.send_signal(signal.SIGINT)
+    assert "Stopping" in process.stderr.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+
+    assert process.returncode == 130
+    assert time.monotonic() - began < 5
+    assert "tea.json: UNCERTAIN" in err
+    assert "not submitted" not in err
+
+
+def test_a_simulated_service_serves_until_it_is_told_to_end(start: Start) -> None:
+    """Its first two lines lead there, and its end is a good one."""
+    process = start("simulate", "--port", "0", "--speed", "100", "--films", "placeholder")
+    assert process.stdout is not None
+    lines = [process.stdout.readline().removeprefix("export ").strip() for _ in range(2)]
+    env = dict(line.split("=", 1) for line in lines)
+
+    asked = start("credits", env=env)
+    assert asked.communicate(timeout=PATIENCE)[0] == "10000000\n"
+    port = env["APIKLEY_BASE_URL"].rpartition(":")[2]
+    second = start("simulate", "--port", port)
+    _, refused = second.communicate(timeout=PATIENCE)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=PATIENCE)
+
+    assert (asked.returncode, second.returncode, process.returncode) == (0, 2, 0)
+    assert refused.count("\n") == 1
+    assert "Traceback" not in err
+
+
+# --- pipes and secrets ---------------------------------------------------------------------------
+
+
+def test_a_reader_that_leaves_does_not_end_the_films(
+    service: Simulator, start: Start, tmp_path: Path
+) -> None:
+    """They are paid: what is written down of them matters less than the films."""
+    process = start("generate", "--yes", "--json", "tea.json")
+    assert process.stdout is not None
+    process.stdout.close()
+
+    until(lambda: process.poll() is not None)
+
+    assert process.returncode == 0
+    assert (tmp_path / "films" / "tea.mp4").exists()
+
+
+def test_others_cannot_see_the_key(service: Simulator, start: Start) -> None:
+    """It is in no argument, which every user of the machine can read."""
+    service.script("create", [Fault.late(0.3)])
+    process = start("generate", "--yes", "tea.json")
+    until(lambda: service.ledger.paid)
+    listed = Path(f"/proc/{process.pid}/cmdline")
+    words = listed.read_bytes() if listed.exists() else b""
+    out, err = process.communicate(timeout=PATIENCE)
+
+    assert b"canary" not in words
+    assert "canary" not in out + err
+
+
+# --- without extras, and quickly -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_it_says_what_to_install(start: Start, missing: str) -> None:
+    """One line, and the exit code of a wrong use."""
+    script = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from apikley_async.cli import main; sys.exit(main())"
+    )
+    process = start("--help", python=("-c", script))
+
+    _, err = process.communicate(timeout=PATIENCE)
+
+    assert process.returncode == 2
+    assert err.count("\n") == 1
+    assert 'pip install "apikley-async[cli]"' in err
+
+
+def test_help_loads_little(start: Start) -> None:
+    """Nothing that draws, simulates or encodes."""
+    script = (
+        "import sys; from apikley_async.cli import main; main(['--help'])\n"
+        "heavy = {'rich', 'av', 'PIL', 'aiohttp.web', 'apikley_async.simulator'}\n"
+        "sys.exit(' '.join(heavy & sys.modules.keys()))"
+    )
+    process = start(python=("-c", script))
+
+    _, err = process.communicate(timeout=PATIENCE)
+
+    assert err.strip() == ""
+
+
+def test_the_module_is_the_command(start: Start) -> None:
+    process = start("--version")
+
+    out, _ = process.communicate(timeout=PATIENCE)
+
+    assert out == f"apikley {apikley_async.__version__}\n"
+
+
+# --- a terminal ----------------------------------------------------------------------------------
+
+
+class Terminal:
+    """A terminal with a command in it, and everything that was ever shown there."""
+
+    def __init__(self, start: Start, *words: str, **env: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self.process = start(*words, terminal=theirs, env=env)
+        os.close(theirs)
+        self.shown = ""
+
+    def read(self, until: str | None = None) -> str:
+        """Read on until something is shown, or to the end."""
+        ends = time.monotonic() + PATIENCE
+        while until is None or until not in self.shown:
+            assert time.monotonic() < ends, self.shown
+            if not select.select([self._ours], [], [], 0.1)[0]:
+                continue
+            try:
+                chunk = os.read(self._ours, 65536)
+            except OSError:  # nobody has it open any more
+                break
+            if not chunk:
+                break
+            self.shown += chunk.decode(errors="replace")
+        return self.shown
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def close(self) -> int:
+        """Read to the end, and give the exit code."""
+        self.read()
+        os.close(self._ours)
+        return self.process.wait(PATIENCE)
+
+
+def test_a_terminal_is_asked(service: Simulator, start: Start) -> None:
+    """Nothing is the safe answer."""
+    terminal = Terminal(start, "generate", "tea.json")
+    terminal.read("[y/N]")
+
+    terminal.type("\n")
+
+    assert terminal.close() == 2
+    assert "nothing was paid" in terminal.shown
+    assert service.ledger.creations == []
+
+
+def test_a_terminal_shows_bars(service: Simulator, start: Start, tmp_path: Path) -> None:
+    """While films come along; at the end the cursor is back and the films are named once."""
+    terminal = Terminal(start, "generate", "tea.json")
+    terminal.read("[y/N]")
+
+    terminal.type("y\n")
+    code = terminal.close()
+
+    assert code == 0
+    assert "0 of 1 film" in terminal.shown
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")
+    assert terminal.shown.count("films/tea.mp4") == 1
+    assert (tmp_path / "films" / "tea.mp4").exists()
+
+
+def test_colour_can_be_had_off(service: Simulator, start: Start) -> None:
+    """NO_COLOR is honoured."""
+    plain = Terminal(start, "generate", "--yes", "tea.json", NO_COLOR="1")
+
+    assert plain.close() == 0
+    assert re.findall(r"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7])[0-9;]*m", plain.shown) == []
+
+
+def test_a_dumb_terminal_gets_lines(service: Simulator, start: Start) -> None:
+    dumb = Terminal(start, "generate", "--yes", "tea.json", TERM="dumb")
+
+    assert dumb.close() == 0
+    assert "\x1b" not in dumb.shown
+
+
+def test_the_cursor_comes_back_after_two_signals(service: Simulator, start: Start) -> None:
+    """Leaving at once does not leave the terminal as it is."""
+    service.script("create", [Fault.OK, Fault.HANG_AFTER])
+    terminal = Terminal(start, "demo", "--films", "placeholder")
+    terminal.read("0 of 6")
+
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read("Stopping")
+    with contextlib.suppress(ProcessLookupError):
+        terminal.process.send_signal(signal.SIGINT)
+
+    assert terminal.close() == 130
+    assert terminal.shown.rindex("\x1b[?25h") > terminal.shown.rindex("\x1b[?25l")

@@ -1,0 +1,124 @@
+"""What people and programs get to hear, and the codes that scripts go by."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from apikley_async import JobTimeoutError, NotFoundError, StoryboardError, errors
+from apikley_async.cli._exit import WORST_FIRST, advice, exit_code, worst
+from apikley_async.cli._telling import Lines, Telling, plain
+
+FAMILY = [getattr(errors, name) for name in errors.__all__]
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("\x1b[31mred\x1b]0;title\x07", "\\x1b[31mred\\x1b]0;title\\x07"),
+        ("a\r\nb\tc", "a\\r\\nb\\tc"),
+        ("\u202etxt.exe\u2066\u200f", "\\u202etxt.exe\\u2066\\u200f"),
+        ("\x9b31m\u2028\udc80", "\\x9b31m\\u2028\\udc80"),
+        ("Вечерний 'вокзал' \\ ελιές 👩\u200d🚀", "Вечерний 'вокзал' \\ ελιές 👩\u200d🚀"),
+    ],
+)
+def test_text_from_elsewhere_is_harmless(text: str, shown: str) -> None:
+    """Control and direction characters become visible; words stay what they are."""
+    assert plain(text) == shown
+
+
+def test_an_event_is_one_line_of_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever is in it, and nothing that is unknown."""
+    Telling(Lines(), as_json=True)("failed", file="Чай.json", code=None, message="a\n\x1b[31mb")
+
+    told = capsys.readouterr()
+    event = json.loads(told.out)
+    assert told.out.isascii()
+    assert told.out.count("\n") == 1
+    assert {"event", "at", "file", "message"} == event.keys()
+    assert event["message"] == "a\n\x1b[31mb"
+    assert "\x1b" not in told.err
+
+
+def test_a_log_is_not_filled_with_per_cent(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line for each state, and none for the first, which every film has."""
+    tell = Telling(Lines(), as_json=False)
+
+    for state, progress in [("waiting", 0), ("generating", 3), ("generating", 9)]:
+        tell("state", task_id="t", state=state, progress=progress)
+
+    assert capsys.readouterr().err == "t: generating\n"
+
+
+def test_what_was_asked_for_is_all_that_stdout_holds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A program that reads file names gets them as they are, and nothing else."""
+    tell = Telling(Lines(), as_json=False)
+
+    tell("saved", file="a.json", paths=["a\nb.mp4"])
+    tell.answer(Path("a\nb.mp4"), told=True)
+    tell.answer("https://host.test/a.mp4")
+    tell.close()
+    tell.close()
+
+    told = capsys.readouterr()
+    assert told.out == "a\nb.mp4\nhttps://host.test/a.mp4\n"
+    assert told.err == "a.json: saved a\\nb.mp4\n"
+
+
+def test_nobody_reading_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader of a pipe may leave; films are paid and go on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.TextIOWrapper(io.FileIO(writer, "w"), write_through=True) as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        monkeypatch.setattr(sys, "stderr", broken)
+        tell = Telling(Lines(), as_json=True)
+
+        for _ in range(3):
+            tell("submitted", task_id="t")
+            tell.say("Still here")
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+def test_every_error_has_its_code_and_no_words_of_python(kind: type[errors.ApikleyError]) -> None:
+    """Somebody at a terminal can neither await a job nor call a client."""
+    error = kind("It went wrong")
+
+    assert exit_code(error) in WORST_FIRST
+    assert not any(word in advice(error) for word in ("client.", "wait the job again, or", "async"))
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (errors.AuthenticationError("no", code=401), 4),
+        (errors.AuthenticationError("a key with a space"), 2),
+        (errors.InsufficientCreditsError("no", code=402), 4),
+        (errors.MaintenanceError("no", code=455), 4),
+        (errors.UnreachableError("no"), 4),
+        (JobTimeoutError("slow"), 4),
+        (errors.SubmissionUncertainError("?"), 3),
+        (errors.JobFailedError("no"), 1),
+        (errors.InvalidRequestError("no", code=422), 1),
+        (NotFoundError("no", code=404), 1),
+        (errors.DownloadError("disk full"), 1),
+        (StoryboardError("shots: 1 to 10"), 2),
+    ],
+)
+def test_the_code_says_what_can_be_done(error: Exception, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_the_worst_code_wins() -> None:
+    """A decision before a resume, a resume before a failure."""
+    assert worst([0, 1, 4, 3]) == 3
+    assert worst([1, 4, 0]) == 4
+    assert worst([0, 1]) == 1
+    assert worst([0, 0]) == worst([]) == 0
