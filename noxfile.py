@@ -146,8 +146,17 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests on the Python that runs this, with branch coverage."""
-    run_tests(session)
+    """The tests on the Python that runs this; without words of yours, with branch coverage."""
+    install(session, "-e", ".[all]", *group("tests"))
+    if session.posargs:
+        session.run("pytest", *pytest_args(session))
+        return
+    # Beside the environment, so that two sessions at once do not mix their figures.
+    env = {"COVERAGE_FILE": str(Path(session.create_tmp(), "coverage"))}
+    session.run("coverage", "erase", env=env)
+    session.run("coverage", "run", "-m", "pytest", *pytest_args(session), env=env)
+    session.run("coverage", "combine", "--quiet", env=env)
+    session.run("coverage", "report", env=env)
 
 
 @nox.session(name="tests-dev", default=False)
@@ -177,7 +186,8 @@ for python in PYTHONS:
     @nox.session(name=f"tests-{python}", python=python, default=False)
     def tests_on(session: nox.Session) -> None:
         """The tests on this one Python."""
-        run_tests(session)
+        install(session, "-e", ".[all]", *group("tests"))
+        session.run("pytest", *pytest_args(session))
 
 
 @nox.session(name="tests-oldest", default=False)
@@ -187,6 +197,13 @@ def tests_oldest(session: nox.Session) -> None:
     floors = [re.sub(r"^([\w-]+)>=([\d.]+).*$", r"\1==\2", need) for need in needs]
     install(session, "-e", ".[all]", *group("tests"), *floors)
     session.run("pytest", *pytest_args(session))
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """A million answers nobody should get, some minutes; `-- --help` tells how to get others."""
+    install(session, "-e", ".[all]", *group("tests"))
+    session.run("python", "tests/fuzz/run.py", *session.posargs)
 
 
 @nox.session
@@ -236,20 +253,6 @@ def build(session: nox.Session) -> None:
     session.run("python", "-m", "pip", "install", "-q", "--force-reinstall", str(wheel))
     session.chdir(session.create_tmp())  # away from the checkout: the wheel has to stand alone
     session.run("python", "-I", "-c", "import apikley_async as a; print(a.__version__)")
-
-
-def run_tests(session: nox.Session) -> None:
-    """Run the tests; with words of the caller's only those, and without measuring coverage."""
-    install(session, "-e", ".[all]", *group("tests"))
-    if session.posargs:
-        session.run("pytest", *pytest_args(session))
-        return
-    # Beside the environment, so that two sessions at once do not mix their figures.
-    env = {"COVERAGE_FILE": str(Path(session.create_tmp(), "coverage"))}
-    session.run("coverage", "erase", env=env)
-    session.run("coverage", "run", "-m", "pytest", *pytest_args(session), env=env)
-    session.run("coverage", "combine", "--quiet", env=env)
-    session.run("coverage", "report", env=env)
 
 
 def pytest_args(session: nox.Session) -> list[str]:

@@ -2,6 +2,7 @@
 
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
+from apikley_async._images import Picture, read_picture
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._many import Outcome
@@ -9,10 +10,12 @@ from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._storyboard import Shot, Storyboard, Task
 from apikley_async._submit import Attempt, Callbacks, Recorder, Verdict
+from apikley_async._wire import Request
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
     AuthenticationError,
+    BudgetExceededError,
     ClientClosedError,
     DownloadError,
     EmptyResultError,
@@ -21,8 +24,11 @@ from apikley_async.errors import (
     InvalidRequestError,
     JobFailedError,
     JobTimeoutError,
+    JournalError,
     KeyLimitError,
     MaintenanceError,
+    ManifestConflictError,
+    ManifestError,
     MissingExtraError,
     NotFoundError,
     RateLimitError,
@@ -41,6 +47,7 @@ __all__ = [
     "Attempt",
     "AuthenticationError",
     "Backoff",
+    "BudgetExceededError",
     "Callbacks",
     "Client",
     "ClientClosedError",
@@ -53,15 +60,20 @@ __all__ = [
     "Job",
     "JobFailedError",
     "JobTimeoutError",
+    "JournalError",
     "KeyLimitError",
     "Limiter",
     "MaintenanceError",
+    "ManifestConflictError",
+    "ManifestError",
     "MissingExtraError",
     "NotFoundError",
     "Outcome",
+    "Picture",
     "RateLimitError",
     "RateLimiter",
     "Recorder",
+    "Request",
     "Result",
     "ResultExpiredError",
     "ServerError",
@@ -78,6 +90,7 @@ __all__ = [
     "UnreachableError",
     "UploadError",
     "Verdict",
+    "read_picture",
 ]
 
 __version__ = "0.1.0"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
+import math
 import os
 import random
 import ssl as tls
@@ -42,6 +44,7 @@ from apikley_async._transport import (
     key_fault,
 )
 from apikley_async.errors import (
+    ApikleyError,
     AuthenticationError,
     ClientClosedError,
     StoryboardError,
@@ -120,16 +123,20 @@ class Client:
         transport: Transport | None = None,
         connect: Connect = aiohttp.TCPConnector,
     ) -> None:
+        self._host: str | None = None  # first what `repr` shows, should the rest be refused
+        self._rooms: _Rooms | None = None
+        self._closed = False
         given = api_key if api_key is not None else os.environ.get("APIKLEY_API_KEY")
-        fault = None if transport is not None else key_fault(given)
-        self._key = Secret((given or "unused").strip())
+        fault = key_fault(given)
+        self._key = Secret("unused" if fault else str(given).strip())
         del api_key, given  # a traceback that shows locals must not show the key
-        if fault:
+        if fault and transport is None:
             raise AuthenticationError(fault)
         self._base_url = base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL
         for fault in (base_url_fault(self._base_url), proxy_fault(proxy), ssl_fault(ssl)):
             if fault:
                 raise ValueError(fault)
+        self._host = urlsplit(self._base_url).hostname
         self._clock = clock or SystemClock()
         self._rng = rng or random.SystemRandom()
         self._limiter = limiter or RateLimiter(clock=self._clock, rng=self._rng)
@@ -142,8 +149,6 @@ class Client:
         self._treat_as_refused = frozenset(treat_as_refused)
         self._transport = transport
         self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
-        self._rooms: _Rooms | None = None
-        self._closed = False
         self.unclaimed: list[Job] = []
         self.uncertain: list[SubmissionUncertainError] = []
 
@@ -187,7 +192,7 @@ class Client:
         Raises:
             What `submit` and awaiting a `Job` raise.
         """
-        async with self._place():
+        async with self.place():
             return await self._finish(await self.submit(work), timeout)
 
     async def generate_many(
@@ -217,21 +222,29 @@ class Client:
         making = Making(
             works,
             window=self._films.count,
-            place=self._place,
+            place=self.place,
             make=make,
             spawn=self._here().house.spawn,
             left_behind=self._leave_behind,
+            in_doubt=self._leave_uncertain,
         )
         outcomes = making.outcomes(ordered=ordered)
         async with contextlib.aclosing(outcomes):
             async for outcome in outcomes:
                 yield outcome
 
-    def job(self, task_id: str) -> Job:
-        """Take up a task again, today or after a restart. Sends nothing and costs nothing."""
-        if wire.find_task_id({"taskId": task_id}) is None:
+    def job(self, task_id: str, *, known: bool = False) -> Job:
+        """Take up a task again, today or after a restart. Sends nothing and costs nothing.
+
+        Args:
+            task_id: what `submit` gave.
+            known: it was certainly created a moment ago: then the service may be ignorant of it
+                for ten minutes, and not only for ten seconds.
+        """
+        if not wire.is_task_id(task_id):
             raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
-        return self._jobs.get(task_id) or self._know(task_id)
+        facts = {"submitted_at": -math.inf} if known else {}
+        return self._jobs.get(task_id) or self._know(task_id, **facts)
 
     async def look(self, task_id: str) -> Snapshot:
         """Ask once how far a task is.
@@ -243,6 +256,26 @@ class Client:
             ApiError, UnreachableError, UnansweredError: no state this time.
         """
         return await self._here().questions.look(task_id)
+
+    async def confirm(
+        self, task_id: str, *, tokens: Iterable[str] = (), fingerprints: Iterable[str] = ()
+    ) -> Snapshot | None:
+        """Ask whether a task is one of ours: by a token in its callback URL, or by its content.
+
+        Args:
+            task_id: the task that may be the one.
+            tokens: of attempts (`Attempt.token`).
+            fingerprints: of what was asked for (`Request.fingerprint`).
+
+        Returns:
+            The task as it stands, or None when it was made of something else.
+
+        Raises:
+            NotFoundError: the service knows no such task.
+        """
+        snapshot = await self.look(task_id)
+        ours = wire.is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints)
+        return snapshot if ours else None
 
     # --- the other endpoints ------------------------------------------------------------------
 
@@ -301,6 +334,9 @@ class Client:
     # --- opening and closing ------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        rooms = self._rooms
+        if rooms is not None and rooms.house.closing and not rooms.house.gone:
+            await rooms.house.wait_closed()
         self._closed = False
         self._here()
         return self
@@ -319,25 +355,26 @@ class Client:
         Submissions whose request is out get *grace* seconds for their answer; whoever awaits a
         job gets `ClientClosedError`, and the film goes on. Closing twice is closing once.
         """
-        self._closed = True
         rooms = self._rooms
-        if rooms is None or rooms.house.loop is not asyncio.get_running_loop():
+        if rooms is None or rooms.house.gone:
+            self._closed = True
             return
         if rooms.house.closing:
-            await rooms.house.closed.wait()
+            await rooms.house.wait_closed()
             return
+        rooms.house.check()
+        self._closed = True
         rooms.house.send_home()
         for job in list(self._jobs.values()):
             job.detach(ClientClosedError("The client was closed", task_id=job.task_id))
         try:
             await rooms.submitter.drain(grace)
         finally:
-            await rooms.house.shut(rooms.transport.aclose, rooms.films.aclose)
-            self._rooms = None
+            await rooms.house.shut(rooms.submitter.end, rooms.transport.aclose, rooms.films.aclose)
 
     def _here(self) -> _Rooms:
         """What belongs to the running loop; opened now if need be."""
-        if self._rooms is not None and self._rooms.house.loop.is_closed():
+        if self._rooms is not None and self._rooms.house.gone:
             self._rooms = None
         if self._rooms is not None:
             self._rooms.house.check()
@@ -378,7 +415,7 @@ class Client:
 
     @property
     def _at_home(self) -> bool:
-        return is_loopback(urlsplit(self._base_url).hostname)
+        return is_loopback(self._host)
 
     # --- helping submit and generate ------------------------------------------------------------
 
@@ -402,8 +439,11 @@ class Client:
         return os.fspath(image)
 
     @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """One of `max_running` places here, and one of the limiter's, which others may share."""
+    async def place(self) -> AsyncIterator[None]:
+        """Surround one film in the making, as `generate` does: one of `max_running`.
+
+        It is also one of the limiter's places, which other clients may share.
+        """
         async with contextlib.AsyncExitStack() as held:
             async with self._here().house.inside():
                 await held.enter_async_context(self._films.take())
@@ -412,9 +452,14 @@ class Client:
 
     async def _finish(self, job: Job, timeout: float | None) -> Result:
         try:
+            if self._closed:  # while the submission was drained
+                raise ClientClosedError("The client was closed", task_id=job.task_id)
             return await job.wait(timeout)
         except (asyncio.CancelledError, ClientClosedError):
             self._leave_behind(job)
+            raise
+        except ApikleyError as error:
+            error.task_id = job.task_id  # whatever it is, the film is paid
             raise
 
     def _new_job(self, task_id: str, work: Work) -> Job:
@@ -437,16 +482,35 @@ class Client:
         self.uncertain.append(error)
         logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
 
+    @property
+    def base_url(self) -> str:
+        """The service's address."""
+        return self._base_url
+
+    @property
+    def limiter(self) -> Limiter:
+        """What paces the submissions; to be shared with other clients of the same key."""
+        return self._limiter
+
+    def account(self, salt: bytes) -> str:
+        """A mark that tells accounts apart and says nothing of the key."""
+        return hmac.new(salt, self._key.reveal().encode(), "sha256").hexdigest()[:16]
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._rooms else "not yet open"
-        return f"<Client {urlsplit(self._base_url).hostname} {state}>"
+        return f"<Client {self._host} {state}>"
 
 
 def proxy_fault(proxy: str | None) -> str | None:
     """Say what is wrong with a proxy's URL, which may hold a password: it is not repeated."""
-    if proxy is not None and urlsplit(proxy).scheme not in ("http", "https"):
-        return "proxy: an http(s) URL"
-    return None
+    if proxy is None:
+        return None
+    try:
+        parts = urlsplit(proxy)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    return None if fine else "proxy: an http(s) URL"
 
 
 def ssl_fault(ssl: object) -> str | None:

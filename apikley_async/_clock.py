@@ -12,6 +12,8 @@ from typing import Protocol, runtime_checkable
 
 __all__ = ["Clock", "SystemClock"]
 
+SHORTEST_SLEEP = 0.001  # a timer at "now" may fire before now: whoever looks again would spin
+
 
 @runtime_checkable
 class Clock(Protocol):
@@ -46,11 +48,12 @@ class SystemClock:
         return time.time()
 
     async def sleep(self, delay: float, wake: asyncio.Event | None = None) -> None:
+        pause = max(delay, SHORTEST_SLEEP) if delay > 0 else 0
         if wake is None:
-            await asyncio.sleep(delay)
+            await asyncio.sleep(pause)
             return
         try:
-            async with asyncio.timeout(delay):
+            async with asyncio.timeout(pause):
                 await wake.wait()
         except TimeoutError:
             pass

@@ -22,20 +22,33 @@ class House:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.closing = False
-        self.closed = asyncio.Event()
+        self._closed = asyncio.Event()
         self._left = asyncio.Event()
         self._pid = os.getpid()
         self._visits: set[asyncio.Timeout] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
 
+    @property
+    def gone(self) -> bool:
+        """Whether nothing of it is left: it was shut, or its loop was closed around it."""
+        return self._closed.is_set() or self.loop.is_closed()
+
+    async def wait_closed(self) -> None:
+        """Wait until somebody else has shut it."""
+        self._belongs_here()
+        await self._closed.wait()
+
     def check(self) -> None:
         """Raise `ClientClosedError` unless it is open, here and now."""
+        self._belongs_here()
+        if self.closing:
+            raise ClientClosedError("The client is closed")
+
+    def _belongs_here(self) -> None:
         if self._pid != os.getpid():
             raise ClientClosedError("The client was opened before a fork; make one in each process")
         if self.loop is not asyncio.get_running_loop():
             raise ClientClosedError("The client is open in another event loop; make one for each")
-        if self.closing:
-            raise ClientClosedError("The client is closed; nothing was sent")
 
     @contextlib.asynccontextmanager
     async def inside(self) -> AsyncIterator[None]:
@@ -92,7 +105,8 @@ class House:
                 await asyncio.wait(set(self._tasks))
             if self._visits:  # they are on their way out, or a file is being finished
                 await self._left.wait()
-            for act in last:
-                await act()
+            async with contextlib.AsyncExitStack() as acts:  # each, even if another one fails
+                for act in reversed(last):
+                    acts.push_async_callback(act)
         finally:
-            self.closed.set()
+            self._closed.set()

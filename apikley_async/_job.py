@@ -7,10 +7,12 @@ does the asking, one at a time, and the rest listen.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import logging
+import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from typing import Any
 
 import attrs
@@ -35,7 +37,8 @@ logger = logging.getLogger("apikley_async")
 MISSING_OWN = 600.0  # a task we know to exist may be unknown to the service so long
 MISSING_FOREIGN = 10.0  # an id that was only typed: a typo must not hang
 EMPTY = 300.0  # a success without a link is read again so long
-NUDGE_SPACING = 1.0  # a flood of hints never becomes a flood of looks
+SPACING = 1.0  # a flood of hints, or of awaiters who come and go, is no flood of looks
+UNWATCHED = 60.0  # looks that come so late are a new beginning, and nothing was seen to last
 
 
 @attrs.define(eq=False)
@@ -44,8 +47,6 @@ class _Watch:
 
     began: float
     deadline: float
-    delays: Iterator[float]
-    next_look: float
     awaiters: int = 0
     asking: bool = False
     moved: asyncio.Event = attrs.Factory(asyncio.Event)
@@ -91,14 +92,17 @@ class Job:
         self._pace = pace
         self._clock = clock
         self._rng = rng
-        self._submitted_at = submitted_at
         self._seen = known
-        self._looked_at = float("-inf")
+        self._delays = pace.delays(rng)
+        # A new film takes its time; one that is taken up again may be ready.
+        self._next_look = -math.inf if submitted_at is None else submitted_at + next(self._delays)
+        self._looked_at = -math.inf
+        self._nudged = False
         self._missing_since: float | None = None
         self._empty_since: float | None = None
         self._failing = False
         self._settled = False
-        self._trouble: ApikleyError | None = None
+        self._trouble = ""
         self._watch: _Watch | None = None
 
     @property
@@ -131,24 +135,25 @@ class Job:
         """
         shown = self.snapshot
         yield shown
-        following = self._follow(timeout)
-        try:
+        async with contextlib.aclosing(self._follow(timeout)) as following:
             async for snapshot in following:
                 if (snapshot.state, snapshot.progress) != (shown.state, shown.progress):
                     shown = snapshot
                     yield shown
-        finally:
-            await following.aclose()
 
     def nudge(self) -> None:
         """Look soon: someone says that there is news. A hint, never the truth."""
+        self._nudged = True
+        soonest = max(self._clock.now(), self._looked_at + SPACING)
+        self._next_look = min(self._next_look, soonest)
         if self._watch is not None:
-            soonest = max(self._clock.now(), self._looked_at + NUDGE_SPACING)
-            self._watch.next_look = min(self._watch.next_look, soonest)
             self._watch.wake()
 
     def detach(self, error: ApikleyError) -> None:
-        """End the present stretch of looking: everyone who awaits the job gets *error*."""
+        """End the present stretch of looking: everyone who awaits the job gets *error*.
+
+        A look that is out is not cut short; whoever asked gets the error after it.
+        """
         if self._watch is not None:
             self._watch.error = error
             self._watch.wake()
@@ -156,55 +161,68 @@ class Job:
     # --- the loop ---------------------------------------------------------------------------
 
     async def _follow(self, timeout: float | None) -> AsyncGenerator[Snapshot, None]:
-        """Take part in the looking, and yield after every look until the job has settled."""
-        if self._settled:
-            return
-        watch = self._join()
-        gives_up = watch.deadline
-        if timeout is not None:
-            gives_up = min(gives_up, self._clock.now() + timeout)
-        try:
-            while not self._settled:
-                if watch.error is not None:
-                    raise copy.copy(watch.error)
-                left = gives_up - self._clock.now()
-                if left <= 0:
-                    raise self._timed_out(watch)
-                if watch.asking:
-                    await self._clock.sleep(left, watch.moved)
-                else:
-                    await self._ask(watch, left)
-                yield self.snapshot
-        finally:
-            self._leave(watch)
+        """Take part in the looking; yield after every step, and last when the job has settled."""
+        if not self._settled:
+            watch = self._join()
+            gives_up = watch.deadline
+            if timeout is not None:
+                gives_up = min(gives_up, self._clock.now() + timeout)
+            try:
+                while not self._settled:
+                    if watch.error is not None:
+                        raise copy.copy(watch.error)
+                    left = gives_up - self._clock.now()
+                    if left <= 0:
+                        raise self._timed_out(watch)
+                    if watch.asking:
+                        await self._clock.sleep(left, watch.moved)
+                    else:
+                        await self._ask(watch, left)
+                    yield self.snapshot
+            finally:
+                self._leave(watch)
+        yield self.snapshot  # it may have settled while whoever follows was busy
 
     async def _ask(self, watch: _Watch, left: float) -> None:
         """Be the one who asks, for one step: a part of the pause, or a look."""
         watch.asking = True
         try:
-            pause = watch.next_look - self._clock.now()
+            pause = self._next_look - self._clock.now()
             if pause > 0:
                 await self._clock.sleep(min(pause, left), watch.moved)
-                return
-            try:
-                async with asyncio.timeout(left):
-                    snapshot = await self._look(self.task_id)
-            except TimeoutError:
-                return
-            except ApikleyError as error:
-                self._missed(watch, error)
             else:
-                self._take(watch, snapshot)
-            self._looked_at = self._clock.now()
-            watch.next_look = self._looked_at + next(watch.delays)
+                await self._look_once(watch, left)
         finally:
             watch.asking = False
             watch.wake()
 
+    async def _look_once(self, watch: _Watch, left: float) -> None:
+        now = self._looked_at = self._clock.now()
+        if now - self._next_look > UNWATCHED:
+            self._delays = self._pace.delays(self._rng)
+            self._missing_since = self._empty_since = None
+        # Should we be cut off in the middle, the next asks again, but not at once.
+        self._next_look, self._nudged = now + min(SPACING, self._pace.first), False
+        patience = asyncio.timeout(left)
+        try:
+            async with patience:
+                snapshot = await self._look(self.task_id)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            return
+        except ApikleyError as error:
+            self._missed(watch, error)
+        else:
+            self._take(watch, snapshot)
+        self._looked_at = self._clock.now()
+        pause = next(self._delays)
+        self._next_look = self._looked_at + (min(SPACING, pause) if self._nudged else pause)
+
     def _take(self, watch: _Watch, snapshot: Snapshot) -> None:
         """Believe an answer, except the three that must be seen to last."""
         now = self._clock.now()
-        self._seen, self._missing_since, self._trouble = True, None, None
+        self._seen, self._missing_since, self._trouble = True, None, ""
         if snapshot.state is State.UNKNOWN and self.snapshot.state is not State.UNKNOWN:
             logger.warning("%s is in a state this version does not know", self.task_id)
         if snapshot.state is State.FAIL and not self._failing:
@@ -214,6 +232,7 @@ class Job:
         if snapshot.empty:
             self._empty_since = self._empty_since if self._empty_since is not None else now
             if now - self._empty_since >= EMPTY:
+                self._empty_since = None
                 watch.error = EmptyResultError(
                     "The film is ready, but without a usable link",
                     task_id=self.task_id,
@@ -228,29 +247,24 @@ class Job:
 
     def _missed(self, watch: _Watch, error: ApikleyError) -> None:
         """Go on through outages; end the looking for what will not pass by itself."""
-        self._trouble = error
+        now = self._clock.now()
+        self._trouble, self._empty_since = error.message, None
         if isinstance(error, NotFoundError):
-            now = self._clock.now()
-            if self._missing_since is None:
-                self._missing_since = now
-            patience = MISSING_OWN if self._seen else MISSING_FOREIGN
-            if now - self._missing_since >= patience:
-                watch.error = error
-        elif isinstance(error, AuthenticationError | InvalidRequestError | ClientClosedError):
+            since = self._missing_since if self._missing_since is not None else now
+            over = now - since >= (MISSING_OWN if self._seen else MISSING_FOREIGN)
+            self._missing_since = None if over else since
+        else:
+            self._missing_since = None  # an outage is no sight of a missing task
+            over = isinstance(error, AuthenticationError | InvalidRequestError | ClientClosedError)
+        if over:
             watch.error = error
 
     def _join(self) -> _Watch:
-        if self._watch is None or self._watch.error is not None:
-            now = self._clock.now()
-            delays = self._pace.delays(self._rng)
-            first = next(delays)
-            look_at = now
-            if self._submitted_at is not None and self._looked_at < self._submitted_at:
-                look_at = max(now, self._submitted_at + first)
-            self._missing_since = self._empty_since = None
-            self._watch = _Watch(now, now + self._pace.deadline, delays, look_at)
-        self._watch.awaiters += 1
-        return self._watch
+        now, watch = self._clock.now(), self._watch
+        if watch is None or watch.error is not None or now >= watch.deadline:
+            watch = self._watch = _Watch(now, now + self._pace.deadline)
+        watch.awaiters += 1
+        return watch
 
     def _leave(self, watch: _Watch) -> None:
         watch.awaiters -= 1
@@ -259,7 +273,7 @@ class Job:
 
     def _timed_out(self, watch: _Watch) -> JobTimeoutError:
         waited = self._clock.now() - watch.began
-        last = f"; the last look failed: {self._trouble.message}" if self._trouble else ""
+        last = f"; the last look failed: {self._trouble}" if self._trouble else ""
         told = f"Not ready after {waited:.0f} s, {self.state.value}{last}"
         return JobTimeoutError(told, task_id=self.task_id, job=self)
 

@@ -8,16 +8,36 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+DEEPEST = 100  # what is nested deeper could not be printed, copied or pickled everywhere
+EPOCH = datetime.fromtimestamp(0, UTC)
+
 
 def read_json(text: str) -> Any:
     try:
-        return json.loads(text.removeprefix("\ufeff"))
+        value = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return None
+    return value if _is_handy(value) else None
+
+
+def _is_handy(value: Any) -> bool:
+    """Whether *value* is nested no deeper than people nest things."""
+    layer = [value]
+    for _ in range(DEEPEST):
+        layer = [inner for outer in layer for inner in _held(outer)]
+        if not layer:
+            return True
+    return False
+
+
+def _held(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        yield from value.values() if isinstance(value, dict) else value
 
 
 def read_number(value: Any) -> float | None:
@@ -38,7 +58,8 @@ def read_whole(value: Any) -> int | None:
     return int(number) if number is not None and number == int(number) else None
 
 
-def read_seconds(value: Any) -> float | None:
+def read_amount(value: Any) -> float | None:
+    """A number that is not below nothing, such as seconds or credits."""
     number = read_number(value)
     return number if number is not None and number >= 0 else None
 
@@ -54,20 +75,17 @@ def read_date(value: str | None) -> float | None:
 
 
 def read_moment(value: Any) -> datetime | None:
-    millis = read_number(value)
-    if millis is None or millis <= 0:
-        return None
-    try:
-        return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=millis)
-    except OverflowError:
-        return None
-
-
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+    """A time since 1970 in milliseconds, or in seconds; either way between 1973 and 5138."""
+    number = read_number(value)
+    for unit in (1000, 1):
+        if number is not None and 1e8 <= number / unit < 1e11:
+            return EPOCH + timedelta(seconds=number / unit)
+    return None
 
 
 def plain(value: Any, longest: int = 500) -> str:
-    """Foreign text made fit for a message or a terminal: one line, no control characters."""
-    text = _UNSEEN.sub(" ", value if isinstance(value, str) else str(value)[: longest + 1])
-    text = " ".join(text[: longest * 2].split())
+    """Foreign text made fit for a message or a terminal: one line of what can be seen."""
+    text = value if isinstance(value, str) else str(value)
+    seen = "".join(letter if letter.isprintable() else " " for letter in text[: longest * 4])
+    text = " ".join(seen.split())
     return text if len(text) <= longest else text[: longest - 3] + "..."

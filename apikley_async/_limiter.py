@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heappushpop
 from typing import Protocol, runtime_checkable
 
 import attrs
@@ -28,7 +29,7 @@ __all__ = ["Gate", "Limiter", "Places", "RateLimiter"]
 SLACK = 0.01  # two clocks run at slightly different rates; 10 ms in 10 s is ten times the usual
 UNCERTAIN_REST = 60.0  # an unanswered attempt may still arrive
 UNCERTAIN_FILM = 1800.0  # ... and its film may be running
-SHORTEST_SLEEP, LONGEST_SLEEP = 0.001, 60.0  # never a timer at "now", never one for ever
+LONGEST_SLEEP = 60.0  # never a timer for ever
 PAUSES = Backoff(first=1.0, factor=2.0, cap=60.0, jitter=exactly)
 
 
@@ -73,26 +74,34 @@ class Gate:
             return self.opens_at - now
         return 0.0 if out < self.width else math.inf
 
-    def throttled(self, pause: float, now: float) -> Gate:
-        """Close for *pause* seconds from *now*; never open earlier than before.
+    def refused(self, sent_at: float) -> Gate:
+        """Count a 429, given when the latest attempt left.
 
-        Refusals that come while the gate is closed belong to the pause that is on.
+        As long as none has left since the gate opened, it belongs to the pause before: many
+        refusals of one burst count once.
         """
-        strikes = self.strikes if now < self.opens_at else self.strikes + 1
-        return Gate(max(self.opens_at, now + pause), strikes, width=1)
+        return Gate(self.opens_at, self.strikes + (sent_at >= self.opens_at), width=1)
 
-    def passed(self, now: float, full: int) -> Gate:
-        """An attempt got an answer: let one more go beside it, in the end all of them."""
-        if self.strikes == 0 or now < self.opens_at:
+    def closed_for(self, pause: float, now: float) -> Gate:
+        """Close for *pause* seconds from *now*; never open earlier than before."""
+        return attrs.evolve(self, opens_at=max(self.opens_at, now + pause))
+
+    def passed(self, sent_at: float, full: int) -> Gate:
+        """An attempt got an answer: let one more go beside it, in the end all of them.
+
+        One that had left before the gate closed says nothing of the time after.
+        """
+        if self.strikes == 0 or sent_at < self.opens_at:
             return self
         wider = self.width + 1
         return Gate() if wider >= full else attrs.evolve(self, width=wider)
 
 
 class Places:
-    """*count* places, each resting a while after its use; `take` waits for one.
+    """*count* places, each resting a while after its use; `take` waits for one, in line.
 
-    What rests goes on resting from one event loop to the next. A cancelled waiter held nothing.
+    What rests goes on resting from one event loop to the next. A cancelled waiter held nothing
+    but its place in the line.
     """
 
     def __init__(self, count: int, *, rest: float, uncertain_rest: float, clock: Clock) -> None:
@@ -104,8 +113,8 @@ class Places:
         self._clock = clock
         self._rested = [-math.inf] * count  # a heap: when each free place may be used again
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._line: asyncio.Semaphore
-        self._moved: asyncio.Event
+        self._line = asyncio.Lock()
+        self._moved = asyncio.Event()
 
     @property
     def in_use(self) -> int:
@@ -116,38 +125,43 @@ class Places:
         """Enter when a place has rested and *gate*, asked with the time, says no more seconds."""
         self._bind()
         async with self._line:
-            # Whoever stands here has a place coming, but none of its own until it has rested:
-            # another may be ready sooner. No await between the last look and the taking.
+            # Only the first in the line looks at the places, so nobody is overtaken and one
+            # timer is enough. No await between the last look and the taking.
             while (wait := self._wait(gate)) > 0:
-                pause = min(max(wait, SHORTEST_SLEEP), LONGEST_SLEEP)
-                await self._clock.sleep(pause, self._moved)
+                self._moved.clear()
+                await self._clock.sleep(min(wait, LONGEST_SLEEP), self._moved)
             heappop(self._rested)
-            rest = self._rest
-            try:
-                yield
-            except SubmissionUncertainError:
-                rest = self._uncertain_rest
-                raise
-            finally:
-                heappush(self._rested, self._clock.now() + rest)
-                self.wake()
+        rest = self._rest
+        try:
+            yield
+        except SubmissionUncertainError:
+            rest = self._uncertain_rest
+            raise
+        finally:
+            heappush(self._rested, self._clock.now() + rest)
+            self._moved.set()  # let the first in the line look again
 
-    def wake(self) -> None:
-        """Let everyone who waits look again."""
-        if self._loop is not None:
-            moved, self._moved = self._moved, asyncio.Event()
-            moved.set()
+    def occupy(self, uses: Iterable[tuple[float, bool]]) -> None:
+        """Let free places rest as if they had been used; the youngest uses count."""
+        now = self._clock.now()
+        ends = sorted(
+            (now - ago + (self._uncertain_rest if uncertain else self._rest))
+            for ago, uncertain in uses
+        )
+        free = len(self._rested)
+        for end in ends[-free:] if free else []:
+            heappushpop(self._rested, end)
 
     def _wait(self, gate: Callable[[float], float] | None) -> float:
         now = self._clock.now()
-        return max(self._rested[0] - now, gate(now) if gate else 0.0)
+        rested = self._rested[0] - now if self._rested else math.inf
+        return max(rested, gate(now) if gate else 0.0)
 
     def _bind(self) -> None:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._loop = loop
-            self._line = asyncio.Semaphore(len(self._rested))
-            self._moved = asyncio.Event()
+            self._line, self._moved = asyncio.Lock(), asyncio.Event()
 
 
 class RateLimiter:
@@ -182,36 +196,44 @@ class RateLimiter:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._gate = Gate()
+        self._sent_at = -math.inf  # when the latest attempt left
         self._slots = Places(
             limit,
             rest=per + SLACK if per else 0.0,
             uncertain_rest=max(per, UNCERTAIN_REST),
             clock=self._clock,
         )
-        self._films = max_running and running_films(max_running, self._clock)
+        self._films = None if max_running is None else running_films(max_running, self._clock)
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Enter when an attempt may leave: a place has rested and the gate is open."""
         async with self._slots.take(lambda now: self._gate.wait(now, self._slots.in_use)):
+            sent_at = self._sent_at = self._clock.now()
             try:
                 yield
             except RateLimitError:
                 raise
             except ApiError:
-                self._pass()  # refused, but not for its pace
+                self._pass(sent_at)  # refused, but not for its pace
                 raise
-            self._pass()
+            self._pass(sent_at)
+
+    def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+        """Let attempts of an earlier process rest too: a restart is no new window.
+
+        Args:
+            attempts: for each, how many seconds ago it ended, and whether it is uncertain.
+        """
+        self._slots.occupy(attempts)
 
     def throttle(self, delay: float | None) -> None:
         """Close the gate for everyone: *delay* seconds, and longer at each new refusal."""
-        pauses = PAUSES.delays(self._rng)
-        for _ in range(min(self._gate.strikes, 10)):
-            next(pauses)
+        gate = self._gate.refused(self._sent_at)
+        pauses = itertools.islice(PAUSES.delays(self._rng), min(gate.strikes, 10))
         # Jitter only upwards: a pause the service asked for is never undercut.
-        pause = max(delay or 0.0, next(pauses)) * self._rng.uniform(1.0, 1.1)
-        self._gate = self._gate.throttled(pause, self._clock.now())
-        self._slots.wake()
+        pause = max(delay or 0.0, *pauses) * self._rng.uniform(1.0, 1.1)
+        self._gate = gate.closed_for(pause, self._clock.now())
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
@@ -219,8 +241,8 @@ class RateLimiter:
         async with self._films.take() if self._films else contextlib.nullcontext():
             yield
 
-    def _pass(self) -> None:
-        self._gate = self._gate.passed(self._clock.now(), self.limit)
+    def _pass(self, sent_at: float) -> None:
+        self._gate = self._gate.passed(sent_at, self.limit)
 
     def __repr__(self) -> str:
         shut = self._gate.opens_at - self._clock.now()

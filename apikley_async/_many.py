@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -25,9 +26,11 @@ import attrs
 from apikley_async._job import Job
 from apikley_async._result import Result
 from apikley_async._storyboard import Work
-from apikley_async.errors import JobFailedError
+from apikley_async.errors import ClientClosedError, JobFailedError, SubmissionUncertainError
 
 __all__ = ["Outcome", "Works"]
+
+logger = logging.getLogger("apikley_async")
 
 Works: TypeAlias = Iterable[Work] | AsyncIterable[Work]
 
@@ -59,11 +62,16 @@ class Outcome:
         return self.result
 
 
+def _say_in_doubt(error: SubmissionUncertainError) -> None:
+    logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
+
+
 class Making:
     """One run of `generate_many`: a driver that pulls and starts, and the films it started.
 
     At most *window* works are pulled and not yet handed on, so that a slow consumer slows the
-    buying, and input of any length costs the same memory.
+    buying, and input of any length costs the same memory. What was bought, or may have been, is
+    handed on once or, when the consumer has left, told once to *left_behind* or *in_doubt*.
     """
 
     def __init__(
@@ -75,25 +83,29 @@ class Making:
         make: Callable[[int, Work], Awaitable[Outcome]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         left_behind: Callable[[Job], None],
+        in_doubt: Callable[[SubmissionUncertainError], None] = _say_in_doubt,
     ) -> None:
         self._works = works
         self._place = place
         self._make = make
         self._spawn = spawn
         self._left_behind = left_behind
+        self._in_doubt = in_doubt
         self._seats = asyncio.Semaphore(window)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
-        self._films: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._started = 0
+        self._abandoned = False
 
     async def outcomes(self, *, ordered: bool) -> AsyncGenerator[Outcome, None]:
         """Yield each outcome once, as films finish or in the order of the input."""
         driver = self._spawn(self._drive())
+        self._keep(driver)
         handed_on, waiting = 0, dict[int, Outcome]()
         try:
-            while not driver.done() or handed_on < self._started:
+            while self._tasks or not self._outcomes.empty():
                 outcome = await self._outcomes.get()
-                if outcome is None:  # the driver has ended
+                if outcome is None:  # a task has ended, maybe the last
                     continue
                 waiting[outcome.index] = outcome
                 while waiting and (not ordered or handed_on in waiting):
@@ -101,14 +113,15 @@ class Making:
                     handed_on += 1
                     yield following
                     self._seats.release()
-            await driver  # an error of the input, after everything bought was handed on
+            if driver.cancelled() or handed_on < self._started:
+                raise ClientClosedError("The client was closed before all films were ready")
+            driver.result()  # an error of the input, after everything bought was handed on
         finally:
             await self._abandon(driver, waiting)
 
     async def _drive(self) -> None:
         """Take a place, then pull, then start: never the other way round."""
-        source = _each(self._works)
-        try:
+        async with contextlib.aclosing(_each(self._works)) as source:
             for index in itertools.count():
                 await self._seats.acquire()
                 async with contextlib.AsyncExitStack() as held:
@@ -117,34 +130,53 @@ class Making:
                         work = await anext(source)
                     except StopAsyncIteration:
                         return
+                    if self._abandoned:  # the source has swallowed the cancellation
+                        return
                     self._started += 1
-                    film = self._spawn(self._film(index, work, held.pop_all()))
-                    self._films.add(film)
-                    film.add_done_callback(self._films.discard)
-        finally:
-            self._outcomes.put_nowait(None)
-            await source.aclose()
+                    self._keep(self._spawn(self._film(index, work, held)))
+                    # In this moment the film takes over what is held. If it is ended before it
+                    # begins, nobody has taken it over and it is given back here.
+                    await asyncio.sleep(0)
 
     async def _film(self, index: int, work: Work, held: contextlib.AsyncExitStack) -> None:
-        outcome: Outcome
-        async with held:
-            outcome = await self._make(index, work)
-        self._outcomes.put_nowait(outcome)
+        with contextlib.suppress(SubmissionUncertainError):
+            async with held.pop_all():
+                outcome = await self._make(index, work)
+                if self._abandoned:
+                    self._leave(outcome)
+                else:
+                    self._outcomes.put_nowait(outcome)
+                if isinstance(outcome.error, SubmissionUncertainError):
+                    raise outcome.error  # its film may be running: the place has to know
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._outcomes.put_nowait(None)
 
     async def _abandon(self, driver: asyncio.Task[None], waiting: dict[int, Outcome]) -> None:
         """Stop pulling and looking; what was bought and not handed on is left behind by name."""
-        tasks = {driver, *self._films}
-        for task in tasks:
+        self._abandoned = True
+        for task in self._tasks:
             task.cancel()
-        await asyncio.wait(tasks)
-        if not driver.cancelled():
-            driver.exception()
         while not self._outcomes.empty():
             if (outcome := self._outcomes.get_nowait()) is not None:
                 waiting[outcome.index] = outcome
         for outcome in waiting.values():
-            if outcome.job is not None:
-                self._left_behind(outcome.job)
+            self._leave(outcome)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+        if not driver.cancelled():
+            driver.exception()  # seen: nobody is left to whom it could be raised
+
+    def _leave(self, outcome: Outcome) -> None:
+        if outcome.job is not None:
+            self._left_behind(outcome.job)
+        elif isinstance(outcome.error, SubmissionUncertainError):
+            self._in_doubt(outcome.error)
 
 
 async def _each(works: Works) -> AsyncGenerator[Work, None]:

@@ -6,8 +6,8 @@ time with the wall clock, sleep out of our reach and freeze the policy at import
 
 from __future__ import annotations
 
-import math
 import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -38,7 +38,8 @@ def spread(delay: float, rng: random.Random) -> float:
 
 
 def _positive(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= sys.float_info.max:  # type: ignore[operator]
         raise ValueError(f"{attribute.name}: a number above 0, finite, not {value!r}")
 
 

@@ -70,6 +70,7 @@ class Snapshot:
         progress: per cent done, if the service says.
         urls: usable result links (http or https, without a password); empty before success.
         content: the decoded result, fields we do not know included.
+        linked: whether the result is made of links; other models may answer with content alone.
         fail_code, fail_message: the service's words for a failure, else empty.
         credits: what the service says the task consumed, if it says.
         created_at, updated_at, completed_at: the service's times (UTC), if it says.
@@ -82,6 +83,7 @@ class Snapshot:
     progress: float | None = None
     urls: tuple[str, ...] = ()
     content: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    linked: bool = True
     fail_code: str = ""
     fail_message: str = ""
     credits: float | None = None
@@ -97,13 +99,8 @@ class Snapshot:
 
     @property
     def empty(self) -> bool:
-        """A success that holds nothing: no usable link, and no content of another kind."""
-        others = [v for name, v in self.content.items() if name != "resultUrls" and v]
-        return (
-            self.state is State.SUCCESS
-            and not self.urls
-            and (not others or "resultUrls" in self.content)
-        )
+        """A success that holds nothing: no usable link where links are expected."""
+        return self.state is State.SUCCESS and self.linked and not self.urls
 
     def result(self) -> Result:
         """Give the result.

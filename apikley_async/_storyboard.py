@@ -10,8 +10,8 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
-from typing import Any, Literal, TypeAlias, get_args
+from decimal import Context, Decimal, localcontext
+from typing import Any, Literal, TypeAlias, TypeGuard, get_args
 from urllib.parse import urlsplit
 
 import attrs
@@ -29,6 +29,8 @@ SHORTEST, LONGEST = 0.1, 15
 # Ten shots of 1.5 fill 15, and so do seven of 15 / 7: the sum is decimal, with this to spare.
 TOLERANCE = Decimal("0.000001")
 LONGEST_URL = 8192
+DEEPEST = 32
+BITS = 1000  # of an integer: some 300 digits, as many as a float reaches
 HINT = "client.upload() turns content into a URL"
 
 
@@ -44,7 +46,7 @@ class Shot:
             raise StoryboardError(faults)
 
 
-@attrs.frozen
+@attrs.frozen(init=False)
 class Storyboard:
     """One film: one to ten shots that together fit into *duration* seconds.
 
@@ -75,12 +77,11 @@ class Storyboard:
         aspect_ratio: Aspect = "landscape",
         image: Image | None = None,
     ) -> None:
-        given = _as_tuple(shots)
-        faults = [*storyboard_faults(given, duration, aspect_ratio, image)]
-        if faults:
+        given = _gathered(shots)
+        if faults := [*storyboard_faults(given, duration, aspect_ratio, image)]:
             raise StoryboardError(faults)
         born = tuple(shot if isinstance(shot, Shot) else Shot(**shot) for shot in given)
-        self.__attrs_init__(born, duration=int(duration), aspect_ratio=aspect_ratio, image=image)  # type: ignore[attr-defined]
+        self.__attrs_init__(born, duration=int(duration), aspect_ratio=aspect_ratio, image=image)
 
 
 @attrs.frozen(eq=False)
@@ -100,7 +101,8 @@ class Task:
     def __attrs_post_init__(self) -> None:
         if faults := [*task_faults(self.model, self.input)]:
             raise StoryboardError(faults)
-        object.__setattr__(self, "input", json.loads(json.dumps(self.input)))
+        # Any mapping inside becomes a dict of our own.
+        object.__setattr__(self, "input", json.loads(json.dumps(self.input, default=dict)))
 
     @property
     def _canon(self) -> tuple[str, str]:
@@ -118,28 +120,28 @@ Work: TypeAlias = Storyboard | Task
 
 def shot_faults(scene: object, duration: object, path: str = "") -> Iterator[str]:
     """Say what is wrong with one shot; *path* is put before each name."""
-    if not _is_text(scene):
-        yield f"{path}scene: a description, not {'blank' if scene in ('', None) else _shown(scene)}"
-    elif not _encodes(scene):
-        yield f"{path}scene: valid Unicode, without lone surrogates"
+    yield from _text_faults(scene, f"{path}scene", "a description")
     if not _is_number(duration):
         yield f"{path}duration: a number of seconds, not {_shown(duration)}"
-    elif not SHORTEST <= duration <= LONGEST:  # type: ignore[operator]
-        yield f"{path}duration: {SHORTEST} to {LONGEST} seconds, not {duration}"
+    elif not SHORTEST <= duration <= LONGEST:
+        yield f"{path}duration: {SHORTEST} to {LONGEST} seconds, not {_shown(duration)}"
 
 
 def storyboard_faults(
-    shots: tuple[object, ...], duration: object, aspect_ratio: object, image: object
+    shots: object, duration: object, aspect_ratio: object, image: object
 ) -> Iterator[str]:
     """Say everything that is wrong with a storyboard, shots given as mappings included."""
-    if len(shots) not in SHOTS:
-        yield f"shots: {SHOTS[0]} to {SHOTS[-1]}, not {len(shots)}"
-    for number, shot in enumerate(shots):
+    entries = shots if isinstance(shots, tuple) else ()
+    if not isinstance(shots, tuple):
+        yield f"shots: a sequence of Shot, not {_shown(shots)}"
+    elif len(entries) not in SHOTS:
+        yield f"shots: {SHOTS[0]} to {SHOTS[-1]}, not {len(entries)}"
+    for number, shot in enumerate(entries):
         yield from _entry_faults(shot, f"shots[{number}]")
     if not _is_number(duration) or duration not in DURATIONS:
         yield f"duration: 10, 15 or 25 seconds, not {_shown(duration)}"
     else:
-        yield from _sum_faults(shots, duration)
+        yield from _sum_faults(entries, duration)
     if not isinstance(aspect_ratio, str) or aspect_ratio not in get_args(Aspect):
         yield f"aspect_ratio: 'landscape' or 'portrait', not {_shown(aspect_ratio)}"
     yield from image_faults(image)
@@ -152,28 +154,30 @@ def _entry_faults(shot: object, path: str) -> Iterator[str]:
         yield f"{path}: a Shot, not {_shown(shot)}"
         return
     yield from (
-        f"{path}.{name}: unknown; a shot has scene and duration"
+        f"{_member(path, name)}: unknown; a shot has scene and duration"
         for name in shot
         if name not in ("scene", "duration")
     )
     yield from shot_faults(shot.get("scene"), shot.get("duration"), f"{path}.")
 
 
-def _sum_faults(shots: tuple[object, ...], duration: int) -> Iterator[str]:
+def _sum_faults(shots: tuple[object, ...], duration: float) -> Iterator[str]:
     lengths = [
         shot.duration if isinstance(shot, Shot) else shot.get("duration")
         for shot in shots
         if isinstance(shot, Shot | Mapping)
     ]
-    total = sum((Decimal(str(length)) for length in lengths if _is_number(length)), Decimal(0))
-    if total > duration + TOLERANCE:
-        yield f"shots: {duration} seconds together at most, not {total.normalize():f}"
+    with localcontext(Context()):  # the caller's own may round, or raise
+        spelled = [Decimal(repr(float(length))) for length in lengths if _is_number(length)]
+        total = sum(spelled, Decimal(0))
+        over = total > int(duration) + TOLERANCE
+    if over:
+        yield f"shots: {int(duration)} seconds together at most, not {float(total):.9g}"
 
 
 def task_faults(model: object, fields: object) -> Iterator[str]:
     """Say what is wrong with a task of any model, whose own rules we do not know."""
-    if not _is_text(model):
-        yield f"model: a name, not {_shown(model)}"
+    yield from _text_faults(model, "model", "a name")
     if isinstance(fields, Mapping):
         yield from json_faults(fields, "input")
     else:
@@ -224,51 +228,85 @@ def is_url(image: object) -> bool:
     return isinstance(image, str) and "://" in image
 
 
-def json_faults(value: object, path: str, depth: int = 0) -> Iterator[str]:
-    """Say what in *value* JSON cannot carry."""
-    if depth > 32:
-        yield f"{path}: at most 32 levels deep"
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{path}: a finite number, not {value}"
-    elif isinstance(value, str):
-        if not _encodes(value):
-            yield f"{path}: valid Unicode, without lone surrogates"
+def json_faults(value: object, path: str, above: tuple[int, ...] = ()) -> Iterator[str]:
+    """Say what in *value* JSON cannot carry; *above* are the ids of what holds it."""
+    within = (*above, id(value))
+    if id(value) in above or len(above) > DEEPEST:
+        yield f"{path}: at most {DEEPEST} levels deep"
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(key, str):
-                yield from json_faults(item, f"{path}.{key}", depth + 1)
-            else:
+            if not isinstance(key, str):
                 yield f"{path}: keys are strings, not {_shown(key)}"
+            elif not _encodes(key):
+                yield f"{_member(path, key)}: valid Unicode, without lone surrogates"
+            else:
+                yield from json_faults(item, _member(path, key), within)
     elif isinstance(value, list | tuple):
         for number, item in enumerate(value):
-            yield from json_faults(item, f"{path}[{number}]", depth + 1)
-    elif not isinstance(value, int | float | bool | None):
+            yield from json_faults(item, f"{path}[{number}]", within)
+    else:
+        yield from _leaf_faults(value, path)
+
+
+def _leaf_faults(value: object, path: str) -> Iterator[str]:
+    if isinstance(value, str):
+        if not _encodes(value):
+            yield f"{path}: valid Unicode, without lone surrogates"
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield f"{path}: a finite number, not {float(value)}"
+    elif isinstance(value, int):
+        if value.bit_length() > BITS:
+            yield f"{path}: a number of at most 300 digits"
+    elif value is not None:
         yield f"{path}: JSON, not {type(value).__name__}"
 
 
-def _as_tuple(shots: object) -> tuple[Any, ...]:
+def _text_faults(value: object, path: str, rule: str) -> Iterator[str]:
+    """Say why *value* is not a text with something in it that can be sent."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        yield f"{path}: {rule}, not blank"
+    elif not isinstance(value, str):
+        yield f"{path}: {rule}, not {_shown(value)}"
+    elif not _encodes(value):
+        yield f"{path}: valid Unicode, without lone surrogates"
+
+
+def _gathered(shots: object) -> Any:
+    """What holds shots as a tuple; anything else as it is."""
     if isinstance(shots, str | bytes | Mapping) or not isinstance(shots, Iterable):
-        raise StoryboardError(f"shots: a sequence of Shot, not {_shown(shots)}")
+        return shots
     return tuple(shots)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _encodes(text: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether *value* is a number, and one that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
     try:
-        str(text).encode()
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
+def _member(path: str, name: object) -> str:
+    """The path of what stands under *name*."""
+    plain = isinstance(name, str) and name.isidentifier()
+    return f"{path}.{name}" if plain else f"{path}[{_shown(name)}]"
+
+
 def _shown(value: object) -> str:
-    """A value in an error message: short, whatever it is."""
-    text = repr(value)
+    """A value in an error message: one short line, whatever it is."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - a stranger's repr, or a number too long to print
+        text = type(value).__name__
     return text if len(text) <= 60 else text[:57] + "..."

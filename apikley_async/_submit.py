@@ -21,7 +21,13 @@ from apikley_async._limiter import Limiter
 from apikley_async._policy import RETRIES, Timeouts, retry_delay
 from apikley_async._storyboard import Work
 from apikley_async._transport import Transport
-from apikley_async._wire import Reply, Request, create_task, open_submission
+from apikley_async._wire import (
+    Reply,
+    Request,
+    create_task,
+    open_submission,
+    read_envelope,
+)
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -123,16 +129,21 @@ class Order:
 
 @attrs.define(eq=False)
 class _Submission:
+    """One order on its way. Its task may be cancelled unless it is *held*."""
+
     order: Order
-    sending: bool = False  # an attempt is being written down, sent or settled
     wanted: bool = True  # somebody still waits for it
+    held: bool = False  # being written down, or its request is out
+    out: bool = False  # the first byte of its newest request has left
+    outcome: str | Exception | None = None  # of its newest attempt
+    reported: bool = False
 
 
 class Submitter:
     """Submits orders in tasks it owns; `drain` waits for those whose POST is out.
 
-    *unclaimed* is told what was bought, and *uncertain* what may have been, when the caller was
-    cancelled meanwhile.
+    *unclaimed* is told what was bought, and *uncertain* what may have been, when the caller did
+    not get to know it: cancelled meanwhile, or the recorder failed after the fact.
     """
 
     def __init__(
@@ -174,29 +185,31 @@ class Submitter:
         except asyncio.CancelledError:
             submission.wanted = False
             if task not in self._tasks:
-                self._report(task, submission)
-            elif not submission.sending:
+                self._report(submission)
+            elif not submission.held:
                 task.cancel()
             raise
         if task.cancelled():
-            raise ClientClosedError("The client was closed before anything was sent")
+            raise _cut_short(submission)
         return task.result()
 
     async def drain(self, grace: float) -> None:
-        """Send nothing more; give the attempts that are out *grace* seconds, then end them."""
+        """Send nothing more, and give the requests that are out *grace* seconds."""
         self._closing = True
         self._quiet.clear()
         for task, submission in self._tasks.items():
-            if not submission.sending:
+            if not submission.held:
                 task.cancel()
-        try:
-            if any(submission.sending for submission in self._tasks.values()):
-                await self._clock.sleep(grace, self._quiet)
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            if self._tasks:
-                await asyncio.wait(set(self._tasks))
+        if self._tasks:
+            await self._clock.sleep(grace, self._quiet)
+
+    async def end(self) -> None:
+        """End what is left; what was sent is uncertain then, and told and written down as that."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     # --- one submission -----------------------------------------------------------------------
 
@@ -217,35 +230,30 @@ class Submitter:
                 if spent > self._timeouts.patience:
                     raise
                 throttled = isinstance(error, RateLimitError)
-            if self._closing or not submission.wanted:
+            submission.held = False
+            if self._stopped(submission):
                 raise asyncio.CancelledError
             if not throttled:  # after a 429 it is the limiter's gate that makes us wait
                 await self._clock.sleep(delay)
 
     async def _attempt(self, submission: _Submission) -> str:
         """Write down the intent, send, write down the outcome: never cut in two by a caller."""
-        if self._closing or not submission.wanted:
+        if self._stopped(submission):
             raise asyncio.CancelledError
-        submission.sending = True
-        try:
-            token = f"{self._rng.getrandbits(128):032x}"
-            began = self._clock.wall()
-            order = submission.order
-            request = create_task(
-                order.work,
-                image_url=order.image_url,
-                callback_url=order.callback_url or self._callbacks.url_for(token),
-            )
-            await order.recorder.intend(token, request)
-            outcome = await self._send(submission, token, request)
-            attempt = self._describe(token, began, outcome)
-            try:
-                await order.recorder.settle(attempt)
-            except BaseException:
-                self._rescue(order, outcome)
-                raise
-        finally:
-            submission.sending = False
+        token = f"{self._rng.getrandbits(128):032x}"
+        began = self._clock.wall()
+        order = submission.order
+        request = create_task(
+            order.work,
+            image_url=order.image_url,
+            callback_url=order.callback_url or self._callbacks.url_for(token),
+        )
+        submission.held = True
+        await order.recorder.intend(token, request)
+        outcome, reply = await self._send(submission, token, request)
+        if not isinstance(outcome, asyncio.CancelledError):
+            submission.outcome = outcome
+        await order.recorder.settle(self._describe(token, began, outcome, reply))
         if isinstance(outcome, str):
             logger.info("submitted: %s", outcome)
             return outcome
@@ -256,27 +264,44 @@ class Submitter:
 
     async def _send(
         self, submission: _Submission, token: str, request: Request
-    ) -> str | ApikleyError | asyncio.CancelledError:
+    ) -> tuple[str | Exception | asyncio.CancelledError, Reply | None]:
         """Send once, and say what came of it: a task id, or the error that is to be raised."""
-        if not submission.wanted:
-            return asyncio.CancelledError("the caller left before anything was sent")
-        sent = asyncio.Event()
-        try:
-            reply = await self._transport.send(request, on_sent=sent.set)
-        except UnreachableError as error:
-            return error
-        except UnansweredError as error:
-            return self._doubt(token, error.message, code=error.code)
-        except asyncio.CancelledError as cancelled:
-            if not sent.is_set():
-                return asyncio.CancelledError(*cancelled.args)
-            return self._doubt(token, "the client was closed while it waited for the answer")
-        return self._judge(token, reply)
 
-    def _judge(self, token: str, reply: Reply) -> str | ApikleyError:
-        wall = self._clock.wall()
+        def leave() -> None:
+            if self._stopped(submission):
+                raise asyncio.CancelledError
+            submission.held = submission.out = True
+
+        submission.held = submission.out = False
         try:
-            return open_submission(reply, wall=wall, treat_as_refused=self._treat_as_refused)
+            if self._stopped(submission):
+                raise asyncio.CancelledError
+            reply = await self._transport.send(request, on_sent=leave)
+            return self._judge(token, request, reply), reply
+        except UnansweredError as error:
+            return self._doubt(token, error.message, code=error.code), None
+        except asyncio.CancelledError as cancelled:
+            if not submission.out:
+                return asyncio.CancelledError(*cancelled.args), None
+            return self._doubt(token, "the client was closed while it waited for the answer"), None
+        except Exception as error:  # noqa: BLE001 - what was sent is uncertain, whatever it is
+            if not submission.out or isinstance(error, UnreachableError):
+                return error, None
+            return self._doubt(token, type(error).__name__), None
+        finally:
+            submission.held = True
+
+    def _stopped(self, submission: _Submission) -> bool:
+        return self._closing or not submission.wanted
+
+    def _judge(self, token: str, request: Request, reply: Reply) -> str | ApikleyError:
+        try:
+            return open_submission(
+                reply,
+                wall=self._clock.wall(),
+                treat_as_refused=self._treat_as_refused,
+                asked=f"The submission to {request.model}",
+            )
         except SubmissionUncertainError as error:
             return self._doubt(token, error.cause, code=error.code, http=error.http, raw=error.raw)
         except ApiError as error:
@@ -302,57 +327,77 @@ class Submitter:
         )
 
     def _describe(
-        self, token: str, began: float, outcome: str | ApikleyError | asyncio.CancelledError
+        self,
+        token: str,
+        began: float,
+        outcome: str | Exception | asyncio.CancelledError,
+        reply: Reply | None,
     ) -> Attempt:
-        verdict, task_id, code = Verdict.ACCEPTED, None, None
-        if isinstance(outcome, str):
-            task_id = outcome
-        elif isinstance(outcome, RateLimitError):
-            verdict = Verdict.THROTTLED
-        elif isinstance(outcome, ApiError):
-            verdict = Verdict.REFUSED
-        elif isinstance(outcome, SubmissionUncertainError):
-            verdict = Verdict.UNCERTAIN
-        else:
-            verdict = Verdict.UNSENT
-        doubt = outcome if isinstance(outcome, SubmissionUncertainError) else None
-        if isinstance(outcome, ApikleyError):
-            code = outcome.code
+        code = outcome.code if isinstance(outcome, ApikleyError) else None
         return Attempt(
             token=token,
-            verdict=verdict,
-            task_id=task_id,
-            http=doubt.http if doubt else None,
-            code=code,
-            raw=doubt.raw if doubt else "",
-            cause="" if isinstance(outcome, str) else getattr(outcome, "message", str(outcome)),
+            verdict=_verdict(outcome),
+            task_id=outcome if isinstance(outcome, str) else None,
+            http=reply.status if reply else None,
+            code=read_envelope(reply).code if reply and code is None else code,
+            raw=reply.kept if reply else "",
+            cause=_cause(outcome),
             began_at=began,
             ended_at=self._clock.wall(),
         )
 
-    # --- what nobody waits for ------------------------------------------------------------------
+    # --- what nobody was told -------------------------------------------------------------------
 
     def _finished(self, task: asyncio.Task[str]) -> None:
         submission = self._tasks.pop(task)
-        if not any(other.sending for other in self._tasks.values()):
+        if not self._tasks:
             self._quiet.set()
-        if not submission.wanted:
-            self._report(task, submission)
-
-    def _report(self, task: asyncio.Task[str], submission: _Submission) -> None:
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
-            self._unclaimed(submission.order, task.result())
-        elif isinstance(error, SubmissionUncertainError):
-            self._uncertain(error)
-        elif not isinstance(error, ApikleyError):
+        error = None if task.cancelled() else task.exception()
+        if not submission.wanted and error is not None and not isinstance(error, ApikleyError):
             logger.error("an abandoned submission ended in %s", type(error).__name__)
+        # A recorder or limiter may have failed, or been cut off, after the film was bought.
+        told = not task.cancelled() and (error or task.result()) is submission.outcome
+        if not (told and submission.wanted):
+            self._report(submission)
 
-    def _rescue(self, order: Order, outcome: object) -> None:
-        """The recorder failed after the fact: at least say what was, or may have been, bought."""
+    def _report(self, submission: _Submission) -> None:
+        """Say what was, or may have been, bought for a caller who did not get to know it."""
+        outcome, reported = submission.outcome, submission.reported
+        submission.reported = True
+        if reported:
+            return
         if isinstance(outcome, str):
-            self._unclaimed(order, outcome)
+            self._unclaimed(submission.order, outcome)
         elif isinstance(outcome, SubmissionUncertainError):
             self._uncertain(outcome)
+
+
+def _verdict(outcome: object) -> Verdict:
+    if isinstance(outcome, str):
+        return Verdict.ACCEPTED
+    if isinstance(outcome, RateLimitError):
+        return Verdict.THROTTLED
+    if isinstance(outcome, ApiError):
+        return Verdict.REFUSED
+    if isinstance(outcome, SubmissionUncertainError):
+        return Verdict.UNCERTAIN
+    return Verdict.UNSENT
+
+
+def _cause(outcome: str | BaseException) -> str:
+    if isinstance(outcome, str):
+        return ""
+    if isinstance(outcome, SubmissionUncertainError):
+        return outcome.cause
+    return outcome.message if isinstance(outcome, ApikleyError) else type(outcome).__name__
+
+
+def _cut_short(submission: _Submission) -> ClientClosedError:
+    """What a caller is told whose submission was ended by a closing."""
+    if isinstance(submission.outcome, str):
+        told, task_id = "the film is paid, and in unclaimed", submission.outcome
+    elif isinstance(submission.outcome, SubmissionUncertainError):
+        told, task_id = "a film may be paid, see uncertain", None
+    else:
+        told, task_id = "nothing was sent", None
+    return ClientClosedError(f"The client was closed: {told}", task_id=task_id)

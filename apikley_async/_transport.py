@@ -13,13 +13,17 @@ origin only; no session has it as a default.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import ipaddress
+import re
+import socket
 import ssl as tls
 from collections.abc import Callable, Coroutine, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import aiohttp
 import attrs
@@ -35,6 +39,7 @@ LARGEST_ANSWER = 1024 * 1024
 CONNECTIONS = 40
 KEEP_ALIVE = 75.0  # longer than any pause between two looks
 STALL, GRACE = 1.0, 5.0
+SHORTEST_SECRET = 12  # anything shorter opens nothing, and is a part of ordinary words
 HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
 
 Connect: TypeAlias = Callable[..., aiohttp.BaseConnector]
@@ -55,7 +60,10 @@ class Transport(Protocol):
     """What the client asks of a transport; `apikley_async.testing` has a scripted one."""
 
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
-        """Send one request once; *on_sent* is called before its first byte leaves."""
+        """Send one request once.
+
+        *on_sent* is called before the first byte leaves; if it raises, no byte does.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -66,23 +74,30 @@ class Transport(Protocol):
 class Secret:
     """The API key: shows itself to nobody who does not ask for it, and does not pickle."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_echo", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._echo = re.compile("".join(map(_any_spelling, text)))
 
     def reveal(self) -> str:
         return self._text
 
     def blot(self, text: str) -> str:
-        """Foreign text, in case it repeats the key."""
-        return text.replace(self._text, "***")
+        """Foreign text, in case it repeats the key, as it is or escaped."""
+        return text if len(self._text) < SHORTEST_SECRET else self._echo.sub("***", text)
 
     def __repr__(self) -> str:
         return "Secret(***)"
 
     def __reduce__(self) -> Any:
         raise TypeError("a Secret does not pickle")
+
+
+def _any_spelling(char: str) -> str:
+    """A pattern for one character of the key, plain or as JSON and URLs may escape it."""
+    number = f"{ord(char):02x}"
+    return rf"(?:\\{{0,4}}{re.escape(char)}|\\{{1,4}}u00(?i:{number})|%(?i:{number}))"
 
 
 class _Header(str):
@@ -94,8 +109,10 @@ class _Header(str):
         return "'***'"
 
 
-def key_fault(key: str | None) -> str | None:
+def key_fault(key: object) -> str | None:
     """Say what is wrong with an API key, without repeating it."""
+    if key is not None and not isinstance(key, str):
+        return f"api_key: text, not {type(key).__name__}"
     if not key or not key.strip():
         return "api_key: none given; set APIKLEY_API_KEY or pass api_key="
     text = key.strip()
@@ -131,18 +148,29 @@ def base_url_fault(base_url: str) -> str | None:
 
 
 @attrs.define
+class _Answer:
+    """An answer as far as it has come; at most a megabyte is kept."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytearray = attrs.Factory(bytearray)
+    complete: bool = False
+
+
+@attrs.define
 class _Mark:
-    """Whether the first byte of a request has left."""
+    """How far a request has come: whether its first byte has left, and what was answered."""
 
     on_sent: Callable[[], None] | None = None
     sent: bool = False
+    answer: _Answer | None = None
 
 
 async def _mark_sent(_session: Any, context: SimpleNamespace, _params: Any) -> None:
     mark: _Mark = context.trace_request_ctx
-    mark.sent = True
     if mark.on_sent is not None:
-        mark.on_sent()
+        mark.on_sent()  # the last moment for a no
+    mark.sent = True
 
 
 class HttpTransport:
@@ -160,10 +188,14 @@ class HttpTransport:
     ) -> None:
         self._key = key
         self._base = base_url.rstrip("/")
-        self._host = urlsplit(base_url).hostname
+        parts = urlsplit(base_url)
+        self._host = parts.hostname
+        # Plain http is for this machine only: through a proxy the key would leave it unprotected.
+        self._proxy = network.proxy if parts.scheme == "https" else None
         self._network = network
         self._timeouts = network.timeouts
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
         mark = _Mark(on_sent)
@@ -187,6 +219,10 @@ class HttpTransport:
         sessions, self._sessions = self._sessions, {}
         for session in sessions.values():
             await session.close()
+        # One whose other side has stopped reading would wait for ever to get rid of its bytes.
+        for stuck in self._sockets:
+            with contextlib.suppress(OSError):
+                stuck.shutdown(socket.SHUT_RDWR)
 
     async def _in_time(
         self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
@@ -225,19 +261,21 @@ class HttpTransport:
     async def _exchange(self, request: Request, mark: _Mark) -> Reply | ApikleyError:
         """One request, and whatever comes of it as a value."""
         url = URL(self._base + request.path).with_query(dict(request.query) or None)
+        session = self._session(request.repeatable)
         try:
-            async with self._session(request.repeatable).request(
+            async with session.request(
                 request.method,
                 url,
                 data=_payload(request),
                 headers=self._headers(request),
                 allow_redirects=False,
-                proxy=self._network.proxy,
+                proxy=self._proxy,
                 ssl=self._network.ssl or True,
                 trace_request_ctx=mark,
             ) as response:
-                content, complete = await _read(response)
-                return self._reply(response, content, complete=complete)
+                mark.answer = _Answer(response.status, response.headers)
+                await _read(response, mark.answer)
+                return self._reply(mark.answer)
         except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
             return self._trouble(mark, "its certificate is not valid", permanent=True)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
@@ -246,19 +284,23 @@ class HttpTransport:
             return self._trouble(mark, f"no connection within {self._timeouts.connect:g} s")
         except aiohttp.ClientConnectorError as exc:
             return self._trouble(mark, exc.os_error.strerror or type(exc.os_error).__name__)
-        except (aiohttp.ClientError, OSError, ValueError) as exc:
+        except (aiohttp.ClientError, OSError) as exc:
             return self._trouble(mark, type(exc).__name__)
+        except Exception as exc:  # noqa: BLE001 - what aiohttp did not foresee ends here as well
+            return self._trouble(mark, type(exc).__name__, permanent=True)
 
-    def _reply(self, response: aiohttp.ClientResponse, content: bytes, *, complete: bool) -> Reply:
-        text = self._key.blot(content.decode(errors="replace"))
+    def _reply(self, answer: _Answer) -> Reply:
+        text = self._key.blot(answer.content.decode(errors="replace"))
         kept = {
-            name: self._key.blot(response.headers[name])
+            name: self._key.blot(answer.headers[name])
             for name in HEADERS_KEPT
-            if name in response.headers
+            if name in answer.headers
         }
-        return Reply(response.status, text, kept, complete)
+        return Reply(answer.status, text, kept, answer.complete)
 
-    def _trouble(self, mark: _Mark, why: str, *, permanent: bool = False) -> ApikleyError:
+    def _trouble(self, mark: _Mark, why: str, *, permanent: bool = False) -> Reply | ApikleyError:
+        if mark.answer is not None:
+            return self._reply(mark.answer)  # what broke off may hold the task id all the same
         if mark.sent:
             return UnansweredError(f"{self._host} was asked but did not answer: {why}")
         return UnreachableError(f"{self._host} was not reached: {why}", permanent=permanent)
@@ -279,7 +321,7 @@ class HttpTransport:
                 else {"limit": 0, "force_close": True}
             )
             self._sessions[repeatable] = aiohttp.ClientSession(
-                connector=self._network.connect(**options),
+                connector=self._network.connect(socket_factory=self._open_socket, **options),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -287,6 +329,12 @@ class HttpTransport:
                 trust_env=False,  # it would read netrc
             )
         return self._sessions[repeatable]
+
+    def _open_socket(self, info: Any) -> socket.socket:
+        family, kind, protocol, _name, _address = info
+        opened = socket.socket(family, kind, protocol)
+        self._sockets.add(opened)
+        return opened
 
 
 def _payload(request: Request) -> Any:
@@ -304,14 +352,10 @@ def _payload(request: Request) -> Any:
     return form
 
 
-async def _read(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
-    """The body as far as it came, at most a megabyte, and whether that is all of it."""
-    content = bytearray()
-    try:
-        async for chunk in response.content.iter_any():
-            content += chunk
-            if len(content) > LARGEST_ANSWER:
-                return bytes(content[:LARGEST_ANSWER]), False
-    except (aiohttp.ClientError, OSError, ValueError):
-        return bytes(content), False
-    return bytes(content), True
+async def _read(response: aiohttp.ClientResponse, answer: _Answer) -> None:
+    async for chunk in response.content.iter_any():
+        answer.content += chunk
+        if len(answer.content) > LARGEST_ANSWER:
+            del answer.content[LARGEST_ANSWER:]
+            return
+    answer.complete = True

@@ -7,9 +7,11 @@ states are normal, and whatever arrives, only the errors of `apikley_async.error
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -18,11 +20,11 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from apikley_async._lenient import (
     plain,
+    read_amount,
     read_date,
     read_json,
     read_moment,
     read_number,
-    read_seconds,
     read_whole,
 )
 from apikley_async._result import Snapshot, State
@@ -45,6 +47,8 @@ from apikley_async.errors import (
 )
 
 __all__ = ["Reply", "Request"]
+
+logger = logging.getLogger("apikley_async")
 
 STORYBOARD_MODEL = "sora-2-pro-storyboard"
 LONGEST_PAUSE = 300.0
@@ -82,6 +86,16 @@ class Request:
     form: Mapping[str, str | File] | None = None
     repeatable: bool = True
 
+    @property
+    def model(self) -> str:
+        """The model that is asked for; empty for everything but createTask."""
+        return str((self.body or {}).get("model", ""))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what is asked for, whoever is to be called back: equal works, equal prints."""
+        return fingerprint_of(self.body or {})
+
     def content(self) -> bytes | None:
         """The JSON body as it is sent."""
         if self.body is None:
@@ -92,14 +106,23 @@ class Request:
         return f"<Request {self.method} {self.path}>"
 
 
+def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
 @attrs.frozen(repr=False)
 class Reply:
     """What came back: status, headers in lower case, text; *complete* unless it broke off."""
 
     status: int
     text: str = ""
-    headers: Mapping[str, str] = attrs.field(factory=dict)
+    headers: Mapping[str, str] = attrs.field(factory=dict, converter=_lowered)
     complete: bool = True
+
+    @property
+    def kept(self) -> str:
+        """As much of the text as is written down: 64 KiB."""
+        return self.text.encode(errors="replace")[:RAW_KEPT].decode(errors="ignore")
 
     def __repr__(self) -> str:
         return f"<Reply {self.status}, {len(self.text)} characters>"
@@ -200,17 +223,20 @@ def read_envelope(reply: Reply) -> Envelope:
     return Envelope(code, said, body.get("data"), framed=True, ok=ok)
 
 
-def open_envelope(reply: Reply, *, wall: float = 0.0, asked: str = "The request") -> Any:
+def open_envelope(
+    reply: Reply, *, wall: float = 0.0, asked: str = "The request", task_id: str | None = None
+) -> Any:
     """Give the data inside, or raise the error it carries. For everything but createTask.
 
     Args:
         wall: now, in seconds since 1970, for a Retry-After that is a date.
         asked: what was asked, for the message.
+        task_id: the task that was asked for, if it was one.
     """
     envelope = read_envelope(reply)
     if envelope.ok:
         return envelope.data
-    raise refusal(reply, envelope, wall=wall, asked=asked)
+    raise refusal(reply, envelope, wall=wall, asked=asked, task_id=task_id)
 
 
 _FAMILY: dict[int, type[ApiError]] = {
@@ -234,29 +260,37 @@ _FAMILY: dict[int, type[ApiError]] = {
 }
 
 
-def refusal(reply: Reply, envelope: Envelope, *, wall: float, asked: str) -> ApikleyError:
+def refusal(
+    reply: Reply, envelope: Envelope, *, wall: float, asked: str, task_id: str | None = None
+) -> ApikleyError:
     """Say which error a refusal is. The body's code rules, then the HTTP status."""
     code = envelope.code if envelope.code != 200 else reply.status
-    reason = envelope.message or "no reason given"
     if 300 <= reply.status < 400:
         told = f"{asked} was redirected, which is never followed: the base URL is not the service's"
-        return ApiError(told, code=reply.status)
-    if code < 300:
-        if envelope.framed:  # an upload that says success: false (seen at the upstream)
-            return ApiError(f"{asked} was refused: {reason}", code=code)
-        told = "broke off" if not reply.complete else "cannot be read"
-        return UnansweredError(f"{asked} got an answer that {told}", code=reply.status)
-    told = f"{asked} was refused: {reason}"
+        return ApiError(told, code=reply.status, task_id=task_id)
+    if code < 300 and not envelope.framed:
+        told = f"{asked} got an answer that {_trouble(reply)}"
+        return UnansweredError(told, code=reply.status, task_id=task_id)
+    told = f"{asked} was refused: {envelope.message or 'no reason given'}"
     said = envelope.message.casefold()
     family = _FAMILY.get(code, ServerError if 500 <= code < 600 else ApiError)
     # Two readings met at the upstream: money dressed as pace, and pace dressed as something else.
-    if family is RateLimitError and re.search(r"credit|balance|insufficient", said):
+    if family is RateLimitError and re.search(r"\b(credits?|balance|insufficient)\b", said):
         family = InsufficientCreditsError
-    elif code < 500 and "frequen" in said and re.search(r"too (high|fast|frequent|many)", said):
+    elif family is not ServerError and _speaks_of_pace(said):
         family = RateLimitError
     if family is RateLimitError:
-        return RateLimitError(told, code=code, retry_after=retry_after(reply, wall=wall))
-    return family(told, code=code)
+        pause = retry_after(reply, wall=wall)
+        return RateLimitError(told, code=code, task_id=task_id, retry_after=pause)
+    return family(told, code=code, task_id=task_id)
+
+
+def _speaks_of_pace(said: str) -> bool:
+    return "frequen" in said and bool(re.search(r"too (high|fast|frequent|many)", said))
+
+
+def _trouble(reply: Reply) -> str:
+    return "cannot be read" if reply.complete else "broke off"
 
 
 def retry_after(reply: Reply, *, wall: float) -> float | None:
@@ -266,16 +300,16 @@ def retry_after(reply: Reply, *, wall: float) -> float | None:
     clock matters) or `data.retryAfter`. More than 300 s is cut: a pause must end.
     """
     headers = reply.headers
-    if (asked := read_seconds(headers.get("retry-after-ms"))) is not None:
+    if (asked := read_amount(headers.get("retry-after-ms"))) is not None:
         return min(asked / 1000, LONGEST_PAUSE)
     header = headers.get("retry-after")
-    asked = read_seconds(header)
+    asked = read_amount(header)
     if asked is None and header and (opens := read_date(header)) is not None:
         there = read_date(headers.get("date"))
         asked = max(0.0, opens - (there if there is not None else wall))
     if asked is None:
         data = read_envelope(reply).data
-        asked = read_seconds(data.get("retryAfter")) if isinstance(data, dict) else None
+        asked = read_amount(data.get("retryAfter")) if isinstance(data, dict) else None
     return None if asked is None else min(asked, LONGEST_PAUSE)
 
 
@@ -285,38 +319,56 @@ _REFUSED = frozenset({400, 401, 402, 403, 404, 405, 413, 414, 415, 422, 431, 433
 
 
 def open_submission(
-    reply: Reply, *, wall: float = 0.0, treat_as_refused: frozenset[int] = frozenset()
+    reply: Reply,
+    *,
+    wall: float = 0.0,
+    treat_as_refused: frozenset[int] = frozenset(),
+    asked: str = "The submission",
 ) -> str:
     """Give the task id createTask answered with, or raise what else it means. First match wins.
+
+    *asked* says what was submitted, for the messages.
 
     Raises:
         RateLimitError: throttled, nothing was created.
         ApiError: refused for certain, nothing was created.
         SubmissionUncertainError: everything else; without token, which the caller adds.
     """
-    if task_id := find_task_id(read_json(reply.text)):
-        return task_id
     envelope = read_envelope(reply)
     status, code = reply.status, envelope.code
-    refused = refusal(reply, envelope, wall=wall, asked="The submission")
+    if task_id := find_task_id(read_json(reply.text)):
+        if not envelope.ok:
+            logger.warning("%s was created although the answer says %s", task_id, _cause(reply))
+        return task_id
+    refused = refusal(reply, envelope, wall=wall, asked=asked)
     if status < 500 and (status == 429 or code in (429, 430)):
-        raise refused if isinstance(refused, ApiError) else _throttled(reply, wall)
+        known = isinstance(refused, RateLimitError | InsufficientCreditsError)
+        raise refused if known else _throttled(reply, wall)
     if 300 <= status < 400:
         raise refused
     bad = {number for number in (status, code) if number >= 400}
     sure = (status < 500 and code in _REFUSED) or (bad and bad <= treat_as_refused)
     if isinstance(refused, ApiError) and sure:
         raise refused
-    cause = f"HTTP {status}" + (f", code {code}" if envelope.framed and code != status else "")
-    cause += "" if reply.complete else ", the answer broke off"
-    cause += ", no task id" if status < 300 and code == 200 else ""
+    cause = _cause(reply)
     raise SubmissionUncertainError(
         f"The submission may have been heard: {cause}",
         code=code,
         cause=cause,
         http=status,
-        raw=reply.text[:RAW_KEPT],
+        raw=reply.kept,
     )
+
+
+def _cause(reply: Reply) -> str:
+    """What an answer to createTask says, in a few words."""
+    envelope = read_envelope(reply)
+    cause = f"HTTP {reply.status}"
+    if not envelope.framed:
+        readable = reply.complete and reply.status >= 300
+        return cause if readable else f"{cause}, the answer {_trouble(reply)}"
+    cause += f", code {envelope.code}" if envelope.code != reply.status else ""
+    return cause + (", no task id" if envelope.ok else "")
 
 
 def _throttled(reply: Reply, wall: float) -> RateLimitError:
@@ -334,6 +386,11 @@ def find_task_id(body: Any) -> str | None:
             if (found := _task_id(place.get(name))) is not None:
                 return found
     return None
+
+
+def is_task_id(text: str) -> bool:
+    """Whether *text* could be the id of a task."""
+    return _task_id(text) is not None
 
 
 def _task_id(value: Any) -> str | None:
@@ -357,31 +414,37 @@ def open_snapshot(reply: Reply, task_id: str, *, wall: float = 0.0) -> Snapshot:
         ApiError: another refusal.
     """
     envelope = read_envelope(reply)
-    asked = "The look"
     if envelope.code == 501 and envelope.framed:  # "generation failed": final for this task
-        return Snapshot(
-            task_id,
-            State.FAIL,
-            fail_code="501",
-            fail_message=envelope.message,
-            raw=envelope.data if isinstance(envelope.data, dict) else {},
-        )
+        given = envelope.data if isinstance(envelope.data, dict) else {}
+        told = {name: value for name, value in given.items() if value not in (None, "")}
+        failure = {"state": "fail", "failCode": "501", "failMsg": envelope.message}
+        return _read_record(failure | told, given, task_id)
     missing = envelope.code == 404 or (
         envelope.code == 422 and "null" in envelope.message.casefold()
     )
     if missing or (envelope.ok and envelope.data in (None, {})):
         raise NotFoundError("The service knows no such task", code=envelope.code, task_id=task_id)
-    data = open_envelope(reply, wall=wall, asked=asked)
+    data = open_envelope(reply, wall=wall, asked="The look", task_id=task_id)
     if not isinstance(data, dict):
-        raise UnansweredError(f"{asked} got no task but {type(data).__name__}", task_id=task_id)
-    told = _task_id(data.get("taskId"))
-    if told is not None and told != task_id:
-        raise UnansweredError(f"{asked} got the state of another task", task_id=task_id)
-    content = _content(data.get("resultJson"))
-    urls = content.get("resultUrls")
-    snapshot: Snapshot = _reader.structure(
-        {**data, "taskId": task_id, "urls": urls, "content": content, "raw": data}, Snapshot
-    )
+        raise UnansweredError(f"The look got no task but {type(data).__name__}", task_id=task_id)
+    return _read_record(data, data, task_id)
+
+
+def _read_record(told: dict[str, Any], raw: dict[str, Any], task_id: str) -> Snapshot:
+    """Read what is *told* of a task, unless it is another one."""
+    named = _task_id(told.get("taskId"))
+    if named is not None and named != task_id:
+        raise UnansweredError("The look got the state of another task", task_id=task_id)
+    content = _content(told.get("resultJson"))
+    read = {
+        "taskId": task_id,
+        "urls": content.get("resultUrls"),
+        "content": content,
+        # Other models' results are no links; ours without one is a film that is missing.
+        "linked": "resultUrls" in content or not any(content.values()),
+        "raw": raw,
+    }
+    snapshot: Snapshot = _reader.structure(told | read, Snapshot)
     return snapshot
 
 
@@ -425,18 +488,50 @@ _reader.register_structure_hook(
         task_id=_reads(str, "taskId"),
         state=_reads(_state),
         model=_reads(_word),
-        progress=_reads(read_number),
+        progress=_reads(read_amount),
         urls=_reads(_usable),
         content=_reads(dict),
+        linked=_reads(bool),
         fail_code=_reads(_word, "failCode"),
         fail_message=_reads(_word, "failMsg"),
-        credits=_reads(read_number, "creditsConsumed"),
+        credits=_reads(read_amount, "creditsConsumed"),
         created_at=_reads(read_moment, "createTime"),
         updated_at=_reads(read_moment, "updateTime"),
         completed_at=_reads(read_moment, "completeTime"),
         raw=_reads(dict),
     ),
 )
+
+
+def fingerprint_of(body: Mapping[str, Any]) -> str:
+    """The print of a createTask body; numbers count by their value, names by their order not."""
+    asked = {"model": body.get("model"), "input": _valued(body.get("input"))}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _valued(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _valued(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valued(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def is_made_of(snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Iterable[str]) -> bool:
+    """Say whether a task was asked for with one of *tokens* in its callback URL, or is equal.
+
+    Its `param` repeats the request; when it is missing nothing is proved.
+    """
+    param = snapshot.raw.get("param")
+    body = read_json(param) if isinstance(param, str) else param
+    if not isinstance(body, dict):
+        return False
+    called = body.get("callBackUrl")
+    if isinstance(called, str) and any(token and token in called for token in tokens):
+        return True
+    return fingerprint_of(body) in set(fingerprints)
 
 
 # --- the other answers ---------------------------------------------------------------------------
@@ -459,6 +554,9 @@ def open_link(reply: Reply, *, wall: float = 0.0) -> str:
 
 def open_upload(reply: Reply, *, wall: float = 0.0) -> str:
     """The URL of a stored file; both documented shapes of the answer are read."""
+    envelope = read_envelope(reply)
+    if envelope.framed and envelope.code == 200 and not envelope.ok and reply.status < 300:
+        raise UploadError(f"The image was not stored: {envelope.message or 'no reason given'}")
     data = open_envelope(reply, wall=wall, asked="The upload")
     fields = data if isinstance(data, dict) else {}
     found = _usable(fields.get("fileUrl")) or _usable(fields.get("downloadUrl"))

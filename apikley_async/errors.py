@@ -14,6 +14,7 @@ __all__ = [
     "ApiError",
     "ApikleyError",
     "AuthenticationError",
+    "BudgetExceededError",
     "ClientClosedError",
     "DownloadError",
     "EmptyResultError",
@@ -22,8 +23,11 @@ __all__ = [
     "InvalidRequestError",
     "JobFailedError",
     "JobTimeoutError",
+    "JournalError",
     "KeyLimitError",
     "MaintenanceError",
+    "ManifestConflictError",
+    "ManifestError",
     "MissingExtraError",
     "NotFoundError",
     "RateLimitError",
@@ -59,8 +63,14 @@ class ApikleyError(Exception):
     def __str__(self) -> str:
         facts = [f"code {self.code}"] if self.code is not None else []
         facts += [f"task {self.task_id}"] if self.task_id else []
-        told = self.message + (f" ({', '.join(facts)})" if facts else "")
-        return ". ".join(part.rstrip(".") for part in (told, self.advice) if part) + "."
+        told = self.message or type(self).__name__
+        if facts:
+            told = f"{told.rstrip('.')} ({', '.join(facts)})"
+        return " ".join(_sentence(part) for part in (told, self.advice) if part)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 class StoryboardError(ApikleyError, ValueError):
@@ -72,7 +82,6 @@ class StoryboardError(ApikleyError, ValueError):
     def __init__(self, faults: Iterable[str] | str) -> None:
         listed = (faults,) if isinstance(faults, str) else tuple(faults)
         super().__init__("; ".join(listed))
-        self.args = (listed,)  # what pickle and copy hand back to us
         self.faults: tuple[str, ...] = listed
 
 
@@ -100,7 +109,7 @@ class InsufficientCreditsError(ApiError):
 class NotFoundError(ApiError):
     """404: the service knows no such task, model or path."""
 
-    advice = "Check the task id; a task of another account is unknown too"
+    advice = "Check the task id or the model; a task of another account is unknown too"
 
 
 class InvalidRequestError(ApiError):
@@ -253,7 +262,8 @@ class JobFailedError(ApikleyError):
 class JobTimeoutError(ApikleyError):
     """We stopped looking; the film goes on, and is paid.
 
-    `job` is the live job in this process: await it again. Pickled, only `task_id` travels.
+    `job` is the live job in this process: await it again. Pickled or copied, only `task_id`
+    travels.
     """
 
     advice = "Await the job again, or later client.job(task_id)"
@@ -316,6 +326,38 @@ class ResultExpiredError(DownloadError):
     """The links are dead and the service gave no new ones."""
 
     advice = "Results live about a day; ask the service for the task"
+
+
+# --- batches --------------------------------------------------------------------------------
+
+
+class BudgetExceededError(ApikleyError):
+    """Refused before anything was spent: it does not fit into the bound that was set."""
+
+    advice = "Raise the bound, or leave films out"
+
+
+class ManifestError(ApikleyError, ValueError):
+    """A manifest breaks its rules; nothing was planned, nothing was sent.
+
+    `faults` names every violated rule with its file, place and field.
+    """
+
+    def __init__(self, faults: Iterable[str] | str) -> None:
+        listed = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("; ".join(listed))
+        self.faults: tuple[str, ...] = listed
+
+
+class ManifestConflictError(ManifestError):
+    """A manifest contradicts the journal or itself, where money depends on it."""
+
+
+class JournalError(ApikleyError):
+    """The journal is in use, damaged, another's, or cannot be written: nothing is sent without it.
+
+    The file is left as it is.
+    """
 
 
 class MissingExtraError(ApikleyError, ImportError):

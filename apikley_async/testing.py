@@ -15,11 +15,12 @@ from typing import Any, TypeAlias
 from apikley_async._clock import SystemClock
 from apikley_async._policy import exactly
 from apikley_async._wire import Reply, Request
-from apikley_async.errors import ApikleyError
+from apikley_async.errors import ApikleyError, UnreachableError
 
 __all__ = ["FakeClock", "LoopClock", "Reply", "Request", "ScriptedTransport", "exactly", "reply"]
 
-QUIET_STEPS = 100
+PATIENCE = 10_000  # turns of the loop in which somebody else may still have something to do;
+IDLE = 100  # one in which nobody else had counts so many, so that sockets and threads get a chance
 
 
 class FakeClock:
@@ -33,9 +34,12 @@ class FakeClock:
         self.slept: list[float] = []
         self._now = 0.0
         self._wall = wall
-        self._sleepers: list[tuple[float, int, asyncio.Event]] = []
         self._numbers = itertools.count()
-        self._driver: asyncio.Task[None] | None = None
+        self._alarms: list[tuple[float, int]] = []  # a heap: when to wake which sleeper
+        self._sleepers: dict[int, asyncio.Timeout] = {}
+        self._quiet = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._turning = False
 
     def now(self) -> float:
         return self._now
@@ -49,33 +53,50 @@ class FakeClock:
 
     async def sleep(self, delay: float, wake: asyncio.Event | None = None) -> None:
         self.slept.append(delay)
-        over = asyncio.Event()
-        heapq.heappush(self._sleepers, (self._now + max(delay, 0.0), next(self._numbers), over))
-        if self._driver is None or self._driver.done():
-            self._driver = asyncio.get_running_loop().create_task(self._drive())
-        waits = [asyncio.ensure_future(event.wait()) for event in (over, wake) if event]
+        self._watch_over(asyncio.get_running_loop())
+        number = next(self._numbers)
+        heapq.heappush(self._alarms, (self._now + max(delay, 0.0), number))
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            over.set()
-            for waiting in waits:
-                waiting.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            async with asyncio.timeout(None) as alarm:
+                self._sleepers[number] = alarm
+                try:
+                    await (wake or asyncio.Event()).wait()
+                finally:
+                    self._sleepers.pop(number, None)
+        except TimeoutError:
+            pass
 
-    async def _drive(self) -> None:
-        """Wait until nothing moves any more, then jump to the next who wakes."""
-        while self._sleepers:
-            seen = next(self._numbers)
-            for _ in range(QUIET_STEPS):
-                await asyncio.sleep(0)
-            if next(self._numbers) != seen + 1:
-                continue  # someone fell asleep meanwhile: look again
-            while self._sleepers and self._sleepers[0][2].is_set():
-                heapq.heappop(self._sleepers)
-            if self._sleepers:
-                when, _, over = heapq.heappop(self._sleepers)
-                self._now = max(self._now, when)
-                over.set()
+    def _watch_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._quiet = 0
+        if loop is not self._loop:
+            self._loop, self._turning = loop, False
+            self._alarms.clear()
+            self._sleepers.clear()
+        if not self._turning:
+            self._turning = True
+            loop.call_soon(self._turn, loop)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Once in each turn of the loop, while anybody sleeps: jump if nothing else moves."""
+        self._turning = bool(self._sleepers)
+        if not self._turning:
+            return
+        # Not every loop tells who is ready; then only the number of turns decides.
+        self._quiet += 1 if getattr(loop, "_ready", None) else IDLE
+        if self._quiet >= PATIENCE:
+            self._jump(loop)
+        loop.call_soon(self._turn, loop)
+
+    def _jump(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the next sleeper, and whoever else wakes at the same time."""
+        self._quiet = 0
+        while self._alarms and self._alarms[0][1] not in self._sleepers:
+            heapq.heappop(self._alarms)
+        self._now = max(self._now, self._alarms[0][0])
+        while self._alarms and self._alarms[0][0] <= self._now:
+            alarm = self._sleepers.get(heapq.heappop(self._alarms)[1])
+            if alarm is not None:
+                alarm.reschedule(loop.time())
 
 
 class LoopClock(SystemClock):
@@ -112,7 +133,7 @@ class ScriptedTransport:
         turn = next(self._script, None)
         if turn is None:
             raise AssertionError(f"the script has no turn for {request!r}")
-        if on_sent is not None:
+        if on_sent is not None and not isinstance(turn, UnreachableError):
             on_sent()
         await asyncio.sleep(0)
         if isinstance(turn, ApikleyError):

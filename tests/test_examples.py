@@ -3,98 +3,55 @@
 The conventions, for whoever writes a page:
 
 - The ```python blocks of a page run from top to bottom, in one namespace and one empty folder.
-  `await` may stand at the top level; a block without one may call `asyncio.run()`.
+  `await` may stand at the top level. All of a page runs in one event loop, so an `asyncio.run()`
+  outside of functions is awaited.
 - APIKLEY_API_KEY and APIKLEY_BASE_URL point at a simulator, and `kitten.png` is in the folder.
-- `<!-- file: name -->` above a block of any language writes the block into the folder.
+  The simulator is in the same loop, whose time is virtual: waiting costs nothing.
+- `<!-- file: name -->` above a block of any language writes the block into the folder, and does
+  not run it; later blocks may import it. Files `test_*.py` are run by `tests/plugin`.
 - `<!-- not run: reason -->` above a ```python block: it has to compile, and that is all.
+- `<!-- real time: reason -->` anywhere in a page: the loop is a plain one, and the simulator is in
+  a thread beside it, a hundred times as fast as the service. For threads, processes and signals.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import inspect
-import re
+import random
 import struct
-import textwrap
 import threading
-import types
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import pytest
+from pages import PAGES, ROOT, blocks_of, run_page
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if page.exists()]
+from apikley_async.simulator import Simulator
+from apikley_async.testing import LoopClock
+from apikley_async.virtual import VirtualLoop
 
-FENCE = re.compile(
-    r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[\w{}-]*)[^\n`]*\n"
-    r"(?P<body>.*?)^(?P=indent)(?P=fence) *$",
-    re.MULTILINE | re.DOTALL,
-)
-NOTE = re.compile(r"<!-- (?P<what>file|not run): (?P<value>[^\n]+?) -->\s*\Z")
-
-
-class Block(NamedTuple):
-    """A fenced block of a page: where it stands, and what the note above it says."""
-
-    line: int
-    language: str
-    body: str
-    what: str = ""
-    value: str = ""
-
-
-def blocks_of(text: str) -> Iterator[Block]:
-    """Find the fenced blocks of a page, in their order."""
-    for match in FENCE.finditer(text):
-        note = NOTE.search(text, 0, match.start())
-        yield Block(
-            line=text.count("\n", 0, match.start("body")) + 1,
-            language=match["language"],
-            body=textwrap.dedent(match["body"]),
-            what=note["what"] if note else "",
-            value=note["value"] if note else "",
-        )
-
-
-def run_page(page: Path, text: str, folder: Path) -> list[str]:
-    """Run the blocks of a page in *folder*; say what was done with each."""
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    done = []
-    with asyncio.Runner() as runner:
-        for block in blocks_of(text):
-            if block.what == "file":
-                (folder / block.value).write_text(block.body, encoding="utf-8")
-                done.append(f"wrote {block.value}")
-            if block.language != "python":
-                continue
-            code = compile(
-                "\n" * (block.line - 1) + block.body,  # so that a traceback names the page's line
-                str(page),
-                "exec",
-                flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
-                dont_inherit=True,
-            )
-            if block.what == "not run":
-                done.append(f"compiled line {block.line}")
-                continue
-            outcome = types.FunctionType(code, namespace)()
-            if code.co_flags & inspect.CO_COROUTINE:
-                runner.run(outcome)
-            done.append(f"ran line {block.line}")
-    return done
+Run: TypeAlias = Callable[[Any], object]
 
 
 @contextmanager
-def simulator_in_a_thread() -> Iterator[tuple[str, str]]:
-    """Serve a simulator from a thread with a loop of its own; give its address and a key."""
-    from apikley_async.simulator import Simulator
+def simulator_in_the_loop() -> Iterator[tuple[str, str, Run]]:
+    """Serve a simulator in a loop with virtual time; give its address, a key, and that loop."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        simulator = Simulator(clock=LoopClock(), rng=random.Random(0))
+        runner.run(simulator.start())
+        try:
+            yield simulator.base_url, simulator.api_key, runner.run
+        finally:
+            runner.run(simulator.aclose())
 
+
+@contextmanager
+def simulator_in_a_thread() -> Iterator[tuple[str, str, Run]]:
+    """Serve a simulator from a thread with a loop of its own; give a plain loop beside it."""
     opened: Future[tuple[str, str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def serve() -> None:
@@ -117,7 +74,8 @@ def simulator_in_a_thread() -> Iterator[tuple[str, str]]:
     try:
         address, key, loop, end = opened.result(timeout=30)
         try:
-            yield address, key
+            with asyncio.Runner() as runner:
+                yield address, key, runner.run
         finally:
             loop.call_soon_threadsafe(end.set)
     finally:
@@ -149,21 +107,25 @@ def test_the_examples_of_a_page_run(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "kitten.png").write_bytes(tiny_png())
 
-    if not any(block.language == "python" and block.what != "not run" for block in blocks_of(text)):
-        run_page(page, text, tmp_path)
-        return
-    with simulator_in_a_thread() as (address, key):
+    real = "<!-- real time: " in text
+    with simulator_in_a_thread() if real else simulator_in_the_loop() as (address, key, run):
         monkeypatch.setenv("APIKLEY_BASE_URL", address)
         monkeypatch.setenv("APIKLEY_API_KEY", key)
-        run_page(page, text, tmp_path)
+        done = run_page(page, text, tmp_path, run)
+
+    assert len(done) >= sum(block.language == "python" for block in blocks_of(text))
 
 
-def test_the_conventions_hold(tmp_path: Path) -> None:
-    """Blocks share a namespace, may await, may be files, and may be compiled only."""
-    page = """
+CONVENTIONS = """
 <!-- file: note.txt -->
 ```text
 hello
+```
+
+<!-- file: helper.py -->
+```python
+seen = []
+1 / len(seen)  if __name__ == "__main__" else 0
 ```
 
 1. In a list:
@@ -171,7 +133,8 @@ hello
    ```python
    import asyncio, pathlib
    await asyncio.sleep(0)
-   seen = [pathlib.Path(folder, "note.txt").read_text()]
+   from helper import seen
+   seen.append(pathlib.Path("note.txt").read_text())
    ```
 
 <!-- not run: it would never end -->
@@ -182,22 +145,37 @@ while True:
 
 ```python
 async def main():
-    seen.append("ran outside of a loop")
+    seen.append(asyncio.get_running_loop() is loop)
 
+loop = asyncio.get_running_loop()
 asyncio.run(main())
-assert seen == ["hello\\n", "ran outside of a loop"]
+assert seen == ["hello\\n", True]
 ```
-""".replace("folder", repr(str(tmp_path)))
+"""
 
-    done = run_page(Path("page.md"), page, tmp_path)
 
-    assert done == ["wrote note.txt", "ran line 10", "compiled line 17", "ran line 22"]
+@pytest.mark.parametrize("place", [simulator_in_the_loop, simulator_in_a_thread])
+def test_the_conventions_hold(place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks share a namespace and a loop, may await, may be files, and may be compiled only."""
+    monkeypatch.chdir(tmp_path)
+
+    with place() as (_, _, run):
+        done = run_page(Path("page.md"), CONVENTIONS, tmp_path, run)
+
+    assert done == [
+        "wrote note.txt",
+        "wrote helper.py",
+        "compiled line 9",
+        "ran line 16",
+        "compiled line 24",
+        "ran line 29",
+    ]
 
 
 def test_a_failure_names_the_line_of_the_page(tmp_path: Path) -> None:
     """Whoever broke an example finds it at once."""
     with pytest.raises(ZeroDivisionError) as caught:
-        run_page(Path("page.md"), "# Title\n\n```python\nx = 0\n1 / x\n```\n", tmp_path)
+        run_page(Path("page.md"), "# Title\n\n```python\nx = 0\n1 / x\n```\n", tmp_path, print)
 
     last = caught.traceback[-1]
     assert (Path(last.path).name, last.lineno + 1) == ("page.md", 5)

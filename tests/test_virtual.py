@@ -1,4 +1,4 @@
-"""The tests' own virtual time: what the rooms' tests rely on when they wait for minutes."""
+"""Virtual time: what everybody relies on who waits for minutes in a test."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import aiohttp
 import pytest
 from aiohttp import web
-from virtual import Deadlock, VirtualLoop
+
+from apikley_async.virtual import Deadlock, VirtualLoop
 
 pytestmark = pytest.mark.virtual
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import getpass
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
+from weakref import WeakSet
 
 import attrs
 
-from apikley_async import Client, Clock, Storyboard, SystemClock, Task
+from apikley_async import Client, Clock, Limiter, Storyboard, SystemClock, Task
 from apikley_async.batch._budget import Budget, Price, Prices, kind_of_item
 from apikley_async.batch._entries import entry_of, image_digest, key_faults, work_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import entries_in
-from apikley_async.batch._run import OVER, Options, Run, restore_window
+from apikley_async.batch._outbox import restore_window
+from apikley_async.batch._run import Options, Run
 from apikley_async.batch._states import Event, State
-from apikley_async.batch._store import Entry, Item, Plan, Step, Store
+from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
 from apikley_async.errors import BudgetExceededError, JournalError, ManifestError
 
 __all__ = ["Batch", "Estimate", "Status"]
+
+TURNS = 5  # of the loop, until Python has noticed that a generator was broken off
 
 Source: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Storyboard | Task]]"
 
@@ -76,6 +82,9 @@ class Batch:
         self._read_only = read_only
         self._store: Store | None = None
         self._run: Run | None = None
+        self._busy = False
+        self._stopped: str | None = None
+        self._paced: WeakSet[Limiter] = WeakSet()  # the limiters that know of earlier attempts
 
     @classmethod
     def open(
@@ -103,10 +112,15 @@ class Batch:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the journal. A run that is on must have been left before."""
+        """Close the journal; a run that is on is left, and its requests that are out waited for."""
         store, self._store = self._store, None
-        if store is not None:
-            await store.aclose()
+        try:
+            if self._run is not None:
+                self._run.leave("The batch was closed")
+                await self._run.aclose()
+        finally:
+            if store is not None:
+                await store.aclose()
 
     # --- what is to be made ------------------------------------------------------------------
 
@@ -128,7 +142,7 @@ class Batch:
             ManifestConflictError: a key has other content than before, or two have the same.
         """
         if isinstance(source, str | os.PathLike):
-            name = str(Path(source).absolute())
+            name = name_of(source)
             entries = entries_in(Path(source), allow_outside=allow_outside)
         else:
             name, entries = "", iter(pairs(source))
@@ -173,29 +187,47 @@ class Batch:
             BudgetExceededError: a bound in credits without a price; nothing was spent.
             JournalError: the journal cannot be written; nothing was sent without it.
         """
+        options = Options(Path(folder), max_running, retry, overwrite)
+        await self._wait_for_the_last()
+        self._busy, self._stopped = True, None
+        try:
+            prices, budget = await self._money(price, max_credits, max_tasks)
+            await self._prepare(client, prices, budget, min_balance)
+            run = Run(self._open, client, options, budget=budget, prices=prices, clock=self._clock)
+            self._run = run
+            async with contextlib.aclosing(run.changes()) as changes:
+                async for change in changes:
+                    if every_change or change.rests:
+                        yield change.item
+        finally:
+            if self._run is not None:
+                self._stopped = self._run.stopped
+            self._run, self._busy = None, False
+
+    async def _wait_for_the_last(self) -> None:
+        """A loop over an earlier run that was broken off may need a moment to end."""
+        for _ in range(TURNS):
+            if self._busy and not (self._run and self._run.ending.is_set()):
+                await asyncio.sleep(0)
+        while self._busy:
+            if self._run is None or not self._run.ending.is_set():
+                raise JournalError("This batch is running already")
+            await self._run.aclose()
+            await asyncio.sleep(0)
+
+    async def _prepare(
+        self, client: Client, prices: Prices, budget: Budget, min_balance: float | None
+    ) -> None:
+        """Everything that can refuse a run before anything is spent."""
         store = self._open
-        if self._run is not None:
-            raise JournalError("This batch is running already")
-        account = client.account(await self._salt())
-        await store.bind(client.base_url, account)
-        prices, budget = await self._money(price, max_credits, max_tasks)
+        await store.bind(client.base_url, client.account(await store.salt()))
         if min_balance is not None:
             budget.spendable = await client.credits() - min_balance
         if budget.needs_prices:
-            await self._check_prices(prices)
-        await restore_window(store, client.limiter, self._clock)
-        options = Options(Path(folder), max_running, retry, overwrite)
-        run = Run(store, client, options, budget=budget, prices=prices, clock=self._clock)
-        self._run = run
-        try:
-            async for item in run.items():
-                if every_change or item.state in OVER or item.cause:
-                    yield item
-        finally:
-            await run.aclose()
-            self._stopped, self._run = run.stopped, None
-
-    _stopped: str | None = None
+            await self._check_prices(prices, paid=budget.max_credits is not None)
+        if client.limiter not in self._paced:
+            await restore_window(store, client.limiter, self._clock)
+            self._paced.add(client.limiter)
 
     @property
     def stopped(self) -> str | None:
@@ -205,7 +237,7 @@ class Batch:
     def stop(self) -> None:
         """Let the run end: submit nothing more, wait for no film. Running again goes on."""
         if self._run is not None:
-            self._run.leave()
+            self._run.leave("Asked to stop")
 
     # --- looking -----------------------------------------------------------------------------
 
@@ -243,6 +275,8 @@ class Batch:
         prices, _ = await self._money(price, None, None)
         films, total, unpriced = 0, 0.0, 0
         async for item in self.items(State.PLANNED):
+            if item.gone:
+                continue
             films += 1
             amount = prices.of(work_of(item))
             total += amount or 0.0
@@ -252,12 +286,11 @@ class Batch:
     async def verify(self) -> list[str]:
         """Check the journal and the saved files' sizes; give every fault that is found."""
         faults = [*await self._open.verify()]
-        async for item in self.items(State.DONE):
-            for file in item.files:
-                if not file.path.is_file():
-                    faults.append(f"{item.key}: {file.path} is gone")
-                elif file.path.stat().st_size != file.size:
-                    faults.append(f"{item.key}: {file.path} has changed its size")
+        behind = 0
+        while page := await self._open.items((State.DONE,), after=behind):
+            behind = page[-1].order
+            saved = [(item.key, file) for item in page for file in item.files]
+            faults += await asyncio.to_thread(missing, saved)
         return faults
 
     # --- what a person decides ---------------------------------------------------------------
@@ -313,9 +346,6 @@ class Batch:
             raise JournalError(f"{self.path} is not open; use `async with Batch.open(...)`")
         return self._store
 
-    async def _salt(self) -> bytes:
-        return await self._open.salt()
-
     async def _decide(self, key: str, step: Step) -> Item:
         return await self._open.step(key, attrs.evolve(step, by=who()))
 
@@ -331,21 +361,29 @@ class Batch:
             amount = charge.consumed if charge.consumed is not None else charge.reserved
             if amount is None and max_credits is not None:
                 amount = prices.of(work_of(await self._open.item(charge.key)))
-            budget.spent += amount or 0.0
-            budget.tasks += 1
+            budget.count(amount)
         return prices, budget
 
-    async def _check_prices(self, prices: Prices) -> None:
+    async def _check_prices(self, prices: Prices, *, paid: bool) -> None:
         """A bound in credits that cannot be kept is refused before anything is spent."""
-        unknown = set()
-        async for item in self.items(State.PLANNED):
-            if prices.of(work_of(item)) is None:
-                unknown.add(str(kind_of_item(item)))
+        unpriced = [item async for item in self.items(State.PLANNED) if not item.gone]
+        charges = await self._open.charges() if paid else ()
+        unpriced += [
+            await self._open.item(charge.key)
+            for charge in charges
+            if charge.consumed is None and charge.reserved is None
+        ]
+        unknown = {str(kind_of_item(item)) for item in unpriced if prices.of(work_of(item)) is None}
         if unknown:
             raise BudgetExceededError(
                 "A bound in credits needs a price for every film, and nobody knows it for: "
                 f"{', '.join(sorted(unknown))}; say price=, nothing was spent"
             )
+
+
+def name_of(manifest: str | os.PathLike[str]) -> str:
+    """What tells a manifest from others: its place."""
+    return str(Path(manifest).absolute())
 
 
 def pairs(source: Iterable[tuple[str, Storyboard | Task]]) -> Iterable[Entry]:
@@ -370,6 +408,17 @@ def work_faults(work: object, where: str) -> list[str]:
     if isinstance(work, Storyboard | Task):
         return []
     return [f"{where}: a Storyboard or a Task, not {type(work).__name__}"]
+
+
+def missing(saved: Iterable[tuple[str, File]]) -> list[str]:
+    """Say which saved files are not as they were. Blocks."""
+    faults = []
+    for key, file in saved:
+        if not file.path.is_file():
+            faults.append(f"{key}: {file.path} is gone")
+        elif file.path.stat().st_size != file.size:
+            faults.append(f"{key}: {file.path} has changed its size")
+    return faults
 
 
 def expect(item: Item, *states: State) -> None:

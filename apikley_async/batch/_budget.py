@@ -7,16 +7,16 @@ the same journal consumed; nothing is ever assumed (https://docs.apikley.ru publ
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, TypeAlias
-
-import attrs
 
 from apikley_async import Storyboard, Task
 from apikley_async.batch._store import Item
 from apikley_async.errors import BudgetExceededError
 
-__all__ = ["Budget", "Price", "Prices"]
+__all__ = ["Budget", "Price", "Prices", "kind_of_item"]
 
 Work: TypeAlias = Storyboard | Task
 Price: TypeAlias = float | Mapping[int | str, float] | Callable[[Work], float | None] | None
@@ -38,9 +38,15 @@ class Prices:
     """What films cost, as far as is known: the user's word first, then what was learnt."""
 
     def __init__(self, price: Price = None) -> None:
-        if isinstance(price, int | float) and not 0 <= price < float("inf"):
-            raise ValueError(f"price: credits, 0 or more, not {price!r}")
-        self._given = price
+        if isinstance(price, Mapping):
+            self._given: Callable[[Work], float | None] = lambda work: price.get(kind_of(work))
+        elif callable(price):
+            self._given = price
+        else:
+            self._given = lambda _: price
+        for stated in price.values() if isinstance(price, Mapping) else [price]:
+            if not callable(stated):
+                checked(stated)
         self._learnt: dict[Kind, float] = {}
 
     def learn(self, item: Item) -> None:
@@ -51,41 +57,60 @@ class Prices:
 
     def of(self, work: Work) -> float | None:
         """Credits for *work*; None when nobody knows."""
-        given = self._given
-        if callable(given):
-            return given(work)
-        if isinstance(given, int | float):
-            return float(given)
-        kind = kind_of(work)
-        if given is not None and kind in given:
-            return float(given[kind])
-        return self._learnt.get(kind)
+        given = checked(self._given(work))
+        return given if given is not None else self._learnt.get(kind_of(work))
 
 
-@attrs.define
+def checked(price: float | None) -> float | None:
+    """A price that bounds can be kept with: one below 0 would let everything through."""
+    if price is None:
+        return None
+    if isinstance(price, bool) or not isinstance(price, int | float):
+        raise TypeError(f"price: credits, not {price!r:.40}")
+    if not 0 <= price < math.inf:
+        raise ValueError(f"price: credits, 0 or more, not {price!r}")
+    return float(price)
+
+
 class Budget:
     """What may be reserved, and what is.
 
-    Attributes:
+    Args:
         max_credits: of all films of the journal, accepted or uncertain; None: no bound.
         max_tasks: films of the journal, accepted or uncertain; None: no bound.
         spendable: credits that this run may take from the balance; None: no bound.
-        spent, tasks: what earlier runs have used up.
     """
 
-    max_credits: float | None = None
-    max_tasks: int | None = None
-    spendable: float | None = None
-    spent: float = 0.0
-    tasks: int = 0
-    taken: float = 0.0
+    def __init__(
+        self,
+        *,
+        max_credits: float | None = None,
+        max_tasks: int | None = None,
+        spendable: float | None = None,
+    ) -> None:
+        self.max_credits = max_credits
+        self.max_tasks = max_tasks
+        self.spendable = spendable
+        self.tasks = 0
+        self.undecided = 0  # reserved for films of which nobody knows yet whether they are paid
+        self._spent = Decimal(0)  # decimal: ten times 0.1 fit into 1
+        self._taken = Decimal(0)
+
+    @property
+    def spent(self) -> float:
+        return float(self._spent)
 
     @property
     def needs_prices(self) -> bool:
         return self.max_credits is not None or self.spendable is not None
 
+    def count(self, price: float | None) -> None:
+        """Count a film of an earlier run."""
+        self._spent += exact(price or 0.0)
+        self.tasks += 1
+
     def reserve(self, price: float | None) -> None:
-        """Set *price* aside, before the POST.
+        """Set *price* aside, before the POST; `keep` or `release` decides what becomes of it.
 
         Raises:
             BudgetExceededError: it does not fit; nothing is set aside, nothing was spent.
@@ -95,22 +120,33 @@ class Budget:
                 "max_credits and min_balance need a price: say what a film costs, or make one "
                 "of each kind without them first"
             )
-        amount = price or 0.0
-        if self.max_credits is not None and self.spent + amount > self.max_credits:
+        amount = exact(price or 0.0)
+        if self.max_credits is not None and self._spent + amount > exact(self.max_credits):
             raise BudgetExceededError(
-                f"{amount:g} credits more would exceed max_credits: {self.spent:g} of "
+                f"{amount:f} credits more would exceed max_credits: {self._spent:f} of "
                 f"{self.max_credits:g} are spent or reserved"
             )
-        if self.spendable is not None and self.taken + amount > self.spendable:
-            raise BudgetExceededError(f"{amount:g} credits more would go below min_balance")
+        if self.spendable is not None and self._taken + amount > exact(self.spendable):
+            raise BudgetExceededError(f"{amount:f} credits more would go below min_balance")
         if self.max_tasks is not None and self.tasks + 1 > self.max_tasks:
             raise BudgetExceededError(f"{self.tasks} of max_tasks {self.max_tasks} are used up")
-        self.spent += amount
-        self.taken += amount
+        self._spent += amount
+        self._taken += amount
         self.tasks += 1
+        self.undecided += 1
+
+    def keep(self) -> None:
+        """The film is paid, or may be: what was reserved for it stays reserved."""
+        self.undecided -= 1
 
     def release(self, price: float | None) -> None:
         """Give back what was reserved for an attempt that created nothing."""
-        self.spent -= price or 0.0
-        self.taken -= price or 0.0
+        self._spent -= exact(price or 0.0)
+        self._taken -= exact(price or 0.0)
         self.tasks -= 1
+        self.undecided -= 1
+
+
+def exact(credits: float) -> Decimal:  # noqa: A002 - it is what the service calls them
+    """The number that was written, not the binary one beside it."""
+    return Decimal(repr(float(credits)))

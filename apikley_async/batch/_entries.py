@@ -10,87 +10,251 @@ import hashlib
 import json
 import os
 import re
+import reprlib
 import unicodedata
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from apikley_async import Storyboard, Task, read_picture
+from apikley_async import Shot, Storyboard, Task, read_picture
 from apikley_async.batch._store import Entry, Item
-from apikley_async.errors import StoryboardError, UploadError
+from apikley_async.errors import ManifestError, StoryboardError, UploadError
 
-__all__ = ["Record", "entries_of", "entry_of", "work_of"]
+__all__ = ["Record", "defaults_of", "entries_of", "entry_of", "folded", "shown", "work_of"]
 
 FIELDS = ("key", "takes", "shots", "duration", "aspect_ratio", "image", "task")
 DEFAULTS = ("takes", "duration", "aspect_ratio", "image")
+OF_A_STORYBOARD = ("shots", "duration", "aspect_ratio", "image")
+OF_A_TASK = ("model", "input")
 MOST_TAKES = 100
+MOST_SHOTS = 10
+MOST_FAULTS = 100
+# Other than tab and line breaks; and what turns the direction of the text around it.
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 KEY = re.compile(r"[^\W_][\w.\- ]{0,79}")
+LONGEST_KEY = 160  # bytes; with its suffixes it must be a file's name, of at most 255
+DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+
+Digests = Callable[[str], str]
 
 
 @attrs.frozen
 class Record:
-    """One film as it was read: where it stands, and its fields."""
+    """One film as it was read: its file, where in it it stands, and its fields."""
 
-    where: str
+    file: str
+    unit: str
+    number: int
     fields: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        return self.place(self.number)
+
+    def place(self, number: int) -> str:
+        """Where the film of that number stands, in the same file."""
+        return f"{self.file}, {self.unit} {number}" if self.unit else self.file
+
+
+# --- a film of a manifest -----------------------------------------------------------------------
 
 
 def entries_of(
-    record: Record, defaults: Mapping[str, Any], *, base: Path, allow_outside: bool = False
+    record: Record, defaults: Mapping[str, Any], *, base: Path, digest_of: Digests
 ) -> list[Entry]:
     """The entries a record stands for: one, or as many as it has takes.
 
     Raises:
         StoryboardError: with every fault of the record, not yet with its place.
     """
-    fields = {**defaults, **record.fields} if "task" not in record.fields else {**record.fields}
-    faults = [*field_faults(fields)]
+    usual = defaults
+    if "task" in record.fields:
+        usual = {name: defaults[name] for name in ("takes",) if name in defaults}
+    fields = {**usual, **record.fields}
+    faults = [*islice(field_faults(fields), MOST_FAULTS)]
     work: Storyboard | Task | None = None
     try:
-        work = _read_work(fields)
+        work = read_work(fields)
     except StoryboardError as error:
         faults += error.faults
-    image = fields.get("image")
     digest = ""
-    if isinstance(image, str) and "task" not in fields and "://" not in image:
+    if "task" not in fields:
         try:
-            digest = image_digest(base, image, allow_outside)
-        except (StoryboardError, UploadError) as error:
-            faults.append(error.faults[0] if isinstance(error, StoryboardError) else error.message)
+            digest = digest_of(fields["image"]) if is_file(fields.get("image")) else ""
+        except StoryboardError as error:
+            faults += error.faults
     if faults or work is None:
         raise StoryboardError(faults)
-    key = fields.get("key")
-    named = None if key is None else unicodedata.normalize("NFC", str(key))
+    # What it would be without a key is the same whatever its manifest is called or lies.
     return [
-        entry_of(work, named, take=take, base=base, where=record.where, image_digest=digest)
+        entry_of(
+            work, fields.get("key"), take=take, base=base, where=record.where, image_digest=digest
+        )
         for take in range(1, fields.get("takes", 1) + 1)
     ]
 
 
+def defaults_of(fields: Mapping[str, Any], digest_of: Digests) -> tuple[dict[str, Any], list[str]]:
+    """The defaults, and what is wrong with them; what is wrong is told once, not with each film."""
+    faults = [
+        f"{shown(name)}: unknown; there are {', '.join(DEFAULTS)}"
+        for name in islice(fields, MOST_FAULTS)
+        if name not in DEFAULTS
+    ]
+    usual = {name: fields[name] for name in DEFAULTS if name in fields}
+    probe = {**usual, "shots": [Shot("A default.", 0.1)]}
+    faults += field_faults(probe)
+    try:
+        read_work(probe)
+        if is_file(usual.get("image")):
+            digest_of(usual["image"])
+    except StoryboardError as error:
+        faults += error.faults
+    if faults:  # films are checked against what they could have meant
+        broken = {fault.partition(":")[0] for fault in faults}
+        usual = {name: value for name, value in usual.items() if name not in broken}
+        if "duration" in broken:
+            usual["duration"] = 25
+    return usual, faults
+
+
+def field_faults(fields: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the fields that a storyboard does not know."""
+    for name in fields:
+        if name not in FIELDS:
+            yield f"{shown(name)}: unknown; a film has {', '.join(FIELDS)}"
+    if "task" in fields:
+        mixed = [name for name in OF_A_STORYBOARD if name in fields]
+        if mixed:
+            yield f"task: instead of {' and '.join(mixed)}, not beside"
+    elif "shots" not in fields:
+        yield "shots: missing; or a task, with model and input"
+    key = fields.get("key")
+    if key is not None:
+        yield from key_faults(key)
+    takes = fields.get("takes", 1)
+    if isinstance(takes, bool) or not isinstance(takes, int) or not 1 <= takes <= MOST_TAKES:
+        yield f"takes: a whole number from 1 to {MOST_TAKES}, not {shown(takes)}"
+    image = fields.get("image")
+    if isinstance(image, str) and (CONTROL.search(image) or len(image.splitlines()) > 1):
+        yield "image: without control characters"
+    shots = fields.get("shots")
+    for number, shot in enumerate(shots[:MOST_SHOTS] if isinstance(shots, list) else ()):
+        scene = shot.get("scene") if isinstance(shot, Mapping) else None
+        if isinstance(scene, str) and CONTROL.search(scene):
+            yield f"shots[{number}].scene: without control characters"
+
+
+def read_work(fields: Mapping[str, Any]) -> Storyboard | Task:
+    """The work that a film's fields, or a journal's payload, describe."""
+    if "task" in fields:
+        return _read_task(fields["task"])
+    shots = fields.get("shots")
+    if shots is None:
+        shots = fields.get("shots", [Shot("Not there.", 0.1)])  # its absence is told elsewhere
+    elif isinstance(shots, list) and len(shots) > MOST_SHOTS:
+        raise StoryboardError(f"shots: 1 to {MOST_SHOTS}, not {len(shots)}")
+    elif isinstance(shots, list):
+        shots = [_as_shot(shot) for shot in shots]
+    return Storyboard(
+        shots,
+        duration=fields.get("duration", 15),
+        aspect_ratio=fields.get("aspect_ratio", "landscape"),
+        image=fields.get("image"),
+    )
+
+
+def _read_task(task: object) -> Task:
+    if not isinstance(task, Mapping):
+        raise StoryboardError(f"task: a mapping of model and input, not {shown(task)}")
+    faults = [
+        f"task.{shown(name)}: unknown; a task has model and input"
+        for name in islice(task, MOST_FAULTS)
+        if name not in OF_A_TASK
+    ]
+    model = task.get("model")
+    if isinstance(model, str) and (CONTROL.search(model) or len(model.splitlines()) > 1):
+        faults.append("task.model: without control characters")
+    try:
+        made = Task(model or "", task.get("input", {}))
+    except StoryboardError as error:
+        raise StoryboardError([*faults, *(f"task.{fault}" for fault in error.faults)]) from None
+    if faults:
+        raise StoryboardError(faults)
+    return made
+
+
+def _as_shot(shot: object) -> Any:
+    """A whole number is a scene's text too: `scene: 1984`."""
+    if isinstance(shot, Mapping) and type(shot.get("scene")) is int:
+        return {**shot, "scene": shown(shot["scene"], 1000)}
+    return shot
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def key_faults(key: object) -> Iterator[str]:
+    """A key names files: letters, digits, spaces and `._-`, beginning with a letter or digit."""
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        yield f"key: a word, not {shown(key)}; in quotes, anything is a word"
+        return
+    name = _name(key)
+    if not KEY.fullmatch(name) or name[-1] in ". ":
+        yield (
+            "key: letters, digits, spaces and ._-, at most 80, beginning with a letter or digit "
+            f"and not ending with a dot or space, not {shown(key)}"
+        )
+    elif len(name.encode()) > LONGEST_KEY:
+        yield f"key: at most {LONGEST_KEY} bytes in UTF-8, not {len(name.encode())}"
+    elif DEVICES.fullmatch(name):
+        yield f"key: a name that is a file's everywhere, not {name!r}"
+
+
+def folded(key: str) -> str:
+    """A key as the least discerning file system sees it: two of one fold would share a file."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", key).casefold())
+
+
+def _name(key: object) -> str:
+    try:
+        return unicodedata.normalize("NFC", str(key))
+    except ValueError:  # a number of thousands of digits
+        return ""
+
+
+# --- what the journal holds ---------------------------------------------------------------------
+
+
 def entry_of(
     work: Storyboard | Task,
-    key: str | None,
+    key: object,
     *,
     take: int = 1,
     base: Path | None = None,
     where: str = "",
     image_digest: str = "",
 ) -> Entry:
-    """The entry for a work; without a key its name is made from its content."""
+    """The entry for a work; without a key its name is made from its content.
+
+    Raises:
+        ManifestError: the folder's name cannot be written down.
+    """
     payload = payload_of(work)
     content = payload | ({"image": image_digest} if image_digest else {})
     marked = json.dumps([content, take] if take > 1 else content, sort_keys=True)
-    digest = hashlib.sha256(marked.encode()).hexdigest()
-    stem = key if key is not None else f"film-{content_name(content)}"
+    stem = f"film-{content_name(content)}" if key is None else _name(key)
+    folder = str(base.absolute()) if base else ""
+    if not encodes(folder):
+        raise ManifestError([f"{where}: a folder with a name in Unicode, not {folder!r}"])
     return Entry(
         key=stem if take == 1 else f"{stem}.{take}",
-        payload=json.dumps(payload, ensure_ascii=False, sort_keys=True),
-        digest=digest,
-        base=str(base.absolute()) if base else "",
+        payload=spelled(payload),
+        digest=hashlib.sha256(marked.encode()).hexdigest(),
+        base=folder,
         where=where,
         named=key is not None,
     )
@@ -108,92 +272,74 @@ def payload_of(work: Storyboard | Task) -> dict[str, Any]:
         "shots": [{"scene": s.scene, "duration": _tidy(s.duration)} for s in work.shots],
         "duration": work.duration,
         "aspect_ratio": work.aspect_ratio,
-        "image": None if work.image is None else os.fspath(work.image),
+        "image": None if work.image is None else os.fsdecode(work.image),
     }
+
+
+def spelled(payload: Mapping[str, Any]) -> str:
+    """A payload as text that a database takes, even with a file's name that is no Unicode."""
+    text = json.dumps(payload, ensure_ascii=False, sort_keys=True)
+    return text if encodes(text) else json.dumps(payload, sort_keys=True)
 
 
 def work_of(item: Item) -> Storyboard | Task:
     """The work an item stands for, its image where the manifest's folder has it."""
-    work = _read_work(json.loads(item.payload))
-    if isinstance(work, Storyboard) and isinstance(work.image, str) and "://" not in work.image:
-        return attrs.evolve(work, image=Path(item.base) / work.image)
+    work = read_work(json.loads(item.payload))
+    if isinstance(work, Storyboard) and is_file(work.image):
+        return attrs.evolve(work, image=Path(item.base) / str(work.image))
     return work
-
-
-def field_faults(fields: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the fields that a storyboard does not know."""
-    for name in fields:
-        if name not in FIELDS:
-            yield f"{str(name)[:40]!r}: unknown; a film has {', '.join(FIELDS)}"
-    if "task" in fields:
-        mixed = [name for name in ("shots", "image") if name in fields]
-        if mixed:
-            yield f"task: instead of {' and '.join(mixed)}, not beside"
-    key = fields.get("key")
-    if key is not None:
-        yield from key_faults(key)
-    takes = fields.get("takes", 1)
-    if isinstance(takes, bool) or not isinstance(takes, int) or not 1 <= takes <= MOST_TAKES:
-        yield f"takes: a whole number from 1 to {MOST_TAKES}, not {takes!r:.40}"
-    for number, shot in enumerate(_listed(fields.get("shots"))):
-        scene = shot.get("scene") if isinstance(shot, Mapping) else None
-        if isinstance(scene, str) and CONTROL.search(scene):
-            yield f"shots[{number}].scene: without control characters"
-
-
-def key_faults(key: object) -> Iterator[str]:
-    """A key names files: letters, digits, spaces and `._-`, beginning with a letter or digit."""
-    if isinstance(key, bool) or not isinstance(key, str | int):
-        yield f"key: a word, not {key!r:.40}"
-    elif not KEY.fullmatch(str(key)) or str(key)[-1] in ". ":
-        yield (
-            "key: letters, digits, spaces and ._-, at most 80, beginning with a letter or digit "
-            f"and not ending with a dot or space, not {str(key)[:40]!r}"
-        )
-
-
-def image_digest(base: Path, image: str, allow_outside: bool) -> str:
-    """The SHA-256 of an image that may be used; it stays inside the manifest's folder."""
-    place = (base / image).resolve()
-    if not allow_outside and not place.is_relative_to(base.resolve()):
-        raise StoryboardError(f"image: inside the manifest's folder, not {image!r:.80}")
-    about = place.stat() if place.exists() else None
-    return _digest(place, about and (about.st_mtime_ns, about.st_size, about.st_ino))
-
-
-@lru_cache(maxsize=1024)
-def _digest(place: Path, _version: object) -> str:
-    return read_picture(place).digest
-
-
-def _read_work(fields: Mapping[str, Any]) -> Storyboard | Task:
-    if "task" in fields:
-        task = fields["task"]
-        if not isinstance(task, Mapping) or set(task) - {"model", "input"}:
-            raise StoryboardError("task: a model and an input, nothing else")
-        return Task(task.get("model", ""), task.get("input", {}))
-    return Storyboard(
-        [_as_shot(shot) for shot in _listed(fields.get("shots"))],
-        duration=fields.get("duration", 15),
-        aspect_ratio=fields.get("aspect_ratio", "landscape"),
-        image=fields.get("image"),
-    )
-
-
-def _as_shot(shot: object) -> Any:
-    """A number is a scene's text too: `scene: 1984`."""
-    if isinstance(shot, Mapping) and type(shot.get("scene")) in (int, float):
-        return {**shot, "scene": str(shot["scene"])}
-    return shot
-
-
-def _listed(shots: object) -> list[Any]:
-    if shots is None:
-        return []
-    if not isinstance(shots, list | tuple):
-        raise StoryboardError(f"shots: a list of shots, not {type(shots).__name__}")
-    return [*shots]
 
 
 def _tidy(duration: float) -> float:
     return int(duration) if duration == int(duration) else duration
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def is_file(image: object) -> bool:
+    """Whether an image is a path, neither a URL nor nothing."""
+    return isinstance(image, str) and "://" not in image and image.strip() != ""
+
+
+def image_digest(base: Path, image: str, allow_outside: bool) -> str:
+    """The SHA-256 of an image that may be used; it stays inside the manifest's folder.
+
+    Raises:
+        StoryboardError: it is not there, no image, or lies where it may not.
+    """
+    if not encodes(image):
+        raise StoryboardError(f"image: a name in Unicode, not {shown(image)}")
+    try:
+        place = (base / image).resolve()
+        inside = allow_outside or place.is_relative_to(base.resolve())
+    except (OSError, ValueError, RuntimeError):  # links in a circle, a NUL, an endless name
+        raise StoryboardError(f"image: a path, not {shown(image)}") from None
+    if not inside:
+        raise StoryboardError(f"image: inside the manifest's folder, not {shown(image)}")
+    try:
+        return read_picture(place).digest
+    except UploadError as error:
+        raise StoryboardError(error.message) from None
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def shown(value: object, most: int = 60) -> str:
+    """A value in an error message: one short line, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 2, most, most, most
+    try:
+        return short.repr(value).replace("\n", " ")[: 4 * most]
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        return type(value).__name__
+
+
+def encodes(text: str) -> bool:
+    """Whether a text can be written down: no lone surrogate is in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,70 +1,83 @@
 """The journal on the disk: SQLite, one owner, one thread, nothing acknowledged that can be lost.
 
 `synchronous=FULL` in WAL mode: a commit is on the disk when it returns. The owner holds a lock
-on a file beside the journal (SQLite's own locks vanish when anyone in the process opens and
-closes the file again) and an epoch in it: a second owner makes the first one's writes fail. An
-input or output error poisons the journal: nothing more is written, so nothing more is sent.
+and an epoch in the journal: a second owner makes the first one's writes fail. An input or output
+error poisons the journal: nothing more is intended, so nothing more is sent. Only what a paid
+submission has become is tried again, and if need be written down elsewhere (`_rescue`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
-import json
+import logging
 import os
-import secrets
 import sqlite3
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from apikley_async import Attempt, Clock, SystemClock
-from apikley_async.batch._schema import APPLICATION, MIGRATIONS, VERSION, faults_of
+from apikley_async.batch import _file as file
+from apikley_async.batch import _rescue as rescue
+from apikley_async.batch._planning import plan
+from apikley_async.batch._rescue import Rescued
+from apikley_async.batch._rows import ATTEMPTS, ITEM, read_item, spell_files, storable
+from apikley_async.batch._schema import MIGRATIONS, Migrations, faults_of, migrate
 from apikley_async.batch._states import Event, State, after
-from apikley_async.batch._store import Charge, Entry, File, Item, Plan, Step
-from apikley_async.errors import ApikleyError, JournalError, ManifestConflictError
+from apikley_async.batch._store import Charge, Entry, Item, Plan, Step
+from apikley_async.errors import ApikleyError, JournalError
 
 __all__ = ["Journal"]
 
 T = TypeVar("T")
 
-HEADER = b"SQLite format 3\x00"
-FULL = ("database or disk is full", "disk i/o error", "readonly database")
+logger = logging.getLogger("apikley_async.batch")
+
+LATE = (0.1, 0.4, 1.5)  # pauses before a paid task's id is tried again on a full disk
 
 
 class Journal:
     """One batch, written down in *path*. Use `await Journal.open(path)`."""
 
-    def __init__(self, path: Path, clock: Clock, *, read_only: bool) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, clock: Clock, *, read_only: bool, migrations: Migrations
+    ) -> None:
+        self.path = path.resolve()  # one lock for one file, whatever it is called by
         self.read_only = read_only
         self._clock = clock
+        self._migrations = migrations
         self._pid = os.getpid()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-journal")
         self._lock: int | None = None
+        self._journal_id = ""
         self._epoch = 0
         self._poison: JournalError | None = None
+        self._full = False
+        self._now = (0.0, 0.0)  # wall and monotonic time of what the thread is doing
         self._db: sqlite3.Connection
 
     @classmethod
     async def open(
-        cls, path: str | os.PathLike[str], *, clock: Clock | None = None, read_only: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        clock: Clock | None = None,
+        read_only: bool = False,
+        migrations: Migrations = MIGRATIONS,
     ) -> Journal:
         """Open or make the journal.
 
         Items found `sending` were on their way when the last owner ended: they are `uncertain`
-        from here on.
+        from here on, unless their task's id was rescued.
 
         Raises:
             JournalError: in use, damaged, of another program, or of a newer version. The file
                 is left as it is.
         """
-        journal = cls(Path(path), clock or SystemClock(), read_only=read_only)
+        clock = clock or SystemClock()
+        journal = cls(Path(path), clock, read_only=read_only, migrations=migrations)
         try:
             await journal._run(journal._open)
         except BaseException:
@@ -73,10 +86,11 @@ class Journal:
         return journal
 
     async def aclose(self) -> None:
-        """Close it; what was acknowledged is on the disk."""
-        with contextlib.suppress(RuntimeError):
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown(wait=False)
+        """Close it, in any case; what was acknowledged is on the disk."""
+        with contextlib.suppress(RuntimeError):  # it is closed already
+            closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            self._thread.shutdown(wait=False)
+            await asyncio.shield(closing)
 
     # --- the protocol of a store -------------------------------------------------------------
 
@@ -89,7 +103,13 @@ class Journal:
         await self._run(self._intend, key, token, fingerprint, reserved)
 
     async def settle(self, key: str, attempt: Attempt, step: Step) -> Item:
-        return await self._run(self._settle, key, attempt, step)
+        try:
+            return await self._run(self._settle, key, attempt, step)
+        except JournalError as error:
+            if attempt.task_id is None:
+                raise
+            trouble = error
+        return await self._settle_late(key, attempt, step, trouble)
 
     async def step(self, key: str, step: Step) -> Item:
         return await self._run(self._step, key, step)
@@ -152,47 +172,112 @@ class Journal:
     async def verify(self) -> Sequence[str]:
         return await self._run(lambda: faults_of(self._db))
 
+    # --- a paid task's id, in spite of everything ----------------------------------------------
+
+    async def _settle_late(
+        self, key: str, attempt: Attempt, step: Step, trouble: JournalError
+    ) -> Item:
+        """The film is paid, and could not be written down: try again for a while, then rescue."""
+        try:
+            for pause in LATE if self._full else ():
+                await self._clock.sleep(pause)
+                with contextlib.suppress(JournalError):
+                    return await self._do(self._settle, key, attempt, step)
+        except asyncio.CancelledError:
+            self._rescue(key, attempt)
+            raise
+        told = f"{trouble.message}; {key!r} is paid, its id is {self._rescue(key, attempt)}"
+        raise JournalError(told, task_id=attempt.task_id)
+
+    def _rescue(self, key: str, attempt: Attempt) -> str:
+        """Write a paid task's id down where there is room, and tell; say where."""
+        note = Rescued(key, attempt.token, attempt.task_id or "", attempt.ended_at)
+        place = rescue.put(self.path, self._journal_id, note)
+        told = f"written down in {place}" if place else "written down nowhere: keep it"
+        logger.critical("film %s of %r is paid; its id is %s", attempt.task_id, key, told)
+        return told
+
+    def _bind_rescued(self, note: Rescued) -> bool:
+        """Bind a paid task that was written down elsewhere; True when it is where it belongs."""
+        row = self._db.execute(
+            "SELECT item.key, item.state, attempt.state AS attempt, attempt.task_id FROM attempt"
+            " JOIN item USING (key) WHERE token = ?",
+            (note.token,),
+        ).fetchone()
+        if row is not None and row["task_id"] == note.task_id:
+            return True
+        doubtful = row is not None and (row["state"], row["attempt"]) == ("uncertain", "unknown")
+        if not doubtful or self._owner_of(note.task_id) is not None:
+            told = "film %s was paid for %r, which stands elsewhere now: see client.job"
+            logger.critical(told, note.task_id, note.key)
+            return False
+        cause = "the journal could not be written when the answer came"
+        self._move(row["key"], Step(Event.RESOLVE, task_id=note.task_id, cause=cause))
+        self._db.execute(
+            "UPDATE attempt SET state = 'resolved', task_id = ? WHERE token = ?",
+            (note.task_id, note.token),
+        )
+        logger.warning(
+            "film %s of %r was paid in trouble, and is bound now", note.task_id, note.key
+        )
+        return True
+
+    def _owner_of(self, task_id: str) -> str | None:
+        row = self._db.execute("SELECT key FROM item WHERE task_id = ?", (task_id,)).fetchone()
+        return None if row is None else str(row["key"])
+
     # --- the thread --------------------------------------------------------------------------
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do *work* in the journal's own thread: one thing at a time, never cut in two."""
+        if self._poison is not None:
+            raise JournalError(self._poison.message)
+        return await self._do(work, *arguments)
+
+    async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
         if self._pid != os.getpid():
             raise JournalError(f"{self.path} was opened before a fork; open it in each process")
-        if self._poison is not None:
-            raise self._poison_again()
+        now = self._clock.wall(), self._clock.now()
         loop = asyncio.get_running_loop()
         try:
-            doing = loop.run_in_executor(self._thread, self._guarded, work, *arguments)
+            doing = loop.run_in_executor(self._thread, self._guarded, now, work, *arguments)
         except RuntimeError:
             raise JournalError(f"{self.path} is closed") from None
-        return await doing
+        return await asyncio.shield(doing)
 
-    def _guarded(self, work: Callable[..., T], *arguments: Any) -> T:
+    def _guarded(self, now: tuple[float, float], work: Callable[..., T], *arguments: Any) -> T:
+        self._now = now
         try:
             return work(*arguments)
         except ApikleyError:
             raise
         except (sqlite3.Error, ValueError) as exc:  # a damaged file gives text that is none
-            told = plain_text(exc)
-            full = any(word in told.casefold() for word in FULL)
-            way_out = (
-                "free some space and run again: nothing was sent meanwhile"
-                if full
-                else "keep the file, and run `apikley batch verify` on it"
-            )
-            error = JournalError(f"{self.path} cannot be written or read: {told}; {way_out}")
-            if not isinstance(exc, sqlite3.IntegrityError):
-                self._poison = error
+            error = self._trouble(exc)
+        except OSError as exc:
+            error = JournalError(f"{self.path} cannot be written or read: {exc.strerror}")
         raise error
 
-    def _poison_again(self) -> JournalError:
-        return JournalError(self._poison.message if self._poison else "")
+    def _trouble(self, exc: Exception) -> JournalError:
+        """Say what is wrong, and what to do; from here on the gate is closed."""
+        told = str(exc) if isinstance(exc, sqlite3.Error) else "its content is not readable"
+        number = exc.sqlite_errorcode if hasattr(exc, "sqlite_errorcode") else 0
+        self._full = number & 0xFF == sqlite3.SQLITE_FULL
+        if self._full or number & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+            way_out = "free some space and run again: nothing was sent meanwhile"
+        elif number & 0xFF == sqlite3.SQLITE_BUSY:
+            way_out = "another program has locked it; end that, and run again"
+        else:
+            way_out = "keep the file, and run `apikley batch verify` on it"
+        error = JournalError(f"{self.path} cannot be written or read: {told}; {way_out}")
+        if not isinstance(exc, sqlite3.IntegrityError):
+            self._poison = error
+        return error
 
     async def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
         return await self._run(lambda: self._db.execute(query, values).fetchall())
 
     @contextlib.contextmanager
-    def _transaction(self) -> Any:
+    def _transaction(self) -> Iterator[None]:
         """One durable change, by the owner only; undone whole when anything in it fails."""
         if self.read_only:
             raise JournalError(f"{self.path} is open for reading only")
@@ -212,102 +297,30 @@ class Journal:
 
     def _open(self) -> None:
         if not self.read_only:
-            self._take_lock()
-        fresh = self._check_file()
-        if fresh and self.read_only:
-            raise JournalError(f"{self.path}: there is no such journal")
-        if fresh:
-            # Private from the first moment: prompts are personal data.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        mode = "ro" if self.read_only else "rw"
-        self._db = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            isolation_level=None,
-            timeout=5,
-        )
-        self._db.row_factory = sqlite3.Row
-        self._check_content(fresh)
+            self._lock = file.take_lock(self.path)
+        if not self.path.exists():
+            if self.read_only:
+                raise JournalError(f"{self.path}: there is no such journal")
+            file.make(self.path, self._migrations)
+        self._db = file.connect(self.path, read_only=self.read_only)
+        version = file.check(self._db, self.path, len(self._migrations))
         if not self.read_only:
+            file.make_lasting(self._db)
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            if sys.platform == "darwin":
-                self._db.execute("PRAGMA fullfsync = ON")
-                self._db.execute("PRAGMA checkpoint_fullfsync = ON")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        if not self.read_only:
-            self._own(fresh)
+            self._own(version)
+        elif version < len(self._migrations):
+            told = "was written by an older version; run the batch once to bring it up to date"
+            raise JournalError(f"{self.path} {told}")
 
-    def _take_lock(self) -> None:
-        place = self.path.with_name(self.path.name + ".lock")
-        try:
-            self._lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            raise JournalError(f"{self.path} cannot be made: {exc.strerror}") from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(self._lock, 32).decode(errors="replace").strip() or "unknown"
-            raise JournalError(
-                f"{self.path} is in use by process {owner}; wait for it or stop it"
-            ) from None
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, f"{self._pid}\n".encode())
-
-    def _check_file(self) -> bool:
-        """Look before SQLite does: True when there is no file yet."""
-        try:
-            with self.path.open("rb") as file:
-                head = file.read(len(HEADER))
-        except FileNotFoundError:
-            return True
-        except OSError as exc:
-            raise JournalError(f"{self.path} cannot be read: {exc.strerror}") from None
-        if not head:
-            raise JournalError(
-                f"{self.path} is empty: a journal that was lost, or none. It is left as it is; "
-                "bring back a copy, or name another file"
-            )
-        if head != HEADER:
-            raise JournalError(f"{self.path} is not a journal of this program; it is left as it is")
-        return False
-
-    def _check_content(self, fresh: bool) -> None:
-        [application] = self._db.execute("PRAGMA application_id").fetchone()
-        [version] = self._db.execute("PRAGMA user_version").fetchone()
-        if fresh:
-            return
-        if application != APPLICATION:
-            raise JournalError(f"{self.path} is a database of another program; it is left as it is")
-        if version > VERSION:
-            raise JournalError(
-                f"{self.path} was written by a newer version (schema {version}, here {VERSION}); "
-                "upgrade this package"
-            )
-        [verdict] = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise JournalError(
-                f"{self.path} is damaged ({verdict}); it is left as it is. Bring back a copy, or "
-                "recover what can be read with sqlite3's .recover into a new file"
-            )
-
-    def _own(self, fresh: bool) -> None:
-        """Bring the schema up to date, take the next epoch, and face what was left `sending`."""
-        [version] = self._db.execute("PRAGMA user_version").fetchone()
+    def _own(self, version: int) -> None:
+        """Bring the tables up to date, take the next epoch, and face what was left `sending`."""
+        if version < len(self._migrations):
+            file.keep_copy(self._db, self.path, version)
         self._db.execute("BEGIN IMMEDIATE")
-        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-            for statement in script:
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version = {number}")
-        if fresh or version == 0:
-            self._db.execute(f"PRAGMA application_id = {APPLICATION}")
-            self._db.execute(
-                "INSERT INTO meta VALUES ('journal_id', ?), ('epoch', '0')",
-                (secrets.token_hex(16),),
-            )
+        migrate(self._db, self._migrations)
         self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'epoch'")
-        [epoch] = self._db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-        self._epoch = int(epoch)
+        facts = dict(self._db.execute("SELECT name, value FROM meta").fetchall())
+        self._epoch, self._journal_id = int(facts["epoch"]), facts["journal_id"]
         left = self._db.execute("SELECT key FROM item WHERE state = 'sending'").fetchall()
         for row in left:
             told = "the last run ended while the submission was out"
@@ -315,9 +328,12 @@ class Journal:
         self._db.execute(
             "UPDATE attempt SET state = 'unknown', cause = 'interrupted', ended_at = ?"
             " WHERE state = 'intent'",
-            (self._clock.wall(),),
+            (self._now[0],),
         )
+        notes = rescue.notes_of(self.path, self._journal_id)
+        bound = {place: [self._bind_rescued(n) for n in told] for place, told in notes.items()}
         self._db.execute("COMMIT")
+        rescue.remove(place for place, fates in bound.items() if all(fates))
 
     def _close(self) -> None:
         db = getattr(self, "_db", None)
@@ -333,72 +349,8 @@ class Journal:
     # --- work that runs in the thread --------------------------------------------------------
 
     def _plan(self, entries: Iterable[Entry], source: str, allow_duplicates: bool) -> Plan:
-        new = known = 0
         with self._transaction():
-            self._db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (key PRIMARY KEY, place)")
-            self._db.execute("DELETE FROM seen")
-            for entry in entries:
-                self._note_seen(entry)
-                if self._is_known(entry):
-                    known += 1
-                    continue
-                if not allow_duplicates:
-                    self._refuse_twin(entry)
-                self._db.execute(
-                    "INSERT INTO item (key, payload, payload_sum, digest, base, source, state)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        entry.key,
-                        entry.payload,
-                        payload_sum(entry.key, entry.payload),
-                        entry.digest,
-                        entry.base,
-                        source,
-                        State.PLANNED,
-                    ),
-                )
-                new += 1
-            self._db.execute(
-                "UPDATE item SET gone = key NOT IN (SELECT key FROM seen)"
-                " WHERE source = ? OR key IN (SELECT key FROM seen)",
-                (source,),
-            )
-            [gone] = self._db.execute(
-                "SELECT count(*) FROM item WHERE gone AND source = ?", (source,)
-            ).fetchone()
-        return Plan(new, known, gone)
-
-    def _note_seen(self, entry: Entry) -> None:
-        twin = self._db.execute("SELECT place FROM seen WHERE key = ?", (entry.key,)).fetchone()
-        if twin is not None:
-            raise ManifestConflictError(
-                f"{entry.where}: the key {entry.key!r} was given before, at {twin['place']}; "
-                "say takes: 2 for two films of one storyboard"
-            )
-        self._db.execute("INSERT INTO seen VALUES (?, ?)", (entry.key, entry.where))
-
-    def _is_known(self, entry: Entry) -> bool:
-        row = self._db.execute(
-            "SELECT digest, state FROM item WHERE key = ?", (entry.key,)
-        ).fetchone()
-        if row is None:
-            return False
-        if row["digest"] != entry.digest:
-            raise ManifestConflictError(
-                f"{entry.where}: {entry.key!r} is in the journal with other content "
-                f"({row['state']}); give the changed film a new key"
-            )
-        return True
-
-    def _refuse_twin(self, entry: Entry) -> None:
-        twin = self._db.execute(
-            "SELECT key FROM item WHERE digest = ? AND state != 'dropped'", (entry.digest,)
-        ).fetchone()
-        if twin is not None:
-            raise ManifestConflictError(
-                f"{entry.where}: {entry.key!r} has the same content as {twin['key']!r}: it would "
-                "be paid twice; say takes: 2, or allow duplicates"
-            )
+            return plan(self._db, entries, source=source, allow_duplicates=allow_duplicates)
 
     def _intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
         with self._transaction():
@@ -406,7 +358,7 @@ class Journal:
             self._db.execute(
                 "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, began_at) VALUES"
                 " (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?2), 'intent', ?, ?, ?)",
-                (token, key, fingerprint, reserved, self._clock.wall()),
+                (token, key, fingerprint, reserved, self._now[0]),
             )
 
     def _settle(self, key: str, attempt: Attempt, step: Step) -> Item:
@@ -446,12 +398,15 @@ class Journal:
             raise KeyError(key)
         before = State(row["state"])
         following = after(before, step.event)
+        if step.task_id is not None and self._owner_of(step.task_id) not in (None, key):
+            raise JournalError(f"{step.task_id} is the task of {self._owner_of(step.task_id)!r}")
         buys_again = step.event in (Event.RETRY, Event.RESUBMIT)
         self._db.execute(
             "UPDATE item SET state = :to, cause = :cause,"
             " task_id = CASE WHEN :again THEN NULL ELSE coalesce(:task_id, task_id) END,"
             " fail_code = :fail_code, fail_message = :fail_message,"
-            " credits = coalesce(:credits, credits), result = coalesce(:result, result),"
+            " credits = CASE WHEN :again THEN NULL ELSE coalesce(:credits, credits) END,"
+            " result = coalesce(:result, result),"
             " success_at = coalesce(:success_at, success_at), files = coalesce(:files, files)"
             " WHERE key = :key AND state = :before",
             {
@@ -473,8 +428,7 @@ class Journal:
             'INSERT INTO event (at, mono, key, event, "from", "to", cause, by)'
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                self._clock.wall(),
-                self._clock.now(),
+                *self._now,
                 key,
                 step.event,
                 before,
@@ -491,11 +445,11 @@ class Journal:
         return read_item(row)
 
     def _items(self, states: list[State] | None, behind: int, count: int) -> list[Item]:
-        chosen = [*State] if states is None else states
-        marks = ", ".join("?" * len(chosen))
+        marks = ", ".join("?" * len(states or ()))
+        chosen = "1" if states is None else f"state IN ({marks})"
         rows = self._db.execute(
-            f"{ITEM} WHERE state IN ({marks}) AND ord > ? ORDER BY ord LIMIT ?",
-            (*chosen, behind, count),
+            f"{ITEM} WHERE {chosen} AND ord > ? ORDER BY ord LIMIT ?",
+            (*(states or ()), behind, count),
         )
         return [read_item(row) for row in rows]
 
@@ -513,61 +467,3 @@ class Journal:
         if not known:
             with self._transaction():
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", given.items())
-
-
-ATTEMPTS: Mapping[Event, str] = {
-    Event.ACCEPT: "accepted",
-    Event.THROTTLE: "refused",
-    Event.POSTPONE: "refused",
-    Event.REFUSE: "refused",
-    Event.UNSENT: "unsent",
-    Event.DOUBT: "unknown",
-    Event.RESOLVE: "resolved",
-    Event.RESUBMIT: "abandoned",
-    Event.DROP: "abandoned",
-}
-"""What an event makes of the attempt it is about."""
-
-ITEM = "SELECT *, (SELECT count(*) FROM attempt WHERE attempt.key = item.key) AS attempts FROM item"
-
-
-def payload_sum(key: str, payload: str) -> str:
-    """What shows that a film's words are still those that were planned."""
-    return hashlib.sha256(f"{key}\n{payload}".encode()).hexdigest()[:16]
-
-
-def plain_text(error: Exception) -> str:
-    return str(error) if isinstance(error, sqlite3.Error) else "its content is not readable"
-
-
-def read_item(row: sqlite3.Row) -> Item:
-    if row["payload_sum"] != payload_sum(row["key"], row["payload"]):
-        raise JournalError(f"the journal is damaged: {row['key']!r:.80} is not as it was planned")
-    files = json.loads(row["files"]) if row["files"] else []
-    at = row["success_at"]
-    return Item(
-        key=row["key"],
-        state=State(row["state"]),
-        order=row["ord"],
-        payload=row["payload"],
-        base=row["base"],
-        task_id=row["task_id"],
-        cause=row["cause"] or "",
-        fail_code=row["fail_code"] or "",
-        fail_message=row["fail_message"] or "",
-        credits=row["credits"],
-        files=tuple(File(Path(f["path"]), f["size"], f["sha256"]) for f in files),
-        attempts=row["attempts"],
-        result=row["result"] or "",
-        success_at=None if at is None else datetime.fromtimestamp(at, UTC),
-        gone=bool(row["gone"]),
-    )
-
-
-def spell_files(files: tuple[File, ...]) -> str:
-    return json.dumps([{"path": str(f.path), "size": f.size, "sha256": f.sha256} for f in files])
-
-
-def storable(text: str) -> str:
-    """Foreign text as SQLite takes it: without lone surrogates."""
-    return text.encode(errors="replace").decode()

@@ -11,34 +11,33 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from apikley_async import Attempt, Client, Clock, Job, RateLimiter, Request, Result, Verdict
+from apikley_async import Client, Clock, Job, Result
 from apikley_async.batch._budget import Budget, Prices
 from apikley_async.batch._entries import work_of
-from apikley_async.batch._states import Event, State
+from apikley_async.batch._outbox import Outbox, Writer
+from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import File, Item, Step, Store
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
     AuthenticationError,
     BudgetExceededError,
+    ClientClosedError,
     DownloadError,
     EmptyResultError,
-    InsufficientCreditsError,
     InvalidRequestError,
     JobFailedError,
     JobTimeoutError,
     JournalError,
-    KeyLimitError,
     MaintenanceError,
     NotFoundError,
-    RateLimitError,
     ResultExpiredError,
     StoryboardError,
     SubmissionUncertainError,
@@ -47,16 +46,15 @@ from apikley_async.errors import (
     UploadError,
 )
 
-__all__ = ["Options", "Run"]
+__all__ = ["Change", "Options", "Run"]
 
 logger = logging.getLogger("apikley_async.batch")
 
 GRACE = 30.0  # for a POST that is out when the run is left
-MAINTENANCE = (120.0, 300.0, 600.0)
-NOT_THIS_FILM = frozenset({401, 402, 403, 429, 430, 433, 455})
+MAINTENANCE = (120.0, 300.0, 600.0)  # pauses; after the last the run stops
 SAVING = 16  # films that may be saved besides those that are made
 LATEST = datetime.max.replace(tzinfo=UTC)
-OVER = (State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.STALLED, State.EXPIRED)
+RESTING = (State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.STALLED, State.EXPIRED)
 
 
 @attrs.frozen
@@ -71,13 +69,21 @@ class Options:
     """
 
     folder: Path
-    max_running: int = 100
-    retry: int = 0
+    max_running: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    retry: int = attrs.field(default=0, validator=attrs.validators.ge(0))
     overwrite: bool = False
 
 
+@attrs.frozen
+class Change:
+    """An item that has changed, and whether this run has done with it for now."""
+
+    item: Item
+    rests: bool
+
+
 class Run:
-    """One run. `items()` does it all and yields every change."""
+    """One run. `changes()` does it all and yields what happens."""
 
     def __init__(
         self,
@@ -95,40 +101,43 @@ class Run:
         self._budget = budget
         self._prices = prices
         self._clock = clock
+        self._outbox = Outbox(store, client, clock, self._tell)
         self._seats = asyncio.Semaphore(options.max_running + SAVING)
         self._making = asyncio.Semaphore(options.max_running)
-        self._changes: asyncio.Queue[Item | None] = asyncio.Queue()
+        self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._out: set[str] = set()  # tokens of attempts that are written down and not settled
-        self._settled = asyncio.Event()
+        self.ending = asyncio.Event()  # nobody hears of changes any more
+        self._stopping = asyncio.Event()
+        self._decided = asyncio.Event()  # a reservation was kept or given back
         self._pauses = 0
         self._paused_until = 0.0
         self._error: Exception | None = None
         self.stopped: str | None = None
         """Why nothing more is submitted, in one sentence; None while all is well."""
 
-    async def items(self) -> AsyncIterator[Item]:
+    async def changes(self) -> AsyncGenerator[Change, None]:
         """Run, and yield each item whenever it has changed."""
-        driver = self._spawn(self._drive())
+        self._driver = self._start(self._drive())
         try:
-            while True:
-                item = await self._changes.get()
-                if item is None:
-                    break
-                yield item
-            await driver
-            if self._error is not None:
-                raise self._error
+            while (change := await self._changes.get()) is not None:
+                yield change
         finally:
             await self.aclose()
+        while not self._changes.empty():  # of what was out at the end
+            if (change := self._changes.get_nowait()) is not None:
+                yield change
+        if self._error is not None:
+            raise self._error
 
     def stop(self, reason: str) -> None:
         """Submit nothing more; what is in the making is followed to its end."""
         if self.stopped is None:
             self.stopped = reason
+            self._stopping.set()
+            self._decided.set()
             logger.info("nothing more is submitted: %s", reason)
 
-    def leave(self, reason: str = "asked to stop") -> None:
+    def leave(self, reason: str) -> None:
         """Submit nothing more, and follow nothing: the next run goes on."""
         self.stop(reason)
         for task in self._tasks:
@@ -136,23 +145,28 @@ class Run:
 
     async def aclose(self) -> None:
         """End every task; wait for the POSTs that are out, since their answers are worth money."""
+        self.ending.set()
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(set(self._tasks))
-        if self._out:
-            self._settled.clear()
-            await self._clock.sleep(GRACE, self._settled)
+        await self._outbox.aclose(GRACE)
 
     # --- the driver --------------------------------------------------------------------------
 
     async def _drive(self) -> None:
+        films: set[asyncio.Task[None]] = set()
         try:
-            async with asyncio.TaskGroup() as films:
-                async for item in self._worklist():
-                    await self._seats.acquire()
-                    film = films.create_task(self._film(item))
-                    film.add_done_callback(lambda _: self._seats.release())
+            async for item in self._worklist():
+                await self._seats.acquire()
+                film = self._start(self._film(item))
+                films.add(film)
+                film.add_done_callback(films.discard)
+                film.add_done_callback(lambda _: self._seats.release())
+            while films:
+                await asyncio.wait(films)
+        except Exception as error:  # noqa: BLE001 - it is raised where the changes are heard
+            self._fail(error)
         finally:
             self._changes.put_nowait(None)
 
@@ -170,7 +184,8 @@ class Run:
                 return
             for item in page:
                 behind = item.order
-                yield item
+                if not item.gone and self.stopped is None:
+                    yield item
 
     async def _all(self, states: tuple[State, ...]) -> list[Item]:
         found: list[Item] = []
@@ -181,7 +196,7 @@ class Run:
     # --- one film ----------------------------------------------------------------------------
 
     async def _film(self, item: Item) -> None:
-        """Bring one item as far as it can go today."""
+        """Bring one item as far as it can go today; its troubles are not the others'."""
         try:
             for _ in range(1 + self._options.retry):
                 if item.state is State.FAILED and self.stopped is None:
@@ -191,75 +206,102 @@ class Run:
                     break
             if item.state is State.SUCCESS:
                 await self._save(item)
-        except JournalError as error:
-            self._error = self._error or error
-            self.stop(f"the journal cannot be written: {error.message}")
-        except Exception as error:  # noqa: BLE001 - one film must not end the others, nor pass unseen
-            self._error = self._error or error
-            self.stop(f"{item.key} met an error that was not foreseen")
+        except NoStepError:
+            logger.info("%s was decided elsewhere meanwhile", item.key)
+        except ClientClosedError:
+            self.stop("The client was closed")
+        except Exception as error:  # noqa: BLE001 - it is raised where the changes are heard
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Remember the first error; without a journal there is no going on at all."""
+        self._error = self._error or error
+        if isinstance(error, JournalError):
+            self.leave(error.message)
+        else:
+            self.stop(f"An error that was not foreseen: {type(error).__name__}")
 
     async def _make(self, item: Item) -> Item:
         """From wherever it is until the service has finished it."""
         if item.state not in (State.PLANNED, State.SUBMITTED, State.STALLED):
             return item
         job: Job | None = None
-        async with contextlib.AsyncExitStack() as held:
-            await held.enter_async_context(self._making)
-            await held.enter_async_context(self._client.place())
-            if item.state is State.PLANNED:
-                item, job = await self._submit(item)
-            if item.state is State.STALLED:
-                item = await self._step(item, Step(Event.RESUME))
-            if item.state is State.SUBMITTED:
-                item = await self._follow(item, job)
+        try:
+            async with contextlib.AsyncExitStack() as held:
+                await held.enter_async_context(self._making)
+                await held.enter_async_context(self._client.place())
+                if item.state is State.PLANNED:
+                    item, job = await self._submit(item)
+                if item.state is State.STALLED:
+                    item = await self._step(item, Step(Event.RESUME))
+                if item.state is State.SUBMITTED:
+                    item = await self._follow(item, job)
+        except SubmissionUncertainError:  # it had to pass the place: its film may be running
+            return await self._store.item(item.key)
         return item
 
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
+        """Submit, if we may, and give the job; an item that stays planned has none."""
         work = work_of(item)
-        while True:
-            await self._open_gate()
-            if self.stopped is not None or self._in_the_way(item):
-                return item, None
-            price = self._prices.of(work)
+        price = self._prices.of(work)
+        while await self._may_submit(item) and await self._reserve(price):
+            writer = Writer(self._outbox, item.key, price)
+            try:
+                job = await self._outbox.submit(work, writer)
+            except (asyncio.CancelledError, SubmissionUncertainError):
+                self._decide(kept=True)
+                raise
+            except MaintenanceError as error:
+                self._decide(kept=False, price=price)
+                self._pause(error)
+            except (ApikleyError, NoStepError) as error:
+                self._decide(kept=False, price=price)
+                return await self._refused(item, error, writer), None
+            else:
+                self._decide(kept=True)
+                self._pauses = 0
+                return await self._store.item(item.key), job
+        return item, None
+
+    async def _may_submit(self, item: Item) -> bool:
+        """Wait while the service is under maintenance; say no when nothing more is submitted."""
+        while self.stopped is None and (wait := self._paused_until - self._clock.now()) > 0:
+            await self._clock.sleep(wait, self._stopping)
+        return self.stopped is None and not self._in_the_way(item)
+
+    async def _reserve(self, price: float | None) -> bool:
+        """Set the price aside; wait while one that is out may still give its own back."""
+        while self.stopped is None:
             try:
                 self._budget.reserve(price)
             except BudgetExceededError as error:
-                self.stop(error.message)
-                return item, None
-            writer = _Writer(self, item.key, price)
-            try:
-                job = await self._client.submit(work, recorder=writer)
-            except asyncio.CancelledError:
-                raise  # an attempt that is out keeps its reservation
-            except SubmissionUncertainError:
-                pass
-            except ApikleyError as error:
-                self._budget.release(price)
-                if isinstance(error, MaintenanceError):
-                    self._pause()
-                    continue
-                await self._refused(item, error, writer)
+                if not self._budget.undecided:
+                    self.stop(error.message)
+                    return False
             else:
-                return await self._store.item(item.key), job
-            return await self._store.item(item.key), None
+                return True
+            self._decided.clear()
+            await self._decided.wait()
+        return False
 
-    async def _refused(self, item: Item, error: ApikleyError, writer: _Writer) -> None:
+    def _decide(self, *, kept: bool, price: float | None = None) -> None:
+        if kept:
+            self._budget.keep()
+        else:
+            self._budget.release(price)
+        self._decided.set()
+
+    async def _refused(self, item: Item, error: Exception, writer: Writer) -> Item:
         """Nothing was created: say whether that is this film's fault or everybody's."""
-        if isinstance(error, JournalError):
+        if isinstance(error, JournalError | ClientClosedError | NoStepError):
             raise error
-        everybody = isinstance(
-            error,
-            AuthenticationError
-            | InsufficientCreditsError
-            | KeyLimitError
-            | RateLimitError
-            | UnreachableError
-            | UnansweredError,
-        )
-        if everybody or (isinstance(error, ApiError) and not writer.wrote):
+        if isinstance(error, StoryboardError | UploadError):
+            return await self._step(item, Step(Event.REFUSE, cause=str(error)))
+        item = await self._store.item(item.key)
+        if item.state is State.PLANNED:  # not this film's fault, so the next would fare the same
             self.stop(str(error))
-        elif isinstance(error, StoryboardError | UploadError):
-            await self._step(item, Step(Event.REFUSE, cause=error.message))
+            self._tell(attrs.evolve(item, cause=str(error)), rests=True)
+        return item
 
     async def _follow(self, item: Item, job: Job | None) -> Item:
         """Wait for a paid film; only the service's own word ends it."""
@@ -267,36 +309,34 @@ class Run:
         try:
             result = await job
         except JobFailedError as error:
-            return await self._step(
-                item,
-                Step(
-                    Event.FAIL,
-                    cause=error.message,
-                    fail_code=error.fail_code,
-                    fail_message=error.fail_message,
-                    credits=job.snapshot.credits,
-                ),
+            step = Step(
+                Event.FAIL,
+                cause=error.message,
+                fail_code=error.fail_code,
+                fail_message=error.fail_message,
+                credits=job.snapshot.credits,
             )
         except (JobTimeoutError, NotFoundError, EmptyResultError, InvalidRequestError) as error:
-            return await self._step(item, Step(Event.STALL, cause=error.message))
+            step = Step(Event.STALL, cause=error.message)
         except AuthenticationError as error:
             self.stop(str(error))
+            self._tell(attrs.evolve(item, cause=str(error)), rests=True)
             return item
-        return await self._step(
-            item,
-            Step(
+        else:
+            expires = result.expires_at.timestamp() if result.expires_at else None
+            said = {"urls": result.urls, "expires_at": expires, "content": dict(result.raw)}
+            step = Step(
                 Event.SUCCEED,
                 credits=result.credits,
                 success_at=job.snapshot.completed_at,
-                result=json.dumps({"urls": result.urls, "content": dict(result.raw)}),
-            ),
-        )
+                result=json.dumps(said),
+            )
+        return await self._step(item, step)
 
     async def _save(self, item: Item) -> None:
         """Save the film; it is done when its bytes are on the disk and its sum is written down."""
-        urls = tuple(json.loads(item.result).get("urls", ()))
-        result = Result(item.task_id or "", urls)
-        if not urls:  # another model's answer without a file: its words are in the journal
+        result = result_of(item)
+        if not result.urls:  # another model's answer without a file: its words are in the journal
             await self._step(item, Step(Event.SAVE))
             return
         target = self._options.folder / f"{item.key}.mp4"
@@ -305,8 +345,10 @@ class Run:
             files = await asyncio.to_thread(lambda: tuple(map(summed, paths)))
         except ResultExpiredError as error:
             await self._step(item, Step(Event.EXPIRE, cause=error.message))
-        except (DownloadError, ApiError, UnreachableError, UnansweredError) as error:
-            self._changes.put_nowait(attrs.evolve(item, cause=error.message))
+        except (DownloadError, ApiError, UnreachableError, UnansweredError, OSError) as error:
+            if isinstance(error, AuthenticationError):
+                self.stop(str(error))
+            self._tell(attrs.evolve(item, cause=str(error)), rests=True)
         else:
             await self._step(item, Step(Event.SAVE, files=files))
 
@@ -320,76 +362,43 @@ class Run:
         if there is None or self._options.overwrite:
             return False
         cause = f"{there} exists already; nothing was paid. Move it, or say overwrite"
-        self._changes.put_nowait(attrs.evolve(item, cause=cause))
+        self._tell(attrs.evolve(item, cause=cause), rests=True)
         return True
 
     async def _step(self, item: Item, step: Step) -> Item:
         changed = await self._store.step(item.key, step)
-        self._changes.put_nowait(changed)
+        self._tell(changed)
         return changed
 
-    def _pause(self) -> None:
+    def _tell(self, item: Item, *, rests: bool = False) -> None:
+        self._changes.put_nowait(Change(item, rests or item.state in RESTING))
+
+    def _pause(self, error: MaintenanceError) -> None:
         """The service is under maintenance: nobody submits for some minutes."""
-        if self._paused_until <= self._clock.now():
-            delay = MAINTENANCE[min(self._pauses, len(MAINTENANCE) - 1)]
-            self._pauses += 1
-            self._paused_until = self._clock.now() + delay
+        if self._paused_until > self._clock.now():
+            return
+        if self._pauses == len(MAINTENANCE):
+            self.stop(str(error))
+            return
+        self._paused_until = self._clock.now() + MAINTENANCE[self._pauses]
+        self._pauses += 1
 
-    async def _open_gate(self) -> None:
-        while self.stopped is None and (wait := self._paused_until - self._clock.now()) > 0:
-            await self._clock.sleep(wait)
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
-    # --- what a writer tells -----------------------------------------------------------------
 
-    async def intend(self, key: str, token: str, fingerprint: str, price: float | None) -> None:
-        await self._store.intend(key, token, fingerprint, price)
-        self._out.add(token)
-
-    async def settle(self, key: str, attempt: Attempt) -> None:
-        try:
-            item = await self._store.settle(key, attempt, step_of(attempt))
-        finally:
-            self._out.discard(attempt.token)
-            if not self._out:
-                self._settled.set()
-        self._changes.put_nowait(item)
-
-
-class _Writer:
-    """A `Recorder` for one item: the intent is on the disk before the first byte of the POST."""
-
-    def __init__(self, run: Run, key: str, price: float | None) -> None:
-        self._run = run
-        self._key = key
-        self._price = price
-        self.wrote = False
-
-    async def intend(self, token: str, request: Request) -> None:
-        await self._run.intend(self._key, token, request.fingerprint, self._price)
-        self.wrote = True
-
-    async def settle(self, outcome: Attempt) -> None:
-        await self._run.settle(self._key, outcome)
-
-
-def step_of(attempt: Attempt) -> Step:
-    """The step that an attempt's outcome means for its item."""
-    if attempt.verdict is Verdict.ACCEPTED:
-        return Step(Event.ACCEPT, task_id=attempt.task_id)
-    event = {
-        Verdict.THROTTLED: Event.THROTTLE,
-        Verdict.UNSENT: Event.UNSENT,
-        Verdict.UNCERTAIN: Event.DOUBT,
-    }.get(attempt.verdict, Event.REFUSE)
-    if event is Event.REFUSE and attempt.code in NOT_THIS_FILM:
-        event = Event.POSTPONE
-    return Step(event, cause=attempt.cause)
+def result_of(item: Item) -> Result:
+    """The result as the journal keeps it."""
+    said = json.loads(item.result)
+    expires = said.get("expires_at")
+    return Result(
+        item.task_id or "",
+        tuple(said.get("urls", ())),
+        expires_at=datetime.fromtimestamp(expires, UTC) if expires else None,
+    )
 
 
 def summed(path: Path) -> File:
@@ -397,11 +406,3 @@ def summed(path: Path) -> File:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return File(path.absolute(), file.tell(), digest)
-
-
-async def restore_window(store: Store, limiter: object, clock: Clock) -> None:
-    """Let a limiter remember the attempts of the last run: a restart is no new window."""
-    if isinstance(limiter, RateLimiter):
-        now = clock.wall()
-        ends = await store.ends(now - 60.0)
-        limiter.remember((max(0.0, now - at), uncertain) for at, uncertain in ends)

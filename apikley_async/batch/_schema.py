@@ -6,16 +6,19 @@ A migration is only ever added at the end; the number of migrations is the schem
 from __future__ import annotations
 
 import sqlite3
+from typing import TypeAlias
 
 from apikley_async.batch._states import TABLE, Event, State
 
-__all__ = ["APPLICATION", "MIGRATIONS", "VERSION", "faults_of"]
+__all__ = ["APPLICATION", "MIGRATIONS", "VERSION", "Migrations", "faults_of", "migrate"]
+
+Migrations: TypeAlias = tuple[tuple[str, ...], ...]
 
 APPLICATION = 0x41506B6C  # "APkl", so that a journal is known from other databases
 
 STATES = ", ".join(f"'{state}'" for state in State)
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
+MIGRATIONS: Migrations = (
     (
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT",
         f"""CREATE TABLE item (
@@ -72,6 +75,18 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
 )
 VERSION = len(MIGRATIONS)
+
+
+def migrate(db: sqlite3.Connection, migrations: Migrations = MIGRATIONS) -> None:
+    """Bring the tables up to date, one version after the other, within the caller's transaction."""
+    [version] = db.execute("PRAGMA user_version").fetchone()
+    for number, script in enumerate(migrations[version:], start=version + 1):
+        for statement in script:
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {number}")
+
+
+# --- what must always hold ------------------------------------------------------------------------
 
 ROWS = {
     "an item is submitted, ready or done without a task id": """

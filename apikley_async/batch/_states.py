@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
-__all__ = ["TABLE", "Event", "State", "after"]
+__all__ = ["TABLE", "Event", "NoStepError", "State", "after"]
 
 
 class State(enum.StrEnum):
@@ -96,15 +96,19 @@ TABLE: Mapping[tuple[State, Event], State] = {
 }
 
 
+class NoStepError(LookupError):
+    """The table has no such step: the item stands elsewhere."""
+
+
 def after(state: State, event: Event) -> State:
     """The state that *event* leads to.
 
     Raises:
-        LookupError: the table has no such step.
+        NoStepError: the table has no such step.
     """
     try:
         return TABLE[state, event]
     except KeyError:
-        raise LookupError(
+        raise NoStepError(
             f"{event.value} does not apply to an item that is {state.value}"
         ) from None

@@ -16,6 +16,7 @@ import click
 
 from apikley_async import __version__
 from apikley_async.cli import _options as options
+from apikley_async.cli._batch_commands import batch
 from apikley_async.cli._options import EVENTS, Settings
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def run(args: Sequence[str] | None = None) -> int:
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def apikley() -> None:
     """Videos from storyboards, by the Apikley API."""
+
+
+apikley.add_command(batch)
 
 
 # --- films ----------------------------------------------------------------------------------------
@@ -280,6 +284,26 @@ def credits_left(settings: Settings) -> int:
     help="Share of the films that fail.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is chance.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="ENDPOINT:FAULT=SHARE",
+    help='What goes wrong by chance, such as "create:reset after=0.1"; may be given again.',
+)
+@click.option(
+    "--latency",
+    nargs=2,
+    type=click.FloatRange(0),
+    metavar="LOW HIGH",
+    help="Seconds that a request and its answer travel.",
+)
+@click.option(
+    "--webhook-key",
+    envvar="APIKLEY_SIMULATOR_WEBHOOK_KEY",
+    metavar="WORD",
+    help="Signs callbacks with this word, which opens nothing else.",
+)
 @options.as_json
 def simulate(host: str, port: int, as_json: bool, **world: Any) -> int:
     """Serve a simulated service on this machine until Ctrl-C.

@@ -6,16 +6,24 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Protocol
 
 from apikley_async import ApikleyError
 from apikley_async.cli._exit import advice, exit_code
-from apikley_async.cli._films import Films
 from apikley_async.cli._session import Open, Session
 from apikley_async.cli._stopping import Stopper
 from apikley_async.cli._telling import Lines, Screen, Telling
 
-__all__ = ["play", "serve", "telling"]
+__all__ = ["Leaving", "alone", "play", "serve", "telling"]
+
+
+class Leaving(Protocol):
+    """What is asked when a command is stopped: what is out, and what is to be said."""
+
+    @property
+    def out(self) -> int: ...
+
+    def tell_left(self) -> None: ...
 
 
 def telling(*, as_json: bool, films: int = 0, ends: str = "saved") -> Telling:
@@ -33,7 +41,7 @@ def play(
     opening: Open,
     flow: Callable[[Session], Awaitable[int]],
     tell: Telling,
-    films: Films | None = None,
+    films: Leaving | None = None,
 ) -> int:
     """Run *flow* with a client, and give the exit code; the first signal ends it in good order."""
 
@@ -45,6 +53,15 @@ def play(
                 await session.client.aclose(grace=stopper.grace)
 
     return asyncio.run(_supervised(act, tell, films))
+
+
+def alone(flow: Callable[[], Awaitable[int]], tell: Telling) -> int:
+    """Run *flow*, which needs no client, and give its exit code."""
+
+    async def act(stopper: Stopper) -> int:
+        return await flow()
+
+    return asyncio.run(_supervised(act, tell))
 
 
 def serve(run: Callable[[], Coroutine[Any, Any, None]], tell: Telling) -> int:
@@ -59,7 +76,7 @@ def serve(run: Callable[[], Coroutine[Any, Any, None]], tell: Telling) -> int:
 
 
 async def _supervised(
-    act: Callable[[Stopper], Awaitable[int]], tell: Telling, films: Films | None = None
+    act: Callable[[Stopper], Awaitable[int]], tell: Telling, films: Leaving | None = None
 ) -> int:
     def first(name: str) -> None:
         if films is not None:

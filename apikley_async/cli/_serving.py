@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 from apikley_async.cli._exit import Refused
 from apikley_async.cli._stage import films_named
-from apikley_async.cli._telling import Telling, count
-from apikley_async.simulator import Simulator, Terms
+from apikley_async.cli._telling import Telling, count, plain
+from apikley_async.simulator import Faults, Simulator, Terms, Uniform
 
 __all__ = ["announced", "simulator"]
 
@@ -25,19 +26,42 @@ def simulator(
     balance: float,
     fail_rate: float,
     seed: int,
+    faults: Sequence[str],
+    latency: tuple[float, float] | None,
+    webhook_key: str | None,
 ) -> Simulator:
     """The simulator as the options describe it."""
     terms = Terms(
-        limit=limit, per=per, max_running=max_running, credits=balance, fail_rate=fail_rate
+        limit=limit,
+        per=per,
+        max_running=max_running,
+        credits=balance,
+        fail_rate=fail_rate,
+        latency=Uniform(*latency) if latency else {},
     )
     return Simulator(
         terms,
+        faults=faults_named(faults, seed),
+        webhook_key=webhook_key,
         films=films_named(films),
         speed=speed,
         rng=random.Random(seed),
         host=host,
         port=port,
     )
+
+
+def faults_named(words: Sequence[str], seed: int) -> Faults | None:
+    """What goes wrong by chance: `create:reset after=0.1` and the like."""
+    mixes: dict[str, dict[str, float]] = {}
+    try:
+        for word in words:
+            place, _, share = word.rpartition("=")
+            endpoint, _, fault = place.partition(":")
+            mixes.setdefault(endpoint, {})[fault] = float(share)
+        return Faults.named(mixes, seed=seed) if mixes else None
+    except ValueError as error:
+        raise Refused(f"--fault ENDPOINT:FAULT=SHARE: {plain(error)}") from None
 
 
 async def announced(simulator: Simulator, tell: Telling) -> None:

@@ -119,7 +119,7 @@ class Telling:
         People hear the short name of a film that has one in `names`.
         """
         known = {name: fact for name, fact in facts.items() if fact is not None}
-        film = str(known.get("file") or known.get("task_id") or "")
+        film = str(known.get("key") or known.get("file") or known.get("task_id") or "")
         if self.as_json:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             self._out(json.dumps({"event": event, "at": at, **known}, default=str))
@@ -231,6 +231,26 @@ def _uncertain(facts: Mapping[str, Any], name: str) -> str:
     )
 
 
+def _undecided(facts: Mapping[str, Any], name: str) -> str:
+    return (
+        f"{name}: UNCERTAIN: it may have been heard, and paid: {facts['cause']}\n"
+        f"  Is there a task of that time at https://app.apikley.ru?\n"
+        f"    yes: {facts['if_found']}\n"
+        f"    no:  {facts['if_not_found']}"
+    )
+
+
+def _batch(facts: Mapping[str, Any], name: str) -> str:
+    known = ("spent", "at_risk", "unpriced", "name", "event")
+    stands = ", ".join(f"{number} {state}" for state, number in facts.items() if state not in known)
+    told = f"{stands or 'nothing planned'}; {facts['spent']:.12g} credits spent"
+    if "at_risk" in facts:
+        told += f", {facts['at_risk']:.12g} more if the uncertain ones were heard"
+    if "unpriced" in facts:
+        told += f", and {count(facts['unpriced'])} of unknown price"
+    return told
+
+
 def _stopping(facts: Mapping[str, Any], name: str) -> str:
     out = facts["out"]
     waits = f", and {count(out, 'submission')} on the way get their answer" if out else ""
@@ -250,6 +270,8 @@ def _unsubmitted(facts: Mapping[str, Any], name: str) -> str:
 
 
 SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
+    "batch": _batch,
+    "decided": lambda facts, name: f"{name}: {facts['item_state']}",
     "delayed": lambda facts, name: f"{name}: not accepted yet, trying again: {facts['reason']}",
     "error": _error,
     "failed": _failed,
@@ -260,6 +282,7 @@ SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "stopping": _stopping,
     "submitted": lambda facts, name: f"{name}: submitted as {facts['task_id']}",
     "uncertain": _uncertain,
+    "undecided": _undecided,
     "unfinished": _unfinished,
     "unsubmitted": _unsubmitted,
     "uploaded": lambda facts, name: f"{name}: uploaded",

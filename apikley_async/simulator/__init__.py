@@ -5,14 +5,18 @@ the `Ledger` what really happened. Nothing here needs the network, or an extra.
 """
 
 from apikley_async.simulator._app import Apps, create_apps
-from apikley_async.simulator._faults import Delivery, Director, Endpoint, Fault, Faults
+from apikley_async.simulator._director import Director, Faults
+from apikley_async.simulator._faults import Delivery, Fault
 from apikley_async.simulator._films import (
     Animatic,
+    FilmOrder,
+    Films,
     Placeholder,
     available_renderer,
     rendering_available,
 )
 from apikley_async.simulator._ledger import (
+    Callback,
     Charge,
     Creation,
     FileRequest,
@@ -22,15 +26,16 @@ from apikley_async.simulator._ledger import (
 )
 from apikley_async.simulator._rules import Order, Refusal
 from apikley_async.simulator._server import Simulator
-from apikley_async.simulator._studio import Films, OneFilm
-from apikley_async.simulator._task import Constant, Failure, FilmOrder, Lognormal, Task
-from apikley_async.simulator._terms import Terms, Throttle
+from apikley_async.simulator._studio import OneFilm
+from apikley_async.simulator._task import Constant, Failure, Lognormal, Task, Uniform
+from apikley_async.simulator._terms import Endpoint, Terms, Throttle
 from apikley_async.simulator._time import WorldTime
 from apikley_async.simulator._world import World
 
 __all__ = [
     "Animatic",
     "Apps",
+    "Callback",
     "Charge",
     "Constant",
     "Creation",
@@ -55,6 +60,7 @@ __all__ = [
     "Task",
     "Terms",
     "Throttle",
+    "Uniform",
     "World",
     "WorldTime",
     "available_renderer",

@@ -1,18 +1,16 @@
 """What can go wrong between a request and its answer, and in which order it does.
 
 A `Fault` is a value: whether the request is still acted on, what becomes of the answer, and how
-that travels. It bends answers; it opens no socket and keeps no time. A `Director` says which
-fault is next: by script first, by chance otherwise.
+that travels. It bends answers and callbacks; it opens no socket and keeps no time.
 """
 
 from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from random import Random
-from typing import ClassVar, Literal, get_args
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -20,11 +18,7 @@ from apikley_async.simulator._spelling import Answer, envelope, html, refusal_te
 from apikley_async.simulator._terms import Throttle
 from apikley_async.simulator._twists import FILE_TWISTS, TWISTS, scribbled
 
-__all__ = ["Delivery", "Director", "Endpoint", "Fault", "Faults"]
-
-Endpoint = Literal["create", "record", "credits", "upload", "download_url", "file"]
-
-ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
+__all__ = ["Delivery", "Fault"]
 
 
 class Delivery(enum.Enum):
@@ -46,6 +40,10 @@ class Delivery(enum.Enum):
 class Fault:
     """One thing that goes wrong. Use the ready ones (`Fault.RESET`) or the makers (`Fault.code`).
 
+    For a callback, which leaves instead of arriving: not *acted* is lost, *times* is how often it
+    is sent, *seconds* and *hold* make it late, and after a *delivery* other than WHOLE its
+    receiver's answer is not heard, so that it is repeated.
+
     *acted* says whether the request is acted on: a creation that is acted on is a task, and is
     charged, whatever the caller gets to hear. Turn it with `.after` and `.before`.
 
@@ -54,7 +52,7 @@ class Fault:
         acted: the request is acted on before its answer goes wrong.
         delivery: how the answer travels.
         answer: replaces the answer, body and all.
-        twist: changes the answer (`_twists`), with *value* as its detail.
+        twist: changes the answer, or the callback (`_twists`), with *value* as its detail.
         seconds: spent before the answer leaves; with *delivery* DRIP, while it does.
         hold: seconds before the request is acted on.
         times: how often the request is acted on, as by a proxy that repeats it.
@@ -144,6 +142,17 @@ class Fault:
     WEAK_VALIDATOR: ClassVar[Fault]
     ENDLESS: ClassVar[Fault]
 
+    LOST: ClassVar[Fault]
+    OVERTAKEN: ClassVar[Fault]
+    RELAPSE: ClassVar[Fault]
+    BARE_NOTICE: ClassVar[Fault]
+    FOREIGN_ID: ClassVar[Fault]
+    EVIL_BODY: ClassVar[Fault]
+    WRONG_SIGNATURE: ClassVar[Fault]
+    NO_SIGNATURE: ClassVar[Fault]
+    OLD_STAMP: ClassVar[Fault]
+    CALLBACK_FIRST: ClassVar[Fault]
+
     # -- makers ------------------------------------------------------------------------------
 
     @classmethod
@@ -177,7 +186,7 @@ class Fault:
     def throttled(cls, form: Throttle, wait: float = 1.0) -> Fault:
         """Too often, in that *form*; come back in *wait* world seconds."""
         name = f"throttled {form.name.lower()}"
-        return cls(name, acted=False, throttle=form, value=str(wait))
+        return cls(name, acted=False, throttle=form, value=str(float(wait)))
 
     @classmethod
     def late(cls, seconds: float) -> Fault:
@@ -213,9 +222,36 @@ class Fault:
         return cls(f"task id {task_id!r}", task_id=task_id)
 
     @classmethod
+    def stamped(cls, seconds: float) -> Fault:
+        """A callback that says it left so many seconds later than it did, truly signed."""
+        return cls(f"stamped {seconds:g} s", twist="stamp", value=str(float(seconds)))
+
+    @classmethod
     def ready_made(cls) -> Mapping[str, Fault]:
         """All the faults that have a name of their own, by that name."""
         return {n: v for n, v in vars(cls).items() if n.isupper() and isinstance(v, Fault)}
+
+    @classmethod
+    def named(cls, text: str) -> Fault:
+        """The fault that *text* describes, for files and command lines.
+
+        A name as in `ready_made`, in any case ("reset after"), or a maker and its arguments
+        ("code 402", "late 2.5", "throttled date 30"), with ", after" or ", before" behind it.
+
+        Raises:
+            ValueError: there is no such fault.
+        """
+        known = {**{fault.name: fault for fault in cls.ready_made().values()}, **cls.ready_made()}
+        if text.strip() in known:
+            return known[text.strip()]
+        words, _, turn = text.partition(",")
+        ready = known.get(re.sub(r"[\s_-]+", "_", words.strip()).upper())
+        try:
+            maker, *given = words.split()
+            fault = MAKERS[maker.lower()](*given) if ready is None else ready
+            return {"": fault, "after": fault.after, "before": fault.before}[turn.strip()]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"no such fault: {text!r}") from error
 
     # -- use ---------------------------------------------------------------------------------
 
@@ -257,6 +293,8 @@ TWISTED = (
     *("RESULT_EMPTY", "RESULT_NULL", "RESULT_MISSING", "RESULT_OBJECT", "RESULT_DOUBLE"),
     *("RESULT_MALFORMED", "NO_URLS", "UPLOAD_REFUSED", "NO_UPLOAD_URL", "SHORT", "CHANGED"),
     *("WRONG_RANGE", "WRONG_TOTAL", "NO_RANGES", "NO_VALIDATORS", "WEAK_VALIDATOR"),
+    *("OVERTAKEN", "BARE_NOTICE", "FOREIGN_ID", "EVIL_BODY", "WRONG_SIGNATURE", "NO_SIGNATURE"),
+    "CALLBACK_FIRST",
 )
 """Faults that are called like the twist that does them."""
 
@@ -281,6 +319,9 @@ def _ready_made() -> Iterator[tuple[str, Fault]]:
     yield "TWICE", Fault("twice", times=2)
     yield "NOT_FOUND", Fault.code(422)
     yield "UNKNOWN_STATE", Fault.in_state("moderating")
+    yield "LOST", Fault("lost", acted=False)
+    yield "RELAPSE", Fault("relapse", twist="relapse", times=2)
+    yield "OLD_STAMP", attrs.evolve(Fault.stamped(-3600), name="old stamp")
     for name, delivery in {
         "GARBAGE": Delivery.GARBAGE,
         "TRUNCATED": Delivery.CUT,
@@ -306,90 +347,20 @@ def _words(name: str) -> str:
     return name.lower().replace("_", " ")
 
 
+MAKERS: Mapping[str, Callable[..., Fault]] = {
+    "code": lambda code, *words: Fault.code(int(code), " ".join(words) or None),
+    "http": lambda status: Fault.http(int(status)),
+    "redirect": lambda status, location: Fault.redirect(int(status), location),
+    "throttled": lambda form, wait="1": Fault.throttled(Throttle[form.upper()], float(wait)),
+    "late": lambda seconds, *unit: Fault.late(float(seconds)),
+    "queued": lambda seconds, *unit: Fault.queued(float(seconds)),
+    "slow": lambda seconds, *unit: Fault.slow(float(seconds)),
+    "stamped": lambda seconds, *unit: Fault.stamped(float(seconds)),
+    "state": lambda word: Fault.in_state(word),
+    "urls": lambda *urls: Fault.result_urls(*urls),
+    "id": lambda task_id: Fault.created_as(task_id),
+}
+"""How `Fault.named` calls the makers; what is not a word for them was not a number either."""
+
 for _name, _ready in _ready_made():
     setattr(Fault, _name, _ready)
-
-
-class Faults:
-    """Faults by chance, the same for the same *seed*: for each endpoint a share for each fault.
-
-    Each endpoint has dice of its own, so that one more look does not change what happens to the
-    next creation. Nothing goes wrong any more after *until* world seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        seed: int = 0,
-        until: float | None = None,
-        create: Mapping[Fault, float] | None = None,
-        record: Mapping[Fault, float] | None = None,
-        credits: Mapping[Fault, float] | None = None,  # noqa: A002 - called like its endpoint
-        upload: Mapping[Fault, float] | None = None,
-        download_url: Mapping[Fault, float] | None = None,
-        file: Mapping[Fault, float] | None = None,
-    ) -> None:
-        mixes = (create, record, credits, upload, download_url, file)
-        self.mixes = {e: dict(m or {}) for e, m in zip(ENDPOINTS, mixes, strict=True)}
-        for endpoint, mix in self.mixes.items():
-            if not (all(share >= 0 for share in mix.values()) and sum(mix.values()) <= 1 + 1e-9):
-                raise ValueError(f"{endpoint}: shares of at least 0 that add up to at most 1")
-        self.seed = seed
-        self.until = until
-        self._dice = {endpoint: Random(f"{seed} {endpoint}") for endpoint in ENDPOINTS}
-
-    def draw(self, endpoint: Endpoint, now: float = 0.0) -> Fault:
-        """What happens to the next request to *endpoint*."""
-        drawn = self._dice[endpoint].random()
-        if self.until is not None and now >= self.until:
-            return Fault.OK
-        for fault, share in self.mixes[endpoint].items():
-            if drawn < share:
-                return fault
-            drawn -= share
-        return Fault.OK
-
-
-class Director:
-    """Says which fault is next for a request."""
-
-    def __init__(self, faults: Faults | None = None) -> None:
-        self.faults = faults
-        self._scripts: dict[tuple[str, str | None], Iterator[Fault | str]] = {}
-
-    def script(
-        self, endpoint: Endpoint, steps: Iterable[Fault | str], *, task_id: str | None = None
-    ) -> None:
-        """Add *steps* to what the next requests to *endpoint* meet, or to those about a task.
-
-        A word among the steps of "record" is a state. Endless iterables are welcome.
-        """
-        if endpoint not in ENDPOINTS:
-            raise ValueError(f"endpoint: one of {', '.join(ENDPOINTS)}, not {endpoint!r}")
-        if isinstance(steps, str):
-            raise ValueError(f"steps: a list, not one word: [{steps!r}]")
-        if isinstance(steps, Sequence):
-            steps = [_fault(endpoint, step) for step in steps]
-        earlier = self._scripts.get((endpoint, task_id), iter(()))
-        self._scripts[endpoint, task_id] = chain(earlier, steps)
-
-    def clear(self) -> None:
-        """Forget all scripts."""
-        self._scripts.clear()
-
-    def next(self, endpoint: Endpoint, task_id: str | None = None, *, now: float = 0.0) -> Fault:
-        """The fault for a request that arrives now: from a script, or else by chance."""
-        for key in dict.fromkeys([(endpoint, task_id), (endpoint, None)]):
-            step = next(self._scripts.get(key, iter(())), None)
-            if step is not None:
-                return _fault(endpoint, step)
-            self._scripts.pop(key, None)
-        return self.faults.draw(endpoint, now) if self.faults else Fault.OK
-
-
-def _fault(endpoint: Endpoint, step: Fault | str) -> Fault:
-    if isinstance(step, Fault):
-        return step
-    if endpoint != "record":
-        raise ValueError(f"{endpoint}: {step!r} is no Fault; words are states, for 'record' only")
-    return Fault.in_state(step)

@@ -10,19 +10,20 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import attrs
 
 from apikley_async.errors import MissingExtraError
 
 __all__ = [
     "Animatic",
-    "FilmTask",
+    "FilmOrder",
+    "Films",
     "Placeholder",
-    "Renderer",
     "available_renderer",
     "rendering_available",
 ]
@@ -30,48 +31,42 @@ __all__ = [
 EXTRA = ("av", "PIL", "fontpkg", "fontpkg_noto_sans")
 
 
-class FilmTask(Protocol):
-    """What a renderer needs to know of a task."""
+@attrs.frozen
+class FilmOrder:
+    """What a renderer is told: the film, and nothing of the world around it.
 
-    @property
-    def model(self) -> str: ...
+    Equal orders with equal seeds should give equal films.
 
-    @property
-    def shots(self) -> Sequence[tuple[str, float]]:
-        """Caption and seconds of each shot; what they leave of the film is an end card."""
-        ...
+    Args:
+        shots: caption and seconds of each shot; what they leave of the film is an end card.
+        duration: seconds of the whole film.
+        image: a PNG, JPEG or WebP file that was uploaded here; None where there is none, or
+            where it lies elsewhere.
+        seed: chooses colours and movement.
+        prompt: shown for the whole film when there are no shots, as in tasks of other models.
+    """
 
-    @property
-    def prompt(self) -> str | None:
-        """Shown for the whole film when there are no shots, as in tasks of other models."""
-        ...
+    task_id: str
+    model: str
+    shots: tuple[tuple[str, float], ...]
+    duration: float
+    aspect: Literal["landscape", "portrait"]
+    image: bytes | None = attrs.field(repr=False)
+    seed: int
+    prompt: str | None
 
-    @property
-    def duration(self) -> float:
-        """Seconds of the whole film."""
-        ...
 
-    @property
-    def aspect(self) -> str:
-        """Upright for "portrait", lying for anything else."""
-        ...
-
-    @property
-    def image(self) -> bytes | None:
-        """A PNG, JPEG or WebP file; None for colour cards."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Chooses colours and movement: equal tasks give equal films."""
-        ...
+FilmTask: TypeAlias = FilmOrder
+"""The name under which `_render` knows it."""
 
 
 @runtime_checkable
-class Renderer(Protocol):
-    """Turns a task into the bytes of an MP4."""
+class Films(Protocol):
+    """Makes the films; may take its time, in a thread or a process of its own."""
 
-    async def film(self, task: FilmTask) -> bytes: ...
+    async def film(self, task: FilmOrder) -> bytes:
+        """The bytes of an MP4. An exception lets the task fail; a cancel means: not wanted."""
+        ...
 
 
 class Animatic:
@@ -92,7 +87,7 @@ class Animatic:
             workers or os.cpu_count() or 1, thread_name_prefix="animatic"
         )
 
-    async def film(self, task: FilmTask) -> bytes:
+    async def film(self, task: FilmOrder) -> bytes:
         """Render *task*; when cancelled, the work ends at the next frame."""
         stop = threading.Event()
         loop = asyncio.get_running_loop()
@@ -101,7 +96,7 @@ class Animatic:
         finally:
             stop.set()
 
-    def _render(self, task: FilmTask, stop: threading.Event) -> bytes:
+    def _render(self, task: FilmOrder, stop: threading.Event) -> bytes:
         # Imported by the thread: the codecs take a quarter of a second to load.
         from apikley_async.simulator._render import render
 
@@ -114,7 +109,7 @@ class Animatic:
 class Placeholder:
     """Gives every task the same small film, which ships with the package; needs no codec."""
 
-    async def film(self, task: FilmTask) -> bytes:
+    async def film(self, task: FilmOrder) -> bytes:
         return files("apikley_async.simulator").joinpath("assets/placeholder.mp4").read_bytes()
 
     def __repr__(self) -> str:
@@ -126,6 +121,6 @@ def rendering_available() -> bool:
     return all(find_spec(name) is not None for name in EXTRA)
 
 
-def available_renderer() -> Renderer:
+def available_renderer() -> Films:
     """`Animatic` where its libraries are installed, otherwise `Placeholder`."""
     return Animatic() if rendering_available() else Placeholder()

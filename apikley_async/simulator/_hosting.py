@@ -23,8 +23,8 @@ from apikley_async.simulator._time import WorldTime
 
 __all__ = ["File", "Hosting", "Place", "Slice", "Upload", "another_version", "cut", "labelled"]
 
-RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-RESULT = re.compile(r"/results/(\d+)-(\d+)\.mp4")
+RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+RESULT = re.compile(r"/results/([0-9]{1,9})-([0-9]{1,9})\.mp4")
 
 
 @attrs.frozen(eq=False)
@@ -96,10 +96,13 @@ class Hosting:
         places = [Place(task.serial, n + 1) for n in range(self._terms.results)]
         return tuple(f"{self.base}/results/{p.key}.mp4?sign={self._sign(p)}" for p in places)
 
-    def upload(self, folder: str, name: str, data: bytes) -> Upload:
-        """Store a file; the same name replaces the old one."""
+    def upload(self, folder: str, name: str, data: bytes, *, suffix: str = ".bin") -> Upload:
+        """Store a file; the same name replaces the old one.
+
+        Without a *name* it gets a new one that ends in *suffix*.
+        """
         serial = self._rng.getrandbits(32)
-        new = Upload(serial, folder, name, data, self._time.now())
+        new = Upload(serial, folder, name or f"{serial:08x}{suffix}", data, self._time.now())
         if new.path in self._uploads:
             self.versions[new.path] += 1
         self._uploads[new.path] = new
@@ -128,9 +131,10 @@ class Hosting:
 
     def place_of(self, url: str) -> Place | None:
         """The result that *url* points to, whether or not the address still works."""
+        if not self.is_ours(url):
+            return None
         parts = urlsplit(url)
-        sign = parse_qs(parts.query).get("sign", [""])[0]
-        return self.result_at(parts.path, sign) if self.is_ours(url) else None
+        return self.result_at(parts.path, parse_qs(parts.query).get("sign", [""])[0])
 
     def result_at(self, path: str, sign: str) -> Place | None:
         """The result behind a path, if the signature is the right one."""

@@ -12,7 +12,7 @@ from typing import Literal
 
 import attrs
 
-__all__ = ["Charge", "Creation", "FileRequest", "Ledger", "Mishap", "Refund", "Verdict"]
+__all__ = ["Callback", "Charge", "Creation", "FileRequest", "Ledger", "Mishap", "Refund", "Verdict"]
 
 Verdict = Literal["created", "refused", "unheard"]
 
@@ -69,6 +69,26 @@ class FileRequest:
 
 
 @attrs.frozen
+class Callback:
+    """One attempt to tell of the end of a task, and how it was answered.
+
+    "unanswered" means that it left and no answer was heard; "lost" that a fault kept it from
+    leaving, "forbidden" that its receiver is neither on this machine nor among the hosts that
+    were named.
+    """
+
+    at: float
+    task_id: str
+    outcome: Literal["answered", "unanswered", "lost", "forbidden"]
+    url: str = attrs.field(repr=False)
+    told: str
+    """The id that stood in it."""
+    attempt: int = 0
+    status: int | None = None
+    fault: str = "ok"
+
+
+@attrs.frozen
 class Mishap:
     """One fault that was inflicted."""
 
@@ -85,6 +105,7 @@ class Ledger:
         self.paid: list[Charge] = []
         self.refunds: list[Refund] = []
         self.files: list[FileRequest] = []
+        self.callbacks: list[Callback] = []
         self.mishaps: list[Mishap] = []
         self.looks: Counter[str] = Counter()
         """How often each task was asked about."""
@@ -145,6 +166,18 @@ class Ledger:
             inside.append(at)
             most = max(most, len(inside))
         return most
+
+    def as_dict(self) -> dict[str, object]:
+        """All of it in plain values, as JSON has them."""
+        entries = ("creations", "paid", "refunds", "files", "callbacks", "mishaps")
+        return {
+            **{name: [attrs.asdict(entry) for entry in getattr(self, name)] for name in entries},
+            "looks": dict(self.looks),
+            "arrivals": {endpoint: list(times) for endpoint, times in self._times.items()},
+            "unauthorized": self.unauthorized,
+            "most_running": self.most_running,
+            "credits_spent": self.credits_spent,
+        }
 
     # -- entries -----------------------------------------------------------------------------
 

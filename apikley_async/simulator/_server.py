@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from random import Random
 from types import TracebackType
 from typing import Self
@@ -11,11 +11,13 @@ from aiohttp import web
 
 from apikley_async import Clock, SystemClock
 from apikley_async.simulator._app import Apps, create_apps
-from apikley_async.simulator._faults import Director, Endpoint, Fault, Faults
-from apikley_async.simulator._films import Placeholder
+from apikley_async.simulator._director import Director, Faults
+from apikley_async.simulator._faults import Fault
+from apikley_async.simulator._films import Films, Placeholder
 from apikley_async.simulator._ledger import Ledger
-from apikley_async.simulator._studio import Films, Studio
-from apikley_async.simulator._terms import Terms
+from apikley_async.simulator._studio import Studio
+from apikley_async.simulator._task import Failure
+from apikley_async.simulator._terms import Endpoint, Terms
 from apikley_async.simulator._time import WorldTime
 from apikley_async.simulator._world import World
 
@@ -41,6 +43,9 @@ class Simulator:
         clock: tells the time, and waits; hand one in to own the time.
         rng: the world's chance. Equal chance and equal requests give an equal world.
         api_key: the key that callers must show.
+        webhook_key: signs the callbacks; without one they are not signed.
+        hosts: names of other machines that callbacks may go to, and that files may be fetched
+            from. On this machine both may go anywhere.
         host: where to listen.
         port: of the API; 0 for any that is free.
         files_port: of the host of files, an origin of its own.
@@ -57,12 +62,16 @@ class Simulator:
         clock: Clock | None = None,
         rng: Random | None = None,
         api_key: str = "simulator-key",
+        webhook_key: str | None = None,
+        hosts: Collection[str] = (),
         host: str = "127.0.0.1",
         port: int = 0,
         files_port: int = 0,
         keep_alive: float = 75.0,
     ) -> None:
         self.api_key = api_key
+        self.webhook_key = webhook_key
+        self._hosts = hosts
         self._clock = clock or SystemClock()
         self._films: Films = films or Placeholder()
         self._host, self._port, self._files_port = host, port, files_port
@@ -117,15 +126,28 @@ class Simulator:
         """Forget what was scripted and has not happened yet."""
         self._director.clear()
 
+    def advance(self, seconds: float) -> None:
+        """Let *seconds* of the world pass at once."""
+        self.world.advance(seconds)
+
+    def finish(self, task_id: str, failure: Failure | None = None) -> None:
+        """Let a task end now, well or with *failure*; one that has ended stays as it ended."""
+        self.world.finish(task_id, failure)
+
+    async def reset(self) -> None:
+        """Begin again: no tasks, no uploads, empty books, no scripts, the same chance.
+
+        Requests on their way stay on their way.
+        """
+        await self._running().reset()
+
     def result_urls(self, task_id: str) -> tuple[str, ...]:
         """The addresses of a task's files, whether or not they work yet."""
         return self.world.files.result_urls(self.world.task(task_id))
 
     async def film(self, task_id: str, number: int = 1) -> bytes:
         """The true bytes of a task's file, however badly they are served."""
-        if self._apps is None:
-            raise RuntimeError("the simulator is not running")
-        return await self._apps.film_at(self.result_urls(task_id)[number - 1])
+        return await self._running().film_at(self.result_urls(task_id)[number - 1])
 
     async def start(self) -> None:
         """Begin to listen. `async with` does it."""
@@ -137,6 +159,8 @@ class Simulator:
             clock=self._clock,
             films=self._films,
             director=self._director,
+            webhook_key=self.webhook_key,
+            hosts=self._hosts,
         )
         try:
             self.world.files.base = await self._serve(self._apps.files, self._files_port)
@@ -177,6 +201,11 @@ class Simulator:
         port = port or runner.addresses[0][1]
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{port}"
+
+    def _running(self) -> Apps:
+        if self._apps is None:
+            raise RuntimeError("the simulator is not running")
+        return self._apps
 
     def _bound(self, url: str) -> str:
         if not url:

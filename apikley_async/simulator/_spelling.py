@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 from http import HTTPStatus
 from math import ceil
+from typing import Any
 
 import attrs
 
@@ -21,7 +22,7 @@ from apikley_async.simulator._task import Task
 from apikley_async.simulator._terms import Terms, Throttle
 from apikley_async.simulator._time import WorldTime
 
-__all__ = ["Answer", "Speller", "envelope", "html", "refusal_text"]
+__all__ = ["Answer", "Speller", "envelope", "html", "notice", "refusal_text"]
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
@@ -68,9 +69,17 @@ class Answer:
         return attrs.evolve(self, headers=(*kept, *headers))
 
 
-def envelope(code: int, message: str, data: object) -> dict[str, object]:
+def envelope(code: object, message: object, data: object) -> dict[str, object]:
     """What every JSON answer looks like."""
     return {"code": code, "msg": message, "data": data}
+
+
+def notice(callback: Mapping[str, Any]) -> dict[str, object]:
+    """What is left of a *callback* where only the end of a task is told, not its result."""
+    ended = "task_completed" if callback.get("code") == 200 else "task_failed"
+    data = {"task_id": (callback.get("data") or {}).get("taskId"), "callbackType": ended}
+    told = "Success" if callback.get("code") == 200 else callback.get("msg")
+    return {**envelope(callback.get("code"), told, data), "taskId": data["task_id"]}
 
 
 def html(status: int) -> Answer:
@@ -160,27 +169,49 @@ class Speller:
 
     def record(self, task: Task, now: float, urls: Sequence[str]) -> Answer:
         """How far *task* is, in every field that the service is known to send."""
-        state = task.state(now)
         ended = task.ended_at if task.ended(now) else None
-        failure = task.failure if state == "fail" else None
-        data: dict[str, object] = {
+        data = self._task(task, now)
+        data["resultJson"] = _result(urls) if task.state(now) == "success" else ""
+        data["progress"] = task.progress(now)
+        if ended is not None:
+            data["costTime"] = round(1000 * self.time.outside(ended - task.created_at))
+            data["creditsConsumed"] = self._paid(task)
+        return Answer(payload={"code": 200, "message": "success", "data": data})
+
+    def callback(self, task: Task, urls: Sequence[str], left: float) -> Answer:
+        """What is POSTed when *task* has ended; *left* is the balance after it."""
+        ended = task.ended_at or task.due_at
+        data = self._task(task, ended)
+        # Seconds here, milliseconds in a record; and the price has another name.
+        data["costTime"] = round(self.time.outside(ended - task.created_at))
+        data |= {"consumeCredits": self._paid(task), "remainedCredits": _number(left)}
+        if task.failure is None:
+            del data["failCode"], data["failMsg"]
+            data["resultJson"] = _result(urls)
+            payload = envelope(200, "Playground task completed successfully.", data)
+        else:
+            payload = envelope(501, "Playground task failed.", data)
+        return Answer(payload=notice(payload) if self.terms.callbacks == "notice" else payload)
+
+    def _task(self, task: Task, now: float) -> dict[str, object]:
+        """What records and callbacks have in common."""
+        ended = task.ended_at if task.ended(now) else None
+        failure = None if ended is None else task.failure
+        return {
             "taskId": task.task_id,
             "model": task.order.model,
-            "state": state,
+            "state": task.state(now),
             "param": json.dumps(task.order.body),
-            "resultJson": json.dumps({"resultUrls": list(urls)}) if state == "success" else "",
             "failCode": failure.code if failure else "",
             "failMsg": failure.message if failure else "",
             "createTime": self.millis(task.created_at),
             "updateTime": self.millis(task.changed_at(now)),
             "completeTime": None if ended is None else self.millis(ended),
-            "progress": task.progress(now),
         }
-        if ended is not None:
-            data["costTime"] = round(1000 * self.time.outside(ended - task.created_at))
-            back = state == "fail" and self.terms.refund
-            data["creditsConsumed"] = 0 if back else _number(task.credits)
-        return Answer(payload={"code": 200, "message": "success", "data": data})
+
+    def _paid(self, task: Task) -> float:
+        """What a task that has ended has cost in the end."""
+        return 0 if task.failure is not None and self.terms.refund else _number(task.credits)
 
     def uploaded(self, upload: Upload, url: str) -> Answer:
         """The file is stored, in one of the two documented answers."""
@@ -214,6 +245,10 @@ class Speller:
     def millis(self, at: float) -> int:
         """The world's second *at* as the service writes instants."""
         return int(1000 * self.time.stamp(at))
+
+
+def _result(urls: Sequence[str]) -> str:
+    return json.dumps({"resultUrls": list(urls)})
 
 
 def _number(value: float) -> float:

@@ -7,29 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol, runtime_checkable
 
 import attrs
 
-from apikley_async.simulator._films import Placeholder
+from apikley_async.simulator._films import FilmOrder, Films, Placeholder
 from apikley_async.simulator._hosting import Place, labelled
-from apikley_async.simulator._task import FilmOrder, Task
+from apikley_async.simulator._task import Task
 from apikley_async.simulator._world import World
 
-__all__ = ["Films", "OneFilm", "Studio"]
+__all__ = ["OneFilm", "Studio"]
 
 log = logging.getLogger(__name__)
 
 MINIMAL = b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + b"\x00\x00\x00\x08free"
-
-
-@runtime_checkable
-class Films(Protocol):
-    """Makes the films; may take its time, in a thread or a process of its own."""
-
-    async def film(self, task: FilmOrder) -> bytes:
-        """The bytes of an MP4. An exception lets the task fail; a cancel means: not wanted."""
-        ...
 
 
 @attrs.frozen
@@ -85,6 +75,10 @@ class Studio:
     async def aclose(self) -> None:
         """Stop all work; what is not ready by now will never be."""
         self._closed = True
+        await self.clear()
+
+    async def clear(self) -> None:
+        """Stop all work and forget every film."""
         work = list(self._work.values())
         self._work.clear()
         for task in work:

@@ -9,9 +9,10 @@ from typing import Literal
 
 import attrs
 
+from apikley_async.simulator._films import FilmOrder
 from apikley_async.simulator._rules import Order
 
-__all__ = ["Constant", "Durations", "Failure", "FilmOrder", "Lognormal", "State", "Task"]
+__all__ = ["Constant", "Durations", "Failure", "Lognormal", "State", "Task", "Uniform"]
 
 State = Literal["waiting", "queuing", "generating", "success", "fail"]
 
@@ -19,12 +20,12 @@ WAITING, QUEUING = 0.05, 0.15
 """Shares of a task's life: up to the first it waits, up to the second it stands in the queue."""
 
 Durations = Callable[[Random], float]
-"""Draws how many world seconds a task takes."""
+"""Draws how many seconds something takes: world seconds for a task, the caller's for an answer."""
 
 
 @attrs.frozen
 class Lognormal:
-    """Most films take about *median* seconds, a few take much longer."""
+    """Most take about *median* seconds, a few take much longer: a long tail."""
 
     median: float = 180.0
     sigma: float = 0.4
@@ -35,7 +36,7 @@ class Lognormal:
 
 @attrs.frozen
 class Constant:
-    """Every film takes *seconds*."""
+    """Each takes *seconds*."""
 
     seconds: float
 
@@ -44,29 +45,22 @@ class Constant:
 
 
 @attrs.frozen
+class Uniform:
+    """Anything from *low* to *high* seconds, all of it equally likely."""
+
+    low: float
+    high: float
+
+    def __call__(self, rng: Random) -> float:
+        return rng.uniform(self.low, self.high)
+
+
+@attrs.frozen
 class Failure:
     """Why a task fails, in the service's words."""
 
     code: str = "500"
     message: str = "Internal Error, Please try again later."
-
-
-@attrs.frozen
-class FilmOrder:
-    """What a renderer is told: the film, and nothing of the world around it.
-
-    *image* holds the bytes of a picture that was uploaded here, None where there is none or
-    where it lies elsewhere. Equal orders with equal seeds should give equal films.
-    """
-
-    task_id: str
-    model: str
-    shots: tuple[tuple[str, float], ...]
-    duration: float
-    aspect: Literal["landscape", "portrait"]
-    image: bytes | None = attrs.field(repr=False)
-    seed: int
-    prompt: str | None
 
 
 @attrs.frozen(eq=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Mapping
-from typing import Literal
+from random import Random
+from typing import Literal, get_args
 
 import attrs
 
@@ -12,9 +13,14 @@ from apikley_async.simulator._limits import WindowKind
 from apikley_async.simulator._rules import Order
 from apikley_async.simulator._task import Durations, Failure, Lognormal
 
-__all__ = ["Terms", "Throttle"]
+__all__ = ["ENDPOINTS", "Endpoint", "Terms", "Throttle"]
 
 DAY = 86_400.0
+
+Endpoint = Literal["create", "record", "credits", "upload", "download_url", "file", "callback"]
+"""Where requests arrive; "callback" is the one that leaves."""
+
+ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 
 
 class Throttle(enum.Enum):
@@ -35,7 +41,10 @@ class Throttle(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Terms:
-    """How the simulated service behaves when nothing goes wrong. All times are world seconds.
+    """How the simulated service behaves when nothing goes wrong.
+
+    All times are world seconds, but for *latency* and *callback_timeout*: those are spent on the
+    network, in the seconds of whoever is at its other end.
 
     Args:
         limit: creations let in per window; None for no limit. Beyond it, *throttle* is answered.
@@ -62,6 +71,13 @@ class Terms:
         upload_life: how long uploads are kept.
         expired_status: HTTP status of an address that no longer works.
         upload_shape: which of the two documented answers an upload gets, by its telling field.
+        callbacks: what a callback holds: the whole task, or a bare notice; "none" sends none.
+        callback_timeout: how long a callback's receiver may take to answer.
+        callback_retries: the pause before each repetition of a callback that was not answered
+            with 2xx; so many repetitions there are.
+        latency: how long requests and answers travel, in all: one distribution, or one for each
+            endpoint. Half of it is spent before a request arrives, half before its answer
+            leaves; a callback leaves so much later than its task has ended.
     """
 
     limit: int | None = 20
@@ -95,6 +111,16 @@ class Terms:
     expired_status: int = 404
     upload_shape: Literal["filePath", "fileId"] = "filePath"
 
+    callbacks: Literal["task", "notice", "none"] = "task"
+    callback_timeout: float = 15.0
+    callback_retries: tuple[float, ...] = (10.0, 30.0, 60.0)
+    latency: Durations | Mapping[Endpoint, Durations] = attrs.field(factory=dict)
+
     def price(self, order: Order) -> float:
         """Credits that *order* costs."""
         return float(self.prices.get(order.tariff, self.generic_price))
+
+    def travel(self, endpoint: Endpoint, rng: Random) -> float:
+        """Seconds that a request to *endpoint* and its answer are on their way."""
+        drawn = self.latency.get(endpoint) if isinstance(self.latency, Mapping) else self.latency
+        return max(0.0, drawn(rng)) if drawn is not None else 0.0

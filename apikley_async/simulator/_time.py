@@ -24,14 +24,30 @@ class WorldTime:
         self.speed = speed
         self._clock = clock
         self._origin: tuple[float, float] | None = None
+        self._skips: list[tuple[float, float]] = []
+        self._skipped = 0.0
 
     def now(self) -> float:
         """World seconds since the beginning of the world."""
-        return (self._clock.now() - self._start()[0]) * self.speed
+        return (self._clock.now() - self._start()[0]) * self.speed + self._skipped
+
+    def skip(self, seconds: float) -> None:
+        """Let *seconds* of the world pass at once; they take no time on the callers' calendar."""
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"seconds: 0 or more, not {seconds!r}")
+        self._skips.append((self.now(), seconds))
+        self._skipped += seconds
+
+    def restart(self) -> None:
+        """Begin at 0 again."""
+        self._origin = None
+        self._skips.clear()
+        self._skipped = 0.0
 
     def stamp(self, at: float) -> float:
         """The callers' Unix time, in seconds, at the world's second *at*."""
-        return self._start()[1] + at / self.speed
+        skipped = sum(max(0.0, min(at - begin, seconds)) for begin, seconds in self._skips)
+        return self._start()[1] + (at - skipped) / self.speed
 
     def outside(self, seconds: float) -> float:
         """How long a caller has to wait while *seconds* pass in the world."""

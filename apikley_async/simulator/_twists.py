@@ -6,13 +6,14 @@ payload of their own that they may take apart; those in `FILE_TWISTS` change byt
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any, cast
 
 import attrs
 
-from apikley_async.simulator._spelling import Answer
+from apikley_async.simulator._spelling import Answer, notice
 
 __all__ = ["FILE_TWISTS", "TWISTS", "Twist", "scribbled"]
 
@@ -37,6 +38,15 @@ def _data(answer: Answer) -> dict[str, Any]:
     """The data of the payload; a lost one, when there is none to be changed."""
     data = _payload(answer).get("data")
     return data if isinstance(data, dict) else {}
+
+
+def _as_task(answer: Answer, task_id: str) -> Answer:
+    """*answer* with that id in every place where it has one, or in the usual one."""
+    data, payload = _data(answer), _payload(answer)
+    data["task_id" if "task_id" in data else "taskId"] = task_id
+    if "taskId" in payload:
+        payload["taskId"] = task_id
+    return answer
 
 
 def _with_data(value: object) -> Twist:
@@ -101,8 +111,7 @@ def _fail_for_now(answer: Answer, detail: str) -> Answer:
 
 
 def _other_task(answer: Answer, detail: str) -> Answer:
-    _data(answer)["taskId"] = detail or f"{_data(answer).get('taskId')}0"
-    return answer
+    return _as_task(answer, detail or f"{_data(answer).get('taskId')}0")
 
 
 def _odd_times(answer: Answer, detail: str) -> Answer:
@@ -135,6 +144,33 @@ def _result_missing(answer: Answer, detail: str) -> Answer:
 def _result_urls(answer: Answer, detail: str) -> Answer:
     result = json.dumps({"resultUrls": json.loads(detail)})
     _data(answer).update(state="success", resultJson=result)
+    return answer
+
+
+# -- callbacks ---------------------------------------------------------------------------------
+
+
+def _relapse(answer: Answer, detail: str) -> Answer:
+    _data(answer).update(state="generating", resultJson="", completeTime=None)
+    return answer
+
+
+def _bare_notice(answer: Answer, detail: str) -> Answer:
+    return attrs.evolve(answer, payload=notice(_payload(answer)))
+
+
+def _foreign_id(answer: Answer, detail: str) -> Answer:
+    """The id under which somebody behind the service knows the task."""
+    ours = _data(answer).get("taskId") or _data(answer).get("task_id") or ""
+    theirs = hashlib.md5(str(ours).encode(), usedforsecurity=False).hexdigest()
+    return _as_task(answer, theirs)
+
+
+def _evil_body(answer: Answer, detail: str) -> Answer:
+    urls = ["http://169.254.169.254/latest/meta-data/", "file:///etc/passwd"]
+    _payload(answer).update(code=200)
+    _data(answer).update(state="success", resultJson=json.dumps({"resultUrls": urls}))
+    _data(answer).update(consumeCredits=-1, remainedCredits=10**12)
     return answer
 
 
@@ -177,6 +213,10 @@ TWISTS: dict[str, Twist] = {
     "result malformed": _result(lambda was: was[:-2]),
     "no urls": _result(lambda was: '{"resultUrls": []}'),
     "result urls": _result_urls,
+    "relapse": _relapse,
+    "bare notice": _bare_notice,
+    "foreign id": _foreign_id,
+    "evil body": _evil_body,
     "upload refused": _upload_refused,
     "no upload url": _no_upload_url,
 }
@@ -233,7 +273,13 @@ FILE_TWISTS: dict[str, Twist] = {
     "wrong total": _wrong_total,
     "no validators": _no_validators,
     "weak validator": _weak_validator,
-    # These two are done where the file is chosen, before there is an answer to twist.
+    # These two are done where the file is chosen, before there is an answer to twist;
     "changed": _as_it_is,
     "no ranges": _as_it_is,
+    # these where a callback is signed and sent.
+    "overtaken": _as_it_is,
+    "wrong signature": _as_it_is,
+    "no signature": _as_it_is,
+    "stamp": _as_it_is,
+    "callback first": _as_it_is,
 }

@@ -27,7 +27,7 @@ from apikley_async.simulator._ledger import (
 from apikley_async.simulator._limits import window
 from apikley_async.simulator._rules import Order, Refusal, read_object, read_order
 from apikley_async.simulator._task import Failure, Task
-from apikley_async.simulator._terms import Terms
+from apikley_async.simulator._terms import Endpoint, Terms
 from apikley_async.simulator._time import WorldTime
 
 __all__ = ["World"]
@@ -54,20 +54,33 @@ class World:
     ) -> None:
         self.terms = terms or Terms()
         self.time = time or WorldTime(SystemClock())
-        seeds = rng or Random(0)
-        self._lengths, self._fates, self._films = (Random(seeds.random()) for _ in range(3))
-        self.files = Hosting(self.terms, self.time, Random(seeds.random()))
-        self.ledger = Ledger()
-        self.credits = self.terms.credits
         self.on_finished: Callable[[Task], None] | None = None
         """Called once for each task that has ended, by whatever question noticed it first."""
+        self.on_foreseen: Callable[[], None] | None = None
+        """Called when the end of a task has become known, which may be the next one."""
         self._renders = renders
+        self._last_millis = 0
+        chance = rng or Random(0)
+        self._seeds = tuple(chance.random() for _ in range(5))
+        self.files = Hosting(self.terms, self.time, Random(self._seeds[3]))
+        self._begin_anew()
+
+    def reset(self) -> None:
+        """Forget everything and begin again, with the same terms and the same chance."""
+        self.time.restart()
+        self.files = Hosting(self.terms, self.time, Random(self._seeds[3]), self.files.base)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._lengths, self._fates, self._films = (Random(seed) for seed in self._seeds[:3])
+        self._roads: dict[Endpoint, Random] = {}
+        self.ledger = Ledger()
+        self.credits = self.terms.credits
         self._window = window(self.terms.window, self.terms.limit, self.terms.per)
         self._tasks: dict[str, Task] = {}
         self._ids: list[str] = []
         self._ends: list[tuple[float, int, str]] = []
         self._running: set[str] = set()
-        self._last_millis = 0
 
     # -- creating ----------------------------------------------------------------------------
 
@@ -204,6 +217,13 @@ class World:
             if self.on_finished is not None:
                 self.on_finished(task)
 
+    def advance(self, seconds: float) -> None:
+        """Let *seconds* pass at once."""
+        self.time.skip(seconds)
+        self.settle()
+        if self.on_foreseen is not None:
+            self.on_foreseen()
+
     def next_finish(self) -> float | None:
         """When the next task will end, as far as is known; may be too early, never too late."""
         return self._ends[0][0] if self._ends else None
@@ -233,6 +253,8 @@ class World:
         self._tasks[task.task_id] = task
         if task.ended_at is not None:
             heapq.heappush(self._ends, (task.ended_at, task.serial, task.task_id))
+            if self.on_foreseen is not None:
+                self.on_foreseen()
 
     # -- files -------------------------------------------------------------------------------
 
@@ -268,6 +290,14 @@ class World:
             return None
         task, now = self.owner(place), self.time.now()
         return task.ended_at if task.state(now) == "success" else None
+
+    # -- the network -------------------------------------------------------------------------
+
+    def travel(self, endpoint: Endpoint) -> float:
+        """Seconds of the caller's that the next request to *endpoint* takes, there and back."""
+        # A road of its own for each endpoint: one more look does not delay another creation.
+        dice = self._roads.setdefault(endpoint, Random(f"{self._seeds[4]} {endpoint}"))
+        return self.terms.travel(endpoint, dice)
 
     # -- the books ---------------------------------------------------------------------------
 

@@ -290,3 +290,70 @@ def test_scripts_go_before_chance():
 def test_deliveries_and_throttlings_describe_themselves():
     """Their values are sentences for whoever lists them."""
     assert all(" " in kind.value for kind in (*Delivery, *Throttle))
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "fault"), Fault.ready_made().items())
+def test_every_ready_made_fault_can_be_named(name, fault):
+    """As it is called in Python or in the books, in any case."""
+    for text in (name, name.lower(), name.replace("_", "-"), name.replace("_", " "), str(fault)):
+        assert Fault.named(text) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("code 402", Fault.code(402)),
+        ("code 422 no such record", Fault.code(422, "no such record")),
+        ("http 502", Fault.http(502)),
+        ("http 502, after", Fault.HTTP_502_AFTER),
+        ("empty, before", Fault.EMPTY.before),
+        ("late 2.5", Fault.late(2.5)),
+        ("late 2.5 s", Fault.late(2.5)),
+        ("queued 300", Fault.queued(300)),
+        ("slow 5", Fault.slow(5)),
+        ("stamped -600", Fault.stamped(-600)),
+        ("throttled date 30", Fault.throttled(Throttle.DATE, 30)),
+        ("throttled html", Fault.throttled(Throttle.HTML)),
+        ("redirect 307 http://127.0.0.1:9/", Fault.redirect(307, "http://127.0.0.1:9/")),
+        ("state moderating", Fault.in_state("moderating")),
+        ("urls file:///etc/hosts", Fault.result_urls("file:///etc/hosts")),
+        ("id ../{}", Fault.created_as("../{}")),
+    ],
+)
+def test_a_maker_can_be_named_with_its_arguments(text, fault):
+    """For files and command lines."""
+    assert Fault.named(text) == fault
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "nonsense", "code", "code x", "queued", "state a b", "reset, later", "no such"],
+)
+def test_a_name_of_nothing_is_refused(text):
+    """And the message repeats it."""
+    with pytest.raises(ValueError, match="no such fault"):
+        Fault.named(text)
+
+
+def test_chance_can_be_described_in_names():
+    """It is the same as in values, and can begin again."""
+    named = Faults.named({"create": {"reset": 0.2, "code 500": 0.2}}, seed=5, until=60)
+    valued = Faults(seed=5, until=60, create={Fault.RESET: 0.2, Fault.code(500): 0.2})
+
+    first = draws(named)
+    assert first == draws(valued)
+    assert first == draws(named.again())
+    with pytest.raises(ValueError, match="endpoint"):
+        Faults.named({"nowhere": {}})
+
+
+def test_scripts_add_up_in_any_number():
+    """Thousands of single steps are played as one long script."""
+    director = Director()
+    for n in range(20_000):
+        director.script("record", [Fault.late(n)])
+
+    assert [director.next("record").seconds for _ in range(20_001)] == [*range(20_000), 0]

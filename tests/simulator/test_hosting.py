@@ -58,6 +58,7 @@ def hosting(clock):
         ("bytes=0-1,4-5", 200, b"0123456789", None),
         ("items=0-1", 200, b"0123456789", None),
         ("bytes=a-b", 200, b"0123456789", None),
+        ("bytes=" + "9" * 5000 + "-", 200, b"0123456789", None),
     ],
 )
 def test_ranges_are_served_as_http_wants_them(range_, status, data, told):
@@ -146,6 +147,8 @@ def test_a_name_that_is_used_again_replaces_the_file(hosting):
         "http://files.test/results/0-1.mp4",
         "http://files.test/results/0-1.mp4?sign=wrong",
         "http://files.test.evil.example/uploads/in/a.png",
+        "http://[files.test/results/0-1.mp4",
+        "http://files.test/results/" + "9" * 5000 + "-1.mp4?sign=x",
         "",
     ],
 )

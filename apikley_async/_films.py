@@ -1,0 +1,225 @@
+"""What a file is called, what an answer about it means, and whether what came is whole.
+
+Pure: plain values in, plain values out. Nothing here opens a socket or a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+
+from apikley_async._result import Result
+from apikley_async.errors import DownloadError
+
+__all__ = ["BrokenOffError", "ChangedError", "GoneError"]
+
+LARGEST = 4 * 1024**3
+HEAD = 16  # so many first bytes say what a file is
+MOST_BOXES = 100_000
+WHOLE_NUMBER = r"([0-9]{1,15})"
+PAGES = ("text/html", "application/json", "application/xml", "text/xml")
+
+
+class BrokenOffError(Exception):
+    """It did not come to its end: go on where it stopped, after a pause."""
+
+
+class ChangedError(BrokenOffError):
+    """It is another file than the one begun: start again, after a pause."""
+
+
+class GoneError(Exception):
+    """The link is dead: ask for a new one."""
+
+
+# --- names ---------------------------------------------------------------------------------------
+
+SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".webm", ".gif"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".avif"),
+    *(".mp3", ".wav", ".m4a", ".ogg", ".flac"),
+)
+KIN = {".jpeg": ".jpg", ".mov": ".mp4", ".m4v": ".mp4", ".m4a": ".mp4"}
+DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
+
+
+def target_names(result: Result, target: str | os.PathLike[str]) -> list[Path]:
+    """Say where the files go: *target* is a folder, unless it has the suffix of a film."""
+    text = os.fspath(target)
+    place = Path(text)
+    if place.suffix.lower() in SUFFIXES and not text.endswith("/") and not place.is_dir():
+        folder, stem, suffix = place.parent, place.stem, place.suffix
+    else:
+        folder, stem, suffix = place, safe_name(result.task_id), ".mp4"
+    if len(result.urls) == 1:
+        return [folder / f"{stem}{suffix}"]
+    return [folder / f"{stem}-{number}{suffix}" for number in range(1, len(result.urls) + 1)]
+
+
+def safe_name(task_id: str) -> str:
+    """A file name from an id: letters, digits, `._-`; anything else leaves a mark of the whole."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", task_id).strip("._-")[:100]
+    if name == task_id and not DEVICES.fullmatch(name):
+        return name
+    mark = hashlib.sha256(task_id.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{mark if DEVICES.fullmatch(name) else name or 'film'}-{mark}"
+
+
+def fitting(name: Path, head: bytes) -> Path:
+    """*name*, with another suffix if its own belongs to another kind than the first bytes."""
+    suffix = kind_of(head) or name.suffix
+    wanted = name.suffix.lower()
+    kin = KIN.get(wanted, wanted) == KIN.get(suffix, suffix)
+    return name if kin else name.with_suffix(suffix)
+
+
+# --- what an answer means ------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Held:
+    """What is there of a file: its first *have* bytes, of *total*, of one *version*."""
+
+    have: int = 0
+    total: int | None = None
+    version: str | None = None
+
+    def asking(self) -> dict[str, str]:
+        """The headers that ask for the rest, if a version can be held on to, else for all."""
+        if not self.have or self.version is None:
+            return {}
+        return {"Range": f"bytes={self.have}-", "If-Range": self.version}
+
+
+@attrs.frozen
+class Body:
+    """Which bytes an answer brings: from *start* up to *end*, of *total*, of one *version*.
+
+    *framed* unless only the closing of the connection tells the end of them.
+    """
+
+    start: int
+    end: int | None
+    total: int | None
+    version: str | None
+    framed: bool = True
+
+
+def read_answer(held: Held, status: int, headers: Mapping[str, str]) -> Body:
+    """Say which bytes come, given what is *held* and was asked for.
+
+    Raises:
+        GoneError: the link is dead, or leads to a page.
+        ChangedError: these bytes are not the rest of what is held.
+        BrokenOffError: not now.
+        DownloadError: never.
+    """
+    if status in (401, 403, 404, 410):
+        raise GoneError(f"HTTP {status}")
+    if status == 416 and held.asking():
+        return _nothing_left(held, headers)
+    if status not in (200, 206):
+        if 400 <= status < 500 and status not in (408, 425, 429):
+            raise DownloadError(f"The film's host answered with HTTP {status}")
+        raise BrokenOffError(f"HTTP {status}")
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind in PAGES:
+        raise GoneError(f"a page of {kind} instead of the film")
+    body = _the_rest(held, headers) if status == 206 else _all_of_it(headers)
+    if (body.total or 0) > LARGEST:
+        raise DownloadError(f"The film has {body.total} bytes, more than {LARGEST}")
+    return body
+
+
+def _all_of_it(headers: Mapping[str, str]) -> Body:
+    told = re.fullmatch(WHOLE_NUMBER, headers.get("Content-Length", ""))
+    total = int(told[1]) if told else None
+    framed = told is not None or "Transfer-Encoding" in headers
+    return Body(0, total, total, strong_version(headers), framed)
+
+
+def _the_rest(held: Held, headers: Mapping[str, str]) -> Body:
+    """A part must begin exactly where we stopped, in the file we began, and say so."""
+    told = re.fullmatch(
+        f"bytes {WHOLE_NUMBER}-{WHOLE_NUMBER}/{WHOLE_NUMBER}", headers.get("Content-Range", "")
+    )
+    if told is None:
+        raise ChangedError("a part that does not say which")
+    start, last, total = (int(number) for number in told.groups())
+    same = held.total in (None, total) and strong_version(headers) == held.version
+    if not held.asking() or start != held.have or not start <= last < total or not same:
+        raise ChangedError("a part of another file")
+    return Body(start, last + 1, total, held.version)
+
+
+def _nothing_left(held: Held, headers: Mapping[str, str]) -> Body:
+    """A refused range: either we have it all, or it is another file now."""
+    told = re.fullmatch(rf"bytes \*/{WHOLE_NUMBER}", headers.get("Content-Range", ""))
+    total = int(told[1]) if told else held.total
+    same = held.total in (None, total) and strong_version(headers) in (None, held.version)
+    if total != held.have or not same:
+        raise ChangedError("the range was refused")
+    return Body(held.have, held.have, total, held.version)
+
+
+def strong_version(headers: Mapping[str, str]) -> str | None:
+    """What If-Range may hold on to: a strong ETag, or nothing."""
+    tag = headers.get("ETag", "")
+    return tag if re.fullmatch(r'"[\x21\x23-\x7e]{1,256}"', tag) else None
+
+
+# --- what came -----------------------------------------------------------------------------------
+
+
+def kind_of(head: bytes) -> str | None:
+    """The suffix that fits a file's first bytes; None for what is neither film, image nor sound."""
+    if head[4:8] == b"ftyp":
+        return {b"qt  ": ".mov", b"M4A ": ".m4a", b"avif": ".avif"}.get(head[8:12], ".mp4")
+    if head[:4] == b"RIFF":
+        return {b"WEBP": ".webp", b"WAVE": ".wav"}.get(head[8:12])
+    if len(head) > 1 and head[0] == 0xFF and head[1] in (0xFB, 0xFA, 0xF3, 0xF2):
+        return ".mp3"
+    for start, suffix in (
+        (b"\x1aE\xdf\xa3", ".webm"),
+        (b"\x89PNG\r\n\x1a\n", ".png"),
+        (b"\xff\xd8\xff", ".jpg"),
+        (b"GIF8", ".gif"),
+        (b"ID3", ".mp3"),
+        (b"OggS", ".ogg"),
+        (b"fLaC", ".flac"),
+    ):
+        if head.startswith(start):
+            return suffix
+    return None
+
+
+def is_mp4(head: bytes) -> bool:
+    """Say whether the file is made of boxes that must add up."""
+    return KIN.get(kind := kind_of(head) or "", kind) == ".mp4"
+
+
+def mp4_is_whole(read: Callable[[int, int], bytes], size: int) -> bool:
+    """Walk the top-level boxes: they must fill the file exactly and hold an index and a film.
+
+    *read* gives so many bytes (the second) from a place (the first).
+    """
+    at, kinds = 0, set()
+    for _ in range(MOST_BOXES):
+        if at >= size:
+            break
+        header = read(at, 16)
+        length, kind, least = int.from_bytes(header[:4], "big"), header[4:8], 8
+        if length == 1:
+            length, least = int.from_bytes(header[8:16], "big"), 16
+        elif length == 0:
+            length = size - at
+        if len(header) < least or length < least:
+            return False
+        kinds.add(kind)
+        at += length
+    return at == size and {b"moov", b"mdat"} <= kinds

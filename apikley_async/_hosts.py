@@ -1,0 +1,196 @@
+"""The hosts that serve films: other people's machines, asked for bytes and trusted with nothing.
+
+They never see the key: this room does not know it. Redirects are followed here, five at most,
+with headers built anew, and every address is checked when the connection is made, since a name
+can point anywhere. No exception of aiohttp leaves the room, not even as a context.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import errno
+import ipaddress
+import re
+import socket
+import ssl as tls
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from apikley_async._films import Body, BrokenOffError, Held, read_answer
+from apikley_async._storyboard import url_faults
+from apikley_async._transport import Network, is_loopback
+from apikley_async.errors import DownloadError
+
+__all__ = ["Hosts"]
+
+CONNECTIONS = 12
+CHUNK = 256 * 1024
+REDIRECTS = 5
+SILENCE = 60.0  # seconds without a byte
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Receive: TypeAlias = Callable[[Body, AsyncIterator[bytes]], Awaitable[None]]
+
+_refused: contextvars.ContextVar[list[str]] = contextvars.ContextVar("refused addresses")
+
+
+class Hosts:
+    """Asks for files, where films may come from."""
+
+    def __init__(
+        self, network: Network, *, allow_private: bool = False, allow_loopback: bool = False
+    ) -> None:
+        self._network = network
+        self._allow_private = allow_private
+        self._allow_loopback = allow_loopback or allow_private
+        self._web: aiohttp.ClientSession | None = None
+
+    async def pull(self, url: str, held: Held, receive: Receive) -> Body:
+        """Ask for what is not *held*; *receive* is told which bytes come, and takes them.
+
+        Raises:
+            GoneError, BrokenOffError, DownloadError: see `read_answer`; and what *receive* raises.
+        """
+        for _ in range(REDIRECTS + 1):
+            self._check_url(url)
+            answer = await self._ask(url, held, receive)
+            if isinstance(answer, Body):
+                return answer
+            if urlsplit(url).scheme == "https" and urlsplit(answer).scheme != "https":
+                raise DownloadError(f"{shown(url)} redirects from https to something less")
+            url = answer
+        raise DownloadError(f"{shown(url)} redirects more than {REDIRECTS} times")
+
+    async def aclose(self) -> None:
+        web, self._web = self._web, None
+        if web is not None:
+            await web.close()
+
+    async def _ask(self, url: str, held: Held, receive: Receive) -> Body | str:
+        """Send one request and have its bytes taken; gives the next URL when it is a redirect.
+
+        Whatever goes wrong in it is raised in our own words, outside of aiohttp's handlers.
+        """
+        refused: list[str] = []
+        _refused.set(refused)
+        trouble: Exception
+        try:
+            async with self._session().get(
+                URL(url, encoded=url.isascii()),
+                headers={"Accept-Encoding": "identity"} | held.asking(),
+                allow_redirects=False,
+                proxy=self._network.proxy,
+                ssl=self._network.ssl or True,
+            ) as response:
+                if response.status in (301, 302, 303, 307, 308):
+                    return urljoin(url, response.headers.get("Location", ""))
+                body = read_answer(held, response.status, response.headers)
+                await receive(body, response.content.iter_chunked(CHUNK))
+                return body
+        except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
+            trouble = DownloadError(f"The certificate of {shown(url)} is not valid")
+        except TimeoutError:
+            trouble = BrokenOffError("nothing came any more")
+        except (aiohttp.ClientError, OSError) as exc:
+            trouble = BrokenOffError(type(exc).__name__)
+            if refused:
+                trouble = private_network(shown(url), refused[0])
+            elif isinstance(exc, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+                trouble = DownloadError("The link of the film is not a valid URL")
+        except ValueError:  # a host that cannot be spelled, for one
+            trouble = DownloadError("The link of the film is not a valid URL")
+        raise trouble
+
+    def _check_url(self, url: str) -> None:
+        if fault := next(url_faults(url), None):
+            raise DownloadError(f"The link of the film: {fault}")
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+        address = literal(host)
+        if is_loopback(host) and not self._allow_loopback:
+            raise private_network(host, host)
+        if address is not None and not self._allowed(address):
+            raise private_network(host, str(address))
+        if parts.scheme == "http" and not (self._allow_private or is_loopback(host)):
+            raise DownloadError(f"{host}: https only")
+
+    def _allowed(self, address: Address) -> bool:
+        inner = innermost(address)
+        if inner.is_loopback:
+            return self._allow_loopback
+        return self._allow_private or is_public(inner)
+
+    def _open_socket(self, info: Any) -> socket.socket:
+        """Make the socket for one address, unless it lies where films do not come from."""
+        family, kind, protocol, _name, address = info
+        if self._network.proxy is None and not self._allowed(
+            ipaddress.ip_address(address[0].partition("%")[0])
+        ):
+            _refused.get().append(address[0])
+            raise OSError(errno.EACCES, "a private address")
+        return socket.socket(family, kind, protocol)
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._web is None:
+            self._web = aiohttp.ClientSession(
+                connector=self._network.connect(
+                    limit=CONNECTIONS, socket_factory=self._open_socket
+                ),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, connect=self._network.timeouts.connect, sock_read=SILENCE
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._web
+
+
+def shown(url: str) -> str:
+    """What of a link may be shown: it is as good as the film itself."""
+    with contextlib.suppress(ValueError):
+        return urlsplit(url).hostname or "the host"
+    return "the host"
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def literal(host: str) -> Address | None:
+    """The address a host is written as, in any of the ways the system reads one; else None."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host)
+    if re.fullmatch(r"(0x)?[0-9a-f]+(\.(0x)?[0-9a-f]+){0,3}", host, re.IGNORECASE):
+        with contextlib.suppress(OSError):
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+    return None
+
+
+def innermost(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one carries, where it does (mapped, 6to4, Teredo, NAT64)."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    teredo = address.teredo[1] if address.teredo else None
+    return address.ipv4_mapped or address.sixtofour or teredo or address
+
+
+def is_public(address: Address) -> bool:
+    """Say whether everybody may be at *address*, and not only our neighbours."""
+    if address.is_multicast or not address.is_global:
+        return False
+    return isinstance(address, ipaddress.IPv4Address) or address in GLOBAL_UNICAST
+
+
+def private_network(host: str, address: str) -> DownloadError:
+    where = f" ({address})" if address != host else ""
+    return DownloadError(f"{host} is in a private network{where}, which is not asked for films")

@@ -1,0 +1,139 @@
+"""The journal's file: whose it is, whether it is one, and how one is made.
+
+Nothing here writes to a file that is not certainly ours, and a journal bears its name only when
+it is whole: what a crash leaves of a beginning is never taken for a journal that was lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+import sys
+from pathlib import Path
+
+from apikley_async.batch._schema import APPLICATION, Migrations, migrate
+from apikley_async.errors import JournalError
+
+__all__ = ["check", "connect", "keep_copy", "make", "make_lasting", "take_lock"]
+
+
+def take_lock(path: Path) -> int:
+    """Become the owner of the journal at *path*, until the handle is closed.
+
+    SQLite's own locks would not do: they vanish when anyone in the process opens and closes the
+    file again.
+    """
+    place = path.with_name(f"{path.name}.lock")
+    try:
+        lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise JournalError(f"{path} cannot be made: {exc.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+    except BlockingIOError:
+        owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        told = f"{path} is in use by process {owner}; wait for it or stop it"
+        raise JournalError(told) from None
+    except OSError as exc:
+        os.close(lock)
+        told = f"{path} cannot be locked ({exc.strerror}); keep it on a local disk with some space"
+        raise JournalError(told) from None
+    return lock
+
+
+def make(path: Path, migrations: Migrations) -> None:
+    """Make an empty journal, private from its first moment: prompts are personal data.
+
+    The caller holds the lock, so that the draft is ours.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise JournalError(
+            f"{path} is gone, but {log.name} is still there, with what was written last; bring the "
+            f"journal back, or, if you are sure, remove {log.name} too"
+        )
+    draft = path.with_name(f"{path.name}.new")
+    for left in (draft, path.with_name(f"{draft.name}-journal")):
+        left.unlink(missing_ok=True)
+    os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    with contextlib.closing(connect(draft)) as db:
+        make_lasting(db)
+        db.execute("BEGIN IMMEDIATE")
+        migrate(db, migrations)
+        db.execute(f"PRAGMA application_id = {APPLICATION}")
+        facts = (("journal_id", secrets.token_hex(16)), ("epoch", "0"))
+        db.executemany("INSERT INTO meta VALUES (?, ?)", facts)
+        db.execute("COMMIT")
+    draft.rename(path)
+    sync_folder(path.parent)
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open an existing file, and look at nothing in it yet."""
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
+    db.row_factory = sqlite3.Row
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
+
+
+def make_lasting(db: sqlite3.Connection) -> None:
+    """From here on a commit is on the disk when it returns."""
+    db.execute("PRAGMA synchronous = FULL")
+    if sys.platform == "darwin":
+        db.execute("PRAGMA fullfsync = ON")
+        db.execute("PRAGMA checkpoint_fullfsync = ON")
+
+
+def check(db: sqlite3.Connection, path: Path, newest: int) -> int:
+    """Say the version of a journal's tables; refuse what is none, and what is damaged."""
+    if path.stat().st_size == 0:
+        raise JournalError(
+            f"{path} is empty: a journal that was lost, or none. It is left as it is; "
+            "bring back a copy, or name another file"
+        )
+    try:
+        [application] = db.execute("PRAGMA application_id").fetchone()
+        [version] = db.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as exc:
+        if exc.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        told = f"{path} is not a journal of this program; it is left as it is"
+        raise JournalError(told) from None
+    if application != APPLICATION:
+        raise JournalError(f"{path} is a database of another program; it is left as it is")
+    if version > newest:
+        raise JournalError(
+            f"{path} was written by a newer version (schema {version}, here {newest}); "
+            "upgrade this package"
+        )
+    [verdict] = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise JournalError(
+            f"{path} is damaged ({verdict}); it is left as it is. Bring back a copy, or "
+            "recover what can be read with sqlite3's .recover into a new file"
+        )
+    return int(version)
+
+
+def keep_copy(db: sqlite3.Connection, path: Path, version: int) -> None:
+    """Keep the journal as it is, before its tables are brought up to date."""
+    copy = path.with_name(f"{path.name}.v{version}")
+    copy.unlink(missing_ok=True)  # of an upgrade that broke off
+    os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    db.execute("VACUUM INTO ?", (str(copy),))
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,154 @@
+"""What is out: attempts that are written down before they leave, and after they have ended.
+
+A POST that is out is worth money: whoever leaves waits for it. Nothing else here waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from apikley_async import (
+    Attempt,
+    Client,
+    Clock,
+    Job,
+    RateLimiter,
+    Request,
+    Storyboard,
+    Task,
+    Verdict,
+)
+from apikley_async.batch._states import Event
+from apikley_async.batch._store import Item, Step, Store
+from apikley_async.errors import ClientClosedError
+
+__all__ = ["Outbox", "Writer", "restore_window", "step_of"]
+
+NOT_THIS_FILM = frozenset({401, 402, 403, 429, 430, 433, 455})
+AGAIN = (Verdict.THROTTLED, Verdict.UNSENT)  # after these the client tries again by itself
+LONGEST_REST = 60.0  # of a limiter's slot, after an uncertain attempt
+
+
+class Outbox:
+    """Submits for a run; *tell* learns of an item when its attempt has ended."""
+
+    def __init__(
+        self, store: Store, client: Client, clock: Clock, tell: Callable[[Item], None]
+    ) -> None:
+        self.store = store
+        self.tell = tell
+        self.closing = False
+        self._client = client
+        self._clock = clock
+        self._sendings: dict[asyncio.Task[Job], Writer] = {}
+        self._writings: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()
+
+    async def submit(self, work: Storyboard | Task, writer: Writer) -> Job:
+        """Submit once. Cancelling stops what has not been sent; what is out stays out."""
+        sending = asyncio.get_running_loop().create_task(self._client.submit(work, recorder=writer))
+        self._sendings[sending] = writer
+        sending.add_done_callback(self._ended)
+        try:
+            await asyncio.wait({sending})
+        except asyncio.CancelledError:
+            if not (writer.out or writer.over):
+                sending.cancel()
+            raise
+        return sending.result()
+
+    async def aclose(self, grace: float) -> None:
+        """Let nothing more out; give what is out *grace* seconds, and its outcome to the store."""
+        self.closing = True
+        ends = self._clock.now() + grace
+        while self._sendings or self._writings:
+            for sending, writer in self._sendings.items():
+                if not (writer.out or writer.over):
+                    sending.cancel()
+            left = ends - self._clock.now()
+            if left <= 0:
+                break
+            self._moved.clear()
+            await self._clock.sleep(left, self._moved)
+        for sending in self._sendings:  # the client sees them to their end
+            sending.cancel()
+        if self._sendings:
+            await asyncio.wait(set(self._sendings))
+
+    async def write_down(self, key: str, attempt: Attempt) -> None:
+        """Store what became of an attempt: to its end, even if whoever waits is cancelled."""
+        writing = asyncio.get_running_loop().create_task(self._settle(key, attempt))
+        self._writings.add(writing)
+        writing.add_done_callback(self._written)
+        await asyncio.shield(writing)
+
+    async def _settle(self, key: str, attempt: Attempt) -> None:
+        self.tell(await self.store.settle(key, attempt, step_of(attempt)))
+
+    def _ended(self, sending: asyncio.Task[Job]) -> None:
+        del self._sendings[sending]
+        self._moved.set()
+        if not sending.cancelled():
+            sending.exception()  # seen: whoever waits for it gets it, and the store knows
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writings.discard(writing)
+        self._moved.set()
+
+
+class Writer:
+    """A `Recorder` for one item: the intent is on the disk before the first byte of the POST.
+
+    Attributes:
+        out: whether an attempt is written down and not settled.
+        over: whether the last one was decided, so that no other follows.
+        wrote: whether there ever was one.
+    """
+
+    def __init__(self, outbox: Outbox, key: str, price: float | None) -> None:
+        self._outbox = outbox
+        self._key = key
+        self._price = price
+        self.out = self.over = self.wrote = False
+
+    async def intend(self, token: str, request: Request) -> None:
+        if self._outbox.closing:
+            raise ClientClosedError("The run was left; nothing was sent")
+        self.out = True
+        try:
+            await self._outbox.store.intend(self._key, token, request.fingerprint, self._price)
+        except BaseException:
+            self.out = False
+            raise
+        self.wrote = True
+
+    async def settle(self, outcome: Attempt) -> None:
+        try:
+            await self._outbox.write_down(self._key, outcome)
+        finally:
+            self.over = outcome.verdict not in AGAIN
+            self.out = False
+
+
+def step_of(attempt: Attempt) -> Step:
+    """The step that an attempt's outcome means for its item."""
+    if attempt.verdict is Verdict.ACCEPTED:
+        return Step(Event.ACCEPT, task_id=attempt.task_id)
+    event = {
+        Verdict.THROTTLED: Event.THROTTLE,
+        Verdict.UNSENT: Event.UNSENT,
+        Verdict.UNCERTAIN: Event.DOUBT,
+    }.get(attempt.verdict, Event.REFUSE)
+    redirected = attempt.http is not None and 300 <= attempt.http < 400
+    if event is Event.REFUSE and (attempt.code in NOT_THIS_FILM or redirected):
+        event = Event.POSTPONE
+    return Step(event, cause=attempt.cause)
+
+
+async def restore_window(store: Store, limiter: object, clock: Clock) -> None:
+    """Let a limiter remember the attempts of the last run: a restart is no new window."""
+    if isinstance(limiter, RateLimiter):
+        now = clock.wall()
+        ends = await store.ends(now - LONGEST_REST)
+        limiter.remember((max(0.0, now - at), uncertain) for at, uncertain in ends)

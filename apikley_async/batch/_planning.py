@@ -1,0 +1,80 @@
+"""Entries on their way into a journal: compared with what it knows, all of them or none.
+
+Works inside the journal's transaction, and streams: what was seen is kept in the database.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from apikley_async.batch._rows import payload_sum
+from apikley_async.batch._states import State
+from apikley_async.batch._store import Entry, Plan
+from apikley_async.errors import ManifestConflictError
+
+__all__ = ["plan"]
+
+
+def plan(
+    db: sqlite3.Connection, entries: Iterable[Entry], *, source: str, allow_duplicates: bool
+) -> Plan:
+    """Write *entries* down; refuse what contradicts them, and what would be paid twice."""
+    new = known = 0
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (key PRIMARY KEY, place)")
+    db.execute("DELETE FROM seen")
+    for entry in entries:
+        note_seen(db, entry)
+        if is_known(db, entry):
+            known += 1
+            continue
+        if not allow_duplicates:
+            refuse_twin(db, entry)
+        total = payload_sum(entry.key, entry.payload)
+        db.execute(
+            "INSERT INTO item (key, payload, payload_sum, digest, base, source, state)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (entry.key, entry.payload, total, entry.digest, entry.base, source, State.PLANNED),
+        )
+        new += 1
+    # Films without a manifest come one by one: what is not named again is not gone.
+    db.execute(
+        "UPDATE item SET gone = key NOT IN (SELECT key FROM seen)"
+        " WHERE (source = ?1 AND ?1 != '') OR key IN (SELECT key FROM seen)",
+        (source,),
+    )
+    [gone] = db.execute("SELECT count(*) FROM item WHERE gone AND source = ?", (source,)).fetchone()
+    return Plan(new, known, gone)
+
+
+def note_seen(db: sqlite3.Connection, entry: Entry) -> None:
+    twin = db.execute("SELECT place FROM seen WHERE key = ?", (entry.key,)).fetchone()
+    if twin is not None:
+        raise ManifestConflictError(
+            f"{entry.where}: the key {entry.key!r} was given before, at {twin['place']}; "
+            "say takes: 2 for two films of one storyboard"
+        )
+    db.execute("INSERT INTO seen VALUES (?, ?)", (entry.key, entry.where))
+
+
+def is_known(db: sqlite3.Connection, entry: Entry) -> bool:
+    row = db.execute("SELECT digest, state FROM item WHERE key = ?", (entry.key,)).fetchone()
+    if row is None:
+        return False
+    if row["digest"] != entry.digest:
+        raise ManifestConflictError(
+            f"{entry.where}: {entry.key!r} is in the journal with other content "
+            f"({row['state']}); give the changed film a new key"
+        )
+    return True
+
+
+def refuse_twin(db: sqlite3.Connection, entry: Entry) -> None:
+    twin = db.execute(
+        "SELECT key FROM item WHERE digest = ? AND state != 'dropped'", (entry.digest,)
+    ).fetchone()
+    if twin is not None:
+        raise ManifestConflictError(
+            f"{entry.where}: {entry.key!r} has the same content as {twin['key']!r}: it would "
+            "be paid twice; say takes: 2, or allow duplicates"
+        )

@@ -1,0 +1,92 @@
+"""What the tests of runs share: films, a world in virtual time, and how its books are checked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard
+from apikley_async.batch import Batch, Item, State
+from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+from apikley_async.testing import LoopClock
+
+RESTING = {State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.EXPIRED}
+
+
+def board(key: str, duration: int = 10) -> Storyboard:
+    return Storyboard([Shot(f"The scene of {key}.", 5)], duration=duration)
+
+
+def films(count: int) -> list[tuple[str, Storyboard]]:
+    return [(f"k{number}", board(f"k{number}")) for number in range(count)]
+
+
+def world(terms: Terms | None = None, *, faults: Faults | None = None, seed: int = 7) -> Simulator:
+    terms = terms or Terms(duration=Constant(60))
+    return Simulator(terms, faults=faults, clock=LoopClock(), rng=random.Random(seed))
+
+
+def customer(simulator: Simulator, *, seed: int = 1, **options: object) -> Client:
+    return Client(
+        simulator.api_key,
+        base_url=simulator.base_url,
+        clock=LoopClock(),
+        rng=random.Random(seed),
+        **{"pace": Backoff(), **options},  # type: ignore[arg-type]
+    )
+
+
+def swift(limit: int = 1000) -> RateLimiter:
+    """A limiter that is not what the test is about."""
+    return RateLimiter(limit, 0.1, clock=LoopClock(), rng=random.Random(2))
+
+
+def opened(path: Path, **options: bool) -> Batch:
+    return Batch.open(path, clock=LoopClock(), **options)
+
+
+async def ran(batch: Batch, client: Client, **options: object) -> list[Item]:
+    return [item async for item in batch.run(client, **options)]  # type: ignore[arg-type]
+
+
+async def states(batch: Batch) -> dict[str, State]:
+    return {item.key: item.state async for item in batch.items()}
+
+
+def scene_of(body: object) -> str:
+    """The key of the film that a paid request asks for."""
+    told: str = body["input"]["shots"][0]["Scene"]  # type: ignore[index]
+    return told.removeprefix("The scene of ").removesuffix(".")
+
+
+async def check_books(simulator: Simulator, batch: Batch, folder: Path) -> None:
+    """The ledger, the journal and the folder tell one story. (I1, I2, I3, I11, I12)"""
+    items = {item.key: item async for item in batch.items()}
+    uncertain = {key for key, item in items.items() if item.state is State.UNCERTAIN}
+    paid: dict[str, list[str]] = {key: [] for key in items}
+    for charge in simulator.ledger.paid:
+        paid[scene_of(charge.body)].append(charge.task_id)
+
+    for key, tasks in paid.items():
+        assert len(tasks) <= 1, f"{key} was paid {len(tasks)} times"
+        if tasks and items[key].task_id != tasks[0]:
+            assert key in uncertain, f"{key} was paid as {tasks[0]} and is {items[key].state}"
+    assert len(simulator.ledger.paid) <= len(items) + len(uncertain)
+
+    done = {key: item for key, item in items.items() if item.state is State.DONE}
+    for item in done.values():
+        [file] = item.files
+        assert file.path == folder / f"{item.key}.mp4"
+        bytes_of = await asyncio.to_thread(file.path.read_bytes)
+        assert bytes_of == await simulator.film(item.task_id or "")
+    assert {path.name for path in folder.glob("*.mp4")} == {f"{key}.mp4" for key in done}
+    assert await batch.verify() == []
+    assert not simulator.ledger.leaks
+
+
+def often(share: float, faults: Iterable[Fault]) -> dict[Fault, float]:
+    """Each of *faults* equally often, *share* in all."""
+    chosen = list(faults)
+    return {fault: share / len(chosen) for fault in chosen}

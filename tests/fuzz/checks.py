@@ -1,0 +1,244 @@
+"""What must be true of every answer, however it was mutilated.
+
+Only documented errors or values come out of the wire, in bounded time; nothing that carries a
+task's id is ever said to have created nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from fuzz.mutations import Body
+
+from apikley_async import (
+    ApiError,
+    ApikleyError,
+    EmptyResultError,
+    JobFailedError,
+    RateLimitError,
+    Result,
+    Snapshot,
+    State,
+    SubmissionUncertainError,
+    UnansweredError,
+    UploadError,
+)
+from apikley_async._wire import (
+    Reply,
+    is_made_of,
+    open_credits,
+    open_envelope,
+    open_link,
+    open_snapshot,
+    open_submission,
+    open_upload,
+    retry_after,
+)
+
+__all__ = ["Defect", "Findings", "examine", "examine_pause"]
+
+WALL = 1.79e9
+SLOWEST = 0.050  # seconds of the processor for each 64 KiB, or less
+LONGEST_PAUSE = 300.0
+THOROUGH = 16  # every so many bodies, what came out is copied, pickled and printed, too
+
+Opener = tuple[Callable[[Reply], object], tuple[type[ApikleyError], ...]]
+OPENERS: dict[str, Opener] = {
+    "envelope": (open_envelope, (ApiError, UnansweredError)),
+    "submission": (
+        lambda reply: open_submission(reply, wall=WALL),
+        (ApiError, SubmissionUncertainError),
+    ),
+    "snapshot": (
+        lambda reply: open_snapshot(reply, "task_1", wall=WALL),
+        (ApiError, UnansweredError),
+    ),
+    "credits": (open_credits, (ApiError, UnansweredError)),
+    "link": (open_link, (ApiError, UnansweredError)),
+    "upload": (open_upload, (ApiError, UnansweredError, UploadError)),
+    "pause": (lambda reply: retry_after(reply, wall=WALL), ()),
+}
+
+
+class Defect(AssertionError):  # noqa: N818 - the word for it
+    """A promise was broken."""
+
+
+@attrs.define
+class Findings:
+    """What came out of many bodies."""
+
+    outcomes: Counter[str] = attrs.field(factory=Counter)
+    slowest: float = 0.0  # seconds for each 64 KiB
+    characters: int = 0
+
+    def add(self, other: Findings) -> None:
+        self.outcomes.update(other.outcomes)
+        self.slowest = max(self.slowest, other.slowest)
+        self.characters += other.characters
+
+
+def examine(
+    body: Body,
+    findings: Findings,
+    *,
+    thorough: bool = False,
+    openers: Mapping[str, Opener] = OPENERS,
+) -> None:
+    """Read *body* as the answer of every endpoint; raise `Defect` when a promise is broken."""
+    reply = Reply(body.status, body.text, body.headers, body.complete)
+    share = max(1.0, len(body.text) / 65_536)
+    findings.characters += len(body.text)
+    for name, opener in openers.items():
+        outcome, took = _timed(opener, reply)
+        if took / share > SLOWEST:  # the collector of garbage may have come by: once more
+            took = min(_timed(opener, reply)[1] for _ in range(3))
+            _demand(took / share <= SLOWEST, f"{name} took {took:.3f} s")
+        findings.slowest = max(findings.slowest, took / share)
+        findings.outcomes[f"{name}: {_kind(outcome)}"] += 1
+        _check(name, reply, outcome, thorough)
+
+
+def examine_pause(header: str, meaning: float | None) -> str:
+    """Read a Retry-After; say what it was taken for."""
+    reply = Reply(429, "", {"Retry-After": header, "Date": "Mon, 21 Sep 2026 12:53:20 GMT"})
+    outcome, took = _timed(OPENERS["pause"], reply)
+    _check_pause(outcome)
+    _demand(took < SLOWEST, f"took {took:.3f} s")
+    _demand(meaning is None or outcome == meaning, f"{outcome}, not {meaning}")
+    return "nonsense" if outcome is None else "seconds"
+
+
+def _timed(opener: Opener, reply: Reply) -> tuple[object, float]:
+    read, documented = opener
+    began = time.thread_time()
+    try:
+        outcome = read(reply)
+    except documented as error:
+        outcome = error
+    except Exception as error:
+        raise Defect(f"{type(error).__name__}: {error!s:.200}") from error
+    return outcome, time.thread_time() - began
+
+
+def _kind(outcome: object) -> str:
+    return type(outcome).__name__ if isinstance(outcome, ApikleyError) else "value"
+
+
+def _demand(kept: bool, told: str) -> None:
+    if not kept:
+        raise Defect(told)
+
+
+# --- what came out -------------------------------------------------------------------------------
+
+
+def _check(name: str, reply: Reply, outcome: Any, thorough: bool) -> None:
+    if name == "submission":
+        _check_money(reply, outcome)
+    if isinstance(outcome, ApikleyError):
+        _check_error(outcome, thorough)
+    elif name == "snapshot":
+        _check_snapshot(outcome, thorough)
+    elif name in ("link", "upload"):
+        _check_url(outcome)
+    elif name == "credits":
+        _demand(isinstance(outcome, float) and math.isfinite(outcome), f"{outcome!r} credits")
+    elif name == "pause":
+        _check_pause(outcome)
+
+
+def _check_money(reply: Reply, outcome: Any) -> None:
+    """An id is kept; and only what certainly created nothing may be called refused."""
+    if _is_deep(reply.text):  # what could not be handed on is not read: see test_fuzz
+        return
+    said = _ids(reply.text)
+    if isinstance(outcome, str):
+        _demand(outcome in said, f"the id {outcome!r:.80} is not in the answer")
+        return
+    _demand(not said, f"the id {said[:1]!r:.80} was dropped: {outcome!r:.80}")
+    if isinstance(outcome, SubmissionUncertainError):
+        return
+    _demand(reply.status < 500, f"HTTP {reply.status} taken for a refusal")
+    if isinstance(outcome, RateLimitError):
+        told = f"{reply.status} {reply.text.casefold()}"
+        spoken = any(word in told for word in ("429", "430", "frequen"))
+        _demand(spoken or "e2" in told, "throttled without a word of it")
+
+
+def _is_deep(text: str) -> bool:
+    """Whether brackets are nested deeper than anybody nests them."""
+    depth = deepest = 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        deepest = max(deepest, depth)
+    return deepest > 90
+
+
+def _ids(text: str) -> list[str]:
+    """The ids in an answer, read in another way than the wire reads them."""
+    try:
+        body = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return []
+    outer = body if isinstance(body, dict) else {}
+    inner = outer.get("data")
+    found = []
+    for place in (inner if isinstance(inner, dict) else {}, outer):
+        for value in (place.get("taskId"), place.get("task_id")):
+            word = str(value) if type(value) is int else value
+            if isinstance(word, str) and 0 < len(word) <= 256 and word.isprintable():
+                found += [] if " " in word else [word]
+    return found
+
+
+def _check_error(error: ApikleyError, thorough: bool) -> None:
+    _demand(len(error.message) < 700, f"a message of {len(error.message)} characters")
+    _demand(error.message.isprintable(), f"a message that cannot be printed: {error!r:.80}")
+    if isinstance(error, RateLimitError):
+        _check_pause(error.retry_after)
+    if isinstance(error, SubmissionUncertainError):
+        _demand(len(error.raw.encode(errors="replace")) <= 64 * 1024, "too much is kept")
+    if thorough:
+        twin = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+        _demand((type(twin), str(twin)) == (type(error), str(error)), "pickling changes it")
+
+
+def _check_pause(pause: Any) -> None:
+    sane = pause is None or (isinstance(pause, float) and 0 <= pause <= LONGEST_PAUSE)
+    _demand(sane, f"a pause of {pause!r:.80}")
+
+
+def _check_url(url: Any) -> None:
+    sane = isinstance(url, str) and url.casefold().startswith(("http://", "https://"))
+    _demand(sane and len(url) <= 8192, f"{url!r:.80} taken for a URL")
+
+
+def _check_snapshot(snapshot: Any, thorough: bool) -> None:
+    _demand(isinstance(snapshot, Snapshot), f"{type(snapshot).__name__} for a snapshot")
+    _demand(snapshot.task_id == "task_1", "the state of another task")
+    _demand(isinstance(snapshot.state, State), f"the state {snapshot.state!r:.80}")
+    for url in snapshot.urls:
+        _check_url(url)
+    for number in (snapshot.progress, snapshot.credits):
+        sane = number is None or (math.isfinite(number) and number >= 0)
+        _demand(sane, f"{number!r} for an amount")
+    is_made_of(snapshot, tokens=["4f1c"], fingerprints=["0"])
+    try:
+        result = snapshot.result()
+    except (JobFailedError, EmptyResultError) as error:
+        _check_error(error, thorough)
+    else:
+        _demand(isinstance(result, Result), "no result")
+    _demand(repr(snapshot).isprintable(), "a snapshot that cannot be printed")
+    if thorough:
+        twin = pickle.loads(pickle.dumps(snapshot))  # noqa: S301 - our own
+        _demand(repr(twin) == repr(snapshot) and bool(copy.deepcopy(snapshot)), "no twin")

@@ -1,0 +1,30 @@
+"""A user's project in a folder of its own, whose tests run in a process of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2]
+
+Project: TypeAlias = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Run pytest in a user's project, with pytest-asyncio and our plugin and no others."""
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGE), prepend=":")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def run(*options: str, mode: str = "auto", asyncio: bool = True) -> pytest.RunResult:
+        plugins = ["-p", "apikley_async.pytest_plugin"]
+        if asyncio:
+            plugins += ["-p", "pytest_asyncio.plugin", "--asyncio-mode", mode]
+            plugins += ["-o", "asyncio_default_fixture_loop_scope=function"]
+        strict = ["-p", "no:cacheprovider", "-W", "error", "--strict-markers"]
+        return pytester.runpytest_subprocess(*plugins, *strict, *options, timeout=100)
+
+    return run

@@ -1,0 +1,62 @@
+"""The examples of docs/howto/test-your-code.md, run as their reader would run them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pages import PAGES, ROOT, blocks_of
+
+SHOWING = [
+    page
+    for page in PAGES
+    if any(block.value.startswith("test_") for block in blocks_of(page.read_text("utf-8")))
+]
+
+
+# The processor's seconds: how many others work on the machine is no property of the package.
+TIMED = """
+import time
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    began = time.process_time()
+    yield
+    print(f"took {time.process_time() - began:.2f} s")
+"""
+
+
+def write_files(page: Path, folder: Path) -> int:
+    """Write the files that a page shows; say how many tests are in them."""
+    files = [block for block in blocks_of(page.read_text("utf-8")) if block.what == "file"]
+    for block in files:
+        (folder / block.value).write_text(block.body, encoding="utf-8")
+    return sum(len(re.findall(r"^async def test_", block.body, re.MULTILINE)) for block in files)
+
+
+@pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_tests_that_a_page_shows_pass(
+    page: Path, pytester: pytest.Pytester, project: Callable[..., pytest.RunResult]
+) -> None:
+    """What a reader copies runs with nothing but the plugin, 300 films in less than 10 s."""
+    tests = write_files(page, pytester.path)
+    pytester.makeconftest(TIMED)
+
+    result = project("-s")
+
+    result.assert_outcomes(passed=tests)
+    took = [float(each) for each in re.findall(r"took ([\d.]+) s", result.stdout.str())]
+    assert len(took) == tests
+    assert max(took) < 10
+
+
+def test_the_page_shows_three_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:
+    """The page keeps what was promised about it."""
+    page = ROOT / "docs" / "howto" / "test-your-code.md"
+
+    assert page in SHOWING
+    assert write_files(page, pytester.path) == 3
+    assert "range(300)" in (pytester.path / "test_campaign.py").read_text("utf-8")

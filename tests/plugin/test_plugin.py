@@ -1,0 +1,396 @@
+"""The pytest plugin: what users' tests get from it, and what it leaves alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from apikley_async import Client, JobFailedError, Shot, Storyboard
+from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+from apikley_async.virtual import VirtualLoop
+
+Project: TypeAlias = Callable[..., pytest.RunResult]
+
+BOARD = Storyboard([Shot("Snow on a roof.", 10)], duration=10)
+PREAMBLE = """
+import asyncio, os, time
+import pytest
+from apikley_async import Client, Shot, Storyboard
+from apikley_async.simulator import Constant, Fault, Faults, Terms
+from apikley_async.virtual import VirtualLoop
+
+BOARD = Storyboard([Shot("Snow on a roof.", 10)], duration=10)
+
+def in_virtual_time():
+    return isinstance(asyncio.get_running_loop(), VirtualLoop)
+"""
+
+
+@pytest.fixture
+def write(pytester: pytest.Pytester) -> Callable[..., None]:
+    """Write the test files of a user's project, each with the same imports above it."""
+
+    def write(**files: str) -> None:
+        pytester.makepyfile(**{name: PREAMBLE + source for name, source in files.items()})
+
+    return write
+
+
+# --- what a test gets ----------------------------------------------------------------------------
+
+
+async def test_client_and_service_share_a_loop_whose_time_jumps(
+    apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    """Minutes of film take moments, and the ledger knows what was paid."""
+    loop = asyncio.get_running_loop()
+
+    result = await apikley_client.generate(BOARD)
+
+    assert isinstance(loop, VirtualLoop)
+    assert loop.time() > 60
+    assert [charge.task_id for charge in apikley_simulator.ledger.paid] == [result.task_id]
+    assert apikley_simulator.ledger.charge(result.task_id).credits == 150  # type: ignore[union-attr]
+
+
+async def test_a_client_of_the_program_itself_meets_the_simulator(
+    apikley_simulator: Simulator,
+) -> None:
+    """For the time of the test the environment leads there, and to no real key."""
+    assert os.environ["APIKLEY_API_KEY"] == apikley_simulator.api_key
+
+    async with Client() as client:
+        job = await client.submit(BOARD)
+
+    assert [charge.task_id for charge in apikley_simulator.ledger.paid] == [job.task_id]
+    assert apikley_simulator.ledger.unauthorized == 0
+
+
+@pytest.mark.apikley(terms=Terms(fail_rate=1.0, duration=Constant(7)))
+class TestMarkers:
+    """The closest marker wins, word by word."""
+
+    async def test_terms_of_the_class(self, apikley_client: Client) -> None:
+        with pytest.raises(JobFailedError):
+            await apikley_client.generate(BOARD)
+
+    @pytest.mark.apikley(terms=Terms(duration=Constant(9)))
+    async def test_terms_of_the_test(self, apikley_client: Client) -> None:
+        assert (await apikley_client.generate(BOARD)).urls
+
+    @pytest.mark.apikley(faults=Faults(create={Fault.HTTP_503: 1}), seed=3)
+    async def test_faults_beside_the_terms(self, apikley_simulator: Simulator) -> None:
+        assert apikley_simulator.world.terms.fail_rate == 1
+        assert apikley_simulator.faults is not None
+
+
+DAYS: list[tuple[int, int]] = []
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.apikley(faults=Faults(seed=5, record={Fault.HTTP_502: 0.5}))
+async def test_chance_begins_anew_in_each_test(
+    turn: int, apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    """The same marker gives the same day, however many tests have used it before."""
+    await apikley_client.generate(BOARD)
+
+    ledger = apikley_simulator.ledger
+    DAYS.append((ledger.looks.total(), len(ledger.mishaps)))
+    assert DAYS[0] == DAYS[-1]
+    assert DAYS[0][1] > 0
+
+
+@pytest.mark.apikley(virtual=False)
+async def test_real_time_can_be_had(apikley_client: Client) -> None:
+    """The service is then fast, and the client's pace matches."""
+    loop = asyncio.get_running_loop()
+    assert not isinstance(loop, VirtualLoop)
+
+    began = loop.time()
+    await apikley_client.generate(BOARD)
+
+    assert loop.time() - began < 10
+
+
+@pytest.mark.apikley
+async def test_a_marked_test_without_the_fixtures_has_virtual_time_too() -> None:
+    await asyncio.sleep(3600)
+
+
+async def test_other_async_tests_keep_their_loop() -> None:
+    assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
+
+
+# --- in a user's project -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["auto", "strict"])
+def test_it_works_in_both_modes_of_pytest_asyncio(
+    mode: str, project: Project, write: Callable[..., None]
+) -> None:
+    """With async fixtures of the user's around it, which run in the same loop."""
+    fixture = "pytest_asyncio.fixture" if mode == "strict" else "pytest.fixture"
+    write(
+        test_it=f"""
+import pytest_asyncio
+{"pytestmark = pytest.mark.asyncio" if mode == "strict" else ""}
+
+@{fixture}
+async def job(apikley_client):
+    job = await apikley_client.submit(BOARD)
+    yield job
+    assert job.done
+    assert in_virtual_time()
+
+async def test_it(job, apikley_simulator):
+    result = await job
+    assert apikley_simulator.ledger.charge(result.task_id)
+    assert in_virtual_time()
+
+async def test_plain():
+    assert not in_virtual_time()
+"""
+    )
+
+    project(mode=mode).assert_outcomes(passed=2)
+
+
+def test_a_project_s_own_loops_and_tests_are_left_alone(
+    project: Project, write: Callable[..., None], pytester: pytest.Pytester
+) -> None:
+    """Their ids, their order and their loops are the same with the plugin and without."""
+    pytester.makeconftest(
+        """
+import asyncio
+
+class Theirs(asyncio.SelectorEventLoop):
+    pass
+
+def pytest_asyncio_loop_factories(config, item):
+    return {"one": Theirs, "two": Theirs}
+"""
+    )
+    write(
+        test_theirs="""
+async def test_first():
+    assert type(asyncio.get_running_loop()).__name__ == "Theirs"
+
+def test_second(): ...
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_third(): ...
+
+async def test_fourth(apikley_client):
+    assert in_virtual_time()
+
+@pytest.mark.asyncio(loop_factories=["two"])
+@pytest.mark.apikley
+async def test_fifth():
+    assert type(asyncio.get_running_loop()).__name__ == "Theirs"
+"""
+    )
+
+    project().assert_outcomes(passed=7)
+    listed = project("--collect-only", "-q").stdout.str()
+    assert re.findall(r"::(\S+)", listed) == [
+        "test_first[one]",
+        "test_first[two]",
+        "test_second",
+        "test_third[one]",
+        "test_third[two]",
+        "test_fourth",
+        "test_fifth",
+    ]
+
+
+@pytest.mark.parametrize("scope", ["module", "session"])
+def test_loops_that_tests_share_keep_real_time(
+    scope: str, project: Project, write: Callable[..., None]
+) -> None:
+    """A client there works in real time; virtual time is refused, with what to do."""
+    write(
+        test_shared=f"""
+pytestmark = pytest.mark.asyncio(loop_scope="{scope}")
+loops = []
+
+@pytest.mark.apikley(virtual=False)
+async def test_real(apikley_client):
+    loops.append(asyncio.get_running_loop())
+    await apikley_client.submit(BOARD)
+
+async def test_refused(apikley_client): ...
+
+async def test_plain():
+    assert loops == [asyncio.get_running_loop()]
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_own(apikley_client):
+    assert in_virtual_time()
+"""
+    )
+
+    result = project()
+
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines([f"*shares its event loop*'{scope}'*loop_scope=\"function\"*"])
+
+
+def test_a_project_may_have_terms_and_faults_of_its_own(
+    project: Project, write: Callable[..., None], pytester: pytest.Pytester
+) -> None:
+    """The fixtures in conftest.py are the default, a marker is the exception."""
+    pytester.makeconftest(
+        PREAMBLE
+        + """
+@pytest.fixture
+def apikley_terms():
+    return Terms(credits=100)
+
+@pytest.fixture
+def apikley_faults():
+    return Faults(record={Fault.HTTP_502: 1})
+"""
+    )
+    write(
+        test_terms="""
+async def test_project(apikley_client, apikley_simulator):
+    assert await apikley_client.credits() == 100
+    assert apikley_simulator.faults.mixes["record"]
+
+@pytest.mark.apikley(terms=Terms(credits=5), faults=Faults())
+async def test_marker(apikley_client, apikley_simulator):
+    assert await apikley_client.credits() == 5
+    assert not apikley_simulator.faults.mixes["record"]
+"""
+    )
+
+    project().assert_outcomes(passed=2)
+
+
+# --- when it goes wrong --------------------------------------------------------------------------
+
+
+def test_a_failed_test_shows_what_the_service_saw(
+    project: Project, write: Callable[..., None]
+) -> None:
+    """Time, money, creations and faults stand beside the failure, and the key does not."""
+    write(
+        test_it="""
+async def test_it(apikley_client, apikley_simulator):
+    apikley_simulator.script("create", [Fault.HTTP_503_AFTER])
+    with pytest.raises(Exception):
+        await apikley_client.submit(BOARD)
+    await apikley_client.generate(BOARD)
+    assert len(apikley_simulator.ledger.paid) == 1
+"""
+    )
+
+    result = project()
+
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"E +AssertionError: assert 2 == 1",
+            r"-+ apikley simulator -+",
+            r"[\d.]+ s of virtual time, seed 0",
+            r"2 paid, 300 credits; tasks: 2 success",
+            r"creations: 2 created",
+            r" +0.0 s  created  task_\S+  http 503, after",
+            r" +0.0 s  created  task_\S+  ok",
+            r"looks: \d+; file requests: 0",
+            r"faults: 1 create http 503, after",
+        ]
+    )
+    assert "simulator-key" not in result.stdout.str()
+
+
+def test_a_test_that_can_never_end_fails_at_once(
+    project: Project, write: Callable[..., None]
+) -> None:
+    """It names who waits, and the tests after it run."""
+    write(
+        test_it="""
+async def test_stuck(apikley_client):
+    job = await apikley_client.submit(BOARD)
+    await asyncio.Event().wait()
+
+async def test_next(apikley_client):
+    await apikley_client.generate(BOARD)
+"""
+    )
+
+    result = project()
+
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines(["E *Deadlock: At * s of virtual time*", "E *test_stuck*"])
+
+
+def test_whoever_asks_for_the_impossible_is_told_what_to_do(
+    project: Project, write: Callable[..., None]
+) -> None:
+    """No loop, nobody who runs it, words that nobody knows: each has a sentence of its own."""
+    write(
+        test_sync="def test_it(apikley_simulator): ...",
+        test_unmarked="async def test_it(apikley_client): ...",
+        test_word="@pytest.mark.apikley(fail_rate=1)\ndef test_it(apikley_client): ...",
+        test_number="@pytest.mark.apikley(7)\ndef test_it(apikley_client): ...",
+    )
+
+    result = project("--continue-on-collection-errors", mode="strict")
+
+    result.assert_outcomes(errors=4)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*make it `async def`*",
+            "*mark it with @pytest.mark.asyncio*",
+            "*not fail_rate, but any of terms*",
+            "*not 7, but any of terms*",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_without_pytest_asyncio_only_the_fixtures_are_missing(
+    project: Project, write: Callable[..., None], pytester: pytest.Pytester
+) -> None:
+    """Other tests run, and whoever uses a fixture reads what to install."""
+    hidden = "raise ModuleNotFoundError(name='pytest_asyncio')"
+    pytester.makepyfile(pytest_asyncio=hidden)
+    write(test_it="async def test_it(apikley_client): ...\n\ndef test_other(): ...")
+
+    result = project(asyncio=False)
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*need pytest-asyncio: pip install pytest-asyncio*"])
+
+
+# --- the entry point -----------------------------------------------------------------------------
+
+
+def test_an_installed_package_brings_the_plugin(
+    pytester: pytest.Pytester, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found through the entry point that pyproject.toml declares."""
+    root = Path(__file__).resolve().parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    entries = project["entry-points"]["pytest11"]
+    info = pytester.mkdir("site") / "apikley_async-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: apikley-async\nVersion: 0\n")
+    lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
+    (info / "entry_points.txt").write_text(f"[pytest11]\n{lines}")
+    monkeypatch.setenv("PYTHONPATH", f"{info.parent}:{root}")
+    pytester.makeini("[pytest]\nasyncio_mode = auto\n")
+    write(test_it="async def test_it(apikley_client):\n    await apikley_client.generate(BOARD)")
+
+    result = pytester.runpytest_subprocess("-p", "no:looptime_plugin", timeout=100)
+
+    result.assert_outcomes(passed=1)

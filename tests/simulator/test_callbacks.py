@@ -1,0 +1,497 @@
+"""Callbacks on their way: when they leave, who gets them, what goes wrong, how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+
+import aiohttp
+import attrs
+import pytest
+from aiohttp import web
+
+from apikley_async.simulator import Constant, Fault, Faults, OneFilm, Simulator, Terms, Uniform
+from apikley_async.simulator._letters import signature
+from apikley_async.testing import LoopClock
+
+pytestmark = pytest.mark.virtual
+
+KEY = "key-of-the-webhook"
+RESULT = "https://elsewhere.example/film.mp4"
+
+
+@attrs.define
+class Receiver:
+    """Somebody who is told of the ends of films; *answers* come first, then 200 for all."""
+
+    url: str = ""
+    got: list = attrs.field(factory=list)
+    answers: list = attrs.field(factory=list)
+
+    async def handle(self, request):
+        raw = await request.read()
+        now = asyncio.get_running_loop().time()
+        body = json.loads(raw) if raw.startswith(b"{") else raw
+        self.got.append((round(now, 1), body, request.headers))
+        answer = self.answers.pop(0) if self.answers else 200
+        if answer is None:
+            await asyncio.sleep(600)
+        headers = {"Location": self.url} if answer == 307 else {}
+        return web.Response(status=answer or 200, headers=headers)
+
+    @property
+    def told(self):
+        """The ids, in the order in which they came."""
+        return [body["data"]["taskId"] for _, body, _ in self.got]
+
+    @property
+    def at(self):
+        return [at for at, _, _ in self.got]
+
+
+@pytest.fixture
+async def receiver():
+    """A receiver that listens."""
+    receiver = Receiver()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", receiver.handle)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hooks"
+    yield receiver
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def start():
+    """Start simulators that end with the test; a film takes a hundred seconds."""
+    running = []
+
+    async def start(terms=None, **options):
+        options = {"films": OneFilm(), "webhook_key": KEY, "clock": LoopClock()} | options
+        simulator = Simulator(terms or Terms(duration=Constant(100)), **options)
+        await simulator.start()
+        running.append(simulator)
+        return simulator
+
+    yield start
+    for simulator in running:
+        await simulator.aclose()
+
+
+async def order(simulator, callback_url=None):
+    """Create a task over HTTP; its id, or None when that could not be read."""
+    body = {
+        "model": "sora-2-pro-storyboard",
+        "input": {"n_frames": "10", "shots": [{"Scene": "Rain.", "duration": 5}]},
+    }
+    if callback_url is not None:
+        body["callBackUrl"] = callback_url
+    headers = {"Authorization": f"Bearer {simulator.api_key}"}
+    url = simulator.base_url + "/api/v1/jobs/createTask"
+    async with aiohttp.ClientSession(headers=headers) as session:
+        try:
+            async with session.post(url, json=body) as answer:
+                return json.loads(await answer.text())["data"]["taskId"]
+        except aiohttp.ClientError:
+            return None
+
+
+def outcomes(simulator):
+    return [(c.outcome, c.status) for c in simulator.ledger.callbacks]
+
+
+# -- the happy way -----------------------------------------------------------------------------
+
+
+async def test_the_end_of_a_film_is_told_without_being_asked_for(start, receiver):
+    """At the very moment, once, signed, and with all that a record would say."""
+    simulator = await start(Terms(duration=Constant(100), credits=1000))
+    task_id = await order(simulator, receiver.url + "?token=1")
+    await asyncio.sleep(300)
+
+    ((at, body, headers),) = receiver.got
+    data = body["data"]
+    assert at == pytest.approx(100, abs=0.2)
+    assert (body["code"], data["taskId"], data["state"]) == (200, task_id, "success")
+    assert json.loads(data["resultJson"])["resultUrls"] == list(simulator.result_urls(task_id))
+    assert json.loads(data["param"])["callBackUrl"] == receiver.url + "?token=1"
+    assert (data["consumeCredits"], data["remainedCredits"], data["costTime"]) == (150, 850, 100)
+    assert data["completeTime"] - data["createTime"] == 100_000
+    stamp = headers["X-Webhook-Timestamp"]
+    assert abs(int(stamp) * 1000 - data["completeTime"]) <= 1000
+    assert headers["X-Webhook-Signature"] == signature(KEY, task_id, stamp)
+    (entry,) = simulator.ledger.callbacks
+    assert (entry.task_id, entry.told, entry.attempt) == (task_id, task_id, 1)
+    assert outcomes(simulator) == [("answered", 200)]
+    assert not simulator.ledger.looks
+
+
+async def test_a_failure_is_told_too(start, receiver):
+    """With code 501, the reason, and the credits given back; there is no result."""
+    simulator = await start(Terms(duration=Constant(100), fail_rate=1.0, credits=1000))
+    await order(simulator, receiver.url)
+    await asyncio.sleep(101)
+
+    ((_, body, _),) = receiver.got
+    data = body["data"]
+    assert (body["code"], data["state"], data["failCode"]) == (501, "fail", "500")
+    assert (data["consumeCredits"], data["remainedCredits"]) == (0, 1000)
+    assert data["failMsg"]
+    assert "resultJson" not in data
+
+
+async def test_a_service_can_send_bare_notices_or_nothing(start, receiver):
+    """As the terms say; polling has to do without them (W13, W16)."""
+    notices = await start(Terms(duration=Constant(100), callbacks="notice"))
+    silent = await start(Terms(duration=Constant(100), callbacks="none"))
+    task_id = await order(notices, receiver.url)
+    await order(silent, receiver.url)
+    await asyncio.sleep(101)
+
+    ((_, body, _),) = receiver.got
+    assert (body["taskId"], body["data"]["task_id"]) == (task_id, task_id)
+    assert body["data"].keys() == {"task_id", "callbackType"}
+    assert not silent.ledger.callbacks
+
+
+async def test_who_is_not_to_be_told_costs_nothing(start):
+    """Without a callback address no task of the simulator's waits for the end of a film."""
+    simulator = await start()
+    before = asyncio.all_tasks()
+
+    await order(simulator)
+
+    assert not [t for t in asyncio.all_tasks() - before if "films" in t.get_name()]
+
+
+async def test_when_all_are_told_nobody_looks_out_any_more(start, receiver):
+    """And the next film finds somebody who does."""
+    simulator = await start()
+    for _ in range(2):
+        await order(simulator, receiver.url)
+        await order(simulator)
+        await asyncio.sleep(101)
+        assert not [t for t in asyncio.all_tasks() if "films" in t.get_name()]
+
+    assert len(receiver.got) == 2
+
+
+async def test_a_rendered_film_is_told_of_when_it_is_ready(start, receiver):
+    """Not before: until then nobody knows how long it takes."""
+
+    class Slow:
+        async def film(self, task):
+            await asyncio.sleep(250)
+            return b"film"
+
+    simulator = await start(films=Slow())
+    await order(simulator, receiver.url)
+    await asyncio.sleep(300)
+
+    assert receiver.at == [pytest.approx(250, abs=0.5)]
+
+
+async def test_many_ends_are_told_in_their_order(start, receiver):
+    """Each once, though some come within a moment of each other."""
+    terms = Terms(limit=None, duration=Uniform(10, 200))
+    simulator = await start(terms, rng=random.Random(3))
+    tasks = [await order(simulator, receiver.url) for _ in range(30)]
+    await asyncio.sleep(210)
+
+    assert sorted(receiver.told) == sorted(tasks)
+    ends = [simulator.world.task(task_id).ended_at for task_id in receiver.told]
+    assert ends == sorted(ends)
+
+
+async def test_a_fast_world_tells_sooner(start, receiver):
+    """A hundred seconds of the world take one of the receiver's, and the stamps are true."""
+    simulator = await start(speed=100)
+    await order(simulator, receiver.url)
+    await asyncio.sleep(2)
+
+    ((at, _, headers),) = receiver.got
+    assert at == pytest.approx(1, abs=0.2)
+    assert abs(int(headers["X-Webhook-Timestamp"]) - 1_790_000_001) <= 1
+
+
+async def test_a_film_that_is_let_end_is_told_of_at_once(start, receiver):
+    """By a script, by a call, or because time was skipped."""
+    simulator = await start()
+    first, second = await order(simulator, receiver.url), await order(simulator, receiver.url)
+    simulator.finish(first)
+    await asyncio.sleep(1)
+    assert receiver.told == [first]
+
+    simulator.advance(100)
+    await asyncio.sleep(1)
+    assert receiver.told == [first, second]
+
+
+# -- receivers ---------------------------------------------------------------------------------
+
+
+async def test_a_receiver_that_refuses_is_asked_three_more_times(start, receiver):
+    """After ten, thirty and sixty seconds; then it is given up."""
+    simulator = await start()
+    receiver.answers = [500, 503, 404, 500, 200]
+    await order(simulator, receiver.url)
+    await asyncio.sleep(900)
+
+    assert [round(at) for at in receiver.at] == [100, 110, 140, 200]
+    assert outcomes(simulator) == [("answered", status) for status in (500, 503, 404, 500)]
+    assert [c.attempt for c in simulator.ledger.callbacks] == [1, 2, 3, 4]
+    stamps = [int(headers["X-Webhook-Timestamp"]) for _, _, headers in receiver.got]
+    assert stamps == sorted(set(stamps)), "each attempt is signed anew"
+
+
+async def test_a_receiver_may_take_fifteen_seconds(start, receiver):
+    """Then it was no answer, and the callback comes again (W12)."""
+    simulator = await start()
+    receiver.answers = [None, 200]
+    await order(simulator, receiver.url)
+    await asyncio.sleep(200)
+
+    assert [round(at) for at in receiver.at] == [100, 125]
+    assert outcomes(simulator) == [("unanswered", None), ("answered", 200)]
+
+
+async def test_a_receiver_that_is_down_is_no_error(start):
+    """Nobody listens: four attempts, and nothing else happens (W13)."""
+    simulator = await start()
+    await order(simulator, "http://127.0.0.1:9/hooks")
+    await asyncio.sleep(300)
+
+    assert outcomes(simulator) == [("unanswered", None)] * 4
+
+
+async def test_a_receiver_cannot_send_a_callback_elsewhere(start, receiver):
+    """A redirect is an answer like any other refusal, and is not followed."""
+    simulator = await start(Terms(duration=Constant(100), callback_retries=()))
+    receiver.answers = [307]
+    await order(simulator, receiver.url)
+    await asyncio.sleep(101)
+
+    assert len(receiver.got) == 1
+    assert outcomes(simulator) == [("answered", 307)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://hooks.example.com/a",
+        "http://10.0.0.1/a",
+        "http://169.254.169.254/a",
+        "http://0.0.0.0/a",
+        "http://127.1/a",
+        "http://2130706433/a",
+        "http://127.0.0.1.example.com/a",
+        "http://localhost.example.com/a",
+        "http://[::ffff:10.0.0.1]/a",
+    ],
+)
+async def test_callbacks_stay_on_this_machine(start, url):
+    """Anybody else is not told, not even looked up, and the books say so."""
+    simulator = await start()
+    task_id = await order(simulator, url)
+    simulator.advance(100)
+
+    (entry,) = simulator.ledger.callbacks
+    assert (entry.task_id, entry.outcome, entry.url) == (task_id, "forbidden", url)
+    assert url not in repr(entry), "the address may hold a token"
+
+
+async def test_localhost_is_this_machine(start, receiver):
+    """By its name, which is not looked up."""
+    simulator = await start()
+    await order(simulator, receiver.url.replace("127.0.0.1", "localhost"))
+    await asyncio.sleep(101)
+
+    assert len(receiver.got) == 1
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+
+async def test_a_callback_can_be_lost(start, receiver):
+    """It never leaves, it is not repeated, and the books know (W13)."""
+    simulator = await start()
+    simulator.script("callback", [Fault.LOST])
+    lost, told = await order(simulator, receiver.url), await order(simulator, receiver.url)
+    await asyncio.sleep(300)
+
+    assert receiver.told == [told]
+    assert [(c.task_id, c.outcome) for c in simulator.ledger.callbacks] == [
+        (lost, "lost"),
+        (told, "answered"),
+    ]
+    assert [(m.endpoint, m.fault) for m in simulator.ledger.mishaps] == [("callback", "lost")]
+
+
+async def test_a_callback_can_come_twice(start, receiver):
+    """By a fault, or because its answer was not heard (W6)."""
+    simulator = await start()
+    simulator.script("callback", [Fault.TWICE, Fault.CLOSE_AFTER])
+    first = await order(simulator, receiver.url)
+    await asyncio.sleep(5)
+    second = await order(simulator, receiver.url)
+    await asyncio.sleep(200)
+
+    assert receiver.told == [first, first, second, second]
+    assert outcomes(simulator)[2:] == [("unanswered", None), ("answered", 200)]
+
+
+@pytest.mark.parametrize("fault", [Fault.late(40), Fault.queued(40)], ids=str)
+async def test_a_callback_can_be_late(start, receiver, fault):
+    """In the receiver's seconds; it says how things stood at the end of the film (W8)."""
+    simulator = await start(speed=10)
+    simulator.script("callback", [fault])
+    await order(simulator, receiver.url)
+    await asyncio.sleep(100)
+
+    ((at, body, _),) = receiver.got
+    assert at == pytest.approx(50, abs=0.5)
+    assert body["data"]["completeTime"] - body["data"]["createTime"] == pytest.approx(10_000, abs=9)
+
+
+async def test_callbacks_can_come_out_of_order(start, receiver):
+    """The later one overtakes; where none comes, the first leaves after a minute (W6)."""
+    simulator = await start()
+    simulator.script("callback", [Fault.OVERTAKEN, Fault.OK, Fault.OVERTAKEN])
+    first = await order(simulator, receiver.url)
+    await asyncio.sleep(20)
+    second = await order(simulator, receiver.url)
+    await asyncio.sleep(105)
+    assert receiver.told == [second, first]
+
+    await order(simulator, receiver.url)
+    await asyncio.sleep(200)
+    assert receiver.at[-1] == pytest.approx(125 + 100 + 60, abs=1)
+
+
+async def test_a_callback_can_be_of_a_neighbour(start, receiver):
+    """With an id that exists, and truly signed for it (W5)."""
+    simulator = await start()
+    simulator.script("callback", [Fault.OTHER_TASK, Fault.LOST])
+    first, second = await order(simulator, receiver.url), await order(simulator, receiver.url)
+    await asyncio.sleep(200)
+
+    assert receiver.told == [second]
+    entry = simulator.ledger.callbacks[-1]
+    assert (entry.task_id, entry.told) == (first, second)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.HTML_200, Fault.EMPTY, Fault.MALFORMED, Fault.BODY_LIST, Fault.BAD_GZIP, Fault.HUGE],
+    ids=str,
+)
+async def test_a_callback_can_be_unreadable(start, receiver, fault):
+    """A receiver has to answer it all the same (W9, W11)."""
+    simulator = await start(Terms(duration=Constant(100), callback_retries=()))
+    simulator.script("callback", [fault])
+    await order(simulator, receiver.url)
+    await asyncio.sleep(120)
+
+    (entry,) = simulator.ledger.callbacks
+    assert entry.fault == fault.name
+    assert entry.outcome == "answered"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.CALLBACK_FIRST,
+        attrs.evolve(Fault.RESET_AFTER, twist="callback first"),
+        attrs.evolve(Fault.late(30), twist="callback first"),
+    ],
+    ids=str,
+)
+async def test_a_callback_can_come_before_the_answer_to_the_creation(start, receiver, fault):
+    """The film is done and told of while its caller does not know the id yet (W7, A16)."""
+    simulator = await start()
+    simulator.script("create", [fault])
+    known = []
+    receiver.answers = [200]
+    creating = asyncio.create_task(order(simulator, receiver.url))
+    creating.add_done_callback(lambda done: known.append(list(receiver.told)))
+
+    task_id = await creating
+    await asyncio.sleep(0)
+
+    (charge,) = simulator.ledger.paid
+    assert task_id in {None, charge.task_id}
+    assert known == [[charge.task_id]]
+
+
+async def test_chance_strikes_callbacks_too(start, receiver):
+    """The same way for the same seed, whatever the other endpoints meet."""
+    mix = {Fault.LOST: 0.3, Fault.TWICE: 0.3}
+
+    async def history(**mixes):
+        faults = Faults(seed=4, callback=mix, **mixes)
+        simulator = await start(Terms(limit=None, duration=Constant(1)), faults=faults)
+        for _ in range(20):
+            await order(simulator, receiver.url)
+        await asyncio.sleep(10)
+        return [c.outcome for c in sorted(simulator.ledger.callbacks, key=lambda c: c.task_id)]
+
+    once = await history()
+    assert once == await history(record={Fault.RESET: 1.0})
+    assert once.count("lost") in range(2, 11)
+
+
+async def test_callbacks_travel_as_long_as_the_terms_say(start, receiver):
+    """Drawn anew for each, in the receiver's seconds."""
+    terms = Terms(duration=Constant(100), latency={"callback": Constant(7)})
+    simulator = await start(terms, speed=100)
+    await order(simulator, receiver.url)
+    await asyncio.sleep(20)
+
+    assert receiver.at == [pytest.approx(8, abs=0.2)]
+
+
+# -- ends --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [50, 101, 108], ids=["waiting", "unanswered", "between attempts"])
+async def test_it_closes_while_callbacks_are_on_their_way(start, receiver, after):
+    """At once, and nothing of them is left running."""
+    simulator = await start(Terms(duration=Constant(100), callback_timeout=5))
+    receiver.answers = [None]
+    await order(simulator, receiver.url)
+    await asyncio.sleep(after)
+    begin = asyncio.get_running_loop().time()
+
+    await simulator.aclose()
+
+    assert asyncio.get_running_loop().time() - begin < 2
+    assert not [t for t in asyncio.all_tasks() if "callback of" in t.get_name()]
+
+
+async def test_a_world_that_is_served_again_tells_what_ended_meanwhile(start, receiver):
+    """Once, though late (W8)."""
+    simulator = await start()
+    task_id = await order(simulator, receiver.url)
+    await simulator.aclose()
+    await asyncio.sleep(500)
+
+    await simulator.start()
+    await asyncio.sleep(1)
+
+    assert receiver.told == [task_id]
+
+
+async def test_a_hook_of_the_users_own_is_called_as_well(start, receiver):
+    """And is still there when the simulator has closed."""
+    simulator = Simulator(Terms(duration=Constant(100)), films=OneFilm(), clock=LoopClock())
+    ended = []
+    hook = simulator.world.on_finished = ended.append
+    async with simulator:
+        task_id = await order(simulator, receiver.url)
+        await asyncio.sleep(101)
+
+    assert [task.task_id for task in ended] == receiver.told == [task_id]
+    assert simulator.world.on_finished is hook

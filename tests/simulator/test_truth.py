@@ -1,0 +1,364 @@
+"""The simulator against the description of the service: `openapi.yaml`, beside this file.
+
+The outcome of a call is the code in its body, not its HTTP status; so refusals with HTTP 200 are
+held against the description too, and each answer against what its code promises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jsonschema_rs
+import pytest
+import schemathesis
+import yaml
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from apikley_async.simulator import Constant, Fault, OneFilm, Simulator, Terms, Throttle, World
+from apikley_async.simulator._letters import letter
+from apikley_async.simulator._spelling import Speller
+
+DOCUMENT: dict[str, Any] = yaml.safe_load(
+    Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
+)
+SCHEMA = schemathesis.openapi.from_dict(DOCUMENT)
+OPERATIONS = {
+    result.ok().definition.raw["operationId"]: result.ok() for result in SCHEMA.get_all_operations()
+}
+CHECKS = [
+    not_a_server_error,
+    response_schema_conformance,
+    status_code_conformance,
+    content_type_conformance,
+]
+EXAMPLES = 12
+BOARD = {"n_frames": "10", "shots": [{"Scene": "Rain.", "duration": 5}]}
+CALLBACK = "https://hooks.example.com/a?token=1"
+
+
+@attrs.frozen
+class Service:
+    """A simulator in a thread of its own, as callers without asyncio meet it."""
+
+    simulator: Simulator
+
+    def ask(self, operation_id: str, *, key: str | None = None, **parts: Any) -> Any:
+        """Send one request, hold the answer against the description, and give its JSON."""
+        return self.answer(OPERATIONS[operation_id].Case(**parts), key=key)
+
+    def answer(self, case: Any, *, key: str | None = None) -> Any:
+        upload = "/file-upload" if case.path.startswith("/api/file-") else ""
+        headers = {"Authorization": f"Bearer {key or self.simulator.api_key}"}
+        response = case.call(base_url=self.simulator.base_url + upload, headers=headers)
+        case.validate_response(response, checks=CHECKS)
+        body = response.json()
+        check_envelope(body, upload=bool(upload))
+        return body
+
+    def create(self, **changes: Any) -> Any:
+        body = {"model": "sora-2-pro-storyboard", "input": BOARD} | changes
+        return self.ask("createStoryboardTask", body=body, media_type="application/json")
+
+    def record(self, task_id: str) -> Any:
+        return self.ask("getTask", query={"taskId": task_id})
+
+
+def check_envelope(body: Any, *, upload: bool) -> None:
+    """What every answer promises, whatever its HTTP status."""
+    assert isinstance(body["code"], int)
+    assert isinstance(body.get("msg", body.get("message")), str)
+    if body["code"] == 200:
+        assert body["data"] is not None
+    else:
+        assert body["data"] is None
+    if upload:
+        assert body["success"] is (body["code"] == 200)
+
+
+def serve(terms: Terms) -> Iterator[Service]:
+    """Serve a simulator from a thread until the generator ends."""
+    opened: Future[tuple[Simulator, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def main() -> None:
+        end = asyncio.Event()
+        async with Simulator(terms, films=OneFilm()) as simulator:
+            opened.set_result((simulator, asyncio.get_running_loop(), end))
+            await end.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()), name="service")
+    thread.start()
+    simulator, loop, end = opened.result(timeout=30)
+    yield Service(simulator)
+    loop.call_soon_threadsafe(end.set)
+    thread.join(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    """One that refuses with HTTP 200, as the service is thought to do."""
+    yield from serve(Terms(limit=None, max_running=None, duration=Constant(1000)))
+
+
+@pytest.fixture(scope="module")
+def blunt_service() -> Iterator[Service]:
+    """One whose refusals have their code as HTTP status, and uploads the other shape."""
+    yield from serve(Terms(limit=None, http_refusals=True, upload_shape="fileId"))
+
+
+# -- whatever a caller sends -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+def test_no_request_breaks_it_or_the_description(
+    service: Service, operation_id: str, mode: GenerationMode
+) -> None:
+    """Valid or not, it is answered as described, and charged exactly where it says 200."""
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=OPERATIONS[operation_id].as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        paid = len(service.simulator.ledger.paid)
+        body = service.answer(case)
+        created = operation_id == "createStoryboardTask" and body["code"] == 200
+        assert len(service.simulator.ledger.paid) == paid + created
+
+    ask()
+
+
+def test_the_description_is_complete() -> None:
+    """Every operation of the service is held against it, and the callback."""
+    assert set(OPERATIONS) == {
+        "createStoryboardTask",
+        "getTask",
+        "getCredits",
+        "createDownloadUrl",
+        "uploadFileStream",
+        "uploadFileBase64",
+        "uploadFileUrl",
+    }
+    paths = {(operation.method, operation.path) for operation in OPERATIONS.values()}
+    assert len(paths) == 7
+
+
+def test_this_copy_of_the_description_is_as_it_was_written() -> None:
+    """Whoever changes it says so here: a test must not be made to pass by bending the truth."""
+    text = Path(__file__).with_name("openapi.yaml").read_bytes()
+
+    assert hashlib.sha256(text).hexdigest() == DIGEST
+
+
+# -- the documented answers --------------------------------------------------------------------
+
+
+def shown(operation_id: str, example: str) -> dict[str, Any]:
+    """A documented example of a 200 answer."""
+    response = OPERATIONS[operation_id].definition.raw["responses"]["200"]
+    if "$ref" in response:
+        response = DOCUMENT["components"]["responses"][response["$ref"].rpartition("/")[2]]
+    media = response["content"]["application/json"]
+    return media["example"] if example == "" else media["examples"][example]["value"]
+
+
+def assert_alike(body: Any, example: Any) -> None:
+    """Every field of *example*, with a value of the same kind, is in *body*."""
+    for name in example.keys() - {"msg", "message"}:
+        assert name in body, name
+        kinds = {type(body[name]), type(example[name])}
+        assert len(kinds) == 1 or kinds <= {int, float} or type(None) in kinds, name
+    if isinstance(example.get("data"), dict):
+        assert_alike(body["data"], example["data"])
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["accepted", "refused"])
+def test_a_creation_is_answered_as_shown(service: Service, refused: bool) -> None:
+    """With the id of a task, or with a code and nothing."""
+    world = service.simulator.world
+    balance, world.credits = world.credits, 0 if refused else world.credits
+    body = service.create()
+    world.credits = balance if refused else world.credits
+
+    assert_alike(body, shown("createStoryboardTask", "refused" if refused else "accepted"))
+    assert body["code"] == (402 if refused else 200)
+
+
+@pytest.mark.parametrize("state", ["waiting", "generating", "success", "fail"])
+def test_a_record_is_answered_as_shown(service: Service, state: str) -> None:
+    """In every state, with every documented field."""
+    task_id = service.create(callBackUrl=CALLBACK)["data"]["taskId"]
+    service.simulator.script("record", [state], task_id=task_id)
+
+    body = service.record(task_id)
+
+    assert body["data"]["state"] == state
+    assert_alike(body, shown("getTask", "generating" if state == "waiting" else state))
+
+
+def test_a_missing_record_is_answered_as_shown(service: Service) -> None:
+    """With the words that a client has to know."""
+    assert service.record("task_of_nobody") == shown("getTask", "notFound")
+
+
+def test_credits_and_links_are_answered_as_shown(service: Service) -> None:
+    """A number; an address for a result of its own, and nothing for any other."""
+    task_id = service.create()["data"]["taskId"]
+    service.simulator.script("record", ["success"], task_id=task_id)
+    service.record(task_id)
+    (url,) = service.simulator.result_urls(task_id)
+    ask = {"operation_id": "createDownloadUrl", "media_type": "application/json"}
+
+    assert_alike(service.ask("getCredits"), shown("getCredits", ""))
+    assert_alike(service.ask(**ask, body={"url": url}), shown("createDownloadUrl", "ok"))
+    foreign = service.ask(**ask, body={"url": "https://elsewhere.example/1.mp4"})
+    assert foreign == shown("createDownloadUrl", "externalUrl")
+
+
+@pytest.mark.parametrize("shape", ["stored", "storedAlternative"])
+@pytest.mark.parametrize("way", ["Stream", "Base64", "Url"])
+def test_uploads_are_answered_as_shown(
+    service: Service, blunt_service: Service, way: str, shape: str
+) -> None:
+    """All three, in both documented shapes."""
+    chosen = service if shape == "stored" else blunt_service
+    common = {"uploadPath": "storyboards/inputs", "fileName": "7c9e6679.png"}
+    base64 = common | {"base64Data": "data:image/png;base64,iVBORw0KGgo="}
+    stored = chosen.ask("uploadFileBase64", body=base64, media_type="application/json")
+    sent = {
+        "Stream": ("multipart/form-data", common | {"file": b"\x89PNG"}),
+        "Base64": ("application/json", base64),
+        "Url": ("application/json", common | {"fileUrl": stored["data"]["downloadUrl"]}),
+    }
+    media_type, fields = sent[way]
+
+    body = chosen.ask(f"uploadFile{way}", body=fields, media_type=media_type)
+
+    assert_alike(body, shown(f"uploadFile{way}", shape))
+
+
+# -- the documented statuses -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "parts", "key", "code"),
+    [
+        ("getTask", {"query": {"taskId": ""}}, None, 400),
+        ("getTask", {"query": {"taskId": "x"}}, "another-key", 401),
+        ("getTask", {"query": {"taskId": "x"}}, None, 422),
+        *[
+            (f"uploadFile{way}", {"body": {}, "media_type": "application/json"}, key, code)
+            for way in ("Stream", "Base64", "Url")
+            for key, code in [(None, 400), ("another-key", 401)]
+        ],
+    ],
+)
+def test_a_refusal_can_have_its_code_as_status(
+    blunt_service: Service, operation_id: str, parts: dict[str, Any], key: str | None, code: int
+) -> None:
+    """The statuses that the description knows, each with the envelope it shows."""
+    assert blunt_service.ask(operation_id, key=key, **parts)["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("operation_id", "fault", "code"),
+    [
+        ("getTask", Fault.code(404, status=404), 404),
+        ("getTask", Fault.throttled(Throttle.SECONDS), 429),
+        *[(operation_id, Fault.code(500, status=500), 500) for operation_id in OPERATIONS],
+    ],
+    ids=str,
+)
+def test_the_other_statuses_come_by_script(
+    service: Service, operation_id: str, fault: Fault, code: int
+) -> None:
+    """Only what is scripted is a server error, and it looks as described."""
+    endpoints = {"createStoryboardTask": "create", "getTask": "record", "getCredits": "credits"}
+    endpoint = endpoints.get(operation_id, "upload")
+    operation = OPERATIONS[operation_id]
+    if operation_id == "createDownloadUrl":
+        endpoint = "download_url"
+    service.simulator.script(endpoint, [fault])  # type: ignore[arg-type]
+    upload = "/file-upload" if endpoint == "upload" else ""
+    parts = {"query": {"taskId": "x"}} if endpoint == "record" else {}
+    if operation.method == "post":
+        parts = {"body": {}, "media_type": "application/json"}
+    case = operation.Case(**parts)
+
+    headers = {"Authorization": f"Bearer {service.simulator.api_key}"}
+    response = case.call(base_url=service.simulator.base_url + upload, headers=headers)
+
+    case.validate_response(response, checks=CHECKS[1:])
+    assert (response.status_code, response.json()["code"]) == (code, code)
+
+
+# -- callbacks ---------------------------------------------------------------------------------
+
+
+def plain(schema: Any) -> Any:
+    """OpenAPI's way to say that a value may be null, in the words of JSON Schema."""
+    if isinstance(schema, list):
+        return [plain(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    read = {name: plain(value) for name, value in schema.items() if name != "nullable"}
+    return {"anyOf": [read, {"type": "null"}]} if schema.get("nullable") is True else read
+
+
+def callback_of(fault: Fault = Fault.OK, **terms: Any) -> tuple[Any, dict[str, str]]:
+    """What the receiver gets, when a film has ended: the body and the headers."""
+    world = World(Terms(duration=Constant(0), **terms))
+    body = {"model": "sora-2-pro-storyboard", "callBackUrl": CALLBACK, "input": BOARD}
+    task = world.create(json.dumps(body).encode())
+    said = Speller(world.terms, world.time).callback(task, ("https://r.test/1.mp4",), 640.25)
+    sent = letter(said, fault, task_id=task.task_id, key="k", now=1_790_000_612.5)
+    return json.loads(sent.body), dict(sent.headers)
+
+
+CALLBACKS = OPERATIONS["createStoryboardTask"].definition.raw["callbacks"]["taskFinished"]
+POST = CALLBACKS["{$request.body#/callBackUrl}"]["post"]
+
+
+@pytest.mark.parametrize(
+    ("example", "terms"),
+    [("success", {}), ("failure", {"fail_rate": 1.0}), ("notice", {"callbacks": "notice"})],
+)
+def test_callbacks_are_sent_as_shown(example: str, terms: dict[str, Any]) -> None:
+    """All three payloads, and the headers that sign them."""
+    validator = jsonschema_rs.validator_for(
+        plain({"components": DOCUMENT["components"], "$ref": "#/components/schemas/TaskCallback"})
+    )
+    example_value = POST["requestBody"]["content"]["application/json"]["examples"][example]["value"]
+
+    body, headers = callback_of(**terms)
+
+    validator.validate(body)
+    assert_alike(body, example_value)
+    assert body.keys() == example_value.keys()
+    assert body["data"].keys() == example_value["data"].keys()
+    for parameter in POST["parameters"]:
+        pattern = parameter["schema"].get("pattern", ".+")
+        assert re.fullmatch(pattern, headers[parameter["name"]])
+
+
+DIGEST = "b22d9c359f3991dc470643a4346de134a2065507821c2208df264d5fa57d1ff0"
+"""Of the description; changes with it."""

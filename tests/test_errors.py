@@ -1,0 +1,253 @@
+"""`errors`: plain values that travel, sort themselves, and say in a sentence what to do."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import apikley_async
+from apikley_async import errors
+from apikley_async.errors import (
+    ApiError,
+    ApikleyError,
+    AuthenticationError,
+    BudgetExceededError,
+    ClientClosedError,
+    DownloadError,
+    EmptyResultError,
+    FeatureDisabledError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    JobFailedError,
+    JobTimeoutError,
+    JournalError,
+    KeyLimitError,
+    MaintenanceError,
+    ManifestConflictError,
+    ManifestError,
+    MissingExtraError,
+    NotFoundError,
+    RateLimitError,
+    ResultExpiredError,
+    ServerError,
+    StoryboardError,
+    SubmissionUncertainError,
+    UnansweredError,
+    UnreachableError,
+    UploadError,
+)
+
+FAMILY = [
+    kind
+    for kind in vars(errors).values()
+    if inspect.isclass(kind) and kind.__module__ == errors.__name__
+]
+
+# One of each, with everything it can carry. The order is that of the room.
+SPECIMENS = [
+    ApikleyError("Something went wrong", code=7, task_id="task_1"),
+    StoryboardError(["shots: 1 to 10, not 11", "duration: 10, 15 or 25 seconds, not 12"]),
+    ApiError("The look was refused: odd", code=1015, task_id="task_1"),
+    AuthenticationError("The look was refused: no such key", code=401, task_id="task_1"),
+    InsufficientCreditsError("The submission was refused: no money", code=402),
+    NotFoundError("The service knows no such task", code=404, task_id="task_1"),
+    InvalidRequestError("The submission was refused: bad shots", code=422),
+    RateLimitError("The look was refused: slow down", code=429, task_id="t", retry_after=2.5),
+    KeyLimitError("The submission was refused: cap reached", code=433),
+    MaintenanceError("The submission was refused: back soon", code=455),
+    FeatureDisabledError("The submission was refused: off", code=505),
+    ServerError("The look was refused: oops", code=500, task_id="task_1"),
+    UnreachableError("host.test was not reached: refused", code=0, task_id="t", permanent=True),
+    UnansweredError("The look got an answer that cannot be read", code=200, task_id="task_1"),
+    SubmissionUncertainError(
+        "The submission may have been heard: HTTP 502",
+        code=502,
+        task_id="task_1",
+        token="a1b2",
+        cause="HTTP 502",
+        http=502,
+        raw="<html>",
+        at=1_790_000_000.5,
+    ),
+    JobFailedError(
+        "The film failed: 500 oops", code=200, task_id="t", fail_code="500", fail_message="oops"
+    ),
+    JobTimeoutError("Not ready after 1800 s, waiting", code=200, task_id="task_1"),
+    EmptyResultError("No usable link yet", code=200, task_id="task_1", raw={"state": "success"}),
+    ClientClosedError("The client was closed", task_id="task_1"),
+    UploadError("image 'a.gif': JPEG, PNG or WebP", code=400),
+    DownloadError("The film broke off", task_id="task_1"),
+    ResultExpiredError("Every link is dead", task_id="task_1"),
+    BudgetExceededError("12 films need 3,240 credits, the bound is 3,000"),
+    ManifestError(["films[0].key: a word, not ''", "films[2].shots: 1 to 10, not 0"]),
+    ManifestConflictError("kitten: its storyboard has changed since it was paid"),
+    JournalError("campaign.db is in use by another process"),
+    MissingExtraError("Films need an extra: pip install 'apikley-async[simulator]'"),
+]
+
+
+def pickled(error: ApikleyError, protocol: int) -> Any:
+    return pickle.loads(pickle.dumps(error, protocol))  # noqa: S301 - our own, made a line above
+
+
+WAYS: dict[str, Callable[[ApikleyError], Any]] = {
+    "pickle, oldest protocol": lambda error: pickled(error, 0),
+    "pickle, newest protocol": lambda error: pickled(error, pickle.HIGHEST_PROTOCOL),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+
+
+def named(value: object) -> str:
+    return type(value).__name__
+
+
+def test_there_is_a_specimen_of_every_error() -> None:
+    """The tests below speak of the whole family."""
+    assert {type(error) for error in SPECIMENS} == set(FAMILY)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("error", SPECIMENS, ids=named)
+def test_an_error_travels_whole(error: ApikleyError, way: str) -> None:
+    """Every attribute, the arguments, the notes and the sentence arrive at the other side."""
+    error = copy.copy(error)
+    error.add_note("while making the third film")
+
+    arrived = WAYS[way](error)
+
+    assert type(arrived) is type(error)
+    assert vars(arrived) == vars(error)
+    assert arrived.args == error.args
+    assert str(arrived) == str(error)
+    assert arrived.__notes__ == ["while making the third film"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_time_out_travels_without_its_job(way: str) -> None:
+    """A job lives in one process: only its id goes on a journey, and the original keeps it."""
+    job = lambda: "cannot be pickled"  # noqa: E731 - as little a job as can be
+    error = JobTimeoutError("Not ready after 1800 s", task_id="task_1", job=job)
+
+    arrived = WAYS[way](error)
+
+    assert arrived.job is None
+    assert arrived.task_id == "task_1"
+    assert str(arrived) == str(error)
+    assert error.job is job
+
+
+@pytest.mark.parametrize("error", SPECIMENS, ids=named)
+def test_an_error_prints_sentences(error: ApikleyError) -> None:
+    """What happened, then what to do: one line, closed by one full stop, no empty brackets."""
+    told = str(error)
+
+    assert told.startswith(error.message[:20])
+    assert re.fullmatch(r"\S.*[^.\s]\.", told)
+    assert not re.search(r"\.\.(?!\.)|\?\.|!\.| \.|\( ?\)|\s{2}|None", told)
+    assert (error.advice in told) is True
+    assert error.code is None or f"code {error.code}" in told
+    assert error.task_id is None or f"task {error.task_id}" in told
+
+
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_even_an_error_without_words_says_something(kind: type[ApikleyError]) -> None:
+    """Nobody is left with a bare dot."""
+    told = str(kind(""))
+
+    assert re.fullmatch(r"[A-Za-z].*[\w)]\.", told)
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("It broke", "It broke (code 4)."),
+        ("It broke.", "It broke (code 4)."),
+        ("Did it break?", "Did it break? (code 4)."),
+        ("", "ApikleyError (code 4)."),
+    ],
+)
+def test_the_facts_stand_inside_the_sentence(message: str, told: str) -> None:
+    """A full stop of the message never stands before the brackets."""
+    assert str(ApikleyError(message, code=4)) == told
+
+
+@pytest.mark.parametrize("end", [".", "!", "?"])
+def test_a_message_keeps_its_own_end(end: str) -> None:
+    assert str(ClientClosedError(f"Closed{end}")).startswith(f"Closed{end} Enter")
+
+
+@pytest.mark.parametrize("kind", [StoryboardError, ManifestError, ManifestConflictError])
+def test_an_error_of_the_input_names_every_fault(kind: type[StoryboardError]) -> None:
+    """Also a `ValueError`, so that whoever validates input catches it as such."""
+    faults = ["shots[0].scene: a description, not blank", "duration: 10, 15 or 25 seconds, not 3"]
+
+    error = kind(iter(faults))
+
+    assert error.faults == tuple(faults)
+    assert all(fault in str(error) for fault in faults)
+    assert isinstance(error, ValueError)
+
+
+def test_one_fault_may_be_given_as_it_is() -> None:
+    assert StoryboardError("work: a Storyboard").faults == ("work: a Storyboard",)
+
+
+def test_the_family_is_sorted_by_what_to_do_next() -> None:
+    """One base; the refusals under `ApiError`; what may be paid under nothing but the base."""
+    refusals = {kind for kind in FAMILY if issubclass(kind, ApiError)}
+
+    assert all(issubclass(kind, ApikleyError) for kind in FAMILY)
+    assert refusals == {
+        ApiError,
+        AuthenticationError,
+        FeatureDisabledError,
+        InsufficientCreditsError,
+        InvalidRequestError,
+        KeyLimitError,
+        MaintenanceError,
+        NotFoundError,
+        RateLimitError,
+        ServerError,
+    }
+    assert SubmissionUncertainError.__bases__ == (ApikleyError,)
+    assert issubclass(ResultExpiredError, DownloadError)
+    assert issubclass(MissingExtraError, ImportError)
+
+
+def test_every_error_is_at_the_front_door() -> None:
+    """Importable from the package and from its `errors`, under one name."""
+    assert {kind.__name__ for kind in FAMILY} == set(errors.__all__)
+    assert set(errors.__all__) <= set(apikley_async.__all__)
+    assert all(getattr(apikley_async, name) is getattr(errors, name) for name in errors.__all__)
+
+
+@pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)
+def test_every_error_tells_in_its_docstring_what_it_means(kind: type[ApikleyError]) -> None:
+    assert kind.__doc__
+    assert kind.__doc__.splitlines()[0].endswith((".", ":", ","))
+
+
+def test_an_uncertain_submission_warns_before_it_advises() -> None:
+    """Whoever only reads the sentence does not pay twice."""
+    told = str(SubmissionUncertainError("The submission may have been heard: HTTP 502"))
+
+    assert "Do not simply submit again" in told
+    assert "client.job(task_id)" in told
+
+
+def test_an_error_shows_nothing_of_what_it_carries() -> None:
+    """An answer may hold a callback URL or a signed link: no repr and no sentence repeats it."""
+    secret = "https://hooks.test/?token=canary"
+    carrying = [
+        SubmissionUncertainError("Heard?", raw=secret),
+        EmptyResultError("No link", raw={"param": secret}),
+    ]
+
+    assert all("canary" not in str(error) + repr(error) for error in carrying)

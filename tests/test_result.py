@@ -1,0 +1,171 @@
+"""`_result`: what the service says of a task, as values that decide nothing by themselves."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import attrs
+import pytest
+
+from apikley_async import EmptyResultError, JobFailedError, Result, Snapshot, State
+
+LINK = "https://cdn.test/film.mp4?signature=canary"
+AT = datetime(2026, 9, 21, 13, 33, 20, tzinfo=UTC)
+
+
+def success(**facts: Any) -> Snapshot:
+    return Snapshot("task_1", State.SUCCESS, **facts)
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+def test_only_two_states_are_final() -> None:
+    """A word we do not know least of all (P4)."""
+    assert {state for state in State if state.final} == {State.SUCCESS, State.FAIL}
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_snapshot_is_done_when_the_service_says_so(state: State) -> None:
+    assert Snapshot("task_1", state).done is state.final
+
+
+# --- success, and what is none --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "empty"),
+    [
+        (success(), True),
+        (success(urls=(LINK,)), False),
+        (success(content={"other": "field"}), True),
+        (success(content={"resultObject": {"id": 7}}, linked=False), False),
+        (success(content={"resultObject": {"id": 7}}, urls=(LINK,)), False),
+        (Snapshot("task_1", State.GENERATING), False),
+        (Snapshot("task_1", State.FAIL), False),
+        (Snapshot("task_1"), False),
+    ],
+)
+def test_a_success_without_anything_in_it_is_empty(snapshot: Snapshot, empty: bool) -> None:
+    """Another model's result may be no file at all; a film without a link is none (P5)."""
+    assert snapshot.empty is empty
+
+
+def test_a_result_is_everything_the_caller_needs() -> None:
+    """Every link in the service's order (P8); they are expected to live a day."""
+    links = (LINK, "https://cdn.test/second.mp4")
+    snapshot = success(
+        urls=links, content={"resultUrls": [*links], "extra": 1}, credits=270, completed_at=AT
+    )
+
+    result = snapshot.result()
+
+    assert result == Result(
+        task_id="task_1",
+        urls=links,
+        credits=270,
+        expires_at=AT + timedelta(hours=24),
+        raw={"resultUrls": [*links], "extra": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("times", "expires_at"),
+    [
+        ({"completed_at": AT, "updated_at": AT + timedelta(hours=1)}, AT + timedelta(hours=24)),
+        ({"updated_at": AT}, AT + timedelta(hours=24)),
+        ({"created_at": AT}, None),
+        ({}, None),
+    ],
+)
+def test_links_are_expected_to_live_a_day_from_the_end(
+    times: dict[str, Any], expires_at: datetime | None
+) -> None:
+    """When nobody says when the film was ready, nothing is guessed."""
+    assert success(urls=(LINK,), **times).result().expires_at == expires_at
+
+
+def test_a_result_of_another_kind_is_a_result() -> None:
+    """A model that makes no files succeeds with what it made."""
+    result = success(content={"characterId": "c_1"}, linked=False).result()
+
+    assert (result.urls, result.raw) == ((), {"characterId": "c_1"})
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "told"),
+    [
+        ("500", "Internal Error.", "The film failed: 500 Internal Error."),
+        ("", "too similar", "The film failed: too similar"),
+        ("E_POLICY", "", "The film failed: E_POLICY"),
+        ("", "", "The film failed: no reason given"),
+    ],
+)
+def test_a_failure_is_told_in_the_services_words(code: str, message: str, told: str) -> None:
+    """As an error with the words apart, so that a caller can decide."""
+    snapshot = Snapshot("task_1", State.FAIL, fail_code=code, fail_message=message)
+
+    with pytest.raises(JobFailedError) as caught:
+        snapshot.result()
+
+    assert caught.value.message == told
+    assert (caught.value.fail_code, caught.value.fail_message) == (code, message)
+    assert caught.value.task_id == "task_1"
+
+
+@pytest.mark.parametrize(
+    "snapshot", [success(raw={"a": 1}), Snapshot("task_1", State.GENERATING, raw={"a": 1})]
+)
+def test_what_is_not_there_yet_is_no_result(snapshot: Snapshot) -> None:
+    """The error shows what the service said (P5)."""
+    with pytest.raises(EmptyResultError) as caught:
+        snapshot.result()
+
+    assert caught.value.task_id == "task_1"
+    assert caught.value.raw == {"a": 1}
+    assert snapshot.state.value in str(caught.value)
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+RESULT = Result("task_1", (LINK,), 270.5, AT, {"param": {"secret": "canary"}})
+SNAPSHOT = Snapshot(
+    "task_1",
+    State.GENERATING,
+    "sora",
+    42.5,
+    (LINK,),
+    {"a": {"b": [1]}},
+    created_at=AT,
+    raw={"param": "https://hooks.test/?token=canary"},
+)
+
+
+@pytest.mark.parametrize("value", [RESULT, SNAPSHOT], ids=["result", "snapshot"])
+def test_they_are_values(value: Any) -> None:
+    """Frozen, equal when they say the same, hashable although they hold a mapping, and mobile."""
+    twins = [copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))]  # noqa: S301
+
+    assert all(twin == value and hash(twin) == hash(value) for twin in twins)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        value.task_id = "task_2"
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        (RESULT, "<Result task_1, 1 file>"),
+        (Result("task_1", (LINK, LINK)), "<Result task_1, 2 files>"),
+        (Result("task_1", ()), "<Result task_1, 0 files>"),
+        (SNAPSHOT, "<Snapshot task_1 generating 42.5%>"),
+        (Snapshot("task_1"), "<Snapshot task_1 unknown>"),
+        (success(urls=(LINK,), progress=100.0), "<Snapshot task_1 success 100%>"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_repr_is_a_status_line_without_links(value: object, line: str) -> None:
+    """A signed link opens the film to whoever reads the log: it is not in there (I8)."""
+    assert repr(value) == line

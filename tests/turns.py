@@ -1,0 +1,59 @@
+"""Doing something at every turn of the event loop: what a cancel at any moment must not break.
+
+    def test_...() -> None:
+        async def scenario(loop: StrikingLoop) -> None:
+            task = asyncio.create_task(...)
+            loop.strike = task.cancel
+            ...
+
+        at_every_turn(scenario)
+
+The scenario sets `loop.strike` to what shall be done. It is done at the next turn in the first
+run, at the one after that in the second, and so on, until a run ends before its strike. Each run
+has a loop of its own, whose time is virtual (see `virtual.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from virtual import VirtualLoop
+
+__all__ = ["StrikingLoop", "at_every_turn"]
+
+MOST = 2000
+
+
+class StrikingLoop(VirtualLoop):
+    """A virtual loop that calls `strike` once, at the turn number *at* after it was set."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.strike: Callable[[], Any] | None = None
+        self.turns = 0  # since there is a strike
+        self._at = at
+        super().__init__()
+
+    @property
+    def struck(self) -> bool:
+        return self.turns >= self._at
+
+    def _run_once(self) -> None:
+        if self.strike is not None:
+            self.turns += 1
+            if self.turns == self._at:
+                self.strike()
+        super()._run_once()  # type: ignore[misc]
+
+
+def at_every_turn(scenario: Callable[[StrikingLoop], Coroutine[Any, Any, None]]) -> None:
+    """Run *scenario* again and again, with its strike one turn later each time."""
+    for at in itertools.count(1):
+        assert at < MOST, "the scenario takes more turns than a test should"
+        loop = StrikingLoop(at)
+        with asyncio.Runner(loop_factory=lambda made=loop: made) as runner:  # type: ignore[misc]
+            runner.run(scenario(loop))
+        if not loop.struck:
+            return
