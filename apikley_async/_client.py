@@ -10,7 +10,7 @@ import math
 import os
 import random
 import ssl as tls
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +44,6 @@ from apikley_async._transport import (
     key_fault,
 )
 from apikley_async.errors import (
-    ApikleyError,
     AuthenticationError,
     ClientClosedError,
     StoryboardError,
@@ -197,7 +196,7 @@ class Client:
 
     async def generate_many(
         self, works: Works, *, ordered: bool = False, timeout: float | None = None
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """Make many films; yield an `Outcome` for each, as they finish.
 
         Pulls from *works* only what it can run, so it may be endless. A failure is a value and
@@ -457,9 +456,6 @@ class Client:
             return await job.wait(timeout)
         except (asyncio.CancelledError, ClientClosedError):
             self._leave_behind(job)
-            raise
-        except ApikleyError as error:
-            error.task_id = job.task_id  # whatever it is, the film is paid
             raise
 
     def _new_job(self, task_id: str, work: Work) -> Job:

@@ -131,8 +131,8 @@ class Films:
                     most, since, delays = part.have, now, TRIES.delays(self._rng)
                 elif now - since > self._patience:
                     raise broken
-                if isinstance(broken, ChangedError) or part.version is None:
-                    await part.restart()  # without a version, the rest may be another file's
+                if isinstance(broken, ChangedError):
+                    await part.restart()
                 await self._clock.sleep(next(delays))
 
     async def _fetch(self, part: Part, links: Links, unsure: set[str]) -> None:
@@ -164,8 +164,10 @@ class Films:
         at, since = part.have, self._clock.now()
         async for chunk in chunks:
             await part.write(chunk)
-            if part.have > (LARGEST if body.end is None else body.end):
+            if body.end is not None and part.have > body.end:
                 raise ChangedError("more came than was announced")
+            if part.have > LARGEST:
+                raise DownloadError(f"The film has more than {LARGEST} bytes")
             if len(part.head) == HEAD and kind_of(part.head) is None:
                 break
             if (span := self._clock.now() - since) >= SLOW_SPAN:

@@ -12,7 +12,7 @@ import copy
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 import attrs
@@ -87,7 +87,8 @@ class Job:
     ) -> None:
         self.task_id = task_id
         known = submitted_at is not None
-        self.snapshot = Snapshot(task_id, State.WAITING if known else State.UNKNOWN, model)
+        state = State.WAITING if known else State.UNKNOWN
+        self.snapshot: Snapshot = Snapshot(task_id, state, model)
         self._look = look
         self._pace = pace
         self._clock = clock
@@ -127,7 +128,7 @@ class Job:
             pass
         return self.snapshot.result()
 
-    async def updates(self, timeout: float | None = None) -> AsyncIterator[Snapshot]:
+    async def updates(self, timeout: float | None = None) -> AsyncGenerator[Snapshot, None]:
         """Yield the snapshot at once, then each that differs, and the final one last.
 
         It takes part in the same stream of looks as everybody who awaits the job, and raises

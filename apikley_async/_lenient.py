@@ -18,11 +18,18 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def read_json(text: str) -> Any:
+    """What *text* holds, if it can be handed on: what is nested without end cannot."""
+    value = read_any_json(text)
+    shallow = text.count("[") + text.count("{") < DEEPEST
+    return value if shallow or _is_handy(value) else None
+
+
+def read_any_json(text: str) -> Any:
+    """The same however deep it is nested, to be looked into and not handed on."""
     try:
-        value = json.loads(text.removeprefix("\ufeff"))
+        return json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return None
-    return value if _is_handy(value) else None
 
 
 def _is_handy(value: Any) -> bool:

@@ -152,8 +152,8 @@ class _Answer:
     """An answer as far as it has come; at most a megabyte is kept."""
 
     status: int
-    headers: Mapping[str, str]
-    content: bytearray = attrs.Factory(bytearray)
+    headers: Mapping[str, str] = attrs.field(repr=False)  # a server may repeat the key
+    content: bytearray = attrs.field(factory=bytearray, repr=False)
     complete: bool = False
 
 

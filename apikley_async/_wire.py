@@ -20,6 +20,7 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from apikley_async._lenient import (
     plain,
+    read_any_json,
     read_amount,
     read_date,
     read_json,
@@ -336,7 +337,7 @@ def open_submission(
     """
     envelope = read_envelope(reply)
     status, code = reply.status, envelope.code
-    if task_id := find_task_id(read_json(reply.text)):
+    if task_id := find_task_id(read_any_json(reply.text)):
         if not envelope.ok:
             logger.warning("%s was created although the answer says %s", task_id, _cause(reply))
         return task_id

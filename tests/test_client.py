@@ -842,10 +842,9 @@ def test_closing_at_any_turn(use: str, tmp_path: Path) -> None:
 
             began = now()
             await client.aclose()
-            assert now() - began < 5
             end = await end_of(task)
 
-            assert now() - began < 5
+            assert now() - began < 1
             allowed = ClientClosedError, Job, float, str, list
             assert isinstance(end, allowed) or type(end).__name__ == "Snapshot"
             known = [end.task_id] if isinstance(end, Job) else []
@@ -942,12 +941,15 @@ async def test_closing_again_and_by_several_is_closing_once() -> None:
 async def test_closing_drains_for_as_long_as_its_grace() -> None:
     async with RawServer(service(createTask=hangs)) as server:
         client = customer(server.url)
-        submitting = asyncio.create_task(client.submit(WORK))
+        book = Book()
+        submitting = asyncio.create_task(client.submit(WORK, recorder=book))
         await asyncio.sleep(1)
 
         await client.aclose(grace=12)
 
         assert now() == pytest.approx(13, abs=0.1)
+        (attempt,) = book.attempts  # written down before the closing is over
+        assert "closed" in attempt.cause
         assert isinstance(await end_of(submitting), SubmissionUncertainError)
         assert len(server.created) == 1
 
@@ -1166,6 +1168,11 @@ def run_script(script: str, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def complaints_in(stderr: str) -> list[str]:
+    """What a child had to say, except that the machine is busy (asyncio's debug mode does)."""
+    return [line for line in stderr.splitlines() if not line.startswith("Executing <")]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_after_a_fork_it_says_so() -> None:
     """A child that inherits an open client must not touch its connections (C12)."""
@@ -1196,7 +1203,7 @@ def test_after_a_fork_it_says_so() -> None:
 
     done = run_script(script)
 
-    assert done.stderr == ""
+    assert complaints_in(done.stderr) == []
     first, *child, last = done.stdout.splitlines()
     assert (first, last) == ("1.0", "2.0")
     assert len(child) == 2
@@ -1254,8 +1261,7 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
         assert len(server.created) == 1
     assert said == b"interrupted\n"
     assert rest == b"unclaimed: task_1\n"
-    told = complaints.decode().splitlines()
-    assert told == ["film task_1 is paid and nobody waits for it; see unclaimed"]
+    assert complaints_in(complaints.decode()) == ["film task_1 is paid and nobody waits for it; see unclaimed"]
     assert child.returncode == 0
 
 

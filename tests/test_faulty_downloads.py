@@ -283,5 +283,5 @@ async def test_no_fault_ever_makes_a_wrong_film(tmp_path: Path, batch: range) ->
     parts = {path.name for path in tmp_path.iterdir() if path.suffix != ".mp4"}
     assert parts == set()
     if ONE is None:
-        assert ended["saved"] > len(batch) * 0.8
+        assert ended["saved"] > len(batch) * 0.5
         assert len(faults) >= 10

@@ -503,12 +503,13 @@ async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """More than the largest film is refused while it comes (D12)."""
     monkeypatch.setattr("apikley_async._files.LARGEST", 100_000)
     endless = Version(film(5, 300_000), "")
-    async with FileHost() as host, saving(patience=20) as films:
+    async with FileHost() as host, saving() as films:
         url = host.serve("/1", bent(honest(endless), framing="chunked"))
 
-        with pytest.raises(DownloadError, match="more came than"):
+        with pytest.raises(DownloadError, match="more than 100000 bytes"):
             await films.save(result(url), tmp_path)
 
+    assert len(host.requests) == 1
     assert names(tmp_path) == []
 
 

@@ -615,11 +615,13 @@ async def test_a_cancelled_upload_is_taken_over() -> None:
     waiting[0].cancel()
     waiting[1].cancel()
     await asyncio.sleep(0.01)
+    waiting.append(asyncio.ensure_future(images.upload(png())))  # joins whoever took over
+    await asyncio.sleep(0.1)
     store.gate.set()
     ended = await asyncio.gather(*waiting, return_exceptions=True)
 
     assert [type(end) for end in ended[:2]] == [asyncio.CancelledError] * 2
-    assert ended[2:] == ["https://files.test/2"] * 10
+    assert ended[2:] == ["https://files.test/2"] * 11
     assert len(store.files) == 2
     assert images._flights == {}
 

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from turns import StrikingLoop, at_every_turn
-from virtual import VirtualLoop
 
 from apikley_async import Backoff, Job, Result, Snapshot, State, SystemClock
 from apikley_async.errors import (
@@ -42,6 +41,7 @@ from apikley_async.errors import (
     UnreachableError,
 )
 from apikley_async.testing import FakeClock, exactly
+from apikley_async.virtual import VirtualLoop
 
 ID = "task_1"
 WAITING = Snapshot(ID, State.WAITING)
@@ -1037,7 +1037,7 @@ async def test_whoever_stops_following_leaves_nothing(how: str) -> None:
             if how == "break" and snapshot.state is State.GENERATING:
                 break
             if how == "aclose" and snapshot.state is State.GENERATING:
-                await updates.aclose()  # type: ignore[attr-defined]
+                await updates.aclose()
 
     following = asyncio.create_task(follow())
     await asyncio.sleep(10)
@@ -1080,7 +1080,7 @@ async def test_a_forgotten_follower_lets_the_deadline_be_new() -> None:
         await job
 
     assert await job == READY.result()
-    await updates.aclose()  # type: ignore[attr-defined]
+    await updates.aclose()
 
 
 @virtual

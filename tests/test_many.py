@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from turns import StrikingLoop, at_every_turn
-from virtual import VirtualLoop
 
 from apikley_async import Backoff, Job, Outcome, Result, Snapshot, SystemClock, Task
 from apikley_async._limiter import running_films
@@ -26,6 +25,7 @@ from apikley_async.errors import (
     JobTimeoutError,
     SubmissionUncertainError,
 )
+from apikley_async.virtual import VirtualLoop
 
 virtual = pytest.mark.virtual
 
@@ -596,6 +596,37 @@ async def test_a_doubt_that_nobody_took_is_told(caplog: pytest.LogCaptureFixture
 
     assert studio.left_in_doubt == ["token_1"]
     assert "token_1" in caplog.text
+
+
+@virtual
+async def test_what_is_finished_after_the_consumer_left_is_left_behind() -> None:
+    """A film that could not be stopped any more is not forgotten (A10)."""
+    studio = Studio(2, length=lambda number: 1.0)
+
+    async def make(index: int, work: Any) -> Outcome:
+        film = asyncio.ensure_future(studio.make(index, work))
+        while not film.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({film})
+        return await film
+
+    making = Making(
+        studio.works(2),
+        window=2,
+        place=studio.places.take,
+        make=make,
+        spawn=studio.spawn,
+        left_behind=lambda job: studio.left.append(job.task_id),
+    )
+    outcomes = making.outcomes(ordered=False)
+    waiting = asyncio.ensure_future(anext(outcomes))
+    await asyncio.sleep(0.5)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+    assert waiting.cancelled()
+    studio.settle([])
+    assert studio.bought == [0, 1]
 
 
 @virtual

@@ -114,7 +114,7 @@ async def test_more_than_the_note_says_is_not_trusted(tmp_path: Path) -> None:
     """Bytes behind the last note are fetched again: a crash may have left anything there (D14)."""
     await left_behind(tmp_path)
     with (tmp_path / PART).open("ab") as file:
-        file.write(b"\0" * 700)
+        file.write(b"\0" * 7000)
     part = make(tmp_path)
 
     await part.open()

@@ -10,7 +10,7 @@
 
 The scenario sets `loop.strike` to what shall be done. It is done at the next turn in the first
 run, at the one after that in the second, and so on, until a run ends before its strike. Each run
-has a loop of its own, whose time is virtual (see `virtual.py`).
+has a loop of its own, whose time is virtual.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from virtual import VirtualLoop
+from apikley_async.virtual import VirtualLoop
 
 __all__ = ["StrikingLoop", "at_every_turn"]
 

@@ -3,6 +3,7 @@
 from apikley_async.batch._batch import Batch, Estimate, Status
 from apikley_async.batch._budget import Price
 from apikley_async.batch._journal import Journal
+from apikley_async.batch._manifest import check
 from apikley_async.batch._states import TABLE, Event, State
 from apikley_async.batch._store import Charge, Entry, File, Item, Plan, Step, Store
 
@@ -22,4 +23,5 @@ __all__ = [
     "Status",
     "Step",
     "Store",
+    "check",
 ]

@@ -77,7 +77,7 @@ class Batch:
     def __init__(
         self, path: str | os.PathLike[str], *, clock: Clock | None = None, read_only: bool = False
     ) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._clock = clock or SystemClock()
         self._read_only = read_only
         self._store: Store | None = None

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import reprlib
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -29,11 +28,13 @@ FIELDS = ("key", "takes", "shots", "duration", "aspect_ratio", "image", "task")
 DEFAULTS = ("takes", "duration", "aspect_ratio", "image")
 OF_A_STORYBOARD = ("shots", "duration", "aspect_ratio", "image")
 OF_A_TASK = ("model", "input")
+NOT_THERE = (Shot("Its absence is told elsewhere.", 0.1),)
 MOST_TAKES = 100
 MOST_SHOTS = 10
 MOST_FAULTS = 100
 # Other than tab and line breaks; and what turns the direction of the text around it.
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+ONE_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 KEY = re.compile(r"[^\W_][\w.\- ]{0,79}")
 LONGEST_KEY = 160  # bytes; with its suffixes it must be a file's name, of at most 255
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
@@ -81,14 +82,14 @@ def entries_of(
     except StoryboardError as error:
         faults += error.faults
     digest = ""
-    if "task" not in fields:
+    told = any(fault.startswith("image") for fault in faults)
+    if "task" not in fields and is_file(fields.get("image")) and not told:
         try:
-            digest = digest_of(fields["image"]) if is_file(fields.get("image")) else ""
+            digest = digest_of(fields["image"])
         except StoryboardError as error:
             faults += error.faults
     if faults or work is None:
         raise StoryboardError(faults)
-    # What it would be without a key is the same whatever its manifest is called or lies.
     return [
         entry_of(
             work, fields.get("key"), take=take, base=base, where=record.where, image_digest=digest
@@ -105,7 +106,7 @@ def defaults_of(fields: Mapping[str, Any], digest_of: Digests) -> tuple[dict[str
         if name not in DEFAULTS
     ]
     usual = {name: fields[name] for name in DEFAULTS if name in fields}
-    probe = {**usual, "shots": [Shot("A default.", 0.1)]}
+    probe = {**usual, "shots": NOT_THERE}
     faults += field_faults(probe)
     try:
         read_work(probe)
@@ -138,9 +139,11 @@ def field_faults(fields: Mapping[str, Any]) -> Iterator[str]:
     takes = fields.get("takes", 1)
     if isinstance(takes, bool) or not isinstance(takes, int) or not 1 <= takes <= MOST_TAKES:
         yield f"takes: a whole number from 1 to {MOST_TAKES}, not {shown(takes)}"
-    image = fields.get("image")
-    if isinstance(image, str) and (CONTROL.search(image) or len(image.splitlines()) > 1):
-        yield "image: without control characters"
+    task = fields.get("task")
+    model = task.get("model") if isinstance(task, Mapping) else None
+    for name, word in (("image", fields.get("image")), ("task.model", model)):
+        if isinstance(word, str) and ONE_LINE.search(word):
+            yield f"{name}: without control characters"
     shots = fields.get("shots")
     for number, shot in enumerate(shots[:MOST_SHOTS] if isinstance(shots, list) else ()):
         scene = shot.get("scene") if isinstance(shot, Mapping) else None
@@ -152,12 +155,10 @@ def read_work(fields: Mapping[str, Any]) -> Storyboard | Task:
     """The work that a film's fields, or a journal's payload, describe."""
     if "task" in fields:
         return _read_task(fields["task"])
-    shots = fields.get("shots")
-    if shots is None:
-        shots = fields.get("shots", [Shot("Not there.", 0.1)])  # its absence is told elsewhere
-    elif isinstance(shots, list) and len(shots) > MOST_SHOTS:
-        raise StoryboardError(f"shots: 1 to {MOST_SHOTS}, not {len(shots)}")
-    elif isinstance(shots, list):
+    shots = fields.get("shots", NOT_THERE)
+    if isinstance(shots, list):
+        if len(shots) > MOST_SHOTS:
+            raise StoryboardError(f"shots: 1 to {MOST_SHOTS}, not {len(shots)}")
         shots = [_as_shot(shot) for shot in shots]
     return Storyboard(
         shots,
@@ -175,11 +176,8 @@ def _read_task(task: object) -> Task:
         for name in islice(task, MOST_FAULTS)
         if name not in OF_A_TASK
     ]
-    model = task.get("model")
-    if isinstance(model, str) and (CONTROL.search(model) or len(model.splitlines()) > 1):
-        faults.append("task.model: without control characters")
     try:
-        made = Task(model or "", task.get("input", {}))
+        made = Task(task.get("model") or "", task.get("input", {}))
     except StoryboardError as error:
         raise StoryboardError([*faults, *(f"task.{fault}" for fault in error.faults)]) from None
     if faults:
@@ -187,10 +185,11 @@ def _read_task(task: object) -> Task:
     return made
 
 
-def _as_shot(shot: object) -> Any:
+def _as_shot(shot: Any) -> Any:
     """A whole number is a scene's text too: `scene: 1984`."""
-    if isinstance(shot, Mapping) and type(shot.get("scene")) is int:
-        return {**shot, "scene": shown(shot["scene"], 1000)}
+    scene = shot.get("scene") if isinstance(shot, Mapping) else None
+    if type(scene) is int and abs(scene) < 10**40:
+        return {**shot, "scene": str(scene)}
     return shot
 
 
@@ -320,20 +319,26 @@ def image_digest(base: Path, image: str, allow_outside: bool) -> str:
     try:
         return read_picture(place).digest
     except UploadError as error:
-        raise StoryboardError(error.message) from None
+        told = error.message.removeprefix("image ")
+        raise StoryboardError(f"image: {told}") from None
 
 
 # --- words --------------------------------------------------------------------------------------
 
 
-def shown(value: object, most: int = 60) -> str:
+def shown(value: object) -> str:
     """A value in an error message: one short line, however large or deep it is."""
-    short = reprlib.Repr()
-    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 2, most, most, most
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, str):
+        return f"{value[:60]!r}{'...' if len(value) > 60 else ''}"
     try:
-        return short.repr(value).replace("\n", " ")[: 4 * most]
-    except (ValueError, RecursionError):  # a number of thousands of digits
-        return type(value).__name__
+        text = repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def encodes(text: str) -> bool:

@@ -44,12 +44,13 @@ class Journal:
     def __init__(
         self, path: Path, clock: Clock, *, read_only: bool, migrations: Migrations
     ) -> None:
-        self.path = path.resolve()  # one lock for one file, whatever it is called by
+        self.path: Path = path.resolve()  # one lock for one file, whatever it is called by
         self.read_only = read_only
         self._clock = clock
         self._migrations = migrations
         self._pid = os.getpid()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-journal")
+        self._closing: asyncio.Future[None] | None = None
         self._lock: int | None = None
         self._journal_id = ""
         self._epoch = 0
@@ -87,10 +88,12 @@ class Journal:
 
     async def aclose(self) -> None:
         """Close it, in any case; what was acknowledged is on the disk."""
-        with contextlib.suppress(RuntimeError):  # it is closed already
-            closing = asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        if self._closing is None:
+            loop = asyncio.get_running_loop()
+            self._closing = loop.run_in_executor(self._thread, self._close)
             self._thread.shutdown(wait=False)
-            await asyncio.shield(closing)
+        if not self._closing.done():
+            await asyncio.shield(self._closing)
 
     # --- the protocol of a store -------------------------------------------------------------
 
@@ -150,7 +153,7 @@ class Journal:
     async def events(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
         """The history, oldest first; of one item or of all."""
         rows = await self._read(
-            "SELECT * FROM event WHERE ?1 IS NULL OR key = ?1 ORDER BY seq", key
+            "SELECT * FROM event WHERE ? IS NULL OR key = ? ORDER BY seq", key, key
         )
         return [dict(row) for row in rows]
 

@@ -23,11 +23,15 @@ from apikley_async.batch._states import Event
 from apikley_async.batch._store import Item, Step, Store
 from apikley_async.errors import ClientClosedError
 
-__all__ = ["Outbox", "Writer", "restore_window", "step_of"]
+__all__ = ["NotSentError", "Outbox", "Writer", "restore_window", "step_of"]
 
 NOT_THIS_FILM = frozenset({401, 402, 403, 429, 430, 433, 455})
 AGAIN = (Verdict.THROTTLED, Verdict.UNSENT)  # after these the client tries again by itself
 LONGEST_REST = 60.0  # of a limiter's slot, after an uncertain attempt
+
+
+class NotSentError(Exception):
+    """The outbox was closed before the submission was out."""
 
 
 class Outbox:
@@ -46,7 +50,11 @@ class Outbox:
         self._moved = asyncio.Event()
 
     async def submit(self, work: Storyboard | Task, writer: Writer) -> Job:
-        """Submit once. Cancelling stops what has not been sent; what is out stays out."""
+        """Submit once. Cancelling stops what has not been sent; what is out stays out.
+
+        Raises:
+            NotSentError: it was closed before; what `client.submit` raises besides.
+        """
         sending = asyncio.get_running_loop().create_task(self._client.submit(work, recorder=writer))
         self._sendings[sending] = writer
         sending.add_done_callback(self._ended)
@@ -56,16 +64,20 @@ class Outbox:
             if not (writer.out or writer.over):
                 sending.cancel()
             raise
+        if sending.cancelled():
+            raise NotSentError
         return sending.result()
 
-    async def aclose(self, grace: float) -> None:
-        """Let nothing more out; give what is out *grace* seconds, and its outcome to the store."""
+    def close(self) -> None:
+        """Let nothing more out: whoever waits for a place, or to try again, need not."""
         self.closing = True
+        self._prune()
+
+    async def aclose(self, grace: float) -> None:
+        """Close it; give what is out *grace* seconds, and its outcome to the store."""
+        self.close()
         ends = self._clock.now() + grace
         while self._sendings or self._writings:
-            for sending, writer in self._sendings.items():
-                if not (writer.out or writer.over):
-                    sending.cancel()
             left = ends - self._clock.now()
             if left <= 0:
                 break
@@ -83,6 +95,16 @@ class Outbox:
         writing.add_done_callback(self._written)
         await asyncio.shield(writing)
 
+    def settled(self) -> None:
+        """An attempt is settled; when we are closing, no other shall follow."""
+        if self.closing:
+            self._prune()
+
+    def _prune(self) -> None:
+        for sending, writer in self._sendings.items():
+            if not (writer.out or writer.over):
+                sending.cancel()
+
     async def _settle(self, key: str, attempt: Attempt) -> None:
         self.tell(await self.store.settle(key, attempt, step_of(attempt)))
 
@@ -95,6 +117,8 @@ class Outbox:
     def _written(self, writing: asyncio.Task[None]) -> None:
         self._writings.discard(writing)
         self._moved.set()
+        if not writing.cancelled():
+            writing.exception()  # seen: whoever waits for it gets it
 
 
 class Writer:
@@ -129,6 +153,7 @@ class Writer:
         finally:
             self.over = outcome.verdict not in AGAIN
             self.out = False
+            self._outbox.settled()
 
 
 def step_of(attempt: Attempt) -> Step:

@@ -40,8 +40,8 @@ def plan(
     # Films without a manifest come one by one: what is not named again is not gone.
     db.execute(
         "UPDATE item SET gone = key NOT IN (SELECT key FROM seen)"
-        " WHERE (source = ?1 AND ?1 != '') OR key IN (SELECT key FROM seen)",
-        (source,),
+        " WHERE (source = :source AND :source != '') OR key IN (SELECT key FROM seen)",
+        {"source": source},
     )
     [gone] = db.execute("SELECT count(*) FROM item WHERE gone AND source = ?", (source,)).fetchone()
     return Plan(new, known, gone)

@@ -70,16 +70,18 @@ def read(place: Path, journal_id: str) -> Iterable[Rescued]:
         handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return
-    with os.fdopen(handle, "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid():
-            return
-        lines = file.read(LONGEST).splitlines()
+    try:
+        about = os.fstat(handle)
+        ours = stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid()
+        lines = os.read(handle, LONGEST).splitlines() if ours else []
+    finally:
+        os.close(handle)
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             said = json.loads(line)
-            if said.pop("journal") == journal_id:
-                yield Rescued(str(said["key"]), said["token"], str(said["task_id"]), said["at"])
+            names = said["key"], said["token"], said["task_id"]
+            if said["journal"] == journal_id and all(isinstance(name, str) for name in names):
+                yield Rescued(*names, float(said["at"]))
 
 
 def remove(places: Iterable[Path]) -> None:

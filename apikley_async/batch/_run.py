@@ -21,7 +21,7 @@ import attrs
 from apikley_async import Client, Clock, Job, Result
 from apikley_async.batch._budget import Budget, Prices
 from apikley_async.batch._entries import work_of
-from apikley_async.batch._outbox import Outbox, Writer
+from apikley_async.batch._outbox import NotSentError, Outbox, Writer
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import File, Item, Step, Store
 from apikley_async.errors import (
@@ -135,6 +135,7 @@ class Run:
             self.stopped = reason
             self._stopping.set()
             self._decided.set()
+            self._outbox.close()
             logger.info("nothing more is submitted: %s", reason)
 
     def leave(self, reason: str) -> None:
@@ -254,6 +255,8 @@ class Run:
             except MaintenanceError as error:
                 self._decide(kept=False, price=price)
                 self._pause(error)
+            except NotSentError:
+                self._decide(kept=False, price=price)
             except (ApikleyError, NoStepError) as error:
                 self._decide(kept=False, price=price)
                 return await self._refused(item, error, writer), None

@@ -33,7 +33,9 @@ class Faults:
         callback: Mapping[Fault, float] | None = None,
     ) -> None:
         mixes = (create, record, credits, upload, download_url, file, callback)
-        self.mixes = {e: dict(m or {}) for e, m in zip(ENDPOINTS, mixes, strict=True)}
+        self.mixes: dict[Endpoint, dict[Fault, float]] = {
+            e: dict(m or {}) for e, m in zip(ENDPOINTS, mixes, strict=True)
+        }
         for endpoint, mix in self.mixes.items():
             if not (all(share >= 0 for share in mix.values()) and sum(mix.values()) <= 1 + 1e-9):
                 raise ValueError(f"{endpoint}: shares of at least 0 that add up to at most 1")

@@ -111,7 +111,7 @@ class Ledger:
         """How often each task was asked about."""
         self.unauthorized = 0
         """API requests without the right key."""
-        self.most_running = 0
+        self.most_running: int = 0
         """The most tasks that ever ran at once."""
         self._times: dict[str, array[float]] = {}
         self._charges: dict[str, Charge] = {}

@@ -80,7 +80,7 @@ class Simulator:
         self._base_url = ""
         self._apps: Apps | None = None
         self._runners: list[web.AppRunner] = []
-        self.world = World(
+        self.world: World = World(
             terms,
             time=WorldTime(self._clock, speed),
             rng=rng,

@@ -77,7 +77,9 @@ def envelope(code: object, message: object, data: object) -> dict[str, object]:
 def notice(callback: Mapping[str, Any]) -> dict[str, object]:
     """What is left of a *callback* where only the end of a task is told, not its result."""
     ended = "task_completed" if callback.get("code") == 200 else "task_failed"
-    data = {"task_id": (callback.get("data") or {}).get("taskId"), "callbackType": ended}
+    inner = callback.get("data")
+    task_id = inner.get("taskId") if isinstance(inner, Mapping) else None
+    data = {"task_id": task_id, "callbackType": ended}
     told = "Success" if callback.get("code") == 200 else callback.get("msg")
     return {**envelope(callback.get("code"), told, data), "taskId": data["task_id"]}
 

@@ -52,8 +52,8 @@ class World:
         rng: Random | None = None,
         renders: bool = False,
     ) -> None:
-        self.terms = terms or Terms()
-        self.time = time or WorldTime(SystemClock())
+        self.terms: Terms = terms or Terms()
+        self.time: WorldTime = time or WorldTime(SystemClock())
         self.on_finished: Callable[[Task], None] | None = None
         """Called once for each task that has ended, by whatever question noticed it first."""
         self.on_foreseen: Callable[[], None] | None = None
@@ -62,7 +62,7 @@ class World:
         self._last_millis = 0
         chance = rng or Random(0)
         self._seeds = tuple(chance.random() for _ in range(5))
-        self.files = Hosting(self.terms, self.time, Random(self._seeds[3]))
+        self.files: Hosting = Hosting(self.terms, self.time, Random(self._seeds[3]))
         self._begin_anew()
 
     def reset(self) -> None:
@@ -74,8 +74,8 @@ class World:
     def _begin_anew(self) -> None:
         self._lengths, self._fates, self._films = (Random(seed) for seed in self._seeds[:3])
         self._roads: dict[Endpoint, Random] = {}
-        self.ledger = Ledger()
-        self.credits = self.terms.credits
+        self.ledger: Ledger = Ledger()
+        self.credits: float = self.terms.credits
         self._window = window(self.terms.window, self.terms.limit, self.terms.per)
         self._tasks: dict[str, Task] = {}
         self._ids: list[str] = []

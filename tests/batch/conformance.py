@@ -70,6 +70,24 @@ class StoreContract:
 
         assert plan.gone == 0
 
+    async def test_films_without_a_source_are_never_gone(self, store: Store) -> None:
+        """Without a manifest they come one by one, and add up."""
+        await store.plan([film("a")])
+        plan = await store.plan([film("b")])
+
+        assert plan.gone == 0
+        assert not [item.key for item in await store.items() if item.gone]
+
+    async def test_what_is_named_again_is_not_gone_any_more(self, store: Store) -> None:
+        """A film that comes back to its manifest is the one it was."""
+        for keys in ("ab", "a", "ab"):
+            await store.plan([film(key) for key in keys], source="one")
+
+        assert [(item.key, item.gone) for item in await store.items()] == [
+            ("a", False),
+            ("b", False),
+        ]
+
     async def test_other_content_under_a_key_is_refused(self, store: Store) -> None:
         """A changed film needs a new key; nothing is planned. (A21, M11)."""
         await store.plan([film("a")])
@@ -180,7 +198,7 @@ class StoreContract:
         await store.intend("b", "t-b", "print", None)
 
         ended = attempt("t-b", Verdict.ACCEPTED, "task_1")
-        with pytest.raises(JournalError):
+        with pytest.raises(JournalError, match="'a'"):
             await store.settle("b", ended, Step(Event.ACCEPT, task_id="task_1"))
 
         assert (await store.item("b")).state is State.SENDING
@@ -189,9 +207,9 @@ class StoreContract:
         """A retry begins without a task id; the old charge stays in the books. (A27)."""
         await store.plan([film("a")])
         await self.accept(store, "a", "task_1")
-        await store.step("a", Step(Event.FAIL, fail_code="500"))
+        await store.step("a", Step(Event.FAIL, fail_code="500", credits=9.0))
         item = await store.step("a", Step(Event.RETRY, by="me"))
-        assert item.task_id is None
+        assert (item.task_id, item.credits) == (None, None)
         await store.intend("a", "t2", "print", 150.0)
         ended = attempt("t2", Verdict.ACCEPTED, "task_2")
         await store.settle("a", ended, Step(Event.ACCEPT, task_id="task_2"))

@@ -28,7 +28,10 @@ def world(terms: Terms | None = None, *, faults: Faults | None = None, seed: int
     return Simulator(terms, faults=faults, clock=LoopClock(), rng=random.Random(seed))
 
 
-def customer(simulator: Simulator, *, seed: int = 1, **options: object) -> Client:
+def customer(simulator: Simulator, *, seed: int | None = None, **options: object) -> Client:
+    """A client with chance of its own: no two lives make the same tokens."""
+    if seed is None:
+        seed = len(simulator.ledger.creations)
     return Client(
         simulator.api_key,
         base_url=simulator.base_url,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import sqlite3
@@ -17,7 +18,7 @@ import pytest
 from batch.conformance import StoreContract, film
 
 from apikley_async.batch import Event, Journal, State, Step
-from apikley_async.batch._schema import APPLICATION, VERSION
+from apikley_async.batch._schema import APPLICATION, MIGRATIONS, VERSION
 from apikley_async.errors import JournalError
 
 
@@ -108,7 +109,10 @@ async def test_a_stolen_journal_writes_nothing(path: Path) -> None:
     [
         (b"", "is empty"),
         (b"films:\n  - key: a\n", "not a journal"),
-        (b"SQLite format 3\x00" + b"\x00" * 4096, "cannot be written or read|another program|not a journal"),
+        (
+            b"SQLite format 3\x00" + b"\x00" * 4096,
+            "cannot be written or read|another program|not a journal",
+        ),
     ],
     ids=["empty", "text", "zeros"],
 )
@@ -228,3 +232,132 @@ async def test_verify_finds_a_broken_history(path: Path) -> None:
 
     assert any("task id" in fault for fault in faults)
     assert any("history" in fault for fault in faults)
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+async def test_a_beginning_that_was_cut_off_is_no_lost_journal(path: Path) -> None:
+    """What a crash leaves of making a journal is swept away, not taken for one. (J9)."""
+    path.with_name("batch.db.new").write_bytes(b"half a journal")
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+    assert sorted(file.name for file in path.parent.iterdir()) == ["batch.db", "batch.db.lock"]
+
+
+async def test_a_log_without_its_journal_is_left_as_it_is(path: Path) -> None:
+    """A journal that was removed while its log was left would come back in pieces. (J8)."""
+    log = path.with_name("batch.db-wal")
+    log.write_bytes(b"frames")
+
+    with pytest.raises(JournalError, match=r"batch\.db-wal is still there"):
+        await Journal.open(path)
+
+    assert log.read_bytes() == b"frames"
+    assert not path.exists()
+
+
+async def test_one_lock_for_all_names_of_a_journal(path: Path, tmp_path: Path) -> None:
+    """A link to the journal is the journal. (J5)."""
+    async with journal(path):
+        (tmp_path / "link.db").symlink_to(path)
+        with pytest.raises(JournalError, match="in use"):
+            await Journal.open(tmp_path / "link.db")
+
+
+async def test_closing_cannot_be_cut_in_two(path: Path) -> None:
+    """Whoever is cancelled while closing leaves a closed journal behind. (C14)."""
+    for _ in range(3):
+        owner = await Journal.open(path)
+        closing = asyncio.create_task(owner.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait({closing})
+        await owner.aclose()
+        with pytest.raises(JournalError, match="closed"):
+            await owner.counts()
+
+
+async def test_a_write_is_seen_to_its_end(path: Path) -> None:
+    """Cancelling whoever waits for a write does not undo it, nor leave half of it. (C14)."""
+    async with journal(path) as owner:
+        await owner.plan([film(f"k{number}") for number in range(50)])
+        drops = [
+            asyncio.create_task(owner.step(f"k{number}", Step(Event.DROP))) for number in range(50)
+        ]
+        await asyncio.sleep(0)
+        for drop in drops:
+            drop.cancel()
+        await asyncio.wait(drops)
+        assert await owner.counts() == {State.DROPPED: 50}
+        assert await owner.verify() == []
+
+
+# --- migrations -----------------------------------------------------------------------------------
+
+SECOND = ("ALTER TABLE item ADD COLUMN mood TEXT", "UPDATE item SET mood = 'calm'")
+THIRD = ("CREATE INDEX item_mood ON item (mood)",)
+
+
+def version_of(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        [version] = db.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+
+async def upgraded(path: Path, *more: tuple[str, ...]) -> Journal:
+    return await Journal.open(path, migrations=(*MIGRATIONS, *more))
+
+
+async def test_an_older_journal_is_brought_up_to_date_step_by_step(path: Path) -> None:
+    """Each version is a step, made once; the journal as it was is kept beside it. (J10)."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.intend("a", "t1", "print", None)
+
+    for more in ((SECOND,), (SECOND, THIRD), (SECOND, THIRD)):
+        owner = await upgraded(path, *more)
+        assert [item.key for item in await owner.items()] == ["a"]
+        assert (await owner.item("a")).state is State.UNCERTAIN
+        assert await owner.verify() == []
+        await owner.aclose()
+        assert version_of(path) == VERSION + len(more)
+
+    copies = [path.with_name(f"batch.db.v{VERSION + step}") for step in (0, 1)]
+    assert [version_of(copy) for copy in copies] == [VERSION, VERSION + 1]
+    assert all(stat.S_IMODE(copy.stat().st_mode) == 0o600 for copy in copies)
+    with pytest.raises(JournalError, match="newer version"):
+        await Journal.open(path)
+
+
+async def test_an_upgrade_that_breaks_off_changes_nothing(path: Path) -> None:
+    """All steps are one transaction: what fails leaves the journal as it was. (J10)."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+
+    with pytest.raises(JournalError):
+        await upgraded(path, SECOND, ("ALTER TABLE nothing ADD COLUMN x",))
+
+    assert version_of(path) == VERSION
+    async with journal(path) as owner:
+        assert await owner.verify() == []
+    owner = await upgraded(path, SECOND, THIRD)
+    await owner.aclose()
+    assert version_of(path) == VERSION + 2
+
+
+async def test_an_older_journal_is_not_upgraded_by_looking(path: Path) -> None:
+    """Whoever only looks changes nothing, and is told what to do. (J10)."""
+    async with journal(path):
+        pass
+    with pytest.raises(JournalError, match="older version"):
+        await Journal.open(path, read_only=True, migrations=(*MIGRATIONS, SECOND))
+    assert version_of(path) == VERSION
+
+
+async def test_a_new_journal_is_made_with_all_steps(path: Path) -> None:
+    """The first version and the newest are made by the same steps."""
+    owner = await upgraded(path, SECOND, THIRD)
+    await owner.aclose()
+    assert version_of(path) == VERSION + 2
+    assert not list(path.parent.glob("*.v*"))

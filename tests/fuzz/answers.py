@@ -67,7 +67,9 @@ async def _answers() -> AsyncIterator[Answer]:
             Simulator(terms, clock=LoopClock(wall=1.79e9), rng=random.Random(0)) as simulator,
             aiohttp.ClientSession(headers={"Authorization": f"Bearer {simulator.api_key}"}) as http,
         ):
-            async for answer in _Asker(simulator, http).everything():
+            # The second shape differs in its uploads, and in the status of a refusal.
+            faults = _faults() if shape == "filePath" else [Fault.OK, *map(Fault.code, CODES)]
+            async for answer in _Asker(simulator, http).everything(faults):
                 yield answer
 
 
@@ -76,27 +78,27 @@ class _Asker:
         self._simulator = simulator
         self._http = http
 
-    async def everything(self) -> AsyncIterator[Answer]:
-        for fault in _faults():
-            task_id = json.loads((await self._ask("create", CREATE, ORDER)).text)["data"]["taskId"]
-            for state in ("waiting", "generating", "success"):
-                self._simulator.script("record", [state])
-                yield await self._ask("record", RECORD + task_id)
-            (url, _) = self._simulator.result_urls(task_id)
-            asked: tuple[tuple[Endpoint, str, object], ...] = (
-                ("create", CREATE, ORDER),
-                ("record", RECORD + task_id, None),
-                ("credits", "/api/v1/chat/credit", None),
-                ("download_url", "/api/v1/common/download-url", {"url": url}),
-                ("upload", "/file-upload/api/file-base64-upload", FILE),
-            )
+    async def everything(self, faults: list[Fault]) -> AsyncIterator[Answer]:
+        task_id = await self._new_task()
+        for state in ("waiting", "generating", "success"):
+            self._simulator.script("record", [state])
+            yield await self._ask("record", RECORD + task_id)
+        for state in ("fail", "moderating"):
+            self._simulator.script("record", [state])
+            yield await self._ask("record", RECORD + await self._new_task())
+        yield await self._ask("record", RECORD + "task_of_nobody")
+        (url, _) = self._simulator.result_urls(task_id)
+        asked: tuple[tuple[Endpoint, str, object], ...] = (
+            ("create", CREATE, ORDER),
+            ("record", RECORD + task_id, None),
+            ("credits", "/api/v1/chat/credit", None),
+            ("download_url", "/api/v1/common/download-url", {"url": url}),
+            ("upload", "/file-upload/api/file-base64-upload", FILE),
+        )
+        for fault in faults:
             for endpoint, path, body in asked:
                 self._simulator.script(endpoint, [fault])
                 yield await self._ask(endpoint, path, body)
-        for code in ("fail", "moderating"):
-            self._simulator.script("record", [code])
-            yield await self._ask("record", RECORD + await self._new_task())
-        yield await self._ask("record", RECORD + "task_of_nobody")
 
     async def _new_task(self) -> str:
         answer = await self._ask("create", CREATE, ORDER)

@@ -46,7 +46,9 @@ from apikley_async._wire import (
 __all__ = ["Defect", "Findings", "examine", "examine_pause"]
 
 WALL = 1.79e9
-SLOWEST = 0.050  # seconds of the processor for each 64 KiB, or less
+# Seconds of the processor for each 64 KiB, or less: three times what the worst body needs alone on
+# a machine, since its neighbours' work makes a processor slower too.
+SLOWEST = 0.1
 LONGEST_PAUSE = 300.0
 THOROUGH = 16  # every so many bodies, what came out is copied, pickled and printed, too
 
@@ -158,8 +160,6 @@ def _check(name: str, reply: Reply, outcome: Any, thorough: bool) -> None:
 
 def _check_money(reply: Reply, outcome: Any) -> None:
     """An id is kept; and only what certainly created nothing may be called refused."""
-    if _is_deep(reply.text):  # what could not be handed on is not read: see test_fuzz
-        return
     said = _ids(reply.text)
     if isinstance(outcome, str):
         _demand(outcome in said, f"the id {outcome!r:.80} is not in the answer")
@@ -172,15 +172,6 @@ def _check_money(reply: Reply, outcome: Any) -> None:
         told = f"{reply.status} {reply.text.casefold()}"
         spoken = any(word in told for word in ("429", "430", "frequen"))
         _demand(spoken or "e2" in told, "throttled without a word of it")
-
-
-def _is_deep(text: str) -> bool:
-    """Whether brackets are nested deeper than anybody nests them."""
-    depth = deepest = 0
-    for letter in text:
-        depth += (letter in "[{") - (letter in "]}")
-        deepest = max(deepest, depth)
-    return deepest > 90
 
 
 def _ids(text: str) -> list[str]:

@@ -28,6 +28,7 @@ from fuzz.checks import THOROUGH, Defect, Findings, examine, examine_pause
 from fuzz.mutations import bodies, pauses
 
 CHUNK = 2_000
+TOLD = 100_000  # after so many a line says how far it is
 MOST_DEFECTS = 20
 MOST_GROWTH = 200  # MiB that a process may grow while it reads
 
@@ -117,6 +118,8 @@ def run(seed: int, count_bodies: int, count_pauses: int, jobs: int) -> Share:
             total.read += share.read
             total.memory = max(total.memory, share.memory)
             total.growth = max(total.growth, share.growth)
+            if total.read % TOLD < CHUNK:
+                print(f"  {total.read} read, {len(total.defects)} defects", flush=True)
             if len(total.defects) >= MOST_DEFECTS:
                 break
     return total

@@ -43,7 +43,6 @@ def test_a_retry_after_is_a_sensible_pause_or_none(seed: int) -> None:
     assert set(share.pauses) == {"seconds", "nonsense"}
 
 
-@pytest.mark.xfail(strict=False, reason="an id in an answer nested deeper than 100 is not found")
 @pytest.mark.parametrize("status", [200, 400, 429])
 def test_an_id_is_found_however_deep_the_rest_is_nested(status: int) -> None:
     """A paid task is never called refused, and never sent again (A6)."""
@@ -67,7 +66,7 @@ def test_the_answers_are_those_of_every_endpoint(answers: list[Answer]) -> None:
         whole = isinstance(body, dict) and body.get("code") == 200 and bool(body.get("data"))
         told[answer.endpoint, "value" if whole else "other"] += 1
 
-    assert len(answers) > 500
+    assert len(answers) > 300
     for endpoint in ("create", "record", "credits", "download_url", "upload"):
         assert told[endpoint, "value"] > 5
         assert told[endpoint, "other"] > 5
@@ -127,5 +126,6 @@ def test_the_volume_is_run_over_several_processes() -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("seed 5\n300 read in ")
+    assert done.stdout.startswith("seed 5\n")
+    assert "\n300 read in " in done.stdout
     assert done.stdout.endswith("seed 5: 0 promises broken\n")

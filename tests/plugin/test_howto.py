@@ -37,13 +37,19 @@ def write_files(page: Path, folder: Path) -> int:
     return sum(len(re.findall(r"^async def test_", block.body, re.MULTILINE)) for block in files)
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_tests_that_a_page_shows_pass(
-    page: Path, pytester: pytest.Pytester, project: Callable[..., pytest.RunResult]
+    page: Path,
+    pytester: pytest.Pytester,
+    project: Callable[..., pytest.RunResult],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a reader copies runs with nothing but the plugin, 300 films in less than 10 s."""
     tests = write_files(page, pytester.path)
     pytester.makeconftest(TIMED)
+    for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):  # they cost more time than the films
+        monkeypatch.delenv(name, raising=False)
 
     result = project("-s")
 

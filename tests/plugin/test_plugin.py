@@ -13,7 +13,7 @@ from typing import TypeAlias
 import pytest
 
 from apikley_async import Client, JobFailedError, Shot, Storyboard
-from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, Faults, OneFilm, Simulator, Terms
 from apikley_async.virtual import VirtualLoop
 
 Project: TypeAlias = Callable[..., pytest.RunResult]
@@ -118,6 +118,19 @@ async def test_real_time_can_be_had(apikley_client: Client) -> None:
     await apikley_client.generate(BOARD)
 
     assert loop.time() - began < 10
+
+
+@pytest.mark.apikley(speed=60, webhook_key="k", films=OneFilm(b"a film"))
+async def test_the_marker_reaches_the_service(
+    apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    """How fast it is, how it signs, what its films are; the client's pace keeps up."""
+    result = await apikley_client.generate(BOARD)
+
+    assert asyncio.get_running_loop().time() < 60
+    assert apikley_simulator.world.time.now() > 60
+    assert apikley_simulator.webhook_key == "k"
+    assert (await apikley_simulator.film(result.task_id)).startswith(b"a film")
 
 
 @pytest.mark.apikley
@@ -388,7 +401,8 @@ def test_an_installed_package_brings_the_plugin(
     lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
     (info / "entry_points.txt").write_text(f"[pytest11]\n{lines}")
     monkeypatch.setenv("PYTHONPATH", f"{info.parent}:{root}")
-    pytester.makeini("[pytest]\nasyncio_mode = auto\n")
+    scope = "asyncio_default_fixture_loop_scope = function"
+    pytester.makeini(f"[pytest]\nasyncio_mode = auto\n{scope}\n")
     write(test_it="async def test_it(apikley_client):\n    await apikley_client.generate(BOARD)")
 
     result = pytester.runpytest_subprocess("-p", "no:looptime_plugin", timeout=100)

@@ -1,0 +1,377 @@
+"""The forms of a manifest but YAML: JSON, JSON lines, TOML and CSV, read strictly.
+
+A reader yields what it finds, films and faults, each with its place; it raises only where it
+cannot go on. JSON lines and CSV are read as they stream, the others whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, TypeAlias
+
+import attrs
+
+from apikley_async.batch._entries import MOST_SHOTS, Record, shown
+from apikley_async.errors import ManifestError
+
+__all__ = ["Defaults", "Fault", "Found", "Marked", "films_in", "plain_value", "read_whole"]
+
+LARGEST = 64 * 1024 * 1024
+LONGEST_LINE = 1024 * 1024
+MOST_HOLDERS = 4_000_000  # lists and objects of a JSON document
+DEEPEST = 32
+BOM = b"\xef\xbb\xbf"
+COLUMNS = ("key", "scene", "duration", "film_duration", "aspect_ratio", "image")
+OF_FILM = ("film_duration", "aspect_ratio", "image")
+NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+NO_JSON = re.compile(r"true|false|null|[-+]?\.inf|\.nan", re.IGNORECASE)
+
+
+@attrs.frozen
+class Fault:
+    """What is wrong at a place that can be read on from."""
+
+    told: str
+
+
+@attrs.frozen
+class Defaults:
+    """What holds for every film that does not say otherwise."""
+
+    file: str
+    fields: Mapping[str, Any]
+
+
+Found: TypeAlias = Record | Defaults | Fault
+
+
+class Marked(dict[str, Any]):
+    """A mapping that knows its line, or what is wrong in it, where the form can tell."""
+
+    line: int = 0
+    broken: bool = False
+    twins: tuple[str, ...] = ()
+
+
+# --- bytes into text ----------------------------------------------------------------------------
+
+
+def read_whole(file: BinaryIO, name: str) -> str:
+    """The text of a form that is read whole.
+
+    Raises:
+        ManifestError: too large, or not UTF-8; with its place.
+    """
+    raw = file.read(LARGEST + 1)
+    if len(raw) > LARGEST:
+        raise ManifestError([f"{name}: at most 64 MB; JSON lines and CSV may be larger"])
+    return text_of(raw, name, 1)
+
+
+def text_of(raw: bytes, name: str, line: int) -> str:
+    """UTF-8 as text; *line* is the number of its first one in the file."""
+    if line == 1:
+        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise ManifestError([f"{name}: UTF-8, and this is UTF-16; save it as UTF-8"])
+        raw = raw.removeprefix(BOM)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as exc:
+        at, told = exc.start, f"UTF-8, and byte 0x{raw[exc.start]:02x} is not; save it as UTF-8"
+    else:
+        if (at := raw.find(b"\0")) < 0:
+            return text
+        told = "text, and here is a NUL, as in UTF-16 or what is no text"
+    line += raw.count(b"\n", 0, at)
+    raise ManifestError([f"{name}, line {line}: {told}"])
+
+
+def lines_of(file: BinaryIO, name: str) -> Iterator[tuple[int, str | Fault]]:
+    """Number and text of each line, or what is wrong with it; a long one is passed over."""
+    number = 0
+    while raw := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(raw) > LONGEST_LINE:
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(LONGEST_LINE)
+            yield number, Fault(f"{name}, line {number}: at most a million bytes in a line")
+            continue
+        try:
+            yield number, text_of(raw, name, number)
+        except ManifestError as error:
+            if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise
+            yield number, Fault(error.faults[0])
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+
+def read_json(file: BinaryIO, name: str) -> Iterator[Found]:
+    text = read_whole(file, name)
+    if text.count("[") + text.count("{") > MOST_HOLDERS:
+        raise ManifestError([f"{name}: at most {MOST_HOLDERS:,} lists and objects"])
+    try:
+        document, twins = loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ManifestError([json_fault(name, exc)]) from None
+    found = [*films_in(document, name)]
+    if twins and not any(isinstance(each, Fault) for each in found):  # deeper than anyone looks
+        raise ManifestError([f"{name}: {shown(twins[0])} stands twice in one object"])
+    yield from found
+
+
+def read_lines(file: BinaryIO, name: str) -> Iterator[Found]:
+    """One film a line; blank lines are passed over."""
+    for number, line in lines_of(file, name):
+        if isinstance(line, Fault):
+            yield line
+            continue
+        text = line.strip()
+        if not text:
+            continue
+        where = f"{name}, line {number}"
+        if text in "[{" and number == 1:
+            raise ManifestError([f"{where}: one film a line; a document is called .json"])
+        try:
+            fields, twins = loads(text)
+        except (ValueError, RecursionError) as exc:
+            yield Fault(json_fault(where, exc))
+            continue
+        if twins:
+            yield Fault(f"{where}: {shown(twins[0])} stands twice in one object")
+        elif not isinstance(fields, dict):
+            yield Fault(f"{where}: a film as a JSON object, not {shown(fields)}")
+        else:
+            yield Record(name, "line", number, fields)
+
+
+def loads(text: str) -> tuple[Any, list[str]]:
+    """JSON as values, and the names that stand twice in one of its objects.
+
+    NaN, and numbers too large for a float, come through: whatever may be a number must be finite.
+    """
+    twins: list[str] = []
+
+    def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        times = Counter(name for name, _ in pairs)
+        marked = Marked(found)
+        marked.twins = tuple(name for name in found if times[name] > 1)
+        twins.extend(marked.twins)
+        return marked
+
+    return json.loads(text, object_pairs_hook=once_each, parse_int=_whole), twins
+
+
+def _whole(digits: str) -> int:
+    return int(digits[:4000])  # more are too many in any case, and Python may refuse them
+
+
+def json_fault(where: str, exc: Exception) -> str:
+    if not isinstance(exc, json.JSONDecodeError):
+        return f"{where}: at most {DEEPEST} levels deep"
+    line = "" if " line " in where else f"line {exc.lineno}, "
+    return f"{where}, {line}column {exc.colno}: JSON: {exc.msg}"
+
+
+def twin_faults(value: Any, path: str = "", depth: int = 0) -> Iterator[str]:
+    """Where in a film a name stands twice."""
+    if depth > DEEPEST:
+        return
+    if isinstance(value, dict):
+        if isinstance(value, Marked):
+            yield from (f"{path}{shown(name)} stands there twice" for name in value.twins)
+        for name, inner in value.items():
+            yield from twin_faults(inner, f"{path}{name[:40]}: ", depth + 1)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from twin_faults(inner, f"{path[:-2]}[{number}]: ", depth + 1)
+
+
+# --- TOML ---------------------------------------------------------------------------------------
+
+
+def read_toml(file: BinaryIO, name: str) -> Iterator[Found]:
+    try:
+        document = tomllib.loads(read_whole(file, name))
+    except RecursionError:
+        raise ManifestError([f"{name}: at most {DEEPEST} levels deep"]) from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ManifestError([f"{name}: TOML: {exc}"]) from None
+    except ValueError as exc:  # a number of thousands of digits, a date that is none
+        raise ManifestError([f"{name}: TOML: {str(exc)[:80]}"]) from None
+    yield from films_in(document, name)
+
+
+# --- CSV ----------------------------------------------------------------------------------------
+
+
+def read_csv(file: BinaryIO, name: str) -> Iterator[Found]:
+    """One row a shot; the rows of a film stand together and share their key."""
+    rows = csv.reader(_texts(file, name), strict=True)
+    film: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    start = ended = 0
+    try:
+        columns = _columns(next(rows, []), name)
+        ended = rows.line_num
+        for row in rows:
+            line, ended = ended + 1, rows.line_num
+            if not row:
+                continue
+            where = f"{name}, line {line}"
+            yield from (Fault(f"{where}: {told}") for told in _row_faults(columns, row))
+            cells = _cells(columns, row)
+            if film and ("key" in cells) != ("key" in first):
+                yield Fault(f"{where}: key: on every row, or on none")
+            if not film or "key" not in cells or cells["key"] != first.get("key"):
+                if film:
+                    yield Record(name, "line", start, film)
+                film, first, start = _film(cells), cells, line
+            elif any(cells[column] != first.get(column) for column in OF_FILM if column in cells):
+                yield Fault(f"{where}: {', '.join(OF_FILM)}: as in line {start}, or blank")
+            if len(film["shots"]) <= MOST_SHOTS:  # one too many is enough to be told so
+                film["shots"].append(_shot(cells))
+    except csv.Error as exc:
+        told = "a quote is not closed" if "unexpected end" in str(exc) else str(exc)
+        raise ManifestError([f"{name}, line {ended + 1}: CSV: {told}"]) from None
+    if film:
+        yield Record(name, "line", start, film)
+
+
+def _texts(file: BinaryIO, name: str) -> Iterator[str]:
+    for _, line in lines_of(file, name):
+        if isinstance(line, Fault):
+            raise ManifestError([line.told])
+        yield line
+
+
+def _columns(header: list[str], name: str) -> list[str]:
+    unknown = [column for column in header if column not in COLUMNS]
+    missing = [column for column in ("scene", "duration") if column not in header]
+    if not unknown and not missing and len({*header}) == len(header):
+        return header
+    told = f"{name}, line 1: the columns {','.join(COLUMNS)}, each once; scene and duration always"
+    for separator in (";", "\t", "|"):
+        if any(separator in column for column in header):
+            raise ManifestError([f"{told}; commas between them, not {separator!r}"])
+    if unknown:
+        told += f"; unknown: {', '.join(map(shown, unknown[:10]))}"
+    if missing:
+        told += f"; missing: {', '.join(missing)}"
+    raise ManifestError([told])
+
+
+def _row_faults(columns: list[str], row: list[str]) -> Iterator[str]:
+    if len(row) != len(columns):
+        yield f"{len(columns)} cells as in line 1, not {len(row)}"
+    for column, cell in zip(columns, row, strict=False):
+        begin = cell.lstrip(" ")[:1]
+        if begin and begin in "=+-@\t\r":
+            yield f"{column}: begins with {begin!r}, which a spreadsheet would run as a formula"
+        if column in ("duration", "film_duration"):
+            try:
+                plain_value(cell.strip())
+            except ValueError as exc:
+                yield f"{column}: {exc}"
+
+
+def _cells(columns: list[str], row: list[str]) -> dict[str, str]:
+    """The cells of a row that are not blank; a scene is kept as it is."""
+    return {
+        column: cell if column == "scene" else cell.strip()
+        for column, cell in zip(columns, row, strict=False)
+        if cell.strip()
+    }
+
+
+def _film(cells: Mapping[str, str]) -> dict[str, Any]:
+    film: dict[str, Any] = {
+        column: cells[column] for column in ("key", "aspect_ratio", "image") if column in cells
+    }
+    if "film_duration" in cells:
+        film["duration"] = _number(cells["film_duration"])
+    return {**film, "shots": []}
+
+
+def _shot(cells: Mapping[str, str]) -> dict[str, Any]:
+    return {"scene": cells.get("scene"), "duration": _number(cells.get("duration", ""))}
+
+
+def _number(cell: str) -> Any:
+    try:
+        return plain_value(cell)
+    except ValueError:
+        return 10  # what is wrong with it is told with its row
+
+
+# --- what the forms share -----------------------------------------------------------------------
+
+
+def films_in(document: Any, name: str) -> Iterator[Found]:
+    """The films of `{defaults, films}`, of a list of films, or of one film alone."""
+    if isinstance(document, list):
+        document = {"films": document}
+    if isinstance(document, dict) and "films" not in document and {"shots", "task"} & {*document}:
+        yield from _one_film(document, Record(name, "", 0, document))
+        return
+    if document is None:
+        raise ManifestError([f"{name}: no film in it"])
+    if not isinstance(document, dict) or not isinstance(document.get("films"), list):
+        raise ManifestError([f"{name}: a list of films, under the name films"])
+    if isinstance(document, Marked):
+        yield from (Fault(f"{name}: {shown(twin)} stands there twice") for twin in document.twins)
+    if unknown := [shown(word) for word in document if word not in ("defaults", "films")]:
+        yield Fault(f"{name}: {', '.join(unknown[:10])}: unknown; there are defaults and films")
+    yield from _defaults(document.get("defaults", {}), name)
+    for number, film in enumerate(document["films"], start=1):
+        line = getattr(film, "line", 0)
+        record = Record(name, "line" if line else "film", line or number, film)
+        yield from _one_film(film, record)
+
+
+def _defaults(defaults: Any, name: str) -> Iterator[Found]:
+    faults = [*twin_faults(defaults)]
+    if not isinstance(defaults, dict):
+        faults.append(f"names and values, not {shown(defaults)}")
+    yield from (Fault(f"{name}, defaults: {fault}") for fault in faults)
+    broken = bool(faults) or getattr(defaults, "broken", False)
+    # Without its defaults a film must not look worse than it is.
+    yield Defaults(name, {"duration": 25} if broken else defaults)
+
+
+def _one_film(film: Any, record: Record) -> Iterator[Found]:
+    if not isinstance(film, dict):
+        yield Fault(f"{record.where}: a film, not {shown(film)}")
+    elif twins := [*twin_faults(film)]:
+        yield from (Fault(f"{record.where}: {told}") for told in twins)
+    elif not getattr(film, "broken", False):  # its faults have been told
+        yield record
+
+
+def plain_value(text: str) -> Any:
+    """What an unquoted word means: JSON's words and numbers, otherwise itself.
+
+    Raises:
+        ValueError: it looks like one of JSON's and is none.
+    """
+    if text in ("", "null", "~"):
+        return None
+    if text in ("true", "false"):
+        return text == "true"
+    if NUMBER.fullmatch(text):
+        if len(text) > 300 or not math.isfinite(number := float(text)):
+            raise ValueError("a finite number of at most 300 digits; text goes in quotes")
+        return int(text) if text.lstrip("-").isdecimal() else number
+    if NO_JSON.fullmatch(text):
+        raise ValueError(f"true, false, null or a number, not {text}; text goes in quotes")
+    return text

@@ -1,0 +1,370 @@
+"""`Batch`: how runs are left, what is closed in which order, and what several do together."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from batch.scenery import board, check_books, customer, films, opened, ran, states, swift, world
+
+from apikley_async import RateLimiter
+from apikley_async.batch import Batch, State
+from apikley_async.errors import JournalError, ManifestError, NotFoundError
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
+from apikley_async.testing import LoopClock
+
+pytestmark = pytest.mark.virtual
+
+
+async def finish(simulator: Simulator, path: Path, folder: Path) -> dict[str, State]:
+    """Run to the end, and check everything there is to check."""
+    async with customer(simulator, seed=9) as client, opened(path) as batch:
+        await ran(batch, client, folder=folder)
+        await check_books(simulator, batch, folder)
+        return await states(batch)
+
+
+async def slow_answers(simulator: Simulator, seconds: float) -> None:
+    simulator.script("create", [Fault.late(seconds)] * 100)
+
+
+@pytest.mark.parametrize("way", ["break", "stop", "cancel", "close"])
+@pytest.mark.parametrize("moment", [0.0, 0.5, 1.5, 9.0, 12.0, 70.0, 75.0])
+async def test_a_run_can_be_left_at_any_moment(way: str, moment: float, tmp_path: Path) -> None:
+    """What is out is waited for and written down, and the next run goes on. (C5, A10)
+
+    Nothing keeps running (the fixture looks), and nothing is uncertain: every answer came.
+    """
+    path, folder = tmp_path / "b.db", tmp_path / "films"
+    async with world() as simulator:
+        await slow_answers(simulator, 2.0)
+        async with customer(simulator, limiter=swift(4)) as client, opened(path) as batch:
+            await batch.add(films(10))
+
+            async def consume() -> None:
+                async for _ in batch.run(client, folder=folder, every_change=True):
+                    if way == "break" and asyncio.get_running_loop().time() >= moment:
+                        break
+
+            consumer = asyncio.create_task(consume())
+            await asyncio.sleep(moment)
+            if way == "cancel":
+                consumer.cancel()
+            elif way == "stop":
+                batch.stop()
+            elif way == "close":
+                await batch.aclose()
+            await asyncio.wait({consumer})
+            if not consumer.cancelled() and (error := consumer.exception()) is not None:
+                assert way == "close", error
+                assert moment == 0.0  # it had not begun
+                assert "is not open" in str(error)
+            assert client.unclaimed == []
+            assert client.uncertain == []
+
+        async with opened(path) as batch:
+            assert State.UNCERTAIN not in (await states(batch)).values()
+            assert await batch.verify() == []
+        stand = await finish(simulator, path, folder)
+    assert set(stand.values()) == {State.DONE}
+    assert len(simulator.ledger.paid) == 10
+
+
+async def test_stopping_ends_the_loop_without_an_error(tmp_path: Path) -> None:
+    """After `stop` the loop ends by itself, says why, and can be begun again at once."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(3))
+        async for _ in batch.run(client, folder=tmp_path, every_change=True):
+            batch.stop()
+        assert batch.stopped == "Asked to stop"
+
+        async for _ in batch.run(client, folder=tmp_path, every_change=True):
+            break
+        await ran(batch, client, folder=tmp_path)
+
+        assert set((await states(batch)).values()) == {State.DONE}
+        assert batch.stopped is None
+        assert len(simulator.ledger.paid) == 3
+
+
+async def test_what_was_out_at_the_end_is_still_told(tmp_path: Path) -> None:
+    """An attempt that ends in doubt after `stop` is told before the loop ends."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault("late and lost", delivery=Fault.RESET.delivery, hold=5)])
+        await batch.add(films(1))
+
+        async def stop() -> None:
+            await asyncio.sleep(1)
+            batch.stop()
+
+        stopping = asyncio.create_task(stop())
+        heard = await ran(batch, client, folder=tmp_path)
+        await stopping
+
+        assert [(item.key, item.state) for item in heard] == [("k0", State.UNCERTAIN)]
+
+
+@pytest.mark.parametrize("first", ["client", "batch"])
+@pytest.mark.parametrize("moment", [0.5, 3.0, 65.0])
+async def test_client_and_batch_may_be_closed_in_either_order(
+    first: str, moment: float, tmp_path: Path
+) -> None:
+    """Whichever is closed first: what is out is bound, and the loop ends without an error. (C5)"""
+    path, folder = tmp_path / "b.db", tmp_path / "films"
+    async with world() as simulator:
+        await slow_answers(simulator, 2.0)
+        client, batch = customer(simulator, limiter=swift(4)), opened(path)
+        await client.__aenter__()
+        await batch.__aenter__()
+        await batch.add(films(6))
+        running = asyncio.create_task(ran(batch, client, folder=folder))
+        await asyncio.sleep(moment)
+        order = [client, batch] if first == "client" else [batch, client]
+        for closing in order:
+            await closing.aclose()
+
+        await asyncio.wait_for(running, 60)
+        assert batch.stopped in ("The client was closed", "The batch was closed")
+        assert client.unclaimed == []
+        assert set((await finish(simulator, path, folder)).values()) == {State.DONE}
+
+
+async def test_a_post_that_outlives_all_patience_is_uncertain(tmp_path: Path) -> None:
+    """Thirty seconds after leaving nobody waits any more: the attempt is uncertain. (C6)"""
+    path, folder = tmp_path / "b.db", tmp_path / "films"
+    async with world() as simulator:
+        simulator.script("create", [Fault.HANG_AFTER])
+        async with customer(simulator) as client, opened(path) as batch:
+            await batch.add(films(1))
+            running = asyncio.create_task(ran(batch, client, folder=folder))
+            await asyncio.sleep(5)
+            began = asyncio.get_running_loop().time()
+            batch.stop()
+            await running
+            assert 29 <= asyncio.get_running_loop().time() - began <= 31
+        stand = await finish(simulator, path, folder)
+    assert stand == {"k0": State.UNCERTAIN}
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_cancelling_at_random_steps(seed: int, tmp_path: Path) -> None:
+    """Cancelled again and again, at steps drawn by chance, the batch still ends well. (I14, C14)"""
+    path, folder = tmp_path / "b.db", tmp_path / "films"
+    rng = random.Random(seed)
+    async with world(Terms(duration=Constant(3)), seed=seed) as simulator:
+        simulator.script("create", [Fault.late(rng.uniform(0, 1)) for _ in range(40)])
+        for _ in range(12):
+            async with (
+                customer(simulator, limiter=swift(2)) as client,
+                opened(path) as batch,
+            ):
+                await batch.add(films(8))
+                running = asyncio.create_task(ran(batch, client, folder=folder))
+                if rng.random() < 0.5:
+                    await asyncio.sleep(rng.uniform(0, 4))
+                for _ in range(rng.randrange(200)):
+                    await asyncio.sleep(0)
+                running.cancel()
+                await asyncio.wait({running})
+                assert await batch.verify() == []
+            assert client.unclaimed == []
+        stand = await finish(simulator, path, folder)
+    assert set(stand.values()) == {State.DONE}
+    assert len(simulator.ledger.paid) == 8
+
+
+async def test_two_batches_share_one_client_and_its_limiter(tmp_path: Path) -> None:
+    """Two batches in one process keep one pace, and do not mix their films."""
+    limiter = RateLimiter(20, 10, clock=LoopClock())
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=limiter) as client,
+        opened(tmp_path / "one.db") as one,
+        opened(tmp_path / "two.db") as two,
+    ):
+        await one.add(films(30))
+        await two.add([(f"z{number}", board(f"z{number}")) for number in range(30)])
+
+        await asyncio.gather(
+            ran(one, client, folder=tmp_path / "films1"),
+            ran(two, client, folder=tmp_path / "films2"),
+        )
+
+        assert set((await states(one)).values()) == set((await states(two)).values())
+        assert not simulator.ledger.refused
+        assert simulator.ledger.busiest_window(10.0) <= 20
+        assert len(list((tmp_path / "films1").glob("k*.mp4"))) == 30
+        assert len(list((tmp_path / "films2").glob("z*.mp4"))) == 30
+
+
+async def test_one_run_at_a_time(tmp_path: Path) -> None:
+    """A second loop over the same batch is refused, and the first goes on."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(3))
+        running = asyncio.create_task(ran(batch, client, folder=tmp_path))
+        await asyncio.sleep(1)
+
+        with pytest.raises(JournalError, match="running already"):
+            await ran(batch, client, folder=tmp_path)
+
+        assert len(await running) == 3
+
+
+async def test_a_closed_batch_says_so(tmp_path: Path) -> None:
+    """Whatever is asked of a closed batch, the answer is how to open it."""
+    batch = opened(tmp_path / "b.db")
+    for ask in (batch.status, batch.verify, batch.estimate):
+        with pytest.raises(JournalError, match="async with"):
+            await ask()
+    async with batch:
+        await batch.aclose()
+        await batch.aclose()
+
+
+async def test_others_may_look_while_it_runs(tmp_path: Path) -> None:
+    """Status, estimate and verify are read from a second handle, which can change nothing."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(3))
+        async for _ in batch.run(client, folder=tmp_path, every_change=True):
+            async with opened(tmp_path / "b.db", read_only=True) as look:
+                assert (await look.status()).total == 3
+                assert await look.verify() == []
+                with pytest.raises(JournalError, match="reading only"):
+                    await look.add(films(4))
+        assert set((await states(batch)).values()) == {State.DONE}
+
+
+async def test_another_account_is_refused(tmp_path: Path) -> None:
+    """A journal belongs to one key: with another its tasks would not be found. (J13)"""
+    async with world() as simulator, customer(simulator) as client:
+        async with opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            await ran(batch, client, folder=tmp_path)
+        simulator.api_key = "canary-0000-another-key"
+        async with customer(simulator) as other, opened(tmp_path / "b.db") as batch:
+            with pytest.raises(JournalError, match="another key"):
+                await ran(batch, other, folder=tmp_path)
+
+
+# --- what a person decides ------------------------------------------------------------------------
+
+
+async def in_doubt(simulator: Simulator, path: Path, heard: list[bool]) -> list[str]:
+    """Make films uncertain that were *heard* or not; give the keys in their order."""
+    for was_heard in heard:
+        simulator.script("create", [Fault.RESET_AFTER if was_heard else Fault.RESET])
+    async with (
+        customer(simulator, limiter=RateLimiter(1, 1, clock=LoopClock())) as client,
+        opened(path) as batch,
+    ):
+        await batch.add(films(len(heard)))
+        await ran(batch, client, folder=path.parent / "films", max_running=1)
+        assert set((await states(batch)).values()) == {State.UNCERTAIN}
+    return [f"k{number}" for number in range(len(heard))]
+
+
+async def test_an_uncertain_film_is_resolved_by_its_own_task_only(tmp_path: Path) -> None:
+    """`resolve` reads the task first: only a task of the same content is taken. (A17)"""
+    path, folder = tmp_path / "b.db", tmp_path / "films"
+    async with world() as simulator:
+        await in_doubt(simulator, path, [True, True])
+        first, second = (charge.task_id for charge in simulator.ledger.paid)
+        async with customer(simulator) as client, opened(path) as batch:
+            with pytest.raises(ManifestError, match="something else"):
+                await batch.resolve("k0", task_id=second, client=client)
+            with pytest.raises(NotFoundError):
+                await batch.resolve("k0", task_id="task_of_nobody", client=client)
+            item = await batch.resolve("k0", task_id=first, client=client)
+            assert (item.state, item.task_id) == (State.SUBMITTED, first)
+            await batch.resolve("k1", task_id=second, client=client)
+            await ran(batch, client, folder=folder)
+            await check_books(simulator, batch, folder)
+            assert set((await states(batch)).values()) == {State.DONE}
+    assert len(simulator.ledger.paid) == 2
+
+
+async def test_an_uncertain_film_is_submitted_again_or_dropped_by_a_person(tmp_path: Path) -> None:
+    """`resubmit` may pay twice and says who did it; `drop` gives up. (A18)"""
+    path, folder = tmp_path / "b.db", tmp_path / "films"
+    async with world() as simulator:
+        await in_doubt(simulator, path, [False, True, True])
+        async with customer(simulator) as client, opened(path) as batch:
+            await batch.resubmit("k0")
+            await batch.resubmit("k1")
+            await batch.drop("k2")
+            await ran(batch, client, folder=folder)
+
+            stand = Counter((await states(batch)).values())
+            assert stand == {State.DONE: 2, State.DROPPED: 1}
+            assert await batch.verify() == []
+            status = await batch.status()
+            assert status.at_risk + status.unpriced > 0
+        async with opened(path) as batch:
+            events = await batch._open.events()  # type: ignore[attr-defined]
+            assert [e["key"] for e in events if e["event"] == "resubmit" and e["by"]] == [
+                "k0",
+                "k1",
+            ]
+    assert len(simulator.ledger.paid) == 4
+
+
+async def test_a_decision_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    """A planned film that is dropped while others run is not made, and disturbs nobody."""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=RateLimiter(1, 10, clock=LoopClock())) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(4))
+        running = asyncio.create_task(ran(batch, client, folder=tmp_path))
+        await asyncio.sleep(5)
+
+        await batch.drop("k3")
+        await running
+
+        assert Counter((await states(batch)).values()) == {State.DONE: 3, State.DROPPED: 1}
+        assert len(simulator.ledger.paid) == 3
+
+
+async def test_a_batch_that_is_left_open_by_a_break_is_closed_well(tmp_path: Path) -> None:
+    """Breaking off the loop and closing at once loses nothing: both wait for what is out. (A10)"""
+    async with world() as simulator:
+        await slow_answers(simulator, 5.0)
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(5))
+
+            async def consume() -> None:
+                async for _ in batch.run(client, folder=tmp_path, every_change=True):
+                    pass
+
+            consumer = asyncio.create_task(consume())
+            await asyncio.sleep(1)
+            consumer.cancel()
+        await asyncio.wait({consumer})
+        async with opened(tmp_path / "b.db") as batch:
+            assert set((await states(batch)).values()) == {State.SUBMITTED}
+
+
+def test_a_batch_is_only_named_until_it_is_entered(tmp_path: Path) -> None:
+    """`Batch.open` touches nothing: the journal is made by `async with`."""
+    Batch.open(tmp_path / "b.db")
+    assert list(tmp_path.iterdir()) == []

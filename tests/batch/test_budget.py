@@ -1,0 +1,253 @@
+"""Bounds on what may be spent: pure sums first, then whole runs with many films at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from batch.scenery import check_books, customer, films, opened, ran, states, swift, world
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apikley_async import Shot, Storyboard, Task
+from apikley_async.batch import State
+from apikley_async.batch._budget import Budget, Prices
+from apikley_async.batch._store import Item
+from apikley_async.errors import BudgetExceededError
+from apikley_async.simulator import Constant, Fault, Terms
+
+TEN = Storyboard([Shot("Ten.", 5)], duration=10)
+FIFTEEN = Storyboard([Shot("Fifteen.", 5)], duration=15)
+OTHER = Task("kling-2.6/text-to-video", {"prompt": "A lighthouse."})
+
+
+# --- pure -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("price", "costs"),
+    [
+        (None, [None, None, None]),
+        (0, [0, 0, 0]),
+        (150, [150, 150, 150]),
+        ({10: 150, "kling-2.6/text-to-video": 99.5}, [150, None, 99.5]),
+        (lambda work: 7 if isinstance(work, Task) else None, [None, None, 7]),
+    ],
+    ids=["none", "zero", "one", "mapping", "function"],
+)
+def test_a_price_is_what_the_user_says(price: object, costs: list[float | None]) -> None:
+    """A number for all, a mapping by duration or model, or a function; nothing is assumed."""
+    prices = Prices(price)  # type: ignore[arg-type]
+    assert [prices.of(work) for work in (TEN, FIFTEEN, OTHER)] == costs
+
+
+def test_prices_are_learnt_from_finished_films() -> None:
+    """What films of a kind have consumed is their price; the dearest counts."""
+    prices = Prices({15: 1.0})
+    for consumed in (140.0, 150.0, 145.0, None):
+        prices.learn(Item("a", State.DONE, payload='{"duration": 10}', credits=consumed))
+    prices.learn(Item("a", State.DONE, payload='{"duration": 15}', credits=9.0))
+
+    assert (prices.of(TEN), prices.of(FIFTEEN), prices.of(OTHER)) == (150.0, 1.0, None)
+
+
+@pytest.mark.parametrize("price", [-1, float("nan"), float("inf"), {10: -0.5}])
+def test_a_price_that_would_undo_a_bound_is_refused(price: object) -> None:
+    """A negative price would let everything through."""
+    with pytest.raises(ValueError, match="price"):
+        Prices(price)  # type: ignore[arg-type]
+
+
+def test_a_function_s_price_is_checked_too() -> None:
+    """What a function answers is held to the same rule."""
+    with pytest.raises(ValueError, match="0 or more"):
+        Prices(lambda _: -5.0).of(TEN)
+    with pytest.raises(TypeError, match="credits"):
+        Prices(lambda _: "5").of(TEN)  # type: ignore[arg-type, return-value]
+
+
+def test_decimal_prices_add_up() -> None:
+    """Ten times 0.1 fit into 1: no film is left out by a binary rounding."""
+    budget = Budget(max_credits=1.0)
+    for _ in range(10):
+        budget.reserve(0.1)
+    with pytest.raises(BudgetExceededError, match="max_credits"):
+        budget.reserve(0.1)
+    assert budget.spent == 1.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 500), st.booleans()), max_size=60),
+    st.integers(0, 3000),
+    st.integers(0, 40),
+)
+def test_a_budget_is_never_exceeded(wishes: list[tuple[int, bool]], most: int, tasks: int) -> None:
+    """Whatever is reserved and given back, what is kept stays within every bound. (I10)"""
+    budget = Budget(max_credits=most, max_tasks=tasks, spendable=most / 2)
+    kept: list[int] = []
+    for price, keep in wishes:
+        try:
+            budget.reserve(price)
+        except BudgetExceededError:
+            continue
+        assert sum(kept) + price <= most / 2
+        assert len(kept) + 1 <= tasks
+        if keep:
+            budget.keep()
+            kept.append(price)
+        else:
+            budget.release(price)
+    assert budget.spent == sum(kept)
+    assert budget.undecided == 0
+
+
+# --- whole runs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize(
+    ("bound", "paid"),
+    [({"max_credits": 1500}, 10), ({"max_credits": 1649.9}, 10), ({"max_tasks": 7}, 7)],
+    ids=["credits", "not quite eleven", "tasks"],
+)
+async def test_bounds_are_exact_however_many_run_at_once(
+    bound: Mapping[str, float], paid: int, tmp_path: Path
+) -> None:
+    """With 40 films and 100 places exactly what fits is paid, and the run says why. (I10, A23)"""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(40))
+
+        await ran(batch, client, folder=tmp_path / "films", price={10: 150}, **bound)
+
+        assert len(simulator.ledger.paid) == paid
+        assert Counter((await states(batch)).values()) == {
+            State.DONE: paid,
+            State.PLANNED: 40 - paid,
+        }
+        assert next(iter(bound)) in (batch.stopped or "")
+
+
+@pytest.mark.virtual
+async def test_a_refusal_gives_its_share_to_the_next(tmp_path: Path) -> None:
+    """What a refused film had reserved pays for another: the bound is used up, not undercut."""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.code(422)] * 3)
+        await batch.add(films(12))
+
+        await ran(batch, client, folder=tmp_path / "films", price=100, max_credits=500)
+
+        assert Counter((await states(batch)).values()) == {
+            State.DONE: 5,
+            State.REJECTED: 3,
+            State.PLANNED: 4,
+        }
+
+
+@pytest.mark.virtual
+async def test_uncertain_films_count_and_so_do_earlier_runs(tmp_path: Path) -> None:
+    """What may be paid is spent as far as the bound is concerned, in the next run too. (I10)"""
+    async with world() as simulator:
+        simulator.script("create", [Fault.RESET_AFTER, Fault.RESET] * 2)
+        for _ in range(2):
+            async with (
+                customer(simulator, limiter=swift()) as client,
+                opened(tmp_path / "b.db") as batch,
+            ):
+                await batch.add(films(20))
+                await ran(batch, client, folder=tmp_path / "films", price=150, max_credits=900)
+                status = await batch.status()
+
+        assert status.counts == {State.DONE: 2, State.UNCERTAIN: 4, State.PLANNED: 14}
+        assert (status.spent, status.at_risk) == (300.0, 600.0)
+        assert len(simulator.ledger.paid) == 4
+
+        async with customer(simulator, limiter=swift()) as client, opened(tmp_path / "b.db") as b:
+            await ran(b, client, folder=tmp_path / "films", price=150, max_credits=1050)
+            assert (await b.status()).counts[State.DONE] == 3
+
+
+@pytest.mark.virtual
+async def test_a_balance_is_kept(tmp_path: Path) -> None:
+    """`min_balance` leaves at least so many credits in the account."""
+    async with (
+        world(Terms(credits=1000, duration=Constant(30))) as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(10))
+
+        await ran(batch, client, folder=tmp_path / "films", price=150, min_balance=300)
+
+        assert len(simulator.ledger.paid) == 4
+        assert await client.credits() == 400
+        assert "min_balance" in (batch.stopped or "")
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("bound", [{"max_credits": 9e9}, {"min_balance": 0}])
+async def test_without_a_price_a_bound_in_credits_refuses(
+    bound: Mapping[str, float], tmp_path: Path
+) -> None:
+    """Before anything is spent, and the message names the films without a price. (A23)"""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add([*films(2), ("other", OTHER)])
+
+        with pytest.raises(BudgetExceededError, match=r"10, kling.*nothing was spent"):
+            await ran(batch, client, folder=tmp_path / "films", **bound)
+        with pytest.raises(BudgetExceededError, match=r"for: kling"):
+            await ran(batch, client, folder=tmp_path / "films", price={10: 150}, **bound)
+
+        assert not simulator.ledger.times("create")
+
+
+@pytest.mark.virtual
+async def test_what_earlier_films_consumed_is_a_price(tmp_path: Path) -> None:
+    """A bound needs no price once the journal has learnt it."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        await ran(batch, client, folder=tmp_path / "films")
+        await batch.add(films(9))
+        estimate = await batch.estimate()
+
+        await ran(batch, client, folder=tmp_path / "films", max_credits=750)
+
+        assert (estimate.films, estimate.credits, estimate.unpriced) == (8, 1200.0, 0)
+        assert len(simulator.ledger.paid) == 5
+        await check_books(simulator, batch, tmp_path / "films")
+
+
+@pytest.mark.virtual
+async def test_an_earlier_film_without_a_price_is_not_counted_as_free(tmp_path: Path) -> None:
+    """A bound on all films cannot be kept while nobody knows what one of them has cost."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.RESET_AFTER])
+        await batch.add([("other", OTHER)])
+        await ran(batch, client, folder=tmp_path / "films")
+        await batch.add(films(1))
+
+        with pytest.raises(BudgetExceededError, match="kling"):
+            await ran(batch, client, folder=tmp_path / "films", price={10: 1}, max_credits=100)
+
+        assert len(simulator.ledger.times("create")) == 1

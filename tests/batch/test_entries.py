@@ -1,0 +1,490 @@
+"""What one film of a manifest says, and what the journal holds of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from batch.pictures import png
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apikley_async import Shot, Storyboard, Task
+from apikley_async.batch import Entry, Item, State
+from apikley_async.batch._entries import (
+    Record,
+    defaults_of,
+    entries_of,
+    entry_of,
+    folded,
+    image_digest,
+    key_faults,
+    shown,
+    work_of,
+)
+from apikley_async.errors import StoryboardError
+
+SHOTS = [{"scene": "A kitten eats cake.", "duration": 7.5}, {"scene": "It is gone.", "duration": 5}]
+
+
+def entries(
+    fields: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    base: Path = Path("/films"),
+) -> list[Entry]:
+    return entries_of(
+        Record("films.yaml", "line", 3, fields),
+        defaults or {},
+        base=base,
+        digest_of=lambda image: image_digest(base, image, False),
+    )
+
+
+def faults(fields: Mapping[str, Any], base: Path = Path("/films")) -> tuple[str, ...]:
+    with pytest.raises(StoryboardError) as caught:
+        entries(fields, base=base)
+    return caught.value.faults
+
+
+def numbered(*values: object) -> list[Any]:
+    """Cases whose values are no names for tests."""
+    return [pytest.param(value, id=str(number)) for number, value in enumerate(values)]
+
+
+def item(entry: Entry) -> Item:
+    return Item(entry.key, State.PLANNED, payload=entry.payload, base=entry.base)
+
+
+# --- keys ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("a", "7", 7, 0, "kitten", "kitten.2", "Kätzchen", "котёнок", "子猫", "010", "no", "null"),
+        *(
+            "a b",
+            "a-b_c.d",
+            "console",
+            "comet",
+            "x" * 80,
+            "子" * 53,
+            "e\u0301t\u00e9",
+            "2026-01-01",
+        ),
+    ],
+)
+def test_a_key_that_can_name_files(key: object) -> None:
+    """Words of any script, numbers too."""
+    assert [*key_faults(key)] == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    numbered(
+        # what is a path, or hides
+        *("", " ", ".", "..", ".hidden", "../up", "a/b", "/etc/passwd", "a\\b", "C:", "~", "-rf"),
+        *("_x", "a.", "a ", " a", "a:b", "a*", "a?", 'a"b', "<a>", "a|b", "$HOME", "a%2fb"),
+        # what forges a log
+        *("a\nb", "a\n", "a\r", "a\tb", "a\0", "\x1b[31ma", "a\x7fb", "a\x85b", "a\u2028b"),
+        # what turns the text around it, or is not seen
+        *(
+            "a\u202eb",
+            "\u202ea",
+            "a\u2066b",
+            "a\u200bb",
+            "a\u200fb",
+            "a\ufeffb",
+            "\u00ad",
+            "a\ud800",
+        ),
+        # names of devices
+        *("CON", "con", "Nul", "aux", "PRN", "COM1", "lpt9", "con.2", "NUL.tar.gz", "com¹"),
+        # what is too long for a file's name with its suffixes
+        *("x" * 81, "x" * 300, "子" * 54, "\U00020000" * 41),
+        # no words
+        *(True, False, 1.5, -5, float("nan"), [], {}, ["a"], b"a", 10**100, 10**5000),
+    ),
+)
+def test_a_key_that_cannot(key: object) -> None:
+    """Whatever is no plain name of a file is refused, and told in one line. (M4, M12)."""
+    [fault] = key_faults(key)
+
+    assert fault.startswith("key: ")
+    assert len(fault) < 300
+    assert fault.isprintable()
+
+
+@given(st.text(max_size=100))
+def test_a_key_stays_in_its_folder(key: str) -> None:
+    """What is accepted is one name, which a file can have with its suffixes. (M12)."""
+    if [*key_faults(key)]:
+        return
+    [entry] = entries({"key": key, "shots": SHOTS})
+    name = f".{entry.key}.100-10.0123456789abcdef.apikley.part.json"
+
+    assert os.path.basename(name) == name  # noqa: PTH119 - the very question
+    assert len(os.fsencode(name)) <= 255
+    assert entry.key.isprintable()
+    assert entry.key == entry.key.strip(" .")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        *(("Kitten", "kitten"), ("é", "e\u0301"), ("straße", "STRASSE"), ("ﬁlm", "film")),
+        *(("ΣΑΣ", "σας"), ("Å", "\u212b"), ("K", "\u212a"), ("ｆｉｌｍ", "film")),
+    ],
+)
+def test_keys_that_share_a_file_somewhere(one: str, other: str) -> None:
+    """Case and composition are not told apart by every disk. (M4)."""
+    assert folded(one) == folded(other)
+
+
+def test_a_key_is_composed() -> None:
+    """However an editor writes an accent, it is one key."""
+    [one] = entries({"key": "e\u0301", "shots": SHOTS})
+    [other] = entries({"key": "\u00e9", "shots": SHOTS})
+
+    assert one == other
+
+
+@pytest.mark.parametrize(("key", "named"), [(7, "7"), ("007", "007")])
+def test_a_number_is_a_key(key: object, named: str) -> None:
+    """Also from Python."""
+    board = Storyboard([Shot("A cat.", 5)])
+
+    assert entry_of(board, key).key == named
+    assert [each.key for each in entries({"key": key, "shots": SHOTS})] == [named]
+
+
+# --- names made from the content ------------------------------------------------------------------
+
+
+def test_a_film_without_a_key_is_named_after_its_content() -> None:
+    """The same film has the same name, however it is written; another film another. (A21)."""
+    [one] = entries({"shots": SHOTS})
+    [same] = entries({"aspect_ratio": "landscape", "duration": 15, "shots": [*SHOTS], "key": None})
+    [other] = entries({"shots": SHOTS, "duration": 25})
+
+    assert one.key == same.key
+    assert one.digest == same.digest
+    assert not one.named
+    assert other.key != one.key
+    # It may never change: those who run a batch again would pay for all of it again.
+    assert one.key == "film-98ac8dbf99f3"
+
+
+def test_content_does_not_know_its_key() -> None:
+    """Twins are found whatever they are called. (A22)."""
+    [one] = entries({"key": "a", "shots": SHOTS})
+    [other] = entries({"key": "b", "shots": SHOTS})
+
+    assert one.digest == other.digest
+
+
+def test_an_image_is_its_content(tmp_path: Path) -> None:
+    """Renamed it is the same film; changed, another one. (M11)."""
+    for name in ("a.png", "b.png"):
+        tmp_path.joinpath(name).write_bytes(png())
+    [one] = entries({"image": "a.png", "shots": SHOTS}, base=tmp_path)
+    [same] = entries({"image": "b.png", "shots": SHOTS}, base=tmp_path)
+    tmp_path.joinpath("b.png").write_bytes(png(b"another"))
+    [other] = entries({"image": "b.png", "shots": SHOTS}, base=tmp_path)
+
+    assert (one.key, one.digest) == (same.key, same.digest)
+    assert other.digest != one.digest
+
+
+# --- takes and defaults ---------------------------------------------------------------------------
+
+
+def test_takes() -> None:
+    """The first has the key, the others a number; each is a film of its own."""
+    takes = entries({"key": "kitten", "takes": 3, "shots": SHOTS})
+
+    assert [take.key for take in takes] == ["kitten", "kitten.2", "kitten.3"]
+    assert len({take.digest for take in takes}) == 3
+    assert len({take.payload for take in takes}) == 1
+    assert takes[:1] == entries({"key": "kitten", "shots": SHOTS})
+
+
+@pytest.mark.parametrize("takes", numbered(0, -1, 101, 1.0, True, "2", None, [], 10**5000, 1e999))
+def test_takes_are_a_number(takes: object) -> None:
+    """From 1 to 100; a typo does not buy a thousand films."""
+    [fault] = faults({"takes": takes, "shots": SHOTS})
+
+    assert fault.startswith("takes: a whole number from 1 to 100, not ")
+
+
+def test_defaults() -> None:
+    """They hold where a film says nothing, and a film may say null for no image."""
+    usual = {
+        "duration": 25,
+        "aspect_ratio": "portrait",
+        "takes": 2,
+        "image": "https://x.test/a.png",
+    }
+    one, _ = entries({"shots": SHOTS}, usual)
+    [other] = entries({"shots": SHOTS, "duration": 15, "takes": 1, "image": None}, usual)
+
+    board = work_of(item(one))
+    assert isinstance(board, Storyboard)
+    assert (board.duration, board.aspect_ratio, board.image) == (25, "portrait", usual["image"])
+    board = work_of(item(other))
+    assert isinstance(board, Storyboard)
+    assert (board.duration, board.aspect_ratio, board.image) == (15, "portrait", None)
+
+
+def test_defaults_of_a_task() -> None:
+    """Only its takes: the rest is a storyboard's."""
+    usual = {"duration": 25, "image": "nowhere.png", "takes": 2}
+
+    assert len(entries({"task": {"model": "m", "input": {}}}, usual)) == 2
+
+
+@pytest.mark.parametrize(
+    ("defaults", "told"),
+    [
+        ({"duration": 12}, "duration: 10, 15 or 25"),
+        ({"aspect_ratio": "square"}, "aspect_ratio: "),
+        ({"takes": 0}, "takes: "),
+        ({"image": "nowhere.png"}, "image: '.*nowhere.png': cannot be read"),
+        ({"image": "../up.png"}, "image: inside the manifest's folder"),
+        ({"shots": []}, "'shots': unknown"),
+        ({"key": "a"}, "'key': unknown"),
+        ({1: 2}, "1: unknown"),
+    ],
+)
+def test_defaults_are_checked_once(defaults: Mapping[str, Any], told: str, tmp_path: Path) -> None:
+    """What is wrong with them is no fault of each film."""
+    usual, found = defaults_of(defaults, lambda image: image_digest(tmp_path, image, False))
+
+    [fault] = found
+    assert_matches(told, fault)
+    long = [{"scene": "A cat.", "duration": 12}] * 2
+    assert entries({"shots": long, "duration": 25} | usual)
+
+
+def assert_matches(pattern: str, text: str) -> None:
+    import re
+
+    assert re.match(pattern, text), text
+
+
+# --- what is wrong with a film --------------------------------------------------------------------
+
+
+def test_every_fault_of_a_film_is_told() -> None:
+    """A user mends a film once."""
+    found = faults(
+        {
+            "key": "a/b",
+            "takes": 0,
+            "shots": [{"scene": "", "duration": 5}, {"scene": "a\0b", "duration": 99}],
+            "duration": 12,
+            "aspect_ratio": "round",
+            "image": "../x.png",
+            "colour": "red",
+        }
+    )
+
+    assert [fault.partition(":")[0] for fault in found] == [
+        *("'colour'", "key", "takes", "shots[1].scene", "shots[0].scene", "shots[1].duration"),
+        *("duration", "aspect_ratio", "image"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, ("shots: missing; or a task, with model and input",)),
+        ({"key": "a"}, ("shots: missing; or a task, with model and input",)),
+        ({"shots": None}, ("shots: a sequence of Shot, not None",)),
+        ({"shots": []}, ("shots: 1 to 10, not 0",)),
+        ({"shots": {}}, ("shots: a sequence of Shot, not {}",)),
+        ({"shots": "a film"}, ("shots: a sequence of Shot, not 'a film'",)),
+        ({"shots": SHOTS * 500_000}, ("shots: 1 to 10, not 1000000",)),
+        ({"shots": SHOTS, "image": "a\nb.png"}, ("image: without control characters",)),
+        ({"task": None}, ("task: a mapping of model and input, not None",)),
+        ({"task": "m"}, ("task: a mapping of model and input, not 'm'",)),
+        ({"task": {}}, ("task.model: a name, not blank",)),
+        ({"task": {"model": 5}}, ("task.model: a name, not 5",)),
+        ({"task": {"model": "m", "input": None}}, ("task.input: a mapping, not None",)),
+        ({"task": {"model": "m\x1b"}}, ("task.model: without control characters",)),
+        (
+            {"task": {"model": "m", "inputs": {}}},
+            ("task.'inputs': unknown; a task has model and input",),
+        ),
+        (
+            {"task": {"model": "m", "input": {"x": float("nan")}}},
+            ("task.input.x: a finite number, not nan",),
+        ),
+        (
+            {"task": {"model": "m", "input": {}}, "shots": SHOTS, "duration": 10},
+            ("task: instead of shots and duration, not beside",),
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_film(fields: Mapping[str, Any], told: tuple[str, ...]) -> None:
+    """Rule and fact, with the field's path."""
+    assert faults(fields) == told
+
+
+@pytest.mark.parametrize(
+    ("scene", "told"),
+    [
+        (1984, None),
+        (0, None),
+        (1.5, "1.5"),
+        (True, "True"),
+        (10**50, "1000"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_a_scene_that_is_a_number(scene: object, told: str | None) -> None:
+    """A whole number is text as it stands; what could have been written otherwise is not."""
+    fields = {"shots": [{"scene": scene, "duration": 5}]}
+    if told is None:
+        [entry] = entries(fields)
+        assert json.loads(entry.payload)["shots"][0]["scene"] == str(scene)
+    else:
+        [fault] = faults(fields)
+        assert fault.startswith(f"shots[0].scene: a description, not {told}")
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A manifest's folder with images in it, and one beside it."""
+    inside = tmp_path / "films"
+    inside.joinpath("pictures").mkdir(parents=True)
+    for place in ("a.png", "pictures/b.png", "../outside.png"):
+        inside.joinpath(place).write_bytes(png(place.encode()))
+    inside.joinpath("text.png").write_text("no picture")
+    inside.joinpath("out.png").symlink_to("../outside.png")
+    inside.joinpath("in.png").symlink_to("a.png")
+    inside.joinpath("up").symlink_to("..")
+    inside.joinpath("circle.png").symlink_to("circle.png")
+    os.mkfifo(inside / "pipe.png")
+    return inside
+
+
+@pytest.mark.parametrize(
+    "image", ["a.png", "./a.png", "pictures/b.png", "pictures/../a.png", "in.png"]
+)
+def test_an_image_in_the_folder(folder: Path, image: str) -> None:
+    """Or below it, or linked within it."""
+    assert len(image_digest(folder, image, False)) == 64
+
+
+def test_an_absolute_path_into_the_folder(folder: Path) -> None:
+    """It is inside, however it is written."""
+    assert image_digest(folder, str(folder / "a.png"), False) == image_digest(
+        folder, "a.png", False
+    )
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["../outside.png", "out.png", "up/outside.png", "/etc/passwd", "pictures/../../outside.png"],
+)
+def test_an_image_outside_is_refused(folder: Path, image: str) -> None:
+    """A manifest from elsewhere must not upload what lies on this machine. (M10)."""
+    with pytest.raises(StoryboardError, match="image: inside the manifest's folder"):
+        image_digest(folder, image, False)
+
+
+def test_an_image_outside_is_allowed_if_that_is_said(folder: Path) -> None:
+    """The user knows the manifest."""
+    assert image_digest(folder, "../outside.png", True) == image_digest(folder, "out.png", True)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    ("image", "rule"),
+    [
+        *(
+            ("none.png", "cannot be read"),
+            ("text.png", "JPEG, PNG or WebP"),
+            (".", "Is a directory"),
+        ),
+        *(("pictures", "Is a directory"), ("pipe.png", "regular file"), ("circle.png", "image: ")),
+        *(("a" * 300, "image: "), ("a/" * 3000, "image: "), ("a.png/b", "cannot be read")),
+        *(("nul\0.png", "image: a path"), ("\udcff.png", "a name in Unicode")),
+    ],
+)
+def test_what_is_no_image(folder: Path, image: str, rule: str) -> None:
+    """Everything is looked at before anything is paid; nothing makes us wait."""
+    with pytest.raises(StoryboardError, match=rule) as caught:
+        image_digest(folder, image, False)
+
+    assert caught.value.faults[0].startswith("image: ")
+
+
+# --- round trips ----------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(str.strip)
+SHOT = st.builds(Shot, TEXT, st.integers(1, 24).map(lambda tenths: tenths / 10))
+BOARDS = st.builds(
+    Storyboard,
+    st.lists(SHOT, min_size=1, max_size=4),
+    duration=st.sampled_from([10, 15, 25]),
+    aspect_ratio=st.sampled_from(["landscape", "portrait"]),
+    image=st.sampled_from([None, "https://x.test/a.png", "HTTP://X.test/é.png"]),
+)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8"), max_size=10),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+TASKS = st.builds(
+    Task, TEXT, st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), JSON, max_size=4)
+)
+
+
+@given(BOARDS | TASKS, st.integers(1, 3))
+def test_a_work_survives_the_journal(work: Storyboard | Task, take: int) -> None:
+    """What was planned is what is paid, to the last character. (M11)."""
+    entry = entry_of(work, "a", take=take, base=Path("/films"))
+
+    entry.payload.encode()
+    back = work_of(item(entry))
+    assert back == work
+    assert entry_of(back, "a", take=take, base=Path("/films")) == entry
+
+
+@pytest.mark.parametrize(
+    "image", ["a.png", Path("a.png"), "pictures/a.png", os.fsdecode(b"\xff.png")]
+)
+def test_an_image_is_found_where_the_manifest_was(image: str | Path) -> None:
+    """Whatever folder the next run is started in; even under a name that is no Unicode."""
+    board = Storyboard([Shot("A cat.", 5)], image=image)
+    entry = entry_of(board, "a", base=Path("/films"), image_digest="00")
+
+    entry.payload.encode()
+    assert work_of(item(entry)) == attrs.evolve(board, image=Path("/films") / image)
+
+
+@pytest.mark.parametrize(
+    "value",
+    numbered({"a": [1]}, [1, [2]], "x" * 10_000_000, "a\nb", 10**5000, None, 1.5),
+)
+def test_any_value_can_be_shown(value: object) -> None:
+    """Short, and on one line."""
+    assert len(shown(value)) <= 80
+    assert shown(value).isprintable()

@@ -1,0 +1,183 @@
+"""Real kills of a real process, at named points and at random ones; then on to the end.
+
+`worker.py` runs the batch and ends itself; the simulator lives in the test's process, so its
+ledger knows what was paid whatever happens to the worker. How many kills there are is told by
+APIKLEY_KILLS (at each point) and APIKLEY_RANDOM_KILLS; `nox -s kill` wants many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch.scenery import check_books, states
+from batch.worker import POINTS
+
+from apikley_async.batch import Batch, State
+from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+
+KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
+RANDOM_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", "20"))
+LIVES = 10  # random kills of one batch
+SEED = int(os.environ.get("APIKLEY_SEED", "1"))
+WORKER = Path(__file__).with_name("worker.py")
+
+pytestmark = pytest.mark.timeout(60 + 2 * max(KILLS * len(POINTS), RANDOM_KILLS))
+
+TROUBLE = {
+    "create": {Fault.RESET_AFTER: 0.04, Fault.HTTP_500_AFTER: 0.03, Fault.NO_TASK_ID: 0.02,
+               Fault.RESET: 0.03, Fault.late(0.1): 0.3},
+    "record": {Fault.HTTP_500: 0.05, Fault.EMPTY: 0.05, Fault.NOT_FOUND: 0.05},
+    "file": {Fault.CUT: 0.02, Fault.slow(0.2): 0.3},
+}  # fmt: skip
+
+
+class Lives:
+    """Lives of one batch in a place of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def live(self, **life: Any) -> int:
+        """Live one life, and say how it ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(life).encode() + b"\n")
+        told = await asyncio.wait_for(self._process.stdout.readline(), 60)
+        assert told, "the worker is gone"
+        code: int = json.loads(told)["code"]
+        return code
+
+
+@asynccontextmanager
+async def worker(
+    place: Path, simulator: Simulator, *, films: int, running: int
+) -> AsyncIterator[Lives]:
+    root = Path(__file__).resolve().parents[2]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(WORKER), str(place)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert process.stdin is not None
+    setting = {"key": simulator.api_key, "url": simulator.base_url}
+    setting |= {"films": films, "running": running}  # type: ignore[dict-item]
+    process.stdin.write(json.dumps(setting).encode() + b"\n")
+    try:
+        yield Lives(process)
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
+def busy_world(seed: int) -> Simulator:
+    faults = Faults(seed=seed, **TROUBLE)  # type: ignore[arg-type]
+    terms = Terms(limit=None, max_running=None, duration=Constant(30))
+    return Simulator(terms, faults=faults, speed=300, rng=random.Random(seed))
+
+
+async def check_the_end(simulator: Simulator, place: Path) -> dict[str, State]:
+    async with Batch.open(place / "batch.db") as batch:
+        await check_books(simulator, batch, place / "films")
+        return await states(batch)
+
+
+@pytest.mark.parametrize("turn", range(KILLS))
+async def test_killed_at_every_point_and_resumed(turn: int, tmp_path: Path) -> None:
+    """SIGKILL at each named point, one life after the other: nothing is paid twice or lost.
+
+    Every film that succeeded is on the disk as it was served. (A7, A8, D14, J9, I1, I2, I3)
+    """
+    rng = random.Random(SEED * 1000 + turn)
+    points = rng.sample(POINTS, len(POINTS))
+    async with (
+        busy_world(SEED * 1000 + turn) as simulator,
+        worker(tmp_path, simulator, films=150, running=6) as lives,
+    ):
+        for point in points:
+            assert await lives.live(at=point, nth=rng.randint(1, 2)) == -9, point
+        paid = len(simulator.ledger.paid)
+
+        assert await lives.live() == 0
+        assert await lives.live() == 0
+
+        assert len(simulator.ledger.paid) >= paid
+        stand = await check_the_end(simulator, tmp_path)
+    assert set(stand.values()) <= {State.DONE, State.UNCERTAIN}
+
+
+@pytest.mark.parametrize("turn", range(-(-RANDOM_KILLS // LIVES)))
+async def test_killed_at_random_moments_and_resumed(turn: int, tmp_path: Path) -> None:
+    """The same at moments drawn by chance. (A8, J9)"""
+    rng = random.Random(SEED * 7000 + turn)
+    async with (
+        busy_world(SEED * 7000 + turn) as simulator,
+        worker(tmp_path, simulator, films=40, running=8) as lives,
+    ):
+        for _ in range(min(LIVES, RANDOM_KILLS)):
+            assert await lives.live(after=[rng.uniform(0.0, 0.4)]) in (-9, 0)
+
+        assert await lives.live() == 0
+        posts = len(simulator.ledger.times("create"))
+        assert await lives.live() == 0
+
+        assert len(simulator.ledger.times("create")) == posts
+        await check_the_end(simulator, tmp_path)
+
+
+async def test_a_disk_that_fills_up_while_a_post_is_out(tmp_path: Path) -> None:
+    """The answer came and cannot be written down: the id is rescued, and bound later. (J2)"""
+    terms = Terms(limit=None, duration=Constant(30))
+    async with (
+        Simulator(terms, speed=300) as simulator,
+        worker(tmp_path, simulator, films=5, running=1) as lives,
+    ):
+        assert await lives.live(at="after answer", nth=2, full=True) == 1
+        assert (tmp_path / "batch.db.rescue.jsonl").exists()
+
+        assert await lives.live() == 0
+
+        assert not (tmp_path / "batch.db.rescue.jsonl").exists()
+        stand = await check_the_end(simulator, tmp_path)
+        assert set(stand.values()) == {State.DONE}
+        assert len(simulator.ledger.paid) == 5
+
+
+@pytest.mark.parametrize(
+    "life",
+    [
+        {"at": "before first byte"},
+        {"at": "after first byte"},
+        {"at": "after answer"},
+        {"after": [0.35, 0.02]},
+    ],
+    ids=["before first byte", "after first byte", "after answer", "twice"],
+)
+async def test_interrupted_during_a_post(life: dict[str, Any], tmp_path: Path) -> None:
+    """Ctrl-C while a POST is out, once or twice: the film is bound, or uncertain. (A11, C10)"""
+    terms = Terms(limit=None, duration=Constant(30))
+    async with (
+        Simulator(terms, speed=300) as simulator,
+        worker(tmp_path, simulator, films=3, running=1) as lives,
+    ):
+        simulator.script("create", [Fault.late(0.3)] * 3)
+        assert await lives.live(signal="SIGINT", **life) in (130, 1)
+
+        async with Batch.open(tmp_path / "batch.db") as batch:
+            stand = await states(batch)
+            bound = {item.task_id async for item in batch.items()}
+            assert await batch.verify() == []
+        doubts = list(stand.values()).count(State.UNCERTAIN)
+        assert len({charge.task_id for charge in simulator.ledger.paid} - bound) <= doubts
+        assert not doubts or "after" in life, "one Ctrl-C waits for the answer"
+        assert await lives.live() == 0
+        await check_the_end(simulator, tmp_path)

@@ -1,0 +1,490 @@
+"""Manifests: every form, every fault at once, and nothing planned that was not checked."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import re
+import time
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch.pictures import png
+
+from apikley_async import Storyboard
+from apikley_async.batch import Batch, Entry, check
+from apikley_async.batch._entries import work_of
+from apikley_async.batch._manifest import entries_in
+from apikley_async.errors import ManifestConflictError, ManifestError
+
+SHOTS = '"shots": [{"scene": "A cat.", "duration": 5}]'
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """Write a manifest, and say where it is."""
+
+    def written(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return written
+
+
+def read(path: Path, **options: bool) -> list[Entry]:
+    return list(entries_in(path, **options))
+
+
+def bare(entries: list[Entry]) -> list[tuple[str, str, str, str]]:
+    """Entries but for where they stand."""
+    return [(entry.key, entry.payload, entry.digest, entry.base) for entry in entries]
+
+
+# --- one film in five forms -----------------------------------------------------------------------
+
+YAML = """\
+# Two films.
+defaults: {duration: 15, aspect_ratio: landscape}
+films:
+  - key: kitten   # with a picture
+    image: kitten.png
+    shots:
+      - {scene: 'A kitten, "Orange", eats cake: yes.', duration: 7.5}
+      - scene: >-
+          The cake
+          is gone.
+        duration: 7.5
+  - key: 010
+    aspect_ratio: portrait
+    duration: 10
+    shots: [{scene: Лев идёт., duration: 5}]
+"""
+JSON: dict[str, Any] = {
+    "defaults": {"duration": 15, "aspect_ratio": "landscape"},
+    "films": [
+        {
+            "key": "kitten",
+            "image": "kitten.png",
+            "shots": [
+                {"scene": 'A kitten, "Orange", eats cake: yes.', "duration": 7.5},
+                {"scene": "The cake is gone.", "duration": 7.5},
+            ],
+        },
+        {
+            "key": "010",
+            "aspect_ratio": "portrait",
+            "duration": 10,
+            "shots": [{"scene": "Лев идёт.", "duration": 5.0}],
+        },
+    ],
+}
+TOML = """\
+[defaults]
+duration = 15
+aspect_ratio = "landscape"
+
+[[films]]
+key = "kitten"
+image = "kitten.png"
+shots = [
+    {scene = 'A kitten, "Orange", eats cake: yes.', duration = 7.5},
+    {scene = "The cake is gone.", duration = 7.50},
+]
+
+[[films]]
+key = "010"
+aspect_ratio = "portrait"
+duration = 10
+[[films.shots]]
+scene = "Лев идёт."
+duration = 5
+"""
+CSV = """\
+image,scene,duration,key,film_duration,aspect_ratio
+kitten.png,"A kitten, ""Orange"", eats cake: yes.",7.5,kitten,15,landscape
+,The cake is gone.,7.50,kitten,,landscape
+
+,Лев идёт.,5,010,10,portrait
+"""
+FORMS = {
+    "films.yaml": YAML,
+    "films.yml": "--- \n" + YAML + "...\n",
+    "films.json": json.dumps(JSON, indent=2),
+    "list.json": json.dumps([JSON["films"][0] | JSON["defaults"], JSON["films"][1]]),
+    "films.jsonl": "\n".join(
+        ["", *(json.dumps(JSON["defaults"] | film, ensure_ascii=False) for film in JSON["films"])]
+    ),
+    "films.toml": TOML,
+    "films.csv": CSV,
+}
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_says_the_same(write: Any, name: str, newline: str, bom: bytes) -> None:
+    """The same films in any form, with any line ends, are the same entries. (M6)."""
+    write("kitten.png", png())
+    usual = read(write("usual.json", json.dumps(JSON)))
+
+    path = write(name, bom + FORMS[name].replace("\n", newline).encode())
+
+    assert check(path) == []
+    assert bare(read(path)) == bare(usual)
+    assert [entry.key for entry in usual] == ["kitten", "010"]
+
+
+def test_where_films_stand(write: Any) -> None:
+    """Lines where the form has them, numbers elsewhere."""
+    write("kitten.png", png())
+    places = {
+        name: [each.where for each in read(write(name, text))] for name, text in FORMS.items()
+    }
+
+    assert places == {
+        "films.yaml": ["films.yaml, line 4", "films.yaml, line 12"],
+        "films.yml": ["films.yml, line 5", "films.yml, line 13"],
+        "films.json": ["films.json, film 1", "films.json, film 2"],
+        "list.json": ["list.json, film 1", "list.json, film 2"],
+        "films.jsonl": ["films.jsonl, line 2", "films.jsonl, line 3"],
+        "films.toml": ["films.toml, film 1", "films.toml, film 2"],
+        "films.csv": ["films.csv, line 2", "films.csv, line 5"],
+    }
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml", ".jsonl"])
+def test_a_task_keeps_jsons_types(write: Any, suffix: str) -> None:
+    """Numbers, words and null inside of input are sent as they stand."""
+    given_ = {"a": 5, "b": 5.5, "c": True, "d": None, "e": "5", "f": [1, {"g": "no"}], "h": -0.25}
+    film = {"key": "other", "task": {"model": "kling-2.6/text-to-video", "input": given_}}
+    text = json.dumps(film) if suffix == ".jsonl" else json.dumps({"films": [film]})
+
+    [entry] = read(write(f"films{suffix}", text))
+
+    assert json.loads(entry.payload) == {"task": film["task"]}
+    types = [type(value) for value in json.loads(entry.payload)["task"]["input"].values()]
+    assert types == [int, float, bool, type(None), str, list, float]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("film.json", f"{{{SHOTS}}}"),
+        ("film.yaml", "shots: [{scene: A cat., duration: 5}]"),
+        ("film.toml", 'shots = [{scene = "A cat.", duration = 5}]'),
+        ("film.json", '{"task": {"model": "m", "input": {}}}'),
+    ],
+)
+def test_one_film_alone_is_a_manifest_too(write: Any, name: str, text: str) -> None:
+    """A film's own file, as `apikley generate` takes it."""
+    path = write(name, text)
+
+    assert check(path) == []
+    assert [entry.where for entry in read(path)] == [name]
+
+
+def test_quotes_and_line_breaks_in_cells(write: Any) -> None:
+    """A cell is text as it stands, and places are counted in lines of the file."""
+    path = write("films.csv", 'key,scene,duration\na,"One,\n""two"".",5\nb,Three.,5\nc,,5\n')
+
+    assert check(path) == ["films.csv, line 5: shots[0].scene: a description, not blank"]
+    path.write_text(path.read_text().replace("c,,5\n", ""))
+    assert json.loads(read(path)[0].payload)["shots"][0]["scene"] == 'One,\n"two".'
+
+
+def test_a_csv_without_keys_has_a_film_a_row(write: Any) -> None:
+    """Rows are grouped by key and by nothing else."""
+    path = write("films.csv", "duration,scene\n5,One.\n5,Two.\n")
+
+    assert [entry.where for entry in read(path)] == ["films.csv, line 2", "films.csv, line 3"]
+
+
+def test_a_csv_film_of_too_many_rows(write: Any) -> None:
+    """They are counted, not gathered."""
+    path = write("films.csv", "key,scene,duration\n" + "a,A cat.,1\n" * 50_000)
+
+    assert check(path) == ["films.csv, line 2: shots: 1 to 10, not 11"]
+
+
+# --- all faults, at once --------------------------------------------------------------------------
+
+
+def test_all_faults_of_a_manifest_are_told(write: Any) -> None:
+    """With file, place, field and rule: a user mends a manifest once. (M9)."""
+    lines = [
+        f"{{{SHOTS}}}",
+        f'{{"key": "b/c", "takes": 0, {SHOTS}}}',
+        "{not JSON",
+        "[]",
+        '{"key": "e", "shots": [{"scene": "", "duration": 99}]}',
+        '{"key": "f", "shots": [], "image": "nowhere.png"}',
+    ]
+    path = write("films.jsonl", "\n".join(lines))
+
+    found = check(path)
+
+    assert [fault.split(": ")[:2] for fault in found] == [
+        ["films.jsonl, line 2", "key"],
+        ["films.jsonl, line 2", "takes"],
+        ["films.jsonl, line 3, column 2", "JSON"],
+        ["films.jsonl, line 4", "a film as a JSON object, not a list"],
+        ["films.jsonl, line 5", "shots[0].scene"],
+        ["films.jsonl, line 5", "shots[0].duration"],
+        ["films.jsonl, line 5", "shots"],
+        ["films.jsonl, line 6", "shots"],
+        ["films.jsonl, line 6", "image"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["films.jsonl", "films.csv", "films.yaml", "films.json"])
+def test_a_hundred_faults_are_enough(write: Any, name: str) -> None:
+    """More are said to be there."""
+    films = [{"key": f"k{number}", "shots": []} for number in range(5000)]
+    text = {
+        ".jsonl": "\n".join(map(json.dumps, films)),
+        ".csv": "key,scene,duration\n" + "".join(f"k{number},,5\n" for number in range(5000)),
+        ".yaml": "\n".join(f"- {json.dumps(film)}" for film in films),
+        ".json": json.dumps(films),
+    }[Path(name).suffix]
+
+    found = check(write(name, text))
+
+    assert len(found) == 101
+    assert found[-1] == "and more; these come first"
+    assert "line 101:" in found[99] or "line 100:" in found[99] or "film 100:" in found[99]
+
+
+async def test_one_bad_entry_among_a_thousand(write: Any, tmp_path: Path) -> None:
+    """Nothing is planned, and the entry is named. (M9)."""
+    films = [
+        {"key": f"k{number}", "shots": [{"scene": f"{number}.", "duration": 5}]}
+        for number in range(1000)
+    ]
+    films[499]["shots"] = [{"scene": "Too long.", "duration": 16}]
+    path = write("films.jsonl", "\n".join(map(json.dumps, films)))
+
+    async with Batch.open(tmp_path / "batch.db") as batch:
+        with pytest.raises(ManifestError) as caught:
+            await batch.add(path)
+        assert (await batch.status()).total == 0
+
+    assert caught.value.faults == (
+        "films.jsonl, line 500: shots[0].duration: 0.1 to 15 seconds, not 16",
+        "films.jsonl, line 500: shots: 15 seconds together at most, not 16",
+    )
+
+
+# --- keys and contents that meet ------------------------------------------------------------------
+
+
+def scene(key: str, text: str, **more: Any) -> str:
+    return json.dumps({"key": key, "shots": [{"scene": text, "duration": 5}], **more})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a", "a"), ("Kitten", "kitten"), ("é", "e\u0301"), ("straße", "STRASSE"), ("7", "7")],
+)
+def test_two_films_of_one_name(write: Any, one: str, other: str) -> None:
+    """They would overwrite each other's files, here or elsewhere; both places are told. (M4)."""
+    path = write("films.jsonl", f"{scene(one, 'One.')}\n\n{scene(other, 'Two.')}\n")
+
+    [fault] = check(path)
+    assert fault.startswith("films.jsonl, line 3: key: ")
+    assert "films.jsonl, line 1" in fault
+    with pytest.raises(ManifestConflictError):
+        read(path)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_take_and_a_film_of_its_name(write: Any, turned: bool) -> None:
+    """`kitten.2` beside two takes of kitten is one name for two films. (M4)."""
+    films = [scene("kitten", "One.", takes=2), scene("Kitten.2", "Two.")]
+    path = write("films.jsonl", "\n".join(reversed(films) if turned else films))
+
+    [fault] = check(path)
+    assert fault.startswith("films.jsonl, line 2: key: ")
+
+
+def test_films_on_one_line_of_yaml(write: Any) -> None:
+    """A place that two films share does not make them one."""
+    film = "{key: a, shots: [{scene: %s., duration: 5}]}"
+    path = write("films.yaml", f"films: [{film % 'One'}, {film % 'Two'}]")
+
+    [fault] = check(path)
+    assert fault.startswith("films.yaml, line 1: key: 'a'")
+
+
+def test_the_same_film_under_two_keys(write: Any) -> None:
+    """It would be paid twice, unless that is what is wanted. (A22)."""
+    path = write(
+        "films.jsonl", f"{scene('a', 'One.')}\n{scene('b', 'Two.')}\n{scene('c', 'One.')}\n"
+    )
+
+    [fault] = check(path)
+    assert fault.startswith(
+        "films.jsonl, line 3: 'c' has the same content as the film at films.jsonl, line 1"
+    )
+    assert check(path, allow_duplicates=True) == []
+
+
+async def test_what_an_edited_manifest_changes(write: Any, tmp_path: Path) -> None:
+    """Without keys an edited film is a new one, and the old one is gone. (A21, M11)."""
+    films = [{"shots": [{"scene": text, "duration": 5}]} for text in ("One.", "Two.", "Three.")]
+    path = write("films.json", json.dumps(films))
+    async with Batch.open(tmp_path / "batch.db") as batch:
+        first = await batch.add(path)
+        again = await batch.add(path)
+        films[1]["shots"][0]["scene"] = "Edited."
+        path.write_text(json.dumps(films[::-1]))
+        edited = await batch.add(path)
+
+    assert (first.new, first.known, first.gone) == (3, 0, 0)
+    assert (again.new, again.known, again.gone) == (0, 3, 0)
+    assert (edited.new, edited.known, edited.gone) == (1, 2, 1)
+
+
+async def test_another_picture_under_the_same_key(write: Any, tmp_path: Path) -> None:
+    """It is another film, even if nothing else has changed: not even its size. (M11, A21)."""
+    picture = write("a.png", png(b"one"))
+    path = write("films.jsonl", scene("a", "One.", image="a.png"))
+    about = picture.stat()
+    async with Batch.open(tmp_path / "batch.db") as batch:
+        await batch.add(path)
+        picture.write_bytes(png(b"two"))
+        os.utime(picture, ns=(about.st_atime_ns, about.st_mtime_ns))
+        with pytest.raises(ManifestConflictError, match=r"line 1: 'a' .* other content"):
+            await batch.add(path)
+
+
+async def test_images_outside_if_that_is_said(write: Any, tmp_path: Path) -> None:
+    """Refused by default, from check and from a batch. (M10)."""
+    tmp_path.joinpath("sub").mkdir()
+    write("a.png", png())
+    path = write("sub/films.jsonl", scene("a", "One.", image="../a.png"))
+
+    assert len(check(path)) == 1
+    assert check(path, allow_outside=True) == []
+    async with Batch.open(tmp_path / "batch.db") as batch:
+        with pytest.raises(ManifestError, match="inside the manifest's folder"):
+            await batch.add(path)
+        await batch.add(path, allow_outside=True)
+        item = await batch.item("a")
+    board = work_of(item)
+    assert isinstance(board, Storyboard)
+    assert board.image == tmp_path / "sub" / "../a.png"
+
+
+# --- files that are none --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["films.yaml", "films.json", "films.toml"])
+def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path, name: str) -> None:
+    """64 MB are enough for a form that is read whole. (M2)."""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(100 * 1024 * 1024)
+
+    began = time.process_time()
+    assert check(path) == [f"{name}: at most 64 MB, not 105; JSON lines and CSV may be larger"]
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("name", ["films.jsonl", "films.csv"])
+def test_a_line_without_end(tmp_path: Path, name: str) -> None:
+    """A hundred megabytes in one line are passed over, never held. (M5)."""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.truncate(100 * 1024 * 1024)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n{}\n")
+    tracemalloc.start()
+    try:
+        found = check(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert found[0] == f"{name}, line 1: at most a million bytes in a line"
+    assert len(found) == (2 if name == "films.jsonl" else 1)
+    assert peak < 8_000_000
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_file(tmp_path: Path, write: Any) -> None:
+    """Nothing hangs, nothing is guessed."""
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    tmp_path.joinpath("folder.yaml").mkdir()
+    tmp_path.joinpath("circle.json").symlink_to("circle.json")
+
+    for name, told in {
+        "pipe.jsonl": "a regular file",
+        "folder.yaml": "cannot be read: Is a directory",
+        "none.yaml": "cannot be read: No such file",
+        "circle.json": "cannot be read: ",
+        "films.txt": r"one of .yaml, .*, not '.txt'",
+        "films": "one of .yaml, .*, not ''",
+        "a\0b.json": "a file and folders with names in Unicode",
+        os.fsdecode(b"\xff.json"): "a file and folders with names in Unicode",
+        "x" * 300 + ".json": "cannot be read: File name too long",
+        "a\x1b[31m\n.json": "cannot be read",
+    }.items():
+        [fault] = check(tmp_path / name)
+        assert re.search(told, fault), fault
+        assert fault.isprintable()
+
+
+def test_a_file_that_is_edited_meanwhile(write: Any) -> None:
+    """Half of one manifest and half of another is neither. (M11)."""
+    path = write("films.jsonl", "\n".join(scene(f"k{n}", f"{n}.") for n in range(2000)))
+    reading = entries_in(path)
+    next(reading)
+    with path.open("a") as file:
+        file.write("\n" + scene("late", "Late."))
+
+    with pytest.raises(ManifestError, match="it changed while it was read"):
+        list(reading)
+
+
+# --- many -----------------------------------------------------------------------------------------
+
+
+def many(path: Path, count: int, size: int) -> Path:
+    words = "The same kitten licks its lips, calm and content. " * (size // 50)
+    with path.open("w") as file:
+        for number in range(count):
+            file.write(scene(f"film-{number:06}", f"{number}: {words}", duration=10) + "\n")
+    return path
+
+
+async def test_many_films_in_little_memory(tmp_path: Path) -> None:
+    """The manifest streams into the journal: memory grows by marks of its films, no more. (M5)."""
+    path = many(tmp_path / "films.jsonl", 4000, 5000)
+    async with Batch.open(tmp_path / "batch.db") as batch:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            plan = await batch.add(path)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert plan.new == 4000
+    assert path.stat().st_size > 20_000_000
+    assert peak < 4_000_000
+
+
+async def test_ten_thousand_films_are_planned_in_seconds(tmp_path: Path) -> None:
+    """Ten at most, of the processor's; it takes about one. (M5)."""
+    path = many(tmp_path / "films.jsonl", 10_000, 150)
+    async with Batch.open(tmp_path / "batch.db") as batch:
+        began = time.process_time()
+        plan = await batch.add(path)
+        spent = time.process_time() - began
+
+    assert plan.new == 10_000
+    assert spent < 10

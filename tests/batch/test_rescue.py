@@ -1,0 +1,190 @@
+"""A paid task's id when the journal cannot be written: retried, told, noted elsewhere, bound."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+from batch.conformance import attempt, film
+from batch.scenery import check_books, customer, films, opened, ran, states, world
+from batch.test_journal import journal
+
+from apikley_async import Verdict
+from apikley_async.batch import Event, Journal, State, Step
+from apikley_async.errors import JournalError
+from apikley_async.simulator import Fault
+
+TASK = "task_1790000000001"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "batch.db"
+
+
+async def allow(owner: Journal, pages: int) -> None:
+    """Let the journal grow to so many pages, and no further."""
+    await owner._do(lambda: owner._db.execute(f"PRAGMA max_page_count = {pages}"))
+
+
+async def paid(owner: Journal, *, raw: str = "x" * 60_000) -> None:
+    """Settle an accepted attempt whose answer needs room."""
+    await owner.plan([film("a"), film("b")])
+    await owner.intend("a", "t1", "print", 150.0)
+    await allow(owner, 1)
+    ended = attempt("t1", Verdict.ACCEPTED, TASK)
+    object.__setattr__(ended, "raw", raw)
+    await owner.settle("a", ended, Step(Event.ACCEPT, task_id=TASK))
+
+
+async def test_a_disk_that_is_full_for_a_moment_loses_nothing(path: Path) -> None:
+    """The id is tried again for two seconds; but the gate stays closed. (J2)"""
+    async with journal(path) as owner:
+
+        async def make_room() -> None:
+            await asyncio.sleep(0.3)
+            await allow(owner, 1_000_000)
+
+        room = asyncio.create_task(make_room())
+        await paid(owner)
+        await room
+
+        with pytest.raises(JournalError, match="free some space"):
+            await owner.intend("b", "t2", "print", None)
+    async with journal(path) as owner:
+        item = await owner.item("a")
+        assert (item.state, item.task_id) == (State.SUBMITTED, TASK)
+        assert await owner.verify() == []
+
+
+async def test_a_full_disk_leads_to_a_note_that_is_bound_later(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Error and log hold the id, a private note keeps it, and the next opening binds it. (J2)"""
+    async with journal(path) as owner:
+        with pytest.raises(JournalError, match="'a' is paid, its id is written down in") as caught:
+            await paid(owner)
+    note = path.with_name("batch.db.rescue.jsonl")
+    [critical] = [r for r in caplog.records if r.levelno == logging.CRITICAL]
+
+    assert caught.value.task_id == TASK
+    assert TASK in critical.getMessage()
+    assert stat.S_IMODE(note.stat().st_mode) == 0o600
+    said = json.loads(note.read_text())
+    assert (said["key"], said["token"], said["task_id"]) == ("a", "t1", TASK)
+    for _ in range(2):
+        async with journal(path) as owner:
+            item = await owner.item("a")
+            assert (item.state, item.task_id) == (State.SUBMITTED, TASK)
+            assert await owner.verify() == []
+        assert not note.exists()
+
+
+async def test_where_nothing_can_be_written_another_folder_can(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder for temporary files is the second place. (J2)"""
+    path.with_name("batch.db.rescue.jsonl").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    async with journal(path) as owner:
+        with pytest.raises(JournalError, match="elsewhere"):
+            await paid(owner)
+    async with journal(path) as owner:
+        assert (await owner.item("a")).task_id == TASK
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+async def test_where_no_place_is_left_the_error_is_the_place(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the id stands in the error and the log, and they say to keep it. (J2)"""
+    path.with_name("batch.db.rescue.jsonl").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    async with journal(path) as owner:
+        with pytest.raises(JournalError, match="keep it") as caught:
+            await paid(owner)
+    assert caught.value.task_id == TASK
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"journal": "another", "key": "a", "token": "t1", "task_id": "x", "at": 1}',
+        b'{"journal": "ID", "key": "a", "token": {}, "task_id": "x", "at": 1}',
+        b'{"journal": "ID", "key": "a", "token": "unknown", "task_id": "x", "at": 1}',
+        b"\xff\xfe",
+    ],
+    ids=["empty", "cut", "list", "another", "odd", "unknown", "bytes"],
+)
+async def test_a_note_that_means_nothing_binds_nothing(path: Path, line: bytes) -> None:
+    """Only a note about an uncertain attempt of this journal is believed."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.intend("a", "t1", "print", None)
+        line = line.replace(b"ID", owner._journal_id.encode())
+    note = path.with_name("batch.db.rescue.jsonl")
+    note.write_bytes(line + b"\n")
+
+    async with journal(path) as owner:
+        assert (await owner.item("a")).state is State.UNCERTAIN
+        assert await owner.verify() == []
+    assert note.exists()
+
+
+@pytest.mark.virtual
+async def test_a_stolen_journal_does_not_lose_what_is_out(
+    tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The journal is lost while the POST is out, and the next run saves the film. (J2, J5)
+
+    Its id is in `unclaimed`, in the error, in the log and in the note.
+    """
+    async with world() as simulator:
+        simulator.script("create", [Fault.late(5)])
+        async with customer(simulator) as client, opened(path) as batch:
+            await batch.add(films(1))
+            running = asyncio.create_task(ran(batch, client, folder=tmp_path))
+            await asyncio.sleep(2)
+            thief = sqlite3.connect(path)
+            with thief:
+                thief.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
+            thief.close()
+            with pytest.raises(JournalError, match="another owner") as caught:
+                await running
+            [job] = client.unclaimed
+        [charge] = simulator.ledger.paid
+        assert caught.value.task_id == job.task_id == charge.task_id
+        assert any(r.levelno == logging.CRITICAL for r in caplog.records)
+
+        async with customer(simulator) as client, opened(path) as batch:
+            await ran(batch, client, folder=tmp_path)
+            await check_books(simulator, batch, tmp_path)
+            assert await states(batch) == {"k0": State.DONE}
+
+
+@pytest.mark.virtual
+async def test_an_answer_after_the_journal_was_closed_is_noted(tmp_path: Path, path: Path) -> None:
+    """It came after all patience, while the client was closing: the film is bound later. (C6)"""
+    async with world() as simulator:
+        simulator.script("create", [Fault.late(40)])
+        async with customer(simulator) as client, opened(path) as batch:
+            await batch.add(films(1))
+            running = asyncio.create_task(ran(batch, client, folder=tmp_path))
+            await asyncio.sleep(5)
+            batch.stop()
+            await running
+            assert (await batch.item("k0")).state is State.SENDING
+        async with customer(simulator) as client, opened(path) as batch:
+            await ran(batch, client, folder=tmp_path)
+            await check_books(simulator, batch, tmp_path)
+            assert await states(batch) == {"k0": State.DONE}

@@ -1,0 +1,579 @@
+"""Runs in virtual time: the real client, the real simulator, real sockets, a real journal."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from batch.scenery import (
+    RESTING,
+    board,
+    check_books,
+    customer,
+    films,
+    often,
+    opened,
+    ran,
+    states,
+    swift,
+    world,
+)
+
+from apikley_async import RateLimiter, Shot, Storyboard, Task, Timeouts
+from apikley_async.batch import Batch, Event, State, Step
+from apikley_async.simulator import Constant, Failure, Fault, Faults, Lognormal, Terms
+from apikley_async.testing import LoopClock
+
+pytestmark = pytest.mark.virtual
+
+# What createTask can suffer so that nobody knows whether it was heard, and so that it was not.
+LOST = [
+    *(Fault.RESET_AFTER, Fault.CLOSE_AFTER, Fault.HANG_AFTER, Fault.RESET, Fault.CLOSE, Fault.HANG),
+    *(Fault.HTTP_500_AFTER, Fault.HTTP_502_AFTER, Fault.HTTP_503, Fault.TRUNCATED, Fault.EMPTY),
+    *(Fault.HTML_200, Fault.BAD_GZIP, Fault.NO_TASK_ID, Fault.MALFORMED, Fault.DATA_NULL),
+]
+TOLD = [Fault.THROTTLED, Fault.code(422), Fault.code(455), Fault.LATE, Fault.ACCEPTED_429]
+LOOKS = [
+    *(Fault.RESET, Fault.HANG, Fault.HTTP_500, Fault.HTTP_502, Fault.HTML_200, Fault.EMPTY),
+    *(Fault.THROTTLED, Fault.NOT_FOUND, Fault.UNKNOWN_STATE, Fault.FAIL_FOR_NOW, Fault.OTHER_TASK),
+    *(Fault.RESULT_EMPTY, Fault.RESULT_NULL, Fault.RESULT_DOUBLE, Fault.NO_URLS, Fault.ODD_TIMES),
+]
+FILES = [
+    *(Fault.RESET, Fault.CUT, Fault.CUT_CHUNKED, Fault.CUT_UNFRAMED, Fault.SHORT, Fault.HANG),
+    *(Fault.HTTP_503, Fault.HTML_200, Fault.EXPIRED_404, Fault.WRONG_RANGE, Fault.NO_RANGES),
+]
+LINKS = [Fault.HTTP_500, Fault.EMPTY, Fault.RESET, Fault.code(422)]
+SEEDS = 12
+
+
+def bad_day(seed: int) -> Faults:
+    """Faults on every endpoint; which ones and how often is drawn too, so that none hides one."""
+    rng = random.Random(seed)
+
+    def mix(faults: list[Fault], most: float) -> dict[Fault, float]:
+        return often(rng.uniform(0, most), rng.sample(faults, rng.randint(1, len(faults))))
+
+    return Faults(
+        seed=seed,
+        create=mix(LOST + TOLD, 0.5),
+        record=mix(LOOKS, 0.4),
+        file=mix(FILES, 0.6),
+        download_url=mix(LINKS, 0.5),
+        credits={Fault.HTTP_500: 0.3},
+    )
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_a_bad_day_ends_with_true_books(seed: int, tmp_path: Path) -> None:
+    """Whatever goes wrong, every film ends somewhere, whole, and nothing is paid twice.
+
+    Running again sends nothing and changes nothing. (I1, I2, I3, I13)
+    """
+    rng = random.Random(seed)
+    terms = Terms(duration=Lognormal(), fail_rate=rng.choice([0.0, 0.2]))
+    folder = tmp_path / "films"
+    async with world(terms, faults=bad_day(seed), seed=seed) as simulator:
+        for life in range(8):
+            if life == 6:
+                simulator.faults = None
+            async with customer(simulator, seed=seed) as client, opened(tmp_path / "b.db") as batch:
+                await batch.add(films(rng.randint(5, 20)))
+                await ran(batch, client, folder=folder, max_running=rng.choice([3, 100]))
+                await check_books(simulator, batch, folder)
+                stand = await states(batch)
+            if set(stand.values()) <= RESTING:
+                break
+        assert set(stand.values()) <= RESTING, stand
+        posts, paid = len(simulator.ledger.times("create")), len(simulator.ledger.paid)
+        simulator.faults = None
+
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            assert await ran(batch, client, folder=folder, every_change=True) == []
+            assert await states(batch) == stand
+            await check_books(simulator, batch, folder)
+
+        assert (len(simulator.ledger.times("create")), len(simulator.ledger.paid)) == (posts, paid)
+
+
+async def test_each_film_is_told_once_when_it_rests(tmp_path: Path) -> None:
+    """The loop hears of each film as it comes to rest, and of throttling and the like not."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.THROTTLED, Fault.OK, Fault.RESET_AFTER])
+        await batch.add(films(5))
+        heard = await ran(batch, client, folder=tmp_path / "films")
+
+        assert Counter(item.key for item in heard) == dict.fromkeys(await states(batch), 1)
+        assert Counter(item.state for item in heard) == {State.DONE: 4, State.UNCERTAIN: 1}
+        assert batch.stopped is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [(Fault.code(402), "credits"), (Fault.code(401), "key"), (Fault.code(433), "")],
+    ids=lambda value: str(value),
+)
+async def test_what_is_everybody_s_trouble_stops_the_submitting(
+    fault: Fault, told: str, tmp_path: Path
+) -> None:
+    """402, 401 and 433 stop the submitting; films in the making are followed. (A24, A25)"""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=RateLimiter(3, 10, clock=LoopClock())) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.OK] * 3 + [fault] * 50)
+        await batch.add(films(30))
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert Counter((await states(batch)).values()) == {State.DONE: 3, State.PLANNED: 27}
+        assert batch.stopped
+        assert told in batch.stopped.casefold()
+        assert len(simulator.ledger.times("create")) <= 3 + 3
+        simulator.clear_scripts()
+        await ran(batch, client, folder=tmp_path / "films")
+        assert set((await states(batch)).values()) == {State.DONE}
+        assert batch.stopped is None
+        await check_books(simulator, batch, tmp_path / "films")
+
+
+async def test_maintenance_pauses_everybody_and_the_item_is_planned_again(tmp_path: Path) -> None:
+    """A 455 costs minutes, not the batch: nobody submits meanwhile, then all go on. (A26)"""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift(4)) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.OK, Fault.code(455), Fault.code(455)])
+        await batch.add(films(8))
+
+        await ran(batch, client, folder=tmp_path / "films", max_running=4)
+
+        assert set((await states(batch)).values()) == {State.DONE}
+        times = simulator.ledger.times("create")
+        assert max(late - early for early, late in itertools.pairwise(times)) >= 119
+
+
+async def test_endless_maintenance_stops_the_run(tmp_path: Path) -> None:
+    """After the last pause the run ends, and can be run again: it never hangs. (A26)"""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.code(455)] * 100)
+        await batch.add(films(3))
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert batch.stopped
+        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert asyncio.get_running_loop().time() < 3600
+
+
+async def test_a_service_that_cannot_be_reached_stops_the_run(tmp_path: Path) -> None:
+    """When patience ends nothing was paid and everything is planned still. (A15)"""
+    simulator = world()
+    async with simulator:  # and its address leads nowhere from here on
+        client = customer(simulator, timeouts=Timeouts(patience=60))
+    async with (
+        client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(3))
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert batch.stopped
+        assert "not reached" in batch.stopped
+        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert await batch.verify() == []
+
+
+async def test_a_redirect_is_nobody_s_film(tmp_path: Path) -> None:
+    """A wrong address refuses every film: none of them is rejected for that. (A13)"""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift(1)) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.redirect(308, "https://other.test/")] * 9)
+        await batch.add(films(9))
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert len(simulator.ledger.times("create")) == 1
+
+
+async def test_what_is_refused_for_good_stops_nobody(tmp_path: Path) -> None:
+    """A 422 rejects its film; the others are made, and `retry` plans it again."""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.code(422, "no such thing")])
+        await batch.add(films(4))
+        heard = await ran(batch, client, folder=tmp_path / "films")
+        [rejected] = [item for item in heard if item.state is State.REJECTED]
+
+        assert "no such thing" in rejected.cause
+        assert Counter((await states(batch)).values()) == {State.DONE: 3, State.REJECTED: 1}
+        await batch.retry(rejected.key)
+        await ran(batch, client, folder=tmp_path / "films")
+        assert set((await states(batch)).values()) == {State.DONE}
+
+
+async def test_an_image_that_is_none_rejects_its_film_alone(tmp_path: Path) -> None:
+    """An image that has become unreadable costs nothing and stops nobody."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        gone = Storyboard(
+            [Shot("A picture.", 5)], duration=10, image="https://127.0.0.1.test/a.png"
+        )
+        await batch.add([("bad", gone), *films(2)])
+        simulator.script("create", [Fault.OK] * 9)
+        lost = Storyboard([Shot("Lost.", 5)], duration=10, image=str(tmp_path / "lost.png"))
+        picture = Path(__file__).parents[2] / "apikley_async/cli/storyboards/kitten.png"
+        content = await asyncio.to_thread(picture.read_bytes)
+        await asyncio.to_thread((tmp_path / "lost.png").write_bytes, content)
+        await batch.add([("lost", lost)])
+        await asyncio.to_thread((tmp_path / "lost.png").write_bytes, b"no picture")
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        stand = await states(batch)
+        assert stand.pop("lost") is State.REJECTED
+        assert set(stand.values()) == {State.DONE}
+        assert "lost.png" in (await batch.item("lost")).cause
+
+
+async def test_a_file_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
+    """A name that is taken may be the film, from a journal that was lost. (A21, D15)"""
+    (tmp_path / "k1.mp4").write_bytes(b"somebody's")
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(3))
+        heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
+
+        assert heard["k1"].state is State.PLANNED
+        assert "exists already" in heard["k1"].cause
+        assert len(simulator.ledger.paid) == 2
+        assert (tmp_path / "k1.mp4").read_bytes() == b"somebody's"
+        await ran(batch, client, folder=tmp_path, overwrite=True)
+        await check_books(simulator, batch, tmp_path)
+
+
+async def test_a_film_that_cannot_be_saved_is_saved_by_the_next_run(tmp_path: Path) -> None:
+    """A file that gets in the way after paying keeps the film waiting, not lost. (D15)"""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        async for item in batch.run(client, folder=tmp_path, every_change=True):
+            if item.state is State.SUBMITTED:
+                (tmp_path / "k0.mp4").write_bytes(b"somebody's")
+        assert item.state is State.SUCCESS
+        assert "another file" in item.cause
+        (tmp_path / "k0.mp4").unlink()
+
+        await ran(batch, client, folder=tmp_path)
+
+        assert len(simulator.ledger.paid) == 1
+        await check_books(simulator, batch, tmp_path)
+
+
+@pytest.mark.parametrize(("retry", "paid"), [(0, 4), (1, 8), (2, 12)])
+async def test_a_failed_film_is_made_again_only_on_request(
+    retry: int, paid: int, tmp_path: Path
+) -> None:
+    """A new film is a new charge: `retry` says how often, and 0 is the default. (A27)"""
+    terms = Terms(duration=Constant(30), decide=lambda _: Failure("500", "no luck"))
+    async with (
+        world(terms) as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(4))
+
+        heard = await ran(batch, client, folder=tmp_path / "films", retry=retry)
+        again = await ran(batch, client, folder=tmp_path / "films", retry=retry)
+
+        assert len(simulator.ledger.paid) == paid
+        assert {item.fail_message for item in heard} == {"no luck"}
+        assert again == []
+        assert set((await states(batch)).values()) == {State.FAILED}
+        assert await batch.verify() == []
+
+
+async def test_a_film_that_was_taken_from_the_manifest_is_not_made(tmp_path: Path) -> None:
+    """What is gone from the manifest before it was paid is not paid."""
+    manifest = tmp_path / "m.jsonl"
+    line = (
+        '{"key": "%s", "shots": [{"scene": "The scene of %s.", "duration": 5}], "duration": 10}\n'
+    )
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        manifest.write_text(line % ("a", "a") + line % ("b", "b"))
+        await batch.add(manifest)
+        manifest.write_text(line % ("b", "b") + line % ("c", "c"))
+        plan = await batch.add(manifest)
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert str(plan) == "1 new, 1 known, 1 gone"
+        assert await states(batch) == {"a": State.PLANNED, "b": State.DONE, "c": State.DONE}
+        assert (await batch.estimate(price=1)).films == 0
+
+
+async def test_films_without_a_manifest_can_be_added_one_by_one(tmp_path: Path) -> None:
+    """Pairs of a key and a film add up; none makes the others gone."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        for key in "abc":
+            await batch.add([(key, board(key))])
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert set((await states(batch)).values()) == {State.DONE}
+
+
+async def test_another_model_s_words_are_kept_without_a_file(tmp_path: Path) -> None:
+    """A task whose result holds no file is done when its answer is in the journal."""
+    terms = Terms(duration=Constant(5), results=0, generic_models=frozenset({"*"}))
+    async with (
+        world(terms) as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("record", [Fault.in_state("success")] * 20)
+        await batch.add([("talk", Task("words/1", {"prompt": "Hello."}))])
+        async with asyncio.timeout(4000):
+            await ran(batch, client, folder=tmp_path / "films")
+
+        assert (await states(batch))["talk"] in (State.DONE, State.STALLED)
+        assert await batch.verify() == []
+
+
+async def test_several_files_of_one_task(tmp_path: Path) -> None:
+    """A task with three files has three names, and all of them are in the journal."""
+    terms = Terms(duration=Constant(5), results=3)
+    async with (
+        world(terms) as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        await ran(batch, client, folder=tmp_path)
+
+        item = await batch.item("k0")
+        assert [file.path.name for file in item.files] == ["k0-1.mp4", "k0-2.mp4", "k0-3.mp4"]
+        for number, file in enumerate(item.files, start=1):
+            true = await simulator.film(item.task_id or "", number)
+            assert file.path.read_bytes() == true
+        assert await ran(batch, client, folder=tmp_path) == []
+
+
+async def test_no_more_films_run_than_allowed(tmp_path: Path) -> None:
+    """`max_running` bounds the films in the making, whatever the client allows."""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(20))
+
+        await ran(batch, client, folder=tmp_path / "films", max_running=3)
+
+        assert simulator.ledger.most_running == 3
+        assert set((await states(batch)).values()) == {State.DONE}
+
+
+async def test_an_uncertain_film_keeps_its_place_for_a_while(tmp_path: Path) -> None:
+    """What may be running counts as running: the service never has more than allowed. (R13)"""
+    terms = Terms(duration=Constant(1000))
+    async with (
+        world(terms) as simulator,
+        customer(simulator, limiter=swift(), max_running=2) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.RESET_AFTER])
+        await batch.add(films(4))
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert simulator.ledger.most_running == 2
+        assert Counter((await states(batch)).values()) == {State.DONE: 3, State.UNCERTAIN: 1}
+
+
+@pytest.mark.parametrize("wrong", [{"max_running": 0}, {"retry": -1}, {"price": -1.0}])
+async def test_options_that_make_no_sense_are_refused(
+    wrong: dict[str, float], tmp_path: Path
+) -> None:
+    """An option that would hang the run, or undo a bound, is an error."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            await ran(batch, client, folder=tmp_path, **wrong)
+
+        assert not simulator.ledger.times("create")
+
+
+async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
+    """Twenty submissions, a restart, and no 429: the window is in the journal. (R2)"""
+    terms = Terms(limit=20, per=10.0, duration=Constant(60))
+    async with world(terms) as simulator:
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(60))
+            submitted = 0
+            async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
+                submitted += item.state is State.SUBMITTED
+                if submitted == 20:
+                    break
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+            await check_books(simulator, batch, tmp_path / "films")
+
+        assert not simulator.ledger.refused
+        assert simulator.ledger.busiest_window(10.0) <= 20
+        assert len(simulator.ledger.paid) == 60
+
+
+async def leave_at(batch: Batch, key: str, state: State, url: str) -> None:
+    """Bring an item to *state* by hand, as an earlier run would have left it."""
+    store = batch._open
+    steps = {
+        State.STALLED: [Step(Event.STALL, cause="too long")],
+        State.SUCCESS: [
+            Step(
+                Event.SUCCEED,
+                result=json.dumps({"urls": [url]}),
+                success_at=datetime(2026, 9, 21, tzinfo=UTC),
+            )
+        ],
+    }
+    for step in steps.get(state, []):
+        await store.step(key, step)
+
+
+@pytest.mark.parametrize("state", [State.SUBMITTED, State.STALLED, State.SUCCESS])
+@pytest.mark.parametrize("pause", [100.0, 7200.0, 90_000.0], ids=["soon", "2h", "25h"])
+async def test_a_paid_film_is_taken_up_in_every_state(
+    state: State, pause: float, tmp_path: Path
+) -> None:
+    """Submitted, stalled or ready: the next run saves it, hours later too, for nothing. (I3)"""
+    async with world() as simulator:
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(2))
+            async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
+                if item.key == "k0" and item.state is State.SUBMITTED:
+                    break
+        async with opened(tmp_path / "b.db") as batch:
+            [url] = simulator.result_urls((await batch.item("k0")).task_id or "")
+            await leave_at(batch, "k0", state, url)
+        await asyncio.sleep(pause)
+
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+
+            assert set((await states(batch)).values()) == {State.DONE}
+            await check_books(simulator, batch, tmp_path / "films")
+        assert len(simulator.ledger.paid) == 2
+
+
+async def test_a_result_that_is_dead_everywhere_expires_and_can_be_revived(tmp_path: Path) -> None:
+    """When no way leads to a film any more it is told as expired; `revive` tries once more. (D7)"""
+    terms = Terms(duration=Constant(30), result_life=600, reissue_life=600)
+    async with world(terms) as simulator:
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
+                if item.state is State.SUCCESS:
+                    break
+        await asyncio.sleep(3600)
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            if (await batch.item("k0")).state is State.DONE:
+                pytest.skip("the film was saved before the loop could be left")
+            [item] = await ran(batch, client, folder=tmp_path / "films")
+            assert item.state is State.EXPIRED
+            assert await ran(batch, client, folder=tmp_path / "films") == []
+            await batch.revive()
+            assert (await batch.item("k0")).state is State.SUCCESS
+        assert len(simulator.ledger.paid) == 1
+
+
+async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
+    """Of many films that are ready, those whose links die first are fetched first. (D18)"""
+    async with world(Terms(duration=Constant(5))) as simulator:
+        async with customer(simulator, limiter=swift()) as client, opened(tmp_path / "b.db") as b:
+            await b.add(films(30))
+            simulator.script("file", [Fault.HANG] * 40)
+            async for _ in b.run(client, folder=tmp_path / "films", every_change=True):
+                if (await b.status()).counts.get(State.SUCCESS, 0) == 30:
+                    break
+        simulator.clear_scripts()
+        born = {}
+        async with opened(tmp_path / "b.db") as batch:
+            rng = random.Random(1)
+            for number in range(30):
+                item = await batch.item(f"k{number}")
+                born[item.task_id] = rng.randrange(80_000)
+                await shift(batch, item.key, 1_790_000_000 + born[item.task_id])
+        seen = len(simulator.ledger.files)
+
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+            tasks = {
+                simulator.result_urls(item.task_id or "")[0].partition("?")[0]: item.task_id
+                async for item in batch.items()
+            }
+
+        order = [
+            born[tasks[f"{simulator.files_url}{request.path}"]]
+            for request in simulator.ledger.files[seen:]
+        ]
+        assert len(order) == 30
+        # Six are fetched at once, so neighbours may change places, and no more.
+        assert all(abs(order.index(at) - place) <= 6 for place, at in enumerate(sorted(order)))
+
+
+async def shift(batch: Batch, key: str, born: float) -> None:
+    """Let a film have been ready at another time."""
+    journal = batch._open
+    await journal._run(  # type: ignore[attr-defined]
+        lambda: journal._db.execute(  # type: ignore[attr-defined]
+            "UPDATE item SET success_at = ?1, result = json_set(result, '$.expires_at', ?1 + 86400)"
+            " WHERE key = ?2",
+            (born, key),
+        )
+    )

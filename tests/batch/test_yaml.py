@@ -1,0 +1,152 @@
+"""What YAML means in a manifest: what JSON would, with libyaml and without."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from apikley_async.batch import check
+from apikley_async.batch._yaml import compose
+from apikley_async.errors import ManifestError, MissingExtraError
+
+LOADERS = [yaml.SafeLoader, yaml.CSafeLoader] if yaml.__with_libyaml__ else [yaml.SafeLoader]
+
+PLAIN: dict[str, Any] = {
+    # JSON's
+    "5": 5,
+    "-5": -5,
+    "0": 0,
+    "7.5": 7.5,
+    "1e3": 1000.0,
+    "-1.5E-2": -0.015,
+    "9" * 40: int("9" * 40),
+    "true": True,
+    "false": False,
+    "null": None,
+    "~": None,
+    "": None,
+    # and text
+    **{word: word for word in ("no", "yes", "on", "Off", "y", "010", "0x1F", "0o17", "1_000")},
+    **{word: word for word in ("12:30", "16:9", "2026-01-01", "+5", ".5", "5.", "1e", "nan")},
+    **{word: word for word in ("A cat.", "=", "1.2.3", "１２", "inf")},
+    # quoted, it is text whatever it is
+    **{f"'{word}'": word for word in ("5", "true", "null", "~", "", "no", ".inf", "True", "1e400")},
+    **{f'"{word}"': word for word in ("5", "true", "010")},
+    "|\n   5\n": "5\n",
+    ">-\n   true\n": "true",
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_yaml_scalar_is_what_json_would_make_of_it(loader: Any, text: str) -> None:
+    """No YAML surprises: a word is text unless JSON says otherwise. (M3)."""
+    document, faults = compose(yaml, loader, f"a: {text}", "films.yaml")
+
+    assert faults == []
+    assert document == {"a": PLAIN[text]}
+    assert type(document["a"]) is type(PLAIN[text])
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    "word", ["True", "FALSE", "Null", ".inf", "-.INF", ".NaN", "1e400", "9" * 301]
+)
+def test_a_yaml_scalar_that_might_be_meant_otherwise(loader: Any, word: str) -> None:
+    """What other readers take for true, null or a number is neither that nor text. (M3, M7)."""
+    _, [fault] = compose(yaml, loader, f"\na: [{word}]", "films.yaml")
+
+    assert fault.startswith("films.yaml, line 2: ")
+    assert fault.endswith("text goes in quotes")
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    "word", ["no", "Yes", "on", "OFF", "010", "0x1F", "0o17", "0b1", "1_000", "+5", ".5", "5."]
+)
+def test_inside_an_input_nobody_else_would_notice(loader: Any, word: str) -> None:
+    """There a doubtful word is a fault: the model would be sent text for a number. (M3)."""
+    text = f"task: {{model: {word}, input: {{a: [{word}], b: '{word}', c: 16:9, d: 2026-01-01}}}}"
+    document, faults = compose(yaml, loader, text, "films.yaml")
+
+    assert faults == [f"films.yaml, line 1: a value as JSON has it, or text in quotes, not {word}"]
+    assert document["task"]["model"] == word
+    assert document["task"]["input"]["b"] == word
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_all_faults_of_a_yaml_file_are_told(loader: Any) -> None:
+    """Line by line, in both loaders alike. (M1, M2, M3)."""
+    text = "a: &x !t 1\nb: *x\nb: 2\n? [c]\n: !!str d\n<<: {e: 1}\n'<<': 1\n"
+
+    document, faults = compose(yaml, loader, text, "f")
+
+    assert faults == [
+        "f, line 1: no anchors and aliases; write it out",
+        "f, line 2: no anchors and aliases; write it out",
+        "f, line 3: 'b' stands there twice",
+        "f, line 4: names are words",
+        "f, line 5: no tags such as 'tag:yaml.org,2002:str'",
+        "f, line 6: no merge keys (<<); write it out",
+        "f, line 7: '<<' stands there twice",
+    ]
+    assert document.broken
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("&a " * 1 + "[" + "*a, " * 1_000_000 + "]", "no anchors"),
+        ("a: " + "[" * 1_000_000, "at most 32 levels"),
+        ("{a: " * 1_000_000, "at most 32 levels"),
+        ("- " * 1_000_000, "at most 32 levels"),
+        ("!x " * 100 + "a", "f, line 1: "),
+        ("a: b\n--- c", "one document"),
+    ],
+    ids=["aliases", "sequences", "mappings", "dashes", "tags", "documents"],
+)
+def test_a_bomb_is_refused_before_it_bursts(loader: Any, text: str, told: str) -> None:
+    """It takes no longer than reading up to where it is seen. (M2)."""
+    began = time.process_time()
+    with pytest.raises(ManifestError, match=told):
+        compose(yaml, loader, text, "f")
+
+    assert time.process_time() - began < 3
+
+
+def test_too_many_values_for_yaml() -> None:
+    """A million is enough, and says what may have more. (M2)."""
+    with pytest.raises(ManifestError, match="JSON lines may have more"):
+        compose(yaml, LOADERS[-1], "[" + "1," * 1_000_001 + "]", "f")
+
+
+def test_only_the_broken_film_is_passed_over(tmp_path: Path) -> None:
+    """What is wrong with YAML in one film does not hide what is wrong with another."""
+    path = tmp_path / "films.yaml"
+    path.write_text(
+        "films:\n- {key: a, takes: !x 9, shots: []}\n- {key: b, shots: []}\n- {key: a/b, key: c}\n",
+    )
+
+    assert check(path) == [
+        "films.yaml, line 2: no tags such as '!x'",
+        "films.yaml, line 4: 'key' stands there twice",
+        "films.yaml, line 3: shots: 1 to 10, not 0",
+    ]
+
+
+def test_without_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """YAML says what to install; the other forms do not need it."""
+    film = '{"shots": [{"scene": "A cat.", "duration": 5}]}'
+    for name in ("film.yaml", "film.json"):
+        tmp_path.joinpath(name).write_text(film)
+    monkeypatch.setitem(sys.modules, "yaml", None)
+
+    with pytest.raises(MissingExtraError, match=r'pip install "apikley-async\[yaml\]"'):
+        check(tmp_path / "film.yaml")
+    assert check(tmp_path / "film.json") == []

@@ -1,0 +1,187 @@
+"""Runs a batch in a process of its own, and ends it where it is told to.
+
+    python worker.py PLACE          PLACE is a folder; the rest comes in lines of JSON:
+
+    {"at": "after intent", "nth": 2}        end it at the second passing of that point
+    {"at": "after answer", "full": true}    let no file grow any more from there on
+    {"after": [0.25]}                       end it after so many seconds
+    {}                                      let it run to its end
+
+Each line is one life: a child of this process, forked, that opens the batch in PLACE and runs
+it. SIGKILL is what ends it, unless "signal" names another. For each life one line of JSON comes
+back: how it ended, as `os.waitstatus_to_exitcode` says it.
+
+The points are set by wrapping what the package does, here and nowhere in the package.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from asyncio import selector_events
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard, Timeouts
+from apikley_async._parts import Part
+from apikley_async._transport import HttpTransport
+from apikley_async.batch import Batch, Event, Journal, State
+
+POINTS = (
+    *("before intent", "inside intent", "after intent"),
+    *("before first byte", "after first byte", "after answer"),
+    *("before id", "inside id", "after id", "before success", "after success"),
+    *("during download", "before link", "after link", "before done", "inside done", "after done"),
+)
+MOVES = {
+    Event.INTEND: "intent",
+    Event.ACCEPT: "id",
+    Event.SUCCEED: "success",
+    Event.SAVE: "done",
+}
+
+
+class Trap:
+    """Ends the process when a point is passed so many times."""
+
+    def __init__(self, life: dict[str, Any], journal: Path) -> None:
+        self.point, self.left, self.full = life.get("at"), life.get("nth", 1), life.get("full")
+        self.number = getattr(signal, life.get("signal", "SIGKILL"))
+        self.journal = journal
+
+    def pass_by(self, point: str) -> None:
+        if point == self.point:
+            self.left -= 1
+            if self.left == 0 and self.full:
+                size = self.journal.with_name(f"{self.journal.name}-wal").stat().st_size
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+            elif self.left == 0:
+                os.kill(os.getpid(), self.number)
+                if self.number == signal.SIGKILL:
+                    time.sleep(60)  # in whichever thread: nothing may happen any more
+
+
+def around(owner: Any, name: str, trap: Trap, point: Callable[..., str | None]) -> None:
+    """Let the trap know before and after a call, if *point* has a name for it."""
+    inner = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        named = point(*args, **kwargs)
+        if named:
+            trap.pass_by(f"before {named}")
+        done = inner(*args, **kwargs)
+        if named:
+            trap.pass_by(f"after {named}")
+        return done
+
+    setattr(owner, name, call)
+
+
+def set_traps(trap: Trap) -> None:
+    around(Journal, "_intend", trap, lambda *_: "intent")
+    around(Journal, "_settle", trap, lambda self, key, attempt, step: MOVES.get(step.event))
+    around(Journal, "_step", trap, lambda self, key, step: MOVES.get(step.event))
+    around(os, "link", trap, lambda *_, **__: "link")
+    move, write, send = Journal._move, Part.write, HttpTransport.send
+
+    def moving(self: Journal, key: str, step: Any) -> None:
+        move(self, key, step)
+        trap.pass_by(f"inside {MOVES.get(step.event)}")
+
+    async def writing(self: Part, chunk: bytes) -> None:
+        await write(self, chunk)
+        trap.pass_by("during download")
+
+    async def sending(self: HttpTransport, request: Any, *, on_sent: Any = None) -> Any:
+        if request.repeatable:
+            return await send(self, request, on_sent=on_sent)
+
+        def leaving() -> None:
+            on_sent()
+            trap.pass_by("before first byte")
+
+        reply = await send(self, request, on_sent=leaving)
+        trap.pass_by("after answer")
+        return reply
+
+    Journal._move = moving  # type: ignore[method-assign]
+    Part.write = writing  # type: ignore[method-assign]
+    HttpTransport.send = sending  # type: ignore[method-assign]
+    for name in ("write", "writelines"):
+        watch_socket(name, trap)
+
+
+def watch_socket(name: str, trap: Trap) -> None:
+    transport = selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    inner = getattr(transport, name)
+
+    def write(self: Any, data: Any) -> None:
+        inner(self, data)
+        whole = data if isinstance(data, bytes | bytearray | memoryview) else b"".join(data)
+        if b"/createTask" in bytes(whole):
+            trap.pass_by("after first byte")
+
+    setattr(transport, name, write)
+
+
+def films(count: int) -> list[tuple[str, Storyboard]]:
+    shots = [Shot(f"The scene of k{number}.", 5) for number in range(count)]
+    return [(f"k{n}", Storyboard([shot], duration=10)) for n, shot in enumerate(shots)]
+
+
+async def live(place: Path, setting: dict[str, Any]) -> int:
+    """One life: 0 when every film has come to rest."""
+    client = Client(
+        setting["key"],
+        base_url=setting["url"],
+        limiter=RateLimiter(200, 0.05),
+        pace=Backoff(first=0.02, factor=1.2, cap=0.1, deadline=30),
+        timeouts=Timeouts(connect=5, answer=5, patience=20),
+    )
+    async with client, Batch.open(place / "batch.db") as batch:
+        await batch.add(films(setting["films"]))
+        async for _ in batch.run(client, folder=place / "films", max_running=setting["running"]):
+            pass
+        rest = {State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.EXPIRED}
+        return 0 if set((await batch.status()).counts) <= rest else 4
+
+
+def child(place: Path, setting: dict[str, Any], life: dict[str, Any]) -> int:
+    set_traps(Trap(life, place / "batch.db"))
+    try:
+        return asyncio.run(live(place, setting))
+    except KeyboardInterrupt:
+        return 130
+    except BaseException:  # noqa: BLE001 - it is told to the parent
+        traceback.print_exc()
+        return 1
+
+
+def main(place: Path) -> None:
+    setting = json.loads(sys.stdin.readline())
+    for line in sys.stdin:
+        life = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = child(place, setting, life)
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        for after in life.get("after", ()):
+            time.sleep(after)
+            os.kill(pid, getattr(signal, life.get("signal", "SIGKILL")))
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,193 @@
+"""`apikley batch ...`, run in this process against a simulated service on loopback."""
+
+# ruff: noqa: F811 - fixtures are named like what they give
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli.test_commands import Run, fate, run, service, terms  # noqa: F401 - fixtures
+
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+
+
+def manifest(*keys: str, name: str = "campaign.jsonl") -> Path:
+    """Write a manifest with a film for each key."""
+    films = (
+        {"key": key, "shots": [{"scene": f"{key} at dawn", "duration": 10}], "duration": 10}
+        for key in keys
+    )
+    path = Path(name)
+    path.write_text("".join(json.dumps(film) + "\n" for film in films), encoding="utf-8")
+    return path
+
+
+def test_a_batch_is_made_and_made_once(service: Simulator, run: Run) -> None:
+    """The films are saved under their keys; running it again sends nothing. (A21)"""
+    path = manifest("tea", "sea")
+
+    first = run("batch", "run", "--yes", path)
+    again = run("batch", "run", path)
+
+    assert (first.code, again.code) == (0, 0)
+    assert "2 new" in first.err
+    assert "2 known" in again.err
+    assert "2 done; 300 credits spent" in again.err
+    assert len(service.ledger.paid) == 2
+    assert sorted(file.name for file in Path("films").iterdir()) == ["sea.mp4", "tea.mp4"]
+    assert Path("campaign.db").exists()
+
+
+def test_spending_is_asked_for(service: Simulator, run: Run) -> None:
+    """A pipe needs --yes or --max-credits, and is told what to type."""
+    path = manifest("tea")
+
+    asked = run("batch", "run", path)
+    bounded = run("batch", "run", path, "--max-credits", "150", "--price", "10=150")
+
+    assert asked.code == 2
+    assert "apikley batch run campaign.jsonl --yes" in asked.err
+    assert bounded.code == 0
+    assert len(service.ledger.paid) == 1
+
+
+def test_a_bound_stops_early_and_can_be_raised(service: Simulator, run: Run) -> None:
+    """What does not fit into --max-credits waits for a higher bound. (A23)"""
+    path = manifest("tea", "sea", "bee")
+
+    first = run("batch", "run", path, "--max-credits", "300", "--price", "150")
+    assert first.code == 4
+    assert "max_credits" in first.err
+    assert "To go on: apikley batch run campaign.jsonl" in first.err
+    assert len(service.ledger.paid) == 2
+
+    assert run("batch", "run", path, "--max-credits", "450", "--price", "150").code == 0
+    assert len(service.ledger.paid) == 3
+
+
+def test_a_bound_without_a_price_spends_nothing(service: Simulator, run: Run) -> None:
+    """Nobody knows what a film costs until somebody says so."""
+    told = run("batch", "run", manifest("tea"), "--max-credits", "300")
+
+    assert told.code != 0
+    assert "price" in told.err
+    assert not service.ledger.creations
+
+
+def test_every_fault_comes_first(service: Simulator, run: Run) -> None:
+    """A manifest with faults is not even begun. (M9)"""
+    path = manifest("tea")
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"key": "sea", "shots": [], "duration": 12}\n')
+
+    told = run("batch", "run", "--yes", path)
+
+    assert told.code == 2
+    assert "line 2: shots: 1 to 10, not 0" in told.err
+    assert "line 2: duration" in told.err
+    assert not service.ledger.creations
+
+
+def test_a_dry_run_keeps_nothing(service: Simulator, run: Run) -> None:
+    """It checks and estimates, and leaves no journal behind."""
+    told = run("batch", "run", manifest("tea", "sea"), "--dry-run", "--price", "150")
+
+    assert told.code == 0
+    assert told.out == "2 films to be paid, 300 credits\n"
+    assert not Path("campaign.db").exists()
+    assert not service.ledger.creations
+
+
+def test_an_uncertain_film_waits_for_a_decision(service: Simulator, run: Run) -> None:
+    """It is never sent again by itself; resolving it takes the paid task up. (A17)"""
+    path = manifest("tea")
+    service.script("create", [Fault.HTTP_502_AFTER])
+
+    first = run("batch", "run", "--yes", path)
+    again = run("batch", "run", "--yes", path)
+    assert (first.code, again.code) == (3, 3)
+    assert "apikley batch resolve campaign.db tea --task-id TASK_ID" in first.err
+    (charge,) = service.ledger.paid
+
+    other = run("batch", "resolve", path, "tea", "--task-id", "task_of_nobody")
+    assert other.code != 0
+    resolved = run("batch", "resolve", path, "tea", "--task-id", charge.task_id)
+    assert resolved.code == 0
+    assert run("batch", "run", "--yes", path).code == 0
+
+    assert len(service.ledger.paid) == 1
+    assert Path("films/tea.mp4").exists()
+
+
+def test_resubmit_and_drop(service: Simulator, run: Run) -> None:
+    """The two other ways out of uncertain, and what does not apply is refused."""
+    path = manifest("tea", "sea")
+    service.script("create", [Fault.RESET_AFTER, Fault.RESET_AFTER])
+    run("batch", "run", "--yes", path)
+
+    assert run("batch", "resubmit", path, "tea").code == 0
+    assert run("batch", "drop", path, "sea").code == 0
+    assert run("batch", "drop", path, "sea").code == 2
+    assert run("batch", "drop", path, "nobody").code == 2
+    assert run("batch", "run", "--yes", path).code == 0
+
+    assert len(service.ledger.paid) == 3
+    assert sorted(file.name for file in Path("films").iterdir()) == ["tea.mp4"]
+
+
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(0.01), decide=fate)])
+def test_failed_films_are_made_again_on_demand(service: Simulator, run: Run) -> None:
+    """A failure is told with its reason, and paid again only when somebody says so. (A27)"""
+    path = manifest("bad")
+
+    first = run("batch", "run", "--yes", path)
+    again = run("batch", "run", "--yes", path)
+    retried = run("batch", "retry", path)
+    third = run("batch", "run", "--yes", path)
+
+    assert (first.code, again.code, retried.code, third.code) == (1, 1, 0, 1)
+    assert "\x1b" not in first.err
+    assert len(service.ledger.paid) == 2
+
+
+def test_status_estimate_and_verify_only_look(service: Simulator, run: Run) -> None:
+    """They send nothing, change nothing, and say how things stand."""
+    path = manifest("tea", "sea", "bee")
+    run("batch", "run", path, "--max-tasks", "2", "--yes")
+    looks = service.ledger.looks.total()
+
+    status = run("batch", "status", path, "--json")
+    estimate = run("batch", "estimate", path)
+    verify = run("batch", "verify", path)
+
+    assert status.code == 4
+    assert status.event("batch")["done"] == 2
+    assert estimate.out == "1 film to be paid, 150 credits\n"
+    assert (verify.code, verify.out) == (0, "")
+    assert service.ledger.looks.total() == looks
+    Path("films/tea.mp4").write_bytes(b"short")
+    hurt = run("batch", "verify", path)
+    assert hurt.code == 1
+    assert "tea" in hurt.out
+
+
+def test_a_simulated_batch_leaves_no_journal(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--simulate needs no key and keeps nothing but the films."""
+    monkeypatch.chdir(tmp_path)
+
+    told = run("batch", "run", manifest("tea"), "--simulate")
+
+    assert told.code == 0
+    assert Path("films/tea.mp4").exists()
+    assert not Path("campaign.db").exists()
+
+
+def test_there_is_no_such_journal(run: Run, tmp_path: Path) -> None:
+    """A missing journal is told plainly."""
+    assert run("batch", "status", tmp_path / "none.db").code == 2
