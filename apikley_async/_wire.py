@@ -20,8 +20,8 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 
 from apikley_async._lenient import (
     plain,
-    read_any_json,
     read_amount,
+    read_any_json,
     read_date,
     read_json,
     read_moment,

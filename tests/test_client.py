@@ -1261,7 +1261,8 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
         assert len(server.created) == 1
     assert said == b"interrupted\n"
     assert rest == b"unclaimed: task_1\n"
-    assert complaints_in(complaints.decode()) == ["film task_1 is paid and nobody waits for it; see unclaimed"]
+    told = "film task_1 is paid and nobody waits for it; see unclaimed"
+    assert complaints_in(complaints.decode()) == [told]
     assert child.returncode == 0
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import getpass
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -163,7 +163,7 @@ class Batch:
         retry: int = 0,
         overwrite: bool = False,
         every_change: bool = False,
-    ) -> AsyncIterator[Item]:
+    ) -> AsyncGenerator[Item, None]:
         """Make what is not made yet; yield each item as it comes to rest.
 
         Run it again and it goes on where it stopped. What stopped it early is in `stopped`.

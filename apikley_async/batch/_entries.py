@@ -50,6 +50,13 @@ class Record:
     unit: str
     number: int
     fields: Mapping[str, Any]
+    words: Mapping[str, str] = attrs.field(factory=dict)
+    """What the form calls a field, where that is not the field's name."""
+
+    def told(self, fault: str) -> str:
+        """A fault with its place, in the words of the form."""
+        name, colon, rule = fault.partition(":")
+        return f"{self.where}: {self.words.get(name, name)}{colon}{rule}"
 
     @property
     def where(self) -> str:

@@ -28,6 +28,7 @@ MOST_HOLDERS = 4_000_000  # lists and objects of a JSON document
 DEEPEST = 32
 BOM = b"\xef\xbb\xbf"
 COLUMNS = ("key", "scene", "duration", "film_duration", "aspect_ratio", "image")
+IN_CSV = {"duration": "film_duration"}
 OF_FILM = ("film_duration", "aspect_ratio", "image")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 NO_JSON = re.compile(r"true|false|null|[-+]?\.inf|\.nan", re.IGNORECASE)
@@ -121,10 +122,12 @@ def read_json(file: BinaryIO, name: str) -> Iterator[Found]:
         document, twins = loads(text)
     except (ValueError, RecursionError) as exc:
         raise ManifestError([json_fault(name, exc)]) from None
-    found = [*films_in(document, name)]
-    if twins and not any(isinstance(each, Fault) for each in found):  # deeper than anyone looks
+    told = False
+    for found in films_in(document, name):
+        told = told or isinstance(found, Fault)
+        yield found
+    if twins and not told:  # deeper than anyone looks
         raise ManifestError([f"{name}: {shown(twins[0])} stands twice in one object"])
-    yield from found
 
 
 def read_lines(file: BinaryIO, name: str) -> Iterator[Found]:
@@ -235,7 +238,7 @@ def read_csv(file: BinaryIO, name: str) -> Iterator[Found]:
                 yield Fault(f"{where}: key: on every row, or on none")
             if not film or "key" not in cells or cells["key"] != first.get("key"):
                 if film:
-                    yield Record(name, "line", start, film)
+                    yield Record(name, "line", start, film, IN_CSV)
                 film, first, start = _film(cells), cells, line
             elif any(cells[column] != first.get(column) for column in OF_FILM if column in cells):
                 yield Fault(f"{where}: {', '.join(OF_FILM)}: as in line {start}, or blank")
@@ -245,7 +248,7 @@ def read_csv(file: BinaryIO, name: str) -> Iterator[Found]:
         told = "a quote is not closed" if "unexpected end" in str(exc) else str(exc)
         raise ManifestError([f"{name}, line {ended + 1}: CSV: {told}"]) from None
     if film:
-        yield Record(name, "line", start, film)
+        yield Record(name, "line", start, film, IN_CSV)
 
 
 def _texts(file: BinaryIO, name: str) -> Iterator[str]:

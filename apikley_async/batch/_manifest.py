@@ -136,7 +136,7 @@ class _Reading:
         try:
             entries = entries_of(found, self._defaults, base=self._base, digest_of=self._digest_of)
         except StoryboardError as error:
-            self.tell(f"{found.where}: {fault}" for fault in error.faults)
+            self.tell(map(found.told, error.faults))
             return []
         self.faults += self._conflicts(found, entries)
         return entries if not self.faults else []

@@ -196,6 +196,13 @@ def test_quotes_and_line_breaks_in_cells(write: Any) -> None:
     assert json.loads(read(path)[0].payload)["shots"][0]["scene"] == 'One,\n"two".'
 
 
+def test_a_csv_film_is_told_in_its_columns(write: Any) -> None:
+    """What is `duration` elsewhere is `film_duration` there."""
+    path = write("films.csv", "key,scene,duration,film_duration\na,One.,5,12\n")
+
+    assert check(path) == ["films.csv, line 2: film_duration: 10, 15 or 25 seconds, not 12"]
+
+
 def test_a_csv_without_keys_has_a_film_a_row(write: Any) -> None:
     """Rows are grouped by key and by nothing else."""
     path = write("films.csv", "duration,scene\n5,One.\n5,Two.\n")
