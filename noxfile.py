@@ -206,6 +206,15 @@ def fuzz(session: nox.Session) -> None:
     session.run("python", "tests/fuzz/run.py", *session.posargs)
 
 
+@nox.session(default=False)
+def kill(session: nox.Session) -> None:
+    """Batches killed 10 times at each point and at 200 random moments, and one of 10,000 films."""
+    install(session, "-e", ".[all]", *group("tests"))
+    env = {"APIKLEY_KILLS": "10", "APIKLEY_RANDOM_KILLS": "200", "APIKLEY_SCALE": "10000"}
+    tests = [f"tests/batch/test_{name}.py" for name in ("kill", "strace", "scale")]
+    session.run("pytest", *pytest_args(session), *tests, env=env)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style and likely bugs; `-- --fix` mends what can be mended."""

@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
-from weakref import WeakSet
 
 import attrs
 
@@ -21,9 +20,14 @@ from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import entries_in
 from apikley_async.batch._outbox import restore_window
 from apikley_async.batch._run import Options, Run
-from apikley_async.batch._states import Event, State
+from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
-from apikley_async.errors import BudgetExceededError, JournalError, ManifestError
+from apikley_async.errors import (
+    BudgetExceededError,
+    JournalError,
+    ManifestError,
+    StoryboardError,
+)
 
 __all__ = ["Batch", "Estimate", "Status"]
 
@@ -84,7 +88,7 @@ class Batch:
         self._run: Run | None = None
         self._busy = False
         self._stopped: str | None = None
-        self._paced: WeakSet[Limiter] = WeakSet()  # the limiters that know of earlier attempts
+        self._paced: list[Limiter] = []  # they know of the attempts of earlier runs
 
     @classmethod
     def open(
@@ -143,7 +147,9 @@ class Batch:
         """
         if isinstance(source, str | os.PathLike):
             name = name_of(source)
-            entries = entries_in(Path(source), allow_outside=allow_outside)
+            entries = entries_in(
+                Path(source), allow_duplicates=allow_duplicates, allow_outside=allow_outside
+            )
         else:
             name, entries = "", iter(pairs(source))
         return await self._open.plan(entries, source=name, allow_duplicates=allow_duplicates)
@@ -225,9 +231,9 @@ class Batch:
             budget.spendable = await client.credits() - min_balance
         if budget.needs_prices:
             await self._check_prices(prices, paid=budget.max_credits is not None)
-        if client.limiter not in self._paced:
+        if not any(known is client.limiter for known in self._paced):
+            self._paced.append(client.limiter)
             await restore_window(store, client.limiter, self._clock)
-            self._paced.add(client.limiter)
 
     @property
     def stopped(self) -> str | None:
@@ -347,7 +353,10 @@ class Batch:
         return self._store
 
     async def _decide(self, key: str, step: Step) -> Item:
-        return await self._open.step(key, attrs.evolve(step, by=who()))
+        try:
+            return await self._open.step(key, attrs.evolve(step, by=who()))
+        except NoStepError as error:
+            raise ManifestError([f"{key}: {error}"]) from None
 
     async def _money(
         self, price: Price, max_credits: float | None, max_tasks: int | None
@@ -398,7 +407,11 @@ def pairs(source: Iterable[tuple[str, Storyboard | Task]]) -> Iterable[Entry]:
         image = work.image if isinstance(work, Storyboard) else None
         digest = ""
         if image is not None and "://" not in os.fspath(image):
-            digest = image_digest(Path.cwd(), os.fspath(image), allow_outside=True)
+            try:
+                digest = image_digest(Path.cwd(), os.fspath(image), allow_outside=True)
+            except StoryboardError as error:
+                faults += [f"{where}: {fault}" for fault in error.faults]
+                continue
         yield entry_of(work, key, base=Path.cwd(), where=where, image_digest=digest)
     if faults:
         raise ManifestError(faults)

@@ -360,8 +360,8 @@ class Journal:
             self._move(key, Step(Event.INTEND))
             self._db.execute(
                 "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, began_at) VALUES"
-                " (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?2), 'intent', ?, ?, ?)",
-                (token, key, fingerprint, reserved, self._now[0]),
+                " (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'intent', ?, ?, ?)",
+                (token, key, key, fingerprint, reserved, self._now[0]),
             )
 
     def _settle(self, key: str, attempt: Attempt, step: Step) -> Item:

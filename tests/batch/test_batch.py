@@ -327,6 +327,23 @@ async def test_an_uncertain_film_is_submitted_again_or_dropped_by_a_person(tmp_p
     assert len(simulator.ledger.paid) == 4
 
 
+async def test_a_decision_that_does_not_apply_is_refused(tmp_path: Path) -> None:
+    """What is done stays done, and the message says where the item stands."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        await ran(batch, client, folder=tmp_path)
+
+        for decide in (batch.drop, batch.resubmit, batch.retry, batch.revive):
+            with pytest.raises(ManifestError, match="k0: .*done"):
+                await decide("k0")
+        with pytest.raises(KeyError):
+            await batch.drop("nobody")
+
+
 async def test_a_decision_in_the_middle_of_a_run(tmp_path: Path) -> None:
     """A planned film that is dropped while others run is not made, and disturbs nobody."""
     async with (

@@ -572,8 +572,8 @@ async def shift(batch: Batch, key: str, born: float) -> None:
     journal = batch._open
     await journal._run(  # type: ignore[attr-defined]
         lambda: journal._db.execute(  # type: ignore[attr-defined]
-            "UPDATE item SET success_at = ?1, result = json_set(result, '$.expires_at', ?1 + 86400)"
-            " WHERE key = ?2",
-            (born, key),
+            "UPDATE item SET success_at = ?, result = json_set(result, '$.expires_at', ? + 86400)"
+            " WHERE key = ?",
+            (born, born, key),
         )
     )
