@@ -472,9 +472,9 @@ async def test_a_cancelled_step_is_seen_to_its_end(tmp_path: Path) -> None:
     part = Slow(tmp_path / "x.mp4", "x", random.Random(1))
     waiting = asyncio.ensure_future(part.dawdle())
     for _ in range(3):
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         waiting.cancel()
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     assert not waiting.done()
 
     go.set()

@@ -20,6 +20,8 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
     def run(*options: str, mode: str = "auto", asyncio: bool = True) -> pytest.RunResult:
+        if not (pytester.path / "pytest.ini").exists():
+            pytester.makeini("[pytest]")  # or it would find the settings of a folder above
         plugins = ["-p", "apikley_async.pytest_plugin"]
         if asyncio:
             plugins += ["-p", "pytest_asyncio.plugin", "--asyncio-mode", mode]
