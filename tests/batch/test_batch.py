@@ -338,7 +338,7 @@ async def test_a_decision_that_does_not_apply_is_refused(tmp_path: Path) -> None
         await ran(batch, client, folder=tmp_path)
 
         for decide in (batch.drop, batch.resubmit, batch.retry, batch.revive):
-            with pytest.raises(ManifestError, match="k0: .*done"):
+            with pytest.raises(ManifestError, match=r"k0: .*done"):
                 await decide("k0")
         with pytest.raises(KeyError):
             await batch.drop("nobody")

@@ -1,0 +1,145 @@
+"""Taking up in virtual time what earlier runs have left: windows, paid films, dead links."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from batch.scenery import check_books, customer, films, opened, ran, states, swift, world
+
+from apikley_async.batch import Batch, Event, State, Step
+from apikley_async.simulator import Constant, Fault, Terms
+
+pytestmark = pytest.mark.virtual
+
+
+async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
+    """Twenty submissions, a restart, and no 429: the window is in the journal. (R2)"""
+    terms = Terms(limit=20, per=10.0, duration=Constant(60))
+    async with world(terms) as simulator:
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(60))
+            submitted = 0
+            async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
+                submitted += item.state is State.SUBMITTED
+                if submitted == 20:
+                    break
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+            await check_books(simulator, batch, tmp_path / "films")
+
+        assert not simulator.ledger.refused
+        assert simulator.ledger.busiest_window(10.0) <= 20
+        assert len(simulator.ledger.paid) == 60
+
+
+async def leave_at(batch: Batch, key: str, state: State, url: str) -> None:
+    """Bring an item to *state* by hand, as an earlier run would have left it."""
+    store = batch._open
+    steps = {
+        State.STALLED: [Step(Event.STALL, cause="too long")],
+        State.SUCCESS: [
+            Step(
+                Event.SUCCEED,
+                result=json.dumps({"urls": [url]}),
+                success_at=datetime(2026, 9, 21, tzinfo=UTC),
+            )
+        ],
+    }
+    for step in steps.get(state, []):
+        await store.step(key, step)
+
+
+@pytest.mark.parametrize("state", [State.SUBMITTED, State.STALLED, State.SUCCESS])
+@pytest.mark.parametrize("pause", [100.0, 7200.0, 90_000.0], ids=["soon", "2h", "25h"])
+async def test_a_paid_film_is_taken_up_in_every_state(
+    state: State, pause: float, tmp_path: Path
+) -> None:
+    """Submitted, stalled or ready: the next run saves it, hours later too, for nothing. (I3)"""
+    async with world() as simulator:
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(2))
+            async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
+                if item.key == "k0" and item.state is State.SUBMITTED:
+                    break
+        async with opened(tmp_path / "b.db") as batch:
+            [url] = simulator.result_urls((await batch.item("k0")).task_id or "")
+            await leave_at(batch, "k0", state, url)
+        await asyncio.sleep(pause)
+
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+
+            assert set((await states(batch)).values()) == {State.DONE}
+            await check_books(simulator, batch, tmp_path / "films")
+        assert len(simulator.ledger.paid) == 2
+
+
+async def test_a_result_that_is_dead_everywhere_expires_and_can_be_revived(tmp_path: Path) -> None:
+    """When no way leads to a film any more it is told as expired; `revive` tries once more. (D7)"""
+    terms = Terms(duration=Constant(30), result_life=600, reissue_life=600)
+    async with world(terms) as simulator:
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
+                if item.state is State.SUCCESS:
+                    break
+        await asyncio.sleep(3600)
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            [item] = await ran(batch, client, folder=tmp_path / "films")
+            assert item.state is State.EXPIRED
+            assert await ran(batch, client, folder=tmp_path / "films") == []
+            await batch.revive()
+            assert (await batch.item("k0")).state is State.SUCCESS
+        assert len(simulator.ledger.paid) == 1
+
+
+async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
+    """Of many films that are ready, those whose links die first are fetched first. (D18)"""
+    async with world(Terms(duration=Constant(5))) as simulator:
+        async with customer(simulator, limiter=swift()) as client, opened(tmp_path / "b.db") as b:
+            await b.add(films(30))
+            simulator.script("file", [Fault.HANG] * 40)
+            async for _ in b.run(client, folder=tmp_path / "films", every_change=True):
+                if (await b.status()).counts.get(State.SUCCESS, 0) == 30:
+                    break
+        simulator.clear_scripts()
+        born = {}
+        async with opened(tmp_path / "b.db") as batch:
+            rng = random.Random(1)
+            for number in range(30):
+                item = await batch.item(f"k{number}")
+                born[item.task_id] = rng.randrange(80_000)
+                await shift(batch, item.key, 1_790_000_000 + born[item.task_id])
+        seen = len(simulator.ledger.files)
+
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+            tasks = {
+                simulator.result_urls(item.task_id or "")[0].partition("?")[0]: item.task_id
+                async for item in batch.items()
+            }
+
+        order = [
+            born[tasks[f"{simulator.files_url}{request.path}"]]
+            for request in simulator.ledger.files[seen:]
+        ]
+        assert len(order) == 30
+        # Six are fetched at once, so neighbours may change places, and no more.
+        assert all(abs(order.index(at) - place) <= 6 for place, at in enumerate(sorted(order)))
+
+
+async def shift(batch: Batch, key: str, born: float) -> None:
+    """Let a film have been ready at another time."""
+    journal = batch._open
+    await journal._run(  # type: ignore[attr-defined]
+        lambda: journal._db.execute(  # type: ignore[attr-defined]
+            "UPDATE item SET success_at = ?, result = json_set(result, '$.expires_at', ? + 86400)"
+            " WHERE key = ?",
+            (born, born, key),
+        )
+    )
