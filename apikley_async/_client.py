@@ -24,7 +24,7 @@ from apikley_async import _wire as wire
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._files import Films
 from apikley_async._house import House
-from apikley_async._images import Images, ImageSource
+from apikley_async._images import FOLDER, Images, ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter, running_films
 from apikley_async._many import Making, Outcome, Works
@@ -304,11 +304,17 @@ class Client:
 
         Args:
             image: a path, bytes, or a file opened in binary mode; JPEG, PNG or WebP, 10.0 MB.
+                An http(s) URL is fetched by the service within 30 seconds, and kept there.
 
         Raises:
             UploadError: it cannot be used, or was not stored.
         """
         rooms = self._here()
+        if isinstance(image, str) and is_url(image):
+            self._check_image_url(image)
+            # A folder of its own, since a name that is in use would replace the older file.
+            folder = f"{FOLDER}/{self._rng.getrandbits(128):032x}"
+            return await rooms.questions.store_from(image, folder)
         async with rooms.house.inside():
             return await rooms.images.upload(image)
 
@@ -316,6 +322,8 @@ class Client:
         self, result: Result, target: str | os.PathLike[str], *, overwrite: bool = False
     ) -> list[Path]:
         """Save every file of a result; each is whole under its name, or is not there at all.
+
+        What an interrupted save has fetched stays in a hidden file beside it for the next one.
 
         Args:
             result: what awaiting a job gave.
@@ -432,10 +440,16 @@ class Client:
             return None
         if not is_url(image):
             return await self.upload(image)
-        host = urlsplit(os.fspath(image)).hostname
+        self._check_image_url(os.fspath(image))
+        return os.fspath(image)
+
+    def _check_image_url(self, url: str) -> None:
+        """Refuse what the service cannot fetch, before anything is sent."""
+        if faults := [f"image: {fault}" for fault in url_faults(url)]:
+            raise StoryboardError(faults)
+        host = urlsplit(url).hostname
         if is_loopback(host) and not (self._at_home or self._allow_private):
             raise StoryboardError(f"image: a URL the service can fetch, not one of {host}")
-        return os.fspath(image)
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

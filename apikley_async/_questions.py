@@ -29,6 +29,8 @@ __all__ = ["Questions"]
 
 logger = logging.getLogger("apikley_async")
 
+UNSUPPORTED = 415
+
 Answer = TypeVar("Answer")
 Answer_co = TypeVar("Answer_co", covariant=True)
 
@@ -74,7 +76,17 @@ class Questions:
         return await self._until_answered(wire.link_for(url), wire.open_link)
 
     async def store(self, file: wire.File, folder: str) -> str:
-        return await self._until_answered(wire.stream_upload(file, folder), wire.open_upload)
+        """Upload as a stream; where a gateway refuses forms (415), as text inside JSON."""
+        try:
+            return await self._until_answered(wire.stream_upload(file, folder), wire.open_upload)
+        except InvalidRequestError as error:
+            if error.code != UNSUPPORTED:
+                raise
+        return await self._until_answered(wire.base64_upload(file, folder), wire.open_upload)
+
+    async def store_from(self, url: str, folder: str) -> str:
+        """Let the service fetch a file; it gives up after 30 seconds."""
+        return await self._until_answered(wire.url_upload(url, folder), wire.open_upload)
 
     async def new_links(self, task_id: str, number: int, url: str) -> AsyncIterator[str]:
         """Links for a dead one, in the order in which they are worth trying.

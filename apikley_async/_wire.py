@@ -7,6 +7,7 @@ states are normal, and whatever arrives, only the errors of `apikley_async.error
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -195,6 +196,17 @@ def link_for(url: str) -> Request:
 def stream_upload(file: File, folder: str) -> Request:
     form: dict[str, str | File] = {"file": file, "uploadPath": folder, "fileName": file.name}
     return Request("POST", "/file-upload/api/file-stream-upload", form=form)
+
+
+def base64_upload(file: File, folder: str) -> Request:
+    data = f"data:{file.kind};base64,{base64.b64encode(file.content).decode()}"
+    body = {"base64Data": data, "uploadPath": folder, "fileName": file.name}
+    return Request("POST", "/file-upload/api/file-base64-upload", body=body)
+
+
+def url_upload(url: str, folder: str) -> Request:
+    body = {"fileUrl": url, "uploadPath": folder}
+    return Request("POST", "/file-upload/api/file-url-upload", body=body)
 
 
 # --- the envelope --------------------------------------------------------------------------------

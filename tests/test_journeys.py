@@ -240,6 +240,20 @@ async def test_a_whole_journey_with_an_image(tmp_path: Path) -> None:
         await second
 
 
+async def test_an_image_may_come_from_a_url_or_through_a_gateway(tmp_path: Path) -> None:
+    """The service fetches a URL itself; where forms are refused, content goes as base64."""
+    async with world() as simulator, customer(simulator) as client:
+        first = await client.upload(PNG)
+        fetched = await client.upload(first)
+        simulator.script("upload", [Fault.code(415)])
+        other = await client.upload(PNG + b"\x00")
+
+        assert len({first, fetched, other}) == 3
+        assert len(simulator.ledger.times("upload")) == 4
+        board = Storyboard([Shot("A.", 10)], duration=10, image=other)
+        assert (await client.generate(board)).urls
+
+
 async def test_another_model_goes_through_the_same_door(tmp_path: Path) -> None:
     """A task of another model is submitted, awaited and saved like a storyboard."""
     lighthouse = Task("kling-2.6/text-to-video", {"prompt": "A lighthouse.", "duration": 5})
