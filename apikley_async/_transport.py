@@ -162,8 +162,21 @@ class _Mark:
     """How far a request has come: whether its first byte has left, and what was answered."""
 
     on_sent: Callable[[], None] | None = None
+    kept: bool = False  # it went out on a kept connection, which may have been dead
     sent: bool = False
     answer: _Answer | None = None
+
+
+async def _mark_kept(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+    mark: _Mark = context.trace_request_ctx
+    mark.kept = mark.kept or not mark.sent
+
+
+async def _refuse_repeat(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+    """aiohttp asks again when a GET is cut off: fair after a kept connection, else a storm."""
+    mark: _Mark = context.trace_request_ctx
+    if mark.sent and not mark.kept:
+        raise aiohttp.ServerDisconnectedError
 
 
 async def _mark_sent(_session: Any, context: SimpleNamespace, _params: Any) -> None:
@@ -314,7 +327,9 @@ class HttpTransport:
     def _session(self, repeatable: bool) -> aiohttp.ClientSession:
         if repeatable not in self._sessions:
             trace = aiohttp.TraceConfig()
-            trace.on_request_headers_sent.append(_mark_sent)
+            trace.on_connection_reuseconn.append(_mark_kept)
+            trace.on_connection_create_start.append(_refuse_repeat)
+            trace.on_request_headers_sent.extend((_refuse_repeat, _mark_sent))
             options: Mapping[str, Any] = (
                 {"limit": CONNECTIONS, "keepalive_timeout": KEEP_ALIVE}
                 if repeatable

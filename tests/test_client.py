@@ -515,6 +515,27 @@ async def test_a_job_looks_through_an_outage() -> None:
     assert 300 < now() < 420
 
 
+OUTAGES = {"resets": resets, "hangs up": closes, "a page with 502": answers(PAGE, 502)}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("kind", OUTAGES)
+async def test_an_outage_is_asked_no_more_often_than_a_service_in_health(kind: str) -> None:
+    """40 jobs in five minutes of outage: at most 1.3 times the usual questions (R11)."""
+
+    async def questions(look: Act) -> int:
+        async with RawServer(service(recordInfo=look)) as server, customer(server.url) as client:
+            jobs = [client.job(f"task_{number}", known=True) for number in range(40)]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(300):
+                    await asyncio.gather(*jobs)
+            return len(server.looks)
+
+    usual = await questions(still_waits)
+
+    assert await questions(OUTAGES[kind]) <= 1.3 * usual
+
+
 # --- protocols of the user's own -----------------------------------------------------------------
 
 

@@ -259,7 +259,7 @@ NEVER_SENT = {
 async def test_what_never_left_is_known_to_have_never_left(
     phase: str, request_: Request, authority: trustme.CA, trusting: ssl.SSLContext
 ) -> None:
-    """Before the first byte every failure is UnreachableError, and worth another try (A15, X1)."""
+    """Before the first byte every failure is UnreachableError, worth another try (A15, X1, N4)."""
     async with NEVER_SENT[phase](authority, trusting) as transport:
         told = await send(transport, request_)
 
