@@ -173,7 +173,7 @@ async def _mark_kept(_session: Any, context: SimpleNamespace, _params: Any) -> N
 
 
 async def _refuse_repeat(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-    """aiohttp asks again when a GET is cut off: fair after a kept connection, else a storm."""
+    """Keep a GET that was cut off from being asked again, unless a kept connection was dead."""
     mark: _Mark = context.trace_request_ctx
     if mark.sent and not mark.kept:
         raise aiohttp.ServerDisconnectedError

@@ -279,6 +279,21 @@ async def test_an_expired_link_is_exchanged(tmp_path: Path) -> None:
         assert path.read_bytes() == await simulator.film(result.task_id)
 
 
+async def test_a_film_that_is_exchanged_between_two_attempts_is_not_spliced(tmp_path: Path) -> None:
+    """Cut off, then another file of the same size and form: the new one is saved, whole (D4)."""
+    async with world() as simulator, customer(simulator) as client:
+        result = await client.generate(KITTEN)
+        simulator.script("file", [Fault.CUT, Fault.CHANGED])
+
+        [path] = await client.save(result, tmp_path / "first")
+        [again] = await client.save(result, tmp_path / "second")
+
+        saved, original = path.read_bytes(), await simulator.film(result.task_id)
+        assert len(saved) == len(original)
+        assert saved != original
+        assert saved == again.read_bytes()
+
+
 async def test_at_most_max_running_films_at_once() -> None:
     """`generate` and `generate_many` share the places for running films."""
     async with world() as simulator, customer(simulator, max_running=7) as client:

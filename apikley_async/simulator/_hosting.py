@@ -203,14 +203,29 @@ def _bounds(range_: str | None, size: int) -> tuple[int, int] | None:
 
 
 def another_version(data: bytes, version: int) -> bytes:
-    """Bytes that differ from *data* nearly everywhere, but still begin as a film does.
+    """Bytes whose pictures differ everywhere from those of *data*; the boxes around them do not.
 
-    As long as the original on purpose: a download spliced from two versions has the right size.
+    As long as the original on purpose: a download spliced from two versions has the right size,
+    and the right boxes too.
     """
     if version == 0:
         return data
     table = bytes(byte ^ (version % 255 + 1) for byte in range(256))
-    return data[:32] + data[32:].translate(table)
+    start, end = _pictures(data)
+    return data[:start] + data[start:end].translate(table) + data[end:]
+
+
+def _pictures(data: bytes) -> tuple[int, int]:
+    """Where the pictures of an MP4 stand (in its box `mdat`); of other files, most of it."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        if size < 8 or at + size > len(data):
+            break
+        if kind == b"mdat":
+            return at + 8, at + size
+        at += size
+    return min(32, len(data)), len(data)
 
 
 def labelled(film: bytes, label: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from random import Random
 
 import pytest
@@ -90,20 +91,34 @@ def test_a_part_is_never_mislabelled(data, first, last):
         assert part.data == data
 
 
-def test_an_exchanged_file_differs_nearly_everywhere_but_in_size(hosting):
+def test_an_exchanged_film_differs_in_every_picture_and_not_in_size(hosting):
     """A splice of two versions has the right size, so only a validator or the bytes betray it."""
-    film = b"\x00\x00\x00\x18ftypisom" + bytes(range(256))
+    boxes = labelled(b"", "head"), bytes(range(256)), labelled(b"", "tail")
+    film = boxes[0] + struct.pack(">I4s", 8 + 256, b"mdat") + boxes[1] + boxes[2]
     before = hosting.file("0-1", film, 0.0, "video/mp4")
 
     hosting.versions["0-1"] += 1
     after = hosting.file("0-1", film, 0.0, "video/mp4")
 
-    assert len(after.data) == len(before.data)
-    assert after.data[:12] == film[:12]
-    assert all(a != b for a, b in zip(after.data[32:], before.data[32:], strict=True))
+    start = len(boxes[0]) + 8
+    assert after.data[:start] == film[:start]
+    assert all(a != b for a, b in zip(after.data[start:], boxes[1], strict=False))
+    assert after.data[start + 256 :] == boxes[2]
     assert after.etag != before.etag
     assert after.modified > before.modified
     assert another_version(film, 2) != after.data
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"a", b"no film at all" * 9, struct.pack(">I4s", 4, b"mdat") * 8]
+)
+def test_what_is_no_film_is_exchanged_for_as_many_bytes(data):
+    """Short files and nonsense are nobody's trouble."""
+    after = another_version(data, 1)
+
+    assert len(after) == len(data)
+    assert after[:32] == data[:32]
+    assert all(a != b for a, b in zip(after[32:], data[32:], strict=True))
 
 
 def test_a_label_is_a_box_that_players_skip():
