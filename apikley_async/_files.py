@@ -26,6 +26,7 @@ from apikley_async._films import (
     BrokenOffError,
     ChangedError,
     GoneError,
+    UnreachedError,
     is_mp4,
     kind_of,
     safe_name,
@@ -42,6 +43,7 @@ __all__ = ["Films"]
 
 AT_ONCE = 6
 ROUNDS = 4  # so often every link must be found dead: a host may not know a new film at once
+LOST = 3  # after so many refused connections another link is tried: it may lead elsewhere
 SLOWEST, SLOW_SPAN = 1024, 60.0  # bytes a second, seen over so many seconds
 TRIES = Backoff(first=1.0, factor=2.0, cap=30.0, deadline=600.0)
 
@@ -120,12 +122,15 @@ class Films:
         delays = TRIES.delays(self._rng)
         most, since = part.have, self._clock.now()
         unsure: set[str] = set()
+        lost = 0
         async with contextlib.aclosing(links):
             while True:
                 try:
                     return await self._fetch(part, links, unsure)
                 except BrokenOffError as error:
                     broken = error
+                if isinstance(broken, UnreachedError) and (lost := lost + 1) % LOST == 0:
+                    await links.try_another(part.have)
                 now = self._clock.now()
                 if part.have - most > SLOWEST * (now - since):
                     most, since, delays = part.have, now, TRIES.delays(self._rng)
@@ -192,6 +197,7 @@ class Links:
         self.url = result.urls[number]
         self._fresh: AsyncIterator[str] | None = None
         self._rounds = 0
+        self._lost = False  # in this round one of the hosts was not reached: its link may work
         self._given = 0
         self._have = 0
 
@@ -213,16 +219,22 @@ class Links:
             self._given += 1
             return
         except StopAsyncIteration:
-            self._rounds += 1
+            self._rounds += not self._lost
             trouble = BrokenOffError(f"the link is dead ({dead})")
-            if self._rounds == ROUNDS or not self._given:
+            if not self._lost and (self._rounds == ROUNDS or not self._given):
                 trouble = ResultExpiredError(f"The link is dead ({dead}) and there is no new one")
         except ApikleyError as error:
             trouble = error
             if retry_delay(error, repeatable=True, delay=0.0) is not None:
                 trouble = BrokenOffError(f"no new link: {error.message}")
-        self._fresh, self.url = None, self._file[2]
+        self._fresh, self.url, self._lost = None, self._file[2], False
         raise trouble
+
+    async def try_another(self, have: int) -> None:
+        """Move on from a link whose host cannot be reached; that says nothing about the film."""
+        self._lost = True
+        with contextlib.suppress(ApikleyError, BrokenOffError):
+            await self.renew("its host is not reached", have)
 
     async def aclose(self) -> None:
         if isinstance(self._fresh, AsyncGenerator):

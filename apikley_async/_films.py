@@ -29,6 +29,10 @@ class BrokenOffError(Exception):
     """It did not come to its end: go on where it stopped, after a pause."""
 
 
+class UnreachedError(BrokenOffError):
+    """The host took no connection: the same link may work later, or another one now."""
+
+
 class ChangedError(BrokenOffError):
     """It is another file than the one begun: start again, after a pause."""
 

@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from yarl import URL
 
-from apikley_async._films import Body, BrokenOffError, Held, read_answer
+from apikley_async._films import Body, BrokenOffError, Held, UnreachedError, read_answer
 from apikley_async._storyboard import url_faults
 from apikley_async._transport import Network, is_loopback
 from apikley_async.errors import DownloadError
@@ -97,7 +97,8 @@ class Hosts:
         except TimeoutError:
             trouble = BrokenOffError("nothing came any more")
         except (aiohttp.ClientError, OSError) as exc:
-            trouble = BrokenOffError(type(exc).__name__)
+            lost = isinstance(exc, aiohttp.ClientConnectorError)
+            trouble = (UnreachedError if lost else BrokenOffError)(type(exc).__name__)
             if refused:
                 trouble = private_network(shown(url), refused[0])
             elif isinstance(exc, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):

@@ -543,6 +543,37 @@ async def test_a_dead_link_is_replaced(tmp_path: Path, dead: Turn) -> None:
 
 
 @pytest.mark.virtual
+async def test_a_host_that_is_gone_is_left_for_another(tmp_path: Path) -> None:
+    """After three refused connections a new link is asked for; it may lead elsewhere (D7)."""
+    nobody = "http://127.0.0.1:1/1.mp4"
+    async with FileHost() as host:
+        fresh = Reissue([host.serve("/fresh", honest(V1))])
+        async with saving(fresh) as films:
+            (path,) = await films.save(result(nobody), tmp_path)
+
+    assert path.read_bytes() == FILM
+    assert fresh.asked == [("task_1", 0, nobody)]
+    assert seconds() < 10
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("fresh", [[], [None], ["the same"]])
+async def test_a_host_that_is_not_reached_is_no_dead_link(
+    tmp_path: Path, fresh: list[str | None]
+) -> None:
+    """However often: it ends with patience, and the film can still be had (D7, D20)."""
+    nobody = "http://127.0.0.1:1/1.mp4"
+    links = Reissue([nobody if link else UnansweredError("no answer") for link in fresh])
+    async with saving(links) as films:
+        with pytest.raises(DownloadError, match="again and again") as raised:
+            await films.save(result(nobody), tmp_path)
+
+    assert type(raised.value) is DownloadError
+    assert 600 < seconds() < 700
+    assert len(links.asked) < 20
+
+
+@pytest.mark.virtual
 async def test_a_link_that_dies_on_the_way_is_replaced_and_gone_on_with(tmp_path: Path) -> None:
     """Nothing is fetched twice where the version is the same (D8)."""
     async with FileHost() as host:
