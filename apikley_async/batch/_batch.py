@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -31,6 +32,7 @@ from apikley_async.errors import (
 
 __all__ = ["Batch", "Estimate", "Status"]
 
+HERE = ("127.0.0.1", "::1", "localhost")
 TURNS = 5  # of the loop, until Python has noticed that a generator was broken off
 
 Source: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Storyboard | Task]]"
@@ -226,7 +228,7 @@ class Batch:
     ) -> None:
         """Everything that can refuse a run before anything is spent."""
         store = self._open
-        await store.bind(client.base_url, client.account(await store.salt()))
+        await store.bind(home_of(client.base_url), client.account(await store.salt()))
         if min_balance is not None:
             budget.spendable = await client.credits() - min_balance
         if budget.needs_prices:
@@ -393,6 +395,11 @@ class Batch:
 def name_of(manifest: str | os.PathLike[str]) -> str:
     """What tells a manifest from others: its place."""
     return str(Path(manifest).absolute())
+
+
+def home_of(base_url: str) -> str:
+    """Which service a journal's tasks live at; on this machine its port may be another each day."""
+    return "this machine" if urlsplit(base_url).hostname in HERE else base_url
 
 
 def pairs(source: Iterable[tuple[str, Storyboard | Task]]) -> Iterable[Entry]:

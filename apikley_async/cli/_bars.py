@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -30,19 +31,21 @@ class Words(ProgressColumn):
 
 
 class Bars:
-    """A bar for each film in the making, and one for all of them.
+    """A bar for each film in the making, as far as they fit, and one for all of them.
 
     Args:
-        films: how many there are.
+        films: how many there are, as far as known.
         ends: with which event a film is done; saving comes after "ready" where films are saved.
     """
+
+    lively = True
 
     def __init__(self, films: int, *, ends: str = "saved") -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._progress = Progress(
             Words("name", most=40, least=20),
             BarColumn(bar_width=30),
-            Words("state", most=24, least=16),
+            Words("state", most=64, least=16),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
@@ -51,12 +54,20 @@ class Bars:
         self._ends = {*ENDS, ends}
         self._most = max(3, min(12, self._console.height - 6))
         self._bars: dict[str, TaskID] = {}
-        self._films, self._done = films, 0
+        self._films = films
+        self._ended: set[str] = set()
+        self._credits: dict[str, float] = {}
         self._total: TaskID | None = None
+
+    def expect(self, films: int) -> None:
+        self._films = films
+        self._begin()
 
     def show(self, event: str, facts: Mapping[str, Any]) -> None:
         name = facts["name"]
         moves = event in ("submitted", "state", "ready") and event not in self._ends
+        if facts.get("credits") is not None:
+            self._credits[name] = facts["credits"]
         if moves:
             self._move(name, event, facts)
         if (not moves or event == "submitted") and (told := sentence(event, facts)):
@@ -72,6 +83,7 @@ class Bars:
 
     def _move(self, name: str, event: str, facts: Mapping[str, Any]) -> None:
         bar = self._bars.get(name)
+        self._ended.discard(name)  # a failed one that is made again
         if bar is None:
             self._begin()
             bar = self._bars[name] = self._progress.add_task(
@@ -87,13 +99,13 @@ class Bars:
             self._progress.update(bar, state=facts.get("state", event))
 
     def _begin(self) -> None:
-        if self._total is None:
-            self._total = self._progress.add_task("", total=self._films, name="", state="")
+        if self._total is None and self._films:
+            self._total = self._progress.add_task("", total=self._films, name="all", state="")
             self._count()
             self._progress.start()
 
     def _finish(self, name: str) -> None:
-        self._done += 1
+        self._ended.add(name)
         bar = self._bars.pop(name, None)
         if bar is not None:
             self._progress.remove_task(bar)
@@ -102,6 +114,16 @@ class Bars:
         self._count()
 
     def _count(self) -> None:
-        if self._total is not None:
-            state = f"{self._done} of {count(self._films)}"
-            self._progress.update(self._total, completed=self._done, name="all", state=state)
+        if self._total is None:
+            return
+        done = len(self._ended)
+        words = [f"{done} of {count(self._films)}"]
+        if len(self._bars) > self._most:
+            words.append(f"{len(self._bars)} in the making")
+        seconds = self._progress.tasks[self._progress.task_ids.index(self._total)].elapsed or 0.0
+        if done and seconds > 0:
+            left = round((self._films - done) * seconds / done)
+            words += [f"{60 * done / seconds:.3g} a minute", f"{timedelta(seconds=left)} left"]
+        if self._credits:
+            words.append(f"{sum(self._credits.values()):.12g} credits")
+        self._progress.update(self._total, completed=done, state=", ".join(words))

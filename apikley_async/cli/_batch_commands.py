@@ -89,13 +89,14 @@ def run(
     FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db). Stop it as you
     like and run it again: it goes on, and pays for nothing twice.
     """
-    from apikley_async.cli._batches import BatchRun, Bounds, planned
+    from apikley_async.cli._batches import BatchRun, Bounds, journal_of, planned
+    from apikley_async.cli._films import call
     from apikley_async.cli._run import alone, play, telling
     from apikley_async.cli._session import Session, prepare
 
     rehearsal = dry_run or settings.simulate
     opened = planned(path, journal, allow_duplicates=allow_duplicates, rehearsal=rehearsal)
-    tell = telling(as_json=settings.as_json)
+    tell = telling(as_json=settings.as_json, films=None if dry_run else 0)
     spend = Bounds(**bounds)
 
     if dry_run:
@@ -109,7 +110,9 @@ def run(
         return alone(rehearse, tell)
 
     opening = prepare(settings._replace(max_running=spend.max_running))
-    running = BatchRun(path, journal, folder, settings)
+    named = ("--journal", str(journal)) if journal else ()
+    resume = call("batch", "run", str(path), "-o", str(folder), *named, *settings.words)
+    running = BatchRun(journal_of(path, journal), folder, settings, resume=resume)
 
     async def flow(own: Session) -> int:
         async with opened as (films, told):

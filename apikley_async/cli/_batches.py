@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
 import attrs
@@ -30,6 +31,11 @@ CODES = {
     State.STALLED: RESUME,
     State.SUCCESS: RESUME,
 }
+
+
+TO_COME = (State.PLANNED, State.SUBMITTED, State.STALLED, State.SUCCESS)
+WATCHED = 20  # no terminal has room for more
+TICK = 0.25
 
 
 @attrs.frozen
@@ -77,14 +83,21 @@ async def planned(
 
 
 class BatchRun:
-    """One `apikley batch run`: what it tells while it runs, and when it is stopped."""
+    """One run of a batch: what it tells while it runs, and when it is stopped.
 
-    def __init__(self, path: Path, journal: Path | None, folder: Path, settings: Settings) -> None:
+    Args:
+        journal: where the batch is written down.
+        folder: where the films go.
+        settings: lead other commands to the same service.
+        resume: the command that goes on.
+    """
+
+    def __init__(self, journal: Path, folder: Path, settings: Settings, *, resume: str) -> None:
         self.out = 0
-        self._path = path
         self._journal = journal
         self._folder = folder
         self._settings = settings
+        self._resume = resume
 
     async def run(self, own: Session, batch: Batch, bounds: Bounds, tell: Telling) -> int:
         """Run it to its end, and give the exit code."""
@@ -100,9 +113,20 @@ class BatchRun:
             overwrite=bounds.overwrite,
             every_change=True,
         )
-        async with contextlib.aclosing(changes):
-            async for item in changes:
-                tell_item(tell, item)
+        making = await self._expect(batch, tell)
+        bought = {*making.values()}
+        watching = asyncio.create_task(self._watch(own, making, tell))
+        try:
+            async with contextlib.aclosing(changes):
+                async for item in changes:
+                    making.pop(item.key, None)
+                    if item.state is State.SUBMITTED and item.task_id:
+                        making[item.key] = item.task_id
+                        if item.task_id in bought:
+                            continue
+                    tell_item(tell, item)
+        finally:
+            watching.cancel()
         status = await batch.status()
         if batch.stopped:
             tell.say(f"Nothing more was submitted: {batch.stopped}")
@@ -110,21 +134,36 @@ class BatchRun:
         async for item in batch.items(State.UNCERTAIN):
             self._tell_uncertain(tell, item)
         if not status.finished:
-            tell.say(f"To go on: {self.resume}")
+            tell.say(f"To go on: {self._resume}")
         return code_of(status)
 
-    @property
-    def resume(self) -> str:
-        """The command that goes on."""
-        journal = ("--journal", str(self._journal)) if self._journal else ()
-        words = ("-o", str(self._folder), *journal, *self._settings.words)
-        return call("batch", "run", str(self._path), *words)
+    async def _expect(self, batch: Batch, tell: Telling) -> dict[str, str]:
+        """Say how many films are to come; give the tasks of those that are bought, by key."""
+        films, bought = 0, {}
+        async for item in batch.items(*TO_COME):
+            films += not item.gone or item.state is not State.PLANNED
+            if item.task_id and item.state in (State.SUBMITTED, State.STALLED):
+                bought[item.key] = item.task_id
+        tell.screen.expect(films)
+        return bought
+
+    async def _watch(self, own: Session, making: Mapping[str, str], tell: Telling) -> None:
+        """Show how far the films are, where that is of use; asks the service nothing."""
+        shown: dict[str, tuple[str, float | None]] = {}
+        while tell.screen.lively:
+            for key, task_id in [*making.items()][:WATCHED]:
+                now = own.client.job(task_id).snapshot
+                known = now.state.value, now.progress
+                if shown.get(key) != known and not now.done:
+                    shown[key] = known
+                    tell("state", key=key, task_id=task_id, state=known[0], progress=known[1])
+            await asyncio.sleep(TICK)
 
     def tell_left(self) -> None:
         """Nothing is lost: everything stands in the journal."""
 
     def _tell_uncertain(self, tell: Telling, item: Item) -> None:
-        path = str(journal_of(self._path, self._journal))
+        path = str(self._journal)
         words = self._settings.words
         tell(
             "undecided",

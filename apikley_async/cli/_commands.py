@@ -331,27 +331,26 @@ def simulate(host: str, port: int, as_json: bool, **world: Any) -> int:
 def demo(folder: Path, kind: str, as_json: bool) -> int:
     """The tour: six storyboards become films in half a minute, all on this machine.
 
-    A simulated service makes them: no key, no network, nothing to pay.
+    It is a batch on a simulated service: no key, no network, nothing to pay. Stop it when you
+    like, kill it even, and run it again: it goes on, and submits nothing a second time.
     """
-    from apikley_async.cli._films import Film, Films
     from apikley_async.cli._run import play, telling
     from apikley_async.cli._stage import demo_stage
     from apikley_async.cli._storyboard_files import read_works
+    from apikley_async.cli._tour import Tour
 
     stage = demo_stage(kind)
     works, faults = read_works(sorted(STORYBOARDS.glob("*.json")))
     if faults:
         refuse_files(faults)
     make_folder(folder)
-    tell = telling(as_json=as_json, films=len(works))
+    tell = telling(as_json=as_json, films=0)
     tell.say(f"Six storyboards, to be read and copied: {STORYBOARDS}")
     tell.say("A simulated service films them. Nothing leaves this machine, nothing is paid.")
     if kind == "placeholder":
         tell.say("All get the same placeholder, which does not show them.")
-    films = Films(
-        [Film(*work) for work in works], tell, folder=folder, settings=Settings(simulate=True)
-    )
-    code = play(stage.session, lambda own: films.generate(own.client, own.limiter), tell, films)
+    tour = Tour({path.stem: work for path, work in works}, folder, stage)
+    code = play(tour.opening, lambda own: tour.run(own, tell), tell, tour.running)
     if code == 0:
         tell.say(f"Have a look: {folder.resolve()}")
         tell.say("With a key of yours in APIKLEY_API_KEY: apikley generate STORYBOARD.json")

@@ -26,11 +26,14 @@ class Leaving(Protocol):
     def tell_left(self) -> None: ...
 
 
-def telling(*, as_json: bool, films: int = 0, ends: str = "saved") -> Telling:
-    """Bars for *films* where there is a terminal to draw them on, plain lines elsewhere."""
+def telling(*, as_json: bool, films: int | None = None, ends: str = "saved") -> Telling:
+    """Bars for *films* where there is a terminal to draw them on, plain lines elsewhere.
+
+    None for what has no films; 0 if their number is not known yet.
+    """
     screen: Screen = Lines(ends=ends)
     drawable = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    if films and drawable and not (as_json and sys.stdout.isatty()):
+    if films is not None and drawable and not (as_json and sys.stdout.isatty()):
         from apikley_async.cli._bars import Bars
 
         screen = Bars(films, ends=ends)

@@ -38,11 +38,12 @@ def prepare(settings: Settings, tasks: Sequence[str] = (), *, finished: bool = F
     With `--simulate` the embedded service knows the *tasks*, *finished* ones or not.
     """
     if settings.simulate:
-        from apikley_async.cli._stage import SPEED, Stage
+        from apikley_async.cli._stage import SPEED, Known, Stage
 
         click.echo("Simulated: nothing leaves this machine, nothing is paid.", err=True)
         stage = Stage(SPEED, max_running=settings.max_running, timeout=settings.timeout)
-        return lambda: stage.session(tasks, finished=finished)
+        known = [Known(task, finished=finished) for task in tasks]
+        return lambda: stage.session(known)
     limiter = RateLimiter(max_running=settings.max_running)
     pace = Backoff() if settings.timeout is None else Backoff(deadline=settings.timeout)
     key = read_key(settings.key_file)

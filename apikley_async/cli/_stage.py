@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import attrs
 
-from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard
+from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard, Task
 from apikley_async.cli._exit import Refused
 from apikley_async.cli._films import MARK
 from apikley_async.cli._session import Session
@@ -25,7 +25,7 @@ from apikley_async.simulator import (
     rendering_available,
 )
 
-__all__ = ["Rehearsal", "Stage", "demo_stage", "films_named"]
+__all__ = ["Known", "Rehearsal", "Stage", "demo_stage", "films_named"]
 
 SPEED = 60.0
 DEMO_SPEED = 15.0  # slow enough to watch
@@ -58,6 +58,15 @@ def films_named(kind: str | None, *, short_side: int = 720) -> Films:
 
 
 @attrs.frozen
+class Known:
+    """A task that the embedded service shall know from its beginning, and of what it is made."""
+
+    task_id: str
+    work: Storyboard | Task = SAMPLE
+    finished: bool = False
+
+
+@attrs.frozen
 class Stage:
     """How the embedded service is set up: *speed* of its seconds pass in one of ours."""
 
@@ -69,10 +78,8 @@ class Stage:
     terms: Terms = attrs.field(factory=lambda: Terms(duration=Lognormal(150, 0.3)))
 
     @contextlib.asynccontextmanager
-    async def session(
-        self, tasks: Sequence[str] = (), *, finished: bool = False
-    ) -> AsyncIterator[Session]:
-        """Serve, with a sample film running (or *finished*) for each of *tasks*."""
+    async def session(self, tasks: Sequence[Known] = ()) -> AsyncIterator[Session]:
+        """Serve, with a film running or finished for each of *tasks*."""
         films = Rehearsal(films_named(self.films, short_side=self.short_side))
         async with Simulator(self.terms, speed=self.speed, films=films) as simulator:
             limiter = RateLimiter(
@@ -85,11 +92,11 @@ class Stage:
                 simulator.api_key, base_url=simulator.base_url, limiter=limiter, pace=pace
             )
             async with client:
-                simulator.script("create", [Fault.created_as(task) for task in tasks])
+                simulator.script("create", [Fault.created_as(task.task_id) for task in tasks])
                 for task in tasks:
-                    _ = await client.submit(SAMPLE)
-                    if finished:
-                        simulator.script("record", ["success"], task_id=task)
+                    _ = await client.submit(task.work)
+                    if task.finished:
+                        simulator.finish(task.task_id)
                 yield Session(client, limiter)
 
 

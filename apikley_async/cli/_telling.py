@@ -39,7 +39,17 @@ def count(number: int, thing: str = "film") -> str:
 
 
 class Screen(Protocol):
-    """Where people read: plain lines, or bars."""
+    """Where people read: plain lines, or bars.
+
+    Attributes:
+        lively: whether it shows more than what has happened, such as how far a film is.
+    """
+
+    lively: bool
+
+    def expect(self, films: int) -> None:
+        """Let it know how many films are to come."""
+        ...
 
     def show(self, event: str, facts: Mapping[str, Any]) -> None:
         """Let people know of an event."""
@@ -61,9 +71,14 @@ class Lines:
         ends: with which event a film is done; "ready" is no news where saving follows.
     """
 
+    lively = False
+
     def __init__(self, *, ends: str = "saved") -> None:
         self._ends = ends
         self._states: dict[str, str] = {}
+
+    def expect(self, films: int) -> None:
+        return
 
     def show(self, event: str, facts: Mapping[str, Any]) -> None:
         if event == "state" and not self._is_news(facts["name"], facts["state"]):
@@ -88,6 +103,11 @@ class Lines:
 
 class Raw:
     """For last words: past every buffer and lock, since whoever holds one will not go on."""
+
+    lively = False
+
+    def expect(self, films: int) -> None:
+        return
 
     def show(self, event: str, facts: Mapping[str, Any]) -> None:
         if told := sentence(event, facts):

@@ -1,14 +1,12 @@
 """`apikley batch ...`, run in this process against a simulated service on loopback."""
 
-# ruff: noqa: F811 - fixtures are named like what they give
-
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
 import pytest
-from cli.test_commands import Run, fate, run, service, terms  # noqa: F401 - fixtures
+from cli.conftest import Run, fate
 
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 

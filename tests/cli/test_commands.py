@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import struct
-import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import pytest
+from cli.conftest import Run, fate
 
-from apikley_async import Backoff
-from apikley_async.cli import _questions, _session, _stage, main
+from apikley_async.cli import _questions, _session, _stage
 from apikley_async.simulator import (
     Constant,
-    Failure,
     Fault,
     FilmOrder,
-    Order,
     Simulator,
     Terms,
 )
@@ -30,47 +25,6 @@ SHIPPED = Path(_session.__file__).with_name("storyboards")
 
 # The commands run loops of their own, which 3.11 only misses when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
-
-
-class Served:
-    """A simulator in a thread of its own, as far away as a service is."""
-
-    def __init__(self, terms: Terms) -> None:
-        self.simulator = Simulator(terms, api_key="canary-0000-this-key-opens-nothing")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-
-    def __enter__(self) -> Simulator:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self.simulator.start(), self._loop).result()
-        return self.simulator
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self.simulator.aclose(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-@attrs.frozen
-class Told:
-    """What a command said, and how it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    def event(self, name: str) -> dict[str, Any]:
-        """The only event of that name."""
-        (event,) = [event for event in self.events if event["event"] == name]
-        return event
-
-
-Run = Callable[..., Told]
 
 
 def picture(shade: int = 0, side: int = 64) -> bytes:
@@ -86,54 +40,12 @@ def picture(shade: int = 0, side: int = 64) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-@pytest.fixture
-def terms() -> Terms:
-    """What the service promises; a test with other wishes brings its own."""
-    return Terms(duration=Constant(0.01))
-
-
-@pytest.fixture
-def service(terms: Terms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Simulator]:
-    """A service that environment variables lead to, looked at without the usual pauses."""
-    with Served(terms) as simulator:
-        monkeypatch.setenv("APIKLEY_BASE_URL", simulator.base_url)
-        monkeypatch.setenv("APIKLEY_API_KEY", simulator.api_key)
-        monkeypatch.setattr(_session, "Backoff", quick)
-        monkeypatch.chdir(tmp_path)
-        yield simulator
-        assert simulator.ledger.leaks == []
-
-
-def quick(deadline: float = 30.0) -> Backoff:
-    return Backoff(first=0.02, factor=1, deadline=deadline)
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run one command as a pipe would."""
-
-    def run_it(*words: str | Path) -> Told:
-        code = main([str(word) for word in words])
-        told = capfd.readouterr()
-        assert "Traceback" not in told.err
-        assert "canary" not in told.out + told.err
-        return Told(code, told.out, told.err)
-
-    return run_it
-
-
 def films(*names: str, **fields: object) -> list[str]:
     """Write a storyboard a name into the current folder."""
     for name in names:
         board = {"shots": [{"scene": name, "duration": 10}], "duration": 10, **fields}
         Path(f"{name}.json").write_text(json.dumps(board), encoding="utf-8")
     return [f"{name}.json" for name in names]
-
-
-def fate(order: Order) -> Failure | None:
-    """Films whose scene is a failure fail, and say so in colour."""
-    failed = "bad" in order.shots[0][0]
-    return Failure("400", "\x1b[31mno\n\u202ekittens") if failed else None
 
 
 # --- generate ------------------------------------------------------------------------------------
@@ -514,29 +426,6 @@ def test_every_command_can_be_tried(
     assert "Simulated" in told.err
 
 
-def test_the_demo_can_be_repeated(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Six films with names one can read; it replaces its own ones and nothing else."""
-    monkeypatch.setattr(_stage, "DEMO_SPEED", 300.0)
-    folder = tmp_path / "films"
-    folder.mkdir()
-    (folder / "tea.mp4").write_bytes(b"mine")
-
-    first = run("demo", "-o", folder, "--films", "placeholder")
-    names = sorted(folder.iterdir())
-    kitten = (folder / "kitten.mp4").read_bytes()
-    (folder / "kitten.mp4").write_bytes(b"an older one" + kitten)
-    second = run("demo", "-o", folder, "--films", "placeholder")
-
-    assert (first.code, second.code) == (0, 0)
-    assert sorted(folder.iterdir()) == names
-    assert {"kitten.mp4", "lighthouse.mp4"} <= {path.name for path in names}
-    assert (folder / "kitten.mp4").read_bytes() == kitten
-    assert (folder / "tea.mp4").read_bytes() == b"mine"
-    assert str(folder) in first.err
-
-
 async def test_equal_storyboards_become_equal_films() -> None:
     """In whatever order they arrive; and each says at its end that it was not paid."""
 
@@ -562,20 +451,6 @@ async def test_equal_storyboards_become_equal_films() -> None:
 
     assert once == again != another
     assert once.endswith(b"freeapikley: simulated")
-
-
-def test_a_demo_that_cannot_draw_says_what_to_do(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It installs, or is content with a placeholder, but never in silence."""
-    monkeypatch.setattr(_stage, "rendering_available", lambda: False)
-
-    told = run("demo", "-o", tmp_path / "films")
-
-    assert told.code == 2
-    assert 'pip install "apikley-async[cli,simulator]"' in told.err
-    assert "--films placeholder" in told.err
-    assert not (tmp_path / "films").exists()
 
 
 def test_a_key_on_the_command_line_is_refused(run: Run) -> None:

@@ -193,6 +193,29 @@ def test_a_simulated_service_serves_until_it_is_told_to_end(start: Start) -> Non
     assert "Traceback" not in err
 
 
+def test_a_demo_that_is_killed_goes_on(start: Start, tmp_path: Path) -> None:
+    """As the tutorial has it: kill it midway and run it again; nothing is submitted twice. (A1)"""
+    words = ("demo", "-o", "films", "--films", "placeholder", "--json")
+    quicker = "from apikley_async.cli import _stage, main; _stage.DEMO_SPEED = 60; exit(main())"
+    killed = start(*words, python=("-c", quicker))
+    assert killed.stdout is not None
+    events = [json.loads(killed.stdout.readline()) for _ in range(6)]
+
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(PATIENCE)
+    again = start(*words, python=("-c", quicker))
+    out, err = again.communicate(timeout=PATIENCE)
+
+    assert [event["event"] for event in events] == ["submitted"] * 6
+    assert again.returncode == 0, err
+    assert "6 films submitted" in err
+    told = [json.loads(line) for line in out.splitlines()]
+    assert not [event for event in told if event["event"] == "submitted"]
+    bought = {event["task_id"] for event in events}
+    assert {event["task_id"] for event in told if event["event"] == "saved"} == bought
+    assert len(list((tmp_path / "films").glob("*.mp4"))) == 6
+
+
 # --- pipes and secrets ---------------------------------------------------------------------------
 
 

@@ -1,0 +1,102 @@
+"""What the tests of commands share: a service on loopback, and a way to run a command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from apikley_async import Backoff
+from apikley_async.cli import _session, main
+from apikley_async.simulator import Constant, Failure, Order, Simulator, Terms
+
+__all__ = ["Run", "Told", "fate"]
+
+
+class Served:
+    """A simulator in a thread of its own, as far away as a service is."""
+
+    def __init__(self, terms: Terms) -> None:
+        self.simulator = Simulator(terms, api_key="canary-0000-this-key-opens-nothing")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def __enter__(self) -> Simulator:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self.simulator.start(), self._loop).result()
+        return self.simulator
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self.simulator.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@attrs.frozen
+class Told:
+    """What a command said, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def event(self, name: str) -> dict[str, Any]:
+        """The only event of that name."""
+        (event,) = [event for event in self.events if event["event"] == name]
+        return event
+
+
+Run = Callable[..., Told]
+
+
+def fate(order: Order) -> Failure | None:
+    """Films whose scene is a failure fail, and say so in colour."""
+    failed = "bad" in order.shots[0][0]
+    return Failure("400", "\x1b[31mno\n\u202ekittens") if failed else None
+
+
+@pytest.fixture
+def terms() -> Terms:
+    """What the service promises; a test with other wishes brings its own."""
+    return Terms(duration=Constant(0.01))
+
+
+@pytest.fixture
+def service(terms: Terms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Simulator]:
+    """A service that environment variables lead to, looked at without the usual pauses."""
+    with Served(terms) as simulator:
+        monkeypatch.setenv("APIKLEY_BASE_URL", simulator.base_url)
+        monkeypatch.setenv("APIKLEY_API_KEY", simulator.api_key)
+        monkeypatch.setattr(_session, "Backoff", quick)
+        monkeypatch.chdir(tmp_path)
+        yield simulator
+        assert simulator.ledger.leaks == []
+
+
+def quick(deadline: float = 30.0) -> Backoff:
+    return Backoff(first=0.02, factor=1, deadline=deadline)
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run one command as a pipe would."""
+
+    def run_it(*words: str | Path) -> Told:
+        code = main([str(word) for word in words])
+        told = capfd.readouterr()
+        assert "Traceback" not in told.err
+        assert "canary" not in told.out + told.err
+        return Told(code, told.out, told.err)
+
+    return run_it
