@@ -1329,6 +1329,18 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         Client()
 
 
+def test_no_file_is_searched_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `.env` that lies around, here or above, is nobody's word (S7)."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for folder in (tmp_path, inner):
+        (folder / ".env").write_text(f"APIKLEY_API_KEY={CANARY_KEY}\n")
+    monkeypatch.chdir(inner)
+
+    with pytest.raises(AuthenticationError, match="APIKLEY_API_KEY"):
+        Client()
+
+
 def test_with_a_transport_of_ones_own_no_key_is_needed() -> None:
     client = Client(transport=ScriptedTransport([reply(7)]))
 

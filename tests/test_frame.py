@@ -99,6 +99,11 @@ def test_what_everybody_must_install_is_little() -> None:
     assert names == ["aiohttp", "attrs", "cattrs", "backoff"]
 
 
+def test_the_oldest_aiohttp_has_its_holes_mended() -> None:
+    """Cookies that followed redirects, and decompression bombs, are history (N10)."""
+    assert "aiohttp>=3.14.4,<4" in PROJECT["dependencies"]
+
+
 def test_the_extra_all_means_all() -> None:
     extras = dict(PROJECT["optional-dependencies"])
     (everything,) = extras.pop("all")

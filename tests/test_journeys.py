@@ -95,6 +95,25 @@ async def test_at_twice_the_service_s_limit_nothing_is_lost(form: Throttle) -> N
         }
 
 
+async def test_two_clients_that_share_a_key_lose_nothing() -> None:
+    """Each believes to have the whole limit; the 429s slow both down, and all is paid once (R3)."""
+    terms = Terms(duration=Constant(60), max_running=None)
+    async with (
+        world(terms) as simulator,
+        customer(simulator, max_running=100) as one,
+        customer(simulator, max_running=100) as other,
+    ):
+        await latency(simulator, 0.1, 0.4)
+
+        outcomes = await asyncio.gather(
+            all_outcomes(one, [KITTEN] * 60), all_outcomes(other, [KITTEN] * 60)
+        )
+
+        assert simulator.ledger.refused, "the limit was never met: the test proves nothing"
+        assert len(simulator.ledger.paid) == 120
+        assert len({outcome.unwrap().task_id for each in outcomes for outcome in each}) == 120
+
+
 async def test_twenty_thousand_creations_are_paced_exactly() -> None:
     """A long run keeps 96 % of the limit and is never refused. (R1)"""
     terms = Terms(duration=Constant(1), max_running=None)

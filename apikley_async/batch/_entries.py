@@ -22,13 +22,23 @@ from apikley_async import Shot, Storyboard, Task, read_picture
 from apikley_async.batch._store import Entry, Item
 from apikley_async.errors import ManifestError, StoryboardError, UploadError
 
-__all__ = ["Record", "defaults_of", "entries_of", "entry_of", "folded", "shown", "work_of"]
+__all__ = [
+    "Record",
+    "check_picture",
+    "defaults_of",
+    "entries_of",
+    "entry_of",
+    "folded",
+    "shown",
+    "work_of",
+]
 
 FIELDS = ("key", "takes", "shots", "duration", "aspect_ratio", "image", "task")
 DEFAULTS = ("takes", "duration", "aspect_ratio", "image")
 OF_A_STORYBOARD = ("shots", "duration", "aspect_ratio", "image")
 OF_A_TASK = ("model", "input")
 NOT_THERE = (Shot("Its absence is told elsewhere.", 0.1),)
+PICTURE = "image_sha256"  # beside the work in a payload: the image as it was when planned
 MOST_TAKES = 100
 MOST_SHOTS = 10
 MOST_FAULTS = 100
@@ -251,6 +261,8 @@ def entry_of(
     """
     payload = payload_of(work)
     content = payload | ({"image": image_digest} if image_digest else {})
+    if image_digest:
+        payload[PICTURE] = image_digest
     marked = json.dumps([content, take] if take > 1 else content, sort_keys=True)
     stem = f"film-{content_name(content)}" if key is None else _name(key)
     folder = str(base.absolute()) if base else ""
@@ -290,10 +302,27 @@ def spelled(payload: Mapping[str, Any]) -> str:
 
 def work_of(item: Item) -> Storyboard | Task:
     """The work an item stands for, its image where the manifest's folder has it."""
-    work = read_work(json.loads(item.payload))
+    payload = json.loads(item.payload)
+    payload.pop(PICTURE, None)
+    work = read_work(payload)
     if isinstance(work, Storyboard) and is_file(work.image):
         return attrs.evolve(work, image=Path(item.base) / str(work.image))
     return work
+
+
+def check_picture(item: Item) -> None:
+    """Refuse an image that is not the one for which the film was planned. Blocks.
+
+    Raises:
+        StoryboardError: it is another one, or none any more.
+    """
+    payload = json.loads(item.payload)
+    planned, image = payload.get(PICTURE), payload.get("image")
+    if planned and image_digest(Path(item.base), image, allow_outside=True) != planned:
+        raise StoryboardError(
+            f"image: {shown(image)} is not the picture for which the film was planned; bring that "
+            "back and retry, or give the film a new key"
+        )
 
 
 def _tidy(duration: float) -> float:

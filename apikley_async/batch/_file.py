@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import sqlite3
 import sys
@@ -17,7 +18,55 @@ from pathlib import Path
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
 from apikley_async.errors import JournalError
 
-__all__ = ["check", "connect", "keep_copy", "make", "make_lasting", "take_lock"]
+__all__ = [
+    "check",
+    "connect",
+    "keep_copy",
+    "make",
+    "make_lasting",
+    "refuse_network",
+    "take_lock",
+]
+
+MOUNTS = Path("/proc/self/mountinfo")  # where Linux says what lies on which disk
+NETWORKS = frozenset(
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.davfs2", "fuse.glusterfs"),
+        *("fuse.rclone", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
+        *("smb2", "smb3", "smbfs", "vboxsf"),
+    )
+)
+
+
+def refuse_network(path: Path) -> None:
+    """Refuse a folder of another machine, as far as the system says so.
+
+    Two machines do not see each other's locks there, nor one of them what the other has written.
+    """
+    try:
+        mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:  # not Linux
+        return
+    kind = kind_of_disk(path, mounts)
+    if kind in NETWORKS:
+        raise JournalError(
+            f"{path} lies on a network disk ({kind}), whose locks and writes cannot be relied on; "
+            "keep the journal on a local disk, the films may go there"
+        )
+
+
+def kind_of_disk(path: Path, mounts: str) -> str:
+    """The kind of file system that *path* is on, by the nearest mount point above it."""
+    nearest, kind = "", ""
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split(" ")
+        if len(fields) < 5 or not right:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[4])
+        if len(point) >= len(nearest) and path.is_relative_to(point):
+            nearest, kind = point, right.split(" ")[0]
+    return kind
 
 
 def take_lock(path: Path) -> int:

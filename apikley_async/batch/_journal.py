@@ -250,10 +250,13 @@ class Journal:
 
     def _guarded(self, now: tuple[float, float], work: Callable[..., T], *arguments: Any) -> T:
         self._now = now
+        error: Exception
         try:
             return work(*arguments)
         except ApikleyError:
             raise
+        except _TheirsError as exc:
+            error = exc.error
         except (sqlite3.Error, ValueError) as exc:  # a damaged file gives text that is none
             error = self._trouble(exc)
         except OSError as exc:
@@ -300,6 +303,7 @@ class Journal:
 
     def _open(self) -> None:
         if not self.read_only:
+            file.refuse_network(self.path)
             self._lock = file.take_lock(self.path)
         if not self.path.exists():
             if self.read_only:
@@ -353,7 +357,9 @@ class Journal:
 
     def _plan(self, entries: Iterable[Entry], source: str, allow_duplicates: bool) -> Plan:
         with self._transaction():
-            return plan(self._db, entries, source=source, allow_duplicates=allow_duplicates)
+            return plan(
+                self._db, _theirs(entries), source=source, allow_duplicates=allow_duplicates
+            )
 
     def _intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
         with self._transaction():
@@ -470,3 +476,26 @@ class Journal:
         if not known:
             with self._transaction():
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", given.items())
+
+
+class _TheirsError(Exception):
+    """An error of whoever names the films, and no sign of a damaged journal."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _theirs(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """*entries*, with what their own iterator raises told apart."""
+    iterator = iter(entries)
+    while True:
+        try:
+            entry = next(iterator)
+        except StopIteration:
+            return
+        except ApikleyError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it goes back to them
+            raise _TheirsError(error) from None
+        yield entry

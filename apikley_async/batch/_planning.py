@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 
+from apikley_async.batch._entries import folded
 from apikley_async.batch._rows import payload_sum
 from apikley_async.batch._states import State
 from apikley_async.batch._store import Entry, Plan
@@ -21,13 +22,18 @@ def plan(
 ) -> Plan:
     """Write *entries* down; refuse what contradicts them, and what would be paid twice."""
     new = known = 0
+    db.create_function("folded", 1, folded, deterministic=True)
     db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (key PRIMARY KEY, place)")
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS stem (folded PRIMARY KEY, key)")
     db.execute("DELETE FROM seen")
+    db.execute("DELETE FROM stem")
+    db.execute("INSERT OR IGNORE INTO stem SELECT folded(key), key FROM item")
     for entry in entries:
         note_seen(db, entry)
         if is_known(db, entry):
             known += 1
             continue
+        claim_stem(db, entry)
         if not allow_duplicates:
             refuse_twin(db, entry)
         total = payload_sum(entry.key, entry.payload)
@@ -55,6 +61,18 @@ def note_seen(db: sqlite3.Connection, entry: Entry) -> None:
             "say takes: 2 for two films of one storyboard"
         )
     db.execute("INSERT INTO seen VALUES (?, ?)", (entry.key, entry.where))
+
+
+def claim_stem(db: sqlite3.Connection, entry: Entry) -> None:
+    """Refuse a key whose file would be another's, where letters' cases or forms do not count."""
+    name = folded(entry.key)
+    twin = db.execute("SELECT key FROM stem WHERE folded = ?", (name,)).fetchone()
+    if twin is not None:
+        raise ManifestConflictError(
+            f"{entry.where}: {entry.key!r} names the same file as {twin['key']!r} on many disks; "
+            "give it another key"
+        )
+    db.execute("INSERT INTO stem VALUES (?, ?)", (name, entry.key))
 
 
 def is_known(db: sqlite3.Connection, entry: Entry) -> bool:

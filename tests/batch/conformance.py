@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -110,6 +111,35 @@ class StoreContract:
         """Two films of one key would overwrite each other. (M4)."""
         with pytest.raises(ManifestConflictError, match="entry a"):
             await store.plan([film("a"), film("a")])
+
+    @pytest.mark.parametrize("other", ["KITTEN", "kItten", "\uff4bitten"])
+    async def test_keys_that_name_one_file_are_refused(self, store: Store, other: str) -> None:
+        """Where letters' cases do not count, both films would have one name. (M4, D16)."""
+        twins = [film("kitten", "One scene."), film(other, "Another.")]
+        with pytest.raises(ManifestConflictError, match="same file"):
+            await store.plan(twins)
+        await store.plan(twins[:1], source="one")
+
+        with pytest.raises(ManifestConflictError, match="'kitten'"):
+            await store.plan(twins[1:], source="two")
+
+        assert [item.key for item in await store.items()] == ["kitten"]
+
+    @pytest.mark.parametrize("error", [ValueError, KeyError, OSError, sqlite3.Error])
+    async def test_an_error_of_whoever_names_the_films_is_theirs(
+        self, store: Store, error: type[Exception]
+    ) -> None:
+        """It comes out as it is, nothing is planned, and the store goes on working. (M9)."""
+
+        def entries():  # type: ignore[no-untyped-def]
+            yield film("a")
+            raise error("theirs")
+
+        with pytest.raises(error, match="theirs"):
+            await store.plan(entries())
+
+        assert not await store.items()
+        assert (await store.plan([film("a")])).new == 1
 
     async def test_a_bad_entry_at_the_end_plans_nothing(self, store: Store) -> None:
         """Entries are planned whole or not at all. (M9)."""

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from batch.conformance import StoreContract, film
 
-from apikley_async.batch import Event, Journal, State, Step
+from apikley_async.batch import Event, Journal, State, Step, _file
+from apikley_async.batch._file import kind_of_disk
 from apikley_async.batch._schema import APPLICATION, MIGRATIONS, VERSION
 from apikley_async.errors import JournalError
 
@@ -196,6 +197,118 @@ async def test_a_full_disk_closes_the_gate(path: Path) -> None:
     async with journal(path) as again:
         assert not await again.verify()
         assert (await again.step("k49", Step(Event.DROP))).state is State.DROPPED
+
+
+FAILING = """
+import asyncio, resource, signal, sys
+from pathlib import Path
+from apikley_async.batch import Entry, Journal
+from apikley_async.errors import JournalError
+
+async def main(path):
+    journal = await Journal.open(path)
+    size = Path(f"{path}-wal").stat().st_size
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    for _ in range(2):
+        try:
+            await journal.intend("a", "t1", "print", None)
+        except JournalError as error:
+            print(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    await journal.aclose()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_after_a_write_that_failed_nothing_more_is_intended(path: Path) -> None:
+    """What the disk once refused is not tried again on the same handle. (J3)."""
+    async with journal(path) as opened:
+        await opened.plan([film("a")])
+
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", FAILING, path], capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "cannot be written" in first == second
+    async with journal(path) as again:
+        assert (await again.item("a")).state is State.PLANNED
+        await again.intend("a", "t2", "print", None)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+async def test_a_child_does_not_write_in_its_parent_s_journal(path: Path) -> None:
+    """Handles of SQLite do not survive a fork. (J11)."""
+    async with journal(path) as opened:
+        await opened.plan([film("a")])
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                refused = opened.intend("a", "t1", "print", None)
+                refused.send(None)
+            except JournalError as error:
+                code = 0 if "fork" in str(error) else 2
+            finally:
+                os._exit(code)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
+
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert (await opened.item("a")).state is State.PLANNED
+
+
+async def test_the_log_does_not_stay_large(path: Path) -> None:
+    """At its end it is written into the journal, and cut. (J14)."""
+    log = path.with_name("batch.db-wal")
+    async with journal(path) as opened:
+        await opened.plan(film(f"film {number}") for number in range(3000))
+        assert log.stat().st_size > 1_000_000
+
+    assert not log.exists() or log.stat().st_size == 0
+
+
+MOUNTS = """\
+21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 21 0:26 / /mnt/films rw shared:2 - nfs4 server:/films rw
+31 30 8:2 / /mnt/films/local\\040disk rw - xfs /dev/sdb1 rw
+32 21 0:27 / /home/me/cloud rw - fuse.sshfs me@server: rw
+half a line
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [
+        ("/home/me/batch.db", "ext4"),
+        ("/mnt/films/batch.db", "nfs4"),
+        ("/mnt/filmstrip/batch.db", "ext4"),
+        ("/mnt/films/local disk/batch.db", "xfs"),
+        ("/home/me/cloud/a/b/batch.db", "fuse.sshfs"),
+    ],
+)
+def test_the_nearest_mount_says_what_a_disk_is(place: str, kind: str) -> None:
+    """As Linux tells it, blanks in names included. (J7)."""
+    assert kind_of_disk(Path(place), MOUNTS) == kind
+
+
+async def test_a_network_disk_is_refused(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is made there; a missing list of mounts refuses nothing. (J7)."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"21 1 0:1 / / rw - ext4 a rw\n22 21 0:2 / {tmp_path} rw - cifs b rw\n")
+    monkeypatch.setattr(_file, "MOUNTS", mounts)
+
+    with pytest.raises(JournalError, match=r"network disk \(cifs\)"):
+        await Journal.open(path)
+
+    assert not path.exists()
+    mounts.unlink()
+    async with journal(path):
+        assert path.exists()
 
 
 async def test_foreign_text_is_kept_as_far_as_it_can_be(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -231,6 +232,31 @@ async def test_what_is_refused_for_good_stops_nobody(tmp_path: Path) -> None:
         await batch.retry(rejected.key)
         await ran(batch, client, folder=tmp_path / "films")
         assert set((await states(batch)).values()) == {State.DONE}
+
+
+async def test_an_image_that_was_exchanged_is_not_filmed(tmp_path: Path) -> None:
+    """What is paid is what was planned; with the picture back in its place it is made. (M11)"""
+    shipped = Path(__file__).parents[2] / "apikley_async/cli/storyboards"
+    picture = tmp_path / "picture.png"
+    board = Storyboard([Shot("A picture.", 5)], duration=10, image=str(picture))
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await asyncio.to_thread(shutil.copy, shipped / "kitten.png", picture)
+        await batch.add([("a", board)])
+        await asyncio.to_thread(shutil.copy, shipped / "lighthouse.png", picture)
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert (await states(batch)) == {"a": State.REJECTED}
+        assert "not the picture" in (await batch.item("a")).cause
+        assert not simulator.ledger.creations
+        await asyncio.to_thread(shutil.copy, shipped / "kitten.png", picture)
+        await batch.retry("a")
+        await ran(batch, client, folder=tmp_path / "films")
+        assert (await states(batch)) == {"a": State.DONE}
 
 
 async def test_an_image_that_is_none_rejects_its_film_alone(tmp_path: Path) -> None:

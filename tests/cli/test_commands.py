@@ -454,7 +454,7 @@ async def test_equal_storyboards_become_equal_films() -> None:
 
 
 def test_a_key_on_the_command_line_is_refused(run: Run) -> None:
-    """Whoever lists processes would see it: there is no such option, and it is not repeated."""
+    """Whoever lists processes would see it: there is no such option, nor an echo. (S6)"""
     for words in (["--api-key=canary-0000", "credits"], ["credits", "--api-key", "canary-0000"]):
         assert run(*words).code == 2
 

@@ -117,7 +117,7 @@ def until(happened: Callable[[], object]) -> None:
 def test_a_signal_ends_in_good_order(
     service: Simulator, start: Start, number: signal.Signals
 ) -> None:
-    """The POST that is out gets its answer, and the film that was bought is named."""
+    """The POST that is out gets its answer, and the film that was bought is named. (C11)"""
     service.script("create", [Fault.late(0.6)])
     process = start("generate", "--yes", "tea.json")
     until(lambda: service.ledger.paid)
@@ -234,7 +234,7 @@ def test_a_reader_that_leaves_does_not_end_the_films(
 
 
 def test_others_cannot_see_the_key(service: Simulator, start: Start) -> None:
-    """It is in no argument, which every user of the machine can read."""
+    """It is in no argument, which every user of the machine can read. (S6)"""
     service.script("create", [Fault.late(0.3)])
     process = start("generate", "--yes", "tea.json")
     until(lambda: service.ledger.paid)
