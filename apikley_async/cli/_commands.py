@@ -245,6 +245,55 @@ def credits_left(settings: Settings) -> int:
     return questions.ask(settings, questions.credits_left)
 
 
+# --- before paying --------------------------------------------------------------------------------
+
+
+@apikley.command()
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@options.as_json
+def check(files: tuple[Path, ...], as_json: bool) -> int:
+    r"""Say everything that is wrong with manifests, images included. Sends nothing.
+
+    \b
+    With --json: {"event": "checked", "file", "faults"}. Exit code 2 if there are any.
+    """
+    from apikley_async.cli._manifests import check_files
+    from apikley_async.cli._run import telling
+
+    return check_files(files, telling(as_json=as_json))
+
+
+@apikley.command(epilog=EVENTS)
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path))
+@options.folder(Path("preview"), "Where the previews go, named after their keys.")
+@click.option(
+    "--films",
+    "kind",
+    type=click.Choice(["animatic", "placeholder"]),
+    default="animatic",
+    show_default=True,
+    help="Films that show their storyboards, or the same small one for all.",
+)
+@options.as_json
+def preview(path: Path, folder: Path, kind: str, as_json: bool) -> int:
+    """Draw the films of a manifest on this machine, before they are paid.
+
+    Each shot's text over its image or a card of colour, in the right length and shape.
+    """
+    from apikley_async.cli import _manifests as manifests
+    from apikley_async.cli._stage import drawing
+
+    drawing(kind, "apikley preview FILE --films placeholder")
+    make_folder(folder)
+    return manifests.preview(path, folder, kind, as_json=as_json)
+
+
 # --- on this machine ------------------------------------------------------------------------------
 
 

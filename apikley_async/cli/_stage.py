@@ -25,7 +25,7 @@ from apikley_async.simulator import (
     rendering_available,
 )
 
-__all__ = ["Known", "Rehearsal", "Stage", "demo_stage", "films_named"]
+__all__ = ["Known", "Rehearsal", "Stage", "demo_stage", "drawing", "films_named"]
 
 SPEED = 60.0
 DEMO_SPEED = 15.0  # slow enough to watch
@@ -102,10 +102,15 @@ class Stage:
 
 def demo_stage(kind: str) -> Stage:
     """The stage of the tour: large pictures, and time enough to see the films come along."""
+    drawing(kind, "apikley demo --films placeholder")
+    return Stage(speed=DEMO_SPEED, films=kind, short_side=720)
+
+
+def drawing(kind: str, instead: str) -> None:
+    """Refuse to draw films where the libraries for it are missing, and say what to do *instead*."""
     if kind == "animatic" and not rendering_available():
         raise Refused(
             "drawing the films needs more libraries: "
             'pip install "apikley-async[cli,simulator]"\n'
-            "Without them, the same small film for all: apikley demo --films placeholder"
+            f"Without them, the same small film for all: {instead}"
         )
-    return Stage(speed=DEMO_SPEED, films=kind, short_side=720)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, fate
 
+from apikley_async.cli import _manifests
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -189,3 +190,40 @@ def test_a_simulated_batch_leaves_no_journal(
 def test_there_is_no_such_journal(run: Run, tmp_path: Path) -> None:
     """A missing journal is told plainly."""
     assert run("batch", "status", tmp_path / "none.db").code == 2
+
+
+def test_manifests_are_checked_before_anything_is_paid(service: Simulator, run: Run) -> None:
+    """Every fault of every file, and nothing sent. (M1)"""
+    good, bad = manifest("tea", "sea"), Path("bad.jsonl")
+    bad.write_text('{"shots": [{"scene": "", "duration": 99}], "duration": 10}\n', encoding="utf-8")
+
+    fine = run("check", good)
+    told = run("check", good, bad)
+    events = run("check", "--json", good, bad).events
+
+    assert (fine.code, told.code) == (0, 2)
+    assert fine.out == ""
+    assert "shots[0].scene" in told.out
+    assert "shots[0].duration" in told.out
+    assert [len(event["faults"]) > 0 for event in events] == [False, True]
+    assert service.ledger.creations == []
+
+
+def test_a_preview_costs_nothing_and_replaces_only_previews(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No key, no service; a film of ours that lies there is not touched."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_manifests, "SPEED", 600.0)
+    path = manifest("tea", "sea")
+
+    first = run("preview", path, "--films", "placeholder")
+    again = run("preview", path, "--films", "placeholder")
+    Path("preview/tea.mp4").write_bytes(b"mine")
+    refused = run("preview", path, "--films", "placeholder")
+
+    assert (first.code, again.code, refused.code) == (0, 0, 2)
+    assert sorted(file.name for file in Path("preview").iterdir()) == ["sea.mp4", "tea.mp4"]
+    assert Path("preview/tea.mp4").read_bytes() == b"mine"
+    assert "preview/tea.mp4 is no preview" in refused.err
+    assert not list(Path().glob("*.db"))
