@@ -10,7 +10,7 @@ from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._storyboard import Shot, Storyboard, Task
 from apikley_async._submit import Attempt, Callbacks, Recorder, Verdict
-from apikley_async._wire import Request
+from apikley_async._wire import Request, read_callback
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -90,6 +90,7 @@ __all__ = [
     "UnreachableError",
     "UploadError",
     "Verdict",
+    "read_callback",
     "read_picture",
 ]
 

@@ -10,7 +10,7 @@ import math
 import os
 import random
 import ssl as tls
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,32 +18,39 @@ from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import aiohttp
-import attrs
 
 from apikley_async import _wire as wire
+from apikley_async._claims import Claims, Keep, Listening
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._files import Films
-from apikley_async._house import House
-from apikley_async._images import FOLDER, Images, ImageSource
+from apikley_async._images import FOLDER, ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter, running_films
 from apikley_async._many import Making, Outcome, Works
 from apikley_async._policy import Backoff, Timeouts
-from apikley_async._questions import Questions
 from apikley_async._result import Result, Snapshot
+from apikley_async._rooms import Rooms, Settings, open_rooms
 from apikley_async._storyboard import Storyboard, Task, Work, is_url, url_faults
-from apikley_async._submit import Callbacks, NoCallbacks, NoRecorder, Order, Recorder, Submitter
+from apikley_async._submit import (
+    Callbacks,
+    NoCallbacks,
+    NoRecorder,
+    Order,
+    Recorder,
+    check_order,
+)
 from apikley_async._transport import (
     Connect,
-    HttpTransport,
     Network,
     Secret,
     Transport,
     base_url_fault,
     is_loopback,
     key_fault,
+    proxy_fault,
+    ssl_fault,
 )
 from apikley_async.errors import (
+    ApikleyError,
     AuthenticationError,
     ClientClosedError,
     StoryboardError,
@@ -56,18 +63,7 @@ logger = logging.getLogger("apikley_async")
 
 BASE_URL = "https://api.apikley.ru"
 LOOKS_AT_ONCE = 40
-
-
-@attrs.frozen
-class _Rooms:
-    """Everything that is made anew for each event loop."""
-
-    house: House
-    transport: Transport
-    questions: Questions
-    submitter: Submitter
-    images: Images
-    films: Films
+UNHURRIED = Backoff(first=180.0, factor=1.5, cap=300.0)  # where callbacks say when to look
 
 
 class Client:
@@ -82,8 +78,8 @@ class Client:
         limiter: paces the submissions; share one between clients of the same key. By default
             `RateLimiter()`: 20 per 10 seconds.
         max_running: films that `generate` and `generate_many` have running at once.
-        pace: how often a job looks.
-        callback: gives each submission its callback URL.
+        pace: how often a job looks; by default more seldom where callbacks are heard.
+        callback: gives each submission its callback URL; see `apikley_async.webhook`.
         timeouts: how long to wait for the service.
         proxy: http(s) URL of a proxy; the environment's proxies and netrc are not read.
         ssl: a context of your own, for a private authority; verification stays on by default.
@@ -123,31 +119,47 @@ class Client:
         connect: Connect = aiohttp.TCPConnector,
     ) -> None:
         self._host: str | None = None  # first what `repr` shows, should the rest be refused
-        self._rooms: _Rooms | None = None
+        self._rooms: Rooms | None = None
         self._closed = False
         given = api_key if api_key is not None else os.environ.get("APIKLEY_API_KEY")
         fault = key_fault(given)
-        self._key = Secret("unused" if fault else str(given).strip())
+        key = Secret("unused" if fault else str(given).strip())
         del api_key, given  # a traceback that shows locals must not show the key
         if fault and transport is None:
             raise AuthenticationError(fault)
-        self._base_url = base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL
-        for fault in (base_url_fault(self._base_url), proxy_fault(proxy), ssl_fault(ssl)):
+        base_url = base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL
+        for fault in (base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl)):
             if fault:
                 raise ValueError(fault)
-        self._host = urlsplit(self._base_url).hostname
-        self._clock = clock or SystemClock()
-        self._rng = rng or random.SystemRandom()
-        self._limiter = limiter or RateLimiter(clock=self._clock, rng=self._rng)
-        self._looking = RateLimiter(LOOKS_AT_ONCE, 0, clock=self._clock, rng=self._rng)
+        self._host = urlsplit(base_url).hostname
+        self._clock = clock = clock or SystemClock()
+        self._rng = rng = rng or random.SystemRandom()
+        self._settings = Settings(
+            key=key,
+            base_url=base_url,
+            network=Network(timeouts or Timeouts(), proxy, ssl, connect),
+            limiter=limiter or RateLimiter(clock=clock, rng=rng),
+            looking=RateLimiter(LOOKS_AT_ONCE, 0, clock=clock, rng=rng),
+            treat_as_refused=frozenset(treat_as_refused),
+            allow_private=allow_private,
+            near=is_loopback(self._host),
+            transport=transport,
+            clock=clock,
+            rng=rng,
+        )
         self._films = running_films(max_running, self._clock)
-        self._pace = pace or Backoff()
         self._callbacks = callback or NoCallbacks()
-        self._network = Network(timeouts or Timeouts(), proxy, ssl, connect)
-        self._allow_private = allow_private
-        self._treat_as_refused = frozenset(treat_as_refused)
-        self._transport = transport
+        self._ears = callback if isinstance(callback, Listening) else None
+        self._pace = pace or (UNHURRIED if self._ears else Backoff())
         self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
+        self._claims = Claims(
+            confirm=self._is_ours,
+            announced=self._announced,
+            bought=lambda task_id: self._leave_behind(self.job(task_id, known=True)),
+            spawn=self._in_background,
+            clock=self._clock,
+            rng=self._rng,
+        )
         self.unclaimed: list[Job] = []
         self.uncertain: list[SubmissionUncertainError] = []
 
@@ -175,7 +187,7 @@ class Client:
             ApiError: refused; nothing was created.
             UnreachableError, RateLimitError: patience ended; nothing was created.
         """
-        self._check(work, callback_url)
+        check_order(work, callback_url)
         image_url = await self._image_url(work)
         order = Order(work, image_url, callback_url, recorder or NoRecorder())
         task_id = await self._here().submitter.submit(order)
@@ -183,6 +195,8 @@ class Client:
 
     async def generate(self, work: Work, *, timeout: float | None = None) -> Result:
         """Submit one film and wait for it, as one of `max_running`.
+
+        Where callbacks are heard, an uncertain submission waits for its callback.
 
         Args:
             work: a `Storyboard`, or a `Task` of any model.
@@ -192,7 +206,7 @@ class Client:
             What `submit` and awaiting a `Job` raise.
         """
         async with self.place():
-            return await self._finish(await self.submit(work), timeout)
+            return await self._finish(await self._submit_for_certain(work, timeout), timeout)
 
     async def generate_many(
         self, works: Works, *, ordered: bool = False, timeout: float | None = None
@@ -212,7 +226,7 @@ class Client:
         async def make(index: int, work: Work) -> Outcome:
             job: Job | None = None
             try:
-                job = await self.submit(work)
+                job = await self._submit_for_certain(work, timeout)
                 result = await self._finish(job, timeout)
             except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
                 return Outcome(index, work, job, error=error)
@@ -244,6 +258,51 @@ class Client:
             raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
         facts = {"submitted_at": -math.inf} if known else {}
         return self._jobs.get(task_id) or self._know(task_id, **facts)
+
+    async def recover(self, token: str, *, timeout: float | None = None) -> Job:
+        """Wait until a callback says which task an uncertain submission became.
+
+        The task is read before it is believed: its callback URL must hold the token.
+
+        Args:
+            token: of the attempt (`SubmissionUncertainError.token`), of today or of an earlier
+                run.
+            timeout: seconds; by default as long as a job is waited for.
+
+        Raises:
+            SubmissionUncertainError: no such callback came.
+            ValueError: this client hears no callbacks.
+        """
+        if self._ears is None:
+            raise ValueError("recover: a client that hears callbacks: Client(callback=Callback())")
+        patience = self._pace.deadline if timeout is None else timeout
+        async with self._here().house.inside():
+            task_id = await self._claims.recover(token, patience=patience)
+        return self.job(task_id, known=True)
+
+    def expect(
+        self,
+        token: str,
+        *,
+        task_id: str | None = None,
+        named: Iterable[str] = (),
+        keep: Keep | None = None,
+    ) -> None:
+        """Let callbacks about an attempt count that this client did not submit, or must keep.
+
+        Args:
+            token: of the attempt.
+            task_id: the task it became, if that is known.
+            named: tasks that callbacks have named for it before.
+            keep: awaited with each task that is named from now on, before the callback is
+                answered.
+        """
+        self._claims.expect(token, task_id=task_id, named=named, keep=keep)
+
+    @property
+    def hears_callbacks(self) -> bool:
+        """Whether its callbacks come back to it, so that uncertain submissions may be found."""
+        return self._ears is not None
 
     async def look(self, task_id: str) -> Snapshot:
         """Ask once how far a task is.
@@ -372,6 +431,7 @@ class Client:
         rooms.house.check()
         self._closed = True
         rooms.house.send_home()
+        rooms.deaf()
         for job in list(self._jobs.values()):
             job.detach(ClientClosedError("The client was closed", task_id=job.task_id))
         try:
@@ -379,7 +439,7 @@ class Client:
         finally:
             await rooms.house.shut(rooms.submitter.end, rooms.transport.aclose, rooms.films.aclose)
 
-    def _here(self) -> _Rooms:
+    def _here(self) -> Rooms:
         """What belongs to the running loop; opened now if need be."""
         if self._rooms is not None and self._rooms.house.gone:
             self._rooms = None
@@ -391,48 +451,39 @@ class Client:
             self._rooms = self._open()
         return self._rooms
 
-    def _open(self) -> _Rooms:
-        house = House()
-        clock, rng, timeouts = self._clock, self._rng, self._network.timeouts
-        transport = self._transport or HttpTransport(self._key, self._base_url, self._network)
-        questions = Questions(
-            house, transport, self._looking, timeouts=timeouts, clock=clock, rng=rng
-        )
-        submitter = Submitter(
-            transport,
-            self._limiter,
-            self._callbacks,
-            timeouts=timeouts,
-            clock=clock,
-            rng=rng,
-            treat_as_refused=self._treat_as_refused,
+    def _open(self) -> Rooms:
+        return open_rooms(
+            self._settings,
+            callback_url=self._url_for,
+            told=self._claims.settle,
             unclaimed=lambda order, task_id: self._leave_behind(self._new_job(task_id, order.work)),
             uncertain=self._leave_uncertain,
+            listen=lambda: self._ears.listen(self._claims.hear) if self._ears else lambda: None,
         )
-        films = Films(
-            reissue=questions.new_links,
-            allow_private=self._allow_private,
-            allow_loopback=self._at_home,
-            network=self._network,
-            clock=clock,
-            rng=rng,
-        )
-        images = Images(questions.store, clock=clock, rng=rng)
-        return _Rooms(house, transport, questions, submitter, images, films)
 
-    @property
-    def _at_home(self) -> bool:
-        return is_loopback(self._host)
+    # --- callbacks ------------------------------------------------------------------------------
+
+    def _url_for(self, token: str) -> str | None:
+        url = self._callbacks.url_for(token)
+        if url is not None:
+            self._claims.expect(token)
+        return url
+
+    async def _is_ours(self, task_id: str, token: str) -> bool:
+        return await self.confirm(task_id, tokens=[token]) is not None
+
+    def _announced(self, task_id: str) -> None:
+        job = self._jobs.get(task_id)
+        if job is not None:
+            job.nudge()
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._rooms is None or self._rooms.house.closing:
+            work.close()
+        else:
+            _ = self._rooms.house.spawn(work)
 
     # --- helping submit and generate ------------------------------------------------------------
-
-    def _check(self, work: Work, callback_url: str | None) -> None:
-        if not isinstance(work, Storyboard | Task):
-            raise StoryboardError(f"work: a Storyboard or a Task, not {type(work).__name__}")
-        if callback_url is not None:
-            faults = [f"callback_url: {fault}" for fault in url_faults(callback_url)]
-            if faults:
-                raise StoryboardError(faults)
 
     async def _image_url(self, work: Work) -> str | None:
         image = work.image if isinstance(work, Storyboard) else None
@@ -448,7 +499,7 @@ class Client:
         if faults := [f"image: {fault}" for fault in url_faults(url)]:
             raise StoryboardError(faults)
         host = urlsplit(url).hostname
-        if is_loopback(host) and not (self._at_home or self._allow_private):
+        if is_loopback(host) and not (self._settings.near or self._settings.allow_private):
             raise StoryboardError(f"image: a URL the service can fetch, not one of {host}")
 
     @contextlib.asynccontextmanager
@@ -460,8 +511,24 @@ class Client:
         async with contextlib.AsyncExitStack() as held:
             async with self._here().house.inside():
                 await held.enter_async_context(self._films.take())
-                await held.enter_async_context(self._limiter.place())
+                await held.enter_async_context(self.limiter.place())
             yield
+
+    async def _submit_for_certain(self, work: Work, timeout: float | None) -> Job:
+        """Submit; where callbacks are heard, let one say what became of an uncertain submission."""
+        try:
+            return await self.submit(work)
+        except SubmissionUncertainError as error:
+            doubt = error
+        if self._ears is None or not doubt.token:
+            raise doubt
+        try:
+            return await self.recover(doubt.token, timeout=timeout)
+        except SubmissionUncertainError:
+            raise doubt from None
+        except (asyncio.CancelledError, ApikleyError):
+            self._leave_uncertain(doubt)
+            raise
 
     async def _finish(self, job: Job, timeout: float | None) -> Result:
         try:
@@ -478,9 +545,17 @@ class Client:
 
     def _know(self, task_id: str, **facts: Any) -> Job:
         job = Job(
-            task_id, look=self.look, pace=self._pace, clock=self._clock, rng=self._rng, **facts
+            task_id,
+            look=self.look,
+            pace=self._pace,
+            clock=self._clock,
+            rng=self._rng,
+            ended=self._claims.ended,
+            **facts,
         )
         self._jobs[task_id] = job
+        if self._claims.was_heard(task_id):
+            job.nudge()
         return job
 
     def _leave_behind(self, job: Job) -> None:
@@ -495,36 +570,17 @@ class Client:
     @property
     def base_url(self) -> str:
         """The service's address."""
-        return self._base_url
+        return self._settings.base_url
 
     @property
     def limiter(self) -> Limiter:
         """What paces the submissions; to be shared with other clients of the same key."""
-        return self._limiter
+        return self._settings.limiter
 
     def account(self, salt: bytes) -> str:
         """A mark that tells accounts apart and says nothing of the key."""
-        return hmac.new(salt, self._key.reveal().encode(), "sha256").hexdigest()[:16]
+        return hmac.new(salt, self._settings.key.reveal().encode(), "sha256").hexdigest()[:16]
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._rooms else "not yet open"
         return f"<Client {self._host} {state}>"
-
-
-def proxy_fault(proxy: str | None) -> str | None:
-    """Say what is wrong with a proxy's URL, which may hold a password: it is not repeated."""
-    if proxy is None:
-        return None
-    try:
-        parts = urlsplit(proxy)
-        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fine = False
-    return None if fine else "proxy: an http(s) URL"
-
-
-def ssl_fault(ssl: object) -> str | None:
-    """A context of one's own is fine; turning verification off is not."""
-    if ssl is None or isinstance(ssl, tls.SSLContext):
-        return None
-    return f"ssl: an ssl.SSLContext, not {ssl!r}; verification is not turned off here"

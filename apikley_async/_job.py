@@ -37,6 +37,7 @@ logger = logging.getLogger("apikley_async")
 MISSING_OWN = 600.0  # a task we know to exist may be unknown to the service so long
 MISSING_FOREIGN = 10.0  # an id that was only typed: a typo must not hang
 EMPTY = 300.0  # a success without a link is read again so long
+AGAIN = 20.0  # at most, until a hint or a failure is confirmed
 SPACING = 1.0  # a flood of hints, or of awaiters who come and go, is no flood of looks
 UNWATCHED = 60.0  # looks that come so late are a new beginning, and nothing was seen to last
 
@@ -84,12 +85,14 @@ class Job:
         rng: random.Random,
         submitted_at: float | None = None,
         model: str = "",
+        ended: Callable[[Snapshot], None] | None = None,
     ) -> None:
         self.task_id = task_id
         known = submitted_at is not None
         state = State.WAITING if known else State.UNKNOWN
         self.snapshot: Snapshot = Snapshot(task_id, state, model)
         self._look = look
+        self._ended = ended
         self._pace = pace
         self._clock = clock
         self._rng = rng
@@ -203,6 +206,7 @@ class Job:
             self._delays = self._pace.delays(self._rng)
             self._missing_since = self._empty_since = None
         # Should we be cut off in the middle, the next asks again, but not at once.
+        hinted = self._nudged
         self._next_look, self._nudged = now + min(SPACING, self._pace.first), False
         patience = asyncio.timeout(left)
         try:
@@ -218,6 +222,8 @@ class Job:
             self._take(watch, snapshot)
         self._looked_at = self._clock.now()
         pause = next(self._delays)
+        if hinted or self._failing or self._empty_since is not None:
+            pause = min(pause, AGAIN)  # however slowly we look otherwise
         self._next_look = self._looked_at + (min(SPACING, pause) if self._nudged else pause)
 
     def _take(self, watch: _Watch, snapshot: Snapshot) -> None:
@@ -245,6 +251,8 @@ class Job:
         self._settled = snapshot.done
         if self._settled:
             logger.info("settled: %s %s", self.task_id, snapshot.state.value)
+            if self._ended is not None:
+                self._ended(snapshot)
 
     def _missed(self, watch: _Watch, error: ApikleyError) -> None:
         """Go on through outages; end the looking for what will not pass by itself."""

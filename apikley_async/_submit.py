@@ -19,7 +19,7 @@ import attrs
 from apikley_async._clock import Clock
 from apikley_async._limiter import Limiter
 from apikley_async._policy import RETRIES, Timeouts, retry_delay
-from apikley_async._storyboard import Work
+from apikley_async._storyboard import Storyboard, Task, Work, url_faults
 from apikley_async._transport import Transport
 from apikley_async._wire import (
     Reply,
@@ -33,6 +33,7 @@ from apikley_async.errors import (
     ApikleyError,
     ClientClosedError,
     RateLimitError,
+    StoryboardError,
     SubmissionUncertainError,
     UnansweredError,
     UnreachableError,
@@ -127,6 +128,20 @@ class Order:
     recorder: Recorder = attrs.Factory(NoRecorder)
 
 
+def check_order(work: object, callback_url: str | None) -> None:
+    """Refuse what cannot be submitted, before anything is sent.
+
+    Raises:
+        StoryboardError: it says what is wrong.
+    """
+    if not isinstance(work, Storyboard | Task):
+        raise StoryboardError(f"work: a Storyboard or a Task, not {type(work).__name__}")
+    if callback_url is not None:
+        faults = [f"callback_url: {fault}" for fault in url_faults(callback_url)]
+        if faults:
+            raise StoryboardError(faults)
+
+
 @attrs.define(eq=False)
 class _Submission:
     """One order on its way. Its task may be cancelled unless it is *held*."""
@@ -142,30 +157,33 @@ class _Submission:
 class Submitter:
     """Submits orders in tasks it owns; `drain` waits for those whose POST is out.
 
-    *unclaimed* is told what was bought, and *uncertain* what may have been, when the caller did
-    not get to know it: cancelled meanwhile, or the recorder failed after the fact.
+    *told* learns of every attempt, after the recorder. *unclaimed* is told what was bought, and
+    *uncertain* what may have been, when the caller did not get to know it: cancelled meanwhile,
+    or the recorder failed after the fact.
     """
 
     def __init__(
         self,
         transport: Transport,
         limiter: Limiter,
-        callbacks: Callbacks,
+        callback_url: Callable[[str], str | None],
         *,
         timeouts: Timeouts,
         treat_as_refused: frozenset[int],
         clock: Clock,
         rng: random.Random,
+        told: Callable[[Attempt], None],
         unclaimed: Callable[[Order, str], None],
         uncertain: Callable[[SubmissionUncertainError], None],
     ) -> None:
         self._transport = transport
         self._limiter = limiter
-        self._callbacks = callbacks
+        self._callback_url = callback_url
         self._timeouts = timeouts
         self._treat_as_refused = treat_as_refused
         self._clock = clock
         self._rng = rng
+        self._told = told
         self._unclaimed = unclaimed
         self._uncertain = uncertain
         self._tasks: dict[asyncio.Task[str], _Submission] = {}
@@ -246,14 +264,16 @@ class Submitter:
         request = create_task(
             order.work,
             image_url=order.image_url,
-            callback_url=order.callback_url or self._callbacks.url_for(token),
+            callback_url=order.callback_url or self._callback_url(token),
         )
         submission.held = True
         await order.recorder.intend(token, request)
         outcome, reply = await self._send(submission, token, request)
         if not isinstance(outcome, asyncio.CancelledError):
             submission.outcome = outcome
-        await order.recorder.settle(self._describe(token, began, outcome, reply))
+        attempt = self._describe(token, began, outcome, reply)
+        await order.recorder.settle(attempt)
+        self._told(attempt)
         if isinstance(outcome, str):
             logger.info("submitted: %s", outcome)
             return outcome

@@ -131,6 +131,25 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def proxy_fault(proxy: str | None) -> str | None:
+    """Say what is wrong with a proxy's URL, which may hold a password: it is not repeated."""
+    if proxy is None:
+        return None
+    try:
+        parts = urlsplit(proxy)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    return None if fine else "proxy: an http(s) URL"
+
+
+def ssl_fault(ssl: object) -> str | None:
+    """A context of one's own is fine; turning verification off is not."""
+    if ssl is None or isinstance(ssl, tls.SSLContext):
+        return None
+    return f"ssl: an ssl.SSLContext, not {ssl!r}; verification is not turned off here"
+
+
 def base_url_fault(base_url: str) -> str | None:
     """Say why the key must not be sent to *base_url*: https only, this machine excepted."""
     try:

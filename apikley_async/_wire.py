@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -390,15 +390,30 @@ def _throttled(reply: Reply, wall: float) -> RateLimitError:
 
 def find_task_id(body: Any) -> str | None:
     """The task id, in any of the four places where it has been seen."""
+    return next(_task_ids(body), None)
+
+
+def read_callback(body: bytes) -> tuple[str, ...]:
+    """Give the task ids that a callback's body names, the likeliest first; () when it is none.
+
+    Nothing else in it is worth reading: nobody signs it. The caller bounds its length.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return ()
+    return tuple(dict.fromkeys(_task_ids(read_json(text))))
+
+
+def _task_ids(body: Any) -> Iterator[str]:
     if not isinstance(body, dict):
-        return None
+        return
     inner = body.get("data")
     places = (inner if isinstance(inner, dict) else {}), body
     for place in places:
         for name in ("taskId", "task_id"):
             if (found := _task_id(place.get(name))) is not None:
-                return found
-    return None
+                yield found
 
 
 def is_task_id(text: str) -> bool:

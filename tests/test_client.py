@@ -723,7 +723,7 @@ def test_a_question_that_is_cancelled_at_any_turn(what: str, tmp_path: Path) -> 
                 await asyncio.wait({task})
                 assert now() - began < 5
                 assert task.cancelled() or task.exception() is None
-                assert client._looking._slots.in_use == 0
+                assert client._settings.looking._slots.in_use == 0
                 await client.credits()
             assert others() <= {*server.tasks, *host.tasks}
         assert others() == set()
@@ -874,7 +874,7 @@ def test_closing_at_any_turn(use: str, tmp_path: Path) -> None:
             left = {job.task_id for job in client.unclaimed}
             assert left | set(known) == set(bought(server))
             assert client.uncertain == []
-            assert client._films.in_use == client._limiter._slots.in_use == 0  # type: ignore[attr-defined]
+            assert client._films.in_use == client.limiter._slots.in_use == 0  # type: ignore[attr-defined]
             await server.quiet()
             await host.quiet()
         assert others() <= {quitting}
@@ -1323,7 +1323,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("APIKLEY_BASE_URL", "http://127.0.0.1:8000")
 
     assert repr(Client()) == "<Client 127.0.0.1 not yet open>"
-    assert Client()._key.reveal() == CANARY_KEY
+    assert Client()._settings.key.reveal() == CANARY_KEY
     monkeypatch.setenv("APIKLEY_BASE_URL", "http://elsewhere.test")
     with pytest.raises(ValueError, match="https"):
         Client()

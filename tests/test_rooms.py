@@ -42,9 +42,11 @@ LADDER = [
     # the film: bought, watched, made by the hundred
     "_submit",  #     the one request that pays
     "_job",  #        a film in the making
+    "_claims",  #     what callbacks say of it
     "_many",  #       many of them
     # the front
-    "_client",  #     puts the rooms together
+    "_rooms",  #      what a client has in one loop
+    "_client",  #     the person at the desk
     "testing",  #     a clock and a transport for users' own tests
     "__init__",  #    the front door
 ]

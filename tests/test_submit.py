@@ -142,6 +142,7 @@ class Office:
     callbacks: Any = None
     timeouts: Timeouts = attrs.Factory(Timeouts)
     treat_as_refused: frozenset[int] = frozenset()
+    told: list[Attempt] = attrs.Factory(list)
     unclaimed: list[str] = attrs.Factory(list)
     uncertain: list[SubmissionUncertainError] = attrs.Factory(list)
     submitter: Submitter = attrs.field(init=False)
@@ -154,11 +155,12 @@ class Office:
         self.submitter = Submitter(
             self.transport,
             self.limiter,
-            self.callbacks or Nobody(),
+            (self.callbacks or Nobody()).url_for,
             timeouts=self.timeouts,
             treat_as_refused=self.treat_as_refused,
             clock=LoopClock(),
             rng=random.Random(7),
+            told=self.told.append,
             unclaimed=lambda _order, task_id: self.unclaimed.append(task_id),
             uncertain=self.uncertain.append,
         )

@@ -53,6 +53,7 @@ from apikley_async._wire import (
     open_snapshot,
     open_submission,
     open_upload,
+    read_callback,
     read_credits,
     read_envelope,
     record_info,
@@ -1445,3 +1446,70 @@ def test_a_refusal_is_never_more_than_a_guess_away_from_the_table(
 def test_asking_whose_task_it_is_never_raises(param: Any) -> None:
     """The request comes back from the service, so it may hold anything (P3)."""
     assert made(param, [TOKEN], "print") in (True, False)
+
+
+# --- callbacks ------------------------------------------------------------------------------------
+
+
+def told(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (told(data={"taskId": "a"}), ("a",)),
+        (told(data={"task_id": "b"}), ("b",)),
+        (told(taskId="c"), ("c",)),
+        (told(task_id="d"), ("d",)),
+        (told(task_id="d", taskId="c", data={"task_id": "b", "taskId": "a"}), tuple("abcd")),
+        (told(taskId="a", data={"task_id": "a", "taskId": "b"}), ("b", "a")),
+        (told(taskId="c", data={"taskId": None, "task_id": "two words"}), ("c",)),
+        (told(taskId="c", data="not an object"), ("c",)),
+        (told(taskId=77), ("77",)),
+        (b"\xef\xbb\xbf" + told(taskId="c"), ("c",)),
+        (told(taskId="задача"), ("задача",)),
+    ],
+)
+def test_a_callback_names_its_task_in_four_places(body: bytes, found: tuple[str, ...]) -> None:
+    """The documents disagree, so each place counts, in one order and without repetition (W16)."""
+    assert read_callback(body) == found
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b'"task_1"',
+        b'["task_1"]',
+        b"{}",
+        b'{"taskId": ""}',
+        b'{"taskId": true}',
+        b'{"taskId": ["task_1"]}',
+        b'{"taskId": "task_1"',
+        b"taskId=task_1",
+        b'{"taskId": "\\ud800"}',
+        b'{"taskId": "\xff\xfe"}',
+        '{"taskId": "task_1"}'.encode("utf-16"),
+        told(taskId="x" * 257),
+        told(taskId="line\nbreak"),
+        b'{"taskId": "task_1", "data": ' + b"[" * 200 + b"]" * 200 + b"}",
+        b"[" * 65536,
+        b'{"a":' * 13107,
+        b'{"taskId": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_what_is_no_callback_names_nothing(body: bytes) -> None:
+    """Not an object, not text, nested without end, or without an id: no exception (W2, W16)."""
+    assert read_callback(body) == ()
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300) | TREES.map(lambda tree: json.dumps(tree).encode()))
+def test_whatever_is_posted_gives_ids_or_nothing(body: bytes) -> None:
+    """Any bytes at all: at most four ids, each of which could be one (W2)."""
+    found = read_callback(body)
+
+    assert len(found) == len(set(found)) <= 4
+    assert all(map(is_task_id, found))

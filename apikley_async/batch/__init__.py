@@ -5,7 +5,7 @@ from apikley_async.batch._budget import Price
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import check
 from apikley_async.batch._states import TABLE, Event, State
-from apikley_async.batch._store import Charge, Entry, File, Item, Plan, Step, Store
+from apikley_async.batch._store import Charge, Entry, Expected, File, Item, Plan, Step, Store
 
 __all__ = [
     "TABLE",
@@ -14,6 +14,7 @@ __all__ = [
     "Entry",
     "Estimate",
     "Event",
+    "Expected",
     "File",
     "Item",
     "Journal",

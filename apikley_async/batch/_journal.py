@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import sqlite3
@@ -26,7 +27,7 @@ from apikley_async.batch._rescue import Rescued
 from apikley_async.batch._rows import ATTEMPTS, ITEM, read_item, spell_files, storable
 from apikley_async.batch._schema import MIGRATIONS, Migrations, faults_of, migrate
 from apikley_async.batch._states import Event, State, after
-from apikley_async.batch._store import Charge, Entry, Item, Plan, Step
+from apikley_async.batch._store import Charge, Entry, Expected, Item, Plan, Step
 from apikley_async.errors import ApikleyError, JournalError
 
 __all__ = ["Journal"]
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("apikley_async.batch")
 
+MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or worse
 LATE = (0.1, 0.4, 1.5)  # pauses before a paid task's id is tried again on a full disk
 
 
@@ -156,6 +158,30 @@ class Journal:
             "SELECT * FROM event WHERE ? IS NULL OR key = ? ORDER BY seq", key, key
         )
         return [dict(row) for row in rows]
+
+    async def receive(self, token: str, task_id: str) -> None:
+        await self._run(self._receive, token, task_id)
+
+    async def expected(self) -> Sequence[Expected]:
+        rows = await self._read(
+            "SELECT token, attempt.key, attempt.state, attempt.task_id, began_at,"
+            " (SELECT json_group_array(task_id) FROM inbox WHERE inbox.token = attempt.token)"
+            " AS named FROM attempt JOIN item USING (key)"
+            " WHERE attempt.state IN ('unknown', 'abandoned')"
+            " OR (attempt.state IN ('accepted', 'resolved')"
+            " AND item.state IN ('submitted', 'stalled')) ORDER BY began_at"
+        )
+        given_up = {"abandoned": ""}
+        return [
+            Expected(
+                row["token"],
+                row["key"],
+                given_up.get(row["state"], row["task_id"]),
+                tuple(json.loads(row["named"])),
+                row["began_at"],
+            )
+            for row in rows
+        ]
 
     async def ends(self, since: float) -> Sequence[tuple[float, bool]]:
         rows = await self._read(
@@ -368,6 +394,14 @@ class Journal:
                 "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, began_at) VALUES"
                 " (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'intent', ?, ?, ?)",
                 (token, key, key, fingerprint, reserved, self._now[0]),
+            )
+
+    def _receive(self, token: str, task_id: str) -> None:
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR IGNORE INTO inbox SELECT token, ?, ? FROM attempt WHERE token = ?"
+                " AND (SELECT count(*) FROM inbox WHERE inbox.token = attempt.token) < ?",
+                (storable(task_id), self._now[0], token, MOST_NAMED),
             )
 
     def _settle(self, key: str, attempt: Attempt, step: Step) -> Item:

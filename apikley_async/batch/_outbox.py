@@ -6,7 +6,9 @@ A POST that is out is worth money: whoever leaves waits for it. Nothing else her
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
+from typing import Any
 
 from apikley_async import (
     Attempt,
@@ -95,6 +97,11 @@ class Outbox:
         writing.add_done_callback(self._written)
         await asyncio.shield(writing)
 
+    def expect(self, token: str, **known: Any) -> None:
+        """Have the store keep what callbacks say about an attempt, before they are answered."""
+        if self._client.hears_callbacks:
+            self._client.expect(token, **known, keep=functools.partial(self.store.receive, token))
+
     def settled(self) -> None:
         """An attempt is settled; when we are closing, no other shall follow."""
         if self.closing:
@@ -146,6 +153,7 @@ class Writer:
             self.out = False
             raise
         self.wrote = True
+        self._outbox.expect(token)
 
     async def settle(self, outcome: Attempt) -> None:
         try:

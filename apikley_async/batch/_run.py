@@ -23,7 +23,7 @@ from apikley_async.batch._budget import Budget, Prices
 from apikley_async.batch._entries import check_picture, work_of
 from apikley_async.batch._outbox import NotSentError, Outbox, Writer
 from apikley_async.batch._states import Event, NoStepError, State
-from apikley_async.batch._store import File, Item, Step, Store
+from apikley_async.batch._store import Expected, File, Item, Step, Store
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -52,6 +52,7 @@ logger = logging.getLogger("apikley_async.batch")
 
 GRACE = 30.0  # for a POST that is out when the run is left
 MAINTENANCE = (120.0, 300.0, 600.0)  # pauses; after the last the run stops
+LISTENING = 1800.0  # seconds in which a callback may say what became of a submission
 SAVING = 16  # films that may be saved besides those that are made
 LATEST = datetime.max.replace(tzinfo=UTC)
 RESTING = (State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.STALLED, State.EXPIRED)
@@ -158,6 +159,10 @@ class Run:
     async def _drive(self) -> None:
         films: set[asyncio.Task[None]] = set()
         try:
+            for item, doubt in await self._in_doubt():  # they only listen, and need no seat
+                film = self._start(self._film(item, doubt))
+                films.add(film)
+                film.add_done_callback(films.discard)
             async for item in self._worklist():
                 await self._seats.acquire()
                 film = self._start(self._film(item))
@@ -170,6 +175,17 @@ class Run:
             self._fail(error)
         finally:
             self._changes.put_nowait(None)
+
+    async def _in_doubt(self) -> list[tuple[Item, Expected]]:
+        """What earlier runs left uncertain, where callbacks may still say what became of it."""
+        if not self._client.hears_callbacks:
+            return []
+        found = []
+        for attempt in await self._store.expected():
+            self._outbox.expect(attempt.token, task_id=attempt.task_id, named=attempt.named)
+            if attempt.task_id is None:
+                found.append((await self._store.item(attempt.key), attempt))
+        return found
 
     async def _worklist(self) -> AsyncIterator[Item]:
         """What is paid first, the nearest expiry before the others; then what is planned."""
@@ -196,9 +212,12 @@ class Run:
 
     # --- one film ----------------------------------------------------------------------------
 
-    async def _film(self, item: Item) -> None:
+    async def _film(self, item: Item, doubt: Expected | None = None) -> None:
         """Bring one item as far as it can go today; its troubles are not the others'."""
         try:
+            if doubt is not None:
+                age = self._clock.wall() - doubt.began_at
+                item = await self._found(item, doubt.token, max(0.0, LISTENING - age))
             for _ in range(1 + self._options.retry):
                 if item.state is State.FAILED and self.stopped is None:
                     item = await self._step(item, Step(Event.RETRY, by="retry"))
@@ -232,7 +251,7 @@ class Run:
                 await held.enter_async_context(self._making)
                 await held.enter_async_context(self._client.place())
                 if item.state is State.PLANNED:
-                    item, job = await self._submit(item)
+                    item, job = await self._submit_for_certain(item)
                 if item.state is State.STALLED:
                     item = await self._step(item, Step(Event.RESUME))
                 if item.state is State.SUBMITTED:
@@ -240,6 +259,35 @@ class Run:
         except SubmissionUncertainError:  # it had to pass the place: its film may be running
             return await self._store.item(item.key)
         return item
+
+    async def _submit_for_certain(self, item: Item) -> tuple[Item, Job | None]:
+        """Submit; where callbacks are heard, let one say what became of it, in its place."""
+        try:
+            return await self._submit(item)
+        except SubmissionUncertainError as error:
+            doubt = error
+        item = await self._found(await self._store.item(item.key), doubt.token, LISTENING)
+        if item.state is State.UNCERTAIN:
+            raise doubt
+        return item, None
+
+    async def _found(self, item: Item, token: str, patience: float) -> Item:
+        """Wait until a callback says which task an uncertain item became, if one does."""
+        if not self._client.hears_callbacks or item.state is not State.UNCERTAIN:
+            return item
+        try:
+            job = await self._client.recover(token, timeout=patience)
+        except SubmissionUncertainError:
+            self._tell(item, rests=True)
+            return item
+        except AuthenticationError as error:
+            self.stop(str(error))
+            self._tell(item, rests=True)
+            return item
+        cause = "found by its callback"
+        return await self._step(
+            item, Step(Event.RESOLVE, task_id=job.task_id, cause=cause, by="callback")
+        )
 
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
         """Submit, if we may, and give the job; an item that stays planned has none."""
@@ -376,7 +424,9 @@ class Run:
         return changed
 
     def _tell(self, item: Item, *, rests: bool = False) -> None:
-        self._changes.put_nowait(Change(item, rests or item.state in RESTING))
+        listens = item.state is State.UNCERTAIN and self._client.hears_callbacks
+        rests = rests or (item.state in RESTING and not listens)
+        self._changes.put_nowait(Change(item, rests))
 
     def _pause(self, error: MaintenanceError) -> None:
         """The service is under maintenance: nobody submits for some minutes."""

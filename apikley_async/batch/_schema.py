@@ -73,6 +73,15 @@ MIGRATIONS: Migrations = (
         ) STRICT""",
         "CREATE INDEX event_key ON event (key, seq)",
     ),
+    (
+        # What callbacks have said about attempts whose answer was not there yet.
+        """CREATE TABLE inbox (
+            token TEXT NOT NULL REFERENCES attempt (token),
+            task_id TEXT NOT NULL,
+            at REAL NOT NULL,
+            PRIMARY KEY (token, task_id)
+        ) STRICT""",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

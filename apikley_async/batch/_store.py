@@ -17,7 +17,7 @@ import attrs
 from apikley_async import Attempt
 from apikley_async.batch._states import Event, State
 
-__all__ = ["Charge", "Entry", "File", "Item", "Plan", "Step", "Store"]
+__all__ = ["Charge", "Entry", "Expected", "File", "Item", "Plan", "Step", "Store"]
 
 
 @attrs.frozen
@@ -123,6 +123,23 @@ class Charge:
     consumed: float | None
 
 
+@attrs.frozen
+class Expected:
+    """An attempt about which a callback may still come.
+
+    Attributes:
+        task_id: the task it became; None when that is uncertain, "" when it was given up.
+        named: the tasks that callbacks have named for it.
+        began_at: seconds since 1970.
+    """
+
+    token: str
+    key: str
+    task_id: str | None
+    named: tuple[str, ...]
+    began_at: float
+
+
 class Store(Protocol):
     """Where a batch is written down. Every method is durable when it returns.
 
@@ -170,6 +187,14 @@ class Store(Protocol):
 
     async def attempts(self, key: str) -> Sequence[Mapping[str, Any]]:
         """The attempts of an item, oldest first."""
+        ...
+
+    async def receive(self, token: str, task_id: str) -> None:
+        """Keep what a callback has named for an attempt; a few tasks for each, others are lost."""
+        ...
+
+    async def expected(self) -> Sequence[Expected]:
+        """The attempts about which a callback may still come, oldest first."""
         ...
 
     async def ends(self, since: float) -> Sequence[tuple[float, bool]]:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from apikley_async.cli import _options as options
-from apikley_async.cli._options import EVENTS, Settings
+from apikley_async.cli._options import EVENTS, HookOptions, Settings
 
 __all__ = ["batch"]
 
@@ -72,6 +72,7 @@ def batch() -> None:
 @click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts.")
 @click.option("--dry-run", is_flag=True, help="Check and estimate; nothing is kept or sent.")
 @options.max_running
+@options.hooks
 @options.service
 def run(
     path: Path,
@@ -81,6 +82,7 @@ def run(
     dry_run: bool,
     allow_duplicates: bool,
     settings: Settings,
+    hooks: HookOptions,
     **bounds: Any,
 ) -> int:
     r"""Make the films of a manifest, or go on with those of its journal.
@@ -109,9 +111,16 @@ def run(
 
         return alone(rehearse, tell)
 
-    opening = prepare(settings._replace(max_running=spend.max_running))
+    calls = None
+    if hooks != HookOptions():
+        from apikley_async.cli._hooks import hooks_of
+
+        calls = hooks_of(hooks)
+    opening = prepare(settings._replace(max_running=spend.max_running), hooks=calls)
     named = ("--journal", str(journal)) if journal else ()
-    resume = call("batch", "run", str(path), "-o", str(folder), *named, *settings.words)
+    resume = call(
+        "batch", "run", str(path), "-o", str(folder), *named, *settings.words, *hooks.words
+    )
     running = BatchRun(journal_of(path, journal), folder, settings, resume=resume)
 
     async def flow(own: Session) -> int:

@@ -366,6 +366,41 @@ def simulate(host: str, port: int, as_json: bool, **world: Any) -> int:
     return serve(lambda: announced(simulator(host, port, **world), tell), tell)
 
 
+@apikley.group()
+def webhook() -> None:
+    """The service's callbacks, received apart from what makes the films."""
+
+
+@webhook.command(name="serve")
+@click.option(
+    "--inbox",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="Where callbacks are kept for `apikley batch run --inbox`.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True)
+@options.hmac_key_file
+@options.as_json
+def webhook_serve(
+    inbox: Path, host: str, port: int, hmac_key_file: Path | None, as_json: bool
+) -> int:
+    r"""Receive callbacks and keep them until Ctrl-C.
+
+    Put a proxy with https before it. A batch that runs with --inbox takes them from there; so a
+    receiver and the batch may be stopped, or killed, each by itself.
+
+    \b
+    With --json: {"event": "receiving", "host", "port", "inbox"}.
+    """
+    from apikley_async.cli._hooks import received
+    from apikley_async.cli._run import serve, telling
+
+    tell = telling(as_json=as_json)
+    return serve(lambda: received(host, port, inbox, hmac_key_file, tell), tell)
+
+
 @apikley.command(epilog=EVENTS)
 @options.folder(FILMS, "Where the films go.")
 @click.option(

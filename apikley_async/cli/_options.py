@@ -108,6 +108,84 @@ patience = click.option(
 )
 
 
+class HookOptions(NamedTuple):
+    """What the options of a command say about callbacks."""
+
+    url: str | None = None
+    listen: tuple[str, int] | None = None
+    inbox: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options again, for a command that goes on."""
+        return (
+            *(("--callback-url", self.url) if self.url else ()),
+            *(("--listen", "{}:{}".format(*self.listen)) if self.listen else ()),
+            *(("--inbox", str(self.inbox)) if self.inbox else ()),
+            *(("--hmac-key-file", str(self.key_file)) if self.key_file else ()),
+        )
+
+
+def read_address(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> tuple[str, int] | None:
+    """`127.0.0.1:8787`, or `[::1]:8787`."""
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise click.BadParameter("HOST:PORT, such as 127.0.0.1:8787")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+hmac_key_file = click.option(
+    "--hmac-key-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="File with the keys that callbacks are signed with, one a line; by default "
+    "APIKLEY_WEBHOOK_HMAC_KEY has them.",
+)
+
+
+def hooks(command: Callable[..., int]) -> Callable[..., int]:
+    """The options of commands that hear callbacks, handed over as `hooks`."""
+
+    @functools.wraps(command)
+    def settled(
+        *,
+        callback_url: str | None,
+        listen: tuple[str, int] | None,
+        inbox: Path | None,
+        hmac_key_file: Path | None,
+        **others: Any,
+    ) -> int:
+        return command(hooks=HookOptions(callback_url, listen, inbox, hmac_key_file), **others)
+
+    for option in (
+        click.option(
+            "--callback-url",
+            metavar="URL",
+            help="Have the service call back there, through your proxy to --listen.",
+        ),
+        click.option(
+            "--listen",
+            metavar="HOST:PORT",
+            callback=read_address,
+            help="Where callbacks come in.  [default: 127.0.0.1:8787]",
+        ),
+        click.option(
+            "--inbox",
+            metavar="PATH",
+            type=click.Path(path_type=Path),
+            help="Take callbacks from there, where `apikley webhook serve` keeps them.",
+        ),
+        hmac_key_file,
+    ):
+        settled = option(settled)
+    return settled
+
+
 def folder(default: Path | None, told: str) -> Callable[[Command], Command]:
     """`-o DIR`, saying in *told* what happens there."""
     return click.option(

@@ -8,7 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import click
@@ -17,6 +17,9 @@ from apikley_async import Backoff, Client, RateLimiter
 from apikley_async.cli._exit import Refused
 from apikley_async.cli._options import Settings
 from apikley_async.cli._telling import plain
+
+if TYPE_CHECKING:
+    from apikley_async.cli._hooks import Hooks
 
 __all__ = ["Open", "Session", "prepare"]
 
@@ -32,10 +35,17 @@ class Session:
 Open: TypeAlias = Callable[[], AbstractAsyncContextManager[Session]]
 
 
-def prepare(settings: Settings, tasks: Sequence[str] = (), *, finished: bool = False) -> Open:
+def prepare(
+    settings: Settings,
+    tasks: Sequence[str] = (),
+    *,
+    finished: bool = False,
+    hooks: Hooks | None = None,
+) -> Open:
     """Check key and address now, and give what opens the session later, in the loop.
 
-    With `--simulate` the embedded service knows the *tasks*, *finished* ones or not.
+    With *hooks* the service calls back. With `--simulate` it is an embedded one, which knows the
+    *tasks*, *finished* ones or not, and calls nobody.
     """
     if settings.simulate:
         from apikley_async.cli._stage import SPEED, Known, Stage
@@ -45,18 +55,24 @@ def prepare(settings: Settings, tasks: Sequence[str] = (), *, finished: bool = F
         known = [Known(task, finished=finished) for task in tasks]
         return lambda: stage.session(known)
     limiter = RateLimiter(max_running=settings.max_running)
-    pace = Backoff() if settings.timeout is None else Backoff(deadline=settings.timeout)
+    pace = None if settings.timeout is None else Backoff(deadline=settings.timeout)
     key = read_key(settings.key_file)
     try:
-        client = Client(key, base_url=settings.base_url, limiter=limiter, pace=pace)
+        client = Client(
+            key,
+            base_url=settings.base_url,
+            limiter=limiter,
+            pace=pace,
+            callback=hooks.callback if hooks else None,
+        )
     except ValueError as error:
         raise Refused(plain(error)) from None
-    return lambda: _opened(Session(client, limiter))
+    return lambda: _opened(Session(client, limiter), hooks)
 
 
 @contextlib.asynccontextmanager
-async def _opened(session: Session) -> AsyncIterator[Session]:
-    async with session.client:
+async def _opened(session: Session, hooks: Hooks | None) -> AsyncIterator[Session]:
+    async with session.client, hooks.serving() if hooks else contextlib.nullcontext():
         yield session
 
 

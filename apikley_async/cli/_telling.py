@@ -296,6 +296,9 @@ SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "error": _error,
     "failed": _failed,
     "ready": lambda facts, name: f"{name}: ready",
+    "receiving": lambda facts, name: (
+        f"Receiving callbacks on {facts['host']}:{facts['port']}, kept in {facts['inbox']}"
+    ),
     "saved": _saved,
     "state": lambda facts, name: f"{name}: {facts['state']}",
     "stopped": _stopped,

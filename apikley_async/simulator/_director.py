@@ -37,6 +37,9 @@ class Faults:
             e: dict(m or {}) for e, m in zip(ENDPOINTS, mixes, strict=True)
         }
         for endpoint, mix in self.mixes.items():
+            given: list[object] = [*mix]
+            if strangers := [fault for fault in given if not isinstance(fault, Fault)]:
+                raise ValueError(f"{endpoint}: a Fault, such as Fault.RESET, not {strangers[0]!r}")
             if not (all(share >= 0 for share in mix.values()) and sum(mix.values()) <= 1 + 1e-9):
                 raise ValueError(f"{endpoint}: shares of at least 0 that add up to at most 1")
         self.seed = seed

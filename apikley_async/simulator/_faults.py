@@ -143,6 +143,7 @@ class Fault:
     ENDLESS: ClassVar[Fault]
 
     LOST: ClassVar[Fault]
+    MISSED: ClassVar[Fault]
     OVERTAKEN: ClassVar[Fault]
     RELAPSE: ClassVar[Fault]
     BARE_NOTICE: ClassVar[Fault]
@@ -320,6 +321,7 @@ def _ready_made() -> Iterator[tuple[str, Fault]]:
     yield "NOT_FOUND", Fault.code(422)
     yield "UNKNOWN_STATE", Fault.in_state("moderating")
     yield "LOST", Fault("lost", acted=False)
+    yield "MISSED", Fault("missed", twist="missed")
     yield "RELAPSE", Fault("relapse", twist="relapse", times=2)
     yield "OLD_STAMP", attrs.evolve(Fault.stamped(-3600), name="old stamp")
     for name, delivery in {

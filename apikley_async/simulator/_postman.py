@@ -144,6 +144,11 @@ class Postman:
         for attempt, pause in enumerate((0.0, *terms.callback_retries), start=1):
             await self._front.courier.pause(world.time.outside(pause))
             at = world.time.now()
+            if fault.twist == "missed":  # on its way; whoever sends it tries again, as ever
+                missed = attrs.evolve(_unsent(task, "lost", at, fault), attempt=attempt)
+                world.ledger.callbacks.append(missed)
+                fault = self._front.director.next("callback", task.task_id, now=at)
+                continue
             sent = letter(
                 said,
                 fault,

@@ -277,6 +277,7 @@ FILE_TWISTS: dict[str, Twist] = {
     "changed": _as_it_is,
     "no ranges": _as_it_is,
     # these where a callback is signed and sent.
+    "missed": _as_it_is,
     "overtaken": _as_it_is,
     "wrong signature": _as_it_is,
     "no signature": _as_it_is,

@@ -274,7 +274,7 @@ MOUNTS = """\
 21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 30 21 0:26 / /mnt/films rw shared:2 - nfs4 server:/films rw
 31 30 8:2 / /mnt/films/local\\040disk rw - xfs /dev/sdb1 rw
-32 21 0:27 / /home/me/cloud rw - fuse.sshfs me@server: rw
+32 21 0:27 / /srv/cloud rw - fuse.sshfs me@server: rw
 half a line
 """
 
@@ -282,11 +282,11 @@ half a line
 @pytest.mark.parametrize(
     ("place", "kind"),
     [
-        ("/home/me/batch.db", "ext4"),
+        ("/srv/batch.db", "ext4"),
         ("/mnt/films/batch.db", "nfs4"),
         ("/mnt/filmstrip/batch.db", "ext4"),
         ("/mnt/films/local disk/batch.db", "xfs"),
-        ("/home/me/cloud/a/b/batch.db", "fuse.sshfs"),
+        ("/srv/cloud/a/b/batch.db", "fuse.sshfs"),
     ],
 )
 def test_the_nearest_mount_says_what_a_disk_is(place: str, kind: str) -> None:

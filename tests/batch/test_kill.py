@@ -8,18 +8,19 @@ APIKLEY_KILLS (at each point) and APIKLEY_RANDOM_KILLS; `nox -s kill` wants many
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from batch.scenery import check_books, states
-from batch.worker import POINTS
+from batch.worker import HOOK_KEY, POINTS
+from rawserver import unused_port
 
 from apikley_async.batch import Batch, State
 from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
@@ -57,10 +58,8 @@ class Lives:
         return code
 
 
-@asynccontextmanager
-async def worker(
-    place: Path, simulator: Simulator, *, films: int, running: int
-) -> AsyncIterator[Lives]:
+@contextlib.asynccontextmanager
+async def worker(place: Path, simulator: Simulator, **setting: Any) -> AsyncIterator[Lives]:
     root = Path(__file__).resolve().parents[2]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(WORKER), str(place)),
@@ -69,8 +68,7 @@ async def worker(
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert process.stdin is not None
-    setting = {"key": simulator.api_key, "url": simulator.base_url}
-    setting |= {"films": films, "running": running}  # type: ignore[dict-item]
+    setting |= {"key": simulator.api_key, "url": simulator.base_url}
     process.stdin.write(json.dumps(setting).encode() + b"\n")
     try:
         yield Lives(process)
@@ -79,10 +77,10 @@ async def worker(
         await process.wait()
 
 
-def busy_world(seed: int) -> Simulator:
+def busy_world(seed: int, **signing: str) -> Simulator:
     faults = Faults(seed=seed, **TROUBLE)  # type: ignore[arg-type]
     terms = Terms(limit=None, max_running=None, duration=Constant(30))
-    return Simulator(terms, faults=faults, speed=300, rng=random.Random(seed))
+    return Simulator(terms, faults=faults, speed=300, rng=random.Random(seed), **signing)  # type: ignore[arg-type]
 
 
 async def check_the_end(simulator: Simulator, place: Path) -> dict[str, State]:
@@ -132,6 +130,74 @@ async def test_killed_at_random_moments_and_resumed(turn: int, tmp_path: Path) -
 
         assert len(simulator.ledger.times("create")) == posts
         await check_the_end(simulator, tmp_path)
+
+
+@contextlib.asynccontextmanager
+async def receiver(place: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`apikley webhook serve`, as a process of its own; killed at the end."""
+    root = Path(__file__).resolve().parents[2]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "apikley_async.cli", "webhook", "serve", "--json"),
+        *("--inbox", str(place / "calls.db"), "--port", str(port)),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root), "APIKLEY_WEBHOOK_HMAC_KEY": HOOK_KEY},
+    )
+    assert process.stdout is not None
+    try:
+        assert b"receiving" in await process.stdout.readline()
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def killed_now_and_then(place: Path, port: int, rng: random.Random) -> None:
+    """Receivers, one after the other, each killed before long."""
+    while True:
+        async with receiver(place, port):
+            await asyncio.sleep(rng.uniform(0.2, 1.5))
+
+
+@pytest.mark.parametrize("turn", range(-(-RANDOM_KILLS // (2 * LIVES))))
+async def test_receiver_and_runner_are_killed_at_random(turn: int, tmp_path: Path) -> None:
+    """Both by SIGKILL, each at moments of its own: the invariants hold. (W8, I1, I2, I3)
+
+    What is still uncertain at the end was announced while nobody received.
+    """
+    rng = random.Random(SEED * 9000 + turn)
+    port = unused_port()
+    async with (
+        busy_world(SEED * 9000 + turn, webhook_key=HOOK_KEY) as simulator,
+        worker(
+            tmp_path,
+            simulator,
+            films=40,
+            running=8,
+            hook=f"http://127.0.0.1:{port}/hooks",
+            listening=3.0,
+        ) as lives,
+    ):
+        killing = asyncio.create_task(killed_now_and_then(tmp_path, port, rng))
+        for _ in range(min(LIVES, RANDOM_KILLS)):
+            assert await lives.live(after=[rng.uniform(0.0, 0.8)]) in (-9, 0)
+        killing.cancel()
+        await asyncio.wait({killing})
+
+        async with receiver(tmp_path, port):
+            assert await lives.live() == 0
+            posts = len(simulator.ledger.times("create"))
+            assert await lives.live() == 0
+
+        assert len(simulator.ledger.times("create")) == posts
+        stand = await check_the_end(simulator, tmp_path)
+        doubtful = [key for key, state in stand.items() if state is State.UNCERTAIN]
+        told = {call.task_id for call in simulator.ledger.callbacks if call.status == 200}
+        async with Batch.open(tmp_path / "batch.db", read_only=True) as batch:
+            bound = {item.task_id async for item in batch.items()}
+        lost = {charge.task_id for charge in simulator.ledger.paid} - bound
+        assert len(lost) <= len(doubtful)
+        assert not lost & told, "a callback was answered, and its film is not bound"
 
 
 async def test_a_disk_that_fills_up_while_a_post_is_out(tmp_path: Path) -> None:

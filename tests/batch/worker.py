@@ -32,7 +32,8 @@ from typing import Any
 from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard, Timeouts
 from apikley_async._parts import Part
 from apikley_async._transport import HttpTransport
-from apikley_async.batch import Batch, Event, Journal, State
+from apikley_async.batch import Batch, Event, Journal, State, _run
+from apikley_async.webhook import Callback
 
 POINTS = (
     *("before intent", "inside intent", "after intent"),
@@ -40,6 +41,7 @@ POINTS = (
     *("before id", "inside id", "after id", "before success", "after success"),
     *("during download", "before link", "after link", "before done", "inside done", "after done"),
 )
+HOOK_KEY = "a-word-that-signs"
 MOVES = {
     Event.INTEND: "intent",
     Event.ACCEPT: "id",
@@ -138,8 +140,13 @@ def films(count: int) -> list[tuple[str, Storyboard]]:
 
 async def live(place: Path, setting: dict[str, Any]) -> int:
     """One life: 0 when every film has come to rest."""
+    callback = None
+    if setting.get("hook"):
+        callback = Callback(setting["hook"], hmac_keys=[HOOK_KEY], inbox=place / "calls.db")
+        _run.LISTENING = setting["listening"]
     client = Client(
         setting["key"],
+        callback=callback,
         base_url=setting["url"],
         limiter=RateLimiter(200, 0.05),
         pace=Backoff(first=0.02, factor=1.2, cap=0.1, deadline=30),

@@ -330,6 +330,19 @@ async def test_a_callback_can_be_lost(start, receiver):
     assert [(m.endpoint, m.fault) for m in simulator.ledger.mishaps] == [("callback", "lost")]
 
 
+async def test_a_callback_can_miss_its_receiver(start, receiver):
+    """A delivery that is lost on the way is tried again; each try has a chance of its own (W13)."""
+    simulator = await start()
+    simulator.script("callback", [Fault.MISSED, Fault.MISSED])
+
+    told = await order(simulator, receiver.url)
+    await asyncio.sleep(300)
+
+    assert receiver.told == [told]
+    outcomes = [(c.attempt, c.outcome) for c in simulator.ledger.callbacks]
+    assert outcomes == [(1, "lost"), (2, "lost"), (3, "answered")]
+
+
 async def test_a_callback_can_come_twice(start, receiver):
     """By a fault, or because its answer was not heard (W6)."""
     simulator = await start()

@@ -1,0 +1,206 @@
+"""`Callback`, which a client is given, and `Receiver`, which listens for other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import os
+import ssl as tls
+from collections.abc import AsyncIterator, Callable, Iterable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from apikley_async import Clock, SystemClock
+from apikley_async.errors import JournalError
+from apikley_async.webhook import _aiohttp, _asgi, _serving
+from apikley_async.webhook._inbox import Inbox
+from apikley_async.webhook._judge import Heard, Keys
+from apikley_async.webhook._limits import Limits
+from apikley_async.webhook._listeners import Hear, Listeners
+from apikley_async.webhook._reception import Ask, Gate, Reception
+
+__all__ = ["Callback", "Receiver"]
+
+logger = logging.getLogger("apikley_async")
+
+LONGEST_URL = 2000
+
+
+class _House:
+    """A house that callbacks come to: as many doors as are wanted, one judgement behind them."""
+
+    def __init__(
+        self,
+        hmac_keys: Iterable[str],
+        *,
+        ask: Ask,
+        late: int,
+        clock: Clock | None,
+        limits: Limits | None,
+    ) -> None:
+        clock, limits = clock or SystemClock(), limits or Limits()
+        self._gate = Gate(Keys(hmac_keys), ask, late, clock, limits)
+        self._said = False
+
+    def aiohttp_app(self) -> web.Application:
+        """A new aiohttp application: `add_subapp` it at any prefix, or run it alone."""
+        return _aiohttp.create_app(self._reception())
+
+    def asgi_app(self) -> _asgi.ASGIApplication:
+        """A new ASGI application: mount it at any path, or run it alone."""
+        return _asgi.create_app(self._reception())
+
+    @contextlib.asynccontextmanager
+    async def serve(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8787,
+        *,
+        ssl_context: tls.SSLContext | None = None,
+    ) -> AsyncIterator[_serving.Server]:
+        """Listen for as long as the `async with` lasts; port 0 is any that is free.
+
+        By default only this machine is heard: a proxy that speaks https belongs in front.
+        """
+        limits = self._gate.limits
+        async with _serving.serve(
+            self._reception(), limits, host=host, port=port, ssl=ssl_context
+        ) as server:
+            yield server
+
+    def _reception(self) -> Reception:
+        if not self._gate.keys and not self._said:
+            self._said = True
+            logger.warning(
+                "callbacks are not signed as far as is known here (no hmac_keys): the token in "
+                "their URL is the only gate"
+            )
+        return Reception(self._gate)
+
+    def _signed(self) -> str:
+        return "signed" if self._gate.keys else "unsigned"
+
+
+class Callback(_House):
+    """Gives each submission its own callback URL, and passes on what is heard: `Client(callback=)`.
+
+    Serve it with `aiohttp_app`, `asgi_app` or `serve`, in the event loop of those who listen, or
+    let another process receive and share an *inbox* with it.
+
+    Args:
+        public_url: where the service reaches us: https, without query. The token is appended.
+        hmac_keys: keys that callbacks may be signed with. Without any, signatures are not looked
+            at, and the unguessable token in the URL is the only gate.
+        inbox: a file in which a `Receiver` in another process keeps callbacks.
+        clock: tells the time.
+        limits: what a caller may ask of us.
+    """
+
+    def __init__(
+        self,
+        public_url: str,
+        *,
+        hmac_keys: Iterable[str] = (),
+        inbox: str | os.PathLike[str] | None = None,
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        fault = _url_fault(public_url)
+        if fault is not None:
+            raise ValueError(f"public_url: {fault}")
+        self._url = public_url.rstrip("/")
+        self._listeners = Listeners(
+            None if inbox is None else Inbox(inbox),
+            clock=clock or SystemClock(),
+            limits=limits or Limits(),
+        )
+        ask = self._listeners.answer
+        super().__init__(hmac_keys, ask=ask, late=200, clock=clock, limits=limits)
+
+    def url_for(self, token: str) -> str:
+        """The URL to be called about the attempt of this token."""
+        return f"{self._url}/{token}"
+
+    def listen(self, hear: Hear) -> Callable[[], None]:
+        """Await `hear(token, task_id)` for each callback; True when the token is known.
+
+        With an inbox it has to be called in an event loop, and what is in the inbox is heard too.
+        What it gives back ends the listening, at once and as often as you like.
+        """
+        return self._listeners.listen(hear)
+
+    def __repr__(self) -> str:
+        return f"<Callback {self._signed()}, {len(self._listeners)} listening>"
+
+
+class Receiver(_House):
+    """Receives for other processes: a callback is answered when it is safe in the *inbox*.
+
+    It knows no tokens, so every callback that is well-formed (and, with keys, signed) is kept.
+
+    Args:
+        inbox: where callbacks are kept, for a `Callback(inbox=...)` elsewhere.
+        hmac_keys, clock, limits: as for `Callback`.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        *,
+        hmac_keys: Iterable[str] = (),
+        clock: Clock | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.inbox = inbox
+        self._trouble = ""
+        super().__init__(hmac_keys, ask=self._keep, late=503, clock=clock, limits=limits)
+
+    async def _keep(self, heard: Heard) -> int:
+        try:
+            await self.inbox.keep(heard.token, heard.task_id)
+        except JournalError as error:
+            if error.message != self._trouble:
+                logger.error("callbacks are not kept: %s", error.message)
+            self._trouble = error.message
+            return 503
+        self._trouble = ""
+        return 200
+
+    def __repr__(self) -> str:
+        return f"<Receiver {self._signed()}, {self.inbox.path}>"
+
+
+def _url_fault(url: object) -> str | None:
+    """Say why the service could not be asked to call *url*, without repeating it."""
+    if not isinstance(url, str):
+        return f"a text, not {type(url).__name__}"
+    if len(url) > LONGEST_URL:
+        return f"at most {LONGEST_URL} characters, not {len(url)}"
+    if any(letter.isspace() or not letter.isprintable() for letter in url):
+        return "a URL without spaces and control characters"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "a valid URL"
+    scheme = parts.scheme
+    if scheme not in ("http", "https"):
+        return f"https://host/path, not {scheme}:" if scheme else "https://host/path, not a path"
+    if not host or port == 0:
+        return "a URL with a host" if not host else "a port from 1 to 65535, not 0"
+    if parts.username is not None or parts.password is not None:
+        return "a URL without user name and password"
+    if "?" in url or "#" in url:
+        return "a URL without query and fragment: the token is appended to its path"
+    if scheme == "http" and not _is_loopback(host):
+        return "https, not http: the token in it is a secret (http only on this machine)"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

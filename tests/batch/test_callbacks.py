@@ -1,0 +1,211 @@
+"""Batches that hear callbacks: lost submissions are found again, today or in the next run."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch.conformance import film
+from batch.scenery import customer, films, opened, ran, states, world
+from ears import Ears
+
+from apikley_async import Client
+from apikley_async.batch import Batch, Journal, State
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
+from apikley_async.testing import LoopClock
+
+pytestmark = pytest.mark.virtual
+
+
+def service(duration: float = 60.0) -> Simulator:
+    return world(Terms(duration=Constant(duration), callbacks="none"))
+
+
+def hearing(simulator: Simulator, ears: Ears, **options: Any) -> Client:
+    return customer(simulator, callback=ears, pace=None, **options)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def token_of(simulator: Simulator, number: int) -> str:
+    return str(simulator.ledger.creations[number].body["callBackUrl"])[-32:]
+
+
+async def until_paid(simulator: Simulator, count: int) -> None:
+    while len(simulator.ledger.paid) < count:  # noqa: ASYNC110 - the ledger raises no events
+        await asyncio.sleep(0.1)
+
+
+async def left(batch: Batch, client: Client, folder: Path, simulator: Simulator) -> None:
+    """Run until everything is paid, and leave."""
+    running = asyncio.create_task(ran(batch, client, folder=folder))
+    await until_paid(simulator, 1)
+    await asyncio.sleep(5)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_a_lost_answer_is_found_while_the_batch_runs(tmp_path: Path) -> None:
+    """Its item waits for the callback and is made like the others, paid once. (A1)"""
+    ears = Ears()
+    async with (
+        service() as simulator,
+        hearing(simulator, ears) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(3))
+        simulator.script("create", [Fault.OK, Fault.RESET_AFTER])
+        running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+        await until_paid(simulator, 3)
+        await asyncio.sleep(400)
+        assert sorted((await batch.status()).counts.items()) == [("done", 2), ("uncertain", 1)]
+
+        await ears.call(token_of(simulator, 1), simulator.ledger.creations[1].task_id or "")
+        items = await running
+
+        assert set((await states(batch)).values()) == {State.DONE}
+        assert {item.state for item in items} == {State.DONE}
+        assert len(simulator.ledger.creations) == 3
+        assert await batch.verify() == []
+        assert now() < 500
+
+
+async def test_what_was_heard_before_a_crash_counts_after_it(tmp_path: Path) -> None:
+    """The inbox is on the disk before the callback is answered. (W8)"""
+    ears = Ears()
+    async with service() as simulator:
+        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            simulator.script("record", [Fault.HTTP_500] * 30)
+            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+            await until_paid(simulator, 1)
+            await asyncio.sleep(5)
+            await ears.call(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            await asyncio.sleep(5)
+            running.cancel()
+            await asyncio.wait({running})
+        simulator.clear_scripts()
+
+        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+            assert await states(batch) == {"k0": State.UNCERTAIN}
+            await ran(batch, client, folder=tmp_path / "films")
+
+            assert await states(batch) == {"k0": State.DONE}
+        assert len(simulator.ledger.paid) == 1
+
+
+async def test_a_later_run_still_hears(tmp_path: Path) -> None:
+    """An item that an earlier run left uncertain is listened for. (W8)"""
+    ears = Ears()
+    async with service() as simulator:
+        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            await left(batch, client, tmp_path / "films", simulator)
+
+        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add([*films(1), *films(2)[1:]])
+            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+            await until_paid(simulator, 2)
+            await asyncio.sleep(300)
+            assert await states(batch) == {"k0": State.UNCERTAIN, "k1": State.DONE}
+            await ears.call(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            await running
+
+            assert await states(batch) == {"k0": State.DONE, "k1": State.DONE}
+            history = await batch._open.events("k0")  # type: ignore[attr-defined]
+            assert [event["by"] for event in history if event["event"] == "resolve"] == ["callback"]
+
+
+@pytest.mark.parametrize("hears", [True, False])
+async def test_a_run_ends_without_any_callback(tmp_path: Path, hears: bool) -> None:
+    """What stays uncertain is for a person to decide, half an hour later or at once. (W13)"""
+    async with service() as simulator, opened(tmp_path / "b.db") as batch:
+        client = hearing(simulator, Ears()) if hears else customer(simulator)
+        async with client:
+            await batch.add(films(2))
+            simulator.script("create", [Fault.RESET_AFTER])
+
+            items = await ran(batch, client, folder=tmp_path / "films")
+
+        assert {item.state for item in items} == {State.DONE, State.UNCERTAIN}
+        assert (now() >= 1800) is hears
+        assert now() < 2400
+
+
+async def test_an_old_doubt_is_not_waited_for(tmp_path: Path) -> None:
+    """A callback of yesterday's submission does not come any more."""
+    async with service() as simulator:
+        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            await left(batch, client, tmp_path / "films", simulator)
+        await asyncio.sleep(86_400)
+        began = now()
+
+        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+            items = await ran(batch, client, folder=tmp_path / "films")
+
+        assert [item.state for item in items] == [State.UNCERTAIN]
+        assert now() - began < 5
+
+
+async def test_a_film_that_was_given_up_and_made_after_all_is_named(tmp_path: Path) -> None:
+    """Submitted again, and then the first one's callback comes: both are paid, and told. (A14)"""
+    ears = Ears()
+    async with service() as simulator:
+        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            await left(batch, client, tmp_path / "films", simulator)
+            await batch.resubmit("k0")
+
+        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+            await until_paid(simulator, 2)
+            await ears.call(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            await running
+
+            assert [job.task_id for job in client.unclaimed] == [simulator.ledger.paid[0].task_id]
+            assert (await batch.item("k0")).task_id == simulator.ledger.paid[1].task_id
+
+
+async def test_a_callback_of_another_batch_changes_nothing(tmp_path: Path) -> None:
+    """It is no attempt of ours: not kept, and answered as unknown. (W8)"""
+    ears = Ears()
+    async with (
+        service() as simulator,
+        hearing(simulator, ears) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert not await ears.call("f" * 32, "task_1")
+        assert await batch.verify() == []
+
+
+async def test_the_inbox_is_bounded_and_knows_its_own(tmp_path: Path) -> None:
+    """A few tasks for each attempt, and none for attempts that are not in the journal. (W8, W12)"""
+    journal = await Journal.open(tmp_path / "b.db", clock=LoopClock())
+    try:
+        await journal.plan([film("a")])
+        await journal.intend("a", "t1", "print", None)
+        for number in range(20):
+            await journal.receive("t1", f"task_{number}")
+            await journal.receive("other", f"task_{number}")
+    finally:
+        await journal.aclose()
+
+    again = await Journal.open(tmp_path / "b.db", clock=LoopClock())
+    try:
+        (attempt,) = await again.expected()
+        assert attempt.task_id is None
+        assert attempt.named == tuple(f"task_{number}" for number in range(8))
+    finally:
+        await again.aclose()

@@ -1,0 +1,158 @@
+"""Callbacks on the command line: a batch that hears them, and a receiver apart from it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli.conftest import Run
+from rawserver import unused_port
+
+import apikley_async
+from apikley_async.simulator import Fault, Simulator
+from apikley_async.webhook import Inbox
+
+COMMAND = (sys.executable, "-m", "apikley_async.cli", "webhook")
+ROOT = str(Path(apikley_async.__file__).parent.parent)
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+
+
+def manifest(*keys: str) -> Path:
+    path = Path("campaign.jsonl")
+    films = (
+        {"key": key, "shots": [{"scene": f"{key} at dawn", "duration": 10}], "duration": 10}
+        for key in keys
+    )
+    path.write_text("".join(json.dumps(film) + "\n" for film in films), encoding="utf-8")
+    return path
+
+
+def test_a_batch_hears_its_callbacks(service: Simulator, run: Run) -> None:
+    """A submission whose answer was lost is found by its callback; nobody has to decide. (A1)"""
+    port = unused_port()
+    hooks = ("--callback-url", f"http://127.0.0.1:{port}/hooks", "--listen", f"127.0.0.1:{port}")
+    service.script("create", [Fault.OK, Fault.RESET_AFTER])
+
+    told = run("batch", "run", "--yes", manifest("tea", "sea", "bee"), *hooks)
+
+    assert told.code == 0
+    assert len(service.ledger.creations) == 3
+    assert sum(service.ledger.looks.values()) <= 6
+    assert {call.status for call in service.ledger.callbacks} == {200}
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """`apikley webhook serve` as a process; gives its port and its inbox."""
+    inbox = tmp_path / "calls.db"
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--json", "--inbox", str(inbox), "--port", "0"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline())["port"], inbox
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_receiver_of_its_own(service: Simulator, run: Run, receiver: tuple[int, Path]) -> None:
+    """It keeps callbacks for the batch, which need not run when they come. (W8)"""
+    port, inbox = receiver
+    service.script("create", [Fault.RESET_AFTER])
+    hooks = ("--callback-url", f"http://127.0.0.1:{port}/hooks", "--inbox", inbox)
+
+    told = run("batch", "run", "--yes", manifest("tea"), *hooks)
+
+    assert told.code == 0
+    assert len(service.ledger.creations) == 1
+    assert inbox.exists()
+
+
+def test_what_a_receiver_has_answered_is_kept(receiver: tuple[int, Path]) -> None:
+    """A callback is on the disk before its answer leaves, wherever a proxy mounts it. (W8)"""
+    port, inbox = receiver
+    token = "0123456789abcdef" * 2
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/any/prefix/{token}",
+        data=b'{"data": {"taskId": "task_1"}}',
+        headers={"Content-Type": "application/json"},
+        method="POST",
+    )
+    with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - loopback
+        assert answer.status == 200
+
+    async def kept() -> list[tuple[str, str]]:
+        async with Inbox(inbox) as letters:
+            heard, _ = await letters.after(None)
+            return [(each.token, each.task_id) for each in heard]
+
+    assert asyncio.run(kept()) == [(token, "task_1")]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--listen", "127.0.0.1:8787"], "--callback-url"),
+        (["--inbox", "calls.db"], "--callback-url"),
+        (["--callback-url", "ftp://hooks.test"], "https"),
+        (["--callback-url", "https://hooks.test/?a=b"], "query"),
+        (["--callback-url", "https://hooks.test", "--listen", "8787"], "HOST:PORT"),
+        (["--callback-url", "https://a.test", "--listen", "a:1", "--inbox", "b"], "--listen or"),
+        (["--callback-url", "https://a.test", "--hmac-key-file", "missing"], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_heard_is_refused_before_anything_is_sent(
+    service: Simulator, run: Run, words: list[str], told: str
+) -> None:
+    """Each says which option it is, and why."""
+    refused = run("batch", "run", "--yes", manifest("tea"), *words)
+
+    assert refused.code == 2
+    assert told in refused.err
+    assert service.ledger.creations == []
+
+
+def test_a_port_that_is_taken_is_named(
+    service: Simulator, run: Run, receiver: tuple[int, Path]
+) -> None:
+    """Nothing is sent when callbacks cannot come in."""
+    port, _ = receiver
+    hooks = ("--callback-url", "https://hooks.test", "--listen", f"127.0.0.1:{port}")
+
+    told = run("batch", "run", "--yes", manifest("tea"), *hooks)
+
+    assert told.code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in told.err
+    assert service.ledger.creations == []
+
+
+def test_keys_come_from_a_file_or_the_environment(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a line; they are not echoed, and a file that others can read is warned of. (S12)"""
+    from apikley_async.cli._hooks import keys_in
+
+    file = tmp_path / "keys"
+    file.write_text("first-word\nsecond-word\n", encoding="utf-8")
+    file.chmod(0o600)
+
+    assert keys_in(file) == ["first-word", "second-word"]
+    monkeypatch.setenv("APIKLEY_WEBHOOK_HMAC_KEY", "third-word")
+    assert keys_in(None) == ["third-word"]
+    file.write_text("\n", encoding="utf-8")
+    told = run("webhook", "serve", "--inbox", tmp_path / "a.db", "--hmac-key-file", file)
+    assert told.code == 2
+    assert "there is no key in it" in told.err

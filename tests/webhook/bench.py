@@ -1,0 +1,111 @@
+"""How fast callbacks are answered: 200 a second for 10 s, signed, on real sockets.
+
+    python tests/webhook/bench.py [--rate 200] [--seconds 10] [--inbox] [--asgi] [--keep-alive]
+
+The receiver runs in this process, the sender in another, as in life. Every callback is a new one,
+on a connection of its own unless it is said. Prints the answer times as the sender sees them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from webhook.post import JSON, KEY, Pen, line, raw, signing, uvicorn_of
+
+from apikley_async.webhook import Callback, Inbox, Receiver
+
+
+async def send(port: int, rate: int, seconds: float, keep_alive: bool) -> dict[str, object]:
+    """Send *rate* callbacks a second, whether or not the earlier ones are answered."""
+    times: list[float] = []
+    statuses: Counter[int] = Counter()
+    pens: list[Pen] = []
+
+    async def one(number: int, lines: contextlib.AsyncExitStack) -> None:
+        task_id = f"task_{number}"
+        body = json.dumps({"code": 200, "data": {"taskId": task_id, "state": "success"}}).encode()
+        signed = signing(task_id=task_id, stamp=str(int(time.time())))
+        request = raw(body, JSON, *signed, path=f"/hooks/{number:032x}")
+        began = time.perf_counter()
+        async with contextlib.AsyncExitStack() as mine:
+            pen = (
+                pens.pop()
+                if pens
+                else await (lines if keep_alive else mine).enter_async_context(line(port))
+            )
+            status, _ = await pen.ask(request)
+            times.append(time.perf_counter() - began)
+            if keep_alive:
+                pens.append(pen)
+        statuses[status] += 1
+
+    begin = time.perf_counter()
+    async with contextlib.AsyncExitStack() as lines, asyncio.TaskGroup() as group:
+        for number in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, begin + number / rate - time.perf_counter()))
+            group.create_task(one(number, lines))
+    cuts = statistics.quantiles(times, n=100)
+    return {
+        "callbacks": len(times),
+        "statuses": dict(statuses),
+        "p50_ms": round(cuts[49] * 1000, 2),
+        "p99_ms": round(cuts[98] * 1000, 2),
+        "worst_ms": round(max(times) * 1000, 2),
+    }
+
+
+@contextlib.asynccontextmanager
+async def receiving(options: argparse.Namespace, heard: list[str]) -> AsyncIterator[int]:
+    async with contextlib.AsyncExitStack() as stack:
+        if options.inbox:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            inbox = await stack.enter_async_context(Inbox(Path(folder) / "inbox.db"))
+            house: Callback | Receiver = Receiver(inbox, hmac_keys=[KEY])
+        else:
+            house = Callback("https://hooks.test", hmac_keys=[KEY])
+
+            async def hear(token: str, task_id: str) -> bool:
+                heard.append(task_id)
+                return True
+
+            stack.callback(house.listen(hear))
+        if options.asgi:
+            yield await stack.enter_async_context(uvicorn_of(house.asgi_app()))
+        else:
+            yield (await stack.enter_async_context(house.serve(port=0))).port
+
+
+async def main(options: argparse.Namespace) -> None:
+    heard: list[str] = []
+    async with receiving(options, heard) as port:
+        words = [sys.executable, __file__, "--send-to", str(port), *sys.argv[1:]]
+        sender = await asyncio.create_subprocess_exec(*words)
+        await sender.wait()
+    print(f"heard: {len(heard)}, different: {len(set(heard))}" if not options.inbox else "kept")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rate", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--inbox", action="store_true", help="keep them on the disk")
+    parser.add_argument("--asgi", action="store_true", help="behind uvicorn")
+    parser.add_argument("--keep-alive", action="store_true", help="use connections again")
+    parser.add_argument("--send-to", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.send_to:
+        print(asyncio.run(send(given.send_to, given.rate, given.seconds, given.keep_alive)))
+    else:
+        asyncio.run(main(given))

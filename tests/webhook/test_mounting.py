@@ -1,0 +1,209 @@
+"""In other people's applications: below prefixes, behind proxies, and as the how-to says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import fastapi
+import pytest
+from aiohttp import web
+from pages import ROOT, blocks_of
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from webhook.post import BODY, JSON, TASK, TOKEN, Ear, ask, raw, uvicorn_of
+
+from apikley_async.simulator import Constant, Simulator, Terms
+from apikley_async.webhook import Callback
+
+HOWTO = ROOT / "docs" / "howto" / "callbacks.md"
+
+
+@contextlib.asynccontextmanager
+async def aiohttp_of(app: web.Application) -> AsyncIterator[int]:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+def sub_app(callback: Callback) -> web.Application:
+    app, inner = web.Application(), web.Application()
+    inner.add_subapp("/films", callback.aiohttp_app())
+    app.add_subapp("/apikley", inner)
+    return app
+
+
+def in_fastapi(callback: Callback) -> fastapi.FastAPI:
+    app = fastapi.FastAPI()
+    app.mount("/apikley/films", callback.asgi_app())
+    return app
+
+
+def in_starlette(callback: Callback) -> Starlette:
+    inner = Starlette(routes=[Mount("/films", app=callback.asgi_app())])
+    return Starlette(routes=[Mount("/apikley", app=inner)])
+
+
+PLACES: dict[str, Callable[[Callback], contextlib.AbstractAsyncContextManager[int]]] = {
+    "aiohttp": lambda callback: aiohttp_of(callback.aiohttp_app()),
+    "aiohttp, below a prefix": lambda callback: aiohttp_of(sub_app(callback)),
+    "uvicorn": lambda callback: uvicorn_of(callback.asgi_app()),
+    "uvicorn, no lifespan": lambda callback: uvicorn_of(callback.asgi_app(), lifespan="off"),
+    "FastAPI": lambda callback: uvicorn_of(in_fastapi(callback)),
+    "Starlette": lambda callback: uvicorn_of(in_starlette(callback)),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_it_can_stand_anywhere(place: str) -> None:
+    """The rules are the same, and a prefix is no part of them."""
+    callback, ear = Callback("https://hooks.test/apikley/films"), Ear()
+    end = callback.listen(ear)
+    path = f"/apikley/films/{TOKEN}"
+
+    async with PLACES[place](callback) as port:
+        statuses = [
+            (await ask(port, request))[0]
+            for request in (
+                raw(BODY, JSON, path=path),
+                raw(BODY, path=path),
+                raw(b"x" * 70_000, JSON, path=path),
+                raw(b"[", JSON, path=path),
+                raw(b"", method="GET", path=path),
+                raw(BODY, JSON, path="/apikley/films/callback"),
+            )
+        ]
+
+    end()
+    assert statuses == [200, 415, 413, 400, 405, 404]
+    assert ear.told == [(TOKEN, TASK)]
+
+
+async def test_another_part_of_the_application_is_not_disturbed() -> None:
+    """What is not below the prefix is the application's own."""
+    app = in_fastapi(Callback("https://hooks.test"))
+    app.get("/health")(lambda: "well")
+
+    async with uvicorn_of(app) as port:
+        assert (await ask(port, raw(b"", method="GET", path="/health")))[0] == 200
+        assert (await ask(port, raw(BODY, JSON, path=f"/elsewhere/{TOKEN}")))[0] == 404
+
+
+# --- the how-to -----------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port: int = door.getsockname()[1]
+        return port
+
+
+def write_files(folder: Path, port: int) -> None:
+    """Write the programs of the page, with an address that the simulator may call."""
+    for block in blocks_of(HOWTO.read_text("utf-8")):
+        if block.what == "file":
+            body = block.body.replace("https://hooks.example.com", f"http://127.0.0.1:{port}")
+            (folder / block.value).write_text(body.replace("8787", str(port)), encoding="utf-8")
+
+
+class Stage:
+    """A simulator, and the programs of the page in a folder of their own."""
+
+    def __init__(self, simulator: Simulator, folder: Path, port: int) -> None:
+        self.simulator, self.folder, self.port = simulator, folder, port
+        self._lives = contextlib.AsyncExitStack()
+
+    async def run(self, *words: str) -> str:
+        """Run a program to its end, and give what it prints."""
+        process = await self._start(*words)
+        async with asyncio.timeout(50):
+            said, _ = await process.communicate()
+        assert process.returncode == 0
+        return said.decode()
+
+    @contextlib.asynccontextmanager
+    async def running(self, *words: str) -> AsyncIterator[None]:
+        """Run a server until it is no longer needed."""
+        process = await self._start(*words)
+        try:
+            async with asyncio.timeout(30):
+                while True:
+                    assert process.returncode is None
+                    with contextlib.suppress(OSError):
+                        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                        break
+                    await asyncio.sleep(0.05)
+            writer.close()
+            yield
+        finally:
+            process.terminate()
+            await process.wait()
+
+    async def _start(self, *words: str) -> asyncio.subprocess.Process:
+        settings = {
+            "APIKLEY_API_KEY": self.simulator.api_key,
+            "APIKLEY_BASE_URL": self.simulator.base_url,
+            "PYTHONPATH": str(ROOT),
+        }
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *words,
+            cwd=self.folder,
+            env=os.environ | settings,
+            stdout=asyncio.subprocess.PIPE,
+        )
+
+    async def order(self) -> str:
+        """Ask the application for a film."""
+        async with aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{self.port}/films"
+            async with session.post(url, timeout=aiohttp.ClientTimeout(40)) as answer:
+                return await answer.text()
+
+    def check(self, said: str) -> None:
+        """One film was paid, its callback was heard, and its URL was told."""
+        (paid,) = self.simulator.ledger.paid
+        (called,) = self.simulator.ledger.callbacks
+        assert (called.task_id, called.outcome, called.status) == (paid.task_id, "answered", 200)
+        assert re.search(r"http://\S+\.mp4", said)
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    port = free_port()
+    write_files(tmp_path, port)
+    async with Simulator(Terms(duration=Constant(200)), speed=100) as simulator:
+        yield Stage(simulator, tmp_path, port)
+
+
+UVICORN = ("-m", "uvicorn", "--no-access-log", "--log-level", "error", "--port")
+
+
+async def test_the_program_that_stands_alone_does_what_the_page_says(stage: Stage) -> None:
+    stage.check(await stage.run("alone.py"))
+
+
+async def test_the_aiohttp_application_does_what_the_page_says(stage: Stage) -> None:
+    async with stage.running("with_aiohttp.py", str(stage.port)):
+        stage.check(await stage.order())
+
+
+async def test_the_fastapi_application_does_what_the_page_says(stage: Stage) -> None:
+    async with stage.running(*UVICORN, str(stage.port), "with_fastapi:app"):
+        stage.check(await stage.order())
+
+
+async def test_the_receiver_and_the_reader_do_what_the_page_says(stage: Stage) -> None:
+    async with stage.running(*UVICORN, str(stage.port), "receiver:app"):
+        stage.check(await stage.run("reader.py"))
