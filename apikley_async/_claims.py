@@ -16,21 +16,29 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import attrs
 
 from apikley_async._clock import Clock
-from apikley_async._policy import RETRIES, retry_delay
+from apikley_async._policy import RETRIES
 from apikley_async._result import Snapshot
 from apikley_async._submit import Attempt, Callbacks, Verdict
 from apikley_async._wire import is_task_id
-from apikley_async.errors import ApikleyError, NotFoundError, SubmissionUncertainError
+from apikley_async.errors import (
+    ApikleyError,
+    AuthenticationError,
+    ClientClosedError,
+    SubmissionUncertainError,
+)
 
-__all__ = ["Claims", "Hear", "Keep", "Listening"]
+__all__ = ["CatchingUp", "Claims", "Hear", "Keep", "Listening"]
 
 logger = logging.getLogger("apikley_async")
 
 MOST_CLAIMS = 20_000
-MOST_STRANGERS = 10_000  # callbacks about attempts that nobody has told us of yet
+MOST_STRANGERS = 100_000  # callbacks about attempts that nobody has told us of yet
 MOST_NAMES = 8  # of tasks for one attempt: one is its own, the rest are mistakes or worse
 OVERDUE = 60.0  # seconds after a film's end by which its callback should have come
+SHORTEST = 0.01  # seconds: who has no time left may still be told what is known
 UNHEARD = 5  # films in a row that nobody announced
+TWIN_TRIES = 10  # to read a task that seems to be paid besides another one
+GIVEN_UP = ""  # instead of a task's id: the attempt was given up, or seemed to be refused
 
 Hear: TypeAlias = Callable[[str, str], Awaitable[bool]]
 """Is told a token and a task's id; says whether the token is known."""
@@ -48,6 +56,15 @@ class Listening(Callbacks, Protocol):
         ...
 
 
+@runtime_checkable
+class CatchingUp(Protocol):
+    """Callbacks that may have kept something from before."""
+
+    async def catch_up(self) -> None:
+        """Wait until that is passed on."""
+        ...
+
+
 @attrs.define(eq=False)
 class _Claim:
     """What is known of one attempt. *named* are ids from callbacks; True once they were read."""
@@ -55,29 +72,35 @@ class _Claim:
     task_id: str | None = None
     named: dict[str, bool] = attrs.Factory(dict)
     keep: Keep | None = None
-    waiting: set[asyncio.Event] = attrs.Factory(set)
+    waiting: dict[asyncio.Event, None] = attrs.Factory(dict)
     asking: bool = False
+    checking: set[str] = attrs.Factory(set)
 
     def wake(self) -> None:
         for event in self.waiting:
             event.set()
 
+    @property
+    def unread(self) -> list[str]:
+        return [name for name, read in self.named.items() if not read]
+
 
 class Claims:
     """The attempts of one client.
 
-    *confirm* reads a task and says whether a token is in it. *announced* is told that a task may
-    be ready; *bought*, of a second task for an attempt that has its own: somebody on the way has
-    sent it twice. *spawn* starts what nobody waits for.
+    *confirm* reads a task and says whether a token is in it, or None if that cannot be told.
+    *announced* is told that a task may be ready; *bought*, of a second task for an attempt that
+    has its own: somebody on the way has sent it twice. *spawn* starts what nobody waits for, and
+    says whether it could.
     """
 
     def __init__(
         self,
         *,
-        confirm: Callable[[str, str], Awaitable[bool]],
+        confirm: Callable[[str, str], Awaitable[bool | None]],
         announced: Callable[[str], None],
         bought: Callable[[str], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], bool],
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -116,6 +139,18 @@ class Claims:
             self._bind(token, claim, task_id)
         claim.wake()
 
+    def release(self, token: str) -> None:
+        """Keep nothing more of an attempt anywhere but here."""
+        if (claim := self._claims.get(token)) is not None:
+            claim.keep = None
+
+    def reopen(self) -> None:
+        """A loop that is gone took those with it who were asking."""
+        for claim in self._claims.values():
+            claim.asking = False
+            claim.checking.clear()
+            claim.waiting.clear()
+
     def settle(self, attempt: Attempt) -> None:
         """Take note of an answer."""
         claim = self._claims.get(attempt.token)
@@ -123,9 +158,8 @@ class Claims:
             return
         if attempt.task_id is not None:
             self._bind(attempt.token, claim, attempt.task_id)
-            for name in claim.named:
-                if name != attempt.task_id:
-                    self._spawn(self._check_twin(attempt.token, name))
+        elif attempt.verdict is not Verdict.UNCERTAIN and claim.named:
+            self._bind(attempt.token, claim, GIVEN_UP)  # refused, and yet it has called
         elif attempt.verdict is not Verdict.UNCERTAIN:
             del self._claims[attempt.token]  # nothing was created, so nobody will call
 
@@ -138,14 +172,14 @@ class Claims:
         self._unheard, self._silent, self._warned = 0, False, False
         known = task_id in claim.named or not is_task_id(task_id)
         if not known and len(claim.named) < MOST_NAMES:
-            if claim.keep is not None and claim.task_id is None:
-                await claim.keep(task_id)
             claim.named[task_id] = False
+            known = task_id == claim.task_id
         claim.wake()
         if claim.task_id is not None:
             self._announced(claim.task_id)
-            if not known and task_id != claim.task_id:
-                self._spawn(self._check_twin(token, task_id))
+            self._look_for_twins(token, claim)
+        if not known and claim.keep is not None:
+            await claim.keep(task_id)
         return True
 
     def _park(self, token: str, task_id: str) -> None:
@@ -155,6 +189,10 @@ class Claims:
             named[task_id] = False
         if len(self._strangers) > MOST_STRANGERS:
             del self._strangers[next(iter(self._strangers))]
+
+    def knows(self, token: str) -> bool:
+        """Whether callbacks about an attempt can be told from others."""
+        return token in self._claims
 
     def was_heard(self, task_id: str) -> bool:
         """Whether a callback has announced a task already."""
@@ -189,14 +227,14 @@ class Claims:
         claim, ends = self._claims[token], self._clock.now() + patience
         delays = RETRIES.delays(self._rng)
         news = asyncio.Event()
-        claim.waiting.add(news)
+        claim.waiting[news] = None
         try:
             while True:
                 news.clear()
                 later = math.inf
-                if not claim.asking and not await self._ask(token, claim):
+                if not claim.asking and not await self._ask(token, claim, ends):
                     later = next(delays)
-                if (found := claim.task_id) is not None:
+                if found := claim.task_id:
                     return found
                 left = ends - self._clock.now()
                 if left <= 0:
@@ -209,44 +247,66 @@ class Claims:
                 if not news.is_set():
                     await self._clock.sleep(min(left, later), news)
         finally:
-            claim.waiting.discard(news)
+            claim.waiting.pop(news, None)
             claim.wake()  # whoever asked for all has left: the next takes over
 
-    async def _ask(self, token: str, claim: _Claim) -> bool:
+    async def _ask(self, token: str, claim: _Claim, ends: float) -> bool:
         """Read the tasks that were named and not read yet; False when one has to be read later."""
-        claim.asking, done = True, True
+        claim.asking = True
         try:
-            for name in [name for name, read in claim.named.items() if not read]:
-                if claim.task_id is not None:
-                    break
-                try:
-                    ours = await self._confirm(name, token)
-                except ApikleyError as error:
-                    passing = retry_delay(error, repeatable=True, delay=0.0) is not None
-                    if not (passing or isinstance(error, NotFoundError)):
-                        raise
-                    done = False
-                    continue
-                claim.named[name] = True
-                if ours:
-                    self._bind(token, claim, name)
-                else:
-                    logger.warning("a callback named a task that is not ours; it is left alone")
+            async with asyncio.timeout(max(SHORTEST, ends - self._clock.now())):
+                for name in claim.unread:
+                    if claim.task_id is None and await self._read(token, claim, name):
+                        self._bind(token, claim, name)
+        except TimeoutError:
+            pass
         finally:
             claim.asking = False
-        return done
+        return bool(claim.task_id) or not claim.unread
 
-    async def _check_twin(self, token: str, task_id: str) -> None:
+    async def _read(self, token: str, claim: _Claim, name: str) -> bool:
+        """Read a task, and say whether it is certainly the attempt's own."""
         try:
-            if await self._confirm(task_id, token):
-                self._bought(task_id)
-        except ApikleyError as error:
-            logger.info("a second task of one attempt was not read: %s", type(error).__name__)
+            ours = await self._confirm(name, token)
+        except (AuthenticationError, ClientClosedError):
+            raise
+        except ApikleyError:  # an outage, or a task that is not yet known: later
+            return False
+        claim.named[name] = ours is not None
+        if ours is False:
+            logger.warning("a callback named a task that is not ours; it is left alone")
+        return bool(ours)
 
     def _bind(self, token: str, claim: _Claim, task_id: str) -> None:
         claim.task_id = task_id
-        self._tokens[task_id] = token
+        if task_id != GIVEN_UP:
+            self._tokens[task_id] = token
         claim.wake()
+        self._look_for_twins(token, claim)
+
+    # --- what was bought besides ----------------------------------------------------------------
+
+    def _look_for_twins(self, token: str, claim: _Claim) -> None:
+        """Every other task that was named for an attempt may have been paid as well."""
+        for name in claim.unread:
+            if name not in (claim.task_id, *claim.checking):
+                claim.checking.add(name)
+                if not self._spawn(self._check_twin(token, claim, name)):
+                    claim.checking.discard(name)
+
+    async def _check_twin(self, token: str, claim: _Claim, name: str) -> None:
+        delays = RETRIES.delays(self._rng)
+        try:
+            for _ in range(TWIN_TRIES):
+                if await self._read(token, claim, name):
+                    self._bought(name)
+                if claim.named[name]:
+                    return
+                await self._clock.sleep(next(delays))
+        except ApikleyError as error:
+            logger.info("a second task of one attempt was not read: %s", type(error).__name__)
+        finally:
+            claim.checking.discard(name)
 
     def _forget_the_oldest(self) -> None:
         while len(self._claims) > MOST_CLAIMS:

@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 import aiohttp
 
 from apikley_async import _wire as wire
-from apikley_async._claims import Claims, Keep, Listening
+from apikley_async._claims import CatchingUp, Claims, Keep, Listening
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._images import FOLDER, ImageSource
 from apikley_async._job import Job
@@ -43,11 +43,9 @@ from apikley_async._transport import (
     Network,
     Secret,
     Transport,
-    base_url_fault,
+    check_network,
     is_loopback,
     key_fault,
-    proxy_fault,
-    ssl_fault,
 )
 from apikley_async.errors import (
     ApikleyError,
@@ -90,8 +88,8 @@ class Client:
         clock, rng, transport, connect: time, chance and network, handed in by tests.
 
     Attributes:
-        unclaimed: paid jobs nobody waits for: of a cancelled `submit` or `generate`, or of a
-            `generate_many` that was broken off. Take them out as you like.
+        unclaimed: paid jobs nobody waits for: of a cancelled `submit` or `generate`, of a
+            `generate_many` that was broken off, or sent twice on the way. Take them out.
         uncertain: what a cancelled `submit` may have bought.
 
     Raises:
@@ -128,9 +126,7 @@ class Client:
         if fault and transport is None:
             raise AuthenticationError(fault)
         base_url = base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL
-        for fault in (base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl)):
-            if fault:
-                raise ValueError(fault)
+        check_network(base_url, proxy, ssl)
         self._host = urlsplit(base_url).hostname
         self._clock = clock = clock or SystemClock()
         self._rng = rng = rng or random.SystemRandom()
@@ -206,7 +202,8 @@ class Client:
             What `submit` and awaiting a `Job` raise.
         """
         async with self.place():
-            return await self._finish(await self._submit_for_certain(work, timeout), timeout)
+            job, left = await self._submit_for_certain(work, timeout)
+            return await self._finish(job, left)
 
     async def generate_many(
         self, works: Works, *, ordered: bool = False, timeout: float | None = None
@@ -226,8 +223,8 @@ class Client:
         async def make(index: int, work: Work) -> Outcome:
             job: Job | None = None
             try:
-                job = await self._submit_for_certain(work, timeout)
-                result = await self._finish(job, timeout)
+                job, left = await self._submit_for_certain(work, timeout)
+                result = await self._finish(job, left)
             except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
                 return Outcome(index, work, job, error=error)
             return Outcome(index, work, job, result)
@@ -265,8 +262,7 @@ class Client:
         The task is read before it is believed: its callback URL must hold the token.
 
         Args:
-            token: of the attempt (`SubmissionUncertainError.token`), of today or of an earlier
-                run.
+            token: of the attempt (`SubmissionUncertainError.token`), of this run or another.
             timeout: seconds; by default as long as a job is waited for.
 
         Raises:
@@ -290,18 +286,25 @@ class Client:
     ) -> None:
         """Let callbacks about an attempt count that this client did not submit, or must keep.
 
-        Args:
-            token: of the attempt.
-            task_id: the task it became, if that is known.
-            named: tasks that callbacks have named for it before.
-            keep: awaited with each task that is named from now on, before the callback is
-                answered.
+        *task_id* is what it became, "" if it was given up; *named* are tasks that callbacks have
+        named before; *keep* is awaited with each new one before it is answered, until `release`.
         """
         self._claims.expect(token, task_id=task_id, named=named, keep=keep)
 
+    def release(self, token: str) -> None:
+        """End `expect(keep=)`: what callbacks say of an attempt is kept here only."""
+        self._claims.release(token)
+
+    async def catch_up(self) -> None:
+        """Wait until the callbacks that lay in an inbox are heard; seconds at most."""
+        _ = self._here()
+        ears: object = self._ears
+        if isinstance(ears, CatchingUp):
+            await ears.catch_up()
+
     @property
     def hears_callbacks(self) -> bool:
-        """Whether its callbacks come back to it, so that uncertain submissions may be found."""
+        """Whether callbacks come back to it, so that uncertain submissions may be found."""
         return self._ears is not None
 
     async def look(self, task_id: str) -> Snapshot:
@@ -321,15 +324,11 @@ class Client:
         """Ask whether a task is one of ours: by a token in its callback URL, or by its content.
 
         Args:
-            task_id: the task that may be the one.
             tokens: of attempts (`Attempt.token`).
             fingerprints: of what was asked for (`Request.fingerprint`).
 
         Returns:
-            The task as it stands, or None when it was made of something else.
-
-        Raises:
-            NotFoundError: the service knows no such task.
+            The task, or None when it was made of something else.
         """
         snapshot = await self.look(task_id)
         ours = wire.is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints)
@@ -431,17 +430,18 @@ class Client:
         rooms.house.check()
         self._closed = True
         rooms.house.send_home()
-        rooms.deaf()
         for job in list(self._jobs.values()):
             job.detach(ClientClosedError("The client was closed", task_id=job.task_id))
         try:
             await rooms.submitter.drain(grace)
         finally:
+            rooms.deaf()
             await rooms.house.shut(rooms.submitter.end, rooms.transport.aclose, rooms.films.aclose)
 
     def _here(self) -> Rooms:
         """What belongs to the running loop; opened now if need be."""
         if self._rooms is not None and self._rooms.house.gone:
+            self._rooms.deaf()
             self._rooms = None
         if self._rooms is not None:
             self._rooms.house.check()
@@ -452,6 +452,7 @@ class Client:
         return self._rooms
 
     def _open(self) -> Rooms:
+        self._claims.reopen()
         return open_rooms(
             self._settings,
             callback_url=self._url_for,
@@ -469,19 +470,24 @@ class Client:
             self._claims.expect(token)
         return url
 
-    async def _is_ours(self, task_id: str, token: str) -> bool:
-        return await self.confirm(task_id, tokens=[token]) is not None
+    async def _is_ours(self, task_id: str, token: str) -> bool | None:
+        snapshot = await self.look(task_id)
+        if not wire.tells_request(snapshot):
+            return None
+        return wire.is_made_of(snapshot, tokens=[token], fingerprints=())
 
     def _announced(self, task_id: str) -> None:
         job = self._jobs.get(task_id)
         if job is not None:
             job.nudge()
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._rooms is None or self._rooms.house.closing:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> bool:
+        rooms = self._rooms
+        if rooms is None or rooms.house.closing or rooms.house.gone:
             work.close()
-        else:
-            _ = self._rooms.house.spawn(work)
+            return False
+        _ = rooms.house.spawn(work)
+        return True
 
     # --- helping submit and generate ------------------------------------------------------------
 
@@ -514,21 +520,29 @@ class Client:
                 await held.enter_async_context(self.limiter.place())
             yield
 
-    async def _submit_for_certain(self, work: Work, timeout: float | None) -> Job:
-        """Submit; where callbacks are heard, let one say what became of an uncertain submission."""
+    async def _submit_for_certain(
+        self, work: Work, timeout: float | None
+    ) -> tuple[Job, float | None]:
+        """Submit, and give what is left of *timeout*.
+
+        Where callbacks are heard, one may say what became of an uncertain submission.
+        """
         try:
-            return await self.submit(work)
+            return await self.submit(work), timeout
         except SubmissionUncertainError as error:
-            doubt = error
-        if self._ears is None or not doubt.token:
+            doubt, since = error, self._clock.now()
+        if self._ears is None or not self._claims.knows(doubt.token):
             raise doubt
         try:
-            return await self.recover(doubt.token, timeout=timeout)
+            job = await self.recover(doubt.token, timeout=timeout)
         except SubmissionUncertainError:
+            doubt.waited = self._clock.now() - since
             raise doubt from None
         except (asyncio.CancelledError, ApikleyError):
             self._leave_uncertain(doubt)
             raise
+        waited = self._clock.now() - since
+        return job, None if timeout is None else max(0.0, timeout - waited)
 
     async def _finish(self, job: Job, timeout: float | None) -> Result:
         try:
@@ -574,7 +588,7 @@ class Client:
 
     @property
     def limiter(self) -> Limiter:
-        """What paces the submissions; to be shared with other clients of the same key."""
+        """What paces the submissions."""
         return self._settings.limiter
 
     def account(self, salt: bytes) -> str:

@@ -25,8 +25,8 @@ class House:
         self._closed = asyncio.Event()
         self._left = asyncio.Event()
         self._pid = os.getpid()
-        self._visits: set[asyncio.Timeout] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._visits: dict[asyncio.Timeout, None] = {}  # in order, as sets are not
+        self._tasks: dict[asyncio.Task[Any], None] = {}
 
     @property
     def gone(self) -> bool:
@@ -57,11 +57,11 @@ class House:
         visit = asyncio.timeout(None)
         try:
             async with visit:
-                self._visits.add(visit)
+                self._visits[visit] = None
                 try:
                     yield
                 finally:
-                    self._visits.discard(visit)
+                    self._visits.pop(visit, None)
                     if self.closing and not self._visits:
                         self._left.set()
         except TimeoutError:
@@ -74,8 +74,8 @@ class House:
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that ends with the house at the latest."""
         task = self.loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         return task
 
     def send_home(self) -> None:

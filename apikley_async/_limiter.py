@@ -134,8 +134,8 @@ class Places:
         rest = self._rest
         try:
             yield
-        except SubmissionUncertainError:
-            rest = self._uncertain_rest
+        except SubmissionUncertainError as error:
+            rest = max(0.0, self._uncertain_rest - error.waited)
             raise
         finally:
             heappush(self._rested, self._clock.now() + rest)

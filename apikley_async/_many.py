@@ -93,7 +93,7 @@ class Making:
         self._in_doubt = in_doubt
         self._seats = asyncio.Semaphore(window)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._started = 0
         self._abandoned = False
 
@@ -150,11 +150,11 @@ class Making:
                     raise outcome.error  # its film may be running: the place has to know
 
     def _keep(self, task: asyncio.Task[None]) -> None:
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         self._outcomes.put_nowait(None)
 
     async def _abandon(self, driver: asyncio.Task[None], waiting: dict[int, Outcome]) -> None:

@@ -131,6 +131,13 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def check_network(base_url: str, proxy: str | None, ssl: object) -> None:
+    """Refuse an address, a proxy or a TLS context with which nothing could be asked safely."""
+    for fault in (base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl)):
+        if fault:
+            raise ValueError(fault)
+
+
 def proxy_fault(proxy: str | None) -> str | None:
     """Say what is wrong with a proxy's URL, which may hold a password: it is not repeated."""
     if proxy is None:

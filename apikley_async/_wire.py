@@ -547,6 +547,12 @@ def _valued(value: Any) -> Any:
     return value
 
 
+def tells_request(snapshot: Snapshot) -> bool:
+    """Say whether a task tells what it was asked for with; else nothing is proved."""
+    param = snapshot.raw.get("param")
+    return isinstance(read_json(param) if isinstance(param, str) else param, dict)
+
+
 def is_made_of(snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Iterable[str]) -> bool:
     """Say whether a task was asked for with one of *tokens* in its callback URL, or is equal.
 

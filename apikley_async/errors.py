@@ -204,8 +204,10 @@ class SubmissionUncertainError(ApikleyError):
         http: the HTTP status, if one came.
         raw: the answer as far as it was read (at most 64 KiB, the key blotted out).
         at: when the attempt ended, in seconds since 1970.
+        waited: seconds in which a callback was waited for since then.
     """
 
+    waited: float = 0.0
     advice = (
         "Do not simply submit again: look for the task in the service's log and take it up "
         "with client.job(task_id); submit again only if it is not there"

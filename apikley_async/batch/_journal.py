@@ -26,7 +26,7 @@ from apikley_async.batch._planning import plan
 from apikley_async.batch._rescue import Rescued
 from apikley_async.batch._rows import ATTEMPTS, ITEM, read_item, spell_files, storable
 from apikley_async.batch._schema import MIGRATIONS, Migrations, faults_of, migrate
-from apikley_async.batch._states import Event, State, after
+from apikley_async.batch._states import Event, NoStepError, State, after
 from apikley_async.batch._store import Charge, Entry, Expected, Item, Plan, Step
 from apikley_async.errors import ApikleyError, JournalError
 
@@ -427,11 +427,13 @@ class Journal:
         with self._transaction():
             self._move(key, step)
             if (state := ATTEMPTS.get(step.event)) is not None:
-                self._db.execute(
+                done = self._db.execute(
                     "UPDATE attempt SET state = ?, task_id = coalesce(?, task_id)"
-                    " WHERE key = ? AND state = 'unknown'",
-                    (state, step.task_id, key),
+                    " WHERE key = ? AND state = 'unknown' AND ? IN ('', token)",
+                    (state, step.task_id, key, step.token),
                 )
+                if step.token and not done.rowcount:
+                    raise NoStepError(f"attempt {step.token} of {key!r} is uncertain no more")
         return self._item(key)
 
     def _move(self, key: str, step: Step) -> None:

@@ -50,6 +50,7 @@ class Outbox:
         self._sendings: dict[asyncio.Task[Job], Writer] = {}
         self._writings: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()
+        self._kept: list[str] = []
 
     async def submit(self, work: Storyboard | Task, writer: Writer) -> Job:
         """Submit once. Cancelling stops what has not been sent; what is out stays out.
@@ -89,6 +90,8 @@ class Outbox:
             sending.cancel()
         if self._sendings:
             await asyncio.wait(set(self._sendings))
+        for token in self._kept:  # the store may be closed now
+            self._client.release(token)
 
     async def write_down(self, key: str, attempt: Attempt) -> None:
         """Store what became of an attempt: to its end, even if whoever waits is cancelled."""
@@ -100,6 +103,7 @@ class Outbox:
     def expect(self, token: str, **known: Any) -> None:
         """Have the store keep what callbacks say about an attempt, before they are answered."""
         if self._client.hears_callbacks:
+            self._kept.append(token)
             self._client.expect(token, **known, keep=functools.partial(self.store.receive, token))
 
     def settled(self) -> None:

@@ -53,6 +53,7 @@ logger = logging.getLogger("apikley_async.batch")
 GRACE = 30.0  # for a POST that is out when the run is left
 MAINTENANCE = (120.0, 300.0, 600.0)  # pauses; after the last the run stops
 LISTENING = 1800.0  # seconds in which a callback may say what became of a submission
+CONFIRMING = 120.0  # at the least, where a callback has named the task
 SAVING = 16  # films that may be saved besides those that are made
 LATEST = datetime.max.replace(tzinfo=UTC)
 RESTING = (State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.STALLED, State.EXPIRED)
@@ -106,7 +107,7 @@ class Run:
         self._seats = asyncio.Semaphore(options.max_running + SAVING)
         self._making = asyncio.Semaphore(options.max_running)
         self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self.ending = asyncio.Event()  # nobody hears of changes any more
         self._stopping = asyncio.Event()
         self._decided = asyncio.Event()  # a reservation was kept or given back
@@ -181,6 +182,7 @@ class Run:
         if not self._client.hears_callbacks:
             return []
         found = []
+        await self._client.catch_up()
         for attempt in await self._store.expected():
             self._outbox.expect(attempt.token, task_id=attempt.task_id, named=attempt.named)
             if attempt.task_id is None:
@@ -216,8 +218,7 @@ class Run:
         """Bring one item as far as it can go today; its troubles are not the others'."""
         try:
             if doubt is not None:
-                age = self._clock.wall() - doubt.began_at
-                item = await self._found(item, doubt.token, max(0.0, LISTENING - age))
+                item = await self._found(item, doubt.token, self._patience(doubt))
             for _ in range(1 + self._options.retry):
                 if item.state is State.FAILED and self.stopped is None:
                     item = await self._step(item, Step(Event.RETRY, by="retry"))
@@ -266,10 +267,17 @@ class Run:
             return await self._submit(item)
         except SubmissionUncertainError as error:
             doubt = error
+        since = self._clock.now()
         item = await self._found(await self._store.item(item.key), doubt.token, LISTENING)
         if item.state is State.UNCERTAIN:
+            doubt.waited = self._clock.now() - since
             raise doubt
         return item, None
+
+    def _patience(self, doubt: Expected) -> float:
+        """How long a callback may still come for what an earlier run has left."""
+        left = LISTENING - (self._clock.wall() - doubt.began_at)
+        return min(LISTENING, max(left, CONFIRMING if doubt.named else 0.0))
 
     async def _found(self, item: Item, token: str, patience: float) -> Item:
         """Wait until a callback says which task an uncertain item became, if one does."""
@@ -280,14 +288,23 @@ class Run:
         except SubmissionUncertainError:
             self._tell(item, rests=True)
             return item
+        except asyncio.CancelledError:
+            self._tell(item, rests=True)
+            raise
         except AuthenticationError as error:
             self.stop(str(error))
             self._tell(item, rests=True)
             return item
-        cause = "found by its callback"
-        return await self._step(
-            item, Step(Event.RESOLVE, task_id=job.task_id, cause=cause, by="callback")
-        )
+        step = Step(Event.RESOLVE, task_id=job.task_id, token=token, by="callback")
+        try:
+            return await self._step(item, attrs.evolve(step, cause="found by its callback"))
+        except NoStepError:
+            item = await self._store.item(item.key)
+            if item.task_id != job.task_id and job not in self._client.unclaimed:
+                told = "%s was decided otherwise, and film %s is paid all the same: see unclaimed"
+                logger.warning(told, item.key, job.task_id)
+                self._client.unclaimed.append(job)
+            raise
 
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
         """Submit, if we may, and give the job; an item that stays planned has none."""
@@ -440,8 +457,8 @@ class Run:
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         return task
 
 

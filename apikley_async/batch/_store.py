@@ -98,11 +98,15 @@ class Plan:
 
 @attrs.frozen
 class Step:
-    """A step of an item, and what is to be remembered with it."""
+    """A step of an item, and what is to be remembered with it.
+
+    *token* names the uncertain attempt that it is about; without one it is about all of them.
+    """
 
     event: Event
     cause: str = ""
     task_id: str | None = None
+    token: str = ""
     fail_code: str = ""
     fail_message: str = ""
     credits: float | None = None

@@ -22,6 +22,7 @@ Of a batch, beside those above; each film has its "key" and "item_state":
   batch        how many films stand where, spent, at_risk, unpriced
   undecided    cause, if_found, if_not_found (commands)
   decided      item_state after a decision
+  listening    cause: it is uncertain, and a callback may still say what became of it
 """
 )
 

@@ -124,6 +124,8 @@ class BatchRun:
                         making[item.key] = item.task_id
                         if item.task_id in bought:
                             continue
+                    if item.state is State.UNCERTAIN and own.client.hears_callbacks:
+                        tell("listening", key=item.key, cause=item.cause)
                     tell_item(tell, item)
         finally:
             watching.cancel()

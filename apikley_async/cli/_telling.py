@@ -295,6 +295,9 @@ SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "delayed": lambda facts, name: f"{name}: not accepted yet, trying again: {facts['reason']}",
     "error": _error,
     "failed": _failed,
+    "listening": lambda facts, name: (
+        f"{name}: it may have been heard ({facts['cause']}); a callback may still say so"
+    ),
     "ready": lambda facts, name: f"{name}: ready",
     "receiving": lambda facts, name: (
         f"Receiving callbacks on {facts['host']}:{facts['port']}, kept in {facts['inbox']}"

@@ -18,6 +18,7 @@ from apikley_async.cli._options import Settings
 from apikley_async.cli._session import Session
 from apikley_async.cli._stage import Known, Stage
 from apikley_async.cli._telling import Telling, count
+from apikley_async.errors import JournalError
 
 __all__ = ["Tour"]
 
@@ -74,12 +75,15 @@ class Tour:
     async def _bought(self) -> list[Known]:
         if not self._journal.exists():
             return []
-        async with Batch.open(self._journal, read_only=True) as batch:
-            return [
-                Known(item.task_id, self._works[item.key], item.state is State.SUCCESS)
-                async for item in batch.items(*BOUGHT)
-                if item.task_id and item.key in self._works
-            ]
+        try:
+            async with Batch.open(self._journal, read_only=True) as batch:
+                return [
+                    Known(item.task_id, self._works[item.key], item.state is State.SUCCESS)
+                    async for item in batch.items(*BOUGHT)
+                    if item.task_id and item.key in self._works
+                ]
+        except JournalError:  # of an older version, or none: the run will tell
+            return []
 
 
 async def standing(batch: Batch) -> str:

@@ -30,7 +30,7 @@ class Front:
         self.speller = Speller(world.terms, world.time)
         self.director = director
         self.courier = Courier(clock)
-        self._queue: set[asyncio.Task[Answer]] = set()
+        self._queue: dict[asyncio.Task[Answer], None] = {}
 
     async def arrival(self, endpoint: Endpoint, task_id: str | None = None) -> Fault:
         """Wait until a request has arrived; what happens to it there, and on its way back."""
@@ -64,8 +64,8 @@ class Front:
             return await act()
         # What lies in a queue is done even if the caller has gone meanwhile.
         queued = asyncio.create_task(self._held(fault.hold, act))
-        self._queue.add(queued)
-        queued.add_done_callback(self._queue.discard)
+        self._queue[queued] = None
+        queued.add_done_callback(self._queue.pop)
         return await asyncio.shield(queued)
 
     async def _held(self, seconds: float, act: Act) -> Answer:

@@ -36,12 +36,11 @@ class _House:
         hmac_keys: Iterable[str],
         *,
         ask: Ask,
-        late: int,
         clock: Clock | None,
         limits: Limits | None,
     ) -> None:
         clock, limits = clock or SystemClock(), limits or Limits()
-        self._gate = Gate(Keys(hmac_keys), ask, late, clock, limits)
+        self._gate = Gate(Keys(hmac_keys), ask, clock, limits)
         self._said = False
 
     def aiohttp_app(self) -> web.Application:
@@ -117,7 +116,7 @@ class Callback(_House):
             limits=limits or Limits(),
         )
         ask = self._listeners.answer
-        super().__init__(hmac_keys, ask=ask, late=200, clock=clock, limits=limits)
+        super().__init__(hmac_keys, ask=ask, clock=clock, limits=limits)
 
     def url_for(self, token: str) -> str:
         """The URL to be called about the attempt of this token."""
@@ -130,6 +129,10 @@ class Callback(_House):
         What it gives back ends the listening, at once and as often as you like.
         """
         return self._listeners.listen(hear)
+
+    async def catch_up(self) -> None:
+        """Wait until those who listen have heard what lay in the inbox; 30 seconds at most."""
+        await self._listeners.catch_up()
 
     def __repr__(self) -> str:
         return f"<Callback {self._signed()}, {len(self._listeners)} listening>"
@@ -155,7 +158,7 @@ class Receiver(_House):
     ) -> None:
         self.inbox = inbox
         self._trouble = ""
-        super().__init__(hmac_keys, ask=self._keep, late=503, clock=clock, limits=limits)
+        super().__init__(hmac_keys, ask=self._keep, clock=clock, limits=limits)
 
     async def _keep(self, heard: Heard) -> int:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from apikley_async.webhook._limits import Limits
 __all__ = ["Hear", "Listeners"]
 
 logger = logging.getLogger("apikley_async")
+
+CATCHING_UP = 30.0  # seconds for what lay in an inbox
 
 Hear: TypeAlias = Callable[[str, str], Awaitable[bool]]
 """Is told a token and a task's id; says whether the token is known."""
@@ -48,7 +51,7 @@ class Listeners:
         return end
 
     async def answer(self, heard: Heard) -> int:
-        """Ask everybody at once: 200 when somebody knows the token, else 404."""
+        """Ask everybody at once: 200 when somebody knows the token, else 404; 503 if one failed."""
         askings = [listener.ask(heard) for listener in self._all]
         try:
             if askings:
@@ -56,8 +59,14 @@ class Listeners:
         finally:
             for asking in askings:
                 asking.cancel()
-        known = any(not asking.cancelled() and asking.result() for asking in askings)
-        return 200 if known else 404
+        answers = [None if asking.cancelled() else asking.result() for asking in askings]
+        return 200 if True in answers else 503 if None in answers else 404
+
+    async def catch_up(self) -> None:
+        """Wait until everybody has heard what lay in the inbox; seconds at most."""
+        if self._inbox is not None:
+            for listener in [*self._all]:
+                await self._clock.sleep(CATCHING_UP, listener.caught_up)
 
     async def _feed(self, inbox: Inbox, listener: _Listener) -> None:
         """Pass on what an inbox holds: all of it, then what is new."""
@@ -75,6 +84,7 @@ class Listeners:
             for heard in kept:
                 await asyncio.wait({listener.ask(heard)}, timeout=self._limits.hear)
             if len(kept) < PAGE:
+                listener.caught_up.set()
                 await self._clock.sleep(self._limits.poll)
 
     def __len__(self) -> int:
@@ -86,9 +96,10 @@ class _Listener:
 
     def __init__(self, hear: Hear) -> None:
         self._hear = hear
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self.caught_up = asyncio.Event()
 
-    def ask(self, heard: Heard) -> asyncio.Task[bool]:
+    def ask(self, heard: Heard) -> asyncio.Task[bool | None]:
         task = asyncio.get_running_loop().create_task(self._ask(heard), name="a listener")
         self._own(task)
         return task
@@ -103,16 +114,18 @@ class _Listener:
         self._own(loop.create_task(feed, name="an inbox"))
 
     def _own(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     def end(self) -> None:
         for task in [*self._tasks]:
-            task.cancel()
+            with contextlib.suppress(RuntimeError):  # its loop is closed, and it with that
+                task.cancel()
 
-    async def _ask(self, heard: Heard) -> bool:
+    async def _ask(self, heard: Heard) -> bool | None:
+        """What the listener says; None if it has failed, so that the callback is to come again."""
         try:
             return bool(await self._hear(heard.token, heard.task_id))
         except Exception as error:  # noqa: BLE001 - one who fails must not keep others from hearing
             logger.error("a listener for callbacks failed: %s", type(error).__name__)
-            return False
+            return None

@@ -38,11 +38,10 @@ PHRASES = {
 
 @attrs.define(eq=False, repr=False)
 class Gate:
-    """What all doors of one receiver share; *late* is the answer while somebody still listens."""
+    """What all doors of one receiver share."""
 
     keys: Keys
     ask: Ask
-    late: int
     clock: Clock
     limits: Limits
     replays: Replays = attrs.Factory(Replays)
@@ -64,7 +63,7 @@ class Reception:
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._hearings: set[asyncio.Task[int]] = set()
+        self._hearings: dict[asyncio.Task[int], None] = {}
 
     def refusal(self, letter: Letter) -> int | None:
         """The status of a request whose body need not be read."""
@@ -106,16 +105,10 @@ class Reception:
     async def _hear(self, heard: Heard, mark: bytes) -> int:
         gate = self._gate
         hearing = asyncio.get_running_loop().create_task(self._ask(heard), name="a callback")
-        self._hearings.add(hearing)
-        hearing.add_done_callback(self._hearings.discard)
+        self._hearings[hearing] = None
+        hearing.add_done_callback(self._hearings.pop)
         await asyncio.wait({hearing}, timeout=gate.limits.hear)
-        if hearing.done():
-            status = _status_of(hearing)
-        else:
-            status = gate.late
-            hearing.add_done_callback(
-                lambda done: None if _status_of(done) == 200 else gate.replays.forget(mark)
-            )
+        status = _status_of(hearing) if hearing.done() else 503
         # Only what was heard is remembered: what nobody knew yet may be known when it is repeated.
         if status == 200 and mark:
             gate.replays.keep(mark, gate.clock.now())
