@@ -500,7 +500,7 @@ async def test_a_429_for_a_submission_slows_the_submissions_and_not_the_looks() 
 
 @pytest.mark.virtual
 async def test_a_job_looks_through_an_outage() -> None:
-    """Five minutes of resets, pages and refusals end no job (P2, P3, R10)."""
+    """Five minutes of resets, half answers and refusals end no job (P2, P3, R10, N9)."""
     done = service()
     acts = [resets, closes, answers(PAGE, 502), answers(b"{"), answers(envelope(code=429), 429)]
 

@@ -26,7 +26,7 @@ from batch.scenery import (
 
 from apikley_async import RateLimiter, Shot, Storyboard, Task, Timeouts
 from apikley_async.batch import State
-from apikley_async.simulator import Constant, Failure, Fault, Faults, Lognormal, Terms
+from apikley_async.simulator import Constant, Failure, Fault, Faults, Lognormal, Simulator, Terms
 from apikley_async.testing import LoopClock
 
 pytestmark = pytest.mark.virtual
@@ -232,6 +232,24 @@ async def test_what_is_refused_for_good_stops_nobody(tmp_path: Path) -> None:
         await batch.retry(rejected.key)
         await ran(batch, client, folder=tmp_path / "films")
         assert set((await states(batch)).values()) == {State.DONE}
+
+
+async def test_no_file_of_a_batch_holds_the_key(tmp_path: Path) -> None:
+    """Nor a signed link that is not needed: journal, log, lock, films and parts. (S5, I8)"""
+    key = "canary-0000-this-key-opens-nothing"
+    faults = Faults(seed=3, create={Fault.HTTP_500_AFTER: 0.3}, file={Fault.CUT: 0.3})
+    async with (
+        Simulator(faults=faults, api_key=key, clock=LoopClock()) as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(8))
+        await ran(batch, client, folder=tmp_path / "films")
+
+        held = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(held) > 5
+        for path in held:
+            assert key.encode() not in await asyncio.to_thread(path.read_bytes), path
 
 
 async def test_an_image_that_was_exchanged_is_not_filmed(tmp_path: Path) -> None:
