@@ -30,6 +30,26 @@ CACHE = ROOT / ".nox"
 NEEDS = "nox>=2025.5.1"
 LOCK = "_NOXFILE_LOCK"  # names the open lock that keeps two set-ups apart
 PYTHONS = ["3.11", "3.12", "3.13"]  # as in the classifiers
+PROVE = "tests/simulation/prove.py"
+SHARES = {  # what `simulate` runs of each part
+    "seeds": 1500,
+    "kills": 600,
+    "power": 300,
+    "cancels": 300,
+    "twice": 200,
+    "same": 30,
+    "quick-mutants": 60,
+}
+PARTS = {  # how much the whole of each part is, and the minutes it takes
+    "seeds": (20_000, 12),
+    "kills": (10_000, 6),
+    "power": (5_000, 4),
+    "cancels": (5_000, 4),
+    "twice": (2_000, 2),
+    "same": (50, 1),
+    "mutants": (2_000, 5),
+    "pacing": (20_000, 1),
+}
 
 # ------------------------------------------------- running without nox
 
@@ -217,6 +237,26 @@ def kill(session: nox.Session) -> None:
     env = {"APIKLEY_KILLS": "10", "APIKLEY_RANDOM_KILLS": "200", "APIKLEY_SCALE": "10000"}
     tests = [f"tests/batch/test_{name}.py" for name in ("kill", "strace", "scale")]
     session.run("pytest", *pytest_args(session), *tests, env=env)
+
+
+@nox.session(default=False)
+def simulate(session: nox.Session) -> None:
+    """A short share of the simulation: faults, kills, power cuts, cancels, our own mistakes."""
+    install(session, "-e", ".[all]", *group("tests"))
+    for part, count in SHARES.items():
+        session.run("python", PROVE, part, "--count", str(count), *session.posargs)
+
+
+@nox.session(default=False)
+def prove(session: nox.Session) -> None:
+    """One part of the whole simulation, as `-- seeds --count 20000`; alone, it lists the parts."""
+    if not session.posargs:
+        for part, (count, minutes) in PARTS.items():
+            words = f"{part} --count {count}"
+            session.log(f"nox -s prove -- {words:<22} about {minutes} minutes on two cores")
+        return
+    install(session, "-e", ".[all]", *group("tests"))
+    session.run("python", PROVE, *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,160 @@
+"""The disk of a machine that dies: what is left of it, after a kill or after a power cut.
+
+A machine works in one folder. When it dies, a copy of that folder is what its next life finds;
+what the dead one may still do, while Python unwinds it, happens in the folder it leaves behind.
+
+After a power cut less may be left: a name that was given and not synced with its folder may be
+gone, the end of a file that was not synced too, and of the journal's log everything behind the
+last commit that waited for the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from simulation.loop import DRIVER, HOST, SimLoop
+
+from apikley_async.batch import _journal
+
+__all__ = ["Disk"]
+
+LINKING = ("link", "replace", "rename", "fsync")
+
+
+class Disk:
+    """The folder *place* of the machine that *loop* may kill."""
+
+    def __init__(self, loop: SimLoop, root: Path, rng: random.Random) -> None:
+        self.place = root / "place"
+        self.place.mkdir()
+        self._left = root / "left"
+        self._root = root
+        self._loop = loop
+        self._rng = rng
+        self._buried = 0
+        self.power_cuts = False
+        self.commits = 0
+        self.synced_sizes: dict[int, int] = {}  # of files, by inode
+        self.synced_names: set[tuple[int, str]] = set()  # names in folders, by the folder's inode
+        self.logs: dict[Path, int] = {}  # how much of a journal's log is certainly there
+
+    def die(self, host: str) -> None:
+        """Keep what the next life will find."""
+        shutil.rmtree(self._left, ignore_errors=True)
+        shutil.copytree(self.place, self._left)
+        if self.power_cuts:
+            self._lose()
+
+    def revive(self) -> None:
+        """Give the next life what was left."""
+        self._buried += 1
+        self.place.rename(self._root / f"dead-{self._buried}")
+        self._left.rename(self.place)
+        for path in [self.place, *self.place.rglob("*")]:  # what has survived is on the disk
+            about = path.stat()
+            if path.is_dir():
+                self.synced_names |= {(about.st_ino, each.name) for each in path.iterdir()}
+            else:
+                self.synced_sizes[about.st_ino] = about.st_size
+            if path.name.endswith("-wal"):
+                self.logs[path] = about.st_size
+
+    def _lose(self) -> None:
+        for old in [*self.place.rglob("*")]:
+            new = self._left / old.relative_to(self.place)
+            if not old.is_file() or not new.exists():
+                continue
+            if old.name.endswith("-wal"):
+                self._cut(new, self.logs.get(old, 0))
+            elif ".db" not in old.name:
+                named = (old.parent.stat().st_ino, old.name) in self.synced_names
+                if not named and self._rng.random() < 0.5:
+                    new.unlink()
+                else:
+                    self._cut(new, self.synced_sizes.get(old.stat().st_ino, 0))
+        for shared in self._left.glob("*-shm"):
+            shared.unlink()
+
+    def _cut(self, file: Path, certain: int) -> None:
+        size = file.stat().st_size
+        if size > certain:
+            os.truncate(file, self._rng.randint(certain, size))
+
+    # --- what is watched --------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Count commits and file operations as steps, and note what has become durable."""
+        taken: dict[str, Any] = {name: getattr(os, name) for name in LINKING}
+        connect = _journal.file.connect
+        for name, inner in taken.items():
+            setattr(os, name, self._around(name, inner))
+
+        def tapped(path: Path, **options: Any) -> Any:
+            return Tap(connect(path, **options), path, self)
+
+        _journal.file.connect = tapped  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            _journal.file.connect = connect
+            for name, inner in taken.items():
+                setattr(os, name, inner)
+
+    def _around(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if HOST.get() == DRIVER:
+                return inner(*args, **kwargs)
+            self._loop.tick()
+            done = inner(*args, **kwargs)
+            if name == "fsync":
+                self._note_sync(args[0])
+            self._loop.tick()
+            return done
+
+        return call
+
+    def _note_sync(self, handle: int) -> None:
+        about = os.fstat(handle)
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if path.is_dir():
+            self.synced_names |= {(about.st_ino, each.name) for each in path.iterdir()}
+        else:
+            self.synced_sizes[about.st_ino] = about.st_size
+
+    def note_commit(self, path: Path, *, lasting: bool) -> None:
+        self.commits += 1
+        if lasting:
+            log = path.with_name(f"{path.name}-wal")
+            self.logs[log] = log.stat().st_size if log.exists() else 0
+
+
+class Tap:
+    """A connection to a journal; commits are steps."""
+
+    def __init__(self, db: sqlite3.Connection, path: Path, disk: Disk) -> None:
+        self._db = db
+        self._path = path.resolve()
+        self._disk = disk
+        self._lasting = False
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        if statement.startswith("PRAGMA synchronous"):
+            self._lasting = statement.endswith("FULL")
+        if statement != "COMMIT":
+            return self._db.execute(statement, *values)
+        self._disk._loop.tick()
+        done = self._db.execute(statement)
+        self._disk.note_commit(self._path, lasting=self._lasting)
+        self._disk._loop.tick()
+        return done
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)

@@ -1,0 +1,245 @@
+"""Mistakes that somebody could make in our own code; the simulation must notice each of them.
+
+A mutant is a name and some replacements in a module's source. They are made while the module is
+imported, in a process of their own: `install("skip the intent")` before the package is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+from typing import Any, TypeAlias
+
+__all__ = ["MUTANTS", "QUICK", "install"]
+
+Change: TypeAlias = tuple[str, str, str]
+
+MUTANTS: dict[str, tuple[Change, ...]] = {
+    # --- paying
+    "skip the intent": (
+        ("_submit", "await order.recorder.intend(token, request)", "pass"),
+    ),
+    "write the intent down behind the request": (
+        ("batch._outbox", ("await self._outbox.store.intend(self._key, token, request.fingerprint,"
+         " self._price)"), "self._late = (token, request)"),
+        ("batch._outbox", "            await self._outbox.write_down(self._key, outcome)",
+         ("            token, request = self._late\n"
+         "            await self._outbox.store.intend(self._key, token, request.fingerprint,"
+         " self._price)\n"
+         "            await self._outbox.write_down(self._key, outcome)")),
+    ),
+    "try again whatever the error": (
+        ("_submit", "except (RateLimitError, UnreachableError) as error:",
+         "except (RateLimitError, UnreachableError, SubmissionUncertainError) as error:"),
+        ("_submit", "delay = retry_delay(error, repeatable=False, delay=next(delays))",
+         "delay = next(delays)"),
+        ("batch._states", "(State.PLANNED, Event.INTEND): State.SENDING,",
+         ("(State.PLANNED, Event.INTEND): State.SENDING,\n"
+         "    (State.UNCERTAIN, Event.INTEND): State.SENDING,")),
+    ),
+    "take a lost answer for a lost request": (
+        ("_transport", "        if mark.sent:\n", "        if False:\n"),
+    ),
+    "forget that the first byte has left": (
+        ("_transport", "    mark.sent = True\n", "    mark.sent = False\n"),
+    ),
+    "take a 5xx for a refusal": (
+        ("_wire", "sure = (status < 500 and code in _REFUSED)",
+         "sure = status >= 500 or (status < 500 and code in _REFUSED)"),
+    ),
+    "take a success without an id for a refusal": (
+        ("_wire", "    if isinstance(refused, ApiError) and sure:\n        raise refused\n",
+         ("    if not (isinstance(refused, ApiError) and sure):\n"
+         "        raise ServerError('no id', code=500)\n    raise refused\n")),
+    ),
+    "look past the id in a refusal": (
+        ("_wire", "    if task_id := find_task_id(read_any_json(reply.text)):",
+         "    if envelope.ok and (task_id := find_task_id(read_any_json(reply.text))):"),
+    ),
+    "plan again what was out in a crash": (
+        ("batch._states", "(State.SENDING, Event.CRASH): State.UNCERTAIN",
+         "(State.SENDING, Event.CRASH): State.PLANNED"),
+    ),
+    "plan again what is in doubt": (
+        ("batch._states", "(State.SENDING, Event.DOUBT): State.UNCERTAIN",
+         "(State.SENDING, Event.DOUBT): State.PLANNED"),
+    ),
+    "do not keep the id": (
+        ("batch._outbox", "return Step(Event.ACCEPT, task_id=attempt.task_id)",
+         "return Step(Event.UNSENT)"),
+    ),
+    "tell of the id before it is written down": (
+        ("batch._outbox", "        await asyncio.shield(writing)\n", ""),
+    ),
+    "NORMAL instead of FULL": (
+        ("batch._file", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
+    ),
+    "do not undo a step that failed": (
+        ("batch._journal", "            yield\n            self._db.execute(\"COMMIT\")",
+         ("            self._db.execute(\"COMMIT\")\n            self._db.execute(\"BEGIN\")\n"
+         "            yield\n            self._db.execute(\"COMMIT\")")),
+        ("batch._journal", "            self._move(key, Step(Event.INTEND))\n", ""),
+    ),
+    # --- pacing
+    "forget the limiter": (
+        ("_submit", "async with self._limiter.slot():", "if True:"),
+    ),
+    "let places come back when an attempt begins": (
+        ("_limiter", "            heappush(self._rested, self._clock.now() + rest)\n",
+         "            heappush(self._rested, began + rest)\n"),
+        ("_limiter", "        rest = self._rest\n",
+         "        rest, began = self._rest - 2.0, self._clock.now()\n"),
+    ),
+    "forget the window after a restart": (
+        ("batch._outbox", "        limiter.remember(", "        [].append("),
+    ),
+    "lose a place for each cancel": (
+        ("_limiter", "            yield\n        except SubmissionUncertainError",
+         ("            yield\n        except asyncio.CancelledError:\n            rest = 1e9\n"
+          "            raise\n        except SubmissionUncertainError")),
+    ),
+    "lose a place for each refusal": (
+        ("_limiter", "            yield\n        except SubmissionUncertainError",
+         ("            yield\n        except ApiError:\n            rest = 1e9\n"
+          "            raise\n        except SubmissionUncertainError")),
+    ),
+    # --- looking
+    "believe the first failure": (
+        ("_job", "if snapshot.state is State.FAIL and not self._failing:", "if False:"),
+    ),
+    "take an unknown state for a failure": (
+        ("_job", "        self._failing = snapshot.state is State.FAIL\n",
+         ("        if snapshot.state is State.UNKNOWN:\n"
+         "            import attrs\n"
+         "            snapshot = attrs.evolve(snapshot, state=State.FAIL)\n"
+         "        self._failing = snapshot.state is State.FAIL\n")),
+    ),
+    "take an empty result for a result": (
+        ("_job", "        if snapshot.empty:", "        if False:"),
+    ),
+    "believe the state of another task": (
+        ("_wire", "if named is not None and named != task_id:", "if False:"),
+    ),
+    "take an unknown task for a failed one": (
+        ("batch._run", "        except (JobTimeoutError, NotFoundError, EmptyResultError,",
+         ("        except NotFoundError as error:\n"
+         "            step = Step(Event.FAIL, cause=error.message)\n"
+         "        except (JobTimeoutError, EmptyResultError,")),
+        ("_job", "MISSING_OWN = 600.0", "MISSING_OWN = 0.0"),
+    ),
+    "give up at the first outage": (
+        ("_job", "over = isinstance(error, AuthenticationError",
+         "over = isinstance(error, ApikleyError"),
+        ("batch._run", ("EmptyResultError, InvalidRequestError) as error:\n"
+         "            step = Step(Event.STALL"),
+         "EmptyResultError, ApikleyError) as error:\n            step = Step(Event.FAIL"),
+    ),
+    # --- saving
+    "do not look whether a film is whole": (
+        ("_files", "if body.total is not None and part.have != body.total:", "if False:"),
+        ("_files", "if not await part.is_whole():", "if False:"),
+        ("_films", 'framed = told is not None or "Transfer-Encoding" in headers',
+         "framed = True"),
+    ),
+    "go on with whatever file is there": (
+        ("_films", 'return {"Range": f"bytes={self.have}-", "If-Range": self.version}',
+         'return {"Range": f"bytes={self.have}-"}'),
+        ("_films", "same = held.total in (None, total) and strong_version(headers) == held.version",
+         "same = True"),
+    ),
+    "give a file its name before it is on the disk": (
+        ("_parts", "        os.fsync(self._file)\n        if overwrite:", "        if overwrite:"),
+    ),
+    "do not sync the folder": (
+        ("_parts", "        sync_folder(final.parent)\n        return final",
+         "        return final"),
+    ),
+    "call it done before it is saved": (
+        ("batch._run", "        target = self._options.folder / f\"{item.key}.mp4\"\n",
+         ("        item = await self._step(item, Step(Event.SAVE))\n"
+         "        target = self._options.folder / f\"{item.key}.mp4\"\n")),
+        ("batch._run", "            await self._step(item, Step(Event.SAVE, files=files))",
+         "            pass"),
+        ("batch._states", "(State.EXPIRED, Event.RESUME): State.SUCCESS,",
+         ("(State.EXPIRED, Event.RESUME): State.SUCCESS,\n"
+          "    (State.DONE, Event.EXPIRE): State.EXPIRED,")),
+    ),
+    "give up on the first dead link": (
+        ("_files", "            except GoneError as gone:\n                dead = str(gone)\n",
+         ("            except GoneError as gone:\n"
+         "                raise ResultExpiredError(str(gone)) from None\n")),
+    ),
+    "show the key to the host of files": (
+        ("_hosts", 'headers={"Accept-Encoding": "identity"} | held.asking(),',
+         'headers={"Authorization": "Bearer canary-0000-this-key-opens-nothing"},'),
+    ),
+    # --- hearing
+    "believe what a callback names": (
+        ("_client", "return wire.is_made_of(snapshot, tokens=[token], fingerprints=())",
+         "return True"),
+    ),
+    "bind by content alone": (
+        ("_wire", ("if isinstance(called, str) and"
+         " any(token and token in called for token in tokens):"),
+         "if tokens:"),
+    ),
+    # --- ending
+    "leave tasks behind": (
+        ("_house", ("            for task in self._tasks:\n                task.cancel()\n"
+         "            if self._tasks:\n                await asyncio.wait(set(self._tasks))\n"),
+         ""),
+        ("batch._run", ("        while self._tasks:\n            for task in self._tasks:\n"
+         "                task.cancel()\n            await asyncio.wait(set(self._tasks))\n"), ""),
+        ("batch._run", "        for task in self._tasks:\n            task.cancel()\n", ""),
+    ),
+    "leave connections open": (
+        ("_transport", "            await session.close()\n", "            pass\n"),
+    ),
+    "wait for an answer for ever": (
+        ("_transport", "limit = self._timeouts.connect + self._timeouts.answer", "limit = 1e9"),
+    ),
+}  # fmt: skip
+
+SLOW = {
+    "look past the id in a refusal",
+    "believe the first failure",
+    "take an unknown state for a failure",
+    "go on with whatever file is there",
+    "give up on the first dead link",
+    "leave connections open",
+    "wait for an answer for ever",
+}
+"""What takes more than some sixty runs to be noticed."""
+
+QUICK = [name for name in MUTANTS if name not in SLOW]
+
+
+def install(name: str) -> None:
+    """Let the package be imported with a mistake in it."""
+    changes: dict[str, list[tuple[str, str]]] = {}
+    for room, old, new in MUTANTS[name]:
+        changes.setdefault(f"apikley_async.{room}", []).append((old, new))
+    assert not {*changes} & {*sys.modules}, "too late: the package is there already"
+    find = importlib.machinery.PathFinder.find_spec
+
+    class Loader(importlib.machinery.SourceFileLoader):
+        def source_to_code(self, data: Any, path: Any, **options: Any) -> Any:
+            text = bytes(data).decode()
+            for old, new in changes.get(self.name, ()):
+                assert old in text, f"{self.name} has no such line any more: {old}"
+                text = text.replace(old, new)
+            return super().source_to_code(text.encode(), path, **options)
+
+        def get_code(self, fullname: str) -> Any:  # never what was compiled before
+            path = self.get_filename(fullname)
+            return self.source_to_code(self.get_data(path), path)
+
+    class Finder:
+        @staticmethod
+        def find_spec(fullname: str, path: Any = None, target: Any = None) -> Any:
+            spec = find(fullname, path, target)
+            if fullname in changes and spec is not None:
+                spec.loader = Loader(fullname, str(spec.origin))
+            return spec
+
+    sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]

@@ -1,0 +1,159 @@
+"""What is drawn for one run: the troubles, and how a plan is spelled in one line.
+
+Pure: a number in, a `Plan` out; nothing happens here.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import attrs
+
+from apikley_async.simulator import Fault, Faults
+from apikley_async.simulator._spelling import Answer
+
+__all__ = ["Plan", "at_every_step", "drawn", "quiet", "read", "spelled"]
+
+ANOTHERS_FAILURE = Fault(
+    "another's failure",  # somebody in between has mixed up two answers
+    answer=Answer(
+        raw=json.dumps(
+            {
+                "code": 200,
+                "msg": "success",
+                "data": {"taskId": "task_of_somebody", "state": "fail", "failMsg": "not yours"},
+            }
+        ).encode()
+    ),
+)
+NAMED = {ANOTHERS_FAILURE.name: ANOTHERS_FAILURE}
+
+KINDS: dict[str, tuple[Fault, ...]] = {
+    "create": (
+        *(Fault.RESET, Fault.RESET_AFTER, Fault.CLOSE_AFTER, Fault.HANG_AFTER, Fault.GARBAGE),
+        *(Fault.HTTP_500_AFTER, Fault.HTTP_502, Fault.HTTP_503_AFTER, Fault.HTML_200, Fault.EMPTY),
+        *(Fault.TRUNCATED, Fault.NO_TASK_ID, Fault.THROTTLED, Fault.ACCEPTED_429, Fault.LATE),
+        *(Fault.code(455), Fault.code(402), Fault.code(500), Fault.CALLBACK_FIRST),
+    ),
+    "record": (
+        *(Fault.RESET, Fault.CLOSE, Fault.HTTP_500, Fault.HTML_200, Fault.TRUNCATED, Fault.EMPTY),
+        *(Fault.NOT_FOUND, Fault.UNKNOWN_STATE, Fault.FAIL_FOR_NOW, Fault.OTHER_TASK),
+        *(Fault.DATA_NULL, Fault.RESULT_EMPTY, Fault.NO_URLS, Fault.THROTTLED, Fault.LATE),
+        ANOTHERS_FAILURE,
+    ),
+    "file": (
+        *(Fault.RESET, Fault.CUT, Fault.CUT_CHUNKED, Fault.SHORT, Fault.CHANGED, Fault.HTTP_503),
+        *(Fault.EXPIRED_403, Fault.HTML_200, Fault.NO_RANGES, Fault.WRONG_RANGE),
+    ),
+    "download_url": (Fault.HTTP_500, Fault.RESET, Fault.EMPTY),
+    "callback": (
+        *(Fault.LOST, Fault.MISSED, Fault.TWICE, Fault.OVERTAKEN, Fault.EVIL_BODY),
+        *(Fault.FOREIGN_ID, Fault.OTHER_TASK, Fault.WRONG_SIGNATURE, Fault.BARE_NOTICE),
+    ),
+}
+
+THEMES: tuple[dict[str, tuple[Fault, ...]], ...] = (
+    {"file": (Fault.CUT, Fault.CHANGED)},
+    {"file": (Fault.CUT_CHUNKED, Fault.CHANGED, Fault.SHORT)},
+    {"record": (Fault.RESULT_EMPTY, Fault.NO_URLS)},
+    {"record": (ANOTHERS_FAILURE, Fault.OTHER_TASK)},
+    {"create": (Fault.RESET_AFTER, Fault.HTTP_500_AFTER), "callback": (Fault.OTHER_TASK,)},
+    {"create": (Fault.CLOSE_AFTER, Fault.NO_TASK_ID), "callback": (Fault.OVERTAKEN, Fault.TWICE)},
+)
+"""What only shows when it comes often, or together."""
+
+
+@attrs.frozen
+class Plan:
+    """What is drawn for one run.
+
+    Attributes:
+        kills: after how many steps of each life the machine dies.
+        power: whether it dies of a power cut.
+        mixes: for each endpoint a share for each fault.
+        callbacks: whether the service calls back.
+        cancel_at, close_at: after how many steps the first life is cancelled, or its client
+            closed by somebody else.
+    """
+
+    seed: int
+    films: int = 4
+    running: int = 3
+    kills: tuple[int, ...] = ()
+    power: bool = False
+    mixes: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+    callbacks: bool = False
+    cancel_at: int | None = None
+    close_at: int | None = None
+
+    @property
+    def faults(self) -> Faults:
+        mixes: dict[str, Any] = {
+            endpoint: {NAMED.get(name) or Fault.named(name): share for name, share in mix}
+            for endpoint, mix in self.mixes
+        }
+        return Faults(seed=self.seed, **mixes)
+
+
+def drawn(seed: int) -> Plan:
+    """A plan by chance; the mix of faults is drawn too, since one mix hides what another shows."""
+    rng = random.Random(f"plan {seed}")
+    theme = rng.choice(THEMES) if rng.random() < 0.35 else {}
+    mixes = []
+    for endpoint, kinds in KINDS.items():
+        chosen = [kind for kind in kinds if rng.random() < 0.4]
+        share = rng.choice([0.0, 0.1, 0.3, 0.5] if endpoint != "create" else [0, 0.2, 0.5])
+        if endpoint in theme:
+            chosen, share = [*theme[endpoint]], rng.choice([0.5, 0.7])
+        elif theme:
+            share /= 5
+        if chosen and share:
+            mixes.append((endpoint, tuple((kind.name, share / len(chosen)) for kind in chosen)))
+    crashes = rng.choice([0, 1, 1, 2, 3])
+    return Plan(
+        seed=seed,
+        films=rng.randint(2, 5),
+        running=rng.randint(1, 4),
+        kills=tuple(int(rng.uniform(1, 40) ** 2) for _ in range(crashes)),
+        power=rng.random() < 0.4,
+        mixes=tuple(mixes),
+        callbacks="callback" in theme or rng.random() < 0.4,
+    )
+
+
+def quiet(seed: int) -> Plan:
+    """A scenario with faults, and without crashes."""
+    return attrs.evolve(drawn(seed), kills=(), power=False)
+
+
+def at_every_step(kind: str, base: Plan, steps: range) -> list[Plan]:
+    """*base* with a trouble of one *kind* at each of these steps of its first life."""
+    rng = random.Random(base.seed)
+    last = max(steps, default=1)
+    plans = []
+    for step in steps:
+        if kind in ("kills", "power"):
+            plans.append(attrs.evolve(base, kills=(step,), power=kind == "power"))
+        elif kind == "twice":
+            plans.append(attrs.evolve(base, kills=(rng.randint(1, last), rng.randint(1, last))))
+        elif step % 2:
+            plans.append(attrs.evolve(base, close_at=step))
+        else:
+            plans.append(attrs.evolve(base, cancel_at=step))
+    return plans
+
+
+def spelled(plan: Plan) -> str:
+    """A plan in one line."""
+    return json.dumps(attrs.asdict(plan))
+
+
+def read(text: str) -> Plan:
+    """A plan from its line; what the line leaves out is as usual, "why" is for people."""
+    said: dict[str, Any] = json.loads(text)
+    said.pop("why", None)
+    said["kills"] = tuple(said.get("kills", ()))
+    said["mixes"] = tuple((e, tuple(map(tuple, mix))) for e, mix in said.get("mixes", ()))
+    return Plan(**said)

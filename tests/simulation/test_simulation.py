@@ -1,0 +1,159 @@
+"""A short share of the simulation: the promises hold in a world with faults, kills, power cuts.
+
+`nox -s simulate` runs more of it, `nox -s prove` as much as wanted; `prove.py one` repeats a plan.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import pytest
+from simulation.loop import Deadlock, SimLoop
+from simulation.mutants import MUTANTS
+from simulation.pacing import paced
+from simulation.plans import Plan, at_every_step, drawn, quiet, read, spelled
+from simulation.prove import hunted, shrunk, told_elsewhere
+from simulation.world import run, unheard
+
+import apikley_async
+
+CORPUS = Path(__file__).with_name("corpus.jsonl").read_text(encoding="utf-8").splitlines()
+SCENARIOS = (3, 14)  # one without callbacks, one with
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # coroutines of the dead
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # and their files
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.timeout(300),
+]
+
+
+@pytest.fixture(autouse=True)
+def buried() -> Iterator[None]:
+    """Bury the dead of a test before the next one begins."""
+    yield
+    with unheard():
+        gc.collect()
+
+
+def broken(plans: Iterable[Plan]) -> list[str]:
+    """What was broken, each with the line that repeats it."""
+    return [
+        f"{'; '.join(report.broken)}\n{spelled(report.plan)}"
+        for report in map(run, plans)
+        if report.broken
+    ]
+
+
+def each(kind: str, seed: int, every: int) -> list[Plan]:
+    """A trouble at every so-many-th step of a scenario's first life."""
+    base = quiet(seed)
+    return at_every_step(kind, base, range(1 + seed % every, run(base).first_life, every))
+
+
+@pytest.mark.parametrize("first", range(0, 60, 30))
+def test_the_promises_hold_whatever_happens(first: int) -> None:
+    """Faults, crashes and power cuts by chance break none of I1 to I13 (J1, J9, W6)."""
+    assert broken(map(drawn, range(first, first + 30))) == []
+
+
+@pytest.mark.parametrize("seed", SCENARIOS)
+@pytest.mark.parametrize(("kind", "every"), [("kills", 17), ("power", 23), ("cancels", 19)])
+def test_the_promises_hold_at_every_step(kind: str, every: int, seed: int) -> None:
+    """A kill, a power cut, a cancel or a close may come at any step (I1 to I13)."""
+    plans = each(kind, seed, every)
+
+    assert len(plans) > 10
+    assert broken(plans) == []
+
+
+@pytest.mark.parametrize("line", CORPUS, ids=lambda line: str(read(line).seed))
+def test_what_was_found_stays_mended(line: str) -> None:
+    """Each plan that once broke a promise, or looked so, holds now."""
+    assert broken([read(line)]) == []
+
+
+def test_one_number_gives_one_history() -> None:
+    """Processes with other hash seeds see the same requests, looks and ends at the same times."""
+    told = {told_elsewhere(0, 8, salt) for salt in ("1", "77")}
+
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["skip the intent", "do not sync the folder", "show the key to the host of files"]
+)
+def test_a_mistake_of_ours_is_noticed(name: str) -> None:
+    """The simulation sees what it is there to see."""
+    _, number, what = hunted(name, runs=60)
+
+    assert number, what
+
+
+def test_there_are_mistakes_enough() -> None:
+    """Thirty at least, and each is a change."""
+    assert len(MUTANTS) >= 30
+    assert all(old != new for changes in MUTANTS.values() for _, old, new in changes)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mistake_fits_the_code(name: str) -> None:
+    """Whoever changes a line that a mutant changes too mends the mutant."""
+    package = Path(apikley_async.__file__).parent
+    for room, old, _ in MUTANTS[name]:
+        text = Path(package, *f"{room}.py".split(".")[:-1]).with_suffix(".py").read_text("utf-8")
+        assert old in text
+
+
+@pytest.mark.parametrize("window", ["fixed", "sliding"])
+def test_the_limit_is_used_and_never_passed(window: Literal["fixed", "sliding"]) -> None:
+    """400 submissions, late answers: no refusal of our own making, at 96 % of the limit (I7)."""
+    told = paced(400, window)
+
+    assert told["refused"] == 0
+    assert told["share"] >= 0.96
+
+
+# --- the simulation itself -----------------------------------------------------------------------
+
+
+def test_a_plan_survives_its_line() -> None:
+    """What a failure prints is what is run again."""
+    plans = [drawn(seed) for seed in range(50)]
+
+    assert [read(spelled(plan)) for plan in plans] == plans
+
+
+def test_nobody_waits_unseen() -> None:
+    """When nothing is scheduled and somebody waits, that is told with a name (I9)."""
+    loop = SimLoop(random.Random(1))
+
+    async def waits_for_ever() -> None:
+        await loop.create_future()
+
+    with pytest.raises(Deadlock, match="waits_for_ever"), unheard():
+        loop.run_until_complete(waits_for_ever())
+    loop.close()
+
+
+def test_a_story_that_breaks_off_is_a_violation() -> None:
+    """An error that nobody foresaw does not end the runner; it is told with its plan."""
+    impossible = attrs.evolve(drawn(1), running=0)
+
+    report = run(impossible)
+
+    assert any(line.startswith("I9:") for line in report.broken)
+
+
+def test_a_failure_shrinks() -> None:
+    """What a failure does not need is left out of its plan."""
+    plan = attrs.evolve(drawn(5), running=0, kills=(), films=3)
+
+    small = shrunk(plan, run(plan).broken)
+
+    assert (small.films, small.mixes, small.callbacks) == (1, (), False)

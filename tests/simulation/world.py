@@ -1,0 +1,384 @@
+"""One run: a batch of films in a world with faults, whose machine dies and lives again.
+
+Everything is drawn from one number. `run(plan)` gives what happened, and every promise that was
+broken; the same plan gives the same history, in every process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import hashlib
+import itertools
+import logging
+import random
+import shutil
+import sqlite3
+import sys
+import tempfile
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+from simulation.disk import Disk
+from simulation.loop import HOST, Deadlock, SimLoop
+from simulation.plans import Plan
+from simulation.promises import (
+    Books,
+    Watched,
+    faults_at_the_end,
+    journalled,
+    of_lives,
+    small_film,
+)
+
+from apikley_async import Backoff, Client, Job, RateLimiter, Shot, Storyboard, Timeouts
+from apikley_async.batch import Batch, State
+from apikley_async.errors import ClientClosedError
+from apikley_async.simulator import Constant, OneFilm, Simulator, Terms
+from apikley_async.testing import LoopClock
+from apikley_async.webhook import Callback
+
+__all__ = ["Report", "World", "run"]
+
+KEY = "canary-0000-this-key-opens-nothing"
+SIGNING = "a-word-that-signs"
+HOOKS = 18_787
+WINDOW, PER = 3, 10.0
+UNCERTAIN_REST = 60.0  # the longest that a place of the limiter rests
+PATIENCE = 300.0  # no look that goes wrong ends the looking sooner
+LONGEST = 6 * 3600.0  # virtual seconds in which a life comes to its end
+LIVES = 6
+NEVER = 10**12  # steps
+MEMORY = Path("/dev/shm")
+
+
+@attrs.define
+class Report:
+    """What came of a run; *first_life* of its *steps* were those before the first end."""
+
+    plan: Plan
+    broken: list[str] = attrs.Factory(list)
+    history: str = ""
+    ends: str = ""
+    steps: int = 0
+    first_life: int = 0
+    commits: int = 0
+    died: int = 0
+    states: dict[str, str] = attrs.Factory(dict)
+    paid: int = 0
+
+
+@attrs.frozen
+class Tokens:
+    """Gives each attempt a URL with its token, which nobody hears."""
+
+    def url_for(self, token: str) -> str:
+        return f"https://hooks.test/{token}"
+
+
+class Overheard(Client):
+    """A client beside whom somebody stands: what it tells must be in the journal by then."""
+
+    world: World
+
+    async def submit(self, *args: Any, **options: Any) -> Job:
+        job = await super().submit(*args, **options)
+        self.world.must_stand("task_id", "item", job.task_id, "I6: somebody was told of")
+        return job
+
+
+class World:
+    """The run of one plan."""
+
+    def __init__(self, plan: Plan, root: Path) -> None:
+        self.plan = plan
+        self.report = Report(plan)
+        self.loop = SimLoop(random.Random(f"network {plan.seed}"))
+        self.disk = Disk(self.loop, root, random.Random(f"disk {plan.seed}"))
+        self.loop.on_kill = self._died
+        self.rng = random.Random(f"driver {plan.seed}")
+        self.killed: asyncio.Future[None]
+        self.lives = 0
+        self.client: Client | None = None
+        self.limiter: RateLimiter | None = None
+        self.current: asyncio.Task[Any]
+        self.simulator = a_service(plan)
+        self.simulator.ledger.creations = Watched(self._arrived)
+
+    def _died(self, host: str) -> None:
+        self.disk.die(host)
+        self.report.died += 1
+        if not self.killed.done():
+            self.killed.set_result(None)
+
+    def on(self, host: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Start *work* on a machine."""
+        context = contextvars.copy_context()
+        context.run(HOST.set, host)
+        return self.loop.create_task(work, context=context)
+
+    # --- the story ------------------------------------------------------------------------------
+
+    async def story(self) -> None:
+        """Lives with faults, then lives without, until all rests; then one that changes nothing."""
+        plan = self.plan
+        await self.on("world", self.simulator.start())
+        if plan.cancel_at is not None:
+            await self.life(None, plan.cancel_at, lambda: self.current.cancel())
+        if plan.close_at is not None:
+            await self.life(None, plan.close_at, self._close)
+        for kill in plan.kills or (NEVER,):
+            await self.life(kill)
+        self.simulator.faults = None
+        await self.life(None)
+        for _ in range(LIVES):
+            if of_lives(self.report.states.values()):
+                break
+            await asyncio.sleep(1800)
+            await self.life(None)
+        before, posts = self.rows(), len(self.simulator.ledger.creations)
+        await self.life(None)
+        if (self.rows(), len(self.simulator.ledger.creations)) != (before, posts):
+            self.report.broken.append("I13: running a batch that has come to rest has changed it")
+        self.check()
+        await self.on("world", self.simulator.aclose())
+
+    def _close(self) -> None:
+        if self.client is not None:
+            _ = self.on(f"life {self.lives}", self.client.aclose(grace=5))
+
+    async def life(
+        self, kill: int | None, act_at: int | None = None, act: Callable[[], Any] = lambda: None
+    ) -> None:
+        """Let a machine live until its work ends or it dies; *act* upon it at a step."""
+        self.lives += 1
+        host = f"life {self.lives}"
+        self.killed = self.loop.create_future()
+        self.loop.mortal = host
+        self.loop.kill_at = None if kill is None else self.loop.steps + kill
+        self.loop.act_at = None if act_at is None else self.loop.steps + act_at
+        self.loop.act = act
+        self.disk.power_cuts = self.plan.power
+        self.limiter = None
+        self.current = life = self.on(host, self._live())
+        try:
+            async with asyncio.timeout(LONGEST):
+                await asyncio.wait({life, self.killed}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            self.report.broken.append(f"I4: life {self.lives} does not end\n{self.loop.waiting()}")
+            self.loop.kill(host)
+        self.loop.mortal = ""
+        self.report.first_life = self.report.first_life or self.loop.steps
+        if self.killed.done():
+            self.disk.revive()
+            await asyncio.sleep(self.rng.choice([0.5, 30.0, 4000.0]))
+            return
+        self._check_end(life, expected=act_at is not None)
+        self._check_no_task_is_left(host, "")
+        await asyncio.sleep(UNCERTAIN_REST)
+        self._check_nothing_is_left(host)
+
+    async def _live(self) -> None:
+        """What a user's program does."""
+        rng = random.Random(f"life {self.plan.seed} {self.lives}")
+        callback: Any = Tokens()
+        if self.plan.callbacks:
+            callback = Callback(
+                f"http://127.0.0.1:{HOOKS}/hooks", hmac_keys=[SIGNING], clock=LoopClock()
+            )
+        self.limiter = RateLimiter(WINDOW, PER, clock=LoopClock(), rng=rng)
+        self.client = client = Overheard(
+            KEY,
+            base_url=self.simulator.base_url,
+            limiter=self.limiter,
+            pace=Backoff(first=15, factor=2, cap=60, deadline=1800),
+            timeouts=Timeouts(connect=5, answer=20, patience=120),
+            callback=callback,
+            clock=LoopClock(),
+            rng=rng,
+        )
+        client.world = self
+        batch, began = Batch.open(self.disk.place / "batch.db", clock=LoopClock()), self.loop.time()
+        async with client, self._seen_to_end("Run."), batch, served(callback):
+            await batch.add(boards(self.plan.films))
+            async for item in batch.run(
+                client, folder=self.disk.place / "films", max_running=self.plan.running
+            ):
+                if item.task_id is not None:
+                    self.must_stand("task_id", "item", item.task_id, "I6: somebody was told of")
+                self._check_patience(item.key, item.state, self.loop.time() - began)
+                self.report.states[item.key] = item.state.value
+            self.report.states = {item.key: item.state.value async for item in batch.items()}
+
+    # --- the promises ---------------------------------------------------------------------------
+
+    def rows(self) -> list[Any]:
+        with contextlib.closing(sqlite3.connect(self.disk.place / "batch.db")) as db:
+            return db.execute("SELECT * FROM item ORDER BY ord").fetchall()
+
+    def _arrived(self, creation: Any) -> None:
+        """At this moment the intent must be in the journal of whoever has sent it."""
+        if self.loop.mortal and self.loop.mortal not in self.loop.dead:
+            token = str(creation.callback_url)[-32:]
+            self.must_stand("token", "attempt", token, "I5: there arrived")
+
+    def must_stand(self, column: str, table: str, value: str, told: str) -> None:
+        """Report what is told, and does not stand in the journal."""
+        question = f"SELECT 1 FROM {table} WHERE {column} = ?"  # noqa: S608 - names of ours
+        if not journalled(self.disk.place, question, value):
+            self.report.broken.append(f"{told} {value[:40]}, which is not in the journal")
+
+    def _check_patience(self, key: str, state: State, seconds: float) -> None:
+        """Looking ends after minutes: of no link, of a missing task, or of its deadline."""
+        if state is State.STALLED and seconds < PATIENCE:
+            self.report.broken.append(f"I3: {key} was not looked for after {seconds:.0f} s")
+
+    def check(self) -> None:
+        """Hold everything that was written down against the promises."""
+        books = Books.opened(self.disk.place, self.simulator)
+        self.report.states = {key: state.value for key, state in books.states.items()}
+        self.report.paid = len(self.simulator.ledger.paid)
+        self.report.broken += faults_at_the_end(books, limit=WINDOW, per=PER, key=KEY)
+
+    def _check_end(self, life: asyncio.Task[Any], *, expected: bool) -> None:
+        """A life may end in a trouble only when somebody has cancelled it, or closed its client."""
+        error = None if life.cancelled() else life.exception()
+        if error is not None and not (expected and isinstance(error, ClientClosedError)):
+            told = f"{type(error).__name__}: {error}"
+            self.report.broken.append(f"I9: life {self.lives} ends in {told}")
+        if life.cancelled() and not expected:
+            self.report.broken.append(f"I9: life {self.lives} was cancelled by nobody")
+
+    @contextlib.asynccontextmanager
+    async def _seen_to_end(self, kind: str) -> AsyncIterator[None]:
+        """What is closed inside of this has ended its tasks of a *kind* then."""
+        try:
+            yield
+        finally:
+            self._check_no_task_is_left(HOST.get(), kind)
+
+    def _check_no_task_is_left(self, host: str, kind: str) -> None:
+        left = [task.get_coro() for there, task in self.loop.living() if there == host]
+        names = sorted({getattr(work, "__qualname__", "") for work in left})
+        if names := [name for name in names if name.startswith(kind)]:
+            self.report.broken.append(f"I9: tasks are left: {', '.join(names)}")
+
+    def _check_nothing_is_left(self, host: str) -> None:
+        lines = [e for e in self.loop.network.open.values() if e.host == host]
+        if lines:
+            self.report.broken.append(f"I9: {len(lines)} connections are left")
+        if self.limiter is not None:
+            places = self.limiter._slots
+            rests = max(places._rested, default=0.0) - self.loop.time()
+            if places.in_use or rests > UNCERTAIN_REST:
+                self.report.broken.append(f"I9: a place never comes back: {self.limiter!r}")
+
+
+def a_service(plan: Plan) -> Simulator:
+    """The service that the run's machine talks to."""
+    terms = Terms(
+        limit=WINDOW,
+        per=PER,
+        max_running=None,
+        duration=Constant(40.0),
+        fail_rate=0.1 if plan.mixes else 0.0,
+    )
+    return Simulator(
+        terms,
+        faults=plan.faults,
+        films=OneFilm(small_film()),
+        api_key=KEY,
+        webhook_key=SIGNING,
+        clock=LoopClock(),
+        rng=random.Random(f"world {plan.seed}"),
+    )
+
+
+@contextlib.asynccontextmanager
+async def served(callback: Any) -> AsyncIterator[None]:
+    """Serve a receiver as long as this lasts, where there is one."""
+    async with contextlib.AsyncExitStack() as server:
+        if isinstance(callback, Callback):
+            await server.enter_async_context(callback.serve(port=HOOKS))
+        yield
+
+
+def boards(count: int) -> list[tuple[str, Storyboard]]:
+    """Films that can be told apart."""
+    shots = [Shot(f"The scene of k{number}.", 5) for number in range(count)]
+    return [(f"k{n}", Storyboard([shot], duration=10)) for n, shot in enumerate(shots)]
+
+
+# --- running one ----------------------------------------------------------------------------------
+
+
+def run(plan: Plan) -> Report:
+    """Let a plan happen."""
+    root = Path(tempfile.mkdtemp(prefix="apikley-", dir=MEMORY if MEMORY.is_dir() else None))
+    with unheard():
+        world = World(plan, root)
+        world.loop.set_exception_handler(lambda _loop, context: None)
+        asyncio.set_event_loop(world.loop)
+        try:
+            with world.disk.watched():
+                world.loop.run_until_complete(world.story())
+        except Deadlock as error:
+            world.report.broken.append(f"I9: nobody moves any more: {error}")
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a verdict as well
+            told = f"{type(error).__name__}: {error}"
+            world.report.broken.append(f"I9: the story breaks off: {told}")
+        finally:
+            asyncio.set_event_loop(None)
+            _tell(world)
+            shutil.rmtree(root, ignore_errors=True)
+            world.loop.close()
+            world.loop.tasks.clear()
+            bury()
+    return world.report
+
+
+_runs = itertools.count(1)
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Nobody hears the dead, and none is buried while others live: burying runs their `finally`."""
+    was, off = sys.unraisablehook, logging.root.manager.disable
+    collected = gc.isenabled()
+    sys.unraisablehook = lambda _: None
+    logging.disable(logging.CRITICAL)
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(off)
+        sys.unraisablehook = was
+        if collected:
+            gc.enable()
+
+
+def bury() -> None:
+    """Collect what dead machines have left, now and then."""
+    if next(_runs) % 25 == 0:
+        gc.collect()
+
+
+def _tell(world: World) -> None:
+    ledger, report = world.simulator.ledger, world.report
+    report.steps, report.commits = world.loop.steps, world.disk.commits
+    told = [(c.at, c.task_id, c.verdict, c.fault, c.callback_url) for c in ledger.creations]
+    more = [(c.at, c.task_id, c.outcome, c.status) for c in ledger.callbacks]
+    files = [(f.at, f.method, f.range, f.fault) for f in ledger.files]
+    looks = sorted(ledger.looks.items())
+    states = sorted(report.states.items())
+    whole = repr((told, more, files, looks, states, report.steps))
+    report.history = hashlib.sha256(whole.encode()).hexdigest()
+    ends = repr(([c[1:4] for c in told], states))
+    report.ends = hashlib.sha256(ends.encode()).hexdigest()
