@@ -53,7 +53,7 @@ class Inbox:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, most: int = MOST) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._most = most
         self._desk: tuple[ThreadPoolExecutor, _File] | None = None
 

@@ -41,7 +41,8 @@ from simulation.mutants import MUTANTS, QUICK  # noqa: E402
 from simulation.plans import Plan, at_every_step, drawn, quiet, read, spelled  # noqa: E402
 from simulation.world import Report, run  # noqa: E402
 
-warnings.simplefilter("ignore", RuntimeWarning)  # the dead leave coroutines behind
+warnings.simplefilter("ignore", RuntimeWarning)  # the dead leave coroutines behind,
+sys.unraisablehook = lambda _: None  # and complain when they are buried
 
 RUNS_A_MUTANT = 2_000
 SALTS = ("0", "1", "2")
