@@ -44,6 +44,21 @@ To see it work without a key: apikley demo
 """
 
 task_ids = click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID...")
+given_files = click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+kind_of_films = click.option(
+    "--films",
+    "kind",
+    type=click.Choice(["animatic", "placeholder"]),
+    default="animatic",
+    show_default=True,
+    help="Films that show their storyboards, or the same small one for all.",
+)
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -213,13 +228,7 @@ def status(task_ids: tuple[str, ...], settings: Settings) -> int:
 
 
 @apikley.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="FILE...",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@given_files
 @options.service
 def upload(files: tuple[Path, ...], settings: Settings) -> int:
     r"""Store images at the service, and print their URLs. Costs nothing.
@@ -249,13 +258,7 @@ def credits_left(settings: Settings) -> int:
 
 
 @apikley.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="FILE...",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-)
+@given_files
 @options.as_json
 def check(files: tuple[Path, ...], as_json: bool) -> int:
     r"""Say everything that is wrong with manifests, images included. Sends nothing.
@@ -272,14 +275,7 @@ def check(files: tuple[Path, ...], as_json: bool) -> int:
 @apikley.command(epilog=EVENTS)
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @options.folder(Path("preview"), "Where the previews go, named after their keys.")
-@click.option(
-    "--films",
-    "kind",
-    type=click.Choice(["animatic", "placeholder"]),
-    default="animatic",
-    show_default=True,
-    help="Films that show their storyboards, or the same small one for all.",
-)
+@kind_of_films
 @options.as_json
 def preview(path: Path, folder: Path, kind: str, as_json: bool) -> int:
     """Draw the films of a manifest on this machine, before they are paid.
@@ -403,14 +399,7 @@ def webhook_serve(
 
 @apikley.command(epilog=EVENTS)
 @options.folder(FILMS, "Where the films go.")
-@click.option(
-    "--films",
-    "kind",
-    type=click.Choice(["animatic", "placeholder"]),
-    default="animatic",
-    show_default=True,
-    help="Films that show their storyboards, or the same small one for all.",
-)
+@kind_of_films
 @options.as_json
 def demo(folder: Path, kind: str, as_json: bool) -> int:
     """The tour: six storyboards become films in half a minute, all on this machine.

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import attrs
-import click
 
 from apikley_async.cli._exit import Refused
 from apikley_async.cli._options import HookOptions
+from apikley_async.cli._session import warn_of_readers
 from apikley_async.cli._telling import Telling, plain
 from apikley_async.webhook import Callback, Inbox, Receiver
 
@@ -85,9 +84,7 @@ def keys_in(path: Path | None) -> list[str]:
     except (OSError, ValueError) as error:
         told = getattr(error, "strerror", None) or "it is no text"
         raise Refused(f"--hmac-key-file {plain(path)}: cannot be read: {told}") from None
-    if stat.S_ISREG(mode) and mode & 0o077:
-        told = f"Warning: {plain(path)} holds a key and is open to others: chmod 600 {plain(path)}"
-        click.echo(told, err=True)
+    warn_of_readers(path, mode)
     if not (keys := text.split()):
         raise Refused(f"--hmac-key-file {plain(path)}: there is no key in it")
     return keys

@@ -21,7 +21,7 @@ from apikley_async.cli._telling import plain
 if TYPE_CHECKING:
     from apikley_async.cli._hooks import Hooks
 
-__all__ = ["Open", "Session", "prepare"]
+__all__ = ["Open", "Session", "prepare", "warn_of_readers"]
 
 
 @attrs.frozen
@@ -91,10 +91,15 @@ def read_key(path: Path | None) -> str | None:
             line = file.readline(4096)
     except OSError as error:
         raise Refused(f"--key-file {plain(path)}: cannot be read: {error.strerror}") from None
-    if stat.S_ISREG(mode) and mode & 0o077:
-        told = f"Warning: {plain(path)} holds a key and is open to others: chmod 600 {plain(path)}"
-        click.echo(told, err=True)
+    warn_of_readers(path, mode)
     key = line.decode("utf-8-sig", errors="replace").strip()
     if not key:
         raise Refused(f"--key-file {plain(path)}: its first line is empty")
     return key
+
+
+def warn_of_readers(path: Path, mode: int) -> None:
+    """Say that a file with a key may be read by others, where its *mode* lets them."""
+    if stat.S_ISREG(mode) and mode & 0o077:
+        told = f"Warning: {plain(path)} holds a key and is open to others: chmod 600 {plain(path)}"
+        click.echo(told, err=True)

@@ -209,8 +209,5 @@ class Replays:
         while len(self._marks) > self._most or now - next(iter(self._marks.values())) > self._kept:
             del self._marks[next(iter(self._marks))]
 
-    def forget(self, mark: bytes) -> None:
-        self._marks.pop(mark, None)
-
     def __len__(self) -> int:
         return len(self._marks)

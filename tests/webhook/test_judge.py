@@ -253,15 +253,6 @@ def test_the_memory_is_bounded_and_keeps_what_is_asked_for() -> None:
     assert not replays.knows(b"1", 3.0)
 
 
-def test_what_turned_out_to_be_unheard_is_forgotten() -> None:
-    replays = Replays()
-    replays.keep(b"mark", 1.0)
-    replays.forget(b"mark")
-    replays.forget(b"mark")
-
-    assert not replays.knows(b"mark", 1.0)
-
-
 # --- keys -----------------------------------------------------------------------------------------
 
 
