@@ -74,7 +74,7 @@ class _Claim:
     keep: Keep | None = None
     waiting: dict[asyncio.Event, None] = attrs.Factory(dict)
     asking: bool = False
-    checking: set[str] = attrs.Factory(set)
+    checking: dict[str, None] = attrs.Factory(dict)
 
     def wake(self) -> None:
         for event in self.waiting:
@@ -126,8 +126,8 @@ class Claims:
         task_id: str | None = None,
         named: Iterable[str] = (),
         keep: Keep | None = None,
-    ) -> None:
-        """Know of an attempt, with what is known of it from before."""
+    ) -> bool:
+        """Know of an attempt, with what is known of it from before; True when it was named."""
         claim = self._claims.get(token)
         if claim is None:
             claim = self._claims[token] = _Claim(named=self._strangers.pop(token, {}))
@@ -138,11 +138,18 @@ class Claims:
         if task_id is not None:
             self._bind(token, claim, task_id)
         claim.wake()
+        return bool(claim.named)
 
     def release(self, token: str) -> None:
-        """Keep nothing more of an attempt anywhere but here."""
+        """Keep nothing more of an attempt anywhere but here.
+
+        One that is still uncertain, and that nobody waits for, is let go of: a callback that
+        nobody would keep must not be acknowledged, so that the service calls again.
+        """
         if (claim := self._claims.get(token)) is not None:
             claim.keep = None
+            if claim.task_id is None and not claim.waiting:
+                del self._claims[token]
 
     def reopen(self) -> None:
         """A loop that is gone took those with it who were asking."""
@@ -290,9 +297,9 @@ class Claims:
         """Every other task that was named for an attempt may have been paid as well."""
         for name in claim.unread:
             if name not in (claim.task_id, *claim.checking):
-                claim.checking.add(name)
+                claim.checking[name] = None
                 if not self._spawn(self._check_twin(token, claim, name)):
-                    claim.checking.discard(name)
+                    claim.checking.pop(name, None)
 
     async def _check_twin(self, token: str, claim: _Claim, name: str) -> None:
         delays = RETRIES.delays(self._rng)
@@ -306,7 +313,7 @@ class Claims:
         except ApikleyError as error:
             logger.info("a second task of one attempt was not read: %s", type(error).__name__)
         finally:
-            claim.checking.discard(name)
+            claim.checking.pop(name, None)
 
     def _forget_the_oldest(self) -> None:
         while len(self._claims) > MOST_CLAIMS:

@@ -283,13 +283,14 @@ class Client:
         task_id: str | None = None,
         named: Iterable[str] = (),
         keep: Keep | None = None,
-    ) -> None:
+    ) -> bool:
         """Let callbacks about an attempt count that this client did not submit, or must keep.
 
         *task_id* is what it became, "" if it was given up; *named* are tasks that callbacks have
         named before; *keep* is awaited with each new one before it is answered, until `release`.
+        Tells whether any callback, in an inbox for one, has named its task.
         """
-        self._claims.expect(token, task_id=task_id, named=named, keep=keep)
+        return self._claims.expect(token, task_id=task_id, named=named, keep=keep)
 
     def release(self, token: str) -> None:
         """End `expect(keep=)`: what callbacks say of an attempt is kept here only."""

@@ -100,11 +100,16 @@ class Outbox:
         writing.add_done_callback(self._written)
         await asyncio.shield(writing)
 
-    def expect(self, token: str, **known: Any) -> None:
-        """Have the store keep what callbacks say about an attempt, before they are answered."""
-        if self._client.hears_callbacks:
-            self._kept.append(token)
-            self._client.expect(token, **known, keep=functools.partial(self.store.receive, token))
+    def expect(self, token: str, **known: Any) -> bool:
+        """Have the store keep what callbacks say about an attempt, before they are answered.
+
+        Tells whether one has named its task already.
+        """
+        if not self._client.hears_callbacks:
+            return False
+        self._kept.append(token)
+        keep = functools.partial(self.store.receive, token)
+        return self._client.expect(token, **known, keep=keep)
 
     def settled(self) -> None:
         """An attempt is settled; when we are closing, no other shall follow."""

@@ -77,6 +77,14 @@ class Options:
 
 
 @attrs.frozen
+class Doubt:
+    """An attempt that may have been paid, and for how many seconds a callback is waited for."""
+
+    token: str
+    patience: float
+
+
+@attrs.frozen
 class Change:
     """An item that has changed, and whether this run has done with it for now."""
 
@@ -177,16 +185,18 @@ class Run:
         finally:
             self._changes.put_nowait(None)
 
-    async def _in_doubt(self) -> list[tuple[Item, Expected]]:
+    async def _in_doubt(self) -> list[tuple[Item, Doubt]]:
         """What earlier runs left uncertain, where callbacks may still say what became of it."""
         if not self._client.hears_callbacks:
             return []
         found = []
         await self._client.catch_up()
         for attempt in await self._store.expected():
-            self._outbox.expect(attempt.token, task_id=attempt.task_id, named=attempt.named)
+            known = {"task_id": attempt.task_id, "named": attempt.named}
+            named = self._outbox.expect(attempt.token, **known)
             if attempt.task_id is None:
-                found.append((await self._store.item(attempt.key), attempt))
+                doubt = Doubt(attempt.token, self._patience(attempt, named=named))
+                found.append((await self._store.item(attempt.key), doubt))
         return found
 
     async def _worklist(self) -> AsyncIterator[Item]:
@@ -214,11 +224,11 @@ class Run:
 
     # --- one film ----------------------------------------------------------------------------
 
-    async def _film(self, item: Item, doubt: Expected | None = None) -> None:
+    async def _film(self, item: Item, doubt: Doubt | None = None) -> None:
         """Bring one item as far as it can go today; its troubles are not the others'."""
         try:
             if doubt is not None:
-                item = await self._found(item, doubt.token, self._patience(doubt))
+                item = await self._found(item, doubt.token, doubt.patience)
             for _ in range(1 + self._options.retry):
                 if item.state is State.FAILED and self.stopped is None:
                     item = await self._step(item, Step(Event.RETRY, by="retry"))
@@ -274,10 +284,10 @@ class Run:
             raise doubt
         return item, None
 
-    def _patience(self, doubt: Expected) -> float:
-        """How long a callback may still come for what an earlier run has left."""
-        left = LISTENING - (self._clock.wall() - doubt.began_at)
-        return min(LISTENING, max(left, CONFIRMING if doubt.named else 0.0))
+    def _patience(self, attempt: Expected, *, named: bool) -> float:
+        """How long a callback may still come, or be read, for what an earlier run has left."""
+        left = LISTENING - (self._clock.wall() - attempt.began_at)
+        return min(LISTENING, max(left, CONFIRMING if named else 0.0))
 
     async def _found(self, item: Item, token: str, patience: float) -> Item:
         """Wait until a callback says which task an uncertain item became, if one does."""

@@ -15,6 +15,7 @@ from apikley_async import Client
 from apikley_async.batch import Batch, Journal, State
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
+from apikley_async.webhook import Callback, Inbox
 
 pytestmark = pytest.mark.virtual
 
@@ -209,3 +210,46 @@ async def test_the_inbox_is_bounded_and_knows_its_own(tmp_path: Path) -> None:
         assert attempt.named == tuple(f"task_{number}" for number in range(8))
     finally:
         await again.aclose()
+
+
+async def test_what_nobody_keeps_is_not_acknowledged(tmp_path: Path) -> None:
+    """The run is over and its client is not: the service has to call again. (W8)"""
+    ears = Ears()
+    async with (
+        service() as simulator,
+        hearing(simulator, ears) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        simulator.script("create", [Fault.RESET_AFTER])
+        await left(batch, client, tmp_path / "films", simulator)
+        token, task_id = token_of(simulator, 0), simulator.ledger.paid[0].task_id
+
+        assert not await ears.call(token, task_id)
+
+        running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+        await asyncio.sleep(1)
+        assert await ears.call(token, task_id)
+        await running
+        assert await states(batch) == {"k0": State.DONE}
+
+
+async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path) -> None:
+    """A receiver heard it while nobody ran; the next run takes the time to confirm it. (W8)"""
+    terms = Terms(duration=Constant(60), callbacks="none", latency={"record": Constant(0.3)})
+    async with world(terms) as simulator:
+        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            await left(batch, client, tmp_path / "films", simulator)
+        async with Inbox(tmp_path / "calls.db") as inbox:
+            await inbox.keep(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+        await asyncio.sleep(3 * 3600)
+
+        callback = Callback("https://hooks.test/apikley", inbox=inbox.path, clock=LoopClock())
+        client = customer(simulator, callback=callback, pace=None)
+        async with client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+
+            assert await states(batch) == {"k0": State.DONE}
+        assert len(simulator.ledger.paid) == 1

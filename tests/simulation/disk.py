@@ -19,13 +19,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from simulation.loop import DRIVER, HOST, SimLoop
+from simulation.loop import DRIVER, HOST, Killed, SimLoop
 
 from apikley_async.batch import _journal
 
 __all__ = ["Disk"]
 
 LINKING = ("link", "replace", "rename", "fsync")
+TOUCHING = (
+    *("open", "write", "truncate", "ftruncate", "utime", "mkdir"),
+    *("unlink", "remove", "rmdir"),
+)
+"""What the dead may not do either. No steps: plans count on those there are."""
 
 
 class Disk:
@@ -44,6 +49,7 @@ class Disk:
         self.synced_sizes: dict[int, int] = {}  # of files, by inode
         self.synced_names: set[tuple[int, str]] = set()  # names in folders, by the folder's inode
         self.logs: dict[Path, int] = {}  # how much of a journal's log is certainly there
+        self._opened: list[tuple[str, sqlite3.Connection]] = []  # by which machine
 
     def die(self, host: str) -> None:
         """Keep what the next life will find."""
@@ -52,11 +58,27 @@ class Disk:
         if self.power_cuts:
             self._lose()
 
+    def let_go(self) -> None:
+        """Close what dead machines hold open in their folder, while it still has its name.
+
+        SQLite removes a log by its path when the last connection ends, whoever has it by then.
+        """
+        for _, db in (each for each in self._opened if each[0] in self._loop.dead):
+            with contextlib.suppress(sqlite3.Error):
+                db.close()
+        self._opened = [each for each in self._opened if each[0] not in self._loop.dead]
+        for entry in [*Path("/proc/self/fd").iterdir()]:
+            with contextlib.suppress(OSError):
+                if entry.readlink().is_relative_to(self.place):
+                    os.close(int(entry.name))
+
     def revive(self) -> None:
         """Give the next life what was left."""
         self._buried += 1
         self.place.rename(self._root / f"dead-{self._buried}")
         self._left.rename(self.place)
+        for known in (self.synced_sizes, self.synced_names, self.logs):
+            known.clear()  # of files that are others now
         for path in [self.place, *self.place.rglob("*")]:  # what has survived is on the disk
             about = path.stat()
             if path.is_dir():
@@ -92,13 +114,16 @@ class Disk:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Count commits and file operations as steps, and note what has become durable."""
-        taken: dict[str, Any] = {name: getattr(os, name) for name in LINKING}
+        taken: dict[str, Any] = {name: getattr(os, name) for name in LINKING + TOUCHING}
         connect = _journal.file.connect
         for name, inner in taken.items():
-            setattr(os, name, self._around(name, inner))
+            around = self._around if name in LINKING else self._kept_from_the_dead
+            setattr(os, name, around(name, inner))
 
         def tapped(path: Path, **options: Any) -> Any:
-            return Tap(connect(path, **options), path, self)
+            db = connect(path, **options)
+            self._opened.append((HOST.get(), db))
+            return Tap(db, path, self)
 
         _journal.file.connect = tapped  # type: ignore[assignment]
         try:
@@ -118,6 +143,14 @@ class Disk:
                 self._note_sync(args[0])
             self._loop.tick()
             return done
+
+        return call
+
+    def _kept_from_the_dead(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if HOST.get() in self._loop.dead:
+                raise Killed(name)
+            return inner(*args, **kwargs)
 
         return call
 

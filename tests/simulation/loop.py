@@ -2,26 +2,27 @@
 
 Every handle carries the name of its machine in a context variable. Killing a machine means that
 none of its handles ever runs again: no `finally`, no `__aexit__`. Its connections end; bytes that
-were already on their way still arrive.
+were already on their way still arrive. A machine that sleeps runs nothing for a while; its clock
+goes on, as when somebody blocks its loop, or stands still, as when its lid is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+from simulation.network import DRIVER, HOST, Listener, Network
+
 __all__ = ["DRIVER", "HOST", "Deadlock", "Killed", "SimLoop"]
 
-DRIVER = "driver"
-HOST: contextvars.ContextVar[str] = contextvars.ContextVar("host", default=DRIVER)
 LARGEST_INSTANT = 200_000  # handles that run without any time passing: a livelock
 DISK = 20  # so much faster than the network is what threads do
-REFUSED = 111
 
 
 class Deadlock(AssertionError):  # noqa: N818 - a verdict
@@ -37,7 +38,7 @@ class _Handle(asyncio.Handle):
 
     def _run(self) -> None:
         loop: Any = self._loop  # type: ignore[attr-defined]
-        if loop.may_run(self._context.get(HOST, DRIVER)):  # type: ignore[attr-defined]
+        if loop.may_run(self, self._context.get(HOST, DRIVER)):  # type: ignore[attr-defined]
             asyncio.Handle._run(self)
 
 
@@ -46,8 +47,14 @@ class _TimerHandle(asyncio.TimerHandle):
 
     def _run(self) -> None:
         loop: Any = self._loop  # type: ignore[attr-defined]
-        if loop.may_run(self._context.get(HOST, DRIVER)):  # type: ignore[attr-defined]
+        if loop.may_run(self, self._context.get(HOST, DRIVER)):  # type: ignore[attr-defined]
             asyncio.TimerHandle._run(self)
+
+
+class _Arrival(_TimerHandle):
+    """A piece of a connection; it comes when it comes, whatever the clock of its machine says."""
+
+    __slots__ = ()
 
 
 class _NoSelector:
@@ -81,18 +88,25 @@ class SimLoop(asyncio.BaseEventLoop):
         self.dead: set[str] = set()
         self.steps = 0  # of machines that may be killed
         self.kill_at: int | None = None
-        self.act_at: int | None = None
-        self.act: Callable[[], None] = lambda: None
+        self.acts: dict[int, Callable[[], Any]] = {}  # what happens at a step
+        self.fuses: dict[str, int] = {}  # the steps that other machines live
         self.on_kill: Callable[[str], None] = lambda host: None
         self.mortal = ""
         self._instant = 0
         self.tasks: dict[asyncio.Task[Any], str] = {}  # all there ever were, each on its machine
         self.set_task_factory(self._born)
         self._busy: dict[Executor | None, float] = {}  # when a thread begins its last piece of work
+        self._kept: dict[str, list[Any]] = {}  # what a machine that sleeps will do
+        self._stood: dict[str, float] = {}  # how long a machine's clock has stood still
 
     # --- time and steps ---------------------------------------------------------------------------
 
     def time(self) -> float:
+        """The time of the machine that asks."""
+        return self._now - self._stood.get(HOST.get(), 0.0)
+
+    def true_time(self) -> float:
+        """The time of the world, on which all calendars are based."""
         return self._now
 
     def jump(self) -> None:
@@ -100,28 +114,59 @@ class SimLoop(asyncio.BaseEventLoop):
         self._now = max(self._now, self._scheduled[0].when())
         self._instant = 0
 
-    def may_run(self, host: str) -> bool:
+    def may_run(self, handle: asyncio.Handle, host: str) -> bool:
         """Whether a handle of *host* runs; counts its steps, and kills it where that was asked."""
         self._instant += 1
         if self._instant > LARGEST_INSTANT:
             raise Deadlock(f"at {self._now:g} s time does not pass any more\n{self.waiting()}")
         if host in self.dead:
             return False
-        if host == self.mortal:
-            return not self._strikes()
-        return True
+        if host in self._kept:
+            self._kept[host].append(handle)
+            return False
+        if host in self.fuses:
+            self.fuses[host] -= 1
+            if not self.fuses[host]:
+                self.kill(host)
+                return False
+        return host != self.mortal or not self._strikes()
+
+    def sleep(self, host: str, seconds: float, *, stands: bool) -> None:
+        """Nothing of *host* runs for a while; *stands*: its clock and its timers stand still."""
+        if host not in self._kept and host not in self.dead:
+            self._kept[host] = []
+            awake = contextvars.Context()  # nobody's: the driver wakes it
+            still = seconds if stands else 0.0
+            self._at(self._now + seconds, self._wake, host, still, context=awake)
+
+    def _wake(self, host: str, still: float) -> None:
+        """As a loop goes on: first what was ready, then what has arrived, then what is due."""
+        kept = self._kept.pop(host)
+        if still:
+            self._stood[host] = self._stood.get(host, 0.0) + still
+            due = [handle for handle in kept if type(handle) is _TimerHandle]
+            for timer in [*due, *self._scheduled]:
+                if timer._context.get(HOST, DRIVER) == host and type(timer) is _TimerHandle:  # type: ignore[union-attr]
+                    timer._when += still  # type: ignore[attr-defined]
+            self._scheduled += due
+            heapq.heapify(self._scheduled)
+        kinds = (_Handle, _Arrival) if still else (_Handle, _Arrival, _TimerHandle)
+        self._ready: Any
+        for kind in kinds:
+            self._ready.extend(handle for handle in kept if type(handle) is kind)
 
     def tick(self) -> None:
         """A step within a handle: around a commit, around a file operation."""
-        if HOST.get() == self.mortal and self._strikes():
+        host = HOST.get()
+        if host in self.dead or (host == self.mortal and self._strikes()):
             raise Killed
 
     def _strikes(self) -> bool:
         if self.mortal in self.dead:
             return True
         self.steps += 1
-        if self.steps == self.act_at:
-            self.act()
+        if act := self.acts.pop(self.steps, None):
+            act()
         if self.steps != self.kill_at:
             return False
         self.kill(self.mortal)
@@ -160,16 +205,29 @@ class SimLoop(asyncio.BaseEventLoop):
         self, callback: Any, args: Any, context: contextvars.Context | None
     ) -> asyncio.Handle:
         handle = _Handle(callback, args, self, context)
-        self._ready: Any
         self._ready.append(handle)
         return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
-        import heapq
+        host = HOST.get() if context is None else context.get(HOST, DRIVER)
+        stood = self._stood.get(host, 0.0)
+        return self._at(when + stood, callback, *args, context=context)
 
-        timer = _TimerHandle(when, callback, args, self, context)
+    def arrive(self, when: float, callback: Any, *args: Any, context: Any) -> None:
+        """Let a piece of a connection arrive at a time of the network's."""
+        self._at(when, callback, *args, context=context, kind=_Arrival)
+
+    def _at(
+        self,
+        when: float,
+        callback: Any,
+        *args: Any,
+        context: Any,
+        kind: type[_TimerHandle] = _TimerHandle,
+    ) -> asyncio.TimerHandle:
+        timer = kind(when, callback, args, self, context)
         heapq.heappush(self._scheduled, timer)
         timer._scheduled = True  # type: ignore[attr-defined]
         return timer
@@ -181,7 +239,7 @@ class SimLoop(asyncio.BaseEventLoop):
         if executor is not None and getattr(executor, "_shutdown", False):
             raise RuntimeError("cannot schedule new futures after shutdown")
         future = self.create_future()
-        begins = self._now + self.network.pause() / DISK
+        begins = self.time() + self.network.pause() / DISK
         if getattr(executor, "_max_workers", 0) == 1:
             begins = self._busy[executor] = max(begins, self._busy.get(executor, 0.0) + 1e-6)
         self.call_at(begins, self._work, future, func, args)
@@ -224,229 +282,3 @@ def _resolve(future: asyncio.Future[Any], result: Any) -> None:
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-# --- connections ----------------------------------------------------------------------------------
-
-
-class _Name:
-    """What a listening socket says of itself."""
-
-    family = socket.AF_INET
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self._address = address
-
-    def getsockname(self) -> tuple[str, int]:
-        return self._address
-
-
-class Listener(asyncio.AbstractServer):
-    def __init__(self, network: Network, factory: Any, address: tuple[str, int]) -> None:
-        self.factory = factory
-        self.address = address
-        self.host = HOST.get()
-        self.context = contextvars.copy_context()
-        self.sockets = [_Name(address)]
-        self._network = network
-
-    def close(self) -> None:
-        if self._network.listeners.get(self.address) is self:
-            del self._network.listeners[self.address]
-
-    async def wait_closed(self) -> None:
-        return
-
-    def is_serving(self) -> bool:
-        return self._network.listeners.get(self.address) is self
-
-
-class Network:
-    """Who listens, who is connected, and how long bytes travel."""
-
-    def __init__(self, loop: SimLoop, rng: random.Random) -> None:
-        self._loop = loop
-        self._rng = rng
-        self.listeners: dict[tuple[str, int], Listener] = {}
-        self.open: dict[int, Endpoint] = {}
-        self._dialled: dict[socket.socket, Listener] = {}
-        self._ports = iter(range(20_000, 60_000))
-        self.slowest = 0.05
-        self.splits = 0.1  # share of writes that arrive in two pieces
-
-    def pause(self) -> float:
-        return self._rng.random() * self.slowest + 1e-4
-
-    def pieces(self, data: bytes) -> Iterator[bytes]:
-        if len(data) > 1 and self._rng.random() < self.splits:
-            cut = self._rng.randrange(1, len(data))
-            yield data[:cut]
-            yield data[cut:]
-        else:
-            yield data
-
-    def listen(self, factory: Any, host: str, port: int) -> Listener:
-        address = (host, port or next(self._ports))
-        there = self.listeners.get(address)
-        if there is not None and there.host not in self._loop.dead:
-            raise OSError(98, "Address already in use")
-        listener = self.listeners[address] = Listener(self, factory, address)
-        return listener
-
-    def dial(self, sock: socket.socket, address: tuple[str, int]) -> None:
-        listener = self.listeners.get(address)
-        if listener is None or listener.host in self._loop.dead:
-            raise ConnectionRefusedError(REFUSED, "Connection refused")
-        self._dialled[sock] = listener
-
-    def connect(self, factory: Any, sock: socket.socket) -> tuple[Endpoint, Any]:
-        listener = self._dialled.pop(sock)
-        here = Endpoint(self._loop, self, HOST.get(), contextvars.copy_context(), sock)
-        there = Endpoint(self._loop, self, listener.host, listener.context.copy(), None)
-        here.peer, there.peer = there, here
-        here.begin(factory)
-        self._loop.call_soon(there.begin, listener.factory, context=there.context)
-        return here, here.protocol
-
-    def cut(self, host: str) -> None:
-        """A machine is gone: its other sides hear the end of the line, after what was sent."""
-        for address in [a for a, listener in self.listeners.items() if listener.host == host]:
-            del self.listeners[address]
-        for endpoint in [*self.open.values()]:
-            if endpoint.host == host:
-                endpoint.vanish()
-
-
-class Endpoint(asyncio.Transport):
-    """One side of a connection."""
-
-    def __init__(
-        self,
-        loop: SimLoop,
-        network: Network,
-        host: str,
-        context: contextvars.Context,
-        sock: socket.socket | None,
-    ) -> None:
-        super().__init__()
-        self._loop = loop
-        self._network = network
-        self.host = host
-        self.context = context
-        self._sock = sock
-        self.peer: Endpoint
-        self.protocol: Any = None
-        self._closing = False
-        self._lost = False
-        self._paused = False
-        self._waiting: list[tuple[Any, ...]] = []
-        self._arrives = 0.0
-
-    def begin(self, factory: Any) -> None:
-        self.protocol = factory()
-        self._network.open[id(self)] = self
-        self.protocol.connection_made(self)
-        waiting, self._waiting = self._waiting, []
-        for event in waiting:
-            self._take(*event)
-
-    # --- sending ----------------------------------------------------------------------------------
-
-    def write(self, data: Any) -> None:
-        if self._closing or not data:
-            return
-        for piece in self._network.pieces(bytes(data)):
-            self._send("data", piece)
-
-    def writelines(self, list_of_data: Any) -> None:
-        self.write(b"".join(map(bytes, list_of_data)))
-
-    def write_eof(self) -> None:
-        self._send("eof")
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            self._send("eof")
-            self._loop.call_soon(self._lose, None, context=self.context)
-
-    def abort(self) -> None:
-        if not self._lost:
-            self._closing = True
-            self._send("reset")
-            self._loop.call_soon(self._lose, None, context=self.context)
-
-    def vanish(self) -> None:
-        """The machine is dead: nobody here hears of it, and the other side hears the end."""
-        self._closing = self._lost = True
-        self._send("eof")
-        self._forget()
-
-    def _send(self, kind: str, *content: Any) -> None:
-        peer = self.peer
-        # Never two at one time: a heap of timers does not keep the order of equals.
-        self._arrives = max(self._arrives + 1e-6, self._loop.time() + self._network.pause())
-        self._loop.call_at(self._arrives, peer._take, kind, *content, context=peer.context)
-
-    # --- receiving --------------------------------------------------------------------------------
-
-    def _take(self, kind: str, *content: Any) -> None:
-        if self._lost:
-            return
-        if self.protocol is None or self._paused:
-            self._waiting.append((kind, *content))
-        elif kind == "data":
-            if not self._closing:
-                self.protocol.data_received(*content)
-        elif kind == "reset":
-            self._lose(ConnectionResetError(104, "Connection reset by peer"))
-        elif not self._closing and not self.protocol.eof_received():
-            self.close()
-
-    def _lose(self, error: Exception | None) -> None:
-        if self._lost:
-            return
-        self._lost = self._closing = True
-        self._forget()
-        if self.protocol is not None:
-            self.protocol.connection_lost(error)
-
-    def _forget(self) -> None:
-        self._network.open.pop(id(self), None)
-        if self._sock is not None:
-            self._sock.close()
-
-    # --- what a transport is asked --------------------------------------------------------------
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def pause_reading(self) -> None:
-        self._paused = True
-
-    def resume_reading(self) -> None:
-        self._paused = False
-        waiting, self._waiting = self._waiting, []
-        for event in waiting:
-            self._take(*event)
-
-    def is_reading(self) -> bool:
-        return not self._paused
-
-    def get_protocol(self) -> Any:
-        return self.protocol
-
-    def set_protocol(self, protocol: Any) -> None:
-        self.protocol = protocol
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return ("127.0.0.1", 1) if name in ("peername", "sockname") else default
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def set_write_buffer_limits(self, high: Any = None, low: Any = None) -> None:
-        return

@@ -195,6 +195,36 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "leave connections open": (
         ("_transport", "            await session.close()\n", "            pass\n"),
     ),
+    # --- others
+    "leave the asking to one who is gone": (
+        ("_job", "            watch.asking = False\n", "            pass\n"),
+        ("_job", "                await self._look_once(watch, left)\n",
+         "                await self._look_once(watch, left)\n            watch.asking = False\n"),
+    ),
+    "answer a callback before it is kept": (
+        ("webhook._callback", "            await self.inbox.keep(heard.token, heard.task_id)\n",
+         ("            import asyncio\n            self._keeping = asyncio.ensure_future(\n"
+          "                self.inbox.keep(heard.token, heard.task_id))\n")),
+    ),
+    "give up what an inbox holds": (
+        ("batch._run", "max(left, CONFIRMING if named else 0.0)", "max(left, 0.0)"),
+    ),
+    # --- clocks
+    "read nothing behind a stall": (
+        ("_transport", ("            if not task.done() and loop.time() - due > STALL:\n"
+         "                await asyncio.wait({task}, timeout=GRACE)\n"), ""),
+        ("_transport", "await asyncio.wait({task}, timeout=limit)",
+         "await asyncio.sleep(0) if task.done() else await _cut_short(task, limit)"),
+        ("_transport", "def _payload(", ("async def _cut_short(task: Any, limit: float) -> None:\n"
+         "    try:\n"
+         "        async with asyncio.timeout(limit):\n"
+         "            await task\n"
+         "    except TimeoutError:\n"
+         "        pass\n\n\ndef _payload(")),
+    ),
+    "look by the wall clock": (
+        ("_job", "self._clock.now()", "self._clock.wall()"),
+    ),
     "wait for an answer for ever": (
         ("_transport", "limit = self._timeouts.connect + self._timeouts.answer", "limit = 1e9"),
     ),

@@ -17,7 +17,15 @@ from apikley_async.batch._schema import faults_of
 from apikley_async.simulator import Simulator
 from apikley_async.simulator._hosting import another_version, labelled
 
-__all__ = ["RESTING", "Books", "Watched", "faults_at_the_end", "scene_of", "small_film"]
+__all__ = [
+    "RESTING",
+    "Books",
+    "Watched",
+    "faults_at_the_end",
+    "scene_of",
+    "small_film",
+    "unheard_answers",
+]
 
 RESTING = {State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.EXPIRED, State.DROPPED}
 
@@ -100,6 +108,7 @@ def faults_at_the_end(books: Books, *, limit: int, per: float, key: str) -> Iter
     yield from _of_money(books)
     yield from _of_files(books)
     yield from _of_ends(books)
+    yield from _of_callbacks(books)
     if ledger.leaks:
         yield "I8: a file host was sent the key"
     if ledger.busiest_window(per) > limit:
@@ -131,6 +140,19 @@ def _of_money(books: Books) -> Iterator[str]:
             yield f"I2: {key} is bound to a task that nobody paid"
 
 
+def unheard_answers(books: Books) -> Iterator[str]:
+    """Name what was paid and answered without a fault, and is not bound.
+
+    Only where no machine has died, nobody has cancelled, and no connection was broken: however
+    late the program reads it, an answer that has arrived is read.
+    """
+    for creation in books.simulator.ledger.creations:
+        if creation.verdict == "created" and creation.fault == "ok":
+            key = scene_of(creation.body)
+            if books.items[key]["task_id"] != creation.task_id:
+                yield f"I2: the answer for {creation.task_id} of {key} was there and not read"
+
+
 def _of_files(books: Books) -> Iterator[str]:
     folder = books.folder / "films"
     there = {path.name for path in folder.glob("*.mp4")} if folder.exists() else set()
@@ -156,6 +178,16 @@ def _of_ends(books: Books) -> Iterator[str]:
                 yield f"I3: {key} is failed, though its film is well"
         if state not in RESTING and not refused_on_purpose(books, key):
             yield f"I4: {key} is left {state.value}: {item['cause']}"
+
+
+def _of_callbacks(books: Books) -> Iterator[str]:
+    """A callback that was taken says what became of its attempt: no item stays uncertain then."""
+    for call in books.simulator.ledger.callbacks:
+        attempt = books.attempts.get(call.url[-32:])
+        if attempt is None or call.status != 200 or call.told != call.task_id:
+            continue
+        if books.items[attempt["key"]]["task_id"] is None:
+            yield f"I2: {call.task_id} of {attempt['key']} was called out, heard and not bound"
 
 
 def refused_on_purpose(books: Books, key: str) -> bool:

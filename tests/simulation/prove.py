@@ -5,10 +5,14 @@
     python tests/simulation/prove.py twice --count 2000     a second one while recovering
     python tests/simulation/prove.py power --count 5000     power cuts at every step
     python tests/simulation/prove.py cancels --count 5000   cancelled, or closed, at every step
-    python tests/simulation/prove.py same --count 50        the same history in every process
+    python tests/simulation/prove.py upsets --count 5000    stalled, asleep, cut off, a clock set
+    python tests/simulation/prove.py callers --count 5000   some of those who wait are cancelled
+    python tests/simulation/prove.py same --count 50        the same history in every process;
+                                                            paths of other Pythons may follow
     python tests/simulation/prove.py mutants [NAME ...]     our own mistakes, each noticed
     python tests/simulation/prove.py quick-mutants          those that are soon noticed
     python tests/simulation/prove.py pacing --count 20000   no refusal of our own making
+    python tests/simulation/prove.py day --count 24         so many hours of 360 films and a crash
     python tests/simulation/prove.py one PLAN               one run, as a failure has printed it
 
 Exits with 1 when a promise was broken; a failure is shrunk and printed as a line that repeats it.
@@ -38,8 +42,8 @@ if mutant := os.environ.get("APIKLEY_MUTANT"):
 
 import attrs  # noqa: E402 - behind the mutant, which changes what is imported
 from simulation.mutants import MUTANTS, QUICK  # noqa: E402
-from simulation.plans import Plan, at_every_step, drawn, quiet, read, spelled  # noqa: E402
-from simulation.world import Report, run  # noqa: E402
+from simulation.plans import Plan, at_every_step, drawn, read, scenario, spelled  # noqa: E402
+from simulation.runs import Report, run  # noqa: E402
 
 warnings.simplefilter("ignore", RuntimeWarning)  # the dead leave coroutines behind,
 sys.unraisablehook = lambda _: None  # and complain when they are buried
@@ -59,7 +63,7 @@ def points(kind: str, first: int, count: int) -> Iterator[list[Plan]]:
     """Every step of one scenario's first life, then of the next scenario's."""
     left = count
     for seed in itertools.count(first):
-        base = quiet(seed)
+        base = scenario(kind, seed)
         plans = at_every_step(kind, base, range(1, run(base).first_life + 1))[:left]
         left -= len(plans)
         yield plans
@@ -146,24 +150,41 @@ def part(name: str, work: Iterable[list[Plan]], jobs: int) -> int:
     return told
 
 
-def same(first: int, count: int) -> int:
-    """The histories of some seeds, told by processes with other hash seeds."""
-    told = [told_elsewhere(first, count, salt) for salt in SALTS]
-    whole = {line.split()[0] for line in told}
-    print(f"same: {count} seeds, {len(whole)} histories in {len(told)} processes: {told[0]}")
+def same(first: int, count: int, pythons: list[str]) -> int:
+    """The histories of some seeds, told by processes with other hash seeds, on all *pythons*."""
+    told = {
+        (version, salt): told_elsewhere(first, count, salt, python)
+        for version, python in sorted(asked_pythons(pythons).items())
+        for salt in SALTS
+    }
+    versions = ", ".join(sorted({version for version, _ in told}))
+    whole = {*told.values()}
+    print(f"same: {count} seeds, {len(told)} processes ({versions}): {len(whole)} histories")
+    for where, what in told.items() if len(whole) > 1 else ():
+        print(f"  {where}: {what}")
     return len(whole) - 1
 
 
-def told_elsewhere(first: int, count: int, salt: str) -> str:
+def asked_pythons(paths: list[str]) -> dict[str, str]:
+    """The versions of this Python and of those at *paths*."""
+    ask = "import platform; print(platform.python_version())"
+    return {
+        subprocess.run(
+            [path, "-c", ask], capture_output=True, text=True, check=True
+        ).stdout.strip(): path
+        for path in [sys.executable, *paths]
+    }
+
+
+def told_elsewhere(first: int, count: int, salt: str, python: str = sys.executable) -> str:
     """The fingerprint of some seeds from a process of its own."""
-    return asked_of(
-        ["fingerprint", "--first", str(first), "--count", str(count)], PYTHONHASHSEED=salt
-    )
+    words = ["fingerprint", "--first", str(first), "--count", str(count)]
+    return asked_of(words, python, PYTHONHASHSEED=salt)
 
 
-def asked_of(words: list[str], **more: str) -> str:
+def asked_of(words: list[str], python: str = sys.executable, **more: str) -> str:
     """What this file says last, in a process of its own."""
-    command = [sys.executable, str(HERE), *words]
+    command = [python, str(HERE), *words]
     done = subprocess.run(
         command, env=os.environ | more, capture_output=True, text=True, check=False
     )
@@ -174,7 +195,7 @@ def asked_of(words: list[str], **more: str) -> str:
 
 def fingerprint(first: int, count: int) -> int:
     """A sum over whole histories, and one over ledgers and final states only."""
-    reports = [run(plan) for plan in seeds(first, count)]
+    reports = [run(attrs.evolve(plan, even=True)) for plan in seeds(first, count)]
     told = ["".join(r.history for r in reports), "".join(r.ends for r in reports)]
     print(*(hashlib.sha256(each.encode()).hexdigest()[:16] for each in told))
     return 0
@@ -201,11 +222,12 @@ def hunt(runs: int) -> int:
 
 
 def hunting() -> Iterator[Plan]:
-    kinds = itertools.cycle(("cancels", "kills", "power"))
+    kinds = itertools.cycle(("cancels", "kills", "power", "upsets", "callers"))
     for seed in itertools.count():
         yield drawn(seed)
         if seed % 10 == 0:
-            yield from at_every_step(next(kinds), quiet(seed), range(1, 400, 21))
+            kind = next(kinds)
+            yield from at_every_step(kind, scenario(kind, seed), range(1, 400, 21))
 
 
 def mutants(names: list[str], jobs: int, runs: int) -> int:
@@ -234,6 +256,13 @@ def pacing(count: int) -> int:
     return broken
 
 
+def a_day(hours: int, seed: int) -> int:
+    """Hours of one journal, with a crash in each; `day.py` has more to choose from."""
+    from simulation.day import tell
+
+    return tell(hours, hours, seed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("part")
@@ -241,20 +270,21 @@ def main() -> int:
     parser.add_argument("--count", type=int)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_args()
+    asked = parser.parse_intermixed_args()
     count, first, jobs = asked.count or 1000, asked.first, asked.jobs
     runs = asked.count or RUNS_A_MUTANT
     kinds: dict[str, Callable[[], int]] = {
         "seeds": lambda: part("seeds", chunks(seeds(first, count)), jobs),
-        "same": lambda: same(first, count),
+        "same": lambda: same(first, count, asked.words),
         "fingerprint": lambda: fingerprint(first, count),
         "mutants": lambda: mutants(asked.words, jobs, runs),
         "quick-mutants": lambda: mutants([*QUICK], jobs, runs),
         "hunt": lambda: hunt(runs),
         "pacing": lambda: pacing(count),
+        "day": lambda: a_day(asked.count or 24, first),
         "one": lambda: one(asked.words[0]),
     }
-    for kind in ("kills", "twice", "power", "cancels"):
+    for kind in ("kills", "twice", "power", "cancels", "upsets", "callers"):
         kinds[kind] = functools.partial(spread, kind, first, count, jobs)
     return 1 if kinds[asked.part]() else 0
 

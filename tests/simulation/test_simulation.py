@@ -5,22 +5,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
 import gc
+import os
 import random
-from collections.abc import Iterable, Iterator
+import sqlite3
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import pytest
-from simulation.loop import Deadlock, SimLoop
+from simulation.burial import bury
+from simulation.day import day, descriptors
+from simulation.disk import Disk
+from simulation.loop import HOST, Deadlock, SimLoop
 from simulation.mutants import MUTANTS
 from simulation.pacing import paced
 from simulation.plans import Plan, at_every_step, drawn, quiet, read, spelled
 from simulation.prove import hunted, shrunk, told_elsewhere
-from simulation.world import run, unheard
+from simulation.runs import run, unheard
 
 import apikley_async
+from apikley_async.batch import _file
 
 CORPUS = Path(__file__).with_name("corpus.jsonl").read_text(encoding="utf-8").splitlines()
 SCENARIOS = (3, 14)  # one without callbacks, one with
@@ -119,6 +128,16 @@ def test_the_limit_is_used_and_never_passed(window: Literal["fixed", "sliding"])
     assert told["share"] >= 0.96
 
 
+@pytest.mark.parametrize("crashes", [True, False])
+def test_a_long_run_keeps_its_promises_and_lets_go(crashes: bool) -> None:
+    """Two hours of one journal, with a crash in each or with none: no descriptor is left (N8)."""
+    came = day(hours=2, films_an_hour=30, crashes=crashes, seed=1)
+
+    assert came.broken == []
+    assert came.is_flat
+    assert (came.hours[-1].crashes, came.paid) == (2 * crashes, 60)
+
+
 # --- the simulation itself -----------------------------------------------------------------------
 
 
@@ -157,3 +176,79 @@ def test_a_failure_shrinks() -> None:
     small = shrunk(plan, run(plan).broken)
 
     assert (small.films, small.mixes, small.callbacks) == (1, (), False)
+
+
+TOUCHES: dict[str, Callable[[Path], object]] = {
+    "removes": Path.unlink,
+    "cuts": lambda file: os.truncate(file, 0),
+    "moves": lambda file: file.rename(file.with_name("moved")),
+    "writes": lambda file: os.close(os.open(file, os.O_WRONLY | os.O_TRUNC)),
+}
+
+
+@pytest.mark.parametrize("touches", TOUCHES)
+def test_the_dead_touch_nothing_of_the_living(tmp_path: Path, touches: str) -> None:
+    """What a dead program's `finally` would do to a file of the next life is not done."""
+    loop = SimLoop(random.Random(1))
+    disk = Disk(loop, tmp_path, random.Random(1))
+    loop.on_kill = disk.die
+    file = disk.place / "film.mp4"
+    file.write_bytes(b"whole")
+    tried = []
+
+    async def lives() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            try:
+                await asyncio.sleep(1)  # as closing a client does
+            finally:
+                tried.append(touches)
+                TOUCHES[touches](file)
+
+    with unheard(), disk.watched():
+        killed(loop, lives())
+        disk.revive()
+        bury(loop)
+
+    assert tried == [touches]
+    assert file.read_bytes() == b"whole"
+    assert not loop.tasks
+    assert not loop._scheduled
+    loop.close()
+
+
+def test_the_dead_let_go_of_their_journal(tmp_path: Path) -> None:
+    """A journal that was open is closed with its machine; the log stays the next life's."""
+    loop = SimLoop(random.Random(1))
+    disk = Disk(loop, tmp_path, random.Random(1))
+    loop.on_kill = disk.die
+    journal = disk.place / "batch.db"
+    journal.touch()
+
+    async def lives() -> None:
+        db = _file.connect(journal)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("CREATE TABLE film (key)")
+        await asyncio.sleep(60)
+
+    with unheard(), disk.watched():
+        killed(loop, lives())
+        bury(loop)
+        disk.let_go()
+        disk.revive()
+
+    assert not [name for name in descriptors() if name.startswith(str(tmp_path))]
+    assert Path(f"{journal}-wal").stat().st_size
+    with contextlib.closing(sqlite3.connect(journal)) as db:
+        assert db.execute("SELECT count(*) FROM film").fetchone() == (0,)
+    loop.close()
+
+
+def killed(loop: SimLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Let a machine work until it waits, and die."""
+    context = contextvars.copy_context()
+    context.run(HOST.set, "life 1")
+    _ = loop.create_task(work, context=context)
+    loop.run_until_complete(asyncio.sleep(1))
+    loop.kill("life 1")

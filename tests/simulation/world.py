@@ -1,7 +1,6 @@
-"""One run: a batch of films in a world with faults, whose machine dies and lives again.
+"""The story of one run: a batch of films in a world with faults, on a machine that may die.
 
-Everything is drawn from one number. `run(plan)` gives what happened, and every promise that was
-broken; the same plan gives the same history, in every process.
+Everything is drawn from the number of its plan; `runs.run` lets it happen.
 """
 
 from __future__ import annotations
@@ -9,23 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import gc
-import hashlib
-import itertools
-import logging
+import functools
 import random
-import shutil
 import sqlite3
-import sys
-import tempfile
-import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import attrs
 from simulation.disk import Disk
-from simulation.loop import HOST, Deadlock, SimLoop
+from simulation.loop import DRIVER, HOST, SimLoop
 from simulation.plans import Plan
 from simulation.promises import (
     Books,
@@ -34,6 +27,7 @@ from simulation.promises import (
     journalled,
     of_lives,
     small_film,
+    unheard_answers,
 )
 
 from apikley_async import Backoff, Client, Job, RateLimiter, Shot, Storyboard, Timeouts
@@ -41,9 +35,11 @@ from apikley_async.batch import Batch, State
 from apikley_async.errors import ClientClosedError
 from apikley_async.simulator import Constant, OneFilm, Simulator, Terms
 from apikley_async.testing import LoopClock
-from apikley_async.webhook import Callback
+from apikley_async.webhook import Callback, Inbox, Limits, Receiver
 
-__all__ = ["Report", "World", "run"]
+__all__ = ["Report", "World", "boards", "served"]
+
+Customer = TypeVar("Customer", bound=Client)
 
 KEY = "canary-0000-this-key-opens-nothing"
 SIGNING = "a-word-that-signs"
@@ -54,7 +50,7 @@ PATIENCE = 300.0  # no look that goes wrong ends the looking sooner
 LONGEST = 6 * 3600.0  # virtual seconds in which a life comes to its end
 LIVES = 6
 NEVER = 10**12  # steps
-MEMORY = Path("/dev/shm")
+START = 1_790_000_000.0  # when it all begins, in seconds since 1970
 
 
 @attrs.define
@@ -81,6 +77,17 @@ class Tokens:
         return f"https://hooks.test/{token}"
 
 
+class MachineClock(LoopClock):
+    """The clocks of the machine that may be killed; the one on the wall may be *ahead*."""
+
+    ahead = 0.0
+
+    def wall(self) -> float:
+        """The true time, and what the machine's own is off: it has no part in the loop's pauses."""
+        loop: Any = asyncio.get_running_loop()
+        return START + float(loop.true_time()) + self.ahead
+
+
 class Overheard(Client):
     """A client beside whom somebody stands: what it tells must be in the journal by then."""
 
@@ -102,15 +109,23 @@ class World:
         self.disk = Disk(self.loop, root, random.Random(f"disk {plan.seed}"))
         self.loop.on_kill = self._died
         self.rng = random.Random(f"driver {plan.seed}")
+        self.clock = MachineClock()
+        self.inbox = root / "calls.db"
+        self.ears = ""  # the process that receives
+        self.deaf = asyncio.Event()  # it has died
         self.killed: asyncio.Future[None]
         self.lives = 0
+        self.taken = 0
         self.client: Client | None = None
         self.limiter: RateLimiter | None = None
         self.current: asyncio.Task[Any]
         self.simulator = a_service(plan)
-        self.simulator.ledger.creations = Watched(self._arrived)
+        self.simulator.ledger.creations = Watched(self.arrived)
 
     def _died(self, host: str) -> None:
+        if host.startswith("ears"):
+            self.deaf.set()
+            return
         self.disk.die(host)
         self.report.died += 1
         if not self.killed.done():
@@ -128,17 +143,23 @@ class World:
         """Lives with faults, then lives without, until all rests; then one that changes nothing."""
         plan = self.plan
         await self.on("world", self.simulator.start())
+        receiving = self.on(DRIVER, self._hear()) if plan.apart is not None else None
         if plan.cancel_at is not None:
-            await self.life(None, plan.cancel_at, lambda: self.current.cancel())
+            await self.life(None, {plan.cancel_at: lambda: self.current.cancel()})
         if plan.close_at is not None:
-            await self.life(None, plan.close_at, self._close)
+            await self.life(None, {plan.close_at: self._close})
         for kill in plan.kills or (NEVER,):
-            await self.life(kill)
+            first = self.lives == 0
+            await self.life(kill, self._upsets() if first else {}, ends=False)
+        self._check_budget()
         self.simulator.faults = None
+        self.taken = self._taken()
         await self.life(None)
         for _ in range(LIVES):
-            if of_lives(self.report.states.values()):
+            taken = self._taken()
+            if of_lives(self.report.states.values()) and taken == self.taken:
                 break
+            self.taken = taken
             await asyncio.sleep(1800)
             await self.life(None)
         before, posts = self.rows(), len(self.simulator.ledger.creations)
@@ -146,28 +167,75 @@ class World:
         if (self.rows(), len(self.simulator.ledger.creations)) != (before, posts):
             self.report.broken.append("I13: running a batch that has come to rest has changed it")
         self.check()
+        if receiving is not None:
+            receiving.cancel()
         await self.on("world", self.simulator.aclose())
+
+    async def _hear(self) -> None:
+        """A process that receives, dies, and is started again."""
+        for number, steps in enumerate((*(self.plan.apart or ()), 0)):
+            self.ears = f"ears {number}"
+            self.deaf.clear()
+            if steps:
+                self.loop.fuses[self.ears] = steps
+            _ = self.on(self.ears, self._receive())
+            try:
+                await self.deaf.wait()
+            finally:
+                if self.ears not in self.loop.dead:
+                    self.loop.kill(self.ears)
+            await asyncio.sleep(self.rng.choice([0.5, 30.0, 600.0]))
+
+    async def _receive(self) -> None:
+        async with Inbox(self.inbox) as inbox:
+            receiver = Receiver(inbox, hmac_keys=[SIGNING], clock=self.clock)
+            async with receiver.serve(port=HOOKS):
+                await asyncio.Event().wait()
 
     def _close(self) -> None:
         if self.client is not None:
             _ = self.on(f"life {self.lives}", self.client.aclose(grace=5))
 
+    def _upsets(self) -> dict[int, Callable[[], Any]]:
+        """What happens to the machine and to its clocks at a step of its first life."""
+
+        def upset(what: str, much: float) -> None:
+            host = f"life {self.lives}"
+            if what == "jump":
+                self.clock.ahead += much
+                return
+            self.loop.sleep(host, much, stands=what != "stall")
+            if self.ears and what != "stall":  # one machine, two processes
+                self.loop.sleep(self.ears, much, stands=True)
+            if what == "cut off":
+                self.loop.network.drop(host, much)
+
+        return {step: functools.partial(upset, what, much) for step, what, much in self.plan.upsets}
+
     async def life(
-        self, kill: int | None, act_at: int | None = None, act: Callable[[], Any] = lambda: None
+        self,
+        kill: int | None,
+        acts: Mapping[int, Callable[[], Any]] = MappingProxyType({}),
+        *,
+        ends: bool = True,
     ) -> None:
-        """Let a machine live until its work ends or it dies; *act* upon it at a step."""
+        """Let a machine live until its work ends or it dies; *acts* happen at steps of it.
+
+        *ends*: they may end its work.
+        """
         self.lives += 1
+        walls = self.plan.walls
+        self.clock.ahead = walls[(self.lives - 1) % len(walls)] if walls else 0.0
         host = f"life {self.lives}"
         self.killed = self.loop.create_future()
         self.loop.mortal = host
         self.loop.kill_at = None if kill is None else self.loop.steps + kill
-        self.loop.act_at = None if act_at is None else self.loop.steps + act_at
-        self.loop.act = act
+        self.loop.acts = {self.loop.steps + step: act for step, act in acts.items()}
         self.disk.power_cuts = self.plan.power
         self.limiter = None
-        self.current = life = self.on(host, self._live())
+        self.current = life = self.on(host, self.live())
         try:
-            async with asyncio.timeout(LONGEST):
+            async with asyncio.timeout(LONGEST + self.plan.asleep):
                 await asyncio.wait({life, self.killed}, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             self.report.broken.append(f"I4: life {self.lives} does not end\n{self.loop.waiting()}")
@@ -178,36 +246,49 @@ class World:
             self.disk.revive()
             await asyncio.sleep(self.rng.choice([0.5, 30.0, 4000.0]))
             return
-        self._check_end(life, expected=act_at is not None)
+        self._check_end(life, expected=ends and bool(acts))
         self._check_no_task_is_left(host, "")
         await asyncio.sleep(UNCERTAIN_REST)
         self._check_nothing_is_left(host)
 
-    async def _live(self) -> None:
-        """What a user's program does."""
+    def a_client(self, kind: type[Customer]) -> tuple[Customer, Any]:
+        """A client for a new life, and its callbacks."""
         rng = random.Random(f"life {self.plan.seed} {self.lives}")
         callback: Any = Tokens()
         if self.plan.callbacks:
             callback = Callback(
-                f"http://127.0.0.1:{HOOKS}/hooks", hmac_keys=[SIGNING], clock=LoopClock()
+                f"http://127.0.0.1:{HOOKS}/hooks",
+                hmac_keys=[SIGNING],
+                inbox=None if self.plan.apart is None else self.inbox,
+                clock=self.clock,
+                limits=Limits(poll=10),
             )
-        self.limiter = RateLimiter(WINDOW, PER, clock=LoopClock(), rng=rng)
-        self.client = client = Overheard(
+        self.limiter = RateLimiter(WINDOW, PER, clock=self.clock, rng=rng)
+        self.client = client = kind(
             KEY,
             base_url=self.simulator.base_url,
             limiter=self.limiter,
             pace=Backoff(first=15, factor=2, cap=60, deadline=1800),
             timeouts=Timeouts(connect=5, answer=20, patience=120),
             callback=callback,
-            clock=LoopClock(),
+            clock=self.clock,
             rng=rng,
         )
+        return client, callback
+
+    async def live(self) -> None:
+        """What a user's program does."""
+        client, callback = self.a_client(Overheard)
         client.world = self
-        batch, began = Batch.open(self.disk.place / "batch.db", clock=LoopClock()), self.loop.time()
-        async with client, self._seen_to_end("Run."), batch, served(callback):
+        batch, began = Batch.open(self.disk.place / "batch.db", clock=self.clock), self.loop.time()
+        apart = self.plan.apart is not None
+        async with client, self._seen_to_end("Run."), batch, served(None if apart else callback):
             await batch.add(boards(self.plan.films))
             async for item in batch.run(
-                client, folder=self.disk.place / "films", max_running=self.plan.running
+                client,
+                folder=self.disk.place / "films",
+                max_running=self.plan.running,
+                max_tasks=self.plan.budget if self.simulator.faults else None,
             ):
                 if item.task_id is not None:
                     self.must_stand("task_id", "item", item.task_id, "I6: somebody was told of")
@@ -221,7 +302,7 @@ class World:
         with contextlib.closing(sqlite3.connect(self.disk.place / "batch.db")) as db:
             return db.execute("SELECT * FROM item ORDER BY ord").fetchall()
 
-    def _arrived(self, creation: Any) -> None:
+    def arrived(self, creation: Any) -> None:
         """At this moment the intent must be in the journal of whoever has sent it."""
         if self.loop.mortal and self.loop.mortal not in self.loop.dead:
             token = str(creation.callback_url)[-32:]
@@ -243,7 +324,20 @@ class World:
         books = Books.opened(self.disk.place, self.simulator)
         self.report.states = {key: state.value for key, state in books.states.items()}
         self.report.paid = len(self.simulator.ledger.paid)
-        self.report.broken += faults_at_the_end(books, limit=WINDOW, per=PER, key=KEY)
+        limit = WINDOW if self.plan.timely else WINDOW * self.lives
+        self.report.broken += faults_at_the_end(books, limit=limit, per=PER, key=KEY)
+        if self.plan.unbroken:
+            self.report.broken += unheard_answers(books)
+
+    def _taken(self) -> int:
+        """How many callbacks were taken: one that comes late is read by the next life."""
+        return sum(call.status == 200 for call in self.simulator.ledger.callbacks)
+
+    def _check_budget(self) -> None:
+        """What is paid, and what may be, is within the budget while there was one."""
+        budget, paid = self.plan.budget, len(self.simulator.ledger.paid)
+        if budget is not None and paid > budget:
+            self.report.broken.append(f"I10: {paid} films are paid, {budget} were allowed")
 
     def _check_end(self, life: asyncio.Task[Any], *, expected: bool) -> None:
         """A life may end in a trouble only when somebody has cancelled it, or closed its client."""
@@ -312,73 +406,3 @@ def boards(count: int) -> list[tuple[str, Storyboard]]:
     """Films that can be told apart."""
     shots = [Shot(f"The scene of k{number}.", 5) for number in range(count)]
     return [(f"k{n}", Storyboard([shot], duration=10)) for n, shot in enumerate(shots)]
-
-
-# --- running one ----------------------------------------------------------------------------------
-
-
-def run(plan: Plan) -> Report:
-    """Let a plan happen."""
-    root = Path(tempfile.mkdtemp(prefix="apikley-", dir=MEMORY if MEMORY.is_dir() else None))
-    with unheard():
-        world = World(plan, root)
-        world.loop.set_exception_handler(lambda _loop, context: None)
-        asyncio.set_event_loop(world.loop)
-        try:
-            with world.disk.watched():
-                world.loop.run_until_complete(world.story())
-        except Deadlock as error:
-            world.report.broken.append(f"I9: nobody moves any more: {error}")
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a verdict as well
-            told = f"{type(error).__name__}: {error}"
-            world.report.broken.append(f"I9: the story breaks off: {told}")
-        finally:
-            asyncio.set_event_loop(None)
-            _tell(world)
-            shutil.rmtree(root, ignore_errors=True)
-            world.loop.close()
-            world.loop.tasks.clear()
-            bury()
-    return world.report
-
-
-_runs = itertools.count(1)
-
-
-@contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Nobody hears the dead, and none is buried while others live: burying runs their `finally`."""
-    was, off = sys.unraisablehook, logging.root.manager.disable
-    collected = gc.isenabled()
-    sys.unraisablehook = lambda _: None
-    logging.disable(logging.CRITICAL)
-    gc.disable()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(off)
-        sys.unraisablehook = was
-        if collected:
-            gc.enable()
-
-
-def bury() -> None:
-    """Collect what dead machines have left, now and then."""
-    if next(_runs) % 25 == 0:
-        gc.collect()
-
-
-def _tell(world: World) -> None:
-    ledger, report = world.simulator.ledger, world.report
-    report.steps, report.commits = world.loop.steps, world.disk.commits
-    told = [(c.at, c.task_id, c.verdict, c.fault, c.callback_url) for c in ledger.creations]
-    more = [(c.at, c.task_id, c.outcome, c.status) for c in ledger.callbacks]
-    files = [(f.at, f.method, f.range, f.fault) for f in ledger.files]
-    looks = sorted(ledger.looks.items())
-    states = sorted(report.states.items())
-    whole = repr((told, more, files, looks, states, report.steps))
-    report.history = hashlib.sha256(whole.encode()).hexdigest()
-    ends = repr(([c[1:4] for c in told], states))
-    report.ends = hashlib.sha256(ends.encode()).hexdigest()
