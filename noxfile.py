@@ -37,7 +37,9 @@ SHARES = {  # what `simulate` runs of each part
     "power": 300,
     "cancels": 300,
     "twice": 200,
-    "same": 30,
+    "upsets": 300,
+    "callers": 300,
+    "same": 20,
     "quick-mutants": 60,
 }
 PARTS = {  # how much the whole of each part is, and the minutes it takes
@@ -46,6 +48,9 @@ PARTS = {  # how much the whole of each part is, and the minutes it takes
     "power": (5_000, 4),
     "cancels": (5_000, 4),
     "twice": (2_000, 2),
+    "upsets": (2_000, 2),
+    "callers": (2_000, 1),
+    "day": (24, 5),
     "same": (50, 1),
     "mutants": (2_000, 5),
     "pacing": (20_000, 1),
@@ -225,7 +230,7 @@ def tests_oldest(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
-    """A million answers nobody should get, some minutes; `-- --help` tells how to get others."""
+    """A million answers nobody should get; `-- manifests names urls environment` are those."""
     install(session, "-e", ".[all]", *group("tests"))
     session.run("python", "tests/fuzz/run.py", *session.posargs)
 
@@ -257,6 +262,15 @@ def prove(session: nox.Session) -> None:
         return
     install(session, "-e", ".[all]", *group("tests"))
     session.run("python", PROVE, *session.posargs)
+
+
+@nox.session(default=False)
+def alike(session: nox.Session) -> None:
+    """The same histories on all Pythons that `tests-all` has made environments for."""
+    install(session, "-e", ".[all]", *group("tests"))
+    made = (CACHE / f"tests-{python.replace('.', '-')}" for python in PYTHONS)
+    others = [str(place / "bin" / "python") for place in made if (place / "bin" / "python").exists()]
+    session.run("python", PROVE, "same", *(session.posargs or ["--count", "40"]), *others)
 
 
 @nox.session

@@ -84,8 +84,16 @@ def smaller(plan: Plan) -> Iterator[Plan]:
         for fault in range(len(mix) if len(mix) > 1 else 0):
             fewer = mix[:fault] + mix[fault + 1 :]
             yield attrs.evolve(plan, mixes=(*before, (endpoint, fewer), *after))
+    for place in range(len(plan.upsets)):
+        yield attrs.evolve(plan, upsets=plan.upsets[:place] + plan.upsets[place + 1 :])
+    if plan.walls:
+        yield attrs.evolve(plan, walls=())
+    if plan.apart is not None:
+        yield attrs.evolve(plan, apart=plan.apart[1:] if plan.apart else None)
+    if plan.budget is not None:
+        yield attrs.evolve(plan, budget=None)
     if plan.callbacks:
-        yield attrs.evolve(plan, callbacks=False)
+        yield attrs.evolve(plan, callbacks=False, apart=None)
     if plan.power:
         yield attrs.evolve(plan, power=False)
     if plan.films > 1:
