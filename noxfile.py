@@ -230,7 +230,7 @@ def tests_oldest(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
-    """A million answers nobody should get; `-- manifests names urls environment` are those."""
+    """A million answers nobody should get; `-- manifests names urls environment` for others."""
     install(session, "-e", ".[all]", *group("tests"))
     session.run("python", "tests/fuzz/run.py", *session.posargs)
 
@@ -269,7 +269,8 @@ def alike(session: nox.Session) -> None:
     """The same histories on all Pythons that `tests-all` has made environments for."""
     install(session, "-e", ".[all]", *group("tests"))
     made = (CACHE / f"tests-{python.replace('.', '-')}" for python in PYTHONS)
-    others = [str(place / "bin" / "python") for place in made if (place / "bin" / "python").exists()]
+    pythons = (place / "bin" / "python" for place in made)
+    others = [str(python) for python in pythons if python.exists()]
     session.run("python", PROVE, "same", *(session.posargs or ["--count", "40"]), *others)
 
 

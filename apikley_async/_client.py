@@ -22,6 +22,7 @@ import aiohttp
 from apikley_async import _wire as wire
 from apikley_async._claims import CatchingUp, Claims, Keep, Listening
 from apikley_async._clock import Clock, SystemClock
+from apikley_async._hosts import fetch_faults
 from apikley_async._images import FOLDER, ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter, running_films
@@ -29,7 +30,7 @@ from apikley_async._many import Making, Outcome, Works
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot
 from apikley_async._rooms import Rooms, Settings, open_rooms
-from apikley_async._storyboard import Storyboard, Task, Work, is_url, url_faults
+from apikley_async._storyboard import Storyboard, Task, Work, is_url
 from apikley_async._submit import (
     Callbacks,
     NoCallbacks,
@@ -125,7 +126,7 @@ class Client:
         del api_key, given  # a traceback that shows locals must not show the key
         if fault and transport is None:
             raise AuthenticationError(fault)
-        base_url = base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL
+        base_url = (base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL).strip()
         check_network(base_url, proxy, ssl)
         self._host = urlsplit(base_url).hostname
         self._clock = clock = clock or SystemClock()
@@ -503,11 +504,9 @@ class Client:
 
     def _check_image_url(self, url: str) -> None:
         """Refuse what the service cannot fetch, before anything is sent."""
-        if faults := [f"image: {fault}" for fault in url_faults(url)]:
-            raise StoryboardError(faults)
-        host = urlsplit(url).hostname
-        if is_loopback(host) and not (self._settings.near or self._settings.allow_private):
-            raise StoryboardError(f"image: a URL the service can fetch, not one of {host}")
+        near, private = self._settings.near, self._settings.allow_private
+        if faults := [*fetch_faults(url, allow_private=private, allow_loopback=near)]:
+            raise StoryboardError([f"image: {fault}" for fault in faults])
 
     @contextlib.asynccontextmanager
     async def place(self) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ import ipaddress
 import re
 import socket
 import ssl as tls
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
@@ -110,21 +110,21 @@ class Hosts:
     def _check_url(self, url: str) -> None:
         if fault := next(url_faults(url), None):
             raise DownloadError(f"The link of the film: {fault}")
-        parts = urlsplit(url)
-        host = (parts.hostname or "").rstrip(".")
-        address = literal(host)
-        if is_loopback(host) and not self._allow_loopback:
-            raise private_network(host, host)
-        if address is not None and not self._allowed(address):
-            raise private_network(host, str(address))
-        if parts.scheme == "http" and not (self._allow_private or is_loopback(host)):
+        try:
+            host, address = host_of(url)
+        except (ValueError, IndexError):
+            raise DownloadError("The link of the film is not a valid URL") from None
+        if is_inside(
+            host, address, allow_private=self._allow_private, allow_loopback=self._allow_loopback
+        ):
+            raise private_network(host, str(address or host))
+        if urlsplit(url).scheme == "http" and not (self._allow_private or is_loopback(host)):
             raise DownloadError(f"{host}: https only")
 
     def _allowed(self, address: Address) -> bool:
-        inner = innermost(address)
-        if inner.is_loopback:
-            return self._allow_loopback
-        return self._allow_private or is_public(inner)
+        return not is_inside(
+            "", address, allow_private=self._allow_private, allow_loopback=self._allow_loopback
+        )
 
     def _open_socket(self, info: Any) -> socket.socket:
         """Make the socket for one address, unless it lies where films do not come from."""
@@ -163,6 +163,44 @@ def shown(url: str) -> str:
 
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def host_of(url: str) -> tuple[str, Address | None]:
+    """The host that a URL leads to, as whoever asks for it reads it; and the address it may be.
+
+    Letters of other scripts are one with plain ones there: `①②⑦.0.0.1` is this machine.
+
+    Raises:
+        ValueError, IndexError: nobody can ask for it; the latter is yarl's, at an odd bracket.
+    """
+    host = (URL(url, encoded=url.isascii()).raw_host or "").rstrip(".").lower()
+    if "%" in host and ":" not in host:
+        raise ValueError("a host that is escaped")
+    return host, literal(host)
+
+
+def fetch_faults(url: str, *, allow_private: bool, allow_loopback: bool) -> Iterator[str]:
+    """Say why the service could not be asked to fetch *url*."""
+    if faults := [*url_faults(url)]:
+        yield from faults
+        return
+    try:
+        host, address = host_of(url)
+    except (ValueError, IndexError):
+        yield "a valid URL"
+        return
+    if is_inside(host, address, allow_private=allow_private, allow_loopback=allow_loopback):
+        yield f"a URL the service can fetch, not one of {host}"
+
+
+def is_inside(
+    host: str, address: Address | None, *, allow_private: bool, allow_loopback: bool
+) -> bool:
+    """Whether a host, or the address it is, lies where it may not."""
+    inner = None if address is None else innermost(address)
+    if is_loopback(host) or (inner is not None and inner.is_loopback):
+        return not (allow_loopback or allow_private)
+    return inner is not None and not (allow_private or is_public(inner))
 
 
 def literal(host: str) -> Address | None:

@@ -296,7 +296,11 @@ def cannot_be_written(target: Path, trouble: OSError) -> DownloadError:
 
 def check_target(target: Path) -> None:
     """Refuse what is no place for a film, best before it is fetched."""
-    if "\0" in str(target):
+    try:
+        spelled = os.fsencode(target)
+    except UnicodeEncodeError:
+        spelled = b"\0"
+    if b"\0" in spelled:
         raise DownloadError(f"{str(target)!r} is not a path")
     if target.is_symlink():
         raise DownloadError(f"{target} is a symbolic link; name the file itself")

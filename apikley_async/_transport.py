@@ -39,6 +39,7 @@ LARGEST_ANSWER = 1024 * 1024
 CONNECTIONS = 40
 KEEP_ALIVE = 75.0  # longer than any pause between two looks
 STALL, GRACE = 1.0, 5.0
+LONGEST_KEY = 2000
 SHORTEST_SECRET = 12  # anything shorter opens nothing, and is a part of ordinary words
 HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
 
@@ -116,6 +117,8 @@ def key_fault(key: object) -> str | None:
     if not key or not key.strip():
         return "api_key: none given; set APIKLEY_API_KEY or pass api_key="
     text = key.strip()
+    if len(text) > LONGEST_KEY:
+        return f"api_key: at most {LONGEST_KEY} characters, not {len(text)}"
     if not text.isascii() or not text.isprintable() or " " in text or set(text) & set("'\""):
         return "api_key: letters, digits and signs only; it holds a space, a quote or the like"
     return None
@@ -159,10 +162,14 @@ def ssl_fault(ssl: object) -> str | None:
 
 def base_url_fault(base_url: str) -> str | None:
     """Say why the key must not be sent to *base_url*: https only, this machine excepted."""
+    if any(letter.isspace() or not letter.isprintable() for letter in base_url):
+        return "base_url: not a valid URL: it holds a space or the like"
     try:
         parts = urlsplit(base_url)
-        host, _port = parts.hostname, parts.port
-    except ValueError:
+        port, host = parts.port, URL(base_url).raw_host  # as it is read when we ask
+    except (ValueError, IndexError):
+        return "base_url: not a valid URL"
+    if port == 0 or (host and "%" in host and ":" not in host):
         return "base_url: not a valid URL"
     if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
         return "base_url: https://host, without query and fragment"

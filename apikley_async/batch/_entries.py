@@ -11,7 +11,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,9 @@ MOST_FAULTS = 100
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 ONE_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 KEY = re.compile(r"[^\W_][\w.\- ]{0,79}")
+FILLERS = frozenset("\u115f\u1160\u3164\uffa0")  # letters that nobody sees, and some disks ignore
 LONGEST_KEY = 160  # bytes; with its suffixes it must be a file's name, of at most 255
-DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 
 Digests = Callable[[str], str]
 
@@ -107,12 +108,10 @@ def entries_of(
             faults += error.faults
     if faults or work is None:
         raise StoryboardError(faults)
-    return [
-        entry_of(
-            work, fields.get("key"), take=take, base=base, where=record.where, image_digest=digest
-        )
-        for take in range(1, fields.get("takes", 1) + 1)
-    ]
+    takes = range(1, fields.get("takes", 1) + 1)
+    return takes_of(
+        work, fields.get("key"), takes, base=base, where=record.where, image_digest=digest
+    )
 
 
 def defaults_of(fields: Mapping[str, Any], digest_of: Digests) -> tuple[dict[str, Any], list[str]]:
@@ -219,7 +218,7 @@ def key_faults(key: object) -> Iterator[str]:
         yield f"key: a word, not {shown(key)}; in quotes, anything is a word"
         return
     name = _name(key)
-    if not KEY.fullmatch(name) or name[-1] in ". ":
+    if not KEY.fullmatch(name) or name[-1] in ". " or FILLERS & {*name}:
         yield (
             "key: letters, digits, spaces and ._-, at most 80, beginning with a letter or digit "
             f"and not ending with a dot or space, not {shown(key)}"
@@ -259,27 +258,46 @@ def entry_of(
     Raises:
         ManifestError: the folder's name cannot be written down.
     """
+    [entry] = takes_of(work, key, (take,), base=base, where=where, image_digest=image_digest)
+    return entry
+
+
+def takes_of(
+    work: Storyboard | Task,
+    key: object,
+    takes: Iterable[int],
+    *,
+    base: Path | None = None,
+    where: str = "",
+    image_digest: str = "",
+) -> list[Entry]:
+    """The entries for some takes of a work, which share what they have in common."""
     payload = payload_of(work)
     content = payload | ({"image": image_digest} if image_digest else {})
     if image_digest:
         payload[PICTURE] = image_digest
-    marked = json.dumps([content, take] if take > 1 else content, sort_keys=True)
-    stem = f"film-{content_name(content)}" if key is None else _name(key)
+    words, told = spelled(payload), json.dumps(content, sort_keys=True)
+    once = hashlib.sha256(told.encode()).hexdigest()
+    more = hashlib.sha256(f"[{told}, ".encode())
+    stem = f"film-{once[:12]}" if key is None else _name(key)
     folder = str(base.absolute()) if base else ""
     if not encodes(folder):
         raise ManifestError([f"{where}: a folder with a name in Unicode, not {folder!r}"])
-    return Entry(
-        key=stem if take == 1 else f"{stem}.{take}",
-        payload=spelled(payload),
-        digest=hashlib.sha256(marked.encode()).hexdigest(),
-        base=folder,
-        where=where,
-        named=key is not None,
-    )
-
-
-def content_name(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    entries = []
+    for take in takes:
+        digest = more.copy()
+        digest.update(f"{take}]".encode())
+        entries.append(
+            Entry(
+                key=stem if take == 1 else f"{stem}.{take}",
+                payload=words,
+                digest=once if take == 1 else digest.hexdigest(),
+                base=folder,
+                where=where,
+                named=key is not None,
+            )
+        )
+    return entries
 
 
 def payload_of(work: Storyboard | Task) -> dict[str, Any]:

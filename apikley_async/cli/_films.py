@@ -7,6 +7,7 @@ bought can be named.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import struct
@@ -387,9 +388,9 @@ def short_names(paths: Iterable[Path]) -> dict[str, str]:
 
 def is_other(film: Path) -> bool:
     """Whether a file is there that is no simulated film, so that none may replace it."""
-    if film.is_symlink() or not film.is_file():
-        return os.path.lexists(film)
     try:
+        if film.is_symlink() or not film.is_file():
+            return os.path.lexists(film)
         with film.open("rb") as file:
             file.seek(max(0, film.stat().st_size - len(MARK)))
             return file.read() != MARK
@@ -400,7 +401,9 @@ def is_other(film: Path) -> bool:
 def namesake(target: Path) -> Path | None:
     """A file that stands where *target*, or the first of several such, would go."""
     names = (target.stem, f"{target.stem}-1")
-    return next((file for file in target.parent.iterdir() if file.stem in names), None)
+    with contextlib.suppress(OSError):  # a folder that could not be made, for one
+        return next((file for file in target.parent.iterdir() if file.stem in names), None)
+    return None
 
 
 def call(command: str, *words: str) -> str:

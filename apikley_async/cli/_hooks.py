@@ -78,12 +78,16 @@ def keys_in(path: Path | None) -> list[str]:
     """The HMAC keys: lines of a file, or words of the environment."""
     if path is None:
         return os.environ.get(KEYS, "").split()
+    text, mode, told = "", 0, ""
     try:
         text = path.read_text(encoding="utf-8-sig")
         mode = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        told = getattr(error, "strerror", None) or "it is no text"
-        raise Refused(f"--hmac-key-file {plain(path)}: cannot be read: {told}") from None
+    except OSError as error:
+        told = error.strerror or type(error).__name__
+    except ValueError:  # it holds what was read: nothing may hang on it
+        told = "it is no text"
+    if told:
+        raise Refused(f"--hmac-key-file {plain(path)}: cannot be read: {told}")
     warn_of_readers(path, mode)
     if not (keys := text.split()):
         raise Refused(f"--hmac-key-file {plain(path)}: there is no key in it")

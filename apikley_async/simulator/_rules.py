@@ -173,7 +173,7 @@ def _generic(body: dict[str, object], given: dict[str, Any]) -> Order:
         body=body,
         callback_url=_text(body.get("callBackUrl")),
         duration=float(length) if usable and length else 5.0,
-        aspect="portrait" if given.get("aspect_ratio") in {"portrait", "9:16"} else "landscape",
+        aspect="portrait" if given.get("aspect_ratio") in ("portrait", "9:16") else "landscape",
         prompt=_text(given.get("prompt")),
     )
 

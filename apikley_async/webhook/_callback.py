@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from yarl import URL
 
 from apikley_async import Clock, SystemClock
 from apikley_async.errors import JournalError
@@ -81,6 +82,10 @@ class _House:
     def _signed(self) -> str:
         return "signed" if self._gate.keys else "unsigned"
 
+    def _refused(self) -> bool:
+        """Whether it was never made, and somebody prints what stands in a traceback."""
+        return not hasattr(self, "_gate")
+
 
 class Callback(_House):
     """Gives each submission its own callback URL, and passes on what is heard: `Client(callback=)`.
@@ -135,6 +140,8 @@ class Callback(_House):
         await self._listeners.catch_up()
 
     def __repr__(self) -> str:
+        if self._refused():
+            return "<Callback refused>"
         return f"<Callback {self._signed()}, {len(self._listeners)} listening>"
 
 
@@ -172,6 +179,8 @@ class Receiver(_House):
         return 200
 
     def __repr__(self) -> str:
+        if self._refused():
+            return "<Receiver refused>"
         return f"<Receiver {self._signed()}, {self.inbox.path}>"
 
 
@@ -185,8 +194,8 @@ def _url_fault(url: object) -> str | None:
         return "a URL without spaces and control characters"
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
+        host, port = URL(url).raw_host, parts.port  # as others read it who call it
+    except (ValueError, IndexError):
         return "a valid URL"
     scheme = parts.scheme
     if scheme not in ("http", "https"):

@@ -144,6 +144,7 @@ class Keys:
     __slots__ = ("_macs",)
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._macs: tuple[hmac.HMAC, ...] = ()  # what is counted, should one be refused
         if isinstance(keys, str | bytes):
             raise ValueError("hmac_keys: a list of keys, not a single text")
         self._macs = tuple(

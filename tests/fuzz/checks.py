@@ -7,16 +7,15 @@ task's id is ever said to have created nothing.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import pickle
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
 from fuzz.mutations import Body
+from fuzz.promises import Findings, demand
 
 from apikley_async import (
     ApiError,
@@ -43,14 +42,13 @@ from apikley_async._wire import (
     retry_after,
 )
 
-__all__ = ["Defect", "Findings", "examine", "examine_pause"]
+__all__ = ["examine", "examine_pause"]
 
 WALL = 1.79e9
 # Seconds of the processor for each 64 KiB, or less: three times what the worst body needs alone on
 # a machine, since its neighbours' work makes a processor slower too.
 SLOWEST = 0.1
 LONGEST_PAUSE = 300.0
-THOROUGH = 16  # every so many bodies, what came out is copied, pickled and printed, too
 
 Opener = tuple[Callable[[Reply], object], tuple[type[ApikleyError], ...]]
 OPENERS: dict[str, Opener] = {
@@ -70,24 +68,6 @@ OPENERS: dict[str, Opener] = {
 }
 
 
-class Defect(AssertionError):  # noqa: N818 - the word for it
-    """A promise was broken."""
-
-
-@attrs.define
-class Findings:
-    """What came out of many bodies."""
-
-    outcomes: Counter[str] = attrs.field(factory=Counter)
-    slowest: float = 0.0  # seconds for each 64 KiB
-    characters: int = 0
-
-    def add(self, other: Findings) -> None:
-        self.outcomes.update(other.outcomes)
-        self.slowest = max(self.slowest, other.slowest)
-        self.characters += other.characters
-
-
 def examine(
     body: Body,
     findings: Findings,
@@ -97,47 +77,28 @@ def examine(
 ) -> None:
     """Read *body* as the answer of every endpoint; raise `Defect` when a promise is broken."""
     reply = Reply(body.status, body.text, body.headers, body.complete)
-    share = max(1.0, len(body.text) / 65_536)
-    findings.characters += len(body.text)
-    for name, opener in openers.items():
-        outcome, took = _timed(opener, reply)
-        if took / share > SLOWEST:  # the collector of garbage may have come by: once more
-            took = min(_timed(opener, reply)[1] for _ in range(3))
-            _demand(took / share <= SLOWEST, f"{name} took {took:.3f} s")
-        findings.slowest = max(findings.slowest, took / share)
+    size = len(body.text)
+    findings.characters += size
+    for name, (read, documented) in openers.items():
+        outcome = findings.read(
+            name, functools.partial(read, reply), documented, size=size, most=SLOWEST
+        )
         findings.outcomes[f"{name}: {_kind(outcome)}"] += 1
         _check(name, reply, outcome, thorough)
 
 
-def examine_pause(header: str, meaning: float | None) -> str:
-    """Read a Retry-After; say what it was taken for."""
+def examine_pause(header: str, meaning: float | None, findings: Findings) -> None:
+    """Read a Retry-After, which must be *meaning* where that is certain."""
     reply = Reply(429, "", {"Retry-After": header, "Date": "Mon, 21 Sep 2026 12:53:20 GMT"})
-    outcome, took = _timed(OPENERS["pause"], reply)
+    outcome = findings.read("Retry-After", lambda: retry_after(reply, wall=WALL), most=SLOWEST)
+    findings.characters += len(header)
     _check_pause(outcome)
-    _demand(took < SLOWEST, f"took {took:.3f} s")
-    _demand(meaning is None or outcome == meaning, f"{outcome}, not {meaning}")
-    return "nonsense" if outcome is None else "seconds"
-
-
-def _timed(opener: Opener, reply: Reply) -> tuple[object, float]:
-    read, documented = opener
-    began = time.thread_time()
-    try:
-        outcome = read(reply)
-    except documented as error:
-        outcome = error
-    except Exception as error:
-        raise Defect(f"{type(error).__name__}: {error!s:.200}") from error
-    return outcome, time.thread_time() - began
+    demand(meaning is None or outcome == meaning, f"{outcome}, not {meaning}")
+    findings.outcomes[f"Retry-After: {'nonsense' if outcome is None else 'seconds'}"] += 1
 
 
 def _kind(outcome: object) -> str:
     return type(outcome).__name__ if isinstance(outcome, ApikleyError) else "value"
-
-
-def _demand(kept: bool, told: str) -> None:
-    if not kept:
-        raise Defect(told)
 
 
 # --- what came out -------------------------------------------------------------------------------
@@ -153,7 +114,7 @@ def _check(name: str, reply: Reply, outcome: Any, thorough: bool) -> None:
     elif name in ("link", "upload"):
         _check_url(outcome)
     elif name == "credits":
-        _demand(isinstance(outcome, float) and math.isfinite(outcome), f"{outcome!r} credits")
+        demand(isinstance(outcome, float) and math.isfinite(outcome), f"{outcome!r} credits")
     elif name == "pause":
         _check_pause(outcome)
 
@@ -162,16 +123,16 @@ def _check_money(reply: Reply, outcome: Any) -> None:
     """An id is kept; and only what certainly created nothing may be called refused."""
     said = _ids(reply.text)
     if isinstance(outcome, str):
-        _demand(outcome in said, f"the id {outcome!r:.80} is not in the answer")
+        demand(outcome in said, f"the id {outcome!r:.80} is not in the answer")
         return
-    _demand(not said, f"the id {said[:1]!r:.80} was dropped: {outcome!r:.80}")
+    demand(not said, f"the id {said[:1]!r:.80} was dropped: {outcome!r:.80}")
     if isinstance(outcome, SubmissionUncertainError):
         return
-    _demand(reply.status < 500, f"HTTP {reply.status} taken for a refusal")
+    demand(reply.status < 500, f"HTTP {reply.status} taken for a refusal")
     if isinstance(outcome, RateLimitError):
         told = f"{reply.status} {reply.text.casefold()}"
         spoken = any(word in told for word in ("429", "430", "frequen"))
-        _demand(spoken or "e2" in told, "throttled without a word of it")
+        demand(spoken or "e2" in told, "throttled without a word of it")
 
 
 def _ids(text: str) -> list[str]:
@@ -192,44 +153,44 @@ def _ids(text: str) -> list[str]:
 
 
 def _check_error(error: ApikleyError, thorough: bool) -> None:
-    _demand(len(error.message) < 700, f"a message of {len(error.message)} characters")
-    _demand(error.message.isprintable(), f"a message that cannot be printed: {error!r:.80}")
+    demand(len(error.message) < 700, f"a message of {len(error.message)} characters")
+    demand(error.message.isprintable(), f"a message that cannot be printed: {error!r:.80}")
     if isinstance(error, RateLimitError):
         _check_pause(error.retry_after)
     if isinstance(error, SubmissionUncertainError):
-        _demand(len(error.raw.encode(errors="replace")) <= 64 * 1024, "too much is kept")
+        demand(len(error.raw.encode(errors="replace")) <= 64 * 1024, "too much is kept")
     if thorough:
         twin = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
-        _demand((type(twin), str(twin)) == (type(error), str(error)), "pickling changes it")
+        demand((type(twin), str(twin)) == (type(error), str(error)), "pickling changes it")
 
 
 def _check_pause(pause: Any) -> None:
     sane = pause is None or (isinstance(pause, float) and 0 <= pause <= LONGEST_PAUSE)
-    _demand(sane, f"a pause of {pause!r:.80}")
+    demand(sane, f"a pause of {pause!r:.80}")
 
 
 def _check_url(url: Any) -> None:
     sane = isinstance(url, str) and url.casefold().startswith(("http://", "https://"))
-    _demand(sane and len(url) <= 8192, f"{url!r:.80} taken for a URL")
+    demand(sane and len(url) <= 8192, f"{url!r:.80} taken for a URL")
 
 
 def _check_snapshot(snapshot: Any, thorough: bool) -> None:
-    _demand(isinstance(snapshot, Snapshot), f"{type(snapshot).__name__} for a snapshot")
-    _demand(snapshot.task_id == "task_1", "the state of another task")
-    _demand(isinstance(snapshot.state, State), f"the state {snapshot.state!r:.80}")
+    demand(isinstance(snapshot, Snapshot), f"{type(snapshot).__name__} for a snapshot")
+    demand(snapshot.task_id == "task_1", "the state of another task")
+    demand(isinstance(snapshot.state, State), f"the state {snapshot.state!r:.80}")
     for url in snapshot.urls:
         _check_url(url)
     for number in (snapshot.progress, snapshot.credits):
         sane = number is None or (math.isfinite(number) and number >= 0)
-        _demand(sane, f"{number!r} for an amount")
+        demand(sane, f"{number!r} for an amount")
     is_made_of(snapshot, tokens=["4f1c"], fingerprints=["0"])
     try:
         result = snapshot.result()
     except (JobFailedError, EmptyResultError) as error:
         _check_error(error, thorough)
     else:
-        _demand(isinstance(result, Result), "no result")
-    _demand(repr(snapshot).isprintable(), "a snapshot that cannot be printed")
+        demand(isinstance(result, Result), "no result")
+    demand(repr(snapshot).isprintable(), "a snapshot that cannot be printed")
     if thorough:
         twin = pickle.loads(pickle.dumps(snapshot))  # noqa: S301 - our own
-        _demand(repr(twin) == repr(snapshot) and bool(copy.deepcopy(snapshot)), "no twin")
+        demand(repr(twin) == repr(snapshot) and bool(copy.deepcopy(snapshot)), "no twin")

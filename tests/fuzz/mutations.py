@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from fuzz.answers import Answer
 
-__all__ = ["Body", "bodies", "pauses"]
+__all__ = ["Body", "bodies", "cut_up", "pauses", "rewritten"]
 
 FRAGMENTS = (
     *("null", "true", "false", "0", "-0.0", "1", "200", '"200"', "200.0", "2e2", "429", "430"),
@@ -98,19 +98,34 @@ def _tree(text: str, rng: random.Random, answers: Sequence[Answer]) -> str:
         tree = json.loads(text)
     except ValueError:
         return _letters(text, rng, answers)
-    fragments: list[str] = []
-    for _ in range(rng.choice((1, 1, 2, 3, 5))):
-        tree = _changed(tree, rng, fragments)
+    tree, fragments = rewritten(tree, rng, rng.choice((1, 1, 2, 3, 5)))
     written = json.dumps(tree, ensure_ascii=rng.random() < 0.5)
     for number, fragment in enumerate(fragments):
         written = written.replace(f'"{MARK}{number}"', fragment)
     return written
 
 
-def _changed(tree: Any, rng: random.Random, fragments: list[str]) -> Any:
+def rewritten(
+    tree: Any,
+    rng: random.Random,
+    times: int,
+    *,
+    keys: Sequence[str] = KEYS,
+    fragments: Sequence[str] = FRAGMENTS,
+) -> tuple[Any, list[str]]:
+    """A tree changed so many *times*; what was put in is marked, and listed by its number."""
+    put: list[str] = []
+    for _ in range(times):
+        tree = _changed(tree, rng, put, keys, fragments)
+    return tree, put
+
+
+def _changed(
+    tree: Any, rng: random.Random, put: list[str], keys: Sequence[str], fragments: Sequence[str]
+) -> Any:
     places = list(_places(tree))
     if not places or rng.random() < 0.03:
-        return _fragment(rng, fragments)
+        return _fragment(rng, put, fragments)
     inside, name = rng.choice(places)
     match rng.randrange(7):
         case 0:
@@ -119,18 +134,18 @@ def _changed(tree: Any, rng: random.Random, fragments: list[str]) -> Any:
             inside[name] = json.dumps(inside[name])  # JSON inside a string, once more
         case 2:
             inside[name] = (
-                [inside[name]] if rng.random() < 0.5 else {rng.choice(KEYS): inside[name]}
+                [inside[name]] if rng.random() < 0.5 else {rng.choice(keys): inside[name]}
             )
         case 3 if isinstance(inside, dict):
-            inside[rng.choice(KEYS)] = inside.pop(name)
+            inside[rng.choice(keys)] = inside.pop(name)
         case 4 if isinstance(inside, dict):
-            inside[rng.choice(KEYS)] = _fragment(rng, fragments)
+            inside[rng.choice(keys)] = _fragment(rng, put, fragments)
         case 5:
             other, there = rng.choice(places)
             if there in other if isinstance(other, dict) else there < len(other):
                 inside[name] = json.loads(json.dumps(other[there]))
         case _:
-            inside[name] = _fragment(rng, fragments)
+            inside[name] = _fragment(rng, put, fragments)
     return tree
 
 
@@ -144,16 +159,20 @@ def _places(tree: Any) -> Any:
                 stack.append(node[name])
 
 
-def _fragment(rng: random.Random, fragments: list[str]) -> str:
-    """Put JSON text in a value's place that Python itself would not write."""
-    fragments.append(rng.choice(FRAGMENTS))
-    return f"{MARK}{len(fragments) - 1}"
+def _fragment(rng: random.Random, put: list[str], fragments: Sequence[str]) -> str:
+    """Put text in a value's place that Python itself would not write."""
+    put.append(rng.choice(fragments))
+    return f"{MARK}{len(put) - 1}"
 
 
 # --- texts ---------------------------------------------------------------------------------------
 
 
 def _letters(text: str, rng: random.Random, answers: Sequence[Answer]) -> str:
+    return cut_up(text, rng)
+
+
+def cut_up(text: str, rng: random.Random, fragments: Sequence[str] = FRAGMENTS) -> str:
     """Cut, flip, double and insert letters."""
     for _ in range(rng.choice((1, 1, 2, 4, 8))):
         at, to = sorted((rng.randrange(len(text) + 1), rng.randrange(len(text) + 1)))
@@ -171,7 +190,7 @@ def _letters(text: str, rng: random.Random, answers: Sequence[Answer]) -> str:
             case 4:
                 text = text[:at] + text[to:]
             case _:
-                text = text[:at] + rng.choice(FRAGMENTS) + text[at:]
+                text = text[:at] + rng.choice(fragments) + text[at:]
     return text
 
 
