@@ -86,10 +86,11 @@ async def test_at_twice_the_service_s_limit_nothing_is_lost(form: Throttle) -> N
     ):
         await latency(simulator, 0.1, 0.4)
 
-        outcomes = await all_outcomes(client, [KITTEN] * 200)
+        films = 200 if form is Throttle.SECONDS else 90  # the one is the measure of the others
+        outcomes = await all_outcomes(client, [KITTEN] * films)
 
         assert simulator.ledger.refused, "the limit was never met: the test proves nothing"
-        assert len(simulator.ledger.paid) == 200
+        assert len(simulator.ledger.paid) == films
         assert {outcome.unwrap().task_id for outcome in outcomes} == {
             charge.task_id for charge in simulator.ledger.paid
         }

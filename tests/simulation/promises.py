@@ -1,6 +1,6 @@
-"""The promises I1 to I13, held against what really happened: ledger, journal and files.
+"""The promises, held against what really happened: ledger, journal and files.
 
-`faults_at_the_end` is asked when all is over; `Witness` sees requests as they arrive.
+`faults_at_the_end` is asked when all is over; `Watched` tells of requests as they arrive.
 """
 
 from __future__ import annotations
