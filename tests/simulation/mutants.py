@@ -238,6 +238,11 @@ SLOW = {
     "give up on the first dead link",
     "leave connections open",
     "wait for an answer for ever",
+    "leave the asking to one who is gone",
+    "answer a callback before it is kept",
+    "give up what an inbox holds",
+    "read nothing behind a stall",
+    "look by the wall clock",
 }
 """What takes more than some sixty runs to be noticed."""
 
