@@ -32,7 +32,7 @@ LOCK = "_NOXFILE_LOCK"  # names the open lock that keeps two set-ups apart
 PYTHONS = ["3.11", "3.12", "3.13"]  # as in the classifiers
 PROVE = "tests/simulation/prove.py"
 SHARES = {  # what `simulate` runs of each part
-    "seeds": 1500,
+    "seeds": 1000,
     "kills": 600,
     "power": 300,
     "cancels": 300,
@@ -271,7 +271,7 @@ def alike(session: nox.Session) -> None:
     made = (CACHE / f"tests-{python.replace('.', '-')}" for python in PYTHONS)
     pythons = (place / "bin" / "python" for place in made)
     others = [str(python) for python in pythons if python.exists()]
-    session.run("python", PROVE, "same", *(session.posargs or ["--count", "40"]), *others)
+    session.run("python", PROVE, "same", *(session.posargs or ["--count", "20"]), *others)
 
 
 @nox.session

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import aiohttp
 import pytest
@@ -219,3 +220,22 @@ def test_a_deadlock_is_named() -> None:
         runner.run(wait_for_nobody())
 
     assert "\n" in str(caught.value)
+
+
+class Reluctant(ThreadPoolExecutor):
+    """One that needs a moment to end, as on a machine that has other things to do."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        time.sleep(0.4)
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+
+def test_threads_may_take_their_time_to_end() -> None:
+    """Closing a runner waits for them; the five minutes that Python gives them do not pass."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        loop = runner.get_loop()
+        loop.set_default_executor(Reluctant())
+
+        assert runner.run(asyncio.to_thread(threading.get_ident)) != threading.get_ident()
+
+    assert loop.time() == 0

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from types import FrameType
 from typing import Any, TypeAlias
 
@@ -67,6 +67,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._errands.add(errand)
         errand.add_done_callback(self._errands.discard)
         return errand
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for its threads: however long that takes, no virtual *timeout* passes meanwhile."""
+        executor: Executor | None = self._default_executor  # type: ignore[has-type]
+        if executor is not None:
+            with ThreadPoolExecutor(1) as helper:
+                await self.run_in_executor(helper, executor.shutdown)
+            self._default_executor = None
+        await super().shutdown_default_executor()
 
     def jump(self, seconds: float) -> None:
         """Let *seconds* pass, and land on the next timer exactly.
