@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import getpass
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -171,6 +171,7 @@ class Batch:
         retry: int = 0,
         overwrite: bool = False,
         every_change: bool = False,
+        keys: Collection[str] | None = None,
     ) -> AsyncGenerator[Item, None]:
         """Make what is not made yet; yield each item as it comes to rest.
 
@@ -190,17 +191,21 @@ class Batch:
             retry: make a failed film again, so many times: each is a new charge.
             overwrite: replace other files of the films' names.
             every_change: yield every change of an item, not only where it comes to rest.
+            keys: make, follow and save these items only; None: all that the journal holds.
+                The bounds still count what all items of the journal have cost.
 
         Raises:
+            KeyError: one of *keys* is not in the journal; nothing was spent.
             BudgetExceededError: a bound in credits without a price; nothing was spent.
             JournalError: the journal cannot be written; nothing was sent without it.
         """
-        options = Options(Path(folder), max_running, retry, overwrite)
+        chosen = None if keys is None else frozenset(keys)
+        options = Options(Path(folder), max_running, retry, overwrite, chosen)
         await self._wait_for_the_last()
         self._busy, self._stopped = True, None
         try:
             prices, budget = await self._money(price, max_credits, max_tasks)
-            await self._prepare(client, prices, budget, min_balance)
+            await self._prepare(client, options, prices, budget, min_balance)
             run = Run(self._open, client, options, budget=budget, prices=prices, clock=self._clock)
             self._run = run
             async with contextlib.aclosing(run.changes()) as changes:
@@ -224,15 +229,22 @@ class Batch:
             await asyncio.sleep(0)
 
     async def _prepare(
-        self, client: Client, prices: Prices, budget: Budget, min_balance: float | None
+        self,
+        client: Client,
+        options: Options,
+        prices: Prices,
+        budget: Budget,
+        min_balance: float | None,
     ) -> None:
         """Everything that can refuse a run before anything is spent."""
         store = self._open
+        if options.keys and (unknown := options.keys - {item.key async for item in self.items()}):
+            raise KeyError(f"not in the journal: {', '.join(sorted(unknown))}")
         await store.bind(home_of(client.base_url), client.account(await store.salt()))
         if min_balance is not None:
             budget.spendable = await client.credits() - min_balance
         if budget.needs_prices:
-            await self._check_prices(prices, paid=budget.max_credits is not None)
+            await self._check_prices(options, prices, paid=budget.max_credits is not None)
         if not any(known is client.limiter for known in self._paced):
             self._paced.append(client.limiter)
             await restore_window(store, client.limiter, self._clock)
@@ -375,9 +387,13 @@ class Batch:
             budget.count(amount)
         return prices, budget
 
-    async def _check_prices(self, prices: Prices, *, paid: bool) -> None:
+    async def _check_prices(self, options: Options, prices: Prices, *, paid: bool) -> None:
         """A bound in credits that cannot be kept is refused before anything is spent."""
-        unpriced = [item async for item in self.items(State.PLANNED) if not item.gone]
+        unpriced = [
+            item
+            async for item in self.items(State.PLANNED)
+            if not item.gone and options.chooses(item.key)
+        ]
         charges = await self._open.charges() if paid else ()
         unpriced += [
             await self._open.item(charge.key)

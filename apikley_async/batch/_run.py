@@ -68,12 +68,18 @@ class Options:
         max_running: films in the making at once, besides the client's own bound.
         retry: how often a failed film is made again, each a new charge.
         overwrite: whether a stranger's file may be replaced.
+        keys: the only items that are made, followed and saved; None: all of them.
     """
 
     folder: Path
     max_running: int = attrs.field(default=100, validator=attrs.validators.ge(1))
     retry: int = attrs.field(default=0, validator=attrs.validators.ge(0))
     overwrite: bool = False
+    keys: frozenset[str] | None = None
+
+    def chooses(self, key: str) -> bool:
+        """Whether the run is about the item of that key."""
+        return self.keys is None or key in self.keys
 
 
 @attrs.frozen
@@ -194,7 +200,7 @@ class Run:
         for attempt in await self._store.expected():
             known = {"task_id": attempt.task_id, "named": attempt.named}
             named = self._outbox.expect(attempt.token, **known)
-            if attempt.task_id is None:
+            if attempt.task_id is None and self._options.chooses(attempt.key):
                 doubt = Doubt(attempt.token, self._patience(attempt, named=named))
                 found.append((await self._store.item(attempt.key), doubt))
         return found
@@ -213,13 +219,16 @@ class Run:
                 return
             for item in page:
                 behind = item.order
-                if not item.gone and self.stopped is None:
+                chosen = not item.gone and self._options.chooses(item.key)
+                if chosen and self.stopped is None:
                     yield item
 
     async def _all(self, states: tuple[State, ...]) -> list[Item]:
         found: list[Item] = []
-        while page := await self._store.items(states, after=found[-1].order if found else 0):
-            found += page
+        behind = 0
+        while page := await self._store.items(states, after=behind):
+            found += [item for item in page if self._options.chooses(item.key)]
+            behind = page[-1].order
         return found
 
     # --- one film ----------------------------------------------------------------------------

@@ -253,3 +253,37 @@ async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path
 
             assert await states(batch) == {"k0": State.DONE}
         assert len(simulator.ledger.paid) == 1
+
+
+async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
+    tmp_path: Path,
+) -> None:
+    """A callback about a film that the run was not given is kept for the run that is."""
+    ears = Ears()
+    async with service() as simulator:
+        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(2))
+            simulator.script("create", [Fault.RESET_AFTER])
+            running = asyncio.create_task(
+                ran(batch, client, folder=tmp_path / "films", keys=["k0"])
+            )
+            await until_paid(simulator, 1)
+            await asyncio.sleep(5)
+            running.cancel()
+            await asyncio.wait({running})
+        later = Ears()
+        async with hearing(simulator, later) as client, opened(tmp_path / "b.db") as batch:
+            running = asyncio.create_task(
+                ran(batch, client, folder=tmp_path / "films", keys=["k1"])
+            )
+            await until_paid(simulator, 2)
+            await later.call(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            assert [item.key for item in await running] == ["k1"]
+
+            assert await states(batch) == {"k0": State.UNCERTAIN, "k1": State.DONE}
+            assert now() < 300  # and nobody waited for the other
+        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+
+            assert set((await states(batch)).values()) == {State.DONE}
+        assert len(simulator.ledger.paid) == 2

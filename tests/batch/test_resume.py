@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from batch.scenery import check_books, customer, films, opened, ran, states, swift, world
+from batch.scenery import board, check_books, customer, films, opened, ran, states, swift, world
 
 from apikley_async.batch import Batch, Event, State, Step
+from apikley_async.errors import BudgetExceededError
 from apikley_async.simulator import Constant, Fault, Terms
 
 pytestmark = pytest.mark.virtual
@@ -143,3 +144,72 @@ async def shift(batch: Batch, key: str, born: float) -> None:
             (born, born, key),
         )
     )
+
+
+async def test_a_run_makes_only_the_films_it_was_given(tmp_path: Path) -> None:
+    """The others are neither made nor followed nor saved, whatever earlier runs have left."""
+    folder = tmp_path / "films"
+    async with world() as simulator:
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(4))
+            submitted = 0
+            async for item in batch.run(
+                client, folder=folder, keys=["k1", "k2"], every_change=True
+            ):
+                submitted += item.state is State.SUBMITTED
+                if submitted == 2:
+                    break
+            [url] = simulator.result_urls((await batch.item("k2")).task_id or "")
+        async with opened(tmp_path / "b.db") as batch:
+            await leave_at(batch, "k2", State.SUCCESS, url)
+
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            assert await ran(batch, client, folder=folder, keys=[]) == []
+            [item] = await ran(batch, client, folder=folder, keys={"k3"})
+
+            assert (item.key, item.state) == ("k3", State.DONE)
+            assert await states(batch) == {
+                "k0": State.PLANNED,
+                "k1": State.SUBMITTED,
+                "k2": State.SUCCESS,
+                "k3": State.DONE,
+            }
+            await ran(batch, client, folder=folder)
+            await check_books(simulator, batch, folder)
+        assert len(simulator.ledger.paid) == 4
+
+
+async def test_a_key_that_is_not_in_the_journal_is_refused_before_anything_is_paid(
+    tmp_path: Path,
+) -> None:
+    """`KeyError` with its name; the films that are there are not begun."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(2))
+
+        with pytest.raises(KeyError, match="k7"):
+            await ran(batch, client, folder=tmp_path / "films", keys=["k0", "k7"])
+
+        assert not simulator.ledger.creations
+        assert set((await states(batch)).values()) == {State.PLANNED}
+
+
+async def test_only_the_films_of_a_run_need_a_price(tmp_path: Path) -> None:
+    """A bound in credits asks for the prices of what may be made, not of the others."""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add([("short", board("short")), ("long", board("long", 25))])
+        bound = {"folder": tmp_path / "films", "max_credits": 1000, "price": {10: 150}}
+
+        with pytest.raises(BudgetExceededError, match="25"):
+            await ran(batch, client, **bound)
+        [item] = await ran(batch, client, **bound, keys=["short"])
+
+        assert (item.key, item.state) == ("short", State.DONE)
+        assert len(simulator.ledger.paid) == 1
