@@ -995,7 +995,7 @@ async def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
             if was == 0:
                 os.seteuid(65534)  # root may write anywhere
             try:
-                with pytest.raises(DownloadError, match="cannot be written: Permission denied"):
+                with pytest.raises(DownloadError, match="cannot be written: "):
                     await films.save(result(url), folder)
             finally:
                 os.seteuid(was)

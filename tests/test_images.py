@@ -351,8 +351,8 @@ def test_content_may_come_in_any_wrapping(content: Callable[[bytes], Any]) -> No
         ("/proc/kmsg", "0 bytes|cannot be read"),
         ("/proc/kcore", "larger|cannot be read|0 bytes"),
         ("/etc/passwd", "none of them"),
-        ("/", "Is a directory"),
-        ("/nowhere/at/all.png", "cannot be read: No such file"),
+        ("/", "cannot be read: "),
+        ("/nowhere/at/all.png", "cannot be read: "),
         ("a\0b.png", "cannot be read"),
         ("\ud800.png", "cannot be read"),
         ("x" * 5000, "cannot be read"),
@@ -406,7 +406,7 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
     if os.access(path, os.R_OK):
         pytest.skip("root may read everything")
 
-    with pytest.raises(UploadError, match="cannot be read: Permission denied"):
+    with pytest.raises(UploadError, match="cannot be read: "):
         read_picture(path)
 
 

@@ -27,11 +27,13 @@ from apikley_async.errors import ManifestError, MissingExtraError
 __all__ = ["compose", "read_yaml"]
 
 MOST_NODES = 1_000_000
+TOO_DEEP = f"at most {DEEPEST} levels deep"
 # Booleans and numbers of YAML 1.1 and 1.2 that are neither JSON's nor ours.
 DOUBTFUL = re.compile(
     r"yes|no|on|off|[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)(e[-+]?[0-9]+)?|[-+]?0[xob][0-9a-f_]+",
     re.IGNORECASE,
 )
+QUOTED = re.compile(r"""(?<![^\s\[{,:])("([^"\\]|\\.)*+"?|'[^']*+'?|#[^\n]*+)""", re.DOTALL)
 
 
 def read_yaml(file: BinaryIO, name: str) -> Iterator[Found]:
@@ -63,6 +65,8 @@ def compose(yaml: Any, loader: Any, text: str, name: str) -> tuple[Any, list[str
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
         line = mark.line if mark else text.count("\n", 0, getattr(exc, "position", 0))
+        if mark and composer.levels_at(mark.index, text) > DEEPEST:
+            composer.stop(line, TOO_DEEP)
         told = getattr(exc, "problem", None) or getattr(exc, "reason", None) or "not readable"
         faults = [*composer.faults, f"{name}, line {line + 1}: YAML: {told}"]
         raise ManifestError(faults) from None
@@ -77,6 +81,8 @@ class _Composer:
         self._yaml = yaml
         self._name = name
         self._nodes = 0
+        self._depth = 0  # of the last event
+        self._end = 0  # where it ends in the text
 
     def read(self, events: Iterator[Any]) -> Any:
         document: Any = None
@@ -85,9 +91,23 @@ class _Composer:
             if isinstance(event, self._yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
-                    self._stop(event, "one document, not several")
+                    self.stop(event.start_mark.line, "one document, not several")
                 document = self._value(next(events), events)
         return document
+
+    def levels_at(self, index: int, text: str) -> int:
+        """How deep the text is nested where the library gave up.
+
+        It reads ahead of its events, and may have a limit of its own, with words of its own.
+        Brackets inside quotes and comments do not count.
+        """
+        ahead = QUOTED.sub("", text[self._end : index])
+        opened = ahead.count("[") + ahead.count("{") - ahead.count("]") - ahead.count("}")
+        return self._depth + opened - 1
+
+    def stop(self, line: int, rule: str) -> NoReturn:
+        """Refuse the manifest, with all that was found so far."""
+        raise ManifestError([*self.faults, f"{self._name}, line {line + 1}: {rule}"]) from None
 
     def _value(
         self, event: Any, events: Iterator[Any], depth: int = 0, *, strict: bool = False
@@ -142,21 +162,18 @@ class _Composer:
 
     def _check(self, event: Any, depth: int) -> None:
         self._nodes += 1
+        self._depth = depth + bool(getattr(event, "flow_style", False))
+        self._end = event.end_mark.index
         if isinstance(event, self._yaml.AliasEvent) or event.anchor is not None:
             self._tell(event, "no anchors and aliases; write it out")
         elif event.tag is not None:
             self._tell(event, f"no tags such as {shown(event.tag)}")
         if depth > DEEPEST:
-            self._stop(event, f"at most {DEEPEST} levels deep")
+            self.stop(event.start_mark.line, TOO_DEEP)
         if self._nodes > MOST_NODES:
-            self._stop(event, "at most a million values; JSON lines may have more")
+            self.stop(event.start_mark.line, "at most a million values; JSON lines may have more")
 
     def _tell(self, event: Any, rule: str) -> None:
         self.faults.append(f"{self._name}, line {event.start_mark.line + 1}: {rule}")
         if len(self.faults) > MOST_FAULTS:
             raise ManifestError(self.faults)
-
-    def _stop(self, event: Any, rule: str) -> NoReturn:
-        raise ManifestError(
-            [*self.faults, f"{self._name}, line {event.start_mark.line + 1}: {rule}"]
-        )

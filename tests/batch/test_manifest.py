@@ -430,14 +430,14 @@ def test_what_is_no_file(tmp_path: Path, write: Any) -> None:
 
     for name, told in {
         "pipe.jsonl": "a regular file",
-        "folder.yaml": "cannot be read: Is a directory",
-        "none.yaml": "cannot be read: No such file",
+        "folder.yaml": "cannot be read: ",
+        "none.yaml": "cannot be read: ",
         "circle.json": "cannot be read: ",
         "films.txt": r"one of .yaml, .*, not '.txt'",
         "films": "one of .yaml, .*, not ''",
         "a\0b.json": "a file and folders with names in Unicode",
         os.fsdecode(b"\xff.json"): "a file and folders with names in Unicode",
-        "x" * 300 + ".json": "cannot be read: File name too long",
+        "x" * 300 + ".json": "cannot be read: ",
         "a\x1b[31m\n.json": "cannot be read",
     }.items():
         [fault] = check(tmp_path / name)

@@ -106,10 +106,11 @@ def test_all_faults_of_a_yaml_file_are_told(loader: Any) -> None:
         ("a: " + "[" * 1_000_000, "at most 32 levels"),
         ("{a: " * 1_000_000, "at most 32 levels"),
         ("- " * 1_000_000, "at most 32 levels"),
+        ("films: # [\n" + "  [" * 500 + "[" * 1_000_000, "line 2: at most 32 levels"),
         ("!x " * 100 + "a", "f, line 1: "),
         ("a: b\n--- c", "one document"),
     ],
-    ids=["aliases", "sequences", "mappings", "dashes", "tags", "documents"],
+    ids=["aliases", "sequences", "mappings", "dashes", "ahead", "tags", "documents"],
 )
 def test_a_bomb_is_refused_before_it_bursts(loader: Any, text: str, told: str) -> None:
     """It takes no longer than reading up to where it is seen. (M2)."""
@@ -118,6 +119,22 @@ def test_a_bomb_is_refused_before_it_bursts(loader: Any, text: str, told: str) -
         compose(yaml, loader, text, "f")
 
     assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 32 + "'" + "[" * 99 + "'\t\"" + "[" * 99 + "\\q",
+        "a: [[[ # " + "[" * 99 + "\n- ]",
+        "a: ]\nb: " + "[" * 99,
+    ],
+    ids=["quoted", "commented", "behind"],
+)
+def test_what_is_broken_before_it_is_deep_is_not_called_deep(loader: Any, text: str) -> None:
+    """Brackets that nest nothing are not counted where the library gives up."""
+    with pytest.raises(ManifestError, match=r"line [12]: YAML: "):
+        compose(yaml, loader, text, "f")
 
 
 def test_too_many_values_for_yaml() -> None:

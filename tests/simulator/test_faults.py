@@ -123,7 +123,7 @@ def test_the_envelope_itself_can_be_odd():
     assert isinstance(json.loads(Fault.BODY_LIST.bend(CREATED).body), list)
     assert len(Fault.HUGE.bend(CREATED).body) > 2_000_000
     assert Fault.EMPTY.bend(CREATED).body == b""
-    with pytest.raises(ValueError, match="Expecting"):
+    with pytest.raises(json.JSONDecodeError):
         json.loads(Fault.MALFORMED.bend(CREATED).body)
 
 
