@@ -265,6 +265,13 @@ def prove(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def mutants(session: nox.Session) -> None:
+    """Mistakes planted into our own code, one at a time: the tests must notice each."""
+    install(session, "-e", ".[all]", *group("tests"))
+    session.run("python", "tests/mutants/run.py", *session.posargs)
+
+
+@nox.session(default=False)
 def alike(session: nox.Session) -> None:
     """The same histories on all Pythons that `tests-all` has made environments for."""
     install(session, "-e", ".[all]", *group("tests"))

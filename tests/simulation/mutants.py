@@ -6,13 +6,9 @@ imported, in a process of their own: `install("skip the intent")` before the pac
 
 from __future__ import annotations
 
-import importlib.machinery
-import sys
-from typing import Any, TypeAlias
+from mutants.planting import Change, plant
 
 __all__ = ["MUTANTS", "QUICK", "install"]
-
-Change: TypeAlias = tuple[str, str, str]
 
 MUTANTS: dict[str, tuple[Change, ...]] = {
     # --- paying
@@ -223,7 +219,9 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "        pass\n\n\ndef _payload(")),
     ),
     "look by the wall clock": (
-        ("_job", "self._clock.now()", "self._clock.wall()"),
+        ("_job", "        self._clock = clock\n",
+         ("        same = {\"wall\": clock.wall, \"sleep\": clock.sleep}\n"
+          "        self._clock = type(\"Wall\", (), same | {\"now\": clock.wall})()\n")),
     ),
     "wait for an answer for ever": (
         ("_transport", "limit = self._timeouts.connect + self._timeouts.answer", "limit = 1e9"),
@@ -251,30 +249,4 @@ QUICK = [name for name in MUTANTS if name not in SLOW]
 
 def install(name: str) -> None:
     """Let the package be imported with a mistake in it."""
-    changes: dict[str, list[tuple[str, str]]] = {}
-    for room, old, new in MUTANTS[name]:
-        changes.setdefault(f"apikley_async.{room}", []).append((old, new))
-    assert not {*changes} & {*sys.modules}, "too late: the package is there already"
-    find = importlib.machinery.PathFinder.find_spec
-
-    class Loader(importlib.machinery.SourceFileLoader):
-        def source_to_code(self, data: Any, path: Any, **options: Any) -> Any:
-            text = bytes(data).decode()
-            for old, new in changes.get(self.name, ()):
-                assert old in text, f"{self.name} has no such line any more: {old}"
-                text = text.replace(old, new)
-            return super().source_to_code(text.encode(), path, **options)
-
-        def get_code(self, fullname: str) -> Any:  # never what was compiled before
-            path = self.get_filename(fullname)
-            return self.source_to_code(self.get_data(path), path)
-
-    class Finder:
-        @staticmethod
-        def find_spec(fullname: str, path: Any = None, target: Any = None) -> Any:
-            spec = find(fullname, path, target)
-            if fullname in changes and spec is not None:
-                spec.loader = Loader(fullname, str(spec.origin))
-            return spec
-
-    sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
+    plant(MUTANTS[name])

@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[2])]
+sys.path[:1] = [str(HERE.parents[1]), str(HERE.parents[2])]
 if mutant := os.environ.get("APIKLEY_MUTANT"):
     from simulation.mutants import install
 
