@@ -37,6 +37,10 @@ FIELDS = ("key", "takes", "shots", "duration", "aspect_ratio", "image", "task")
 DEFAULTS = ("takes", "duration", "aspect_ratio", "image")
 OF_A_STORYBOARD = ("shots", "duration", "aspect_ratio", "image")
 OF_A_TASK = ("model", "input")
+USUAL = {f.name: f.default for f in attrs.fields(Storyboard) if f.default is not attrs.NOTHING}
+USUAL_OF_A_TASK: Mapping[str, Any] = {"input": {}}
+VERSION = 2  # of the digest; version 1 has no prefix, and counts these even where nobody gave them
+SPELLED_IN_1 = (*OF_A_STORYBOARD, *OF_A_TASK)
 NOT_THERE = (Shot("Its absence is told elsewhere.", 0.1),)
 PICTURE = "image_sha256"  # beside the work in a payload: the image as it was when planned
 MOST_TAKES = 100
@@ -276,28 +280,62 @@ def takes_of(
     content = payload | ({"image": image_digest} if image_digest else {})
     if image_digest:
         payload[PICTURE] = image_digest
-    words, told = spelled(payload), json.dumps(content, sort_keys=True)
-    once = hashlib.sha256(told.encode()).hexdigest()
-    more = hashlib.sha256(f"[{told}, ".encode())
-    stem = f"film-{once[:12]}" if key is None else _name(key)
+    words = spelled(payload)
+    digest_of, former_of = digester(content), digester(content, 1)
+    stem = f"film-{former_of(1)[:12]}" if key is None else _name(key)  # as it ever was
     folder = str(base.absolute()) if base else ""
     if not encodes(folder):
         raise ManifestError([f"{where}: a folder with a name in Unicode, not {folder!r}"])
-    entries = []
-    for take in takes:
+    return [
+        Entry(
+            key=stem if take == 1 else f"{stem}.{take}",
+            payload=words,
+            digest=digest_of(take),
+            base=folder,
+            where=where,
+            named=key is not None,
+            former=(former_of(take),),
+        )
+        for take in takes
+    ]
+
+
+def digester(content: Mapping[str, Any], version: int = VERSION) -> Callable[[int], str]:
+    """What gives the digest of each take of a content; they share the work they have in common."""
+    told = json.dumps(counted(content, version), sort_keys=True)
+    mark = "" if version == 1 else f"{version}:"
+    once, more = hashlib.sha256(told.encode()), hashlib.sha256(f"[{told}, ".encode())
+
+    def digest_of(take: int) -> str:
+        if take == 1:
+            return f"{mark}{once.hexdigest()}"
         digest = more.copy()
         digest.update(f"{take}]".encode())
-        entries.append(
-            Entry(
-                key=stem if take == 1 else f"{stem}.{take}",
-                payload=words,
-                digest=once if take == 1 else digest.hexdigest(),
-                base=folder,
-                where=where,
-                named=key is not None,
-            )
-        )
-    return entries
+        return f"{mark}{digest.hexdigest()}"
+
+    return digest_of
+
+
+def counted(content: Mapping[str, Any], version: int = VERSION) -> dict[str, Any]:
+    """What of a content counts in its digest."""
+    if "task" in content:
+        return {"task": given(content["task"], USUAL_OF_A_TASK, version)}
+    return given(content, USUAL, version)
+
+
+def given(
+    fields: Mapping[str, Any], usual: Mapping[str, Any], version: int = VERSION
+) -> dict[str, Any]:
+    """The fields that are not as they would be if nobody had given them.
+
+    So a field that is added later, and that nobody gives, changes no digest.
+    """
+    spelled_out = SPELLED_IN_1 if version == 1 else ()
+    return {
+        name: value
+        for name, value in fields.items()
+        if name in spelled_out or name not in usual or value != usual[name]
+    }
 
 
 def payload_of(work: Storyboard | Task) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class _Reading:
             )
         if self._contents is None:
             return
-        mark = int(entries[0].digest[:14], 16)
+        mark = mark_of(entries[0].digest)
         if (first := self._contents.get(mark)) is None:
             self._contents[mark] = record.number
             return

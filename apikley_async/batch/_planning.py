@@ -5,6 +5,7 @@ Works inside the journal's transaction, and streams: what was seen is kept in th
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable
 
@@ -79,7 +80,7 @@ def is_known(db: sqlite3.Connection, entry: Entry) -> bool:
     row = db.execute("SELECT digest, state FROM item WHERE key = ?", (entry.key,)).fetchone()
     if row is None:
         return False
-    if row["digest"] != entry.digest:
+    if not entry.matches(row["digest"]):
         raise ManifestConflictError(
             f"{entry.where}: {entry.key!r} is in the journal with other content "
             f"({row['state']}); give the changed film a new key"
@@ -89,7 +90,9 @@ def is_known(db: sqlite3.Connection, entry: Entry) -> bool:
 
 def refuse_twin(db: sqlite3.Connection, entry: Entry) -> None:
     twin = db.execute(
-        "SELECT key FROM item WHERE digest = ? AND state != 'dropped'", (entry.digest,)
+        "SELECT key FROM item WHERE digest IN (SELECT value FROM json_each(?))"
+        " AND state != 'dropped'",
+        (json.dumps([entry.digest, *entry.former]),),
     ).fetchone()
     if twin is not None:
         raise ManifestConflictError(

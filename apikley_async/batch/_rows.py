@@ -47,6 +47,7 @@ def read_item(row: sqlite3.Row) -> Item:
         order=row["ord"],
         payload=row["payload"],
         base=row["base"],
+        digest=row["digest"],
         task_id=row["task_id"],
         cause=row["cause"] or "",
         fail_code=row["fail_code"] or "",

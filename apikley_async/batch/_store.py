@@ -26,7 +26,10 @@ class Entry:
 
     Attributes:
         key: its name in the batch, and the stem of its files.
-        payload: the work as plain JSON values; what `digest` is the SHA-256 of.
+        payload: the work as plain JSON values.
+        digest: the version and the SHA-256 of the content, "2:<hex>". What equals its default
+            is left out, so that a new optional field changes no digest.
+        former: the digests of the same content in earlier versions. Version 1 has no prefix.
         base: the folder that a relative image belongs to.
         where: where it stands, for messages ("films.yaml, line 12").
         named: whether the manifest gave the key; otherwise it was made from the content.
@@ -38,6 +41,11 @@ class Entry:
     base: str = ""
     where: str = ""
     named: bool = True
+    former: tuple[str, ...] = attrs.field(default=(), repr=False)
+
+    def matches(self, digest: str) -> bool:
+        """Whether a digest, of any version, is that of this content."""
+        return digest == self.digest or digest in self.former
 
 
 @attrs.frozen
@@ -56,6 +64,7 @@ class Item:
     Attributes:
         key: its name in the batch.
         state: where it stands.
+        digest: of its content, in the version in which it was planned; see `Entry.matches`.
         task_id: the paid task, once it is known.
         cause: why it stands where it does, where that needs a word.
         fail_code, fail_message: the service's words for a failure.
@@ -71,6 +80,7 @@ class Item:
     order: int = 0
     payload: str = attrs.field(default="", repr=False)
     base: str = attrs.field(default="", repr=False)
+    digest: str = attrs.field(default="", repr=False)
     task_id: str | None = None
     cause: str = ""
     fail_code: str = ""
