@@ -30,6 +30,7 @@ CACHE = ROOT / ".nox"
 NEEDS = "nox>=2025.5.1"
 LOCK = "_NOXFILE_LOCK"  # names the open lock that keeps two set-ups apart
 PYTHONS = ["3.11", "3.12", "3.13"]  # as in the classifiers
+PINS = ROOT / "constraints.txt"  # versions that all of these Pythons can have
 PROVE = "tests/simulation/prove.py"
 SHARES = {  # what `simulate` runs of each part
     "seeds": 1000,
@@ -84,7 +85,8 @@ def bootstrap() -> Path:
     place = CACHE / f"bootstrap-{sys.version_info.major}.{sys.version_info.minor}"
     python = place / "bin" / "python"
     whole = place / "whole.txt"  # written last: an interrupted start leaves none
-    made_for = f"{sys.version}\n{sys.base_prefix}\n{NEEDS}\n"
+    pins = pins_for(f"{sys.version_info.major}.{sys.version_info.minor}")
+    made_for = f"{sys.version}\n{sys.base_prefix}\n{NEEDS}\n{PINS.read_text() if pins else ''}"
     if python.exists() and whole.exists() and whole.read_text() == made_for:
         return python
 
@@ -106,7 +108,7 @@ def bootstrap() -> Path:
     try:
         venv_options = ["--without-pip"] if beside else []
         subprocess.run([sys.executable, "-m", "venv", *venv_options, str(place)], check=True)
-        subprocess.run([*pip, "install", "--quiet", NEEDS], check=True)
+        subprocess.run([*pip, "install", "--quiet", *pins, NEEDS], check=True)
     except subprocess.CalledProcessError as error:
         shutil.rmtree(place, ignore_errors=True)
         step = "make an environment" if "venv" in error.cmd else "fetch nox from the package index"
@@ -117,6 +119,11 @@ def bootstrap() -> Path:
         )
     whole.write_text(made_for)
     return python
+
+
+def pins_for(python: str) -> list[str]:
+    """Options for pip that hold every version, on the Pythons that the pins are made for."""
+    return ["-c", str(PINS)] if python in PYTHONS else []
 
 
 def take_lock() -> None:
@@ -219,13 +226,41 @@ for python in PYTHONS:
         session.run("pytest", *pytest_args(session))
 
 
-@nox.session(name="tests-oldest", default=False)
-def tests_oldest(session: nox.Session) -> None:
-    """The tests with the oldest dependencies that pyproject.toml allows."""
-    needs = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]
-    floors = [re.sub(r"^([\w-]+)>=([\d.]+).*$", r"\1==\2", need) for need in needs]
-    install(session, "-e", ".[all]", *group("tests"), *floors)
+@nox.session(python=PYTHONS[0], default=False)
+def lowest(session: nox.Session) -> None:
+    """The tests with everything at the floors of pyproject.toml, on the oldest Python."""
+    install(session, "-e", ".[all]", *group("tests"), *floors(), pinned=False)
     session.run("pytest", *pytest_args(session))
+
+
+@nox.session(python=PYTHONS[-1], default=False)
+def newest(session: nox.Session) -> None:
+    """The tests with everything at its newest, on the newest Python; no pins hold here."""
+    eager = ("--upgrade", "--upgrade-strategy", "eager")
+    install(session, *eager, "-e", ".[all]", *group("tests"), pinned=False, again=True)
+    session.run("pytest", *pytest_args(session))
+
+
+@nox.session(python=PYTHONS[0], default=False)
+def constraints(session: nox.Session) -> None:
+    """Renew constraints.txt: the newest of everything that the oldest Python can have."""
+    groups = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
+    wanted = (NEEDS, *(need for name in groups for need in group(name)))
+    eager = ("--upgrade", "--upgrade-strategy", "eager")
+    install(session, *eager, "-e", ".[all]", *wanted, pinned=False, again=True)
+    freeze = ("python", "-m", "pip", "freeze", "--exclude-editable", "--exclude", "setuptools")
+    frozen = str(session.run(*freeze, silent=True)).splitlines()
+    pins = [line for line in frozen if re.fullmatch(r"[\w.-]+==[\w.+!-]+", line)]
+    if odd := sorted(set(frozen) - set(pins)):
+        session.error(f"no name==version: {', '.join(odd)}")
+    PINS.write_text("".join(f"{line}\n" for line in sorted(pins, key=str.lower)))
+    for python in PYTHONS[1:]:
+        session.log(f"is there a wheel of each for Python {python}?")
+        session.run(
+            *("python", "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps"),
+            *("--only-binary", ":all:", "--python-version", python),
+            *("--target", session.create_tmp(), "-r", str(PINS)),
+        )
 
 
 @nox.session(default=False)
@@ -325,7 +360,8 @@ def build(session: nox.Session) -> None:
     if faults := faults_of_wheel(session, wheel):
         session.error("; ".join(faults))
     session.log(f"{sdist.name}: {sdist.stat().st_size / 1024:.1f} KiB")
-    session.run("python", "-m", "pip", "install", "-q", "--force-reinstall", str(wheel))
+    pins = pins_for(f"{sys.version_info.major}.{sys.version_info.minor}")
+    session.run("python", "-m", "pip", "install", "-q", "--force-reinstall", *pins, str(wheel))
     session.chdir(session.create_tmp())  # away from the checkout: the wheel has to stand alone
     session.run("python", "-I", "-c", "import apikley_async as a; print(a.__version__)")
 
@@ -370,9 +406,27 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(pyproject, name))
 
 
-def install(session: nox.Session, *wanted: str) -> None:
-    """Install *wanted* into the session's environment, unless that is what it already holds."""
+def floors() -> list[str]:
+    """What the package, its extras and its tests need at least, as exactly that version."""
+    project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
+    extras = project["optional-dependencies"].values()
+    needs = {*project["dependencies"], *(need for extra in extras for need in extra)}
+    needs = {need for need in needs if not need.startswith(project["name"])}
+    return [re.sub(r"^([\w-]+)>=([\w.]+).*$", r"\1==\2", n) for n in (*needs, *group("tests"))]
+
+
+def install(session: nox.Session, *wanted: str, pinned: bool = True, again: bool = False) -> None:
+    """Install *wanted* into the session's environment, unless that is what it already holds.
+
+    Versions are those of constraints.txt, unless *pinned* is false or the Python is one that the
+    file is not made for. *again* asks the package index once more what there is.
+    """
     place = Path(session.virtualenv.location)
+    python = str(session.python or f"{sys.version_info.major}.{sys.version_info.minor}")
+    pins = pins_for(python) if pinned else []
+    if pinned and not pins:
+        made_for = f"Python {PYTHONS[0]} to {PYTHONS[-1]}, and this is {python}"
+        session.warn(f"{PINS.name} is made for {made_for}: the floors of pyproject.toml hold")
     stamp = place / "holds.txt"
     current = re.search(r'__version__ = "(.+)"', (ROOT / "apikley_async/__init__.py").read_text())
     holds = "\n".join(
@@ -381,15 +435,18 @@ def install(session: nox.Session, *wanted: str) -> None:
             current[1] if current else "",
             *wanted,
             (ROOT / "pyproject.toml").read_text(),
+            PINS.read_text() if pins else "",
         ]
     )
-    if not stamp.exists() or stamp.read_text() != holds:
+    if again or not stamp.exists() or stamp.read_text() != holds:
         stamp.unlink(missing_ok=True)
         if not is_whole(session):
             session.log("an interrupted start left half an environment: making it anew")
             shutil.rmtree(place)
             session.virtualenv.create()
-        session.install(*wanted)
+        # The variable reaches what builds the package; it would cut a path at its blanks.
+        env = {"PIP_BUILD_CONSTRAINT": PINS.name} if pins else {}
+        session.install(*pins, *wanted, env=env)
         stamp.write_text(holds)
     release_lock()
 

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import apikley_async
 
@@ -174,6 +176,94 @@ def test_every_session_that_is_mentioned_exists() -> None:
     assert {
         (name, session) for name, session in mentioned if session not in nox_sessions()
     } == set()
+
+
+def requirements() -> dict[str, list[Requirement]]:
+    """What pyproject.toml and the noxfile ask for, without what refers to itself."""
+    extras = PROJECT["optional-dependencies"]
+    asked = {"package": PROJECT["dependencies"], **extras, **PYPROJECT["dependency-groups"]}
+    asked["nox"] = re.findall(r'^NEEDS = "(.+)"$', NOXFILE, re.MULTILINE)
+    return {
+        name: [need for need in map(Requirement, needs) if need.name != PROJECT["name"]]
+        for name, needs in asked.items()
+    }
+
+
+def test_everything_that_is_asked_for_is_pinned() -> None:
+    """A new release of somebody else's package turns none of the sessions red."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines)
+    pinned = {canonicalize_name(name): version for name, version in pins.items()}
+
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!-]+", line) for line in lines)
+    assert lines == sorted(lines, key=str.lower)
+    for name, needs in requirements().items():
+        for need in needs:
+            assert need.specifier.contains(pinned[canonicalize_name(need.name)]), name
+
+
+def test_everything_that_is_asked_for_has_one_floor() -> None:
+    """`lowest` installs just that, so one name may not have two."""
+    floors: dict[str, set[str]] = {}
+    for needs in requirements().values():
+        for need in needs:
+            found = [each.version for each in need.specifier if each.operator == ">="]
+            assert len(found) == 1, need
+            floors.setdefault(canonicalize_name(need.name), set()).update(found)
+
+    assert {name: found for name, found in floors.items() if len(found) > 1} == {}
+
+
+def test_pictures_are_read_without_known_holes() -> None:
+    """Images come from strangers, and Pillow before 12.3 is no match for some of them."""
+    (pillow,) = [need for need in requirements()["simulator"] if need.name == "Pillow"]
+
+    assert pillow.specifier.contains("12.3")
+    assert not pillow.specifier.contains("12.2.99")
+
+
+def test_the_gate_runs_the_floors_and_the_newest() -> None:
+    """The floors close the gate; the newest only raises its voice."""
+    steps = dict(re.findall(r'^step "([^"]+)" (.+)$', CI, re.MULTILINE))
+
+    assert steps["lowest"].endswith("-s lowest")
+    assert steps["newest"].endswith("-s newest")
+
+
+@pytest.mark.parametrize(
+    ("red", "code", "said"),
+    [
+        (set(), 0, "The gate is open"),
+        ({"newest"}, 0, "NEWEST IS RED"),
+        ({"lowest"}, 1, "The gate is closed"),
+        ({"tests", "newest"}, 1, "NEWEST IS RED"),
+    ],
+)
+def test_the_gate_closes_for_what_is_ours(
+    tmp_path: Path, red: set[str], code: int, said: str
+) -> None:
+    """With a python3 that only fails where it is meant to."""
+    python = tmp_path / "python3"
+    python.write_text(
+        f"#!/bin/sh\nfor last; do :; done\ncase $last in {'|'.join(red) or '-'}) exit 1; esac\n"
+    )
+    python.chmod(0o755)
+    env = {
+        **os.environ,
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYENV_VERSION": "x",
+    }
+
+    ran = subprocess.run(
+        [ROOT / ".ci" / "run"], env=env, capture_output=True, text=True, check=False
+    )
+
+    assert ran.returncode == code
+    assert said in ran.stdout
+    assert ("NEWEST IS RED" in ran.stdout) == ("newest" in red)
+    assert ran.stdout.splitlines()[-1].startswith(
+        "The gate is closed" if code else "The gate is open"
+    )
 
 
 def test_the_gate_runs_the_readmes_command() -> None:
