@@ -25,7 +25,7 @@ from apikley_async._clock import Clock, SystemClock
 from apikley_async._hosts import fetch_faults
 from apikley_async._images import FOLDER, ImageSource
 from apikley_async._job import Job
-from apikley_async._limiter import Limiter, RateLimiter, running_films
+from apikley_async._limiter import Limiter, RateLimiter, running_slots
 from apikley_async._many import Making, Outcome, Works
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot
@@ -144,7 +144,7 @@ class Client:
             clock=clock,
             rng=rng,
         )
-        self._films = running_films(max_running, self._clock)
+        self._running = running_slots(max_running, self._clock)
         self._callbacks = callback or NoCallbacks()
         self._ears = callback if isinstance(callback, Listening) else None
         self._pace = pace or (UNHURRIED if self._ears else Backoff())
@@ -202,7 +202,7 @@ class Client:
         Raises:
             What `submit` and awaiting a `Job` raise.
         """
-        async with self.place():
+        async with self.running_slot():
             job, left = await self._submit_for_certain(work, timeout)
             return await self._finish(job, left)
 
@@ -232,8 +232,8 @@ class Client:
 
         making = Making(
             works,
-            window=self._films.count,
-            place=self.place,
+            window=self._running.count,
+            running_slot=self.running_slot,
             make=make,
             spawn=self._here().house.spawn,
             left_behind=self._leave_behind,
@@ -509,15 +509,15 @@ class Client:
             raise StoryboardError([f"image: {fault}" for fault in faults])
 
     @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def running_slot(self) -> AsyncIterator[None]:
         """Surround one film in the making, as `generate` does: one of `max_running`.
 
-        It is also one of the limiter's places, which other clients may share.
+        It is also one of the limiter's slots, which other clients may share.
         """
         async with contextlib.AsyncExitStack() as held:
             async with self._here().house.inside():
-                await held.enter_async_context(self._films.take())
-                await held.enter_async_context(self.limiter.place())
+                await held.enter_async_context(self._running.take())
+                await held.enter_async_context(self.limiter.running_slot())
             yield
 
     async def _submit_for_certain(

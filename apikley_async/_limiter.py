@@ -1,7 +1,7 @@
 """Pacing: how many attempts in a span, how many films at once, and the pause after a 429.
 
 `Gate` is pure and is given the time; `RateLimiter` is the thin shell that sleeps. Neither makes
-a request. Why it is exact: the service counts an attempt no later than its answer, and a place
+a request. Why it is exact: the service counts an attempt no later than its answer, and a slot
 is used again no earlier than *per* seconds after that answer, so no span of *per* seconds at
 the service ever holds more than *limit* attempts, whatever the latencies and whichever window.
 """
@@ -22,9 +22,14 @@ import attrs
 
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._policy import Backoff, exactly
-from apikley_async.errors import ApiError, RateLimitError, SubmissionUncertainError
+from apikley_async.errors import (
+    ApiError,
+    RateLimitError,
+    SubmissionUncertainError,
+    UnreachableError,
+)
 
-__all__ = ["Gate", "Limiter", "Places", "RateLimiter"]
+__all__ = ["Gate", "Limiter", "RateLimiter", "Slots"]
 
 SLACK = 0.01  # two clocks run at slightly different rates; 10 ms in 10 s is ten times the usual
 UNCERTAIN_REST = 60.0  # an unanswered attempt may still arrive
@@ -35,23 +40,33 @@ PAUSES = Backoff(first=1.0, factor=2.0, cap=60.0, jitter=exactly)
 
 @runtime_checkable
 class Limiter(Protocol):
-    """What the client asks of a limiter; `RateLimiter` is the one for a single process."""
+    """What the client asks of a limiter; `RateLimiter` is the one for a single process.
+
+    The exception that passes through a slot says what became of the attempt. It must be let
+    through.
+    """
 
     def slot(self) -> AbstractAsyncContextManager[None]:
         """Surrounds each attempt: enters when it may leave.
 
-        A `SubmissionUncertainError` that passes through means that the attempt may still arrive.
+        `RateLimitError`: the service wants a pause of everyone, `retry_after` seconds at least.
+        `UnreachableError`: the attempt never began, so the slot is free again at once.
+        `SubmissionUncertainError`: the attempt may still arrive.
         """
         ...
 
-    def throttle(self, delay: float | None) -> None:
-        """Tell of a 429: pause everyone, for *delay* seconds at least if the service said so."""
-        ...
-
-    def place(self) -> AbstractAsyncContextManager[None]:
+    def running_slot(self) -> AbstractAsyncContextManager[None]:
         """Surrounds each running film, from before its POST to its end.
 
-        A `SubmissionUncertainError` that passes through means that a film may be running.
+        `SubmissionUncertainError`: a film may be running.
+        """
+        ...
+
+    def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+        """Count attempts of an earlier process: a restart is no new window.
+
+        Args:
+            attempts: for each, how many seconds ago it ended, and whether it is uncertain.
         """
         ...
 
@@ -97,21 +112,21 @@ class Gate:
         return Gate() if wider >= full else attrs.evolve(self, width=wider)
 
 
-class Places:
-    """*count* places, each resting a while after its use; `take` waits for one, in line.
+class Slots:
+    """*count* slots, each resting a while after its use; `take` waits for one, in line.
 
     What rests goes on resting from one event loop to the next. A cancelled waiter held nothing
-    but its place in the line.
+    but its turn in the line.
     """
 
     def __init__(self, count: int, *, rest: float, uncertain_rest: float, clock: Clock) -> None:
         if count != int(count) or count < 1:
-            raise ValueError(f"a number of places: a whole one, 1 or more, not {count!r}")
+            raise ValueError(f"a number of slots: a whole one, 1 or more, not {count!r}")
         self.count = count
         self._rest = rest
         self._uncertain_rest = uncertain_rest
         self._clock = clock
-        self._rested = [-math.inf] * count  # a heap: when each free place may be used again
+        self._rested = [-math.inf] * count  # a heap: when each free slot may be used again
         self._loop: asyncio.AbstractEventLoop | None = None
         self._line = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -122,10 +137,10 @@ class Places:
 
     @contextlib.asynccontextmanager
     async def take(self, gate: Callable[[float], float] | None = None) -> AsyncIterator[None]:
-        """Enter when a place has rested and *gate*, asked with the time, says no more seconds."""
+        """Enter when a slot has rested and *gate*, asked with the time, says no more seconds."""
         self._bind()
         async with self._line:
-            # Only the first in the line looks at the places, so nobody is overtaken and one
+            # Only the first in the line looks at the slots, so nobody is overtaken and one
             # timer is enough. No await between the last look and the taking.
             while (wait := self._wait(gate)) > 0:
                 self._moved.clear()
@@ -137,12 +152,15 @@ class Places:
         except SubmissionUncertainError as error:
             rest = max(0.0, self._uncertain_rest - error.waited)
             raise
+        except UnreachableError:  # nothing has left, so the service counts nothing
+            rest = 0.0
+            raise
         finally:
             heappush(self._rested, self._clock.now() + rest)
             self._moved.set()  # let the first in the line look again
 
     def occupy(self, uses: Iterable[tuple[float, bool]]) -> None:
-        """Let free places rest as if they had been used; the youngest uses count."""
+        """Let free slots rest as if they had been used; the youngest uses count."""
         now = self._clock.now()
         ends = sorted(
             (now - ago + (self._uncertain_rest if uncertain else self._rest))
@@ -165,7 +183,7 @@ class Places:
 
 
 class RateLimiter:
-    """*limit* places; each rests *per* seconds after the attempt that used it ended.
+    """*limit* slots; each rests *per* seconds after the attempt that used it ended.
 
     Share one between the clients of a process that use the same key. The defaults are the
     upstream's published limits (20 creations per 10 seconds); Apikley's may differ, and a 429
@@ -197,49 +215,50 @@ class RateLimiter:
         self._rng = rng or random.Random()
         self._gate = Gate()
         self._sent_at = -math.inf  # when the latest attempt left
-        self._slots = Places(
+        self._slots = Slots(
             limit,
             rest=per + SLACK if per else 0.0,
             uncertain_rest=max(per, UNCERTAIN_REST),
             clock=self._clock,
         )
-        self._films = None if max_running is None else running_films(max_running, self._clock)
+        self._running = None if max_running is None else running_slots(max_running, self._clock)
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Enter when an attempt may leave: a place has rested and the gate is open."""
+        """Enter when an attempt may leave: a slot has rested and the gate is open."""
         async with self._slots.take(lambda now: self._gate.wait(now, self._slots.in_use)):
             sent_at = self._sent_at = self._clock.now()
             try:
                 yield
-            except RateLimitError:
+            except RateLimitError as error:
+                self._close(error.retry_after)
                 raise
             except ApiError:
                 self._pass(sent_at)  # refused, but not for its pace
                 raise
             self._pass(sent_at)
 
+    @contextlib.asynccontextmanager
+    async def running_slot(self) -> AsyncIterator[None]:
+        """Enter when one more film may run."""
+        async with self._running.take() if self._running else contextlib.nullcontext():
+            yield
+
     def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
-        """Let attempts of an earlier process rest too: a restart is no new window.
+        """Let the slots of an earlier process's attempts rest too: a restart is no new window.
 
         Args:
             attempts: for each, how many seconds ago it ended, and whether it is uncertain.
         """
         self._slots.occupy(attempts)
 
-    def throttle(self, delay: float | None) -> None:
-        """Close the gate for everyone: *delay* seconds, and longer at each new refusal."""
+    def _close(self, retry_after: float | None) -> None:
+        """Close the gate for everyone: *retry_after* seconds, and longer at each new refusal."""
         gate = self._gate.refused(self._sent_at)
         pauses = itertools.islice(PAUSES.delays(self._rng), min(gate.strikes, 10))
         # Jitter only upwards: a pause the service asked for is never undercut.
-        pause = max(delay or 0.0, *pauses) * self._rng.uniform(1.0, 1.1)
+        pause = max(retry_after or 0.0, *pauses) * self._rng.uniform(1.0, 1.1)
         self._gate = gate.closed_for(pause, self._clock.now())
-
-    @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """Enter when one more film may run."""
-        async with self._films.take() if self._films else contextlib.nullcontext():
-            yield
 
     def _pass(self, sent_at: float) -> None:
         self._gate = self._gate.passed(sent_at, self.limit)
@@ -250,6 +269,6 @@ class RateLimiter:
         return f"<RateLimiter {self._slots.in_use}/{self.limit} out{closed}>"
 
 
-def running_films(count: int, clock: Clock) -> Places:
-    """Places for films: free at once after a film's end, 30 minutes after an uncertain start."""
-    return Places(count, rest=0.0, uncertain_rest=UNCERTAIN_FILM, clock=clock)
+def running_slots(count: int, clock: Clock) -> Slots:
+    """Slots for films: free at once after a film's end, 30 minutes after an uncertain start."""
+    return Slots(count, rest=0.0, uncertain_rest=UNCERTAIN_FILM, clock=clock)

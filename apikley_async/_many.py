@@ -1,6 +1,6 @@
 """Many films at once: pulls no more works than it can run, and yields as films finish.
 
-Knows neither a client nor a socket: it is handed a way to take a place and a way to make one
+Knows neither a client nor a socket: it is handed a way to take a running slot and a way to make one
 film. One failure never stops the others; it is a value like any other outcome.
 """
 
@@ -79,14 +79,14 @@ class Making:
         works: Works,
         *,
         window: int,
-        place: Callable[[], AbstractAsyncContextManager[None]],
+        running_slot: Callable[[], AbstractAsyncContextManager[None]],
         make: Callable[[int, Work], Awaitable[Outcome]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         left_behind: Callable[[Job], None],
         in_doubt: Callable[[SubmissionUncertainError], None] = _say_in_doubt,
     ) -> None:
         self._works = works
-        self._place = place
+        self._running_slot = running_slot
         self._make = make
         self._spawn = spawn
         self._left_behind = left_behind
@@ -120,12 +120,12 @@ class Making:
             await self._abandon(driver, waiting)
 
     async def _drive(self) -> None:
-        """Take a place, then pull, then start: never the other way round."""
+        """Take a running slot, then pull, then start: never the other way round."""
         async with contextlib.aclosing(_each(self._works)) as source:
             for index in itertools.count():
                 await self._seats.acquire()
                 async with contextlib.AsyncExitStack() as held:
-                    await held.enter_async_context(self._place())
+                    await held.enter_async_context(self._running_slot())
                     try:
                         work = await anext(source)
                     except StopAsyncIteration:
@@ -147,7 +147,7 @@ class Making:
                 else:
                     self._outcomes.put_nowait(outcome)
                 if isinstance(outcome.error, SubmissionUncertainError):
-                    raise outcome.error  # its film may be running: the place has to know
+                    raise outcome.error  # its film may be running: the slot has to know
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks[task] = None

@@ -113,7 +113,6 @@ class Questions:
                 return open_reply(reply, wall=self._clock.wall())
             except RateLimitError as error:
                 logger.info("throttled: the service asks for %s s", error.retry_after)
-                self._limiter.throttle(error.retry_after)
                 raise
 
     async def _until_answered(self, request: wire.Request, open_reply: Opener[Answer]) -> Answer:

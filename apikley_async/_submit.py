@@ -149,7 +149,8 @@ class _Submission:
     order: Order
     wanted: bool = True  # somebody still waits for it
     held: bool = False  # being written down, or its request is out
-    out: bool = False  # the first byte of its newest request has left
+    out: bool = False  # the first byte of its newest request may have left
+    began_at: float = 0.0  # when its newest attempt got its slot
     outcome: str | Exception | None = None  # of its newest attempt
     reported: bool = False
 
@@ -234,17 +235,15 @@ class Submitter:
     async def _pursue(self, submission: _Submission) -> str:
         """Try until there is an answer, a refusal, a doubt, or patience ends."""
         delays = RETRIES.delays(self._rng)
-        spent, began = 0.0, 0.0
+        spent = 0.0
         while True:
             try:
-                async with self._limiter.slot():
-                    began = self._clock.now()
-                    return await self._attempt(submission)
+                return await self._in_slot(submission)
             except (RateLimitError, UnreachableError) as error:
                 delay = retry_delay(error, repeatable=False, delay=next(delays))
                 if delay is None:
                     raise
-                spent += self._clock.now() - began + delay
+                spent += self._clock.now() - submission.began_at + delay
                 if spent > self._timeouts.patience:
                     raise
                 throttled = isinstance(error, RateLimitError)
@@ -253,6 +252,28 @@ class Submitter:
                 raise asyncio.CancelledError
             if not throttled:  # after a 429 it is the limiter's gate that makes us wait
                 await self._clock.sleep(delay)
+
+    async def _in_slot(self, submission: _Submission) -> str:
+        """Make one attempt in a slot of the limiter, which learns what became of it.
+
+        Of an attempt that never began, whatever ended it, the limiter sees an `UnreachableError`.
+        """
+        unsent = UnreachableError("Nothing was sent")
+        ended: BaseException = unsent
+        try:
+            async with self._limiter.slot():
+                submission.began_at, submission.out = self._clock.now(), False
+                try:
+                    return await self._attempt(submission)
+                except (Exception, asyncio.CancelledError) as error:
+                    ended = error
+                    if submission.out or isinstance(error, UnreachableError):
+                        raise
+                    raise unsent from None
+        except UnreachableError as error:
+            if error is not unsent:
+                raise
+        raise ended
 
     async def _attempt(self, submission: _Submission) -> str:
         """Write down the intent, send, write down the outcome: never cut in two by a caller."""
@@ -279,7 +300,6 @@ class Submitter:
             return outcome
         if isinstance(outcome, RateLimitError):
             logger.info("throttled: the service asks for %s s", outcome.retry_after)
-            self._limiter.throttle(outcome.retry_after)
         raise outcome
 
     async def _send(
@@ -297,8 +317,10 @@ class Submitter:
             if self._stopped(submission):
                 raise asyncio.CancelledError
             reply = await self._transport.send(request, on_sent=leave)
+            submission.out = True
             return self._judge(token, request, reply), reply
         except UnansweredError as error:
+            submission.out = True
             return self._doubt(token, error.message, code=error.code), None
         except asyncio.CancelledError as cancelled:
             if not submission.out:

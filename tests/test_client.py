@@ -16,7 +16,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -577,20 +577,20 @@ async def test_a_limiter_of_ones_own_surrounds_attempts_and_films() -> None:
             seen.append("no slot")
 
         @contextlib.asynccontextmanager
-        async def place(self) -> AsyncIterator[None]:
-            seen.append("place")
+        async def running_slot(self) -> AsyncIterator[None]:
+            seen.append("running slot")
             yield
-            seen.append("no place")
+            seen.append("no running slot")
 
-        def throttle(self, delay: float | None) -> None:
-            seen.append("throttle")
+        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+            seen.append("remember")
 
     async with RawServer() as server, customer(server.url, limiter=Own()) as client:
         await client.submit(WORK)
         await client.generate(WORK)
 
     once = ["slot", "no slot"]
-    assert seen == [*once, "place", *once, "no place"]
+    assert seen == [*once, "running slot", *once, "no running slot"]
 
 
 @pytest.mark.virtual
@@ -693,7 +693,7 @@ def test_a_caller_who_is_cancelled_at_any_turn(what: str, caplog: pytest.LogCapt
                 accepted = [a for a in book.attempts if a.verdict is Verdict.ACCEPTED]
                 assert len(accepted) == len(server.created)
                 assert book.intents == [attempt.token for attempt in book.attempts]
-            assert limiter._slots.in_use == client._films.in_use == 0
+            assert limiter._slots.in_use == client._running.in_use == 0
         assert others() == set()
 
     at_every_turn(scenario)
@@ -771,7 +771,7 @@ async def test_a_run_that_is_broken_off_reports_its_doubts() -> None:
 
 @pytest.mark.virtual
 async def test_a_generate_that_is_cancelled_leaves_its_job() -> None:
-    """Under a user's own time-out too; the job can be awaited, and the place is free (A10)."""
+    """Under a user's own time-out too; the job can be awaited, and the slot is free (A10)."""
     waits = answers(envelope({"taskId": "task_1", "state": "generating"}))
     look = in_turn(waits, waits, waits, service())
     async with RawServer(service(recordInfo=look)) as server, customer(server.url) as client:
@@ -780,7 +780,7 @@ async def test_a_generate_that_is_cancelled_leaves_its_job() -> None:
                 await client.generate(WORK)
 
         (job,) = client.unclaimed
-        assert client._films.in_use == 0
+        assert client._running.in_use == 0
         assert (await job).task_id == "task_1"
         assert len(server.created) == 1
 
@@ -874,7 +874,7 @@ def test_closing_at_any_turn(use: str, tmp_path: Path) -> None:
             left = {job.task_id for job in client.unclaimed}
             assert left | set(known) == set(bought(server))
             assert client.uncertain == []
-            assert client._films.in_use == client.limiter._slots.in_use == 0  # type: ignore[attr-defined]
+            assert client._running.in_use == client.limiter._slots.in_use == 0  # type: ignore[attr-defined]
             await server.quiet()
             await host.quiet()
         assert others() <= {quitting}
@@ -1300,7 +1300,7 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
         ({"proxy": ""}, "proxy: an http"),
         ({"ssl": False}, "verification is not turned off"),
         ({"ssl": True}, "ssl.SSLContext"),
-        ({"max_running": 0}, "places"),
+        ({"max_running": 0}, "slots"),
     ],
 )
 def test_what_cannot_work_is_refused_when_it_is_built(options: Any, told: str) -> None:

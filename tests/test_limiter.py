@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import contextlib
 import itertools
 import math
 import random
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from turns import StrikingLoop, at_every_turn
 
 from apikley_async import Limiter, RateLimiter, SystemClock
-from apikley_async._limiter import Gate, running_films
+from apikley_async._limiter import Gate, running_slots
 from apikley_async.errors import (
     InvalidRequestError,
     RateLimitError,
@@ -86,8 +87,14 @@ async def submit(limiter: RateLimiter, service: Service, there: float, back: flo
         accepted = service.accepts()
         await asyncio.sleep(back)
         if not accepted:
-            limiter.throttle(None)
             raise RateLimitError("too many")
+
+
+async def refuse(limiter: RateLimiter, retry_after: float | None = None) -> None:
+    """An attempt that the service refuses for its pace, at once."""
+    with contextlib.suppress(RateLimitError):
+        async with limiter.slot():
+            raise RateLimitError("too many", retry_after=retry_after)
 
 
 async def submit_all(
@@ -175,7 +182,7 @@ async def test_two_hundred_submits_take_at_most_95_seconds() -> None:
 
 
 @pytest.mark.virtual
-async def test_a_place_rests_after_the_end_of_its_attempt() -> None:
+async def test_a_slot_rests_after_the_end_of_its_attempt() -> None:
     """What counts is the end of the attempt, not its beginning (R1)."""
     limiter = RateLimiter(1, 10.0)
 
@@ -186,8 +193,46 @@ async def test_a_place_rests_after_the_end_of_its_attempt() -> None:
 
 
 @pytest.mark.virtual
+async def test_a_slot_whose_attempt_never_began_comes_back_at_once() -> None:
+    """Nothing has left, so the service counts nothing (R1)."""
+    limiter = RateLimiter(1, 10.0)
+
+    for _ in range(50):
+        with pytest.raises(UnreachableError):
+            async with limiter.slot():
+                raise UnreachableError("nobody there")
+
+    async with limiter.slot():
+        assert now() == 0
+
+
+@given(seed=st.integers(0, 2**32), phase=st.none() | st.floats(0, 10))
+@settings(max_examples=20)
+def test_attempts_that_never_began_break_no_window(seed: int, phase: float | None) -> None:
+    """Half of them never leave: what leaves is never too much, and loses little time (R1)."""
+    service, rng, limiter = Service(5, 10.0, phase=phase), random.Random(seed), RateLimiter(5)
+
+    async def attempt(leaves: bool) -> None:
+        with contextlib.suppress(UnreachableError):
+            async with limiter.slot():
+                await asyncio.sleep(rng.uniform(0, 0.2))
+                if not leaves:
+                    raise UnreachableError("nobody there")
+                assert service.accepts()
+                await asyncio.sleep(rng.uniform(0, 0.2))
+
+    async def main() -> None:
+        await asyncio.gather(*(attempt(n % 2 == 0) for n in range(100)))
+        assert now() <= (50 / 5 - 1) * 15  # those that never leave hold a slot 0.2 s at most
+
+    virtually(main)
+
+    assert service.most_in_a_window() <= 5
+
+
+@pytest.mark.virtual
 async def test_nobody_is_overtaken() -> None:
-    """Places are given in the order in which they were asked for."""
+    """Slots are given in the order in which they were asked for."""
     limiter, rng = RateLimiter(5, 10.0), random.Random(3)
     entered = list[int]()
 
@@ -221,7 +266,7 @@ async def test_without_a_span_only_the_number_at_once_is_bounded() -> None:
 
 
 def test_waiting_is_no_work() -> None:
-    """Fifty wait for two places: a handful of turns of the loop each, no busy loop (R14)."""
+    """Fifty wait for two slots: a handful of turns of the loop each, no busy loop (R14)."""
     loop = StrikingLoop()
 
     async def attempt(limiter: RateLimiter) -> None:
@@ -250,7 +295,7 @@ async def uncertain(limiter: RateLimiter) -> None:
 
 @pytest.mark.virtual
 async def test_an_uncertain_attempt_rests_a_minute() -> None:
-    """Its request may still arrive, so its place is used again after 60 s (R1)."""
+    """Its request may still arrive, so its slot is used again after 60 s (R1)."""
     limiter = RateLimiter(1, 10.0)
     await uncertain(limiter)
 
@@ -259,8 +304,8 @@ async def test_an_uncertain_attempt_rests_a_minute() -> None:
 
 
 @pytest.mark.virtual
-async def test_another_place_that_is_free_sooner_is_used() -> None:
-    """One uncertain attempt costs one place, not the waiting of others."""
+async def test_another_slot_that_is_free_sooner_is_used() -> None:
+    """One uncertain attempt costs one slot, not the waiting of others."""
     limiter = RateLimiter(2, 10.0)
     await uncertain(limiter)
     async with limiter.slot():
@@ -291,11 +336,11 @@ async def test_a_late_arrival_of_an_uncertain_attempt_breaks_no_window() -> None
 
 
 @pytest.mark.virtual
-@pytest.mark.parametrize("place", ["of the limiter", "of a client"])
-async def test_an_uncertain_film_holds_its_place_for_half_an_hour(place: str) -> None:
+@pytest.mark.parametrize("owner", ["of the limiter", "of a client"])
+async def test_an_uncertain_film_holds_its_slot_for_half_an_hour(owner: str) -> None:
     """It may be running, and the service counts what runs (R13)."""
-    limiter, films = RateLimiter(max_running=1), running_films(1, SystemClock())
-    take = limiter.place if place == "of the limiter" else films.take
+    limiter, films = RateLimiter(max_running=1), running_slots(1, SystemClock())
+    take = limiter.running_slot if owner == "of the limiter" else films.take
 
     async def film(error: Exception | None = None) -> None:
         async with take():
@@ -303,7 +348,7 @@ async def test_an_uncertain_film_holds_its_place_for_half_an_hour(place: str) ->
             if error:
                 raise error
 
-    await film()  # leaves its place at once
+    await film()  # gives its slot back at once
     with pytest.raises(SubmissionUncertainError):
         await film(SubmissionUncertainError("no answer"))
     async with take():
@@ -315,7 +360,7 @@ async def test_films_are_bounded_only_if_asked() -> None:
     """Without `max_running` a limiter lets any number run."""
     limiter = RateLimiter(1)
 
-    async with limiter.place(), limiter.place(), limiter.place():
+    async with limiter.running_slot(), limiter.running_slot(), limiter.running_slot():
         assert now() == 0
 
 
@@ -385,7 +430,7 @@ def test_a_success_from_before_the_pause_widens_nothing() -> None:
 async def test_one_refusal_closes_the_gate_for_all() -> None:
     """A 429 to one is a pause for everyone (R4)."""
     limiter = RateLimiter(20, 10.0)
-    limiter.throttle(30)
+    await refuse(limiter, 30)
 
     async def attempt() -> float:
         async with limiter.slot():
@@ -399,13 +444,21 @@ async def test_one_refusal_closes_the_gate_for_all() -> None:
 @pytest.mark.virtual
 async def test_a_refusal_stops_those_who_wait_already() -> None:
     """The gate may close while somebody sleeps; a longer pause is obeyed by all (R4)."""
-    limiter = RateLimiter(1, 10.0)
+    limiter = RateLimiter(2, 10.0)
     async with limiter.slot():
         pass
-    asyncio.get_running_loop().call_later(5, limiter.throttle, 100)
+
+    async def refused_late() -> None:
+        async with limiter.slot():
+            await asyncio.sleep(5)
+            raise RateLimitError("too many", retry_after=100)
+
+    late = asyncio.create_task(refused_late())
+    await asyncio.sleep(0)
 
     async with limiter.slot():
         assert 105 <= now() <= 115
+    assert isinstance((await asyncio.gather(late, return_exceptions=True))[0], RateLimitError)
 
 
 @pytest.mark.virtual
@@ -415,7 +468,7 @@ async def test_retry_after_is_a_minimum(asked: float | None, seed: int) -> None:
     """Jitter lengthens a pause and never shortens it; none is shorter than a second (R7, R12)."""
     limiter = RateLimiter(rng=random.Random(seed))
     shortest = max(asked or 0.0, 1.0)
-    limiter.throttle(asked)
+    await refuse(limiter, asked)
 
     async with limiter.slot():
         assert shortest <= now() <= shortest * 1.1 + 0.001
@@ -427,7 +480,7 @@ async def test_jitter_differs() -> None:
     opens = set[float]()
     for seed in range(5):
         limiter = RateLimiter(rng=random.Random(seed))
-        limiter.throttle(10)
+        await refuse(limiter, 10)
         opens.add(limiter._gate.opens_at)
 
     assert len(opens) == 5
@@ -439,7 +492,6 @@ async def hammer(limiter: RateLimiter, answer: Callable[[], Awaitable[bool]]) ->
         try:
             async with limiter.slot():
                 if not await answer():
-                    limiter.throttle(None)
                     raise RateLimitError("too many")
         except RateLimitError:
             continue
@@ -464,7 +516,7 @@ async def test_one_goes_first_after_each_pause(latency: float) -> None:
     pauses = [b - a - latency for a, b in itertools.pairwise([sent[0], *probes])]
     for n, pause in enumerate(pauses):
         shortest = min(2**n, 60)
-        longest = max(shortest * 1.1, 10.01 if n == 0 else 0)  # after the burst all places rest
+        longest = max(shortest * 1.1, 10.01 if n == 0 else 0)  # after the burst all slots rest
         assert shortest <= pause <= longest + 0.01
     assert 13 <= len(probes) <= 17
 
@@ -521,7 +573,7 @@ async def test_it_recovers_one_by_one() -> None:
     limiter = RateLimiter(8, 0.5)
     sizes = list[int]()
     out = 0
-    limiter.throttle(None)
+    await refuse(limiter)
 
     async def answer() -> bool:
         nonlocal out
@@ -559,7 +611,7 @@ async def test_only_an_answer_opens_the_gate_again(
 ) -> None:
     """Refused for another reason is an answer; silence is not."""
     limiter = RateLimiter(3, 0)
-    limiter.throttle(None)
+    await refuse(limiter)
 
     try:
         async with limiter.slot():
@@ -602,7 +654,7 @@ def test_a_service_that_allows_less_is_obeyed(
 
 
 async def is_full(limiter: RateLimiter) -> None:
-    """Every place is there: after a rest, as many as ever enter at once."""
+    """Every slot is there: after a rest, as many as ever enter at once."""
     await asyncio.sleep(200)  # pauses and uncertain rests are over
     for _ in range(limiter.limit):  # the gate has its full width again
         async with limiter.slot():
@@ -625,8 +677,8 @@ async def is_full(limiter: RateLimiter) -> None:
 
 @pytest.mark.parametrize("victims", [[0], [1], [2], [3], [4], [0, 2], [2, 3], [3, 4]])
 @pytest.mark.parametrize("refused", [False, True])
-def test_a_cancel_at_any_moment_loses_no_place(victims: list[int], refused: bool) -> None:
-    """Five want two places; whoever is cancelled whenever, all others get through (R5, C2, C4)."""
+def test_a_cancel_at_any_moment_loses_no_slot(victims: list[int], refused: bool) -> None:
+    """Five want two slots; whoever is cancelled whenever, all others get through (R5, C2, C4)."""
 
     async def scenario(loop: StrikingLoop) -> None:
         limiter = RateLimiter(2, 3.0, rng=random.Random(1))
@@ -652,14 +704,14 @@ def test_a_cancel_at_any_moment_loses_no_place(victims: list[int], refused: bool
     at_every_turn(scenario)
 
 
-def test_cancelling_all_at_any_moment_loses_no_place() -> None:
+def test_cancelling_all_at_any_moment_loses_no_slot() -> None:
     """The same when everybody goes at once, those who wait and those who hold (C4)."""
 
     async def scenario(loop: StrikingLoop) -> None:
         limiter = RateLimiter(2, 3.0, max_running=3)
 
         async def attempt() -> None:
-            async with limiter.place(), limiter.slot():
+            async with limiter.running_slot(), limiter.slot():
                 await asyncio.sleep(0.3)
 
         tasks = [asyncio.create_task(attempt()) for _ in range(5)]
@@ -667,7 +719,7 @@ def test_cancelling_all_at_any_moment_loses_no_place() -> None:
         await asyncio.wait(tasks)
 
         loop.strike = None
-        async with limiter.place(), limiter.place(), limiter.place():
+        async with limiter.running_slot(), limiter.running_slot(), limiter.running_slot():
             await is_full(limiter)
 
     at_every_turn(scenario)
@@ -677,7 +729,7 @@ def test_cancelling_all_at_any_moment_loses_no_place() -> None:
 async def test_cancelling_the_first_in_the_line_hangs_nobody() -> None:
     """The one who sleeps on a pause for all may go; the pause stays, the others go on (R5)."""
     limiter = RateLimiter(2, 10.0)
-    limiter.throttle(30)
+    await refuse(limiter, 30)
 
     async def attempt() -> float:
         async with limiter.slot():
@@ -710,8 +762,8 @@ def test_what_rests_goes_on_resting_in_the_next_loop() -> None:
     assert clock.now() == pytest.approx(10.01)
 
 
-def test_places_may_be_given_back_in_the_next_loop() -> None:
-    """A loop that ended with every place in use stops nobody in the next one for ever."""
+def test_slots_may_be_given_back_in_the_next_loop() -> None:
+    """A loop that ended with every slot in use stops nobody in the next one for ever."""
     limiter = RateLimiter(2, 0.0)
     slots = [limiter.slot(), limiter.slot()]
 
@@ -747,7 +799,7 @@ async def test_its_repr_is_a_status_line() -> None:
     limiter = RateLimiter(8, 10.0)
     async with limiter.slot(), limiter.slot(), limiter.slot():
         assert repr(limiter) == "<RateLimiter 3/8 out>"
-        limiter.throttle(40)
+        await refuse(limiter, 40)
         assert repr(limiter).startswith("<RateLimiter 3/8 out, opens in 4")
 
     async with limiter.slot():

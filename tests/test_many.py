@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from turns import StrikingLoop, at_every_turn
 
 from apikley_async import Backoff, Job, Outcome, Result, Snapshot, SystemClock, Task
-from apikley_async._limiter import running_films
+from apikley_async._limiter import running_slots
 from apikley_async._many import Making, Works
 from apikley_async.errors import (
     ClientClosedError,
@@ -53,13 +53,13 @@ class Studio:
 
     def __init__(
         self,
-        places: int = 3,
+        slots: int = 3,
         *,
         length: Any = lambda number: 10.0,
         fail: frozenset[int] = frozenset(),
         doubt: frozenset[int] = frozenset(),
     ) -> None:
-        self.places = running_films(places, SystemClock())
+        self.slots = running_slots(slots, SystemClock())
         self._length, self._fail, self._doubt = length, fail, doubt
         self.pulled: list[int] = []
         self.bought: list[int] = []
@@ -73,8 +73,8 @@ class Studio:
     def making(self, works: Works, *, window: int | None = None) -> Making:
         return Making(
             works,
-            window=window or self.places.count,
-            place=self.places.take,
+            window=window or self.slots.count,
+            running_slot=self.slots.take,
             make=self.make,
             spawn=self.spawn,
             left_behind=lambda job: self.left.append(job.task_id),
@@ -133,7 +133,7 @@ class Studio:
         told = [error.token for error in doubts] + self.left_in_doubt
         assert sorted(told) == sorted(f"token_{number}" for number in self.doubted)
         assert self.running == 0
-        assert self.places.in_use == 0
+        assert self.slots.in_use == 0
         assert not self.tasks
 
 
@@ -230,7 +230,7 @@ async def test_works_may_come_in_any_shape(kind: str) -> None:
 
 @virtual
 async def test_it_pulls_only_what_it_can_run() -> None:
-    """Of an endless input no more is taken than there are places for."""
+    """Of an endless input no more is taken than there are slots for."""
     studio = Studio(3)
     outcomes = studio.making(studio.works()).outcomes(ordered=False)
     yielded = []
@@ -263,10 +263,10 @@ async def test_a_slow_consumer_slows_the_buying(ordered: bool) -> None:
 
 
 @virtual
-async def test_places_are_shared_with_others() -> None:
-    """What else runs on the same places counts."""
+async def test_slots_are_shared_with_others() -> None:
+    """What else runs on the same slots counts."""
     studio = Studio(2)
-    async with studio.places.take():
+    async with studio.slots.take():
         waiting = asyncio.create_task(collect(studio.making(studio.works(4))))
         await asyncio.sleep(100)
         assert studio.most_running == 1
@@ -292,7 +292,7 @@ async def test_a_slow_source_delays_no_outcome() -> None:
 
 
 @given(
-    places=st.integers(1, 4),
+    slots=st.integers(1, 4),
     lengths=st.lists(st.sampled_from([0.0, 0.0, 1.0, 5.0, 5.0, 60.0]), max_size=14),
     fail=st.frozensets(st.integers(0, 13), max_size=4),
     doubt=st.frozensets(st.integers(0, 13), max_size=3),
@@ -302,7 +302,7 @@ async def test_a_slow_source_delays_no_outcome() -> None:
 )
 @settings(max_examples=80)
 def test_the_books_always_balance(
-    places: int,
+    slots: int,
     lengths: list[float],
     fail: frozenset[int],
     doubt: frozenset[int],
@@ -313,7 +313,7 @@ def test_the_books_always_balance(
     """Any input, any consumer: what was bought is yielded or left behind, once (C1, I2)."""
 
     async def main() -> None:
-        studio = Studio(places, length=lambda number: lengths[number], fail=fail, doubt=doubt)
+        studio = Studio(slots, length=lambda number: lengths[number], fail=fail, doubt=doubt)
         making = studio.making(studio.works(len(lengths)))
         yielded = []
         async with contextlib.aclosing(making.outcomes(ordered=ordered)) as outcomes:
@@ -322,8 +322,8 @@ def test_the_books_always_balance(
                 await asyncio.sleep(busy)
                 if len(yielded) == stop_after:
                     break
-        assert studio.most_running <= places
-        assert len(studio.pulled) <= len(yielded) + places
+        assert studio.most_running <= slots
+        assert len(studio.pulled) <= len(yielded) + slots
         if stop_after is None:
             assert sorted(o.index for o in yielded) == list(range(len(lengths)))
         if ordered:
@@ -471,10 +471,10 @@ def test_a_cancel_at_any_moment_loses_nothing(ordered: bool, again: bool) -> Non
         assert consumer.cancelled() or len(yielded) == 6
         assert nobody_else()
         studio.settle(yielded)
-        # All places are there: as many as ever can run.
-        places = Studio(2)
-        places.places = studio.places
-        places.settle(await collect(places.making(places.works(4))))
+        # All slots are there: as many as ever can run.
+        slots = Studio(2)
+        slots.slots = studio.slots
+        slots.settle(await collect(slots.making(slots.works(4))))
 
     at_every_turn(scenario)
 
@@ -509,8 +509,8 @@ def test_closing_at_any_moment_hangs_nobody(ordered: bool) -> None:
     at_every_turn(scenario)
 
 
-def test_ending_one_film_at_any_moment_loses_no_place() -> None:
-    """A film that is ended before it begins gives its place back, too (C4)."""
+def test_ending_one_film_at_any_moment_loses_no_slot() -> None:
+    """A film that is ended before it begins gives its slot back, too (C4)."""
 
     async def scenario(loop: StrikingLoop) -> None:
         studio = Studio(1, length=lambda number: 0.2)
@@ -526,14 +526,14 @@ def test_ending_one_film_at_any_moment_loses_no_place() -> None:
 
         assert consumer.exception() is None or isinstance(consumer.exception(), ClientClosedError)
         assert len(studio.pulled) == 3
-        assert studio.places.in_use == 0
+        assert studio.slots.in_use == 0
         assert nobody_else()
 
     at_every_turn(scenario)
 
 
 def test_a_run_that_ends_takes_everything_with_it() -> None:
-    """`asyncio.run` is over in the middle: no place is lost, no task complains."""
+    """`asyncio.run` is over in the middle: no slot is lost, no task complains."""
     studio = Studio(2)
 
     async def main() -> None:
@@ -543,7 +543,7 @@ def test_a_run_that_ends_takes_everything_with_it() -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main())
 
-    assert studio.places.in_use == 0
+    assert studio.slots.in_use == 0
     assert sorted(studio.left) == [f"task_{number}" for number in studio.bought[1:]]
 
 
@@ -551,8 +551,8 @@ def test_a_run_that_ends_takes_everything_with_it() -> None:
 
 
 @virtual
-async def test_an_uncertain_film_keeps_its_place() -> None:
-    """It may be running, so its place is free after half an hour; the others go on (R13)."""
+async def test_an_uncertain_film_keeps_its_slot() -> None:
+    """It may be running, so its slot is free after half an hour; the others go on (R13)."""
     studio = Studio(2, doubt=frozenset({0}))
     ready = dict[int, float]()
 
@@ -580,7 +580,7 @@ async def test_a_doubt_that_nobody_took_is_told(caplog: pytest.LogCaptureFixture
     silent = Making(
         studio.works(3),
         window=3,
-        place=studio.places.take,
+        running_slot=studio.slots.take,
         make=studio.make,
         spawn=studio.spawn,
         left_behind=lambda job: None,
@@ -613,7 +613,7 @@ async def test_what_is_finished_after_the_consumer_left_is_left_behind() -> None
     making = Making(
         studio.works(2),
         window=2,
-        place=studio.places.take,
+        running_slot=studio.slots.take,
         make=make,
         spawn=studio.spawn,
         left_behind=lambda job: studio.left.append(job.task_id),
@@ -641,7 +641,7 @@ async def test_a_time_out_is_left_behind_as_well() -> None:
     making = Making(
         studio.works(2),
         window=2,
-        place=studio.places.take,
+        running_slot=studio.slots.take,
         make=make,
         spawn=studio.spawn,
         left_behind=lambda job: studio.left.append(job.task_id),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import attrs
@@ -465,12 +465,12 @@ async def test_a_limiter_that_fails_after_the_fact_loses_no_film() -> None:
             yield
             raise ConnectionResetError
 
-        def throttle(self, delay: float | None) -> None:
-            return
-
         @contextlib.asynccontextmanager
-        async def place(self) -> AsyncIterator[None]:
+        async def running_slot(self) -> AsyncIterator[None]:
             yield
+
+        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+            return
 
     assert isinstance(Torn(), Limiter)
     office = Office(StepTransport(ACCEPTED), limiter=Torn())
@@ -494,12 +494,12 @@ async def test_a_slot_that_is_slow_to_be_given_back_is_waited_for(closes: bool) 
             await asyncio.sleep(5)
             seen.append("given back")
 
-        def throttle(self, delay: float | None) -> None:
-            return
-
         @contextlib.asynccontextmanager
-        async def place(self) -> AsyncIterator[None]:
+        async def running_slot(self) -> AsyncIterator[None]:
             yield
+
+        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+            return
 
     office = Office(StepTransport(ACCEPTED), limiter=Slow())
     submitting = office.submit()
@@ -516,7 +516,7 @@ async def test_a_slot_that_is_slow_to_be_given_back_is_waited_for(closes: bool) 
 
 
 async def test_a_limiter_of_ones_own_sees_every_attempt() -> None:
-    """Slots surround attempts; what ends them passes through; a 429 is told."""
+    """Slots surround attempts, and what ends them passes through."""
     seen: list[str] = []
 
     class Own:
@@ -530,22 +530,107 @@ async def test_a_limiter_of_ones_own_sees_every_attempt() -> None:
                 raise
             seen.append("out")
 
-        def throttle(self, delay: float | None) -> None:
-            seen.append(f"throttle {delay}")
-
         @contextlib.asynccontextmanager
-        async def place(self) -> AsyncIterator[None]:
+        async def running_slot(self) -> AsyncIterator[None]:
             yield
+
+        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+            return
 
     office = Office(StepTransport(THROTTLED, UNREACHED, ACCEPTED), limiter=Own())
 
     await office.submit()
 
     assert seen == [
-        *("in", "throttle None", "RateLimitError"),
+        *("in", "RateLimitError"),
         *("in", "UnreachableError"),
         *("in", "out"),
     ]
+
+
+class Watched:
+    """A limiter that keeps what passed through its slots; it may swallow that, too."""
+
+    def __init__(self, *, swallows: bool = False) -> None:
+        self.passed: list[type[BaseException] | None] = []
+        self.swallows = swallows
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.passed.append(type(error))
+            if not self.swallows:
+                raise
+        else:
+            self.passed.append(None)
+
+    running_slot = slot
+
+    def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+        return
+
+
+def test_of_an_attempt_that_never_began_the_limiter_learns_just_that() -> None:
+    """Cancelled at every turn: it is `UnreachableError` as long as nothing has left."""
+    seen = set[tuple[int, type[BaseException] | None]]()
+
+    async def scenario(loop: StrikingLoop) -> None:
+        office = Office(StepTransport(ACCEPTED), limiter=Watched())
+        submitting = office.submit()
+        loop.strike = submitting.cancel
+        end = await end_of(submitting)
+        await office.quiet()
+
+        assert isinstance(end, asyncio.CancelledError | str)
+        seen.update((len(office.transport.left), passed) for passed in office.limiter.passed)
+
+    at_every_turn(scenario)
+
+    assert seen == {(0, UnreachableError), (1, None)}
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+async def test_an_intent_that_cannot_be_written_down_costs_no_slot(swallows: bool) -> None:
+    """The limiter is told that nothing began; the caller gets the recorder's own error."""
+
+    class Full(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            raise FullDiskError
+
+    office = Office(StepTransport(ACCEPTED), book=Full(), limiter=Watched(swallows=swallows))
+
+    assert isinstance(await end_of(office.submit()), FullDiskError)
+    assert office.limiter.passed == [UnreachableError]
+    assert office.transport.begun == []
+
+
+async def test_a_slot_comes_back_at_once_when_nothing_was_sent() -> None:
+    """A full disk for twenty submissions: the twenty-first need not wait ten seconds."""
+
+    class Full(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            raise FullDiskError
+
+    office = Office(StepTransport(ACCEPTED), book=Full())
+    for _ in range(20):
+        assert isinstance(await end_of(office.submit()), FullDiskError)
+    office.book = Book()
+
+    assert await office.submit() == "task_1"
+    assert now() == 0
+
+
+@pytest.mark.parametrize("turn", [GATEWAY, UNHEARD, BROKE])
+async def test_a_limiter_that_swallows_errors_makes_nobody_pay_twice(turn: Turn) -> None:
+    """What a slot does not let through is raised all the same."""
+    office = Office(StepTransport(turn, ACCEPTED), limiter=Watched(swallows=True))
+
+    end = await end_of(office.submit())
+
+    assert isinstance(end, SubmissionUncertainError | InsufficientCreditsError)
+    assert len(office.transport.begun) == 1
 
 
 # --- cancelling the caller, at every turn --------------------------------------------------------

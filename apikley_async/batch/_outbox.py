@@ -15,7 +15,7 @@ from apikley_async import (
     Client,
     Clock,
     Job,
-    RateLimiter,
+    Limiter,
     Request,
     Storyboard,
     Task,
@@ -188,9 +188,8 @@ def step_of(attempt: Attempt) -> Step:
     return Step(event, cause=attempt.cause)
 
 
-async def restore_window(store: Store, limiter: object, clock: Clock) -> None:
+async def restore_window(store: Store, limiter: Limiter, clock: Clock) -> None:
     """Let a limiter remember the attempts of the last run: a restart is no new window."""
-    if isinstance(limiter, RateLimiter):
-        now = clock.wall()
-        ends = await store.ends(now - LONGEST_REST)
-        limiter.remember((max(0.0, now - at), uncertain) for at, uncertain in ends)
+    now = clock.wall()
+    ends = await store.ends(now - LONGEST_REST)
+    limiter.remember((max(0.0, now - at), uncertain) for at, uncertain in ends)

@@ -269,14 +269,14 @@ class Run:
         try:
             async with contextlib.AsyncExitStack() as held:
                 await held.enter_async_context(self._making)
-                await held.enter_async_context(self._client.place())
+                await held.enter_async_context(self._client.running_slot())
                 if item.state is State.PLANNED:
                     item, job = await self._submit_for_certain(item)
                 if item.state is State.STALLED:
                     item = await self._step(item, Step(Event.RESUME))
                 if item.state is State.SUBMITTED:
                     item = await self._follow(item, job)
-        except SubmissionUncertainError:  # it had to pass the place: its film may be running
+        except SubmissionUncertainError:  # it had to pass the slot: its film may be running
             return await self._store.item(item.key)
         return item
 

@@ -156,7 +156,7 @@ class Films:
         async def make(film: Film) -> None:
             if film.work is None:
                 raise ValueError("a film that is to be made needs a work")
-            async with limiter.place():
+            async with limiter.running_slot():
                 job = await client.submit(film.work, recorder=Receipts(film, self._tell))
                 result = await self._follow(film, job)
             await self._deliver(client, film, result)

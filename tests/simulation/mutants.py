@@ -80,7 +80,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "forget the limiter": (
         ("_submit", "async with self._limiter.slot():", "if True:"),
     ),
-    "let places come back when an attempt begins": (
+    "let slots come back when an attempt begins": (
         ("_limiter", "            heappush(self._rested, self._clock.now() + rest)\n",
          "            heappush(self._rested, began + rest)\n"),
         ("_limiter", "        rest = self._rest\n",
@@ -89,12 +89,13 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "forget the window after a restart": (
         ("batch._outbox", "        limiter.remember(", "        [].append("),
     ),
-    "lose a place for each cancel": (
+    "lose a slot for each cancel": (
         ("_limiter", "            yield\n        except SubmissionUncertainError",
-         ("            yield\n        except asyncio.CancelledError:\n            rest = 1e9\n"
+         ("            yield\n        except (asyncio.CancelledError, UnreachableError):\n"
+          "            rest = 1e9\n"
           "            raise\n        except SubmissionUncertainError")),
     ),
-    "lose a place for each refusal": (
+    "lose a slot for each refusal": (
         ("_limiter", "            yield\n        except SubmissionUncertainError",
          ("            yield\n        except ApiError:\n            rest = 1e9\n"
           "            raise\n        except SubmissionUncertainError")),

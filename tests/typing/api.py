@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -193,11 +193,11 @@ class MyLimiter:
     async def slot(self) -> AsyncGenerator[None]:
         yield
 
-    def throttle(self, delay: float | None) -> None:
-        print(delay)
-
-    def place(self) -> AbstractAsyncContextManager[None]:
+    def running_slot(self) -> AbstractAsyncContextManager[None]:
         return self.slot()
+
+    def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+        print(list(attempts))
 
 
 class MyRecorder:
