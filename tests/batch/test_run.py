@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import shutil
 from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,45 @@ async def test_a_bad_day_ends_with_true_books(seed: int, tmp_path: Path) -> None
             await check_books(simulator, batch, folder)
 
         assert (len(simulator.ledger.times("create")), len(simulator.ledger.paid)) == (posts, paid)
+
+
+async def test_a_limiter_of_ones_own_remembers_the_attempts_of_the_last_run(tmp_path: Path) -> None:
+    """Once for each journal that is opened, however often it is run. (R2)"""
+
+    class Own:
+        def __init__(self) -> None:
+            self.remembered: list[list[tuple[float, bool]]] = []
+
+        @contextlib.asynccontextmanager
+        async def slot(self) -> AsyncIterator[None]:
+            yield
+
+        running_slot = slot
+
+        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+            self.remembered.append(list(attempts))
+
+    async with world() as simulator:
+        simulator.script("create", [Fault.OK, Fault.RESET_AFTER])
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(2))
+            batch_run = batch.run(client, folder=tmp_path / "films", every_change=True)
+            async with contextlib.aclosing(batch_run) as changes:
+                async for _ in changes:
+                    if Counter((await states(batch)).values())[State.UNCERTAIN]:
+                        break
+        await asyncio.sleep(10)
+        own = Own()
+        async with (
+            customer(simulator, limiter=own) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
+            await ran(batch, client, folder=tmp_path / "films")
+            await ran(batch, client, folder=tmp_path / "films")
+
+    [attempts] = own.remembered
+    assert sorted(uncertain for _, uncertain in attempts) == [False, True]
+    assert all(10 <= ago <= 60 for ago, _ in attempts)
 
 
 async def test_each_film_is_told_once_when_it_rests(tmp_path: Path) -> None:
