@@ -87,7 +87,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "        rest, began = self._rest - 2.0, self._clock.now()\n"),
     ),
     "forget the window after a restart": (
-        ("batch._outbox", "        limiter.remember(", "        [].append("),
+        ("batch._outbox", "    limiter.remember(", "    [].append("),
     ),
     "lose a slot for each cancel": (
         ("_limiter", "            yield\n        except SubmissionUncertainError",
