@@ -22,10 +22,7 @@ from apikley_async._policy import Backoff
 from apikley_async._result import Result, Snapshot, State
 from apikley_async.errors import (
     ApikleyError,
-    AuthenticationError,
-    ClientClosedError,
     EmptyResultError,
-    InvalidRequestError,
     JobTimeoutError,
     NotFoundError,
 )
@@ -264,7 +261,7 @@ class Job:
             self._missing_since = None if over else since
         else:
             self._missing_since = None  # an outage is no sight of a missing task
-            over = isinstance(error, AuthenticationError | InvalidRequestError | ClientClosedError)
+            over = error.retry == "never"
         if over:
             watch.error = error
 

@@ -27,7 +27,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import attrs
 
 from apikley_async._films import HEAD, Held, fitting, is_mp4, kind_of, mp4_is_whole, strong_version
-from apikley_async.errors import DownloadError
+from apikley_async.errors import Blame, DownloadError
 
 __all__ = ["Part"]
 
@@ -233,7 +233,7 @@ class Part:
             self._path.replace(final)
         elif not self._link(final) and not self._equals(final):
             told = f"{final} exists and is another file; move it, or say overwrite=True"
-            raise DownloadError(told)
+            raise refused(told)
         self._remove()
         sync_folder(final.parent)
         return final
@@ -294,6 +294,11 @@ def cannot_be_written(target: Path, trouble: OSError) -> DownloadError:
     return DownloadError(f"{target} cannot be written: {why}")
 
 
+def refused(told: str) -> DownloadError:
+    """The place that was asked for is none, and stays none."""
+    return DownloadError(told, resumable=False, blames=Blame.INPUT)
+
+
 def check_target(target: Path) -> None:
     """Refuse what is no place for a film, best before it is fetched."""
     try:
@@ -301,11 +306,11 @@ def check_target(target: Path) -> None:
     except UnicodeEncodeError:
         spelled = b"\0"
     if b"\0" in spelled:
-        raise DownloadError(f"{str(target)!r} is not a path")
+        raise refused(f"{str(target)!r} is not a path")
     if target.is_symlink():
-        raise DownloadError(f"{target} is a symbolic link; name the file itself")
+        raise refused(f"{target} is a symbolic link; name the file itself")
     if target.is_dir():
-        raise DownloadError(f"{target} is a folder")
+        raise refused(f"{target} is a folder")
 
 
 def warily(path: str, flags: int) -> int:

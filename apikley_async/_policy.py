@@ -14,13 +14,7 @@ from typing import TypeAlias
 import attrs
 import backoff
 
-from apikley_async.errors import (
-    ApikleyError,
-    RateLimitError,
-    ServerError,
-    UnansweredError,
-    UnreachableError,
-)
+from apikley_async.errors import ApikleyError
 
 __all__ = ["Backoff", "Jitter", "Timeouts", "exactly", "spread"]
 
@@ -106,10 +100,6 @@ def retry_delay(error: ApikleyError, *, repeatable: bool, delay: float) -> float
     A throttled request started nothing, and one that never left even less, so both may always
     be repeated. An unanswered one may have been heard: repeating createTask could pay twice.
     """
-    if isinstance(error, RateLimitError):
+    if error.retry == "always" or (repeatable and error.retry == "soon"):
         return max(delay, error.retry_after or 0.0)
-    if isinstance(error, UnreachableError):
-        return None if error.permanent else delay
-    if repeatable and isinstance(error, UnansweredError | ServerError):
-        return delay
     return None

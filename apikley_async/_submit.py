@@ -65,6 +65,7 @@ class Attempt:
         http, code: the HTTP status and the service's code, as far as there were any.
         raw: the answer as far as it was read, the key blotted out.
         cause: why it was not accepted, in a few words.
+        resumable: whether the same submission may be accepted later.
         began_at, ended_at: seconds since 1970.
     """
 
@@ -77,6 +78,7 @@ class Attempt:
     cause: str = ""
     began_at: float = 0.0
     ended_at: float = 0.0
+    resumable: bool = False
 
 
 @runtime_checkable
@@ -386,6 +388,7 @@ class Submitter:
             cause=_cause(outcome),
             began_at=began,
             ended_at=self._clock.wall(),
+            resumable=isinstance(outcome, ApikleyError) and outcome.resumable,
         )
 
     # --- what nobody was told -------------------------------------------------------------------

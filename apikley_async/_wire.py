@@ -35,6 +35,7 @@ from apikley_async.errors import (
     ApiError,
     ApikleyError,
     AuthenticationError,
+    Blame,
     FeatureDisabledError,
     InsufficientCreditsError,
     InvalidRequestError,
@@ -252,22 +253,14 @@ def open_envelope(
     raise refusal(reply, envelope, wall=wall, asked=asked, task_id=task_id)
 
 
-_FAMILY: dict[int, type[ApiError]] = {
-    400: InvalidRequestError,
-    401: AuthenticationError,
+_REFUSALS: dict[int, type[ApiError]] = {
+    # Only codes that say for certain that createTask has created nothing.
+    **dict.fromkeys((400, 405, 413, 414, 415, 422, 431, 451), InvalidRequestError),
+    **dict.fromkeys((401, 403), AuthenticationError),
     402: InsufficientCreditsError,
-    403: AuthenticationError,
     404: NotFoundError,
-    405: InvalidRequestError,
-    413: InvalidRequestError,
-    414: InvalidRequestError,
-    415: InvalidRequestError,
-    422: InvalidRequestError,
-    429: RateLimitError,
-    430: RateLimitError,
-    431: InvalidRequestError,
+    **dict.fromkeys((429, 430), RateLimitError),
     433: KeyLimitError,
-    451: InvalidRequestError,
     455: MaintenanceError,
     505: FeatureDisabledError,
 }
@@ -280,13 +273,20 @@ def refusal(
     code = envelope.code if envelope.code != 200 else reply.status
     if 300 <= reply.status < 400:
         told = f"{asked} was redirected, which is never followed: the base URL is not the service's"
-        return ApiError(told, code=reply.status, task_id=task_id)
+        return ApiError(
+            told,
+            code=reply.status,
+            task_id=task_id,
+            resumable=True,
+            blames=Blame.INPUT,
+            affects_all=True,
+        )
     if code < 300 and not envelope.framed:
         told = f"{asked} got an answer that {_trouble(reply)}"
         return UnansweredError(told, code=reply.status, task_id=task_id)
     told = f"{asked} was refused: {envelope.message or 'no reason given'}"
     said = envelope.message.casefold()
-    family = _FAMILY.get(code, ServerError if 500 <= code < 600 else ApiError)
+    family = _REFUSALS.get(code, ServerError if 500 <= code < 600 else ApiError)
     # Two readings met at the upstream: money dressed as pace, and pace dressed as something else.
     if family is RateLimitError and re.search(r"\b(credits?|balance|insufficient)\b", said):
         family = InsufficientCreditsError
@@ -328,8 +328,6 @@ def retry_after(reply: Reply, *, wall: float) -> float | None:
 
 # --- createTask ----------------------------------------------------------------------------------
 
-_REFUSED = frozenset({400, 401, 402, 403, 404, 405, 413, 414, 415, 422, 431, 433, 451, 455, 505})
-
 
 def open_submission(
     reply: Reply,
@@ -360,7 +358,7 @@ def open_submission(
     if 300 <= status < 400:
         raise refused
     bad = {number for number in (status, code) if number >= 400}
-    sure = (status < 500 and code in _REFUSED) or (bad and bad <= treat_as_refused)
+    sure = (status < 500 and code in _REFUSALS) or (bad and bad <= treat_as_refused)
     if isinstance(refused, ApiError) and sure:
         raise refused
     cause = _cause(reply)
@@ -590,10 +588,12 @@ def open_upload(reply: Reply, *, wall: float = 0.0) -> str:
     """The URL of a stored file; both documented shapes of the answer are read."""
     envelope = read_envelope(reply)
     if envelope.framed and envelope.code == 200 and not envelope.ok and reply.status < 300:
-        raise UploadError(f"The image was not stored: {envelope.message or 'no reason given'}")
+        told = f"The image was not stored: {envelope.message or 'no reason given'}"
+        raise UploadError(told, resumable=True, blames=Blame.SERVICE)
     data = open_envelope(reply, wall=wall, asked="The upload")
     fields = data if isinstance(data, dict) else {}
     found = _usable(fields.get("fileUrl")) or _usable(fields.get("downloadUrl"))
     if not found:
-        raise UploadError("The upload was answered without a URL for the image")
+        told = "The upload was answered without a URL for the image"
+        raise UploadError(told, resumable=True, blames=Blame.SERVICE)
     return found[0]

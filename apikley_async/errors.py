@@ -8,12 +8,14 @@ at https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from enum import StrEnum
+from typing import Any, ClassVar, Literal, TypeAlias
 
 __all__ = [
     "ApiError",
     "ApikleyError",
     "AuthenticationError",
+    "Blame",
     "BudgetExceededError",
     "ClientClosedError",
     "DownloadError",
@@ -41,24 +43,69 @@ __all__ = [
 ]
 
 
+Retry: TypeAlias = Literal["never", "slowly", "soon", "always"]
+
+
+class Blame(StrEnum):
+    """Where the reason for an error lies, hence what has to change."""
+
+    INPUT = "input"
+    """What was asked for or configured: this work, file, argument or address."""
+    ACCOUNT = "account"
+    """The key, the credits, or a bound on them."""
+    NETWORK = "network"
+    """This machine, its disk, or the way to the service."""
+    SERVICE = "service"
+    """The service itself."""
+
+
 class ApikleyError(Exception):
     """The base of every error of this package.
+
+    What an error means for the caller stands on its class, and nowhere else. Where one class
+    covers several cases, the instance says which it is.
 
     Attributes:
         message: what happened, in one sentence without secrets.
         code: the service's code (or the HTTP status when it sent none), if it answered.
         task_id: the task concerned, where there is one.
+        resumable: the same call or command may succeed later without a change of its input, and
+            what was bought is not lost.
+        blames: what has to change.
+        affects_all: other films would meet the same error now: a batch stops submitting.
+        retry: whether trying again may help. `"never"`: the answer stays the same. `"slowly"`:
+            only polling goes on. `"soon"`: calls that cost nothing are repeated. `"always"`:
+            nothing was processed, so that even createTask may be repeated.
+        retry_after: the pause in seconds that the service asked for, if it did.
     """
 
     advice: ClassVar[str] = ""
+    resumable: bool = False
+    blames: Blame = Blame.SERVICE
+    affects_all: bool = False
+    retry: Retry = "never"
+    retry_after: float | None = None
 
     def __init__(
-        self, message: str = "", *, code: int | None = None, task_id: str | None = None
+        self,
+        message: str = "",
+        *,
+        code: int | None = None,
+        task_id: str | None = None,
+        resumable: bool | None = None,
+        blames: Blame | None = None,
+        affects_all: bool | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.task_id = task_id
+        if resumable is not None:
+            self.resumable = resumable
+        if blames is not None:
+            self.blames = blames
+        if affects_all is not None:
+            self.affects_all = affects_all
 
     def __str__(self) -> str:
         facts = [f"code {self.code}"] if self.code is not None else []
@@ -79,6 +126,8 @@ class StoryboardError(ApikleyError, ValueError):
     `faults` names every violated rule with its path, so that a file is mended once.
     """
 
+    blames = Blame.INPUT
+
     def __init__(self, faults: Iterable[str] | str) -> None:
         listed = (faults,) if isinstance(faults, str) else tuple(faults)
         super().__init__("; ".join(listed))
@@ -92,30 +141,49 @@ class ApiError(ApikleyError):
     """The service answered and said no."""
 
     advice = "The same request will get the same answer"
+    retry: Retry = "slowly"
 
 
 class AuthenticationError(ApiError):
     """401 or 403: the key is missing, wrong or revoked. Nothing was created."""
 
     advice = "Check APIKLEY_API_KEY; keys are managed at https://app.apikley.ru/keys"
+    resumable = True
+    blames = Blame.ACCOUNT
+    affects_all = True
+    retry: Retry = "never"
+
+    def __init__(
+        self, message: str = "", *, code: int | None = None, task_id: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, task_id=task_id)
+        self.resumable = code is not None  # without an answer the key never left: it cannot be one
+        self.blames = Blame.ACCOUNT if self.resumable else Blame.INPUT
 
 
 class InsufficientCreditsError(ApiError):
     """402: the account does not have the credits. Nothing was created."""
 
     advice = "Top up the account, then submit again"
+    resumable = True
+    blames = Blame.ACCOUNT
+    affects_all = True
 
 
 class NotFoundError(ApiError):
     """404: the service knows no such task, model or path."""
 
     advice = "Check the task id or the model; a task of another account is unknown too"
+    blames = Blame.INPUT
+    retry: Retry = "never"
 
 
 class InvalidRequestError(ApiError):
     """400, 422, 451 and their like: the service refuses what was asked. Nothing was created."""
 
     advice = "Mend the input; some models insist on an image, some refuse what it shows"
+    blames = Blame.INPUT
+    retry: Retry = "never"
 
 
 class RateLimitError(ApiError):
@@ -125,6 +193,9 @@ class RateLimitError(ApiError):
     """
 
     advice = "Submit more slowly, or later"
+    resumable = True
+    affects_all = True
+    retry: Retry = "always"
 
     def __init__(
         self,
@@ -142,12 +213,17 @@ class KeyLimitError(ApiError):
     """433: the usage cap of this key is reached. Nothing was created."""
 
     advice = "Raise the key's cap or wait until it resets"
+    resumable = True
+    blames = Blame.ACCOUNT
+    affects_all = True
 
 
 class MaintenanceError(ApiError):
     """455: the service is under maintenance; it is not repeated by itself."""
 
     advice = "Submit again in some minutes"
+    resumable = True
+    affects_all = True
 
 
 class FeatureDisabledError(ApiError):
@@ -160,6 +236,8 @@ class ServerError(ApiError):
     """5xx in answer to a question that changes nothing (a look, credits, an upload)."""
 
     advice = "Ask again later; nothing was created"
+    resumable = True
+    retry: Retry = "soon"
 
 
 # --- the service did not answer ----------------------------------------------------------------
@@ -173,6 +251,10 @@ class UnreachableError(ApikleyError):
     """
 
     advice = "Check the network and the address, then try again"
+    resumable = True
+    blames = Blame.NETWORK
+    affects_all = True
+    retry: Retry = "always"
 
     def __init__(
         self,
@@ -184,12 +266,18 @@ class UnreachableError(ApikleyError):
     ) -> None:
         super().__init__(message, code=code, task_id=task_id)
         self.permanent = permanent
+        self.resumable = not permanent
+        self.blames = Blame.INPUT if permanent else Blame.NETWORK  # the address or its certificate
+        self.retry = "slowly" if permanent else "always"
 
 
 class UnansweredError(ApikleyError):
     """A question that changes nothing got no readable answer. Nothing was paid."""
 
     advice = "Ask again"
+    resumable = True
+    blames = Blame.NETWORK
+    retry: Retry = "soon"
 
 
 class SubmissionUncertainError(ApikleyError):
@@ -269,6 +357,7 @@ class JobTimeoutError(ApikleyError):
     """
 
     advice = "Await the job again, or later client.job(task_id)"
+    resumable = True
 
     def __init__(
         self,
@@ -292,6 +381,7 @@ class EmptyResultError(ApikleyError):
     """
 
     advice = "The film is paid: await the job again, then show the task id to the service"
+    resumable = True
 
     def __init__(
         self,
@@ -309,6 +399,9 @@ class ClientClosedError(ApikleyError):
     """The client is closed, or belongs to another event loop. Running films go on."""
 
     advice = "Enter the client again (async with client) and take jobs up with client.job(task_id)"
+    resumable = True
+    blames = Blame.INPUT
+    affects_all = True
 
 
 # --- files and the rest -----------------------------------------------------------------------
@@ -317,17 +410,23 @@ class ClientClosedError(ApikleyError):
 class UploadError(ApikleyError):
     """The image cannot be used or was not stored. Uploading costs nothing; nothing was paid."""
 
+    blames = Blame.INPUT
+
 
 class DownloadError(ApikleyError):
     """The film could not be saved whole; nothing broken stands under its name."""
 
     advice = "The film is still at the service: save it again before its link dies"
+    resumable = True
+    blames = Blame.NETWORK
 
 
 class ResultExpiredError(DownloadError):
     """The links are dead and the service gave no new ones."""
 
     advice = "Results live about a day; ask the service for the task"
+    resumable = False
+    blames = Blame.SERVICE
 
 
 # --- batches --------------------------------------------------------------------------------
@@ -337,6 +436,9 @@ class BudgetExceededError(ApikleyError):
     """Refused before anything was spent: it does not fit into the bound that was set."""
 
     advice = "Raise the bound, or leave films out"
+    resumable = True
+    blames = Blame.ACCOUNT
+    affects_all = True
 
 
 class ManifestError(ApikleyError, ValueError):
@@ -344,6 +446,8 @@ class ManifestError(ApikleyError, ValueError):
 
     `faults` names every violated rule with its file, place and field.
     """
+
+    blames = Blame.INPUT
 
     def __init__(self, faults: Iterable[str] | str) -> None:
         listed = (faults,) if isinstance(faults, str) else tuple(faults)
@@ -361,6 +465,12 @@ class JournalError(ApikleyError):
     The file is left as it is.
     """
 
+    blames = Blame.INPUT
+    affects_all = True
+
 
 class MissingExtraError(ApikleyError, ImportError):
     """An optional part is not installed; the message says what to type."""
+
+    blames = Blame.INPUT
+    affects_all = True

@@ -17,6 +17,7 @@ from apikley_async.errors import (
     ApiError,
     ApikleyError,
     AuthenticationError,
+    Blame,
     BudgetExceededError,
     ClientClosedError,
     DownloadError,
@@ -46,7 +47,7 @@ from apikley_async.errors import (
 FAMILY = [
     kind
     for kind in vars(errors).values()
-    if inspect.isclass(kind) and kind.__module__ == errors.__name__
+    if inspect.isclass(kind) and issubclass(kind, ApikleyError)
 ]
 
 # One of each, with everything it can carry. The order is that of the room.
@@ -91,6 +92,15 @@ SPECIMENS = [
     MissingExtraError("Films need an extra: pip install 'apikley-async[simulator]'"),
 ]
 
+# Classes that cover several cases: what an instance says in place of its class.
+CASES = [
+    AuthenticationError("A key with a space in it"),
+    UnreachableError("host.test was not reached: its certificate is not valid", permanent=True),
+    JournalError("campaign.db is in use", resumable=True, blames=Blame.NETWORK),
+    BudgetExceededError("no price", resumable=False, blames=Blame.INPUT),
+    ApiError("redirected", code=302, resumable=True, blames=Blame.INPUT, affects_all=True),
+]
+
 
 def pickled(error: ApikleyError, protocol: int) -> Any:
     return pickle.loads(pickle.dumps(error, protocol))  # noqa: S301 - our own, made a line above
@@ -104,6 +114,10 @@ WAYS: dict[str, Callable[[ApikleyError], Any]] = {
 }
 
 
+def meaning(error: ApikleyError | type[ApikleyError]) -> tuple[bool, str, bool, str]:
+    return error.resumable, error.blames.value, error.affects_all, error.retry
+
+
 def named(value: object) -> str:
     return type(value).__name__
 
@@ -114,7 +128,7 @@ def test_there_is_a_specimen_of_every_error() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("error", SPECIMENS, ids=named)
+@pytest.mark.parametrize("error", [*SPECIMENS, *CASES], ids=named)
 def test_an_error_travels_whole(error: ApikleyError, way: str) -> None:
     """Every attribute, the arguments, the notes and the sentence arrive at the other side."""
     error = copy.copy(error)
@@ -124,6 +138,7 @@ def test_an_error_travels_whole(error: ApikleyError, way: str) -> None:
 
     assert type(arrived) is type(error)
     assert vars(arrived) == vars(error)
+    assert meaning(arrived) == meaning(error)
     assert arrived.args == error.args
     assert str(arrived) == str(error)
     assert arrived.__notes__ == ["while making the third film"]
@@ -223,9 +238,55 @@ def test_the_family_is_sorted_by_what_to_do_next() -> None:
 
 def test_every_error_is_at_the_front_door() -> None:
     """Importable from the package and from its `errors`, under one name."""
-    assert {kind.__name__ for kind in FAMILY} == set(errors.__all__)
+    assert {kind.__name__ for kind in FAMILY} | {"Blame"} == set(errors.__all__)
     assert set(errors.__all__) <= set(apikley_async.__all__)
     assert all(getattr(apikley_async, name) is getattr(errors, name) for name in errors.__all__)
+
+
+def test_every_class_says_what_it_means_for_the_caller() -> None:
+    """Resumable, what has to change, whether the next film fares the same, whether to repeat."""
+    said = {kind: meaning(kind) for kind in FAMILY}
+
+    assert said == {
+        ApikleyError: (False, "service", False, "never"),
+        StoryboardError: (False, "input", False, "never"),
+        ApiError: (False, "service", False, "slowly"),
+        AuthenticationError: (True, "account", True, "never"),
+        InsufficientCreditsError: (True, "account", True, "slowly"),
+        NotFoundError: (False, "input", False, "never"),
+        InvalidRequestError: (False, "input", False, "never"),
+        RateLimitError: (True, "service", True, "always"),
+        KeyLimitError: (True, "account", True, "slowly"),
+        MaintenanceError: (True, "service", True, "slowly"),
+        FeatureDisabledError: (False, "service", False, "slowly"),
+        ServerError: (True, "service", False, "soon"),
+        UnreachableError: (True, "network", True, "always"),
+        UnansweredError: (True, "network", False, "soon"),
+        SubmissionUncertainError: (False, "service", False, "never"),
+        JobFailedError: (False, "service", False, "never"),
+        JobTimeoutError: (True, "service", False, "never"),
+        EmptyResultError: (True, "service", False, "never"),
+        ClientClosedError: (True, "input", True, "never"),
+        UploadError: (False, "input", False, "never"),
+        DownloadError: (True, "network", False, "never"),
+        ResultExpiredError: (False, "service", False, "never"),
+        BudgetExceededError: (True, "account", True, "never"),
+        ManifestError: (False, "input", False, "never"),
+        ManifestConflictError: (False, "input", False, "never"),
+        JournalError: (False, "input", True, "never"),
+        MissingExtraError: (False, "input", True, "never"),
+    }
+
+
+def test_an_instance_says_it_where_a_class_covers_several_cases() -> None:
+    """A key that cannot be one, a wrong certificate, a journal in use, a bound without a price."""
+    assert [meaning(error) for error in CASES] == [
+        (False, "input", True, "never"),
+        (False, "input", True, "slowly"),
+        (True, "network", True, "never"),
+        (False, "input", True, "never"),
+        (True, "input", True, "slowly"),
+    ]
 
 
 @pytest.mark.parametrize("kind", FAMILY, ids=lambda kind: kind.__name__)

@@ -24,6 +24,7 @@ from apikley_async.batch._run import Options, Run
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
 from apikley_async.errors import (
+    Blame,
     BudgetExceededError,
     JournalError,
     ManifestError,
@@ -404,7 +405,9 @@ class Batch:
         if unknown:
             raise BudgetExceededError(
                 "A bound in credits needs a price for every film, and nobody knows it for: "
-                f"{', '.join(sorted(unknown))}; say price=, nothing was spent"
+                f"{', '.join(sorted(unknown))}; say price=, nothing was spent",
+                resumable=False,
+                blames=Blame.INPUT,
             )
 
 

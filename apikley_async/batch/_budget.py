@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from apikley_async import Storyboard, Task
 from apikley_async.batch._store import Item
-from apikley_async.errors import BudgetExceededError
+from apikley_async.errors import Blame, BudgetExceededError
 
 __all__ = ["Budget", "Price", "Prices", "kind_of_item"]
 
@@ -118,7 +118,9 @@ class Budget:
         if self.needs_prices and price is None:
             raise BudgetExceededError(
                 "max_credits and min_balance need a price: say what a film costs, or make one "
-                "of each kind without them first"
+                "of each kind without them first",
+                resumable=False,
+                blames=Blame.INPUT,
             )
         amount = exact(price or 0.0)
         if self.max_credits is not None and self._spent + amount > exact(self.max_credits):

@@ -16,11 +16,12 @@ import sys
 from pathlib import Path
 
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
-from apikley_async.errors import JournalError
+from apikley_async.errors import Blame, JournalError
 
 __all__ = [
     "check",
     "connect",
+    "hindered",
     "keep_copy",
     "make",
     "make_lasting",
@@ -28,6 +29,12 @@ __all__ = [
     "take_lock",
 ]
 
+PASSING = frozenset(
+    (
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
+    )
+)
 MOUNTS = Path("/proc/self/mountinfo")  # where Linux says what lies on which disk
 NETWORKS = frozenset(
     (
@@ -36,6 +43,17 @@ NETWORKS = frozenset(
         *("smb2", "smb3", "smbfs", "vboxsf"),
     )
 )
+
+
+def hindered(told: str, cause: OSError | int | None = None) -> JournalError:
+    """An error of the journal that running again may cure: it is in use, locked, or has no room.
+
+    *cause* is what the system says, or SQLite's primary code; some say that it is no use.
+    """
+    mistaken = isinstance(cause, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    if mistaken or (isinstance(cause, int) and cause not in PASSING):
+        return JournalError(told)
+    return JournalError(told, resumable=True, blames=Blame.NETWORK)
 
 
 def refuse_network(path: Path) -> None:
@@ -79,7 +97,7 @@ def take_lock(path: Path) -> int:
     try:
         lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise JournalError(f"{path} cannot be made: {exc.strerror}") from None
+        raise hindered(f"{path} cannot be made: {exc.strerror}", exc) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
@@ -88,11 +106,11 @@ def take_lock(path: Path) -> int:
         owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
         os.close(lock)
         told = f"{path} is in use by process {owner}; wait for it or stop it"
-        raise JournalError(told) from None
+        raise hindered(told) from None
     except OSError as exc:
         os.close(lock)
         told = f"{path} cannot be locked ({exc.strerror}); keep it on a local disk with some space"
-        raise JournalError(told) from None
+        raise hindered(told, exc) from None
     return lock
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -216,7 +217,9 @@ class Journal:
             self._rescue(key, attempt)
             raise
         told = f"{trouble.message}; {key!r} is paid, its id is {self._rescue(key, attempt)}"
-        raise JournalError(told, task_id=attempt.task_id)
+        raise JournalError(
+            told, task_id=attempt.task_id, resumable=trouble.resumable, blames=trouble.blames
+        )
 
     def _rescue(self, key: str, attempt: Attempt) -> str:
         """Write a paid task's id down where there is room, and tell; say where."""
@@ -260,7 +263,7 @@ class Journal:
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Do *work* in the journal's own thread: one thing at a time, never cut in two."""
         if self._poison is not None:
-            raise JournalError(self._poison.message)
+            raise copy.copy(self._poison)
         return await self._do(work, *arguments)
 
     async def _do(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -286,21 +289,21 @@ class Journal:
         except (sqlite3.Error, ValueError) as exc:  # a damaged file gives text that is none
             error = self._trouble(exc)
         except OSError as exc:
-            error = JournalError(f"{self.path} cannot be written or read: {exc.strerror}")
+            error = file.hindered(f"{self.path} cannot be written or read: {exc.strerror}", exc)
         raise error
 
     def _trouble(self, exc: Exception) -> JournalError:
         """Say what is wrong, and what to do; from here on the gate is closed."""
         told = str(exc) if isinstance(exc, sqlite3.Error) else "its content is not readable"
-        number = exc.sqlite_errorcode if hasattr(exc, "sqlite_errorcode") else 0
-        self._full = number & 0xFF == sqlite3.SQLITE_FULL
-        if self._full or number & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
+        number = exc.sqlite_errorcode & 0xFF if hasattr(exc, "sqlite_errorcode") else 0
+        self._full = number == sqlite3.SQLITE_FULL
+        if self._full or number in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
             way_out = "free some space and run again: nothing was sent meanwhile"
-        elif number & 0xFF == sqlite3.SQLITE_BUSY:
+        elif number == sqlite3.SQLITE_BUSY:
             way_out = "another program has locked it; end that, and run again"
         else:
             way_out = "keep the file, and run `apikley batch verify` on it"
-        error = JournalError(f"{self.path} cannot be written or read: {told}; {way_out}")
+        error = file.hindered(f"{self.path} cannot be written or read: {told}; {way_out}", number)
         if not isinstance(exc, sqlite3.IntegrityError):
             self._poison = error
         return error
@@ -317,7 +320,7 @@ class Journal:
         try:
             [epoch] = self._db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
             if int(epoch) != self._epoch:
-                raise JournalError(f"{self.path} has another owner now; nothing was written")
+                raise file.hindered(f"{self.path} has another owner now; nothing was written")
             yield
             self._db.execute("COMMIT")
         except BaseException:

@@ -27,7 +27,6 @@ from apikley_async.errors import ClientClosedError
 
 __all__ = ["NotSentError", "Outbox", "Writer", "restore_window", "step_of"]
 
-NOT_THIS_FILM = frozenset({401, 402, 403, 429, 430, 433, 455})
 AGAIN = (Verdict.THROTTLED, Verdict.UNSENT)  # after these the client tries again by itself
 LONGEST_REST = 60.0  # of a limiter's slot, after an uncertain attempt
 
@@ -181,10 +180,7 @@ def step_of(attempt: Attempt) -> Step:
         Verdict.THROTTLED: Event.THROTTLE,
         Verdict.UNSENT: Event.UNSENT,
         Verdict.UNCERTAIN: Event.DOUBT,
-    }.get(attempt.verdict, Event.REFUSE)
-    redirected = attempt.http is not None and 300 <= attempt.http < 400
-    if event is Event.REFUSE and (attempt.code in NOT_THIS_FILM or redirected):
-        event = Event.POSTPONE
+    }.get(attempt.verdict, Event.POSTPONE if attempt.resumable else Event.REFUSE)
     return Step(event, cause=attempt.cause)
 
 

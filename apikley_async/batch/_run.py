@@ -25,25 +25,16 @@ from apikley_async.batch._outbox import NotSentError, Outbox, Writer
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Expected, File, Item, Step, Store
 from apikley_async.errors import (
-    ApiError,
     ApikleyError,
     AuthenticationError,
+    Blame,
     BudgetExceededError,
     ClientClosedError,
-    DownloadError,
-    EmptyResultError,
-    InvalidRequestError,
     JobFailedError,
-    JobTimeoutError,
     JournalError,
     MaintenanceError,
-    NotFoundError,
     ResultExpiredError,
-    StoryboardError,
     SubmissionUncertainError,
-    UnansweredError,
-    UnreachableError,
-    UploadError,
 )
 
 __all__ = ["Change", "Options", "Run"]
@@ -343,9 +334,12 @@ class Run:
                 self._pause(error)
             except NotSentError:
                 self._decide(kept=False, price=price)
-            except (ApikleyError, NoStepError) as error:
+            except (ClientClosedError, JournalError, NoStepError):
                 self._decide(kept=False, price=price)
-                return await self._refused(item, error, writer), None
+                raise
+            except ApikleyError as error:
+                self._decide(kept=False, price=price)
+                return await self._refused(item, error), None
             else:
                 self._decide(kept=True)
                 self._pauses = 0
@@ -380,16 +374,16 @@ class Run:
             self._budget.release(price)
         self._decided.set()
 
-    async def _refused(self, item: Item, error: Exception, writer: Writer) -> Item:
+    async def _refused(self, item: Item, error: ApikleyError) -> Item:
         """Nothing was created: say whether that is this film's fault or everybody's."""
-        if isinstance(error, JournalError | ClientClosedError | NoStepError):
-            raise error
-        if isinstance(error, StoryboardError | UploadError):
-            return await self._step(item, Step(Event.REFUSE, cause=str(error)))
         item = await self._store.item(item.key)
-        if item.state is State.PLANNED:  # not this film's fault, so the next would fare the same
+        if item.state is not State.PLANNED:  # its attempt has decided it
+            return item
+        if error.affects_all:
             self.stop(str(error))
-            self._tell(attrs.evolve(item, cause=str(error)), rests=True)
+        elif error.blames is Blame.INPUT and not error.resumable:
+            return await self._step(item, Step(Event.REFUSE, cause=str(error)))
+        self._tell(attrs.evolve(item, cause=str(error)), rests=True)
         return item
 
     async def _follow(self, item: Item, job: Job | None) -> Item:
@@ -405,9 +399,11 @@ class Run:
                 fail_message=error.fail_message,
                 credits=job.snapshot.credits,
             )
-        except (JobTimeoutError, NotFoundError, EmptyResultError, InvalidRequestError) as error:
-            step = Step(Event.STALL, cause=error.message)
-        except AuthenticationError as error:
+        except ClientClosedError:
+            raise
+        except ApikleyError as error:
+            if not error.affects_all:
+                return await self._step(item, Step(Event.STALL, cause=error.message))
             self.stop(str(error))
             self._tell(attrs.evolve(item, cause=str(error)), rests=True)
             return item
@@ -434,8 +430,10 @@ class Run:
             files = await asyncio.to_thread(lambda: tuple(map(summed, paths)))
         except ResultExpiredError as error:
             await self._step(item, Step(Event.EXPIRE, cause=error.message))
-        except (DownloadError, ApiError, UnreachableError, UnansweredError, OSError) as error:
-            if isinstance(error, AuthenticationError):
+        except ClientClosedError:
+            raise
+        except (ApikleyError, OSError) as error:
+            if isinstance(error, ApikleyError) and error.blames is Blame.ACCOUNT:
                 self.stop(str(error))
             self._tell(attrs.evolve(item, cause=str(error)), rests=True)
         else:

@@ -8,40 +8,17 @@ import click
 
 from apikley_async.errors import (
     ApikleyError,
-    AuthenticationError,
+    Blame,
     ClientClosedError,
     EmptyResultError,
-    InsufficientCreditsError,
     JobTimeoutError,
-    KeyLimitError,
-    MaintenanceError,
-    MissingExtraError,
-    RateLimitError,
-    ServerError,
-    StoryboardError,
     SubmissionUncertainError,
-    UnansweredError,
-    UnreachableError,
 )
 
 __all__ = ["DECIDE", "FAILED", "OK", "RESUME", "USAGE", "Refused", "advice", "exit_code", "worst"]
 
 OK, FAILED, USAGE, DECIDE, RESUME = 0, 1, 2, 3, 4
 WORST_FIRST = (DECIDE, RESUME, FAILED, USAGE)
-
-LATER = (
-    AuthenticationError,
-    ClientClosedError,
-    InsufficientCreditsError,
-    JobTimeoutError,
-    KeyLimitError,
-    MaintenanceError,
-    RateLimitError,
-    ServerError,
-    UnansweredError,
-    UnreachableError,
-)
-"""Nothing is lost: the same command goes on when the obstacle is gone."""
 
 ADVICE: dict[type[ApikleyError], str] = {
     # In place of the advice that speaks of Python.
@@ -58,17 +35,14 @@ class Refused(click.ClickException):
     exit_code = USAGE
 
 
-def exit_code(error: BaseException) -> int:
+def exit_code(error: ApikleyError) -> int:
     """The exit code that *error* deserves."""
     if isinstance(error, SubmissionUncertainError):
         return DECIDE
-    if isinstance(error, AuthenticationError) and error.code is None:
-        return USAGE  # the key never left: it cannot be one
-    if isinstance(error, LATER):
+    if error.resumable:
         return RESUME
-    if isinstance(error, StoryboardError | MissingExtraError):
-        return USAGE
-    return FAILED
+    # What the service itself refused is a film that failed; the rest was found out here.
+    return USAGE if error.blames is Blame.INPUT and error.code is None else FAILED
 
 
 def worst(codes: Iterable[int]) -> int:

@@ -21,15 +21,11 @@ import attrs
 from apikley_async import (
     ApikleyError,
     Attempt,
-    AuthenticationError,
     Client,
     DownloadError,
-    InsufficientCreditsError,
     Job,
     JobFailedError,
-    KeyLimitError,
     Limiter,
-    MaintenanceError,
     NotFoundError,
     Result,
     ResultExpiredError,
@@ -37,7 +33,6 @@ from apikley_async import (
     Storyboard,
     SubmissionUncertainError,
     Task,
-    UnreachableError,
     UploadError,
     Verdict,
 )
@@ -46,15 +41,6 @@ from apikley_async.cli._options import Settings
 from apikley_async.cli._telling import Telling, count
 
 __all__ = ["Film", "Films", "call"]
-
-BLOCKS = (
-    AuthenticationError,
-    InsufficientCreditsError,
-    KeyLimitError,
-    MaintenanceError,
-    UnreachableError,
-)
-"""What stops one film stops them all: the rest is not even tried."""
 
 UPLOADS_AT_ONCE = 4
 MARK = struct.pack(">I4s", 26, b"free") + b"apikley: simulated"
@@ -264,7 +250,7 @@ class Films:
             self._tell_uncertain(film)
         except ApikleyError as error:
             self._tell_failed(film, error)
-            if isinstance(error, BLOCKS):
+            if error.affects_all:
                 self._halt()
 
     def _halt(self) -> None:
@@ -296,7 +282,7 @@ class Films:
                     film.code = USAGE
                 except ApikleyError as error:
                     self._tell_failed(film, error)
-                    self._halted = isinstance(error, BLOCKS)
+                    self._halted = error.affects_all
 
         await asyncio.gather(*(upload(film) for film in self.films))
         code = worst(film.code or OK for film in self.films)

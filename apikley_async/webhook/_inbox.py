@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
-from apikley_async.errors import JournalError
+from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook._judge import Heard
 
 __all__ = ["PAGE", "Inbox", "Place"]
@@ -126,7 +126,9 @@ def _guarded(file: _File, work: Callable[..., T], *arguments: Any) -> T:
     except OSError as exc:
         trouble = exc.strerror
     file.close()  # it is looked at anew before it is used again
-    raise JournalError(f"{file.path} cannot be written or read: {trouble}")
+    raise JournalError(
+        f"{file.path} cannot be written or read: {trouble}", resumable=True, blames=Blame.NETWORK
+    )
 
 
 class _File:

@@ -20,7 +20,7 @@ from batch.conformance import StoreContract, film
 from apikley_async.batch import Event, Journal, State, Step, _file
 from apikley_async.batch._file import kind_of_disk
 from apikley_async.batch._schema import APPLICATION, MIGRATIONS, VERSION
-from apikley_async.errors import JournalError
+from apikley_async.errors import Blame, JournalError
 
 
 class TestJournal(StoreContract):
@@ -58,8 +58,9 @@ async def test_it_is_private(path: Path) -> None:
 async def test_a_second_owner_is_refused_at_once(path: Path) -> None:
     """One process at a time; the message names the other. (J5)."""
     async with journal(path):
-        with pytest.raises(JournalError, match=f"in use by process {os.getpid()}"):
+        with pytest.raises(JournalError, match=f"in use by process {os.getpid()}") as caught:
             await Journal.open(path)
+        assert caught.value.resumable
     async with journal(path):
         pass
 
@@ -135,8 +136,9 @@ async def test_another_program_s_database_is_refused(path: Path) -> None:
     other.close()
     before = path.read_bytes()
 
-    with pytest.raises(JournalError, match="another program"):
+    with pytest.raises(JournalError, match="another program") as caught:
         await Journal.open(path)
+    assert (caught.value.resumable, caught.value.blames) == (False, Blame.INPUT)
 
     assert path.read_bytes() == before
 
@@ -189,10 +191,12 @@ async def test_a_full_disk_closes_the_gate(path: Path) -> None:
             for number in range(50):
                 await owner.intend(f"k{number}", f"token{number}" * 50, "print", None)
 
-        with pytest.raises(JournalError, match="free some space"):
+        with pytest.raises(JournalError, match="free some space") as caught:
             await fill()
-        with pytest.raises(JournalError, match="free some space"):
+        assert caught.value.resumable
+        with pytest.raises(JournalError, match="free some space") as caught:
             await owner.item("k0")
+        assert caught.value.resumable
 
     async with journal(path) as again:
         assert not await again.verify()

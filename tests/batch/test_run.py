@@ -275,6 +275,47 @@ async def test_what_is_refused_for_good_stops_nobody(tmp_path: Path) -> None:
         assert set((await states(batch)).values()) == {State.DONE}
 
 
+async def test_an_image_that_the_service_does_not_store_keeps_its_film_planned(
+    tmp_path: Path,
+) -> None:
+    """Nobody's input is to blame: the others are made, and the next run makes this one too."""
+    shipped = Path(__file__).parents[2] / "apikley_async/cli/storyboards/kitten.png"
+    board = Storyboard([Shot("A picture.", 5)], duration=10, image=shipped)
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("upload", [Fault.NO_UPLOAD_URL])
+        await batch.add([("picture", board), *films(3)])
+
+        heard = await ran(batch, client, folder=tmp_path / "films")
+
+        stand = await states(batch)
+        assert stand.pop("picture") is State.PLANNED
+        assert set(stand.values()) == {State.DONE}
+        assert any(item.key == "picture" and "without a URL" in item.cause for item in heard)
+        await ran(batch, client, folder=tmp_path / "films")
+        assert set((await states(batch)).values()) == {State.DONE}
+
+
+async def test_an_address_that_redirects_stops_the_run(tmp_path: Path) -> None:
+    """The base URL is not the service's: no other film is sent there, and none is rejected."""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift(), max_running=1) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.redirect(307, "https://elsewhere.test/")] * 9)
+        await batch.add(films(3))
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert len(simulator.ledger.times("create")) == 1
+        assert "redirected" in (batch.stopped or "")
+
+
 async def test_no_file_of_a_batch_holds_the_key(tmp_path: Path) -> None:
     """Nor a signed link that is not needed: journal, log, lock, films and parts. (S5, I8)"""
     key = "canary-0000-this-key-opens-nothing"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from apikley_async import JobTimeoutError, NotFoundError, StoryboardError, errors
+from apikley_async import Blame, JobTimeoutError, NotFoundError, StoryboardError, errors
 from apikley_async.cli._exit import WORST_FIRST, advice, exit_code, worst
 from apikley_async.cli._telling import Lines, Telling, plain
 
-FAMILY = [getattr(errors, name) for name in errors.__all__]
+FAMILY = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,23 @@ def test_every_error_has_its_code_and_no_words_of_python(kind: type[errors.Apikl
         (errors.JobFailedError("no"), 1),
         (errors.InvalidRequestError("no", code=422), 1),
         (NotFoundError("no", code=404), 1),
-        (errors.DownloadError("disk full"), 1),
+        (errors.DownloadError("disk full"), 4),
+        (errors.DownloadError("a folder", resumable=False, blames=Blame.INPUT), 2),
+        (errors.ResultExpiredError("gone"), 1),
+        (errors.EmptyResultError("no link"), 4),
+        (errors.KeyLimitError("no", code=433), 4),
+        (errors.UnreachableError("a wrong certificate", permanent=True), 2),
+        (errors.BudgetExceededError("used up"), 4),
+        (errors.BudgetExceededError("no price", resumable=False, blames=Blame.INPUT), 2),
+        (errors.JournalError("another key"), 2),
+        (errors.JournalError("in use", resumable=True, blames=Blame.NETWORK), 4),
+        (errors.ManifestError("key: a word"), 2),
+        (errors.UploadError("no picture"), 2),
+        (errors.MissingExtraError("Pillow"), 2),
         (StoryboardError("shots: 1 to 10"), 2),
     ],
 )
-def test_the_code_says_what_can_be_done(error: Exception, code: int) -> None:
+def test_the_code_says_what_can_be_done(error: errors.ApikleyError, code: int) -> None:
     assert exit_code(error) == code
 
 

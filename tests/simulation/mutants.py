@@ -40,8 +40,8 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_transport", "    mark.sent = True\n", "    mark.sent = False\n"),
     ),
     "take a 5xx for a refusal": (
-        ("_wire", "sure = (status < 500 and code in _REFUSED)",
-         "sure = status >= 500 or (status < 500 and code in _REFUSED)"),
+        ("_wire", "sure = (status < 500 and code in _REFUSALS)",
+         "sure = status >= 500 or (status < 500 and code in _REFUSALS)"),
     ),
     "take a success without an id for a refusal": (
         ("_wire", "    if isinstance(refused, ApiError) and sure:\n        raise refused\n",
@@ -118,18 +118,18 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_wire", "if named is not None and named != task_id:", "if False:"),
     ),
     "take an unknown task for a failed one": (
-        ("batch._run", "        except (JobTimeoutError, NotFoundError, EmptyResultError,",
-         ("        except NotFoundError as error:\n"
-         "            step = Step(Event.FAIL, cause=error.message)\n"
-         "        except (JobTimeoutError, EmptyResultError,")),
+        ("batch._run", "            if not error.affects_all:\n",
+         ("            if error.code == 404:\n"
+          "                return await self._step(item, Step(Event.FAIL, cause=error.message))\n"
+          "            if not error.affects_all:\n")),
         ("_job", "MISSING_OWN = 600.0", "MISSING_OWN = 0.0"),
     ),
     "give up at the first outage": (
-        ("_job", "over = isinstance(error, AuthenticationError",
-         "over = isinstance(error, ApikleyError"),
-        ("batch._run", ("EmptyResultError, InvalidRequestError) as error:\n"
-         "            step = Step(Event.STALL"),
-         "EmptyResultError, ApikleyError) as error:\n            step = Step(Event.FAIL"),
+        ("_job", 'over = error.retry == "never"', "over = True"),
+        ("batch._run", ("            if not error.affects_all:\n"
+         "                return await self._step(item, Step(Event.STALL"),
+         ("            if True:\n"
+          "                return await self._step(item, Step(Event.FAIL")),
     ),
     # --- saving
     "do not look whether a film is whole": (
