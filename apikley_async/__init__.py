@@ -8,7 +8,7 @@ from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._many import Outcome
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot, State
-from apikley_async._storyboard import Shot, Storyboard, Task
+from apikley_async._storyboard import ModelTask, Shot, Storyboard
 from apikley_async._submit import Attempt, Callbacks, Recorder, Verdict
 from apikley_async._wire import Request, read_callback
 from apikley_async.errors import (
@@ -69,6 +69,7 @@ __all__ = [
     "ManifestConflictError",
     "ManifestError",
     "MissingExtraError",
+    "ModelTask",
     "NotFoundError",
     "Outcome",
     "Picture",
@@ -86,7 +87,6 @@ __all__ = [
     "StoryboardError",
     "SubmissionUncertainError",
     "SystemClock",
-    "Task",
     "Timeouts",
     "UnansweredError",
     "UnreachableError",

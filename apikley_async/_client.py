@@ -30,7 +30,7 @@ from apikley_async._many import Making, Outcome, Works
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot
 from apikley_async._rooms import Rooms, Settings, open_rooms
-from apikley_async._storyboard import Storyboard, Task, Work, is_url
+from apikley_async._storyboard import ModelTask, Storyboard, Work, is_url
 from apikley_async._submit import (
     Callbacks,
     NoCallbacks,
@@ -173,7 +173,7 @@ class Client:
         `unclaimed` and in a logged warning.
 
         Args:
-            work: a `Storyboard`, or a `Task` of any model.
+            work: a `Storyboard`, or a `ModelTask` of any model.
             callback_url: where the service shall report the end; otherwise the client's
                 `callback` says.
             recorder: is told before and after every attempt.
@@ -196,7 +196,7 @@ class Client:
         Where callbacks are heard, an uncertain submission waits for its callback.
 
         Args:
-            work: a `Storyboard`, or a `Task` of any model.
+            work: a `Storyboard`, or a `ModelTask` of any model.
             timeout: seconds from the submission; then `JobTimeoutError`, which carries the job.
 
         Raises:
@@ -554,7 +554,7 @@ class Client:
             raise
 
     def _new_job(self, task_id: str, work: Work) -> Job:
-        model = work.model if isinstance(work, Task) else wire.STORYBOARD_MODEL
+        model = work.model if isinstance(work, ModelTask) else wire.STORYBOARD_MODEL
         return self._know(task_id, submitted_at=self._clock.now(), model=model)
 
     def _know(self, task_id: str, **facts: Any) -> Job:

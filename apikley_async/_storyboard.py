@@ -18,7 +18,7 @@ import attrs
 
 from apikley_async.errors import StoryboardError
 
-__all__ = ["Aspect", "Image", "Shot", "Storyboard", "Task", "Work"]
+__all__ = ["Aspect", "Image", "ModelTask", "Shot", "Storyboard", "Work"]
 
 Aspect = Literal["landscape", "portrait"]
 Image: TypeAlias = str | os.PathLike[str]
@@ -85,7 +85,7 @@ class Storyboard:
 
 
 @attrs.frozen(eq=False)
-class Task:
+class ModelTask:
     """A task of any model of the service, through the same door as a storyboard.
 
     The input is sent as it is, so its spelling and its rules are the model's own; here it only
@@ -109,13 +109,13 @@ class Task:
         return self.model, json.dumps(self.input, sort_keys=True)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Task) and self._canon == other._canon
+        return isinstance(other, ModelTask) and self._canon == other._canon
 
     def __hash__(self) -> int:
         return hash(self._canon)
 
 
-Work: TypeAlias = Storyboard | Task
+Work: TypeAlias = Storyboard | ModelTask
 
 
 def shot_faults(scene: object, duration: object, path: str = "") -> Iterator[str]:

@@ -19,7 +19,7 @@ import attrs
 from apikley_async._clock import Clock
 from apikley_async._limiter import Limiter
 from apikley_async._policy import RETRIES, Timeouts, retry_delay
-from apikley_async._storyboard import Storyboard, Task, Work, url_faults
+from apikley_async._storyboard import ModelTask, Storyboard, Work, url_faults
 from apikley_async._transport import Transport
 from apikley_async._wire import (
     Reply,
@@ -136,8 +136,8 @@ def check_order(work: object, callback_url: str | None) -> None:
     Raises:
         StoryboardError: it says what is wrong.
     """
-    if not isinstance(work, Storyboard | Task):
-        raise StoryboardError(f"work: a Storyboard or a Task, not {type(work).__name__}")
+    if not isinstance(work, Storyboard | ModelTask):
+        raise StoryboardError(f"work: a Storyboard or a ModelTask, not {type(work).__name__}")
     if callback_url is not None:
         faults = [f"callback_url: {fault}" for fault in url_faults(callback_url)]
         if faults:

@@ -30,7 +30,7 @@ from apikley_async._lenient import (
     read_whole,
 )
 from apikley_async._result import Snapshot, State
-from apikley_async._storyboard import Shot, Storyboard, Task, Work, url_faults
+from apikley_async._storyboard import ModelTask, Shot, Storyboard, Work, url_faults
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -162,7 +162,7 @@ _writer.register_unstructure_hook(
 
 def task_input(work: Work, image_url: str | None = None) -> dict[str, Any]:
     """Spell what is to be made: the `input` of createTask."""
-    if isinstance(work, Task):
+    if isinstance(work, ModelTask):
         return dict(work.input)
     spelled: dict[str, Any] = _writer.unstructure(work)
     spelled["shots"] = list(spelled["shots"])
@@ -174,7 +174,7 @@ def create_task(
 ) -> Request:
     """The one request that costs money, hence the one that is not repeatable."""
     body: dict[str, Any] = {
-        "model": work.model if isinstance(work, Task) else STORYBOARD_MODEL,
+        "model": work.model if isinstance(work, ModelTask) else STORYBOARD_MODEL,
         "input": task_input(work, image_url),
     }
     if callback_url:

@@ -59,6 +59,7 @@ from apikley_async import (
     InvalidRequestError,
     Job,
     JobTimeoutError,
+    ModelTask,
     RateLimiter,
     RateLimitError,
     Result,
@@ -66,7 +67,6 @@ from apikley_async import (
     Storyboard,
     StoryboardError,
     SubmissionUncertainError,
-    Task,
     Timeouts,
     UnansweredError,
     UnreachableError,
@@ -74,7 +74,7 @@ from apikley_async import (
 )
 from apikley_async.testing import LoopClock, Request, ScriptedTransport, reply
 
-WORK = Task("model", {"prompt": "A lighthouse at dawn."})
+WORK = ModelTask("model", {"prompt": "A lighthouse at dawn."})
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\2\0\0\0\2\0\x08\2\0\0\0" + b"picture" * 100
 OK = b"HTTP/1.1 200 OK\r\n"
 
@@ -608,7 +608,7 @@ async def test_a_callback_url_is_looked_at_before_anything_is_sent(url: str) -> 
 @pytest.mark.virtual
 async def test_only_works_can_be_submitted() -> None:
     async with RawServer() as server, customer(server.url) as client:
-        with pytest.raises(StoryboardError, match="work: a Storyboard or a Task, not dict"):
+        with pytest.raises(StoryboardError, match="work: a Storyboard or a ModelTask, not dict"):
             await client.submit({"model": "x"})  # type: ignore[arg-type]
 
         assert server.connections == 0
@@ -1233,14 +1233,14 @@ def test_after_a_fork_it_says_so() -> None:
 
 INTERRUPTED = """
     import asyncio, sys
-    from apikley_async import Client, Task
+    from apikley_async import Client, ModelTask
 
     client = Client("key-of-a-child", base_url=sys.argv[1])
 
     async def main():
         async with client:
             try:
-                await client.{call}(Task("model", {{"prompt": "x"}}))
+                await client.{call}(ModelTask("model", {{"prompt": "x"}}))
             except asyncio.CancelledError:
                 print("interrupted", flush=True)
                 raise

@@ -16,13 +16,13 @@ import pytest
 from apikley_async import (
     Client,
     Job,
+    ModelTask,
     Outcome,
     RateLimiter,
     Shot,
     Storyboard,
     StoryboardError,
     SubmissionUncertainError,
-    Task,
     UnreachableError,
 )
 from apikley_async.simulator import Constant, Fault, Faults, Lognormal, Simulator, Terms, Throttle
@@ -276,7 +276,7 @@ async def test_an_image_may_come_from_a_url_or_through_a_gateway(tmp_path: Path)
 
 async def test_another_model_goes_through_the_same_door(tmp_path: Path) -> None:
     """A task of another model is submitted, awaited and saved like a storyboard."""
-    lighthouse = Task("kling-2.6/text-to-video", {"prompt": "A lighthouse.", "duration": 5})
+    lighthouse = ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse.", "duration": 5})
     async with world() as simulator, customer(simulator) as client:
         result = await client.generate(lighthouse)
         [path] = await client.save(result, tmp_path)

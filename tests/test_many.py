@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from turns import StrikingLoop, at_every_turn
 
-from apikley_async import Backoff, Job, Outcome, Result, Snapshot, SystemClock, Task
+from apikley_async import Backoff, Job, ModelTask, Outcome, Result, Snapshot, SystemClock
 from apikley_async._limiter import running_slots
 from apikley_async._many import Making, Works
 from apikley_async.errors import (
@@ -34,12 +34,12 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def work(number: int) -> Task:
-    return Task("a-model", {"number": number})
+def work(number: int) -> ModelTask:
+    return ModelTask("a-model", {"number": number})
 
 
 def number_of(outcome: Outcome) -> int:
-    assert isinstance(outcome.work, Task)
+    assert isinstance(outcome.work, ModelTask)
     number: int = outcome.work.input["number"]
     return number
 
@@ -81,7 +81,7 @@ class Studio:
             in_doubt=lambda error: self.left_in_doubt.append(error.token),
         )
 
-    def works(self, count: int | None = None) -> Iterator[Task]:
+    def works(self, count: int | None = None) -> Iterator[ModelTask]:
         for number in itertools.count() if count is None else range(count):
             self.pulled.append(number)
             yield work(number)
@@ -203,13 +203,13 @@ async def test_works_may_come_in_any_shape(kind: str) -> None:
     """Anything that can be iterated, either way."""
     studio = Studio()
 
-    async def generator() -> AsyncIterator[Task]:
+    async def generator() -> AsyncIterator[ModelTask]:
         for item in studio.works(5):
             await asyncio.sleep(1)
             yield item
 
     class Iterable:
-        def __aiter__(self) -> AsyncIterator[Task]:
+        def __aiter__(self) -> AsyncIterator[ModelTask]:
             return generator()
 
     shapes: dict[str, Any] = {
@@ -280,7 +280,7 @@ async def test_a_slow_source_delays_no_outcome() -> None:
     studio = Studio(3, length=lambda number: 1.0)
     arrived = list[float]()
 
-    async def slow() -> AsyncIterator[Task]:
+    async def slow() -> AsyncIterator[ModelTask]:
         for item in studio.works(3):
             yield item
             await asyncio.sleep(100)
@@ -346,7 +346,7 @@ async def test_an_error_of_the_input_comes_last(ordered: bool, error: Exception)
     studio = Studio(5)
     yielded = list[Outcome]()
 
-    def broken() -> Iterator[Task]:
+    def broken() -> Iterator[ModelTask]:
         yield from studio.works(2)
         raise error
 
@@ -378,7 +378,7 @@ async def test_the_source_is_read_by_one_task() -> None:
     """A generator with a time-out or a task group across its yields works."""
     studio = Studio()
 
-    async def guarded() -> AsyncIterator[Task]:
+    async def guarded() -> AsyncIterator[ModelTask]:
         async with asyncio.timeout(1000), asyncio.TaskGroup():
             for item in studio.works(5):
                 yield item
@@ -391,7 +391,7 @@ async def test_a_source_that_swallows_its_cancel_buys_nothing_more() -> None:
     """After the consumer has left nothing is bought, whatever the input does."""
     studio = Studio(3)
 
-    async def stubborn() -> AsyncIterator[Task]:
+    async def stubborn() -> AsyncIterator[ModelTask]:
         yield work(0)
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(1000)
@@ -487,7 +487,7 @@ def test_closing_at_any_moment_hangs_nobody(ordered: bool) -> None:
         studio = Studio(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)
         yielded = list[Outcome]()
 
-        async def source() -> AsyncGenerator[Task, None]:
+        async def source() -> AsyncGenerator[ModelTask, None]:
             for item in studio.works(6):
                 await asyncio.sleep(0.05)
                 yield item

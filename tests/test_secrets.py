@@ -48,16 +48,16 @@ from apikley_async import (
     Client,
     ClientClosedError,
     JobFailedError,
+    ModelTask,
     Result,
     Storyboard,
     SubmissionUncertainError,
-    Task,
     Timeouts,
     UnreachableError,
 )
 from apikley_async.testing import LoopClock, Request
 
-WORK = Task("model", {"prompt": "A lighthouse at dawn."})
+WORK = ModelTask("model", {"prompt": "A lighthouse at dawn."})
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\2\0\0\0\2\0\x08\2\0\0\0" + b"picture" * 100
 TASK = envelope({"taskId": "task_1"})
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from apikley_async import Shot, Storyboard, StoryboardError, Task
+from apikley_async import ModelTask, Shot, Storyboard, StoryboardError
 from apikley_async._storyboard import image_faults, is_url, url_faults
 from apikley_async._wire import create_task
 
@@ -462,7 +462,7 @@ WORKS = [
     CAKE,
     Storyboard([CAKE, CAKE], duration=25, aspect_ratio="portrait", image="https://a.test/x.png"),
     Storyboard([CAKE], image=Path("kitten.png")),
-    Task("kling-2.6/text-to-video", {"prompt": "A lighthouse.", "list": [1, {"a": None}]}),
+    ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse.", "list": [1, {"a": None}]}),
 ]
 
 
@@ -504,14 +504,14 @@ def test_a_task_takes_what_json_carries() -> None:
     """Its spelling and its rules are the model's own."""
     fields = {"prompt": "Кот 🍰", "n": 5, "x": 0.5, "yes": True, "none": None, "deep": [{"a": []}]}
 
-    assert Task("kling-2.6/text-to-video", fields).input == fields
-    assert Task("model").input == {}
+    assert ModelTask("kling-2.6/text-to-video", fields).input == fields
+    assert ModelTask("model").input == {}
 
 
 def test_a_task_is_its_own() -> None:
     """Changing the mapping that was given changes nothing."""
     fields: dict[str, Any] = {"a": [1, {"b": 2}]}
-    task = Task("model", fields)
+    task = ModelTask("model", fields)
 
     fields["a"][1]["b"] = 3
 
@@ -522,12 +522,12 @@ def test_a_task_takes_any_mapping() -> None:
     """A read-only view, also inside, and tuples for lists."""
     fields: Mapping[str, Any] = MappingProxyType({"a": MappingProxyType({"b": (1, 2)})})
 
-    assert Task("model", fields).input == {"a": {"b": [1, 2]}}
+    assert ModelTask("model", fields).input == {"a": {"b": [1, 2]}}
 
 
 @pytest.mark.parametrize("model", ["", "  ", None, 5, b"model", "half\ud800"])
 def test_a_model_has_a_name(model: Any) -> None:
-    (fault,) = faults_of(Task, model, {})
+    (fault,) = faults_of(ModelTask, model, {})
 
     assert fault.startswith("model: ")
 
@@ -545,7 +545,7 @@ def test_every_fault_of_a_task_is_named_with_its_path() -> None:
         5: "five",
     }
 
-    assert faults_of(Task, "", fields) == (
+    assert faults_of(ModelTask, "", fields) == (
         "model: a name, not blank",
         "input.nan: a finite number, not nan",
         "input.deep[1].inf: a finite number, not -inf",
@@ -561,7 +561,7 @@ def test_every_fault_of_a_task_is_named_with_its_path() -> None:
 
 @pytest.mark.parametrize("fields", [None, "text", [("a", 1)], 5])
 def test_an_input_is_a_mapping(fields: Any) -> None:
-    (fault,) = faults_of(Task, "model", fields)
+    (fault,) = faults_of(ModelTask, "model", fields)
 
     assert fault == f"input: a mapping, not {fields!r}"
 
@@ -574,8 +574,8 @@ def test_an_input_is_not_endless() -> None:
     for _ in range(40):
         tower = [tower]
 
-    assert len(faults_of(Task, "model", circle)) == 4
-    assert faults_of(Task, "model", {"tower": tower}) == (
+    assert len(faults_of(ModelTask, "model", circle)) == 4
+    assert faults_of(ModelTask, "model", {"tower": tower}) == (
         "input.tower" + "[0]" * 32 + ": at most 32 levels deep",
     )
 
@@ -603,7 +603,7 @@ ANY_VALUE = st.recursive(
 def test_a_task_that_exists_can_be_sent(model: Any, fields: Any) -> None:
     """It is refused with a `StoryboardError`, or it has a spelling that reads back the same."""
     try:
-        task = Task(model, fields)
+        task = ModelTask(model, fields)
     except StoryboardError:
         return
 

@@ -21,11 +21,11 @@ from apikley_async import (
     InsufficientCreditsError,
     InvalidRequestError,
     Limiter,
+    ModelTask,
     RateLimiter,
     RateLimitError,
     Recorder,
     SubmissionUncertainError,
-    Task,
     Timeouts,
     UnansweredError,
     UnreachableError,
@@ -36,7 +36,7 @@ from apikley_async.testing import LoopClock, Reply, Request, reply
 
 pytestmark = pytest.mark.virtual
 
-WORK = Task("model", {"prompt": "A lighthouse at dawn."})
+WORK = ModelTask("model", {"prompt": "A lighthouse at dawn."})
 ACCEPTED = reply({"taskId": "task_1"})
 THROTTLED = reply(None, code=429, msg="slow down", status=429)
 BROKE = reply(None, code=402, msg="no credits")

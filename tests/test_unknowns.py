@@ -17,12 +17,12 @@ from apikley_async import (
     InvalidRequestError,
     JobFailedError,
     MaintenanceError,
+    ModelTask,
     NotFoundError,
     Shot,
     Storyboard,
     StoryboardError,
     SubmissionUncertainError,
-    Task,
     UploadError,
 )
 from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
@@ -93,7 +93,7 @@ async def test_another_model_goes_through_the_same_door(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """The core outlives one model."""
-    work = Task("next-year/text-to-video", {"prompt": "A lighthouse.", "duration": 5})
+    work = ModelTask("next-year/text-to-video", {"prompt": "A lighthouse.", "duration": 5})
 
     result = await apikley_client.generate(work)
 

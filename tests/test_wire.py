@@ -25,6 +25,7 @@ from apikley_async import (
     JobFailedError,
     KeyLimitError,
     MaintenanceError,
+    ModelTask,
     NotFoundError,
     RateLimitError,
     ServerError,
@@ -33,7 +34,6 @@ from apikley_async import (
     State,
     Storyboard,
     SubmissionUncertainError,
-    Task,
     UnansweredError,
     UploadError,
 )
@@ -157,7 +157,9 @@ def test_a_task_of_another_model_is_sent_as_it_is() -> None:
     """Its keys are the model's own: nothing is renamed, nothing is added."""
     fields = {"prompt": "A lighthouse at dawn.", "duration": 5, "scene": {"n": None}}
 
-    request = create_task(Task("kling-2.6/text-to-video", fields), callback_url="https://h.test/")
+    request = create_task(
+        ModelTask("kling-2.6/text-to-video", fields), callback_url="https://h.test/"
+    )
 
     assert sent(request) == {
         "model": "kling-2.6/text-to-video",
@@ -167,11 +169,11 @@ def test_a_task_of_another_model_is_sent_as_it_is() -> None:
 
 
 def test_writing_does_not_touch_what_is_written() -> None:
-    task = Task("model", {"a": {"b": [1]}})
+    task = ModelTask("model", {"a": {"b": [1]}})
 
     create_task(task, image_url=CARD, callback_url="https://h.test/")
 
-    assert task == Task("model", {"a": {"b": [1]}})
+    assert task == ModelTask("model", {"a": {"b": [1]}})
 
 
 SCENES = st.text(min_size=1, max_size=30).filter(str.strip)
@@ -224,7 +226,7 @@ def test_only_creating_a_task_must_not_be_repeated() -> None:
         stream_upload(File("a.png", "image/png", b"x"), "folder"),
     ]
 
-    assert not create_task(Task("model")).repeatable
+    assert not create_task(ModelTask("model")).repeatable
     assert all(request.repeatable for request in free)
 
 
@@ -257,7 +259,7 @@ def test_an_upload_is_a_form() -> None:
 
 def test_what_travels_prints_as_a_line_without_secrets() -> None:
     """A request may hold a callback URL, an answer a signed link (I8)."""
-    request = create_task(Task("m"), callback_url="https://h.test/canary")
+    request = create_task(ModelTask("m"), callback_url="https://h.test/canary")
     file = File("a.png", "image/png", b"canary")
 
     assert repr(request) == "<Request POST /api/v1/jobs/createTask>"
@@ -1235,20 +1237,20 @@ def made(param: Any, tokens: list[str], *fingerprints: str) -> bool:
 
 def test_one_work_has_one_print() -> None:
     """Whoever is to be called back, however a number is written, in whatever order (A17, A22)."""
-    one = create_task(Task("m", {"a": 7, "b": [0.5]}), callback_url="https://h.test/1")
-    other = create_task(Task("m", {"b": [0.5], "a": 7.0}))
+    one = create_task(ModelTask("m", {"a": 7, "b": [0.5]}), callback_url="https://h.test/1")
+    other = create_task(ModelTask("m", {"b": [0.5], "a": 7.0}))
 
     assert one.fingerprint == other.fingerprint
-    assert one.fingerprint != create_task(Task("m", {"a": 7, "b": [1.5]})).fingerprint
-    assert one.fingerprint != create_task(Task("n", {"a": 7, "b": [0.5]})).fingerprint
-    assert one.fingerprint != create_task(Task("m", {"a": 7, "b": ["0.5"]})).fingerprint
+    assert one.fingerprint != create_task(ModelTask("m", {"a": 7, "b": [1.5]})).fingerprint
+    assert one.fingerprint != create_task(ModelTask("n", {"a": 7, "b": [0.5]})).fingerprint
+    assert one.fingerprint != create_task(ModelTask("m", {"a": 7, "b": ["0.5"]})).fingerprint
 
 
 @pytest.mark.parametrize("spell", [json.dumps, lambda body: body], ids=["text", "object"])
 def test_a_task_is_known_by_its_token_or_by_its_print(spell: Callable[[Any], Any]) -> None:
     """By what `param` repeats of the request (A16, A17)."""
-    request = create_task(Task("m", {"a": 7}), callback_url=f"https://h.test/{TOKEN}")
-    stranger = create_task(Task("m", {"a": 8})).fingerprint
+    request = create_task(ModelTask("m", {"a": 7}), callback_url=f"https://h.test/{TOKEN}")
+    stranger = create_task(ModelTask("m", {"a": 8})).fingerprint
 
     assert made(spell(request.body), [TOKEN])
     assert made(spell(request.body), ["other"], stranger, request.fingerprint)
@@ -1258,7 +1260,7 @@ def test_a_task_is_known_by_its_token_or_by_its_print(spell: Callable[[Any], Any
 @pytest.mark.parametrize("param", [None, "", "broken {", "[]", 5, [], {}, "null"])
 def test_without_a_request_nothing_is_proved(param: Any) -> None:
     """Least of all by an empty token (A16)."""
-    assert not made(param, ["", TOKEN], create_task(Task("m")).fingerprint)
+    assert not made(param, ["", TOKEN], create_task(ModelTask("m")).fingerprint)
 
 
 # --- the other answers ----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from apikley_async import Client, Clock, Limiter, Storyboard, SystemClock, Task
+from apikley_async import Client, Clock, Limiter, ModelTask, Storyboard, SystemClock
 from apikley_async.batch._budget import Budget, Price, Prices, kind_of_item
 from apikley_async.batch._entries import entry_of, image_digest, key_faults, work_of
 from apikley_async.batch._journal import Journal
@@ -36,7 +36,7 @@ __all__ = ["Batch", "Estimate", "Status"]
 HERE = ("127.0.0.1", "::1", "localhost")
 TURNS = 5  # of the loop, until Python has noticed that a generator was broken off
 
-Source: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Storyboard | Task]]"
+Source: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Storyboard | ModelTask]]"
 
 
 @attrs.frozen
@@ -421,7 +421,7 @@ def home_of(base_url: str) -> str:
     return "this machine" if urlsplit(base_url).hostname in HERE else base_url
 
 
-def pairs(source: Iterable[tuple[str, Storyboard | Task]]) -> Iterable[Entry]:
+def pairs(source: Iterable[tuple[str, Storyboard | ModelTask]]) -> Iterable[Entry]:
     """Entries from Python: keys and works."""
     faults: list[str] = []
     for number, (key, work) in enumerate(source, start=1):
@@ -444,9 +444,9 @@ def pairs(source: Iterable[tuple[str, Storyboard | Task]]) -> Iterable[Entry]:
 
 
 def work_faults(work: object, where: str) -> list[str]:
-    if isinstance(work, Storyboard | Task):
+    if isinstance(work, Storyboard | ModelTask):
         return []
-    return [f"{where}: a Storyboard or a Task, not {type(work).__name__}"]
+    return [f"{where}: a Storyboard or a ModelTask, not {type(work).__name__}"]
 
 
 def missing(saved: Iterable[tuple[str, File]]) -> list[str]:

@@ -12,20 +12,20 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from apikley_async import Storyboard, Task
+from apikley_async import ModelTask, Storyboard
 from apikley_async.batch._store import Item
 from apikley_async.errors import Blame, BudgetExceededError
 
 __all__ = ["Budget", "Price", "Prices", "kind_of_item"]
 
-Work: TypeAlias = Storyboard | Task
+Work: TypeAlias = Storyboard | ModelTask
 Price: TypeAlias = float | Mapping[int | str, float] | Callable[[Work], float | None] | None
 Kind: TypeAlias = int | str
 
 
 def kind_of(work: Work) -> Kind:
     """What films are priced by: a storyboard's duration, or another model's name."""
-    return work.model if isinstance(work, Task) else work.duration
+    return work.model if isinstance(work, ModelTask) else work.duration
 
 
 def kind_of_item(item: Item) -> Kind:

@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from apikley_async import Shot, Storyboard, Task, read_picture
+from apikley_async import ModelTask, Shot, Storyboard, read_picture
 from apikley_async.batch._store import Entry, Item
 from apikley_async.errors import ManifestError, StoryboardError, UploadError
 
@@ -98,7 +98,7 @@ def entries_of(
         usual = {name: defaults[name] for name in ("takes",) if name in defaults}
     fields = {**usual, **record.fields}
     faults = [*islice(field_faults(fields), MOST_FAULTS)]
-    work: Storyboard | Task | None = None
+    work: Storyboard | ModelTask | None = None
     try:
         work = read_work(fields)
     except StoryboardError as error:
@@ -171,7 +171,7 @@ def field_faults(fields: Mapping[str, Any]) -> Iterator[str]:
             yield f"shots[{number}].scene: without control characters"
 
 
-def read_work(fields: Mapping[str, Any]) -> Storyboard | Task:
+def read_work(fields: Mapping[str, Any]) -> Storyboard | ModelTask:
     """The work that a film's fields, or a journal's payload, describe."""
     if "task" in fields:
         return _read_task(fields["task"])
@@ -188,7 +188,7 @@ def read_work(fields: Mapping[str, Any]) -> Storyboard | Task:
     )
 
 
-def _read_task(task: object) -> Task:
+def _read_task(task: object) -> ModelTask:
     if not isinstance(task, Mapping):
         raise StoryboardError(f"task: a mapping of model and input, not {shown(task)}")
     faults = [
@@ -197,7 +197,7 @@ def _read_task(task: object) -> Task:
         if name not in OF_A_TASK
     ]
     try:
-        made = Task(task.get("model") or "", task.get("input", {}))
+        made = ModelTask(task.get("model") or "", task.get("input", {}))
     except StoryboardError as error:
         raise StoryboardError([*faults, *(f"task.{fault}" for fault in error.faults)]) from None
     if faults:
@@ -249,7 +249,7 @@ def _name(key: object) -> str:
 
 
 def entry_of(
-    work: Storyboard | Task,
+    work: Storyboard | ModelTask,
     key: object,
     *,
     take: int = 1,
@@ -267,7 +267,7 @@ def entry_of(
 
 
 def takes_of(
-    work: Storyboard | Task,
+    work: Storyboard | ModelTask,
     key: object,
     takes: Iterable[int],
     *,
@@ -338,9 +338,9 @@ def given(
     }
 
 
-def payload_of(work: Storyboard | Task) -> dict[str, Any]:
+def payload_of(work: Storyboard | ModelTask) -> dict[str, Any]:
     """A work as plain JSON values, in the manifest's own words."""
-    if isinstance(work, Task):
+    if isinstance(work, ModelTask):
         return {"task": {"model": work.model, "input": dict(work.input)}}
     return {
         "shots": [{"scene": s.scene, "duration": _tidy(s.duration)} for s in work.shots],
@@ -356,7 +356,7 @@ def spelled(payload: Mapping[str, Any]) -> str:
     return text if encodes(text) else json.dumps(payload, sort_keys=True)
 
 
-def work_of(item: Item) -> Storyboard | Task:
+def work_of(item: Item) -> Storyboard | ModelTask:
     """The work an item stands for, its image where the manifest's folder has it."""
     payload = json.loads(item.payload)
     payload.pop(PICTURE, None)

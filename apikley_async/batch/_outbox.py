@@ -16,9 +16,9 @@ from apikley_async import (
     Clock,
     Job,
     Limiter,
+    ModelTask,
     Request,
     Storyboard,
-    Task,
     Verdict,
 )
 from apikley_async.batch._states import Event
@@ -51,7 +51,7 @@ class Outbox:
         self._moved = asyncio.Event()
         self._kept: list[str] = []
 
-    async def submit(self, work: Storyboard | Task, writer: Writer) -> Job:
+    async def submit(self, work: Storyboard | ModelTask, writer: Writer) -> Job:
         """Submit once. Cancelling stops what has not been sent; what is out stays out.
 
         Raises:

@@ -26,13 +26,13 @@ from apikley_async import (
     Job,
     JobFailedError,
     Limiter,
+    ModelTask,
     NotFoundError,
     Result,
     ResultExpiredError,
     State,
     Storyboard,
     SubmissionUncertainError,
-    Task,
     UploadError,
     Verdict,
 )
@@ -61,7 +61,7 @@ class Film:
     """
 
     path: Path | None = None
-    work: Storyboard | Task | None = None
+    work: Storyboard | ModelTask | None = None
     task_id: str | None = None
     sending: bool = False
     verdict: Verdict | None = None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from apikley_async import Storyboard, StoryboardError, Task
+from apikley_async import ModelTask, Storyboard, StoryboardError
 
 __all__ = ["read_work", "read_works"]
 
@@ -20,9 +20,11 @@ TASK_FIELDS = ("model", "input")
 LARGEST = 4 * 1024 * 1024
 
 
-def read_works(paths: Iterable[Path]) -> tuple[list[tuple[Path, Storyboard | Task]], list[str]]:
+def read_works(
+    paths: Iterable[Path],
+) -> tuple[list[tuple[Path, Storyboard | ModelTask]], list[str]]:
     """Read every file, and say all that is wrong with any of them."""
-    works: list[tuple[Path, Storyboard | Task]] = []
+    works: list[tuple[Path, Storyboard | ModelTask]] = []
     faults: list[str] = []
     known: dict[Path, Path] = {}
     for path in paths:
@@ -37,7 +39,7 @@ def read_works(paths: Iterable[Path]) -> tuple[list[tuple[Path, Storyboard | Tas
     return works, faults
 
 
-def read_work(path: Path) -> Storyboard | Task:
+def read_work(path: Path) -> Storyboard | ModelTask:
     """Read one file.
 
     Raises:
@@ -64,14 +66,14 @@ def read_work(path: Path) -> Storyboard | Task:
     return board
 
 
-def _task(data: Mapping[str, Any]) -> Task:
+def _task(data: Mapping[str, Any]) -> ModelTask:
     faults = [*_unknown(data, ("task",), "a file with a task")]
     task = data["task"]
     if not isinstance(task, dict):
         raise StoryboardError([*faults, "task: an object with model and input"])
     faults += _unknown(task, TASK_FIELDS, "a task", "task.")
     try:
-        made = Task(task.get("model", ""), task.get("input", {}))
+        made = ModelTask(task.get("model", ""), task.get("input", {}))
     except StoryboardError as error:
         raise StoryboardError([*faults, *(f"task.{fault}" for fault in error.faults)]) from None
     if faults:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from apikley_async import Storyboard, Task
+from apikley_async import ModelTask, Storyboard
 from apikley_async.batch import Batch, State
 from apikley_async.cli._batches import BatchRun, Bounds
 from apikley_async.cli._films import call
@@ -28,7 +28,9 @@ BOUGHT = (State.SUBMITTED, State.STALLED, State.SUCCESS)
 class Tour:
     """The films of *works*, by key, in *folder*."""
 
-    def __init__(self, works: Mapping[str, Storyboard | Task], folder: Path, stage: Stage) -> None:
+    def __init__(
+        self, works: Mapping[str, Storyboard | ModelTask], folder: Path, stage: Stage
+    ) -> None:
         self._works = works
         self._folder = folder
         self._stage = stage

@@ -11,7 +11,7 @@ from batch.scenery import check_books, customer, films, opened, ran, states, swi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async import Shot, Storyboard, Task
+from apikley_async import ModelTask, Shot, Storyboard
 from apikley_async.batch import State
 from apikley_async.batch._budget import Budget, Prices
 from apikley_async.batch._store import Item
@@ -20,7 +20,7 @@ from apikley_async.simulator import Constant, Fault, Terms
 
 TEN = Storyboard([Shot("Ten.", 5)], duration=10)
 FIFTEEN = Storyboard([Shot("Fifteen.", 5)], duration=15)
-OTHER = Task("kling-2.6/text-to-video", {"prompt": "A lighthouse."})
+OTHER = ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse."})
 
 
 # --- pure -----------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ OTHER = Task("kling-2.6/text-to-video", {"prompt": "A lighthouse."})
         (0, [0, 0, 0]),
         (150, [150, 150, 150]),
         ({10: 150, "kling-2.6/text-to-video": 99.5}, [150, None, 99.5]),
-        (lambda work: 7 if isinstance(work, Task) else None, [None, None, 7]),
+        (lambda work: 7 if isinstance(work, ModelTask) else None, [None, None, 7]),
     ],
     ids=["none", "zero", "one", "mapping", "function"],
 )

@@ -14,7 +14,7 @@ from batch.pictures import png
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async import Shot, Storyboard, Task
+from apikley_async import ModelTask, Shot, Storyboard
 from apikley_async.batch import Entry, Item, State
 from apikley_async.batch._entries import (
     Record,
@@ -453,12 +453,14 @@ JSON = st.recursive(
     max_leaves=8,
 )
 TASKS = st.builds(
-    Task, TEXT, st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), JSON, max_size=4)
+    ModelTask,
+    TEXT,
+    st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), JSON, max_size=4),
 )
 
 
 @given(BOARDS | TASKS, st.integers(1, 3))
-def test_a_work_survives_the_journal(work: Storyboard | Task, take: int) -> None:
+def test_a_work_survives_the_journal(work: Storyboard | ModelTask, take: int) -> None:
     """What was planned is what is paid, to the last character. (M11)."""
     entry = entry_of(work, "a", take=take, base=Path("/films"))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from batch.scenery import opened, ran, states, swift
 
-from apikley_async import Client, Shot, Storyboard, Task
+from apikley_async import Client, ModelTask, Shot, Storyboard
 from apikley_async.batch import Batch, Journal, State
 from apikley_async.batch._entries import VERSION, given, takes_of
 from apikley_async.errors import ManifestConflictError
@@ -28,7 +28,7 @@ KITTEN = Storyboard(
 )
 FISHERS = Storyboard([Shot("Рыбаки выходят в море.", 10)], duration=10, aspect_ratio="portrait")
 FAR = Storyboard([Shot("The cat far away wakes up.", 5)], image="https://pictures.example/cat.png")
-WORDS = Task("words/1", {"prompt": "Planned.", "n": 1})
+WORDS = ModelTask("words/1", {"prompt": "Planned.", "n": 1})
 
 DIGESTS = [  # work, take, version 1, version 2
     (
@@ -62,7 +62,7 @@ DIGESTS = [  # work, take, version 1, version 2
         "2:dd33b8bb52fd3c471e58ed9fcc52d2b32e5ecc3f3ec0d98adcb879968aa129c1",
     ),
     (
-        Task("words/1"),
+        ModelTask("words/1"),
         1,
         "843302409b811e0d10ac3f2d62fbb998381033078345dbaef9ec1cbc1f8c79ab",
         "2:f7aa3b42701401593a4e7f835687865a7d39e82c0fc04bebf66cd30a24703845",
@@ -72,7 +72,7 @@ DIGESTS = [  # work, take, version 1, version 2
 
 @pytest.mark.parametrize(("work", "take", "first", "second"), DIGESTS)
 def test_a_digest_never_changes(
-    work: Storyboard | Task, take: int, first: str, second: str
+    work: Storyboard | ModelTask, take: int, first: str, second: str
 ) -> None:
     """In each version; whoever plans the same again would pay for all of it again. (A21)"""
     [entry] = takes_of(work, "a", [take])

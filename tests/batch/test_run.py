@@ -26,7 +26,7 @@ from batch.scenery import (
     world,
 )
 
-from apikley_async import RateLimiter, Shot, Storyboard, Task, Timeouts
+from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, Timeouts
 from apikley_async.batch import State
 from apikley_async.simulator import Constant, Failure, Fault, Faults, Lognormal, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -494,7 +494,7 @@ async def test_a_success_without_a_link_waits_for_the_next_run(tmp_path: Path) -
         customer(simulator) as client,
         opened(tmp_path / "b.db") as batch,
     ):
-        await batch.add([("talk", Task("kling-2.6/text-to-video", {"prompt": "Hello."}))])
+        await batch.add([("talk", ModelTask("kling-2.6/text-to-video", {"prompt": "Hello."}))])
         for _ in range(2):
             [item] = await ran(batch, client, folder=tmp_path / "films")
             assert (item.state, item.attempts) == (State.STALLED, 1)

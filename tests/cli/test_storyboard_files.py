@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from apikley_async import Storyboard, StoryboardError, Task
+from apikley_async import ModelTask, Storyboard, StoryboardError
 from apikley_async.cli import _storyboard_files as files
 
 SHIPPED = Path(files.__file__).with_name("storyboards")
@@ -53,7 +53,7 @@ def test_a_task_of_another_model(tmp_path: Path) -> None:
     """Its input is the model's own business, whatever it is called."""
     task = {"model": "kling-2.6/text-to-video", "input": {"prompt": "A lighthouse.", "n": [1]}}
 
-    assert files.read_work(written(tmp_path, {"task": task})) == Task(**task)
+    assert files.read_work(written(tmp_path, {"task": task})) == ModelTask(**task)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from apikley_async import (
     JobFailedError,
     JobTimeoutError,
     Limiter,
+    ModelTask,
     Outcome,
     RateLimiter,
     RateLimitError,
@@ -33,7 +34,6 @@ from apikley_async import (
     StoryboardError,
     SubmissionUncertainError,
     SystemClock,
-    Task,
     Timeouts,
     Verdict,
 )
@@ -60,7 +60,7 @@ Storyboard([Shot("A lighthouse.", 5)], image=Path("kitten.png"))
 Storyboard([Shot("A lighthouse.", 5)], image="https://files.example.com/kitten.png")
 Storyboard((Shot("A lighthouse.", n) for n in (1, 2)), aspect_ratio="portrait")
 Storyboard([{"scene": "A lighthouse.", "duration": 5}])
-Task("kling-2.6/text-to-video", {"prompt": "A lighthouse at dawn.", "duration": 5})
+ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse at dawn.", "duration": 5})
 
 # What a type checker should catch before the service has to.
 Storyboard([Shot("A lighthouse.", 5)], aspect_ratio="square")  # type: ignore[arg-type]
@@ -69,7 +69,7 @@ Storyboard([Shot("A lighthouse.", 5)], 15)  # type: ignore[call-arg]
 Storyboard(["A lighthouse."])  # type: ignore[list-item]
 Shot("A lighthouse.", "5")  # type: ignore[arg-type]
 Shot("A lighthouse.")  # type: ignore[call-arg]
-Task("model", ["prompt"])  # type: ignore[arg-type]
+ModelTask("model", ["prompt"])  # type: ignore[arg-type]
 kitten.duration = 25  # type: ignore[misc]
 
 
@@ -131,9 +131,9 @@ def endless() -> Iterator[Storyboard]:
         yield kitten
 
 
-async def trickle() -> AsyncIterator[Storyboard | Task]:
+async def trickle() -> AsyncIterator[Storyboard | ModelTask]:
     yield kitten
-    yield Task("kling-2.6/text-to-video", {"prompt": "A lighthouse at dawn."})
+    yield ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse at dawn."})
 
 
 async def many_films(client: Client) -> None:
