@@ -655,6 +655,15 @@ async def test_a_task_that_was_seen_is_given_the_long_grace() -> None:
 
 
 @virtual
+async def test_a_task_that_turned_up_is_given_all_its_time_again() -> None:
+    """Missing, seen, and missing again much later: the second time begins there."""
+    service = Service(NotFoundError("none"), *[GENERATING] * 45, NotFoundError("none"), READY)
+
+    assert await make_job(service, own=True) == READY.result()
+    assert now() > 700
+
+
+@virtual
 async def test_only_what_was_observed_counts_as_missing() -> None:
     """404, eleven minutes of outage, 404: the outage is no sight of a missing task (P1)."""
     gone, away = NotFoundError("no such task"), UnansweredError("nothing")
@@ -735,6 +744,25 @@ async def test_a_failure_that_was_a_slip_is_forgotten(between: Answer) -> None:
     service = Service(FAILED, between, READY)
 
     assert await make_job(service) == READY.result()
+
+
+@virtual
+async def test_two_failures_count_only_one_after_the_other() -> None:
+    """Something else between them makes each a slip of its own, however many there are (P9)."""
+    service = Service(*[FAILED, GENERATING] * 4, READY)
+
+    assert await make_job(service) == READY.result()
+
+
+@virtual
+async def test_an_outage_says_nothing_about_a_failure() -> None:
+    """fail, no answer, fail: that is a failure seen twice (P9)."""
+    service = Service(FAILED, UnansweredError("nothing"), FAILED, READY)
+
+    with pytest.raises(JobFailedError):
+        await make_job(service)
+
+    assert len(service.asked) == 3
 
 
 @virtual
@@ -856,7 +884,30 @@ def test_a_detach_at_any_moment_ends_every_wait() -> None:
     at_every_turn(scenario)
 
 
+@virtual
+@pytest.mark.parametrize("doubtful", [FAILED, EMPTY])
+async def test_what_must_be_seen_to_last_is_looked_at_again_soon(doubtful: Snapshot) -> None:
+    """However slow the pace is, as it is where callbacks come: within 20 seconds."""
+    service = Service(doubtful, READY)
+
+    await make_job(service, pace=Backoff(first=600, factor=1, cap=600, jitter=exactly))
+
+    assert service.asked == [0, 20]
+
+
 # --- nudges --------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_nudge_that_came_too_early_is_followed_up_soon() -> None:
+    """The callback overtook the service's own books: the next look is 20 seconds away at most."""
+    service = Service(GENERATING, GENERATING, READY)
+    job = make_job(service, pace=Backoff(first=600, factor=1, cap=600, jitter=exactly))
+    asyncio.get_running_loop().call_later(100, job.nudge)
+
+    await job
+
+    assert service.asked == [0, 100, 120]
 
 
 @virtual

@@ -287,10 +287,12 @@ def test_waiting_is_no_work() -> None:
 # --- uncertain attempts ---------------------------------------------------------------------------
 
 
-async def uncertain(limiter: RateLimiter) -> None:
+async def uncertain(limiter: RateLimiter, waited: float = 0.0) -> None:
+    error = SubmissionUncertainError("no answer")
+    error.waited = waited
     with pytest.raises(SubmissionUncertainError):
         async with limiter.slot():
-            raise SubmissionUncertainError("no answer")
+            raise error
 
 
 @pytest.mark.virtual
@@ -301,6 +303,16 @@ async def test_an_uncertain_attempt_rests_a_minute() -> None:
 
     async with limiter.slot():
         assert now() == 60
+
+
+@pytest.mark.virtual
+async def test_what_an_uncertain_attempt_has_waited_already_counts() -> None:
+    """Who listened 45 seconds for news of it need not rest another minute."""
+    limiter = RateLimiter(1, 10.0)
+    await uncertain(limiter, waited=45.0)
+
+    async with limiter.slot():
+        assert now() == 15
 
 
 @pytest.mark.virtual
@@ -742,6 +754,39 @@ async def test_cancelling_the_first_in_the_line_hangs_nobody() -> None:
     entered = await asyncio.gather(*others)
     assert min(entered) >= 30
     assert max(entered) < 60
+
+
+# --- the next process -----------------------------------------------------------------------------
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize(
+    ("uses", "free_at"),
+    [
+        ([(9.0, False), (8.0, False), (1.0, False), (0.0, False)], [9.01, 10.01]),
+        ([(0.0, False), (9.0, False)], [1.01, 10.01]),
+        ([(4.0, False)], [0.0, 6.01]),
+        ([(30.0, True)], [0.0, 30.0]),
+        ([(30.0, True), (2.0, False)], [8.01, 30.0]),
+        ([(70.0, True), (11.0, False)], [0.0, 0.0]),
+    ],
+)
+async def test_a_restart_is_no_new_window(
+    uses: list[tuple[float, bool]], free_at: list[float]
+) -> None:
+    """Slots rest as if the youngest uses had been their own, an uncertain one a minute (R2)."""
+    limiter = RateLimiter(2, 10.0)
+    limiter.remember(uses)
+    entered = []
+
+    async def attempt() -> None:
+        async with limiter.slot():
+            entered.append(now())
+            await asyncio.sleep(100)
+
+    await asyncio.gather(attempt(), attempt())
+
+    assert entered == pytest.approx(free_at)
 
 
 # --- event loops, words ---------------------------------------------------------------------------

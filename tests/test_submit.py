@@ -851,6 +851,35 @@ async def test_closing_waits_for_an_answer_as_long_as_it_is_told() -> None:
     assert await submitting == "task_1"
 
 
+async def test_closing_waits_for_an_answer_though_there_was_quiet_before() -> None:
+    """An earlier film has come and gone: that quiet says nothing about the one that is out."""
+    office = Office(StepTransport(ACCEPTED))
+    assert await office.submit() == "task_1"
+    await office.quiet()
+    office.transport.answer_in = 29
+    submitting = office.submit()
+    await asyncio.sleep(0.5)
+
+    await office.close(grace=30)
+
+    assert await submitting == "task_1"
+    assert office.book.verdicts == [Verdict.ACCEPTED] * 2
+
+
+async def test_closing_waits_for_the_last_answer_not_for_the_first() -> None:
+    office = Office(StepTransport(ACCEPTED, answer_in=5))
+    first = office.submit()
+    await asyncio.sleep(0.5)
+    office.transport.answer_in = 25
+    last = office.submit()
+    await asyncio.sleep(0.5)
+
+    await office.close(grace=30)
+
+    assert await asyncio.gather(first, last) == ["task_1", "task_1"]
+    assert now() == pytest.approx(25.5)
+
+
 async def test_what_is_not_answered_in_time_is_uncertain() -> None:
     office = Office(StepTransport(ACCEPTED, answer_in=100))
     submitting = office.submit()

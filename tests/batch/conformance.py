@@ -107,6 +107,13 @@ class StoreContract:
 
         assert (await store.plan(twins, allow_duplicates=True)).new == 2
 
+    async def test_a_dropped_film_may_be_planned_under_another_key(self, store: Store) -> None:
+        """Nobody pays twice for what was given up. (A22)."""
+        await store.plan([film("a", "One scene.")])
+        await store.step("a", Step(Event.DROP, by="me"))
+
+        assert (await store.plan([film("b", "One scene.")])).new == 1
+
     async def test_a_key_twice_is_refused(self, store: Store) -> None:
         """Two films of one key would overwrite each other. (M4)."""
         with pytest.raises(ManifestConflictError, match="entry a"):
@@ -221,6 +228,24 @@ class StoreContract:
         assert uncertain == {"b", "c"}
         assert not await store.verify()
 
+    async def test_a_step_about_one_attempt_leaves_the_others_alone(self, store: Store) -> None:
+        """A late word about an attempt that was given up decides nothing about a newer one."""
+        await store.plan([film("a")])
+        for token in ("t1", "t2"):
+            await store.intend("a", token, "print", None)
+            await store.settle("a", attempt(token, Verdict.UNCERTAIN), Step(Event.DOUBT))
+            if token == "t1":
+                await store.step("a", Step(Event.RESUBMIT, by="me"))
+
+        with pytest.raises(LookupError, match="t1"):
+            await store.step("a", Step(Event.RESOLVE, task_id="task_1", token="t1"))
+        item = await store.item("a")
+        assert (item.state, item.task_id) == (State.UNCERTAIN, None)
+
+        await store.step("a", Step(Event.RESOLVE, task_id="task_2", token="t2"))
+        named = {row["token"]: row["task_id"] for row in await store.attempts("a")}
+        assert named == {"t1": None, "t2": "task_2"}
+
     async def test_a_task_belongs_to_one_item(self, store: Store) -> None:
         """No second film is bound to a task that has one."""
         await store.plan([film("a"), film("b")])
@@ -265,6 +290,16 @@ class StoreContract:
 
         assert await store.ends(0.0) == [(2.0, False)]
         assert await store.ends(3.0) == []
+
+    async def test_ends_of_uncertain_attempts(self, store: Store) -> None:
+        """What may still arrive is told as that; what never left is not told. (R2)."""
+        await store.plan([film("a"), film("b")])
+        for key, verdict in (("a", Verdict.UNCERTAIN), ("b", Verdict.UNSENT)):
+            event = Event.DOUBT if verdict is Verdict.UNCERTAIN else Event.UNSENT
+            await store.intend(key, f"token-{key}", "print", None)
+            await store.settle(key, attempt(f"token-{key}", verdict), Step(event))
+
+        assert await store.ends(0.0) == [(2.0, True)]
 
     async def test_it_belongs_to_one_account(self) -> None:
         """Another key or address is refused, since its tasks would not be found. (J13)."""

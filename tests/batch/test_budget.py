@@ -78,6 +78,20 @@ def test_decimal_prices_add_up() -> None:
     assert budget.spent == 1.0
 
 
+@pytest.mark.parametrize("bound", [{"max_credits": 1}, {"spendable": 1}, {"max_tasks": 1}])
+def test_what_is_given_back_can_be_reserved_again(bound: Mapping[str, int]) -> None:
+    """A refused film takes nothing from any bound, however often it is refused."""
+    budget = Budget(**bound)  # type: ignore[arg-type]
+
+    for _ in range(3):
+        budget.reserve(1)
+        with pytest.raises(BudgetExceededError):
+            budget.reserve(1)
+        budget.release(1)
+
+    assert (budget.spent, budget.tasks, budget.undecided) == (0, 0, 0)
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 500), st.booleans()), max_size=60),
     st.integers(0, 3000),

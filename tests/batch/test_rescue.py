@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sqlite3
 import stat
 import tempfile
@@ -139,6 +140,68 @@ async def test_a_note_that_means_nothing_binds_nothing(path: Path, line: bytes) 
         assert (await owner.item("a")).state is State.UNCERTAIN
         assert await owner.verify() == []
     assert note.exists()
+
+
+def note_of(owner: Journal, key: str, token: str) -> str:
+    said = {"journal": owner._journal_id, "key": key, "token": token, "task_id": TASK, "at": 1}
+    return json.dumps(said) + "\n"
+
+
+async def test_a_note_that_another_user_has_written_binds_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder for temporary files belongs to all: who could write there could name a film."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.intend("a", "t1", "print", None)
+        note = path.with_name("batch.db.rescue.jsonl")
+        note.write_text(note_of(owner, "a", "t1"))
+    uid = os.getuid()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "getuid", lambda: uid + 1)
+        async with journal(path) as owner:
+            item = await owner.item("a")
+    assert (item.state, item.task_id) == (State.UNCERTAIN, None)
+    assert note.exists()
+
+    async with journal(path) as owner:
+        assert (await owner.item("a")).task_id == TASK
+
+
+async def test_a_note_about_a_film_that_was_given_up_binds_nothing(path: Path) -> None:
+    """A person has decided meanwhile: the journal opens, and the note is kept."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.intend("a", "t1", "print", None)
+        await owner.settle("a", attempt("t1", Verdict.UNCERTAIN), Step(Event.DOUBT))
+        await owner.step("a", Step(Event.DROP, by="me"))
+        note = path.with_name("batch.db.rescue.jsonl")
+        note.write_text(note_of(owner, "a", "t1"))
+
+    async with journal(path) as owner:
+        assert (await owner.item("a")).state is State.DROPPED
+    assert note.exists()
+
+
+async def test_a_note_about_a_task_of_another_film_binds_nothing(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The journal opens all the same, says what it read, and keeps the note for a person."""
+    async with journal(path) as owner:
+        await owner.plan([film("a"), film("b")])
+        await owner.intend("a", "t1", "print", None)
+        ended = attempt("t1", Verdict.ACCEPTED, TASK)
+        await owner.settle("a", ended, Step(Event.ACCEPT, task_id=TASK))
+        await owner.intend("b", "t2", "print", None)
+        note = path.with_name("batch.db.rescue.jsonl")
+        note.write_text(note_of(owner, "b", "t2"))
+
+    async with journal(path) as owner:
+        found = {item.key: (item.state, item.task_id) for item in await owner.items()}
+        assert found == {"a": (State.SUBMITTED, TASK), "b": (State.UNCERTAIN, None)}
+    assert note.exists()
+    [critical] = [r for r in caplog.records if r.levelno == logging.CRITICAL]
+    assert TASK in critical.getMessage()
 
 
 @pytest.mark.virtual

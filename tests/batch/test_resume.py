@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from batch.scenery import board, check_books, customer, films, opened, ran, states, swift, world
 
+from apikley_async import RateLimiter
 from apikley_async.batch import Batch, Event, State, Step
 from apikley_async.errors import BudgetExceededError
 from apikley_async.simulator import Constant, Fault, Terms
+from apikley_async.testing import LoopClock
 
 pytestmark = pytest.mark.virtual
 
@@ -36,6 +38,24 @@ async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
         assert not simulator.ledger.refused
         assert simulator.ledger.busiest_window(10.0) <= 20
         assert len(simulator.ledger.paid) == 60
+
+
+async def test_an_uncertain_attempt_rests_its_minute_over_a_restart(tmp_path: Path) -> None:
+    """It may still arrive at the service: its slot is used again a minute after it. (R2)"""
+    async with world() as simulator:
+        simulator.script("create", [Fault.RESET_AFTER])
+        for key, pause in (("first", 20), ("second", 0)):
+            limiter = RateLimiter(1, 10.0, clock=LoopClock())
+            async with (
+                customer(simulator, limiter=limiter) as client,
+                opened(tmp_path / "b.db") as batch,
+            ):
+                await batch.add([(key, board(key))])
+                await ran(batch, client, folder=tmp_path / "films")
+            await asyncio.sleep(pause)
+
+        first, second = simulator.ledger.times("create")
+        assert 59 < second - first < 62
 
 
 async def leave_at(batch: Batch, key: str, state: State, url: str) -> None:

@@ -405,6 +405,23 @@ async def test_a_file_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
         await check_books(simulator, batch, tmp_path)
 
 
+async def test_the_first_of_several_files_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
+    """A film of several files is `k0-1.mp4`, `k0-2.mp4`, and there is no `k0.mp4`. (A21, D15)"""
+    (tmp_path / "k0-1.mp4").write_bytes(b"somebody's")
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+
+        [item] = await ran(batch, client, folder=tmp_path)
+
+        assert item.state is State.PLANNED
+        assert "k0-1.mp4 exists already" in item.cause
+        assert not simulator.ledger.paid
+
+
 async def test_a_film_that_cannot_be_saved_is_saved_by_the_next_run(tmp_path: Path) -> None:
     """A file that gets in the way after paying keeps the film waiting, not lost. (D15)"""
     async with (

@@ -9,8 +9,29 @@ import pytest
 from apikley_async.batch import TABLE, Event, State
 from apikley_async.batch._states import after
 
+WHOLE = {
+    "planned": "intend sending, drop dropped, refuse rejected",
+    "sending": "accept submitted, throttle planned, unsent planned, postpone planned,"
+    " refuse rejected, doubt uncertain, crash uncertain",
+    "uncertain": "resolve submitted, resubmit planned, drop dropped",
+    "submitted": "succeed success, fail failed, stall stalled",
+    "stalled": "resume submitted, drop dropped",
+    "success": "save done, expire expired",
+    "expired": "resume success, drop dropped",
+    "failed": "retry planned, drop dropped",
+    "rejected": "retry planned, drop dropped",
+}
 PAYS = {Event.INTEND}
 BY_A_PERSON = {Event.RESUBMIT, Event.RETRY, Event.RESOLVE, Event.DROP}
+
+
+def test_the_whole_table() -> None:
+    """No step is there that is not written down here, and none is missing."""
+    written = {
+        (start, *step.split()) for start, steps in WHOLE.items() for step in steps.split(", ")
+    }
+
+    assert {(start, event, to) for (start, event), to in TABLE.items()} == written
 
 
 def test_every_state_can_be_reached_and_every_event_is_used() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, fate
 
+from apikley_async.batch import State, Status
 from apikley_async.cli import _manifests
+from apikley_async.cli._batches import code_of
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -185,6 +187,28 @@ def test_a_simulated_batch_leaves_no_journal(
     assert told.code == 0
     assert Path("films/tea.mp4").exists()
     assert not Path("campaign.db").exists()
+
+
+CODES = {
+    State.DONE: 0,
+    State.DROPPED: 0,
+    State.FAILED: 1,
+    State.REJECTED: 1,
+    State.EXPIRED: 1,
+    State.UNCERTAIN: 3,
+    State.SENDING: 0,  # another process is at it
+    State.PLANNED: 4,
+    State.SUBMITTED: 4,
+    State.STALLED: 4,
+    State.SUCCESS: 4,
+}
+
+
+def test_the_exit_code_says_where_the_films_stand() -> None:
+    """0 when all is well, 1 for what has failed, 3 for a decision, 4 for what can go on."""
+    found = {state: code_of(Status({state: 1}, 0.0, 0.0, 0)) for state in State}
+
+    assert found == CODES
 
 
 def test_there_is_no_such_journal(run: Run, tmp_path: Path) -> None:
