@@ -411,8 +411,8 @@ def floors() -> list[str]:
     project = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
     extras = project["optional-dependencies"].values()
     needs = {*project["dependencies"], *(need for extra in extras for need in extra)}
-    needs = {need for need in needs if not need.startswith(project["name"])}
-    return [re.sub(r"^([\w-]+)>=([\w.]+).*$", r"\1==\2", n) for n in (*needs, *group("tests"))]
+    needs = {need for need in needs if not need.startswith(project["name"])} | {*group("tests")}
+    return sorted(re.sub(r"^([\w-]+)>=([\w.]+).*$", r"\1==\2", need) for need in needs)
 
 
 def install(session: nox.Session, *wanted: str, pinned: bool = True, again: bool = False) -> None:

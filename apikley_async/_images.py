@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeAlias
 import attrs
 
 from apikley_async._clock import Clock
+from apikley_async._disk import open_without_waiting
 from apikley_async._wire import File
 from apikley_async.errors import ApikleyError, UploadError
 
@@ -164,7 +165,7 @@ def check_size(size: int, name: str) -> None:
 
 def _read_path(path: str | os.PathLike[str], name: str) -> bytes:
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise UploadError(f"{name}: a regular file, not a folder, pipe or device")
@@ -178,11 +179,6 @@ def _read_path(path: str | os.PathLike[str], name: str) -> bytes:
     if not same or len(content) != after.st_size:
         raise UploadError(f"{name}: it changed while it was read")
     return content
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open it so that a pipe with nobody at its other end cannot hold us."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _read_file(file: Any) -> bytes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -26,6 +25,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import attrs
 
+from apikley_async._disk import (
+    NOFOLLOW,
+    OPEN_FILES_MOVE,
+    lock_file,
+    open_without_waiting,
+    read_at,
+    sync_folder,
+)
 from apikley_async._films import HEAD, Held, fitting, is_mp4, kind_of, mp4_is_whole, strong_version
 from apikley_async.errors import Blame, DownloadError
 
@@ -35,7 +42,6 @@ NOTED_EVERY = 8 * 1024**2  # at most so much is fetched again after a crash
 LONGEST_NOTE = 4096
 WEEK = 7 * 24 * 3600.0
 OURS = re.compile(r"\..+\.apikley\.part(\.json)?")
-OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 Mine = TypeVar("Mine", bound="Part")
@@ -132,7 +138,7 @@ class Part:
         """Open and lock the file of that name, if it is ours alone."""
         path = self._folder / name
         try:
-            handle = os.open(path, OPEN | flags, 0o666)
+            handle = open_without_waiting(path, os.O_RDWR | os.O_CREAT | NOFOLLOW | flags, 0o666)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES) and locked:
                 return False  # something odd in its place: leave it alone
@@ -216,7 +222,7 @@ class Part:
         """Say whether it is a film or the like, and a film of the length it should have."""
         if not is_mp4(self.head):
             return kind_of(self.head) is not None
-        return mp4_is_whole(lambda at, count: os.pread(self._file, count, at), self.have)
+        return mp4_is_whole(lambda at, count: read_at(self._file, count, at), self.have)
 
     # --- its end ---------------------------------------------------------------------------------
 
@@ -229,6 +235,7 @@ class Part:
         final = fitting(self.target, self.head)
         check_target(final)
         os.fsync(self._file)
+        self._release()
         if overwrite:
             self._path.replace(final)
         elif not self._link(final) and not self._equals(final):
@@ -261,22 +268,33 @@ class Part:
     @in_a_thread
     def close(self, *, keep: bool = False) -> None:
         """Let go of it: to be taken up again if *keep* says so and it can be, else for good."""
-        if self._handle is None:
+        if not self._path.name:
             return
         try:
             if keep and self._resumable:
                 self._write_note()
             else:
+                self._release()
                 self._remove()
         finally:
+            self._close()
+            self._path = Path()
+
+    def _close(self) -> None:
+        if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def _release(self) -> None:
+        """Close it early where an open file keeps its name."""
+        if not OPEN_FILES_MOVE:
+            self._close()
 
     def _remove(self) -> None:
         with contextlib.suppress(OSError):
             self._note.unlink(missing_ok=True)
-            if is_there(self._file, self._path):
-                self._path.unlink()
+            if self._handle is None or is_there(self._handle, self._path):
+                self._path.unlink(missing_ok=True)
 
     @in_a_thread
     def sweep(self) -> None:
@@ -315,13 +333,13 @@ def check_target(target: Path) -> None:
 
 def warily(path: str, flags: int) -> int:
     """Open without following a link, waiting for a pipe, or letting others read what we write."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    return open_without_waiting(path, flags | NOFOLLOW)
 
 
 def locks(handle: int) -> bool:
     """Lock an open file for ourselves; False when it is somebody's, or cannot be locked."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(handle)
     except OSError:
         return False
     return True
@@ -344,26 +362,16 @@ def make_folder(folder: Path) -> None:
         sync_folder(place.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where that can be asked for."""
-    try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        return  # it may be written to but not read
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such thing
-            raise
-    finally:
-        os.close(handle)
-
-
 def remove_older(path: Path, when: float) -> None:
     """Remove a file that nobody has locked and nobody has written to since *when*."""
-    with contextlib.suppress(OSError), open(path, "rb", opener=warily) as file:
-        old = os.fstat(file.fileno()).st_mtime < when
-        if old and is_there(file.fileno(), path) and locks(file.fileno()):
+    with contextlib.suppress(OSError):
+        with open(path, "rb", opener=warily) as file:
+            old = os.fstat(file.fileno()).st_mtime < when
+            if not (old and is_there(file.fileno(), path) and locks(file.fileno())):
+                return
+            if OPEN_FILES_MOVE:
+                path.unlink()
+        if not OPEN_FILES_MOVE:
             path.unlink()
 
 

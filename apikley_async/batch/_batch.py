@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from apikley_async import Client, Clock, Limiter, ModelTask, Storyboard, SystemClock
+from apikley_async._disk import user_id
 from apikley_async.batch._budget import Budget, Price, Prices, kind_of_item
 from apikley_async.batch._entries import entry_of, image_digest, key_faults, work_of
 from apikley_async.batch._journal import Journal
@@ -471,5 +472,5 @@ def who() -> str:
     """Who decides, for the history."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError):
-        return str(os.getuid())
+    except (OSError, KeyError, ImportError):
+        return str(user_id())

@@ -7,7 +7,6 @@ it is whole: what a crash leaves of a beginning is never taken for a journal tha
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -15,6 +14,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+from apikley_async._disk import USUAL, lock_file, make_private, sync_folder
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
 from apikley_async.errors import Blame, JournalError
 
@@ -95,11 +95,11 @@ def take_lock(path: Path) -> int:
     """
     place = path.with_name(f"{path.name}.lock")
     try:
-        lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = os.open(place, os.O_RDWR | os.O_CREAT | USUAL, 0o600)
     except OSError as exc:
         raise hindered(f"{path} cannot be made: {exc.strerror}", exc) from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(lock)
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
     except BlockingIOError:
@@ -128,7 +128,7 @@ def make(path: Path, migrations: Migrations) -> None:
     draft = path.with_name(f"{path.name}.new")
     for left in (draft, path.with_name(f"{draft.name}-journal")):
         left.unlink(missing_ok=True)
-    os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    make_private(draft)
     with contextlib.closing(connect(draft)) as db:
         make_lasting(db)
         db.execute("BEGIN IMMEDIATE")
@@ -194,14 +194,5 @@ def keep_copy(db: sqlite3.Connection, path: Path, version: int) -> None:
     """Keep the journal as it is, before its tables are brought up to date."""
     copy = path.with_name(f"{path.name}.v{version}")
     copy.unlink(missing_ok=True)  # of an upgrade that broke off
-    os.close(os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    make_private(copy)
     db.execute("VACUUM INTO ?", (str(copy),))
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from apikley_async._disk import open_without_waiting
 from apikley_async.batch._entries import (
     MOST_FAULTS,
     Record,
@@ -179,7 +180,7 @@ def films_of(path: Path) -> Iterator[Found]:
     if "\0" in str(path) or not encodes(str(path.absolute())):
         raise ManifestError([f"{name}: a file and folders with names in Unicode"])
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise ManifestError([f"{name}: a regular file, not a folder, pipe or device"])
@@ -192,11 +193,6 @@ def films_of(path: Path) -> Iterator[Found]:
         raise ManifestError([f"{name}: cannot be read: {exc.strerror}"]) from None
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise ManifestError([f"{name}: it changed while it was read"])
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Open it so that a pipe with nobody at its other end cannot hold us."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def shown_name(path: Path) -> str:

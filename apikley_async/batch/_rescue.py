@@ -16,6 +16,8 @@ from pathlib import Path
 
 import attrs
 
+from apikley_async._disk import NOFOLLOW, USUAL, is_own, open_without_waiting
+
 __all__ = ["Rescued", "notes_of", "put", "remove"]
 
 LONGEST = 1024**2
@@ -48,7 +50,7 @@ def put(journal: Path, journal_id: str, rescued: Rescued) -> Path | None:
 
 
 def append(place: Path, line: bytes) -> None:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOFOLLOW | USUAL
     handle = os.open(place, flags, 0o600)
     try:
         if os.write(handle, line) != len(line):
@@ -67,12 +69,12 @@ def notes_of(journal: Path, journal_id: str) -> dict[Path, list[Rescued]]:
 def read(place: Path, journal_id: str) -> Iterable[Rescued]:
     """The notes of one file, if it is a file of ours; a line that was cut off is none."""
     try:
-        handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = open_without_waiting(place, os.O_RDONLY | NOFOLLOW)
     except OSError:
         return
     try:
         about = os.fstat(handle)
-        ours = stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid()
+        ours = stat.S_ISREG(about.st_mode) and is_own(about)
         lines = os.read(handle, LONGEST).splitlines() if ours else []
     finally:
         os.close(handle)

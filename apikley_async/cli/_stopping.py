@@ -11,7 +11,8 @@ from typing import Self
 
 __all__ = ["Stopper"]
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+HEEDED = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+SIGNALS = tuple(signal.Signals[name] for name in HEEDED if hasattr(signal, name))
 
 
 class Stopper:
@@ -45,7 +46,7 @@ class Stopper:
         loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self._stop, number)
+                heed(loop, number, self._stop)
                 self._heeded.append(number)
         return self
 
@@ -57,14 +58,14 @@ class Stopper:
     ) -> None:
         for number in self._heeded:
             if self.signal is None:
-                asyncio.get_running_loop().remove_signal_handler(number)
+                unheed(asyncio.get_running_loop(), number)
             else:
                 signal.signal(number, signal.SIG_DFL)
 
     def _stop(self, number: signal.Signals) -> None:
         self.signal = number
         for heeded in self._heeded:
-            asyncio.get_running_loop().remove_signal_handler(heeded)
+            unheed(asyncio.get_running_loop(), heeded)
             signal.signal(heeded, self._leave)  # works even while the loop is busy
         self._first(number.name)
         if self._task is not None:
@@ -75,3 +76,22 @@ class Stopper:
             self._second()
         finally:
             os._exit(128 + number)
+
+
+def heed(
+    loop: asyncio.AbstractEventLoop, number: signal.Signals, act: Callable[[signal.Signals], None]
+) -> None:
+    """Have *act* called in the loop at a signal, on Windows too."""
+    try:
+        loop.add_signal_handler(number, act, number)
+    except NotImplementedError:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(act, number))
+
+
+def unheed(loop: asyncio.AbstractEventLoop, number: signal.Signals) -> None:
+    """Undo `heed`."""
+    try:
+        loop.remove_signal_handler(number)
+    except NotImplementedError:
+        usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, usual)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
+from apikley_async._disk import make_private, sync_folder
 from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook._judge import Heard
 
@@ -237,7 +238,7 @@ class _File:
             told = f"{self.path} is gone, but {log.name} is there: bring it back, or remove both"
             raise JournalError(told)
         draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
-        os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        make_private(draft)
         try:
             with contextlib.closing(_connect(draft)) as db:
                 db.execute("PRAGMA journal_mode = WAL")
@@ -252,11 +253,7 @@ class _File:
                 self.path.hardlink_to(draft)
         finally:
             draft.unlink()
-        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self.path.parent)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

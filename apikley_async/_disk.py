@@ -1,0 +1,113 @@
+"""Files on every system: locks, careful ways to open, and names that last.
+
+Made for POSIX. Where `fcntl` is missing, as on Windows, locks are those of `msvcrt`, and what the
+system has no flag or call for is left out. No policy and no message for users stands here.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "NOFOLLOW",
+    "OPEN_FILES_MOVE",
+    "USUAL",
+    "is_own",
+    "lock_file",
+    "make_private",
+    "open_without_waiting",
+    "read_at",
+    "sync_folder",
+    "user_id",
+]
+
+USUAL = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | USUAL
+FAR = 2**40  # msvcrt's locks keep others from reading too: behind the end nobody reads
+TAKEN = (errno.EACCES, errno.EDEADLK, errno.EAGAIN)
+
+
+def module(name: str) -> Any:
+    """A module of the standard library that some systems lack; None there."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return None
+
+
+fcntl, msvcrt = module("fcntl"), module("msvcrt")
+OPEN_FILES_MOVE = fcntl is not None  # on Windows they can be neither renamed nor removed
+
+
+def lock_file(handle: int) -> None:
+    """Lock an open file until its handle is closed, without waiting.
+
+    Raises:
+        BlockingIOError: somebody else has it, perhaps in this process.
+        OSError: it cannot be locked.
+    """
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    elif msvcrt is not None:
+        place = os.lseek(handle, 0, os.SEEK_CUR)
+        os.lseek(handle, FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        finally:
+            os.lseek(handle, place, os.SEEK_SET)
+    else:
+        raise OSError(errno.ENOTSUP, "this Python has neither fcntl nor msvcrt")
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that only its owner may read; refuse a name that is taken."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | USUAL, 0o600))
+
+
+def open_without_waiting(path: str | Path, flags: int, mode: int = 0o600) -> int:
+    """Open it so that a pipe with nobody at its other end cannot hold us."""
+    return os.open(path, flags | WITHOUT_WAITING, mode)
+
+
+def read_at(handle: int, count: int, place: int) -> bytes:
+    """Read at a place. The handle's own place is kept where the system can, else it moves."""
+    if hasattr(os, "pread"):
+        return os.pread(handle, count, place)
+    os.lseek(handle, place, os.SEEK_SET)
+    return os.read(handle, count)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, where that can be asked for."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | USUAL)
+    except PermissionError:
+        return  # it may be written to but not read
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+def user_id() -> int | None:
+    """The number of the user who runs this; None where users have none."""
+    return os.getuid() if hasattr(os, "getuid") else None
+
+
+def is_own(about: os.stat_result) -> bool:
+    """Say whether a file is ours; where users have no number there is nothing to compare."""
+    return user_id() in (None, about.st_uid)

@@ -1,0 +1,245 @@
+"""Windows, imitated: without `fcntl` and what else it lacks. Never run there.
+
+Each test is a process of its own, in which the modules, flags and calls that only POSIX has are
+hidden before the package is imported. A file that is open can be neither renamed nor removed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import apikley_async
+
+ROOT = str(Path(apikley_async.__file__).parent.parent)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the imitation knows Linux only")
+
+IMITATION = '''
+import asyncio, errno, fcntl, getpass, os, pathlib, signal, sqlite3, sys, tempfile, threading, types
+import aiohttp.web, attrs, cattrs
+
+HIDDEN = {"fcntl", "termios", "pwd", "grp", "resource", "pty", "tty"}
+
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+flock, LOCK = fcntl.flock, fcntl.LOCK_EX | fcntl.LOCK_NB
+for name in HIDDEN:
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, Hide())
+flags = "O_CLOEXEC O_DIRECTORY O_NOCTTY O_NOFOLLOW O_NONBLOCK"
+for name in f"{flags} fchmod fchown fork geteuid getuid mkfifo pread pwrite".split():
+    delattr(os, name)
+for name in ("SIGHUP", "SIGUSR1", "SIGALRM"):
+    delattr(signal, name)
+for name in ("add_signal_handler", "remove_signal_handler"):
+    delattr(asyncio.SelectorEventLoop, name)
+
+
+def refusing(act):
+    """What is open has to keep its name."""
+    def call(path, *rest, **options):
+        for handle in os.listdir("/proc/self/fd"):
+            try:
+                open_now = os.readlink(f"/proc/self/fd/{handle}") == os.path.realpath(path)
+            except OSError:
+                continue
+            if open_now:
+                raise PermissionError(errno.EACCES, "it is open", path)
+        return act(path, *rest, **options)
+    return call
+
+
+for name in ("unlink", "remove", "rename", "replace"):
+    setattr(os, name, refusing(getattr(os, name)))
+
+
+def locking(handle, mode, count):
+    """Keeps others from reading too, as the real one does, so never where something stands."""
+    assert (mode, count) == (2, 1) and os.lseek(handle, 0, os.SEEK_CUR) > os.fstat(handle).st_size
+    try:
+        flock(handle, LOCK)
+    except BlockingIOError:
+        raise PermissionError(errno.EACCES, "it is locked") from None
+'''
+MSVCRT = """
+sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
+"""
+FILMS = """
+from pathlib import Path
+from apikley_async import Client, JournalError, Shot, Storyboard
+from apikley_async.batch import Batch
+from apikley_async.simulator import Constant, Simulator, Terms
+from apikley_async.webhook import Inbox
+
+TEA = Storyboard([Shot("Tea.", duration=10)], duration=10)
+
+
+def world():
+    return Simulator(Terms(duration=Constant(0.01)))
+
+
+def client_of(service):
+    return Client(service.api_key, base_url=service.base_url)
+"""
+
+
+def imitate(folder: Path, script: str, *, msvcrt: bool = True) -> str:
+    """Run a script where no user has a name, and give what it prints."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("APIKLEY_")}
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        env.pop(name, None)
+    ran = subprocess.run(
+        [sys.executable, "-c", IMITATION + (MSVCRT if msvcrt else "") + FILMS + script],
+        env={**env, "PYTHONPATH": ROOT},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.parametrize("msvcrt", [True, False])
+def test_films_are_saved(tmp_path: Path, msvcrt: bool) -> None:
+    """Under their names, whole, also over a file that stands there; without locks as well."""
+    script = """
+async def main():
+    async with world() as service, client_of(service) as client:
+        result = await (await client.submit(TEA))
+        (path,) = await client.save(result, "films")
+        film = path.read_bytes()
+        path.write_bytes(b"another")
+        await client.save(result, "films", overwrite=True)
+        assert path.read_bytes() == film and film[4:8] == b"ftyp"
+
+asyncio.run(main())
+print(*os.listdir("films"))
+"""
+    names = imitate(tmp_path, script, msvcrt=msvcrt).split()
+
+    assert [name for name in names if name.endswith(".mp4")]
+    assert len(names) == 1 or not msvcrt
+
+
+def test_a_film_that_is_refused_its_name_leaves_nothing(tmp_path: Path) -> None:
+    """Another file of that name is not replaced unasked, and no part remains."""
+    script = """
+async def main():
+    async with world() as service, client_of(service) as client:
+        result = await (await client.submit(TEA))
+        (path,) = await client.save(result, "films")
+        path.write_bytes(b"another")
+        try:
+            await client.save(result, "films")
+        except Exception as error:
+            print(type(error).__name__)
+        print(path.read_text(), len(os.listdir("films")))
+
+asyncio.run(main())
+"""
+    assert imitate(tmp_path, script).split() == ["DownloadError", "another", "1"]
+
+
+def test_a_part_that_nobody_comes_back_for_is_swept(tmp_path: Path) -> None:
+    """After a week, as elsewhere."""
+    tmp_path.joinpath("films").mkdir()
+    left = tmp_path / "films" / ".task_0-1.apikley.part"
+    left.write_bytes(b"x")
+    os.utime(left, (0, 0))
+    script = """
+async def main():
+    async with world() as service, client_of(service) as client:
+        await client.save(await (await client.submit(TEA)), "films")
+
+asyncio.run(main())
+"""
+    imitate(tmp_path, script)
+
+    assert not left.exists()
+
+
+def test_a_journal_has_one_owner(tmp_path: Path) -> None:
+    """The batch runs to its end, and a second process is told who has the journal."""
+    script = """
+async def main():
+    async with world() as service, client_of(service) as client, Batch.open("a.db") as batch:
+        try:
+            async with Batch.open("a.db"):
+                pass
+        except JournalError as error:
+            print(f"in use by process {os.getpid()}" in str(error))
+        await batch.add([("tea", TEA)])
+        async for item in batch.run(client, folder="films"):
+            print(item.state)
+
+asyncio.run(main())
+"""
+    assert imitate(tmp_path, script).split() == ["True", "done"]
+    assert tmp_path.joinpath("films", "tea.mp4").exists()
+
+
+def test_without_any_lock_the_journal_says_so(tmp_path: Path) -> None:
+    """One sentence, and nothing is made."""
+    script = """
+async def main():
+    try:
+        async with Batch.open("a.db"):
+            pass
+    except JournalError as error:
+        print(error)
+
+asyncio.run(main())
+"""
+    out = imitate(tmp_path, script, msvcrt=False)
+
+    assert "a.db cannot be locked (this Python has neither fcntl nor msvcrt)" in out
+    assert out.count("\n") == 1
+    assert not tmp_path.joinpath("a.db").exists()
+
+
+def test_an_inbox_keeps_callbacks(tmp_path: Path) -> None:
+    """It is a file like the journal, shared by many."""
+    script = """
+async def main():
+    async with Inbox("inbox.db") as inbox, Inbox("inbox.db") as other:
+        await inbox.keep("token", "task_1")
+        heard, _ = await other.after(None)
+        print(*[each.task_id for each in heard])
+
+asyncio.run(main())
+"""
+    assert imitate(tmp_path, script).split() == ["task_1"]
+
+
+def test_the_command_ends_at_ctrl_c(tmp_path: Path) -> None:
+    """Where the loop knows no signals, Python's own handler tells it."""
+    script = """
+from apikley_async.cli import main
+
+class Out:
+    def __init__(self, real):
+        self.real = real
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+    def write(self, text):
+        if "APIKLEY_API_KEY" in text:
+            os.kill(os.getpid(), signal.SIGINT)
+        return self.real.write(text)
+
+sys.stdout = Out(sys.stdout)
+code = main(["simulate", "--port", "0", "--films", "placeholder"])
+sys.stdout = sys.stdout.real
+print(code)
+"""
+    assert imitate(tmp_path, script).split()[-1] == "0"
