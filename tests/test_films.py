@@ -301,6 +301,8 @@ FTYP, MOOV, MDAT = box(b"ftyp", b"isom"), box(b"moov", b"m" * 40), box(b"mdat", 
         (FTYP + MOOV + b"\0\0\0\0mdat" + b"d" * 50, True),  # to the end of the file
         (FTYP + MOOV + b"\0\0\0\x01mdat" + (16 + 50).to_bytes(8, "big") + b"d" * 50, True),
         (FTYP + MOOV + b"\0\0\0\x01mdat" + (15).to_bytes(8, "big") + b"d" * 50, False),
+        (FTYP + MOOV + b"\0\0\0\x01mdat" + (2**32 + 66).to_bytes(8, "big") + b"d" * 50, False),
+        (FTYP + MOOV + MDAT + b"\0\0\0\x04" + box(b"free", b""), False),  # shorter than its head
         (FTYP + MOOV, False),  # cut between two boxes
         (FTYP + MDAT, False),
         (FTYP + MOOV + MDAT[:-1], False),

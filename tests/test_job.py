@@ -525,6 +525,71 @@ async def test_a_time_out_longer_than_the_deadline_changes_nothing() -> None:
 
 
 @virtual
+async def test_a_deadline_is_counted_from_when_somebody_awaits() -> None:
+    """Who gave up after 40 of 50 seconds and comes back later has 50 seconds again."""
+    job = make_job(Service(ready_at=80), pace=attrs.evolve(EVEN, deadline=50))
+
+    with pytest.raises(JobTimeoutError):
+        await job.wait(timeout=40)
+    await asyncio.sleep(5)
+
+    assert await job == READY.result()
+
+
+@virtual
+async def test_an_error_is_told_to_those_who_awaited_then_and_to_nobody_later() -> None:
+    """One follower is slow to take it in; whoever cured the key may go on meanwhile (A25)."""
+    job = make_job(Service(GENERATING, AuthenticationError("bad key", code=401), READY))
+
+    async def slow() -> None:
+        async for _ in job.updates():
+            await asyncio.sleep(100)
+
+    following = asyncio.create_task(slow())
+    with pytest.raises(AuthenticationError):
+        await job.wait(timeout=120)
+    assert not following.done()
+
+    assert await job == READY.result()
+    await fates(following)
+
+
+@virtual
+async def test_after_a_long_pause_the_looks_are_close_again() -> None:
+    """A job that nobody awaited for an hour may be ready any moment: the pace begins anew."""
+    service = Service()
+    job = make_job(service)
+    with pytest.raises(JobTimeoutError):
+        await job.wait(timeout=100)
+    await asyncio.sleep(3600)
+    service.asked.clear()
+
+    with pytest.raises(JobTimeoutError):
+        await job.wait(timeout=31)
+
+    assert [at - 3700 for at in service.asked] == [0, 2, 6, 14, 30]
+
+
+@virtual
+async def test_the_end_is_told_once() -> None:
+    """Whoever counts the films that have ended counts each once, however many await it."""
+    told: list[Snapshot] = []
+    job = Job(
+        ID,
+        look=Service(GENERATING, READY).look,
+        pace=EVEN,
+        clock=SystemClock(),
+        rng=random.Random(1),
+        ended=told.append,
+    )
+
+    await asyncio.gather(job, job.wait(), job.wait())
+    await job
+
+    assert told == [READY]
+
+
+@virtual
 async def test_the_last_trouble_is_told() -> None:
     """Whoever reads the error learns that the service was away, not only that it took long."""
     job = make_job(Service(ServerError("The look was refused: bad gateway")))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from typing import Any
 
 import pytest
 from filehost import film
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from apikley_async._films import Held
@@ -176,6 +178,7 @@ async def test_what_does_not_match_is_begun_again(tmp_path: Path, damage: Any) -
         },
     )
 )
+@example({"version": '"v1"', "total": 10, "have": 11, "sha256": "ab" * 32})
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_note_makes_sense_or_says_nothing(tmp_path: Path, said: dict[str, Any]) -> None:
     """Hostile notes give no range that a request could not carry."""
@@ -187,6 +190,20 @@ def test_a_note_makes_sense_or_says_nothing(tmp_path: Path, said: dict[str, Any]
     if held != Held():
         assert 0 < held.have <= (held.total or held.have)
         assert held.version == '"v1"'
+
+
+async def test_a_disk_that_takes_little_at_a_time_gets_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write may take a part of what it is given: the rest is written after it (D8)."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:700]))
+
+    part = await begun(tmp_path, len(FILM))
+    await part.publish()
+    await part.close()
+
+    assert (tmp_path / "task_1.mp4").read_bytes() == FILM
 
 
 async def test_a_long_film_is_noted_on_the_way(tmp_path: Path) -> None:
@@ -291,11 +308,30 @@ async def test_leftovers_do_not_pile_up(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (now - week_ago,) * 2)
     (tmp_path / ".young-1.apikley.part").touch()
+    os.utime(tmp_path / ".young-1.apikley.part", (now - 6 * 24 * 3600,) * 2)
     (tmp_path / ".link-1.apikley.part").symlink_to(tmp_path / "film.mp4")
 
     await part.sweep()
 
     assert names(tmp_path) == sorted([*kept, PART, ".young-1.apikley.part", ".link-1.apikley.part"])
+    await part.close()
+
+
+# --- room for it -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("free", "fits"), [(3000, True), (2999, False)])
+async def test_room_is_needed_for_what_is_still_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, fits: bool
+) -> None:
+    """The first 2000 of 5000 bytes are on the disk already (D8)."""
+    part = await begun(tmp_path, 2000)
+    disk = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+
+    with contextlib.nullcontext() if fits else pytest.raises(DownloadError, match="make room"):
+        await part.expect(len(FILM), TAG)
+
     await part.close()
 
 

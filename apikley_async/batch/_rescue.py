@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import NOFOLLOW, USUAL, is_own, open_without_waiting
+from apikley_async._disk import NOFOLLOW, USUAL, is_own, open_without_waiting, sync_folder
 
 __all__ = ["Rescued", "notes_of", "put", "remove"]
 
@@ -56,6 +56,7 @@ def append(place: Path, line: bytes) -> None:
         if os.write(handle, line) != len(line):
             raise OSError(f"{place} took a part only")
         os.fsync(handle)
+        sync_folder(place.parent)
     finally:
         os.close(handle)
 

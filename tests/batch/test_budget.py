@@ -68,6 +68,18 @@ def test_a_function_s_price_is_checked_too() -> None:
         Prices(lambda _: "5").of(TEN)  # type: ignore[arg-type, return-value]
 
 
+@pytest.mark.parametrize("bound", [{"max_credits": 5}, {"spendable": 5}])
+def test_a_bound_in_credits_lets_nothing_through_without_a_price(bound: Mapping[str, int]) -> None:
+    """What nobody can price cannot be bounded; a bound on the number of films needs no price."""
+    budget = Budget(**bound)  # type: ignore[arg-type]
+
+    with pytest.raises(BudgetExceededError, match="need a price"):
+        budget.reserve(None)
+
+    assert (budget.spent, budget.tasks, budget.undecided) == (0, 0, 0)
+    Budget(max_tasks=1).reserve(None)
+
+
 def test_decimal_prices_add_up() -> None:
     """Ten times 0.1 fit into 1: no film is left out by a binary rounding."""
     budget = Budget(max_credits=1.0)
@@ -90,6 +102,17 @@ def test_what_is_given_back_can_be_reserved_again(bound: Mapping[str, int]) -> N
         budget.release(1)
 
     assert (budget.spent, budget.tasks, budget.undecided) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("bound", [{"max_credits": 7}, {"max_tasks": 1}])
+def test_films_of_earlier_runs_count(bound: Mapping[str, int]) -> None:
+    """Bounds on the journal hold over all runs: a restart is no new budget."""
+    budget = Budget(**bound)  # type: ignore[arg-type]
+    budget.count(7)
+
+    with pytest.raises(BudgetExceededError):
+        budget.reserve(1)
+    assert (budget.spent, budget.undecided) == (7, 0)
 
 
 @given(

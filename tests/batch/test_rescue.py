@@ -9,8 +9,10 @@ import os
 import sqlite3
 import stat
 import tempfile
+import threading
 from pathlib import Path
 
+import attrs
 import pytest
 from batch.conformance import attempt, film
 from batch.scenery import check_books, customer, films, opened, ran, states, world
@@ -142,9 +144,74 @@ async def test_a_note_that_means_nothing_binds_nothing(path: Path, line: bytes) 
     assert note.exists()
 
 
+async def test_a_note_outlives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note and its name are on the disk before the error is raised that speaks of it. (J2)"""
+    synced, fsync = set(), os.fsync
+
+    def noticed(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    async with journal(path) as owner:
+        monkeypatch.setattr(os, "fsync", noticed)
+        with pytest.raises(JournalError, match="written down in"):
+            await paid(owner)
+        note = path.with_name("batch.db.rescue.jsonl")
+        assert synced >= {note.stat().st_ino, path.parent.stat().st_ino}
+
+
 def note_of(owner: Journal, key: str, token: str) -> str:
     said = {"journal": owner._journal_id, "key": key, "token": token, "task_id": TASK, "at": 1}
     return json.dumps(said) + "\n"
+
+
+async def test_every_paid_film_has_a_note(path: Path) -> None:
+    """Two answers came while nothing could be written: both ids are kept, and both bound. (J2)"""
+    async with journal(path) as owner:
+        await owner.plan([film("b")])
+        await owner.intend("b", "t2", "print", None)
+        with pytest.raises(JournalError):
+            await paid(owner)
+        ended = attrs.evolve(attempt("t2", Verdict.ACCEPTED, "task_2"), raw="x" * 60_000)
+        with pytest.raises(JournalError, match="'b' is paid"):
+            await owner.settle("b", ended, Step(Event.ACCEPT, task_id="task_2"))
+
+    async with journal(path) as owner:
+        found = {item.key: item.task_id for item in await owner.items((State.SUBMITTED,))}
+    assert found == {"a": TASK, "b": "task_2"}
+
+
+async def test_a_note_is_neither_written_nor_read_through_a_link(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder for temporary files belongs to all: a link there leads wherever they like."""
+    victim, elsewhere = tmp_path / "victim", tmp_path / "elsewhere"
+    path.with_name("batch.db.rescue.jsonl").symlink_to(victim)
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    async with journal(path) as owner:
+        with pytest.raises(JournalError, match="elsewhere"):
+            await paid(owner)
+    [note] = elsewhere.iterdir()
+    note.rename(victim)
+
+    async with journal(path) as owner:
+        assert (await owner.item("a")).state is State.UNCERTAIN
+    assert victim.exists()
+
+
+async def test_a_pipe_in_a_note_s_place_does_not_hold_the_journal(path: Path) -> None:
+    """Nobody writes into it, and nobody need."""
+    note = path.with_name("batch.db.rescue.jsonl")
+    os.mkfifo(note)
+    released = threading.Timer(5, lambda: os.open(note, os.O_WRONLY | os.O_NONBLOCK))
+    released.start()
+
+    async with journal(path) as owner:
+        assert await owner.items() == []
+
+    assert released.is_alive(), "only a writer has let it go"
+    released.cancel()
 
 
 async def test_a_note_that_another_user_has_written_binds_nothing(
