@@ -6,7 +6,15 @@ import asyncio
 import contextlib
 import getpass
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+)
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -80,15 +88,19 @@ class Batch:
 
     What is paid is written down before and after every step, so a run can be ended anywhere and
     run again: it goes on where it stopped, and submits nothing a second time.
+
+    Args:
+        store: where the batch is written down: an open `Store`, which stays open when the batch
+            is closed, or a function without arguments that opens one, which the batch closes.
+        clock: time, handed in by tests.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, clock: Clock | None = None, read_only: bool = False
+        self, store: Store | Callable[[], Awaitable[Store]], *, clock: Clock | None = None
     ) -> None:
-        self.path: Path = Path(path)
         self._clock = clock or SystemClock()
-        self._read_only = read_only
-        self._store: Store | None = None
+        self._opener = store if callable(store) else None
+        self._store = None if callable(store) else store
         self._run: Run | None = None
         self._busy = False
         self._stopped: str | None = None
@@ -105,10 +117,11 @@ class Batch:
             clock: time, handed in by tests.
             read_only: only look; another process may run the batch meanwhile.
         """
-        return cls(path, clock=clock, read_only=read_only)
+        return cls(lambda: Journal.open(path, clock=clock, read_only=read_only), clock=clock)
 
     async def __aenter__(self) -> Self:
-        self._store = await Journal.open(self.path, clock=self._clock, read_only=self._read_only)
+        if self._opener is not None:
+            self._store = await self._opener()
         return self
 
     async def __aexit__(
@@ -120,14 +133,17 @@ class Batch:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the journal; a run that is on is left, and its requests that are out waited for."""
+        """Leave a run that is on, wait for its requests that are out, and close the journal.
+
+        A store that was open before is not closed.
+        """
         store, self._store = self._store, None
         try:
             if self._run is not None:
                 self._run.leave("The batch was closed")
                 await self._run.aclose()
         finally:
-            if store is not None:
+            if store is not None and self._opener is not None:
                 await store.aclose()
 
     # --- what is to be made ------------------------------------------------------------------
@@ -249,7 +265,7 @@ class Batch:
             await self._check_prices(options, prices, paid=budget.max_credits is not None)
         if not any(known is client.limiter for known in self._paced):
             self._paced.append(client.limiter)
-            await restore_window(store, client.limiter, self._clock)
+            await restore_window(store, client.limiter)
 
     @property
     def stopped(self) -> str | None:
@@ -365,7 +381,7 @@ class Batch:
     @property
     def _open(self) -> Store:
         if self._store is None:
-            raise JournalError(f"{self.path} is not open; use `async with Batch.open(...)`")
+            raise JournalError("This batch is not open; use `async with Batch.open(...)`")
         return self._store
 
     async def _decide(self, key: str, step: Step) -> Item:

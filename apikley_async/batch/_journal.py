@@ -15,15 +15,17 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
+
 from apikley_async import Attempt, Clock, SystemClock
 from apikley_async.batch import _file as file
 from apikley_async.batch import _rescue as rescue
-from apikley_async.batch._planning import plan
+from apikley_async.batch._planning import plan, read_out
 from apikley_async.batch._rescue import Rescued
 from apikley_async.batch._rows import ATTEMPTS, ITEM, read_item, spell_files, storable
 from apikley_async.batch._schema import MIGRATIONS, Migrations, faults_of, migrate
@@ -103,7 +105,8 @@ class Journal:
     async def plan(
         self, entries: Iterable[Entry], *, source: str = "", allow_duplicates: bool = False
     ) -> Plan:
-        return await self._run(self._plan, entries, source, allow_duplicates)
+        again = await asyncio.to_thread(read_out, entries, self.path.parent)
+        return await self._run(self._plan, again, source, allow_duplicates)
 
     async def intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
         await self._run(self._intend, key, token, fingerprint, reserved)
@@ -134,27 +137,16 @@ class Journal:
 
     async def charges(self) -> Sequence[Charge]:
         rows = await self._read(
-            "SELECT token, attempt.key, attempt.state, reserved, credits FROM attempt"
-            " LEFT JOIN item ON item.task_id = attempt.task_id"
-            " WHERE attempt.state IN ('intent', 'accepted', 'unknown', 'resolved', 'abandoned')"
+            "SELECT token, key, task_id IS NULL, reserved, credits FROM attempt"
+            " WHERE task_id IS NOT NULL OR state IN ('intent', 'unknown', 'abandoned')"
         )
-        return [
-            Charge(
-                row["token"],
-                row["key"],
-                row["state"] not in ("accepted", "resolved"),
-                row["reserved"],
-                row["credits"],
-            )
-            for row in rows
-        ]
+        return [Charge(token, key, bool(open_), *known) for token, key, open_, *known in rows]
 
     async def attempts(self, key: str) -> Sequence[Mapping[str, Any]]:
         rows = await self._read("SELECT * FROM attempt WHERE key = ? ORDER BY began_at, n", key)
         return [dict(row) for row in rows]
 
     async def events(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
-        """The history, oldest first; of one item or of all."""
         rows = await self._read(
             "SELECT * FROM event WHERE ? IS NULL OR key = ? ORDER BY seq", key, key
         )
@@ -165,7 +157,7 @@ class Journal:
 
     async def expected(self) -> Sequence[Expected]:
         rows = await self._read(
-            "SELECT token, attempt.key, attempt.state, attempt.task_id, began_at,"
+            "SELECT token, attempt.key, attempt.state, attempt.task_id, began_at AS at,"
             " (SELECT json_group_array(task_id) FROM inbox WHERE inbox.token = attempt.token)"
             " AS named FROM attempt JOIN item USING (key)"
             " WHERE attempt.state IN ('unknown', 'abandoned')"
@@ -179,18 +171,21 @@ class Journal:
                 row["key"],
                 given_up.get(row["state"], row["task_id"]),
                 tuple(json.loads(row["named"])),
-                row["began_at"],
+                self._age(row),
             )
             for row in rows
         ]
 
-    async def ends(self, since: float) -> Sequence[tuple[float, bool]]:
+    async def ends(self, within: float) -> Sequence[tuple[float, bool]]:
         rows = await self._read(
             "SELECT coalesce(ended_at, began_at) AS at, state FROM attempt"
             " WHERE coalesce(ended_at, began_at) >= ? AND state != 'unsent'",
-            since,
+            self._clock.wall() - within,
         )
-        return [(row["at"], row["state"] in ("unknown", "intent")) for row in rows]
+        return [(self._age(row), row["state"] in ("unknown", "intent")) for row in rows]
+
+    def _age(self, row: sqlite3.Row) -> float:
+        return max(0.0, self._clock.wall() - float(row["at"]))
 
     async def salt(self) -> bytes:
         [row] = await self._read("SELECT value FROM meta WHERE name = 'journal_id'")
@@ -223,36 +218,56 @@ class Journal:
 
     def _rescue(self, key: str, attempt: Attempt) -> str:
         """Write a paid task's id down where there is room, and tell; say where."""
-        note = Rescued(key, attempt.token, attempt.task_id or "", attempt.ended_at)
+        note = Rescued(key, attempt.token, attempt.task_id or "", self._clock.wall())
         place = rescue.put(self.path, self._journal_id, note)
         told = f"written down in {place}" if place else "written down nowhere: keep it"
         logger.critical("film %s of %r is paid; its id is %s", attempt.task_id, key, told)
         return told
 
     def _bind_rescued(self, note: Rescued) -> bool:
-        """Bind a paid task that was written down elsewhere; True when it is where it belongs."""
-        row = self._db.execute(
-            "SELECT item.key, item.state, attempt.state AS attempt, attempt.task_id FROM attempt"
-            " JOIN item USING (key) WHERE token = ?",
-            (note.token,),
-        ).fetchone()
-        if row is not None and row["task_id"] == note.task_id:
-            return True
-        doubtful = row is not None and (row["state"], row["attempt"]) == ("uncertain", "unknown")
-        if not doubtful or self._owner_of(note.task_id) is not None:
-            told = "film %s was paid for %r, which stands elsewhere now: see client.job"
-            logger.critical(told, note.task_id, note.key)
-            return False
+        """Bind a paid task that was written down elsewhere; True when the journal has it."""
         cause = "the journal could not be written when the answer came"
-        self._move(row["key"], Step(Event.RESOLVE, task_id=note.task_id, cause=cause))
+        return self._bind_late(note.token, note.task_id, cause)
+
+    def _bind_late(self, token: str, task_id: str, cause: str) -> bool:
+        """Give a paid task to the attempt that bought it; False when there is none such."""
+        known, owner = self._attempt(token), self._owner_of(task_id)
+        if known is not None and (task_id == known["task_id"] or owner == known["key"]):
+            return True
+        if known is None or owner is not None:
+            told = (
+                "film %s was paid; its attempt is not in this journal, or it is %r: see client.job"
+            )
+            logger.critical(told, task_id, owner)
+            return False
+        if (known["item"], known["attempt"]) == (State.UNCERTAIN, "unknown"):
+            step = Step(Event.RESOLVE, task_id=task_id, cause=cause, token=token)
+            self._move(known["key"], step)
+            self._db.execute(
+                "UPDATE attempt SET state = 'resolved', task_id = ?, ended_at = ? WHERE token = ?",
+                (task_id, self._now[0], token),
+            )
+            logger.warning("film %s of %r is bound: %s", task_id, known["key"], cause)
+            return True
         self._db.execute(
-            "UPDATE attempt SET state = 'resolved', task_id = ? WHERE token = ?",
-            (note.task_id, note.token),
+            "UPDATE attempt SET task_id = coalesce(task_id, ?) WHERE token = ?", (task_id, token)
         )
-        logger.warning(
-            "film %s of %r was paid in trouble, and is bound now", note.task_id, note.key
+        kept = self._db.execute(
+            "INSERT OR IGNORE INTO inbox VALUES (?, ?, ?)", (token, task_id, self._now[0])
         )
+        if kept.rowcount:
+            told = "film %s was paid for %r, which was decided otherwise: see client.job"
+            logger.critical(told, task_id, known["key"])
         return True
+
+    def _attempt(self, token: str) -> sqlite3.Row | None:
+        """An attempt, and where its item stands."""
+        row: sqlite3.Row | None = self._db.execute(
+            "SELECT item.key, item.state AS item, attempt.state AS attempt, attempt.task_id"
+            " FROM attempt JOIN item USING (key) WHERE token = ?",
+            (token,),
+        ).fetchone()
+        return row
 
     def _owner_of(self, task_id: str) -> str | None:
         row = self._db.execute("SELECT key FROM item WHERE task_id = ?", (task_id,)).fetchone()
@@ -284,8 +299,6 @@ class Journal:
             return work(*arguments)
         except ApikleyError:
             raise
-        except _TheirsError as exc:
-            error = exc.error
         except (sqlite3.Error, ValueError) as exc:  # a damaged file gives text that is none
             error = self._trouble(exc)
         except OSError as exc:
@@ -312,14 +325,14 @@ class Journal:
         return await self._run(lambda: self._db.execute(query, values).fetchall())
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """One durable change, by the owner only; undone whole when anything in it fails."""
+    def _transaction(self, *, of_the_owner: bool = True) -> Iterator[None]:
+        """One durable change, undone whole when anything in it fails."""
         if self.read_only:
             raise JournalError(f"{self.path} is open for reading only")
         self._db.execute("BEGIN IMMEDIATE")
         try:
             [epoch] = self._db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-            if int(epoch) != self._epoch:
+            if of_the_owner and int(epoch) != self._epoch:
                 raise file.hindered(f"{self.path} has another owner now; nothing was written")
             yield
             self._db.execute("COMMIT")
@@ -357,10 +370,13 @@ class Journal:
         self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'epoch'")
         facts = dict(self._db.execute("SELECT name, value FROM meta").fetchall())
         self._epoch, self._journal_id = int(facts["epoch"]), facts["journal_id"]
-        left = self._db.execute("SELECT key FROM item WHERE state = 'sending'").fetchall()
+        left = self._db.execute(
+            "SELECT item.key, coalesce(token, '') AS token FROM item LEFT JOIN attempt"
+            " ON attempt.key = item.key AND attempt.state = 'intent' WHERE item.state = 'sending'"
+        ).fetchall()
+        told = "the last run ended while the submission was out"
         for row in left:
-            told = "the last run ended while the submission was out"
-            self._move(row["key"], Step(Event.CRASH, cause=told))
+            self._move(row["key"], Step(Event.CRASH, cause=told, token=row["token"]))
         self._db.execute(
             "UPDATE attempt SET state = 'unknown', cause = 'interrupted', ended_at = ?"
             " WHERE state = 'intent'",
@@ -384,15 +400,18 @@ class Journal:
 
     # --- work that runs in the thread --------------------------------------------------------
 
-    def _plan(self, entries: Iterable[Entry], source: str, allow_duplicates: bool) -> Plan:
-        with self._transaction():
-            return plan(
-                self._db, _theirs(entries), source=source, allow_duplicates=allow_duplicates
-            )
+    def _plan(self, entries: Generator[Entry | None], source: str, allow_duplicates: bool) -> Plan:
+        with contextlib.closing(entries), self._transaction():
+            return plan(self._db, entries, source=source, allow_duplicates=allow_duplicates)
 
     def _intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
         with self._transaction():
-            self._move(key, Step(Event.INTEND))
+            known = self._attempt(token)
+            if known is not None and (known["key"], known["attempt"]) == (key, "intent"):
+                return
+            if known is not None:
+                raise NoStepError(f"attempt {token} of {known['key']!r} is {known['attempt']}")
+            self._move(key, Step(Event.INTEND, token=token))
             self._db.execute(
                 "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, began_at) VALUES"
                 " (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'intent', ?, ?, ?)",
@@ -408,14 +427,21 @@ class Journal:
             )
 
     def _settle(self, key: str, attempt: Attempt, step: Step) -> Item:
-        with self._transaction():
-            self._move(key, step)
+        with self._transaction(of_the_owner=False):
+            known = self._attempt(attempt.token)
+            if known is None or known["key"] != key:
+                raise KeyError(f"{key!r} has no attempt {attempt.token}")
+            if known["attempt"] != "intent":
+                if attempt.task_id is not None:
+                    self._bind_late(attempt.token, attempt.task_id, "the answer came late")
+                return self._item(key)
+            self._move(key, attrs.evolve(step, token=attempt.token))
             self._db.execute(
                 "UPDATE attempt SET state = ?, ended_at = ?, http = ?, code = ?, task_id = ?,"
                 " raw = ?, cause = ? WHERE token = ?",
                 (
                     ATTEMPTS[step.event],
-                    attempt.ended_at,
+                    self._now[0],
                     attempt.http,
                     attempt.code,
                     attempt.task_id,
@@ -428,8 +454,12 @@ class Journal:
 
     def _step(self, key: str, step: Step) -> Item:
         with self._transaction():
+            known, state = self._attempt(step.token), ATTEMPTS.get(step.event)
+            made = known is not None and (known["key"], known["attempt"]) == (key, state)
+            if known is not None and made and step.task_id in (None, known["task_id"]):
+                return self._item(key)  # the same again
             self._move(key, step)
-            if (state := ATTEMPTS.get(step.event)) is not None:
+            if state is not None:
                 done = self._db.execute(
                     "UPDATE attempt SET state = ?, task_id = coalesce(?, task_id)"
                     " WHERE key = ? AND state = 'unknown' AND ? IN ('', token)",
@@ -472,9 +502,15 @@ class Journal:
                 "before": before,
             },
         )
+        if step.credits is not None:
+            self._db.execute(
+                "UPDATE attempt SET credits = ?"
+                " WHERE key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)",
+                (step.credits, key, key),
+            )
         self._db.execute(
-            'INSERT INTO event (at, mono, key, event, "from", "to", cause, by)'
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            'INSERT INTO event (at, mono, key, event, "from", "to", cause, by, token)'
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *self._now,
                 key,
@@ -483,6 +519,7 @@ class Journal:
                 following,
                 storable(step.cause),
                 step.by,
+                step.token or None,
             ),
         )
 
@@ -515,26 +552,3 @@ class Journal:
         if not known:
             with self._transaction():
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", given.items())
-
-
-class _TheirsError(Exception):
-    """An error of whoever names the films, and no sign of a damaged journal."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def _theirs(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """*entries*, with what their own iterator raises told apart."""
-    iterator = iter(entries)
-    while True:
-        try:
-            entry = next(iterator)
-        except StopIteration:
-            return
-        except ApikleyError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it goes back to them
-            raise _TheirsError(error) from None
-        yield entry

@@ -184,8 +184,6 @@ def step_of(attempt: Attempt) -> Step:
     return Step(event, cause=attempt.cause)
 
 
-async def restore_window(store: Store, limiter: Limiter, clock: Clock) -> None:
+async def restore_window(store: Store, limiter: Limiter) -> None:
     """Let a limiter remember the attempts of the last run: a restart is no new window."""
-    now = clock.wall()
-    ends = await store.ends(now - LONGEST_REST)
-    limiter.remember((max(0.0, now - at), uncertain) for at, uncertain in ends)
+    limiter.remember(await store.ends(LONGEST_REST))

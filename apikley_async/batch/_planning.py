@@ -1,25 +1,59 @@
-"""Entries on their way into a journal: compared with what it knows, all of them or none.
+"""Entries on their way into a journal: read to their end, then compared with what it knows.
 
-Works inside the journal's transaction, and streams: what was seen is kept in the database.
+Reading takes as long as a manifest is long; it happens outside of the journal's transaction, and
+keeps no more than some megabytes in memory. All entries are written, or none.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Generator, Iterable
+from pathlib import Path
+
+import attrs
 
 from apikley_async.batch._entries import folded
 from apikley_async.batch._rows import payload_sum
 from apikley_async.batch._states import State
 from apikley_async.batch._store import Entry, Plan
-from apikley_async.errors import ManifestConflictError
+from apikley_async.errors import JournalError, ManifestConflictError
 
-__all__ = ["plan"]
+__all__ = ["plan", "read_out"]
+
+MOST = 16 * 1024**2  # bytes of entries in memory; what is more waits in a file without a name
+
+
+def read_out(entries: Iterable[Entry], folder: Path) -> Generator[Entry | None]:
+    """Read *entries* to their end; gives what gives them again. Blocks."""
+    again = _spooled(entries, folder)
+    next(again)
+    return again
+
+
+def _spooled(entries: Iterable[Entry], folder: Path) -> Generator[Entry | None]:
+    """Gives None when all entries are read, and then the entries."""
+    with tempfile.SpooledTemporaryFile(max_size=MOST, dir=str(folder)) as spool:
+        for entry in entries:
+            line = json.dumps(attrs.astuple(entry, recurse=False)).encode()
+            try:
+                spool.write(line + b"\n")
+            except OSError as exc:
+                told = f"{folder} has no room for what is to be planned: {exc.strerror}"
+                raise JournalError(told) from None
+        spool.seek(0)
+        yield None
+        for line in spool:
+            yield Entry(*json.loads(line))
 
 
 def plan(
-    db: sqlite3.Connection, entries: Iterable[Entry], *, source: str, allow_duplicates: bool
+    db: sqlite3.Connection,
+    entries: Iterable[Entry | None],
+    *,
+    source: str,
+    allow_duplicates: bool,
 ) -> Plan:
     """Write *entries* down; refuse what contradicts them, and what would be paid twice."""
     new = known = 0
@@ -29,7 +63,7 @@ def plan(
     db.execute("DELETE FROM seen")
     db.execute("DELETE FROM stem")
     db.execute("INSERT OR IGNORE INTO stem SELECT folded(key), key FROM item")
-    for entry in entries:
+    for entry in filter(None, entries):
         note_seen(db, entry)
         if is_known(db, entry):
             known += 1

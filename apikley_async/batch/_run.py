@@ -286,7 +286,7 @@ class Run:
 
     def _patience(self, attempt: Expected, *, named: bool) -> float:
         """How long a callback may still come, or be read, for what an earlier run has left."""
-        left = LISTENING - (self._clock.wall() - attempt.began_at)
+        left = LISTENING - attempt.age
         return min(LISTENING, max(left, CONFIRMING if named else 0.0))
 
     async def _found(self, item: Item, token: str, patience: float) -> Item:
@@ -309,11 +309,7 @@ class Run:
         try:
             return await self._step(item, attrs.evolve(step, cause="found by its callback"))
         except NoStepError:
-            item = await self._store.item(item.key)
-            if item.task_id != job.task_id and job not in self._client.unclaimed:
-                told = "%s was decided otherwise, and film %s is paid all the same: see unclaimed"
-                logger.warning(told, item.key, job.task_id)
-                self._client.unclaimed.append(job)
+            self._report(await self._store.item(item.key), job)
             raise
 
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
@@ -343,7 +339,9 @@ class Run:
             else:
                 self._decide(kept=True)
                 self._pauses = 0
-                return await self._store.item(item.key), job
+                item = await self._store.item(item.key)
+                self._report(item, job)
+                return item, job
         return item, None
 
     async def _may_submit(self, item: Item) -> bool:
@@ -451,6 +449,13 @@ class Run:
         cause = f"{there} exists already; nothing was paid. Move it, or say overwrite"
         self._tell(attrs.evolve(item, cause=cause), rests=True)
         return True
+
+    def _report(self, item: Item, job: Job) -> None:
+        """Leave in `unclaimed` what was paid for an item that was decided otherwise meanwhile."""
+        if item.task_id != job.task_id and job not in self._client.unclaimed:
+            told = "%s was decided otherwise, and film %s is paid all the same: see unclaimed"
+            logger.warning(told, item.key, job.task_id)
+            self._client.unclaimed.append(job)
 
     async def _step(self, item: Item, step: Step) -> Item:
         changed = await self._store.step(item.key, step)

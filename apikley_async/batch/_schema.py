@@ -82,6 +82,14 @@ MIGRATIONS: Migrations = (
             PRIMARY KEY (token, task_id)
         ) STRICT""",
     ),
+    (
+        # What each attempt was charged; an item holds only what the last one was.
+        "ALTER TABLE attempt ADD COLUMN credits REAL",
+        """UPDATE attempt SET credits =
+            (SELECT credits FROM item WHERE item.task_id = attempt.task_id)""",
+        # Which attempt an event is about, where it is about one.
+        "ALTER TABLE event ADD COLUMN token TEXT",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

@@ -1,8 +1,9 @@
 """What a batch needs of a journal: values, and the narrow protocol that stores implement.
 
 Every step of an item is one transaction, made on the condition that the item is still in the
-state the step begins in; it is on the disk when the call returns. `tests/batch/conformance.py`
-holds any store to that.
+state the step begins in; it is on the disk when the call returns. What is written about an
+attempt is found by its token, and may be written again: a commit may have been made although its
+answer was lost. Times are the store's own. `tests/batch/conformance.py` holds any store to that.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Entry:
     base: str = ""
     where: str = ""
     named: bool = True
-    former: tuple[str, ...] = attrs.field(default=(), repr=False)
+    former: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...], repr=False)
 
     def matches(self, digest: str) -> bool:
         """Whether a digest, of any version, is that of this content."""
@@ -143,15 +144,15 @@ class Expected:
 
     Attributes:
         task_id: the task it became; None when that is uncertain, "" when it was given up.
-        named: the tasks that callbacks have named for it.
-        began_at: seconds since 1970.
+        named: other tasks that were named for it, by callbacks or by a late answer.
+        age: seconds since it began, by the store's clock.
     """
 
     token: str
     key: str
     task_id: str | None
     named: tuple[str, ...]
-    began_at: float
+    age: float
 
 
 class Store(Protocol):
@@ -165,20 +166,39 @@ class Store(Protocol):
     ) -> Plan:
         """Write all entries down, or none; `ManifestConflictError` where they contradict.
 
+        *entries* are read to their end, in a thread, before the transaction begins: whoever
+        reads a long manifest keeps nobody from writing.
+
         Items that an earlier state of the same *source* named, and this one does not, are gone.
         """
         ...
 
     async def intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
-        """PLANNED to SENDING, with a new attempt. No POST before this has returned."""
+        """PLANNED to SENDING, with a new attempt. No POST before this has returned.
+
+        The same again changes nothing while the attempt is out. A former owner is refused.
+        """
         ...
 
     async def settle(self, key: str, attempt: Attempt, step: Step) -> Item:
-        """SENDING to what became of the attempt."""
+        """Write down what became of an attempt; the item as it stands then.
+
+        While the attempt is out, *step* is made. A late answer, for an attempt that seemed to be
+        interrupted, counts only with a task's id: an UNCERTAIN item becomes SUBMITTED. Where the
+        item was decided otherwise, or has another task, the id is kept with the attempt, logged,
+        and given by `expected`: it was bought besides. The same again changes nothing. A former
+        owner may settle too: an id that was paid for is never lost.
+
+        Raises:
+            KeyError: the item has no such attempt.
+        """
         ...
 
     async def step(self, key: str, step: Step) -> Item:
-        """Any other step; `LookupError` when the item is in no state for it."""
+        """Any other step; `LookupError` when the item is in no state for it.
+
+        With a token, the same again changes nothing.
+        """
         ...
 
     async def item(self, key: str) -> Item:
@@ -196,11 +216,15 @@ class Store(Protocol):
         ...
 
     async def charges(self) -> Sequence[Charge]:
-        """Every attempt that was, or may have been, accepted."""
+        """Every attempt that was, or may have been, accepted, with what it was charged."""
         ...
 
     async def attempts(self, key: str) -> Sequence[Mapping[str, Any]]:
         """The attempts of an item, oldest first."""
+        ...
+
+    async def events(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
+        """The history of an item, or of all, oldest first: at, key, event, from, to, token, by."""
         ...
 
     async def receive(self, token: str, task_id: str) -> None:
@@ -211,8 +235,8 @@ class Store(Protocol):
         """The attempts about which a callback may still come, oldest first."""
         ...
 
-    async def ends(self, since: float) -> Sequence[tuple[float, bool]]:
-        """When attempts ended since that wall time, and whether they are uncertain."""
+    async def ends(self, within: float) -> Sequence[tuple[float, bool]]:
+        """How many seconds ago the last attempts ended, and whether they are uncertain."""
         ...
 
     async def bind(self, base_url: str, account: str) -> None:

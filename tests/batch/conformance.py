@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from apikley_async import Attempt, Shot, Storyboard, Verdict
-from apikley_async.batch import Event, File, State, Step, Store
+from apikley_async.batch import Event, File, Item, State, Step, Store
 from apikley_async.batch._entries import entry_of
 from apikley_async.batch._store import Entry
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
@@ -269,7 +272,7 @@ class StoreContract:
         ended = attempt("t2", Verdict.ACCEPTED, "task_2")
         await store.settle("a", ended, Step(Event.ACCEPT, task_id="task_2"))
 
-        assert len(await store.charges()) == 2
+        assert [charge.consumed for charge in await store.charges()] == [9.0, None]
         assert not await store.verify()
 
     async def test_pages(self, store: Store) -> None:
@@ -288,8 +291,10 @@ class StoreContract:
         await store.plan([film("a")])
         await self.accept(store, "a", "task_1")
 
-        assert await store.ends(0.0) == [(2.0, False)]
-        assert await store.ends(3.0) == []
+        [(age, uncertain)] = await store.ends(60.0)
+        assert 0 <= age < 60
+        assert not uncertain
+        assert await store.ends(-1.0) == []
 
     async def test_ends_of_uncertain_attempts(self, store: Store) -> None:
         """What may still arrive is told as that; what never left is not told. (R2)."""
@@ -299,7 +304,7 @@ class StoreContract:
             await store.intend(key, f"token-{key}", "print", None)
             await store.settle(key, attempt(f"token-{key}", verdict), Step(event))
 
-        assert await store.ends(0.0) == [(2.0, True)]
+        assert [uncertain for _, uncertain in await store.ends(60.0)] == [True]
 
     async def test_it_belongs_to_one_account(self) -> None:
         """Another key or address is refused, since its tasks would not be found. (J13)."""
@@ -316,3 +321,220 @@ class StoreContract:
         """An unknown key is a KeyError."""
         with pytest.raises(KeyError):
             await store.item("nobody")
+
+    # --- what is written about an attempt ---------------------------------------------------------
+
+    async def test_an_intent_is_written_once(self, store: Store) -> None:
+        """Its commit may have been made although nobody heard of it: the same again is quiet."""
+        await store.plan([film("a"), film("b")])
+        for _ in range(2):
+            await store.intend("a", "t1", "print", 150.0)
+
+        with pytest.raises(LookupError):
+            await store.intend("b", "t1", "print", 150.0)
+        assert len(await store.attempts("a")) == len(await store.events("a")) == 1
+        assert (await store.item("b")).state is State.PLANNED
+
+        await store.settle("a", attempt("t1", Verdict.UNSENT), Step(Event.UNSENT))
+        with pytest.raises(LookupError):
+            await store.intend("a", "t1", "print", 150.0)
+        assert (await store.item("a")).state is State.PLANNED
+
+    @pytest.mark.parametrize(
+        ("verdict", "event", "state"),
+        [
+            (Verdict.ACCEPTED, Event.ACCEPT, State.SUBMITTED),
+            (Verdict.THROTTLED, Event.THROTTLE, State.PLANNED),
+            (Verdict.UNSENT, Event.UNSENT, State.PLANNED),
+            (Verdict.REFUSED, Event.REFUSE, State.REJECTED),
+            (Verdict.UNCERTAIN, Event.DOUBT, State.UNCERTAIN),
+        ],
+    )
+    async def test_an_outcome_is_written_once(
+        self, store: Store, verdict: Verdict, event: Event, state: State
+    ) -> None:
+        """The same again gives the item, and changes nothing. (I13)."""
+        task_id = "task_1" if verdict is Verdict.ACCEPTED else None
+        ended, step = attempt("t1", verdict, task_id), Step(event, task_id=task_id)
+        await store.plan([film("a")])
+        await store.intend("a", "t1", "print", 150.0)
+        first = await store.settle("a", ended, step)
+        told = await store.events(), await store.attempts("a"), await store.charges()
+
+        assert await store.settle("a", ended, step) == first
+
+        assert (first.state, first.task_id) == (state, task_id)
+        assert (await store.events(), await store.attempts("a"), await store.charges()) == told
+        assert not await store.verify()
+
+    async def test_an_outcome_needs_its_attempt(self, store: Store) -> None:
+        """A token that nobody intended, or that is another item's, settles nothing."""
+        await store.plan([film("a"), film("b")])
+        await store.intend("a", "t1", "print", None)
+        for key, token in (("a", "t2"), ("b", "t1")):
+            with pytest.raises(LookupError):
+                await store.settle(
+                    key, attempt(token, Verdict.ACCEPTED, "x"), Step(Event.ACCEPT, task_id="x")
+                )
+
+        assert (await store.item("a")).state is State.SENDING
+        assert (await store.item("b")).state is State.PLANNED
+
+    async def interrupted(self, *keys: str) -> None:
+        """Leave items whose attempts were out when their owner ended."""
+        async with self.opened() as store:
+            await store.plan([film(key) for key in keys])
+            for key in keys:
+                await store.intend(key, f"t-{key}", "print", 150.0)
+
+    async def answer(self, store: Store, key: str, task_id: str) -> Item:
+        late = attempt(f"t-{key}", Verdict.ACCEPTED, task_id)
+        return await store.settle(key, late, Step(Event.ACCEPT, task_id=task_id))
+
+    async def test_a_late_answer_binds(self) -> None:
+        """Its owner was believed dead; the film is paid, and is not paid again. (A28)."""
+        await self.interrupted("a")
+        async with self.opened() as store:
+            for _ in range(2):
+                item = await self.answer(store, "a", "task_1")
+
+                assert (item.state, item.task_id) == (State.SUBMITTED, "task_1")
+            last = (await store.events("a"))[-1]
+            assert (last["from"], last["to"]) == (State.UNCERTAIN, State.SUBMITTED)
+            assert (last["token"], "late" in last["cause"]) == ("t-a", True)
+            assert [row["to"] for row in await store.events("a")].count("submitted") == 1
+            [charge] = await store.charges()
+            assert not charge.uncertain
+            assert not await store.verify()
+
+    @pytest.mark.parametrize(
+        ("verdict", "event"),
+        [
+            (Verdict.THROTTLED, Event.THROTTLE),
+            (Verdict.UNSENT, Event.UNSENT),
+            (Verdict.REFUSED, Event.REFUSE),
+            (Verdict.UNCERTAIN, Event.DOUBT),
+        ],
+    )
+    async def test_other_late_outcomes_change_nothing(self, verdict: Verdict, event: Event) -> None:
+        """Whoever has seen the item as uncertain may have decided by that."""
+        await self.interrupted("a")
+        async with self.opened() as store:
+            before = await store.item("a"), await store.events()
+
+            item = await store.settle("a", attempt("t-a", verdict), Step(event))
+
+            assert (item, await store.events()) == before
+            assert item.state is State.UNCERTAIN
+            assert not await store.verify()
+
+    @pytest.mark.parametrize(
+        ("event", "state"), [(Event.RESUBMIT, State.PLANNED), (Event.DROP, State.DROPPED)]
+    )
+    async def test_a_late_answer_after_a_decision_is_kept(self, event: Event, state: State) -> None:
+        """The decision stays; what was bought besides is in the books, and is read later. (A18)."""
+        await self.interrupted("a")
+        async with self.opened() as store:
+            await store.step("a", Step(event, by="me"))
+            told = await store.events()
+            for _ in range(2):
+                item = await self.answer(store, "a", "task_1")
+
+                assert (item.state, item.task_id) == (state, None)
+        async with self.opened() as store:
+            [row] = await store.attempts("a")
+            assert (row["state"], row["task_id"]) == ("abandoned", "task_1")
+            [expected] = await store.expected()
+            assert (expected.task_id, expected.named) == ("", ("task_1",))
+            [charge] = await store.charges()
+            assert (charge.uncertain, charge.reserved) == (False, 150.0)
+            assert await store.events() == told
+            assert not await store.verify()
+
+    async def test_a_second_task_of_an_attempt_is_kept(self, store: Store) -> None:
+        """Somebody on the way has sent it twice: the item keeps its own task. (A14)."""
+        await store.plan([film("a")])
+        await store.intend("a", "t-a", "print", 150.0)
+        await self.answer(store, "a", "task_1")
+
+        for _ in range(2):
+            item = await self.answer(store, "a", "task_2")
+
+            assert (item.state, item.task_id) == (State.SUBMITTED, "task_1")
+        [expected] = await store.expected()
+        assert (expected.task_id, expected.named) == ("task_1", ("task_2",))
+        assert not await store.verify()
+
+    async def test_what_a_callback_names_is_kept_once(self, store: Store) -> None:
+        """However often it calls, and only for an attempt that is known. (W8)."""
+        await store.plan([film("a")])
+        await store.intend("a", "t1", "print", None)
+        await store.settle("a", attempt("t1", Verdict.UNCERTAIN), Step(Event.DOUBT))
+        for _ in range(2):
+            await store.receive("t1", "task_1")
+            await store.receive("stranger", "task_2")
+
+        [expected] = await store.expected()
+        assert (expected.token, expected.task_id, expected.named) == ("t1", None, ("task_1",))
+        assert 0 <= expected.age < 60
+
+    @pytest.mark.parametrize("event", [Event.RESOLVE, Event.RESUBMIT, Event.DROP])
+    async def test_a_step_of_an_attempt_is_made_once(self, event: Event) -> None:
+        """The same again changes nothing; another one is refused."""
+        await self.interrupted("a")
+        async with self.opened() as store:
+            task_id = "task_1" if event is Event.RESOLVE else None
+            step = Step(event, token="t-a", task_id=task_id, by="callback")
+            first = await store.step("a", step)
+            told = await store.events()
+
+            assert await store.step("a", step) == first
+            assert await store.events() == told
+            with pytest.raises(LookupError):
+                await store.step("a", Step(Event.RESOLVE, token="t-a", task_id="task_2"))
+            assert await store.item("a") == first
+            assert not await store.verify()
+
+    async def test_times_are_the_store_s(self, store: Store) -> None:
+        """Callers may stand on machines whose clocks differ; what they say of time is not used."""
+        await store.plan([film("a")])
+        await self.accept(store, "a", "task_1")
+
+        [row] = await store.attempts("a")
+        told = [event["at"] for event in await store.events("a")]
+        assert told == sorted(told)
+        assert [row["began_at"], row["ended_at"]] == told
+        assert abs(told[0] - time.time()) < 60
+
+    async def test_the_history_is_of_one_item_or_of_all(self, store: Store) -> None:
+        """In its order, with who decided and about which attempt."""
+        await store.plan([film("a"), film("b")])
+        await store.intend("a", "t1", "print", None)
+        await store.step("b", Step(Event.DROP, cause="given up", by="me"))
+
+        one, all_ = await store.events("b"), await store.events()
+
+        assert [(row["key"], row["event"]) for row in all_] == [("a", "intend"), ("b", "drop")]
+        assert one == [all_[1]]
+        assert (one[0]["cause"], one[0]["by"]) == ("given up", "me")
+        assert [row["token"] for row in all_] == ["t1", None]
+
+    async def test_whoever_reads_a_manifest_keeps_nobody_from_writing(self, store: Store) -> None:
+        """The entries are read before the transaction: a paid film's id need not wait for them."""
+        loop, written = asyncio.get_running_loop(), threading.Event()
+        reading = asyncio.Event()
+        await store.plan([film("a")])
+
+        def entries() -> Iterator[Entry]:
+            loop.call_soon_threadsafe(reading.set)
+            yield film("b")
+            assert written.wait(10)
+            yield film("c")
+
+        planning = asyncio.create_task(store.plan(entries()))
+        await reading.wait()
+        await self.accept(store, "a", "task_1")
+        written.set()
+
+        assert (await planning).new == 2
+        assert (await store.item("a")).state is State.SUBMITTED

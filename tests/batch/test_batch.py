@@ -6,12 +6,24 @@ import asyncio
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
-from batch.scenery import board, check_books, customer, films, opened, ran, states, swift, world
+from batch.scenery import (
+    board,
+    check_books,
+    customer,
+    films,
+    opened,
+    ran,
+    scene_of,
+    states,
+    swift,
+    world,
+)
 
 from apikley_async import RateLimiter
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, Journal, State, Store
 from apikley_async.errors import JournalError, ManifestError, NotFoundError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -25,6 +37,66 @@ async def finish(simulator: Simulator, path: Path, folder: Path) -> dict[str, St
         await ran(batch, client, folder=folder)
         await check_books(simulator, batch, folder)
         return await states(batch)
+
+
+class AnyStore:
+    """A store of somebody else: it has what the protocol names, and nothing more."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in vars(Store) or name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._journal, name)
+
+
+async def test_any_store_will_do(tmp_path: Path) -> None:
+    """A batch needs the protocol and nothing else; a store that was open stays open."""
+    journal = await Journal.open(tmp_path / "b.db", clock=LoopClock())
+    store = AnyStore(journal)
+    folder = tmp_path / "films"
+    async with world() as simulator:
+        simulator.script("create", [Fault.OK, Fault.RESET_AFTER, Fault.code(422)])
+        async with customer(simulator) as client, Batch(store, clock=LoopClock()) as batch:
+            await batch.add(films(6))
+            await ran(batch, client, folder=folder, price=150, max_credits=9e9, min_balance=1)
+            assert (await batch.status()).counts == {
+                State.DONE: 4,
+                State.UNCERTAIN: 1,
+                State.REJECTED: 1,
+            }
+            [lost] = [i.key async for i in batch.items(State.UNCERTAIN)]
+            task_id = next(c.task_id for c in simulator.ledger.paid if scene_of(c.body) == lost)
+            await batch.resolve(lost, task_id=task_id, client=client)
+            await batch.retry()
+            assert (await batch.estimate()).films == 1
+            await ran(batch, client, folder=folder)
+            await check_books(simulator, batch, folder)
+            assert set((await states(batch)).values()) == {State.DONE}
+        with pytest.raises(JournalError, match="not open"):
+            await batch.status()
+
+    assert await journal.counts() == {State.DONE: 6}
+    await journal.aclose()
+
+
+async def test_a_store_that_the_batch_opens_is_closed_with_it(tmp_path: Path) -> None:
+    """It is opened each time the batch is entered."""
+    opened_: list[Journal] = []
+
+    async def opener() -> Journal:
+        opened_.append(await Journal.open(tmp_path / "b.db"))
+        return opened_[-1]
+
+    batch = Batch(opener)
+    for _ in range(2):
+        async with batch:
+            await batch.add(films(2))
+            assert len(await states(batch)) == 2
+        with pytest.raises(JournalError, match="closed"):
+            await opened_[-1].counts()
+    assert len(opened_) == 2
 
 
 async def slow_answers(simulator: Simulator, seconds: float) -> None:

@@ -102,7 +102,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_an_earlier_journal_is_brought_up_to_date(path: Path) -> None:
-    """It opens without a fault, what was being sent is uncertain. (J10)"""
+    """It opens without a fault, what was being sent is uncertain, and a copy is kept. (J10)"""
     journal = await Journal.open(path)
     try:
         assert await journal.verify() == []
@@ -125,8 +125,13 @@ async def test_an_earlier_journal_is_brought_up_to_date(path: Path) -> None:
         ]
         [named] = [found.named for found in await journal.expected() if found.key == "uncertain"]
         assert named == ("task_words_1790000009999",)
+        charged = {(c.key, c.token): (c.uncertain, c.consumed) for c in await journal.charges()}
+        assert charged["failed", "token-failed"] == (False, 0.0)
+        assert charged["again", "token-again-3"] == (False, 5.0)
+        assert charged["sending", "token-sending"] == (True, None)
     finally:
         await journal.aclose()
+    assert path.with_name("b.db.v2").read_bytes().startswith(b"SQLite format 3")
 
 
 async def test_its_films_are_known_and_their_twins_are_refused(path: Path) -> None:

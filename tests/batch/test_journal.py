@@ -10,14 +10,15 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from batch.conformance import StoreContract, film
+from batch.conformance import StoreContract, attempt, film
 
-from apikley_async.batch import Event, Journal, State, Step, _file
+from apikley_async import Verdict
+from apikley_async.batch import Entry, Event, Journal, State, Step, _file
 from apikley_async.batch._file import kind_of_disk
 from apikley_async.batch._schema import APPLICATION, MIGRATIONS, VERSION
 from apikley_async.errors import Blame, JournalError
@@ -104,6 +105,54 @@ async def test_a_stolen_journal_writes_nothing(path: Path) -> None:
             await owner.intend("a", "t", "print", None)
 
         assert (await owner.item("a")).state is State.PLANNED
+
+
+async def test_a_former_owner_s_late_answer_is_not_lost(path: Path) -> None:
+    """It may send nothing more, but what it has bought binds, by its token. (J5, J6, A28)."""
+    async with journal(path) as former:
+        await former.plan([film(key) for key in "abc"])
+        for key in "ab":
+            await former.intend(key, f"t-{key}", "print", 150.0)
+        path.with_name("batch.db.lock").unlink()
+        async with journal(path) as owner:
+            assert (await owner.counts())[State.UNCERTAIN] == 2
+            with pytest.raises(JournalError, match="another owner"):
+                await former.intend("c", "t-c", "print", None)
+
+            late = attempt("t-a", Verdict.ACCEPTED, "task_1")
+            item = await former.settle("a", late, Step(Event.ACCEPT, task_id="task_1"))
+            refused = attempt("t-b", Verdict.REFUSED)
+            other = await former.settle("b", refused, Step(Event.REFUSE))
+
+            assert (item.state, other.state) == (State.SUBMITTED, State.UNCERTAIN)
+            assert [i.state for i in await owner.items()] == [
+                State.SUBMITTED,
+                State.UNCERTAIN,
+                State.PLANNED,
+            ]
+            with pytest.raises(JournalError, match="another owner"):
+                await former.step("a", Step(Event.STALL))
+            assert (await owner.step("a", Step(Event.STALL))).task_id == "task_1"
+            assert await owner.verify() == []
+
+
+async def test_many_entries_wait_in_a_file_without_a_name(path: Path) -> None:
+    """What does not fit into some megabytes leaves nothing behind, planned or not."""
+    long = "x" * 1_000_000
+
+    def entries(broken: bool) -> Iterator[Entry]:
+        for number in range(20):
+            yield film(f"k{number}", f"{number} {long}")
+        if broken:
+            raise ValueError("theirs")
+
+    async with journal(path) as owner:
+        with pytest.raises(ValueError, match="theirs"):
+            await owner.plan(entries(broken=True))
+        assert await owner.items() == []
+        assert (await owner.plan(entries(broken=False))).new == 20
+        assert (await owner.plan(entries(broken=False))).known == 20
+    assert {file.name for file in path.parent.iterdir()} == {"batch.db", "batch.db.lock"}
 
 
 @pytest.mark.parametrize(

@@ -235,8 +235,10 @@ async def test_a_note_that_another_user_has_written_binds_nothing(
         assert (await owner.item("a")).task_id == TASK
 
 
-async def test_a_note_about_a_film_that_was_given_up_binds_nothing(path: Path) -> None:
-    """A person has decided meanwhile: the journal opens, and the note is kept."""
+async def test_a_note_about_a_film_that_was_given_up_binds_nothing(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A person has decided meanwhile: that stays, and the journal keeps what was bought besides."""
     async with journal(path) as owner:
         await owner.plan([film("a")])
         await owner.intend("a", "t1", "print", None)
@@ -246,8 +248,12 @@ async def test_a_note_about_a_film_that_was_given_up_binds_nothing(path: Path) -
         note.write_text(note_of(owner, "a", "t1"))
 
     async with journal(path) as owner:
-        assert (await owner.item("a")).state is State.DROPPED
-    assert note.exists()
+        item = await owner.item("a")
+        [row] = await owner.attempts("a")
+        assert (item.state, item.task_id, row["task_id"]) == (State.DROPPED, None, TASK)
+        assert await owner.verify() == []
+    assert not note.exists()
+    assert [r for r in caplog.records if r.levelno == logging.CRITICAL and TASK in r.getMessage()]
 
 
 async def test_a_note_about_a_task_of_another_film_binds_nothing(
@@ -272,13 +278,8 @@ async def test_a_note_about_a_task_of_another_film_binds_nothing(
 
 
 @pytest.mark.virtual
-async def test_a_stolen_journal_does_not_lose_what_is_out(
-    tmp_path: Path, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The journal is lost while the POST is out, and the next run saves the film. (J2, J5)
-
-    Its id is in `unclaimed`, in the error, in the log and in the note.
-    """
+async def test_a_stolen_journal_does_not_lose_what_is_out(tmp_path: Path, path: Path) -> None:
+    """Its owner lost it while the POST was out: the id is in the journal all the same. (J5)"""
     async with world() as simulator:
         simulator.script("create", [Fault.late(5)])
         async with customer(simulator) as client, opened(path) as batch:
@@ -289,17 +290,49 @@ async def test_a_stolen_journal_does_not_lose_what_is_out(
             with thief:
                 thief.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
             thief.close()
-            with pytest.raises(JournalError, match="another owner") as caught:
+            with pytest.raises(JournalError, match="another owner"):
                 await running
-            [job] = client.unclaimed
+            item = await batch.item("k0")
         [charge] = simulator.ledger.paid
-        assert caught.value.task_id == job.task_id == charge.task_id
-        assert any(r.levelno == logging.CRITICAL for r in caplog.records)
+        assert (item.state, item.task_id) == (State.SUBMITTED, charge.task_id)
+        assert not path.with_name("batch.db.rescue.jsonl").exists()
 
         async with customer(simulator) as client, opened(path) as batch:
             await ran(batch, client, folder=tmp_path)
             await check_books(simulator, batch, tmp_path)
             assert await states(batch) == {"k0": State.DONE}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("decided", [False, True], ids=["undecided", "resubmitted"])
+async def test_an_owner_that_was_believed_dead_hands_over_what_it_has_bought(
+    tmp_path: Path, path: Path, decided: bool
+) -> None:
+    """Its answer comes when another one has the journal: it binds, or is bought besides. (A18)"""
+    async with world() as simulator, customer(simulator) as client, opened(path) as former:
+        simulator.script("create", [Fault.late(5)])
+        await former.add(films(1))
+        running = asyncio.create_task(ran(former, client, folder=tmp_path))
+        await asyncio.sleep(2)
+        path.with_name("batch.db.lock").unlink()
+        async with opened(path) as owner:
+            assert await states(owner) == {"k0": State.UNCERTAIN}
+            if decided:
+                await owner.resubmit("k0")
+            await asyncio.wait({running})
+            [charge] = simulator.ledger.paid
+
+            bought = [job.task_id for job in client.unclaimed]
+            if decided:
+                assert (await owner.item("k0")).state is State.PLANNED
+                assert bought == [charge.task_id]
+                assert running.exception() is None
+                return
+            assert bought == []
+            assert isinstance(running.exception(), JournalError)  # it may not go on
+            await ran(owner, client, folder=tmp_path)
+            await check_books(simulator, owner, tmp_path)
+            assert await states(owner) == {"k0": State.DONE}
 
 
 @pytest.mark.virtual

@@ -74,7 +74,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("batch._journal", "            yield\n            self._db.execute(\"COMMIT\")",
          ("            self._db.execute(\"COMMIT\")\n            self._db.execute(\"BEGIN\")\n"
          "            yield\n            self._db.execute(\"COMMIT\")")),
-        ("batch._journal", "            self._move(key, Step(Event.INTEND))\n", ""),
+        ("batch._journal", "            self._move(key, Step(Event.INTEND, token=token))\n", ""),
     ),
     # --- pacing
     "forget the limiter": (
