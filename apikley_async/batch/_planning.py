@@ -15,10 +15,11 @@ from pathlib import Path
 import attrs
 
 from apikley_async.batch._entries import folded
+from apikley_async.batch._file import hindered
 from apikley_async.batch._rows import payload_sum
 from apikley_async.batch._states import State
 from apikley_async.batch._store import Entry, Plan
-from apikley_async.errors import JournalError, ManifestConflictError
+from apikley_async.errors import ManifestConflictError
 
 __all__ = ["plan", "read_out"]
 
@@ -41,7 +42,7 @@ def _spooled(entries: Iterable[Entry], folder: Path) -> Generator[Entry | None]:
                 spool.write(line + b"\n")
             except OSError as exc:
                 told = f"{folder} has no room for what is to be planned: {exc.strerror}"
-                raise JournalError(told) from None
+                raise hindered(told, exc) from None
         spool.seek(0)
         yield None
         for line in spool:
