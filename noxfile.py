@@ -57,6 +57,9 @@ PARTS = {  # how much the whole of each part is, and the minutes it takes
     "pacing": (20_000, 1),
 }
 
+ELSEWHERE = ("batch", "cli", "fuzz", "plugin", "simulation", "simulator")
+CORE = tuple(f"--ignore=tests/{folder}" for folder in ELSEWHERE)
+
 # ------------------------------------------------- running without nox
 
 
@@ -202,6 +205,14 @@ def tests_dev(session: nox.Session) -> None:
     # The environment rather than -X dev -W error: it also reaches the tests' own children.
     strict = {"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error"}
     session.run("pytest", "-o", "asyncio_debug=true", *pytest_args(session), env=strict)
+
+
+@nox.session(default=False)
+def uvloop(session: nox.Session) -> None:
+    """The core's and the callbacks' async tests on uvloop; virtual time has a loop of its own."""
+    install(session, "-e", ".[all]", *group("tests"), *group("uvloop"))
+    words = ("--uvloop", "-m", "asyncio and not virtual", *CORE, *pytest_args(session))
+    session.run("pytest", *words)
 
 
 @nox.session(name="tests-all", venv_backend="none", default=False)

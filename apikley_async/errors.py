@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 __all__ = [
     "ApiError",
@@ -474,3 +474,12 @@ class MissingExtraError(ApikleyError, ImportError):
 
     blames = Blame.INPUT
     affects_all = True
+
+    @classmethod
+    def of(cls, need: str, *extras: str) -> Self:
+        """The error for *need*, which *extras* would install.
+
+        Nothing is released yet, so the command is one for a clone of the project.
+        """
+        command = f'pip install ".[{",".join(extras)}]"'
+        return cls(f"{need}: type {command} in a clone of apikley_async")

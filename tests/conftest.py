@@ -1,6 +1,7 @@
 """What every room's tests share: an obviously fake key, a loop that is watched, virtual time.
 
-`@pytest.mark.virtual` runs an async test on a loop whose time jumps (`apikley_async.virtual`).
+`@pytest.mark.virtual` runs an async test on a loop whose time jumps (`apikley_async.virtual`);
+`--uvloop` runs the other async tests on uvloop.
 The package's own plugin is at hand too: `@pytest.mark.apikley`, `apikley_simulator`.
 Every async test fails when it leaves a task running or an exception that nobody looked at.
 """
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import importlib
 import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -47,10 +50,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--uvloop", action="store_true", help="run async tests on uvloop's loop")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Load the package's plugin, unless its entry point has done so already."""
     if not config.pluginmanager.is_registered(pytest_plugin):
         config.pluginmanager.register(pytest_plugin, "apikley")
+    stop_ignoring_signals()
+
+
+def stop_ignoring_signals() -> None:
+    """Let children start with signals as they usually are, also under nohup and its like.
+
+    What a process ignores, its children ignore. What it handles is reset in them, so the signal
+    still does nothing here.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_asyncio_loop_factories(
@@ -59,6 +79,8 @@ def pytest_asyncio_loop_factories(
     """Give each async test the loop its marker asks for."""
     if item.get_closest_marker("virtual"):
         return {"virtual": VirtualLoop}
+    if config.getoption("--uvloop"):
+        return {"uvloop": importlib.import_module("uvloop").new_event_loop}
     return {"real": asyncio.new_event_loop}
 
 

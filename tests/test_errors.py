@@ -89,7 +89,7 @@ SPECIMENS = [
     ManifestError(["films[0].key: a word, not ''", "films[2].shots: 1 to 10, not 0"]),
     ManifestConflictError("kitten: its storyboard has changed since it was paid"),
     JournalError("campaign.db is in use by another process"),
-    MissingExtraError("Films need an extra: pip install 'apikley-async[simulator]'"),
+    MissingExtraError.of("Films need an extra", "simulator"),
 ]
 
 # Classes that cover several cases: what an instance says in place of its class.

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,6 +273,25 @@ def test_the_gate_runs_the_readmes_command() -> None:
 
     assert steps[0] == "python3 noxfile.py -s tests"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.timeout(180)  # a whole pytest, on a machine that may be busy
+def test_the_tests_run_where_signals_are_ignored() -> None:
+    """Under nohup and its like, tests that interrupt their own children still can."""
+    test = "tests/test_client.py::test_ctrl_c_during_the_request_loses_no_film[submit]"
+    pytest_here = f'"{sys.executable}" -m pytest -q -p no:cacheprovider "{test}"'
+
+    ran = subprocess.run(
+        ["sh", "-c", f'trap "" INT HUP TERM; {pytest_here}'],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout
+    assert "1 passed" in ran.stdout
 
 
 def test_every_lint_rule_that_is_off_says_why() -> None:

@@ -179,7 +179,10 @@ def test_a_room_only_looks_down(room: str) -> None:
 
 
 def test_every_room_is_on_the_map() -> None:
-    assert sorted(LADDER) == sorted(path.stem for path in HOUSE.glob("*.py"))
+    modules = {path.stem for path in HOUSE.glob("*.py")}
+
+    assert modules == {*LADDER, "__main__"}
+    assert rooms_used_by(source_of("__main__")) == {"cli"}
 
 
 def test_the_ladder_would_notice() -> None:

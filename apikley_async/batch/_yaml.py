@@ -40,9 +40,7 @@ def read_yaml(file: BinaryIO, name: str) -> Iterator[Found]:
     try:
         import yaml
     except ModuleNotFoundError:
-        raise MissingExtraError(
-            'YAML manifests need PyYAML: pip install "apikley-async[yaml]"'
-        ) from None
+        raise MissingExtraError.of("YAML manifests need PyYAML", "yaml") from None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     document, faults = compose(yaml, loader, read_whole(file, name), name)
     yield from map(Fault, faults)

@@ -21,10 +21,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
-        sys.stderr.write(
-            f"apikley: the command line needs {' and '.join(missing)}: "
-            'pip install "apikley-async[cli]"\n'
-        )
+        from apikley_async.errors import MissingExtraError
+
+        need = f"the command line needs {' and '.join(missing)}"
+        sys.stderr.write(f"apikley: {MissingExtraError.of(need, 'cli').message}\n")
         return 2
     from apikley_async.cli._commands import run
 

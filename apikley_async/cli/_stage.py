@@ -13,6 +13,7 @@ from apikley_async import Backoff, Client, ModelTask, RateLimiter, Shot, Storybo
 from apikley_async.cli._exit import Refused
 from apikley_async.cli._films import MARK
 from apikley_async.cli._session import Session
+from apikley_async.errors import MissingExtraError
 from apikley_async.simulator import (
     Animatic,
     Fault,
@@ -109,8 +110,5 @@ def demo_stage(kind: str) -> Stage:
 def drawing(kind: str, instead: str) -> None:
     """Refuse to draw films where the libraries for it are missing, and say what to do *instead*."""
     if kind == "animatic" and not rendering_available():
-        raise Refused(
-            "drawing the films needs more libraries: "
-            'pip install "apikley-async[cli,simulator]"\n'
-            f"Without them, the same small film for all: {instead}"
-        )
+        missing = MissingExtraError.of("drawing films needs more libraries", "cli", "simulator")
+        raise Refused(f"{missing.message}\nWithout them, the same small film for all: {instead}")

@@ -78,9 +78,7 @@ class Animatic:
 
     def __init__(self, *, short_side: int = 720, fps: int = 12, workers: int | None = None) -> None:
         if not rendering_available():
-            raise MissingExtraError(
-                "Rendering films needs more libraries: pip install 'apikley-async[simulator]'"
-            )
+            raise MissingExtraError.of("Rendering films needs more libraries", "simulator")
         self.short_side = short_side
         self.fps = fps
         self._threads = ThreadPoolExecutor(

@@ -137,7 +137,7 @@ async def receiver(place: Path, port: int) -> AsyncIterator[asyncio.subprocess.P
     """`apikley webhook serve`, as a process of its own; killed at the end."""
     root = Path(__file__).resolve().parents[2]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "apikley_async.cli", "webhook", "serve", "--json"),
+        *(sys.executable, "-m", "apikley_async", "webhook", "serve", "--json"),
         *("--inbox", str(place / "calls.db"), "--port", str(port)),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(root), "APIKLEY_WEBHOOK_HMAC_KEY": HOOK_KEY},

@@ -164,6 +164,6 @@ def test_without_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         tmp_path.joinpath(name).write_text(film)
     monkeypatch.setitem(sys.modules, "yaml", None)
 
-    with pytest.raises(MissingExtraError, match=r'pip install "apikley-async\[yaml\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[yaml\]"'):
         check(tmp_path / "film.yaml")
     assert check(tmp_path / "film.json") == []

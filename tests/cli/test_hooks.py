@@ -19,7 +19,7 @@ import apikley_async
 from apikley_async.simulator import Fault, Simulator
 from apikley_async.webhook import Inbox
 
-COMMAND = (sys.executable, "-m", "apikley_async.cli", "webhook")
+COMMAND = (sys.executable, "-m", "apikley_async", "webhook")
 ROOT = str(Path(apikley_async.__file__).parent.parent)
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")

@@ -61,7 +61,7 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
 
     def start_it(
         *words: str,
-        python: Sequence[str] = ("-m", "apikley_async.cli"),
+        python: Sequence[str] = ("-m", "apikley_async"),
         env: Mapping[str, str] | None = None,
         terminal: int | None = None,
     ) -> subprocess.Popen[str]:
@@ -79,8 +79,7 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
         started.append(process)
         return process
 
-    with signals_heeded():
-        yield start_it
+    yield start_it
     for process in started:
         if process.poll() is None:
             process.kill()
@@ -89,17 +88,6 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-
-
-@contextlib.contextmanager
-def signals_heeded() -> Iterator[None]:
-    """Who runs the tests in the background may have turned signals off; children inherit that."""
-    ignored = [n for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, lambda *_: None)  # the children get the default instead
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def until(happened: Callable[[], object]) -> None:
@@ -262,7 +250,7 @@ def test_without_the_extra_it_says_what_to_install(start: Start, missing: str) -
 
     assert process.returncode == 2
     assert err.count("\n") == 1
-    assert 'pip install "apikley-async[cli]"' in err
+    assert 'pip install ".[cli]"' in err
 
 
 def test_help_loads_little(start: Start) -> None:

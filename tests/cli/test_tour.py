@@ -161,6 +161,6 @@ def test_a_demo_that_cannot_draw_says_what_to_do(
     told = run("demo", "-o", tmp_path / "films")
 
     assert told.code == 2
-    assert 'pip install "apikley-async[cli,simulator]"' in told.err
+    assert 'pip install ".[cli,simulator]"' in told.err
     assert "--films placeholder" in told.err
     assert not (tmp_path / "films").exists()

@@ -546,7 +546,7 @@ def test_the_renderer_is_chosen_by_what_is_installed(monkeypatch):
 
     assert not rendering_available()
     assert isinstance(available_renderer(), Placeholder)
-    with pytest.raises(MissingExtraError, match=r"apikley-async\[simulator\]"):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[simulator\]"'):
         Animatic()
 
 

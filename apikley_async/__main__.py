@@ -1,4 +1,4 @@
-"""`python -m apikley_async.cli` is `apikley`."""
+"""`python -m apikley_async` is the command `apikley`."""
 
 import sys
 
