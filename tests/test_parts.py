@@ -317,6 +317,25 @@ async def test_leftovers_do_not_pile_up(tmp_path: Path) -> None:
     await part.close()
 
 
+async def test_folders_that_are_made_for_it_are_made_to_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A film is not on the disk while a folder above it is only in memory (D14)."""
+    synced, fsync = set(), os.fsync
+
+    def noticed(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noticed)
+    place = tmp_path / "campaign" / "films"
+
+    await published(place)
+
+    folders = (tmp_path, tmp_path / "campaign", place)
+    assert {folder.stat().st_ino for folder in folders} <= synced
+
+
 # --- room for it -----------------------------------------------------------------------------
 
 

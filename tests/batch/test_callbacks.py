@@ -255,6 +255,28 @@ async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path
         assert len(simulator.ledger.paid) == 1
 
 
+async def test_a_receiver_that_has_kept_something_is_waited_for(tmp_path: Path) -> None:
+    """It takes five seconds to pass on what it heard; an old doubt is judged behind that. (W8)"""
+
+    class Late(Ears):
+        async def catch_up(self) -> None:
+            await asyncio.sleep(5)
+            await self.call(token, task_id)
+
+    async with world(Terms(duration=Constant(60), callbacks="none")) as simulator:
+        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            await left(batch, client, tmp_path / "films", simulator)
+        token, task_id = token_of(simulator, 0), simulator.ledger.paid[0].task_id
+        await asyncio.sleep(3 * 3600)
+
+        async with hearing(simulator, Late()) as client, opened(tmp_path / "b.db") as batch:
+            await ran(batch, client, folder=tmp_path / "films")
+
+            assert await states(batch) == {"k0": State.DONE}
+
+
 async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
     tmp_path: Path,
 ) -> None:

@@ -204,6 +204,38 @@ async def test_maintenance_pauses_everybody_and_the_item_is_planned_again(tmp_pa
         assert max(late - early for early, late in itertools.pairwise(times)) >= 119
 
 
+async def test_films_that_meet_one_maintenance_are_one_pause(tmp_path: Path) -> None:
+    """Six at once are told to wait: that is one maintenance, not six in a row. (A26)"""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.code(455)] * 6)
+        await batch.add(films(6))
+
+        await ran(batch, client, folder=tmp_path / "films")
+
+        assert set((await states(batch)).values()) == {State.DONE}
+        assert batch.stopped is None
+
+
+async def test_a_film_between_two_maintenances_is_a_new_beginning(tmp_path: Path) -> None:
+    """Four short ones in a day end no run: only those without a film between them add up. (A26)"""
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.code(455), Fault.OK] * 5)
+        await batch.add(films(5))
+
+        await ran(batch, client, folder=tmp_path / "films", max_running=1)
+
+        assert set((await states(batch)).values()) == {State.DONE}
+        assert batch.stopped is None
+
+
 async def test_endless_maintenance_stops_the_run(tmp_path: Path) -> None:
     """After the last pause the run ends, and can be run again: it never hangs. (A26)"""
     async with (

@@ -1,11 +1,13 @@
-"""Mistakes that somebody could make in our own code, and the tests that must notice each.
+"""The mutants of the suite, read from the TOML files beside this one.
 
 They are chosen where a mistake costs: a film paid twice, a film lost, a wait without an end, a
-limit passed, a key shown. A test is a file, or one function of it where the file takes long.
+limit passed, a key shown. Each names the fastest test that must notice it.
 """
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import NamedTuple
 
 from mutants.planting import Change
@@ -14,20 +16,20 @@ __all__ = ["MUTANTS", "Mutant"]
 
 
 class Mutant(NamedTuple):
-    """A mistake: its *changes* to the source, and the *tests* of which one must fail."""
+    """A planted mistake: a change to the source, and the test that must fail with it."""
 
-    tests: tuple[str, ...]
-    changes: tuple[Change, ...]
-
-
-def mutant(test: str, *changes: Change) -> Mutant:
-    return Mutant((test,), changes)
+    test: str
+    change: Change
 
 
-MUTANTS: dict[str, Mutant] = {
-    # --- _policy
-    "no jitter": mutant(
-        "tests/test_policy.py",
-        ("_policy", "return delay * rng.uniform(0.75, 1.0)", "return delay"),
-    ),
-}  # fmt: skip
+def read() -> dict[str, Mutant]:
+    """All mutants by name, in their order; a name that stands twice is an error."""
+    mutants: dict[str, Mutant] = {}
+    for path in sorted(Path(__file__).parent.glob("*.toml")):
+        for name, told in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            assert name not in mutants, f"{name!r} stands twice"
+            mutants[name] = Mutant(told["test"], (told["module"], told["old"], told["new"]))
+    return mutants
+
+
+MUTANTS = read()
