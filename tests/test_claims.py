@@ -17,7 +17,7 @@ from ears import Ears
 
 from apikley_async import Backoff, Client, Job, Shot, Storyboard, SubmissionUncertainError
 from apikley_async._claims import MOST_NAMES, MOST_STRANGERS
-from apikley_async.errors import ClientClosedError, JobTimeoutError
+from apikley_async.errors import ClientClosedError, InsufficientCreditsError, JobTimeoutError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -135,6 +135,32 @@ async def test_strangers_are_not_ours() -> None:
         await client.submit(KITTEN)
 
         assert not await ears.call("f" * 32, "task_1")
+
+
+async def test_a_submission_that_was_refused_is_nobody_s_film() -> None:
+    """Nothing was created, so a callback about it is a stranger's. (W1)"""
+    ears = Ears()
+    async with world() as simulator, customer(simulator, ears) as client:
+        simulator.script("create", [Fault.code(402)])
+        with pytest.raises(InsufficientCreditsError):
+            await client.submit(KITTEN)
+
+        assert not await ears.call(ears.tokens[0], "task_1")
+
+
+async def test_a_callback_is_acknowledged_when_it_is_kept() -> None:
+    """Until then the service must call again: it takes no answer for a lost call. (W8)"""
+    ears, kept = Ears(), []
+
+    async def keep(task_id: str) -> None:
+        await asyncio.sleep(5)
+        kept.append(task_id)
+
+    async with world() as simulator, customer(simulator, ears) as client:
+        client.expect("a" * 32, keep=keep)
+
+        assert await ears.call("a" * 32, "task_1")
+        assert kept == ["task_1"]
 
 
 async def test_what_is_heard_too_early_is_not_lost() -> None:

@@ -255,6 +255,30 @@ async def test_six_redirects_are_too_many() -> None:
             await hosts.pull(f"{host.base}/again", Held(), Sink())
 
 
+async def test_no_error_shows_the_link() -> None:
+    """A signed link is as good as the film: errors name the host alone (S11)."""
+    async with FileHost() as host, opened() as hosts:
+        link = host.serve("/film.mp4?Signature=canary", says(302))
+
+        with pytest.raises(DownloadError, match="redirects more than") as caught:
+            await hosts.pull(link, Held(), Sink())
+
+    assert "film.mp4" not in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+async def test_no_host_knows_us_again() -> None:
+    """What one request is given to remember, the next does not show (S10)."""
+    async with FileHost() as host, opened() as hosts:
+        host.serve("/a", says(302, Location="/b", Set_Cookie="visitor=7; Path=/"))
+        host.serve("/b", says(200, b"film", Content_Type="video/mp4"))
+
+        await hosts.pull(f"http://localhost:{host.port}/a", Held(), Sink())
+
+    assert [asked.path for asked in host.requests] == ["/a", "/b"]
+    assert not any("cookie" in asked.headers for asked in host.requests)
+
+
 def certified(host: str = "127.0.0.1") -> tuple[tls.SSLContext, tls.SSLContext]:
     """The contexts of a server and of a client that trusts it."""
     authority = trustme.CA()
