@@ -41,3 +41,16 @@ async def test_whoever_stops_us_is_not_kept_waiting(
 
     assert least <= stopper.grace <= most
     assert (told, stopper.code) == ([number.name], 128 + number)
+
+
+async def test_a_signal_that_was_turned_off_stays_off() -> None:
+    """Under nohup a terminal that closes ends nothing."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    told: list[str] = []
+
+    with Stopper(told.append, lambda: None) as stopper:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.01)
+
+    assert (told, stopper.signal) == ([], None)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
