@@ -2,12 +2,15 @@
 
 from apikley_async.batch._batch import Batch, Estimate, Status
 from apikley_async.batch._budget import Price
+from apikley_async.batch._entries import work_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import check
+from apikley_async.batch._rehearsal import REHEARSAL_MARK, is_rehearsal
 from apikley_async.batch._states import TABLE, Event, State
 from apikley_async.batch._store import Charge, Entry, Expected, File, Item, Plan, Step, Store
 
 __all__ = [
+    "REHEARSAL_MARK",
     "TABLE",
     "Batch",
     "Charge",
@@ -25,4 +28,6 @@ __all__ = [
     "Step",
     "Store",
     "check",
+    "is_rehearsal",
+    "work_of",
 ]

@@ -26,10 +26,11 @@ from apikley_async import Client, Clock, Limiter, ModelTask, Storyboard, SystemC
 from apikley_async._disk import user_id
 from apikley_async.batch._budget import Budget, Price, Prices, kind_of_item
 from apikley_async.batch._entries import entry_of, image_digest, key_faults, work_of
+from apikley_async.batch._films import films_in, version_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import entries_in
 from apikley_async.batch._outbox import restore_window
-from apikley_async.batch._run import Options, Run
+from apikley_async.batch._run import GRACE, Options, Run
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
 from apikley_async.errors import (
@@ -105,10 +106,16 @@ class Batch:
         self._busy = False
         self._stopped: str | None = None
         self._paced: list[Limiter] = []  # they know of the attempts of earlier runs
+        self._grace = GRACE
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, clock: Clock | None = None, read_only: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        clock: Clock | None = None,
+        read_only: bool = False,
+        wait: float = 0.0,
     ) -> Self:
         """Name the journal; `async with` opens it, or makes it.
 
@@ -116,8 +123,11 @@ class Batch:
             path: the journal's file; its folder must exist.
             clock: time, handed in by tests.
             read_only: only look; another process may run the batch meanwhile.
+            wait: how many seconds another process may keep it, before `JournalError`.
         """
-        return cls(lambda: Journal.open(path, clock=clock, read_only=read_only), clock=clock)
+        return cls(
+            lambda: Journal.open(path, clock=clock, read_only=read_only, wait=wait), clock=clock
+        )
 
     async def __aenter__(self) -> Self:
         if self._opener is not None:
@@ -174,6 +184,42 @@ class Batch:
             name, entries = "", iter(pairs(source))
         return await self._open.plan(entries, source=name, allow_duplicates=allow_duplicates)
 
+    async def add_films(
+        self,
+        files: Iterable[str | os.PathLike[str]],
+        *,
+        takes: int | None = None,
+        again: bool = False,
+        allow_duplicates: bool = False,
+    ) -> Plan:
+        """Plan one film for each file, named after it: all of them, or none.
+
+        Adding the same again adds nothing; `Plan.keys` names the films for `run(keys=)`.
+
+        Args:
+            files: manifests of one film each.
+            takes: how many takes there are of each in all; by default what the film says.
+            again: whether a file that has changed is a new film, `<key>.v2`. The same content
+                is never a new film.
+            allow_duplicates: whether the same content may be made under two keys.
+
+        Raises:
+            ManifestError: with every fault of every file and its place.
+            ManifestConflictError: a file has changed, or two films have the same content.
+        """
+        films = await asyncio.to_thread(films_in, [Path(file) for file in files], takes=takes)
+        chosen: list[Entry] = []
+        for film in films:
+            chosen += await version_of(film, self._find, again=again)
+        plan = await self._open.plan(chosen, allow_duplicates=allow_duplicates)
+        return attrs.evolve(plan, keys=tuple(entry.key for entry in chosen))
+
+    async def _find(self, key: str) -> Item | None:
+        try:
+            return await self._open.item(key)
+        except KeyError:
+            return None
+
     # --- making it ---------------------------------------------------------------------------
 
     async def run(
@@ -225,7 +271,7 @@ class Batch:
             prices, budget = await self._money(price, max_credits, max_tasks)
             await self._prepare(client, options, prices, budget, min_balance)
             run = Run(self._open, client, options, budget=budget, prices=prices, clock=self._clock)
-            self._run = run
+            self._run, run.grace = run, self._grace
             async with contextlib.aclosing(run.changes()) as changes:
                 async for change in changes:
                     if every_change or change.rests:
@@ -272,6 +318,25 @@ class Batch:
         """Why the last run submitted nothing more, in one sentence; None if it went to its end."""
         return self._run.stopped if self._run is not None else self._stopped
 
+    @property
+    def grace(self) -> float:
+        """Seconds for the answers of submissions that are out when a run is left; then uncertain.
+
+        It may be set while a run goes on.
+        """
+        return self._grace
+
+    @grace.setter
+    def grace(self, seconds: float) -> None:
+        self._grace = seconds
+        if self._run is not None:
+            self._run.grace = seconds
+
+    @property
+    def pending(self) -> int:
+        """How many submissions of the run are out, and their answers awaited."""
+        return 0 if self._run is None else self._run.pending
+
     def stop(self) -> None:
         """Let the run end: submit nothing more, wait for no film. Running again goes on."""
         if self._run is not None:
@@ -308,12 +373,14 @@ class Batch:
                 spent += amount
         return Status(await self._open.counts(), spent, at_risk, unpriced)
 
-    async def estimate(self, *, price: Price = None) -> Estimate:
-        """What the planned films would cost. Sends nothing."""
+    async def estimate(
+        self, *, price: Price = None, keys: Collection[str] | None = None
+    ) -> Estimate:
+        """What the planned films would cost, all or those of *keys*. Sends nothing."""
         prices, _ = await self._money(price, None, None)
         films, total, unpriced = 0, 0.0, 0
         async for item in self.items(State.PLANNED):
-            if item.gone:
+            if item.gone or (keys is not None and item.key not in keys):
                 continue
             films += 1
             amount = prices.of(work_of(item))

@@ -19,8 +19,10 @@ from apikley_async.batch._schema import APPLICATION, Migrations, migrate
 from apikley_async.errors import Blame, JournalError
 
 __all__ = [
+    "InUseError",
     "check",
     "connect",
+    "disk_fault",
     "hindered",
     "keep_copy",
     "make",
@@ -56,21 +58,31 @@ def hindered(told: str, cause: OSError | int | None = None) -> JournalError:
     return JournalError(told, resumable=True, blames=Blame.NETWORK)
 
 
-def refuse_network(path: Path) -> None:
-    """Refuse a folder of another machine, as far as the system says so.
+class InUseError(JournalError):
+    """Another process owns the journal."""
 
-    Two machines do not see each other's locks there, nor one of them what the other has written.
+
+def refuse_network(path: Path) -> None:
+    """Refuse a folder of another machine, as far as the system says so."""
+    if (fault := disk_fault(path)) is not None:
+        raise JournalError(
+            f"{path} lies on {fault}, whose locks and writes cannot be relied on; "
+            "keep the journal on a local disk, the films may go there"
+        )
+
+
+def disk_fault(path: Path) -> str | None:
+    """Say why the disk of *path* cannot hold a journal; None when nothing is known against it.
+
+    On a network disk two machines do not see each other's locks, nor one of them what the other
+    has written.
     """
     try:
         mounts = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:  # not Linux
-        return
-    kind = kind_of_disk(path, mounts)
-    if kind in NETWORKS:
-        raise JournalError(
-            f"{path} lies on a network disk ({kind}), whose locks and writes cannot be relied on; "
-            "keep the journal on a local disk, the films may go there"
-        )
+        return None
+    kind = kind_of_disk(path.resolve(), mounts)
+    return f"a network disk ({kind})" if kind in NETWORKS else None
 
 
 def kind_of_disk(path: Path, mounts: str) -> str:
@@ -106,7 +118,7 @@ def take_lock(path: Path) -> int:
         owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
         os.close(lock)
         told = f"{path} is in use by process {owner}; wait for it or stop it"
-        raise hindered(told) from None
+        raise InUseError(told, resumable=True, blames=Blame.NETWORK) from None
     except OSError as exc:
         os.close(lock)
         told = f"{path} cannot be locked ({exc.strerror}); keep it on a local disk with some space"

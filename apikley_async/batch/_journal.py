@@ -39,6 +39,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("apikley_async.batch")
 
+LOCK_INTERVAL = 0.25  # seconds between two tries to take a lock that another process has
 MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or worse
 LATE = (0.1, 0.4, 1.5)  # pauses before a paid task's id is tried again on a full disk
 
@@ -71,9 +72,10 @@ class Journal:
         *,
         clock: Clock | None = None,
         read_only: bool = False,
+        wait: float = 0.0,
         migrations: Migrations = MIGRATIONS,
     ) -> Journal:
-        """Open or make the journal.
+        """Open or make the journal; *wait* so many seconds for another process to leave it.
 
         Items found `sending` were on their way when the last owner ended: they are `uncertain`
         from here on, unless their task's id was rescued.
@@ -84,12 +86,25 @@ class Journal:
         """
         clock = clock or SystemClock()
         journal = cls(Path(path), clock, read_only=read_only, migrations=migrations)
+        ends = clock.now() + wait
         try:
-            await journal._run(journal._open)
+            while True:
+                try:
+                    await journal._run(journal._open)
+                except file.InUseError:
+                    if clock.now() >= ends:
+                        raise
+                else:
+                    return journal
+                await clock.sleep(LOCK_INTERVAL)
         except BaseException:
             await journal.aclose()
             raise
-        return journal
+
+    @staticmethod
+    def disk_fault(path: str | os.PathLike[str]) -> str | None:
+        """Say why no journal can be kept at *path*, as far as the system tells of its disk."""
+        return file.disk_fault(Path(path))
 
     async def aclose(self) -> None:
         """Close it, in any case; what was acknowledged is on the disk."""

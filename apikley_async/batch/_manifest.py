@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import attrs
+
 from apikley_async._disk import open_without_waiting
 from apikley_async.batch._entries import (
     MOST_FAULTS,
@@ -38,7 +40,7 @@ from apikley_async.batch._store import Entry
 from apikley_async.batch._yaml import read_yaml
 from apikley_async.errors import ManifestConflictError, ManifestError, StoryboardError
 
-__all__ = ["check", "entries_in"]
+__all__ = ["check", "entries_in", "film_in"]
 
 READERS: Mapping[str, Callable[[BinaryIO, str], Iterator[Found]]] = {
     ".yaml": read_yaml,
@@ -73,6 +75,19 @@ def check(
     return []
 
 
+def film_in(path: Path, *, takes: int | None = None) -> list[Entry]:
+    """The takes of the one film that a file describes; without a key it is named after the file.
+
+    Args:
+        path: a manifest of one film.
+        takes: how many takes there are in all; by default what the film says.
+
+    Raises:
+        ManifestError: as `entries_in`, and when there is more than one film.
+    """
+    return [*_entries(_Reading(path, named=True, takes=takes))]
+
+
 def entries_in(
     path: Path, *, allow_duplicates: bool = True, allow_outside: bool = False
 ) -> Iterator[Entry]:
@@ -90,30 +105,43 @@ def entries_in(
         ManifestError: with up to 100 faults, each with its place, field and rule.
         ManifestConflictError: all of them are about films that share a key or their content.
     """
-    reading = _Reading(path, allow_duplicates=allow_duplicates, allow_outside=allow_outside)
+    yield from _entries(
+        _Reading(path, allow_duplicates=allow_duplicates, allow_outside=allow_outside)
+    )
+
+
+def _entries(reading: _Reading) -> Iterator[Entry]:
     try:
-        for found in films_of(path):
+        for found in films_of(reading.path):
             yield from reading.entries(found)
             if len(reading.faults) > MOST_FAULTS:
                 break
     except ManifestError as error:
         reading.tell(error.faults)
-    if not reading.faults and not reading.films:
-        raise ManifestError([f"{shown_name(path)}: no film in it"])
-    if reading.faults:
-        kind = ManifestConflictError if reading.only_conflicts else ManifestError
-        more = ["and more; these come first"] if len(reading.faults) > MOST_FAULTS else []
-        raise kind([*map(one_line, reading.faults[:MOST_FAULTS]), *more])
+    reading.end()
 
 
 class _Reading:
-    """What one reading of a manifest has seen so far: defaults, names, contents, faults."""
+    """What one reading of a manifest has seen so far: defaults, names, contents, faults.
 
-    def __init__(self, path: Path, *, allow_duplicates: bool, allow_outside: bool) -> None:
+    Where the file is *named* by a person as one film, it must be one; *takes* are then its own.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        allow_duplicates: bool = True,
+        allow_outside: bool = False,
+        named: bool = False,
+        takes: int | None = None,
+    ) -> None:
+        self.path = path
         self.faults: list[str] = []
         self.only_conflicts = True
         self.films = 0
-        self._base = path.parent
+        self._named = named
+        self._takes = {} if takes is None else {"takes": takes}
         self._defaults: Mapping[str, Any] = {}
         # Marks of names and contents, and the number of the line or film that had them first:
         # 100,000 films take some 20 MB.
@@ -134,13 +162,37 @@ class _Reading:
             self.tell(f"{found.file}, defaults: {fault}" for fault in faults)
             return []
         self.films += 1
+        film = self._called(found)
         try:
-            entries = entries_of(found, self._defaults, base=self._base, digest_of=self._digest_of)
+            entries = entries_of(
+                film, self._defaults, base=self.path.parent, digest_of=self._digest_of
+            )
         except StoryboardError as error:
-            self.tell(map(found.told, error.faults))
+            self.tell(map(film.told, error.faults))
             return []
-        self.faults += self._conflicts(found, entries)
+        self.faults += self._conflicts(film, entries)
         return entries if not self.faults else []
+
+    def _called(self, film: Record) -> Record:
+        """The film with its key: one that has its file for itself is named after the file."""
+        alone = not film.unit or (self._named and self.films == 1)
+        fields = {**film.fields, **self._takes}
+        if not alone or fields.get("key") is not None:
+            return attrs.evolve(film, fields=fields)
+        words = {**film.words, "key": "key, here the file's name"}
+        return attrs.evolve(film, fields={**fields, "key": self.path.stem}, words=words)
+
+    def end(self) -> None:
+        """Raise what was found wrong."""
+        name = shown_name(self.path)
+        if not self.faults and not self.films:
+            raise ManifestError([f"{name}: no film in it"])
+        if self._named and self.films > 1:
+            self.tell([f"{name}: one film, not {self.films}; apikley batch run makes many"])
+        if self.faults:
+            kind = ManifestConflictError if self.only_conflicts else ManifestError
+            more = ["and more; these come first"] if len(self.faults) > MOST_FAULTS else []
+            raise kind([*map(one_line, self.faults[:MOST_FAULTS]), *more])
 
     def tell(self, faults: Iterable[str]) -> None:
         before = len(self.faults)

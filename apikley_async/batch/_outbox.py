@@ -70,6 +70,11 @@ class Outbox:
             raise NotSentError
         return sending.result()
 
+    @property
+    def pending(self) -> int:
+        """How many submissions are out, and their answers awaited."""
+        return sum(writer.out for writer in self._sendings.values())
+
     def close(self) -> None:
         """Let nothing more out: whoever waits for a place, or to try again, need not."""
         self.closing = True

@@ -22,6 +22,7 @@ from apikley_async import Client, Clock, Job, Result, Storyboard
 from apikley_async.batch._budget import Budget, Prices
 from apikley_async.batch._entries import check_picture, work_of
 from apikley_async.batch._outbox import NotSentError, Outbox, Writer
+from apikley_async.batch._rehearsal import is_rehearsal, only_rehearsals
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Expected, File, Item, Step, Store
 from apikley_async.errors import (
@@ -119,6 +120,7 @@ class Run:
         self._pauses = 0
         self._paused_until = 0.0
         self._error: Exception | None = None
+        self.grace = GRACE
         self.stopped: str | None = None
         """Why nothing more is submitted, in one sentence; None while all is well."""
 
@@ -135,6 +137,11 @@ class Run:
                 yield change
         if self._error is not None:
             raise self._error
+
+    @property
+    def pending(self) -> int:
+        """How many submissions are out, and their answers awaited."""
+        return self._outbox.pending
 
     def stop(self, reason: str) -> None:
         """Submit nothing more; what is in the making is followed to its end."""
@@ -158,7 +165,7 @@ class Run:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(set(self._tasks))
-        await self._outbox.aclose(GRACE)
+        await self._outbox.aclose(self.grace)
 
     # --- the driver --------------------------------------------------------------------------
 
@@ -423,8 +430,10 @@ class Run:
             await self._step(item, Step(Event.SAVE))
             return
         target = self._options.folder / f"{item.key}.mp4"
+        rehearsed = await asyncio.to_thread(only_rehearsals, target, len(result.urls))
+        overwrite = self._options.overwrite or rehearsed
         try:
-            paths = await self._client.save(result, target, overwrite=self._options.overwrite)
+            paths = await self._client.save(result, target, overwrite=overwrite)
             files = await asyncio.to_thread(lambda: tuple(map(summed, paths)))
         except ResultExpiredError as error:
             await self._step(item, Step(Event.EXPIRE, cause=error.message))
@@ -443,7 +452,7 @@ class Run:
         """Refuse to pay for a film whose name is taken: it may be there already."""
         folder, stem = self._options.folder, item.key
         taken = [folder / f"{stem}.mp4", folder / f"{stem}-1.mp4"]
-        there = next((name for name in taken if name.exists()), None)
+        there = next((name for name in taken if name.exists() and not is_rehearsal(name)), None)
         if there is None or self._options.overwrite:
             return False
         cause = f"{there} exists already; nothing was paid. Move it, or say overwrite"

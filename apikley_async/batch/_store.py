@@ -96,11 +96,12 @@ class Item:
 
 @attrs.frozen
 class Plan:
-    """What adding a manifest changed: counts of items."""
+    """What adding films changed: counts of items; *keys*, where each film is a file of its own."""
 
     new: int = 0
     known: int = 0
     gone: int = 0
+    keys: tuple[str, ...] = attrs.field(default=(), repr=False)
 
     def __str__(self) -> str:
         parts = (f"{self.new} new", f"{self.known} known", f"{self.gone} gone")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,47 +9,15 @@ from typing import Any
 import click
 
 from apikley_async.cli import _options as options
-from apikley_async.cli._options import EVENTS, HookOptions, Settings
+from apikley_async.cli._options import BATCH_EVENTS, Settings, Spending, price
 
 __all__ = ["batch"]
-
-BATCH_EVENTS = (
-    EVENTS
-    + """\b
-Of a batch, beside those above; each film has its "key" and "item_state":
-  batch        how many films stand where, spent, at_risk, unpriced
-  undecided    cause, if_found, if_not_found (commands)
-  decided      item_state after a decision
-  listening    cause: it is uncertain, and a callback may still say what became of it
-"""
-)
 
 PATH = click.Path(path_type=Path)
 place = click.argument("path", metavar="FILE", type=PATH)
 keys = click.argument("keys", nargs=-1, metavar="[KEY...]")
 key = click.argument("key", metavar="KEY")
 journal_only = options.as_json
-
-
-def read_price(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
-    """`300`, or `10=150,15=270,25=270`."""
-    if text is None:
-        return None
-    try:
-        if "=" not in text:
-            return float(text)
-        pairs = (part.split("=", 1) for part in text.split(","))
-        return {int(n) if n.strip().isdigit() else n.strip(): float(v) for n, v in pairs}
-    except ValueError:
-        raise click.BadParameter("credits, or 10=150,15=270,25=270") from None
-
-
-price = click.option(
-    "--price",
-    metavar="CREDITS",
-    callback=read_price,
-    help="Of a film: a number, or by duration or model: 10=150,15=270,25=270.",
-)
 
 
 @click.group()
@@ -63,104 +29,31 @@ def batch() -> None:
 @place
 @options.folder(Path("films"), "Where the films go, named after their keys.")
 @click.option("--journal", type=PATH, help="Where it is written down.  [default: beside FILE, .db]")
-@click.option("--max-credits", type=click.FloatRange(0), metavar="N", help="Of the whole journal.")
-@click.option("--max-tasks", type=click.IntRange(1), metavar="N", help="The same in films.")
-@click.option("--min-balance", type=click.FloatRange(0), metavar="N", help="To be left over.")
-@price
-@click.option("--retry", type=click.IntRange(0, 10), default=0, help="Failed films again: paid.")
-@click.option("--overwrite", is_flag=True, help="Replace other files of the films' names.")
-@click.option("--allow-duplicates", is_flag=True, help="One content under two keys is paid twice.")
-@click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts.")
-@click.option("--dry-run", is_flag=True, help="Check and estimate; nothing is kept or sent.")
-@options.max_running
+@options.spending
+@options.patience
 @options.hooks
 @options.service
-def run(
-    path: Path,
-    folder: Path,
-    journal: Path | None,
-    yes: bool,
-    dry_run: bool,
-    allow_duplicates: bool,
-    settings: Settings,
-    hooks: HookOptions,
-    **bounds: Any,
-) -> int:
+def run(path: Path, journal: Path | None, spending: Spending, **others: Any) -> int:
     r"""Make the films of a manifest, or go on with those of its journal.
 
     \b
     FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db). Stop it as you
     like and run it again: it goes on, and pays for nothing twice.
     """
-    from apikley_async.cli._batches import BatchRun, Bounds, journal_of, planned
-    from apikley_async.cli._films import call
-    from apikley_async.cli._run import alone, play, telling
-    from apikley_async.cli._session import Session, prepare
+    from apikley_async.cli._journals import journal_of
+    from apikley_async.cli._making import make
+    from apikley_async.cli._placement import Place
 
-    rehearsal = dry_run or settings.simulate
-    opened = planned(path, journal, allow_duplicates=allow_duplicates, rehearsal=rehearsal)
-    tell = telling(as_json=settings.as_json, films=None if dry_run else 0)
-    spend = Bounds(**bounds)
+    async def plan(films: Any) -> Any:
+        return await films.add(path, allow_duplicates=spending.allow_duplicates)
 
-    if dry_run:
-
-        async def rehearse() -> int:
-            async with opened as (films, told):
-                tell.say(f"{path}: {told}")
-                tell_estimate(tell, await films.estimate(price=spend.price))
-            return 0
-
-        return alone(rehearse, tell)
-
-    calls = None
-    if hooks != HookOptions():
-        from apikley_async.cli._hooks import hooks_of
-
-        calls = hooks_of(hooks)
-    opening = prepare(settings._replace(max_running=spend.max_running), hooks=calls)
-    named = ("--journal", str(journal)) if journal else ()
-    resume = call(
-        "batch", "run", str(path), "-o", str(folder), *named, *settings.words, *hooks.words
+    return make(
+        lambda: Place(journal_of(path, journal)),
+        None if path.suffix == ".db" else plan,
+        named=str(path),
+        spending=spending,
+        **others,
     )
-    running = BatchRun(journal_of(path, journal), folder, settings, resume=resume)
-
-    async def flow(own: Session) -> int:
-        async with opened as (films, told):
-            tell.say(f"{path}: {told}")
-            estimate = await films.estimate(price=spend.price)
-            if estimate.films and not (settings.simulate or yes or spend.max_credits is not None):
-                ask(estimate)
-            return await running.run(own, films, spend, tell)
-
-    return play(opening, flow, tell, running)
-
-
-def ask(estimate: Any) -> None:
-    """Have the spending confirmed, by somebody at a terminal or by an option."""
-    from apikley_async.cli._exit import Refused
-    from apikley_async.cli._telling import count
-
-    films = count(estimate.films)
-    cost = f", about {estimate.credits:.12g} credits" if not estimate.unpriced else ""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        words = shlex.join(click.get_current_context().find_root().obj or [])
-        raise Refused(
-            f"{films} would be paid{cost}, and there is nobody to ask here; to agree, add --yes "
-            f"or --max-credits:\n  apikley {words} --yes"
-        )
-    if not click.confirm(f"Submit {films}{cost}?", err=True):
-        raise Refused("as you wish: nothing was sent, nothing was paid")
-
-
-def tell_estimate(tell: Any, estimate: Any) -> None:
-    """What is still to be paid, in a line."""
-    from apikley_async.cli._telling import count
-
-    told = f"{count(estimate.films)} to be paid, {estimate.credits:.12g} credits"
-    if estimate.unpriced:
-        told += f" and {count(estimate.unpriced)} of unknown price (say --price)"
-    tell("estimate", films=estimate.films, credits=estimate.credits, unpriced=estimate.unpriced)
-    tell.answer(told)
 
 
 @batch.command()
@@ -169,7 +62,8 @@ def tell_estimate(tell: Any, estimate: Any) -> None:
 def status(path: Path, as_json: bool) -> int:
     """Say where every film stands, and what it has cost. Another process may be running it."""
     from apikley_async.batch import State
-    from apikley_async.cli._batches import code_of, look, tell_status
+    from apikley_async.cli._batches import code_of, tell_counts
+    from apikley_async.cli._journals import look
 
     async def question(films: Any, tell: Any) -> int:
         async for item in films.items():
@@ -178,8 +72,8 @@ def status(path: Path, as_json: bool) -> int:
                 task = f" ({item.task_id})" if item.task_id else ""
                 tell.answer(f"{item.key}: {item.state.value}{task}{why}")
         status = await films.status()
-        tell_status(tell, status)
-        return code_of(status)
+        tell_counts(tell, status.counts, status)
+        return code_of(status.counts)
 
     return look(path, Settings(as_json=as_json), question)
 
@@ -190,7 +84,8 @@ def status(path: Path, as_json: bool) -> int:
 @journal_only
 def estimate(path: Path, price: Any, as_json: bool) -> int:
     """Say what the films that are not yet submitted would cost. Sends nothing."""
-    from apikley_async.cli._batches import look
+    from apikley_async.cli._batches import tell_estimate
+    from apikley_async.cli._journals import look
 
     async def question(films: Any, tell: Any) -> int:
         tell_estimate(tell, await films.estimate(price=price))
@@ -204,7 +99,7 @@ def estimate(path: Path, price: Any, as_json: bool) -> int:
 @journal_only
 def verify(path: Path, as_json: bool) -> int:
     """Check a journal and its films; exit 1 if anything is wrong."""
-    from apikley_async.cli._batches import look
+    from apikley_async.cli._journals import look
 
     async def question(films: Any, tell: Any) -> int:
         faults = await films.verify()
@@ -253,7 +148,7 @@ def drop(path: Path, key: str, as_json: bool) -> int:
 def resolve(path: Path, key: str, task_id: str, settings: Settings) -> int:
     """Say which task an uncertain film became; the service is asked whether that is so."""
     from apikley_async.batch import Batch
-    from apikley_async.cli._batches import decided, existing
+    from apikley_async.cli._journals import decided, existing
     from apikley_async.cli._run import play, telling
     from apikley_async.cli._session import Session, prepare
 
@@ -269,7 +164,7 @@ def resolve(path: Path, key: str, task_id: str, settings: Settings) -> int:
 
 
 def decided(path: Path, as_json: bool, decision: Callable[[Any], Any]) -> int:
-    from apikley_async.cli._batches import decide
+    from apikley_async.cli._journals import decide
 
     return decide(path, Settings(as_json=as_json), decision)
 

@@ -1,41 +1,51 @@
-"""Batches on the command line: a manifest or its journal in, events and an exit code out."""
+"""Films on the command line: planned, agreed to, made, and told of; one engine for all commands.
+
+`generate`, `batch run`, `demo` and `preview` differ in what they plan, where their journal is and
+what they may spend. What happens then is `BatchRun`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 
 import attrs
+import click
 
-from apikley_async.batch import Batch, Item, Price, State, Status
+from apikley_async.batch import Batch, Estimate, Item, Plan, Price, State, Status, is_rehearsal
 from apikley_async.cli._exit import DECIDE, FAILED, OK, RESUME, Refused, worst
-from apikley_async.cli._films import call
 from apikley_async.cli._options import Settings
-from apikley_async.cli._run import alone, telling
+from apikley_async.cli._placement import Place
 from apikley_async.cli._session import Session
 from apikley_async.cli._telling import Telling, count, plain
+from apikley_async.cli._words import call, same_command
 from apikley_async.errors import ManifestError
 
-__all__ = ["BatchRun", "Bounds", "decide", "decided", "existing", "journal_of", "look", "planned"]
+__all__ = ["BatchRun", "Bounds", "Order", "code_of", "tell_counts", "tell_estimate"]
 
 CODES = {
     State.FAILED: FAILED,
     State.REJECTED: FAILED,
     State.EXPIRED: FAILED,
     State.UNCERTAIN: DECIDE,
+    State.SENDING: DECIDE,  # of a journal that another process is writing, or has left
     State.PLANNED: RESUME,
     State.SUBMITTED: RESUME,
     State.STALLED: RESUME,
     State.SUCCESS: RESUME,
 }
-
-
 TO_COME = (State.PLANNED, State.SUBMITTED, State.STALLED, State.SUCCESS)
 WATCHED = 20  # no terminal has room for more
 TICK = 0.25
+MOST_OTHERS = 3  # films of the same journal that are named though this run is not about them
+LOCK_NOTE = 1.0  # seconds of waiting for a lock before it is said
+
+Counts = Mapping[State, int]
 
 
 @attrs.frozen
@@ -51,56 +61,107 @@ class Bounds:
     max_running: int = 100
 
 
-def journal_of(path: Path, journal: Path | None = None) -> Path:
-    """The journal that belongs to *path*: itself, or the one beside the manifest."""
-    if journal is not None:
-        return journal
-    return path if path.suffix == ".db" else path.with_suffix(".db")
+@attrs.frozen(kw_only=True)
+class Order:
+    """What a command asks of the engine.
 
-
-@contextlib.asynccontextmanager
-async def planned(
-    path: Path, journal: Path | None, *, allow_duplicates: bool, rehearsal: bool
-) -> AsyncIterator[tuple[Batch, str]]:
-    """Open the batch with its manifest planned; give it, and in words what was planned.
-
-    A *rehearsal* is planned in a journal that nobody keeps.
+    Attributes:
+        place: where the journal is; a rehearsal's is kept by nobody.
+        plan: plans the films; None for what the journal holds.
+        named: what they come from, for a sentence.
+        folder: where the films go.
+        only: whether the run is about the planned films only, and not the journal's others.
+        ask: whether spending has to be agreed to.
     """
-    with contextlib.ExitStack() as kept:
-        place = journal_of(path, journal)
-        if rehearsal:
-            place = Path(kept.enter_context(tempfile.TemporaryDirectory())) / "rehearsal.db"
-        async with Batch.open(place) as batch:
-            told = "taken up from its journal"
-            if path.suffix != ".db":
-                try:
-                    told = str(await batch.add(path, allow_duplicates=allow_duplicates))
-                except ManifestError as error:
-                    listed = "\n".join(f"  {plain(fault)}" for fault in error.faults)
-                    faults = count(len(error.faults), "fault")
-                    raise Refused(f"{faults}, so nothing was sent:\n{listed}") from None
-            yield batch, told
+
+    place: Place
+    plan: Callable[[Batch], Awaitable[Plan]] | None
+    named: str
+    folder: Path
+    bounds: Bounds = attrs.field(factory=Bounds)
+    only: bool = False
+    ask: bool = False
 
 
 class BatchRun:
-    """One run of a batch: what it tells while it runs, and when it is stopped.
+    """One run of the engine: what it tells while it runs, and when it is stopped."""
 
-    Args:
-        journal: where the batch is written down.
-        folder: where the films go.
-        settings: lead other commands to the same service.
-        resume: the command that goes on.
-    """
-
-    def __init__(self, journal: Path, folder: Path, settings: Settings, *, resume: str) -> None:
-        self.out = 0
-        self._journal = journal
-        self._folder = folder
+    def __init__(self, order: Order, settings: Settings, tell: Telling) -> None:
+        self._order = order
+        self._batch: Batch | None = None
         self._settings = settings
-        self._resume = resume
+        self._tell = tell
+        self._folder = order.folder
+        self._resume = same_command()
 
-    async def run(self, own: Session, batch: Batch, bounds: Bounds, tell: Telling) -> int:
-        """Run it to its end, and give the exit code."""
+    @property
+    def out(self) -> int:
+        """How many submissions are out, and their answers awaited."""
+        return 0 if self._batch is None else self._batch.pending
+
+    async def flow(self, own: Session) -> int:
+        """Plan, ask, make; give the exit code."""
+        async with self.planned() as (batch, keys):
+            if self._order.ask:
+                ask(await batch.estimate(price=self._order.bounds.price, keys=keys))
+            self._batch = batch
+            stopped: asyncio.CancelledError | None = None
+            try:
+                await self._make(own, batch, keys)
+            except asyncio.CancelledError as error:  # who stops it wants to know where it stands
+                stopped = error
+            self._batch = None
+            code = await self._sum_up(batch, keys)
+            if stopped is not None:
+                raise stopped
+            return code
+
+    async def rehearse(self) -> int:
+        """Plan and estimate; nothing is kept or sent."""
+        async with self.planned() as (batch, keys):
+            tell_estimate(
+                self._tell, await batch.estimate(price=self._order.bounds.price, keys=keys)
+            )
+        return OK
+
+    @contextlib.asynccontextmanager
+    async def planned(self) -> AsyncIterator[tuple[Batch, Collection[str] | None]]:
+        """Open the journal and plan; give the batch, and the films it is about (None: all)."""
+        order, keys = self._order, None
+        with contextlib.ExitStack() as kept:
+            journal = order.place.journal
+            if journal is None:
+                folder = kept.enter_context(tempfile.TemporaryDirectory())
+                journal = Path(folder, "rehearsal.db")
+            async with contextlib.AsyncExitStack() as opened:
+                batch = await self._open(journal, opened)
+                await asyncio.to_thread(order.place.mark)
+                if order.place.note:
+                    self._tell.say(order.place.note)
+                note = "taken up from its journal"
+                if order.plan is not None:
+                    plan = await refusing(order.plan(batch))
+                    note, keys = str(plan), plan.keys if order.only else None
+                self._tell.say(f"{order.named}: {note}")
+                yield batch, keys
+
+    async def _open(self, journal: Path, opened: contextlib.AsyncExitStack) -> Batch:
+        """Open the journal; say so when another process has to be waited for."""
+        wait, loop = self._order.place.wait, asyncio.get_running_loop()
+        told = f"Another process uses {journal}; waiting {wait:g} s at most"
+        note = loop.call_later(LOCK_NOTE, self._tell.say, told) if wait > LOCK_NOTE else None
+        try:
+            return await opened.enter_async_context(Batch.open(journal, wait=wait))
+        finally:
+            if note is not None:
+                note.cancel()
+
+    # --- the run ------------------------------------------------------------------------------
+
+    async def _make(self, own: Session, batch: Batch, keys: Collection[str] | None) -> None:
+        bounds = self._order.bounds
+        if self._settings.simulate and keys is not None:
+            self._folder = await asyncio.to_thread(rehearsal_folder, self._folder, keys)
         changes = batch.run(
             own.client,
             folder=self._folder,
@@ -112,10 +173,11 @@ class BatchRun:
             retry=bounds.retry,
             overwrite=bounds.overwrite,
             every_change=True,
+            keys=keys,
         )
-        making = await self._expect(batch, tell)
+        making = await self._expect(batch, keys)
         bought = {*making.values()}
-        watching = asyncio.create_task(self._watch(own, making, tell))
+        watching = asyncio.create_task(self._watch(own, making))
         try:
             async with contextlib.aclosing(changes):
                 async for item in changes:
@@ -124,59 +186,188 @@ class BatchRun:
                         making[item.key] = item.task_id
                         if item.task_id in bought:
                             continue
-                    if item.state is State.UNCERTAIN and own.client.hears_callbacks:
-                        tell("listening", key=item.key, cause=item.cause)
-                    tell_item(tell, item)
+                    self._tell_change(own, item, keys)
         finally:
             watching.cancel()
-        status = await batch.status()
-        if batch.stopped:
-            tell.say(f"Nothing more was submitted: {batch.stopped}")
-        tell_status(tell, status)
-        async for item in batch.items(State.UNCERTAIN):
-            self._tell_uncertain(tell, item)
-        if not status.finished:
-            tell.say(f"To go on: {self._resume}")
-        return code_of(status)
 
-    async def _expect(self, batch: Batch, tell: Telling) -> dict[str, str]:
+    async def _expect(self, batch: Batch, keys: Collection[str] | None) -> dict[str, str]:
         """Say how many films are to come; give the tasks of those that are bought, by key."""
         films, bought = 0, {}
         async for item in batch.items(*TO_COME):
+            if keys is not None and item.key not in keys:
+                continue
             films += not item.gone or item.state is not State.PLANNED
             if item.task_id and item.state in (State.SUBMITTED, State.STALLED):
                 bought[item.key] = item.task_id
-        tell.screen.expect(films)
+        self._tell.screen.expect(films)
         return bought
 
-    async def _watch(self, own: Session, making: Mapping[str, str], tell: Telling) -> None:
+    async def _watch(self, own: Session, making: Mapping[str, str]) -> None:
         """Show how far the films are, where that is of use; asks the service nothing."""
         shown: dict[str, tuple[str, float | None]] = {}
-        while tell.screen.lively:
+        while self._tell.screen.lively:
             for key, task_id in [*making.items()][:WATCHED]:
                 now = own.client.job(task_id).snapshot
                 known = now.state.value, now.progress
                 if shown.get(key) != known and not now.done:
                     shown[key] = known
-                    tell("state", key=key, task_id=task_id, state=known[0], progress=known[1])
+                    self._tell("state", key=key, task_id=task_id, state=known[0], progress=known[1])
             await asyncio.sleep(TICK)
 
-    def tell_left(self) -> None:
-        """Nothing is lost: everything stands in the journal."""
+    def _tell_change(self, own: Session, item: Item, keys: Collection[str] | None) -> None:
+        if item.state is State.UNCERTAIN and own.client.hears_callbacks:
+            self._tell("listening", key=item.key, cause=item.cause)
+        tell_item(self._tell, item, self.paths(item))
+        if keys is None:
+            self._answer(item)
 
-    def _tell_uncertain(self, tell: Telling, item: Item) -> None:
-        path = str(self._journal)
-        words = self._settings.words
-        tell(
+    def paths(self, item: Item) -> list[Path]:
+        """Where the film's files are, as the user has called the folder."""
+        home = self._folder.absolute()
+        return [
+            self._folder / file.path.name if file.path.parent == home else file.path
+            for file in item.files
+        ]
+
+    def _answer(self, item: Item) -> None:
+        for path in self.paths(item) if item.state is State.DONE else ():
+            self._tell.answer(path, told=True)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    async def _sum_up(self, batch: Batch, keys: Collection[str] | None) -> int:
+        """Say where the films stand, what needs a person, and the line that goes on."""
+        if batch.stopped:
+            self._tell.say(f"Nothing more was submitted: {batch.stopped}")
+        status = await batch.status()
+        items = [await batch.item(key) for key in keys] if keys is not None else []
+        counts = status.counts if keys is None else Counter(item.state for item in items)
+        tell_counts(self._tell, counts, status)
+        there = [item for item in items if await asyncio.to_thread(self._is_there, item)]
+        for item in there:
+            self._answer(item)
+        uncertain = [item async for item in batch.items(State.UNCERTAIN)]
+        for item in uncertain:
+            if keys is None or item.key in keys:
+                self._tell_uncertain(item)
+        codes = [CODES.get(state, OK) for state in counts]
+        self._tell_ways(counts, codes)
+        if keys is not None:
+            await self._tell_others(batch, keys)
+        return worst([*codes, FAILED if len(there) < len(items) else OK])
+
+    def _is_there(self, item: Item) -> bool:
+        """Whether a film that was saved is still where it was saved; says so if not. Blocks."""
+        lost = [file.path for file in item.files if not file.path.is_file()]
+        if item.state is not State.DONE or not lost:
+            return True
+        self._tell.say(f"{item.key}: {lost[0]} is gone; the film was saved there, and is paid")
+        if item.task_id and not self._settings.simulate:
+            into = ("-o", str(self._folder), *self._settings.words)
+            fetch = call("download", *into, names=[item.task_id])
+            self._tell.say(f"  Within a day of its making: {fetch}")
+        return False
+
+    def _tell_ways(self, counts: Counts, codes: Collection[int]) -> None:
+        """The lines that help: to go on with what is not finished, to make again what failed."""
+        journal = self._order.place.journal
+        failed = [state for state in (State.FAILED, State.REJECTED) if counts.get(state)]
+        if failed and journal is not None:
+            again = call("batch", "retry", names=[journal])
+            self._tell.say(f"To make failed films again, each at a new charge: {again}")
+        if RESUME in codes:
+            self._tell.say(f"To go on: {self._resume}")
+
+    async def _tell_others(self, batch: Batch, keys: Collection[str]) -> None:
+        """Name what else the journal holds and is not finished; this run was not about it."""
+        others = [
+            item async for item in batch.items(*CODES) if item.key not in keys and not item.gone
+        ]
+        if not others:
+            return
+        named = ", ".join(f"{item.key} ({item.state.value})" for item in others[:MOST_OTHERS])
+        more = ", ..." if len(others) > MOST_OTHERS else ""
+        journal = self._order.place.journal
+        look_up = f": {call('batch', 'status', names=[journal])}" if journal else ""
+        self._tell.say(f"The journal also holds {count(len(others))}: {named}{more}{look_up}")
+
+    def hurry(self, grace: float) -> None:
+        """Wait *grace* seconds at most for the answers that are out."""
+        if self._batch is not None:
+            self._batch.grace = grace
+
+    def tell_left(self) -> None:
+        """Nothing is lost: everything stands in the journal, what is still out included."""
+        if self._batch is None:  # the run has ended, and has said where it stands
+            return
+        if self.out:
+            told = f"{count(self.out, 'submission')} may be out: the next run says what needs you"
+            self._tell.say(told)
+        self._tell.say(f"To go on: {self._resume}")
+
+    def _tell_uncertain(self, item: Item) -> None:
+        journal, words = self._order.place.journal, self._settings.words
+        if journal is None:  # of a rehearsal: there is nothing to decide
+            self._tell("undecided", key=item.key, cause=item.cause)
+            return
+        names = (journal, item.key)
+        self._tell(
             "undecided",
             key=item.key,
             cause=item.cause,
-            if_found=call("batch", "resolve", path, item.key, "--task-id", "TASK_ID", *words),
-            if_not_found=call("batch", "resubmit", path, item.key),
+            if_found=call("batch", "resolve", "--task-id", "TASK_ID", *words, names=names),
+            if_not_found=call("batch", "resubmit", names=names),
         )
 
 
-def tell_item(tell: Telling, item: Item) -> None:
+async def refusing(planning: Awaitable[Plan]) -> Plan:
+    """The plan; or the refusal, with every fault."""
+    try:
+        return await planning
+    except ManifestError as error:
+        listed = "\n".join(f"  {plain(fault)}" for fault in error.faults)
+        faults = count(len(error.faults), "fault")
+        raise Refused(f"{faults}, so nothing was sent:\n{listed}") from None
+
+
+def rehearsal_folder(folder: Path, keys: Collection[str]) -> Path:
+    """Where rehearsed films go: not where a film of another kind has one of their names. Blocks."""
+    names = [folder / f"{key}.mp4" for key in keys]
+    others = any(name.exists() and not is_rehearsal(name) for name in names)
+    return folder / "simulated" if others else folder
+
+
+# --- money ----------------------------------------------------------------------------------------
+
+
+def ask(estimate: Estimate) -> None:
+    """Have the spending confirmed, by somebody at a terminal or by an option."""
+    if not estimate.films:
+        return
+    films = count(estimate.films)
+    cost = f", about {estimate.credits:.12g} credits" if not estimate.unpriced else ""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Refused(
+            f"{films} would be paid{cost}, and there is nobody to ask here; to agree, add --yes "
+            f"or --max-credits:\n  {same_command('--yes')}"
+        )
+    if not click.confirm(f"Submit {films}{cost}?", err=True):
+        raise Refused("as you wish: nothing was sent, nothing was paid")
+
+
+def tell_estimate(tell: Telling, estimate: Estimate) -> None:
+    """What is still to be paid, in a line."""
+    told = f"{count(estimate.films)} to be paid, {estimate.credits:.12g} credits"
+    if estimate.unpriced:
+        told += f" and {count(estimate.unpriced)} of unknown price (say --price)"
+    tell("estimate", films=estimate.films, credits=estimate.credits, unpriced=estimate.unpriced)
+    tell.answer(told)
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+def tell_item(tell: Telling, item: Item, paths: Collection[Path]) -> None:
     """Tell of a change; what is only on its way is not worth a word."""
     event = {
         State.SUBMITTED: "submitted",
@@ -191,73 +382,23 @@ def tell_item(tell: Telling, item: Item) -> None:
     if event in ("failed", "stopped"):
         tell(event, **facts, error=item.state.value, message=item.cause or item.state.value)
     elif event is not None and not (item.cause and event == "ready"):
-        paths = [str(file.path) for file in item.files]
-        tell(event, **facts, credits=item.credits, paths=paths)
-        for path in paths:
-            tell.answer(Path(path), told=True)
+        tell(event, **facts, credits=item.credits, paths=[str(path) for path in paths])
     elif item.cause and item.state in (State.PLANNED, State.SUCCESS):
         tell("delayed", **facts, reason=item.cause)
 
 
-def tell_status(tell: Telling, status: Status) -> None:
-    """Tell where the batch stands, and what it has cost."""
-    counts = {state.value: number for state, number in status.counts.items()}
+def tell_counts(tell: Telling, counts: Counts, status: Status) -> None:
+    """Tell where films stand, and what the journal has cost."""
+    numbers = {state.value: number for state, number in counts.items()}
     tell(
         "batch",
-        **counts,
+        **numbers,
         spent=status.spent,
         at_risk=status.at_risk or None,
         unpriced=status.unpriced or None,
     )
 
 
-def code_of(status: Status) -> int:
-    """The exit code of a batch as it stands."""
-    return worst(CODES.get(state, OK) for state in status.counts)
-
-
-def look(
-    path: Path, settings: Settings, question: Callable[[Batch, Telling], Awaitable[int]]
-) -> int:
-    """Put a question to a journal, without its owner noticing and without the service."""
-    tell = telling(as_json=settings.as_json)
-
-    async def flow() -> int:
-        async with Batch.open(existing(path), read_only=True) as batch:
-            return await question(batch, tell)
-
-    return alone(flow, tell)
-
-
-def decide(
-    path: Path, settings: Settings, decision: Callable[[Batch], Awaitable[list[Item]]]
-) -> int:
-    """Carry out a person's decision about items, and tell where they stand then."""
-    tell = telling(as_json=settings.as_json)
-
-    async def flow() -> int:
-        async with Batch.open(existing(path)) as batch:
-            await decided(decision(batch), tell)
-        return OK
-
-    return alone(flow, tell)
-
-
-async def decided(deciding: Awaitable[list[Item]], tell: Telling) -> None:
-    """Tell where items stand after a decision, or why it does not apply to them."""
-    try:
-        items = await deciding
-    except KeyError as error:
-        raise Refused(f"there is no film {plain(error.args[0])!r} in the journal") from None
-    except (LookupError, ManifestError) as error:
-        raise Refused(plain(error)) from None
-    for item in items:
-        tell("decided", key=item.key, item_state=item.state.value)
-
-
-def existing(path: Path) -> Path:
-    """The journal of *path*, which must be there."""
-    journal = journal_of(path)
-    if not journal.exists():
-        raise Refused(f"{plain(journal)}: there is no such journal")
-    return journal
+def code_of(counts: Counts) -> int:
+    """The exit code of a batch whose films stand there."""
+    return worst(CODES.get(state, OK) for state in counts)

@@ -5,27 +5,26 @@ Those rooms are imported by the command that needs them: `apikley --help` loads 
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from apikley_async import __version__
 from apikley_async.cli import _options as options
 from apikley_async.cli._batch_commands import batch
-from apikley_async.cli._options import EVENTS, Settings
+from apikley_async.cli._options import BATCH_EVENTS, EVENTS, Settings, Spending
 
 if TYPE_CHECKING:
-    from apikley_async.cli._films import Films
     from apikley_async.cli._session import Session
+    from apikley_async.cli._tasks import Tasks
 
 __all__ = ["apikley", "run"]
 
 FILMS = Path("films")
+WAIT = 60.0  # seconds for another `generate` in the same folder to end
 STORYBOARDS = Path(__file__).with_name("storyboards")
 INTERRUPTED = 130
 
@@ -95,7 +94,7 @@ apikley.add_command(batch)
 # --- films ----------------------------------------------------------------------------------------
 
 
-@apikley.command(epilog=EVENTS)
+@apikley.command(epilog=BATCH_EVENTS)
 @click.argument(
     "files",
     nargs=-1,
@@ -104,49 +103,59 @@ apikley.add_command(batch)
     type=click.Path(path_type=Path),  # all that are missing are named, not only the first
 )
 @options.folder(FILMS, "Where the films go, named after their files.")
-@click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts.")
-@options.max_running
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Where it is written down.  [default: apikley.db beside the films]",
+)
+@click.option("--takes", type=click.IntRange(1, 100), metavar="N", help="Of each film, in all.")
+@click.option("--again", is_flag=True, help="A file that has changed becomes a new film.")
+@options.spending
 @options.patience
+@options.hooks
 @options.service
 def generate(
     files: tuple[Path, ...],
     folder: Path,
-    yes: bool,
-    max_running: int,
-    timeout: float | None,
-    settings: Settings,
+    journal: Path | None,
+    takes: int | None,
+    again: bool,
+    spending: Spending,
+    **others: Any,
 ) -> int:
     r"""Make one film of each FILE, and save it.
 
     \b
-    A FILE is JSON, a storyboard or a task of any model:
+    A FILE is a storyboard, or a task of any model, as .json, .yaml, .toml or .csv:
       {"shots": [{"scene": "A kitten eats cake.", "duration": 7.5}],
        "duration": 15, "aspect_ratio": "landscape", "image": "kitten.png"}
       {"task": {"model": "kling-2.6/text-to-video",
                 "input": {"prompt": "A lighthouse at dawn.", "duration": 5}}}
 
-    The image lies beside its FILE; a URL is used as it is. All files are checked, and all images
-    uploaded, before the first film is paid.
+    The image lies beside its FILE; a URL is used as it is. All files are checked before the first
+    film is paid.
+
+    The same line again goes on where it stopped, and pays for nothing twice: what was bought
+    stands in a journal, films/apikley.db. A FILE that has changed since is refused; --again makes
+    another film of it (kitten.v2), once.
     """
-    from apikley_async.cli._films import Film, Films
-    from apikley_async.cli._run import play, telling
-    from apikley_async.cli._session import prepare
-    from apikley_async.cli._storyboard_files import read_works
+    from apikley_async.cli._making import make
+    from apikley_async.cli._placement import Place, place_beside
 
-    works, faults = read_works(files)
-    if faults:
-        refuse_files(faults)
-    settings = settings._replace(max_running=max_running, timeout=timeout)
-    opening = prepare(settings)
-    make_folder(folder)
-    if not settings.simulate:
-        warn_of_twins(files, folder)
-        if not yes:
-            ask(files)
+    async def plan(films: Any) -> Any:
+        duplicates = spending.allow_duplicates
+        return await films.add_films(files, takes=takes, again=again, allow_duplicates=duplicates)
 
-    tell = telling(as_json=settings.as_json, films=len(works))
-    films = Films([Film(*work) for work in works], tell, folder=folder, settings=settings)
-    return play(opening, lambda own: films.generate(own.client, own.limiter), tell, films)
+    return make(
+        lambda: Place(journal, wait=WAIT) if journal else place_beside(folder, wait=WAIT),
+        plan,
+        named=", ".join(map(str, files)) if len(files) < 4 else f"{len(files)} files",
+        folder=folder,
+        spending=spending,
+        only=True,
+        **others,
+    )
 
 
 @apikley.command(epilog=EVENTS)
@@ -159,7 +168,7 @@ def wait(
 ) -> int:
     """Wait for films that were submitted before, wherever that was."""
     settings = settings._replace(timeout=timeout)
-    return on_tasks(task_ids, folder, settings, lambda films, own: films.wait(own.client))
+    return on_tasks(task_ids, folder, settings, lambda tasks, own: tasks.wait(own.client))
 
 
 @apikley.command(epilog=EVENTS)
@@ -173,7 +182,7 @@ def download(task_ids: tuple[str, ...], folder: Path, overwrite: bool, settings:
         task_ids,
         folder,
         settings,
-        lambda films, own: films.download(own.client),
+        lambda tasks, own: tasks.download(own.client),
         overwrite=overwrite,
         finished=True,
     )
@@ -183,29 +192,24 @@ def on_tasks(
     task_ids: Sequence[str],
     folder: Path | None,
     settings: Settings,
-    act: Callable[[Films, Session], Awaitable[int]],
+    act: Callable[[Tasks, Session], Awaitable[int]],
     *,
     overwrite: bool = False,
     finished: bool = False,
 ) -> int:
     """Let *act* happen to the films of tasks that exist already."""
-    from apikley_async.cli._films import Film, Films
+    from apikley_async.cli._making import make_folder
     from apikley_async.cli._run import play, telling
     from apikley_async.cli._session import prepare
+    from apikley_async.cli._tasks import Tasks
 
     ids = list(dict.fromkeys(task_ids))
     opening = prepare(settings, ids, finished=finished)
     if folder is not None:
         make_folder(folder)
     tell = telling(as_json=settings.as_json, films=len(ids), ends="saved" if folder else "ready")
-    films = Films(
-        [Film(task_id=task_id) for task_id in ids],
-        tell,
-        folder=folder,
-        settings=settings,
-        overwrite=overwrite,
-    )
-    return play(opening, lambda own: act(films, own), tell, films)
+    tasks = Tasks(ids, tell, folder=folder, settings=settings, overwrite=overwrite)
+    return play(opening, lambda own: act(tasks, own), tell, tasks)
 
 
 # --- questions ------------------------------------------------------------------------------------
@@ -272,7 +276,7 @@ def check(files: tuple[Path, ...], as_json: bool) -> int:
     return check_files(files, telling(as_json=as_json))
 
 
-@apikley.command(epilog=EVENTS)
+@apikley.command(epilog=BATCH_EVENTS)
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @options.folder(Path("preview"), "Where the previews go, named after their keys.")
 @kind_of_films
@@ -283,6 +287,7 @@ def preview(path: Path, folder: Path, kind: str, as_json: bool) -> int:
     Each shot's text over its image or a card of colour, in the right length and shape.
     """
     from apikley_async.cli import _manifests as manifests
+    from apikley_async.cli._making import make_folder
     from apikley_async.cli._stage import drawing
 
     drawing(kind, "apikley preview FILE --films placeholder")
@@ -397,7 +402,7 @@ def webhook_serve(
     return serve(lambda: received(host, port, inbox, hmac_key_file, tell), tell)
 
 
-@apikley.command(epilog=EVENTS)
+@apikley.command(epilog=BATCH_EVENTS)
 @options.folder(FILMS, "Where the films go.")
 @kind_of_films
 @options.as_json
@@ -407,76 +412,21 @@ def demo(folder: Path, kind: str, as_json: bool) -> int:
     It is a batch on a simulated service: no key, no network, nothing to pay. Stop it when you
     like, kill it even, and run it again: it goes on, and submits nothing a second time.
     """
+    from apikley_async.cli._making import make_folder
     from apikley_async.cli._run import play, telling
     from apikley_async.cli._stage import demo_stage
-    from apikley_async.cli._storyboard_files import read_works
     from apikley_async.cli._tour import Tour
 
     stage = demo_stage(kind)
-    works, faults = read_works(sorted(STORYBOARDS.glob("*.json")))
-    if faults:
-        refuse_files(faults)
     make_folder(folder)
     tell = telling(as_json=as_json, films=0)
     tell.say(f"Six storyboards, to be read and copied: {STORYBOARDS}")
     tell.say("A simulated service films them. Nothing leaves this machine, nothing is paid.")
     if kind == "placeholder":
         tell.say("All get the same placeholder, which does not show them.")
-    tour = Tour({path.stem: work for path, work in works}, folder, stage)
-    code = play(tour.opening, lambda own: tour.run(own, tell), tell, tour.running)
+    tour = Tour(sorted(STORYBOARDS.glob("*.json")), folder, stage, tell)
+    code = play(tour.opening, tour.flow, tell, tour.running)
     if code == 0:
         tell.say(f"Have a look: {folder.resolve()}")
         tell.say("With a key of yours in APIKLEY_API_KEY: apikley generate STORYBOARD.json")
     return code
-
-
-# --- before anything is sent ----------------------------------------------------------------------
-
-
-def refuse_files(faults: Sequence[str]) -> NoReturn:
-    """End with every fault of every file."""
-    from apikley_async.cli._exit import Refused
-    from apikley_async.cli._telling import count, plain
-
-    listed = "\n".join(f"  {plain(fault)}" for fault in faults)
-    raise Refused(f"{count(len(faults), 'fault')}, so nothing was sent:\n{listed}")
-
-
-def make_folder(folder: Path) -> None:
-    """Make sure that the films will have a place before they are paid."""
-    from apikley_async.cli._exit import Refused
-    from apikley_async.cli._telling import plain
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"-o {plain(folder)}: cannot be made: {error.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise Refused(f"-o {plain(folder)}: no permission to write there")
-
-
-def warn_of_twins(files: Sequence[Path], folder: Path) -> None:
-    """Say which films seem to have been made, and paid, before."""
-    from apikley_async.cli._telling import plain
-
-    made = [folder / f"{file.stem}.mp4" for file in files]
-    if there := ", ".join(plain(path) for path in made if path.exists()):
-        click.echo(f"Made before, and kept: {there}. A film made again is paid again.", err=True)
-
-
-def ask(files: Sequence[Path]) -> None:
-    """Have the spending confirmed, by somebody at a terminal or by `--yes`."""
-    from apikley_async.cli._exit import Refused
-    from apikley_async.cli._telling import count
-
-    films = count(len(files))
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        words = shlex.join(click.get_current_context().obj) if len(files) < 4 else "generate ..."
-        raise Refused(
-            f"{films} would be paid, and there is nobody to ask here; to agree, add --yes:\n"
-            f"  apikley {words} --yes"
-        )
-    if not click.confirm(
-        f"Submit {films}, and pay for {'it' if len(files) == 1 else 'them'}?", err=True
-    ):
-        raise Refused("as you wish: nothing was sent, nothing was paid")

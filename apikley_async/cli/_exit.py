@@ -15,7 +15,18 @@ from apikley_async.errors import (
     SubmissionUncertainError,
 )
 
-__all__ = ["DECIDE", "FAILED", "OK", "RESUME", "USAGE", "Refused", "advice", "exit_code", "worst"]
+__all__ = [
+    "DECIDE",
+    "FAILED",
+    "OK",
+    "RESUME",
+    "USAGE",
+    "NotNow",
+    "Refused",
+    "advice",
+    "exit_code",
+    "worst",
+]
 
 OK, FAILED, USAGE, DECIDE, RESUME = 0, 1, 2, 3, 4
 WORST_FIRST = (DECIDE, RESUME, FAILED, USAGE)
@@ -33,6 +44,12 @@ class Refused(click.ClickException):
     """The input or the circumstances do not permit it; nothing was bought."""
 
     exit_code = USAGE
+
+
+class NotNow(Refused):
+    """Not now, or not from here: the same command goes on later, and nothing is lost."""
+
+    exit_code = RESUME
 
 
 def exit_code(error: ApikleyError) -> int:

@@ -9,7 +9,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-__all__ = ["EVENTS", "Settings", "as_json", "folder", "max_running", "patience", "service"]
+__all__ = [
+    "BATCH_EVENTS",
+    "EVENTS",
+    "Settings",
+    "Spending",
+    "as_json",
+    "folder",
+    "hooks",
+    "patience",
+    "price",
+    "service",
+    "spending",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -33,21 +45,36 @@ class Settings(NamedTuple):
         )
 
 
-EVENTS = """
+BATCH_EVENTS = """
 \b
-Events, one JSON object a line; each has "event", "at", and where there is one "file", "task_id":
+Events, one JSON object a line; each has "event" and "at", of a film its "key" and "item_state":
   submitted    the film is bought, and has a task_id
   delayed      throttled or not sent yet, trying again: reason
+  state        state, progress (per cent, if the service says)
+  ready        credits
+  saved        paths, credits
+  failed       error, message
+  stopped      the same; nothing is lost
+  listening    cause: it is uncertain, and a callback may still say what became of it
+  undecided    cause, if_found, if_not_found (commands)
+  stopping     signal, out (submissions whose answer is awaited)
+  estimate     films, credits, unpriced: what is still to be paid (--dry-run)
+  batch        how many films stand where, spent, at_risk, unpriced
+  decided      item_state after a decision
+  error        error, code, message, advice: the whole command failed
+"""
+
+EVENTS = """
+\b
+Events, one JSON object a line; each has "event", "at", and where there is one "task_id":
   state        state, progress (per cent, if the service says)
   ready        urls (they live about a day), credits, expires_at
   saved        paths
   failed       error, code, message, advice
-  stopped      the same; nothing is lost, see unfinished and unsubmitted
-  uncertain    token, cause, began_at, ended_at, if_found, if_not_found
+  stopped      the same; nothing is lost, see unfinished
   unfinished   task_ids that are bought, resume (a command)
-  unsubmitted  files, resume (a command)
   stopping     signal, out (submissions whose answer is awaited)
-  summary      films, ready, saved, failed, uncertain, resumable, seconds
+  summary      films, ready, saved, failed, resumable, seconds
   error        error, code, message, advice: the whole command failed
 """
 
@@ -181,6 +208,86 @@ def hooks(command: Callable[..., int]) -> Callable[..., int]:
             help="Take callbacks from there, where `apikley webhook serve` keeps them.",
         ),
         hmac_key_file,
+    ):
+        settled = option(settled)
+    return settled
+
+
+def read_price(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
+    """`300`, or `10=150,15=270,25=270`."""
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = (part.split("=", 1) for part in text.split(","))
+        return {int(n) if n.strip().isdigit() else n.strip(): float(v) for n, v in pairs}
+    except ValueError:
+        raise click.BadParameter("credits, or 10=150,15=270,25=270") from None
+
+
+price = click.option(
+    "--price",
+    metavar="CREDITS",
+    callback=read_price,
+    help="Of a film: a number, or by duration or model: 10=150,15=270,25=270.",
+)
+
+
+class Spending(NamedTuple):
+    """What the options of a command that pays say about money."""
+
+    bounds: dict[str, Any]
+    yes: bool
+    dry_run: bool
+    allow_duplicates: bool
+
+    @property
+    def agreed(self) -> bool:
+        """Whether nobody has to be asked."""
+        return self.yes or self.bounds["max_credits"] is not None
+
+
+def spending(command: Callable[..., int]) -> Callable[..., int]:
+    """The options of commands that pay, handed over as `spending`."""
+    bounds = ("max_credits", "max_tasks", "min_balance", "price", "retry", "overwrite")
+
+    @functools.wraps(command)
+    def settled(*, yes: bool, dry_run: bool, allow_duplicates: bool, **others: Any) -> int:
+        names = (*bounds, "max_running")
+        given = {name: others.pop(name) for name in names}
+        return command(spending=Spending(given, yes, dry_run, allow_duplicates), **others)
+
+    for option in (
+        max_running,
+        click.option("--dry-run", is_flag=True, help="Check and estimate, no more."),
+        click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
+        click.option(
+            "--allow-duplicates",
+            is_flag=True,
+            help="One content under two keys is paid twice.",
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace other files of the films' names."),
+        click.option(
+            "--retry",
+            type=click.IntRange(0, 10),
+            default=0,
+            metavar="N",
+            help="Make failed films again, so many times: each is paid.",
+        ),
+        price,
+        click.option(
+            "--min-balance", type=click.FloatRange(0), metavar="N", help="Credits to be left over."
+        ),
+        click.option(
+            "--max-tasks", type=click.IntRange(1), metavar="N", help="Films of the whole journal."
+        ),
+        click.option(
+            "--max-credits",
+            type=click.FloatRange(0),
+            metavar="N",
+            help="Credits of the whole journal; needs a price.",
+        ),
     ):
         settled = option(settled)
     return settled

@@ -23,6 +23,8 @@ class Leaving(Protocol):
     @property
     def out(self) -> int: ...
 
+    def hurry(self, grace: float) -> None: ...
+
     def tell_left(self) -> None: ...
 
 
@@ -83,6 +85,7 @@ async def _supervised(
 ) -> int:
     def first(name: str) -> None:
         if films is not None:
+            films.hurry(stopper.grace)
             tell("stopping", signal=name, out=films.out)
 
     def second() -> None:

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 import attrs
 
 from apikley_async import Backoff, Client, ModelTask, RateLimiter, Shot, Storyboard
+from apikley_async.batch import REHEARSAL_MARK
 from apikley_async.cli._exit import Refused
-from apikley_async.cli._films import MARK
 from apikley_async.cli._session import Session
 from apikley_async.errors import MissingExtraError
 from apikley_async.simulator import (
@@ -39,7 +39,7 @@ SAMPLE = Storyboard(
 
 @attrs.frozen
 class Rehearsal:
-    """Makes films that are equal for equal storyboards, and that end in `MARK`.
+    """Makes films that are equal for equal storyboards, and that end in `REHEARSAL_MARK`.
 
     By the mark one can tell them from films that were paid: they may be replaced.
     """
@@ -48,7 +48,7 @@ class Rehearsal:
 
     async def film(self, task: FilmOrder) -> bytes:
         seed = zlib.crc32(json.dumps([task.shots, task.prompt, task.aspect]).encode())
-        return await self.films.film(attrs.evolve(task, seed=seed)) + MARK
+        return await self.films.film(attrs.evolve(task, seed=seed)) + REHEARSAL_MARK
 
 
 def films_named(kind: str | None, *, short_side: int = 720) -> Films:

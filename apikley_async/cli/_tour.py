@@ -7,14 +7,13 @@ lets a new one know of the tasks that were bought, and the batch goes on as with
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from apikley_async import ModelTask, Storyboard
-from apikley_async.batch import Batch, State
-from apikley_async.cli._batches import BatchRun, Bounds
-from apikley_async.cli._films import call
+from apikley_async.batch import Batch, Plan, State, work_of
+from apikley_async.cli._batches import BatchRun, Order
 from apikley_async.cli._options import Settings
+from apikley_async.cli._placement import Place
 from apikley_async.cli._session import Session
 from apikley_async.cli._stage import Known, Stage
 from apikley_async.cli._telling import Telling, count
@@ -26,26 +25,22 @@ BOUGHT = (State.SUBMITTED, State.STALLED, State.SUCCESS)
 
 
 class Tour:
-    """The films of *works*, by key, in *folder*."""
+    """The films of the shipped storyboards *files*, in *folder*."""
 
-    def __init__(
-        self, works: Mapping[str, Storyboard | ModelTask], folder: Path, stage: Stage
-    ) -> None:
-        self._works = works
-        self._folder = folder
+    def __init__(self, files: Sequence[Path], folder: Path, stage: Stage, tell: Telling) -> None:
+        self._files = files
         self._stage = stage
+        self._tell = tell
+        self._folder = folder
         self._journal = folder / "demo.db"
-        self._running = BatchRun(
-            self._journal,
-            folder,
-            Settings(simulate=True),
-            resume=call("demo", "-o", str(folder)),
+        self._finished = False
+        order = Order(
+            place=Place(self._journal),
+            plan=self._plan,
+            named=f"The demo, in {folder}",
+            folder=folder,
         )
-
-    @property
-    def running(self) -> BatchRun:
-        """What is asked when the tour is stopped."""
-        return self._running
+        self.running = BatchRun(order, Settings(simulate=True), tell)
 
     @contextlib.asynccontextmanager
     async def opening(self) -> AsyncIterator[Session]:
@@ -53,25 +48,30 @@ class Tour:
         async with self._stage.session(await self._bought()) as session:
             yield session
 
-    async def run(self, own: Session, tell: Telling) -> int:
+    async def flow(self, own: Session) -> int:
         """Make the films that are not made yet, and give the exit code."""
-        async with Batch.open(self._journal) as batch:
-            plan = await batch.add(self._works.items())
-            if plan.known:
-                tell.say(f"{self._journal} knows of an earlier run: {await standing(batch)}.")
-            finished = (await batch.status()).finished
-            code = await self._running.run(own, batch, Bounds(), tell)
-            if finished:
-                code = await self._tell_finished(batch, tell)
+        code = await self.running.flow(own)
+        if self._finished:
+            code = await self._tell_finished()
         return code
 
-    async def _tell_finished(self, batch: Batch, tell: Telling) -> int:
+    async def _plan(self, batch: Batch) -> Plan:
+        plan = await batch.add_films(self._files)
+        status = await batch.status()
+        self._finished = status.finished
+        if plan.known:
+            stands = (f"{count(number)} {state.value}" for state, number in status.counts.items())
+            self._tell.say(f"{self._journal} knows of an earlier run: {', '.join(stands)}.")
+        return plan
+
+    async def _tell_finished(self) -> int:
         """Nothing is made twice: not even where the film itself has been removed since."""
-        faults = await batch.verify()
+        async with Batch.open(self._journal, read_only=True) as batch:
+            faults = await batch.verify()
         for fault in faults:
-            tell.say(fault)
-        tell.say("The batch was finished, so nothing was submitted.")
-        tell.say(f"To see it again: another folder (-o), or remove {self._folder}")
+            self._tell.say(fault)
+        self._tell.say("The batch was finished, so nothing was submitted.")
+        self._tell.say(f"To see it again: another folder (-o), or remove {self._folder}")
         return 1 if faults else 0
 
     async def _bought(self) -> list[Known]:
@@ -80,15 +80,9 @@ class Tour:
         try:
             async with Batch.open(self._journal, read_only=True) as batch:
                 return [
-                    Known(item.task_id, self._works[item.key], item.state is State.SUCCESS)
+                    Known(item.task_id, work_of(item), item.state is State.SUCCESS)
                     async for item in batch.items(*BOUGHT)
-                    if item.task_id and item.key in self._works
+                    if item.task_id
                 ]
         except JournalError:  # of an older version, or none: the run will tell
             return []
-
-
-async def standing(batch: Batch) -> str:
-    """Where the films of a batch stand, in words."""
-    counts = (await batch.status()).counts
-    return ", ".join(f"{count(number)} {state.value}" for state, number in counts.items())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from apikley_async import Backoff
 from apikley_async.cli import _session, main
 from apikley_async.simulator import Constant, Failure, Order, Simulator, Terms
 
-__all__ = ["Run", "Told", "fate"]
+__all__ = ["Run", "Told", "fate", "films", "picture"]
 
 
 class Served:
@@ -64,6 +66,27 @@ def fate(order: Order) -> Failure | None:
     """Films whose scene is a failure fail, and say so in colour."""
     failed = "bad" in order.shots[0][0]
     return Failure("400", "\x1b[31mno\n\u202ekittens") if failed else None
+
+
+def picture(shade: int = 0, side: int = 64) -> bytes:
+    """A whole PNG, grey all over."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes([shade]) * side) * side)
+    parts = (chunk(b"IHDR", head), chunk(b"IDAT", rows), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def films(*names: str, **fields: object) -> list[str]:
+    """Write a storyboard a name into the current folder."""
+    for name in names:
+        board = {"shots": [{"scene": name, "duration": 10}], "duration": 10, **fields}
+        Path(f"{name}.json").write_text(json.dumps(board), encoding="utf-8")
+    return [f"{name}.json" for name in names]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, fate
 
-from apikley_async.batch import State, Status
+from apikley_async.batch import State
 from apikley_async.cli import _manifests
 from apikley_async.cli._batches import code_of
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -111,7 +111,7 @@ def test_an_uncertain_film_waits_for_a_decision(service: Simulator, run: Run) ->
     first = run("batch", "run", "--yes", path)
     again = run("batch", "run", "--yes", path)
     assert (first.code, again.code) == (3, 3)
-    assert "apikley batch resolve campaign.db tea --task-id TASK_ID" in first.err
+    assert "apikley batch resolve --task-id TASK_ID -- campaign.db tea" in first.err
     (charge,) = service.ledger.paid
 
     other = run("batch", "resolve", path, "tea", "--task-id", "task_of_nobody")
@@ -206,7 +206,7 @@ CODES = {
 
 def test_the_exit_code_says_where_the_films_stand() -> None:
     """0 when all is well, 1 for what has failed, 3 for a decision, 4 for what can go on."""
-    found = {state: code_of(Status({state: 1}, 0.0, 0.0, 0)) for state in State}
+    found = {state: code_of({state: 1}) for state in State}
 
     assert found == CODES
 

@@ -113,10 +113,11 @@ def test_a_signal_ends_in_good_order(
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE)
 
-    (charge,) = service.ledger.paid
+    assert len(service.ledger.paid) == 1
     assert process.returncode == 128 + number
     assert "nothing more is submitted, and 1 submission on the way" in err
-    assert f"apikley wait {charge.task_id} -o films" in err
+    assert "1 submitted" in err
+    assert "To go on: apikley generate --yes tea.json" in err
     assert "Traceback" not in err
     assert out == ""
 
@@ -126,7 +127,8 @@ def test_nothing_is_submitted_after_a_signal(
 ) -> None:
     """What waited for its turn is named, and how to go on with it."""
     for name in ("a", "b"):
-        (tmp_path / f"{name}.json").write_text((tmp_path / "tea.json").read_text())
+        board = (tmp_path / "tea.json").read_text().replace("Tea", name)
+        (tmp_path / f"{name}.json").write_text(board)
     service.script("create", [Fault.late(0.6)])
     boards = ("tea.json", "a.json", "b.json")
     process = start("generate", "--yes", "--json", "--max-running", "1", *boards)
@@ -135,11 +137,13 @@ def test_nothing_is_submitted_after_a_signal(
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=PATIENCE)
 
-    events = {event["event"]: event for event in map(json.loads, out.splitlines())}
+    stands = [json.loads(line) for line in out.splitlines()][-1]
     assert process.returncode == 130
     assert len(service.ledger.creations) == 1
-    assert events["unsubmitted"]["files"] == ["a.json", "b.json"]
-    assert events["unfinished"]["task_ids"] == [service.ledger.paid[0].task_id]
+    assert (stands["event"], stands["submitted"], stands["planned"]) == ("batch", 1, 2)
+    again = start("generate", "--yes", *boards)
+    assert again.wait(PATIENCE) == 0
+    assert len(service.ledger.paid) == 3
 
 
 def test_a_second_signal_ends_at_once(service: Simulator, start: Start) -> None:
@@ -149,6 +153,7 @@ def test_a_second_signal_ends_at_once(service: Simulator, start: Start) -> None:
     until(lambda: service.ledger.paid)
     assert process.stderr is not None
 
+    assert "1 new" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     assert "Stopping" in process.stderr.readline()
     began = time.monotonic()
@@ -157,8 +162,12 @@ def test_a_second_signal_ends_at_once(service: Simulator, start: Start) -> None:
 
     assert process.returncode == 130
     assert time.monotonic() - began < 5
-    assert "tea.json: UNCERTAIN" in err
-    assert "not submitted" not in err
+    assert "1 submission may be out" in err
+    again = start("generate", "--yes", "tea.json")
+    _, err = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 3
+    assert "tea: UNCERTAIN" in err
+    assert len(service.ledger.paid) == 1
 
 
 def test_a_simulated_service_serves_until_it_is_told_to_end(start: Start) -> None:

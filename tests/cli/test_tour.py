@@ -13,7 +13,6 @@ from apikley_async import Attempt, Verdict
 from apikley_async.batch import Batch, Event, Journal, State, Step
 from apikley_async.cli import _stage
 from apikley_async.cli._commands import STORYBOARDS
-from apikley_async.cli._storyboard_files import read_works
 
 KEYS = ["kitten", "lighthouse", "night-train", "olive-grove", "paper-boat", "tea"]
 
@@ -63,7 +62,7 @@ def test_other_files_are_left_as_they_are(run: Run, tmp_path: Path) -> None:
     assert code == 4
     assert mine.read_bytes() == b"mine"
     assert "tea.mp4 exists already; nothing was paid" in told
-    assert f"To go on: apikley demo -o {folder}" in told
+    assert f"To go on: apikley demo -o {folder} --films placeholder" in told
     mine.rename(tmp_path / "tea.mp4")
     assert demo(run, folder)[0] == 0
     assert saved(folder) == KEYS
@@ -84,9 +83,8 @@ def test_a_film_that_was_removed_is_missed(run: Run, tmp_path: Path) -> None:
 
 async def planned(path: Path) -> Journal:
     """A journal with everything planned, and nothing done."""
-    works, _ = read_works(sorted(STORYBOARDS.glob("*.json")))
     async with Batch.open(path) as batch:
-        await batch.add([(file.stem, work) for file, work in works])
+        await batch.add_films(sorted(STORYBOARDS.glob("*.json")))
     return await Journal.open(path)
 
 
@@ -146,7 +144,7 @@ def test_what_was_out_needs_a_decision(run: Run, tmp_path: Path) -> None:
     code, told = demo(run, folder)
 
     assert code == 3
-    assert f"apikley batch resubmit {folder}/demo.db tea" in told
+    assert f"apikley batch resubmit -- {folder}/demo.db tea" in told
     assert run("batch", "resubmit", folder / "demo.db", "tea").code == 0
     assert demo(run, folder)[0] == 0
     assert saved(folder) == KEYS

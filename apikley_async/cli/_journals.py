@@ -1,0 +1,69 @@
+"""Journals on the command line: found, looked at, and decided about."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from apikley_async.batch import Batch, Item
+from apikley_async.cli._exit import OK, Refused
+from apikley_async.cli._options import Settings
+from apikley_async.cli._run import alone, telling
+from apikley_async.cli._telling import Telling, plain
+from apikley_async.errors import ManifestError
+
+__all__ = ["decide", "decided", "existing", "journal_of", "look"]
+
+
+def journal_of(path: Path, journal: Path | None = None) -> Path:
+    """The journal that belongs to *path*: itself, or the one beside the manifest."""
+    if journal is not None:
+        return journal
+    return path if path.suffix == ".db" else path.with_suffix(".db")
+
+
+def look(
+    path: Path, settings: Settings, question: Callable[[Batch, Telling], Awaitable[int]]
+) -> int:
+    """Put a question to a journal, without its owner noticing and without the service."""
+    tell = telling(as_json=settings.as_json)
+
+    async def flow() -> int:
+        async with Batch.open(existing(path), read_only=True) as batch:
+            return await question(batch, tell)
+
+    return alone(flow, tell)
+
+
+def decide(
+    path: Path, settings: Settings, decision: Callable[[Batch], Awaitable[list[Item]]]
+) -> int:
+    """Carry out a person's decision about items, and tell where they stand then."""
+    tell = telling(as_json=settings.as_json)
+
+    async def flow() -> int:
+        async with Batch.open(existing(path)) as batch:
+            await decided(decision(batch), tell)
+        return OK
+
+    return alone(flow, tell)
+
+
+async def decided(deciding: Awaitable[list[Item]], tell: Telling) -> None:
+    """Tell where items stand after a decision, or why it does not apply to them."""
+    try:
+        items = await deciding
+    except KeyError as error:
+        raise Refused(f"there is no film {plain(error.args[0])!r} in the journal") from None
+    except (LookupError, ManifestError) as error:
+        raise Refused(plain(error)) from None
+    for item in items:
+        tell("decided", key=item.key, item_state=item.state.value)
+
+
+def existing(path: Path) -> Path:
+    """The journal of *path*, which must be there."""
+    journal = journal_of(path)
+    if not journal.exists():
+        raise Refused(f"{plain(journal)}: there is no such journal")
+    return journal
