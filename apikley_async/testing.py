@@ -81,8 +81,9 @@ class FakeClock:
         self._turning = bool(self._sleepers)
         if not self._turning:
             return
-        # Not every loop tells who is ready; then only the number of turns decides.
-        self._quiet += 1 if getattr(loop, "_ready", None) else IDLE
+        # Not every loop shows who is ready; on such a loop only the number of turns decides.
+        ready = getattr(loop, "_ready", True)
+        self._quiet += 1 if ready else IDLE
         if self._quiet >= PATIENCE:
             self._jump(loop)
         loop.call_soon(self._turn, loop)
