@@ -162,6 +162,7 @@ if __name__ == "__main__":
     ensure_nox()
 
 import nox  # noqa: E402 - from here on it is there
+from packaging.requirements import Requirement  # noqa: E402 - nox brings it
 
 # ------------------------------------------------------------------ sessions
 
@@ -423,7 +424,14 @@ def floors() -> list[str]:
     extras = project["optional-dependencies"].values()
     needs = {*project["dependencies"], *(need for extra in extras for need in extra)}
     needs = {need for need in needs if not need.startswith(project["name"])} | {*group("tests")}
-    return sorted(re.sub(r"^([\w-]+)>=([\w.]+).*$", r"\1==\2", need) for need in needs)
+    return sorted(map(floor, needs))
+
+
+def floor(need: str) -> str:
+    """The oldest version that a requirement allows."""
+    asked = Requirement(need)
+    (oldest,) = [each.version for each in asked.specifier if each.operator == ">="]
+    return f"{asked.name}=={oldest}"
 
 
 def install(session: nox.Session, *wanted: str, pinned: bool = True, again: bool = False) -> None:
