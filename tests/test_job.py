@@ -542,8 +542,8 @@ async def test_an_error_is_told_to_those_who_awaited_then_and_to_nobody_later() 
     job = make_job(Service(GENERATING, AuthenticationError("bad key", code=401), READY))
 
     async def slow() -> None:
-        async for _ in job.updates():
-            await asyncio.sleep(100)
+        async for snapshot in job.updates():
+            await asyncio.sleep(100 if snapshot == GENERATING else 0)
 
     following = asyncio.create_task(slow())
     with pytest.raises(AuthenticationError):

@@ -73,6 +73,7 @@ class StoreContract:
         plan = await store.plan([film("b")], source="two")
 
         assert plan.gone == 0
+        assert not [item.key for item in await store.items() if item.gone]
 
     async def test_films_without_a_source_are_never_gone(self, store: Store) -> None:
         """Without a manifest they come one by one, and add up."""

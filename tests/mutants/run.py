@@ -68,7 +68,7 @@ def child_of(tests: tuple[str, ...], changes: str) -> tuple[int | None, str]:
 def told_by(output: str) -> str:
     """The first failed test, or else the last line."""
     lines = [line for line in output.splitlines() if line.strip()] or ["nothing was said"]
-    failed = (line for line in lines if line.startswith(("FAILED ", "ERROR ")))
+    failed = (line for line in lines if line.startswith(("FAILED tests/", "ERROR tests/")))
     return next(failed, lines[-1])[:200]
 
 
