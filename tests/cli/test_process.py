@@ -213,6 +213,38 @@ def test_a_demo_that_is_killed_goes_on(start: Start, tmp_path: Path) -> None:
     assert len(list((tmp_path / "films").glob("*.mp4"))) == 6
 
 
+def test_two_at_once_in_one_folder(service: Simulator, start: Start, tmp_path: Path) -> None:
+    """The second waits for the first, and then pays for what is left: here nothing. (J5)"""
+    service.script("create", [Fault.late(0.6)])
+    first = start("generate", "--yes", "tea.json")
+    until(lambda: service.ledger.creations)
+
+    second = start("generate", "--yes", "tea.json")
+    told = second.communicate(timeout=PATIENCE)
+    first.communicate(timeout=PATIENCE)
+
+    assert (first.returncode, second.returncode) == (0, 0), told
+    assert told[0] == "films/tea.mp4\n"
+    assert len(service.ledger.paid) == 1
+
+
+def test_killed_while_the_request_is_out(service: Simulator, start: Start) -> None:
+    """The same line does not submit again: it says what is uncertain and asks. (A7, A8)"""
+    service.script("create", [Fault.late(5)])
+    killed = start("generate", "--yes", "tea.json")
+    until(lambda: service.ledger.creations)
+    killed.kill()
+    killed.wait(PATIENCE)
+
+    for _ in range(2):
+        again = start("generate", "--yes", "tea.json")
+        _, err = again.communicate(timeout=PATIENCE)
+        assert again.returncode == 3
+        assert "tea: UNCERTAIN" in err
+
+    assert len(service.ledger.creations) == 1
+
+
 # --- pipes and secrets ---------------------------------------------------------------------------
 
 

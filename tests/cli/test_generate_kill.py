@@ -1,0 +1,88 @@
+"""`apikley generate`, killed at random moments: the same line goes on, and the books are true.
+
+How many kills there are is told by APIKLEY_GENERATE_KILLS; `nox -s kill` wants fifty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from batch.scenery import check_books, states
+
+import apikley_async
+from apikley_async.batch import Batch, State
+from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+
+KILLS = int(os.environ.get("APIKLEY_GENERATE_KILLS", "3"))
+SEED = int(os.environ.get("APIKLEY_SEED", "1"))
+FILMS = 4
+ROOT = str(Path(apikley_async.__file__).parent.parent)
+
+pytestmark = pytest.mark.timeout(60 + 10 * KILLS)
+
+
+def world(rng: random.Random) -> Simulator:
+    """A service whose answers take their time, so that many kills meet a request that is out."""
+    late = {"create": {Fault.late(0.2): 0.7}, "file": {Fault.slow(0.2): 0.5}}
+    terms = Terms(duration=Constant(20))
+    faults = Faults(seed=rng.randrange(1000), **late)  # type: ignore[arg-type]
+    return Simulator(terms, faults=faults, speed=100, rng=rng)
+
+
+async def start(place: Path, service: Simulator, files: list[str]) -> asyncio.subprocess.Process:
+    env = {**os.environ, "PYTHONPATH": ROOT}
+    env |= {"APIKLEY_API_KEY": service.api_key, "APIKLEY_BASE_URL": service.base_url}
+    words = ("-m", "apikley_async", "generate", "--yes", *files)
+    quiet = asyncio.subprocess.DEVNULL
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *words, cwd=place, env=env, stdout=quiet, stderr=quiet
+    )
+
+
+async def kill_sometime(
+    process: asyncio.subprocess.Process, service: Simulator, rng: random.Random
+) -> bool:
+    """Kill it a little after its next request that pays; say whether it was still there."""
+    before, left = len(service.ledger.creations), rng.uniform(0, 0.5)
+    while process.returncode is None and left > 0:
+        await asyncio.sleep(0.01)
+        begun = len(service.ledger.creations) > before or len(service.ledger.paid) == FILMS
+        left -= 0.01 if begun else 0
+    if process.returncode is not None:
+        return False
+    process.kill()
+    await process.wait()
+    return True
+
+
+async def test_killed_at_random_moments_the_same_line_goes_on(tmp_path: Path) -> None:
+    """Each film is paid once or, told as such, uncertain; what is there is whole. (A7, A8, I1)"""
+    rng = random.Random(SEED)
+    kills = runs = 0
+    while kills < KILLS:
+        runs += 1
+        place = tmp_path / f"run{runs}"
+        place.mkdir()
+        files = [f"film{number}.json" for number in range(FILMS)]
+        for file in files:
+            shots = [{"scene": f"The scene of {file.removesuffix('.json')}.", "duration": 10}]
+            (place / file).write_text(json.dumps({"shots": shots, "duration": 10}))
+        async with world(rng) as service:
+            while kills < KILLS:
+                process = await start(place, service, files)
+                if not await kill_sometime(process, service, rng):
+                    break
+                kills += 1
+            last = await start(place, service, files)
+
+            assert await last.wait() in (0, 3)
+
+            async with Batch.open(place / "films" / "apikley.db") as batch:
+                await check_books(service, batch, place / "films")
+                assert {*(await states(batch)).values()} <= {State.DONE, State.UNCERTAIN}
