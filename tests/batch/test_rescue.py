@@ -25,6 +25,8 @@ from apikley_async.simulator import Fault
 
 TASK = "task_1790000000001"
 
+pytestmark = pytest.mark.virtual
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -277,7 +279,6 @@ async def test_a_note_about_a_task_of_another_film_binds_nothing(
     assert TASK in critical.getMessage()
 
 
-@pytest.mark.virtual
 async def test_a_stolen_journal_does_not_lose_what_is_out(tmp_path: Path, path: Path) -> None:
     """Its owner lost it while the POST was out: the id is in the journal all the same. (J5)"""
     async with world() as simulator:
@@ -335,7 +336,6 @@ async def test_an_owner_that_was_believed_dead_hands_over_what_it_has_bought(
             assert await states(owner) == {"k0": State.DONE}
 
 
-@pytest.mark.virtual
 async def test_an_answer_after_the_journal_was_closed_is_noted(tmp_path: Path, path: Path) -> None:
     """It came after all patience, while the client was closing: the film is bound later. (C6)"""
     async with world() as simulator:
