@@ -167,6 +167,15 @@ def note_of(owner: Journal, key: str, token: str) -> str:
     return json.dumps(said) + "\n"
 
 
+async def test_half_a_note_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes a part only keeps no id: the error says so, and is the place. (J2)"""
+    write = os.write
+    async with journal(path) as owner:
+        monkeypatch.setattr(os, "write", lambda handle, line: write(handle, line[:9]))
+        with pytest.raises(JournalError, match="keep it"):
+            await paid(owner)
+
+
 async def test_every_paid_film_has_a_note(path: Path) -> None:
     """Two answers came while nothing could be written: both ids are kept, and both bound. (J2)"""
     async with journal(path) as owner:
