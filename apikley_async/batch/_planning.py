@@ -23,7 +23,7 @@ from apikley_async.errors import ManifestConflictError
 
 __all__ = ["plan", "read_out"]
 
-MOST = 4 * 1024**2  # bytes of entries in memory; what is more waits in a file without a name
+MOST = 1024**2  # bytes of entries in memory; what is more waits in a file without a name
 
 
 def read_out(entries: Iterable[Entry], folder: Path) -> Generator[Entry | None]:
