@@ -8,7 +8,18 @@ from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._many import Outcome
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot, State
-from apikley_async._storyboard import ModelTask, Shot, Storyboard
+from apikley_async._storyboard import (
+    Image,
+    Images,
+    ModelTask,
+    Shot,
+    Storyboard,
+    Urls,
+    Work,
+    images_of,
+    with_images,
+    work_faults,
+)
 from apikley_async._submit import Attempt, Callbacks, Recorder, Verdict
 from apikley_async._wire import Request, read_callback
 from apikley_async.errors import (
@@ -57,6 +68,8 @@ __all__ = [
     "DownloadError",
     "EmptyResultError",
     "FeatureDisabledError",
+    "Image",
+    "Images",
     "InsufficientCreditsError",
     "InvalidRequestError",
     "Job",
@@ -91,9 +104,14 @@ __all__ = [
     "UnansweredError",
     "UnreachableError",
     "UploadError",
+    "Urls",
     "Verdict",
+    "Work",
+    "images_of",
     "read_callback",
     "read_picture",
+    "with_images",
+    "work_faults",
 ]
 
 __version__ = "0.1.0"

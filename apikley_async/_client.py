@@ -30,14 +30,13 @@ from apikley_async._many import Making, Outcome, Works
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot
 from apikley_async._rooms import Rooms, Settings, open_rooms
-from apikley_async._storyboard import ModelTask, Storyboard, Work, is_url
+from apikley_async._storyboard import Work, is_url
 from apikley_async._submit import (
     Callbacks,
     NoCallbacks,
-    NoRecorder,
-    Order,
     Recorder,
     check_order,
+    order_of,
 )
 from apikley_async._transport import (
     Connect,
@@ -173,7 +172,7 @@ class Client:
         `unclaimed` and in a logged warning.
 
         Args:
-            work: a `Storyboard`, or a `ModelTask` of any model.
+            work: a `Storyboard`, a `ModelTask` of any model, or a `Work` of your own.
             callback_url: where the service shall report the end; otherwise the client's
                 `callback` says.
             recorder: is told before and after every attempt.
@@ -185,8 +184,9 @@ class Client:
             UnreachableError, RateLimitError: patience ended; nothing was created.
         """
         check_order(work, callback_url)
-        image_url = await self._image_url(work)
-        order = Order(work, image_url, callback_url, recorder or NoRecorder())
+        async with self._here().house.inside():
+            urls = await self._here().images.urls_of(work, self._check_image_url)
+        order = order_of(work, urls, callback_url=callback_url, recorder=recorder)
         task_id = await self._here().submitter.submit(order)
         return self._new_job(task_id, work)
 
@@ -196,7 +196,7 @@ class Client:
         Where callbacks are heard, an uncertain submission waits for its callback.
 
         Args:
-            work: a `Storyboard`, or a `ModelTask` of any model.
+            work: a `Storyboard`, a `ModelTask` of any model, or a `Work` of your own.
             timeout: seconds from the submission; then `JobTimeoutError`, which carries the job.
 
         Raises:
@@ -216,7 +216,7 @@ class Client:
         started has been yielded. Break off early and what was bought is in `unclaimed`.
 
         Args:
-            works: any iterable or async iterable of storyboards and tasks.
+            works: any iterable or async iterable of what `submit` takes.
             ordered: yield in the order of the input; a slow film then holds up those behind it.
             timeout: seconds for each film from its submission.
         """
@@ -493,20 +493,11 @@ class Client:
 
     # --- helping submit and generate ------------------------------------------------------------
 
-    async def _image_url(self, work: Work) -> str | None:
-        image = work.image if isinstance(work, Storyboard) else None
-        if image is None:
-            return None
-        if not is_url(image):
-            return await self.upload(image)
-        self._check_image_url(os.fspath(image))
-        return os.fspath(image)
-
-    def _check_image_url(self, url: str) -> None:
+    def _check_image_url(self, url: str, place: str = "image") -> None:
         """Refuse what the service cannot fetch, before anything is sent."""
         near, private = self._settings.near, self._settings.allow_private
         if faults := [*fetch_faults(url, allow_private=private, allow_loopback=near)]:
-            raise StoryboardError([f"image: {fault}" for fault in faults])
+            raise StoryboardError([f"{place}: {fault}" for fault in faults])
 
     @contextlib.asynccontextmanager
     async def running_slot(self) -> AsyncIterator[None]:
@@ -554,8 +545,7 @@ class Client:
             raise
 
     def _new_job(self, task_id: str, work: Work) -> Job:
-        model = work.model if isinstance(work, ModelTask) else wire.STORYBOARD_MODEL
-        return self._know(task_id, submitted_at=self._clock.now(), model=model)
+        return self._know(task_id, submitted_at=self._clock.now(), model=work.model)
 
     def _know(self, task_id: str, **facts: Any) -> Job:
         job = Job(

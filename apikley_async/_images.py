@@ -20,6 +20,7 @@ import attrs
 
 from apikley_async._clock import Clock
 from apikley_async._disk import open_without_waiting
+from apikley_async._storyboard import Urls, Work, images_of, is_url, with_images
 from apikley_async._wire import File
 from apikley_async.errors import ApikleyError, UploadError
 
@@ -83,6 +84,22 @@ class Images:
                 return await self._board(flight)
             del picture  # the same content is held by the flight
         return await self._board(flight)
+
+    async def urls_of(self, work: Work, check: Callable[[str, str], None]) -> Urls:
+        """Upload the image files of a work, once each of its URLs has passed *check*.
+
+        Raises:
+            StoryboardError, UploadError: with the place of what cannot be used.
+        """
+        urls: dict[str, str] = {}
+        for place, image in images_of(work.images):
+            if is_url(image):
+                urls[os.fsdecode(image)] = os.fsdecode(image)
+                check(os.fsdecode(image), place)
+        for _, image in images_of(work.images):
+            if (name := os.fsdecode(image)) not in urls:
+                urls[name] = await self.upload(image)
+        return with_images(work.images, lambda image: urls[os.fsdecode(image)])
 
     async def _board(self, flight: _Flight) -> str:
         """Upload, or wait for whoever does. A failure is everybody's who waited for it."""

@@ -1,7 +1,8 @@
 """What a caller asks for: shots, storyboards, and tasks of other models.
 
 Values only: each checks itself when it is born and reaches for nothing, no file and no network.
-The rules are those of https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard.
+The rules are those of https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard. Each class spells the
+`input` of its own model; what all models share is spelled in `_wire`.
 """
 
 from __future__ import annotations
@@ -9,20 +10,37 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Context, Decimal, localcontext
-from typing import Any, Literal, TypeAlias, TypeGuard, get_args
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeGuard,
+    TypeVar,
+    get_args,
+    runtime_checkable,
+)
 from urllib.parse import urlsplit
 
 import attrs
+import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from apikley_async.errors import StoryboardError
 
-__all__ = ["Aspect", "Image", "ModelTask", "Shot", "Storyboard", "Work"]
+__all__ = ["Aspect", "Image", "Images", "ModelTask", "Shot", "Storyboard", "Urls", "Work"]
 
+T = TypeVar("T")
 Aspect = Literal["landscape", "portrait"]
 Image: TypeAlias = str | os.PathLike[str]
+Images: TypeAlias = Mapping[str, Image | Sequence[Image]]
+"""By the place where they belong: one image, or several in their order."""
+Urls: TypeAlias = Mapping[str, str | list[str]]
+"""The URLs of `Images`, at the same places."""
 
+MODEL = "sora-2-pro-storyboard"
 DURATIONS = (10, 15, 25)
 SHOTS = range(1, 11)
 SHORTEST, LONGEST = 0.1, 15
@@ -32,6 +50,41 @@ LONGEST_URL = 8192
 DEEPEST = 32
 BITS = 1000  # of an integer: some 300 digits, as many as a float reaches
 HINT = "client.upload() turns content into a URL"
+
+
+@runtime_checkable
+class Work(Protocol):
+    """What can be submitted: `Storyboard`, `ModelTask`, and typed models of your own.
+
+    It is a value: its members give the same each time, and reach for no file and no network.
+    """
+
+    @property
+    def model(self) -> str:
+        """The model's id, as the service spells it."""
+        ...
+
+    @property
+    def images(self) -> Images:
+        """Its images. Paths are uploaded before the POST, http(s) URLs are used as they are."""
+        ...
+
+    @property
+    def price_key(self) -> int | str:
+        """What `prices` are looked up and learned by: works of one key cost the same."""
+        ...
+
+    def wire_input(self, urls: Urls, /) -> Mapping[str, Any]:
+        """The `input` that is sent, with *urls* at the places of `images`."""
+        ...
+
+    def to_dict(self, images: Images | None = None, /) -> Mapping[str, Any]:
+        """Itself as a film of a manifest, from which a journal reads it back.
+
+        A model of your own is a task there: `{"task": {"model": ..., "input": ...}}`. Where
+        *images* are given, they stand in the place of its own.
+        """
+        ...
 
 
 @attrs.frozen
@@ -59,6 +112,7 @@ class Storyboard:
         aspect_ratio: `"landscape"` or `"portrait"`.
         image: the picture the film starts from: a path (its file is looked at and uploaded when
             the storyboard is submitted), an http(s) URL (used as it is), or None.
+        model: the id under which the service sells the model.
 
     Raises:
         StoryboardError: a rule is broken; it names every broken rule.
@@ -68,6 +122,7 @@ class Storyboard:
     duration: int = attrs.field(default=15, kw_only=True)
     aspect_ratio: Aspect = attrs.field(default="landscape", kw_only=True)
     image: Image | None = attrs.field(default=None, kw_only=True)
+    model: str = attrs.field(default=MODEL, kw_only=True)
 
     def __init__(
         self,
@@ -76,12 +131,70 @@ class Storyboard:
         duration: int = 15,
         aspect_ratio: Aspect = "landscape",
         image: Image | None = None,
+        model: str = MODEL,
     ) -> None:
         given = _gathered(shots)
-        if faults := [*storyboard_faults(given, duration, aspect_ratio, image)]:
+        faults = [*storyboard_faults(given, duration, aspect_ratio, image), *model_faults(model)]
+        if faults:
             raise StoryboardError(faults)
         born = tuple(shot if isinstance(shot, Shot) else Shot(**shot) for shot in given)
-        self.__attrs_init__(born, duration=int(duration), aspect_ratio=aspect_ratio, image=image)
+        self.__attrs_init__(
+            born, duration=int(duration), aspect_ratio=aspect_ratio, image=image, model=model
+        )
+
+    @property
+    def images(self) -> Images:
+        """Its image, if it has one, at the place `image`."""
+        return {} if self.image is None else {"image": self.image}
+
+    @property
+    def price_key(self) -> int | str:
+        """Its duration; under another model's id also that."""
+        return self.duration if self.model == MODEL else f"{self.model}:{self.duration}"
+
+    def wire_input(self, urls: Urls, /) -> dict[str, Any]:
+        """The `input` that is sent."""
+        spelled: dict[str, Any] = _writer.unstructure(self)
+        spelled["shots"] = list(spelled["shots"])
+        return spelled | ({"image_urls": [urls["image"]]} if "image" in urls else {})
+
+    def to_dict(self, images: Images | None = None, /) -> dict[str, Any]:
+        """Itself as a film of a manifest."""
+        image = (self.images if images is None else images).get("image")
+        fields = {
+            "shots": [{"scene": s.scene, "duration": _tidy_number(s.duration)} for s in self.shots],
+            "duration": self.duration,
+            "aspect_ratio": self.aspect_ratio,
+            "image": None if image is None else os.fsdecode(image),  # type: ignore[arg-type]
+        }
+        return fields if self.model == MODEL else {**fields, "model": self.model}
+
+
+def _tidy_number(value: float) -> float:
+    """7.0 and 7 are one duration and are spelled alike."""
+    return int(value) if value == int(value) else value
+
+
+_writer = cattrs.Converter(forbid_extra_keys=True)
+_writer.register_unstructure_hook(
+    Shot,
+    make_dict_unstructure_fn(
+        Shot,
+        _writer,
+        scene=override(rename="Scene"),
+        duration=override(unstruct_hook=_tidy_number),
+    ),
+)
+_writer.register_unstructure_hook(
+    Storyboard,
+    make_dict_unstructure_fn(
+        Storyboard,
+        _writer,
+        duration=override(rename="n_frames", unstruct_hook=str),
+        image=override(omit=True),
+        model=override(omit=True),
+    ),
+)
 
 
 @attrs.frozen(eq=False)
@@ -89,24 +202,49 @@ class ModelTask:
     """A task of any model of the service, through the same door as a storyboard.
 
     The input is sent as it is, so its spelling and its rules are the model's own; here it only
-    has to be JSON. The mapping is copied: changing yours later changes nothing.
+    has to be JSON. The mappings are copied: changing yours later changes nothing.
+
+    Args:
+        model: the model's id.
+        input: what it is asked for, in its own fields.
+        images: pictures by the field of *input* that takes their URLs: a path or an http(s) URL
+            for a field with one URL, a list of them for a field with a list. Files are looked at
+            and uploaded when the task is submitted.
 
     Raises:
-        StoryboardError: the model is blank, or the input is not JSON (NaN included).
+        StoryboardError: the model is blank, the input is not JSON (NaN included), or an image
+            cannot be one.
     """
 
     model: str
     input: Mapping[str, Any] = attrs.field(factory=dict)
+    images: Images = attrs.field(factory=dict, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if faults := [*task_faults(self.model, self.input)]:
+        if faults := [*task_faults(self.model, self.input, self.images)]:
             raise StoryboardError(faults)
         # Any mapping inside becomes a dict of our own.
         object.__setattr__(self, "input", json.loads(json.dumps(self.input, default=dict)))
+        object.__setattr__(self, "images", with_images(self.images, lambda image: image))
 
     @property
-    def _canon(self) -> tuple[str, str]:
-        return self.model, json.dumps(self.input, sort_keys=True)
+    def price_key(self) -> int | str:
+        """Its model."""
+        return self.model
+
+    def wire_input(self, urls: Urls, /) -> dict[str, Any]:
+        """The `input` that is sent: as it was given, with the URLs of the images in it."""
+        return {**self.input, **urls}
+
+    def to_dict(self, images: Images | None = None, /) -> dict[str, Any]:
+        """Itself as a film of a manifest."""
+        names = with_images(self.images if images is None else images, os.fsdecode)
+        fields = {"model": self.model, "input": dict(self.input)}
+        return {"task": {**fields, "images": names} if names else fields}
+
+    @property
+    def _canon(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelTask) and self._canon == other._canon
@@ -115,7 +253,32 @@ class ModelTask:
         return hash(self._canon)
 
 
-Work: TypeAlias = Storyboard | ModelTask
+def images_of(images: Images) -> Iterator[tuple[str, Image]]:
+    """Every image with its place, as it is called in a message."""
+    for place, given in images.items():
+        if isinstance(given, str | os.PathLike):
+            yield place, given
+        else:
+            yield from ((f"{place}[{number}]", image) for number, image in enumerate(given))
+
+
+def with_images(images: Images, new: Callable[[Image], T]) -> dict[str, T | list[T]]:
+    """Something *new* for each image, at the same places."""
+    return {
+        place: new(given)
+        if isinstance(given, str | os.PathLike)
+        else [new(image) for image in given]
+        for place, given in images.items()
+    }
+
+
+def work_faults(work: object) -> Iterator[str]:
+    """Say why *work* cannot be submitted; a model of somebody's own may be anything."""
+    if not isinstance(work, Work):
+        yield f"work: a Storyboard, a ModelTask or a Work of your own, not {type(work).__name__}"
+        return
+    yield from model_faults(work.model)
+    yield from images_faults(work.images)
 
 
 def shot_faults(scene: object, duration: object, path: str = "") -> Iterator[str]:
@@ -175,30 +338,59 @@ def _sum_faults(shots: tuple[object, ...], duration: float) -> Iterator[str]:
         yield f"shots: {int(duration)} seconds together at most, not {float(total):.9g}"
 
 
-def task_faults(model: object, fields: object) -> Iterator[str]:
+def task_faults(model: object, fields: object, images: object = None) -> Iterator[str]:
     """Say what is wrong with a task of any model, whose own rules we do not know."""
-    yield from _text_faults(model, "model", "a name")
+    yield from model_faults(model)
     if isinstance(fields, Mapping):
         yield from json_faults(fields, "input")
     else:
         yield f"input: a mapping, not {_shown(fields)}"
+    yield from images_faults({} if images is None else images)
+    if isinstance(fields, Mapping) and isinstance(images, Mapping):
+        twice = [place for place in images if place in fields]
+        yield from (f"{_member('images', place)}: given in input too" for place in twice)
 
 
-def image_faults(image: object) -> Iterator[str]:
+def model_faults(model: object) -> Iterator[str]:
+    """Say why *model* cannot be the id of a model."""
+    yield from _text_faults(model, "model", "a name")
+    if isinstance(model, str) and model.strip() and _encodes(model) and not model.isprintable():
+        yield "model: without control characters"
+
+
+def images_faults(images: object) -> Iterator[str]:
+    """Say what is wrong with images by their places."""
+    if not isinstance(images, Mapping):
+        yield f"images: a mapping of fields and images, not {_shown(images)}"
+        return
+    for place, given in images.items():
+        path = _member("images", place)
+        if not isinstance(place, str) or not place.strip() or not _encodes(place):
+            yield f"{path}: the name of a field"
+        elif isinstance(given, list | tuple):
+            if not given:
+                yield f"{path}: at least one image; leave it out for none"
+            for number, image in enumerate(given):
+                yield from image_faults(image, f"{path}[{number}]", optional=False)
+        else:
+            yield from image_faults(given, path, optional=False)
+
+
+def image_faults(image: object, path: str = "image", *, optional: bool = True) -> Iterator[str]:
     """Say what is wrong with an image as a value; its file is looked at when it is submitted."""
-    if image is None or isinstance(image, os.PathLike):
+    if isinstance(image, os.PathLike) or (image is None and optional):
         return
     if not isinstance(image, str):
         kind = type(image).__name__
-        yield f"image: a path or an http(s) URL, not {kind}; {HINT}"
+        yield f"{path}: a path or an http(s) URL, not {kind}; {HINT}"
     elif not image.strip():
-        yield "image: a path or an http(s) URL, not blank; None for no image"
+        yield f"{path}: a path or an http(s) URL, not blank; None for no image"
     elif "\0" in image:
-        yield "image: a path without a NUL character"
+        yield f"{path}: a path without a NUL character"
     elif image.casefold().startswith("data:"):
-        yield f"image: a path or an http(s) URL, not a data URL; {HINT}"
+        yield f"{path}: a path or an http(s) URL, not a data URL; {HINT}"
     elif "://" in image:
-        yield from (f"image: {fault}" for fault in url_faults(image))
+        yield from (f"{path}: {fault}" for fault in url_faults(image))
 
 
 def url_faults(url: str) -> Iterator[str]:

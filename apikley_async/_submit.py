@@ -11,15 +11,15 @@ import asyncio
 import enum
 import logging
 import random
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
 from apikley_async._clock import Clock
 from apikley_async._limiter import Limiter
 from apikley_async._policy import RETRIES, Timeouts, retry_delay
-from apikley_async._storyboard import ModelTask, Storyboard, Work, url_faults
+from apikley_async._storyboard import Urls, Work, json_faults, url_faults, work_faults
 from apikley_async._transport import Transport
 from apikley_async._wire import (
     Reply,
@@ -122,10 +122,10 @@ class NoCallbacks:
 
 @attrs.frozen
 class Order:
-    """What is to be submitted: the work, its uploaded image, and who is told."""
+    """What is to be submitted: the work, its input with uploaded images, and who is told."""
 
     work: Work
-    image_url: str | None = None
+    fields: Mapping[str, Any]
     callback_url: str | None = None
     recorder: Recorder = attrs.Factory(NoRecorder)
 
@@ -136,12 +136,25 @@ def check_order(work: object, callback_url: str | None) -> None:
     Raises:
         StoryboardError: it says what is wrong.
     """
-    if not isinstance(work, Storyboard | ModelTask):
-        raise StoryboardError(f"work: a Storyboard or a ModelTask, not {type(work).__name__}")
+    faults = [*work_faults(work)]
     if callback_url is not None:
-        faults = [f"callback_url: {fault}" for fault in url_faults(callback_url)]
-        if faults:
-            raise StoryboardError(faults)
+        faults += [f"callback_url: {fault}" for fault in url_faults(callback_url)]
+    if faults:
+        raise StoryboardError(faults)
+
+
+def order_of(
+    work: Work, urls: Urls, *, callback_url: str | None = None, recorder: Recorder | None = None
+) -> Order:
+    """The order for a work whose images have these URLs.
+
+    Raises:
+        StoryboardError: what the work would send is no JSON.
+    """
+    fields = work.wire_input(urls)
+    if faults := [*json_faults(fields, "input")]:
+        raise StoryboardError(faults)
+    return Order(work, fields, callback_url, recorder or NoRecorder())
 
 
 @attrs.define(eq=False)
@@ -285,8 +298,8 @@ class Submitter:
         began = self._clock.wall()
         order = submission.order
         request = create_task(
-            order.work,
-            image_url=order.image_url,
+            order.work.model,
+            order.fields,
             callback_url=order.callback_url or self._callback_url(token),
         )
         submission.held = True

@@ -1,8 +1,9 @@
 """The service's JSON, and the only module that knows how it is spelled.
 
-Pure: values in, values out. Nothing here waits, retries or opens a socket. Writing is strict:
-only fields the model's page lists are sent. Reading is tolerant: unknown fields, codes and
-states are normal, and whatever arrives, only the errors of `apikley_async.errors` come out.
+A model's own `input` is spelled by the class of its works. Pure: values in, values out. Nothing
+here waits, retries or opens a socket. Writing is strict: only documented fields are sent. Reading
+is tolerant: unknown fields, codes and states are normal, and whatever arrives, only the errors of
+`apikley_async.errors` come out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import attrs
 import cattrs
-from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+from cattrs.gen import make_dict_structure_fn, override
 
 from apikley_async._lenient import (
     plain,
@@ -30,7 +31,7 @@ from apikley_async._lenient import (
     read_whole,
 )
 from apikley_async._result import Snapshot, State
-from apikley_async._storyboard import ModelTask, Shot, Storyboard, Work, url_faults
+from apikley_async._storyboard import url_faults
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -53,7 +54,6 @@ __all__ = ["Reply", "Request"]
 
 logger = logging.getLogger("apikley_async")
 
-STORYBOARD_MODEL = "sora-2-pro-storyboard"
 LONGEST_PAUSE = 300.0
 RAW_KEPT = 64 * 1024
 
@@ -134,49 +134,11 @@ class Reply:
 # --- writing -------------------------------------------------------------------------------------
 
 
-def _tidy_number(value: float) -> float:
-    """7.0 and 7 are one duration and are spelled alike."""
-    return int(value) if value == int(value) else value
-
-
-_writer = cattrs.Converter(forbid_extra_keys=True)
-_writer.register_unstructure_hook(
-    Shot,
-    make_dict_unstructure_fn(
-        Shot,
-        _writer,
-        scene=override(rename="Scene"),
-        duration=override(unstruct_hook=_tidy_number),
-    ),
-)
-_writer.register_unstructure_hook(
-    Storyboard,
-    make_dict_unstructure_fn(
-        Storyboard,
-        _writer,
-        duration=override(rename="n_frames", unstruct_hook=str),
-        image=override(omit=True),
-    ),
-)
-
-
-def task_input(work: Work, image_url: str | None = None) -> dict[str, Any]:
-    """Spell what is to be made: the `input` of createTask."""
-    if isinstance(work, ModelTask):
-        return dict(work.input)
-    spelled: dict[str, Any] = _writer.unstructure(work)
-    spelled["shots"] = list(spelled["shots"])
-    return spelled | ({"image_urls": [image_url]} if image_url else {})
-
-
 def create_task(
-    work: Work, *, image_url: str | None = None, callback_url: str | None = None
+    model: str, fields: Mapping[str, Any], *, callback_url: str | None = None
 ) -> Request:
     """The one request that costs money, hence the one that is not repeatable."""
-    body: dict[str, Any] = {
-        "model": work.model if isinstance(work, ModelTask) else STORYBOARD_MODEL,
-        "input": task_input(work, image_url),
-    }
+    body: dict[str, Any] = {"model": model, "input": dict(fields)}
     if callback_url:
         body["callBackUrl"] = callback_url
     return Request("POST", "/api/v1/jobs/createTask", body=body, repeatable=False)

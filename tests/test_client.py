@@ -608,7 +608,9 @@ async def test_a_callback_url_is_looked_at_before_anything_is_sent(url: str) -> 
 @pytest.mark.virtual
 async def test_only_works_can_be_submitted() -> None:
     async with RawServer() as server, customer(server.url) as client:
-        with pytest.raises(StoryboardError, match="work: a Storyboard or a ModelTask, not dict"):
+        with pytest.raises(
+            StoryboardError, match="work: a Storyboard, a ModelTask or a Work of your own, not dict"
+        ):
             await client.submit({"model": "x"})  # type: ignore[arg-type]
 
         assert server.connections == 0

@@ -363,7 +363,12 @@ def test_numbers_of_a_kind_count_as_numbers() -> None:
     """A float of another library, with a spelling of its own, is summed and sent as a number."""
     board = film(Odd(5.5), Beat.HALF, 4.5)
 
-    assert json.loads(create_task(board).content() or b"")["input"]["shots"][0]["duration"] == 5.5
+    assert (
+        json.loads(create_task(board.model, board.wire_input({})).content() or b"")["input"][
+            "shots"
+        ][0]["duration"]
+        == 5.5
+    )
     faults_of(film, Odd(5.5), Beat.HALF, 4.6)
 
 
@@ -607,7 +612,7 @@ def test_a_task_that_exists_can_be_sent(model: Any, fields: Any) -> None:
     except StoryboardError:
         return
 
-    sent = json.loads(create_task(task).content() or b"")
+    sent = json.loads(create_task(task.model, task.wire_input({})).content() or b"")
 
     assert sent == {"model": model, "input": task.input}
 
@@ -632,7 +637,7 @@ def test_a_storyboard_that_exists_can_be_sent(
     except StoryboardError as refused:
         faults, content = refused.faults, None
     else:
-        faults, content = (), create_task(board).content()
+        faults, content = (), create_task(board.model, board.wire_input({})).content()
 
     assert faults or content
     assert all(": " in fault and fault.encode() for fault in faults)

@@ -31,7 +31,7 @@ from apikley_async import (
     UnreachableError,
     Verdict,
 )
-from apikley_async._submit import Order, Submitter
+from apikley_async._submit import Submitter, order_of
 from apikley_async.testing import LoopClock, Reply, Request, reply
 
 pytestmark = pytest.mark.virtual
@@ -166,7 +166,7 @@ class Office:
         )
 
     def submit(self) -> asyncio.Task[str]:
-        order = Order(WORK, recorder=self.book)
+        order = order_of(WORK, {}, recorder=self.book)
         return asyncio.create_task(self.submitter.submit(order))
 
     async def quiet(self) -> None:
@@ -768,7 +768,7 @@ async def test_a_users_own_timeout_is_a_cancel_like_any_other() -> None:
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(10):
-            await office.submitter.submit(Order(WORK, recorder=office.book))
+            await office.submitter.submit(order_of(WORK, {}, recorder=office.book))
     await office.quiet()
 
     assert office.unclaimed == ["task_1"]
@@ -953,7 +953,7 @@ async def test_nothing_is_sent_once_the_closing_has_begun() -> None:
     assert office.transport.begun == []
     assert office.book.verdicts == [Verdict.UNSENT]
     with pytest.raises(ClientClosedError, match="nothing was sent"):
-        await office.submitter.submit(Order(WORK))
+        await office.submitter.submit(order_of(WORK, {}))
 
 
 @pytest.mark.parametrize("after", [0, 0.1, 10])

@@ -68,7 +68,7 @@ from apikley_async.errors import ApikleyError
 
 BOARD = Storyboard([{"scene": "A kitten eats cake.", "duration": 7.5}])
 LOOK = record_info("task_1")
-PAID = create_task(BOARD)
+PAID = create_task(BOARD.model, BOARD.wire_input({}))
 TASK = envelope({"taskId": "task_1"})
 CONTINUES = b"HTTP/1.1 100 Continue\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\n"

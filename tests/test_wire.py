@@ -36,6 +36,7 @@ from apikley_async import (
     SubmissionUncertainError,
     UnansweredError,
     UploadError,
+    Work,
 )
 from apikley_async._wire import (
     LONGEST_PAUSE,
@@ -77,6 +78,14 @@ def said(body: Any, status: int = 200, *, complete: bool = True, **headers: str)
 
 def framed(code: Any = 200, data: Any = None, msg: Any = "success", status: int = 200) -> Reply:
     return said({"code": code, "msg": msg, "data": data}, status)
+
+
+def request_for(
+    work: Work, *, image_url: str | None = None, callback_url: str | None = None
+) -> Request:
+    """What is sent for a work whose image, if any, has that URL."""
+    fields = work.wire_input({"image": image_url} if image_url else {})
+    return create_task(work.model, fields, callback_url=callback_url)
 
 
 def sent(request: Request) -> Any:
@@ -131,7 +140,7 @@ def test_the_pages_example_is_what_we_send() -> None:
     """Written as a `Storyboard`, the example of the model's page is the page's JSON."""
     board = Storyboard([Shot(FIRST, 7.5), Shot(SECOND, 7.5)], image=PAGE_IMAGE)
 
-    request = create_task(
+    request = request_for(
         board, image_url=PAGE_IMAGE, callback_url="https://your-domain.com/api/callback"
     )
 
@@ -141,7 +150,7 @@ def test_the_pages_example_is_what_we_send() -> None:
 
 def test_what_is_not_given_is_not_sent() -> None:
     """No empty list of images, no blank callback; length and shape are sent explicitly."""
-    request = create_task(Storyboard([Shot("A lighthouse.", 5)]), callback_url="")
+    request = request_for(Storyboard([Shot("A lighthouse.", 5)]), callback_url="")
 
     assert sent(request) == {
         "model": "sora-2-pro-storyboard",
@@ -157,7 +166,7 @@ def test_a_task_of_another_model_is_sent_as_it_is() -> None:
     """Its keys are the model's own: nothing is renamed, nothing is added."""
     fields = {"prompt": "A lighthouse at dawn.", "duration": 5, "scene": {"n": None}}
 
-    request = create_task(
+    request = request_for(
         ModelTask("kling-2.6/text-to-video", fields), callback_url="https://h.test/"
     )
 
@@ -171,7 +180,7 @@ def test_a_task_of_another_model_is_sent_as_it_is() -> None:
 def test_writing_does_not_touch_what_is_written() -> None:
     task = ModelTask("model", {"a": {"b": [1]}})
 
-    create_task(task, image_url=CARD, callback_url="https://h.test/")
+    request_for(task, callback_url="https://h.test/")
 
     assert task == ModelTask("model", {"a": {"b": [1]}})
 
@@ -191,7 +200,7 @@ def test_every_storyboard_is_spelled_by_the_pages_rules(
     board: Storyboard, image: str | None, callback: str | None
 ) -> None:
     """Only the fields of the page, each with its type; the words survive in any language."""
-    body = sent(create_task(board, image_url=image, callback_url=callback))
+    body = sent(request_for(board, image_url=image, callback_url=callback))
 
     fields = body["input"]
     shots = fields["shots"]
@@ -211,7 +220,7 @@ def test_every_storyboard_is_spelled_by_the_pages_rules(
 @pytest.mark.parametrize("duration", [7, 7.0])
 def test_one_duration_has_one_spelling(duration: float) -> None:
     """Equal storyboards are equal requests: what is hashed over them stays the same."""
-    content = create_task(Storyboard([Shot("x", duration)])).content()
+    content = request_for(Storyboard([Shot("x", duration)])).content()
 
     assert content is not None
     assert b'"duration": 7}' in content
@@ -226,7 +235,7 @@ def test_only_creating_a_task_must_not_be_repeated() -> None:
         stream_upload(File("a.png", "image/png", b"x"), "folder"),
     ]
 
-    assert not create_task(ModelTask("model")).repeatable
+    assert not request_for(ModelTask("model")).repeatable
     assert all(request.repeatable for request in free)
 
 
@@ -259,7 +268,7 @@ def test_an_upload_is_a_form() -> None:
 
 def test_what_travels_prints_as_a_line_without_secrets() -> None:
     """A request may hold a callback URL, an answer a signed link (I8)."""
-    request = create_task(ModelTask("m"), callback_url="https://h.test/canary")
+    request = request_for(ModelTask("m"), callback_url="https://h.test/canary")
     file = File("a.png", "image/png", b"canary")
 
     assert repr(request) == "<Request POST /api/v1/jobs/createTask>"
@@ -1237,20 +1246,20 @@ def made(param: Any, tokens: list[str], *fingerprints: str) -> bool:
 
 def test_one_work_has_one_print() -> None:
     """Whoever is to be called back, however a number is written, in whatever order (A17, A22)."""
-    one = create_task(ModelTask("m", {"a": 7, "b": [0.5]}), callback_url="https://h.test/1")
-    other = create_task(ModelTask("m", {"b": [0.5], "a": 7.0}))
+    one = request_for(ModelTask("m", {"a": 7, "b": [0.5]}), callback_url="https://h.test/1")
+    other = request_for(ModelTask("m", {"b": [0.5], "a": 7.0}))
 
     assert one.fingerprint == other.fingerprint
-    assert one.fingerprint != create_task(ModelTask("m", {"a": 7, "b": [1.5]})).fingerprint
-    assert one.fingerprint != create_task(ModelTask("n", {"a": 7, "b": [0.5]})).fingerprint
-    assert one.fingerprint != create_task(ModelTask("m", {"a": 7, "b": ["0.5"]})).fingerprint
+    assert one.fingerprint != request_for(ModelTask("m", {"a": 7, "b": [1.5]})).fingerprint
+    assert one.fingerprint != request_for(ModelTask("n", {"a": 7, "b": [0.5]})).fingerprint
+    assert one.fingerprint != request_for(ModelTask("m", {"a": 7, "b": ["0.5"]})).fingerprint
 
 
 @pytest.mark.parametrize("spell", [json.dumps, lambda body: body], ids=["text", "object"])
 def test_a_task_is_known_by_its_token_or_by_its_print(spell: Callable[[Any], Any]) -> None:
     """By what `param` repeats of the request (A16, A17)."""
-    request = create_task(ModelTask("m", {"a": 7}), callback_url=f"https://h.test/{TOKEN}")
-    stranger = create_task(ModelTask("m", {"a": 8})).fingerprint
+    request = request_for(ModelTask("m", {"a": 7}), callback_url=f"https://h.test/{TOKEN}")
+    stranger = request_for(ModelTask("m", {"a": 8})).fingerprint
 
     assert made(spell(request.body), [TOKEN])
     assert made(spell(request.body), ["other"], stranger, request.fingerprint)
@@ -1260,7 +1269,7 @@ def test_a_task_is_known_by_its_token_or_by_its_print(spell: Callable[[Any], Any
 @pytest.mark.parametrize("param", [None, "", "broken {", "[]", 5, [], {}, "null"])
 def test_without_a_request_nothing_is_proved(param: Any) -> None:
     """Least of all by an empty token (A16)."""
-    assert not made(param, ["", TOKEN], create_task(ModelTask("m")).fingerprint)
+    assert not made(param, ["", TOKEN], request_for(ModelTask("m")).fingerprint)
 
 
 # --- the other answers ----------------------------------------------------------------------------

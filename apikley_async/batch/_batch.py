@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from apikley_async import Client, Clock, Limiter, ModelTask, Storyboard, SystemClock
+from apikley_async import Client, Clock, Limiter, SystemClock, Work, images_of, work_faults
 from apikley_async._disk import user_id
-from apikley_async.batch._budget import Budget, Price, Prices, kind_of_item
-from apikley_async.batch._entries import entry_of, image_digest, key_faults, work_of
+from apikley_async.batch._budget import Budget, Price, Prices
+from apikley_async.batch._entries import digests_of, entry_of, image_digest, key_faults, work_of
 from apikley_async.batch._films import films_in, version_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import entries_in
@@ -46,7 +46,7 @@ __all__ = ["Batch", "Estimate", "Status"]
 HERE = ("127.0.0.1", "::1", "localhost")
 TURNS = 5  # of the loop, until Python has noticed that a generator was broken off
 
-Source: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Storyboard | ModelTask]]"
+Source: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Work]]"
 
 
 @attrs.frozen
@@ -485,7 +485,8 @@ class Batch:
             for charge in charges
             if charge.consumed is None and charge.reserved is None
         ]
-        unknown = {str(kind_of_item(item)) for item in unpriced if prices.of(work_of(item)) is None}
+        works = map(work_of, unpriced)
+        unknown = {str(work.price_key) for work in works if prices.of(work) is None}
         if unknown:
             raise BudgetExceededError(
                 "A bound in credits needs a price for every film, and nobody knows it for: "
@@ -505,32 +506,26 @@ def home_of(base_url: str) -> str:
     return "this machine" if urlsplit(base_url).hostname in HERE else base_url
 
 
-def pairs(source: Iterable[tuple[str, Storyboard | ModelTask]]) -> Iterable[Entry]:
+def pairs(source: Iterable[tuple[str, Work]]) -> Iterable[Entry]:
     """Entries from Python: keys and works."""
     faults: list[str] = []
     for number, (key, work) in enumerate(source, start=1):
         where = f"pair {number}"
         faults += [f"{where}: {fault}" for fault in key_faults(key)]
-        faults += work_faults(work, where)
+        faults += [f"{where}: {fault}" for fault in work_faults(work)]
         if faults:
             continue
-        image = work.image if isinstance(work, Storyboard) else None
-        digest = ""
-        if image is not None and "://" not in os.fspath(image):
-            try:
-                digest = image_digest(Path.cwd(), os.fspath(image), allow_outside=True)
-            except StoryboardError as error:
-                faults += [f"{where}: {fault}" for fault in error.faults]
-                continue
-        yield entry_of(work, key, base=Path.cwd(), where=where, image_digest=digest)
+        try:
+            digests = digests_of(
+                images_of(work.images),
+                lambda image: image_digest(Path.cwd(), image, allow_outside=True),
+            )
+        except StoryboardError as error:
+            faults += [f"{where}: {fault}" for fault in error.faults]
+            continue
+        yield entry_of(work, key, base=Path.cwd(), where=where, digests=digests)
     if faults:
         raise ManifestError(faults)
-
-
-def work_faults(work: object, where: str) -> list[str]:
-    if isinstance(work, Storyboard | ModelTask):
-        return []
-    return [f"{where}: a Storyboard or a ModelTask, not {type(work).__name__}"]
 
 
 def missing(saved: Iterable[tuple[str, File]]) -> list[str]:

@@ -6,32 +6,20 @@ the same journal consumed; nothing is ever assumed (https://docs.apikley.ru publ
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from apikley_async import ModelTask, Storyboard
+from apikley_async import Work
+from apikley_async.batch._entries import work_of
 from apikley_async.batch._store import Item
 from apikley_async.errors import Blame, BudgetExceededError
 
-__all__ = ["Budget", "Price", "Prices", "kind_of_item"]
+__all__ = ["Budget", "Price", "Prices"]
 
-Work: TypeAlias = Storyboard | ModelTask
 Price: TypeAlias = float | Mapping[int | str, float] | Callable[[Work], float | None] | None
 Kind: TypeAlias = int | str
-
-
-def kind_of(work: Work) -> Kind:
-    """What films are priced by: a storyboard's duration, or another model's name."""
-    return work.model if isinstance(work, ModelTask) else work.duration
-
-
-def kind_of_item(item: Item) -> Kind:
-    payload: dict[str, Any] = json.loads(item.payload)
-    kind: Kind = payload["task"]["model"] if "task" in payload else payload["duration"]
-    return kind
 
 
 class Prices:
@@ -39,7 +27,7 @@ class Prices:
 
     def __init__(self, price: Price = None) -> None:
         if isinstance(price, Mapping):
-            self._given: Callable[[Work], float | None] = lambda work: price.get(kind_of(work))
+            self._given: Callable[[Work], float | None] = lambda work: price.get(work.price_key)
         elif callable(price):
             self._given = price
         else:
@@ -52,13 +40,13 @@ class Prices:
     def learn(self, item: Item) -> None:
         """Remember what a finished film consumed; the dearest of its kind counts."""
         if item.credits:
-            kind = kind_of_item(item)
+            kind = work_of(item).price_key
             self._learnt[kind] = max(self._learnt.get(kind, 0.0), item.credits)
 
     def of(self, work: Work) -> float | None:
         """Credits for *work*; None when nobody knows."""
         given = checked(self._given(work))
-        return given if given is not None else self._learnt.get(kind_of(work))
+        return given if given is not None else self._learnt.get(work.price_key)
 
 
 def checked(price: float | None) -> float | None:

@@ -18,14 +18,24 @@ from typing import Any
 
 import attrs
 
-from apikley_async import ModelTask, Shot, Storyboard, read_picture
+from apikley_async import (
+    Image,
+    ModelTask,
+    Shot,
+    Storyboard,
+    Work,
+    images_of,
+    read_picture,
+    with_images,
+)
 from apikley_async.batch._store import Entry, Item
 from apikley_async.errors import ManifestError, StoryboardError, UploadError
 
 __all__ = [
     "Record",
-    "check_picture",
+    "check_pictures",
     "defaults_of",
+    "digests_of",
     "entries_of",
     "entry_of",
     "folded",
@@ -33,16 +43,16 @@ __all__ = [
     "work_of",
 ]
 
-FIELDS = ("key", "takes", "shots", "duration", "aspect_ratio", "image", "task")
-DEFAULTS = ("takes", "duration", "aspect_ratio", "image")
-OF_A_STORYBOARD = ("shots", "duration", "aspect_ratio", "image")
-OF_A_TASK = ("model", "input")
+OF_A_STORYBOARD = ("shots", "duration", "aspect_ratio", "image", "model")
+OF_A_TASK = ("model", "input", "images")
+FIELDS = ("key", "takes", *OF_A_STORYBOARD, "task")
+DEFAULTS = ("takes", *OF_A_STORYBOARD[1:])
 USUAL = {f.name: f.default for f in attrs.fields(Storyboard) if f.default is not attrs.NOTHING}
-USUAL_OF_A_TASK: Mapping[str, Any] = {"input": {}}
+USUAL_OF_A_TASK: Mapping[str, Any] = {"input": {}, "images": {}}
 VERSION = 2  # of the digest; version 1 has no prefix, and counts these even where nobody gave them
-SPELLED_IN_1 = (*OF_A_STORYBOARD, *OF_A_TASK)
+SPELLED_IN_1 = ("shots", "duration", "aspect_ratio", "image", "model", "input")
 NOT_THERE = (Shot("Its absence is told elsewhere.", 0.1),)
-PICTURE = "image_sha256"  # beside the work in a payload: the image as it was when planned
+PICTURE = "image_sha256"  # beside the work in a payload: its images as they were when planned
 MOST_TAKES = 100
 MOST_SHOTS = 10
 MOST_FAULTS = 100
@@ -98,24 +108,21 @@ def entries_of(
         usual = {name: defaults[name] for name in ("takes",) if name in defaults}
     fields = {**usual, **record.fields}
     faults = [*islice(field_faults(fields), MOST_FAULTS)]
-    work: Storyboard | ModelTask | None = None
+    work: Work | None = None
     try:
         work = read_work(fields)
     except StoryboardError as error:
         faults += error.faults
-    digest = ""
-    told = any(fault.startswith("image") for fault in faults)
-    if "task" not in fields and is_file(fields.get("image")) and not told:
+    digests: dict[str, str] = {}
+    if not any(fault.startswith(("image", "task.image")) for fault in faults):
         try:
-            digest = digest_of(fields["image"])
+            digests = digests_of(images_in(fields), digest_of)
         except StoryboardError as error:
             faults += error.faults
     if faults or work is None:
         raise StoryboardError(faults)
     takes = range(1, fields.get("takes", 1) + 1)
-    return takes_of(
-        work, fields.get("key"), takes, base=base, where=record.where, image_digest=digest
-    )
+    return takes_of(work, fields.get("key"), takes, base=base, where=record.where, digests=digests)
 
 
 def defaults_of(fields: Mapping[str, Any], digest_of: Digests) -> tuple[dict[str, Any], list[str]]:
@@ -130,8 +137,7 @@ def defaults_of(fields: Mapping[str, Any], digest_of: Digests) -> tuple[dict[str
     faults += field_faults(probe)
     try:
         read_work(probe)
-        if is_file(usual.get("image")):
-            digest_of(usual["image"])
+        digests_of(images_in(usual), digest_of)
     except StoryboardError as error:
         faults += error.faults
     if faults:  # films are checked against what they could have meant
@@ -159,10 +165,8 @@ def field_faults(fields: Mapping[str, Any]) -> Iterator[str]:
     takes = fields.get("takes", 1)
     if isinstance(takes, bool) or not isinstance(takes, int) or not 1 <= takes <= MOST_TAKES:
         yield f"takes: a whole number from 1 to {MOST_TAKES}, not {shown(takes)}"
-    task = fields.get("task")
-    model = task.get("model") if isinstance(task, Mapping) else None
-    for name, word in (("image", fields.get("image")), ("task.model", model)):
-        if isinstance(word, str) and ONE_LINE.search(word):
+    for name, image in images_in(fields):
+        if isinstance(image, str) and ONE_LINE.search(image):
             yield f"{name}: without control characters"
     shots = fields.get("shots")
     for number, shot in enumerate(shots[:MOST_SHOTS] if isinstance(shots, list) else ()):
@@ -171,7 +175,20 @@ def field_faults(fields: Mapping[str, Any]) -> Iterator[str]:
             yield f"shots[{number}].scene: without control characters"
 
 
-def read_work(fields: Mapping[str, Any]) -> Storyboard | ModelTask:
+def images_in(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The images of a film's fields with their places, whatever stands there."""
+    task = fields.get("task")
+    images = task.get("images") if isinstance(task, Mapping) else None
+    if isinstance(images, Mapping):
+        for place, image in images.items():
+            several = isinstance(image, list)
+            for number, one in enumerate(image if several else [image]):
+                yield f"task.images.{shown_place(place)}{f'[{number}]' if several else ''}", one
+    if "image" in fields:
+        yield "image", fields["image"]
+
+
+def read_work(fields: Mapping[str, Any]) -> Work:
     """The work that a film's fields, or a journal's payload, describe."""
     if "task" in fields:
         return _read_task(fields["task"])
@@ -180,24 +197,21 @@ def read_work(fields: Mapping[str, Any]) -> Storyboard | ModelTask:
         if len(shots) > MOST_SHOTS:
             raise StoryboardError(f"shots: 1 to {MOST_SHOTS}, not {len(shots)}")
         shots = [_as_shot(shot) for shot in shots]
-    return Storyboard(
-        shots,
-        duration=fields.get("duration", 15),
-        aspect_ratio=fields.get("aspect_ratio", "landscape"),
-        image=fields.get("image"),
-    )
+    rest = {name: fields[name] for name in OF_A_STORYBOARD[1:] if name in fields}
+    return Storyboard(shots, **rest)
 
 
 def _read_task(task: object) -> ModelTask:
     if not isinstance(task, Mapping):
-        raise StoryboardError(f"task: a mapping of model and input, not {shown(task)}")
+        raise StoryboardError(f"task: a mapping of model, input and images, not {shown(task)}")
     faults = [
-        f"task.{shown(name)}: unknown; a task has model and input"
+        f"task.{shown(name)}: unknown; a task has model, input and images"
         for name in islice(task, MOST_FAULTS)
         if name not in OF_A_TASK
     ]
     try:
-        made = ModelTask(task.get("model") or "", task.get("input", {}))
+        rest = {name: task[name] for name in OF_A_TASK[1:] if name in task}
+        made = ModelTask(task.get("model") or "", **rest)
     except StoryboardError as error:
         raise StoryboardError([*faults, *(f"task.{fault}" for fault in error.faults)]) from None
     if faults:
@@ -249,37 +263,40 @@ def _name(key: object) -> str:
 
 
 def entry_of(
-    work: Storyboard | ModelTask,
+    work: Work,
     key: object,
     *,
     take: int = 1,
     base: Path | None = None,
     where: str = "",
-    image_digest: str = "",
+    digests: Mapping[str, str] | None = None,
 ) -> Entry:
     """The entry for a work; without a key its name is made from its content.
 
     Raises:
         ManifestError: the folder's name cannot be written down.
     """
-    [entry] = takes_of(work, key, (take,), base=base, where=where, image_digest=image_digest)
+    [entry] = takes_of(work, key, (take,), base=base, where=where, digests=digests)
     return entry
 
 
 def takes_of(
-    work: Storyboard | ModelTask,
+    work: Work,
     key: object,
     takes: Iterable[int],
     *,
     base: Path | None = None,
     where: str = "",
-    image_digest: str = "",
+    digests: Mapping[str, str] | None = None,
 ) -> list[Entry]:
     """The entries for some takes of a work, which share what they have in common."""
-    payload = payload_of(work)
-    content = payload | ({"image": image_digest} if image_digest else {})
-    if image_digest:
-        payload[PICTURE] = image_digest
+    digests = digests or {}
+    payload = dict(work.to_dict())
+    content = work.to_dict(
+        with_images(work.images, lambda image: digests.get(os.fsdecode(image), image))
+    )
+    if digests:
+        payload[PICTURE] = dict(digests)
     words = spelled(payload)
     digest_of, former_of = digester(content), digester(content, 1)
     stem = f"film-{former_of(1)[:12]}" if key is None else _name(key)  # as it ever was
@@ -338,51 +355,42 @@ def given(
     }
 
 
-def payload_of(work: Storyboard | ModelTask) -> dict[str, Any]:
-    """A work as plain JSON values, in the manifest's own words."""
-    if isinstance(work, ModelTask):
-        return {"task": {"model": work.model, "input": dict(work.input)}}
-    return {
-        "shots": [{"scene": s.scene, "duration": _tidy(s.duration)} for s in work.shots],
-        "duration": work.duration,
-        "aspect_ratio": work.aspect_ratio,
-        "image": None if work.image is None else os.fsdecode(work.image),
-    }
-
-
 def spelled(payload: Mapping[str, Any]) -> str:
     """A payload as text that a database takes, even with a file's name that is no Unicode."""
     text = json.dumps(payload, ensure_ascii=False, sort_keys=True)
     return text if encodes(text) else json.dumps(payload, sort_keys=True)
 
 
-def work_of(item: Item) -> Storyboard | ModelTask:
-    """The work an item stands for, its image where the manifest's folder has it."""
+def work_of(item: Item) -> Work:
+    """The work an item stands for, its images where the manifest's folder has them."""
+
+    def found(image: Image) -> Image:
+        return Path(item.base) / image if is_file(image) else image
+
     payload = json.loads(item.payload)
     payload.pop(PICTURE, None)
     work = read_work(payload)
-    if isinstance(work, Storyboard) and is_file(work.image):
-        return attrs.evolve(work, image=Path(item.base) / str(work.image))
-    return work
+    if not any(is_file(image) for _, image in images_of(work.images)):
+        return work
+    return read_work(work.to_dict(with_images(work.images, found)))
 
 
-def check_picture(item: Item) -> None:
-    """Refuse an image that is not the one for which the film was planned. Blocks.
+def check_pictures(item: Item) -> None:
+    """Refuse images that are not those for which the film was planned. Blocks.
 
     Raises:
         StoryboardError: it is another one, or none any more.
     """
     payload = json.loads(item.payload)
-    planned, image = payload.get(PICTURE), payload.get("image")
-    if planned and image_digest(Path(item.base), image, allow_outside=True) != planned:
-        raise StoryboardError(
-            f"image: {shown(image)} is not the picture for which the film was planned; bring that "
-            "back and retry, or give the film a new key"
-        )
-
-
-def _tidy(duration: float) -> float:
-    return int(duration) if duration == int(duration) else duration
+    planned = payload.get(PICTURE, {})
+    if isinstance(planned, str):  # as it was written when a film had one image at most
+        planned = {payload["image"]: planned}
+    for image, digest in planned.items():
+        if image_digest(Path(item.base), image, allow_outside=True) != digest:
+            raise StoryboardError(
+                f"image: {shown(image)} is not the picture for which the film was planned; bring "
+                "that back and retry, or give the film a new key"
+            )
 
 
 # --- images -------------------------------------------------------------------------------------
@@ -391,6 +399,27 @@ def _tidy(duration: float) -> float:
 def is_file(image: object) -> bool:
     """Whether an image is a path, neither a URL nor nothing."""
     return isinstance(image, str) and "://" not in image and image.strip() != ""
+
+
+def digests_of(images: Iterable[tuple[str, Any]], digest_of: Digests) -> dict[str, str]:
+    """The digests of those images that are files, by their paths.
+
+    Raises:
+        StoryboardError: with the place and the fault of every one that cannot be used.
+    """
+    digests: dict[str, str] = {}
+    faults: list[str] = []
+    for place, image in images:
+        name = os.fsdecode(image) if isinstance(image, os.PathLike) else image
+        if not is_file(name):
+            continue
+        try:
+            digests[name] = digest_of(name)
+        except StoryboardError as error:
+            faults += [f"{place}{fault.removeprefix('image')}" for fault in error.faults]
+    if faults:
+        raise StoryboardError(faults)
+    return digests
 
 
 def image_digest(base: Path, image: str, allow_outside: bool) -> str:
@@ -431,6 +460,11 @@ def shown(value: object) -> str:
     except ValueError:  # a number of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def shown_place(place: object) -> str:
+    """The name of a field in a message."""
+    return place if isinstance(place, str) and place.isidentifier() else shown(place)
 
 
 def encodes(text: str) -> bool:

@@ -16,10 +16,9 @@ from apikley_async import (
     Clock,
     Job,
     Limiter,
-    ModelTask,
     Request,
-    Storyboard,
     Verdict,
+    Work,
 )
 from apikley_async.batch._states import Event
 from apikley_async.batch._store import Item, Step, Store
@@ -51,7 +50,7 @@ class Outbox:
         self._moved = asyncio.Event()
         self._kept: list[str] = []
 
-    async def submit(self, work: Storyboard | ModelTask, writer: Writer) -> Job:
+    async def submit(self, work: Work, writer: Writer) -> Job:
         """Submit once. Cancelling stops what has not been sent; what is out stays out.
 
         Raises:

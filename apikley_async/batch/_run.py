@@ -18,9 +18,9 @@ from typing import Any
 
 import attrs
 
-from apikley_async import Client, Clock, Job, Result, Storyboard
+from apikley_async import Client, Clock, Job, Result
 from apikley_async.batch._budget import Budget, Prices
-from apikley_async.batch._entries import check_picture, work_of
+from apikley_async.batch._entries import check_pictures, work_of
 from apikley_async.batch._outbox import NotSentError, Outbox, Writer
 from apikley_async.batch._rehearsal import is_rehearsal, only_rehearsals
 from apikley_async.batch._states import Event, NoStepError, State
@@ -326,8 +326,8 @@ class Run:
         while await self._may_submit(item) and await self._reserve(price):
             writer = Writer(self._outbox, item.key, price)
             try:
-                if isinstance(work, Storyboard) and work.image is not None:
-                    await asyncio.to_thread(check_picture, item)
+                if work.images:
+                    await asyncio.to_thread(check_pictures, item)
                 job = await self._outbox.submit(work, writer)
             except (asyncio.CancelledError, SubmissionUncertainError):
                 self._decide(kept=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import attrs
 
-from apikley_async import Backoff, Client, ModelTask, RateLimiter, Shot, Storyboard
+from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard, Work
 from apikley_async.batch import REHEARSAL_MARK
 from apikley_async.cli._exit import Refused
 from apikley_async.cli._session import Session
@@ -63,7 +63,7 @@ class Known:
     """A task that the embedded service shall know from its beginning, and of what it is made."""
 
     task_id: str
-    work: Storyboard | ModelTask = SAMPLE
+    work: Work = SAMPLE
     finished: bool = False
 
 

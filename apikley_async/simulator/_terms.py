@@ -99,7 +99,9 @@ class Terms:
     refund: bool = True
     short_code: Literal[402, 429] = 402
 
-    generic_models: Collection[str] = frozenset({"kling-2.6/text-to-video"})
+    generic_models: Collection[str] = frozenset(
+        {"kling-2.6/text-to-video", "kling-2.6/image-to-video"}
+    )
     strict: bool = False
     http_refusals: bool = False
 

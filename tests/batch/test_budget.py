@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+import attrs
 import pytest
 from batch.scenery import check_books, customer, films, opened, ran, states, swift, world
 from hypothesis import given
@@ -51,6 +52,16 @@ def test_prices_are_learnt_from_finished_films() -> None:
     prices.learn(Item("a", State.DONE, payload='{"duration": 15}', credits=9.0))
 
     assert (prices.of(TEN), prices.of(FIFTEEN), prices.of(OTHER)) == (150.0, 1.0, None)
+
+
+def test_the_price_of_another_model_is_learnt_apart() -> None:
+    """Two ids of one duration may cost different amounts."""
+    prices = Prices()
+    twin = attrs.evolve(TEN, model="sora/s-2pro")
+    payload = '{"duration": 10, "model": "sora/s-2pro"}'
+    prices.learn(Item("a", State.DONE, payload=payload, credits=900.0))
+
+    assert (prices.of(twin), prices.of(TEN)) == (900.0, None)
 
 
 @pytest.mark.parametrize("price", [-1, float("nan"), float("inf"), {10: -0.5}])

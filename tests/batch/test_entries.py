@@ -18,6 +18,7 @@ from apikley_async import ModelTask, Shot, Storyboard
 from apikley_async.batch import Entry, Item, State
 from apikley_async.batch._entries import (
     Record,
+    check_pictures,
     defaults_of,
     entries_of,
     entry_of,
@@ -311,15 +312,15 @@ def test_every_fault_of_a_film_is_told() -> None:
         ({"shots": "a film"}, ("shots: a sequence of Shot, not 'a film'",)),
         ({"shots": SHOTS * 500_000}, ("shots: 1 to 10, not 1000000",)),
         ({"shots": SHOTS, "image": "a\nb.png"}, ("image: without control characters",)),
-        ({"task": None}, ("task: a mapping of model and input, not None",)),
-        ({"task": "m"}, ("task: a mapping of model and input, not 'm'",)),
+        ({"task": None}, ("task: a mapping of model, input and images, not None",)),
+        ({"task": "m"}, ("task: a mapping of model, input and images, not 'm'",)),
         ({"task": {}}, ("task.model: a name, not blank",)),
         ({"task": {"model": 5}}, ("task.model: a name, not 5",)),
         ({"task": {"model": "m", "input": None}}, ("task.input: a mapping, not None",)),
         ({"task": {"model": "m\x1b"}}, ("task.model: without control characters",)),
         (
             {"task": {"model": "m", "inputs": {}}},
-            ("task.'inputs': unknown; a task has model and input",),
+            ("task.'inputs': unknown; a task has model, input and images",),
         ),
         (
             {"task": {"model": "m", "input": {"x": float("nan")}}},
@@ -429,6 +430,78 @@ def test_what_is_no_image(folder: Path, image: str, rule: str) -> None:
     assert caught.value.faults[0].startswith("image: ")
 
 
+def task_of(images: object) -> dict[str, object]:
+    return {"task": {"model": "m", "input": {"prompt": "A."}, "images": images}}
+
+
+def test_the_images_of_a_task_are_those_that_were_planned(folder: Path) -> None:
+    """Found in the manifest's folder, part of the content, and looked at again before paying."""
+    images = {"frames": ["a.png", "pictures/b.png"], "face": "https://x.test/c.png"}
+    [entry] = entries(task_of(images), base=folder)
+
+    work = work_of(item(entry))
+    check_pictures(item(entry))
+
+    assert work.images == {
+        "frames": [str(folder / "a.png"), str(folder / "pictures/b.png")],
+        "face": "https://x.test/c.png",
+    }
+    [renamed] = entries(task_of({**images, "frames": ["in.png", "pictures/b.png"]}), base=folder)
+    assert renamed.digest == entry.digest
+    [turned] = entries(task_of({**images, "frames": ["pictures/b.png", "a.png"]}), base=folder)
+    [without] = entries({"task": {"model": "m", "input": {"prompt": "A."}}}, base=folder)
+    assert len({entry.digest, turned.digest, without.digest}) == 3
+    folder.joinpath("pictures/b.png").write_bytes(png(b"another"))
+    with pytest.raises(StoryboardError, match=r"'pictures/b\.png' is not the picture"):
+        check_pictures(item(entry))
+
+
+def test_an_image_that_was_planned_by_an_earlier_version_is_looked_at_too(folder: Path) -> None:
+    """Its digest stood by itself, since a film had one image at most."""
+    [entry] = entries({"shots": SHOTS, "image": "a.png"}, base=folder)
+    payload = json.loads(entry.payload)
+    payload["image_sha256"] = payload["image_sha256"]["a.png"]
+    earlier = attrs.evolve(entry, payload=json.dumps(payload))
+
+    check_pictures(item(earlier))
+    folder.joinpath("a.png").write_bytes(png(b"another"))
+    with pytest.raises(StoryboardError, match="not the picture"):
+        check_pictures(item(earlier))
+
+
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        ({"frames": ["a.png", "none.png"]}, "task.images.frames[1]"),
+        ({"face": "../outside.png"}, "task.images.face: inside the manifest's folder"),
+        ({"face": "text.png"}, "task.images.face"),
+        ({"face": "a\nb.png"}, "task.images.face: without control characters"),
+        ({"face": ""}, "task.images.face: a path or an http(s) URL, not blank"),
+        ({"prompt": "a.png"}, "task.images.prompt: given in input too"),
+        (["a.png"], "task.images: a mapping of fields and images"),
+    ],
+)
+def test_a_task_with_an_image_that_cannot_be_used(folder: Path, images: object, told: str) -> None:
+    """One fault each, with its place, before anything is paid."""
+    [fault] = faults(task_of(images), base=folder)
+
+    assert fault.startswith(told)
+
+
+def test_a_film_names_its_model() -> None:
+    """By itself or for all; the usual one is the same film, named or not."""
+    [plain] = entries({"shots": SHOTS})
+    [usual] = entries({"shots": SHOTS, "model": "sora-2-pro-storyboard"})
+    [other] = entries({"shots": SHOTS, "model": "sora/s-2pro"})
+    [by_default] = entries({"shots": SHOTS}, {"model": "sora/s-2pro"})
+
+    assert (usual.payload, usual.digest) == (plain.payload, plain.digest)
+    assert (by_default.payload, by_default.digest) == (other.payload, other.digest)
+    assert other.digest != plain.digest
+    assert work_of(item(other)).model == "sora/s-2pro"
+    assert faults({"task": {"model": "m"}, "model": "n"}) == ("task: instead of model, not beside",)
+
+
 # --- round trips ----------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).filter(str.strip)
@@ -454,7 +527,7 @@ JSON = st.recursive(
 )
 TASKS = st.builds(
     ModelTask,
-    TEXT,
+    TEXT.filter(str.isprintable),
     st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=5), JSON, max_size=4),
 )
 
@@ -476,10 +549,10 @@ def test_a_work_survives_the_journal(work: Storyboard | ModelTask, take: int) ->
 def test_an_image_is_found_where_the_manifest_was(image: str | Path) -> None:
     """Whatever folder the next run is started in; even under a name that is no Unicode."""
     board = Storyboard([Shot("A cat.", 5)], image=image)
-    entry = entry_of(board, "a", base=Path("/films"), image_digest="00")
+    entry = entry_of(board, "a", base=Path("/films"), digests={os.fsdecode(image): "00"})
 
     entry.payload.encode()
-    assert work_of(item(entry)) == attrs.evolve(board, image=Path("/films") / image)
+    assert work_of(item(entry)) == attrs.evolve(board, image=str(Path("/films") / image))
 
 
 @pytest.mark.parametrize(

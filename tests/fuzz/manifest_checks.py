@@ -169,7 +169,7 @@ def _check_work(manifest: Manifest, entry: Entry, base: Path) -> None:
         kept = json.loads(entry_of(bare, entry.key).payload)
         payload.pop("image_sha256", None)
         demand(kept == payload, "another film comes back")
-    raw = create_task(work, image_url=url).content()
+    raw = create_task(work.model, work.wire_input({"image": url} if url else {})).content()
     order = read_order(raw or b"", models="*", strict=isinstance(work, Storyboard))
     demand(isinstance(order, Order), f"the service refuses it: {order!r:.200}")
     if isinstance(work, Storyboard) and isinstance(order, Order):
@@ -184,14 +184,15 @@ def _checked_image(
     manifest: Manifest, payload: Mapping[str, Any], work: Storyboard, base: Path
 ) -> str | None:
     """The URL that its image will have; a file must be one, and in the manifest's folder."""
-    if not isinstance(work.image, Path):
+    if work.image is None or "://" in str(work.image):
         demand("image_sha256" not in payload, "a picture without a file")
         return None if work.image is None else str(work.image)
-    place = work.image.resolve()
+    place = Path(work.image).resolve()
     inside = place.is_relative_to(base.resolve())
     demand(inside or manifest.allow_outside, f"an image outside: {work.image}")
     demand(place.read_bytes().startswith(PNG), f"an image that is none: {work.image}")
-    demand(len(payload.get("image_sha256", "")) == 64, "a picture that is not held on to")
+    [digest] = payload.get("image_sha256", {"": ""}).values()
+    demand(len(digest) == 64, "a picture that is not held on to")
     return "https://files.example.com/a.png"
 
 

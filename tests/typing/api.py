@@ -14,9 +14,11 @@ from apikley_async import (
     ApikleyError,
     Attempt,
     Backoff,
+    Blame,
     Callbacks,
     Client,
     Clock,
+    Images,
     Job,
     JobFailedError,
     JobTimeoutError,
@@ -35,7 +37,10 @@ from apikley_async import (
     SubmissionUncertainError,
     SystemClock,
     Timeouts,
+    Urls,
     Verdict,
+    Work,
+    with_images,
 )
 from apikley_async.errors import InsufficientCreditsError
 from apikley_async.testing import FakeClock, Reply, Request, ScriptedTransport, exactly, reply
@@ -70,6 +75,36 @@ Storyboard(["A lighthouse."])  # type: ignore[list-item]
 Shot("A lighthouse.", "5")  # type: ignore[arg-type]
 Shot("A lighthouse.")  # type: ignore[call-arg]
 ModelTask("model", ["prompt"])  # type: ignore[arg-type]
+ModelTask("model", images={"frames": ["a.png", Path("b.png")], "face": "https://x.test/c.png"})
+ModelTask("model", images={"face": None})  # type: ignore[dict-item]
+Storyboard([Shot("A lighthouse.", 5)], model="sora/s-2pro")
+
+
+class Wakes:
+    """A typed model of one's own."""
+
+    model = "kling-2.6/image-to-video"
+    price_key = 5
+    images: Images = {"image_urls": [Path("kitten.png")]}  # noqa: RUF012
+
+    def wire_input(self, urls: Urls, /) -> Mapping[str, Any]:
+        return {"prompt": "It wakes up.", **urls}
+
+    def to_dict(self, images: Images | None = None, /) -> Mapping[str, Any]:
+        names = with_images(self.images if images is None else images, str)
+        return {"task": {"model": self.model, "input": {}, "images": names}}
+
+
+async def works(client: Client) -> None:
+    work: Work = Wakes()
+    _ = await client.submit(work)
+    assert_type(await client.generate(Wakes()), Result)
+    assert_type(InsufficientCreditsError().resumable, bool)
+    assert_type(InsufficientCreditsError().blames, Blame)
+    async for outcome in client.generate_many([Wakes(), kitten]):
+        assert_type(outcome.work, Work)
+
+
 kitten.duration = 25  # type: ignore[misc]
 
 
@@ -131,7 +166,7 @@ def endless() -> Iterator[Storyboard]:
         yield kitten
 
 
-async def trickle() -> AsyncIterator[Storyboard | ModelTask]:
+async def trickle() -> AsyncIterator[Work]:
     yield kitten
     yield ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse at dawn."})
 
