@@ -17,7 +17,6 @@ from apikley_async.batch import check
 from apikley_async.batch._entries import key_faults
 from apikley_async.batch._manifest import entries_in
 from apikley_async.cli._exit import Refused
-from apikley_async.cli._films import is_other, namesake
 from apikley_async.cli._hooks import keys_in
 from apikley_async.errors import AuthenticationError
 from apikley_async.simulator._rules import Order, read_order
@@ -112,13 +111,6 @@ async def test_what_cannot_be_a_path_is_refused(tmp_path: Path, name: str) -> No
     async with Client("key-of-the-tests", base_url="http://127.0.0.1:9") as client:
         with pytest.raises(DownloadError, match=r"written|not a path"):
             await client.save(RESULT, tmp_path / name)
-
-
-def test_a_folder_that_could_not_be_made_holds_nothing(tmp_path: Path) -> None:
-    """The command looked for a namesake in it, and ended with a traceback (P16)."""
-    assert namesake(tmp_path / "missing" / "a.mp4") is None
-    assert namesake(tmp_path / ("x" * 300) / "a.mp4") is None
-    assert is_other(tmp_path / ("x" * 300))
 
 
 # --- URLs ----------------------------------------------------------------------------------------
