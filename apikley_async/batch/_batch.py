@@ -164,7 +164,7 @@ class Batch:
         """Plan the films of a manifest, or of (key, storyboard) pairs: all of them, or none.
 
         Everything is checked before anything is written down; nothing is sent. Adding the same
-        again adds nothing.
+        again adds nothing. A key may get other content as long as nothing was created for it.
 
         Args:
             source: a `.yaml`, `.json`, `.jsonl`, `.toml` or `.csv` file, or pairs.
@@ -182,7 +182,18 @@ class Batch:
             )
         else:
             name, entries = "", iter(pairs(source))
-        return await self._open.plan(entries, source=name, allow_duplicates=allow_duplicates)
+        return await self._plan(entries, name, allow_duplicates=allow_duplicates)
+
+    async def _plan(self, entries: Iterable[Entry], name: str, *, allow_duplicates: bool) -> Plan:
+        keys: list[str] = []
+
+        def noted() -> Iterable[Entry]:
+            for entry in entries:
+                keys.append(entry.key)
+                yield entry
+
+        plan = await self._open.plan(noted(), source=name, allow_duplicates=allow_duplicates)
+        return attrs.evolve(plan, keys=tuple(keys))
 
     async def add_films(
         self,
@@ -211,8 +222,7 @@ class Batch:
         chosen: list[Entry] = []
         for film in films:
             chosen += await version_of(film, self._find, again=again)
-        plan = await self._open.plan(chosen, allow_duplicates=allow_duplicates)
-        return attrs.evolve(plan, keys=tuple(entry.key for entry in chosen))
+        return await self._plan(chosen, "", allow_duplicates=allow_duplicates)
 
     async def _find(self, key: str) -> Item | None:
         try:

@@ -7,7 +7,7 @@ then it is the next version, `kitten.v2`. The same content is the version that h
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import attrs
@@ -55,13 +55,25 @@ async def version_of(
     Raises:
         ManifestConflictError: no version has this content, and there is at least one.
     """
-    stem = name = film[0].key
-    numbers = itertools.count(2)
-    while (item := await find(name)) is not None and not film[0].matches(item.digest):
-        name = f"{stem}.v{next(numbers)}"
-    if item is None and name != stem and not again:
+    stem = film[0].key
+    known = {name: item async for name, item in versions(stem, find)}
+    free = stem if not known else f"{stem}.v{len(known) + 1}"
+    same = [name for name, item in known.items() if film[0].matches(item.digest)]
+    open_ = [name for name, item in known.items() if item.may_change]
+    if known and not (same or open_ or again):
         raise ManifestConflictError(
             f"{film[0].where}: {stem!r} is in the journal with other content. It would be paid "
-            f"as another film, {name!r}, and only if you say so: --again"
+            f"as another film, {free!r}, and only if you say so: --again"
         )
+    name = [*same, *open_[-1:], free][0]
     return [attrs.evolve(take, key=name + take.key.removeprefix(stem)) for take in film]
+
+
+async def versions(
+    stem: str, find: Callable[[str], Awaitable[Item | None]]
+) -> AsyncIterator[tuple[str, Item]]:
+    """The versions of a film that there are: kitten, kitten.v2, kitten.v3, ..."""
+    name, numbers = stem, itertools.count(2)
+    while (item := await find(name)) is not None:
+        yield name, item
+        name = f"{stem}.v{next(numbers)}"

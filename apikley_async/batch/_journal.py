@@ -91,9 +91,9 @@ class Journal:
             while True:
                 try:
                     await journal._run(journal._open)
-                except file.InUseError:
+                except file.InUseError as error:
                     if clock.now() >= ends:
-                        raise
+                        raise file.hindered(error.message) from None
                 else:
                     return journal
                 await clock.sleep(LOCK_INTERVAL)
@@ -417,7 +417,16 @@ class Journal:
 
     def _plan(self, entries: Generator[Entry | None], source: str, allow_duplicates: bool) -> Plan:
         with contextlib.closing(entries), self._transaction():
-            return plan(self._db, entries, source=source, allow_duplicates=allow_duplicates)
+            return plan(
+                self._db,
+                entries,
+                source=source,
+                allow_duplicates=allow_duplicates,
+                change=self._change,
+            )
+
+    def _change(self, key: str) -> None:
+        self._move(key, Step(Event.CHANGE, cause="", by="content"))
 
     def _intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
         with self._transaction():

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 import attrs
 
 from apikley_async.batch._entries import folded
 from apikley_async.batch._file import hindered
-from apikley_async.batch._rows import payload_sum
+from apikley_async.batch._rows import ITEM, payload_sum, read_item
 from apikley_async.batch._states import State
 from apikley_async.batch._store import Entry, Plan
 from apikley_async.errors import ManifestConflictError
@@ -55,9 +55,14 @@ def plan(
     *,
     source: str,
     allow_duplicates: bool,
+    change: Callable[[str], None],
 ) -> Plan:
-    """Write *entries* down; refuse what contradicts them, and what would be paid twice."""
-    new = known = 0
+    """Write *entries* down; refuse what contradicts them, and what would be paid twice.
+
+    *change* is called with the key of an item that has new content: nothing was ever created
+    for it, so it is planned anew.
+    """
+    new = known = changed = 0
     db.create_function("folded", 1, folded, deterministic=True)
     db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (key PRIMARY KEY, place)")
     db.execute("CREATE TEMP TABLE IF NOT EXISTS stem (folded PRIMARY KEY, key)")
@@ -66,19 +71,22 @@ def plan(
     db.execute("INSERT OR IGNORE INTO stem SELECT folded(key), key FROM item")
     for entry in filter(None, entries):
         note_seen(db, entry)
-        if is_known(db, entry):
+        digest = digest_of(db, entry.key)
+        if digest is not None and entry.matches(digest):
             known += 1
             continue
-        claim_stem(db, entry)
+        if digest is None:
+            claim_stem(db, entry)
+        elif not may_change(db, entry.key):
+            refuse_change(db, entry)
         if not allow_duplicates:
             refuse_twin(db, entry)
-        total = payload_sum(entry.key, entry.payload)
-        db.execute(
-            "INSERT INTO item (key, payload, payload_sum, digest, base, source, state)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (entry.key, entry.payload, total, entry.digest, entry.base, source, State.PLANNED),
-        )
-        new += 1
+        write(db, entry, source)
+        if digest is None:
+            new += 1
+        else:
+            change(entry.key)
+            changed += 1
     # Films without a manifest come one by one: what is not named again is not gone.
     db.execute(
         "UPDATE item SET gone = key NOT IN (SELECT key FROM seen)"
@@ -86,7 +94,19 @@ def plan(
         {"source": source},
     )
     [gone] = db.execute("SELECT count(*) FROM item WHERE gone AND source = ?", (source,)).fetchone()
-    return Plan(new, known, gone)
+    return Plan(new, known, gone, changed)
+
+
+def write(db: sqlite3.Connection, entry: Entry, source: str) -> None:
+    """A new item, or the new content of one that is there."""
+    total = payload_sum(entry.key, entry.payload)
+    db.execute(
+        "INSERT INTO item (key, payload, payload_sum, digest, base, source, state)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET payload = excluded.payload,"
+        " payload_sum = excluded.payload_sum, digest = excluded.digest, base = excluded.base,"
+        " source = excluded.source",
+        (entry.key, entry.payload, total, entry.digest, entry.base, source, State.PLANNED),
+    )
 
 
 def note_seen(db: sqlite3.Connection, entry: Entry) -> None:
@@ -111,16 +131,23 @@ def claim_stem(db: sqlite3.Connection, entry: Entry) -> None:
     db.execute("INSERT INTO stem VALUES (?, ?)", (name, entry.key))
 
 
-def is_known(db: sqlite3.Connection, entry: Entry) -> bool:
-    row = db.execute("SELECT digest, state FROM item WHERE key = ?", (entry.key,)).fetchone()
-    if row is None:
-        return False
-    if not entry.matches(row["digest"]):
-        raise ManifestConflictError(
-            f"{entry.where}: {entry.key!r} is in the journal with other content "
-            f"({row['state']}); give the changed film a new key"
-        )
-    return True
+def digest_of(db: sqlite3.Connection, key: str) -> str | None:
+    """What the item of a key is made of; None where there is no such item."""
+    row = db.execute("SELECT digest FROM item WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row["digest"])
+
+
+def may_change(db: sqlite3.Connection, key: str) -> bool:
+    """Whether nothing was ever created for an item; see `Item.may_change`."""
+    return read_item(db.execute(f"{ITEM} WHERE key = ?", (key,)).fetchone()).may_change
+
+
+def refuse_change(db: sqlite3.Connection, entry: Entry) -> None:
+    row = db.execute("SELECT state FROM item WHERE key = ?", (entry.key,)).fetchone()
+    raise ManifestConflictError(
+        f"{entry.where}: {entry.key!r} is in the journal with other content "
+        f"({row['state']}); give the changed film a new key"
+    )
 
 
 def refuse_twin(db: sqlite3.Connection, entry: Entry) -> None:

@@ -1,7 +1,8 @@
 """The life of a paid item: one table, (state, event) -> state, and nothing else.
 
 The rules of the table: what guards a request is stored before the request; a film is bought
-again only by an event that a person caused; no event leads out of `done` or `dropped`.
+again only by an event that a person caused; no event leads out of `done`, and out of `dropped`
+only where nothing was ever sent.
 """
 
 from __future__ import annotations
@@ -60,11 +61,16 @@ class Event(enum.StrEnum):
     SAVE = "save"
     EXPIRE = "expire"
     RETRY = "retry"
+    CHANGE = "change"
 
 
 TABLE: Mapping[tuple[State, Event], State] = {
     (State.PLANNED, Event.INTEND): State.SENDING,
     (State.PLANNED, Event.DROP): State.DROPPED,
+    # New content for what was never created; whether it was is asked of the attempts.
+    (State.PLANNED, Event.CHANGE): State.PLANNED,
+    (State.REJECTED, Event.CHANGE): State.PLANNED,
+    (State.DROPPED, Event.CHANGE): State.PLANNED,
     (State.PLANNED, Event.REFUSE): State.REJECTED,  # before any attempt: an image that is none
     # What becomes of an attempt.
     (State.SENDING, Event.ACCEPT): State.SUBMITTED,

@@ -93,18 +93,26 @@ class Item:
     success_at: datetime | None = None
     gone: bool = False
 
+    @property
+    def may_change(self) -> bool:
+        """Whether other content may take its place: nothing was ever created for it."""
+        never_sent = self.state in (State.PLANNED, State.DROPPED) and not self.attempts
+        return never_sent or self.state is State.REJECTED
+
 
 @attrs.frozen
 class Plan:
-    """What adding films changed: counts of items; *keys*, where each film is a file of its own."""
+    """What adding films changed: counts of items, and the *keys* of the films that were added."""
 
     new: int = 0
     known: int = 0
     gone: int = 0
+    changed: int = 0
     keys: tuple[str, ...] = attrs.field(default=(), repr=False)
 
     def __str__(self) -> str:
-        parts = (f"{self.new} new", f"{self.known} known", f"{self.gone} gone")
+        counts = {"new": self.new, "changed": self.changed, "known": self.known, "gone": self.gone}
+        parts = [f"{number} {word}" for word, number in counts.items()]
         return ", ".join(part for part in parts if not part.startswith("0 ")) or "nothing"
 
 

@@ -62,18 +62,19 @@ def run(path: Path, journal: Path | None, spending: Spending, **others: Any) -> 
 def status(path: Path, as_json: bool) -> int:
     """Say where every film stands, and what it has cost. Another process may be running it."""
     from apikley_async.batch import State
-    from apikley_async.cli._batches import code_of, tell_counts
+    from apikley_async.cli._batches import End, code_of, tell_counts
     from apikley_async.cli._journals import look
 
     async def question(films: Any, tell: Any) -> int:
+        end = End(only=None)
         async for item in films.items():
+            end.note(item)
             if item.state not in (State.DONE, State.DROPPED):
                 why = f": {item.cause}" if item.cause else ""
                 task = f" ({item.task_id})" if item.task_id else ""
                 tell.answer(f"{item.key}: {item.state.value}{task}{why}")
-        status = await films.status()
-        tell_counts(tell, status.counts, status)
-        return code_of(status.counts)
+        tell_counts(tell, end.counts, await films.status())
+        return code_of(end.counts)
 
     return look(path, Settings(as_json=as_json), question)
 

@@ -11,7 +11,7 @@ import contextlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -26,14 +26,13 @@ from apikley_async.cli._telling import Telling, count, plain
 from apikley_async.cli._words import call, same_command
 from apikley_async.errors import ManifestError
 
-__all__ = ["BatchRun", "Bounds", "Order", "code_of", "tell_counts", "tell_estimate"]
+__all__ = ["BatchRun", "Bounds", "End", "Order", "code_of", "tell_counts", "tell_estimate"]
 
 CODES = {
     State.FAILED: FAILED,
     State.REJECTED: FAILED,
     State.EXPIRED: FAILED,
     State.UNCERTAIN: DECIDE,
-    State.SENDING: DECIDE,  # of a journal that another process is writing, or has left
     State.PLANNED: RESUME,
     State.SUBMITTED: RESUME,
     State.STALLED: RESUME,
@@ -72,6 +71,7 @@ class Order:
         folder: where the films go.
         only: whether the run is about the planned films only, and not the journal's others.
         ask: whether spending has to be agreed to.
+        repeats: whether the paths of films that were made before are answers too.
     """
 
     place: Place
@@ -81,6 +81,36 @@ class Order:
     bounds: Bounds = attrs.field(factory=Bounds)
     only: bool = False
     ask: bool = False
+    repeats: bool = False
+
+
+@attrs.define
+class End:
+    """Where the films of a run stand in the end; *only* are those that it was about (None: all).
+
+    What a manifest no longer names, and was never sent, is nobody's business any more.
+    """
+
+    only: frozenset[str] | None
+    counts: Counter[State] = attrs.Factory(Counter)
+    done: list[Item] = attrs.Factory(list)
+    uncertain: list[Item] = attrs.Factory(list)
+    others: list[Item] = attrs.Factory(list)
+
+    def note(self, item: Item) -> None:
+        """Count an item."""
+        dropped = item.gone and item.state is State.PLANNED
+        if self.only is not None and item.key not in self.only:
+            if item.state in CODES and not dropped:
+                self.others.append(item)
+            return
+        if dropped:
+            return
+        self.counts[item.state] += 1
+        if item.state is State.DONE:
+            self.done.append(item)
+        elif item.state is State.UNCERTAIN:
+            self.uncertain.append(item)
 
 
 class BatchRun:
@@ -186,7 +216,7 @@ class BatchRun:
                         making[item.key] = item.task_id
                         if item.task_id in bought:
                             continue
-                    self._tell_change(own, item, keys)
+                    self._tell_change(own, item)
         finally:
             watching.cancel()
 
@@ -214,11 +244,11 @@ class BatchRun:
                     self._tell("state", key=key, task_id=task_id, state=known[0], progress=known[1])
             await asyncio.sleep(TICK)
 
-    def _tell_change(self, own: Session, item: Item, keys: Collection[str] | None) -> None:
+    def _tell_change(self, own: Session, item: Item) -> None:
         if item.state is State.UNCERTAIN and own.client.hears_callbacks:
             self._tell("listening", key=item.key, cause=item.cause)
         tell_item(self._tell, item, self.paths(item))
-        if keys is None:
+        if not self._order.repeats:
             self._answer(item)
 
     def paths(self, item: Item) -> list[Path]:
@@ -239,27 +269,27 @@ class BatchRun:
         """Say where the films stand, what needs a person, and the line that goes on."""
         if batch.stopped:
             self._tell.say(f"Nothing more was submitted: {batch.stopped}")
-        status = await batch.status()
-        items = [await batch.item(key) for key in keys] if keys is not None else []
-        counts = status.counts if keys is None else Counter(item.state for item in items)
-        tell_counts(self._tell, counts, status)
-        there = [item for item in items if await asyncio.to_thread(self._is_there, item)]
-        for item in there:
-            self._answer(item)
-        uncertain = [item async for item in batch.items(State.UNCERTAIN)]
-        for item in uncertain:
-            if keys is None or item.key in keys:
-                self._tell_uncertain(item)
-        codes = [CODES.get(state, OK) for state in counts]
-        self._tell_ways(counts, codes)
-        if keys is not None:
-            await self._tell_others(batch, keys)
-        return worst([*codes, FAILED if len(there) < len(items) else OK])
+        end = End(only=None if keys is None else frozenset(keys))
+        async for item in batch.items():
+            end.note(item)
+        tell_counts(self._tell, end.counts, await batch.status())
+        lost = [item for item in end.done if not await asyncio.to_thread(self._is_there, item)]
+        if self._order.repeats:
+            done = {item.key: item for item in end.done if item not in lost}
+            for key in keys or done:
+                if key in done:
+                    self._answer(done[key])
+        for item in end.uncertain:
+            self._tell_uncertain(item)
+        code = code_of(end.counts)
+        self._tell_ways(end.counts)
+        self._tell_others(end.others)
+        return worst([code, FAILED if lost else OK])
 
     def _is_there(self, item: Item) -> bool:
         """Whether a film that was saved is still where it was saved; says so if not. Blocks."""
         lost = [file.path for file in item.files if not file.path.is_file()]
-        if item.state is not State.DONE or not lost:
+        if not lost:
             return True
         self._tell.say(f"{item.key}: {lost[0]} is gone; the film was saved there, and is paid")
         if item.task_id and not self._settings.simulate:
@@ -268,21 +298,18 @@ class BatchRun:
             self._tell.say(f"  Within a day of its making: {fetch}")
         return False
 
-    def _tell_ways(self, counts: Counts, codes: Collection[int]) -> None:
+    def _tell_ways(self, counts: Counts) -> None:
         """The lines that help: to go on with what is not finished, to make again what failed."""
         journal = self._order.place.journal
         failed = [state for state in (State.FAILED, State.REJECTED) if counts.get(state)]
         if failed and journal is not None:
             again = call("batch", "retry", names=[journal])
             self._tell.say(f"To make failed films again, each at a new charge: {again}")
-        if RESUME in codes:
+        if any(CODES.get(state) == RESUME for state in counts):
             self._tell.say(f"To go on: {self._resume}")
 
-    async def _tell_others(self, batch: Batch, keys: Collection[str]) -> None:
+    def _tell_others(self, others: Sequence[Item]) -> None:
         """Name what else the journal holds and is not finished; this run was not about it."""
-        others = [
-            item async for item in batch.items(*CODES) if item.key not in keys and not item.gone
-        ]
         if not others:
             return
         named = ", ".join(f"{item.key} ({item.state.value})" for item in others[:MOST_OTHERS])

@@ -153,7 +153,7 @@ def generate(
         named=", ".join(map(str, files)) if len(files) < 4 else f"{len(files)} files",
         folder=folder,
         spending=spending,
-        only=True,
+        repeats=True,
         **others,
     )
 

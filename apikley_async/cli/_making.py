@@ -29,7 +29,7 @@ def make(
     spending: Spending,
     settings: Settings,
     hooks: HookOptions,
-    only: bool = False,
+    repeats: bool = False,
 ) -> int:
     """Plan films, have the spending agreed to, make them, and give the exit code.
 
@@ -37,7 +37,7 @@ def make(
 
     Args:
         place: says where the journal is; asked when the folder for the films is there.
-        plan, named, only: see `Order`.
+        plan, named, repeats: see `Order`.
     """
     bounds = Bounds(**spending.bounds)
     rehearsal = spending.dry_run or settings.simulate
@@ -48,7 +48,8 @@ def make(
         named=named,
         folder=folder,
         bounds=bounds,
-        only=only,
+        only=plan is not None,
+        repeats=repeats,
         ask=not (rehearsal or spending.agreed),
     )
     if spending.dry_run:

@@ -94,13 +94,34 @@ class StoreContract:
         ]
 
     async def test_other_content_under_a_key_is_refused(self, store: Store) -> None:
-        """A changed film needs a new key; nothing is planned. (A21, M11)."""
+        """A changed film needs a new key once it was sent; nothing is planned. (A21, M11)."""
         await store.plan([film("a")])
+        await store.intend("a", "1" * 32, "print", None)
+        await store.settle(
+            "a", attempt("1" * 32, Verdict.THROTTLED), Step(Event.THROTTLE, cause="busy")
+        )
 
         with pytest.raises(ManifestConflictError, match=r"'a'.*other content"):
             await store.plan([film("b"), film("a", "Something else.")])
 
         assert [item.key for item in await store.items()] == ["a"]
+
+    async def test_content_may_change_until_something_was_sent(self, store: Store) -> None:
+        """Planned, dropped before any attempt, or refused for good: it is planned anew. (M11)."""
+        await store.plan([film("a"), film("b"), film("c")])
+        await store.step("b", Step(Event.DROP, by="me"))
+        await store.step("c", Step(Event.REFUSE, cause="no picture"))
+
+        plan = await store.plan([film(key, "Something else.") for key in "a"])
+        more = await store.plan([film("b", "Another."), film("c", "A third.")])
+
+        assert (plan.changed, plan.new, plan.known, more.changed) == (1, 0, 0, 2)
+        for key in "abc":
+            item = await store.item(key)
+            assert (item.state, item.cause) == (State.PLANNED, "")
+            assert [event["event"] for event in await store.events(key)][-1] == "change"
+        assert "A third." in (await store.item("c")).payload
+        assert await store.verify() == []
 
     async def test_the_same_content_under_two_keys_is_refused(self, store: Store) -> None:
         """Twins would be paid twice, unless that is allowed. (A22)."""

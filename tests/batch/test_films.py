@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from batch.scenery import opened
 
-from apikley_async.batch import REHEARSAL_MARK, Batch, check, is_rehearsal
+from apikley_async import Attempt, Verdict
+from apikley_async.batch import (
+    REHEARSAL_MARK,
+    Batch,
+    Event,
+    Journal,
+    Step,
+    Store,
+    check,
+    is_rehearsal,
+)
 from apikley_async.batch._rehearsal import only_rehearsals
-from apikley_async.errors import ManifestConflictError, ManifestError
+from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
+from apikley_async.testing import LoopClock
+
+
+@contextlib.asynccontextmanager
+async def journal(folder: Path) -> AsyncIterator[Store]:
+    store = await Journal.open(folder / "a.db", clock=LoopClock())
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
 
 BOARD: dict[str, Any] = {"shots": [{"scene": "Tea.", "duration": 10}], "duration": 10}
 
@@ -71,18 +94,25 @@ async def test_takes_may_be_told_from_outside(tmp_path: Path) -> None:
     assert (fewer.keys, fewer.new) == (("tea",), 0)
 
 
+async def paid(store: Store, key: str) -> None:
+    """As if the film had been submitted."""
+    token = f"{len(await store.attempts(key)):032x}{key}"
+    await store.intend(key, token, "0" * 64, None)
+    attempt = Attempt(token, Verdict.ACCEPTED, task_id=f"task_{key}")
+    await store.settle(key, attempt, Step(Event.ACCEPT, task_id=f"task_{key}"))
+
+
 @pytest.mark.virtual
 async def test_changed_content_is_a_version_only_when_it_is_said(tmp_path: Path) -> None:
     """Each content is one version, and stays it; nothing is planned by a refusal. (A21)"""
     file = tmp_path / "tea.json"
-    async with opened(tmp_path / "a.db") as batch:
-        keys = []
+    async with journal(tmp_path) as store:
+        batch, keys = Batch(store), []
         for scene in ("Tea.", "Sea.", "Bee.", "Sea.", "Tea."):
-            written(file, scene)
-            if scene != "Tea.":
-                keys.append((await batch.add_films([file], again=True)).keys)
-            else:
-                keys.append((await batch.add_films([file])).keys)
+            plan = await batch.add_films([written(file, scene)], again=scene != "Tea.")
+            keys.append(plan.keys)
+            if plan.new:
+                await paid(store, *plan.keys)
         written(file, "Me.")
         with pytest.raises(ManifestConflictError, match=r"tea\.v4"):
             await batch.add_films([written(tmp_path / "new.json", "New."), file])
@@ -90,6 +120,22 @@ async def test_changed_content_is_a_version_only_when_it_is_said(tmp_path: Path)
 
     assert keys == [("tea",), ("tea.v2",), ("tea.v3",), ("tea.v2",), ("tea",)]
     assert total == 3
+
+
+@pytest.mark.virtual
+async def test_a_version_that_was_never_sent_takes_new_content(tmp_path: Path) -> None:
+    """The newest such; a version that has the content comes first."""
+    file = tmp_path / "tea.json"
+    async with journal(tmp_path) as store:
+        batch = Batch(store)
+        await paid(store, *(await batch.add_films([written(file, "Tea.")])).keys)
+        planned = await batch.add_films([written(file, "Sea.")], again=True)
+        edited = await batch.add_films([written(file, "Bee.")])
+        first = await batch.add_films([written(file, "Tea.")])
+
+    assert (planned.keys, planned.new) == (("tea.v2",), 1)
+    assert (edited.keys, edited.new, edited.changed) == (("tea.v2",), 0, 1)
+    assert (first.keys, first.known) == (("tea",), 1)
 
 
 @pytest.mark.virtual
@@ -135,8 +181,6 @@ def test_a_name_that_is_no_key_says_that_it_is_the_file_s(tmp_path: Path) -> Non
 @pytest.mark.virtual
 async def test_another_process_may_be_waited_for(tmp_path: Path) -> None:
     """As long as is said; then it is the error of a journal that is in use. (J5)"""
-    from apikley_async.errors import JournalError
-
     async with opened(tmp_path / "a.db"):
         with pytest.raises(JournalError, match="in use") as caught:
             async with Batch.open(tmp_path / "a.db", wait=0.5):

@@ -6,11 +6,11 @@ import itertools
 
 import pytest
 
-from apikley_async.batch import TABLE, Event, State
+from apikley_async.batch import TABLE, Event, Item, State
 from apikley_async.batch._states import after
 
 WHOLE = {
-    "planned": "intend sending, drop dropped, refuse rejected",
+    "planned": "intend sending, drop dropped, refuse rejected, change planned",
     "sending": "accept submitted, throttle planned, unsent planned, postpone planned,"
     " refuse rejected, doubt uncertain, crash uncertain",
     "uncertain": "resolve submitted, resubmit planned, drop dropped",
@@ -19,7 +19,8 @@ WHOLE = {
     "success": "save done, expire expired",
     "expired": "resume success, drop dropped",
     "failed": "retry planned, drop dropped",
-    "rejected": "retry planned, drop dropped",
+    "rejected": "retry planned, drop dropped, change planned",
+    "dropped": "change planned",
 }
 PAYS = {Event.INTEND}
 BY_A_PERSON = {Event.RESUBMIT, Event.RETRY, Event.RESOLVE, Event.DROP}
@@ -54,14 +55,27 @@ def test_nothing_that_may_be_paid_is_planned_again_but_by_a_person() -> None:
     paid = {State.UNCERTAIN, State.SUBMITTED, State.SUCCESS, State.FAILED, State.STALLED,
             State.EXPIRED, State.DONE, State.DROPPED}  # fmt: skip
     back = {event for (start, event), to in TABLE.items() if start in paid and to is State.PLANNED}
-    assert back == {Event.RESUBMIT, Event.RETRY}
-    assert back <= BY_A_PERSON
+    assert back == {Event.RESUBMIT, Event.RETRY, Event.CHANGE}
+    assert back - {Event.CHANGE} <= BY_A_PERSON
+    # New content, for what was dropped before any attempt: `Item.may_change` asks for that.
+    changed = {start for (start, event) in TABLE if event is Event.CHANGE}
+    assert changed & paid == {State.DROPPED}
+    assert not Item("a", State.DROPPED, attempts=1).may_change
 
 
-@pytest.mark.parametrize("state", [State.DONE, State.DROPPED])
-def test_the_last_states_are_last(state: State) -> None:
-    """No event leads out of done and dropped."""
-    assert not [event for (start, event) in TABLE if start is state]
+def test_the_last_states_are_last() -> None:
+    """No event leads out of done, and out of dropped only new content for what was never sent."""
+    assert not [event for (start, event) in TABLE if start is State.DONE]
+    assert [event for (start, event) in TABLE if start is State.DROPPED] == [Event.CHANGE]
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_content_may_change_only_where_nothing_was_created(state: State, attempts: int) -> None:
+    """Planned or dropped without any attempt, or refused for good. (A21, M11)."""
+    never_sent = state in (State.PLANNED, State.DROPPED) and attempts == 0
+
+    assert Item("a", state, attempts=attempts).may_change == (never_sent or state is State.REJECTED)
 
 
 def test_a_step_that_is_not_in_the_table_is_refused() -> None:

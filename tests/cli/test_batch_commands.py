@@ -43,6 +43,51 @@ def test_a_batch_is_made_and_made_once(service: Simulator, run: Run) -> None:
     assert Path("campaign.db").exists()
 
 
+def test_consent_is_for_this_manifest(service: Simulator, run: Run) -> None:
+    """Films that another manifest has planned in the same journal are named, not paid. (A23)"""
+    service.script("create", [Fault.code(402)])
+    run("batch", "run", "--yes", manifest("tea"))
+
+    told = run("batch", "run", "--yes", manifest("sea", name="campaign.ndjson"))
+
+    assert told.code == 0
+    assert [charge.body["input"]["shots"][0]["Scene"] for charge in service.ledger.paid] == [
+        "sea at dawn"
+    ]
+    assert "The journal also holds 1 film: tea (planned)" in told.err
+
+
+def test_what_left_the_manifest_before_it_was_sent_is_no_business(
+    service: Simulator, run: Run
+) -> None:
+    """It is not waited for: neither a run nor a look ends with 4 for ever."""
+    service.script("create", [Fault.code(402)])
+    run("batch", "run", "--yes", manifest("tea", "sea"))
+
+    told = run("batch", "run", "--yes", manifest("sea"))
+
+    assert told.code == 0
+    assert run("batch", "status", "campaign.db").code == 0
+    assert len(service.ledger.paid) == 1
+
+
+def test_a_corrected_film_is_taken_until_it_was_sent(service: Simulator, run: Run) -> None:
+    """A film that was only planned takes its new content; one that was sent is refused. (M11)"""
+    run("batch", "run", "--yes", "--max-tasks", "1", manifest("tea", "sea"))
+    path = manifest("tea", "sea")
+    path.write_text(path.read_text().replace("sea at dawn", "sea at noon"), encoding="utf-8")
+
+    told = run("batch", "run", "--yes", path)
+    path.write_text(path.read_text().replace("tea at dawn", "tea at noon"), encoding="utf-8")
+    refused = run("batch", "run", "--yes", path)
+
+    assert told.code == 0
+    assert "1 changed, 1 known" in told.err
+    assert refused.code == 2
+    scenes = [charge.body["input"]["shots"][0]["Scene"] for charge in service.ledger.paid]
+    assert scenes == ["tea at dawn", "sea at noon"]
+
+
 def test_spending_is_asked_for(service: Simulator, run: Run) -> None:
     """A pipe needs --yes or --max-credits, and is told what to type."""
     path = manifest("tea")

@@ -155,6 +155,23 @@ def test_an_edited_file_spends_nothing_until_it_is_said(service: Simulator, run:
     assert len(service.ledger.paid) == 2
 
 
+def test_a_file_may_be_edited_until_it_was_sent(service: Simulator, run: Run) -> None:
+    """What nothing was created for takes the new content, and is paid once. (A21)"""
+    service.script("create", [Fault.code(402)])
+    file = films("tea")
+    assert run("generate", "--yes", *file).code == 4
+    service.script("create", [Fault.code(422)])
+    assert run("generate", "--yes", *file).code == 1
+    edit("tea")
+
+    told = run("generate", "--yes", *file)
+
+    assert (told.code, told.out) == (0, "films/tea.mp4\n")
+    assert "1 changed" in told.err
+    (charge,) = service.ledger.paid
+    assert charge.body["input"]["shots"][0]["Scene"] == "Another tea"
+
+
 def test_a_version_has_takes_of_its_own(service: Simulator, run: Run) -> None:
     file = films("tea")
     run("generate", "--yes", *file)
