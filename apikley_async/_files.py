@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import heapq
 import itertools
+import logging
 import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -26,8 +27,8 @@ from apikley_async._films import (
     BrokenOffError,
     ChangedError,
     GoneError,
+    Shape,
     UnreachedError,
-    is_mp4,
     kind_of,
     safe_name,
     target_names,
@@ -40,6 +41,8 @@ from apikley_async._transport import Network
 from apikley_async.errors import ApikleyError, DownloadError, ResultExpiredError
 
 __all__ = ["Films"]
+
+logger = logging.getLogger("apikley_async")
 
 AT_ONCE = 6
 ROUNDS = 4  # so often every link must be found dead: a host may not know a new film at once
@@ -138,7 +141,12 @@ class Films:
                     raise broken
                 if isinstance(broken, ChangedError):
                     await part.restart()
-                await self._clock.sleep(next(delays))
+                delay = next(delays)
+                logger.info(
+                    "%s: %s; %d bytes are there, again in %.1f s",
+                    *(part.target.name, broken, part.have, delay),
+                )
+                await self._clock.sleep(delay)
 
     async def _fetch(self, part: Part, links: Links, unsure: set[str]) -> None:
         """Fetch what is missing, through dead links, and look whether it is a whole film."""
@@ -154,38 +162,57 @@ class Films:
             except GoneError as gone:
                 dead = str(gone)
             await links.renew(dead, part.have)
-        if not await part.is_whole():
+        shape = await part.shape()
+        if shape is Shape.CUT:
             raise ChangedError("the film was not whole")
-        if not framed and not is_mp4(part.head) and part.sha256 not in unsure:
+        told = shape is Shape.WHOLE or (part.total is not None if shape is Shape.ODD else framed)
+        if not told and part.sha256 not in unsure:
             unsure.add(part.sha256)  # nothing told its end: it must come twice the same
             raise ChangedError("the film came without its length")
+        if shape is Shape.ODD:
+            logger.warning("%s: odd bytes behind the film are kept as they came", part.target.name)
 
     async def _receive(self, part: Part, body: Body, chunks: AsyncIterator[bytes]) -> None:
+        """Write down what comes; the first bytes decide whether it is wanted, not its label."""
+        first = b""
         if body.start == 0:
+            first = await beginning(chunks)
+            if not first:
+                raise BrokenOffError("nothing came")
+            if kind_of(first[:HEAD]) is None:
+                raise GoneError("something that is no film")
             await part.restart()
         await part.expect(body.total, body.version)
         if body.start == body.end:
             return
         at, since = part.have, self._clock.now()
-        async for chunk in chunks:
+        async for chunk in chained(first, chunks):
             await part.write(chunk)
             if body.end is not None and part.have > body.end:
                 raise ChangedError("more came than was announced")
             if part.have > LARGEST:
                 raise DownloadError(f"The film has more than {LARGEST} bytes")
-            if len(part.head) == HEAD and kind_of(part.head) is None:
-                break
             if (span := self._clock.now() - since) >= SLOW_SPAN:
                 if part.have - at < SLOWEST * span:
                     raise BrokenOffError("slower than 1 KiB a second")
                 at, since = part.have, self._clock.now()
-        if part.have == 0:
-            raise BrokenOffError("nothing came")
-        if kind_of(part.head) is None:
-            await part.restart()
-            raise GoneError("something that is no film")
         if body.total is not None and part.have != body.total:
             raise BrokenOffError(f"{part.have} of {body.total} bytes came")
+
+
+async def beginning(chunks: AsyncIterator[bytes]) -> bytes:
+    """So many first bytes that they say what comes; fewer when there are no more."""
+    found = b""
+    while len(found) < HEAD and (chunk := await anext(chunks, None)) is not None:
+        found += chunk
+    return found
+
+
+async def chained(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for chunk in chunks:
+        yield chunk
 
 
 class Links:

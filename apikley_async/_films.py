@@ -5,6 +5,7 @@ Pure: plain values in, plain values out. Nothing here opens a socket or a file.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import os
 import re
@@ -22,7 +23,6 @@ LARGEST = 4 * 1024**3
 HEAD = 16  # so many first bytes say what a file is
 MOST_BOXES = 100_000
 WHOLE_NUMBER = r"([0-9]{1,15})"
-PAGES = ("text/html", "application/json", "application/xml", "text/xml")
 
 
 class BrokenOffError(Exception):
@@ -112,7 +112,8 @@ class Held:
 class Body:
     """Which bytes an answer brings: from *start* up to *end*, of *total*, of one *version*.
 
-    *framed* unless only the closing of the connection tells the end of them.
+    *framed* unless only the closing of the connection tells the end of them; *packed* when they
+    are gzip on the wire.
     """
 
     start: int
@@ -120,13 +121,14 @@ class Body:
     total: int | None
     version: str | None
     framed: bool = True
+    packed: bool = False
 
 
 def read_answer(held: Held, status: int, headers: Mapping[str, str]) -> Body:
     """Say which bytes come, given what is *held* and was asked for.
 
     Raises:
-        GoneError: the link is dead, or leads to a page.
+        GoneError: the link is dead.
         ChangedError: these bytes are not the rest of what is held.
         BrokenOffError: not now.
         DownloadError: never.
@@ -139,9 +141,6 @@ def read_answer(held: Held, status: int, headers: Mapping[str, str]) -> Body:
         if 400 <= status < 500 and status not in (408, 425, 429):
             raise DownloadError(f"The film's host answered with HTTP {status}")
         raise BrokenOffError(f"HTTP {status}")
-    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind in PAGES:
-        raise GoneError(f"a page of {kind} instead of the film")
     body = _the_rest(held, headers) if status == 206 else _all_of_it(headers)
     if (body.total or 0) > LARGEST:
         raise DownloadError(f"The film has {body.total} bytes, more than {LARGEST}")
@@ -152,6 +151,10 @@ def _all_of_it(headers: Mapping[str, str]) -> Body:
     told = re.fullmatch(WHOLE_NUMBER, headers.get("Content-Length", ""))
     total = int(told[1]) if told else None
     framed = told is not None or "Transfer-Encoding" in headers
+    if is_packed(headers):  # its length and its version are those of the packed bytes
+        if (total or 0) > LARGEST:
+            raise DownloadError(f"The film has {total} packed bytes, more than {LARGEST}")
+        return Body(0, None, None, None, packed=True)
     return Body(0, total, total, strong_version(headers), framed)
 
 
@@ -160,7 +163,7 @@ def _the_rest(held: Held, headers: Mapping[str, str]) -> Body:
     told = re.fullmatch(
         f"bytes {WHOLE_NUMBER}-{WHOLE_NUMBER}/{WHOLE_NUMBER}", headers.get("Content-Range", "")
     )
-    if told is None:
+    if told is None or is_packed(headers):
         raise ChangedError("a part that does not say which")
     start, last, total = (int(number) for number in told.groups())
     same = held.total in (None, total) and strong_version(headers) == held.version
@@ -177,6 +180,10 @@ def _nothing_left(held: Held, headers: Mapping[str, str]) -> Body:
     if total != held.have or not same:
         raise ChangedError("the range was refused")
     return Body(held.have, held.have, total, held.version)
+
+
+def is_packed(headers: Mapping[str, str]) -> bool:
+    return headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
 
 
 def strong_version(headers: Mapping[str, str]) -> str | None:
@@ -210,28 +217,46 @@ def kind_of(head: bytes) -> str | None:
     return None
 
 
+class Shape(enum.Enum):
+    """What the bytes of a file say about its end."""
+
+    CUT = "it is not all there"
+    WHOLE = "its last box ends where it ends"
+    OPEN = "nothing in it tells where it ends"
+    ODD = "a whole film, and bytes behind it that are no box"
+
+
 def is_mp4(head: bytes) -> bool:
     """Say whether the file is made of boxes that must add up."""
     return KIN.get(kind := kind_of(head) or "", kind) == ".mp4"
 
 
-def mp4_is_whole(read: Callable[[int, int], bytes], size: int) -> bool:
-    """Walk the top-level boxes: they must fill the file exactly and hold an index and a film.
+BOXES = frozenset(
+    b"ftyp styp moov mdat moof mfra free skip wide uuid meta udta sidx ssix emsg prft pdin".split()
+)
 
-    *read* gives so many bytes (the second) from a place (the first).
+
+def mp4_shape(read: Callable[[int, int], bytes], size: int) -> Shape:
+    """Walk the top-level boxes: an index (moov) and pictures (mdat) must be there, complete.
+
+    What stands behind the two and is no box cuts nothing off: line ends, zeros, a tag. A box
+    that runs past the end of the file was cut. *read* gives so many bytes (the second) from a
+    place (the first).
     """
-    at, kinds = 0, set()
+    at, kinds = 0, set[bytes]()
     for _ in range(MOST_BOXES):
-        if at >= size:
-            break
+        whole = {b"moov", b"mdat"} <= kinds
+        if at == size:
+            return Shape.WHOLE if whole else Shape.CUT
         header = read(at, 16)
         length, kind, least = int.from_bytes(header[:4], "big"), header[4:8], 8
         if length == 1:
             length, least = int.from_bytes(header[8:16], "big"), 16
-        elif length == 0:
-            length = size - at
-        if len(header) < least or length < least:
-            return False
+        elif length == 0 and kind in BOXES:  # to the end of the file, wherever that is
+            return Shape.OPEN if {b"moov", b"mdat"} <= kinds | {kind} else Shape.CUT
+        if len(header) < least or length < least or at + length > size:
+            odd = whole and (len(header) < 8 or kind not in BOXES)
+            return Shape.ODD if odd else Shape.CUT
         kinds.add(kind)
         at += length
-    return at == size and {b"moov", b"mdat"} <= kinds
+    return Shape.CUT

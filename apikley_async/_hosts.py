@@ -14,14 +14,22 @@ import ipaddress
 import re
 import socket
 import ssl as tls
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 from yarl import URL
 
-from apikley_async._films import Body, BrokenOffError, Held, UnreachedError, read_answer
+from apikley_async._films import (
+    Body,
+    BrokenOffError,
+    GoneError,
+    Held,
+    UnreachedError,
+    read_answer,
+)
 from apikley_async._storyboard import url_faults
 from apikley_async._transport import Network, is_loopback
 from apikley_async.errors import DownloadError
@@ -30,6 +38,7 @@ __all__ = ["Hosts"]
 
 CONNECTIONS = 12
 CHUNK = 256 * 1024
+GZIP = b"\x1f\x8b"
 REDIRECTS = 5
 SILENCE = 60.0  # seconds without a byte
 
@@ -90,8 +99,13 @@ class Hosts:
                 if response.status in (301, 302, 303, 307, 308):
                     return urljoin(url, response.headers.get("Location", ""))
                 body = read_answer(held, response.status, response.headers)
-                await receive(body, response.content.iter_chunked(CHUNK))
-                return body
+                chunks = response.content.iter_chunked(CHUNK)
+                if not body.packed:
+                    await receive(body, chunks)
+                    return body
+                async with contextlib.aclosing(unpacked(chunks)) as plain:
+                    await receive(body, plain)
+                    return body
         except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
             trouble = DownloadError(f"The certificate of {shown(url)} is not valid")
         except TimeoutError:
@@ -150,6 +164,36 @@ class Hosts:
                 trust_env=False,
             )
         return self._web
+
+
+async def unpacked(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Undo gzip in pieces of at most 256 KiB; what is only called gzip comes as it is.
+
+    Raises:
+        BrokenOffError: the packed bytes ended too early.
+        GoneError: they are neither gzip nor anything else that was asked for.
+    """
+    unpacker: Any = None
+    async for chunk in chunks:
+        rest = chunk
+        if unpacker is None:
+            plain = not chunk.startswith(GZIP[: len(chunk)])
+            unpacker = None if plain else zlib.decompressobj(31)
+            if plain:
+                yield chunk
+                async for other in chunks:
+                    yield other
+                return
+        try:
+            while rest:
+                yield unpacker.decompress(rest, CHUNK)
+                rest = unpacker.unconsumed_tail
+        except zlib.error:
+            raise GoneError("something that is no gzip") from None
+    if unpacker is not None:
+        yield unpacker.flush()
+        if not unpacker.eof:
+            raise BrokenOffError("the packed bytes ended too early")
 
 
 def shown(url: str) -> str:

@@ -33,7 +33,16 @@ from apikley_async._disk import (
     read_at,
     sync_folder,
 )
-from apikley_async._films import HEAD, Held, fitting, is_mp4, kind_of, mp4_is_whole, strong_version
+from apikley_async._films import (
+    HEAD,
+    Held,
+    Shape,
+    fitting,
+    is_mp4,
+    kind_of,
+    mp4_shape,
+    strong_version,
+)
 from apikley_async.errors import Blame, DownloadError
 
 __all__ = ["Part"]
@@ -218,11 +227,11 @@ class Part:
         return self._lasting and self.have > 0 and self.version is not None
 
     @in_a_thread
-    def is_whole(self) -> bool:
-        """Say whether it is a film or the like, and a film of the length it should have."""
+    def shape(self) -> Shape:
+        """Say whether it is a film or the like, and what a film's boxes say about its end."""
         if not is_mp4(self.head):
-            return kind_of(self.head) is not None
-        return mp4_is_whole(lambda at, count: read_at(self._file, count, at), self.have)
+            return Shape.CUT if kind_of(self.head) is None else Shape.OPEN
+        return mp4_shape(lambda at, count: read_at(self._file, count, at), self.have)
 
     # --- its end ---------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import gzip
 import os
 import random
 import re
@@ -29,6 +30,7 @@ from filehost import (
     Turn,
     Version,
     bent,
+    box,
     cut,
     film,
     honest,
@@ -394,6 +396,90 @@ async def test_what_cannot_show_its_end_must_come_twice_the_same(tmp_path: Path)
     assert path.name == "task_1.mp3"
     assert path.read_bytes() == sound.data
     assert len(host.requests) == 3
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("tail", [b"\r\n", b"\0\0\0", b"ID3\x04" + b"\0" * 124])
+async def test_a_whole_film_with_odd_bytes_behind_it_is_saved(
+    tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own length is satisfied: it is kept as it came, once, and that is said."""
+    data, asked = await outcome(tmp_path, [honest(Version(FILM + tail))])
+
+    assert data == FILM + tail
+    assert len(asked) == 1
+    assert "odd bytes behind the film" in caplog.text
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+async def test_odd_bytes_of_no_told_length_must_come_twice(tmp_path: Path, framing: str) -> None:
+    """Nothing vouches for their end but that they come again."""
+    turn = bent(honest(Version(FILM + b"\r\n", "")), framing=framing)
+
+    data, asked = await outcome(tmp_path, [turn])
+
+    assert data == FILM + b"\r\n"
+    assert len(asked) == 2
+
+
+@pytest.mark.virtual
+async def test_a_cut_box_is_never_a_film(tmp_path: Path) -> None:
+    """However often it arrives, and whatever length its host tells."""
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(Version(FILM + box(b"moof", b"m" * 90)[:-1])))
+
+        with pytest.raises(DownloadError, match="not whole"):
+            await films.save(result(url), tmp_path)
+
+    assert [name for name in names(tmp_path) if name.endswith(".mp4")] == []
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("kind", ["application/json", "text/html; charset=utf-8", ""])
+async def test_the_bytes_decide_before_the_label(tmp_path: Path, kind: str) -> None:
+    """A film that is called something else is a film."""
+    data, asked = await outcome(tmp_path, [honest(Version(FILM, kind=kind))])
+
+    assert data == FILM
+    assert len(asked) == 1
+
+
+@pytest.mark.virtual
+async def test_a_page_costs_nothing_of_what_is_there(tmp_path: Path) -> None:
+    """A portal's page in the middle of a download is not written over its beginning."""
+    page = says(200, PAGE, Content_Type="text/html")
+    async with FileHost() as host:
+        url = host.serve("/1", [cut(honest(V1), 7000), page, honest(V1)])
+        async with saving(Reissue([url])) as films:
+            (path,) = await films.save(result(url), tmp_path)
+
+    assert path.read_bytes() == FILM
+    assert ranges(host.requests) == ["", "bytes=7000-", "bytes=7000-"]
+
+
+@pytest.mark.virtual
+async def test_a_packed_film_is_saved(tmp_path: Path) -> None:
+    """Unpacked, and begun anew after a break: nothing vouches for the same packing."""
+    turn = bent(honest(Version(gzip.compress(FILM))), headers={"Content-Encoding": "gzip"})
+
+    data, asked = await outcome(tmp_path, [cut(turn, 9000), turn])
+
+    assert data == FILM
+    assert ranges(asked) == ["", ""]
+
+
+@pytest.mark.virtual
+async def test_every_retry_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What went wrong, how much is there, and when it goes on; never the link."""
+    caplog.set_level("INFO", "apikley_async")
+
+    await outcome(tmp_path, [cut(honest(V1), 7000), says(503), honest(V1)])
+
+    logged = [record.getMessage() for record in caplog.records if "again in" in record.msg]
+    assert len(logged) == 2
+    assert "HTTP 503; 7000 bytes are there" in logged[1]
+    assert "127.0.0.1" not in caplog.text
 
 
 @pytest.mark.virtual

@@ -18,10 +18,11 @@ from apikley_async._films import (
     ChangedError,
     GoneError,
     Held,
+    Shape,
     fitting,
     is_mp4,
     kind_of,
-    mp4_is_whole,
+    mp4_shape,
     read_answer,
     safe_name,
     strong_version,
@@ -182,11 +183,18 @@ def test_the_rest_is_asked_for_only_of_a_version() -> None:
         # (D7) the link is dead
         *((Held(), status, {}, GoneError) for status in (401, 403, 404, 410)),
         *((HALF, status, {}, GoneError) for status in (401, 403, 404, 410)),
-        # (D7, D19) a page in its place
-        (Held(), 200, {"Content-Type": "text/html; charset=utf-8"}, GoneError),
-        (Held(), 200, {"Content-Type": "Application/JSON"}, GoneError),
-        (Held(), 200, {"Content-Type": "application/xml"}, GoneError),
-        (HALF, 206, {"Content-Type": "text/html"}, GoneError),
+        # a label says nothing: the first bytes do
+        (Held(), 200, {"Content-Type": "text/html; charset=utf-8", "Content-Length": "9"},
+         Body(0, 9, 9, None)),
+        (Held(), 200, {"Content-Type": "application/json"}, Body(0, None, None, None, False)),
+        # packed bytes: neither their length nor their version is the film's
+        (Held(), 200, {"Content-Encoding": "gzip", "Content-Length": "9", "ETag": TAG},
+         Body(0, None, None, None, packed=True)),
+        (HALF, 200, {"Content-Encoding": "X-GZip"}, Body(0, None, None, None, packed=True)),
+        (Held(), 200, {"Content-Encoding": "gzip", "Content-Length": str(LARGEST + 1)},
+         DownloadError),
+        (HALF, 206, {"Content-Range": "bytes 400-999/1000", "ETag": TAG,
+                     "Content-Encoding": "gzip"}, ChangedError),
         # not now
         *((HALF, status, {}, BrokenOffError) for status in (408, 425, 429, 500, 502, 503, 504)),
         *((Held(), status, {}, BrokenOffError) for status in (201, 204, 300, 304, 599)),
@@ -286,7 +294,11 @@ def test_a_file_is_what_its_first_bytes_say(head: bytes, expected: str | None) -
 
 
 def whole(data: bytes) -> bool:
-    return mp4_is_whole(lambda at, count: data[at : at + count], len(data))
+    return shape(data) is Shape.WHOLE
+
+
+def shape(data: bytes) -> Shape:
+    return mp4_shape(lambda at, count: data[at : at + count], len(data))
 
 
 FTYP, MOOV, MDAT = box(b"ftyp", b"isom"), box(b"moov", b"m" * 40), box(b"mdat", b"d" * 90)
@@ -295,26 +307,37 @@ FTYP, MOOV, MDAT = box(b"ftyp", b"isom"), box(b"moov", b"m" * 40), box(b"mdat", 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (FTYP + MOOV + MDAT, True),
-        (FTYP + MDAT + MOOV, True),
-        (FTYP + MOOV + MDAT + box(b"free", b""), True),
-        (FTYP + MOOV + b"\0\0\0\0mdat" + b"d" * 50, True),  # to the end of the file
-        (FTYP + MOOV + b"\0\0\0\x01mdat" + (16 + 50).to_bytes(8, "big") + b"d" * 50, True),
-        (FTYP + MOOV + b"\0\0\0\x01mdat" + (15).to_bytes(8, "big") + b"d" * 50, False),
-        (FTYP + MOOV + b"\0\0\0\x01mdat" + (2**32 + 66).to_bytes(8, "big") + b"d" * 50, False),
-        (FTYP + MOOV + MDAT + b"\0\0\0\x04" + box(b"free", b""), False),  # shorter than its head
-        (FTYP + MOOV, False),  # cut between two boxes
-        (FTYP + MDAT, False),
-        (FTYP + MOOV + MDAT[:-1], False),
-        (FTYP + MOOV + MDAT + b"x", False),
-        (FTYP + MOOV + MDAT + b"\0\0\0\x07free", False),
-        (FTYP + MOOV + MDAT + b"\0\0\0\x01free", False),
-        (b"", False),
+        (FTYP + MOOV + MDAT, Shape.WHOLE),
+        (FTYP + MDAT + MOOV, Shape.WHOLE),
+        (FTYP + MOOV + MDAT + box(b"free", b""), Shape.WHOLE),
+        (FTYP + MOOV + b"\0\0\0\x01mdat" + (16 + 50).to_bytes(8, "big") + b"d" * 50, Shape.WHOLE),
+        # to the end of the file, wherever that is
+        (FTYP + MOOV + b"\0\0\0\0mdat" + b"d" * 50, Shape.OPEN),
+        (FTYP + b"\0\0\0\0mdat" + MOOV, Shape.CUT),
+        # bytes behind it that are no box
+        (FTYP + MOOV + MDAT + b"x", Shape.ODD),
+        (FTYP + MOOV + MDAT + b"\r\n", Shape.ODD),
+        (FTYP + MOOV + MDAT + b"\0\0\0", Shape.ODD),
+        (FTYP + MOOV + MDAT + b"\0" * 9, Shape.ODD),
+        (FTYP + MOOV + MDAT + b"ID3\x04" + b"\0" * 60, Shape.ODD),
+        (FTYP + MOOV + MDAT + b"TAGA song" + b"\0" * 119, Shape.ODD),
+        # a cut box, wherever it stands
+        (FTYP + MOOV + b"\0\0\0\x01mdat" + (15).to_bytes(8, "big") + b"d" * 50, Shape.CUT),
+        (FTYP + MOOV + b"\0\0\0\x01mdat" + (2**32 + 66).to_bytes(8, "big") + b"d", Shape.CUT),
+        (FTYP + MOOV, Shape.CUT),  # cut between two boxes
+        (FTYP + MDAT, Shape.CUT),
+        (FTYP + MOOV + MDAT[:-1], Shape.CUT),
+        (FTYP + MOOV + MDAT + box(b"moof", b"m" * 40)[:-1], Shape.CUT),
+        (FTYP + MOOV + MDAT + MDAT[:9], Shape.CUT),
+        (FTYP + MOOV + MDAT + b"\0\0\0\x07free", Shape.CUT),
+        (FTYP + MOOV + MDAT + b"\0\0\0\x01free", Shape.CUT),
+        (FTYP + MOOV + b"ID3\x04" + b"\0" * 60, Shape.CUT),  # odd bytes replace no box
+        (b"", Shape.CUT),
     ],
 )
-def test_a_film_is_whole_when_its_boxes_add_up(data: bytes, expected: bool) -> None:
-    """Without a length from the host, the film itself says whether it is all there (D2)."""
-    assert whole(data) is expected
+def test_a_film_is_whole_when_its_boxes_add_up(data: bytes, expected: Shape) -> None:
+    """The film itself says whether it is all there, and what stands behind it (D2)."""
+    assert shape(data) is expected
 
 
 def test_no_cut_film_is_whole() -> None:
@@ -333,12 +356,12 @@ def test_a_file_of_nothing_but_boxes_ends_the_walk() -> None:
         next(counted)
         return box(b"free", b"")
 
-    assert mp4_is_whole(read, LARGEST) is False
+    assert mp4_shape(read, LARGEST) is Shape.CUT
     assert next(counted) <= 100_000
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_upset_the_walk(data: bytes) -> None:
     """Noise is never a whole film, and never an error."""
-    assert whole(FTYP + data) in (True, False)
+    assert shape(FTYP + data) is not Shape.WHOLE or data.count(b"moov")
     assert is_mp4((FTYP + data)[:16])

@@ -21,7 +21,7 @@ from filehost import film
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from apikley_async._films import Held
+from apikley_async._films import Held, Shape
 from apikley_async._parts import Part, in_a_thread, read_note
 from apikley_async.errors import DownloadError
 
@@ -123,7 +123,7 @@ async def test_more_than_the_note_says_is_not_trusted(tmp_path: Path) -> None:
 
     assert part.have == 2000
     await part.write(FILM[2000:])
-    assert await part.is_whole()
+    assert await part.shape() is Shape.WHOLE
     assert (await part.publish()).read_bytes() == FILM
     await part.close()
 

@@ -6,6 +6,7 @@ payload of their own that they may take apart; those in `FILE_TWISTS` change byt
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -263,6 +264,23 @@ def _weak_validator(answer: Answer, detail: str) -> Answer:
     return _no_validators(answer, detail).with_headers(("ETag", f"W/{etag}"))
 
 
+def _odd_tail(answer: Answer, detail: str) -> Answer:
+    """A line end behind a whole file, counted in its length; a part is left alone."""
+    return attrs.evolve(answer, raw=answer.body + b"\r\n") if answer.status == 200 else answer
+
+
+def _mislabelled(answer: Answer, detail: str) -> Answer:
+    return attrs.evolve(answer, content_type="application/json")
+
+
+def _packed(answer: Answer, detail: str) -> Answer:
+    """A whole file as gzip, without a validator; a part is left alone."""
+    if answer.status != 200:
+        return answer
+    packed = attrs.evolve(answer, raw=gzip.compress(answer.body, 1, mtime=0))
+    return _no_validators(packed, detail).with_headers(("Content-Encoding", "gzip"))
+
+
 def _as_it_is(answer: Answer, detail: str) -> Answer:
     return answer
 
@@ -273,6 +291,9 @@ FILE_TWISTS: dict[str, Twist] = {
     "wrong total": _wrong_total,
     "no validators": _no_validators,
     "weak validator": _weak_validator,
+    "odd tail": _odd_tail,
+    "mislabelled": _mislabelled,
+    "packed": _packed,
     # These two are done where the file is chosen, before there is an answer to twist;
     "changed": _as_it_is,
     "no ranges": _as_it_is,

@@ -134,7 +134,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     # --- saving
     "do not look whether a film is whole": (
         ("_files", "if body.total is not None and part.have != body.total:", "if False:"),
-        ("_files", "if not await part.is_whole():", "if False:"),
+        ("_files", "if shape is Shape.CUT:", "if False:"),
         ("_films", 'framed = told is not None or "Transfer-Encoding" in headers',
          "framed = True"),
     ),
