@@ -17,7 +17,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import attrs
-from apikley_async.cli._films import is_other, namesake
 from fuzz.promises import Findings, demand
 
 from apikley_async import Result, Shot, Storyboard

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from apikley_async.cli._films import is_other, namesake
 
 from apikley_async import Client, DownloadError, Result, StoryboardError
 from apikley_async._films import safe_name, target_names
