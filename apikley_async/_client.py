@@ -28,6 +28,7 @@ from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter, running_slots
 from apikley_async._many import Making, Outcome, Works
 from apikley_async._policy import Backoff, Timeouts
+from apikley_async._record import is_made_of, tells_request
 from apikley_async._result import Result, Snapshot
 from apikley_async._rooms import Rooms, Settings, open_rooms
 from apikley_async._storyboard import Work, is_url
@@ -333,7 +334,7 @@ class Client:
             The task, or None when it was made of something else.
         """
         snapshot = await self.look(task_id)
-        ours = wire.is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints)
+        ours = is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints)
         return snapshot if ours else None
 
     # --- the other endpoints ------------------------------------------------------------------
@@ -474,9 +475,9 @@ class Client:
 
     async def _is_ours(self, task_id: str, token: str) -> bool | None:
         snapshot = await self.look(task_id)
-        if not wire.tells_request(snapshot):
+        if not tells_request(snapshot):
             return None
-        return wire.is_made_of(snapshot, tokens=[token], fingerprints=())
+        return is_made_of(snapshot, tokens=[token], fingerprints=())
 
     def _announced(self, task_id: str) -> None:
         job = self._jobs.get(task_id)

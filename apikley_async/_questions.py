@@ -16,6 +16,7 @@ from apikley_async._clock import Clock
 from apikley_async._house import House
 from apikley_async._limiter import Limiter
 from apikley_async._policy import RETRIES, Timeouts, retry_delay
+from apikley_async._record import open_snapshot
 from apikley_async._result import Snapshot
 from apikley_async._transport import Transport
 from apikley_async.errors import (
@@ -65,7 +66,7 @@ class Questions:
         """Ask once; a job has a patience of its own."""
 
         def open_reply(reply: wire.Reply, *, wall: float) -> Snapshot:
-            return wire.open_snapshot(reply, task_id, wall=wall)
+            return open_snapshot(reply, task_id, wall=wall)
 
         return await self._once(wire.record_info(task_id), open_reply)
 

@@ -13,12 +13,10 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
-import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from apikley_async._lenient import (
     plain,
@@ -26,12 +24,11 @@ from apikley_async._lenient import (
     read_any_json,
     read_date,
     read_json,
-    read_moment,
     read_number,
     read_whole,
 )
-from apikley_async._result import Snapshot, State
 from apikley_async._storyboard import url_faults
+from apikley_async._words import certain_refusal, tells_of_model
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -257,7 +254,15 @@ def refusal(
     if family is RateLimitError:
         pause = retry_after(reply, wall=wall)
         return RateLimitError(told, code=code, task_id=task_id, retry_after=pause)
+    if family in (InvalidRequestError, NotFoundError) and tells_of_model(envelope.message):
+        return _model_gone(told, code)
     return family(told, code=code, task_id=task_id)
+
+
+def _model_gone(told: str, code: int) -> InvalidRequestError:
+    error = InvalidRequestError(told, code=code)
+    error.advice = "The model may have been withdrawn, or its name is misspelled; choose another"
+    return error
 
 
 def _speaks_of_pace(said: str) -> bool:
@@ -313,6 +318,8 @@ def open_submission(
         if not envelope.ok:
             logger.warning("%s was created although the answer says %s", task_id, _cause(reply))
         return task_id
+    if status == 200 and (certain := _said_for_certain(envelope, asked)):
+        raise certain
     refused = refusal(reply, envelope, wall=wall, asked=asked)
     if status < 500 and (status == 429 or code in (429, 430)):
         known = isinstance(refused, RateLimitError | InsufficientCreditsError)
@@ -333,15 +340,29 @@ def open_submission(
     )
 
 
+def _said_for_certain(envelope: Envelope, asked: str) -> ApiError | None:
+    """The refusal that the words of an answer with HTTP 200 are, whatever its code says."""
+    kind = None if envelope.ok or not envelope.framed else certain_refusal(envelope.message)
+    if kind is None:
+        return None
+    told = f"{asked} was refused: {envelope.message}"
+    if tells_of_model(envelope.message):
+        return _model_gone(told, envelope.code)
+    return kind(told, code=envelope.code)
+
+
 def _cause(reply: Reply) -> str:
-    """What an answer to createTask says, in a few words."""
+    """What an answer to createTask says: status, code, and the service's own words."""
     envelope = read_envelope(reply)
     cause = f"HTTP {reply.status}"
-    if not envelope.framed:
-        readable = reply.complete and reply.status >= 300
-        return cause if readable else f"{cause}, the answer {_trouble(reply)}"
-    cause += f", code {envelope.code}" if envelope.code != reply.status else ""
-    return cause + (", no task id" if envelope.ok else "")
+    if envelope.framed:
+        cause += f", code {envelope.code}" if envelope.code != reply.status else ""
+        if envelope.ok:
+            return f"{cause}, no task id"
+    elif not reply.complete or reply.status < 300:
+        return f"{cause}, the answer {_trouble(reply)}"
+    said = "" if envelope.message.startswith("<") else envelope.message
+    return f"{cause}: {said}" if said else cause
 
 
 def _throttled(reply: Reply, wall: float) -> RateLimitError:
@@ -372,16 +393,16 @@ def _task_ids(body: Any) -> Iterator[str]:
     places = (inner if isinstance(inner, dict) else {}), body
     for place in places:
         for name in ("taskId", "task_id"):
-            if (found := _task_id(place.get(name))) is not None:
+            if (found := read_task_id(place.get(name))) is not None:
                 yield found
 
 
 def is_task_id(text: str) -> bool:
     """Whether *text* could be the id of a task."""
-    return _task_id(text) is not None
+    return read_task_id(text) is not None
 
 
-def _task_id(value: Any) -> str | None:
+def read_task_id(value: Any) -> str | None:
     """An id is opaque (other formats exist): any word without spaces that can be printed."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -390,105 +411,7 @@ def _task_id(value: Any) -> str | None:
     return value if value.isprintable() and not any(c.isspace() for c in value) else None
 
 
-# --- recordInfo ----------------------------------------------------------------------------------
-
-
-def open_snapshot(reply: Reply, task_id: str, *, wall: float = 0.0) -> Snapshot:
-    """Read the state of *task_id*.
-
-    Raises:
-        NotFoundError: the service does not know the task, or not yet.
-        UnansweredError: nothing readable, or the state of another task.
-        ApiError: another refusal.
-    """
-    envelope = read_envelope(reply)
-    if envelope.code == 501 and envelope.framed:  # "generation failed": final for this task
-        given = envelope.data if isinstance(envelope.data, dict) else {}
-        told = {name: value for name, value in given.items() if value not in (None, "")}
-        failure = {"state": "fail", "failCode": "501", "failMsg": envelope.message}
-        return _read_record(failure | told, given, task_id)
-    missing = envelope.code == 404 or (
-        envelope.code == 422 and "null" in envelope.message.casefold()
-    )
-    if missing or (envelope.ok and envelope.data in (None, {})):
-        raise NotFoundError("The service knows no such task", code=envelope.code, task_id=task_id)
-    data = open_envelope(reply, wall=wall, asked="The look", task_id=task_id)
-    if not isinstance(data, dict):
-        raise UnansweredError(f"The look got no task but {type(data).__name__}", task_id=task_id)
-    return _read_record(data, data, task_id)
-
-
-def _read_record(told: dict[str, Any], raw: dict[str, Any], task_id: str) -> Snapshot:
-    """Read what is *told* of a task, unless it is another one."""
-    named = _task_id(told.get("taskId"))
-    if named is not None and named != task_id:
-        raise UnansweredError("The look got the state of another task", task_id=task_id)
-    content = _content(told.get("resultJson"))
-    read = {
-        "taskId": task_id,
-        "urls": content.get("resultUrls"),
-        "content": content,
-        # Other models' results are no links; ours without one is a film that is missing.
-        "linked": "resultUrls" in content or not any(content.values()),
-        "raw": raw,
-    }
-    snapshot: Snapshot = _reader.structure(told | read, Snapshot)
-    return snapshot
-
-
-def _content(value: Any) -> dict[str, Any]:
-    """The decoded result: JSON inside a string, once or twice, or already an object."""
-    for _ in range(2):
-        if isinstance(value, str):
-            value = read_json(value)
-    return value if isinstance(value, dict) else {}
-
-
-def _usable(urls: Any) -> tuple[str, ...]:
-    listed = urls if isinstance(urls, list) else [urls]
-    return tuple(
-        url for url in listed if isinstance(url, str) and "://" in url and not [*url_faults(url)]
-    )
-
-
-def _state(value: Any) -> State:
-    try:
-        state = State(value)
-    except ValueError:
-        return State.UNKNOWN
-    return state
-
-
-def _word(value: Any) -> str:
-    return "" if value is None else plain(value)
-
-
-def _reads(hook: Callable[[Any], Any], rename: str | None = None) -> Any:
-    return override(rename=rename, struct_hook=lambda value, _type: hook(value))
-
-
-_reader = cattrs.Converter(detailed_validation=False)
-_reader.register_structure_hook(
-    Snapshot,
-    make_dict_structure_fn(
-        Snapshot,
-        _reader,
-        task_id=_reads(str, "taskId"),
-        state=_reads(_state),
-        model=_reads(_word),
-        progress=_reads(read_amount),
-        urls=_reads(_usable),
-        content=_reads(dict),
-        linked=_reads(bool),
-        fail_code=_reads(_word, "failCode"),
-        fail_message=_reads(_word, "failMsg"),
-        credits=_reads(read_amount, "creditsConsumed"),
-        created_at=_reads(read_moment, "createTime"),
-        updated_at=_reads(read_moment, "updateTime"),
-        completed_at=_reads(read_moment, "completeTime"),
-        raw=_reads(dict),
-    ),
-)
+# --- what was asked for ---------------------------------------------------------------------------
 
 
 def fingerprint_of(body: Mapping[str, Any]) -> str:
@@ -507,28 +430,14 @@ def _valued(value: Any) -> Any:
     return value
 
 
-def tells_request(snapshot: Snapshot) -> bool:
-    """Say whether a task tells what it was asked for with; else nothing is proved."""
-    param = snapshot.raw.get("param")
-    return isinstance(read_json(param) if isinstance(param, str) else param, dict)
-
-
-def is_made_of(snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Iterable[str]) -> bool:
-    """Say whether a task was asked for with one of *tokens* in its callback URL, or is equal.
-
-    Its `param` repeats the request; when it is missing nothing is proved.
-    """
-    param = snapshot.raw.get("param")
-    body = read_json(param) if isinstance(param, str) else param
-    if not isinstance(body, dict):
-        return False
-    called = body.get("callBackUrl")
-    if isinstance(called, str) and any(token and token in called for token in tokens):
-        return True
-    return fingerprint_of(body) in set(fingerprints)
-
-
 # --- the other answers ---------------------------------------------------------------------------
+
+
+def usable(urls: Any) -> tuple[str, ...]:
+    listed = urls if isinstance(urls, list) else [urls]
+    return tuple(
+        url for url in listed if isinstance(url, str) and "://" in url and not [*url_faults(url)]
+    )
 
 
 def open_credits(reply: Reply, *, wall: float = 0.0) -> float:
@@ -540,7 +449,7 @@ def open_credits(reply: Reply, *, wall: float = 0.0) -> float:
 
 def open_link(reply: Reply, *, wall: float = 0.0) -> str:
     data = open_envelope(reply, wall=wall, asked="The question for a download link")
-    found = _usable(data.get("url") or data.get("downloadUrl") if isinstance(data, dict) else data)
+    found = usable(data.get("url") or data.get("downloadUrl") if isinstance(data, dict) else data)
     if not found:
         raise UnansweredError("The question for a download link got none")
     return found[0]
@@ -554,7 +463,7 @@ def open_upload(reply: Reply, *, wall: float = 0.0) -> str:
         raise UploadError(told, resumable=True, blames=Blame.SERVICE)
     data = open_envelope(reply, wall=wall, asked="The upload")
     fields = data if isinstance(data, dict) else {}
-    found = _usable(fields.get("fileUrl")) or _usable(fields.get("downloadUrl"))
+    found = usable(fields.get("fileUrl")) or usable(fields.get("downloadUrl"))
     if not found:
         told = "The upload was answered without a URL for the image"
         raise UploadError(told, resumable=True, blames=Blame.SERVICE)

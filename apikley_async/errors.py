@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 __all__ = [
     "ApiError",
@@ -67,6 +67,7 @@ class ApikleyError(Exception):
 
     Attributes:
         message: what happened, in one sentence without secrets.
+        advice: what to do, in one sentence.
         code: the service's code (or the HTTP status when it sent none), if it answered.
         task_id: the task concerned, where there is one.
         resumable: the same call or command may succeed later without a change of its input, and
@@ -79,7 +80,7 @@ class ApikleyError(Exception):
         retry_after: the pause in seconds that the service asked for, if it did.
     """
 
-    advice: ClassVar[str] = ""
+    advice: str = ""
     resumable: bool = False
     blames: Blame = Blame.SERVICE
     affects_all: bool = False

@@ -38,6 +38,7 @@ from apikley_async import (
     UploadError,
     Work,
 )
+from apikley_async._record import is_made_of, open_snapshot
 from apikley_async._wire import (
     LONGEST_PAUSE,
     RAW_KEPT,
@@ -45,13 +46,11 @@ from apikley_async._wire import (
     Reply,
     Request,
     create_task,
-    is_made_of,
     is_task_id,
     link_for,
     open_credits,
     open_envelope,
     open_link,
-    open_snapshot,
     open_submission,
     open_upload,
     read_callback,
@@ -803,7 +802,10 @@ def test_row_7_everything_else_is_uncertain(reply: Reply) -> None:
     ("reply", "cause"),
     [
         (said(HTML, 502), "HTTP 502"),
-        (framed(500), "HTTP 200, code 500"),
+        (framed(500, msg=""), "HTTP 200, code 500"),
+        (framed(500, msg="Busy.\n\x1b[2J"), "HTTP 200, code 500: Busy. [2J"),
+        (framed(500, msg="Busy.", status=500), "HTTP 500: Busy."),
+        (said("upstream timed out", 504), "HTTP 504: upstream timed out"),
         (framed(200), "HTTP 200, no task id"),
         (said('{"code": 20', complete=False), "HTTP 200, the answer broke off"),
         (said(HTML), "HTTP 200, the answer cannot be read"),
@@ -816,6 +818,100 @@ def test_a_doubt_says_its_cause(reply: Reply, cause: str) -> None:
 
     assert caught.value.cause == cause
     assert cause in caught.value.message
+
+
+TOP_UP = (
+    "Credits insufficient : Your current balance isn't enough to run this request. "
+    "Please top up to continue."
+)
+WITHDRAWN = "The model name you specified is not supported, please check the documentation."
+
+
+@pytest.mark.parametrize("code", [500, "500", 501, 422, 433, 9999])
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (TOP_UP, InsufficientCreditsError),
+        ("Credits insufficient", InsufficientCreditsError),
+        ("credits insufficient.", InsufficientCreditsError),
+        ("aspect_ratio is required", InvalidRequestError),
+        ("input.shots[0].Scene is required", InvalidRequestError),
+        ("This field is required", InvalidRequestError),
+        ("This aspect_ratio is not within the range of allowed options", InvalidRequestError),
+        ("The text length cannot exceed the maximum limit", InvalidRequestError),
+        ("Value must be within the specified range", InvalidRequestError),
+        (WITHDRAWN, InvalidRequestError),
+    ],
+)
+def test_words_come_before_codes_on_http_200(code: Any, words: str, kind: type[ApiError]) -> None:
+    """The closed list of API section 12: certain, nothing was created."""
+    with pytest.raises(kind) as caught:
+        opened(framed(code, msg=words))
+
+    assert type(caught.value) is kind
+    assert words in caught.value.message
+    assert caught.value.code == int(code)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Internal server error while checking: aspect_ratio is required",
+        "Internal Error, Please try again later.",
+        "Your credits insufficient",
+        "Credits insufficiently checked",
+        "A manual review is required",
+        "aspect_ratio is required by the dispatcher, retrying",
+        "The text length cannot exceed the maximum limit of the queue",
+        "This is not within the range of allowed options",
+        "model name you specified is not supported",
+        "",
+    ],
+)
+def test_words_that_are_not_listed_stay_uncertain(words: str) -> None:
+    """Anchored at both ends: what resembles a refusal may have been processed (A3)."""
+    with pytest.raises(SubmissionUncertainError) as caught:
+        opened(framed(500, msg=words))
+
+    assert caught.value.cause.endswith(words)
+
+
+@pytest.mark.parametrize("status", [201, 202, 500, 502])
+@pytest.mark.parametrize("words", [TOP_UP, "aspect_ratio is required", WITHDRAWN])
+def test_words_are_believed_on_http_200_only(status: int, words: str) -> None:
+    """On any other status the old rules hold, and the words are kept in the cause."""
+    with pytest.raises(SubmissionUncertainError) as caught:
+        opened(framed(500, msg=words, status=status))
+
+    assert words in caught.value.cause
+
+
+def test_words_never_drop_an_id() -> None:
+    assert opened(framed(500, {"taskId": "task_1"}, TOP_UP)) == "task_1"
+
+
+@pytest.mark.parametrize("broken", [{"complete": False}, {"body": [TOP_UP]}, {"body": TOP_UP}])
+def test_words_outside_of_the_frame_are_no_refusal(broken: dict[str, Any]) -> None:
+    body = broken.pop("body", {"code": 500, "msg": TOP_UP, "data": None})
+
+    with pytest.raises(SubmissionUncertainError):
+        opened(said(body, **broken))
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(422, 200), (500, 200), (404, 200), (422, 422), (404, 404)]
+)
+def test_a_withdrawn_model_is_named_and_no_image_is_spoken_of(code: int, status: int) -> None:
+    """The input is fine: it is the model that is not served, or no longer (API section 12)."""
+    reply = framed(code, msg=WITHDRAWN, status=status)
+
+    with pytest.raises(InvalidRequestError) as caught:
+        open_submission(reply, asked="The submission to sora-2-pro-storyboard")
+
+    told = str(copy.copy(caught.value))
+    assert "sora-2-pro-storyboard" in told
+    assert "may have been withdrawn" in told
+    assert "image" not in told
 
 
 @pytest.mark.parametrize("letter", ["x", "Ж", "🍰", "\ud800"])

@@ -30,13 +30,12 @@ from apikley_async import (
     UnansweredError,
     UploadError,
 )
+from apikley_async._record import is_made_of, open_snapshot
 from apikley_async._wire import (
     Reply,
-    is_made_of,
     open_credits,
     open_envelope,
     open_link,
-    open_snapshot,
     open_submission,
     open_upload,
     retry_after,

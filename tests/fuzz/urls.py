@@ -24,10 +24,11 @@ from yarl import URL
 
 from apikley_async import Client, Shot, Storyboard
 from apikley_async._hosts import Hosts, shown
+from apikley_async._record import open_snapshot
 from apikley_async._storyboard import url_faults
 from apikley_async._submit import check_order
 from apikley_async._transport import Network, check_network
-from apikley_async._wire import Reply, open_snapshot
+from apikley_async._wire import Reply
 from apikley_async.errors import ApikleyError, DownloadError, StoryboardError
 from apikley_async.webhook import Callback
 

@@ -115,7 +115,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_job", "        if snapshot.empty:", "        if False:"),
     ),
     "believe the state of another task": (
-        ("_wire", "if named is not None and named != task_id:", "if False:"),
+        ("_record", "if named is not None and named != task_id:", "if False:"),
     ),
     "take an unknown task for a failed one": (
         ("batch._run", "            if not error.affects_all:\n",
@@ -172,11 +172,11 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- hearing
     "believe what a callback names": (
-        ("_client", "return wire.is_made_of(snapshot, tokens=[token], fingerprints=())",
+        ("_client", "return is_made_of(snapshot, tokens=[token], fingerprints=())",
          "return True"),
     ),
     "bind by content alone": (
-        ("_wire", ("if isinstance(called, str) and"
+        ("_record", ("if isinstance(called, str) and"
          " any(token and token in called for token in tokens):"),
          "if tokens:"),
     ),
