@@ -232,6 +232,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
 SLOW = {
     "look past the id in a refusal",
     "believe the first failure",
+    "believe the state of another task",
     "take an unknown state for a failure",
     "go on with whatever file is there",
     "give up on the first dead link",
