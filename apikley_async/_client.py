@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import logging
-import math
 import os
 import random
 import ssl as tls
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
-from weakref import WeakValueDictionary
 
 import aiohttp
 
-from apikley_async import _wire as wire
-from apikley_async._claims import CatchingUp, Claims, Keep, Listening
+from apikley_async._attempts import Attempts, Listening
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._hosts import fetch_faults
 from apikley_async._images import FOLDER, ImageSource
 from apikley_async._job import Job
-from apikley_async._limiter import Limiter, RateLimiter, running_slots
+from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._many import Making, Outcome, Works
 from apikley_async._policy import Backoff, Timeouts
-from apikley_async._record import is_made_of, tells_request
 from apikley_async._result import Result, Snapshot
 from apikley_async._rooms import Rooms, Settings, open_rooms
 from apikley_async._storyboard import Work, is_url
-from apikley_async._submit import (
-    Callbacks,
-    NoCallbacks,
-    Recorder,
-    check_order,
-    order_of,
-)
+from apikley_async._submit import Callbacks, Recorder
 from apikley_async._transport import (
     Connect,
     Network,
@@ -52,13 +39,10 @@ from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
     ClientClosedError,
-    StoryboardError,
     SubmissionUncertainError,
 )
 
 __all__ = ["Client"]
-
-logger = logging.getLogger("apikley_async")
 
 BASE_URL = "https://api.apikley.ru"
 LOOKS_AT_ONCE = 40
@@ -89,9 +73,7 @@ class Client:
         clock, rng, transport, connect: time, chance and network, handed in by tests.
 
     Attributes:
-        unclaimed: paid jobs nobody waits for: of a cancelled `submit` or `generate`, of a
-            `generate_many` that was broken off, or sent twice on the way. Take them out.
-        uncertain: what a cancelled `submit` may have bought.
+        attempts: which attempt became which task. Provisional until 1.0: what only batches need.
 
     Raises:
         AuthenticationError: no key, or one that cannot be a key.
@@ -137,6 +119,8 @@ class Client:
             network=Network(timeouts or Timeouts(), proxy, ssl, connect),
             limiter=limiter or RateLimiter(clock=clock, rng=rng),
             looking=RateLimiter(LOOKS_AT_ONCE, 0, clock=clock, rng=rng),
+            pace=pace or (UNHURRIED if isinstance(callback, Listening) else Backoff()),
+            max_running=max_running,
             treat_as_refused=frozenset(treat_as_refused),
             allow_private=allow_private,
             near=is_loopback(self._host),
@@ -144,21 +128,7 @@ class Client:
             clock=clock,
             rng=rng,
         )
-        self._running = running_slots(max_running, self._clock)
-        self._callbacks = callback or NoCallbacks()
-        self._ears = callback if isinstance(callback, Listening) else None
-        self._pace = pace or (UNHURRIED if self._ears else Backoff())
-        self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
-        self._claims = Claims(
-            confirm=self._is_ours,
-            announced=self._announced,
-            bought=lambda task_id: self._leave_behind(self.job(task_id, known=True)),
-            spawn=self._in_background,
-            clock=self._clock,
-            rng=self._rng,
-        )
-        self.unclaimed: list[Job] = []
-        self.uncertain: list[SubmissionUncertainError] = []
+        self.attempts: Attempts = Attempts(self._settings, callback, self._here)
 
     # --- making films -------------------------------------------------------------------------
 
@@ -184,12 +154,7 @@ class Client:
             ApiError: refused; nothing was created.
             UnreachableError, RateLimitError: patience ended; nothing was created.
         """
-        check_order(work, callback_url)
-        async with self._here().house.inside():
-            urls = await self._here().images.urls_of(work, self._check_image_url)
-        order = order_of(work, urls, callback_url=callback_url, recorder=recorder)
-        task_id = await self._here().submitter.submit(order)
-        return self._new_job(task_id, work)
+        return await self.attempts.submit(work, callback_url=callback_url, recorder=recorder)
 
     async def generate(self, work: Work, *, timeout: float | None = None) -> Result:
         """Submit one film and wait for it, as one of `max_running`.
@@ -203,8 +168,8 @@ class Client:
         Raises:
             What `submit` and awaiting a `Job` raise.
         """
-        async with self.running_slot():
-            job, left = await self._submit_for_certain(work, timeout)
+        async with self.attempts.running_slot():
+            job, left = await self._submit(work, timeout)
             return await self._finish(job, left)
 
     async def generate_many(
@@ -225,7 +190,7 @@ class Client:
         async def make(index: int, work: Work) -> Outcome:
             job: Job | None = None
             try:
-                job, left = await self._submit_for_certain(work, timeout)
+                job, left = await self._submit(work, timeout)
                 result = await self._finish(job, left)
             except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
                 return Outcome(index, work, job, error=error)
@@ -233,12 +198,12 @@ class Client:
 
         making = Making(
             works,
-            window=self._running.count,
-            running_slot=self.running_slot,
+            window=self._settings.max_running,
+            running_slot=self.attempts.running_slot,
             make=make,
             spawn=self._here().house.spawn,
-            left_behind=self._leave_behind,
-            in_doubt=self._leave_uncertain,
+            left_behind=self.attempts.leave_behind,
+            in_doubt=self.attempts.report_uncertain,
         )
         outcomes = making.outcomes(ordered=ordered)
         async with contextlib.aclosing(outcomes):
@@ -253,62 +218,7 @@ class Client:
             known: it was certainly created a moment ago: then the service may be ignorant of it
                 for ten minutes, and not only for ten seconds.
         """
-        if not wire.is_task_id(task_id):
-            raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
-        facts = {"submitted_at": -math.inf} if known else {}
-        return self._jobs.get(task_id) or self._know(task_id, **facts)
-
-    async def recover(self, token: str, *, timeout: float | None = None) -> Job:
-        """Wait until a callback says which task an uncertain submission became.
-
-        The task is read before it is believed: its callback URL must hold the token.
-
-        Args:
-            token: of the attempt (`SubmissionUncertainError.token`), of this run or another.
-            timeout: seconds; by default as long as a job is waited for.
-
-        Raises:
-            SubmissionUncertainError: no such callback came.
-            ValueError: this client hears no callbacks.
-        """
-        if self._ears is None:
-            raise ValueError("recover: a client that hears callbacks: Client(callback=Callback())")
-        patience = self._pace.deadline if timeout is None else timeout
-        async with self._here().house.inside():
-            task_id = await self._claims.recover(token, patience=patience)
-        return self.job(task_id, known=True)
-
-    def expect(
-        self,
-        token: str,
-        *,
-        task_id: str | None = None,
-        named: Iterable[str] = (),
-        keep: Keep | None = None,
-    ) -> bool:
-        """Let callbacks about an attempt count that this client did not submit, or must keep.
-
-        *task_id* is what it became, "" if it was given up; *named* are tasks that callbacks have
-        named before; *keep* is awaited with each new one before it is answered, until `release`.
-        Tells whether any callback, in an inbox for one, has named its task.
-        """
-        return self._claims.expect(token, task_id=task_id, named=named, keep=keep)
-
-    def release(self, token: str) -> None:
-        """End `expect(keep=)`: what callbacks say of an attempt is kept here only."""
-        self._claims.release(token)
-
-    async def catch_up(self) -> None:
-        """Wait until the callbacks that lay in an inbox are heard; seconds at most."""
-        _ = self._here()
-        ears: object = self._ears
-        if isinstance(ears, CatchingUp):
-            await ears.catch_up()
-
-    @property
-    def hears_callbacks(self) -> bool:
-        """Whether callbacks come back to it, so that uncertain submissions may be found."""
-        return self._ears is not None
+        return self.attempts.job(task_id, known=known)
 
     async def look(self, task_id: str) -> Snapshot:
         """Ask once how far a task is.
@@ -320,22 +230,6 @@ class Client:
             ApiError, UnreachableError, UnansweredError: no state this time.
         """
         return await self._here().questions.look(task_id)
-
-    async def confirm(
-        self, task_id: str, *, tokens: Iterable[str] = (), fingerprints: Iterable[str] = ()
-    ) -> Snapshot | None:
-        """Ask whether a task is one of ours: by a token in its callback URL, or by its content.
-
-        Args:
-            tokens: of attempts (`Attempt.token`).
-            fingerprints: of what was asked for (`Request.fingerprint`).
-
-        Returns:
-            The task, or None when it was made of something else.
-        """
-        snapshot = await self.look(task_id)
-        ours = is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints)
-        return snapshot if ours else None
 
     # --- the other endpoints ------------------------------------------------------------------
 
@@ -372,7 +266,7 @@ class Client:
         """
         rooms = self._here()
         if isinstance(image, str) and is_url(image):
-            self._check_image_url(image)
+            self._settings.check_image_url(image)
             # A folder of its own, since a name that is in use would replace the older file.
             folder = f"{FOLDER}/{self._rng.getrandbits(128):032x}"
             return await rooms.questions.store_from(image, folder)
@@ -433,8 +327,7 @@ class Client:
         rooms.house.check()
         self._closed = True
         rooms.house.send_home()
-        for job in list(self._jobs.values()):
-            job.detach(ClientClosedError("The client was closed", task_id=job.task_id))
+        self.attempts.detach()
         try:
             await rooms.submitter.drain(grace)
         finally:
@@ -451,90 +344,24 @@ class Client:
         if self._closed:
             raise ClientClosedError("The client is closed; nothing was sent")
         if self._rooms is None:
-            self._rooms = self._open()
+            self._rooms = open_rooms(self._settings, self.attempts, self.attempts.listen)
         return self._rooms
-
-    def _open(self) -> Rooms:
-        self._claims.reopen()
-        return open_rooms(
-            self._settings,
-            callback_url=self._url_for,
-            told=self._claims.settle,
-            unclaimed=lambda order, task_id: self._leave_behind(self._new_job(task_id, order.work)),
-            uncertain=self._leave_uncertain,
-            listen=lambda: self._ears.listen(self._claims.hear) if self._ears else lambda: None,
-        )
-
-    # --- callbacks ------------------------------------------------------------------------------
-
-    def _url_for(self, token: str) -> str | None:
-        url = self._callbacks.url_for(token)
-        if url is not None:
-            self._claims.expect(token)
-        return url
-
-    async def _is_ours(self, task_id: str, token: str) -> bool | None:
-        snapshot = await self.look(task_id)
-        if not tells_request(snapshot):
-            return None
-        return is_made_of(snapshot, tokens=[token], fingerprints=())
-
-    def _announced(self, task_id: str) -> None:
-        job = self._jobs.get(task_id)
-        if job is not None:
-            job.nudge()
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> bool:
-        rooms = self._rooms
-        if rooms is None or rooms.house.closing or rooms.house.gone:
-            work.close()
-            return False
-        _ = rooms.house.spawn(work)
-        return True
 
     # --- helping submit and generate ------------------------------------------------------------
 
-    def _check_image_url(self, url: str, place: str = "image") -> None:
-        """Refuse what the service cannot fetch, before anything is sent."""
-        near, private = self._settings.near, self._settings.allow_private
-        if faults := [*fetch_faults(url, allow_private=private, allow_loopback=near)]:
-            raise StoryboardError([f"{place}: {fault}" for fault in faults])
-
-    @contextlib.asynccontextmanager
-    async def running_slot(self) -> AsyncIterator[None]:
-        """Surround one film in the making, as `generate` does: one of `max_running`.
-
-        It is also one of the limiter's slots, which other clients may share.
-        """
-        async with contextlib.AsyncExitStack() as held:
-            async with self._here().house.inside():
-                await held.enter_async_context(self._running.take())
-                await held.enter_async_context(self.limiter.running_slot())
-            yield
-
-    async def _submit_for_certain(
-        self, work: Work, timeout: float | None
-    ) -> tuple[Job, float | None]:
-        """Submit, and give what is left of *timeout*.
-
-        Where callbacks are heard, one may say what became of an uncertain submission.
-        """
+    async def _submit(self, work: Work, timeout: float | None) -> tuple[Job, float | None]:
+        """Submit, let a callback say what became of an uncertain one; what is left of *timeout*."""
         try:
             return await self.submit(work), timeout
         except SubmissionUncertainError as error:
-            doubt, since = error, self._clock.now()
-        if self._ears is None or not self._claims.knows(doubt.token):
-            raise doubt
+            uncertain = error
         try:
-            job = await self.recover(doubt.token, timeout=timeout)
-        except SubmissionUncertainError:
-            doubt.waited = self._clock.now() - since
-            raise doubt from None
-        except (asyncio.CancelledError, ApikleyError):
-            self._leave_uncertain(doubt)
+            job = await self.attempts.recover(uncertain, timeout=timeout)
+        except (asyncio.CancelledError, ApikleyError) as error:
+            if error is not uncertain:
+                self.attempts.report_uncertain(uncertain)
             raise
-        waited = self._clock.now() - since
-        return job, None if timeout is None else max(0.0, timeout - waited)
+        return job, None if timeout is None else max(0.0, timeout - uncertain.waited)
 
     async def _finish(self, job: Job, timeout: float | None) -> Result:
         try:
@@ -542,35 +369,22 @@ class Client:
                 raise ClientClosedError("The client was closed", task_id=job.task_id)
             return await job.wait(timeout)
         except (asyncio.CancelledError, ClientClosedError):
-            self._leave_behind(job)
+            self.attempts.leave_behind(job)
             raise
 
-    def _new_job(self, task_id: str, work: Work) -> Job:
-        return self._know(task_id, submitted_at=self._clock.now(), model=work.model)
+    @property
+    def unclaimed(self) -> list[Job]:
+        """Paid jobs nobody waits for; take them out.
 
-    def _know(self, task_id: str, **facts: Any) -> Job:
-        job = Job(
-            task_id,
-            look=self.look,
-            pace=self._pace,
-            clock=self._clock,
-            rng=self._rng,
-            ended=self._claims.ended,
-            **facts,
-        )
-        self._jobs[task_id] = job
-        if self._claims.was_heard(task_id):
-            job.nudge()
-        return job
+        Of a cancelled `submit` or `generate`, of a `generate_many` that was broken off, or sent
+        twice on the way.
+        """
+        return self.attempts.unclaimed
 
-    def _leave_behind(self, job: Job) -> None:
-        if job not in self.unclaimed:
-            self.unclaimed.append(job)
-            logger.warning("film %s is paid and nobody waits for it; see unclaimed", job.task_id)
-
-    def _leave_uncertain(self, error: SubmissionUncertainError) -> None:
-        self.uncertain.append(error)
-        logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
+    @property
+    def uncertain(self) -> list[SubmissionUncertainError]:
+        """What a cancelled `submit` may have bought."""
+        return self.attempts.uncertain
 
     @property
     def base_url(self) -> str:
@@ -581,10 +395,6 @@ class Client:
     def limiter(self) -> Limiter:
         """What paces the submissions."""
         return self._settings.limiter
-
-    def account(self, salt: bytes) -> str:
-        """A mark that tells accounts apart and says nothing of the key."""
-        return hmac.new(salt, self._settings.key.reveal().encode(), "sha256").hexdigest()[:16]
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self._rooms else "not yet open"

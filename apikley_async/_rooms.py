@@ -9,13 +9,16 @@ import attrs
 
 from apikley_async._clock import Clock
 from apikley_async._files import Films
+from apikley_async._hosts import fetch_faults
 from apikley_async._house import House
 from apikley_async._images import Images
 from apikley_async._limiter import Limiter
+from apikley_async._policy import Backoff
 from apikley_async._questions import Questions
-from apikley_async._submit import Attempt, Order, Submitter
+from apikley_async._storyboard import Urls, Work
+from apikley_async._submit import Observer, Submitter
 from apikley_async._transport import HttpTransport, Network, Secret, Transport
-from apikley_async.errors import SubmissionUncertainError
+from apikley_async.errors import StoryboardError
 
 __all__ = ["Rooms", "Settings", "open_rooms"]
 
@@ -26,6 +29,8 @@ class Settings:
 
     Attributes:
         limiter: paces submissions; *looking* paces everything else.
+        pace: how often jobs poll.
+        max_running: films that it has running at once.
         near: whether films and images may lie on this machine.
     """
 
@@ -34,6 +39,8 @@ class Settings:
     network: Network
     limiter: Limiter
     looking: Limiter
+    pace: Backoff
+    max_running: int
     treat_as_refused: frozenset[int]
     allow_private: bool
     near: bool
@@ -41,11 +48,18 @@ class Settings:
     clock: Clock
     rng: random.Random
 
+    def check_image_url(self, url: str, place: str = "image") -> None:
+        """Refuse what the service cannot fetch, before anything is sent."""
+        near, private = self.near, self.allow_private
+        if faults := [*fetch_faults(url, allow_private=private, allow_loopback=near)]:
+            raise StoryboardError([f"{place}: {fault}" for fault in faults])
+
 
 @attrs.frozen
 class Rooms:
     """Everything that is made anew for each event loop. *deaf* ends the hearing of callbacks."""
 
+    settings: Settings
     house: House
     transport: Transport
     questions: Questions
@@ -54,17 +68,16 @@ class Rooms:
     films: Films
     deaf: Callable[[], None]
 
+    async def urls_of(self, work: Work) -> Urls:
+        """Where the service finds the images of *work*; files are uploaded first."""
+        async with self.house.inside():
+            return await self.images.urls_of(work, self.settings.check_image_url)
+
 
 def open_rooms(
-    settings: Settings,
-    *,
-    callback_url: Callable[[str], str | None],
-    told: Callable[[Attempt], None],
-    unclaimed: Callable[[Order, str], None],
-    uncertain: Callable[[SubmissionUncertainError], None],
-    listen: Callable[[], Callable[[], None]],
+    settings: Settings, observer: Observer, listen: Callable[[], Callable[[], None]]
 ) -> Rooms:
-    """Put the rooms together, in the running loop; see `Submitter` for what is told to whom."""
+    """Put the rooms together, in the running loop; *listen* begins the hearing of callbacks."""
     house, clock, rng, network = House(), settings.clock, settings.rng, settings.network
     timeouts = network.timeouts
     transport = settings.transport or HttpTransport(settings.key, settings.base_url, network)
@@ -74,14 +87,11 @@ def open_rooms(
     submitter = Submitter(
         transport,
         settings.limiter,
-        callback_url,
+        observer,
         timeouts=timeouts,
         treat_as_refused=settings.treat_as_refused,
         clock=clock,
         rng=rng,
-        told=told,
-        unclaimed=unclaimed,
-        uncertain=uncertain,
     )
     films = Films(
         reissue=questions.new_links,
@@ -92,4 +102,4 @@ def open_rooms(
         rng=rng,
     )
     images = Images(questions.store, clock=clock, rng=rng)
-    return Rooms(house, transport, questions, submitter, images, films, listen())
+    return Rooms(settings, house, transport, questions, submitter, images, films, listen())

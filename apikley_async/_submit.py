@@ -11,7 +11,7 @@ import asyncio
 import enum
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -42,6 +42,8 @@ from apikley_async.errors import (
 __all__ = ["Attempt", "Callbacks", "Recorder", "Verdict"]
 
 logger = logging.getLogger("apikley_async")
+
+WRITING = 5.0  # seconds for a recorder, when everything ends
 
 
 class Verdict(enum.Enum):
@@ -120,14 +122,107 @@ class NoCallbacks:
         return None
 
 
+class Observer(Protocol):
+    """Whom a `Submitter` asks for callback URLs, and tells what became of its attempts."""
+
+    def url_for(self, token: str) -> str | None:
+        """The callback URL of an attempt that is about to begin."""
+        ...
+
+    def settle(self, attempt: Attempt) -> None:
+        """After each attempt, and after its recorder."""
+        ...
+
+    def report_bought(self, work: Work, task_id: str) -> None:
+        """A task was bought, and the caller does not know of it: cancelled, or nothing recorded."""
+        ...
+
+    def report_uncertain(self, error: SubmissionUncertainError) -> None:
+        """The same of what may have been bought."""
+        ...
+
+
+class Group:
+    """Submissions that are stopped, and waited for, together.
+
+    Args:
+        clock: bounds the waiting.
+        recorded: what its recorder has written down need not be reported besides.
+    """
+
+    def __init__(self, clock: Clock, *, recorded: bool = False) -> None:
+        self.recorded = recorded
+        self.stopped = False
+        self._clock = clock
+        self._tasks: dict[asyncio.Task[str], _Submission] = {}
+        self._quiet = asyncio.Event()
+
+    @property
+    def pending(self) -> int:
+        """How many have not ended yet."""
+        return len(self._tasks)
+
+    @property
+    def out(self) -> int:
+        """How many requests are out, or being written down."""
+        return sum(submission.held for submission in self._tasks.values())
+
+    def stop(self) -> None:
+        """Send nothing more. A request that is out is out: `drain` waits for its answer."""
+        self.stopped = True
+        for task, submission in self._tasks.items():
+            if not submission.held:
+                task.cancel()
+
+    async def drain(self, grace: float) -> None:
+        """Stop, and give what is out *grace* seconds to be answered and written down."""
+        self.stop()
+        await self._wait(grace)
+
+    async def end(self, grace: float) -> None:
+        """Give up waiting for answers; what is being written down has *grace* seconds for that."""
+        self.stop()
+        for task, submission in self._tasks.items():
+            if not submission.writing:
+                task.cancel()
+        await self._wait(grace)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def _wait(self, grace: float) -> None:
+        self._quiet.clear()
+        if self._tasks:
+            await self._clock.sleep(grace, self._quiet)
+
+    def add(self, task: asyncio.Task[str], submission: _Submission) -> None:
+        self._tasks[task] = submission
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[str]) -> None:
+        del self._tasks[task]
+        if not self._tasks:
+            self._quiet.set()
+
+
+async def no_images() -> Urls:
+    """Nothing to upload."""
+    return {}
+
+
 @attrs.frozen
 class Order:
-    """What is to be submitted: the work, its input with uploaded images, and who is told."""
+    """What is to be submitted, who writes it down, and what it is stopped with.
+
+    *upload* gives the URLs of its images, and comes before the limiter: it costs nothing.
+    """
 
     work: Work
-    fields: Mapping[str, Any]
+    upload: Callable[[], Awaitable[Urls]] = no_images
     callback_url: str | None = None
     recorder: Recorder = attrs.Factory(NoRecorder)
+    group: Group | None = None
 
 
 def check_order(work: object, callback_url: str | None) -> None:
@@ -143,10 +238,8 @@ def check_order(work: object, callback_url: str | None) -> None:
         raise StoryboardError(faults)
 
 
-def order_of(
-    work: Work, urls: Urls, *, callback_url: str | None = None, recorder: Recorder | None = None
-) -> Order:
-    """The order for a work whose images have these URLs.
+def fields_of(work: Work, urls: Urls) -> Mapping[str, Any]:
+    """The input of a work whose images have these URLs.
 
     Raises:
         StoryboardError: what the work would send is no JSON.
@@ -154,7 +247,7 @@ def order_of(
     fields = work.wire_input(urls)
     if faults := [*json_faults(fields, "input")]:
         raise StoryboardError(faults)
-    return Order(work, fields, callback_url, recorder or NoRecorder())
+    return fields
 
 
 @attrs.define(eq=False)
@@ -162,88 +255,88 @@ class _Submission:
     """One order on its way. Its task may be cancelled unless it is *held*."""
 
     order: Order
+    groups: tuple[Group, ...]
+    fields: Mapping[str, Any] = attrs.Factory(dict)
     wanted: bool = True  # somebody still waits for it
     held: bool = False  # being written down, or its request is out
+    writing: bool = False  # being written down
     out: bool = False  # the first byte of its newest request may have left
     began_at: float = 0.0  # when its newest attempt got its slot
     outcome: str | Exception | None = None  # of its newest attempt
-    reported: bool = False
+    reported: bool = False  # somebody else knows the outcome
+
+    @property
+    def stopped(self) -> bool:
+        return not self.wanted or any(group.stopped for group in self.groups)
 
 
 class Submitter:
     """Submits orders in tasks it owns; `drain` waits for those whose POST is out.
 
-    *told* learns of every attempt, after the recorder. *unclaimed* is told what was bought, and
-    *uncertain* what may have been, when the caller did not get to know it: cancelled meanwhile,
-    or the recorder failed after the fact.
+    *observer* learns of every attempt, after the recorder, and of what was bought, or may have
+    been, when the caller did not get to know it: cancelled meanwhile, or the recorder failed
+    after the fact.
     """
 
     def __init__(
         self,
         transport: Transport,
         limiter: Limiter,
-        callback_url: Callable[[str], str | None],
+        observer: Observer,
         *,
         timeouts: Timeouts,
         treat_as_refused: frozenset[int],
         clock: Clock,
         rng: random.Random,
-        told: Callable[[Attempt], None],
-        unclaimed: Callable[[Order, str], None],
-        uncertain: Callable[[SubmissionUncertainError], None],
     ) -> None:
         self._transport = transport
         self._limiter = limiter
-        self._callback_url = callback_url
+        self._observer = observer
         self._timeouts = timeouts
         self._treat_as_refused = treat_as_refused
         self._clock = clock
         self._rng = rng
-        self._told = told
-        self._unclaimed = unclaimed
-        self._uncertain = uncertain
-        self._tasks: dict[asyncio.Task[str], _Submission] = {}
-        self._closing = False
-        self._quiet = asyncio.Event()
+        self._all = Group(clock)
 
     async def submit(self, order: Order) -> str:
-        """Submit once, and give the task id. Cancelling stops what has not been sent yet."""
-        if self._closing:
-            raise ClientClosedError("The client is closing; nothing was sent")
-        submission = _Submission(order)
+        """Submit once, and give the task id. Cancelling stops what has not been sent yet.
+
+        Raises:
+            ClientClosedError: it was stopped, with its group or with all of them.
+        """
+        groups = (self._all,) if order.group is None else (self._all, order.group)
+        submission = _Submission(order, groups)
+        if submission.stopped:
+            raise self._cut_short(submission)
         task = asyncio.get_running_loop().create_task(self._pursue(submission))
-        self._tasks[task] = submission
-        task.add_done_callback(self._finished)
+        task.add_done_callback(lambda task: self._finished(task, submission))
+        for group in submission.groups:
+            group.add(task, submission)
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
             submission.wanted = False
-            if task not in self._tasks:
+            if task.done():
                 self._report(submission)
             elif not submission.held:
                 task.cancel()
             raise
         if task.cancelled():
-            raise _cut_short(submission)
+            raise self._cut_short(submission)
         return task.result()
+
+    @property
+    def pending(self) -> int:
+        """How many submissions have not ended yet."""
+        return self._all.pending
 
     async def drain(self, grace: float) -> None:
         """Send nothing more, and give the requests that are out *grace* seconds."""
-        self._closing = True
-        self._quiet.clear()
-        for task, submission in self._tasks.items():
-            if not submission.held:
-                task.cancel()
-        if self._tasks:
-            await self._clock.sleep(grace, self._quiet)
+        await self._all.drain(grace)
 
     async def end(self) -> None:
         """End what is left; what was sent is uncertain then, and told and written down as that."""
-        self._closing = True
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
+        await self._all.end(WRITING)
 
     # --- one submission -----------------------------------------------------------------------
 
@@ -251,6 +344,7 @@ class Submitter:
         """Try until there is an answer, a refusal, a doubt, or patience ends."""
         delays = RETRIES.delays(self._rng)
         spent = 0.0
+        submission.fields = fields_of(submission.order.work, await submission.order.upload())
         while True:
             try:
                 return await self._in_slot(submission)
@@ -263,7 +357,7 @@ class Submitter:
                     raise
                 throttled = isinstance(error, RateLimitError)
             submission.held = False
-            if self._stopped(submission):
+            if submission.stopped:
                 raise asyncio.CancelledError
             if not throttled:  # after a 429 it is the limiter's gate that makes us wait
                 await self._clock.sleep(delay)
@@ -292,24 +386,28 @@ class Submitter:
 
     async def _attempt(self, submission: _Submission) -> str:
         """Write down the intent, send, write down the outcome: never cut in two by a caller."""
-        if self._stopped(submission):
+        if submission.stopped:
             raise asyncio.CancelledError
         token = f"{self._rng.getrandbits(128):032x}"
         began = self._clock.wall()
         order = submission.order
         request = create_task(
             order.work.model,
-            order.fields,
-            callback_url=order.callback_url or self._callback_url(token),
+            submission.fields,
+            callback_url=order.callback_url or self._observer.url_for(token),
         )
-        submission.held = True
+        submission.held = submission.writing = True
         await order.recorder.intend(token, request)
+        submission.writing = False
         outcome, reply = await self._send(submission, token, request)
+        submission.writing = True
         if not isinstance(outcome, asyncio.CancelledError):
-            submission.outcome = outcome
+            submission.outcome, submission.reported = outcome, False
         attempt = self._describe(token, began, outcome, reply)
         await order.recorder.settle(attempt)
-        self._told(attempt)
+        submission.writing = False
+        submission.reported = any(group.recorded for group in submission.groups)
+        self._observer.settle(attempt)
         if isinstance(outcome, str):
             logger.info("submitted: %s", outcome)
             return outcome
@@ -323,13 +421,13 @@ class Submitter:
         """Send once, and say what came of it: a task id, or the error that is to be raised."""
 
         def leave() -> None:
-            if self._stopped(submission):
+            if submission.stopped:
                 raise asyncio.CancelledError
             submission.held = submission.out = True
 
         submission.held = submission.out = False
         try:
-            if self._stopped(submission):
+            if submission.stopped:
                 raise asyncio.CancelledError
             reply = await self._transport.send(request, on_sent=leave)
             submission.out = True
@@ -347,9 +445,6 @@ class Submitter:
             return self._doubt(token, type(error).__name__), None
         finally:
             submission.held = True
-
-    def _stopped(self, submission: _Submission) -> bool:
-        return self._closing or not submission.wanted
 
     def _judge(self, token: str, request: Request, reply: Reply) -> str | ApikleyError:
         try:
@@ -406,10 +501,7 @@ class Submitter:
 
     # --- what nobody was told -------------------------------------------------------------------
 
-    def _finished(self, task: asyncio.Task[str]) -> None:
-        submission = self._tasks.pop(task)
-        if not self._tasks:
-            self._quiet.set()
+    def _finished(self, task: asyncio.Task[str], submission: _Submission) -> None:
         error = None if task.cancelled() else task.exception()
         if not submission.wanted and error is not None and not isinstance(error, ApikleyError):
             logger.error("an abandoned submission ended in %s", type(error).__name__)
@@ -425,9 +517,20 @@ class Submitter:
         if reported:
             return
         if isinstance(outcome, str):
-            self._unclaimed(submission.order, outcome)
+            self._observer.report_bought(submission.order.work, outcome)
         elif isinstance(outcome, SubmissionUncertainError):
-            self._uncertain(outcome)
+            self._observer.report_uncertain(outcome)
+
+    def _cut_short(self, submission: _Submission) -> ClientClosedError:
+        """What a caller is told whose submission was stopped."""
+        if isinstance(submission.outcome, str):
+            told, task_id = "the film is paid, and in unclaimed", submission.outcome
+        elif isinstance(submission.outcome, SubmissionUncertainError):
+            told, task_id = "a film may be paid, see uncertain", None
+        else:
+            told, task_id = "nothing was sent", None
+        who = "The client was closed" if self._all.stopped else "Submitting was stopped"
+        return ClientClosedError(f"{who}: {told}", task_id=task_id)
 
 
 def _verdict(outcome: object) -> Verdict:
@@ -448,14 +551,3 @@ def _cause(outcome: str | BaseException) -> str:
     if isinstance(outcome, SubmissionUncertainError):
         return outcome.cause
     return outcome.message if isinstance(outcome, ApikleyError) else type(outcome).__name__
-
-
-def _cut_short(submission: _Submission) -> ClientClosedError:
-    """What a caller is told whose submission was ended by a closing."""
-    if isinstance(submission.outcome, str):
-        told, task_id = "the film is paid, and in unclaimed", submission.outcome
-    elif isinstance(submission.outcome, SubmissionUncertainError):
-        told, task_id = "a film may be paid, see uncertain", None
-    else:
-        told, task_id = "nothing was sent", None
-    return ClientClosedError(f"The client was closed: {told}", task_id=task_id)

@@ -298,8 +298,9 @@ class SubmissionUncertainError(ApikleyError):
 
     waited: float = 0.0
     advice = (
-        "Do not simply submit again: look for the task in the service's log and take it up "
-        "with client.job(task_id); submit again only if it is not there"
+        "Do not simply submit again: await client.attempts.recover(error), where callbacks are "
+        "on; otherwise look for the task in the service's log and take it up with "
+        "client.job(task_id); submit again only if it is not there"
     )
 
     def __init__(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apikley_async._claims import Hear
+from apikley_async._attempts import Receive
 
 __all__ = ["Ears"]
 
@@ -20,13 +20,13 @@ class Ears:
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
-        self.hears: list[Hear] = []
+        self.hears: list[Receive] = []
 
     def url_for(self, token: str) -> str:
         self.tokens.append(token)
         return f"https://hooks.test/apikley/{token}"
 
-    def listen(self, hear: Hear) -> Callable[[], None]:
+    def listen(self, hear: Receive) -> Callable[[], None]:
         self.hears.append(hear)
         return lambda: self.hears.remove(hear)
 

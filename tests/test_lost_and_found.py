@@ -397,7 +397,7 @@ async def test_recovering_ends_in_time_while_it_asks() -> None:
         await ears.call(ears.tokens[0], "task_b")
         began = now()
         with pytest.raises(SubmissionUncertainError):
-            _ = await client.recover(ears.tokens[0], timeout=1)
+            _ = await client.attempts.recover(ears.tokens[0], timeout=1)
 
         assert now() - began < 5
 
@@ -431,7 +431,7 @@ def test_each_loop_listens_once() -> None:
 
     async def use() -> None:
         with contextlib.suppress(SubmissionUncertainError):
-            _ = await client.recover(TOKEN, timeout=0)
+            _ = await client.attempts.recover(TOKEN, timeout=0)
 
     for _ in range(3):
         asyncio.run(use())

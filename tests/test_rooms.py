@@ -44,11 +44,11 @@ LADDER = [
     "_files",  #      films on their way to the disk
     # the film: bought, watched, made by the hundred
     "_submit",  #     the one request that pays
+    "_rooms",  #      what a client has in one loop
     "_job",  #        a film in the making
-    "_claims",  #     what callbacks say of it
+    "_attempts",  #   which attempt became which job
     "_many",  #       many of them
     # the front
-    "_rooms",  #      what a client has in one loop
     "_client",  #     the person at the desk
     "testing",  #     a clock and a transport for users' own tests
     "__init__",  #    the front door
@@ -189,7 +189,7 @@ def test_every_room_is_on_the_map() -> None:
 
 def test_the_ladder_would_notice() -> None:
     """The reading itself is right: rooms are found in each form of import."""
-    assert "_wire" in rooms_used_by(source_of("_client"))  # from apikley_async import _wire as wire
+    assert "_wire" in rooms_used_by(source_of("_questions"))  # from apikley_async import _wire as
     assert "errors" in rooms_used_by(source_of("_wire"))  # from apikley_async.errors import ...
     assert "__init__" in rooms_used_by(HOUSE / "simulator" / "_time.py")  # from apikley_async ...
     assert "_client" in rooms_used_by(source_of("__init__"))

@@ -31,7 +31,7 @@ from apikley_async import (
     UnreachableError,
     Verdict,
 )
-from apikley_async._submit import Submitter, order_of
+from apikley_async._submit import Group, Order, Submitter
 from apikley_async.testing import LoopClock, Reply, Request, reply
 
 pytestmark = pytest.mark.virtual
@@ -148,30 +148,35 @@ class Office:
     submitter: Submitter = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        class Nobody:
-            def url_for(self, token: str) -> str | None:
-                return None
-
         self.submitter = Submitter(
             self.transport,
             self.limiter,
-            (self.callbacks or Nobody()).url_for,
+            self,
             timeouts=self.timeouts,
             treat_as_refused=self.treat_as_refused,
             clock=LoopClock(),
             rng=random.Random(7),
-            told=self.told.append,
-            unclaimed=lambda _order, task_id: self.unclaimed.append(task_id),
-            uncertain=self.uncertain.append,
         )
 
+    def url_for(self, token: str) -> str | None:
+        return self.callbacks.url_for(token) if self.callbacks else None
+
+    def settle(self, attempt: Attempt) -> None:
+        self.told.append(attempt)
+
+    def report_bought(self, work: object, task_id: str) -> None:
+        self.unclaimed.append(task_id)
+
+    def report_uncertain(self, error: SubmissionUncertainError) -> None:
+        self.uncertain.append(error)
+
     def submit(self) -> asyncio.Task[str]:
-        order = order_of(WORK, {}, recorder=self.book)
+        order = Order(WORK, recorder=self.book)
         return asyncio.create_task(self.submitter.submit(order))
 
     async def quiet(self) -> None:
-        while self.submitter._tasks:
-            await asyncio.wait(set(self.submitter._tasks))
+        while self.submitter.pending:
+            await asyncio.wait(set(self.submitter._all._tasks))
         await steps(3)
 
     async def close(self, grace: float = 30.0) -> None:
@@ -182,7 +187,7 @@ class Office:
 
     def is_idle(self) -> bool:
         """Nothing runs, and no place is lost."""
-        return self.limiter._slots.in_use == 0 and not self.submitter._tasks
+        return self.limiter._slots.in_use == 0 and not self.submitter.pending
 
 
 def now() -> float:
@@ -768,7 +773,7 @@ async def test_a_users_own_timeout_is_a_cancel_like_any_other() -> None:
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(10):
-            await office.submitter.submit(order_of(WORK, {}, recorder=office.book))
+            await office.submitter.submit(Order(WORK, recorder=office.book))
     await office.quiet()
 
     assert office.unclaimed == ["task_1"]
@@ -910,13 +915,55 @@ async def test_a_recorder_that_hangs_does_not_hang_the_closing(turn: Turn) -> No
     await office.close(grace=30)
     end = await end_of(submitting)
 
-    assert now() == pytest.approx(31)
+    assert now() == pytest.approx(36)
     assert isinstance(end, ClientClosedError)
     assert "nothing was sent" not in str(end)
     if turn is ACCEPTED:
         assert (end.task_id, office.unclaimed) == ("task_1", ["task_1"])
     else:
         assert len(office.uncertain) == 1
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
+async def test_what_is_being_written_down_is_written_to_its_end(turn: Turn) -> None:
+    """Without any grace for answers, a recorder that takes two seconds still gets them."""
+
+    class Slow(Book):
+        async def settle(self, outcome: Attempt) -> None:
+            await asyncio.sleep(2)
+            await super().settle(outcome)
+
+    office = Office(StepTransport(turn), book=Slow())
+    submitting = office.submit()
+    await asyncio.sleep(1)
+
+    await office.close(grace=0)
+    end = await end_of(submitting)
+
+    assert now() == pytest.approx(2)
+    assert len(office.book.verdicts) == 1
+    assert end == "task_1" if turn is ACCEPTED else isinstance(end, SubmissionUncertainError)
+    assert office.unclaimed == office.uncertain == []
+
+
+async def test_an_intent_that_is_being_written_down_is_settled_when_everything_ends() -> None:
+    """It is cut off by no end, so that no journal is left with an intent that nobody settles."""
+
+    class Slow(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            await asyncio.sleep(2)
+            await super().intend(token, request)
+
+    office = Office(StepTransport(ACCEPTED), book=Slow())
+    submitting = office.submit()
+    await asyncio.sleep(1)
+
+    await office.close(grace=0)
+
+    assert isinstance(await end_of(submitting), ClientClosedError)
+    assert [line[0] for line in office.book.lines] == ["intend", "settle"]
+    assert office.book.verdicts == [Verdict.UNSENT]
+    assert office.transport.begun == []
 
 
 async def test_who_waits_at_a_closed_gate_goes_home_at_once() -> None:
@@ -953,7 +1000,7 @@ async def test_nothing_is_sent_once_the_closing_has_begun() -> None:
     assert office.transport.begun == []
     assert office.book.verdicts == [Verdict.UNSENT]
     with pytest.raises(ClientClosedError, match="nothing was sent"):
-        await office.submitter.submit(order_of(WORK, {}))
+        await office.submitter.submit(Order(WORK))
 
 
 @pytest.mark.parametrize("after", [0, 0.1, 10])
@@ -976,3 +1023,118 @@ async def test_closing_can_itself_be_cut_short(after: float) -> None:
         await office.close(grace=0)
         await end_of(submitting)
     assert office.is_idle()
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def grouped(office: Office, group: Group) -> asyncio.Task[str]:
+    return asyncio.create_task(
+        office.submitter.submit(Order(WORK, recorder=office.book, group=group))
+    )
+
+
+@TRANSPORTS
+async def test_a_group_stops_what_is_not_out_and_waits_for_what_is(
+    transport: type[StepTransport],
+) -> None:
+    """Only its own: others of the same submitter go on."""
+    office = Office(transport(ACCEPTED, answer_in=20), limiter=RateLimiter(2, 10.0))
+    group = Group(LoopClock(), recorded=True)
+    out, other, in_line = grouped(office, group), office.submit(), grouped(office, group)
+    await asyncio.sleep(1)
+    assert (group.out, group.pending) == (1, 2)
+
+    await group.drain(grace=30)
+
+    assert now() == pytest.approx(20)
+    assert await out == "task_1"
+    assert await other == "task_1"
+    error = await end_of(in_line)
+    assert isinstance(error, ClientClosedError)
+    assert str(error).startswith("Submitting was stopped: nothing was sent")
+    assert isinstance(await end_of(grouped(office, group)), ClientClosedError)
+    assert await office.submit() == "task_1"
+    assert office.is_idle()
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY, UNHEARD])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_of_a_group_that_records_nothing_is_reported_twice(turn: Turn, recorded: bool) -> None:
+    """Cancelled at every turn: what left is written down; it is reported only where that is all."""
+    seen = set[int]()
+
+    async def scenario(loop: StrikingLoop) -> None:
+        office = Office(StepTransport(turn))
+        submitting = grouped(office, Group(LoopClock(), recorded=recorded))
+        loop.strike = submitting.cancel
+        end = await end_of(submitting)
+        await office.quiet()
+
+        left = len(office.transport.left)
+        assert [v for v in office.book.verdicts if v is not Verdict.UNSENT] == (
+            [Verdict.ACCEPTED if turn is ACCEPTED else Verdict.UNCERTAIN] * left
+        )
+        reported = len(office.unclaimed) + len(office.uncertain)
+        cancelled = isinstance(end, asyncio.CancelledError)
+        assert reported == (left if cancelled and not recorded else 0)
+        assert office.is_idle()
+        seen.add(left)
+
+    at_every_turn(scenario)
+
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
+async def test_what_a_group_could_not_write_down_is_reported(turn: Turn) -> None:
+    """The second attempt of a submission, too: the first was written down."""
+
+    class Fills(Book):
+        async def settle(self, outcome: Attempt) -> None:
+            if outcome.verdict is not Verdict.THROTTLED:
+                raise FullDiskError
+            await super().settle(outcome)
+
+    office = Office(StepTransport(THROTTLED, turn), book=Fills())
+    submitting = grouped(office, Group(LoopClock(), recorded=True))
+
+    assert isinstance(await end_of(submitting), FullDiskError)
+    assert office.book.verdicts == [Verdict.THROTTLED]
+    assert office.unclaimed == (["task_1"] if turn is ACCEPTED else [])
+    assert len(office.uncertain) == (turn is GATEWAY)
+
+
+async def test_a_stopped_group_does_not_go_on_after_a_429() -> None:
+    """What was out is throttled: it is not sent again."""
+    office = Office(StepTransport(THROTTLED, ACCEPTED, answer_in=5))
+    group = Group(LoopClock(), recorded=True)
+    submitting = grouped(office, group)
+    await asyncio.sleep(1)
+
+    await group.drain(grace=30)
+
+    assert now() == pytest.approx(5)
+    assert isinstance(await end_of(submitting), ClientClosedError)
+    assert office.book.verdicts == [Verdict.THROTTLED]
+    assert len(office.transport.begun) == 1
+
+
+async def test_an_upload_is_stopped_with_its_group() -> None:
+    """It costs nothing, so nobody waits for it."""
+    office = Office(StepTransport(ACCEPTED))
+    group = Group(LoopClock(), recorded=True)
+
+    async def upload() -> dict[str, str]:
+        await asyncio.sleep(600)
+        return {}
+
+    order = Order(WORK, upload, recorder=office.book, group=group)
+    submitting = asyncio.create_task(office.submitter.submit(order))
+    await asyncio.sleep(1)
+
+    await group.drain(grace=30)
+
+    assert now() == pytest.approx(1)
+    assert isinstance(await end_of(submitting), ClientClosedError)
+    assert office.transport.begun == []

@@ -29,7 +29,7 @@ from apikley_async.batch._entries import digests_of, entry_of, image_digest, key
 from apikley_async.batch._films import films_in, version_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import entries_in
-from apikley_async.batch._outbox import restore_window
+from apikley_async.batch._recorder import restore_window
 from apikley_async.batch._run import GRACE, Options, Run
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
@@ -314,7 +314,7 @@ class Batch:
         store = self._open
         if options.keys and (unknown := options.keys - {item.key async for item in self.items()}):
             raise KeyError(f"not in the journal: {', '.join(sorted(unknown))}")
-        await store.bind(home_of(client.base_url), client.account(await store.salt()))
+        await store.bind(home_of(client.base_url), client.attempts.account(await store.salt()))
         if min_balance is not None:
             budget.spendable = await client.credits() - min_balance
         if budget.needs_prices:
@@ -422,7 +422,7 @@ class Batch:
         attempts = await self._open.attempts(key)
         tokens = [a["token"] for a in attempts if a["state"] == "unknown"]
         prints = [a["fingerprint"] for a in attempts if a["state"] == "unknown"]
-        if await client.confirm(task_id, tokens=tokens, fingerprints=prints) is None:
+        if await client.attempts.confirm(task_id, tokens=tokens, fingerprints=prints) is None:
             raise ManifestError(
                 [f"{key}: task {task_id} was made of something else; nothing was changed"]
             )

@@ -14,14 +14,14 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
 from apikley_async import Client, Clock, Job, Result
 from apikley_async.batch._budget import Budget, Prices
 from apikley_async.batch._entries import check_pictures, work_of
-from apikley_async.batch._outbox import NotSentError, Outbox, Writer
+from apikley_async.batch._recorder import JournalRecorder, KeptCallbacks
 from apikley_async.batch._rehearsal import is_rehearsal, only_rehearsals
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Expected, File, Item, Step, Store
@@ -39,6 +39,9 @@ from apikley_async.errors import (
 )
 
 __all__ = ["Change", "Options", "Run"]
+
+Uncertain: TypeAlias = tuple[str, float]
+"""An attempt's token, and for how many seconds a callback is waited for."""
 
 logger = logging.getLogger("apikley_async.batch")
 
@@ -75,14 +78,6 @@ class Options:
 
 
 @attrs.frozen
-class Doubt:
-    """An attempt that may have been paid, and for how many seconds a callback is waited for."""
-
-    token: str
-    patience: float
-
-
-@attrs.frozen
 class Change:
     """An item that has changed, and whether this run has done with it for now."""
 
@@ -109,7 +104,8 @@ class Run:
         self._budget = budget
         self._prices = prices
         self._clock = clock
-        self._outbox = Outbox(store, client, clock, self._tell)
+        self._submissions = client.attempts.group()
+        self._callbacks = KeptCallbacks(store, client)
         self._seats = asyncio.Semaphore(options.max_running + SAVING)
         self._making = asyncio.Semaphore(options.max_running)
         self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
@@ -141,7 +137,7 @@ class Run:
     @property
     def pending(self) -> int:
         """How many submissions are out, and their answers awaited."""
-        return self._outbox.pending
+        return self._submissions.out
 
     def stop(self, reason: str) -> None:
         """Submit nothing more; what is in the making is followed to its end."""
@@ -149,7 +145,7 @@ class Run:
             self.stopped = reason
             self._stopping.set()
             self._decided.set()
-            self._outbox.close()
+            self._submissions.stop()
             logger.info("nothing more is submitted: %s", reason)
 
     def leave(self, reason: str) -> None:
@@ -165,15 +161,18 @@ class Run:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(set(self._tasks))
-        await self._outbox.aclose(self.grace)
+        try:
+            await self._submissions.drain(self.grace)
+        finally:
+            self._callbacks.release()
 
     # --- the driver --------------------------------------------------------------------------
 
     async def _drive(self) -> None:
         films: set[asyncio.Task[None]] = set()
         try:
-            for item, doubt in await self._in_doubt():  # they only listen, and need no seat
-                film = self._start(self._film(item, doubt))
+            for item, uncertain in await self._uncertain():  # they only wait, and need no seat
+                film = self._start(self._film(item, uncertain))
                 films.add(film)
                 film.add_done_callback(films.discard)
             async for item in self._worklist():
@@ -189,18 +188,18 @@ class Run:
         finally:
             self._changes.put_nowait(None)
 
-    async def _in_doubt(self) -> list[tuple[Item, Doubt]]:
+    async def _uncertain(self) -> list[tuple[Item, Uncertain]]:
         """What earlier runs left uncertain, where callbacks may still say what became of it."""
-        if not self._client.hears_callbacks:
+        if not self._client.attempts.receives_callbacks:
             return []
         found = []
-        await self._client.catch_up()
+        await self._client.attempts.catch_up()
         for attempt in await self._store.expected():
             known = {"task_id": attempt.task_id, "named": attempt.named}
-            named = self._outbox.expect(attempt.token, **known)
+            named = self._callbacks.expect(attempt.token, **known)
             if attempt.task_id is None and self._options.chooses(attempt.key):
-                doubt = Doubt(attempt.token, self._patience(attempt, named=named))
-                found.append((await self._store.item(attempt.key), doubt))
+                timeout = self._timeout(attempt, named=named)
+                found.append((await self._store.item(attempt.key), (attempt.token, timeout)))
         return found
 
     async def _worklist(self) -> AsyncIterator[Item]:
@@ -231,11 +230,11 @@ class Run:
 
     # --- one film ----------------------------------------------------------------------------
 
-    async def _film(self, item: Item, doubt: Doubt | None = None) -> None:
+    async def _film(self, item: Item, uncertain: Uncertain | None = None) -> None:
         """Bring one item as far as it can go today; its troubles are not the others'."""
         try:
-            if doubt is not None:
-                item = await self._found(item, doubt.token, doubt.patience)
+            if uncertain is not None:
+                item = await self._recover(item, *uncertain)
             for _ in range(1 + self._options.retry):
                 if item.state is State.FAILED and self.stopped is None:
                     item = await self._step(item, Step(Event.RETRY, by="retry"))
@@ -267,9 +266,9 @@ class Run:
         try:
             async with contextlib.AsyncExitStack() as held:
                 await held.enter_async_context(self._making)
-                await held.enter_async_context(self._client.running_slot())
+                await held.enter_async_context(self._client.attempts.running_slot())
                 if item.state is State.PLANNED:
-                    item, job = await self._submit_for_certain(item)
+                    item, job = await self._submit_or_recover(item)
                 if item.state is State.STALLED:
                     item = await self._step(item, Step(Event.RESUME))
                 if item.state is State.SUBMITTED:
@@ -278,30 +277,30 @@ class Run:
             return await self._store.item(item.key)
         return item
 
-    async def _submit_for_certain(self, item: Item) -> tuple[Item, Job | None]:
-        """Submit; where callbacks are heard, let one say what became of it, in its place."""
+    async def _submit_or_recover(self, item: Item) -> tuple[Item, Job | None]:
+        """Submit; where callbacks are received, let one say what became of it, in its slot."""
         try:
             return await self._submit(item)
         except SubmissionUncertainError as error:
-            doubt = error
-        since = self._clock.now()
-        item = await self._found(await self._store.item(item.key), doubt.token, LISTENING)
+            uncertain = error
+        item = await self._recover(await self._store.item(item.key), uncertain, LISTENING)
         if item.state is State.UNCERTAIN:
-            doubt.waited = self._clock.now() - since
-            raise doubt
+            raise uncertain
         return item, None
 
-    def _patience(self, attempt: Expected, *, named: bool) -> float:
+    def _timeout(self, attempt: Expected, *, named: bool) -> float:
         """How long a callback may still come, or be read, for what an earlier run has left."""
         left = LISTENING - attempt.age
         return min(LISTENING, max(left, CONFIRMING if named else 0.0))
 
-    async def _found(self, item: Item, token: str, patience: float) -> Item:
+    async def _recover(
+        self, item: Item, attempt: str | SubmissionUncertainError, timeout: float
+    ) -> Item:
         """Wait until a callback says which task an uncertain item became, if one does."""
-        if not self._client.hears_callbacks or item.state is not State.UNCERTAIN:
+        if not self._client.attempts.receives_callbacks or item.state is not State.UNCERTAIN:
             return item
         try:
-            job = await self._client.recover(token, timeout=patience)
+            job = await self._client.attempts.recover(attempt, timeout=timeout)
         except SubmissionUncertainError:
             self._tell(item, rests=True)
             return item
@@ -312,6 +311,7 @@ class Run:
             self.stop(str(error))
             self._tell(item, rests=True)
             return item
+        token = attempt if isinstance(attempt, str) else attempt.token
         step = Step(Event.RESOLVE, task_id=job.task_id, token=token, by="callback")
         try:
             return await self._step(item, attrs.evolve(step, cause="found by its callback"))
@@ -324,22 +324,23 @@ class Run:
         work = work_of(item)
         price = self._prices.of(work)
         while await self._may_submit(item) and await self._reserve(price):
-            writer = Writer(self._outbox, item.key, price)
+            recorder = JournalRecorder(self._store, item.key, price, self._callbacks, self._tell)
             try:
                 if work.images:
                     await asyncio.to_thread(check_pictures, item)
-                job = await self._outbox.submit(work, writer)
+                job = await self._client.attempts.submit(
+                    work, recorder=recorder, group=self._submissions
+                )
             except (asyncio.CancelledError, SubmissionUncertainError):
                 self._decide(kept=True)
                 raise
             except MaintenanceError as error:
                 self._decide(kept=False, price=price)
                 self._pause(error)
-            except NotSentError:
+            except (ClientClosedError, JournalError, NoStepError) as error:
                 self._decide(kept=False, price=price)
-            except (ClientClosedError, JournalError, NoStepError):
-                self._decide(kept=False, price=price)
-                raise
+                if self.stopped is None or not isinstance(error, ClientClosedError):
+                    raise
             except ApikleyError as error:
                 self._decide(kept=False, price=price)
                 return await self._refused(item, error), None
@@ -472,7 +473,7 @@ class Run:
         return changed
 
     def _tell(self, item: Item, *, rests: bool = False) -> None:
-        listens = item.state is State.UNCERTAIN and self._client.hears_callbacks
+        listens = item.state is State.UNCERTAIN and self._client.attempts.receives_callbacks
         rests = rests or (item.state in RESTING and not listens)
         self._changes.put_nowait(Change(item, rests))
 

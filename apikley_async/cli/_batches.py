@@ -245,7 +245,7 @@ class BatchRun:
             await asyncio.sleep(TICK)
 
     def _tell_change(self, own: Session, item: Item) -> None:
-        if item.state is State.UNCERTAIN and own.client.hears_callbacks:
+        if item.state is State.UNCERTAIN and own.client.attempts.receives_callbacks:
             self._tell("listening", key=item.key, cause=item.cause)
         tell_item(self._tell, item, self.paths(item))
         if not self._order.repeats:

@@ -293,7 +293,7 @@ def _of_an_image(address: Address) -> str:
         client = Client(
             KEY, base_url="https://api.example.com", allow_private=address.allow_private
         )
-        client._check_image_url(address.url)
+        client._settings.check_image_url(address.url)
     return address.url
 
 

@@ -57,7 +57,7 @@ class Callers(World):
 
     async def live(self) -> None:
         """What a user's program does."""
-        client, callback = self.a_client(Client)
+        client, callback = self.a_client()
         async with client, served(callback):
             films = [self._film(client, board) for _, board in boards(self.plan.films)]
             await asyncio.gather(*films)

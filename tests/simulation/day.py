@@ -41,7 +41,7 @@ from simulation.burial import bury
 from simulation.loop import Deadlock
 from simulation.plans import Plan, drawn
 from simulation.runs import MEMORY, unheard
-from simulation.world import LONGEST, NEVER, Overheard, World, served
+from simulation.world import LONGEST, NEVER, World, served
 
 import apikley_async
 from apikley_async import Client, Shot, Storyboard
@@ -248,8 +248,8 @@ class LongWorld(World):
 
     async def live(self) -> None:
         """What the program of the day does."""
-        client, callback = self.a_client(Overheard)
-        client.world = self
+        client, callback = self.a_client()
+        self.overhear(client)
         batch = Batch.open(self.disk.place / "batch.db", clock=self.clock)
         async with client, self._seen_to_end("Run."), batch, served(callback):
             await self._add(batch, wait=False)

@@ -16,13 +16,12 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_submit", "await order.recorder.intend(token, request)", "pass"),
     ),
     "write the intent down behind the request": (
-        ("batch._outbox", ("await self._outbox.store.intend(self._key, token, request.fingerprint,"
+        ("batch._recorder", ("await self._store.intend(self._key, token, request.fingerprint,"
          " self._price)"), "self._late = (token, request)"),
-        ("batch._outbox", "            await self._outbox.write_down(self._key, outcome)",
-         ("            token, request = self._late\n"
-         "            await self._outbox.store.intend(self._key, token, request.fingerprint,"
-         " self._price)\n"
-         "            await self._outbox.write_down(self._key, outcome)")),
+        ("batch._recorder", "        self._tell(await self._store.settle(",
+         ("        token, request = self._late\n"
+          "        await self._store.intend(self._key, token, request.fingerprint, self._price)\n"
+          "        self._tell(await self._store.settle(")),
     ),
     "try again whatever the error": (
         ("_submit", "except (RateLimitError, UnreachableError) as error:",
@@ -61,11 +60,15 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "(State.SENDING, Event.DOUBT): State.PLANNED"),
     ),
     "do not keep the id": (
-        ("batch._outbox", "return Step(Event.ACCEPT, task_id=attempt.task_id)",
+        ("batch._recorder", "return Step(Event.ACCEPT, task_id=attempt.task_id)",
          "return Step(Event.UNSENT)"),
     ),
     "tell of the id before it is written down": (
-        ("batch._outbox", "        await asyncio.shield(writing)\n", ""),
+        ("batch._recorder", "        self._tell(await self._store.settle(",
+         ("        import asyncio\n"
+          "        self._late = asyncio.ensure_future(self._settle_late(outcome))\n\n"
+          "    async def _settle_late(self, outcome: Attempt) -> None:\n"
+          "        self._tell(await self._store.settle(")),
     ),
     "NORMAL instead of FULL": (
         ("batch._file", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
@@ -87,7 +90,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "        rest, began = self._rest - 2.0, self._clock.now()\n"),
     ),
     "forget the window after a restart": (
-        ("batch._outbox", "    limiter.remember(", "    [].append("),
+        ("batch._recorder", "    limiter.remember(", "    [].append("),
     ),
     "lose a slot for each cancel": (
         ("_limiter", "            yield\n        except SubmissionUncertainError",
@@ -172,8 +175,8 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- hearing
     "believe what a callback names": (
-        ("_client", "return is_made_of(snapshot, tokens=[token], fingerprints=())",
-         "return True"),
+        ("_attempts", "ours = is_made_of(snapshot, tokens=[token], fingerprints=())",
+         "ours = True"),
     ),
     "bind by content alone": (
         ("_record", ("if isinstance(called, str) and"

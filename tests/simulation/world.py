@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 from simulation.disk import Disk
@@ -39,7 +39,6 @@ from apikley_async.webhook import Callback, Inbox, Limits, Receiver
 
 __all__ = ["Report", "World", "boards", "served"]
 
-Customer = TypeVar("Customer", bound=Client)
 
 KEY = "canary-0000-this-key-opens-nothing"
 SIGNING = "a-word-that-signs"
@@ -86,17 +85,6 @@ class MachineClock(LoopClock):
         """The true time, and what the machine's own is off: it has no part in the loop's pauses."""
         loop: Any = asyncio.get_running_loop()
         return START + float(loop.true_time()) + self.ahead
-
-
-class Overheard(Client):
-    """A client beside whom somebody stands: what it tells must be in the journal by then."""
-
-    world: World
-
-    async def submit(self, *args: Any, **options: Any) -> Job:
-        job = await super().submit(*args, **options)
-        self.world.must_stand("task_id", "item", job.task_id, "I6: somebody was told of")
-        return job
 
 
 class World:
@@ -261,7 +249,7 @@ class World:
         await asyncio.sleep(UNCERTAIN_REST)
         self._check_nothing_is_left(host)
 
-    def a_client(self, kind: type[Customer]) -> tuple[Customer, Any]:
+    def a_client(self) -> tuple[Client, Any]:
         """A client for a new life, and its callbacks."""
         rng = random.Random(f"life {self.plan.seed} {self.lives}")
         callback: Any = Tokens()
@@ -274,7 +262,7 @@ class World:
                 limits=Limits(poll=10),
             )
         self.limiter = RateLimiter(WINDOW, PER, clock=self.clock, rng=rng)
-        self.client = client = kind(
+        self.client = client = Client(
             KEY,
             base_url=self.simulator.base_url,
             limiter=self.limiter,
@@ -288,8 +276,8 @@ class World:
 
     async def live(self) -> None:
         """What a user's program does."""
-        client, callback = self.a_client(Overheard)
-        client.world = self
+        client, callback = self.a_client()
+        self.overhear(client)
         batch, began = Batch.open(self.disk.place / "batch.db", clock=self.clock), self.loop.time()
         apart = self.plan.apart is not None
         async with client, self._seen_to_end("Run."), batch, served(None if apart else callback):
@@ -311,6 +299,17 @@ class World:
     def rows(self) -> list[Any]:
         with contextlib.closing(sqlite3.connect(self.disk.place / "batch.db")) as db:
             return db.execute("SELECT * FROM item ORDER BY ord").fetchall()
+
+    def overhear(self, client: Client) -> None:
+        """What a client's submissions give must be in the journal by then."""
+        submit = client.attempts.submit
+
+        async def overheard(*args: Any, **options: Any) -> Job:
+            job = await submit(*args, **options)
+            self.must_stand("task_id", "item", job.task_id, "I6: somebody was told of")
+            return job
+
+        client.attempts.submit = overheard  # type: ignore[method-assign]
 
     def arrived(self, creation: Any) -> None:
         """At this moment the intent must be in the journal of whoever has sent it."""

@@ -171,6 +171,19 @@ async def trickle() -> AsyncIterator[Work]:
     yield ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse at dawn."})
 
 
+async def as_batches_do(client: Client, error: SubmissionUncertainError) -> None:
+    group = client.attempts.group()
+    job = await client.attempts.submit(kitten, recorder=MyRecorder(), group=group)
+    found = await client.attempts.recover(error)
+    later = await client.attempts.recover(error.token, timeout=5)
+    assert_type([job, found, later], list[Job])
+    assert_type(await client.attempts.confirm("task", tokens=["t"]), Snapshot | None)
+    assert_type(client.attempts.receives_callbacks, bool)
+    async with client.attempts.running_slot():
+        group.stop()
+    await group.drain(30)
+
+
 async def many_films(client: Client) -> None:
     async for outcome in client.generate_many([kitten, kitten], ordered=True):
         assert_type(outcome, Outcome)

@@ -16,7 +16,7 @@ import pytest
 from ears import Ears
 
 from apikley_async import Backoff, Client, Job, Shot, Storyboard, SubmissionUncertainError
-from apikley_async._claims import MOST_NAMES, MOST_STRANGERS
+from apikley_async._attempts import MOST_NAMES, MOST_STRANGERS
 from apikley_async.errors import ClientClosedError, InsufficientCreditsError, JobTimeoutError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -157,7 +157,7 @@ async def test_a_callback_is_acknowledged_when_it_is_kept() -> None:
         kept.append(task_id)
 
     async with world() as simulator, customer(simulator, ears) as client:
-        client.expect("a" * 32, keep=keep)
+        client.attempts.expect("a" * 32, keep=keep)
 
         assert await ears.call("a" * 32, "task_1")
         assert kept == ["task_1"]
@@ -177,12 +177,12 @@ async def test_what_is_heard_too_early_is_not_lost() -> None:
             assert not await ears.call(lost.value.token, charge.task_id)
             for number in range(1_000):
                 await ears.call(f"{number:032x}", "task_1")
-            job = await later.recover(lost.value.token)
+            job = await later.attempts.recover(lost.value.token)
             for number in range(MOST_STRANGERS + 10):
-                await later._claims.hear(f"{number:032x}", "task_1")
+                await later.attempts.receive(f"{number:032x}", "task_1")
 
             assert job.task_id == charge.task_id
-            assert len(later._claims._strangers) == MOST_STRANGERS
+            assert len(later.attempts._strangers) == MOST_STRANGERS
 
 
 async def test_a_closed_client_hears_nothing() -> None:
@@ -284,7 +284,8 @@ async def test_submit_raises_and_recover_finds() -> None:
 
         async with customer(simulator, ears) as later:
             asking = [
-                asyncio.create_task(each.recover(lost.value.token)) for each in (client, later)
+                asyncio.create_task(each.attempts.recover(lost.value.token))
+                for each in (client, later)
             ]
             await asyncio.sleep(1)
             await ears.call(lost.value.token, charge.task_id)
@@ -302,7 +303,7 @@ async def test_many_who_recover_one_submission_ask_once() -> None:
         with pytest.raises(SubmissionUncertainError) as lost:
             await client.submit(KITTEN)
         (charge,) = simulator.ledger.paid
-        asking = [asyncio.create_task(client.recover(lost.value.token)) for _ in range(10)]
+        asking = [asyncio.create_task(client.attempts.recover(lost.value.token)) for _ in range(10)]
         simulator.script("record", [Fault.late(5)], task_id=charge.task_id)
         await asyncio.sleep(1)
         await ears.call(lost.value.token, charge.task_id)
@@ -436,11 +437,11 @@ async def test_what_an_earlier_run_knew_counts() -> None:
         first, second = (charge.task_id for charge in simulator.ledger.paid)
 
         async with customer(simulator, ears) as later:
-            later.expect(ears.tokens[0], named=[first], keep=keep)
-            later.expect(ears.tokens[1], keep=keep)
-            assert (await later.recover(ears.tokens[0])).task_id == first
+            later.attempts.expect(ears.tokens[0], named=[first], keep=keep)
+            later.attempts.expect(ears.tokens[1], keep=keep)
+            assert (await later.attempts.recover(ears.tokens[0])).task_id == first
             await ears.call(ears.tokens[1], second)
-            assert (await later.recover(ears.tokens[1])).task_id == second
+            assert (await later.attempts.recover(ears.tokens[1])).task_id == second
             assert kept == [second]
 
 
@@ -451,10 +452,48 @@ async def test_without_ears_nothing_is_waited_for() -> None:
         with pytest.raises(SubmissionUncertainError) as lost:
             await client.generate(KITTEN)
         assert now() < 5
-        assert not client.hears_callbacks
+        assert not client.attempts.receives_callbacks
 
         with pytest.raises(ValueError, match="callback"):
-            await client.recover(lost.value.token)
+            await client.attempts.recover(lost.value.token)
+
+
+async def test_an_error_that_is_not_recovered_is_raised_again() -> None:
+    """The same error, with the time that was waited; at once where nothing can come."""
+    ears = Ears()
+    async with world() as simulator:
+        simulator.script("create", [Fault.RESET_AFTER] * 3)
+        async with customer(simulator, ears) as client, customer(simulator, None) as deaf:
+            for each, own_url, waited in (
+                (client, None, 5.0),
+                (client, "https://hooks.test/mine", 0.0),
+                (deaf, None, 0.0),
+            ):
+                with pytest.raises(SubmissionUncertainError) as lost:
+                    await each.submit(KITTEN, callback_url=own_url)
+                began = now()
+                with pytest.raises(SubmissionUncertainError) as again:
+                    await each.attempts.recover(lost.value, timeout=5)
+
+                assert again.value is lost.value
+                assert lost.value.waited == pytest.approx(waited)
+                assert now() - began == pytest.approx(waited)
+
+
+async def test_the_error_itself_is_enough_to_recover() -> None:
+    """Its attempt is this client's own, so a callback names its task."""
+    ears = Ears()
+    async with world() as simulator, customer(simulator, ears) as client:
+        simulator.script("create", [Fault.RESET_AFTER])
+        with pytest.raises(SubmissionUncertainError) as lost:
+            await client.submit(KITTEN)
+        recovering = asyncio.create_task(client.attempts.recover(lost.value, timeout=60))
+        await asyncio.sleep(3)
+        [charge] = simulator.ledger.paid
+        await ears.call(ears.tokens[0], charge.task_id)
+
+        assert (await recovering).task_id == charge.task_id
+        assert 3 <= lost.value.waited < 5
 
 
 async def test_recovering_ends_when_it_is_told_to() -> None:
@@ -466,6 +505,6 @@ async def test_recovering_ends_when_it_is_told_to() -> None:
             await client.generate(KITTEN, timeout=30)
         assert 30 <= now() < 32
         with pytest.raises(SubmissionUncertainError, match="within 5 s"):
-            await client.recover(ears.tokens[0], timeout=5)
+            await client.attempts.recover(ears.tokens[0], timeout=5)
         with pytest.raises(JobTimeoutError):
             await client.generate(KITTEN, timeout=30)

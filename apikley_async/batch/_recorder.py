@@ -1,0 +1,82 @@
+"""Attempts as the journal keeps them: written down before they leave, and when they have ended."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from apikley_async import Attempt, Client, Limiter, Request, Verdict
+from apikley_async.batch._states import Event
+from apikley_async.batch._store import Item, Step, Store
+
+__all__ = ["JournalRecorder", "KeptCallbacks", "restore_window", "step_of"]
+
+LONGEST_REST = 60.0  # of a limiter's slot, after an uncertain attempt
+
+
+class KeptCallbacks:
+    """What callbacks say about the attempts of a run is in the store before they are answered."""
+
+    def __init__(self, store: Store, client: Client) -> None:
+        self._store = store
+        self._attempts = client.attempts
+        self._tokens: list[str] = []
+
+    def expect(self, token: str, **known: Any) -> bool:
+        """Begin with an attempt. Tells whether a callback has named its task already."""
+        if not self._attempts.receives_callbacks:
+            return False
+        self._tokens.append(token)
+        keep = functools.partial(self._store.receive, token)
+        return self._attempts.expect(token, **known, keep=keep)
+
+    def release(self) -> None:
+        """End it: the store may be closed now."""
+        for token in self._tokens:
+            self._attempts.release(token)
+
+
+class JournalRecorder:
+    """A `Recorder` for one item: the intent is on the disk before the first byte of the POST.
+
+    *tell* learns of the item when its attempt has ended.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        price: float | None,
+        callbacks: KeptCallbacks,
+        tell: Callable[[Item], None],
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._price = price
+        self._callbacks = callbacks
+        self._tell = tell
+
+    async def intend(self, token: str, request: Request) -> None:
+        await self._store.intend(self._key, token, request.fingerprint, self._price)
+        self._callbacks.expect(token)
+
+    async def settle(self, outcome: Attempt) -> None:
+        self._tell(await self._store.settle(self._key, outcome, step_of(outcome)))
+
+
+def step_of(attempt: Attempt) -> Step:
+    """The step that an attempt's outcome means for its item."""
+    if attempt.verdict is Verdict.ACCEPTED:
+        return Step(Event.ACCEPT, task_id=attempt.task_id)
+    event = {
+        Verdict.THROTTLED: Event.THROTTLE,
+        Verdict.UNSENT: Event.UNSENT,
+        Verdict.UNCERTAIN: Event.DOUBT,
+    }.get(attempt.verdict, Event.POSTPONE if attempt.resumable else Event.REFUSE)
+    return Step(event, cause=attempt.cause)
+
+
+async def restore_window(store: Store, limiter: Limiter) -> None:
+    """Let a limiter remember the attempts of the last run: a restart is no new window."""
+    limiter.remember(await store.ends(LONGEST_REST))
