@@ -37,6 +37,7 @@ SLOWEST = 0.5  # seconds for each 64 KiB: a hundred takes of every film are a hu
 # A form that is read whole has a buffer for the largest; a film of 30 bytes may have 100 takes.
 MOST_MEMORY = 66 * 1024**2
 MOST_FOR_A_BYTE = 200
+STORYBOARD = "sora-2-pro-storyboard"
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x40\0\0\0\x30"
 PLACE = re.compile(r"(, (line [0-9]+|film [0-9]+|defaults))?(, column [0-9]+)?: .+", re.DOTALL)
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
@@ -169,7 +170,9 @@ def _check_work(manifest: Manifest, entry: Entry, base: Path) -> None:
         kept = json.loads(entry_of(bare, entry.key).payload)
         payload.pop("image_sha256", None)
         demand(kept == payload, "another film comes back")
-    raw = create_task(work.model, work.wire_input({"image": url} if url else {})).content()
+    # Whatever id a storyboard is sold under, its input is that of the model the service knows.
+    model = STORYBOARD if isinstance(work, Storyboard) else work.model
+    raw = create_task(model, work.wire_input({"image": url} if url else {})).content()
     order = read_order(raw or b"", models="*", strict=isinstance(work, Storyboard))
     demand(isinstance(order, Order), f"the service refuses it: {order!r:.200}")
     if isinstance(work, Storyboard) and isinstance(order, Order):
