@@ -2,7 +2,7 @@
 
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._images import Picture, read_picture
+from apikley_async._images import Picture, PinnedImage, read_picture
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._many import Outcome
@@ -86,6 +86,7 @@ __all__ = [
     "NotFoundError",
     "Outcome",
     "Picture",
+    "PinnedImage",
     "RateLimitError",
     "RateLimiter",
     "Recorder",

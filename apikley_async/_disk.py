@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ __all__ = [
     "NOFOLLOW",
     "OPEN_FILES_MOVE",
     "USUAL",
+    "check_own",
     "is_own",
     "lock_file",
     "make_private",
+    "open_own",
     "open_without_waiting",
     "read_at",
     "sync_folder",
@@ -29,6 +32,8 @@ USUAL = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | USUAL
 FAR = 2**40  # msvcrt's locks keep others from reading too: behind the end nobody reads
+LINKS = (errno.ELOOP, errno.EMLINK)  # what O_NOFOLLOW says of a link
+NOT_OURS = "it is not a regular file of ours without links"
 TAKEN = (errno.EACCES, errno.EDEADLK, errno.EAGAIN)
 
 
@@ -76,6 +81,37 @@ def make_private(path: Path) -> None:
 def open_without_waiting(path: str | Path, flags: int, mode: int = 0o600) -> int:
     """Open it so that a pipe with nobody at its other end cannot hold us."""
     return os.open(path, flags | WITHOUT_WAITING, mode)
+
+
+def open_own(path: str | Path, flags: int, mode: int = 0o600) -> int:
+    """Open a helper file of ours; nothing is cut, written or believed before it is known as such.
+
+    No link is followed, and nothing waits at a pipe. It may be used as an `opener`.
+
+    Raises:
+        PermissionError: it is a link, no regular file, another user's, or has another name too.
+        OSError: it cannot be opened.
+    """
+    try:
+        handle = open_without_waiting(path, (flags & ~os.O_TRUNC) | NOFOLLOW, mode)
+    except OSError as error:
+        if error.errno in LINKS:
+            raise PermissionError(errno.EPERM, NOT_OURS, str(path)) from None
+        raise
+    try:
+        check_own(os.fstat(handle), path)
+        if flags & os.O_TRUNC:
+            os.ftruncate(handle, 0)
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def check_own(about: os.stat_result, path: str | Path, *, links: int = 1) -> None:
+    """Refuse what is no regular file of ours, or has more names than *links*; see `open_own`."""
+    if not stat.S_ISREG(about.st_mode) or not is_own(about) or about.st_nlink > links:
+        raise PermissionError(errno.EPERM, NOT_OURS, str(path))
 
 
 def read_at(handle: int, count: int, place: int) -> bytes:

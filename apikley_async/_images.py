@@ -24,7 +24,7 @@ from apikley_async._storyboard import Urls, Work, images_of, is_url, with_images
 from apikley_async._wire import File
 from apikley_async.errors import ApikleyError, UploadError
 
-__all__ = ["ImageSource", "Images"]
+__all__ = ["ImageSource", "Images", "PinnedImage"]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
 
@@ -44,6 +44,20 @@ class Picture:
     kind: str
     suffix: str
     digest: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class PinnedImage(os.PathLike[str]):
+    """An image file and the SHA-256 of the content it must have when it is uploaded.
+
+    It is read once: what was compared is what is sent. Use it wherever a path is taken.
+    """
+
+    path: str = attrs.field(converter=os.fsdecode)
+    sha256: str = attrs.field(repr=False)
+
+    def __fspath__(self) -> str:
+        return self.path
 
 
 @attrs.define
@@ -152,7 +166,13 @@ def read_picture(image: ImageSource) -> Picture:
         name = f"image {os.fspath(image)!r}"
         if "://" in name:
             raise UploadError(f"{name}: a path or content; a URL is used as it is")
-        return picture_of(_read_path(image, name), name)
+        picture = picture_of(_read_path(image, name), name)
+        if isinstance(image, PinnedImage) and picture.digest != image.sha256:
+            raise UploadError(
+                f"{name} is not the picture for which the film was planned; bring that back and "
+                "retry, or give the film a new key"
+            )
+        return picture
     if callable(getattr(image, "read", None)):
         return picture_of(_read_file(image), "the image")
     raise UploadError(f"an image: a path, bytes or a binary file, not {type(image).__name__}")

@@ -28,7 +28,9 @@ import attrs
 from apikley_async._disk import (
     NOFOLLOW,
     OPEN_FILES_MOVE,
+    is_own,
     lock_file,
+    open_own,
     open_without_waiting,
     read_at,
     sync_folder,
@@ -147,13 +149,13 @@ class Part:
         """Open and lock the file of that name, if it is ours alone."""
         path = self._folder / name
         try:
-            handle = open_without_waiting(path, os.O_RDWR | os.O_CREAT | NOFOLLOW | flags, 0o666)
+            handle = open_own(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES) and locked:
+            if error.errno in (errno.EPERM, errno.EISDIR, errno.ENXIO, errno.EACCES) and locked:
                 return False  # something odd in its place: leave it alone
             raise
         mine = locks(handle) or not locked
-        if mine and is_there(handle, path) and os.fstat(handle).st_nlink == 1:
+        if mine and is_there(handle, path):
             self._path, self._handle = path, handle
             return True
         os.close(handle)
@@ -218,7 +220,7 @@ class Part:
         text = json.dumps(said | {"sha256": self.sha256})
         with (
             contextlib.suppress(OSError),
-            open(self._note, "w", encoding="ascii", opener=warily) as file,
+            open(self._note, "w", encoding="ascii", opener=open_own) as file,
         ):
             file.write(text)
 
@@ -375,7 +377,8 @@ def remove_older(path: Path, when: float) -> None:
     """Remove a file that nobody has locked and nobody has written to since *when*."""
     with contextlib.suppress(OSError):
         with open(path, "rb", opener=warily) as file:
-            old = os.fstat(file.fileno()).st_mtime < when
+            about = os.fstat(file.fileno())
+            old = about.st_mtime < when and is_own(about)
             if not (old and is_there(file.fileno(), path) and locks(file.fileno())):
                 return
             if OPEN_FILES_MOVE:
@@ -387,7 +390,7 @@ def remove_older(path: Path, when: float) -> None:
 def read_note(path: Path) -> tuple[Held, str]:
     """What a note vouches for, and the SHA-256 of it; nothing, unless all of it makes sense."""
     try:
-        with open(path, "rb", opener=warily) as file:
+        with open(path, "rb", opener=open_own) as file:
             said = json.loads(file.read(LONGEST_NOTE) if is_there(file.fileno(), path) else b"")
         have, total, version, sha256 = (said[n] for n in ("have", "total", "version", "sha256"))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -12,9 +12,11 @@ from apikley_async._disk import (
     is_own,
     lock_file,
     make_private,
+    open_own,
     open_without_waiting,
     read_at,
     sync_folder,
+    user_id,
 )
 
 
@@ -62,3 +64,52 @@ def test_a_folder_can_be_synced(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError):
         sync_folder(tmp_path / "nowhere")
+
+
+def test_a_link_is_neither_followed_nor_written_through(tmp_path: Path) -> None:
+    """A helper file's name that leads elsewhere: nothing there is cut, whatever we open it for."""
+    target = tmp_path / "theirs"
+    target.write_bytes(b"precious")
+    (tmp_path / "soft").symlink_to(target)
+    (tmp_path / "hard").hardlink_to(target)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+
+    for name in ("soft", "hard", "dangling"):
+        with pytest.raises(PermissionError, match="without links"):
+            open_own(tmp_path / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+
+    assert target.read_bytes() == b"precious"
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+
+    for name in ("pipe", "folder"):
+        with pytest.raises(PermissionError, match="regular file"):
+            open_own(tmp_path / name, os.O_RDONLY)
+
+
+@pytest.mark.skipif(user_id() != 0, reason="only root can give a file away")
+def test_what_another_user_has_made_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "planted"
+    path.write_bytes(b"believe me")
+    os.chown(path, 12345, -1)
+
+    with pytest.raises(PermissionError, match="ours"):
+        open_own(path, os.O_RDWR | os.O_TRUNC)
+
+    assert path.read_bytes() == b"believe me"
+
+
+def test_an_own_file_is_made_read_and_cut(tmp_path: Path) -> None:
+    path = tmp_path / "note"
+
+    for text in ("a long note", "short"):
+        with open(path, "w", encoding="ascii", opener=open_own) as file:
+            file.write(text)
+
+    assert path.read_text() == "short"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

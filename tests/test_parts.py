@@ -21,6 +21,7 @@ from filehost import film
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from apikley_async._disk import user_id
 from apikley_async._films import Held, Shape
 from apikley_async._parts import Part, in_a_thread, read_note
 from apikley_async.errors import DownloadError
@@ -292,6 +293,20 @@ async def test_what_stands_in_its_place_is_left_alone(tmp_path: Path, odd: str) 
 
     assert stranger.read_text() == "precious"
     assert names(tmp_path) == sorted([PART, "precious", "task_1.mp4"])
+
+
+@pytest.mark.skipif(user_id() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("planted", [PART, NOTE])
+async def test_what_another_user_has_planted_is_not_taken_up(tmp_path: Path, planted: str) -> None:
+    """In a shared folder a part and its note may be anybody's; only ours are believed."""
+    await left_behind(tmp_path)
+    os.chown(tmp_path / planted, 12345, -1)
+    part = make(tmp_path)
+
+    await part.open()
+
+    assert part.held == Held()
+    await part.close()
 
 
 async def test_leftovers_do_not_pile_up(tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ import attrs
 from apikley_async import (
     Image,
     ModelTask,
+    PinnedImage,
     Shot,
     Storyboard,
     Work,
-    images_of,
     read_picture,
     with_images,
 )
@@ -33,7 +33,6 @@ from apikley_async.errors import ManifestError, StoryboardError, UploadError
 
 __all__ = [
     "Record",
-    "check_pictures",
     "defaults_of",
     "digests_of",
     "entries_of",
@@ -362,35 +361,26 @@ def spelled(payload: Mapping[str, Any]) -> str:
 
 
 def work_of(item: Item) -> Work:
-    """The work an item stands for, its images where the manifest's folder has them."""
+    """The work an item stands for: its image files in the manifest's folder, as they were planned.
 
-    def found(image: Image) -> Image:
-        return Path(item.base) / image if is_file(image) else image
-
-    payload = json.loads(item.payload)
-    payload.pop(PICTURE, None)
-    work = read_work(payload)
-    if not any(is_file(image) for _, image in images_of(work.images)):
-        return work
-    return read_work(work.to_dict(with_images(work.images, found)))
-
-
-def check_pictures(item: Item) -> None:
-    """Refuse images that are not those for which the film was planned. Blocks.
-
-    Raises:
-        StoryboardError: it is another one, or none any more.
+    What has another content by then is not uploaded.
     """
     payload = json.loads(item.payload)
-    planned = payload.get(PICTURE, {})
+    planned = payload.pop(PICTURE, {})
     if isinstance(planned, str):  # as it was written when a film had one image at most
         planned = {payload["image"]: planned}
-    for image, digest in planned.items():
-        if image_digest(Path(item.base), image, allow_outside=True) != digest:
-            raise StoryboardError(
-                f"image: {shown(image)} is not the picture for which the film was planned; bring "
-                "that back and retry, or give the film a new key"
-            )
+
+    def found(image: Image) -> Image:
+        if not is_file(image):
+            return image
+        return PinnedImage(Path(item.base) / image, planned.get(image, ""))
+
+    work = read_work(payload)
+    if isinstance(work, ModelTask):
+        return attrs.evolve(work, images=with_images(work.images, found))
+    if isinstance(work, Storyboard) and work.image is not None:
+        return attrs.evolve(work, image=found(work.image))
+    return work
 
 
 # --- images -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from apikley_async._disk import USUAL, lock_file, make_private, sync_folder
+from apikley_async._disk import lock_file, make_private, open_own, sync_folder
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
 from apikley_async.errors import Blame, JournalError
 
@@ -107,7 +107,9 @@ def take_lock(path: Path) -> int:
     """
     place = path.with_name(f"{path.name}.lock")
     try:
-        lock = os.open(place, os.O_RDWR | os.O_CREAT | USUAL, 0o600)
+        lock = open_own(place, os.O_RDWR | os.O_CREAT)
+    except PermissionError as exc:
+        raise JournalError(f"{place} cannot be used as the lock: {exc.strerror}") from None
     except OSError as exc:
         raise hindered(f"{path} cannot be made: {exc.strerror}", exc) from None
     try:

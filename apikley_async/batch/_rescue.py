@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import NOFOLLOW, USUAL, is_own, open_without_waiting, sync_folder
+from apikley_async._disk import open_own, sync_folder
 
 __all__ = ["Rescued", "notes_of", "put", "remove"]
 
@@ -50,8 +49,7 @@ def put(journal: Path, journal_id: str, rescued: Rescued) -> Path | None:
 
 
 def append(place: Path, line: bytes) -> None:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOFOLLOW | USUAL
-    handle = os.open(place, flags, 0o600)
+    handle = open_own(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         if os.write(handle, line) != len(line):
             raise OSError(f"{place} took a part only")
@@ -70,15 +68,10 @@ def notes_of(journal: Path, journal_id: str) -> dict[Path, list[Rescued]]:
 def read(place: Path, journal_id: str) -> Iterable[Rescued]:
     """The notes of one file, if it is a file of ours; a line that was cut off is none."""
     try:
-        handle = open_without_waiting(place, os.O_RDONLY | NOFOLLOW)
+        with open(place, "rb", opener=open_own) as file:
+            lines = file.read(LONGEST).splitlines()
     except OSError:
         return
-    try:
-        about = os.fstat(handle)
-        ours = stat.S_ISREG(about.st_mode) and is_own(about)
-        lines = os.read(handle, LONGEST).splitlines() if ours else []
-    finally:
-        os.close(handle)
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             said = json.loads(line)

@@ -20,7 +20,7 @@ import attrs
 
 from apikley_async import Client, Clock, Job, Result
 from apikley_async.batch._budget import Budget, Prices
-from apikley_async.batch._entries import check_pictures, work_of
+from apikley_async.batch._entries import work_of
 from apikley_async.batch._recorder import JournalRecorder, KeptCallbacks
 from apikley_async.batch._rehearsal import is_rehearsal, only_rehearsals
 from apikley_async.batch._states import Event, NoStepError, State
@@ -326,8 +326,6 @@ class Run:
         while await self._may_submit(item) and await self._reserve(price):
             recorder = JournalRecorder(self._store, item.key, price, self._callbacks, self._tell)
             try:
-                if work.images:
-                    await asyncio.to_thread(check_pictures, item)
                 job = await self._client.attempts.submit(
                     work, recorder=recorder, group=self._submissions
                 )

@@ -11,11 +11,11 @@ import json
 import os
 import platform
 import secrets
-import stat
 from pathlib import Path
 
 import attrs
 
+from apikley_async._disk import open_own
 from apikley_async.batch import Journal
 from apikley_async.cli._exit import NotNow, Refused
 from apikley_async.cli._telling import plain
@@ -130,10 +130,5 @@ def named_by(marker: Path) -> Path | None:
 
 def read_own(path: Path) -> bytes:
     """What stands in a small file of ours; no link is followed."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        about = os.fstat(file.fileno())
-        ours = not hasattr(os, "getuid") or about.st_uid == os.getuid()
-        if not stat.S_ISREG(about.st_mode) or not ours:
-            raise PermissionError
+    with open(path, "rb", opener=open_own) as file:
         return file.read(LARGEST_MARKER)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
-from apikley_async._disk import make_private, sync_folder
+from apikley_async._disk import check_own, make_private, sync_folder
 from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook._judge import Heard
 
@@ -190,15 +190,16 @@ class _File:
 
     def _is_still_there(self) -> bool:
         try:
-            found = self.path.stat()
+            found = self.path.lstat()
         except FileNotFoundError:
             return False
         return (found.st_dev, found.st_ino) == self._node
 
     def _open(self) -> sqlite3.Connection:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             self._make()
-        found = self.path.stat()
+        found = self.path.lstat()  # not by opening it: closing would let go of SQLite's locks
+        check_own(found, self.path, links=2)  # while it is made it bears its draft's name too
         if not found.st_size:
             raise JournalError(f"{self.path} is empty: an inbox that was lost, or none")
         self._node = (found.st_dev, found.st_ino)

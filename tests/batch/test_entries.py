@@ -14,11 +14,19 @@ from batch.pictures import png
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async import ModelTask, Shot, Storyboard
+from apikley_async import (
+    ModelTask,
+    PinnedImage,
+    Shot,
+    Storyboard,
+    Work,
+    images_of,
+    read_picture,
+    with_images,
+)
 from apikley_async.batch import Entry, Item, State
 from apikley_async.batch._entries import (
     Record,
-    check_pictures,
     defaults_of,
     entries_of,
     entry_of,
@@ -28,7 +36,7 @@ from apikley_async.batch._entries import (
     shown,
     work_of,
 )
-from apikley_async.errors import StoryboardError
+from apikley_async.errors import StoryboardError, UploadError
 
 SHOTS = [{"scene": "A kitten eats cake.", "duration": 7.5}, {"scene": "It is gone.", "duration": 5}]
 
@@ -430,6 +438,13 @@ def test_what_is_no_image(folder: Path, image: str, rule: str) -> None:
     assert caught.value.faults[0].startswith("image: ")
 
 
+def check_pictures(work: Work) -> None:
+    """Read the files of a work as they are read to be uploaded."""
+    for _, image in images_of(work.images):
+        if "://" not in os.fspath(image):
+            read_picture(image)
+
+
 def task_of(images: object) -> dict[str, object]:
     return {"task": {"model": "m", "input": {"prompt": "A."}, "images": images}}
 
@@ -440,20 +455,20 @@ def test_the_images_of_a_task_are_those_that_were_planned(folder: Path) -> None:
     [entry] = entries(task_of(images), base=folder)
 
     work = work_of(item(entry))
-    check_pictures(item(entry))
 
-    assert work.images == {
+    assert with_images(work.images, os.fsdecode) == {
         "frames": [str(folder / "a.png"), str(folder / "pictures/b.png")],
         "face": "https://x.test/c.png",
     }
+    check_pictures(work)
     [renamed] = entries(task_of({**images, "frames": ["in.png", "pictures/b.png"]}), base=folder)
     assert renamed.digest == entry.digest
     [turned] = entries(task_of({**images, "frames": ["pictures/b.png", "a.png"]}), base=folder)
     [without] = entries({"task": {"model": "m", "input": {"prompt": "A."}}}, base=folder)
     assert len({entry.digest, turned.digest, without.digest}) == 3
     folder.joinpath("pictures/b.png").write_bytes(png(b"another"))
-    with pytest.raises(StoryboardError, match=r"'pictures/b\.png' is not the picture"):
-        check_pictures(item(entry))
+    with pytest.raises(UploadError, match=r"pictures/b\.png' is not the picture"):
+        check_pictures(work)
 
 
 def test_an_image_that_was_planned_by_an_earlier_version_is_looked_at_too(folder: Path) -> None:
@@ -463,10 +478,20 @@ def test_an_image_that_was_planned_by_an_earlier_version_is_looked_at_too(folder
     payload["image_sha256"] = payload["image_sha256"]["a.png"]
     earlier = attrs.evolve(entry, payload=json.dumps(payload))
 
-    check_pictures(item(earlier))
+    check_pictures(work_of(item(earlier)))
     folder.joinpath("a.png").write_bytes(png(b"another"))
-    with pytest.raises(StoryboardError, match="not the picture"):
-        check_pictures(item(earlier))
+    with pytest.raises(UploadError, match="not the picture"):
+        check_pictures(work_of(item(earlier)))
+
+
+def test_an_image_that_no_plan_vouches_for_is_not_uploaded(folder: Path) -> None:
+    """A journal from elsewhere may name any file of ours."""
+    [entry] = entries({"shots": SHOTS, "image": "a.png"}, base=folder)
+    payload = json.loads(entry.payload)
+    del payload["image_sha256"]
+
+    with pytest.raises(UploadError, match="not the picture"):
+        check_pictures(work_of(item(attrs.evolve(entry, payload=json.dumps(payload)))))
 
 
 @pytest.mark.parametrize(
@@ -552,7 +577,9 @@ def test_an_image_is_found_where_the_manifest_was(image: str | Path) -> None:
     entry = entry_of(board, "a", base=Path("/films"), digests={os.fsdecode(image): "00"})
 
     entry.payload.encode()
-    assert work_of(item(entry)) == attrs.evolve(board, image=str(Path("/films") / image))
+    assert work_of(item(entry)) == attrs.evolve(
+        board, image=PinnedImage(Path("/films") / image, "00")
+    )
 
 
 @pytest.mark.parametrize(

@@ -431,6 +431,24 @@ async def test_one_lock_for_all_names_of_a_journal(path: Path, tmp_path: Path) -
             await Journal.open(tmp_path / "link.db")
 
 
+@pytest.mark.parametrize("kind", ["symlink", "hard link"])
+async def test_the_lock_writes_through_no_link(path: Path, tmp_path: Path, kind: str) -> None:
+    """What somebody has put in the lock's place is not cut to our process's number."""
+    theirs, lock = tmp_path / "precious", path.with_name("batch.db.lock")
+    theirs.write_text("precious")
+    if kind == "symlink":
+        lock.symlink_to(theirs)
+    else:
+        lock.hardlink_to(theirs)
+
+    with pytest.raises(JournalError, match=r"batch\.db\.lock cannot be used as the lock") as caught:
+        await Journal.open(path)
+
+    assert not caught.value.resumable
+    assert theirs.read_text() == "precious"
+    assert not path.exists()
+
+
 async def test_closing_cannot_be_cut_in_two(path: Path) -> None:
     """Whoever is cancelled while closing leaves a closed journal behind. (C14)."""
     for _ in range(3):

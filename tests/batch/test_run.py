@@ -26,8 +26,9 @@ from batch.scenery import (
     world,
 )
 
-from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, Timeouts
+from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, Timeouts, UploadError
 from apikley_async.batch import State
+from apikley_async.batch._entries import work_of
 from apikley_async.simulator import Constant, Failure, Fault, Faults, Lognormal, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -389,6 +390,30 @@ async def test_an_image_that_was_exchanged_is_not_filmed(tmp_path: Path) -> None
         await batch.retry("a")
         await ran(batch, client, folder=tmp_path / "films")
         assert (await states(batch)) == {"a": State.DONE}
+
+
+async def test_an_image_is_compared_with_the_plan_where_it_is_read_to_be_sent(
+    tmp_path: Path,
+) -> None:
+    """There is no moment between looking and uploading: it is read once, by the client itself."""
+    shipped = Path(__file__).parents[2] / "apikley_async/cli/storyboards"
+    picture = tmp_path / "picture.png"
+    picture.write_bytes((shipped / "kitten.png").read_bytes())
+    board = Storyboard([Shot("A picture.", 5)], duration=10, image=str(picture))
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add([("a", board)])
+        planned = work_of(await batch.item("a"))
+        picture.write_bytes((shipped / "lighthouse.png").read_bytes())
+
+        with pytest.raises(UploadError, match="not the picture"):
+            await client.submit(planned)
+
+        assert not simulator.ledger.times("upload")
+        assert not simulator.ledger.creations
 
 
 async def test_an_image_that_is_none_rejects_its_film_alone(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from webhook.post import BODY, JSON, KEY, TASK, TOKEN, Ear, Noon, ask, raw, signing, uvicorn_of
 
 from apikley_async import JournalError
+from apikley_async._disk import user_id
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox, Limits, Receiver
 
@@ -244,6 +245,29 @@ def test_what_is_no_inbox_is_left_as_it_is(path: Path, case: str) -> None:
 
     after = {each: each.is_file() and each.read_bytes() for each in path.parent.iterdir()}
     assert {each: held for each, held in after.items() if not each.name.endswith("shm")} == before
+
+
+@pytest.mark.parametrize("kind", ["a link", "another user's"])
+def test_an_inbox_that_is_not_ours_is_left_alone(path: Path, kind: str) -> None:
+    """What another user has put there is neither written to nor believed."""
+    if kind == "a link":
+        asyncio.run(_filled(path.with_name("theirs.db")))
+        path.symlink_to(path.with_name("theirs.db"))
+    elif user_id() == 0:
+        asyncio.run(_filled(path))
+        os.chown(path, 12345, -1)
+    else:
+        pytest.skip("only root can give a file away")
+
+    async def tried() -> None:
+        inbox = Inbox(path)
+        with pytest.raises(JournalError, match="without links"):
+            await inbox.keep(TOKEN, TASK)
+        with pytest.raises(JournalError, match="without links"):
+            await inbox.after(None)
+        await inbox.aclose()
+
+    asyncio.run(tried())
 
 
 async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
