@@ -131,6 +131,8 @@ class Telling:
         self.as_json = as_json
         self.names: dict[str, str] = {}
         self._answers: list[str | Path] = []
+        # Asked before bars are drawn: behind them, rich before 15 says that there is no terminal.
+        self._one_screen = sys.stdout.isatty() and sys.stderr.isatty()
         self._hurried = False
 
     def __call__(self, event: str, **facts: Any) -> None:
@@ -155,7 +157,7 @@ class Telling:
 
         What people have been *told* already is not said twice to the same eyes.
         """
-        if not self.as_json and not (told and sys.stdout.isatty() and sys.stderr.isatty()):
+        if not self.as_json and not (told and self._one_screen):
             self._answers.append(text)
 
     def hurry(self) -> None:
