@@ -27,6 +27,7 @@ from apikley_async._rooms import Rooms, Settings, open_rooms
 from apikley_async._storyboard import Work, is_url
 from apikley_async._submit import Callbacks, Recorder
 from apikley_async._transport import (
+    USER_AGENT,
     Connect,
     Network,
     Secret,
@@ -68,6 +69,8 @@ class Client:
         ssl: a context of your own, for a private authority; verification stays on by default.
         allow_private: whether films and images may come from private addresses (always allowed
             for loopback when the base URL is loopback).
+        user_agent: how every request names us, `apikley-async/<version>` unless you say; some
+            hosts of films refuse the names of HTTP libraries.
         treat_as_refused: codes of createTask that your provider guarantees to mean "nothing was
             created", such as 500; otherwise those are uncertain.
         clock, rng, transport, connect: time, chance and network, handed in by tests.
@@ -93,6 +96,7 @@ class Client:
         proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
         allow_private: bool = False,
+        user_agent: str = USER_AGENT,
         treat_as_refused: Iterable[int] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -109,14 +113,14 @@ class Client:
         if fault and transport is None:
             raise AuthenticationError(fault)
         base_url = (base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL).strip()
-        check_network(base_url, proxy, ssl)
+        check_network(base_url, proxy, ssl, user_agent)
         self._host = urlsplit(base_url).hostname
         self._clock = clock = clock or SystemClock()
         self._rng = rng = rng or random.SystemRandom()
         self._settings = Settings(
             key=key,
             base_url=base_url,
-            network=Network(timeouts or Timeouts(), proxy, ssl, connect),
+            network=Network(timeouts or Timeouts(), proxy, ssl, connect, user_agent),
             limiter=limiter or RateLimiter(clock=clock, rng=rng),
             looking=RateLimiter(LOOKS_AT_ONCE, 0, clock=clock, rng=rng),
             pace=pace or (UNHURRIED if isinstance(callback, Listening) else Backoff()),
@@ -279,6 +283,9 @@ class Client:
         """Save every file of a result; each is whole under its name, or is not there at all.
 
         What an interrupted save has fetched stays in a hidden file beside it for the next one.
+        A download that breaks off is tried again until nothing more has come for
+        `Timeouts.patience` seconds; links that are all refused for two minutes, as those of a
+        new film may be. Both end in a `DownloadError` after which saving again may help.
 
         Args:
             result: what awaiting a job gave.
@@ -287,7 +294,9 @@ class Client:
             overwrite: whether to replace another file of that name.
 
         Raises:
-            DownloadError: it could not be saved; `ResultExpiredError` when every link is dead.
+            DownloadError: it could not be saved. `ResultExpiredError` when it is gone: the service
+                knows neither the task nor the link, and still does not ten minutes later; or
+                every way is refused and the day that links live is over.
         """
         rooms = self._here()
         async with rooms.house.inside():

@@ -27,6 +27,7 @@ from apikley_async._films import (
     BrokenOffError,
     ChangedError,
     GoneError,
+    RefusedError,
     Shape,
     UnreachedError,
     kind_of,
@@ -38,16 +39,16 @@ from apikley_async._parts import Part
 from apikley_async._policy import Backoff, retry_delay
 from apikley_async._result import Result
 from apikley_async._transport import Network
-from apikley_async.errors import ApikleyError, DownloadError, ResultExpiredError
+from apikley_async.errors import ApikleyError, DownloadError, NotFoundError, ResultExpiredError
 
 __all__ = ["Films"]
 
 logger = logging.getLogger("apikley_async")
 
 AT_ONCE = 6
-ROUNDS = 4  # so often every link must be found dead: a host may not know a new film at once
 LOST = 3  # after so many refused connections another link is tried: it may lead elsewhere
 SLOWEST, SLOW_SPAN = 1024, 60.0  # bytes a second, seen over so many seconds
+SAID_AFTER = 60.0  # seconds without progress that are worth a warning
 TRIES = Backoff(first=1.0, factor=2.0, cap=30.0, deadline=600.0)
 
 Reissue: TypeAlias = Callable[[str, int, str], AsyncIterator[str]]
@@ -74,9 +75,12 @@ class Films:
         self._clock = clock
         self._rng = rng
         self._patience = network.timeouts.patience
-        self._hosts = Hosts(network, allow_private=allow_private, allow_loopback=allow_loopback)
+        self._hosts = Hosts(
+            network, clock=clock, allow_private=allow_private, allow_loopback=allow_loopback
+        )
         self._line = Line(AT_ONCE)
         self._swept: set[Path] = set()
+        self._opens: dict[str, float] = {}  # when hosts that asked to be left alone may be asked
 
     async def save(
         self, result: Result, target: str | os.PathLike[str], *, overwrite: bool = False
@@ -101,52 +105,86 @@ class Films:
 
     async def _save_one(self, result: Result, number: int, target: Path, overwrite: bool) -> Path:
         part = Part(target, f"{safe_name(result.task_id)}-{number + 1}", self._rng)
-        dies = result.expires_at.timestamp() if result.expires_at else 0.0
-        broken, keep = "", False
-        async with self._line.place(dies):
-            try:
-                await part.open()
-                if target.parent not in self._swept:
-                    self._swept.add(target.parent)
-                    await part.sweep()
-                await self._fill(part, Links(self._reissue, result, number))
-                return await part.publish(overwrite=overwrite)
-            except asyncio.CancelledError:
-                keep = True
-                raise
-            except BrokenOffError as error:
-                broken, keep = str(error), True
-            finally:
-                await part.close(keep=keep)
-        raise DownloadError(f"{shown(result.urls[number])} broke off again and again: {broken}")
+        links = Links(self._reissue, result, number, self._clock)
+        keep = False
+        try:
+            async with contextlib.aclosing(links):
+                return await self._persist(part, links, overwrite)
+        except asyncio.CancelledError:
+            keep = True
+            raise
+        except BrokenOffError as error:
+            broken, keep = error, True
+        finally:
+            await part.close(keep=keep)
+        host = shown(result.urls[number])
+        if isinstance(broken, RefusedError):
+            raise DownloadError(f"{host} does not give the film, or not yet: {broken}")
+        raise DownloadError(f"{host} broke off again and again: {broken}")
 
-    async def _fill(self, part: Part, links: Links) -> None:
-        """Fetch the whole file, going on after breaks while more and more of it comes."""
+    async def _persist(self, part: Part, links: Links, overwrite: bool) -> Path:
+        """Fetch the whole file and give it its name; go on after breaks while there is hope.
+
+        A place is held while something is fetched, not while it is waited for.
+        """
         delays = TRIES.delays(self._rng)
-        most, since = part.have, self._clock.now()
+        most, since, lost = 0, self._clock.now(), 0
         unsure: set[str] = set()
-        lost = 0
-        async with contextlib.aclosing(links):
-            while True:
+        while True:
+            await self._clock.sleep(self._opens.get(shown(links.url), 0.0) - self._clock.now())
+            queued = self._clock.now()
+            async with self._line.place(links.dies):
+                since += self._clock.now() - queued
                 try:
-                    return await self._fetch(part, links, unsure)
+                    if not part.is_open:
+                        await self._open(part)
+                        most = part.have
+                    await self._fetch(part, links, unsure)
+                    return await part.publish(overwrite=overwrite)
                 except BrokenOffError as error:
                     broken = error
-                if isinstance(broken, UnreachedError) and (lost := lost + 1) % LOST == 0:
-                    await links.try_another(part.have)
-                now = self._clock.now()
-                if part.have - most > SLOWEST * (now - since):
-                    most, since, delays = part.have, now, TRIES.delays(self._rng)
-                elif now - since > self._patience:
-                    raise broken
-                if isinstance(broken, ChangedError):
-                    await part.restart()
-                delay = next(delays)
-                logger.info(
-                    "%s: %s; %d bytes are there, again in %.1f s",
-                    *(part.target.name, broken, part.have, delay),
-                )
-                await self._clock.sleep(delay)
+            if isinstance(broken, UnreachedError) and (lost := lost + 1) % LOST == 0:
+                await links.try_another(part.have)
+            now = self._clock.now()
+            if part.have - most > SLOWEST * (now - since):
+                most, since, delays = part.have, now, TRIES.delays(self._rng)
+            elif not self._is_tried_on(broken, links, now - since):
+                raise broken
+            if isinstance(broken, ChangedError):
+                await part.restart()
+            if broken.retry_after:  # for every film of that host
+                self._opens[shown(links.url)] = now + broken.retry_after
+            await self._pause(part, broken, next(delays), stuck=now - since)
+
+    def _is_tried_on(self, broken: BrokenOffError, links: Links, stuck: float) -> bool:
+        """Whether there is hope after *stuck* seconds without progress.
+
+        Raises:
+            ResultExpiredError: there never will be.
+        """
+        if not isinstance(broken, RefusedError):
+            links.forget_refusals()
+            return stuck + broken.retry_after <= self._patience
+        if broken.is_gone(day_over=0 < links.dies <= self._clock.wall()):
+            raise ResultExpiredError(f"The film is gone: {broken}")
+        return broken.is_tried_on and (broken.lost_for is not None or stuck <= self._patience)
+
+    async def _pause(
+        self, part: Part, broken: BrokenOffError, delay: float, *, stuck: float
+    ) -> None:
+        delay = max(delay, broken.retry_after)
+        logger.log(
+            logging.WARNING if stuck >= SAID_AFTER else logging.INFO,
+            "%s: %s; %d bytes are there, again in %.1f s",
+            *(part.target.name, broken, part.have, delay),
+        )
+        await self._clock.sleep(delay)
+
+    async def _open(self, part: Part) -> None:
+        await part.open()
+        if part.target.parent not in self._swept:
+            self._swept.add(part.target.parent)
+            await part.sweep()
 
     async def _fetch(self, part: Part, links: Links, unsure: set[str]) -> None:
         """Fetch what is missing, through dead links, and look whether it is a whole film."""
@@ -216,50 +254,69 @@ async def chained(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[b
 
 
 class Links:
-    """The link of one file, and those that may follow it when it is dead."""
+    """The link of one file, those that may follow it, and for how long all of them are refused."""
 
-    def __init__(self, reissue: Reissue, result: Result, number: int) -> None:
+    def __init__(self, reissue: Reissue, result: Result, number: int, clock: Clock) -> None:
         self._reissue = reissue
         self._file = result.task_id, number, result.urls[number]
+        self._clock = clock
         self.url = result.urls[number]
+        self.dies = result.expires_at.timestamp() if result.expires_at else 0.0
         self._fresh: AsyncIterator[str] | None = None
-        self._rounds = 0
-        self._lost = False  # in this round one of the hosts was not reached: its link may work
-        self._given = 0
+        self._unreached = False  # in this round a host was not reached: its link may work
+        self._refused_since: float | None = None
+        self._lost_since: float | None = None
         self._have = 0
 
     async def renew(self, dead: str, have: int) -> None:
         """Move on to the next link; *dead* says what became of this one, *have* what is there.
 
         Raises:
+            RefusedError: all of them are refused.
             BrokenOffError: there is none now; there may be one later, or the first may work.
-            ResultExpiredError: there is none.
             ApikleyError: the service does not let us ask.
         """
         if have > self._have:
-            self._have, self._rounds = have, 0
+            self._have = have
+            self.forget_refusals()
         if self._fresh is None:
-            self._fresh, self._given = self._reissue(*self._file), 0
+            self._fresh = self._reissue(*self._file)
         trouble: ApikleyError | BrokenOffError
         try:
             self.url = await anext(self._fresh)
-            self._given += 1
             return
         except StopAsyncIteration:
-            self._rounds += not self._lost
-            trouble = BrokenOffError(f"the link is dead ({dead})")
-            if not self._lost and (self._rounds == ROUNDS or not self._given):
-                trouble = ResultExpiredError(f"The link is dead ({dead}) and there is no new one")
+            trouble = self._refused(f"the link is refused ({dead})", lost=False)
+        except NotFoundError:
+            trouble = self._refused(f"the service does not know it any more ({dead})", lost=True)
         except ApikleyError as error:
             trouble = error
             if retry_delay(error, repeatable=True, delay=0.0) is not None:
                 trouble = BrokenOffError(f"no new link: {error.message}")
-        self._fresh, self.url, self._lost = None, self._file[2], False
+        self._fresh, self.url, self._unreached = None, self._file[2], False
         raise trouble
+
+    def _refused(self, why: str, *, lost: bool) -> BrokenOffError:
+        """What it means that a round of links is over."""
+        if self._unreached:
+            return BrokenOffError(why)
+        now = self._clock.now()
+        if self._lost_since is not None and not lost:
+            self.forget_refusals()  # it knows the film again
+        if self._refused_since is None:
+            self._refused_since = now
+        if lost and self._lost_since is None:
+            self._lost_since = now
+        lost_for = None if self._lost_since is None else now - self._lost_since
+        return RefusedError(why, refused_for=now - self._refused_since, lost_for=lost_for)
+
+    def forget_refusals(self) -> None:
+        """Something else happened: refusals count from the next one on."""
+        self._refused_since = self._lost_since = None
 
     async def try_another(self, have: int) -> None:
         """Move on from a link whose host cannot be reached; that says nothing about the film."""
-        self._lost = True
+        self._unreached = True
         with contextlib.suppress(ApikleyError, BrokenOffError):
             await self.renew("its host is not reached", have)
 

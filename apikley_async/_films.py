@@ -15,18 +15,28 @@ from pathlib import Path
 import attrs
 
 from apikley_async._result import Result
+from apikley_async._wire import Reply, retry_after
 from apikley_async.errors import DownloadError
 
 __all__ = ["BrokenOffError", "ChangedError", "GoneError"]
 
 LARGEST = 4 * 1024**3
+LINK_PATIENCE = 120.0  # seconds: a new film's links may be refused for a minute
+CONFIRMED = 600.0  # what the service has lost must still be lost so many seconds later
 HEAD = 16  # so many first bytes say what a file is
 MOST_BOXES = 100_000
 WHOLE_NUMBER = r"([0-9]{1,15})"
 
 
 class BrokenOffError(Exception):
-    """It did not come to its end: go on where it stopped, after a pause."""
+    """It did not come to its end: go on where it stopped, after a pause.
+
+    *retry_after* is how many seconds the host asks to be left alone, where it does.
+    """
+
+    def __init__(self, why: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after = retry_after
 
 
 class UnreachedError(BrokenOffError):
@@ -37,8 +47,36 @@ class ChangedError(BrokenOffError):
     """It is another file than the one begun: start again, after a pause."""
 
 
+class RefusedError(BrokenOffError):
+    """Every link of it is refused, for *refused_for* seconds now: it may be too new, or gone.
+
+    *lost_for* says for how long the service has known neither the link nor the task; None while
+    it knows one of them.
+    """
+
+    def __init__(self, why: str, *, refused_for: float, lost_for: float | None = None) -> None:
+        super().__init__(why)
+        self.refused_for = refused_for
+        self.lost_for = lost_for
+
+    def is_gone(self, *, day_over: bool) -> bool:
+        """Whether that is evidence enough that the film is gone, and not only late.
+
+        The service has lost it, and has so still ten minutes later; or every way is refused
+        when the day that links live is over. A host's own 404 is never enough.
+        """
+        if self.lost_for is not None and self.lost_for >= CONFIRMED:
+            return True
+        return day_over and self.refused_for >= LINK_PATIENCE
+
+    @property
+    def is_tried_on(self) -> bool:
+        """Whether it is too early to give up for now."""
+        return self.lost_for is not None or self.refused_for < LINK_PATIENCE
+
+
 class GoneError(Exception):
-    """The link is dead: ask for a new one."""
+    """The link is refused: ask for another one."""
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -124,23 +162,28 @@ class Body:
     packed: bool = False
 
 
-def read_answer(held: Held, status: int, headers: Mapping[str, str]) -> Body:
+def read_answer(held: Held, status: int, headers: Mapping[str, str], *, wall: float = 0.0) -> Body:
     """Say which bytes come, given what is *held* and was asked for.
 
+    *wall* is now, in seconds since 1970, for a Retry-After that is a date.
+
     Raises:
-        GoneError: the link is dead.
+        GoneError: the link is refused.
         ChangedError: these bytes are not the rest of what is held.
         BrokenOffError: not now.
         DownloadError: never.
     """
-    if status in (401, 403, 404, 410):
+    if status in (401, 403):
+        raise GoneError(f"the host refuses us: HTTP {status}")
+    if status in (404, 410):
         raise GoneError(f"HTTP {status}")
     if status == 416 and held.asking():
         return _nothing_left(held, headers)
     if status not in (200, 206):
         if 400 <= status < 500 and status not in (408, 425, 429):
             raise DownloadError(f"The film's host answered with HTTP {status}")
-        raise BrokenOffError(f"HTTP {status}")
+        pause = retry_after(Reply(status, headers=headers), wall=wall)
+        raise BrokenOffError(f"HTTP {status}", retry_after=pause or 0.0)
     body = _the_rest(held, headers) if status == 206 else _all_of_it(headers)
     if (body.total or 0) > LARGEST:
         raise DownloadError(f"The film has {body.total} bytes, more than {LARGEST}")

@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from yarl import URL
 
+from apikley_async._clock import Clock, SystemClock
 from apikley_async._films import (
     Body,
     BrokenOffError,
@@ -52,9 +53,15 @@ class Hosts:
     """Asks for files, where films may come from."""
 
     def __init__(
-        self, network: Network, *, allow_private: bool = False, allow_loopback: bool = False
+        self,
+        network: Network,
+        *,
+        clock: Clock | None = None,
+        allow_private: bool = False,
+        allow_loopback: bool = False,
     ) -> None:
         self._network = network
+        self._clock = clock or SystemClock()
         self._allow_private = allow_private
         self._allow_loopback = allow_loopback or allow_private
         self._web: aiohttp.ClientSession | None = None
@@ -98,7 +105,7 @@ class Hosts:
             ) as response:
                 if response.status in (301, 302, 303, 307, 308):
                     return urljoin(url, response.headers.get("Location", ""))
-                body = read_answer(held, response.status, response.headers)
+                body = read_answer(held, response.status, response.headers, wall=self._clock.wall())
                 chunks = response.content.iter_chunked(CHUNK)
                 if not body.packed:
                     await receive(body, chunks)
@@ -159,6 +166,7 @@ class Hosts:
                 timeout=aiohttp.ClientTimeout(
                     total=None, connect=self._network.timeouts.connect, sock_read=SILENCE
                 ),
+                headers={"User-Agent": self._network.user_agent},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,

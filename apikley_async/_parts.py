@@ -37,6 +37,7 @@ from apikley_async._disk import (
 )
 from apikley_async._films import (
     HEAD,
+    BrokenOffError,
     Held,
     Shape,
     fitting,
@@ -53,6 +54,7 @@ NOTED_EVERY = 8 * 1024**2  # at most so much is fetched again after a crash
 LONGEST_NOTE = 4096
 WEEK = 7 * 24 * 3600.0
 OURS = re.compile(r"\..+\.apikley\.part(\.json)?")
+TOO_MANY = (errno.EMFILE, errno.ENFILE)
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 Mine = TypeVar("Mine", bound="Part")
@@ -82,6 +84,8 @@ def in_a_thread(
         trouble = doing.exception()
         if cancelled is not None:
             raise cancelled
+        if isinstance(trouble, OSError) and trouble.errno in TOO_MANY and not part.is_open:
+            raise BrokenOffError("too many files are open here")  # some will be closed
         if isinstance(trouble, OSError):
             raise cannot_be_written(part.target, trouble)
         return doing.result()
@@ -112,6 +116,10 @@ class Part:
     @property
     def _folder(self) -> Path:
         return self.target.parent
+
+    @property
+    def is_open(self) -> bool:
+        return self._handle is not None
 
     @property
     def held(self) -> Held:

@@ -93,16 +93,24 @@ class Questions:
         """Links for a dead one, in the order in which they are worth trying.
 
         A definite no moves on to the next way; trouble on the way is raised.
+
+        Raises:
+            NotFoundError: the service knows neither the link nor the task.
         """
+        lost = False
         try:
             relinked = await self.link(url)
         except (InvalidRequestError, NotFoundError):
-            pass
+            lost = True
         else:
             yield relinked
         try:
             urls = (await self.look(task_id)).urls
-        except (InvalidRequestError, NotFoundError):
+        except InvalidRequestError:
+            return
+        except NotFoundError:
+            if lost:
+                raise
             return
         if number < len(urls):
             yield urls[number]

@@ -43,6 +43,9 @@ LONGEST_KEY = 2000
 SHORTEST_SECRET = 12  # anything shorter opens nothing, and is a part of ordinary words
 HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
 
+USER_AGENT = "apikley-async/0.1.0"
+"""How we name ourselves; some hosts of films refuse the names of HTTP libraries."""
+
 Connect: TypeAlias = Callable[..., aiohttp.BaseConnector]
 """Makes a connector; `aiohttp.TCPConnector` unless a test brings a network of its own."""
 
@@ -55,6 +58,7 @@ class Network:
     proxy: str | None = attrs.field(default=None, repr=False)
     ssl: tls.SSLContext | None = None
     connect: Connect = aiohttp.TCPConnector
+    user_agent: str = USER_AGENT
 
 
 class Transport(Protocol):
@@ -134,9 +138,12 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def check_network(base_url: str, proxy: str | None, ssl: object) -> None:
+def check_network(
+    base_url: str, proxy: str | None, ssl: object, user_agent: str = USER_AGENT
+) -> None:
     """Refuse an address, a proxy or a TLS context with which nothing could be asked safely."""
-    for fault in (base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl)):
+    faults = (base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl), agent_fault(user_agent))
+    for fault in faults:
         if fault:
             raise ValueError(fault)
 
@@ -158,6 +165,12 @@ def ssl_fault(ssl: object) -> str | None:
     if ssl is None or isinstance(ssl, tls.SSLContext):
         return None
     return f"ssl: an ssl.SSLContext, not {ssl!r}; verification is not turned off here"
+
+
+def agent_fault(user_agent: object) -> str | None:
+    """What a header cannot hold would only fail at the first request."""
+    plain = isinstance(user_agent, str) and user_agent.isascii() and user_agent.isprintable()
+    return None if plain and user_agent else "user_agent: printable ASCII text"
 
 
 def base_url_fault(base_url: str) -> str | None:
@@ -371,7 +384,11 @@ class HttpTransport:
             self._sessions[repeatable] = aiohttp.ClientSession(
                 connector=self._network.connect(socket_factory=self._open_socket, **options),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+                headers={
+                    "Accept": "application/json",
+                    "Accept-Encoding": "identity",
+                    "User-Agent": self._network.user_agent,
+                },
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trace_configs=[trace],
                 trust_env=False,  # it would read netrc

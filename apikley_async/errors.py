@@ -424,7 +424,7 @@ class DownloadError(ApikleyError):
 
 
 class ResultExpiredError(DownloadError):
-    """The links are dead and the service gave no new ones."""
+    """It is gone: lost by the service for ten minutes, or every way refused after its day."""
 
     advice = "Results live about a day; ask the service for the task"
     resumable = False

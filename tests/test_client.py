@@ -72,6 +72,7 @@ from apikley_async import (
     UnreachableError,
     Verdict,
 )
+from apikley_async import __version__ as version
 from apikley_async.testing import LoopClock, Request, ScriptedTransport, reply
 
 WORK = ModelTask("model", {"prompt": "A lighthouse at dawn."})
@@ -1373,3 +1374,17 @@ async def test_only_what_goes_wrong_is_told() -> None:
 
         assert (client.unclaimed, client.uncertain) == ([], [])
         assert len(server.created) == 1
+
+
+async def test_every_request_says_who_asks() -> None:
+    """The name and version of ours, or what the caller says; no header holds anything else."""
+    async with RawServer() as server, customer(server.url) as client:
+        await client.credits()
+        async with customer(server.url, user_agent="studio/1.0") as other:
+            await other.credits()
+
+    agents = [heard.headers["user-agent"] for heard in server.requests]
+    assert agents == [f"apikley-async/{version}", "studio/1.0"]
+    for wrong in ("", "a\nb", "\u00e9", None):
+        with pytest.raises(ValueError, match="user_agent"):
+            Client("key-0000", user_agent=wrong)  # type: ignore[arg-type]

@@ -46,6 +46,7 @@ from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
     DownloadError,
+    NotFoundError,
     ResultExpiredError,
     ServerError,
     UnansweredError,
@@ -702,44 +703,178 @@ async def test_links_that_keep_dying_do_not_end_a_download_that_moves(tmp_path: 
     assert {url for _, _, url in fresh.asked} == {links[0]}  # the result's own, every time
 
 
+def after(delay: float, early: Turn, late: Turn) -> Turn:
+    """*early* for so many seconds from the first request, then *late*."""
+    begun: list[float] = []
+
+    def turn(asked: Asked) -> Answer:
+        begun.append(seconds())
+        return (early if seconds() - begun[0] < delay else late)(asked)
+
+    return turn
+
+
 @pytest.mark.virtual
-async def test_a_host_may_not_know_a_new_film_at_once(tmp_path: Path) -> None:
-    """A link that is refused at first and works a moment later is no expired one (D7)."""
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+@pytest.mark.parametrize("delay", [15, 100])
+async def test_a_new_film_may_be_refused_for_a_minute(
+    tmp_path: Path, status: int, delay: float
+) -> None:
+    """A host that does not know it yet, or refuses us for a while, has it in the end (D7)."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
     async with FileHost() as host:
-        url = host.serve("/1", [says(404)] * 5 + [honest(V1)])
+        url = host.serve("/1", after(delay, says(status), honest(V1)))
         async with saving(Reissue([url])) as films:
+            (path,) = await films.save(result(url, expires_at=tomorrow), tmp_path)
+
+    assert path.read_bytes() == FILM
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("status", "why"), [(403, "the host refuses us"), (404, "HTTP 404")])
+async def test_a_film_within_its_day_is_never_expired_by_its_host(
+    tmp_path: Path, status: int, why: str, named: bool
+) -> None:
+    """Two minutes of refusals end in an error after which saving again may help (D7)."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    async with FileHost() as host:
+        url = host.serve("/1", [cut(honest(V1), 7000), says(status)])
+        async with saving(Reissue([url] if named else [])) as films:
+            with pytest.raises(DownloadError, match=f"not yet: .*{why}") as raised:
+                await films.save(result(url, expires_at=tomorrow), tmp_path)
+            assert 120 <= seconds() < 200
+            host.serve("/1", honest(V1))
+            (path,) = await films.save(result(url, expires_at=tomorrow), tmp_path)
+
+    assert type(raised.value) is DownloadError
+    assert raised.value.resumable
+    assert path.read_bytes() == FILM
+    assert ranges(host.requests)[-1] == "bytes=7000-"
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("days", [-1, 1, None])
+async def test_a_film_that_the_service_has_lost_is_expired_ten_minutes_later(
+    tmp_path: Path, days: int | None
+) -> None:
+    """It knows neither the link nor the task, and still does not (D7, P15)."""
+    lost = Reissue([NotFoundError("no such task", code=404)])
+    due = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    async with FileHost() as host, saving(lost) as films:
+        url = host.serve("/1?Signature=canary", [cut(honest(V1), 7000), GONE])
+
+        with pytest.raises(ResultExpiredError, match="HTTP 403") as raised:
+            await films.save(result(url, expires_at=due), tmp_path)
+
+    assert raised.value.task_id == "task_1"
+    assert "canary" not in str(raised.value)
+    assert names(tmp_path) == []
+    assert (120 if days == -1 else 600) <= seconds() < 700
+
+
+@pytest.mark.virtual
+async def test_what_the_service_finds_again_is_not_expired(tmp_path: Path) -> None:
+    """One answer that it knows the film begins the ten minutes anew (P15)."""
+    lost = NotFoundError("no such task", code=404)
+    async with FileHost() as host:
+        url = host.serve("/1", after(800, GONE, honest(V1)))
+        async with saving(Reissue(*[[lost]] * 15, [url], [lost])) as films:
             (path,) = await films.save(result(url), tmp_path)
 
     assert path.read_bytes() == FILM
 
 
 @pytest.mark.virtual
-async def test_expired_is_said_when_the_service_has_no_link(tmp_path: Path) -> None:
-    """Two definite refusals end it at once, and nothing is left (D7, P15)."""
-    async with FileHost() as host, saving(Reissue([])) as films:
-        url = host.serve("/1?Signature=canary", [cut(honest(V1), 7000), GONE])
-
-        with pytest.raises(ResultExpiredError, match="HTTP 403") as raised:
-            await films.save(result(url), tmp_path)
-
-    assert raised.value.task_id == "task_1"
-    assert "canary" not in str(raised.value)
-    assert names(tmp_path) == []
-
-
-@pytest.mark.virtual
-async def test_expired_is_said_when_every_new_link_is_dead_too(tmp_path: Path) -> None:
-    """Four rounds of dead links, and no more (D7)."""
+async def test_expired_is_said_when_its_day_is_over_and_every_way_is_refused(
+    tmp_path: Path,
+) -> None:
+    """For two minutes; within its day the same is no end (D7)."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
     async with FileHost() as host:
         url = host.serve("/1", GONE)
         fresh = Reissue([host.serve("/a", says(410)), host.serve("/b", PAGES[3])])
         async with saving(fresh) as films:
             with pytest.raises(ResultExpiredError):
-                await films.save(result(url), tmp_path)
+                await films.save(result(url, expires_at=yesterday), tmp_path)
 
-    assert len(fresh.asked) == 4
-    assert len(host.requests) == 12
-    assert seconds() < 20
+    assert 120 <= seconds() < 200
+
+
+@pytest.mark.virtual
+async def test_films_that_are_waited_for_keep_nobody_waiting(tmp_path: Path) -> None:
+    """Six links that are refused hold no place while they are (D18)."""
+    async with FileHost() as host, saving() as films:
+        dead = [host.serve(f"/{n}", says(404)) for n in range(AT_ONCE)]
+        waiting = [
+            asyncio.ensure_future(films.save(result(url, task_id=f"t{n}"), tmp_path))
+            for n, url in enumerate(dead)
+        ]
+        await asyncio.sleep(3)
+
+        begun = seconds()
+        (path,) = await films.save(result(host.serve("/good", honest(V1))), tmp_path)
+
+        assert seconds() - begun < 1
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert path.read_bytes() == FILM
+    assert {type(end) for end in ended} == {DownloadError}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_host_that_asks_to_be_left_alone_is(tmp_path: Path, status: int) -> None:
+    """For as long as it says, by every film that is there (Retry-After, as the API's)."""
+    busy = says(status, Retry_After="90")
+    async with FileHost() as host, saving() as films:
+        one = host.serve("/1", after(80, busy, honest(V1)))
+        two = host.serve("/2", honest(V2))
+        first = asyncio.ensure_future(films.save(result(one, task_id="a"), tmp_path))
+        await asyncio.sleep(5)
+
+        await asyncio.gather(films.save(result(two, task_id="b"), tmp_path), first)
+
+    assert host.requests[0].path == "/1"
+    assert len(host.requests) == 3
+    assert 90 <= seconds() < 95
+
+
+@pytest.mark.virtual
+async def test_a_pause_beyond_patience_is_not_waited_for(tmp_path: Path) -> None:
+    """It is told at once, and can be resumed."""
+    async with FileHost() as host, saving(patience=60) as films:
+        url = host.serve("/1", says(503, Retry_After="90"))
+
+        with pytest.raises(DownloadError, match="HTTP 503"):
+            await films.save(result(url), tmp_path)
+
+    assert seconds() < 5
+
+
+@pytest.mark.virtual
+async def test_too_many_open_files_pass(tmp_path: Path) -> None:
+    """Others close theirs; nothing final is concluded from it."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+        await films.save(result(url, task_id="warm"), tmp_path)  # threads and sockets are there
+        hoard = []
+        with contextlib.suppress(OSError):
+            while True:
+                hoard.append(os.dup(0))
+                if len(hoard) == 300:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (hoard[-1] + 1, limit[1]))
+        try:
+            task = asyncio.ensure_future(films.save(result(url), tmp_path))
+            await asyncio.sleep(5)
+            assert not task.done()
+        finally:
+            for handle in hoard:
+                os.close(handle)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        (path,) = await task
+
+    assert path.read_bytes() == FILM
 
 
 @pytest.mark.virtual

@@ -15,6 +15,7 @@ import pytest
 
 from apikley_async import (
     Client,
+    DownloadError,
     Job,
     ModelTask,
     Outcome,
@@ -297,6 +298,30 @@ async def test_an_expired_link_is_exchanged(tmp_path: Path) -> None:
         [path] = await client.save(result, tmp_path)
 
         assert path.read_bytes() == await simulator.film(result.task_id)
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_new_film_is_waited_for(tmp_path: Path, status: int) -> None:
+    """Its links do not work for a minute, at its own address and at any other."""
+    terms = Terms(files_after=60.0, expired_status=status)
+    async with world(terms) as simulator, customer(simulator) as client:
+        result = await client.generate(KITTEN)
+
+        [path] = await client.save(result, tmp_path)
+
+        assert path.read_bytes() == await simulator.film(result.task_id)
+
+
+async def test_hosts_that_refuse_http_libraries_are_asked_by_name(tmp_path: Path) -> None:
+    """Our own name is not among them; another one may be given, and is sent everywhere."""
+    terms = Terms(refused_agents=("Python/", "studio/"))
+    async with world(terms) as simulator, customer(simulator) as client:
+        result = await client.generate(KITTEN)
+        assert await client.save(result, tmp_path)
+
+        async with customer(simulator, user_agent="studio/1.0") as other:
+            with pytest.raises(DownloadError, match="the host refuses us: HTTP 403"):
+                await other.save(result, tmp_path / "other")
 
 
 async def test_a_film_that_is_exchanged_between_two_attempts_is_not_spliced(tmp_path: Path) -> None:

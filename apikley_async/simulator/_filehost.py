@@ -36,6 +36,9 @@ class FileHost:
 
         async def act() -> Answer:
             sign = request.query.get("sign", "")
+            agent = request.headers.get("User-Agent", "")
+            if agent.startswith(self._world.terms.refused_agents):
+                return html(403)
             range_, if_range = request.headers.get("Range"), request.headers.get("If-Range")
             if fault.twist == "no ranges":
                 range_ = None

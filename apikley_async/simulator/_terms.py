@@ -65,11 +65,13 @@ class Terms:
         strict: refuse unknown fields instead of ignoring them.
         http_refusals: a refusal has its code as its HTTP status too, not only in the body.
         results: how many files a task yields.
+        files_after: for so long after its end a film's addresses answer *expired_status*.
         result_life: how long the address of a result works.
         reissue_life: how long a temporary link to a result can be had.
         link_life: how long such a link works.
         upload_life: how long uploads are kept.
-        expired_status: HTTP status of an address that no longer works.
+        expired_status: HTTP status of an address that does not work, or no longer.
+        refused_agents: how the User-Agents begin that the hosts of files answer with 403.
         upload_shape: which of the two documented answers an upload gets, by its telling field.
         callbacks: what a callback holds: the whole task, or a bare notice; "none" sends none.
         callback_timeout: how long a callback's receiver may take to answer.
@@ -106,11 +108,13 @@ class Terms:
     http_refusals: bool = False
 
     results: int = 1
+    files_after: float = 0.0
     result_life: float = DAY
     reissue_life: float = 14 * DAY
     link_life: float = 1_200.0
     upload_life: float = 3 * DAY
     expired_status: int = 404
+    refused_agents: tuple[str, ...] = ()
     upload_shape: Literal["filePath", "fileId"] = "filePath"
 
     callbacks: Literal["task", "notice", "none"] = "task"

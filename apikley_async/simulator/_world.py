@@ -272,13 +272,13 @@ class World:
     def result(self, path: str, sign: str) -> Place | None:
         """The result that is served at *path* now: by its own address, or by a temporary one."""
         self.settle()
-        if path.startswith("/t/"):
-            return self.files.linked(path)
-        place = self.files.result_at(path, sign)
+        temporary = path.startswith("/t/")
+        place = self.files.linked(path) if temporary else self.files.result_at(path, sign)
         ended = self._success(place) if place else None
-        if ended is None or self.time.now() >= ended + self.terms.result_life:
+        if ended is None or self.time.now() < ended + self.terms.files_after:
             return None
-        return place
+        over = self.time.now() >= ended + self.terms.result_life
+        return None if over and not temporary else place
 
     def owner(self, place: Place) -> Task:
         """The task whose result lies at *place*."""

@@ -382,6 +382,9 @@ class World:
                 self.report.broken.append(f"I9: a place never comes back: {self.limiter!r}")
 
 
+LATE = (0.0, 0.0, 15.0, 60.0)  # so long a new film's links do not work
+
+
 def a_service(plan: Plan) -> Simulator:
     """The service that the run's machine talks to."""
     terms = Terms(
@@ -390,6 +393,8 @@ def a_service(plan: Plan) -> Simulator:
         max_running=None,
         duration=Constant(40.0),
         fail_rate=0.1 if plan.mixes else 0.0,
+        files_after=random.Random(f"files {plan.seed}").choice(LATE) if plan.mixes else 0.0,
+        refused_agents=("Python/",),
     )
     return Simulator(
         terms,

@@ -294,6 +294,7 @@ async def handed_in() -> None:
         timeouts=Timeouts(connect=10, answer=120, patience=600),
         proxy=None,
         allow_private=True,
+        user_agent="studio/1.0",
         treat_as_refused={500},
         clock=clocks[0],
         rng=random.Random(1),
