@@ -152,7 +152,7 @@ class Group:
 
     def __init__(self, clock: Clock, *, recorded: bool = False) -> None:
         self.recorded = recorded
-        self.stopped = False
+        self.stopped: bool = False
         self._clock = clock
         self._tasks: dict[asyncio.Task[str], _Submission] = {}
         self._quiet = asyncio.Event()

@@ -157,9 +157,9 @@ class AuthenticationError(ApiError):
     def __init__(
         self, message: str = "", *, code: int | None = None, task_id: str | None = None
     ) -> None:
-        super().__init__(message, code=code, task_id=task_id)
-        self.resumable = code is not None  # without an answer the key never left: it cannot be one
-        self.blames = Blame.ACCOUNT if self.resumable else Blame.INPUT
+        answered = code is not None  # without an answer the key never left: it cannot be one
+        blames = Blame.ACCOUNT if answered else Blame.INPUT
+        super().__init__(message, code=code, task_id=task_id, resumable=answered, blames=blames)
 
 
 class InsufficientCreditsError(ApiError):
@@ -265,10 +265,10 @@ class UnreachableError(ApikleyError):
         task_id: str | None = None,
         permanent: bool = False,
     ) -> None:
-        super().__init__(message, code=code, task_id=task_id)
+        blames = Blame.INPUT if permanent else Blame.NETWORK  # the address or its certificate
+        resumable = not permanent
+        super().__init__(message, code=code, task_id=task_id, resumable=resumable, blames=blames)
         self.permanent = permanent
-        self.resumable = not permanent
-        self.blames = Blame.INPUT if permanent else Blame.NETWORK  # the address or its certificate
         self.retry = "slowly" if permanent else "always"
 
 
