@@ -10,6 +10,7 @@ import errno
 import importlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "open_without_waiting",
     "read_at",
     "sync_folder",
+    "try_folder",
     "user_id",
 ]
 
@@ -147,3 +149,15 @@ def user_id() -> int | None:
 def is_own(about: os.stat_result) -> bool:
     """Say whether a file is ours; where users have no number there is nothing to compare."""
     return user_id() in (None, about.st_uid)
+
+
+def try_folder(folder: Path) -> None:
+    """Make a folder if need be, and write a byte into it; nothing of that is left.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be written there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder, prefix=".apikley-") as file:
+        file.write(b"\0")
+        file.flush()

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import attrs
 
 from apikley_async import Client, Clock, Limiter, SystemClock, Work, images_of, work_faults
-from apikley_async._disk import user_id
-from apikley_async.batch._budget import Budget, Price, Prices
+from apikley_async._disk import try_folder, user_id
+from apikley_async.batch._budget import Budget, Price, Prices, Reservation
 from apikley_async.batch._entries import digests_of, entry_of, image_digest, key_faults, work_of
 from apikley_async.batch._films import films_in, version_of
 from apikley_async.batch._journal import Journal
@@ -36,6 +36,7 @@ from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
 from apikley_async.errors import (
     Blame,
     BudgetExceededError,
+    DownloadError,
     JournalError,
     ManifestError,
     StoryboardError,
@@ -270,6 +271,7 @@ class Batch:
 
         Raises:
             KeyError: one of *keys* is not in the journal; nothing was spent.
+            DownloadError: nothing can be written into *folder*; nothing was spent.
             BudgetExceededError: a bound in credits without a price; nothing was spent.
             JournalError: the journal cannot be written; nothing was sent without it.
         """
@@ -278,9 +280,17 @@ class Batch:
         await self._wait_for_the_last()
         self._busy, self._stopped = True, None
         try:
-            prices, budget = await self._money(price, max_credits, max_tasks)
+            prices, budget, reserved = await self._money(price, max_credits, max_tasks)
             await self._prepare(client, options, prices, budget, min_balance)
-            run = Run(self._open, client, options, budget=budget, prices=prices, clock=self._clock)
+            run = Run(
+                self._open,
+                client,
+                options,
+                budget=budget,
+                prices=prices,
+                reserved=reserved,
+                clock=self._clock,
+            )
             self._run, run.grace = run, self._grace
             async with contextlib.aclosing(run.changes()) as changes:
                 async for change in changes:
@@ -315,6 +325,11 @@ class Batch:
         if options.keys and (unknown := options.keys - {item.key async for item in self.items()}):
             raise KeyError(f"not in the journal: {', '.join(sorted(unknown))}")
         await store.bind(home_of(client.base_url), client.attempts.account(await store.salt()))
+        try:
+            await asyncio.to_thread(try_folder, options.folder)
+        except OSError as error:
+            told = f"{options.folder} cannot be written: {error.strerror}; nothing was sent"
+            raise DownloadError(told) from None
         if min_balance is not None:
             budget.spendable = await client.credits() - min_balance
         if budget.needs_prices:
@@ -368,7 +383,7 @@ class Batch:
 
     async def status(self) -> Status:
         """Where the batch stands, and what it has cost."""
-        prices, _ = await self._money(None, None, None)
+        prices = await self._prices(None)
         spent, at_risk, unpriced = 0.0, 0.0, 0
         for charge in await self._open.charges():
             amount = charge.consumed if charge.consumed is not None else charge.reserved
@@ -387,7 +402,7 @@ class Batch:
         self, *, price: Price = None, keys: Collection[str] | None = None
     ) -> Estimate:
         """What the planned films would cost, all or those of *keys*. Sends nothing."""
-        prices, _ = await self._money(price, None, None)
+        prices = await self._prices(price)
         films, total, unpriced = 0, 0.0, 0
         async for item in self.items(State.PLANNED):
             if item.gone or (keys is not None and item.key not in keys):
@@ -467,20 +482,33 @@ class Batch:
         except NoStepError as error:
             raise ManifestError([f"{key}: {error}"]) from None
 
-    async def _money(
-        self, price: Price, max_credits: float | None, max_tasks: int | None
-    ) -> tuple[Prices, Budget]:
-        """What films cost, and what earlier runs have used up."""
+    async def _prices(self, price: Price) -> Prices:
+        """What films cost, as far as is known."""
         prices = Prices(price)
         async for item in self.items(State.DONE, State.SUCCESS, State.EXPIRED):
             prices.learn(item)
+        return prices
+
+    async def _money(
+        self, price: Price, max_credits: float | None, max_tasks: int | None
+    ) -> tuple[Prices, Budget, dict[str, Reservation]]:
+        """What films cost, what earlier runs have used up, and by key what is still in flight."""
+        prices = await self._prices(price)
         budget = Budget(max_credits=max_credits, max_tasks=max_tasks)
+        flying = {item.key async for item in self.items(State.SUBMITTED, State.STALLED)}
+        reserved: dict[str, Reservation] = {}
         for charge in await self._open.charges():
-            amount = charge.consumed if charge.consumed is not None else charge.reserved
-            if amount is None and max_credits is not None:
-                amount = prices.of(work_of(await self._open.item(charge.key)))
-            budget.count(amount)
-        return prices, budget
+            known = charge.consumed if charge.consumed is not None else charge.reserved
+            if charge.consumed is not None or max_credits is None:
+                budget.count(known)
+                continue
+            work = work_of(await self._open.item(charge.key))
+            amounts = (known or 0.0, prices.of(work) or 0.0)
+            counted = budget.count(max(amounts), work.price_key)
+            if charge.key in flying and not charge.uncertain:
+                budget.follow(counted)
+                reserved[charge.key] = counted
+        return prices, budget, reserved
 
     async def _check_prices(self, options: Options, prices: Prices, *, paid: bool) -> None:
         """A bound in credits that cannot be kept is refused before anything is spent."""

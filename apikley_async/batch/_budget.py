@@ -11,19 +11,21 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import TypeAlias
 
+import attrs
+
 from apikley_async import Work
 from apikley_async.batch._entries import work_of
 from apikley_async.batch._store import Item
 from apikley_async.errors import Blame, BudgetExceededError
 
-__all__ = ["Budget", "Price", "Prices"]
+__all__ = ["Budget", "Price", "Prices", "Reservation"]
 
 Price: TypeAlias = float | Mapping[int | str, float] | Callable[[Work], float | None] | None
 Kind: TypeAlias = int | str
 
 
 class Prices:
-    """What films cost, as far as is known: the user's word first, then what was learnt."""
+    """What films cost, as far as is known: what the user says, or more where one was dearer."""
 
     def __init__(self, price: Price = None) -> None:
         if isinstance(price, Mapping):
@@ -45,8 +47,8 @@ class Prices:
 
     def of(self, work: Work) -> float | None:
         """Credits for *work*; None when nobody knows."""
-        given = checked(self._given(work))
-        return given if given is not None else self._learnt.get(work.price_key)
+        known = checked(self._given(work)), self._learnt.get(work.price_key)
+        return max((price for price in known if price is not None), default=None)
 
 
 def checked(price: float | None) -> float | None:
@@ -60,8 +62,26 @@ def checked(price: float | None) -> float | None:
     return float(price)
 
 
+@attrs.define(eq=False)
+class Reservation:
+    """Credits that are set aside for one film, or what it has cost once that is known.
+
+    Attributes:
+        amount: credits.
+        kind: what it is priced by, so that a dearer price can be set aside for it.
+        own: whether this run has reserved it, so that the balance pays for it from now on.
+    """
+
+    amount: Decimal
+    kind: Kind | None = None
+    own: bool = True
+
+
 class Budget:
-    """What may be reserved, and what is.
+    """What may be reserved, and what is: known costs, and prices where a cost is not known yet.
+
+    A film that is dearer than its price can make the sum exceed a bound, by no more than what was
+    in flight; then nothing more is reserved.
 
     Args:
         max_credits: of all films of the journal, accepted or uncertain; None: no bound.
@@ -81,6 +101,7 @@ class Budget:
         self.spendable = spendable
         self.tasks = 0
         self.undecided = 0  # reserved for films of which nobody knows yet whether they are paid
+        self._open: dict[Reservation, None] = {}  # their cost will be known
         self._spent = Decimal(0)  # decimal: ten times 0.1 fit into 1
         self._taken = Decimal(0)
 
@@ -92,12 +113,18 @@ class Budget:
     def needs_prices(self) -> bool:
         return self.max_credits is not None or self.spendable is not None
 
-    def count(self, price: float | None) -> None:
-        """Count a film of an earlier run."""
-        self._spent += exact(price or 0.0)
+    def count(self, price: float | None, kind: Kind | None = None) -> Reservation:
+        """Count a film of an earlier run; `follow` it if its cost is still to be known."""
+        counted = Reservation(exact(price or 0.0), kind, own=False)
+        self._spent += counted.amount
         self.tasks += 1
+        return counted
 
-    def reserve(self, price: float | None) -> None:
+    def follow(self, reservation: Reservation) -> None:
+        """Expect that the cost will be known: until then a dearer price is set aside for it too."""
+        self._open[reservation] = None
+
+    def reserve(self, price: float | None, kind: Kind | None = None) -> Reservation:
         """Set *price* aside, before the POST; `keep` or `release` decides what becomes of it.
 
         Raises:
@@ -118,23 +145,53 @@ class Budget:
             )
         if self.spendable is not None and self._taken + amount > exact(self.spendable):
             raise BudgetExceededError(f"{amount:f} credits more would go below min_balance")
-        if self.max_tasks is not None and self.tasks + 1 > self.max_tasks:
+        if self._tasks_are_used_up:
             raise BudgetExceededError(f"{self.tasks} of max_tasks {self.max_tasks} are used up")
-        self._spent += amount
-        self._taken += amount
         self.tasks += 1
         self.undecided += 1
+        reserved = Reservation(Decimal(0), kind)
+        self._set(reserved, amount)
+        return reserved
+
+    @property
+    def may_free(self) -> bool:
+        """Whether what is reserved now may still turn out to be less."""
+        if self.undecided:
+            return True
+        return not self._tasks_are_used_up and any(film.amount for film in self._open)
+
+    @property
+    def _tasks_are_used_up(self) -> bool:
+        return self.max_tasks is not None and self.tasks + 1 > self.max_tasks
 
     def keep(self) -> None:
         """The film is paid, or may be: what was reserved for it stays reserved."""
         self.undecided -= 1
 
-    def release(self, price: float | None) -> None:
+    def release(self, reservation: Reservation) -> None:
         """Give back what was reserved for an attempt that created nothing."""
-        self._spent -= exact(price or 0.0)
-        self._taken -= exact(price or 0.0)
+        self._set(reservation, Decimal(0))
         self.tasks -= 1
         self.undecided -= 1
+
+    def settle(self, reservation: Reservation, cost: float | None) -> None:
+        """Put what a film has cost in the place of what was reserved; None: that stays unknown."""
+        self._open.pop(reservation, None)
+        if cost is not None:
+            self._set(reservation, exact(cost))
+
+    def reprice(self, kind: Kind, price: float) -> None:
+        """Set at least *price* aside for each film of a kind whose cost is not known yet."""
+        for film in self._open:
+            if film.kind == kind and film.amount < exact(price):
+                self._set(film, exact(price))
+
+    def _set(self, reservation: Reservation, amount: Decimal) -> None:
+        change = amount - reservation.amount
+        reservation.amount = amount
+        self._spent += change
+        if reservation.own:
+            self._taken += change
 
 
 def exact(credits: float) -> Decimal:  # noqa: A002 - it is what the service calls them

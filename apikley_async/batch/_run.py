@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from apikley_async import Client, Clock, Job, Result
-from apikley_async.batch._budget import Budget, Prices
+from apikley_async import Client, Clock, Job, Result, Work
+from apikley_async.batch._budget import Budget, Prices, Reservation
 from apikley_async.batch._entries import work_of
 from apikley_async.batch._recorder import JournalRecorder, KeptCallbacks
 from apikley_async.batch._rehearsal import is_rehearsal, only_rehearsals
@@ -96,6 +96,7 @@ class Run:
         *,
         budget: Budget,
         prices: Prices,
+        reserved: dict[str, Reservation],
         clock: Clock,
     ) -> None:
         self._store = store
@@ -103,6 +104,7 @@ class Run:
         self._options = options
         self._budget = budget
         self._prices = prices
+        self._reserved = reserved  # by key: what is in flight, and whose cost is not known yet
         self._clock = clock
         self._submissions = client.attempts.group()
         self._callbacks = KeptCallbacks(store, client)
@@ -249,6 +251,8 @@ class Run:
             self.stop("The client was closed")
         except Exception as error:  # noqa: BLE001 - it is raised where the changes are heard
             self._fail(error)
+        finally:
+            self._settle(item, ended=True)
 
     def _fail(self, error: Exception) -> None:
         """Remember the first error; without a journal there is no going on at all."""
@@ -322,28 +326,28 @@ class Run:
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
         """Submit, if we may, and give the job; an item that stays planned has none."""
         work = work_of(item)
-        price = self._prices.of(work)
-        while await self._may_submit(item) and await self._reserve(price):
+        while await self._may_submit(item) and (reserved := await self._reserve(work)):
+            price = self._prices.of(work)
             recorder = JournalRecorder(self._store, item.key, price, self._callbacks, self._tell)
             try:
                 job = await self._client.attempts.submit(
                     work, recorder=recorder, group=self._submissions
                 )
             except (asyncio.CancelledError, SubmissionUncertainError):
-                self._decide(kept=True)
+                self._keep(item, reserved, known=False)
                 raise
             except MaintenanceError as error:
-                self._decide(kept=False, price=price)
+                self._release(reserved)
                 self._pause(error)
             except (ClientClosedError, JournalError, NoStepError) as error:
-                self._decide(kept=False, price=price)
+                self._release(reserved)
                 if self.stopped is None or not isinstance(error, ClientClosedError):
                     raise
             except ApikleyError as error:
-                self._decide(kept=False, price=price)
+                self._release(reserved)
                 return await self._refused(item, error), None
             else:
-                self._decide(kept=True)
+                self._keep(item, reserved)
                 self._pauses = 0
                 item = await self._store.item(item.key)
                 self._report(item, job)
@@ -356,26 +360,50 @@ class Run:
             await self._clock.sleep(wait, self._stopping)
         return self.stopped is None and not self._in_the_way(item)
 
-    async def _reserve(self, price: float | None) -> bool:
-        """Set the price aside; wait while one that is out may still give its own back."""
+    # --- money -------------------------------------------------------------------------------
+
+    async def _reserve(self, work: Work) -> Reservation | None:
+        """Set the price aside; wait while one that is out may still turn out to cost less."""
         while self.stopped is None:
             try:
-                self._budget.reserve(price)
+                return self._budget.reserve(self._prices.of(work), work.price_key)
             except BudgetExceededError as error:
-                if not self._budget.undecided:
+                if not self._budget.may_free:
                     self.stop(error.message)
-                    return False
-            else:
-                return True
+                    return None
             self._decided.clear()
             await self._decided.wait()
-        return False
+        return None
 
-    def _decide(self, *, kept: bool, price: float | None = None) -> None:
-        if kept:
-            self._budget.keep()
-        else:
-            self._budget.release(price)
+    def _keep(self, item: Item, reserved: Reservation, *, known: bool = True) -> None:
+        """The film is paid, or may be; nobody waits for the cost of one that is not *known*."""
+        self._budget.keep()
+        if known:
+            self._budget.follow(reserved)
+        self._reserved[item.key] = reserved
+        self._decided.set()
+
+    def _release(self, reserved: Reservation) -> None:
+        self._budget.release(reserved)
+        self._decided.set()
+
+    def _settle(self, item: Item, *, ended: bool) -> None:
+        """Let what a film has cost take the place of its price, as soon as that is known.
+
+        A film that was dearer than its price makes its kind dearer, for what is in flight too.
+        When the run is done with it, what is not known by then stays what was reserved.
+        """
+        known = item.state in (State.SUCCESS, State.FAILED)
+        if not known and not ended:
+            return
+        reserved = self._reserved.pop(item.key, None)
+        if reserved is None:
+            return
+        self._budget.settle(reserved, item.credits if known else None)
+        if known and item.credits:
+            work = work_of(item)
+            self._prices.learn(item)
+            self._budget.reprice(work.price_key, self._prices.of(work) or 0.0)
         self._decided.set()
 
     async def _refused(self, item: Item, error: ApikleyError) -> Item:
@@ -467,6 +495,7 @@ class Run:
 
     async def _step(self, item: Item, step: Step) -> Item:
         changed = await self._store.step(item.key, step)
+        self._settle(changed, ended=False)
         self._tell(changed)
         return changed
 

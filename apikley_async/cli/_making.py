@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 
+from apikley_async._disk import try_folder
 from apikley_async.batch import Batch, Plan
 from apikley_async.cli._batches import BatchRun, Bounds, Order
 from apikley_async.cli._exit import Refused
@@ -70,11 +71,7 @@ def make(
 
 def make_folder(folder: Path) -> None:
     """Make sure that the films will have a place before they are paid."""
-    import os
-
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        try_folder(folder)
     except OSError as error:
-        raise Refused(f"-o {plain(folder)}: cannot be made: {error.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise Refused(f"-o {plain(folder)}: no permission to write there")
+        raise Refused(f"-o {plain(folder)}: cannot be written: {error.strerror}") from None

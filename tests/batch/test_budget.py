@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from apikley_async import ModelTask, Shot, Storyboard
 from apikley_async.batch import State
-from apikley_async.batch._budget import Budget, Prices
+from apikley_async.batch._budget import Budget, Prices, Reservation
 from apikley_async.batch._store import Item
 from apikley_async.errors import BudgetExceededError
-from apikley_async.simulator import Constant, Fault, Terms
+from apikley_async.simulator import Constant, Failure, Fault, Terms, Uniform
 
 TEN = Storyboard([Shot("Ten.", 5)], duration=10)
 FIFTEEN = Storyboard([Shot("Fifteen.", 5)], duration=15)
@@ -51,7 +51,15 @@ def test_prices_are_learnt_from_finished_films() -> None:
         prices.learn(Item("a", State.DONE, payload='{"duration": 10}', credits=consumed))
     prices.learn(Item("a", State.DONE, payload='{"duration": 15}', credits=9.0))
 
-    assert (prices.of(TEN), prices.of(FIFTEEN), prices.of(OTHER)) == (150.0, 1.0, None)
+    assert (prices.of(TEN), prices.of(FIFTEEN), prices.of(OTHER)) == (150.0, 9.0, None)
+
+
+def test_a_film_that_was_cheaper_lowers_no_price() -> None:
+    """What the user says is a price; what films cost may only raise it."""
+    prices = Prices(300)
+    prices.learn(Item("a", State.DONE, payload='{"duration": 10}', credits=150.0))
+
+    assert prices.of(TEN) == 300.0
 
 
 def test_the_price_of_another_model_is_learnt_apart() -> None:
@@ -107,10 +115,10 @@ def test_what_is_given_back_can_be_reserved_again(bound: Mapping[str, int]) -> N
     budget = Budget(**bound)  # type: ignore[arg-type]
 
     for _ in range(3):
-        budget.reserve(1)
+        reserved = budget.reserve(1)
         with pytest.raises(BudgetExceededError):
             budget.reserve(1)
-        budget.release(1)
+        budget.release(reserved)
 
     assert (budget.spent, budget.tasks, budget.undecided) == (0, 0, 0)
 
@@ -137,7 +145,7 @@ def test_a_budget_is_never_exceeded(wishes: list[tuple[int, bool]], most: int, t
     kept: list[int] = []
     for price, keep in wishes:
         try:
-            budget.reserve(price)
+            reserved = budget.reserve(price)
         except BudgetExceededError:
             continue
         assert sum(kept) + price <= most / 2
@@ -146,9 +154,86 @@ def test_a_budget_is_never_exceeded(wishes: list[tuple[int, bool]], most: int, t
             budget.keep()
             kept.append(price)
         else:
-            budget.release(price)
+            budget.release(reserved)
     assert budget.spent == sum(kept)
     assert budget.undecided == 0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.booleans()), max_size=40),
+    st.integers(0, 3000),
+    st.integers(1, 5),
+)
+def test_the_excess_is_at_most_what_was_in_flight(
+    costs: list[tuple[int, bool]], most: int, at_once: int
+) -> None:
+    """Films cost what they cost: known costs replace prices, and nothing is reserved beyond. (I10)
+
+    Against a plain sum: each film is priced at the dearest so far, and ends in order.
+    """
+    budget, price = Budget(max_credits=most), 10
+    flying: list[tuple[Reservation, int]] = []
+    charged, before_the_last = 0, 0
+    for cost, refunded in costs:
+        if len(flying) == at_once:
+            reserved, actual = flying.pop(0)
+            budget.settle(reserved, actual)
+            charged += actual
+            price = max(price, actual)
+            budget.reprice(10, price)
+        try:
+            reserved = budget.reserve(price, 10)
+        except BudgetExceededError:
+            continue
+        before_the_last = charged
+        budget.keep()
+        budget.follow(reserved)
+        flying.append((reserved, 0 if refunded else cost))
+        assert charged + price * len(flying) <= most
+    for reserved, actual in flying:
+        budget.settle(reserved, actual)
+        charged += actual
+
+    assert budget.spent == charged
+    assert charged <= max(most, before_the_last + at_once * 300)
+
+
+def test_an_unknown_cost_stays_what_was_reserved() -> None:
+    """Of a failed film whose record says nothing: perhaps refunded, so still set aside."""
+    budget = Budget(max_credits=20, spendable=20)
+    lost, free, paid = (budget.reserve(5, 10) for _ in range(3))
+    for film in (lost, free, paid):
+        budget.keep()
+        budget.follow(film)
+    assert budget.may_free
+
+    budget.settle(lost, None)
+    budget.settle(free, 0)
+    budget.settle(paid, 7)
+
+    assert budget.spent == 12
+    assert not budget.may_free
+    budget.reprice(10, 100)  # what is settled is not priced again
+    assert budget.spent == 12
+    with pytest.raises(BudgetExceededError):
+        budget.reserve(9)
+    budget.reserve(8)
+
+
+def test_a_dearer_price_is_set_aside_for_what_is_in_flight() -> None:
+    """Of its own kind only, films of earlier runs included; cheaper ones change nothing."""
+    budget = Budget(max_credits=1000)
+    earlier = budget.count(10, 10)
+    budget.follow(earlier)
+    budget.count(10, 10)  # its cost will never be known
+    for kind in (10, 15):
+        budget.follow(budget.reserve(10, kind))
+        budget.keep()
+
+    budget.reprice(10, 150)
+    budget.reprice(15, 5)
+
+    assert budget.spent == 150 + 10 + 150 + 10
 
 
 # --- whole runs -----------------------------------------------------------------------------------
@@ -182,23 +267,110 @@ async def test_bounds_are_exact_however_many_run_at_once(
 
 
 @pytest.mark.virtual
-async def test_a_refusal_gives_its_share_to_the_next(tmp_path: Path) -> None:
-    """What a refused film had reserved pays for another: the bound is used up, not undercut."""
+@pytest.mark.parametrize("refused", [3, 5])
+async def test_a_refusal_gives_its_share_to_the_next(refused: int, tmp_path: Path) -> None:
+    """What a refused film had reserved pays for another: the bound is used up, not undercut.
+
+    With five, all that is reserved at first is given back, and nothing else wakes who waits.
+    """
     async with (
         world() as simulator,
         customer(simulator, limiter=swift()) as client,
         opened(tmp_path / "b.db") as batch,
     ):
-        simulator.script("create", [Fault.code(422)] * 3)
+        simulator.script("create", [Fault.code(422)] * refused)
         await batch.add(films(12))
 
-        await ran(batch, client, folder=tmp_path / "films", price=100, max_credits=500)
+        await ran(batch, client, folder=tmp_path / "films", price=150, max_credits=750)
 
         assert Counter((await states(batch)).values()) == {
             State.DONE: 5,
-            State.REJECTED: 3,
-            State.PLANNED: 4,
+            State.REJECTED: refused,
+            State.PLANNED: 7 - refused,
         }
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize(
+    ("bound", "running", "paid"),
+    [
+        ({"max_credits": 100}, 1, 1),
+        ({"max_credits": 100}, 4, 4),
+        ({"max_credits": 500}, 1, 3),
+        ({"max_credits": 500}, 3, 3),
+        ({"min_balance": 900}, 1, 1),
+        ({"min_balance": 700}, 2, 2),
+    ],
+)
+async def test_a_price_that_was_too_low_does_not_undo_a_bound(
+    bound: Mapping[str, float], running: int, paid: int, tmp_path: Path
+) -> None:
+    """Films cost 150, not 10: the first known cost counts, and the price for all is 150 then.
+
+    What is paid beyond the bound is what was in flight, in the next run too. (I10, A23)
+    """
+    terms = Terms(credits=1000, duration=Uniform(30, 300))
+    spent = 150 * paid
+    for _ in range(2):
+        async with (
+            world(terms) as simulator,
+            customer(simulator, limiter=swift()) as client,
+            opened(tmp_path / f"{running}.db") as batch,
+        ):
+            await batch.add(films(8))
+
+            await ran(
+                batch, client, folder=tmp_path / "films", price=10, max_running=running, **bound
+            )
+
+            assert len(simulator.ledger.paid) == paid
+            assert next(iter(bound)) in (batch.stopped or "")
+            assert (await batch.status()).spent == spent
+        if "min_balance" in bound:  # another world has another balance
+            return
+        paid = 0
+
+
+@pytest.mark.virtual
+async def test_a_refund_is_not_spent(tmp_path: Path) -> None:
+    """A failed film costs 0 when its record says 0, after `retry` too: the bound is not used up."""
+    fates = iter([Failure("500", "try again")] * 3)
+    terms = Terms(duration=Constant(30), decide=lambda _order: next(fates, None))
+    async with (
+        world(terms) as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(3))
+        bound = {"price": 150, "max_credits": 450}
+
+        await ran(batch, client, folder=tmp_path / "films", **bound)
+        assert (await batch.status()).spent == 0
+        await batch.retry()
+        assert (await batch.status()).spent == 0
+        await ran(batch, client, folder=tmp_path / "films", **bound)
+
+        status = await batch.status()
+    assert status.counts == {State.DONE: 3}
+    assert status.spent == 450
+    assert len(simulator.ledger.paid) == 6
+
+
+@pytest.mark.virtual
+async def test_what_turns_out_cheaper_makes_room(tmp_path: Path) -> None:
+    """A run goes on while it fits: it waits for the costs of what is in flight."""
+    async with (
+        world(Terms(duration=Constant(30))) as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(6))
+
+        await ran(batch, client, folder=tmp_path / "films", price=300, max_credits=750)
+
+        assert len(simulator.ledger.paid) == 4  # 600 are spent, and 300 more do not fit
+        assert (await batch.status()).spent == 600
+        assert "max_credits" in (batch.stopped or "")
 
 
 @pytest.mark.virtual

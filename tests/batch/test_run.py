@@ -29,6 +29,7 @@ from batch.scenery import (
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, Timeouts, UploadError
 from apikley_async.batch import State
 from apikley_async.batch._entries import work_of
+from apikley_async.errors import DownloadError
 from apikley_async.simulator import Constant, Failure, Fault, Faults, Lognormal, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -643,3 +644,19 @@ async def test_options_that_make_no_sense_are_refused(
             await ran(batch, client, folder=tmp_path, **wrong)
 
         assert not simulator.ledger.times("create")
+
+
+@pytest.mark.virtual
+async def test_a_folder_that_takes_no_film_is_found_before_paying(tmp_path: Path) -> None:
+    """It is tried: made, and written to. Nothing of the trial is left. (D13)"""
+    (tmp_path / "file").touch()
+    async with world() as simulator, customer(simulator) as client, opened(tmp_path / "b.db") as b:
+        await b.add(films(1))
+
+        for folder in (tmp_path / "file", tmp_path / "file" / "films", Path("/proc/films")):
+            with pytest.raises(DownloadError, match="nothing was sent"):
+                await ran(b, client, folder=folder)
+
+        assert simulator.ledger.creations == []
+        await ran(b, client, folder=tmp_path / "films")
+        assert [path.name for path in (tmp_path / "films").iterdir()] == ["k0.mp4"]
