@@ -17,6 +17,8 @@ from typing import Any
 __all__ = [
     "NOFOLLOW",
     "OPEN_FILES_MOVE",
+    "TOO_MANY_FILES",
+    "UNASKABLE",
     "USUAL",
     "check_own",
     "is_own",
@@ -25,6 +27,7 @@ __all__ = [
     "open_own",
     "open_without_waiting",
     "read_at",
+    "sync_file",
     "sync_folder",
     "try_folder",
     "user_id",
@@ -36,6 +39,14 @@ WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | US
 FAR = 2**40  # msvcrt's locks keep others from reading too: behind the end nobody reads
 LINKS = (errno.ELOOP, errno.EMLINK)  # what O_NOFOLLOW says of a link
 NOT_OURS = "it is not a regular file of ours without links"
+UNASKABLE = (
+    *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV),
+)
+"""What file systems answer that have no such thing as a hard link, or a folder to sync."""
+
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+"""What passes when somebody closes theirs."""
+
 TAKEN = (errno.EACCES, errno.EDEADLK, errno.EAGAIN)
 
 
@@ -130,15 +141,23 @@ def sync_folder(folder: Path) -> None:
         return
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | USUAL)
-    except PermissionError:
-        return  # it may be written to but not read
+    except OSError as error:
+        if error.errno in UNASKABLE or isinstance(error, PermissionError):
+            return  # it may be written to but not read
+        raise
+    try:
+        sync_file(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(handle: int) -> None:
+    """Put what is open on the disk, as far as its file system can be asked to."""
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such thing
+        if error.errno not in UNASKABLE:
             raise
-    finally:
-        os.close(handle)
 
 
 def user_id() -> int | None:

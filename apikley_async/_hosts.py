@@ -7,6 +7,7 @@ can point anywhere. No exception of aiohttp leaves the room, not even as a conte
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import errno
@@ -41,7 +42,6 @@ CONNECTIONS = 12
 CHUNK = 256 * 1024
 GZIP = b"\x1f\x8b"
 REDIRECTS = 5
-SILENCE = 60.0  # seconds without a byte
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Receive: TypeAlias = Callable[[Body, AsyncIterator[bytes]], Awaitable[None]]
@@ -95,24 +95,28 @@ class Hosts:
         refused: list[str] = []
         _refused.set(refused)
         trouble: Exception
+        connect, idle = self._network.timeouts.connect, self._network.timeouts.idle
         try:
-            async with self._session().get(
-                URL(url, encoded=url.isascii()),
-                headers={"Accept-Encoding": "identity"} | held.asking(),
-                allow_redirects=False,
-                proxy=self._network.proxy,
-                ssl=self._network.ssl or True,
-            ) as response:
+            async with contextlib.AsyncExitStack() as open_now:
+                request = self._session().get(
+                    URL(url, encoded=url.isascii()),
+                    headers={"Accept-Encoding": "identity"} | held.asking(),
+                    allow_redirects=False,
+                    proxy=self._network.proxy,
+                    ssl=self._network.ssl or True,
+                )
+                async with asyncio.timeout(connect + idle):
+                    response = await open_now.enter_async_context(request)
                 if response.status in (301, 302, 303, 307, 308):
                     return urljoin(url, response.headers.get("Location", ""))
                 body = read_answer(held, response.status, response.headers, wall=self._clock.wall())
-                chunks = response.content.iter_chunked(CHUNK)
-                if not body.packed:
-                    await receive(body, chunks)
-                    return body
-                async with contextlib.aclosing(unpacked(chunks)) as plain:
-                    await receive(body, plain)
-                    return body
+                chunks = watched(response.content.iter_chunked(CHUNK), idle)
+                await open_now.enter_async_context(contextlib.aclosing(chunks))
+                if body.packed:
+                    chunks = unpacked(chunks)
+                    await open_now.enter_async_context(contextlib.aclosing(chunks))
+                await receive(body, chunks)
+                return body
         except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
             trouble = DownloadError(f"The certificate of {shown(url)} is not valid")
         except TimeoutError:
@@ -164,7 +168,9 @@ class Hosts:
                     limit=CONNECTIONS, socket_factory=self._open_socket
                 ),
                 timeout=aiohttp.ClientTimeout(
-                    total=None, connect=self._network.timeouts.connect, sock_read=SILENCE
+                    total=None,
+                    connect=self._network.timeouts.connect,
+                    sock_read=self._network.timeouts.idle,
                 ),
                 headers={"User-Agent": self._network.user_agent},
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -172,6 +178,19 @@ class Hosts:
                 trust_env=False,
             )
         return self._web
+
+
+async def watched(chunks: AsyncIterator[bytes], idle: float) -> AsyncGenerator[bytes, None]:
+    """What comes, as long as some of it does every *idle* seconds.
+
+    Bytes of the framing are no progress: a chunk's extension or a trailer may never end.
+    """
+    while True:
+        async with asyncio.timeout(idle):
+            chunk = await anext(chunks, b"")
+        if not chunk:
+            return
+        yield chunk
 
 
 async def unpacked(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

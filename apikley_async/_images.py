@@ -19,10 +19,10 @@ from typing import Any, BinaryIO, TypeAlias
 import attrs
 
 from apikley_async._clock import Clock
-from apikley_async._disk import open_without_waiting
+from apikley_async._disk import TOO_MANY_FILES, open_without_waiting
 from apikley_async._storyboard import Urls, Work, images_of, is_url, with_images
 from apikley_async._wire import File
-from apikley_async.errors import ApikleyError, UploadError
+from apikley_async.errors import ApikleyError, Blame, UploadError
 
 __all__ = ["ImageSource", "Images", "PinnedImage"]
 
@@ -211,7 +211,10 @@ def _read_path(path: str | os.PathLike[str], name: str) -> bytes:
             after = os.fstat(file.fileno())
     except (OSError, ValueError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "not a path"
-        raise UploadError(f"{name}: cannot be read: {why}") from None
+        told = f"{name}: cannot be read: {why}"
+        if isinstance(exc, OSError) and exc.errno in TOO_MANY_FILES:  # some will be closed
+            raise UploadError(told, resumable=True, blames=Blame.NETWORK) from None
+        raise UploadError(told) from None
     same = (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
     if not same or len(content) != after.st_size:
         raise UploadError(f"{name}: it changed while it was read")

@@ -28,11 +28,14 @@ import attrs
 from apikley_async._disk import (
     NOFOLLOW,
     OPEN_FILES_MOVE,
+    TOO_MANY_FILES,
+    UNASKABLE,
     is_own,
     lock_file,
     open_own,
     open_without_waiting,
     read_at,
+    sync_file,
     sync_folder,
 )
 from apikley_async._films import (
@@ -54,8 +57,6 @@ NOTED_EVERY = 8 * 1024**2  # at most so much is fetched again after a crash
 LONGEST_NOTE = 4096
 WEEK = 7 * 24 * 3600.0
 OURS = re.compile(r"\..+\.apikley\.part(\.json)?")
-TOO_MANY = (errno.EMFILE, errno.ENFILE)
-NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 Mine = TypeVar("Mine", bound="Part")
 Given = TypeVar("Given")
@@ -84,7 +85,7 @@ def in_a_thread(
         trouble = doing.exception()
         if cancelled is not None:
             raise cancelled
-        if isinstance(trouble, OSError) and trouble.errno in TOO_MANY and not part.is_open:
+        if isinstance(trouble, OSError) and trouble.errno in TOO_MANY_FILES and not part.is_open:
             raise BrokenOffError("too many files are open here")  # some will be closed
         if isinstance(trouble, OSError):
             raise cannot_be_written(part.target, trouble)
@@ -150,7 +151,8 @@ class Part:
             unique = f".{self.stem}.{self.rng.getrandbits(64):016x}.apikley.part"
             if not self._claim(unique, os.O_EXCL, locked=False):
                 raise FileExistsError(errno.EEXIST, f"{unique} is in the way")
-        os.utime(self._file)
+        with contextlib.suppress(OSError):
+            os.utime(self._file)  # it is in use: not to be swept
         self._take_up()
 
     def _claim(self, name: str, flags: int = 0, *, locked: bool = True) -> bool:
@@ -253,7 +255,7 @@ class Part:
         """
         final = fitting(self.target, self.head)
         check_target(final)
-        os.fsync(self._file)
+        sync_file(self._file)
         self._release()
         if overwrite:
             self._path.replace(final)
@@ -271,7 +273,7 @@ class Part:
         except FileExistsError:
             return False
         except OSError as error:
-            if error.errno not in NO_LINKS:
+            if error.errno not in (*UNASKABLE, errno.EMLINK):
                 raise
             if os.path.lexists(final):  # a file system without links
                 return False

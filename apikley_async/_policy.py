@@ -78,11 +78,14 @@ class Timeouts:
             unknown one); also, over all tries, for the answer to a question that can be repeated.
         patience: for trying again a submission that was never sent or was throttled; counted in
             attempts and pauses, not in waiting for a place in the line.
+        idle: for the next piece of an upload or a download. One that makes progress goes on,
+            however long it takes.
     """
 
     connect: float = attrs.field(default=10.0, validator=_positive)
     answer: float = attrs.field(default=120.0, validator=_positive)
     patience: float = attrs.field(default=600.0, validator=_positive)
+    idle: float = attrs.field(default=60.0, validator=_positive)
 
     @property
     def question(self) -> float:

@@ -129,9 +129,12 @@ class Questions:
         delays = RETRIES.delays(self._rng)
         ends = self._clock.now() + self._timeouts.answer
         while True:
+            began = self._clock.now()
             try:
                 return await self._once(request, open_reply)
             except ApikleyError as error:
+                took = self._clock.now() - began  # longer than a question: an upload that moved
+                ends += max(0.0, took - self._timeouts.question)
                 delay = retry_delay(error, repeatable=True, delay=next(delays))
                 if delay is None or self._clock.now() + delay > ends:
                     raise

@@ -38,6 +38,7 @@ __all__ = ["Connect", "HttpTransport", "Network", "Secret", "Transport"]
 LARGEST_ANSWER = 1024 * 1024
 CONNECTIONS = 40
 KEEP_ALIVE = 75.0  # longer than any pause between two looks
+SENT_AHEAD = 128 * 1024  # bytes that may wait in a socket's buffer
 STALL, GRACE = 1.0, 5.0
 LONGEST_KEY = 2000
 SHORTEST_SECRET = 12  # anything shorter opens nothing, and is a part of ordinary words
@@ -211,6 +212,7 @@ class _Mark:
     kept: bool = False  # it went out on a kept connection, which may have been dead
     sent: bool = False
     answer: _Answer | None = None
+    moved: Callable[[], None] | None = None  # is told when a piece of the body is taken
 
 
 async def _mark_kept(_session: Any, context: SimpleNamespace, _params: Any) -> None:
@@ -286,12 +288,25 @@ class HttpTransport:
     async def _in_time(
         self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
     ) -> Reply | ApikleyError:
+        """Wait for an answer; an upload that makes progress is given all the time it takes."""
+        loop, idle = asyncio.get_running_loop(), self._timeouts.idle
+        limit = self._timeouts.question
         try:
-            async with asyncio.timeout(self._timeouts.question):
+            async with asyncio.timeout(limit) as clock:
+
+                def moved() -> None:
+                    nonlocal limit
+                    limit = idle
+                    if not clock.expired():
+                        clock.reschedule(loop.time() + idle)
+
+                mark.moved = moved
                 return await exchange
         except TimeoutError:
             pass
-        return self._trouble(mark, f"no answer within {self._timeouts.question:g} s")
+        finally:
+            mark.moved = None
+        return self._trouble(mark, f"no answer within {limit:g} s")
 
     async def _patiently(
         self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
@@ -325,7 +340,7 @@ class HttpTransport:
             async with session.request(
                 request.method,
                 url,
-                data=_payload(request),
+                data=_payload(request, mark),
                 headers=self._headers(request),
                 allow_redirects=False,
                 proxy=self._proxy,
@@ -398,19 +413,34 @@ class HttpTransport:
     def _open_socket(self, info: Any) -> socket.socket:
         family, kind, protocol, _name, _address = info
         opened = socket.socket(family, kind, protocol)
+        with contextlib.suppress(OSError):  # what lies in its buffer is no progress that we see
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
         self._sockets.add(opened)
         return opened
 
 
-def _payload(request: Request) -> Any:
+class _Body(io.BytesIO):
+    """A body that tells when a piece of it is taken to be sent."""
+
+    def __init__(self, content: bytes, mark: _Mark) -> None:
+        super().__init__(content)
+        self._mark = mark
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._mark.moved is not None:
+            self._mark.moved()
+        return super().read(size)
+
+
+def _payload(request: Request, mark: _Mark) -> Any:
     if request.form is None:
         content = request.content()
-        return content and io.BytesIO(content)
+        return content and _Body(content, mark)
     form = aiohttp.FormData()
     for name, value in request.form.items():
         if isinstance(value, File):
             form.add_field(
-                name, io.BytesIO(value.content), filename=value.name, content_type=value.kind
+                name, _Body(value.content, mark), filename=value.name, content_type=value.kind
             )
         else:
             form.add_field(name, value)

@@ -18,6 +18,7 @@ import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
 from filehost import FileHost, Turn, Version, bent, cut, film, honest, says
+from rawserver import Act, Heard, Line, RawServer
 
 from apikley_async._films import Body, BrokenOffError, GoneError, Held
 from apikley_async._hosts import Hosts, innermost, is_public, literal
@@ -268,6 +269,57 @@ async def test_silence_ends() -> None:
             await hosts.pull(url, Held(), Sink())
 
         assert 60 <= loop.time() - begun <= 62
+
+
+def dribbles(begins: bytes, piece: bytes) -> Act:
+    """Begin so, and go on with *piece* every five seconds for ever."""
+
+    async def act(line: Line, _heard: Heard) -> None:
+        await line.say(begins)
+        while True:
+            await asyncio.sleep(5)
+            await line.say(piece)
+
+    return act
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+DRIBBLE = {
+    "a header": dribbles(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"."),
+    "headers": dribbles(b"HTTP/1.1 200 OK\r\n", b"X-Slow: 1\r\n"),
+    "1xx answers": dribbles(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+    "a chunk's extension": dribbles(CHUNKED + b"4\r\nfilm\r\n4;x=", b"."),
+    "a trailer": dribbles(CHUNKED + b"4\r\nfilm\r\n0\r\nX-Slow: ", b"."),
+    "trailers": dribbles(CHUNKED + b"4\r\nfilm\r\n0\r\n", b"X: 1\r\n"),
+}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("what", DRIBBLE)
+async def test_a_host_that_dribbles_is_given_up(what: str) -> None:
+    """Bytes that are none of the film are silence: a minute of them is enough."""
+    loop = asyncio.get_running_loop()
+    async with RawServer(DRIBBLE[what]) as server, opened() as hosts:
+        begun = loop.time()
+
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(f"{server.url}/1.mp4", Held(), Sink())
+
+        assert loop.time() - begun <= 71
+
+
+@pytest.mark.virtual
+async def test_silence_is_what_the_caller_says() -> None:
+    """`Timeouts.idle` bounds it."""
+    loop = asyncio.get_running_loop()
+    async with FileHost() as host, opened(timeouts=Timeouts(idle=7)) as hosts:
+        url = host.serve("/1.mp4", cut(honest(Version(FILM)), 100, "stall"))
+        begun = loop.time()
+
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(url, Held(), Sink())
+
+        assert 7 <= loop.time() - begun <= 8
 
 
 # --- redirects -------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import random
@@ -29,7 +30,7 @@ from apikley_async._images import (
     read_picture,
 )
 from apikley_async._wire import File
-from apikley_async.errors import ServerError, StoryboardError, UploadError
+from apikley_async.errors import Blame, ServerError, StoryboardError, UploadError
 from apikley_async.testing import FakeClock
 
 
@@ -408,6 +409,34 @@ def test_a_file_without_permission(tmp_path: Path) -> None:
 
     with pytest.raises(UploadError, match="cannot be read: "):
         read_picture(path)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """That is no fault of the image: the same may be read a moment later."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png())
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        with pytest.raises(UploadError, match="cannot be read: Too many") as raised:
+            read_picture(path)
+
+    assert raised.value.resumable
+    assert raised.value.blames is Blame.NETWORK
+    assert read_picture(path).content == png()
+
+
+@pytest.mark.parametrize("tail", [b"\r\n", b"\0\0\0", b"\0\0\0\x18ftypmp42" + b"\0" * 90])
+def test_bytes_behind_the_end_of_a_picture_are_its_owners(tail: bytes) -> None:
+    """Line ends, or the film that a telephone hangs on: the picture is sent as it is."""
+    for content in (png(), jpeg(), lossy()):
+        assert read_picture(content + tail).content == content + tail
 
 
 @pytest.fixture

@@ -462,14 +462,18 @@ async def test_a_symlinked_folder_is_fine(tmp_path: Path) -> None:
     assert names(tmp_path / "real") == ["task_1.mp4"]
 
 
+UNASKED = [errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EXDEV]
+
+
+@pytest.mark.parametrize("number", UNASKED)
 @pytest.mark.parametrize("there", [None, FILM, b"another"])
 async def test_a_disk_without_hard_links(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bytes | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bytes | None, number: int
 ) -> None:
     """On such a file system the promises are the same (D15)."""
 
     def link(*_: object, **__: object) -> None:
-        raise OSError(errno.EPERM, "no such thing here")
+        raise OSError(number, "no such thing here")
 
     monkeypatch.setattr(os, "link", link)
     target = tmp_path / "task_1.mp4"
@@ -551,3 +555,35 @@ async def test_a_cancelled_step_is_seen_to_its_end(tmp_path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert ended == [True]
+
+
+@pytest.mark.parametrize("number", UNASKED)
+async def test_a_disk_that_syncs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """What it cannot be asked for is no error: the film is there, in a folder that was made."""
+
+    def unable(*_: object, **__: object) -> None:
+        raise OSError(number, "no such thing here")
+
+    for call in ("fsync", "utime"):
+        monkeypatch.setattr(os, call, unable)
+
+    path = await published(tmp_path / "new" / "films")
+
+    assert path.read_bytes() == FILM
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+async def test_a_sync_that_fails_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A disk that can be asked and says no has not kept the film."""
+
+    def failing(_handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", failing)
+
+    with pytest.raises(DownloadError, match="cannot be written"):
+        await published(tmp_path)

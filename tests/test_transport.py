@@ -717,7 +717,7 @@ async def test_a_server_that_stops_reading_cannot_keep_a_connection(
 
         assert {opened.fileno() for opened in transport._sockets} <= {-1}
     assert isinstance(told.outcome, UnansweredError)
-    assert now() == pytest.approx(30, abs=1)
+    assert now() == pytest.approx(60, abs=1)
 
 
 async def test_what_a_connector_of_ones_own_raises_comes_out_as_it_is() -> None:
@@ -1021,3 +1021,49 @@ def timed(seconds: float) -> Iterator[None]:
     began = time.monotonic()
     yield
     assert time.monotonic() - began < seconds
+
+
+# --- uploads -------------------------------------------------------------------------------------
+
+
+def slowly(pace: int, *, until: int | None = None) -> Callable[[Line], Awaitable[None]]:
+    """A server that reads *pace* bytes a second, as far as *until*, and then answers."""
+
+    async def greet(line: Line) -> None:
+        head = (await line.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        left = int(head.partition("content-length: ")[2].split("\r\n")[0])
+        read = 0
+        while left > 0 and (until is None or read < until):
+            await asyncio.sleep(1)
+            piece = await line.reader.read(min(pace, left))
+            left, read = left - len(piece), read + len(piece)
+        if until is not None:
+            await asyncio.Event().wait()
+        body = envelope({"fileUrl": "https://files.test/image.png"})
+        await line.say(OK + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    return greet
+
+
+LARGE_IMAGE = stream_upload(File("a.png", "image/png", b"x" * 9_000_000), "images")
+
+
+async def test_an_upload_that_makes_progress_goes_on() -> None:
+    """There is no clock on the whole of it: its length depends on its size and on the line."""
+    async with RawServer(greet=slowly(100_000)) as server, talking(server.url) as transport:
+        told = await send(transport, LARGE_IMAGE)
+
+    assert isinstance(told.outcome, Reply)
+    assert told.outcome.status == 200
+    assert now() > 80
+
+
+async def test_an_upload_that_nobody_reads_any_more_ends() -> None:
+    """A minute of silence is enough, wherever it begins."""
+    greet = slowly(100_000, until=500_000)
+    async with RawServer(greet=greet) as server, talking(server.url) as transport:
+        told = await send(transport, LARGE_IMAGE)
+
+    assert type(told.outcome) is UnansweredError
+    assert "60 s" in str(told.outcome)
+    assert 60 <= now() < 180

@@ -23,6 +23,7 @@ PAUSE = 0.01
 """Seconds between chunks that never end: virtual time has to pass, or nothing else gets a turn."""
 
 DRIPS = 10
+DRIBBLE_PAUSE = 5.0
 
 
 class Courier:
@@ -62,6 +63,8 @@ class Courier:
                 return _broken(request)
             case Delivery.GARBAGE:
                 return _raw(request, b"\x16\x03\x01 this is no HTTP\r\n\r\n")
+            case Delivery.DRIBBLE:
+                return await self._dribble(request)
             case Delivery.CUT_UNFRAMED:
                 return _raw(request, _unframed(answer, head))
         response = web.StreamResponse(status=answer.status, headers=head)
@@ -69,6 +72,16 @@ class Courier:
             return await self._stream(request, response, answer.body, fault)
         except ConnectionError:  # the caller has had enough of it
             return response
+
+    async def _dribble(self, request: web.Request) -> web.StreamResponse:
+        """Send one byte of a header after the other, until the caller has had enough of it."""
+        data = b"HTTP/1.1 200 OK\r\nX-Slow: "
+        while (transport := request.transport) is not None and not transport.is_closing():
+            transport.write(data)
+            data = b"."
+            if not await self.pause(DRIBBLE_PAUSE):
+                break
+        return _broken(request, reset=True)
 
     async def _stream(
         self, request: web.Request, response: web.StreamResponse, body: bytes, fault: Fault

@@ -34,6 +34,7 @@ class Delivery(enum.Enum):
     DRIP = "byte after byte"
     ENDLESS = "never stops coming"
     GARBAGE = "bytes that are not HTTP"
+    DRIBBLE = "a header that never ends"
 
 
 @attrs.frozen
@@ -332,6 +333,7 @@ def _ready_made() -> Iterator[tuple[str, Fault]]:
         "CUT_CHUNKED": Delivery.CUT_CHUNKED,
         "CUT_UNFRAMED": Delivery.CUT_UNFRAMED,
         "ENDLESS": Delivery.ENDLESS,
+        "DRIBBLE": Delivery.DRIBBLE,
     }.items():
         yield name, Fault(_words(name), delivery=delivery)
     yield "HTML_200", Fault("html 200", answer=html(200))

@@ -148,7 +148,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "same = True"),
     ),
     "give a file its name before it is on the disk": (
-        ("_parts", "        os.fsync(self._file)\n        self._rel", "        self._rel"),
+        ("_parts", "        sync_file(self._file)\n        self._rel", "        self._rel"),
     ),
     "do not sync the folder": (
         ("_parts", "        sync_folder(final.parent)\n        return final",

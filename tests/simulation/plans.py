@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[Fault, ...]] = {
     "file": (
         *(Fault.RESET, Fault.CUT, Fault.CUT_CHUNKED, Fault.SHORT, Fault.CHANGED, Fault.HTTP_503),
         *(Fault.EXPIRED_403, Fault.HTML_200, Fault.NO_RANGES, Fault.WRONG_RANGE),
-        *(Fault.ODD_TAIL, Fault.MISLABELLED, Fault.PACKED),
+        *(Fault.ODD_TAIL, Fault.MISLABELLED, Fault.PACKED, Fault.DRIBBLE),
     ),
     "download_url": (Fault.HTTP_500, Fault.RESET, Fault.EMPTY),
     "callback": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import aiohttp
@@ -131,6 +132,10 @@ async def test_ranges_can_be_refused_or_mislabelled(film):
 async def test_a_file_can_be_endless(film):
     """It goes on until somebody has had enough."""
     visitor, url, _ = film
+    visitor.simulator.script("file", [Fault.DRIBBLE])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await visitor.fetch(url)
     visitor.simulator.script("file", [Fault.ENDLESS])
 
     read = 0
@@ -168,3 +173,41 @@ async def test_more_than_one_file_can_come_of_a_task():
 
         assert films == [await simulator.film(task_id, n) for n in (1, 2)]
         assert films[0] != films[1]
+
+
+async def test_a_whole_film_may_come_in_an_odd_way(film):
+    """With bytes behind its end, under another name, or packed; a part of it never does."""
+    visitor, url, data = film
+
+    visitor.simulator.script("file", [Fault.ODD_TAIL, Fault.MISLABELLED, Fault.PACKED])
+    _, headers, odd = await visitor.fetch(url)
+    assert odd == data + b"\r\n"
+    assert int(headers["Content-Length"]) == len(odd)
+    _, headers, whole = await visitor.fetch(url)
+    assert (headers["Content-Type"], whole) == ("application/json", data)
+    _, headers, unpacked = await visitor.fetch(url)
+    assert headers["Content-Encoding"] == "gzip"
+    assert "ETag" not in headers
+    assert unpacked == data
+    for fault in (Fault.ODD_TAIL, Fault.PACKED):
+        visitor.simulator.script("file", [fault])
+        assert (await visitor.fetch(url, Range="bytes=20-"))[2] == data[20:]
+
+
+async def test_a_new_film_may_be_late_and_a_visitor_refused():
+    """Its addresses work after a while; some names of visitors are never served."""
+    terms = Terms(duration=Constant(0), files_after=60, refused_agents=("Python/",))
+    named = aiohttp.ClientSession(headers={"User-Agent": "visitor/1"})
+    async with (
+        Simulator(terms, films=OneFilm()) as simulator,
+        aiohttp.ClientSession() as unnamed,
+        named,
+    ):
+        task = simulator.world.create(json.dumps(BODY).encode())
+        (url,) = simulator.result_urls(task.task_id)
+        visitor = Visitor(simulator, named)
+
+        assert (await visitor.fetch(url))[0] == 404
+        simulator.world.time.skip(61)
+        assert (await visitor.fetch(url))[0] == 200
+        assert (await Visitor(simulator, unnamed).fetch(url))[0] == 403
