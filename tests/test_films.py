@@ -323,7 +323,7 @@ FTYP, MOOV, MDAT = box(b"ftyp", b"isom"), box(b"moov", b"m" * 40), box(b"mdat", 
         (FTYP + MOOV + MDAT + b"TAGA song" + b"\0" * 119, Shape.ODD),
         # a cut box, wherever it stands
         (FTYP + MOOV + b"\0\0\0\x01mdat" + (15).to_bytes(8, "big") + b"d" * 50, Shape.CUT),
-        (FTYP + MOOV + b"\0\0\0\x01mdat" + (2**32 + 66).to_bytes(8, "big") + b"d", Shape.CUT),
+        (FTYP + MOOV + b"\0\0\0\x01mdat\0\0\0\1\0\0\0\x42" + b"d" * 50, Shape.CUT),
         (FTYP + MOOV, Shape.CUT),  # cut between two boxes
         (FTYP + MDAT, Shape.CUT),
         (FTYP + MOOV + MDAT[:-1], Shape.CUT),

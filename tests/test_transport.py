@@ -1035,7 +1035,10 @@ def slowly(pace: int, *, until: int | None = None) -> Callable[[Line], Awaitable
         read = 0
         while left > 0 and (until is None or read < until):
             await asyncio.sleep(1)
-            piece = await line.reader.read(min(pace, left))
+            piece = b""
+            with contextlib.suppress(TimeoutError):  # a timer at all times: time goes in steps
+                async with asyncio.timeout(1):
+                    piece = await line.reader.read(min(pace, left))
             left, read = left - len(piece), read + len(piece)
         if until is not None:
             await asyncio.Event().wait()
@@ -1050,7 +1053,11 @@ LARGE_IMAGE = stream_upload(File("a.png", "image/png", b"x" * 9_000_000), "image
 
 async def test_an_upload_that_makes_progress_goes_on() -> None:
     """There is no clock on the whole of it: its length depends on its size and on the line."""
-    async with RawServer(greet=slowly(100_000)) as server, talking(server.url) as transport:
+    patient = Timeouts(idle=10_000)
+    async with (
+        RawServer(greet=slowly(100_000)) as server,
+        talking(server.url, timeouts=patient) as transport,
+    ):
         told = await send(transport, LARGE_IMAGE)
 
     assert isinstance(told.outcome, Reply)
