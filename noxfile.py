@@ -41,7 +41,7 @@ SHARES = {  # what `simulate` runs of each part
     "upsets": 300,
     "callers": 300,
     "same": 20,
-    "quick-mutants": 60,
+    "quick-mutants": 100,
 }
 PARTS = {  # how much the whole of each part is, and the minutes it takes
     "seeds": (20_000, 12),
