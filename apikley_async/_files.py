@@ -95,6 +95,10 @@ class Films:
                 paths.append(await self._save_one(result, number, name, overwrite))
             except DownloadError as error:  # the others are wanted all the same
                 trouble = trouble or error
+        if trouble is None and result.unusable:
+            odd = result.unusable[0].partition("?")[0]
+            told = f"Every other file is saved, but a link of the film cannot be used: {odd:.120}"
+            trouble = DownloadError(told)
         if trouble is not None:
             trouble.task_id = result.task_id
             raise trouble

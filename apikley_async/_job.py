@@ -34,6 +34,9 @@ logger = logging.getLogger("apikley_async")
 MISSING_OWN = 600.0  # a task we know to exist may be unknown to the service so long
 MISSING_FOREIGN = 10.0  # an id that was only typed: a typo must not hang
 EMPTY = 300.0  # a success without a link is read again so long
+LAST = 30.0  # the poll before giving up may take so long
+OUTAGE = 60.0  # polling that fails for so long is worth a warning
+CLAIMED, CLAIMS = 60.0, 3  # an unknown word with a link: so long, and so often, it must be seen
 AGAIN = 20.0  # at most, until a hint or a failure is confirmed
 SPACING = 1.0  # a flood of hints, or of awaiters who come and go, is no flood of looks
 UNWATCHED = 60.0  # looks that come so late are a new beginning, and nothing was seen to last
@@ -53,6 +56,15 @@ class _Watch:
     def wake(self) -> None:
         moved, self.moved = self.moved, asyncio.Event()
         moved.set()
+
+
+@attrs.define
+class _Claim:
+    """A finished film under a word that nobody knows, as polls have agreed on it."""
+
+    said: tuple[str, ...]  # the word, and the links without their query: signatures change
+    since: float
+    polls: int = 0
 
 
 class Job:
@@ -102,6 +114,8 @@ class Job:
         self._missing_since: float | None = None
         self._empty_since: float | None = None
         self._failing = False
+        self._claim: _Claim | None = None
+        self._outage_since: float | None = None
         self._settled = False
         self._trouble = ""
         self._watch: _Watch | None = None
@@ -168,28 +182,37 @@ class Job:
             gives_up = watch.deadline
             if timeout is not None:
                 gives_up = min(gives_up, self._clock.now() + timeout)
+            polled_last = False
             try:
                 while not self._settled:
                     if watch.error is not None:
                         raise copy.copy(watch.error)
                     left = gives_up - self._clock.now()
                     if left <= 0:
-                        raise self._timed_out(watch)
+                        at_deadline = gives_up >= watch.deadline
+                        if polled_last or not self._is_stale(-left, at_deadline=at_deadline):
+                            raise self._timed_out(watch)
+                        polled_last, left = True, LAST
                     if watch.asking:
                         await self._clock.sleep(left, watch.moved)
                     else:
-                        await self._ask(watch, left)
+                        await self._ask(watch, left, at_once=polled_last)
                     yield self.snapshot
             finally:
                 self._leave(watch)
         yield self.snapshot  # it may have settled while whoever follows was busy
 
-    async def _ask(self, watch: _Watch, left: float) -> None:
+    def _is_stale(self, late: float, *, at_deadline: bool) -> bool:
+        """Whether to poll once more before giving up: at the deadline, or after a suspension."""
+        unseen = self._clock.now() - self._looked_at
+        return unseen > SPACING and (at_deadline or late > SPACING)
+
+    async def _ask(self, watch: _Watch, left: float, *, at_once: bool = False) -> None:
         """Be the one who asks, for one step: a part of the pause, or a look."""
         watch.asking = True
         try:
             pause = self._next_look - self._clock.now()
-            if pause > 0:
+            if pause > 0 and not at_once:
                 await self._clock.sleep(min(pause, left), watch.moved)
             else:
                 await self._look_once(watch, left)
@@ -219,7 +242,7 @@ class Job:
             self._take(watch, snapshot)
         self._looked_at = self._clock.now()
         pause = next(self._delays)
-        if hinted or self._failing or self._empty_since is not None:
+        if hinted or self._failing or self._claim or self._empty_since is not None:
             pause = min(pause, AGAIN)  # however slowly we look otherwise
         self._next_look = self._looked_at + (min(SPACING, pause) if self._nudged else pause)
 
@@ -227,8 +250,11 @@ class Job:
         """Believe an answer, except the three that must be seen to last."""
         now = self._clock.now()
         self._seen, self._missing_since, self._trouble = True, None, ""
-        if snapshot.state is State.UNKNOWN and self.snapshot.state is not State.UNKNOWN:
-            logger.warning("%s is in a state this version does not know", self.task_id)
+        self._outage_since = None
+        snapshot = self._claimed(snapshot)
+        if snapshot.state is State.UNKNOWN and self.snapshot.word != snapshot.word:
+            told = "%s is in a state this version does not know: %.60r"
+            logger.warning(told, self.task_id, snapshot.word)
         if snapshot.state is State.FAIL and not self._failing:
             self._failing = True  # counts when the next look says it again
             return
@@ -251,14 +277,37 @@ class Job:
             if self._ended is not None:
                 self._ended(snapshot)
 
+    def _claimed(self, snapshot: Snapshot) -> Snapshot:
+        """Take an unknown word for success when it lasts: a link, the end, and polls that agree."""
+        ended = snapshot.completed_at is not None or snapshot.progress == 100
+        if snapshot.state is not State.UNKNOWN or not (ended and snapshot.urls):
+            self._claim = None
+            return snapshot
+        now = self._clock.now()
+        said = (snapshot.word, *(url.partition("?")[0] for url in snapshot.urls))
+        if self._claim is None or self._claim.said != said:
+            self._claim = _Claim(said, now)
+        self._claim.polls += 1
+        if self._claim.polls < CLAIMS or now - self._claim.since < CLAIMED:
+            return snapshot
+        self._claim = None
+        told = "%s is taken for finished: it has a link, and the state %.60r has lasted"
+        logger.warning(told, self.task_id, snapshot.word)
+        return attrs.evolve(snapshot, state=State.SUCCESS)
+
     def _missed(self, watch: _Watch, error: ApikleyError) -> None:
         """Go on through outages; end the looking for what will not pass by itself."""
         now = self._clock.now()
+        if self._outage_since is None:
+            self._outage_since = now
+        elif now - self._outage_since >= OUTAGE:
+            self._outage_since = math.inf  # said once
+            logger.warning("polling %s keeps failing: %s", self.task_id, error.message)
         self._trouble, self._empty_since = error.message, None
         if isinstance(error, NotFoundError):
             since = self._missing_since if self._missing_since is not None else now
             over = now - since >= (MISSING_OWN if self._seen else MISSING_FOREIGN)
-            self._missing_since = None if over else since
+            self._missing_since, self._claim = None if over else since, None
         else:
             self._missing_since = None  # an outage is no sight of a missing task
             over = error.retry == "never"
@@ -280,7 +329,7 @@ class Job:
     def _timed_out(self, watch: _Watch) -> JobTimeoutError:
         waited = self._clock.now() - watch.began
         last = f"; the last look failed: {self._trouble}" if self._trouble else ""
-        told = f"Not ready after {waited:.0f} s, {self.state.value}{last}"
+        told = f"Not ready after {waited:.0f} s, {self.snapshot.told}{last}"
         return JobTimeoutError(told, task_id=self.task_id, job=self)
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ Pure, and knows nothing of the service: numbers, times and texts as strangers wr
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+MOST_CUTS, MOST_FIELDS = 200, 24  # of an answer that is no JSON: what a record can have
 DEEPEST = 100  # what is nested deeper could not be printed, copied or pickled everywhere
 EPOCH = datetime.fromtimestamp(0, UTC)
 
@@ -22,6 +24,45 @@ def read_json(text: str) -> Any:
     value = read_any_json(text)
     shallow = text.count("[") + text.count("{") < DEEPEST
     return value if shallow or _is_handy(value) else None
+
+
+def read_without(text: str, names: tuple[str, ...]) -> Iterator[Any]:
+    """What *text*, which is no JSON, holds without the values of the fields *names*.
+
+    Each value is cut to the last place where the rest parses, then to the one before, and so
+    on: what stands inside it is the last that is believed. No name may come twice.
+    """
+    tries = itertools.islice(_without(text, names), MOST_CUTS)
+    values = (_read_strictly(tried) for tried in tries)
+    return (value for value in values if value is not None and _is_handy(value))
+
+
+def _without(text: str, names: tuple[str, ...]) -> Iterator[str]:
+    if not names:
+        yield text
+        return
+    field = re.search(rf'"{names[0]}"\s*:', text)
+    if field is None:
+        yield from _without(text, names[1:])
+        return
+    head, tail = text[: field.end()] + "null", text[field.end() :]
+    ends = [end.start() for end in re.finditer(r',\s*"[A-Za-z_]\w*"\s*:|\}\s*\}\s*\Z', tail)]
+    for end in reversed(ends[-MOST_FIELDS:]):
+        yield from _without(head + tail[end:], names[1:])
+
+
+def _read_strictly(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unrepeated)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a name that comes twice")
+    return fields
 
 
 def read_any_json(text: str) -> Any:

@@ -12,15 +12,16 @@ from typing import Any
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
-from apikley_async._lenient import plain, read_amount, read_json, read_moment
+from apikley_async._lenient import plain, read_amount, read_json, read_moment, read_without
+from apikley_async._links import find_links, texts_of, unpacked
 from apikley_async._result import Snapshot, State
+from apikley_async._storyboard import MODEL
 from apikley_async._wire import (
     Reply,
     fingerprint_of,
     open_envelope,
     read_envelope,
     read_task_id,
-    usable,
 )
 from apikley_async.errors import NotFoundError, UnansweredError
 
@@ -39,6 +40,9 @@ def open_snapshot(reply: Reply, task_id: str, *, wall: float = 0.0) -> Snapshot:
         told = {name: value for name, value in given.items() if value not in (None, "")}
         failure = {"state": "fail", "failCode": "501", "failMsg": envelope.message}
         return _read_record(failure | told, given, task_id)
+    record = envelope.data if envelope.framed else _torn_record(reply)
+    if isinstance(record, dict) and _tells(record, task_id):  # whatever the code says
+        return _read_record(record, record, task_id)
     missing = envelope.code == 404 or (
         envelope.code == 422 and "null" in envelope.message.casefold()
     )
@@ -55,33 +59,63 @@ def _read_record(told: dict[str, Any], raw: dict[str, Any], task_id: str) -> Sna
     named = read_task_id(told.get("taskId"))
     if named is not None and named != task_id:
         raise UnansweredError("The look got the state of another task", task_id=task_id)
-    content = _content(told.get("resultJson"))
+    state = _state(told.get("state"))
+    param = unpacked(told.get("param"))
+    sent = [text for text in texts_of(param) if "://" in text]
+    links = find_links(told, never=sent)
+    content = unpacked(told.get("resultJson"))
+    content = content if isinstance(content, dict) else {}
+    board = told.get("model") == MODEL or _is_board(param)
     read = {
         "taskId": task_id,
-        "urls": content.get("resultUrls"),
+        "word": "" if state is not State.UNKNOWN else told.get("state"),
+        "urls": links.usable,
+        "unusable": links.unusable,
         "content": content,
         # Other models' results are no links; ours without one is a film that is missing.
-        "linked": "resultUrls" in content or not any(content.values()),
+        "linked": board or links.named or not any(content.values()),
         "raw": raw,
     }
     snapshot: Snapshot = _reader.structure(told | read, Snapshot)
     return snapshot
 
 
-def _content(value: Any) -> dict[str, Any]:
-    """The decoded result: JSON inside a string, once or twice, or already an object."""
-    for _ in range(2):
-        if isinstance(value, str):
-            value = read_json(value)
-    return value if isinstance(value, dict) else {}
+def _tells(record: dict[str, Any], task_id: str) -> bool:
+    """Whether it names the task that was asked for, and a state that is known."""
+    named = read_task_id(record.get("taskId"))
+    return named == task_id and _state(record.get("state")) is not State.UNKNOWN
+
+
+def _torn_record(reply: Reply) -> Any:
+    """The record of a whole answer that is no JSON because it repeats the request wrongly."""
+    if not (reply.complete and 200 <= reply.status < 300):
+        return None
+    unfinished = None
+    for body in read_without(reply.text, ("paramJson", "param")):
+        data = body.get("data") if isinstance(body, dict) else None
+        if not (isinstance(data, dict) and "taskId" in data and "state" in data):
+            continue
+        if "resultJson" in data:
+            return data
+        if unfinished is None and _state(data["state"]) is not State.SUCCESS:
+            unfinished = data
+    return unfinished
+
+
+def _is_board(param: Any) -> bool:
+    given = unpacked(param.get("input")) if isinstance(param, dict) else None
+    return isinstance(given, dict) and isinstance(given.get("shots"), list)
+
+
+_ALSO = {"succeeded": State.SUCCESS, "completed": State.SUCCESS, "failed": State.FAIL}
 
 
 def _state(value: Any) -> State:
-    try:
-        state = State(value)
-    except ValueError:
-        return State.UNKNOWN
-    return state
+    """The state that a word stands for, in any case; a word that is not known ends nothing."""
+    word = value.strip().lower() if isinstance(value, str) else ""
+    if word in _ALSO:
+        return _ALSO[word]
+    return State(word) if word in {state.value for state in State} else State.UNKNOWN
 
 
 def _word(value: Any) -> str:
@@ -102,7 +136,9 @@ _reader.register_structure_hook(
         state=_reads(_state),
         model=_reads(_word),
         progress=_reads(read_amount),
-        urls=_reads(usable),
+        word=_reads(_word),
+        urls=_reads(tuple),
+        unusable=_reads(tuple),
         content=_reads(dict),
         linked=_reads(bool),
         fail_code=_reads(_word, "failCode"),

@@ -29,7 +29,7 @@ class State(enum.Enum):
     SUCCESS = "success"
     FAIL = "fail"
     UNKNOWN = "unknown"
-    """A word this version does not know; it stands in `Snapshot.raw`. Not finished."""
+    """A word this version does not know; it stands in `Snapshot.word`. Not finished."""
 
     @property
     def final(self) -> bool:
@@ -46,6 +46,7 @@ class Result:
         credits: what the service says the task consumed, if it says.
         expires_at: when the links are expected to die (24 hours after completion), if known.
         raw: the result as the service gave it, fields we do not know included.
+        unusable: what stands among the links and is none that could be fetched; `save` says so.
     """
 
     task_id: str
@@ -53,6 +54,7 @@ class Result:
     credits: float | None = None
     expires_at: datetime | None = None
     raw: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    unusable: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         count = len(self.urls)
@@ -75,6 +77,8 @@ class Snapshot:
         credits: what the service says the task consumed, if it says.
         created_at, updated_at, completed_at: the service's times (UTC), if it says.
         raw: the answer's data as it came. Its `param` repeats the callback URL: keep it private.
+        word: the service's own word for a state that we do not know, else empty.
+        unusable: what stands among the links and is none that could be fetched.
     """
 
     task_id: str
@@ -91,6 +95,8 @@ class Snapshot:
     updated_at: datetime | None = None
     completed_at: datetime | None = None
     raw: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    word: str = ""
+    unusable: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -119,7 +125,7 @@ class Snapshot:
             )
         if self.state is not State.SUCCESS or self.empty:
             raise EmptyResultError(
-                f"No usable link yet; the state is {self.state.value}",
+                f"No usable link yet; the state is {self.told}",
                 task_id=self.task_id,
                 raw=self.raw,
             )
@@ -130,8 +136,14 @@ class Snapshot:
             credits=self.credits,
             expires_at=born + LINK_LIFE if born else None,
             raw=self.content,
+            unusable=self.unusable,
         )
 
     def __repr__(self) -> str:
         progress = f" {self.progress:g}%" if self.progress is not None else ""
-        return f"<Snapshot {self.task_id} {self.state.value}{progress}>"
+        return f"<Snapshot {self.task_id} {self.told}{progress}>"
+
+    @property
+    def told(self) -> str:
+        """The state, with the service's own word where it is not one of ours."""
+        return f"{self.state.value} ({self.word!r:.60})" if self.word else self.state.value

@@ -412,7 +412,9 @@ class Submitter:
             logger.info("submitted: %s", outcome)
             return outcome
         if isinstance(outcome, RateLimitError):
-            logger.info("throttled: the service asks for %s s", outcome.retry_after)
+            asked = outcome.retry_after
+            wait = "no pause" if asked is None else f"{asked:g} s"
+            logger.info("throttled: the service asks for %s", wait)
         raise outcome
 
     async def _send(

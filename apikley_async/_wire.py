@@ -27,7 +27,7 @@ from apikley_async._lenient import (
     read_number,
     read_whole,
 )
-from apikley_async._storyboard import url_faults
+from apikley_async._links import read_links
 from apikley_async._words import certain_refusal, tells_of_model
 from apikley_async.errors import (
     ApiError,
@@ -383,7 +383,17 @@ def read_callback(body: bytes) -> tuple[str, ...]:
         text = body.decode()
     except UnicodeDecodeError:
         return ()
-    return tuple(dict.fromkeys(_task_ids(read_json(text))))
+    told = read_json(text)
+    return tuple(dict.fromkeys(_torn_ids(text) if told is None else _task_ids(told)))
+
+
+def _torn_ids(text: str) -> Iterator[str]:
+    """The ids before the echo of the request, which may be escaped wrongly."""
+    head, echo, _rest = text.partition('"param')
+    if echo and head.lstrip().startswith("{"):
+        for found in re.finditer(r'"task(?:Id|_id)"\s*:\s*"([^"\\]*)"', head):
+            if (task_id := read_task_id(found[1])) is not None:
+                yield task_id
 
 
 def _task_ids(body: Any) -> Iterator[str]:
@@ -433,13 +443,6 @@ def _valued(value: Any) -> Any:
 # --- the other answers ---------------------------------------------------------------------------
 
 
-def usable(urls: Any) -> tuple[str, ...]:
-    listed = urls if isinstance(urls, list) else [urls]
-    return tuple(
-        url for url in listed if isinstance(url, str) and "://" in url and not [*url_faults(url)]
-    )
-
-
 def open_credits(reply: Reply, *, wall: float = 0.0) -> float:
     balance = read_number(open_envelope(reply, wall=wall, asked="The question for credits"))
     if balance is None:
@@ -449,7 +452,9 @@ def open_credits(reply: Reply, *, wall: float = 0.0) -> float:
 
 def open_link(reply: Reply, *, wall: float = 0.0) -> str:
     data = open_envelope(reply, wall=wall, asked="The question for a download link")
-    found = usable(data.get("url") or data.get("downloadUrl") if isinstance(data, dict) else data)
+    found = read_links(
+        data.get("url") or data.get("downloadUrl") if isinstance(data, dict) else data
+    ).usable
     if not found:
         raise UnansweredError("The question for a download link got none")
     return found[0]
@@ -463,7 +468,7 @@ def open_upload(reply: Reply, *, wall: float = 0.0) -> str:
         raise UploadError(told, resumable=True, blames=Blame.SERVICE)
     data = open_envelope(reply, wall=wall, asked="The upload")
     fields = data if isinstance(data, dict) else {}
-    found = usable(fields.get("fileUrl")) or usable(fields.get("downloadUrl"))
+    found = read_links(fields.get("fileUrl")).usable or read_links(fields.get("downloadUrl")).usable
     if not found:
         told = "The upload was answered without a URL for the image"
         raise UploadError(told, resumable=True, blames=Blame.SERVICE)

@@ -28,6 +28,7 @@ LADDER = [
     "_result",  #     what the service says
     # the edge: pure decisions
     "_lenient",  #    reading what cannot be trusted
+    "_links",  #      where a record keeps its links
     "_words",  #      what the service's words say for certain
     "_wire",  #       every spelling of the service
     "_record",  #     what it says of a task

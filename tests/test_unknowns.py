@@ -6,6 +6,8 @@ simulator, which plays the service in every way that it may turn out to be.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from apikley_async import (
@@ -44,6 +46,77 @@ def order_in(simulator: Simulator) -> dict[str, object]:
 def assert_asked_once_and_paid_nothing(simulator: Simulator) -> None:
     assert len(simulator.ledger.creations) == 1
     assert simulator.ledger.paid == []
+
+
+# --- how does the service refuse? ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("invalid_code", [500, 422])
+@pytest.mark.parametrize(
+    "given",
+    [{"n_frames": "11"}, {"aspect_ratio": "round"}, {"shots": []}, {"image_urls": ["kitten.png"]}],
+    ids=str,
+)
+async def test_what_the_service_refuses_is_certain_in_both_its_ways(
+    given: dict[str, object],
+    invalid_code: Literal[500, 422],
+    apikley_simulator: Simulator,
+    apikley_client: Client,
+) -> None:
+    """HTTP 200 and code 500 with few words, or code 422: nothing was created, no doubt is left."""
+    apikley_simulator.world.terms = Terms(invalid_code=invalid_code)
+    apikley_simulator.world.reset()
+    board = {"n_frames": "10", "shots": [{"Scene": "A kitten.", "duration": 5}]}
+
+    with pytest.raises(InvalidRequestError) as caught:
+        _ = await apikley_client.submit(ModelTask(MODEL, board | given))
+
+    assert caught.value.code == invalid_code
+    assert_asked_once_and_paid_nothing(apikley_simulator)
+
+
+@pytest.mark.parametrize("short_code", [500, 402, 429])
+async def test_an_empty_account_is_certain_in_all_its_ways(
+    short_code: Literal[500, 402, 429], apikley_simulator: Simulator, apikley_client: Client
+) -> None:
+    """No film becomes uncertain because there is no money (API section 12)."""
+    apikley_simulator.world.terms = Terms(short_code=short_code, credits=100)
+    apikley_simulator.world.reset()
+
+    with pytest.raises(InsufficientCreditsError, match="top up"):
+        _ = await apikley_client.submit(BOARD)
+
+    assert_asked_once_and_paid_nothing(apikley_simulator)
+
+
+async def test_a_model_that_is_not_served_is_named(
+    apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    with pytest.raises(InvalidRequestError, match="next-year/text-to-video") as caught:
+        _ = await apikley_client.submit(ModelTask("next-year/text-to-video", {"prompt": "A sea."}))
+
+    assert "withdrawn" in str(caught.value)
+    assert "image" not in str(caught.value)
+    assert_asked_once_and_paid_nothing(apikley_simulator)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(Fault.RESULT_NAMED, Fault.RESULT_SNAKE, Fault.RESULT_BARE, Fault.TORN_PARAM),
+        *(Fault.STATE_SHOUTED, Fault.STATE_RESPELLED, Fault.DISABLED_RECORD),
+    ],
+    ids=str,
+)
+async def test_a_film_comes_however_its_record_is_spelled(
+    fault: Fault, apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    """Links under other names, states in other words, a torn echo, code 505 (API section 12)."""
+    apikley_simulator.faults = Faults(record={fault: 1.0})
+
+    result = await apikley_client.generate(BOARD)
+
+    assert len(result.urls) == 1
 
 
 # --- is the model still served? ------------------------------------------------------------------

@@ -442,6 +442,7 @@ class Run:
         else:
             expires = result.expires_at.timestamp() if result.expires_at else None
             said = {"urls": result.urls, "expires_at": expires, "content": dict(result.raw)}
+            said |= {"unusable": result.unusable} if result.unusable else {}
             step = Step(
                 Event.SUCCEED,
                 credits=result.credits,
@@ -529,6 +530,7 @@ def result_of(item: Item) -> Result:
         item.task_id or "",
         tuple(said.get("urls", ())),
         expires_at=datetime.fromtimestamp(expires, UTC) if expires else None,
+        unusable=tuple(said.get("unusable", ())),
     )
 
 

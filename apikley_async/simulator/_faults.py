@@ -122,6 +122,13 @@ class Fault:
     RESULT_DOUBLE: ClassVar[Fault]
     RESULT_MALFORMED: ClassVar[Fault]
     NO_URLS: ClassVar[Fault]
+    RESULT_NAMED: ClassVar[Fault]
+    RESULT_SNAKE: ClassVar[Fault]
+    RESULT_BARE: ClassVar[Fault]
+    STATE_SHOUTED: ClassVar[Fault]
+    STATE_RESPELLED: ClassVar[Fault]
+    TORN_PARAM: ClassVar[Fault]
+    DISABLED_RECORD: ClassVar[Fault]
     ODD_TIMES: ClassVar[Fault]
     ANSI_MESSAGE: ClassVar[Fault]
 
@@ -293,7 +300,16 @@ TWISTED = (
     *("DATA_NULL", "DATA_MISSING", "DATA_EMPTY", "DATA_LIST", "DATA_NUMBER"),
     *("NO_TASK_ID", "FAIL_FOR_NOW", "OTHER_TASK", "ODD_TIMES", "ANSI_MESSAGE"),
     *("RESULT_EMPTY", "RESULT_NULL", "RESULT_MISSING", "RESULT_OBJECT", "RESULT_DOUBLE"),
-    *("RESULT_MALFORMED", "NO_URLS", "UPLOAD_REFUSED", "NO_UPLOAD_URL", "SHORT", "CHANGED"),
+    *("RESULT_NAMED", "RESULT_SNAKE", "RESULT_BARE", "STATE_SHOUTED", "STATE_RESPELLED"),
+    *(
+        "TORN_PARAM",
+        "RESULT_MALFORMED",
+        "NO_URLS",
+        "UPLOAD_REFUSED",
+        "NO_UPLOAD_URL",
+        "SHORT",
+        "CHANGED",
+    ),
     *("WRONG_RANGE", "WRONG_TOTAL", "NO_RANGES", "NO_VALIDATORS", "WEAK_VALIDATOR"),
     *("ODD_TAIL", "MISLABELLED", "PACKED"),
     *("OVERTAKEN", "BARE_NOTICE", "FOREIGN_ID", "EVIL_BODY", "WRONG_SIGNATURE", "NO_SIGNATURE"),
@@ -321,6 +337,8 @@ def _ready_made() -> Iterator[tuple[str, Fault]]:
     yield "ACCEPTED_429", Fault.code(429, keep=True)
     yield "TWICE", Fault("twice", times=2)
     yield "NOT_FOUND", Fault.code(422)
+    disabled = Fault.code(505, "success", keep=True)
+    yield "DISABLED_RECORD", attrs.evolve(disabled, name="disabled record")
     yield "UNKNOWN_STATE", Fault.in_state("moderating")
     yield "LOST", Fault("lost", acted=False)
     yield "MISSED", Fault("missed", twist="missed")

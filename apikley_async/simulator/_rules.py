@@ -30,11 +30,20 @@ SLACK = 1e-6
 
 @attrs.frozen
 class Refusal:
-    """The service says no: nothing was created. *wait*, in world seconds, marks a throttling."""
+    """The service says no: nothing was created. *wait*, in world seconds, marks a throttling.
+
+    *upstream* are the words in which a violated rule is told with HTTP 200 and code 500.
+    """
 
     code: int
     message: str
     wait: float | None = None
+    upstream: str = ""
+
+    @property
+    def upstreams(self) -> Refusal:
+        """The same as upstream tells it, where it has words for it."""
+        return Refusal(500, self.upstream) if self.upstream else self
 
 
 @attrs.frozen(eq=False)
@@ -67,18 +76,30 @@ def read_order(
         return body
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        return Refusal(422, "model is required")
+        return _broken(["model is required"])
     if model != STORYBOARD and model not in models and "*" not in models:
-        return Refusal(404, f"model {model[:80]} does not exist")
+        return Refusal(422, f"The model name you specified is not supported: {model[:80]}")
     faults = list(_frame_faults(body, strict))
     given = body.get("input", {})
     if not isinstance(given, dict):
-        return Refusal(422, "; ".join([*faults, "input must be an object"]))
+        return _broken([*faults, "input must be an object"])
     if model == STORYBOARD:
         faults += _storyboard_faults(given, strict)
     if faults:
-        return Refusal(422, "; ".join(faults))
+        return _broken(faults)
     return _storyboard(body, given) if model == STORYBOARD else _generic(body, given)
+
+
+def _broken(faults: list[str]) -> Refusal:
+    """The refusal of what violates rules; upstream tells of the first only, and in few words."""
+    first = faults[0]
+    if first.endswith(" is required"):
+        said = first
+    elif "must be one of" in first or " or " in first:
+        said = f"This {first.split()[0]} is not within the range of allowed options"
+    else:
+        said = "Value must be within the specified range"
+    return Refusal(422, "; ".join(faults), upstream=said)
 
 
 def read_object(raw: bytes) -> dict[str, object] | Refusal:
@@ -104,7 +125,7 @@ def is_uri(value: object) -> bool:
 
 
 def _frame_faults(body: Mapping[str, object], strict: bool) -> Iterator[str]:
-    if "callBackUrl" in body and not is_uri(body["callBackUrl"]):
+    if body.get("callBackUrl", "") != "" and not is_uri(body["callBackUrl"]):
         yield "callBackUrl must be a URI"
     if strict:
         yield from (f"{name} is not a known field" for name in body if name not in TOP_FIELDS)
@@ -116,10 +137,9 @@ def _storyboard_faults(given: dict[str, Any], strict: bool) -> Iterator[str]:
         yield f"n_frames must be one of {', '.join(LENGTHS)}, as a string"
     if given.get("aspect_ratio", "landscape") not in SHAPES:
         yield "aspect_ratio must be portrait or landscape"
-    if "image_urls" in given:
-        images = given["image_urls"]
-        if not isinstance(images, list) or len(images) != 1 or not is_uri(images[0]):
-            yield "image_urls must hold exactly one URI"
+    images = given.get("image_urls", [])  # clients send empty lists for none
+    if not isinstance(images, list) or len(images) > 1 or not all(map(is_uri, images)):
+        yield "image_urls must hold exactly one URI"
     shots = given.get("shots")
     if not isinstance(shots, list) or not 1 <= len(shots) <= 10:
         yield "shots must hold 1 to 10 items"
@@ -160,7 +180,7 @@ def _storyboard(body: dict[str, object], given: dict[str, Any]) -> Order:
         shots=tuple((shot["Scene"], float(shot["duration"])) for shot in given["shots"]),
         duration=float(length),
         aspect=given.get("aspect_ratio", "landscape"),
-        image_url=given["image_urls"][0] if "image_urls" in given else None,
+        image_url=given["image_urls"][0] if given.get("image_urls") else None,
         tariff=length,
     )
 
@@ -179,7 +199,7 @@ def _generic(body: dict[str, object], given: dict[str, Any]) -> Order:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    return value if isinstance(value, str) and value else None
 
 
 def _no_constant(name: str) -> NoReturn:

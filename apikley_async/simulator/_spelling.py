@@ -113,7 +113,8 @@ class Speller:
         """A no; a throttling in the form that the terms say."""
         if refusal.wait is not None:
             return self.throttled(self.terms.throttle, refusal.wait)
-        status = refusal.code if self.terms.http_refusals and 400 <= refusal.code < 600 else 200
+        shown = self.terms.http_refusals and 400 <= refusal.code < 500  # 500 is told on HTTP 200
+        status = refusal.code if shown else 200
         return Answer(status, envelope(refusal.code, refusal.message, None))
 
     def upload_refusal(self, refusal: Refusal) -> Answer:

@@ -60,7 +60,10 @@ class Terms:
         credits: the balance to begin with.
         prices: credits by `n_frames`; whatever is not in it costs *generic_price*.
         refund: failed tasks cost nothing in the end.
-        short_code: the code that says "not enough credits"; 402, or 429 with telling words.
+        invalid_code: the code of a request that breaks a rule: 500 on HTTP 200 with upstream's
+            words, or 422 with every fault.
+        short_code: the code that says "not enough credits": 500 on HTTP 200 with telling words,
+            402, or 429 with such words.
         generic_models: other models that are served, with any `input`; "*" serves all.
         strict: refuse unknown fields instead of ignoring them.
         http_refusals: a refusal has its code as its HTTP status too, not only in the body.
@@ -99,7 +102,8 @@ class Terms:
     prices: Mapping[str, float] = attrs.field(factory=lambda: {"10": 150, "15": 270, "25": 270})
     generic_price: float = 100.0
     refund: bool = True
-    short_code: Literal[402, 429] = 402
+    invalid_code: Literal[500, 422] = 500
+    short_code: Literal[500, 402, 429] = 500
 
     generic_models: Collection[str] = frozenset(
         {"kling-2.6/text-to-video", "kling-2.6/image-to-video"}

@@ -148,6 +148,43 @@ def _result_urls(answer: Answer, detail: str) -> Answer:
     return answer
 
 
+def _named(name: str) -> Twist:
+    """A finished record whose links stand under another name; "" for a bare list."""
+
+    def twist(answer: Answer, detail: str) -> Answer:
+        data = _data(answer)
+        if data.get("resultJson"):
+            urls = json.loads(data["resultJson"]).get("resultUrls", [])
+            data["resultJson"] = json.dumps({name: urls} if name else urls)
+        return answer
+
+    return twist
+
+
+def _respelled(words: dict[str, str]) -> Twist:
+    """The states in other words."""
+
+    def twist(answer: Answer, detail: str) -> Answer:
+        state = str(_data(answer).get("state", ""))
+        if state:
+            _data(answer)["state"] = words.get(state, state.upper())
+        return answer
+
+    return twist
+
+
+def _torn_param(answer: Answer, detail: str) -> Answer:
+    """The echo of the request as text inside text, which is escaped once too little."""
+    param = _data(answer).get("param")
+    if not isinstance(param, str):
+        return answer
+    body = json.loads(param)
+    body["input"] = json.dumps(body.get("input"))
+    _data(answer)["param"] = "\0"
+    raw = json.dumps(answer.payload).replace("\\u0000", json.dumps(body))
+    return attrs.evolve(answer, raw=raw.encode())
+
+
 # -- callbacks ---------------------------------------------------------------------------------
 
 
@@ -214,6 +251,12 @@ TWISTS: dict[str, Twist] = {
     "result malformed": _result(lambda was: was[:-2]),
     "no urls": _result(lambda was: '{"resultUrls": []}'),
     "result urls": _result_urls,
+    "result named": _named("videoUrl"),
+    "result snake": _named("result_urls"),
+    "result bare": _named(""),
+    "state shouted": _respelled({}),
+    "state respelled": _respelled({"success": "succeeded", "fail": "failed"}),
+    "torn param": _torn_param,
     "relapse": _relapse,
     "bare notice": _bare_notice,
     "foreign id": _foreign_id,

@@ -32,6 +32,11 @@ from apikley_async.simulator._time import WorldTime
 
 __all__ = ["World"]
 
+TOP_UP = (
+    "Credits insufficient : Your current balance isn't enough to run this request. "
+    "Please top up to continue."
+)
+
 
 class World:
     """Everything the service knows. One per simulator.
@@ -118,12 +123,12 @@ class World:
         self._window.count(now)
         order = read_order(raw, models=self.terms.generic_models, strict=self.terms.strict)
         if isinstance(order, Refusal):
-            return order
+            return order.upstreams if self.terms.invalid_code == 500 else order
         image = order.image_url
         if image is not None and self.files.is_ours(image) and self.files.image(image) is None:
             return Refusal(451, "the image could not be fetched")
         if self.terms.price(order) > self.credits:
-            return Refusal(self.terms.short_code, "Credits insufficient: please top up")
+            return Refusal(self.terms.short_code, TOP_UP)
         if self.terms.max_running is not None and self.running >= self.terms.max_running:
             soon = self.next_finish()
             return Refusal(429, "too many tasks are running", soon - now if soon else 10.0)

@@ -79,7 +79,6 @@ def test_the_limits_themselves_are_inside(changes):
         ({"n_frames": ["15"]}, "n_frames"),
         ({"aspect_ratio": "16:9"}, "aspect_ratio"),
         ({"aspect_ratio": ["landscape"]}, "aspect_ratio"),
-        ({"image_urls": []}, "image_urls"),
         ({"image_urls": ["https://a.example/1.png"] * 2}, "image_urls"),
         ({"image_urls": "https://a.example/1.png"}, "image_urls"),
         ({"image_urls": ["kitten.png"]}, "image_urls"),
@@ -114,9 +113,15 @@ def test_shots_are_required():
     assert (refusal.code, "shots" in refusal.message) == (422, True)
 
 
-@pytest.mark.parametrize("url", ["", "not a url", "ftp://example.com/x", "https://", None, 7])
+@pytest.mark.parametrize("url", ["not a url", "ftp://example.com/x", "https://", None, 7])
 def test_a_callback_url_is_a_url_or_absent(url):
-    """An empty string is not the same as no callback."""
+    """An empty string counts as absent, as does an empty list of images: clients send them."""
+    empty = request() | {"callBackUrl": ""}
+    empty["input"] = empty["input"] | {"image_urls": []}
+    accepted = read(empty)
+    assert isinstance(accepted, Order)
+    assert (accepted.callback_url, accepted.image_url) == (None, None)
+
     refusal = read(request() | {"callBackUrl": url})
 
     assert isinstance(refusal, Refusal)
@@ -137,7 +142,7 @@ def test_a_callback_url_is_a_url_or_absent(url):
         (b'{"model": null}', 422),
         (b'{"model": ["sora-2-pro-storyboard"]}', 422),
         (b'{"model": "sora-2-pro-storyboard", "input": []}', 422),
-        (b'{"model": "sora-3", "input": {}}', 404),
+        (b'{"model": "sora-3", "input": {}}', 422),
     ],
 )
 def test_nonsense_is_refused_and_never_an_exception(raw, code):

@@ -200,7 +200,7 @@ def test_a_creation_is_answered_as_shown(service: Service, refused: bool) -> Non
     world.credits = balance if refused else world.credits
 
     assert_alike(body, shown("createStoryboardTask", "refused" if refused else "accepted"))
-    assert body["code"] == (402 if refused else 200)
+    assert body["code"] == (500 if refused else 200)
 
 
 @pytest.mark.parametrize("state", ["waiting", "generating", "success", "fail"])

@@ -297,9 +297,9 @@ def test_a_failed_task_is_paid_back_or_not(make, clock, refund, left):
     assert [r.at for r in world.ledger.refunds] == ([100.0] if refund else [])
 
 
-@pytest.mark.parametrize("short_code", [402, 429])
+@pytest.mark.parametrize("short_code", [500, 402, 429])
 def test_without_credits_nothing_is_created(make, short_code):
-    """Code 402; or, from some services, a 429 whose words speak of credits."""
+    """Code 500 or 402; or, from some services, a 429: the words speak of credits."""
     world = make(credits=149.5, short_code=short_code)
 
     refusal = world.create(body())
@@ -311,6 +311,19 @@ def test_without_credits_nothing_is_created(make, short_code):
     assert not world.tasks
 
 
+@pytest.mark.parametrize("invalid_code", [500, 422])
+def test_a_broken_rule_is_told_upstreams_way_or_by_the_documentations(make, invalid_code):
+    """500 with few words by default, as recorded; 422 with every fault by a switch."""
+    world = make(invalid_code=invalid_code)
+
+    refusal = world.create(body(n_frames="11"))
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == invalid_code
+    few = "This n_frames is not within the range of allowed options"
+    assert refusal.message == few or invalid_code == 422
+
+
 def test_invalid_requests_cost_nothing(make):
     """The ledger has them all the same, as they were received."""
     world = make()
@@ -318,7 +331,7 @@ def test_invalid_requests_cost_nothing(make):
     world.create(body(n_frames="11", callback=CALLBACK))
 
     seen = [(c.verdict, c.code, c.callback_url) for c in world.ledger.creations]
-    assert seen == [("refused", 400, None), ("refused", 422, CALLBACK)]
+    assert seen == [("refused", 400, None), ("refused", 500, CALLBACK)]
     assert world.ledger.creations[0].body is None
     assert not world.ledger.paid
 
