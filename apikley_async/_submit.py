@@ -25,6 +25,7 @@ from apikley_async._wire import (
     Reply,
     Request,
     create_task,
+    echo_faults,
     open_submission,
     read_envelope,
 )
@@ -234,6 +235,9 @@ def check_order(work: object, callback_url: str | None) -> None:
     faults = [*work_faults(work)]
     if callback_url is not None:
         faults += [f"callback_url: {fault}" for fault in url_faults(callback_url)]
+    if not faults and isinstance(work, Work):
+        uploaded = dict.fromkeys(work.images, "https://" + "x" * 200)
+        faults += echo_faults(fields_of(work, uploaded))
     if faults:
         raise StoryboardError(faults)
 

@@ -30,12 +30,11 @@ import attrs
 from yarl import URL
 
 from apikley_async._policy import Timeouts
-from apikley_async._wire import File, Reply, Request
+from apikley_async._wire import LARGEST_ANSWER, File, Reply, Request
 from apikley_async.errors import ApikleyError, UnansweredError, UnreachableError
 
 __all__ = ["Connect", "HttpTransport", "Network", "Secret", "Transport"]
 
-LARGEST_ANSWER = 1024 * 1024
 CONNECTIONS = 40
 KEEP_ALIVE = 75.0  # longer than any pause between two looks
 SENT_AHEAD = 128 * 1024  # bytes that may wait in a socket's buffer
@@ -196,7 +195,7 @@ def base_url_fault(base_url: str) -> str | None:
 
 @attrs.define
 class _Answer:
-    """An answer as far as it has come; at most a megabyte is kept."""
+    """An answer as far as it has come; at most 4 MiB are kept."""
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)  # a server may repeat the key

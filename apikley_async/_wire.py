@@ -53,6 +53,8 @@ logger = logging.getLogger("apikley_async")
 
 LONGEST_PAUSE = 300.0
 RAW_KEPT = 64 * 1024
+LARGEST_ANSWER = 4 * 1024 * 1024  # no more is read of an answer
+LARGEST_ECHO = LARGEST_ANSWER // 2  # and a record repeats the request
 
 
 # --- what travels --------------------------------------------------------------------------------
@@ -139,6 +141,19 @@ def create_task(
     if callback_url:
         body["callBackUrl"] = callback_url
     return Request("POST", "/api/v1/jobs/createTask", body=body, repeatable=False)
+
+
+def echo_faults(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Say that a record of what has this input could never be read.
+
+    It repeats the request as text inside text, and may escape every letter beyond ASCII.
+    """
+    size = len(json.dumps(json.dumps({"input": json.dumps(fields)})))
+    if size > LARGEST_ECHO:
+        yield (
+            f"input: at most {LARGEST_ECHO >> 20} MiB where the service repeats it, not "
+            f"{size / 2**20:.1f}: the film would be paid and could never be polled"
+        )
 
 
 def record_info(task_id: str) -> Request:

@@ -345,13 +345,15 @@ EVERYWHERE = [path for path in HOUSE.rglob("*.py") if "simulator" not in path.pa
     [*(("_wire", word) for word in SPELLINGS), *(("_storyboard", word) for word in OF_A_MODEL)],
 )
 def test_the_services_words_are_spelled_in_one_room(room: str, word: str) -> None:
-    """The service's in `_wire` and `_record`, a model's own in its class; and in the simulator."""
+    """The service's in `_wire` and what reads records, a model's in its class (P6)."""
     spelled = re.compile(rf"\b{word}\b")
 
     found = {path for path in EVERYWHERE if spelled.search(code_of(path))}
     assert found
     assert found <= (
-        {source_of(room), source_of("_record")} if room == "_wire" else {source_of(room)}
+        {source_of(name) for name in ("_wire", "_record", "_links")}
+        if room == "_wire"
+        else {source_of(room)}
     )
 
 

@@ -518,9 +518,9 @@ async def test_what_came_before_the_silence_is_kept() -> None:
     assert (told.outcome.text, told.outcome.complete) == (TASK.decode(), False)
 
 
-async def test_a_large_body_is_read_to_a_megabyte() -> None:
+async def test_a_large_body_is_read_to_four_megabytes() -> None:
     """What is longer is cut and called incomplete (P3)."""
-    body = b'{"code": 200, "pad": "' + b"x" * (3 * 2**20) + b'"}'
+    body = b'{"code": 200, "pad": "' + b"x" * (5 * 2**20) + b'"}'
     async with RawServer(answers(body)) as server, talking(server.url) as transport:
         told = await send(transport)
 

@@ -249,6 +249,31 @@ async def test_a_blank_scene_is_never_sent(scene: str, apikley_simulator: Simula
     assert apikley_simulator.ledger.creations == []
 
 
+async def test_what_could_be_paid_and_never_polled_is_never_sent(
+    apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    """A record repeats the request, every letter escaped: there is a largest one."""
+    scenes = [Shot("Кот" * 10_000, 1) for _ in range(10)]
+
+    with pytest.raises(StoryboardError, match="never be polled"):
+        _ = await apikley_client.submit(Storyboard(scenes, duration=10))
+
+    assert apikley_simulator.ledger.creations == []
+
+
+@pytest.mark.parametrize("fault", [Fault.OK, Fault.TORN_PARAM], ids=str)
+async def test_the_largest_film_that_is_sent_can_be_polled(
+    fault: Fault, apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    """However the service repeats it, the answer is not cut off before its links."""
+    apikley_simulator.faults = Faults(record={fault: 1.0})
+    scenes = [Shot("Кот" * 7_600, 1) for _ in range(10)]
+
+    result = await apikley_client.generate(Storyboard(scenes, duration=10))
+
+    assert result.urls
+
+
 # --- which HTTP status carries which refusal? ----------------------------------------------------
 
 

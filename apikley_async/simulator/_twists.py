@@ -20,7 +20,7 @@ __all__ = ["FILE_TWISTS", "TWISTS", "Twist", "scribbled"]
 
 Twist = Callable[[Answer, str], Answer]
 
-PADDING = 2 * 1024 * 1024
+PADDING = 5 * 1024 * 1024
 
 
 def scribbled() -> Answer:

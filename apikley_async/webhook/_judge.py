@@ -19,7 +19,7 @@ from apikley_async import read_callback
 
 __all__ = ["LARGEST", "Heard", "Keys", "Letter", "Replays", "Ruling", "judge", "refusal"]
 
-LARGEST = 64 * 1024
+LARGEST = (2048 + 64) * 1024  # the largest request that is sent, as it is repeated, and the rest
 TOLERANCE = 300  # seconds that a signature's time may be away from ours, either way
 REMEMBERED = 2.0 * TOLERANCE
 MOST_REMEMBERED = 10_000
