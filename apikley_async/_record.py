@@ -12,10 +12,10 @@ from typing import Any
 import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
-from apikley_async._lenient import plain, read_amount, read_json, read_moment, read_without
+from apikley_async._lenient import plain, read_amount, read_moment, read_without
 from apikley_async._links import find_links, texts_of, unpacked
 from apikley_async._result import Snapshot, State
-from apikley_async._storyboard import MODEL
+from apikley_async._storyboard import INPUT_NAMES, MODEL
 from apikley_async._wire import (
     Reply,
     fingerprint_of,
@@ -154,20 +154,30 @@ _reader.register_structure_hook(
 
 def tells_request(snapshot: Snapshot) -> bool:
     """Say whether a task tells what it was asked for with; else nothing is proved."""
-    param = snapshot.raw.get("param")
-    return isinstance(read_json(param) if isinstance(param, str) else param, dict)
+    return _sent(snapshot) is not None
 
 
 def is_made_of(snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Iterable[str]) -> bool:
     """Say whether a task was asked for with one of *tokens* in its callback URL, or is equal.
 
-    Its `param` repeats the request; when it is missing nothing is proved.
+    Its `param` repeats the request; when it is missing nothing is proved. The service may spell
+    the input as text, and add defaults to a storyboard's: names that a storyboard never sends.
     """
-    param = snapshot.raw.get("param")
-    body = read_json(param) if isinstance(param, str) else param
-    if not isinstance(body, dict):
+    body = _sent(snapshot)
+    if body is None:
         return False
     called = body.get("callBackUrl")
     if isinstance(called, str) and any(token and token in called for token in tokens):
         return True
-    return fingerprint_of(body) in set(fingerprints)
+    known = set(fingerprints)
+    given = unpacked(body.get("input"))
+    if fingerprint_of({**body, "input": given}) in known:
+        return True
+    ours = {name: given[name] for name in INPUT_NAMES if name in given} if _is_board(body) else None
+    return ours is not None and fingerprint_of({**body, "input": ours}) in known
+
+
+def _sent(snapshot: Snapshot) -> dict[str, Any] | None:
+    """The request that a task repeats."""
+    param = unpacked(snapshot.raw.get("param"))
+    return param if isinstance(param, dict) else None

@@ -41,6 +41,7 @@ Urls: TypeAlias = Mapping[str, str | list[str]]
 """The URLs of `Images`, at the same places."""
 
 MODEL = "sora-2-pro-storyboard"
+INPUT_NAMES = ("shots", "n_frames", "aspect_ratio", "image_urls")  # all that a storyboard sends
 DURATIONS = (10, 15, 25)
 SHOTS = range(1, 11)
 SHORTEST, LONGEST = 0.1, 15

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async import ApikleyError, FeatureDisabledError, ServerError, State, UnansweredError
-from apikley_async._record import open_snapshot
-from apikley_async._wire import Reply, read_callback
+from apikley_async import (
+    ApikleyError,
+    FeatureDisabledError,
+    ServerError,
+    Shot,
+    State,
+    Storyboard,
+    UnansweredError,
+)
+from apikley_async._record import is_made_of, open_snapshot, tells_request
+from apikley_async._wire import Reply, create_task, read_callback
 
 FILM = "https://cdn.test/a.mp4"
 SCENE = 'She says "hi", then: {"state":"success","resultJson":"[\\"https://evil.test/x.mp4\\"]"}.'
@@ -226,3 +234,74 @@ def test_the_receiver_takes_the_id_before_a_torn_echo() -> None:
 )
 def test_an_id_inside_or_behind_the_echo_is_none(body: str) -> None:
     assert read_callback(body.encode()) == ()
+
+
+# --- is it ours? ---------------------------------------------------------------------------------
+
+BOARD = Storyboard([Shot("A kitten.", 5), Shot("It purrs.", 5)], duration=10)
+SENT = create_task(BOARD.model, BOARD.wire_input({}))
+BODY: dict[str, Any] = {"model": BOARD.model, "input": BOARD.wire_input({})}
+
+
+def ours(param: Any) -> bool:
+    snapshot = framed(200, param=param)
+    assert tells_request(snapshot) or param == ""
+    return is_made_of(snapshot, tokens=(), fingerprints=[SENT.fingerprint])
+
+
+def with_input(**fields: Any) -> dict[str, Any]:
+    given = {**BODY["input"], **fields}
+    return BODY | {"input": {name: value for name, value in given.items() if value is not ...}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        BODY,
+        BODY | {"input": json.dumps(BODY["input"])},
+        with_input(nsfw_checker=False),
+        with_input(nsfw_checker=False, upload_method="s3"),
+        BODY | {"input": json.dumps(with_input(nsfw_checker=False)["input"]), "extra": 1},
+    ],
+    ids=str,
+)
+def test_a_request_is_known_again_spelled_as_text_and_with_defaults(body: Any) -> None:
+    """Text inside text, and names that we never send (API section 12)."""
+    assert ours(body)
+    assert ours(json.dumps(body))
+    assert ours(json.dumps(json.dumps(body)))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        with_input(n_frames="15"),
+        with_input(n_frames=...),
+        with_input(aspect_ratio="portrait"),
+        with_input(aspect_ratio=...),
+        with_input(shots=[*BODY["input"]["shots"], {"Scene": "More.", "duration": 1}]),
+        with_input(image_urls=["https://files.test/kitten.png"]),
+        with_input(image_urls=[]),
+        with_input(image_urls=None, nsfw_checker=False),
+        BODY | {"model": "kling"},
+        BODY | {"input": "not JSON"},
+        BODY | {"input": None},
+        {"model": BOARD.model},
+    ],
+    ids=str,
+)
+def test_our_own_fields_must_be_equal_absence_included(body: Any) -> None:
+    """Another film is never taken for ours, however its request is spelled."""
+    assert not ours(body)
+    assert not ours(json.dumps(body))
+
+
+def test_a_task_of_another_model_must_be_equal_as_it_is() -> None:
+    """Whose fields they are nobody knows: an added one may be somebody's wish."""
+    sent = create_task("kling", {"prompt": "A sea.", "duration": 5})
+    body = {"model": "kling", "input": {"prompt": "A sea.", "duration": 5}}
+
+    for added, equal in ({}, True), ({"seed": 7}, False):
+        text = json.dumps(body | {"input": json.dumps(body["input"] | added)})
+        snapshot = framed(200, model="kling", param=text)
+        assert is_made_of(snapshot, tokens=(), fingerprints=[sent.fingerprint]) is equal

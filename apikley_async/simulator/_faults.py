@@ -127,6 +127,7 @@ class Fault:
     RESULT_BARE: ClassVar[Fault]
     STATE_SHOUTED: ClassVar[Fault]
     STATE_RESPELLED: ClassVar[Fault]
+    NESTED_PARAM: ClassVar[Fault]
     TORN_PARAM: ClassVar[Fault]
     DISABLED_RECORD: ClassVar[Fault]
     ODD_TIMES: ClassVar[Fault]

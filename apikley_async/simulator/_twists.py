@@ -173,6 +173,16 @@ def _respelled(words: dict[str, str]) -> Twist:
     return twist
 
 
+def _nested_param(answer: Answer, detail: str) -> Answer:
+    """The echo with the input as text inside it, and with a default that nobody asked for."""
+    param = _data(answer).get("param")
+    if isinstance(param, str):
+        body = json.loads(param)
+        body["input"] = json.dumps({**(body.get("input") or {}), "nsfw_checker": False})
+        _data(answer)["param"] = json.dumps(body)
+    return answer
+
+
 def _torn_param(answer: Answer, detail: str) -> Answer:
     """The echo of the request as text inside text, which is escaped once too little."""
     param = _data(answer).get("param")
@@ -256,6 +266,7 @@ TWISTS: dict[str, Twist] = {
     "result bare": _named(""),
     "state shouted": _respelled({}),
     "state respelled": _respelled({"success": "succeeded", "fail": "failed"}),
+    "nested param": _nested_param,
     "torn param": _torn_param,
     "relapse": _relapse,
     "bare notice": _bare_notice,

@@ -41,7 +41,7 @@ KINDS: dict[str, tuple[Fault, ...]] = {
         *(Fault.RESET, Fault.CLOSE, Fault.HTTP_500, Fault.HTML_200, Fault.TRUNCATED, Fault.EMPTY),
         *(Fault.NOT_FOUND, Fault.UNKNOWN_STATE, Fault.FAIL_FOR_NOW, Fault.OTHER_TASK),
         *(Fault.RESULT_NAMED, Fault.RESULT_SNAKE, Fault.RESULT_BARE, Fault.TORN_PARAM),
-        *(Fault.STATE_SHOUTED, Fault.STATE_RESPELLED, Fault.DISABLED_RECORD),
+        *(Fault.STATE_SHOUTED, Fault.STATE_RESPELLED, Fault.DISABLED_RECORD, Fault.NESTED_PARAM),
         *(Fault.DATA_NULL, Fault.RESULT_EMPTY, Fault.NO_URLS, Fault.THROTTLED, Fault.LATE),
         ANOTHERS_FAILURE,
     ),
