@@ -27,6 +27,7 @@ from apikley_async import (
     SubmissionUncertainError,
     UploadError,
 )
+from apikley_async._wire import create_task
 from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
 
 pytestmark = pytest.mark.apikley
@@ -117,6 +118,19 @@ async def test_a_film_comes_however_its_record_is_spelled(
     result = await apikley_client.generate(BOARD)
 
     assert len(result.urls) == 1
+
+
+async def test_a_task_is_known_again_in_an_echo_of_another_spelling(
+    apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    """The input as text, with a default that we never send; another film is not ours."""
+    job = await apikley_client.submit(BOARD)
+    apikley_simulator.faults = Faults(record={Fault.NESTED_PARAM: 1.0})
+    other = Storyboard(BOARD.shots, duration=15)
+    prints = [create_task(b.model, b.wire_input({})).fingerprint for b in (BOARD, other)]
+
+    assert await apikley_client.attempts.confirm(job.task_id, fingerprints=prints[:1])
+    assert not await apikley_client.attempts.confirm(job.task_id, fingerprints=prints[1:])
 
 
 # --- is the model still served? ------------------------------------------------------------------

