@@ -89,7 +89,8 @@ def find_links(data: Mapping[str, Any], never: Iterable[str] = ()) -> Links:
 def unpacked(value: Any) -> Any:
     """JSON inside a string, once or twice; a text that is none stays one."""
     for _ in range(2):
-        decoded = read_json(value) if isinstance(value, str) else None
+        perhaps = isinstance(value, str) and value.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", '"')
+        decoded = read_json(value) if perhaps else None
         if not isinstance(decoded, str | list | dict):
             break
         value = decoded

@@ -13,7 +13,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
 from apikley_async._lenient import plain, read_amount, read_moment, read_without
-from apikley_async._links import find_links, texts_of, unpacked
+from apikley_async._links import Links, find_links, texts_of, unpacked
 from apikley_async._result import Snapshot, State
 from apikley_async._storyboard import INPUT_NAMES, MODEL
 from apikley_async._wire import (
@@ -60,9 +60,10 @@ def _read_record(told: dict[str, Any], raw: dict[str, Any], task_id: str) -> Sna
     if named is not None and named != task_id:
         raise UnansweredError("The look got the state of another task", task_id=task_id)
     state = _state(told.get("state"))
-    param = unpacked(told.get("param"))
-    sent = [text for text in texts_of(param) if "://" in text]
-    links = find_links(told, never=sent)
+    links, param = Links(), None
+    if any(value for name, value in told.items() if name.startswith("result")):
+        param = unpacked(told.get("param"))
+        links = find_links(told, never=[text for text in texts_of(param) if "://" in text])
     content = unpacked(told.get("resultJson"))
     content = content if isinstance(content, dict) else {}
     board = told.get("model") == MODEL or _is_board(param)
