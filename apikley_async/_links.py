@@ -55,7 +55,7 @@ def tidy(url: str) -> str:
     rest = url[host.end() :] if host else ""
     if not host or all(letter in ASCII for letter in rest):
         return url
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in rest):
+    if not rest.isprintable():
         return url  # no link at all
     try:
         return host[0] + quote(rest, safe=ASCII)
