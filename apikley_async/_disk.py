@@ -27,6 +27,7 @@ __all__ = [
     "open_own",
     "open_without_waiting",
     "read_at",
+    "state_folder",
     "sync_file",
     "sync_folder",
     "try_folder",
@@ -158,6 +159,22 @@ def sync_file(handle: int) -> None:
     except OSError as error:
         if error.errno not in UNASKABLE:
             raise
+
+
+def state_folder() -> Path:
+    """The user's folder for what programs remember, made if need be; only the user reads it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    given = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        home = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError:
+        raise FileNotFoundError(errno.ENOENT, "the user has no home") from None
+    place = home / "apikley"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place
 
 
 def user_id() -> int | None:

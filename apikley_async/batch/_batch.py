@@ -117,6 +117,7 @@ class Batch:
         clock: Clock | None = None,
         read_only: bool = False,
         wait: float = 0.0,
+        adopt: bool = False,
     ) -> Self:
         """Name the journal; `async with` opens it, or makes it.
 
@@ -125,9 +126,13 @@ class Batch:
             clock: time, handed in by tests.
             read_only: only look; another process may run the batch meanwhile.
             wait: how many seconds another process may keep it, before `JournalError`.
+            adopt: take a copy for the newest journal although it is older than another one was,
+                or has lost its log. Every film without a task id that is not rejected or dropped
+                is `uncertain` then, since it may have been paid. Nothing else is overridden.
         """
         return cls(
-            lambda: Journal.open(path, clock=clock, read_only=read_only, wait=wait), clock=clock
+            lambda: Journal.open(path, clock=clock, read_only=read_only, wait=wait, adopt=adopt),
+            clock=clock,
         )
 
     async def __aenter__(self) -> Self:
@@ -422,6 +427,18 @@ class Batch:
             saved = [(item.key, file) for item in page for file in item.files]
             faults += await asyncio.to_thread(missing, saved)
         return faults
+
+    async def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the journal as it is now, also while another process runs it, into a new file.
+
+        A file of `Batch.open` only. Copying the file itself may miss what was paid last.
+
+        Raises:
+            JournalError: *target* exists or cannot be written; or the store is no file.
+        """
+        if not isinstance(self._open, Journal):
+            raise JournalError("only a journal in a file is backed up like this")
+        await self._open.backup(target)
 
     # --- what a person decides ---------------------------------------------------------------
 

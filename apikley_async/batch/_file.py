@@ -14,17 +14,20 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from apikley_async._disk import lock_file, make_private, open_own, sync_folder
+from apikley_async._disk import USUAL, lock_file, make_private, open_own, sync_folder
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
 from apikley_async.errors import Blame, JournalError
 
 __all__ = [
     "InUseError",
+    "back_up",
     "check",
     "connect",
     "disk_fault",
+    "has_log",
     "hindered",
     "keep_copy",
+    "lock_inode",
     "make",
     "make_lasting",
     "refuse_network",
@@ -37,12 +40,19 @@ PASSING = frozenset(
         *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
     )
 )
+LOCAL_FUSE = frozenset(  # other fuse.* are taken for clouds and shares
+    (
+        *("fuse.bindfs", "fuse.ecryptfs", "fuse.encfs", "fuse.exfat", "fuse.ext2", "fuse.ext4"),
+        *("fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs", "fuse.ntfs", "fuse.ntfs-3g"),
+        *("fuse.cryfs", "fuse.zfs"),
+    )
+)
 MOUNTS = Path("/proc/self/mountinfo")  # where Linux says what lies on which disk
 NETWORKS = frozenset(
     (
-        *("9p", "afs", "beegfs", "ceph", "cifs", "davfs", "fuse.davfs2", "fuse.glusterfs"),
-        *("fuse.rclone", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4"),
-        *("smb2", "smb3", "smbfs", "vboxsf"),
+        *("9p", "acfs", "afs", "beegfs", "ceph", "cifs", "davfs", "gfs", "gfs2", "glusterfs"),
+        *("gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb2", "smb3", "smbfs"),
+        *("prl_fs", "vboxsf", "virtiofs", "vmhgfs"),  # of the machine around a virtual one
     )
 )
 
@@ -82,7 +92,8 @@ def disk_fault(path: Path) -> str | None:
     except OSError:  # not Linux
         return None
     kind = kind_of_disk(path.resolve(), mounts)
-    return f"a network disk ({kind})" if kind in NETWORKS else None
+    shared = kind in NETWORKS or (kind.startswith("fuse.") and kind not in LOCAL_FUSE)
+    return f"a network disk ({kind})" if shared else None
 
 
 def kind_of_disk(path: Path, mounts: str) -> str:
@@ -126,6 +137,62 @@ def take_lock(path: Path) -> int:
         told = f"{path} cannot be locked ({exc.strerror}); keep it on a local disk with some space"
         raise hindered(told, exc) from None
     return lock
+
+
+def lock_inode(path: Path) -> int | None:
+    """Lock the journal itself, whatever it is called by; refuse one that has two names.
+
+    The handle is opened before SQLite's and closed after them: closing it takes their locks away.
+    On Linux `flock` is none of their kind; elsewhere it would be in their way.
+    """
+    if path.stat().st_nlink > 1:
+        raise JournalError(
+            f"{path} has another name too (a hard link), under which nothing would be locked; "
+            "remove all names but one"
+        )
+    if sys.platform != "linux":
+        return None
+    handle = os.open(path, os.O_RDONLY | USUAL)
+    try:
+        lock_file(handle)
+    except BlockingIOError:
+        os.close(handle)
+        told = f"{path} is in use under another name; wait for that or stop it"
+        raise InUseError(told, resumable=True, blames=Blame.NETWORK) from None
+    except OSError as exc:
+        os.close(handle)
+        told = f"{path} cannot be locked ({exc.strerror}); keep it on a local disk"
+        raise hindered(told, exc) from None
+    return handle
+
+
+def has_log(path: Path) -> bool:
+    """Whether the log of a journal that was not closed lies beside it."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def back_up(db: sqlite3.Connection, target: Path) -> None:
+    """Copy a journal as it is at this moment into one whole file, which was closed well.
+
+    Raises:
+        JournalError: something of that name is there already.
+    """
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    make_private(draft)
+    try:
+        with contextlib.closing(connect(draft)) as copy:
+            db.backup(copy)
+            make_lasting(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            copy.execute("DELETE FROM meta WHERE name = 'begun'")
+        try:
+            os.link(draft, target)
+        except FileExistsError:
+            raise JournalError(f"{target} exists; a backup replaces nothing") from None
+    finally:
+        draft.unlink()
+    sync_folder(target.parent)
 
 
 def make(path: Path, migrations: Migrations) -> None:

@@ -14,6 +14,7 @@ import copy
 import json
 import logging
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from apikley_async.batch._rows import ATTEMPTS, ITEM, read_item, spell_files, st
 from apikley_async.batch._schema import MIGRATIONS, Migrations, faults_of, migrate
 from apikley_async.batch._states import Event, NoStepError, State, after
 from apikley_async.batch._store import Charge, Entry, Expected, Item, Plan, Step
+from apikley_async.batch._witness import Witness, check_newest
 from apikley_async.errors import ApikleyError, JournalError
 
 __all__ = ["Journal"]
@@ -39,6 +41,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("apikley_async.batch")
 
+PAGES = 200  # of the log, some dozens of commits, until they are written into the main file
 LOCK_INTERVAL = 0.25  # seconds between two tries to take a lock that another process has
 MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or worse
 LATE = (0.1, 0.4, 1.5)  # pauses before a paid task's id is tried again on a full disk
@@ -48,7 +51,13 @@ class Journal:
     """One batch, written down in *path*. Use `await Journal.open(path)`."""
 
     def __init__(
-        self, path: Path, clock: Clock, *, read_only: bool, migrations: Migrations
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        read_only: bool,
+        migrations: Migrations,
+        adopt: bool = False,
     ) -> None:
         self.path: Path = path.resolve()  # one lock for one file, whatever it is called by
         self.read_only = read_only
@@ -57,7 +66,11 @@ class Journal:
         self._pid = os.getpid()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-journal")
         self._closing: asyncio.Future[None] | None = None
-        self._lock: int | None = None
+        self._adopting = adopt
+        self._locks: list[int] = []
+        self._witness: Witness | None = None
+        self._owned = False
+        self._intents = 0
         self._journal_id = ""
         self._epoch = 0
         self._poison: JournalError | None = None
@@ -73,19 +86,23 @@ class Journal:
         clock: Clock | None = None,
         read_only: bool = False,
         wait: float = 0.0,
+        adopt: bool = False,
         migrations: Migrations = MIGRATIONS,
     ) -> Journal:
         """Open or make the journal; *wait* so many seconds for another process to leave it.
+
+        With *adopt*, a copy is taken for the newest journal although it is older than another
+        one was, or has lost its log: every planned film is `uncertain` from here on.
 
         Items found `sending` were on their way when the last owner ended: they are `uncertain`
         from here on, unless their task's id was rescued.
 
         Raises:
-            JournalError: in use, damaged, of another program, or of a newer version. The file
-                is left as it is.
+            JournalError: in use, damaged, of another program, of a newer version, an older copy,
+                or without its log after a crash. The file is left as it is.
         """
         clock = clock or SystemClock()
-        journal = cls(Path(path), clock, read_only=read_only, migrations=migrations)
+        journal = cls(Path(path), clock, read_only=read_only, migrations=migrations, adopt=adopt)
         ends = clock.now() + wait
         try:
             while True:
@@ -211,6 +228,10 @@ class Journal:
 
     async def verify(self) -> Sequence[str]:
         return await self._run(lambda: faults_of(self._db))
+
+    async def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the journal as it is at this moment into a new file that stands for itself."""
+        await self._run(lambda: file.back_up(self._db, Path(target)))
 
     # --- a paid task's id, in spite of everything ----------------------------------------------
 
@@ -361,20 +382,40 @@ class Journal:
     def _open(self) -> None:
         if not self.read_only:
             file.refuse_network(self.path)
-            self._lock = file.take_lock(self.path)
+            self._locks.append(file.take_lock(self.path))
         if not self.path.exists():
             if self.read_only:
                 raise JournalError(f"{self.path}: there is no such journal")
             file.make(self.path, self._migrations)
+        if not self.read_only and (lock := file.lock_inode(self.path)) is not None:
+            self._locks.append(lock)
+        has_log = file.has_log(self.path)  # before SQLite makes one
         self._db = file.connect(self.path, read_only=self.read_only)
         version = file.check(self._db, self.path, len(self._migrations))
         if not self.read_only:
             file.make_lasting(self._db)
             self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
+            self._check_newest(has_log=has_log)
             self._own(version)
+            self._db.execute("PRAGMA wal_checkpoint(FULL)")  # the mark is in the main file
         elif version < len(self._migrations):
             told = "was written by an older version; run the batch once to bring it up to date"
             raise JournalError(f"{self.path} {told}")
+
+    def _check_newest(self, *, has_log: bool) -> None:
+        """Refuse an older copy, and what a crash has left without its log, unless adopted."""
+        facts = dict(self._db.execute("SELECT name, value FROM meta").fetchall())
+        [self._intents] = self._db.execute("SELECT count(*) FROM attempt").fetchone()
+        self._journal_id, self._epoch = facts["journal_id"], int(facts["epoch"])
+        self._witness = Witness(self._journal_id)
+        seen = self._witness.read()
+        if self._adopting:
+            self._epoch = max(self._epoch, seen[0] if seen else 0)
+            return
+        log_is_lost = "begun" in facts and not has_log
+        check_newest(self.path, (self._epoch, self._intents), seen, log_is_lost=log_is_lost)
+        self._witness.write(self._epoch, self._intents)  # before the mark, which it vouches for
 
     def _own(self, version: int) -> None:
         """Bring the tables up to date, take the next epoch, and face what was left `sending`."""
@@ -382,9 +423,9 @@ class Journal:
             file.keep_copy(self._db, self.path, version)
         self._db.execute("BEGIN IMMEDIATE")
         migrate(self._db, self._migrations)
-        self._db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE name = 'epoch'")
-        facts = dict(self._db.execute("SELECT name, value FROM meta").fetchall())
-        self._epoch, self._journal_id = int(facts["epoch"]), facts["journal_id"]
+        self._epoch += 1
+        facts = (("epoch", str(self._epoch)), ("begun", "1"))
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts)
         left = self._db.execute(
             "SELECT item.key, coalesce(token, '') AS token FROM item LEFT JOIN attempt"
             " ON attempt.key = item.key AND attempt.state = 'intent' WHERE item.state = 'sending'"
@@ -399,31 +440,59 @@ class Journal:
         )
         notes = rescue.notes_of(self.path, self._journal_id)
         bound = {place: [self._bind_rescued(n) for n in told] for place, told in notes.items()}
+        if self._adopting:
+            self._adopt()
         self._db.execute("COMMIT")
+        self._owned = True
+        if self._adopting and self._witness is not None:
+            self._witness.write(self._epoch, self._intents)
         rescue.remove(place for place, fates in bound.items() if all(fates))
+
+    def _adopt(self) -> None:
+        """Whatever is planned here may have been sent, for all that this copy knows."""
+        told = "may have been sent: the journal was adopted without its newest part"
+        planned = self._db.execute("SELECT key FROM item WHERE state = 'planned'").fetchall()
+        for [key] in planned:
+            token = f"adopted{secrets.token_hex(12)}"
+            self._db.execute(
+                "INSERT INTO attempt (token, key, n, state, fingerprint, began_at, ended_at, cause)"
+                " VALUES (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'unknown', '',"
+                " ?, ?, 'adopted')",
+                (token, key, key, self._now[0], self._now[0]),
+            )
+            self._move(key, Step(Event.ADOPT, cause=told, token=token))
+        self._intents += len(planned)
 
     def _close(self) -> None:
         db = getattr(self, "_db", None)
         if db is not None:
             with contextlib.suppress(sqlite3.Error, ValueError):
-                if not self.read_only and self._poison is None:
+                if self._owned:
+                    db.execute(
+                        "DELETE FROM meta WHERE name = 'begun' AND EXISTS"
+                        " (SELECT 1 FROM meta WHERE name = 'epoch' AND CAST(value AS INTEGER) = ?)",
+                        (self._epoch,),
+                    )
                     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             db.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        if self._witness is not None:
+            self._witness.close()
+        while self._locks:
+            os.close(self._locks.pop())
 
     # --- work that runs in the thread --------------------------------------------------------
 
     def _plan(self, entries: Generator[Entry | None], source: str, allow_duplicates: bool) -> Plan:
         with contextlib.closing(entries), self._transaction():
-            return plan(
+            planned = plan(
                 self._db,
                 entries,
                 source=source,
                 allow_duplicates=allow_duplicates,
                 change=self._change,
             )
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        return planned
 
     def _change(self, key: str) -> None:
         self._move(key, Step(Event.CHANGE, cause="", by="content"))
@@ -441,6 +510,9 @@ class Journal:
                 " (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'intent', ?, ?, ?)",
                 (token, key, key, fingerprint, reserved, self._now[0]),
             )
+        self._intents += 1
+        if self._witness is not None:
+            self._witness.write(self._epoch, self._intents)
 
     def _receive(self, token: str, task_id: str) -> None:
         with self._transaction():

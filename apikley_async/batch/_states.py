@@ -62,6 +62,7 @@ class Event(enum.StrEnum):
     EXPIRE = "expire"
     RETRY = "retry"
     CHANGE = "change"
+    ADOPT = "adopt"
 
 
 TABLE: Mapping[tuple[State, Event], State] = {
@@ -72,6 +73,7 @@ TABLE: Mapping[tuple[State, Event], State] = {
     (State.REJECTED, Event.CHANGE): State.PLANNED,
     (State.DROPPED, Event.CHANGE): State.PLANNED,
     (State.PLANNED, Event.REFUSE): State.REJECTED,  # before any attempt: an image that is none
+    (State.PLANNED, Event.ADOPT): State.UNCERTAIN,  # what a lost log may have held
     # What becomes of an attempt.
     (State.SENDING, Event.ACCEPT): State.SUBMITTED,
     (State.SENDING, Event.THROTTLE): State.PLANNED,

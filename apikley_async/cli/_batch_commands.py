@@ -164,10 +164,46 @@ def resolve(path: Path, key: str, task_id: str, settings: Settings) -> int:
     return play(prepare(settings, [task_id]), flow, tell)
 
 
-def decided(path: Path, as_json: bool, decision: Callable[[Any], Any]) -> int:
+@batch.command()
+@place
+@click.argument("target", metavar="COPY", type=PATH)
+@journal_only
+def backup(path: Path, target: Path, as_json: bool) -> int:
+    """Copy a journal, also while it is run. A copy of the file alone may miss what was paid."""
+    from apikley_async.cli._journals import look
+
+    async def question(films: Any, tell: Any) -> int:
+        await films.backup(target)
+        tell("backed_up", path=str(target))
+        tell.say(f"The journal as it is now is in {target}.")
+        return 0
+
+    return look(path, Settings(as_json=as_json), question)
+
+
+@batch.command()
+@place
+@journal_only
+def adopt(path: Path, as_json: bool) -> int:
+    """Go on with a copy that is older than another one, or has lost its log after a crash.
+
+    Every film without a task id becomes uncertain: it may have been paid. Decide each of them
+    with resolve, resubmit or drop.
+    """
+    from apikley_async.batch import State
+
+    async def adopted(films: Any) -> Any:
+        return [item async for item in films.items(State.UNCERTAIN)]
+
+    return decided(path, as_json, adopted, adopt=True)
+
+
+def decided(
+    path: Path, as_json: bool, decision: Callable[[Any], Any], *, adopt: bool = False
+) -> int:
     from apikley_async.cli._journals import decide
 
-    return decide(path, Settings(as_json=as_json), decision)
+    return decide(path, Settings(as_json=as_json), decision, adopt=adopt)
 
 
 async def one(deciding: Any) -> list[Any]:

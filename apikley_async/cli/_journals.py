@@ -36,13 +36,17 @@ def look(
 
 
 def decide(
-    path: Path, settings: Settings, decision: Callable[[Batch], Awaitable[list[Item]]]
+    path: Path,
+    settings: Settings,
+    decision: Callable[[Batch], Awaitable[list[Item]]],
+    *,
+    adopt: bool = False,
 ) -> int:
     """Carry out a person's decision about items, and tell where they stand then."""
     tell = telling(as_json=settings.as_json)
 
     async def flow() -> int:
-        async with Batch.open(existing(path)) as batch:
+        async with Batch.open(existing(path), adopt=adopt) as batch:
             await decided(decision(batch), tell)
         return OK
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import open_own
+from apikley_async._disk import open_own, state_folder
 from apikley_async.batch import Journal
 from apikley_async.cli._exit import NotNow, Refused
 from apikley_async.cli._telling import plain
@@ -78,7 +78,11 @@ def place_beside(folder: Path, *, wait: float = 0.0) -> Place:
     beside = folder / JOURNAL
     if (fault := Journal.disk_fault(beside)) is None:
         return Place(beside, wait=wait)
-    state = state_folder()
+    try:
+        state = state_folder()
+    except OSError as error:
+        told = f"{plain(folder)} lies on {fault}; the user's state folder cannot be made"
+        raise Refused(f"{told}: {error.strerror}; name a place with --journal") from None
     name = f"{folder.resolve().name or 'films'}-{secrets.token_hex(6)}.db"
     journal = state / name
     if (other := Journal.disk_fault(journal)) is not None:
@@ -91,19 +95,6 @@ def place_beside(folder: Path, *, wait: float = 0.0) -> Place:
         f"{MARKER} in {folder} says so."
     )
     return Place(journal, folder / MARKER, wait, note)
-
-
-def state_folder() -> Path:
-    """The user's folder for what programs remember, made if need be; only the user reads it."""
-    given = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
-    place = home / "apikley"
-    try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        told = f"{plain(place)}: cannot be made: {error.strerror}; name a place with --journal"
-        raise Refused(told) from None
-    return place
 
 
 def named_by(marker: Path) -> Path | None:

@@ -107,13 +107,16 @@ async def test_a_stolen_journal_writes_nothing(path: Path) -> None:
         assert (await owner.item("a")).state is State.PLANNED
 
 
-async def test_a_former_owner_s_late_answer_is_not_lost(path: Path) -> None:
+async def test_a_former_owner_s_late_answer_is_not_lost(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It may send nothing more, but what it has bought binds, by its token. (J5, J6, A28)."""
+    # A disk whose locks hold nobody off.
+    monkeypatch.setattr(_file, "lock_file", lambda handle: None)
     async with journal(path) as former:
         await former.plan([film(key) for key in "abc"])
         for key in "ab":
             await former.intend(key, f"t-{key}", "print", 150.0)
-        path.with_name("batch.db.lock").unlink()
         async with journal(path) as owner:
             assert (await owner.counts())[State.UNCERTAIN] == 2
             with pytest.raises(JournalError, match="another owner"):
@@ -545,3 +548,192 @@ async def test_a_new_journal_is_made_with_all_steps(path: Path) -> None:
     await owner.aclose()
     assert version_of(path) == VERSION + 2
     assert not list(path.parent.glob("*.v*"))
+
+
+# --- the newest journal, and no other -------------------------------------------------------------
+
+KILLED = """
+import asyncio, os, signal, sys
+from batch.conformance import film
+from apikley_async.batch import Journal
+
+async def main(path):
+    journal = await Journal.open(path)
+    await journal.plan([film(key) for key in "abc"])
+    await journal.intend("a", "t1", "print", None)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def left_by_a_kill(path: Path) -> None:
+    """A journal whose owner was killed while a POST was out."""
+    tests = Path(__file__).parents[1]
+    await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", KILLED, path],
+        env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"},
+        check=False,
+    )
+    assert path.with_name("batch.db-wal").stat().st_size
+
+
+async def test_a_journal_that_was_killed_goes_on(path: Path) -> None:
+    await left_by_a_kill(path)
+    for _ in range(2):
+        async with journal(path) as owner:
+            assert (await owner.item("a")).state is State.UNCERTAIN
+            assert (await owner.item("b")).state is State.PLANNED
+
+
+async def test_a_journal_without_its_log_after_a_crash_is_refused(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file alone looks whole, and what was paid last is missing: on another machine too."""
+    await left_by_a_kill(path)
+    moved = tmp_path / "moved.db"
+    moved.write_bytes(path.read_bytes())
+    held = moved.read_bytes()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+
+    for _ in range(2):
+        with pytest.raises(JournalError, match="batch adopt") as caught:
+            await Journal.open(moved)
+
+    assert not caught.value.resumable
+    assert moved.read_bytes() == held
+
+
+async def test_a_log_that_another_program_has_written_back_is_no_lost_one(path: Path) -> None:
+    """Looking into it with the tools of SQLite takes it its log, and loses nothing."""
+    await left_by_a_kill(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("SELECT count(*) FROM item").fetchone()
+    assert not path.with_name("batch.db-wal").exists()
+
+    async with journal(path) as owner:
+        assert (await owner.item("a")).state is State.UNCERTAIN
+
+
+async def test_a_file_left_by_itself_after_a_kill_is_refused_here_too(
+    path: Path, tmp_path: Path
+) -> None:
+    """The witness stood by when what the log held was sent."""
+    await left_by_a_kill(path)
+    moved = tmp_path / "moved.db"
+    moved.write_bytes(path.read_bytes())
+
+    with pytest.raises(JournalError, match="batch adopt"):
+        await Journal.open(moved)
+
+
+async def test_an_older_copy_is_refused(path: Path, tmp_path: Path) -> None:
+    """A backup that was restored knows nothing of what was paid since; the newest goes on."""
+    async with journal(path) as owner:
+        await owner.plan([film(key) for key in "abc"])
+        await owner.backup(tmp_path / "copy.db")
+        await owner.intend("a", "t1", "print", None)
+
+    with pytest.raises(JournalError, match="older copy"):
+        await Journal.open(tmp_path / "copy.db")
+    async with journal(path) as owner:
+        assert (await owner.item("a")).state is State.UNCERTAIN
+
+
+async def test_a_missing_witness_is_no_refusal(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another machine, another user, or a home that cannot be written."""
+    async with journal(path) as owner:
+        await owner.plan([film(key) for key in "ab"])
+        await owner.intend("a", "t1", "print", None)
+    (tmp_path / "no folder").write_text("")
+    for place in ("elsewhere", "no folder"):
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / place))
+        async with journal(path) as owner:
+            assert await owner.verify() == []
+
+
+async def test_an_adopted_copy_takes_nothing_for_unpaid(path: Path, tmp_path: Path) -> None:
+    """What was planned may have been sent: each is uncertain. The copy is the newest then."""
+    copy = tmp_path / "copy.db"
+    async with journal(path) as owner:
+        await owner.plan([film(key) for key in "abcd"])
+        await owner.step("d", Step(Event.DROP))
+        await owner.intend("a", "t0", "print", None)
+        await owner.settle(
+            "a", attempt("t0", Verdict.ACCEPTED, "task_1"), Step(Event.ACCEPT, task_id="task_1")
+        )
+        await owner.backup(copy)
+        await owner.intend("b", "t1", "print", None)
+
+    adopted = await Journal.open(copy, adopt=True)
+    stand = {item.key: item.state for item in await adopted.items()}
+    assert stand == {
+        "a": State.SUBMITTED,
+        "b": State.UNCERTAIN,
+        "c": State.UNCERTAIN,
+        "d": State.DROPPED,
+    }
+    assert await adopted.verify() == []
+    await adopted.aclose()
+
+    async with journal(copy) as owner:
+        assert (await owner.step("b", Step(Event.RESUBMIT))).state is State.PLANNED
+    with pytest.raises(JournalError, match="older copy"):
+        await Journal.open(path)
+
+
+async def test_a_backup_is_made_while_another_has_the_journal(path: Path, tmp_path: Path) -> None:
+    """It stands for itself, is private, replaces nothing, and can be opened."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        async with journal(path, read_only=True) as look:
+            await look.backup(tmp_path / "copy.db")
+            with pytest.raises(JournalError, match="replaces nothing"):
+                await look.backup(tmp_path / "copy.db")
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"batch.db", "batch.db.lock", "copy.db"}
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+    async with journal(tmp_path / "copy.db") as owner:
+        assert [item.key for item in await owner.items()] == ["a"]
+
+
+async def test_a_journal_with_two_names_is_refused(path: Path, tmp_path: Path) -> None:
+    """Under the other name it would not be locked, and have another log."""
+    async with journal(path):
+        pass
+    (tmp_path / "other.db").hardlink_to(path)
+
+    for name in (path, tmp_path / "other.db"):
+        with pytest.raises(JournalError, match="another name"):
+            await Journal.open(name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the file itself is locked")
+async def test_the_file_itself_is_locked_too(path: Path) -> None:
+    """Whoever comes by a way on which the lock file is another one is refused."""
+    async with journal(path):
+        path.with_name("batch.db.lock").unlink()
+        with pytest.raises(JournalError, match="in use under another name"):
+            await Journal.open(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"),
+    [
+        *(("virtiofs", True), ("vmhgfs", True), ("prl_fs", True), ("fuse.vmhgfs-fuse", True)),
+        *(("fuse.s3fs", True), ("fuse.ceph", True), ("fuse.somebodys-cloud", True)),
+        *(("ext4", False), ("fuse.ntfs-3g", False), ("fuseblk", False), ("overlay", False)),
+    ],
+)
+def test_shares_that_look_local_are_known(
+    kind: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What FUSE or a virtual machine's host serves may lie anywhere, unless it is known. (J7)"""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"21 1 0:1 / / rw - ext4 a rw\n22 21 0:2 / {tmp_path} rw - {kind} b rw\n")
+    monkeypatch.setattr(_file, "MOUNTS", mounts)
+
+    assert (Journal.disk_fault(tmp_path / "batch.db") is not None) == refused

@@ -10,7 +10,7 @@ from apikley_async.batch import TABLE, Event, Item, State
 from apikley_async.batch._states import after
 
 WHOLE = {
-    "planned": "intend sending, drop dropped, refuse rejected, change planned",
+    "planned": "intend sending, drop dropped, refuse rejected, change planned, adopt uncertain",
     "sending": "accept submitted, throttle planned, unsent planned, postpone planned,"
     " refuse rejected, doubt uncertain, crash uncertain",
     "uncertain": "resolve submitted, resubmit planned, drop dropped",

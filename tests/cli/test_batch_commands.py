@@ -296,3 +296,22 @@ def test_a_preview_costs_nothing_and_replaces_only_previews(
     assert Path("preview/tea.mp4").read_bytes() == b"mine"
     assert "preview/tea.mp4 is no preview" in refused.err
     assert not list(Path().glob("*.db"))
+
+
+def test_a_backup_that_is_restored_pays_nothing_again(service: Simulator, run: Run) -> None:
+    """It is refused; adopted, it takes no film for unpaid that may have been paid since."""
+    path = manifest("tea", "sea")
+    service.script("create", [Fault.code(402), Fault.code(402)])
+    run("batch", "run", "--yes", path)
+    backed_up = run("batch", "backup", path, "copy.db")
+    run("batch", "run", "--yes", path)
+    Path("copy.db").replace("campaign.db")
+
+    refused = run("batch", "run", "--yes", path)
+    adopted = run("batch", "adopt", path)
+    again = run("batch", "run", "--yes", path)
+
+    assert (backed_up.code, refused.code, adopted.code, again.code) == (0, 2, 0, 3)
+    assert "apikley batch adopt" in refused.err
+    assert len(service.ledger.paid) == 2
+    assert run("batch", "status", path).out.count("uncertain") >= 2

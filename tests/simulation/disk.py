@@ -40,6 +40,7 @@ class Disk:
         self.place = root / "place"
         self.place.mkdir()
         self._left = root / "left"
+        self._state = root / "state"  # its user's, which neither kills nor cuts take anything from
         self._root = root
         self._loop = loop
         self._rng = rng
@@ -126,9 +127,13 @@ class Disk:
             return Tap(db, path, self)
 
         _journal.file.connect = tapped  # type: ignore[assignment]
+        home, os.environ["XDG_STATE_HOME"] = os.environ.get("XDG_STATE_HOME"), str(self._state)
         try:
             yield
         finally:
+            os.environ.pop("XDG_STATE_HOME")
+            if home is not None:
+                os.environ["XDG_STATE_HOME"] = home
             _journal.file.connect = connect
             for name, inner in taken.items():
                 setattr(os, name, inner)

@@ -1,0 +1,91 @@
+"""What shows that a journal is the newest of its kind: a mark within it, a witness outside.
+
+The mark stands in the main file while an owner has the journal open: a file that was copied or
+moved without its log after a crash is known by it. The witness stands in the user's state folder
+and holds the epoch and the number of intents; it is written when the journal is opened, and after
+each intent's commit, before the POST. A missing witness means nothing; a journal that is older
+than its witness is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from pathlib import Path
+
+from apikley_async._disk import open_own, state_folder, sync_folder
+from apikley_async.errors import JournalError
+
+__all__ = ["Witness", "check_newest"]
+
+logger = logging.getLogger("apikley_async.batch")
+
+sync_content = getattr(os, "fdatasync", os.fsync)  # the size never changes: half the work
+FORM = re.compile(rb"([0-9]{12}) ([0-9]{12})\n")
+WAY_OUT = (
+    "or, if that is lost, run `apikley batch adopt`: every film that may have been paid is then "
+    "uncertain, and decided by you"
+)
+
+
+class Witness:
+    """The witness of one journal. Blocks."""
+
+    def __init__(self, journal_id: str) -> None:
+        self._name = journal_id
+        self._handle: int | None = None
+
+    def _open(self) -> int:
+        if self._handle is None:
+            folder = state_folder() / "witnesses"
+            folder.mkdir(mode=0o700, exist_ok=True)
+            self._handle = open_own(folder / self._name, os.O_RDWR | os.O_CREAT)
+            sync_folder(folder)
+        return self._handle
+
+    def read(self) -> tuple[int, int] | None:
+        """The newest epoch and number of intents that were seen; None when nothing is known."""
+        try:
+            with open(state_folder() / "witnesses" / self._name, "rb", opener=open_own) as file:
+                said = FORM.fullmatch(file.read(64))
+        except OSError:
+            return None
+        return None if said is None else (int(said[1]), int(said[2]))
+
+    def write(self, epoch: int, intents: int) -> None:
+        """Put it on the disk. A place that cannot take it is told of once, and no failure."""
+        try:
+            handle = self._open()
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, b"%012d %012d\n" % (epoch, intents))
+            sync_content(handle)
+        except OSError as error:
+            logger.info("no witness of the journal can be kept: %s", error.strerror)
+            with contextlib.suppress(OSError):  # one that lags behind would be believed
+                (state_folder() / "witnesses" / self._name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def check_newest(
+    path: Path, here: tuple[int, int], seen: tuple[int, int] | None, *, log_is_lost: bool
+) -> None:
+    """Refuse a journal that is not the newest of its kind.
+
+    *here* and *seen* are epoch and number of intents: of the journal, and of its witness.
+    """
+    if seen is not None and (here[0] < seen[0] or here[1] < seen[1]):
+        raise JournalError(
+            f"{path} is an older copy: {here[1]} attempts stand in it, and {seen[1]} were made. "
+            f"Use the newest one; {WAY_OUT}"
+        )
+    if log_is_lost and seen is None:  # with a witness, all that was sent stands in it
+        raise JournalError(
+            f"{path} was not closed, and its log {path.name}-wal is not there: what was paid last "
+            f"may be missing. Bring the log back; {WAY_OUT}"
+        )
