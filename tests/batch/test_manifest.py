@@ -364,8 +364,9 @@ async def test_another_picture_under_the_same_key(write: Any, tmp_path: Path) ->
         await batch.add(path)
         picture.write_bytes(png(b"two"))
         os.utime(picture, ns=(about.st_atime_ns, about.st_mtime_ns))
-        with pytest.raises(ManifestConflictError, match=r"line 1: 'a' .* other content"):
-            await batch.add(path)
+        plan = await batch.add(path)
+
+    assert (plan.changed, plan.known) == (1, 0)
 
 
 async def test_images_outside_if_that_is_said(write: Any, tmp_path: Path) -> None:
@@ -383,7 +384,7 @@ async def test_images_outside_if_that_is_said(write: Any, tmp_path: Path) -> Non
         item = await batch.item("a")
     board = work_of(item)
     assert isinstance(board, Storyboard)
-    assert board.image == tmp_path / "sub" / "../a.png"
+    assert os.fspath(board.image or "") == str(tmp_path / "sub" / "../a.png")
 
 
 # --- files that are none --------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def test_what_has_arrived_comes_before_what_is_due() -> None:
     assert told == ["an answer", "a timer"]
 
 
-@pytest.mark.parametrize("seed", [3, 14])
+@pytest.mark.parametrize("seed", [3, 5])
 @pytest.mark.parametrize(("kind", "every"), [("upsets", 37), ("callers", 29)])
 def test_the_promises_hold_for_whoever_sleeps_or_waits(kind: str, every: int, seed: int) -> None:
     """Stalled, suspended, cut off, clock set, a waiter cancelled, at any step (I1 to I14)."""
