@@ -112,6 +112,10 @@ async def test_a_result_that_is_dead_everywhere_expires_and_can_be_revived(tmp_p
         await asyncio.sleep(3600)
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
             [item] = await ran(batch, client, folder=tmp_path / "films")
+            assert item.state is State.SUCCESS  # its day is not over: not yet is not never
+        await asyncio.sleep(24 * 3600)
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            [item] = await ran(batch, client, folder=tmp_path / "films")
             assert item.state is State.EXPIRED
             assert await ran(batch, client, folder=tmp_path / "films") == []
             await batch.revive()
