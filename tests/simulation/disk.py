@@ -70,7 +70,8 @@ class Disk:
         self._opened = [each for each in self._opened if each[0] not in self._loop.dead]
         for entry in [*Path("/proc/self/fd").iterdir()]:
             with contextlib.suppress(OSError):
-                if entry.readlink().is_relative_to(self.place):
+                opened = entry.readlink()
+                if opened.is_relative_to(self.place) or opened.is_relative_to(self._state):
                     os.close(int(entry.name))
 
     def revive(self) -> None:

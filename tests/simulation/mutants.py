@@ -233,6 +233,8 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
 }  # fmt: skip
 
 SLOW = {
+    "do not sync the folder",
+    "give a file its name before it is on the disk",
     "look past the id in a refusal",
     "believe the first failure",
     "believe the state of another task",
@@ -247,7 +249,7 @@ SLOW = {
     "read nothing behind a stall",
     "look by the wall clock",
 }
-"""What takes more than some sixty runs to be noticed."""
+"""What takes more than some hundred runs to be noticed."""
 
 QUICK = [name for name in MUTANTS if name not in SLOW]
 
