@@ -21,7 +21,7 @@ import shutil
 import stat
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 import attrs
 
@@ -53,6 +53,7 @@ from apikley_async.errors import Blame, DownloadError
 
 __all__ = ["Part"]
 
+PIECE = 256 * 1024  # bytes that are compared at once
 NOTED_EVERY = 8 * 1024**2  # at most so much is fetched again after a crash
 LONGEST_NOTE = 4096
 WEEK = 7 * 24 * 3600.0
@@ -281,10 +282,35 @@ class Part:
         return True
 
     def _equals(self, final: Path) -> bool:
-        if not final.is_file() or final.stat().st_size != self.have:
+        """Whether the same film stands there; odd bytes behind a whole one make no other of it."""
+        if not final.is_file():
             return False
+        size = final.stat().st_size
         with final.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
+            if size == self.have:
+                return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
+            return self._differs_behind_its_end(file, size)
+
+    def _differs_behind_its_end(self, other: BinaryIO, size: int) -> bool:
+        """Whether the longer of two is the shorter, whole, and bytes behind it that are no box."""
+        if not is_mp4(self.head):
+            return False
+        shapes = {}
+        with self._path.open("rb") as own:
+            for file, length in ((own, self.have), (other, size)):
+                shapes[length] = mp4_shape(functools.partial(_bytes_of, file), length)
+            whole = shapes[min(shapes)] in (Shape.WHOLE, Shape.ODD)
+            if not whole or shapes[max(shapes)] is not Shape.ODD:
+                return False
+            own.seek(0)
+            other.seek(0)
+            left = min(shapes)
+            while left > 0:
+                pieces = [file.read(min(left, PIECE)) for file in (own, other)]
+                if pieces[0] != pieces[1] or not pieces[0]:
+                    return False
+                left -= len(pieces[0])
+        return True
 
     @in_a_thread
     def close(self, *, keep: bool = False) -> None:
@@ -412,3 +438,8 @@ def read_note(path: Path) -> tuple[Held, str]:
     if not 0 < have <= (have if total is None else total):
         return Held(), ""
     return Held(have, total, version), sha256
+
+
+def _bytes_of(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)

@@ -382,6 +382,30 @@ async def published(folder: Path, *, overwrite: bool = False, data: bytes = FILM
         await part.close()
 
 
+@pytest.mark.parametrize(
+    ("there", "came", "same"),
+    [
+        (FILM + b"\r\n", FILM, True),
+        (FILM, FILM + b"\r\n", True),
+        (FILM + b"\0\0\0", FILM + b"\r\n", False),  # two tails: the stricter reading
+        (FILM[:-1] + b"?\r\n", FILM, False),  # another film with a tail
+        (FILM[:-3], FILM, False),  # a film that is cut
+        (FILM + b"\0\0\0\x08free", FILM, False),  # what is there goes on with a box of its own
+    ],
+)
+async def test_odd_bytes_behind_a_film_make_no_other_film_of_it(
+    tmp_path: Path, there: bytes, came: bytes, same: bool
+) -> None:
+    """A film that was named before a crash is known again, whatever stood behind its last box."""
+    target = tmp_path / "task_1.mp4"
+    target.write_bytes(there)
+
+    with contextlib.nullcontext() if same else pytest.raises(DownloadError, match="another file"):
+        assert await published(tmp_path, data=came) == target
+
+    assert target.read_bytes() == there
+
+
 async def test_a_strangers_file_is_never_overwritten(tmp_path: Path) -> None:
     """Another file of that name stays as it is, and the error says what to do (D15)."""
     target = tmp_path / "task_1.mp4"

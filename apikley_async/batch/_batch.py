@@ -285,7 +285,7 @@ class Batch:
         await self._wait_for_the_last()
         self._busy, self._stopped = True, None
         try:
-            prices, budget, reserved = await self._money(price, max_credits, max_tasks)
+            prices, budget, reserved = await self._money(price, max_credits, max_tasks, options)
             await self._prepare(client, options, prices, budget, min_balance)
             run = Run(
                 self._open,
@@ -507,12 +507,19 @@ class Batch:
         return prices
 
     async def _money(
-        self, price: Price, max_credits: float | None, max_tasks: int | None
+        self, price: Price, max_credits: float | None, max_tasks: int | None, options: Options
     ) -> tuple[Prices, Budget, dict[str, Reservation]]:
-        """What films cost, what earlier runs have used up, and by key what is still in flight."""
+        """What films cost, what earlier runs have used up, and by key what this run will know.
+
+        The costs of films that it does not follow are not waited for: nobody would bring them.
+        """
         prices = await self._prices(price)
         budget = Budget(max_credits=max_credits, max_tasks=max_tasks)
-        flying = {item.key async for item in self.items(State.SUBMITTED, State.STALLED)}
+        flying = {
+            item.key
+            async for item in self.items(State.SUBMITTED, State.STALLED)
+            if options.chooses(item.key)
+        }
         reserved: dict[str, Reservation] = {}
         for charge in await self._open.charges():
             known = charge.consumed if charge.consumed is not None else charge.reserved
@@ -522,7 +529,7 @@ class Batch:
             work = work_of(await self._open.item(charge.key))
             amounts = (known or 0.0, prices.of(work) or 0.0)
             counted = budget.count(max(amounts), work.price_key)
-            if charge.key in flying and not charge.uncertain:
+            if charge.key in flying - reserved.keys() and not charge.uncertain:
                 budget.follow(counted)
                 reserved[charge.key] = counted
         return prices, budget, reserved

@@ -151,6 +151,7 @@ class Budget:
         self.undecided += 1
         reserved = Reservation(Decimal(0), kind)
         self._set(reserved, amount)
+        self.follow(reserved)
         return reserved
 
     @property
@@ -170,7 +171,7 @@ class Budget:
 
     def release(self, reservation: Reservation) -> None:
         """Give back what was reserved for an attempt that created nothing."""
-        self._set(reservation, Decimal(0))
+        self.settle(reservation, 0.0)
         self.tasks -= 1
         self.undecided -= 1
 

@@ -59,7 +59,8 @@ async def version_of(
     known = {name: item async for name, item in versions(stem, find)}
     free = stem if not known else f"{stem}.v{len(known) + 1}"
     same = [name for name, item in known.items() if film[0].matches(item.digest)]
-    open_ = [name for name, item in known.items() if item.may_change]
+    # Of the versions, somebody else's film may have the name: only a word of a person changes it.
+    open_ = [name for name, item in known.items() if item.may_change and (again or name == stem)]
     if known and not (same or open_ or again):
         raise ManifestConflictError(
             f"{film[0].where}: {stem!r} is in the journal with other content. It would be paid "

@@ -378,8 +378,8 @@ class Run:
     def _keep(self, item: Item, reserved: Reservation, *, known: bool = True) -> None:
         """The film is paid, or may be; nobody waits for the cost of one that is not *known*."""
         self._budget.keep()
-        if known:
-            self._budget.follow(reserved)
+        if not known:
+            self._budget.settle(reserved, None)
         self._reserved[item.key] = reserved
         self._decided.set()
 

@@ -40,16 +40,18 @@ def run(path: Path, journal: Path | None, spending: Spending, **others: Any) -> 
     FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db). Stop it as you
     like and run it again: it goes on, and pays for nothing twice.
     """
-    from apikley_async.cli._journals import journal_of
+    from apikley_async.cli._journals import existing, is_manifest, journal_of
     from apikley_async.cli._making import make
     from apikley_async.cli._placement import Place
 
     async def plan(films: Any) -> Any:
         return await films.add(path, allow_duplicates=spending.allow_duplicates)
 
+    if not is_manifest(path):
+        _ = existing(path)  # a journal that is not there is a slip of the hand, no new batch
     return make(
         lambda: Place(journal_of(path, journal)),
-        None if path.suffix == ".db" else plan,
+        plan if is_manifest(path) else None,
         named=str(path),
         spending=spending,
         **others,

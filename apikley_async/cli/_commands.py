@@ -141,14 +141,16 @@ def generate(
     another film of it (kitten.v2), once.
     """
     from apikley_async.cli._making import make
-    from apikley_async.cli._placement import Place, place_beside
+    from apikley_async.cli._placement import place_beside, place_named
 
     async def plan(films: Any) -> Any:
         duplicates = spending.allow_duplicates
         return await films.add_films(files, takes=takes, again=again, allow_duplicates=duplicates)
 
     return make(
-        lambda: Place(journal, wait=WAIT) if journal else place_beside(folder, wait=WAIT),
+        lambda: (
+            place_named(journal, folder, wait=WAIT) if journal else place_beside(folder, wait=WAIT)
+        ),
         plan,
         named=", ".join(map(str, files)) if len(files) < 4 else f"{len(files)} files",
         folder=folder,

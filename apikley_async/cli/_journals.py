@@ -12,14 +12,21 @@ from apikley_async.cli._run import alone, telling
 from apikley_async.cli._telling import Telling, plain
 from apikley_async.errors import ManifestError
 
-__all__ = ["decide", "decided", "existing", "journal_of", "look"]
+__all__ = ["decide", "decided", "existing", "is_manifest", "journal_of", "look"]
+
+MANIFESTS = (".yaml", ".yml", ".json", ".jsonl", ".ndjson", ".toml", ".csv")
 
 
 def journal_of(path: Path, journal: Path | None = None) -> Path:
     """The journal that belongs to *path*: itself, or the one beside the manifest."""
     if journal is not None:
         return journal
-    return path if path.suffix == ".db" else path.with_suffix(".db")
+    return path.with_suffix(".db") if is_manifest(path) else path
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether *path* is called like a manifest; otherwise it is a journal."""
+    return path.suffix.lower() in MANIFESTS
 
 
 def look(

@@ -20,7 +20,7 @@ from apikley_async.batch import Journal
 from apikley_async.cli._exit import NotNow, Refused
 from apikley_async.cli._telling import plain
 
-__all__ = ["Place", "place_beside"]
+__all__ = ["Place", "place_beside", "place_named"]
 
 JOURNAL = "apikley.db"
 MARKER = "apikley.journal.json"
@@ -64,6 +64,18 @@ class Place:
             raise NotNow(told) from None
         except OSError as error:
             raise Refused(f"{plain(self.marker)}: cannot be written: {error.strerror}") from None
+
+
+def place_named(journal: Path, folder: Path, *, wait: float = 0.0) -> Place:
+    """The place of a journal that a person names for the films in *folder*, which exists. Blocks.
+
+    Where the folder has no other journal, a marker there names it: the same line without its
+    name finds it, and pays for nothing again.
+    """
+    alone = not any(os.path.lexists(folder / name) for name in (JOURNAL, MARKER))
+    journal = journal.absolute()
+    marker = folder / MARKER if alone and journal != (folder / JOURNAL).absolute() else None
+    return Place(journal, marker, wait)
 
 
 def place_beside(folder: Path, *, wait: float = 0.0) -> Place:

@@ -332,6 +332,24 @@ async def test_a_price_that_was_too_low_does_not_undo_a_bound(
 
 
 @pytest.mark.virtual
+async def test_a_request_that_is_out_is_priced_anew_too(tmp_path: Path) -> None:
+    """Its kind became dearer while the answer was on its way: so much is set aside for it."""
+    async with (
+        world(Terms(duration=Constant(1))) as simulator,
+        customer(simulator, limiter=swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.OK, Fault.late(30)])
+        await batch.add(films(3))
+
+        await ran(
+            batch, client, folder=tmp_path / "films", price=10, max_credits=400, max_running=2
+        )
+
+        assert len(simulator.ledger.paid) == 2  # 300 are charged, and 150 more do not fit
+
+
+@pytest.mark.virtual
 async def test_a_refund_is_not_spent(tmp_path: Path) -> None:
     """A failed film costs 0 when its record says 0, after `retry` too: the bound is not used up."""
     fates = iter([Failure("500", "try again")] * 3)

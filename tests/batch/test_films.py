@@ -130,7 +130,9 @@ async def test_a_version_that_was_never_sent_takes_new_content(tmp_path: Path) -
         batch = Batch(store)
         await paid(store, *(await batch.add_films([written(file, "Tea.")])).keys)
         planned = await batch.add_films([written(file, "Sea.")], again=True)
-        edited = await batch.add_films([written(file, "Bee.")])
+        with pytest.raises(ManifestConflictError, match="--again"):
+            await batch.add_films([written(file, "Bee.")])
+        edited = await batch.add_films([written(file, "Bee.")], again=True)
         first = await batch.add_films([written(file, "Tea.")])
 
     assert (planned.keys, planned.new) == (("tea.v2",), 1)

@@ -256,9 +256,22 @@ def test_the_exit_code_says_where_the_films_stand() -> None:
     assert found == CODES
 
 
-def test_there_is_no_such_journal(run: Run, tmp_path: Path) -> None:
-    """A missing journal is told plainly."""
+def test_there_is_no_such_journal(service: Simulator, run: Run, tmp_path: Path) -> None:
+    """A missing journal is told plainly, and none is begun in its place."""
     assert run("batch", "status", tmp_path / "none.db").code == 2
+    assert run("batch", "run", "--yes", tmp_path / "none.db").code == 2
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_journal_may_have_any_name(service: Simulator, run: Run) -> None:
+    """Only what is called like a manifest stands for the journal beside it."""
+    path = manifest("tea", name="campaign.jsonl")
+    run("batch", "run", "--yes", path, "--journal", "paid.journal")
+    run("batch", "run", "--yes", manifest("sea", name="paid.jsonl"))
+
+    assert run("batch", "status", "paid.journal", "--json").event("batch")["done"] == 1
+    assert run("batch", "drop", "paid.journal", "sea").code == 2  # that is in paid.db
+    assert run("batch", "run", "--yes", "paid.journal").code == 0
 
 
 def test_manifests_are_checked_before_anything_is_paid(service: Simulator, run: Run) -> None:

@@ -227,7 +227,33 @@ def test_the_journal_may_be_named(service: Simulator, run: Run) -> None:
 
     assert told.code == 0
     assert Path("mine.db").exists()
-    assert [path.name for path in Path("films").iterdir()] == ["tea.mp4"]
+    assert sorted(path.name for path in Path("films").iterdir()) == [MARKER, "tea.mp4"]
+
+
+def test_a_journal_that_was_named_is_found_without_its_name(service: Simulator, run: Run) -> None:
+    """Forgetting `--journal` pays for nothing again; another name is a person's word."""
+    line = ("generate", "--yes", *films("tea"))
+    run(*line, "--journal", "mine.db", "--max-tasks", "1")
+
+    assert run(*line).code == 0
+    assert run(*line, "--journal", "mine.db").code == 0
+    assert len(service.ledger.paid) == 1
+    assert run(*line, "--journal", "other.db").code == 4  # the film's name is taken
+    assert len(service.ledger.paid) == 1
+
+
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(600))])
+def test_a_bound_does_not_wait_for_what_this_run_does_not_follow(
+    service: Simulator, run: Run
+) -> None:
+    """Another film of the journal is bought and unfinished: its cost will not be known here."""
+    run("generate", "--yes", *films("tea"), "--timeout", "0.05", "--price", "100")
+
+    told = run("generate", *films("sea"), "--max-credits", "150", "--price", "100")
+
+    assert told.code == 4
+    assert "max_credits" in told.err
+    assert len(service.ledger.paid) == 1
 
 
 @pytest.fixture

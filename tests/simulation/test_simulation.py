@@ -93,11 +93,12 @@ def test_one_number_gives_one_history() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["skip the intent", "do not sync the folder", "show the key to the host of files"]
+    "name",
+    ["skip the intent", "do not undo a step that failed", "show the key to the host of files"],
 )
 def test_a_mistake_of_ours_is_noticed(name: str) -> None:
     """The simulation sees what it is there to see."""
-    _, number, what = hunted(name, runs=300)
+    _, number, what = hunted(name, runs=100)
 
     assert number, what
 
