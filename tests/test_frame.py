@@ -227,8 +227,8 @@ def test_the_gate_runs_the_floors_and_the_newest() -> None:
     """The floors close the gate; the newest only raises its voice."""
     steps = dict(re.findall(r'^step "([^"]+)" (.+)$', CI, re.MULTILINE))
 
-    assert steps["lowest"].endswith("-s lowest")
-    assert steps["newest"].endswith("-s newest")
+    for name in ("lowest", "newest"):
+        assert f"-s {name} " in steps[name]
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,8 @@ def test_the_gate_closes_for_what_is_ours(
     """With a python3 that only fails where it is meant to."""
     python = tmp_path / "python3"
     python.write_text(
-        f"#!/bin/sh\nfor last; do :; done\ncase $last in {'|'.join(red) or '-'}) exit 1; esac\n"
+        '#!/bin/sh\nwhile [ $# -gt 0 ] && [ "$1" != -s ]; do shift; done\n'
+        f"case $2 in {'|'.join(red) or '-'}) exit 1; esac\n"
     )
     python.chmod(0o755)
     env = {
