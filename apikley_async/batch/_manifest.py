@@ -40,7 +40,7 @@ from apikley_async.batch._store import Entry
 from apikley_async.batch._yaml import read_yaml
 from apikley_async.errors import ManifestConflictError, ManifestError, StoryboardError
 
-__all__ = ["check", "entries_in", "film_in"]
+__all__ = ["check", "entries_in", "film_in", "is_manifest"]
 
 READERS: Mapping[str, Callable[[BinaryIO, str], Iterator[Found]]] = {
     ".yaml": read_yaml,
@@ -52,6 +52,11 @@ READERS: Mapping[str, Callable[[BinaryIO, str], Iterator[Found]]] = {
     ".csv": read_csv,
 }
 STREAMED = (read_lines, read_csv)
+
+
+def is_manifest(path: str | os.PathLike[str]) -> bool:
+    """Say whether a file is called like a manifest: by its suffix, whatever is in it."""
+    return Path(path).suffix.lower() in READERS
 
 
 def check(

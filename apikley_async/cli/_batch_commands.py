@@ -40,7 +40,8 @@ def run(path: Path, journal: Path | None, spending: Spending, **others: Any) -> 
     FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db). Stop it as you
     like and run it again: it goes on, and pays for nothing twice.
     """
-    from apikley_async.cli._journals import existing, is_manifest, journal_of
+    from apikley_async.batch import is_manifest
+    from apikley_async.cli._journals import existing, journal_of
     from apikley_async.cli._making import make
     from apikley_async.cli._placement import Place
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from apikley_async.batch import Batch, Item
+from apikley_async.batch import Batch, Item, is_manifest
 from apikley_async.cli._exit import OK, Refused
 from apikley_async.cli._options import Settings
 from apikley_async.cli._run import alone, telling
 from apikley_async.cli._telling import Telling, plain
 from apikley_async.errors import ManifestError
 
-__all__ = ["decide", "decided", "existing", "is_manifest", "journal_of", "look"]
-
-MANIFESTS = (".yaml", ".yml", ".json", ".jsonl", ".ndjson", ".toml", ".csv")
+__all__ = ["decide", "decided", "existing", "journal_of", "look"]
 
 
 def journal_of(path: Path, journal: Path | None = None) -> Path:
@@ -22,11 +20,6 @@ def journal_of(path: Path, journal: Path | None = None) -> Path:
     if journal is not None:
         return journal
     return path.with_suffix(".db") if is_manifest(path) else path
-
-
-def is_manifest(path: Path) -> bool:
-    """Whether *path* is called like a manifest; otherwise it is a journal."""
-    return path.suffix.lower() in MANIFESTS
 
 
 def look(
