@@ -315,7 +315,20 @@ class Attempts:
             entry.waiting.clear()
         if not isinstance(self._callbacks, Listening):
             return lambda: None
-        return self._callbacks.listen(self.receive)
+        loop = asyncio.get_running_loop()
+
+        async def receive(token: str, task_id: str) -> bool:
+            receiving = self.receive(token, task_id)
+            if asyncio.get_running_loop() is loop:
+                return await receiving
+            try:  # a server in another thread: what waits here must be woken here
+                elsewhere = asyncio.run_coroutine_threadsafe(receiving, loop)
+            except RuntimeError:  # closed: whoever calls is to call again
+                receiving.close()
+                raise
+            return await asyncio.wrap_future(elsewhere)
+
+        return self._callbacks.listen(receive)
 
     def settle(self, attempt: Attempt) -> None:
         """Take note of an answer."""

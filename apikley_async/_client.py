@@ -7,6 +7,7 @@ import contextlib
 import os
 import random
 import ssl as tls
+import threading
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -106,6 +107,7 @@ class Client:
         self._host: str | None = None  # first what `repr` shows, should the rest be refused
         self._rooms: Rooms | None = None
         self._closed = False
+        self._opening = threading.Lock()
         given = api_key if api_key is not None else os.environ.get("APIKLEY_API_KEY")
         fault = key_fault(given)
         key = Secret("unused" if fault else str(given).strip())
@@ -326,8 +328,9 @@ class Client:
         Submissions whose request is out get *grace* seconds for their answer; whoever awaits a
         job gets `ClientClosedError`, and the film goes on. Closing twice is closing once.
         """
+        self._forget_the_gone()
         rooms = self._rooms
-        if rooms is None or rooms.house.gone:
+        if rooms is None:
             self._closed = True
             return
         if rooms.house.closing:
@@ -336,25 +339,36 @@ class Client:
         rooms.house.check()
         self._closed = True
         rooms.house.send_home()
-        self.attempts.detach()
-        try:
+        async with contextlib.AsyncExitStack() as acts:  # the last first, whatever fails
+            acts.callback(self._let_go, rooms)
+            acts.push_async_callback(
+                rooms.house.shut, rooms.submitter.end, rooms.transport.aclose, rooms.films.aclose
+            )
+            acts.callback(rooms.deaf)
+            self.attempts.detach()
             await rooms.submitter.drain(grace)
-        finally:
-            rooms.deaf()
-            await rooms.house.shut(rooms.submitter.end, rooms.transport.aclose, rooms.films.aclose)
 
     def _here(self) -> Rooms:
         """What belongs to the running loop; opened now if need be."""
-        if self._rooms is not None and self._rooms.house.gone:
-            self._rooms.deaf()
+        with self._opening:  # two threads may come at the same moment
+            self._forget_the_gone()
+            if self._rooms is not None:
+                self._rooms.house.check()
+            if self._closed:
+                raise ClientClosedError("The client is closed; nothing was sent")
+            if self._rooms is None:
+                self._rooms = open_rooms(self._settings, self.attempts, self.attempts.listen)
+            return self._rooms
+
+    def _forget_the_gone(self) -> None:
+        """Let go of what was shut, or belonged to a loop that is closed."""
+        if (rooms := self._rooms) is not None and rooms.house.gone:
+            self._let_go(rooms)
+            rooms.deaf()
+
+    def _let_go(self, rooms: Rooms) -> None:
+        if self._rooms is rooms:
             self._rooms = None
-        if self._rooms is not None:
-            self._rooms.house.check()
-        if self._closed:
-            raise ClientClosedError("The client is closed; nothing was sent")
-        if self._rooms is None:
-            self._rooms = open_rooms(self._settings, self.attempts, self.attempts.listen)
-        return self._rooms
 
     # --- helping submit and generate ------------------------------------------------------------
 

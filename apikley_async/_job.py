@@ -17,6 +17,7 @@ from typing import Any
 
 import attrs
 
+from apikley_async._binding import Binding
 from apikley_async._clock import Clock
 from apikley_async._policy import Backoff
 from apikley_async._result import Result, Snapshot, State
@@ -52,10 +53,23 @@ class _Watch:
     asking: bool = False
     moved: asyncio.Event = attrs.Factory(asyncio.Event)
     error: ApikleyError | None = None
+    loop: asyncio.AbstractEventLoop = attrs.Factory(asyncio.get_running_loop)
 
     def wake(self) -> None:
+        """Let everybody look again; from another thread too, and when their loop is gone."""
         moved, self.moved = self.moved, asyncio.Event()
-        moved.set()
+        if _is_running(self.loop):
+            moved.set()
+        elif not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(moved.set)
+
+
+def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether *loop* is the one that runs here."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
 
 
 @attrs.define
@@ -119,6 +133,7 @@ class Job:
         self._settled = False
         self._trouble = ""
         self._watch: _Watch | None = None
+        self._binding = Binding(f"the job of {task_id}")
 
     @property
     def state(self) -> State:
@@ -157,7 +172,10 @@ class Job:
                     yield shown
 
     def nudge(self) -> None:
-        """Look soon: someone says that there is news. A hint, never the truth."""
+        """Look soon: someone says that there is news. A hint, never the truth.
+
+        It may come from another thread than that of the loop where the job is awaited.
+        """
         self._nudged = True
         soonest = max(self._clock.now(), self._looked_at + SPACING)
         self._next_look = min(self._next_look, soonest)
@@ -315,6 +333,8 @@ class Job:
             watch.error = error
 
     def _join(self) -> _Watch:
+        if self._binding.bind(in_use=self._watch is not None):
+            self._watch = None  # of a loop that was closed around whoever awaited
         now, watch = self._clock.now(), self._watch
         if watch is None or watch.error is not None or now >= watch.deadline:
             watch = self._watch = _Watch(now, now + self._pace.deadline)

@@ -20,6 +20,7 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
+from apikley_async._binding import Binding
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._policy import Backoff, exactly
 from apikley_async.errors import (
@@ -115,11 +116,20 @@ class Gate:
 class Slots:
     """*count* slots, each resting a while after its use; `take` waits for one, in line.
 
-    What rests goes on resting from one event loop to the next. A cancelled waiter held nothing
-    but its turn in the line.
+    What rests goes on resting from one event loop to the next, and what was in use in a loop that
+    was closed rests from then on. A cancelled waiter held nothing but its turn in the line. Two
+    loops at once are a `RuntimeError`: nobody in the one is woken from the other.
     """
 
-    def __init__(self, count: int, *, rest: float, uncertain_rest: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        rest: float,
+        uncertain_rest: float,
+        clock: Clock,
+        what: str = "this limiter",
+    ) -> None:
         if count != int(count) or count < 1:
             raise ValueError(f"a number of slots: a whole one, 1 or more, not {count!r}")
         self.count = count
@@ -127,7 +137,8 @@ class Slots:
         self._uncertain_rest = uncertain_rest
         self._clock = clock
         self._rested = [-math.inf] * count  # a heap: when each free slot may be used again
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._uses: dict[object, asyncio.AbstractEventLoop] = {}
+        self._binding = Binding(what)
         self._line = asyncio.Lock()
         self._moved = asyncio.Event()
 
@@ -146,6 +157,8 @@ class Slots:
                 self._moved.clear()
                 await self._clock.sleep(min(wait, LONGEST_SLEEP), self._moved)
             heappop(self._rested)
+            use = object()
+            self._uses[use] = asyncio.get_running_loop()
         rest = self._rest
         try:
             yield
@@ -156,8 +169,9 @@ class Slots:
             rest = 0.0
             raise
         finally:
-            heappush(self._rested, self._clock.now() + rest)
-            self._moved.set()  # let the first in the line look again
+            if self._uses.pop(use, None):  # else its loop was closed, and it is back already
+                heappush(self._rested, self._clock.now() + rest)
+                self._moved.set()  # let the first in the line look again
 
     def occupy(self, uses: Iterable[tuple[float, bool]]) -> None:
         """Let free slots rest as if they had been used; the youngest uses count."""
@@ -176,16 +190,18 @@ class Slots:
         return max(rested, gate(now) if gate else 0.0)
 
     def _bind(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = loop
+        if self._binding.bind(in_use=self._line.locked()):
             self._line, self._moved = asyncio.Lock(), asyncio.Event()
+            for use in [use for use, loop in self._uses.items() if loop.is_closed()]:
+                del self._uses[use]  # nobody gives it back any more
+                heappush(self._rested, self._clock.now() + self._rest)
 
 
 class RateLimiter:
     """*limit* slots; each rests *per* seconds after the attempt that used it ended.
 
-    Share one between the clients of a process that use the same key. The defaults are the
+    Share one between the clients of an event loop that use the same key; it may be used in several
+    loops one after another, and refuses two at once (`RuntimeError`). The defaults are the
     upstream's published limits (20 creations per 10 seconds); Apikley's may differ, and a 429
     teaches what is missing.
 
@@ -220,6 +236,7 @@ class RateLimiter:
             rest=per + SLACK if per else 0.0,
             uncertain_rest=max(per, UNCERTAIN_REST),
             clock=self._clock,
+            what="this RateLimiter",
         )
         self._running = None if max_running is None else running_slots(max_running, self._clock)
 
@@ -271,4 +288,5 @@ class RateLimiter:
 
 def running_slots(count: int, clock: Clock) -> Slots:
     """Slots for films: free at once after a film's end, 30 minutes after an uncertain start."""
-    return Slots(count, rest=0.0, uncertain_rest=UNCERTAIN_FILM, clock=clock)
+    what = "a bound on running films"
+    return Slots(count, rest=0.0, uncertain_rest=UNCERTAIN_FILM, clock=clock, what=what)

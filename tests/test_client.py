@@ -26,6 +26,7 @@ import attrs
 import pytest
 import trustme
 from conftest import CANARY_KEY
+from ears import Ears
 from filehost import film
 from rawserver import (
     Act,
@@ -64,6 +65,7 @@ from apikley_async import (
     RateLimitError,
     Result,
     ServerError,
+    State,
     Storyboard,
     StoryboardError,
     SubmissionUncertainError,
@@ -73,7 +75,8 @@ from apikley_async import (
     Verdict,
 )
 from apikley_async import __version__ as version
-from apikley_async.testing import LoopClock, Request, ScriptedTransport, reply
+from apikley_async._attempts import Receive
+from apikley_async.testing import FakeClock, LoopClock, Request, ScriptedTransport, reply
 
 WORK = ModelTask("model", {"prompt": "A lighthouse at dawn."})
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\2\0\0\0\2\0\x08\2\0\0\0" + b"picture" * 100
@@ -923,8 +926,7 @@ def test_a_closing_that_is_cancelled_at_any_turn_still_closes(repetitions: int) 
             assert closing.cancelled() or closing.exception() is None
             if not client._closed:  # it was cancelled before it had begun
                 await client.aclose()
-            assert client._rooms is not None
-            assert client._rooms.house.gone
+            assert client._rooms is None  # shut, and let go
             await asyncio.wait(uses)
 
             found = len(client.unclaimed) + len(client.uncertain)
@@ -1158,6 +1160,70 @@ def test_a_loop_that_died_around_it_does_not_matter() -> None:
     asyncio.run(client.aclose())
     with pytest.raises(ClientClosedError):
         asyncio.run(client.credits())
+
+
+def test_closing_never_hangs_after_a_loop_was_closed_around_an_awaited_job() -> None:
+    """The job of a loop that is gone is still held: later closings close all the same."""
+    waiting = {"taskId": "task_1", "state": "generating"}
+    client = customer("https://api.test", transport=ScriptedTransport([reply(waiting), reply(1)]))
+    job = client.job("task_1")
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(job.wait())
+    while job.state is State.UNKNOWN:
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    async def use() -> float:
+        async with client:
+            credits_left = await client.credits()
+        await asyncio.wait_for(client.aclose(), 20)
+        return credits_left
+
+    assert asyncio.run(use()) == 1
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    task.get_coro().close()  # type: ignore[union-attr]
+
+
+def test_running_slots_of_a_closed_loop_are_free_again() -> None:
+    """A loop that is closed around a film takes no place among those that run with it."""
+    created = reply({"taskId": "task_1"})
+    film = {"taskId": "task_2", "state": "success", "resultJson": '{"resultUrls":["https://f/1"]}'}
+    answers = [created, reply({"taskId": "task_2"}), reply(film)]
+    client = customer(
+        "https://api.test", transport=ScriptedTransport(answers), max_running=1, clock=FakeClock()
+    )
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(client.generate(WORK))
+    for _ in range(50):
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    async def use() -> str:
+        async with client:
+            return (await client.generate(WORK)).task_id
+
+    assert asyncio.run(use()) == "task_2"
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    task.get_coro().close()  # type: ignore[union-attr]
+
+
+async def test_closing_never_hangs_after_listening_could_not_be_ended() -> None:
+    """Callbacks of the user's own may fail: that is raised once, and the client is closed."""
+
+    class Failing(Ears):
+        def listen(self, hear: Receive) -> Callable[[], None]:
+            def end() -> None:
+                raise ZeroDivisionError
+
+            return end
+
+    client = customer(
+        "https://api.test", transport=ScriptedTransport([reply(1)]), callback=Failing()
+    )
+    await client.credits()
+    with pytest.raises(ZeroDivisionError):
+        await client.aclose()
+    await asyncio.wait_for(client.aclose(), 20)
 
 
 def test_two_loops_at_once_are_one_too_many() -> None:

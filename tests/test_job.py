@@ -10,6 +10,7 @@ import logging
 import math
 import pickle
 import random
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import another_loop
 from turns import StrikingLoop, at_every_turn
 
 from apikley_async import Backoff, Job, Result, Snapshot, State, SystemClock
@@ -460,6 +462,62 @@ async def test_time_outs_in_a_row_let_others_live() -> None:
     assert [type(result) for result in results] == [Result, JobTimeoutError, Result]
     assert ended[:8] == pytest.approx([1000, 1000, 2000, 2000, 3000, 3000, 4000, 4000], abs=1)
     assert ended[8:] == pytest.approx([5000] * len(ended[8:]), abs=1)
+
+
+def test_it_is_not_awaited_in_two_threads_loops() -> None:
+    """Who listens here would not be woken by who polls there: an error, and no hang."""
+    job = make_job(Service())
+
+    async def elsewhere() -> None:
+        await job.wait()
+
+    with another_loop(elsewhere), pytest.raises(RuntimeError, match="in another event loop"):
+        asyncio.run(job.wait(timeout=5))
+
+
+def test_a_nudge_from_another_thread_is_followed_at_once() -> None:
+    """A callback may be received elsewhere than where the job is awaited."""
+    asked, clock = threading.Semaphore(0), FakeClock()
+
+    async def look(task_id: str) -> Snapshot:
+        asked.release()
+        return GENERATING
+
+    async def only_when_woken(delay: float, wake: asyncio.Event | None = None) -> None:
+        await (wake or asyncio.Event()).wait()
+
+    clock.sleep = only_when_woken  # type: ignore[method-assign]
+    job = Job(ID, look=look, pace=EVEN, clock=clock, rng=random.Random(1))
+
+    async def elsewhere() -> None:
+        await job.wait()
+
+    with another_loop(elsewhere):
+        assert asked.acquire(timeout=20)
+        clock.advance(1.5)  # before the next poll is due
+        job.nudge()
+        assert asked.acquire(timeout=20)
+
+
+def test_a_loop_that_was_closed_around_an_awaited_job_does_not_matter() -> None:
+    """The next loop polls itself, and closing tells nobody who is gone."""
+    clock = FakeClock()
+    job = Job(
+        ID, look=Service(GENERATING, READY).look, pace=EVEN, clock=clock, rng=random.Random(1)
+    )
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(job.wait())
+    listening = loop.create_task(job.wait())
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    job.detach(ClientClosedError("closed"))
+    job.nudge()
+    assert asyncio.run(job.wait()) == READY.result()
+    for task in (waiting, listening):  # nobody will ever end them, and nobody is to be told
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task.get_coro().close()  # type: ignore[union-attr]
 
 
 def test_it_can_be_awaited_in_two_loops_one_after_another() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import contextlib
+import gc
 import itertools
 import math
 import random
@@ -13,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threads import another_loop
 from turns import StrikingLoop, at_every_turn
 
 from apikley_async import Limiter, RateLimiter, SystemClock
@@ -832,6 +834,72 @@ def test_slots_may_be_given_back_in_the_next_loop() -> None:
         loops.run(first())
         with asyncio.Runner() as others:
             others.run(second())
+
+
+@pytest.mark.parametrize("place", ["slot", "running_slot"])
+def test_two_loops_at_once_are_refused_and_do_not_hang(place: str) -> None:
+    """Who waits in one loop is not woken from another: asyncio's own locks say so too."""
+    limiter = RateLimiter(1, 0.0, max_running=1)
+
+    async def hold() -> None:
+        async with getattr(limiter, place)():
+            await asyncio.sleep(60)
+
+    async def attempt() -> None:
+        async with getattr(limiter, place)():
+            pass
+
+    with another_loop(hold), pytest.raises(RuntimeError, match="in another event loop"):
+        asyncio.run(attempt())
+    asyncio.run(attempt())  # one after another is fine
+
+
+def test_a_limiter_whose_loop_is_paused_with_somebody_in_line_is_refused_elsewhere() -> None:
+    limiter = RateLimiter(1, 0.0)
+    loop = asyncio.new_event_loop()
+
+    async def hold() -> None:
+        async with limiter.slot():
+            await asyncio.sleep(0.001)
+
+    async def two() -> list[asyncio.Task[None]]:
+        tasks = [loop.create_task(hold()), loop.create_task(hold())]
+        await asyncio.sleep(0)
+        return tasks
+
+    tasks = loop.run_until_complete(two())
+    with pytest.raises(RuntimeError, match="in another event loop"):
+        asyncio.run(hold())
+    loop.run_until_complete(asyncio.gather(*tasks))
+    asyncio.run(hold())
+    loop.close()
+
+
+def test_what_was_in_use_in_a_closed_loop_is_free_again_once() -> None:
+    """A loop that is closed around attempts takes no slot with it, and gives none back twice."""
+    clock = FakeClock()
+    limiter = RateLimiter(1, 10.0, clock=clock)
+    left = [limiter.slot()]
+    entered = list[float]()
+
+    async def enter() -> None:
+        await left[0].__aenter__()
+
+    async def twice() -> None:
+        for _ in range(2):
+            async with limiter.slot():
+                entered.append(clock.now())
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(enter())
+    loop.close()
+    asyncio.run(twice())
+    assert entered == pytest.approx([10.01, 20.02])
+
+    left.clear()
+    gc.collect()
+    asyncio.run(twice())
+    assert entered == pytest.approx([10.01, 20.02, 30.03, 40.04])
 
 
 def test_it_is_a_limiter() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import queue
 import random
 import sqlite3
 from collections.abc import Callable
@@ -17,12 +19,13 @@ import attrs
 import pytest
 from batch.scenery import films, opened, ran, scene_of, states
 from ears import Ears
+from threads import another_loop
 
 from apikley_async import Backoff, Client, Shot, Storyboard, SubmissionUncertainError, SystemClock
 from apikley_async.batch import Batch, State
 from apikley_async.errors import JobTimeoutError, JournalError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
-from apikley_async.testing import LoopClock
+from apikley_async.testing import LoopClock, ScriptedTransport, reply
 from apikley_async.webhook import Callback, Inbox
 from apikley_async.webhook._judge import Letter
 
@@ -437,3 +440,20 @@ def test_each_loop_listens_once() -> None:
         asyncio.run(use())
 
     assert len(ears.hears) == 1
+
+
+def test_callbacks_may_be_received_by_a_server_in_another_thread() -> None:
+    """Who waits is woken in the loop where he waits."""
+    ears, found = Ears(), queue.Queue[str]()
+    url = f"https://hooks.test/apikley/{TOKEN}"
+    task = {"taskId": "task_1", "state": "waiting", "param": json.dumps({"callBackUrl": url})}
+    transport = ScriptedTransport([reply(task)])
+    client = Client("k" * 20, transport=transport, callback=ears)
+
+    async def elsewhere() -> None:
+        async with client:
+            found.put((await client.attempts.recover(TOKEN)).task_id)
+
+    with another_loop(elsewhere):
+        assert asyncio.run(ears.call(TOKEN, "task_1"))
+        assert found.get(timeout=20) == "task_1"
