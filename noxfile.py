@@ -33,14 +33,14 @@ PYTHONS = ["3.11", "3.12", "3.13"]  # as in the classifiers
 PINS = ROOT / "constraints.txt"  # versions that all of these Pythons can have
 PROVE = "tests/simulation/prove.py"
 SHARES = {  # what `simulate` runs of each part
-    "seeds": 1000,
-    "kills": 600,
-    "power": 300,
-    "cancels": 300,
-    "twice": 200,
-    "upsets": 300,
-    "callers": 300,
-    "same": 20,
+    "seeds": 400,
+    "kills": 200,
+    "power": 100,
+    "cancels": 100,
+    "twice": 60,
+    "upsets": 100,
+    "callers": 100,
+    "same": 8,
     "quick-mutants": 100,
 }
 PARTS = {  # how much the whole of each part is, and the minutes it takes
@@ -185,6 +185,13 @@ def tests(session: nox.Session) -> None:
     """The tests on the Python that runs this."""
     install(session, "-e", ".[all]", *group("tests"))
     session.run("pytest", *pytest_args(session))
+
+
+@nox.session(default=False)
+def long(session: nox.Session) -> None:
+    """The tests at their whole volume: more seeds, steps, films and forgeries than by default."""
+    install(session, "-e", ".[all]", *group("tests"))
+    session.run("pytest", *pytest_args(session), env={"APIKLEY_LONG": "1"})
 
 
 @nox.session(default=False)

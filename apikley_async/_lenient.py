@@ -134,6 +134,8 @@ def read_moment(value: Any) -> datetime | None:
 def plain(value: Any, longest: int = 500) -> str:
     """Foreign text made fit for a message or a terminal: one line of what can be seen."""
     text = value if isinstance(value, str) else str(value)
-    seen = "".join(letter if letter.isprintable() else " " for letter in text[: longest * 4])
-    text = " ".join(seen.split())
+    text = text[: longest * 4]
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+    text = " ".join(text.split())
     return text if len(text) <= longest else text[: longest - 3] + "..."

@@ -108,15 +108,17 @@ def _is_board(param: Any) -> bool:
     return isinstance(given, dict) and isinstance(given.get("shots"), list)
 
 
-_ALSO = {"succeeded": State.SUCCESS, "completed": State.SUCCESS, "failed": State.FAIL}
+_WORDS = {state.value: state for state in State} | {
+    "succeeded": State.SUCCESS,
+    "completed": State.SUCCESS,
+    "failed": State.FAIL,
+}
 
 
 def _state(value: Any) -> State:
     """The state that a word stands for, in any case; a word that is not known ends nothing."""
     word = value.strip().lower() if isinstance(value, str) else ""
-    if word in _ALSO:
-        return _ALSO[word]
-    return State(word) if word in {state.value for state in State} else State.UNKNOWN
+    return _WORDS.get(word, State.UNKNOWN)
 
 
 def _word(value: Any) -> str:

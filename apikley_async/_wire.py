@@ -433,7 +433,7 @@ def read_task_id(value: Any) -> str | None:
         value = str(value)
     if not isinstance(value, str) or not 1 <= len(value) <= 256:
         return None
-    return value if value.isprintable() and not any(c.isspace() for c in value) else None
+    return value if value.isprintable() and " " not in value else None  # of blanks it is the one
 
 
 # --- what was asked for ---------------------------------------------------------------------------

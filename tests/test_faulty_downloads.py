@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import pytest
 from filehost import PAGE, Answer, Asked, FileHost, Turn, Version, film, honest, says
+from volume import volume
 
 from apikley_async import Result
 from apikley_async._clock import SystemClock
@@ -26,7 +27,7 @@ from apikley_async._files import Films
 from apikley_async._transport import Network
 from apikley_async.errors import DownloadError, ResultExpiredError, ServerError
 
-COUNT = int(os.environ.get("FAULTY_DOWNLOADS", "500"))
+COUNT = int(os.environ.get("FAULTY_DOWNLOADS", volume(150, 500)))
 ONE = os.environ.get("FAULTY_SEED")
 BATCH = 50
 MOST_FAULTS = 8

@@ -458,7 +458,8 @@ class Run:
             await self._step(item, Step(Event.SAVE))
             return
         target = self._options.folder / f"{item.key}.mp4"
-        rehearsed = await asyncio.to_thread(only_rehearsals, target, len(result.urls))
+        # A few looks at names, here and not in a thread: the order of the films would get lost.
+        rehearsed = only_rehearsals(target, len(result.urls))
         overwrite = self._options.overwrite or rehearsed
         try:
             paths = await self._client.save(result, target, overwrite=overwrite)

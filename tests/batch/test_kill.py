@@ -21,12 +21,13 @@ import pytest
 from batch.scenery import check_books, states
 from batch.worker import HOOK_KEY, POINTS
 from rawserver import unused_port
+from volume import volume
 
 from apikley_async.batch import Batch, State
 from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
-RANDOM_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", "20"))
+RANDOM_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", volume(8, 20)))
 LIVES = 10  # random kills of one batch
 SEED = int(os.environ.get("APIKLEY_SEED", "1"))
 WORKER = Path(__file__).with_name("worker.py")

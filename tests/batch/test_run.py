@@ -25,6 +25,7 @@ from batch.scenery import (
     swift,
     world,
 )
+from volume import volume
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, Timeouts, UploadError
 from apikley_async.batch import State
@@ -52,7 +53,7 @@ FILES = [
     *(Fault.HTTP_503, Fault.HTML_200, Fault.EXPIRED_404, Fault.WRONG_RANGE, Fault.NO_RANGES),
 ]
 LINKS = [Fault.HTTP_500, Fault.EMPTY, Fault.RESET, Fault.code(422)]
-SEEDS = 12
+SEEDS = volume(6, 12)
 
 
 def bad_day(seed: int) -> Faults:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import pytest
+from volume import volume
 from webhook.forgeries import body_of, forgeries, headers_of
 from webhook.post import (
     BODY,
@@ -33,7 +34,7 @@ from apikley_async.webhook import Callback, Limits
 from apikley_async.webhook._reception import PHRASES
 
 Door: TypeAlias = Callable[[Callback], contextlib.AbstractAsyncContextManager[int]]
-FORGERIES = min(50_000, int(os.environ.get("APIKLEY_FORGERIES", "2000")))
+FORGERIES = min(50_000, int(os.environ.get("APIKLEY_FORGERIES", volume(300, 2000))))
 QUICK = Limits(hear=0.2, body=0.3)
 
 
