@@ -21,12 +21,12 @@ from apikley_async._clock import Clock, SystemClock
 from apikley_async._images import FOLDER, ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
-from apikley_async._many import Making, Outcome, Works
+from apikley_async._many import Making, Outcome, Submitting, Works
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot
 from apikley_async._rooms import Rooms, Settings, open_rooms
 from apikley_async._storyboard import Work, is_url
-from apikley_async._submit import Callbacks, Recorder
+from apikley_async._submit import Callbacks, Group, Recorder
 from apikley_async._transport import (
     USER_AGENT,
     Connect,
@@ -184,19 +184,26 @@ class Client:
         """Make many films; yield an `Outcome` for each, as they finish.
 
         Pulls from *works* only what it can run, so it may be endless. A failure is a value and
-        stops nothing else; an exception of *works* itself is raised after everything that was
-        started has been yielded. Break off early and what was bought is in `unclaimed`.
+        stops nothing else. An error that every other film would meet as well (`affects_all`: the
+        key, the credits, a bound, maintenance that lasts for more than a quarter of an hour, a
+        service that is not reached) ends the pulling: what was pulled and not sent is yielded
+        with it, what runs is followed and yielded, then it is raised. So is an exception of
+        *works* itself. Break off early and what was bought is in `unclaimed`.
 
         Args:
             works: any iterable or async iterable of what `submit` takes.
             ordered: yield in the order of the input; a slow film then holds up those behind it.
             timeout: seconds for each film from its submission.
         """
+        attempts, group = self.attempts, Group(self._clock)
+        submitting = Submitting(
+            lambda work: self._submit(work, timeout, group), stop=group.stop, clock=self._clock
+        )
 
         async def make(index: int, work: Work) -> Outcome:
             job: Job | None = None
             try:
-                job, left = await self._submit(work, timeout)
+                job, left = await submitting.submit(work)
                 result = await self._finish(job, left)
             except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
                 return Outcome(index, work, job, error=error)
@@ -205,11 +212,12 @@ class Client:
         making = Making(
             works,
             window=self._settings.max_running,
-            running_slot=self.attempts.running_slot,
+            running_slot=attempts.running_slot,
             make=make,
             spawn=self._here().house.spawn,
-            left_behind=self.attempts.leave_behind,
-            in_doubt=self.attempts.report_uncertain,
+            left_behind=attempts.leave_behind,
+            in_doubt=attempts.report_uncertain,
+            halt=submitting.stop,
         )
         outcomes = making.outcomes(ordered=ordered)
         async with contextlib.aclosing(outcomes):
@@ -372,10 +380,12 @@ class Client:
 
     # --- helping submit and generate ------------------------------------------------------------
 
-    async def _submit(self, work: Work, timeout: float | None) -> tuple[Job, float | None]:
+    async def _submit(
+        self, work: Work, timeout: float | None, group: Group | None = None
+    ) -> tuple[Job, float | None]:
         """Submit, let a callback say what became of an uncertain one; what is left of *timeout*."""
         try:
-            return await self.submit(work), timeout
+            return await self.attempts.submit(work, group=group), timeout
         except SubmissionUncertainError as error:
             uncertain = error
         try:

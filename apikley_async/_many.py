@@ -1,7 +1,8 @@
 """Many films at once: pulls no more works than it can run, and yields as films finish.
 
 Knows neither a client nor a socket: it is handed a way to take a running slot and a way to make one
-film. One failure never stops the others; it is a value like any other outcome.
+film. One failure never stops the others; it is a value like any other outcome. Only an error that
+every other film would meet as well ends the pulling.
 """
 
 from __future__ import annotations
@@ -23,14 +24,25 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from apikley_async._clock import Clock
 from apikley_async._job import Job
+from apikley_async._policy import Maintenance
 from apikley_async._result import Result
 from apikley_async._storyboard import Work
-from apikley_async.errors import ClientClosedError, JobFailedError, SubmissionUncertainError
+from apikley_async.errors import (
+    ApikleyError,
+    ClientClosedError,
+    JobFailedError,
+    MaintenanceError,
+    SubmissionUncertainError,
+)
 
 __all__ = ["Outcome", "Works"]
 
 logger = logging.getLogger("apikley_async")
+
+Submitted: TypeAlias = tuple[Job, float | None]
+"""A job, and for how many seconds it is waited for."""
 
 Works: TypeAlias = Iterable[Work] | AsyncIterable[Work]
 
@@ -66,12 +78,59 @@ def _say_in_doubt(error: SubmissionUncertainError) -> None:
     logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
 
 
+class Submitting:
+    """How one run of `generate_many` submits: through maintenance, and until it is stopped.
+
+    *stop* ends what was not sent yet, and refuses what comes later, with `ClientClosedError`.
+    """
+
+    def __init__(
+        self,
+        submit: Callable[[Work], Awaitable[Submitted]],
+        *,
+        stop: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self._submit = submit
+        self._stop = stop
+        self._clock = clock
+        self._maintenance = Maintenance()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._stop()
+        self._stopping.set()
+
+    async def submit(self, work: Work) -> Submitted:
+        """Submit, and again after each pause of a maintenance that does not last."""
+        while True:
+            if (wait := self._maintenance.opens_at - self._clock.now()) > 0:
+                await self._clock.sleep(wait, self._stopping)
+            try:
+                submitted = await self._submit(work)
+            except MaintenanceError as error:
+                before = self._maintenance.pauses
+                pause = self._maintenance.refused(self._clock.now())
+                if pause is None:
+                    raise
+                if self._maintenance.pauses != before:
+                    logger.warning("nothing is submitted for %.0f s: %s", pause, error.message)
+            else:
+                self._maintenance.ended()
+                return submitted
+
+
 class Making:
     """One run of `generate_many`: a driver that pulls and starts, and the films it started.
 
     At most *window* works are pulled and not yet handed on, so that a slow consumer slows the
     buying, and input of any length costs the same memory. What was bought, or may have been, is
     handed on once or, when the consumer has left, told once to *left_behind* or *in_doubt*.
+
+    After an error that affects all, *halt* is called, which ends what was not sent yet in a
+    `ClientClosedError`: it is handed on with that error instead, and so is what runs, when it has
+    ended; then the error is raised.
     """
 
     def __init__(
@@ -84,6 +143,7 @@ class Making:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         left_behind: Callable[[Job], None],
         in_doubt: Callable[[SubmissionUncertainError], None] = _say_in_doubt,
+        halt: Callable[[], None] = lambda: None,
     ) -> None:
         self._works = works
         self._running_slot = running_slot
@@ -91,15 +151,19 @@ class Making:
         self._spawn = spawn
         self._left_behind = left_behind
         self._in_doubt = in_doubt
+        self._halt = halt
         self._seats = asyncio.Semaphore(window)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._started = 0
         self._abandoned = False
+        self._driver: asyncio.Task[None] | None = None
+        self._pulling = False
+        self._ended_by: ApikleyError | None = None
 
     async def outcomes(self, *, ordered: bool) -> AsyncGenerator[Outcome, None]:
         """Yield each outcome once, as films finish or in the order of the input."""
-        driver = self._spawn(self._drive())
+        driver = self._driver = self._spawn(self._drive())
         self._keep(driver)
         handed_on, waiting = 0, dict[int, Outcome]()
         try:
@@ -113,9 +177,13 @@ class Making:
                     handed_on += 1
                     yield following
                     self._seats.release()
-            if driver.cancelled() or handed_on < self._started:
+            ended = self._ended_by is not None
+            if handed_on < self._started or (driver.cancelled() and not ended):
                 raise ClientClosedError("The client was closed before all films were ready")
-            driver.result()  # an error of the input, after everything bought was handed on
+            if not driver.cancelled():
+                driver.result()  # an error of the input, after everything bought was handed on
+            if self._ended_by is not None:
+                raise self._ended_by
         finally:
             await self._abandon(driver, waiting)
 
@@ -123,6 +191,7 @@ class Making:
         """Take a running slot, then pull, then start: never the other way round."""
         async with contextlib.aclosing(_each(self._works)) as source:
             for index in itertools.count():
+                self._pulling = True
                 await self._seats.acquire()
                 async with contextlib.AsyncExitStack() as held:
                     await held.enter_async_context(self._running_slot())
@@ -130,6 +199,7 @@ class Making:
                         work = await anext(source)
                     except StopAsyncIteration:
                         return
+                    self._pulling = False
                     if self._abandoned:  # the source has swallowed the cancellation
                         return
                     self._started += 1
@@ -137,17 +207,32 @@ class Making:
                     # In this moment the film takes over what is held. If it is ended before it
                     # begins, nobody has taken it over and it is given back here.
                     await asyncio.sleep(0)
+                if self._ended_by is not None:
+                    return
 
     async def _film(self, index: int, work: Work, held: contextlib.AsyncExitStack) -> None:
         with contextlib.suppress(SubmissionUncertainError):
             async with held.pop_all():
-                outcome = await self._make(index, work)
+                outcome = self._judged(await self._make(index, work))
                 if self._abandoned:
                     self._leave(outcome)
                 else:
                     self._outcomes.put_nowait(outcome)
                 if isinstance(outcome.error, SubmissionUncertainError):
                     raise outcome.error  # its film may be running: the slot has to know
+
+    def _judged(self, outcome: Outcome) -> Outcome:
+        """End the pulling for an error that every other work would meet; it is theirs then, too."""
+        error = outcome.error
+        if isinstance(error, ClientClosedError):
+            unsent = self._ended_by is not None and outcome.job is None and error.task_id is None
+            return attrs.evolve(outcome, error=self._ended_by) if unsent else outcome
+        if isinstance(error, ApikleyError) and error.affects_all and self._ended_by is None:
+            self._ended_by = error
+            self._halt()
+            if self._pulling and self._driver is not None:
+                self._driver.cancel()
+        return outcome
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks[task] = None

@@ -6,6 +6,7 @@ time with the wall clock, sleep out of our reach and freeze the policy at import
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import backoff
 
 from apikley_async.errors import ApikleyError
 
-__all__ = ["Backoff", "Jitter", "Timeouts", "exactly", "spread"]
+__all__ = ["Backoff", "Jitter", "Maintenance", "Timeouts", "exactly", "spread"]
 
 Jitter: TypeAlias = Callable[[float, random.Random], float]
 
@@ -106,3 +107,32 @@ def retry_delay(error: ApikleyError, *, repeatable: bool, delay: float) -> float
     if error.retry == "always" or (repeatable and error.retry == "soon"):
         return max(delay, error.retry_after or 0.0)
     return None
+
+
+PAUSES = (120.0, 300.0, 600.0)
+
+
+@attrs.define
+class Maintenance:
+    """When to submit again while the service is under maintenance; whoever submits many shares it.
+
+    Attributes:
+        opens_at: nobody submits before.
+        pauses: how many there were since a submission was accepted.
+    """
+
+    opens_at: float = -math.inf
+    pauses: int = 0
+
+    def refused(self, now: float) -> float | None:
+        """Count a 455: seconds until it is worth another try; None when it lasts too long."""
+        if now >= self.opens_at:
+            if self.pauses == len(PAUSES):
+                return None
+            self.opens_at = now + PAUSES[self.pauses]
+            self.pauses += 1
+        return self.opens_at - now
+
+    def ended(self) -> None:
+        """A submission was accepted: the next maintenance is another one."""
+        self.pauses = 0

@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from volume import volume
 
 from apikley_async import (
+    ApikleyError,
+    AuthenticationError,
     Client,
     DownloadError,
+    InsufficientCreditsError,
     Job,
+    KeyLimitError,
     ModelTask,
     Outcome,
     RateLimiter,
@@ -364,6 +369,66 @@ async def test_breaking_off_leaves_the_bought_films_by_name() -> None:
         assert bought == left | {handed_on.job.task_id}
         results = await asyncio.gather(*client.unclaimed)
         assert {result.task_id for result in results} == left
+
+
+async def test_an_account_without_credits_ends_many_films() -> None:
+    """200 works, credits for 5: the rest of them is neither pulled nor asked for."""
+    pulled = list[int]()
+
+    def works() -> Iterator[Storyboard]:
+        for number in range(200):
+            pulled.append(number)
+            yield KITTEN
+
+    terms = Terms(credits=150 * 5, duration=Constant(60))
+    async with world(terms) as simulator, customer(simulator, max_running=30) as client:
+        await latency(simulator, 0.1, 0.4)
+        outcomes, error = await until_its_end(client.generate_many(works()))
+
+        assert isinstance(error, InsufficientCreditsError)
+        made = [outcome for outcome in outcomes if outcome.error is None]
+        assert len(made) == len(simulator.ledger.paid) == 5
+        assert sorted(outcome.index for outcome in outcomes) == pulled
+        assert len(pulled) <= 31
+        assert len(simulator.ledger.creations) <= 20
+        refused = {type(outcome.error) for outcome in outcomes if outcome.error is not None}
+        assert refused == {InsufficientCreditsError}
+        assert not client.unclaimed
+
+
+async def test_what_ends_many_films_and_what_does_not() -> None:
+    """The key, its cap and the credits do; one film's refusal, or maintenance that passes, not."""
+    ends: dict[int, tuple[type[Exception] | None, int]] = {
+        401: (AuthenticationError, 1),
+        402: (InsufficientCreditsError, 1),
+        433: (KeyLimitError, 1),
+        422: (None, 4),
+        455: (None, 5),
+    }
+    failing = list[str]()
+    for code, (expected, asked) in ends.items():
+        terms = Terms(duration=Constant(60))
+        async with world(terms) as simulator, customer(simulator, max_running=1) as client:
+            simulator.script("create", [Fault.code(code)])
+            outcomes, error = await until_its_end(client.generate_many([KITTEN] * 4))
+            found = (None if error is None else type(error), len(simulator.ledger.creations))
+            if found != (expected, asked):
+                failing.append(f"{code}: {found}")
+            assert len(outcomes) == (4 if expected is None else 1)
+    assert failing == []
+
+
+async def until_its_end(
+    many: AsyncIterator[Outcome],
+) -> tuple[list[Outcome], ApikleyError | None]:
+    """What is yielded, and what is raised in the end."""
+    outcomes = list[Outcome]()
+    try:
+        async for outcome in many:
+            outcomes.append(outcome)
+    except ApikleyError as error:
+        return outcomes, error
+    return outcomes, None
 
 
 async def test_a_wrong_image_url_is_refused_here() -> None:

@@ -18,11 +18,13 @@ from turns import StrikingLoop, at_every_turn
 
 from apikley_async import Backoff, Job, ModelTask, Outcome, Result, Snapshot, SystemClock
 from apikley_async._limiter import running_slots
-from apikley_async._many import Making, Works
+from apikley_async._many import Making, Submitting, Works
 from apikley_async.errors import (
     ClientClosedError,
+    InsufficientCreditsError,
     JobFailedError,
     JobTimeoutError,
+    MaintenanceError,
     SubmissionUncertainError,
 )
 from apikley_async.virtual import VirtualLoop
@@ -48,7 +50,7 @@ class Studio:
     """Makes films as a client does, and keeps the books: what was bought, yielded, left.
 
     A film takes 0.1 s before it is bought and *length(number)* seconds after. Numbers in *fail*
-    end badly, those in *doubt* end without an answer.
+    end badly, those in *doubt* end without an answer; from *poor* on the credits do not suffice.
     """
 
     def __init__(
@@ -58,8 +60,11 @@ class Studio:
         length: Any = lambda number: 10.0,
         fail: frozenset[int] = frozenset(),
         doubt: frozenset[int] = frozenset(),
+        poor: int | None = None,
     ) -> None:
         self.slots = running_slots(slots, SystemClock())
+        self.poor = poor
+        self.halted = asyncio.Event()
         self._length, self._fail, self._doubt = length, fail, doubt
         self.pulled: list[int] = []
         self.bought: list[int] = []
@@ -79,6 +84,7 @@ class Studio:
             spawn=self.spawn,
             left_behind=lambda job: self.left.append(job.task_id),
             in_doubt=lambda error: self.left_in_doubt.append(error.token),
+            halt=self.halted.set,
         )
 
     def works(self, count: int | None = None) -> Iterator[ModelTask]:
@@ -97,7 +103,11 @@ class Studio:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
-            await asyncio.sleep(0.1)
+            await SystemClock().sleep(0.1, self.halted)
+            if self.halted.is_set():
+                return Outcome(index, work, error=ClientClosedError("Submitting was stopped"))
+            if self.poor is not None and number >= self.poor:
+                return Outcome(index, work, error=InsufficientCreditsError("no", code=402))
             if number in self._doubt:
                 self.doubted.append(number)
                 doubt = SubmissionUncertainError("no answer", token=f"token_{number}")
@@ -108,13 +118,7 @@ class Studio:
 
     async def _film(self, index: int, work: Any, number: int) -> Outcome:
         self.bought.append(number)
-        job = self.jobs[number] = Job(
-            f"task_{number}",
-            look=never,
-            pace=Backoff(),
-            clock=SystemClock(),
-            rng=random.Random(1),
-        )
+        job = self.jobs[number] = job_of(number)
         try:
             await asyncio.sleep(self._length(number))
         except asyncio.CancelledError:
@@ -135,6 +139,11 @@ class Studio:
         assert self.running == 0
         assert self.slots.in_use == 0
         assert not self.tasks
+
+
+def job_of(number: int) -> Job:
+    rng = random.Random(1)
+    return Job(f"task_{number}", look=never, pace=Backoff(), clock=SystemClock(), rng=rng)
 
 
 async def never(task_id: str) -> Snapshot:
@@ -296,6 +305,7 @@ async def test_a_slow_source_delays_no_outcome() -> None:
     lengths=st.lists(st.sampled_from([0.0, 0.0, 1.0, 5.0, 5.0, 60.0]), max_size=14),
     fail=st.frozensets(st.integers(0, 13), max_size=4),
     doubt=st.frozensets(st.integers(0, 13), max_size=3),
+    poor=st.none() | st.integers(0, 13),
     ordered=st.booleans(),
     busy=st.sampled_from([0.0, 2.0, 30.0]),
     stop_after=st.none() | st.integers(1, 14),
@@ -306,6 +316,7 @@ def test_the_books_always_balance(
     lengths: list[float],
     fail: frozenset[int],
     doubt: frozenset[int],
+    poor: int | None,
     ordered: bool,
     busy: float,
     stop_after: int | None,
@@ -313,19 +324,23 @@ def test_the_books_always_balance(
     """Any input, any consumer: what was bought is yielded or left behind, once (C1, I2)."""
 
     async def main() -> None:
-        studio = Studio(slots, length=lambda number: lengths[number], fail=fail, doubt=doubt)
+        studio = Studio(slots, length=lengths.__getitem__, fail=fail, doubt=doubt, poor=poor)
         making = studio.making(studio.works(len(lengths)))
         yielded = []
-        async with contextlib.aclosing(making.outcomes(ordered=ordered)) as outcomes:
-            async for outcome in outcomes:
-                yielded.append(outcome)
-                await asyncio.sleep(busy)
-                if len(yielded) == stop_after:
-                    break
+        ended = contextlib.suppress(InsufficientCreditsError)
+        with ended:
+            async with contextlib.aclosing(making.outcomes(ordered=ordered)) as outcomes:
+                async for outcome in outcomes:
+                    yielded.append(outcome)
+                    await asyncio.sleep(busy)
+                    if len(yielded) == stop_after:
+                        break
         assert studio.most_running <= slots
         assert len(studio.pulled) <= len(yielded) + slots
         if stop_after is None:
-            assert sorted(o.index for o in yielded) == list(range(len(lengths)))
+            assert sorted(o.index for o in yielded) == studio.pulled
+        if stop_after is None and poor is None:
+            assert len(yielded) == len(lengths)
         if ordered:
             assert [o.index for o in yielded] == list(range(len(yielded)))
         studio.settle(yielded)
@@ -360,6 +375,134 @@ async def test_an_error_of_the_input_comes_last(ordered: bool, error: Exception)
     assert caught.value is error
     assert [outcome.index for outcome in yielded] == [0, 1]
     studio.settle(yielded)
+
+
+@virtual
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("kind", ["iterator", "async generator", "waiting for ever", "stubborn"])
+async def test_an_error_of_the_account_ends_the_pulling_and_comes_last(
+    ordered: bool, kind: str
+) -> None:
+    """Not one film more is pulled; each that was pulled is yielded once, then it is raised."""
+    studio = Studio(4, poor=5)
+    yielded = list[Outcome]()
+
+    async def source() -> AsyncGenerator[ModelTask, None]:
+        for item in studio.works(100):
+            yield item
+            if kind != "async generator" and len(studio.pulled) == 7:
+                try:
+                    await asyncio.sleep(10_000)
+                except asyncio.CancelledError:
+                    if kind != "stubborn":
+                        raise
+
+    async def consume() -> None:
+        works = studio.works(100) if kind == "iterator" else source()
+        async for outcome in studio.making(works).outcomes(ordered=ordered):
+            yielded.append(outcome)
+
+    with pytest.raises(InsufficientCreditsError):
+        await consume()
+
+    assert sorted(studio.bought) == [0, 1, 2, 3, 4]
+    assert len(studio.pulled) <= 10
+    assert sorted(outcome.index for outcome in yielded) == studio.pulled
+    assert all((o.error is None) == (o.index < 5) for o in yielded)
+    assert {type(o.error) for o in yielded if o.index >= 5} == {InsufficientCreditsError}
+    assert now() < 40
+    studio.settle(yielded)
+    assert nobody_else()
+
+
+def test_an_error_of_the_account_at_any_turn_loses_nothing() -> None:
+    """Whatever the driver does when it is stopped: the books balance, and no slot is lost."""
+
+    async def scenario(loop: StrikingLoop) -> None:
+        studio = Studio(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)
+        yielded = list[Outcome]()
+
+        async def source() -> AsyncGenerator[ModelTask, None]:
+            for item in studio.works(6):
+                await asyncio.sleep(0.05)
+                yield item
+
+        def strike() -> None:
+            studio.poor = 0
+
+        async def consume() -> None:
+            async for outcome in studio.making(source()).outcomes(ordered=False):
+                yielded.append(outcome)
+
+        consumer = asyncio.create_task(consume())
+        loop.strike = strike
+        await asyncio.wait({consumer})
+
+        error = consumer.exception()
+        assert isinstance(error, InsufficientCreditsError) or (error is None and len(yielded) == 6)
+        assert sorted(outcome.index for outcome in yielded) == studio.pulled
+        studio.settle(yielded)
+        assert nobody_else()
+
+    at_every_turn(scenario)
+
+
+class Desk:
+    """Submits as a client does, under maintenance for *minutes*; notes when it was asked."""
+
+    def __init__(self, minutes: float) -> None:
+        self.asked = list[float]()
+        self.stopped = False
+        self._ends = minutes * 60
+
+    async def submit(self, work: Any) -> tuple[Job, float | None]:
+        if self.stopped:
+            raise ClientClosedError("Submitting was stopped")
+        self.asked.append(now())
+        await asyncio.sleep(0.1)
+        if now() < self._ends:
+            raise MaintenanceError("maintenance", code=455)
+        return job_of(1), None
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def submitting(self) -> Submitting:
+        return Submitting(self.submit, stop=self.stop, clock=SystemClock())
+
+
+@virtual
+async def test_maintenance_pauses_all_that_is_submitted() -> None:
+    """It is no film's failure: each is submitted again, and a pause is one for all."""
+    desk = Desk(minutes=5)
+    submitting = desk.submitting()
+
+    await asyncio.gather(*(submitting.submit(work(number)) for number in range(3)))
+
+    assert desk.asked == pytest.approx([0.0] * 3 + [120.1] * 3 + [420.2] * 3)
+
+
+@virtual
+async def test_maintenance_that_lasts_is_an_error() -> None:
+    desk = Desk(minutes=60)
+
+    with pytest.raises(MaintenanceError):
+        await desk.submitting().submit(work(1))
+
+    assert desk.asked == pytest.approx([0.0, 120.1, 420.2, 1020.3])
+
+
+@virtual
+async def test_a_pause_for_maintenance_ends_when_submitting_is_stopped() -> None:
+    desk = Desk(minutes=60)
+    submitting = desk.submitting()
+    waiting = asyncio.create_task(submitting.submit(work(1)))
+    await asyncio.sleep(10)
+
+    submitting.stop()
+    with pytest.raises(ClientClosedError):
+        await waiting
+    assert now() == 10
 
 
 @virtual

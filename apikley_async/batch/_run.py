@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from apikley_async import Client, Clock, Job, Result, Work
+from apikley_async._policy import Maintenance
 from apikley_async.batch._budget import Budget, Prices, Reservation
 from apikley_async.batch._entries import work_of
 from apikley_async.batch._recorder import JournalRecorder, KeptCallbacks
@@ -46,7 +47,6 @@ Uncertain: TypeAlias = tuple[str, float]
 logger = logging.getLogger("apikley_async.batch")
 
 GRACE = 30.0  # for a POST that is out when the run is left
-MAINTENANCE = (120.0, 300.0, 600.0)  # pauses; after the last the run stops
 LISTENING = 1800.0  # seconds in which a callback may say what became of a submission
 CONFIRMING = 120.0  # at the least, where a callback has named the task
 SAVING = 16  # films that may be saved besides those that are made
@@ -115,8 +115,7 @@ class Run:
         self.ending = asyncio.Event()  # nobody hears of changes any more
         self._stopping = asyncio.Event()
         self._decided = asyncio.Event()  # a reservation was kept or given back
-        self._pauses = 0
-        self._paused_until = 0.0
+        self._maintenance = Maintenance()
         self._error: Exception | None = None
         self.grace = GRACE
         self.stopped: str | None = None
@@ -348,7 +347,7 @@ class Run:
                 return await self._refused(item, error), None
             else:
                 self._keep(item, reserved)
-                self._pauses = 0
+                self._maintenance.ended()
                 item = await self._store.item(item.key)
                 self._report(item, job)
                 return item, job
@@ -356,7 +355,7 @@ class Run:
 
     async def _may_submit(self, item: Item) -> bool:
         """Wait while the service is under maintenance; say no when nothing more is submitted."""
-        while self.stopped is None and (wait := self._paused_until - self._clock.now()) > 0:
+        while self.stopped is None and (wait := self._maintenance.opens_at - self._clock.now()) > 0:
             await self._clock.sleep(wait, self._stopping)
         return self.stopped is None and not self._in_the_way(item)
 
@@ -508,13 +507,8 @@ class Run:
 
     def _pause(self, error: MaintenanceError) -> None:
         """The service is under maintenance: nobody submits for some minutes."""
-        if self._paused_until > self._clock.now():
-            return
-        if self._pauses == len(MAINTENANCE):
+        if self._maintenance.refused(self._clock.now()) is None:
             self.stop(str(error))
-            return
-        self._paused_until = self._clock.now() + MAINTENANCE[self._pauses]
-        self._pauses += 1
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
