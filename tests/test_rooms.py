@@ -26,6 +26,7 @@ LADDER = [
     "_disk",  #       locks, careful openings, names that last
     "_storyboard",  # what a caller asks for
     "_result",  #     what the service says
+    "_sqlite",  #    databases from elsewhere, opened with care
     # the edge: pure decisions
     "_lenient",  #    reading what cannot be trusted
     "_links",  #      where a record keeps its links
@@ -57,7 +58,7 @@ LADDER = [
 # Around it stand the outbuildings. Each stands alone, except for those named here.
 LEANING = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator", "virtual"}}
 # What subpackages may import of the core besides its public modules, by name.
-FOUNDATIONS = {"_disk"}
+FOUNDATIONS = {"_disk", "_sqlite"}
 OUTBUILDINGS = sorted(path.name for path in HOUSE.iterdir() if (path / "__init__.py").is_file())
 
 
@@ -212,7 +213,7 @@ HOMES = {
     "yarl": {"_transport", "_hosts"},
     "cattrs": {"_storyboard", "_record"},
     "backoff": {"_policy"},
-    "sqlite3": set(),
+    "sqlite3": {"_sqlite"},
     "pickle": set(),
 }
 

@@ -335,6 +335,7 @@ class Batch:
         except OSError as error:
             told = f"{options.folder} cannot be written: {error.strerror}; nothing was sent"
             raise DownloadError(told) from None
+        await store.keep_folder(options.folder)
         if min_balance is not None:
             budget.spendable = await client.credits() - min_balance
         if budget.needs_prices:

@@ -29,7 +29,7 @@ from apikley_async import (
     with_images,
 )
 from apikley_async.batch._store import Entry, Item
-from apikley_async.errors import ManifestError, StoryboardError, UploadError
+from apikley_async.errors import JournalError, ManifestError, StoryboardError, UploadError
 
 __all__ = [
     "Record",
@@ -38,6 +38,7 @@ __all__ = [
     "entries_of",
     "entry_of",
     "folded",
+    "is_key",
     "shown",
     "work_of",
 ]
@@ -59,6 +60,7 @@ MOST_FAULTS = 100
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 ONE_LINE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 KEY = re.compile(r"[^\W_][\w.\- ]{0,79}")
+NUMBERED = re.compile(r"(\.v[0-9]{1,6})?(\.[0-9]{1,3})?$")
 FILLERS = frozenset("\u115f\u1160\u3164\uffa0")  # letters that nobody sees, and some disks ignore
 LONGEST_KEY = 160  # bytes; with its suffixes it must be a file's name, of at most 255
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
@@ -246,6 +248,12 @@ def key_faults(key: object) -> Iterator[str]:
         yield f"key: a name that is a file's everywhere, not {name!r}"
 
 
+def is_key(key: str) -> bool:
+    """Whether a journal may hold *key*: a manifest's, with the number of its version or take."""
+    stem = NUMBERED.sub("", key)
+    return _name(key) == key and not any(key_faults(stem))
+
+
 def folded(key: str) -> str:
     """A key as the least discerning file system sees it: two of one fold would share a file."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", key).casefold())
@@ -290,12 +298,18 @@ def takes_of(
 ) -> list[Entry]:
     """The entries for some takes of a work, which share what they have in common."""
     digests = digests or {}
-    payload = dict(work.to_dict())
     content = work.to_dict(
         with_images(work.images, lambda image: digests.get(os.fsdecode(image), image))
     )
+
+    def placed(image: Image) -> Image:
+        """What lies outside by permission is written down with its whole path."""
+        far = os.fsdecode(image) in digests and leads_out(image)
+        return os.path.normpath((base or Path()).absolute() / image) if far else image
+
+    payload = dict(work.to_dict(with_images(work.images, placed)))
     if digests:
-        payload[PICTURE] = dict(digests)
+        payload[PICTURE] = {os.fsdecode(placed(name)): digest for name, digest in digests.items()}
     words = spelled(payload)
     digest_of, former_of = digester(content), digester(content, 1)
     stem = f"film-{former_of(1)[:12]}" if key is None else _name(key)  # as it ever was
@@ -363,16 +377,34 @@ def spelled(payload: Mapping[str, Any]) -> str:
 def work_of(item: Item) -> Work:
     """The work an item stands for: its image files in the manifest's folder, as they were planned.
 
-    What has another content by then is not uploaded.
+    What has another content by then is not uploaded, nor what has no digest, nor what lies
+    outside of that folder and is not named with its whole path.
+
+    Raises:
+        JournalError: what stands there is no film that a manifest could have named.
     """
+    try:
+        return _read_planned(item)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        told = str(error) if isinstance(error, StoryboardError) else "it is no film"
+        raise JournalError(
+            f"the journal is damaged, or was not written by this program: {shown(item.key)}: {told}"
+        ) from None
+
+
+def _read_planned(item: Item) -> Work:
     payload = json.loads(item.payload)
     planned = payload.pop(PICTURE, {})
     if isinstance(planned, str):  # as it was written when a film had one image at most
         planned = {payload["image"]: planned}
+    if not payload.keys() & {"shots", "task"}:
+        raise StoryboardError("shots: missing")
 
     def found(image: Image) -> Image:
         if not is_file(image):
             return image
+        if leads_out(image):
+            raise StoryboardError(f"image: inside the manifest's folder, not {shown(image)}")
         return PinnedImage(Path(item.base) / image, planned.get(image, ""))
 
     work = read_work(payload)
@@ -432,6 +464,11 @@ def image_digest(base: Path, image: str, allow_outside: bool) -> str:
     except UploadError as error:
         told = error.message.removeprefix("image ")
         raise StoryboardError(f"image: {told}") from None
+
+
+def leads_out(image: Image) -> bool:
+    """Whether a relative path leads out of the folder that it is relative to."""
+    return Path(os.path.normpath(image)).parts[:1] == (os.pardir,)
 
 
 # --- words --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from apikley_async._disk import USUAL, lock_file, make_private, open_own, sync_folder
+from apikley_async._sqlite import connect, make_lasting, schema_fault
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
 from apikley_async.errors import Blame, JournalError
 
@@ -222,26 +223,9 @@ def make(path: Path, migrations: Migrations) -> None:
     sync_folder(path.parent)
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open an existing file, and look at nothing in it yet."""
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
-    db.row_factory = sqlite3.Row
-    db.execute("PRAGMA foreign_keys = ON")
-    db.execute("PRAGMA temp_store = MEMORY")  # some folder for temporary files may be full
-    return db
-
-
-def make_lasting(db: sqlite3.Connection) -> None:
-    """From here on a commit is on the disk when it returns."""
-    db.execute("PRAGMA synchronous = FULL")
-    if sys.platform == "darwin":
-        db.execute("PRAGMA fullfsync = ON")
-        db.execute("PRAGMA checkpoint_fullfsync = ON")
-
-
-def check(db: sqlite3.Connection, path: Path, newest: int) -> int:
-    """Say the version of a journal's tables; refuse what is none, and what is damaged."""
+def check(db: sqlite3.Connection, path: Path, migrations: Migrations) -> int:
+    """Say the version of a journal's tables; refuse what is none of ours, or damaged."""
+    newest = len(migrations)
     if path.stat().st_size == 0:
         raise JournalError(
             f"{path} is empty: a journal that was lost, or none. It is left as it is; "
@@ -261,6 +245,11 @@ def check(db: sqlite3.Connection, path: Path, newest: int) -> int:
         raise JournalError(
             f"{path} was written by a newer version (schema {version}, here {newest}); "
             "upgrade this package"
+        )
+    made = tuple(statement for script in migrations[: max(0, version)] for statement in script)
+    if (fault := schema_fault(db, made)) is not None:  # before anything in it could be run
+        raise JournalError(
+            f"{path} is not as this program makes journals: {fault}. It is left as it is"
         )
     [verdict] = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":

@@ -24,11 +24,22 @@ from typing import Any, TypeVar
 import attrs
 
 from apikley_async import Attempt, Clock, SystemClock
+from apikley_async._sqlite import MORE_STEPS, Database
 from apikley_async.batch import _file as file
 from apikley_async.batch import _rescue as rescue
 from apikley_async.batch._planning import plan, read_out
 from apikley_async.batch._rescue import Rescued
-from apikley_async.batch._rows import ATTEMPTS, ITEM, read_item, spell_files, storable
+from apikley_async.batch._rows import (
+    ATTEMPTS,
+    ITEM,
+    found_at,
+    make_relative,
+    place_of,
+    read_facts,
+    read_item,
+    spell_files,
+    storable,
+)
 from apikley_async.batch._schema import MIGRATIONS, Migrations, faults_of, migrate
 from apikley_async.batch._states import Event, NoStepError, State, after
 from apikley_async.batch._store import Charge, Entry, Expected, Item, Plan, Step
@@ -41,6 +52,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger("apikley_async.batch")
 
+RELATIVE = 4  # the version from which on places are relative to the journal
 PAGES = 200  # of the log, some dozens of commits, until they are written into the main file
 LOCK_INTERVAL = 0.25  # seconds between two tries to take a lock that another process has
 MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or worse
@@ -76,7 +88,8 @@ class Journal:
         self._poison: JournalError | None = None
         self._full = False
         self._now = (0.0, 0.0)  # wall and monotonic time of what the thread is doing
-        self._db: sqlite3.Connection
+        self._folders: dict[Path, None] = {}  # in which files may lie
+        self._db: Database
 
     @classmethod
     async def open(
@@ -220,8 +233,13 @@ class Journal:
         return max(0.0, self._clock.wall() - float(row["at"]))
 
     async def salt(self) -> bytes:
-        [row] = await self._read("SELECT value FROM meta WHERE name = 'journal_id'")
-        return bytes.fromhex(row["value"])
+        return bytes.fromhex(self._journal_id)
+
+    async def keep_folder(self, folder: Path) -> None:
+        await self._run(self._keep_folder, folder)
+
+    async def folders(self) -> Sequence[Path]:
+        return [*self._folders]
 
     async def bind(self, base_url: str, account: str) -> None:
         await self._run(self._bind, base_url, account)
@@ -331,6 +349,8 @@ class Journal:
     def _guarded(self, now: tuple[float, float], work: Callable[..., T], *arguments: Any) -> T:
         self._now = now
         error: Exception
+        if hasattr(self, "_db"):
+            self._db.begin()
         try:
             return work(*arguments)
         except ApikleyError:
@@ -350,6 +370,8 @@ class Journal:
             way_out = "free some space and run again: nothing was sent meanwhile"
         elif number == sqlite3.SQLITE_BUSY:
             way_out = "another program has locked it; end that, and run again"
+        elif number == sqlite3.SQLITE_INTERRUPT:
+            told, way_out = MORE_STEPS, "it is left as it is"
         else:
             way_out = "keep the file, and run `apikley batch verify` on it"
         error = file.hindered(f"{self.path} cannot be written or read: {told}; {way_out}", number)
@@ -391,29 +413,30 @@ class Journal:
             self._locks.append(lock)
         has_log = file.has_log(self.path)  # before SQLite makes one
         self._db = file.connect(self.path, read_only=self.read_only)
-        version = file.check(self._db, self.path, len(self._migrations))
+        version = file.check(self._db, self.path, self._migrations)
+        facts = read_facts(self._db.execute("SELECT name, value FROM meta LIMIT 100").fetchall())
+        self._journal_id, self._epoch = facts.journal_id, facts.epoch
         if not self.read_only:
             file.make_lasting(self._db)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
-            self._check_newest(has_log=has_log)
+            self._check_newest(log_is_lost=facts.begun and not has_log)
             self._own(version)
             self._db.execute("PRAGMA wal_checkpoint(FULL)")  # the mark is in the main file
         elif version < len(self._migrations):
             told = "was written by an older version; run the batch once to bring it up to date"
             raise JournalError(f"{self.path} {told}")
+        for [place] in self._db.execute("SELECT path FROM folder ORDER BY rowid LIMIT 1000"):
+            self._folders[found_at(place, self.path.parent)] = None
 
-    def _check_newest(self, *, has_log: bool) -> None:
+    def _check_newest(self, *, log_is_lost: bool) -> None:
         """Refuse an older copy, and what a crash has left without its log, unless adopted."""
-        facts = dict(self._db.execute("SELECT name, value FROM meta").fetchall())
         [self._intents] = self._db.execute("SELECT count(*) FROM attempt").fetchone()
-        self._journal_id, self._epoch = facts["journal_id"], int(facts["epoch"])
         self._witness = Witness(self._journal_id)
         seen = self._witness.read()
         if self._adopting:
             self._epoch = max(self._epoch, seen[0] if seen else 0)
             return
-        log_is_lost = "begun" in facts and not has_log
         check_newest(self.path, (self._epoch, self._intents), seen, log_is_lost=log_is_lost)
         self._witness.write(self._epoch, self._intents)  # before the mark, which it vouches for
 
@@ -423,6 +446,8 @@ class Journal:
             file.keep_copy(self._db, self.path, version)
         self._db.execute("BEGIN IMMEDIATE")
         migrate(self._db, self._migrations)
+        if version < RELATIVE <= len(self._migrations):
+            make_relative(self._db, self.path.parent)
         self._epoch += 1
         facts = (("epoch", str(self._epoch)), ("begun", "1"))
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts)
@@ -487,6 +512,7 @@ class Journal:
             planned = plan(
                 self._db,
                 entries,
+                home=self.path.parent,
                 source=source,
                 allow_duplicates=allow_duplicates,
                 change=self._change,
@@ -574,6 +600,8 @@ class Journal:
         following = after(before, step.event)
         if step.task_id is not None and self._owner_of(step.task_id) not in (None, key):
             raise JournalError(f"{step.task_id} is the task of {self._owner_of(step.task_id)!r}")
+        for saved in step.files:
+            self._note_folder(saved.path.parent)
         buys_again = step.event in (Event.RETRY, Event.RESUBMIT)
         self._db.execute(
             "UPDATE item SET state = :to, cause = :cause,"
@@ -593,7 +621,7 @@ class Journal:
                 "credits": step.credits,
                 "result": storable(step.result) or None,
                 "success_at": step.success_at and step.success_at.timestamp(),
-                "files": spell_files(step.files) if step.files else None,
+                "files": spell_files(step.files, self.path.parent) if step.files else None,
                 "key": key,
                 "before": before,
             },
@@ -623,7 +651,20 @@ class Journal:
         row = self._db.execute(f"{ITEM} WHERE key = ?", (key,)).fetchone()
         if row is None:
             raise KeyError(key)
-        return read_item(row)
+        return self._read_item(row)
+
+    def _read_item(self, row: sqlite3.Row) -> Item:
+        return read_item(row, self.path.parent, self._folders)
+
+    def _keep_folder(self, folder: Path) -> None:
+        with self._transaction():
+            self._note_folder(folder.absolute())
+
+    def _note_folder(self, folder: Path) -> None:
+        place = place_of(folder, self.path.parent)
+        if (found := found_at(place, self.path.parent)) not in self._folders:
+            self._db.execute("INSERT OR IGNORE INTO folder VALUES (?)", (place,))
+            self._folders[found] = None
 
     def _items(self, states: list[State] | None, behind: int, count: int) -> list[Item]:
         marks = ", ".join("?" * len(states or ()))
@@ -632,7 +673,7 @@ class Journal:
             f"{ITEM} WHERE {chosen} AND ord > ? ORDER BY ord LIMIT ?",
             (*(states or ()), behind, count),
         )
-        return [read_item(row) for row in rows]
+        return [self._read_item(row) for row in rows]
 
     def _bind(self, base_url: str, account: str) -> None:
         known = dict(

@@ -16,9 +16,9 @@ import attrs
 
 from apikley_async.batch._entries import folded
 from apikley_async.batch._file import hindered
-from apikley_async.batch._rows import ITEM, payload_sum, read_item
+from apikley_async.batch._rows import ITEM, payload_sum, place_of
 from apikley_async.batch._states import State
-from apikley_async.batch._store import Entry, Plan
+from apikley_async.batch._store import Entry, Item, Plan
 from apikley_async.errors import ManifestConflictError
 
 __all__ = ["plan", "read_out"]
@@ -53,14 +53,15 @@ def plan(
     db: sqlite3.Connection,
     entries: Iterable[Entry | None],
     *,
+    home: Path,
     source: str,
     allow_duplicates: bool,
     change: Callable[[str], None],
 ) -> Plan:
     """Write *entries* down; refuse what contradicts them, and what would be paid twice.
 
-    *change* is called with the key of an item that has new content: nothing was ever created
-    for it, so it is planned anew.
+    Places are written down relative to *home*. *change* is called with the key of an item that
+    has new content: nothing was ever created for it, so it is planned anew.
     """
     new = known = changed = 0
     db.create_function("folded", 1, folded, deterministic=True)
@@ -74,6 +75,7 @@ def plan(
         digest = digest_of(db, entry.key)
         if digest is not None and entry.matches(digest):
             known += 1
+            move(db, entry, home)
             continue
         if digest is None:
             claim_stem(db, entry)
@@ -81,7 +83,7 @@ def plan(
             refuse_change(db, entry)
         if not allow_duplicates:
             refuse_twin(db, entry)
-        write(db, entry, source)
+        write(db, entry, source, home)
         if digest is None:
             new += 1
         else:
@@ -97,7 +99,7 @@ def plan(
     return Plan(new, known, gone, changed)
 
 
-def write(db: sqlite3.Connection, entry: Entry, source: str) -> None:
+def write(db: sqlite3.Connection, entry: Entry, source: str, home: Path) -> None:
     """A new item, or the new content of one that is there."""
     total = payload_sum(entry.key, entry.payload)
     db.execute(
@@ -105,8 +107,28 @@ def write(db: sqlite3.Connection, entry: Entry, source: str) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET payload = excluded.payload,"
         " payload_sum = excluded.payload_sum, digest = excluded.digest, base = excluded.base,"
         " source = excluded.source",
-        (entry.key, entry.payload, total, entry.digest, entry.base, source, State.PLANNED),
+        (
+            entry.key,
+            entry.payload,
+            total,
+            entry.digest,
+            base_of(entry, home),
+            source,
+            State.PLANNED,
+        ),
     )
+
+
+def move(db: sqlite3.Connection, entry: Entry, home: Path) -> None:
+    """Remember where a known film's images are now: its manifest may have been moved."""
+    db.execute(
+        "UPDATE item SET base = :base WHERE key = :key AND base != :base",
+        {"key": entry.key, "base": base_of(entry, home)},
+    )
+
+
+def base_of(entry: Entry, home: Path) -> str:
+    return place_of(Path(entry.base), home) if entry.base else ""
 
 
 def note_seen(db: sqlite3.Connection, entry: Entry) -> None:
@@ -139,7 +161,8 @@ def digest_of(db: sqlite3.Connection, key: str) -> str | None:
 
 def may_change(db: sqlite3.Connection, key: str) -> bool:
     """Whether nothing was ever created for an item; see `Item.may_change`."""
-    return read_item(db.execute(f"{ITEM} WHERE key = ?", (key,)).fetchone()).may_change
+    row = db.execute(f"{ITEM} WHERE key = ?", (key,)).fetchone()
+    return Item(key, State(row["state"]), attempts=row["attempts"]).may_change
 
 
 def refuse_change(db: sqlite3.Connection, entry: Entry) -> None:

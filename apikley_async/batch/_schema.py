@@ -90,6 +90,10 @@ MIGRATIONS: Migrations = (
         # Which attempt an event is about, where it is about one.
         "ALTER TABLE event ADD COLUMN token TEXT",
     ),
+    (
+        # Where runs have saved films, relative to the journal: no file lies elsewhere.
+        "CREATE TABLE folder (path TEXT PRIMARY KEY) STRICT",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

@@ -252,6 +252,14 @@ class Store(Protocol):
         """Belong to an account; `JournalError` when it belongs to another."""
         ...
 
+    async def keep_folder(self, folder: Path) -> None:
+        """Remember where films are saved; the path of a saved file lies in such a folder."""
+        ...
+
+    async def folders(self) -> Sequence[Path]:
+        """Where films are or were saved, the first first."""
+        ...
+
     async def salt(self) -> bytes:
         """What an account's mark is salted with."""
         ...

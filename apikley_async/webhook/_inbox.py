@@ -11,7 +11,6 @@ import contextlib
 import os
 import secrets
 import sqlite3
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from apikley_async._disk import check_own, make_private, sync_folder
+from apikley_async._sqlite import MORE_STEPS, Database, connect, make_lasting, schema_fault
 from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook._judge import Heard
 
@@ -123,7 +123,8 @@ def _guarded(file: _File, work: Callable[..., T], *arguments: Any) -> T:
         file.close()
         raise
     except sqlite3.Error as exc:
-        trouble = exc
+        interrupted = getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT
+        trouble = MORE_STEPS if interrupted else exc
     except OSError as exc:
         trouble = exc.strerror
     file.close()  # it is looked at anew before it is used again
@@ -138,7 +139,7 @@ class _File:
     def __init__(self, path: Path, most: int) -> None:
         self.path = path
         self._most = most
-        self._db: sqlite3.Connection | None = None
+        self._db: Database | None = None
         self._name = ""
         self._node = (0, 0)
 
@@ -182,11 +183,13 @@ class _File:
 
     # --- opening ------------------------------------------------------------------------------
 
-    def _opened(self) -> sqlite3.Connection:
+    def _opened(self) -> Database:
         """The database; another one if the file was removed or replaced meanwhile."""
         if self._db is not None and not self._is_still_there():
             self.close()
-        return self._db or self._open()
+        db = self._db or self._open()
+        db.begin()
+        return db
 
     def _is_still_there(self) -> bool:
         try:
@@ -195,7 +198,7 @@ class _File:
             return False
         return (found.st_dev, found.st_ino) == self._node
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> Database:
         if not os.path.lexists(self.path):
             self._make()
         found = self.path.lstat()  # not by opening it: closing would let go of SQLite's locks
@@ -203,16 +206,15 @@ class _File:
         if not found.st_size:
             raise JournalError(f"{self.path} is empty: an inbox that was lost, or none")
         self._node = (found.st_dev, found.st_ino)
-        db = self._db = _connect(self.path)
+        db = self._db = connect(self.path)
         self._recognise(db)
-        _make_lasting(db)
+        make_lasting(db)
         return db
 
     def _recognise(self, db: sqlite3.Connection) -> None:
         try:
             [application] = db.execute("PRAGMA application_id").fetchone()
             [version] = db.execute("PRAGMA user_version").fetchone()
-            [verdict] = db.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.DatabaseError as exc:
             if exc.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
                 raise
@@ -222,12 +224,22 @@ class _File:
             raise JournalError(f"{self.path} is another database, no inbox; it is left as it is")
         if version > VERSION:
             raise JournalError(f"{self.path} was written by a newer version; upgrade this package")
+        if (fault := schema_fault(db, TABLES[:2])) is not None:
+            raise JournalError(
+                f"{self.path} is not as this program makes inboxes: {fault}. It is left as it is"
+            )
+        [verdict] = db.execute("PRAGMA quick_check(1)").fetchone()
+        facts = dict(db.execute("SELECT name, value FROM fact").fetchmany(3))
+        if verdict == "ok" and (
+            not isinstance(facts.get("name"), str) or not isinstance(facts.get("count"), int)
+        ):
+            verdict = "its name or count is missing"
         if verdict != "ok":
             raise JournalError(
                 f"{self.path} is damaged ({verdict}); it is left as it is. It holds only hints: "
                 "move it away, and a new one will be made"
             )
-        [self._name] = db.execute("SELECT value FROM fact WHERE name = 'name'").fetchone()
+        self._name = facts["name"]
 
     def _make(self) -> None:
         """Make an empty inbox under another name, and give it its own when it is whole.
@@ -241,9 +253,9 @@ class _File:
         draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
         make_private(draft)
         try:
-            with contextlib.closing(_connect(draft)) as db:
+            with contextlib.closing(connect(draft)) as db:
                 db.execute("PRAGMA journal_mode = WAL")
-                _make_lasting(db)
+                make_lasting(db)
                 db.execute("BEGIN IMMEDIATE")
                 for statement in TABLES:
                     db.execute(statement)
@@ -255,16 +267,3 @@ class _File:
         finally:
             draft.unlink()
         sync_folder(self.path.parent)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5)
-
-
-def _make_lasting(db: sqlite3.Connection) -> None:
-    """From here on a commit is on the disk when it returns."""
-    db.execute("PRAGMA synchronous = FULL")
-    if sys.platform == "darwin":
-        db.execute("PRAGMA fullfsync = ON")
-        db.execute("PRAGMA checkpoint_fullfsync = ON")

@@ -194,7 +194,7 @@ class StoreContract:
         ended = attempt("t1", Verdict.ACCEPTED, "task_1")
         await store.settle("a", ended, Step(Event.ACCEPT, task_id="task_1"))
         await store.step("a", Step(Event.SUCCEED, credits=150.0, result='{"urls": []}'))
-        saved = File(Path("/films/a.mp4"), 5, "00ff")
+        saved = File(Path("/films/a.mp4"), 5, "00ff" * 16)
         done = await store.step("a", Step(Event.SAVE, files=(saved,)))
 
         assert done == await store.item("a")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,8 +49,8 @@ def test_prices_are_learnt_from_finished_films() -> None:
     """What films of a kind have consumed is their price; the dearest counts."""
     prices = Prices({15: 1.0})
     for consumed in (140.0, 150.0, 145.0, None):
-        prices.learn(Item("a", State.DONE, payload='{"duration": 10}', credits=consumed))
-    prices.learn(Item("a", State.DONE, payload='{"duration": 15}', credits=9.0))
+        prices.learn(Item("a", State.DONE, payload=json.dumps(TEN.to_dict()), credits=consumed))
+    prices.learn(Item("a", State.DONE, payload=json.dumps(FIFTEEN.to_dict()), credits=9.0))
 
     assert (prices.of(TEN), prices.of(FIFTEEN), prices.of(OTHER)) == (150.0, 9.0, None)
 
@@ -57,7 +58,7 @@ def test_prices_are_learnt_from_finished_films() -> None:
 def test_a_film_that_was_cheaper_lowers_no_price() -> None:
     """What the user says is a price; what films cost may only raise it."""
     prices = Prices(300)
-    prices.learn(Item("a", State.DONE, payload='{"duration": 10}', credits=150.0))
+    prices.learn(Item("a", State.DONE, payload=json.dumps(TEN.to_dict()), credits=150.0))
 
     assert prices.of(TEN) == 300.0
 
@@ -66,7 +67,7 @@ def test_the_price_of_another_model_is_learnt_apart() -> None:
     """Two ids of one duration may cost different amounts."""
     prices = Prices()
     twin = attrs.evolve(TEN, model="sora/s-2pro")
-    payload = '{"duration": 10, "model": "sora/s-2pro"}'
+    payload = json.dumps(twin.to_dict())
     prices.learn(Item("a", State.DONE, payload=payload, credits=900.0))
 
     assert (prices.of(twin), prices.of(TEN)) == (900.0, None)

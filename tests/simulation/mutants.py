@@ -71,7 +71,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
           "        self._tell(await self._store.settle(")),
     ),
     "NORMAL instead of FULL": (
-        ("batch._file", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
+        ("_sqlite", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
     ),
     "do not undo a step that failed": (
         ("batch._journal", "            yield\n            self._db.execute(\"COMMIT\")",
