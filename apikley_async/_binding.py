@@ -7,22 +7,19 @@ wait for ever. It says so instead, as asyncio's own locks do.
 from __future__ import annotations
 
 import asyncio
-import threading
 
 __all__ = ["Binding"]
-
-_BINDING = threading.Lock()  # two threads may come at the same moment
 
 
 class Binding:
     """The event loop that *what* is used in, if any."""
 
     def __init__(self, what: str) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self._bound: dict[str, asyncio.AbstractEventLoop] = {}
         self._what = what
 
     def bind(self, *, in_use: bool) -> bool:
-        """Bind to the running loop; say whether it is another one than before.
+        """Bind to the running loop; say whether another one is left behind.
 
         Args:
             in_use: whether anybody waits for it in the loop it is bound to.
@@ -31,14 +28,13 @@ class Binding:
             RuntimeError: the loop before still runs, or somebody waits in it.
         """
         loop = asyncio.get_running_loop()
-        with _BINDING:
-            before = self.loop
-            if before is loop:
-                return False
-            if before is not None and not before.is_closed() and (in_use or before.is_running()):
-                raise RuntimeError(
-                    f"{self._what} is in use in another event loop, which would never wake who "
-                    "waits here: make one for each loop"
-                )
-            self.loop = loop
+        before = self._bound.setdefault("loop", loop)  # one step: of two threads one is the first
+        if before is loop:
+            return False
+        if not before.is_closed() and (in_use or before.is_running()):
+            raise RuntimeError(
+                f"{self._what} is in use in another event loop, which would never wake who "
+                "waits here: make one for each loop"
+            )
+        self._bound["loop"] = loop
         return True

@@ -7,7 +7,6 @@ import contextlib
 import os
 import random
 import ssl as tls
-import threading
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -107,7 +106,6 @@ class Client:
         self._host: str | None = None  # first what `repr` shows, should the rest be refused
         self._rooms: Rooms | None = None
         self._closed = False
-        self._opening = threading.Lock()
         given = api_key if api_key is not None else os.environ.get("APIKLEY_API_KEY")
         fault = key_fault(given)
         key = Secret("unused" if fault else str(given).strip())
@@ -358,15 +356,14 @@ class Client:
 
     def _here(self) -> Rooms:
         """What belongs to the running loop; opened now if need be."""
-        with self._opening:  # two threads may come at the same moment
-            self._forget_the_gone()
-            if self._rooms is not None:
-                self._rooms.house.check()
-            if self._closed:
-                raise ClientClosedError("The client is closed; nothing was sent")
-            if self._rooms is None:
-                self._rooms = open_rooms(self._settings, self.attempts, self.attempts.listen)
-            return self._rooms
+        self._forget_the_gone()
+        if self._rooms is not None:
+            self._rooms.house.check()
+        if self._closed:
+            raise ClientClosedError("The client is closed; nothing was sent")
+        if self._rooms is None:
+            self._rooms = open_rooms(self._settings, self.attempts, self.attempts.listen)
+        return self._rooms
 
     def _forget_the_gone(self) -> None:
         """Let go of what was shut, or belonged to a loop that is closed."""

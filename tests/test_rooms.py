@@ -23,6 +23,7 @@ LADDER = [
     # the ground: plain values
     "errors",  #      what can go wrong, sorted by what to do next
     "_clock",  #      time, to be handed in
+    "_binding",  #    one event loop at a time
     "_disk",  #       locks, careful openings, names that last
     "_storyboard",  # what a caller asks for
     "_result",  #     what the service says
@@ -58,7 +59,7 @@ LADDER = [
 # Around it stand the outbuildings. Each stands alone, except for those named here.
 LEANING = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator", "virtual"}}
 # What subpackages may import of the core besides its public modules, by name.
-FOUNDATIONS = {"_disk", "_sqlite"}
+FOUNDATIONS = {"_disk", "_policy", "_sqlite"}
 OUTBUILDINGS = sorted(path.name for path in HOUSE.iterdir() if (path / "__init__.py").is_file())
 
 
