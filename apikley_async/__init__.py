@@ -2,6 +2,7 @@
 
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
+from apikley_async._hosts import fetch_faults
 from apikley_async._images import Picture, PinnedImage, read_picture
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
@@ -108,6 +109,7 @@ __all__ = [
     "Urls",
     "Verdict",
     "Work",
+    "fetch_faults",
     "images_of",
     "read_callback",
     "read_picture",

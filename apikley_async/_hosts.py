@@ -36,7 +36,7 @@ from apikley_async._storyboard import url_faults
 from apikley_async._transport import Network, is_loopback
 from apikley_async.errors import DownloadError
 
-__all__ = ["Hosts"]
+__all__ = ["Hosts", "fetch_faults"]
 
 CONNECTIONS = 12
 CHUNK = 256 * 1024
@@ -250,7 +250,9 @@ def host_of(url: str) -> tuple[str, Address | None]:
     return host, literal(host)
 
 
-def fetch_faults(url: str, *, allow_private: bool, allow_loopback: bool) -> Iterator[str]:
+def fetch_faults(
+    url: str, *, allow_private: bool = False, allow_loopback: bool = False
+) -> Iterator[str]:
     """Say why the service could not be asked to fetch *url*."""
     if faults := [*url_faults(url)]:
         yield from faults

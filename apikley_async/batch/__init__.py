@@ -4,7 +4,7 @@ from apikley_async.batch._batch import Batch, Estimate, Status
 from apikley_async.batch._budget import Price
 from apikley_async.batch._entries import work_of
 from apikley_async.batch._journal import Journal
-from apikley_async.batch._manifest import check, is_manifest
+from apikley_async.batch._manifest import Survey, check, is_manifest, survey
 from apikley_async.batch._rehearsal import REHEARSAL_MARK, is_rehearsal
 from apikley_async.batch._states import TABLE, Event, State
 from apikley_async.batch._store import Charge, Entry, Expected, File, Item, Plan, Step, Store
@@ -27,8 +27,10 @@ __all__ = [
     "Status",
     "Step",
     "Store",
+    "Survey",
     "check",
     "is_manifest",
     "is_rehearsal",
+    "survey",
     "work_of",
 ]

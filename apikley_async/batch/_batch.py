@@ -181,14 +181,19 @@ class Batch:
             ManifestError: with every fault and its place.
             ManifestConflictError: a key has other content than before, or two have the same.
         """
+        remarks: list[str] = []
         if isinstance(source, str | os.PathLike):
             name = name_of(source)
             entries = entries_in(
-                Path(source), allow_duplicates=allow_duplicates, allow_outside=allow_outside
+                Path(source),
+                allow_duplicates=allow_duplicates,
+                allow_outside=allow_outside,
+                remarks=remarks,
             )
         else:
             name, entries = "", iter(pairs(source))
-        return await self._plan(entries, name, allow_duplicates=allow_duplicates)
+        plan = await self._plan(entries, name, allow_duplicates=allow_duplicates)
+        return attrs.evolve(plan, remarks=tuple(remarks))
 
     async def _plan(self, entries: Iterable[Entry], name: str, *, allow_duplicates: bool) -> Plan:
         keys: list[str] = []
@@ -224,11 +229,14 @@ class Batch:
             ManifestError: with every fault of every file and its place.
             ManifestConflictError: a file has changed, or two films have the same content.
         """
-        films = await asyncio.to_thread(films_in, [Path(file) for file in files], takes=takes)
+        remarks: list[str] = []
+        paths = [Path(file) for file in files]
+        films = await asyncio.to_thread(films_in, paths, takes=takes, remarks=remarks)
         chosen: list[Entry] = []
         for film in films:
             chosen += await version_of(film, self._find, again=again)
-        return await self._plan(chosen, "", allow_duplicates=allow_duplicates)
+        plan = await self._plan(chosen, "", allow_duplicates=allow_duplicates)
+        return attrs.evolve(plan, remarks=tuple(remarks))
 
     async def _find(self, key: str) -> Item | None:
         try:

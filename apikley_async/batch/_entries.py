@@ -25,6 +25,7 @@ from apikley_async import (
     Shot,
     Storyboard,
     Work,
+    fetch_faults,
     read_picture,
     with_images,
 )
@@ -51,6 +52,7 @@ USUAL = {f.name: f.default for f in attrs.fields(Storyboard) if f.default is not
 USUAL_OF_A_TASK: Mapping[str, Any] = {"input": {}, "images": {}}
 VERSION = 2  # of the digest; version 1 has no prefix, and counts these even where nobody gave them
 SPELLED_IN_1 = ("shots", "duration", "aspect_ratio", "image", "model", "input")
+NOTES = "metadata"  # the same, of its user: not sent, and no part of the digest
 NOT_THERE = (Shot("Its absence is told elsewhere.", 0.1),)
 PICTURE = "image_sha256"  # beside the work in a payload: its images as they were when planned
 MOST_TAKES = 100
@@ -68,6 +70,11 @@ DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?"
 Digests = Callable[[str], str]
 
 
+def nowhere(_name: str) -> None:
+    """Where a field is, in a form that has no cells."""
+    return
+
+
 @attrs.frozen
 class Record:
     """One film as it was read: its file, where in it it stands, and its fields."""
@@ -78,11 +85,30 @@ class Record:
     fields: Mapping[str, Any]
     words: Mapping[str, str] = attrs.field(factory=dict)
     """What the form calls a field, where that is not the field's name."""
+    cells: Callable[[str], tuple[str, str] | None] = attrs.field(default=nowhere, repr=False)
+    """The place and the column of a field, where the form is a table."""
+    notes: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+    """What stands beside the film and is no field of it: kept as its metadata."""
+    broken: bool = False
+    """Whether some of its values could not be read, which has been told: its name counts."""
 
     def told(self, fault: str) -> str:
-        """A fault with its place, in the words of the form."""
+        """A fault with its place and the film's key, in the words of the form."""
         name, colon, rule = fault.partition(":")
-        return f"{self.where}: {self.words.get(name, name)}{colon}{rule}"
+        where, word = self.cells(name) or (self.where, self.words.get(name, name))
+        return f"{where}{self._called(name)}: {word}{colon}{rule}"
+
+    @property
+    def place_called(self) -> str:
+        """Where it stands, and what it is called."""
+        return f"{self.where}{self._called('')}"
+
+    def _called(self, name: str) -> str:
+        """The film's key, where it is one and not what is wrong."""
+        key = self.fields.get("key")
+        if name == "key" or not self.unit or not isinstance(key, str) or not KEY.fullmatch(key):
+            return ""
+        return f" ({key})"
 
     @property
     def where(self) -> str:
@@ -123,7 +149,24 @@ def entries_of(
     if faults or work is None:
         raise StoryboardError(faults)
     takes = range(1, fields.get("takes", 1) + 1)
-    return takes_of(work, fields.get("key"), takes, base=base, where=record.where, digests=digests)
+    return takes_of(
+        work,
+        fields.get("key"),
+        takes,
+        base=base,
+        where=record.where,
+        digests=digests,
+        notes=record.notes,
+    )
+
+
+def keys_of(fields: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """The names of a film that has a fault elsewhere; none where they are what is wrong."""
+    key, takes = fields.get("key"), {**defaults, **fields}.get("takes", 1)
+    if key is None or [*key_faults(key)]:
+        return []
+    counted = takes if type(takes) is int and 1 <= takes <= MOST_TAKES else 1
+    return [name_of_take(_name(key), take) for take in range(1, counted + 1)]
 
 
 def defaults_of(fields: Mapping[str, Any], digest_of: Digests) -> tuple[dict[str, Any], list[str]]:
@@ -187,6 +230,13 @@ def images_in(fields: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
                 yield f"task.images.{shown_place(place)}{f'[{number}]' if several else ''}", one
     if "image" in fields:
         yield "image", fields["image"]
+
+
+def unfetched(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The image URLs of a film, by place, that the service cannot fetch; each with the reason."""
+    for place, image in images_in(fields):
+        if isinstance(image, str) and "://" in image and (fault := next(fetch_faults(image), "")):
+            yield place, fault
 
 
 def read_work(fields: Mapping[str, Any]) -> Work:
@@ -259,6 +309,11 @@ def folded(key: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", key).casefold())
 
 
+def name_of_take(stem: str, take: int) -> str:
+    """The key of a take: the film's own, with a number from the second on."""
+    return stem if take == 1 else f"{stem}.{take}"
+
+
 def _name(key: object) -> str:
     try:
         return unicodedata.normalize("NFC", str(key))
@@ -295,6 +350,7 @@ def takes_of(
     base: Path | None = None,
     where: str = "",
     digests: Mapping[str, str] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> list[Entry]:
     """The entries for some takes of a work, which share what they have in common."""
     digests = digests or {}
@@ -310,6 +366,8 @@ def takes_of(
     payload = dict(work.to_dict(with_images(work.images, placed)))
     if digests:
         payload[PICTURE] = {os.fsdecode(placed(name)): digest for name, digest in digests.items()}
+    if notes:
+        payload[NOTES] = dict(notes)
     words = spelled(payload)
     digest_of, former_of = digester(content), digester(content, 1)
     stem = f"film-{former_of(1)[:12]}" if key is None else _name(key)  # as it ever was
@@ -318,7 +376,7 @@ def takes_of(
         raise ManifestError([f"{where}: a folder with a name in Unicode, not {folder!r}"])
     return [
         Entry(
-            key=stem if take == 1 else f"{stem}.{take}",
+            key=name_of_take(stem, take),
             payload=words,
             digest=digest_of(take),
             base=folder,
@@ -395,6 +453,7 @@ def work_of(item: Item) -> Work:
 def _read_planned(item: Item) -> Work:
     payload = json.loads(item.payload)
     planned = payload.pop(PICTURE, {})
+    payload.pop(NOTES, None)
     if isinstance(planned, str):  # as it was written when a film had one image at most
         planned = {payload["image"]: planned}
     if not payload.keys() & {"shots", "task"}:

@@ -20,8 +20,12 @@ from apikley_async.errors import ManifestConflictError, ManifestError
 __all__ = ["films_in", "version_of"]
 
 
-def films_in(files: Iterable[Path], *, takes: int | None = None) -> list[list[Entry]]:
+def films_in(
+    files: Iterable[Path], *, takes: int | None = None, remarks: list[str] | None = None
+) -> list[list[Entry]]:
     """The takes of each file's film; all faults of all files at once. Blocks.
+
+    What should be known before paying is added to *remarks*.
 
     Raises:
         ManifestError: with every fault, its file, field and rule; two files of one name included.
@@ -31,7 +35,7 @@ def films_in(files: Iterable[Path], *, takes: int | None = None) -> list[list[En
     known: dict[str, Path] = {}
     for path in files:
         try:
-            film = film_in(path, takes=takes)
+            film = film_in(path, takes=takes, remarks=remarks)
         except ManifestError as error:
             faults += error.faults
             continue

@@ -1,4 +1,4 @@
-"""The forms of a manifest but YAML: JSON, JSON lines, TOML and CSV, read strictly.
+"""The forms of a manifest but YAML and CSV: JSON, JSON lines and TOML, read strictly.
 
 A reader yields what it finds, films and faults, each with its place; it raises only where it
 cannot go on. JSON lines and CSV are read as they stream, the others whole.
@@ -6,7 +6,6 @@ cannot go on. JSON lines and CSV are read as they stream, the others whole.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
@@ -17,19 +16,26 @@ from typing import Any, BinaryIO, TypeAlias
 
 import attrs
 
-from apikley_async.batch._entries import MOST_SHOTS, Record, shown
+from apikley_async.batch._entries import Record, shown
 from apikley_async.errors import ManifestError
 
-__all__ = ["Defaults", "Fault", "Found", "Marked", "films_in", "plain_value", "read_whole"]
+__all__ = [
+    "Defaults",
+    "Fault",
+    "Found",
+    "Marked",
+    "Remark",
+    "films_in",
+    "plain_value",
+    "read_whole",
+    "text_of",
+]
 
 LARGEST = 64 * 1024 * 1024
 LONGEST_LINE = 1024 * 1024
 MOST_HOLDERS = 4_000_000  # lists and objects of a JSON document
 DEEPEST = 32
 BOM = b"\xef\xbb\xbf"
-COLUMNS = ("key", "scene", "duration", "film_duration", "aspect_ratio", "image")
-IN_CSV = {"duration": "film_duration"}
-OF_FILM = ("film_duration", "aspect_ratio", "image")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 NO_JSON = re.compile(r"true|false|null|[-+]?\.inf|\.nan", re.IGNORECASE)
 
@@ -42,6 +48,13 @@ class Fault:
 
 
 @attrs.frozen
+class Remark:
+    """What is not wrong, and is to be known before anything is paid."""
+
+    told: str
+
+
+@attrs.frozen
 class Defaults:
     """What holds for every film that does not say otherwise."""
 
@@ -49,7 +62,7 @@ class Defaults:
     fields: Mapping[str, Any]
 
 
-Found: TypeAlias = Record | Defaults | Fault
+Found: TypeAlias = Record | Defaults | Fault | Remark
 
 
 class Marked(dict[str, Any]):
@@ -120,6 +133,7 @@ def read_json(file: BinaryIO, name: str) -> Iterator[Found]:
         raise ManifestError([f"{name}: at most {MOST_HOLDERS:,} lists and objects"])
     try:
         document, twins = loads(text)
+        document = with_lines(text, document)
     except (ValueError, RecursionError) as exc:
         raise ManifestError([json_fault(name, exc)]) from None
     told = False
@@ -149,7 +163,7 @@ def read_lines(file: BinaryIO, name: str) -> Iterator[Found]:
             continue
         if twins:
             yield Fault(f"{where}: {shown(twins[0])} stands twice in one object")
-        elif not isinstance(fields, dict):
+        if not isinstance(fields, dict):
             yield Fault(f"{where}: a film as a JSON object, not {shown(fields)}")
         else:
             yield Record(name, "line", number, fields)
@@ -173,6 +187,70 @@ def loads(text: str) -> tuple[Any, list[str]]:
         return marked
 
     return json.loads(text, object_pairs_hook=once_each, parse_int=_whole), twins
+
+
+# What a JSON document may hold between its films, and one film passed over as a whole.
+BLANK = re.compile(r"[ \t\n\r]*")
+WORD = re.compile(r'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+
+
+def with_lines(text: str, document: Any) -> Any:
+    """The *document*, which was read from *text*, with the line that each film begins in."""
+    films = document.get("films") if isinstance(document, dict) else document
+    if not isinstance(films, list) or not films:
+        return document
+    at, heads = _first_film(text), []
+    passing = json.JSONDecoder(parse_int=str, parse_float=str)
+    for _ in films:
+        heads.append(at := _end(BLANK, text, at))
+        _, at = passing.raw_decode(text, at)
+        at = _end(BLANK, text, at) + 1  # past the comma, or the end of the list
+    return _lined(document, films, text, heads)
+
+
+def _lined(document: Any, films: list[Any], text: str, heads: list[int]) -> Any:
+    """The document with the line of each of its *films*, where no two share one."""
+    line, before, lines = 1, 0, []
+    for head in heads:
+        line, before = line + text.count("\n", before, head), head
+        lines.append(line)
+    if len({*lines}) != len(films):
+        return document
+    lined = [*map(_marked, films, lines)]
+    return {**document, "films": lined} if isinstance(document, dict) else lined
+
+
+def _first_film(text: str) -> int:
+    """Where the list of films begins, in a document that was read before."""
+    at = _end(BLANK, text, 0)
+    if text[at] == "[":
+        return at + 1
+    passing, found = json.JSONDecoder(parse_int=str, parse_float=str), 0
+    while text[at] != "}":  # the last list of that name counts
+        name = WORD.match(text, _end(BLANK, text, at + 1))
+        if name is None:
+            break
+        at = _end(BLANK, text, _end(BLANK, text, name.end()) + 1)
+        if json.loads(name.group()) == "films":
+            found = at + 1
+        _, at = passing.raw_decode(text, at)
+        at = _end(BLANK, text, at)
+    return found
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    found = pattern.match(text, at)
+    return found.end() if found else at
+
+
+def _marked(film: Any, line: int) -> Any:
+    """A film that knows its line; what is none stays as it is."""
+    if not isinstance(film, dict):
+        return film
+    marked = Marked(film)
+    marked.twins = getattr(film, "twins", ())
+    marked.line = line
+    return marked
 
 
 def _whole(digits: str) -> int:
@@ -225,109 +303,23 @@ def read_toml(file: BinaryIO, name: str) -> Iterator[Found]:
         raise ManifestError([f"{name}: TOML: {exc}"]) from None
     except ValueError as exc:  # a number of thousands of digits, a date that is none
         raise ManifestError([f"{name}: TOML: {str(exc)[:80]}"]) from None
-    yield from films_in(document, name)
+    yield from films_in(_toml_lines(text, document), name)
 
 
-# --- CSV ----------------------------------------------------------------------------------------
+HEADER = re.compile(
+    rf"""(?P<film>^[ \t]*\[\[[ \t]*(?:films|"films"|'films')[ \t]*\]\])|{SAID.pattern}""",
+    re.DOTALL | re.MULTILINE,
+)
 
 
-def read_csv(file: BinaryIO, name: str) -> Iterator[Found]:
-    """One row a shot; the rows of a film stand together and share their key."""
-    rows = csv.reader(_texts(file, name), strict=True)
-    film: dict[str, Any] = {}
-    first: dict[str, str] = {}
-    start = ended = 0
-    try:
-        columns = _columns(next(rows, []), name)
-        ended = rows.line_num
-        for row in rows:
-            line, ended = ended + 1, rows.line_num
-            if not row:
-                continue
-            where = f"{name}, line {line}"
-            yield from (Fault(f"{where}: {told}") for told in _row_faults(columns, row))
-            cells = _cells(columns, row)
-            if film and ("key" in cells) != ("key" in first):
-                yield Fault(f"{where}: key: on every row, or on none")
-            if not film or "key" not in cells or cells["key"] != first.get("key"):
-                if film:
-                    yield Record(name, "line", start, film, IN_CSV)
-                film, first, start = _film(cells), cells, line
-            elif any(cells[column] != first.get(column) for column in OF_FILM if column in cells):
-                yield Fault(f"{where}: {', '.join(OF_FILM)}: as in line {start}, or blank")
-            if len(film["shots"]) <= MOST_SHOTS:  # one too many is enough to be told so
-                film["shots"].append(_shot(cells))
-    except csv.Error as exc:
-        told = "a quote is not closed" if "unexpected end" in str(exc) else str(exc)
-        raise ManifestError([f"{name}, line {ended + 1}: CSV: {told}"]) from None
-    if film:
-        yield Record(name, "line", start, film, IN_CSV)
-
-
-def _texts(file: BinaryIO, name: str) -> Iterator[str]:
-    for _, line in lines_of(file, name):
-        if isinstance(line, Fault):
-            raise ManifestError([line.told])
-        yield line
-
-
-def _columns(header: list[str], name: str) -> list[str]:
-    unknown = [column for column in header if column not in COLUMNS]
-    missing = [column for column in ("scene", "duration") if column not in header]
-    if not unknown and not missing and len({*header}) == len(header):
-        return header
-    told = f"{name}, line 1: the columns {','.join(COLUMNS)}, each once; scene and duration always"
-    for separator in (";", "\t", "|"):
-        if any(separator in column for column in header):
-            raise ManifestError([f"{told}; commas between them, not {separator!r}"])
-    if unknown:
-        told += f"; unknown: {', '.join(map(shown, unknown[:10]))}"
-    if missing:
-        told += f"; missing: {', '.join(missing)}"
-    raise ManifestError([told])
-
-
-def _row_faults(columns: list[str], row: list[str]) -> Iterator[str]:
-    if len(row) != len(columns):
-        yield f"{len(columns)} cells as in line 1, not {len(row)}"
-    for column, cell in zip(columns, row, strict=False):
-        begin = cell.lstrip(" ")[:1]
-        if begin and begin in "=+-@\t\r":
-            yield f"{column}: begins with {begin!r}, which a spreadsheet would run as a formula"
-        if column in ("duration", "film_duration"):
-            try:
-                plain_value(cell.strip())
-            except ValueError as exc:
-                yield f"{column}: {exc}"
-
-
-def _cells(columns: list[str], row: list[str]) -> dict[str, str]:
-    """The cells of a row that are not blank; a scene is kept as it is."""
-    return {
-        column: cell if column == "scene" else cell.strip()
-        for column, cell in zip(columns, row, strict=False)
-        if cell.strip()
-    }
-
-
-def _film(cells: Mapping[str, str]) -> dict[str, Any]:
-    film: dict[str, Any] = {
-        column: cells[column] for column in ("key", "aspect_ratio", "image") if column in cells
-    }
-    if "film_duration" in cells:
-        film["duration"] = _number(cells["film_duration"])
-    return {**film, "shots": []}
-
-
-def _shot(cells: Mapping[str, str]) -> dict[str, Any]:
-    return {"scene": cells.get("scene"), "duration": _number(cells.get("duration", ""))}
-
-
-def _number(cell: str) -> Any:
-    try:
-        return plain_value(cell)
-    except ValueError:
-        return 10  # what is wrong with it is told with its row
+def _toml_lines(text: str, document: dict[str, Any]) -> dict[str, Any]:
+    """The document with the line of each film, where the films stand under headers."""
+    films = document.get("films")
+    if not isinstance(films, list):
+        return document
+    heads = [found.start() for found in HEADER.finditer(text) if found["film"]]
+    lined: dict[str, Any] = _lined(document, films, text, heads)
+    return lined
 
 
 # --- what the forms share -----------------------------------------------------------------------
@@ -368,10 +360,10 @@ def _defaults(defaults: Any, name: str) -> Iterator[Found]:
 def _one_film(film: Any, record: Record) -> Iterator[Found]:
     if not isinstance(film, dict):
         yield Fault(f"{record.where}: a film, not {shown(film)}")
-    elif twins := [*twin_faults(film)]:
-        yield from (Fault(f"{record.where}: {told}") for told in twins)
-    elif not getattr(film, "broken", False):  # its faults have been told
-        yield record
+        return
+    yield from (Fault(f"{record.where}: {told}") for told in twin_faults(film))
+    # The faults of a broken one have been told: only its name still counts.
+    yield attrs.evolve(record, broken=getattr(film, "broken", False))
 
 
 def plain_value(text: str) -> Any:

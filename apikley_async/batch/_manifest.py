@@ -25,22 +25,25 @@ from apikley_async.batch._entries import (
     entries_of,
     folded,
     image_digest,
+    keys_of,
+    unfetched,
 )
 from apikley_async.batch._forms import (
     LARGEST,
     Defaults,
     Fault,
     Found,
-    read_csv,
+    Remark,
     read_json,
     read_lines,
     read_toml,
 )
 from apikley_async.batch._store import Entry
+from apikley_async.batch._table import read_csv
 from apikley_async.batch._yaml import read_yaml
 from apikley_async.errors import ManifestConflictError, ManifestError, StoryboardError
 
-__all__ = ["check", "entries_in", "film_in", "is_manifest"]
+__all__ = ["Survey", "check", "entries_in", "film_in", "is_manifest", "survey"]
 
 READERS: Mapping[str, Callable[[BinaryIO, str], Iterator[Found]]] = {
     ".yaml": read_yaml,
@@ -52,11 +55,56 @@ READERS: Mapping[str, Callable[[BinaryIO, str], Iterator[Found]]] = {
     ".csv": read_csv,
 }
 STREAMED = (read_lines, read_csv)
+CLOSE = 0.05  # seconds: what rounding may leave of a film
+MOST_NAMED = 3
 
 
 def is_manifest(path: str | os.PathLike[str]) -> bool:
     """Say whether a file is called like a manifest: by its suffix, whatever is in it."""
     return Path(path).suffix.lower() in READERS
+
+
+@attrs.frozen
+class Survey:
+    """What a manifest is, before anything of it is paid.
+
+    Attributes:
+        faults: what is wrong with it, up to 100; it can be planned only where there are none.
+        remarks: what is not wrong, but should be known before paying: columns that are taken as
+            notes, shots that do not fill their film, image URLs of this machine or of a private
+            network, which the service cannot fetch.
+        films: how many films it asks for, all takes counted.
+        shots: how many shots they have; tasks of other models have none.
+        seconds: how long the storyboards are in all.
+    """
+
+    faults: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    films: int = 0
+    shots: int = 0
+    seconds: int = 0
+
+
+def survey(
+    path: str | os.PathLike[str], *, allow_duplicates: bool = False, allow_outside: bool = False
+) -> Survey:
+    """Read a manifest to its end, images included, and say what it is.
+
+    Nothing is planned or sent. It blocks, for as long as reading the files takes.
+
+    Raises:
+        MissingExtraError: it is YAML, and PyYAML is not installed.
+    """
+    reading = _Reading(Path(path), allow_duplicates=allow_duplicates, allow_outside=allow_outside)
+    faults: Iterable[str] = ()
+    try:
+        for _ in _entries(reading):
+            pass
+    except ManifestError as error:
+        faults = error.faults
+    return Survey(
+        tuple(faults), (*reading.remarks(),), reading.takes, reading.shots, reading.seconds
+    )
 
 
 def check(
@@ -70,31 +118,32 @@ def check(
     Raises:
         MissingExtraError: it is YAML, and PyYAML is not installed.
     """
-    try:
-        for _ in entries_in(
-            Path(path), allow_duplicates=allow_duplicates, allow_outside=allow_outside
-        ):
-            pass
-    except ManifestError as error:
-        return [*error.faults]
-    return []
+    found = survey(path, allow_duplicates=allow_duplicates, allow_outside=allow_outside)
+    return [*found.faults]
 
 
-def film_in(path: Path, *, takes: int | None = None) -> list[Entry]:
+def film_in(
+    path: Path, *, takes: int | None = None, remarks: list[str] | None = None
+) -> list[Entry]:
     """The takes of the one film that a file describes; without a key it is named after the file.
 
     Args:
         path: a manifest of one film.
         takes: how many takes there are in all; by default what the film says.
+        remarks: takes what should be known before paying; see `Survey`.
 
     Raises:
         ManifestError: as `entries_in`, and when there is more than one film.
     """
-    return [*_entries(_Reading(path, named=True, takes=takes))]
+    return [*_entries(_Reading(path, named=True, takes=takes), remarks)]
 
 
 def entries_in(
-    path: Path, *, allow_duplicates: bool = True, allow_outside: bool = False
+    path: Path,
+    *,
+    allow_duplicates: bool = True,
+    allow_outside: bool = False,
+    remarks: list[str] | None = None,
 ) -> Iterator[Entry]:
     """Yield the entries of a manifest; raise at its end if anything in it was wrong.
 
@@ -105,17 +154,17 @@ def entries_in(
         path: what it is follows from its suffix.
         allow_duplicates: whether the same content may stand under two keys.
         allow_outside: whether images may lie outside of the manifest's folder.
+        remarks: takes what should be known before paying; see `Survey`.
 
     Raises:
         ManifestError: with up to 100 faults, each with its place, field and rule.
         ManifestConflictError: all of them are about films that share a key or their content.
     """
-    yield from _entries(
-        _Reading(path, allow_duplicates=allow_duplicates, allow_outside=allow_outside)
-    )
+    reading = _Reading(path, allow_duplicates=allow_duplicates, allow_outside=allow_outside)
+    yield from _entries(reading, remarks)
 
 
-def _entries(reading: _Reading) -> Iterator[Entry]:
+def _entries(reading: _Reading, remarks: list[str] | None = None) -> Iterator[Entry]:
     try:
         for found in films_of(reading.path):
             yield from reading.entries(found)
@@ -124,6 +173,8 @@ def _entries(reading: _Reading) -> Iterator[Entry]:
     except ManifestError as error:
         reading.tell(error.faults)
     reading.end()
+    if remarks is not None:
+        remarks += reading.remarks()
 
 
 class _Reading:
@@ -144,7 +195,10 @@ class _Reading:
         self.path = path
         self.faults: list[str] = []
         self.only_conflicts = True
-        self.films = 0
+        self.films = self.takes = self.shots = self.seconds = 0
+        self._told: list[str] = []
+        self._short: list[str] = []
+        self._shorts = 0
         self._named = named
         self._takes = {} if takes is None else {"takes": takes}
         self._defaults: Mapping[str, Any] = {}
@@ -162,21 +216,58 @@ class _Reading:
         if isinstance(found, Fault):
             self.tell([found.told])
             return []
+        if isinstance(found, Remark):
+            self._told.append(found.told)
+            return []
         if isinstance(found, Defaults):
             self._defaults, faults = defaults_of(found.fields, self._digest_of)
             self.tell(f"{found.file}, defaults: {fault}" for fault in faults)
             return []
         self.films += 1
         film = self._called(found)
+        if film.broken:
+            self.faults += self._names_taken(film, keys_of(film.fields, self._defaults))
+            return []
         try:
             entries = entries_of(
                 film, self._defaults, base=self.path.parent, digest_of=self._digest_of
             )
         except StoryboardError as error:
             self.tell(map(film.told, error.faults))
+            self.faults += self._names_taken(film, keys_of(film.fields, self._defaults))
             return []
         self.faults += self._conflicts(film, entries)
+        self._count(film, len(entries))
         return entries if not self.faults else []
+
+    def _count(self, film: Record, takes: int) -> None:
+        """Count what a film without faults asks for, and note shots that do not fill it."""
+        self.takes += takes
+        for place, told in unfetched(film.fields):
+            if len(self._told) < MOST_FAULTS:
+                self._told.append(film.told(f"{place}: {told}; it would be rejected"))
+        if "task" in film.fields:
+            return
+        usual = {"duration": 15, **self._defaults}
+        shots, whole = film.fields["shots"], {**usual, **film.fields}["duration"]
+        filled = sum(shot["duration"] for shot in shots)
+        self.shots += takes * len(shots)
+        self.seconds += takes * int(whole)
+        if filled >= whole - CLOSE:
+            return
+        self._shorts += 1
+        if self._shorts <= MOST_NAMED:
+            self._short.append(f"{film.place_called}, {filled:.4g} of {whole:g} s")
+
+    def remarks(self) -> Iterator[str]:
+        """What is not wrong, and should be known before paying."""
+        yield from map(one_line, self._told)
+        if self._shorts:
+            more = f", and {self._shorts - MOST_NAMED} more" if self._shorts > MOST_NAMED else ""
+            yield one_line(
+                f"{shown_name(self.path)}: the shots do not fill the film, which is paid whole: "
+                f"{'; '.join(self._short)}{more}"
+            )
 
     def _called(self, film: Record) -> Record:
         """The film with its key: one that has its file for itself is named after the file."""
@@ -204,18 +295,22 @@ class _Reading:
         self.faults += faults
         self.only_conflicts &= len(self.faults) == before
 
-    def _conflicts(self, record: Record, entries: list[Entry]) -> Iterator[str]:
-        """Films that would overwrite each other's files, or be paid twice."""
-        for entry in entries:
-            mark = mark_of(folded(entry.key))
+    def _names_taken(self, record: Record, keys: Iterable[str]) -> Iterator[str]:
+        """Films that would overwrite each other's files."""
+        for key in keys:
+            mark = mark_of(folded(key))
             if (first := self._names.get(mark)) is None:
                 self._names[mark] = record.number
                 continue
             yield (
-                f"{record.where}: key: {entry.key!r} names the same file as the film at "
+                f"{record.where}: key: {key!r} names the same file as the film at "
                 f"{record.place(first)}; the rows of a CSV's film stand together, and "
                 "takes: 2 makes two films of one storyboard"
             )
+
+    def _conflicts(self, record: Record, entries: list[Entry]) -> Iterator[str]:
+        """Films that would overwrite each other's files, or be paid twice."""
+        yield from self._names_taken(record, (entry.key for entry in entries))
         if self._contents is None:
             return
         mark = mark_of(entries[0].digest)

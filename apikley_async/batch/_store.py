@@ -102,13 +102,17 @@ class Item:
 
 @attrs.frozen
 class Plan:
-    """What adding films changed: counts of items, and the *keys* of the films that were added."""
+    """What adding films changed: counts of items, and the *keys* of the films that were added.
+
+    *remarks* say what should be known before paying; see `Survey`.
+    """
 
     new: int = 0
     known: int = 0
     gone: int = 0
     changed: int = 0
     keys: tuple[str, ...] = attrs.field(default=(), repr=False)
+    remarks: tuple[str, ...] = attrs.field(default=(), repr=False)
 
     def __str__(self) -> str:
         counts = {"new": self.new, "changed": self.changed, "known": self.known, "gone": self.gone}

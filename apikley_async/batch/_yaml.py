@@ -36,6 +36,12 @@ DOUBTFUL = re.compile(
 QUOTED = re.compile(r"""(?<![^\s\[{,:])("([^"\\]|\\.)*+"?|'[^']*+'?|#[^\n]*+)""", re.DOTALL)
 
 
+WANTS_QUOTES = (
+    "a text with a comma in it wants quotes between braces, or a line of its own: "
+    'scene: "A kitten, with a cake."'
+)
+
+
 def read_yaml(file: BinaryIO, name: str) -> Iterator[Found]:
     try:
         import yaml
@@ -69,6 +75,12 @@ def compose(yaml: Any, loader: Any, text: str, name: str) -> tuple[Any, list[str
         faults = [*composer.faults, f"{name}, line {line + 1}: YAML: {told}"]
         raise ManifestError(faults) from None
     return document, composer.faults
+
+
+def _is_nothing(event: Any) -> bool:
+    """Whether an event is a value that nobody wrote: what a comma leaves behind between braces."""
+    nothing = getattr(event, "value", "x") == "" and not event.style
+    return nothing and event.tag is None and event.anchor is None
 
 
 class _Composer:
@@ -130,9 +142,10 @@ class _Composer:
             name = self._name_of(inner, events, depth)
             if name in found:
                 self._tell(inner, f"{shown(name)} stands there twice")
-            found[name] = self._value(
-                next(events), events, depth + 1, strict=strict or name == "input"
-            )
+            value = next(events)
+            if event.flow_style and _is_nothing(value):
+                self._tell(inner, f"{shown(name)} has no value; {WANTS_QUOTES}")
+            found[name] = self._value(value, events, depth + 1, strict=strict or name == "input")
         found.broken = len(self.faults) > before
         return found
 

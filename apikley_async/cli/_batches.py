@@ -169,10 +169,14 @@ class BatchRun:
                 if order.place.note:
                     self._tell.say(order.place.note)
                 note = "taken up from its journal"
+                remarks: Sequence[str] = ()
                 if order.plan is not None:
                     plan = await refusing(order.plan(batch))
                     note, keys = str(plan), plan.keys if order.only else None
+                    remarks = plan.remarks
                 self._tell.say(f"{order.named}: {note}")
+                for remark in remarks:
+                    self._tell("remark", message=remark)
                 yield batch, keys
 
     async def _open(self, journal: Path, opened: contextlib.AsyncExitStack) -> Batch:

@@ -270,7 +270,8 @@ def check(files: tuple[Path, ...], as_json: bool) -> int:
     r"""Say everything that is wrong with manifests, images included. Sends nothing.
 
     \b
-    With --json: {"event": "checked", "file", "faults"}. Exit code 2 if there are any.
+    With --json: {"event": "checked", "file", "faults", "remarks", "films", "shots", "seconds"}.
+    Exit code 2 if there are faults.
     """
     from apikley_async.cli._manifests import check_files
     from apikley_async.cli._run import telling

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from apikley_async.batch import Batch, Plan, check, is_rehearsal
+import attrs
+
+from apikley_async.batch import Batch, Plan, Survey, is_rehearsal, survey
 from apikley_async.cli._batches import BatchRun, Order
 from apikley_async.cli._exit import OK, USAGE, Refused
 from apikley_async.cli._options import Settings
 from apikley_async.cli._placement import Place
 from apikley_async.cli._run import play, telling
 from apikley_async.cli._stage import SPEED, Stage
-from apikley_async.cli._telling import Telling, plain
+from apikley_async.cli._telling import Telling, count, plain
 
 __all__ = ["check_files", "preview"]
 
@@ -21,15 +23,23 @@ def check_files(paths: Sequence[Path], tell: Telling) -> int:
     """Tell every fault of every manifest, and give the exit code."""
     faulty = 0
     for path in paths:
-        faults = check(path)
-        faulty += bool(faults)
-        tell("checked", file=str(path), faults=faults)
-        for fault in faults:
+        found = survey(path)
+        faulty += bool(found.faults)
+        tell("checked", file=str(path), **attrs.asdict(found))
+        for fault in found.faults:
             tell.answer(fault)
-        if not faults:
-            tell.say(f"{path}: nothing is wrong with it")
+        for remark in found.remarks:
+            tell.say(f"Note: {remark}")
+        if not found.faults:
+            tell.say(f"{path}: nothing is wrong with it: {what_it_is(found)}")
     tell.close()
     return USAGE if faulty else OK
+
+
+def what_it_is(found: Survey) -> str:
+    """How much a manifest asks for."""
+    told = count(found.films)
+    return f"{told}, {count(found.shots, 'shot')}, {found.seconds} s" if found.shots else told
 
 
 def preview(path: Path, folder: Path, kind: str | None, *, as_json: bool) -> int:

@@ -55,6 +55,7 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   saved        paths, credits
   failed       error, message
   stopped      the same; nothing is lost
+  remark       message: what should be known before paying
   listening    cause: it is uncertain, and a callback may still say what became of it
   undecided    cause, if_found, if_not_found (commands)
   stopping     signal, out (submissions whose answer is awaited)

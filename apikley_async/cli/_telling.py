@@ -304,6 +304,7 @@ SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "receiving": lambda facts, name: (
         f"Receiving callbacks on {facts['host']}:{facts['port']}, kept in {facts['inbox']}"
     ),
+    "remark": lambda facts, name: f"Note: {facts['message']}",
     "saved": _saved,
     "state": lambda facts, name: f"{name}: {facts['state']}",
     "stopped": _stopped,

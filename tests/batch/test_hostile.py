@@ -48,19 +48,19 @@ HOSTILE = {
     "unfinished.yaml": "{}, line [23]: YAML: ",
     "word.yaml": "{}: a list of films",
     # JSON (M7, M4)
-    "nan.json": r"{}, film 1: shots\[0\].duration: a number of seconds, not nan",
-    "too-large-number.json": "{}, film 1: task.input.seed: a finite number",
-    "endless-number.json": "{}, film 1: task.input.seed: a number of at most 300 digits",
-    "twice.json": r"{}, film 1: shots\[0\]: 'duration' stands there twice",
+    "nan.json": r"{}, line [12]: shots\[0\].duration: a number of seconds, not nan",
+    "too-large-number.json": "{}, line [12]: task.input.seed: a finite number",
+    "endless-number.json": "{}, line [12]: task.input.seed: a number of at most 300 digits",
+    "twice.json": r"{}, line [12]: shots\[0\]: 'duration' stands there twice",
     "deep.json": "{}: at most 32 levels|{}, line 1",
-    "deep-input.json": "{}, film 1: task.input.x.*: at most 32 levels",
+    "deep-input.json": "{}, line [12]: task.input.x.*: at most 32 levels",
     "trailing.json": "{}, line 1, column 74: JSON: ",
     "comma.json": "{}, line [23], column [0-9]+: JSON: ",
-    "surrogate.json": r"{}, film 1: shots\[0\].scene: valid Unicode",
-    "surrogate-image.json": "{}, film 1: image: a name in Unicode",
-    "nul-image.json": "{}, film 1: image: without control characters",
-    "unknown.json": "{}, film 1: 'shot': unknown",
-    "injected.json": r"{}, film 1: key: .*not 'a\\n\\x1b",
+    "surrogate.json": r"{}, line [12]: shots\[0\].scene: valid Unicode",
+    "surrogate-image.json": "{}, line [12]: image: a name in Unicode",
+    "nul-image.json": "{}, line [12]: image: without control characters",
+    "unknown.json": "{}, line [12]: 'shot': unknown",
+    "injected.json": r"{}, line [12]: key: .*not 'a\\n\\x1b",
     "string.json": "{}: a list of films",
     # JSON lines
     "document.jsonl": "{}, line 1: one film a line",
@@ -70,28 +70,24 @@ HOSTILE = {
     "bom-inside.jsonl": "{}, line 2, column 1: JSON: ",
     # TOML
     "twice.toml": "{}: TOML: ",
-    "date.toml": "{}, film 1: task.input.when: JSON, not date",
-    "nan.toml": "{}, film 1: task.input.strength: a finite number",
-    "hex.toml": "{}, film 1: task.input.seed: a number of at most 300 digits",
+    "date.toml": "{}, line [12]: task.input.when: JSON, not date",
+    "nan.toml": "{}, line [12]: task.input.strength: a finite number",
+    "hex.toml": "{}, line [12]: task.input.seed: a number of at most 300 digits",
     "digits.toml": "{}: TOML: ",
     "deep.toml": "{}: at most 32 levels|{}: TOML: ",
     # CSV (M8)
-    "semicolons.csv": "{}, line 1: .*commas between them, not ';'",
-    "tabs.csv": r"{}, line 1: .*commas between them, not '\\t'",
-    "unknown-column.csv": "{}, line 1: .*unknown: 'colour'",
+    "unknown-column.csv": "{}, line 1: .*column C: 'durations': perhaps duration is meant",
     "missing-column.csv": "{}, line 1: .*missing: duration",
-    "column-twice.csv": "{}, line 1: the columns .*, each once",
-    "formula.csv": "{}, line 2: scene: begins with '=', .*formula",
-    "formula-tab.csv": r"{}, line 2: scene: begins with '\\t', .*formula",
-    "formula-at.csv": "{}, line 2: key: begins with '@', .*formula",
-    "short-row.csv": "{}, line 2: 6 cells as in line 1, not 3",
-    "long-row.csv": "{}, line 2: 6 cells as in line 1, not 7",
+    "column-twice.csv": "{}, line 1: .*each once.*column B: 'scene' stands there twice",
+    "formula-at.csv": "{}, line 2, cell A2: key: letters, digits",
+    "short-row.csv": "{}, line 2: 6 cells as in the line of names, not 2; duration is missing",
+    "long-row.csv": "{}, line 2: 6 cells as in the line of names, not 7; a text with ','",
     "open-quote.csv": "{}, line 2: CSV: a quote is not closed",
-    "control.csv": r"{}, line 2: shots\[0\].scene: without control characters",
-    "comma-number.csv": r"{}, line 2: shots\[0\].duration: a number of seconds, not '7,5'",
+    "control.csv": r"{}, line 2, cell B2: scene: without control characters",
+    "comma-number.csv": r"{}, line 2, cell C2: duration: a number of seconds, not '7,5'",
     "apart.csv": "{}, line 4: key: 'a' .*{}, line 2; the rows of a CSV's film stand together",
     "some-keys.csv": "{}, line 3: key: on every row, or on none",
-    "other-film.csv": "{}, line 3: film_duration, .*: as in line 2, or blank",
+    "other-film.csv": "{}, line 3, cell D3: film_duration: as in line 2, or blank",
     # Encodings (M6)
     "utf-16.yaml": "{}: UTF-8, and this is UTF-16",
     "utf-16-bare.yaml": "{}, line 1: .*NUL, as in UTF-16",
@@ -102,12 +98,12 @@ HOSTILE = {
     "nul.jsonl": "{}, line 2: .*NUL",
     "surrogate-bytes.json": "{}, line 1: UTF-8, and byte 0xed is not",
     # Images (M10)
-    "traversal.json": "{}, film 1: image: inside the manifest's folder, not '../conformance.py'",
-    "absolute.json": "{}, film 1: image: inside the manifest's folder, not '/etc/passwd'",
-    "device.json": "{}, film 1: image: inside the manifest's folder, not '/dev/zero'",
-    "not-an-image.json": "{}, film 1: image: .*: a picture, not 0 bytes",
-    "file-url.json": r"{}, film 1: image: an http\(s\) URL, not file://",
-    "credentials-url.json": "{}, film 1: image: a URL without user name and password",
+    "traversal.json": "{}, line [12]: image: inside the manifest's folder, not '../conformance.py'",
+    "absolute.json": "{}, line [12]: image: inside the manifest's folder, not '/etc/passwd'",
+    "device.json": "{}, line [12]: image: inside the manifest's folder, not '/dev/zero'",
+    "not-an-image.json": "{}, line [12]: image: .*: a picture, not 0 bytes",
+    "file-url.json": r"{}, line [12]: image: an http\(s\) URL, not file://",
+    "credentials-url.json": "{}, line [12]: image: a URL without user name and password",
 }
 
 
@@ -122,7 +118,9 @@ def test_it_is_refused_with_a_clear_fault(name: str) -> None:
     """Each names the file, the place and the rule, in one printable line. (M1 to M10, M12)."""
     faults = check(CORPUS / name)
 
-    wanted = re.compile(HOSTILE[name].replace("{}", re.escape(name)))
+    wanted = re.compile(
+        HOSTILE[name].replace("{}", re.escape(name)).replace(": ", r"(?: \(\w+\))?: ", 1)
+    )
     assert any(wanted.match(fault) for fault in faults), faults
     assert all(fault.startswith(name) and fault.isprintable() for fault in faults)
 

@@ -11,12 +11,13 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from batch.pictures import png
 from volume import volume
 
 from apikley_async import Storyboard
-from apikley_async.batch import Batch, Entry, check
+from apikley_async.batch import Batch, Entry, check, survey
 from apikley_async.batch._entries import work_of
 from apikley_async.batch._manifest import entries_in
 from apikley_async.errors import ManifestConflictError, ManifestError
@@ -149,10 +150,10 @@ def test_where_films_stand(write: Any) -> None:
     assert places == {
         "films.yaml": ["films.yaml, line 4", "films.yaml, line 12"],
         "films.yml": ["films.yml, line 5", "films.yml, line 13"],
-        "films.json": ["films.json, film 1", "films.json, film 2"],
+        "films.json": ["films.json, line 7", "films.json, line 21"],
         "list.json": ["list.json, film 1", "list.json, film 2"],
         "films.jsonl": ["films.jsonl, line 2", "films.jsonl, line 3"],
-        "films.toml": ["films.toml, film 1", "films.toml, film 2"],
+        "films.toml": ["films.toml, line 5", "films.toml, line 13"],
         "films.csv": ["films.csv, line 2", "films.csv, line 5"],
     }
 
@@ -192,7 +193,7 @@ def test_quotes_and_line_breaks_in_cells(write: Any) -> None:
     """A cell is text as it stands, and places are counted in lines of the file."""
     path = write("films.csv", 'key,scene,duration\na,"One,\n""two"".",5\nb,Three.,5\nc,,5\n')
 
-    assert check(path) == ["films.csv, line 5: shots[0].scene: a description, not blank"]
+    assert check(path) == ["films.csv, line 5, cell B4 (c): scene: a description, not blank"]
     path.write_text(path.read_text().replace("c,,5\n", ""))
     assert json.loads(read(path)[0].payload)["shots"][0]["scene"] == 'One,\n"two".'
 
@@ -201,7 +202,9 @@ def test_a_csv_film_is_told_in_its_columns(write: Any) -> None:
     """What is `duration` elsewhere is `film_duration` there."""
     path = write("films.csv", "key,scene,duration,film_duration\na,One.,5,12\n")
 
-    assert check(path) == ["films.csv, line 2: film_duration: 10, 15 or 25 seconds, not 12"]
+    assert check(path) == [
+        "films.csv, line 2, cell D2 (a): film_duration: 10, 15 or 25 seconds, not 12"
+    ]
 
 
 def test_a_csv_without_keys_has_a_film_a_row(write: Any) -> None:
@@ -215,7 +218,7 @@ def test_a_csv_film_of_too_many_rows(write: Any) -> None:
     """They are counted, not gathered."""
     path = write("films.csv", "key,scene,duration\n" + "a,A cat.,1\n" * 50_000)
 
-    assert check(path) == ["films.csv, line 2: shots: 1 to 10, not 11"]
+    assert check(path) == ["films.csv, line 2 (a): shots: 1 to 10, not 11"]
 
 
 # --- all faults, at once --------------------------------------------------------------------------
@@ -240,11 +243,11 @@ def test_all_faults_of_a_manifest_are_told(write: Any) -> None:
         ["films.jsonl, line 2", "takes"],
         ["films.jsonl, line 3, column 2", "JSON"],
         ["films.jsonl, line 4", "a film as a JSON object, not a list"],
-        ["films.jsonl, line 5", "shots[0].scene"],
-        ["films.jsonl, line 5", "shots[0].duration"],
-        ["films.jsonl, line 5", "shots"],
-        ["films.jsonl, line 6", "shots"],
-        ["films.jsonl, line 6", "image"],
+        ["films.jsonl, line 5 (e)", "shots[0].scene"],
+        ["films.jsonl, line 5 (e)", "shots[0].duration"],
+        ["films.jsonl, line 5 (e)", "shots"],
+        ["films.jsonl, line 6 (f)", "shots"],
+        ["films.jsonl, line 6 (f)", "image"],
     ]
 
 
@@ -263,7 +266,7 @@ def test_a_hundred_faults_are_enough(write: Any, name: str) -> None:
 
     assert len(found) == 101
     assert found[-1] == "and more; these come first"
-    assert "line 101:" in found[99] or "line 100:" in found[99] or "film 100:" in found[99]
+    assert re.search(r"(line 10[01]|film 100)\b.* \(k99\): ", found[99])
 
 
 async def test_one_bad_entry_among_a_thousand(write: Any, tmp_path: Path) -> None:
@@ -281,8 +284,8 @@ async def test_one_bad_entry_among_a_thousand(write: Any, tmp_path: Path) -> Non
         assert (await batch.status()).total == 0
 
     assert caught.value.faults == (
-        "films.jsonl, line 500: shots[0].duration: 0.1 to 15 seconds, not 16",
-        "films.jsonl, line 500: shots: 15 seconds together at most, not 16",
+        "films.jsonl, line 500 (k499): shots[0].duration: 0.1 to 15 seconds, not 16",
+        "films.jsonl, line 500 (k499): shots: 15 seconds together at most, not 16",
     )
 
 
@@ -499,3 +502,194 @@ async def test_ten_thousand_films_are_planned_in_seconds(tmp_path: Path) -> None
 
     assert plan.new == count
     assert spent < count / 1000
+
+
+# --- tables as spreadsheets save them -------------------------------------------------------------
+
+COMMAS = "key,scene,duration,film_duration\nkitten,A cat.,7.5,15\nkitten,A dog.,7.5,\n"
+SEMICOLONS = COMMAS.replace(",", ";").replace("7.5", "7,5")
+SHEETS = {
+    "commas": COMMAS,
+    "semicolons": SEMICOLONS,
+    "semicolons and points": COMMAS.replace(",", ";"),
+    "tabs": SEMICOLONS.replace(";", "\t").replace("15", "15,0"),
+    "a named separator": f"sep=;\n{SEMICOLONS}",
+    "cases and blanks": COMMAS.replace(
+        "scene,duration,film_duration", " Scene,DURATION,Film Duration"
+    ),
+    "blank rows": ",,,\n\n" + COMMAS.replace("\n", "\n,,,\n  , ,,\n\n"),
+    "nameless columns": COMMAS.replace("\n", ",,\n").replace("15,,", "15,why,"),
+    "quotes": re.sub("[^;\n]+", lambda cell: f'"{cell[0]}"', SEMICOLONS),
+    "a comma in a name": SEMICOLONS.replace("film_duration", 'film_duration;"a, b, c, d"')
+    .replace("cat.;7,5;15", "cat.;7,5;15;x")
+    .replace("7,5;\n", "7,5;;\n"),
+    "rows cut short": COMMAS.replace("film_duration", "film_duration,image").replace(
+        "7.5,\n", "7.5\n"
+    ),
+}
+
+
+def test_a_table_is_read_as_spreadsheets_save_it(write: Any) -> None:
+    """Separators, decimal commas, line ends, names and blanks: always the same film."""
+    shots = [{"scene": "A cat.", "duration": 7.5}, {"scene": "A dog.", "duration": 7.5}]
+    usual = bare(read(write("usual.json", json.dumps([{"key": "kitten", "shots": shots}]))))
+    wrong = {}
+    for name, text in SHEETS.items():
+        for end in ("\n", "\r\n", "\r"):
+            for bom in (b"", b"\xef\xbb\xbf"):
+                raw = bom + text.replace("\r\n", "\n").replace("\n", end).encode()
+                path = write("sheet.csv", raw)
+                found = check(path) or bare(
+                    [attrs.evolve(entry, payload=without_notes(entry)) for entry in read(path)]
+                )
+                if found != usual:
+                    wrong[name, end, bom] = found
+
+    assert wrong == {}
+
+
+def without_notes(entry: Entry) -> str:
+    payload = json.loads(entry.payload)
+    payload.pop("metadata", None)
+    return json.dumps(payload, ensure_ascii=False, sort_keys=True)
+
+
+def test_text_in_a_table_is_text(write: Any) -> None:
+    """What a spreadsheet would run is a scene like any other, and is sent as it stands."""
+    scenes = ["=1+1 is drawn", "-5 degrees", "+ and a cat", "@home, a cat", "\ttab", " blank"]
+    rows = "".join(f'k{number},"{text}",5\n' for number, text in enumerate(scenes))
+    path = write("films.csv", "key,scene,duration\n" + rows)
+
+    assert check(path) == []
+    assert [json.loads(e.payload)["shots"][0]["scene"] for e in read(path)] == scenes
+
+
+def test_faults_of_a_table_name_the_cell(write: Any) -> None:
+    """Line for an editor, cell for a spreadsheet, and the film's key."""
+    path = write(
+        "films.csv",
+        'Key;Duration;Scene;image;Film Duration\na;5;"One,\ntwo.";;15\na;x;Three.;;\n\n'
+        "b;16;Four.;no.png;12\nc;5\n",
+    )
+    place = path.parent / "no.png"
+    missing = f"cell D5 (b): image: {str(place)!r}: cannot be read: No such file or directory"
+    missing = f"films.csv, line 6, {missing}"
+
+    assert check(path) == [
+        "films.csv, line 4, cell B3 (a): duration: a number of seconds, not 'x'",
+        "films.csv, line 7: 5 cells as in the line of names, not 2; scene is missing",
+        "films.csv, line 6, cell B5 (b): duration: 0.1 to 15 seconds, not 16",
+        "films.csv, line 6, cell E5 (b): film_duration: 10, 15 or 25 seconds, not 12",
+        missing,
+        "films.csv, line 7, cell C6 (c): scene: a description, not blank",
+    ]
+
+
+def test_other_columns_are_notes_and_near_names_are_faults(write: Any) -> None:
+    """What may be meant for one of ours never becomes a note unseen."""
+    path = write("films.csv", "key,scene,duration,Client,shot by\na,A cat.,5,ACME,me\n")
+    found = survey(path)
+
+    assert found.faults == ()
+    assert found.remarks[0] == (
+        "films.csv: columns taken as notes, which are not sent: 'Client', 'shot by'"
+    )
+    [entry] = read(path)
+    assert json.loads(entry.payload)["metadata"] == {"Client": "ACME", "shot by": "me"}
+    plain = write("plain.csv", "key,scene,duration\na,A cat.,5\n")
+    assert [entry.digest] == [each.digest for each in read(plain)]
+
+    wrong = {}
+    for name in ("scenes", "Szene", "durations", "keys", "imag", "aspectratios", "film duratoin"):
+        found = check(write("films.csv", f"key,scene,duration,{name}\na,A cat.,5,x\n"))
+        if not (len(found) == 1 and "perhaps" in found[0] and "column D" in found[0]):
+            wrong[name] = found
+    for name in ("takes", "Model", "shots", "task"):
+        found = check(write("films.csv", f"key,scene,duration,{name}\na,A cat.,5,2\n"))
+        if not (len(found) == 1 and "no such column" in found[0]):
+            wrong[name] = found
+    assert wrong == {}
+
+
+def test_a_shift_of_cells_is_a_fault(write: Any) -> None:
+    """A comma that is not in quotes makes no other film, however the row goes on."""
+    rows = ["a,A cat, and a dog.,5", "a,A cat", "a,A cat.,5,", "a,A cat\nand a dog.,5"]
+    names = ["scene,duration,key", "key,scene,duration", "key,duration,scene"]
+
+    passed = [
+        (name, row)
+        for name in names
+        for row in rows
+        if not check(write("f.csv", f"{name}\n{row}\n"))
+    ]
+
+    assert passed == []
+
+
+def test_json_and_toml_faults_name_key_and_line(write: Any) -> None:
+    """Where each film has lines of its own, its line; otherwise its number."""
+    film = {"key": "b", "shots": [{"scene": "", "duration": 5}]}
+    good = {"key": "a", "shots": [{"scene": '{["films": [', "duration": 5}]}
+    toml = (
+        '[[films]] # [[films]]\nkey = "a"\n[[films.shots]]\nscene = """\n[[films]]\n"""\n'
+        'duration = 5\n[[ "films" ]]\nkey = "b"\n[[films.shots]]\nscene = ""\nduration = 5\n'
+    )
+    both = f"{json.dumps(good)}\n,{json.dumps(film)}"
+    texts = {
+        "list.json": (json.dumps([good, film], indent=1), "line 11 (b)"),
+        "escaped.json": (
+            '{"fil\\u006ds": [\n' + f"{json.dumps(good)},\n\n{json.dumps(film)}" + "]}",
+            "line 4 (b)",
+        ),
+        "defaults.json": (f'{{"defaults": {{}},\n"films":\n[{both}]}}', "line 4 (b)"),
+        "one-line.json": (json.dumps([good, film]), "film 2 (b)"),
+        "films.toml": (toml, "line 8 (b)"),
+    }
+    wrong = {}
+    for name, (text, place) in texts.items():
+        found = check(write(name, text))
+        if found != [f"{name}, {place}: shots[0].scene: a description, not blank"]:
+            wrong[name] = place, found
+
+    assert wrong == {}
+
+
+def test_a_film_with_a_fault_takes_part_in_the_other_checks(write: Any) -> None:
+    """Two films of one name are told although one of them has another fault."""
+    shots = '"shots": [{"scene": "", "duration": 5}]'
+    texts = {
+        "films.jsonl": f'{{"key": "a", {shots}}}\n{{"key": "a", "takes": 2, {SHOTS}}}\n'
+        f'{{"key": "a.2", {SHOTS}}}\n',
+        "films.yaml": "- {key: a, shots: !x []}\n- {key: a, takes: 2, shots: []}\n- {key: a.2}\n",
+        "films.csv": "key,scene,duration\na,,5\nb,A dog.,5\na,A cat.,5\n",
+        "films.json": f'[{{"key": "a", "key": "a", {SHOTS}}}, {{"key": "a", {SHOTS}}}]',
+    }
+
+    found = {name: check(write(name, text)) for name, text in texts.items()}
+
+    told = {name: sum("names the same file" in each for each in found[name]) for name in found}
+    assert told == {"films.jsonl": 2, "films.yaml": 2, "films.csv": 1, "films.json": 1}, found
+
+
+def test_a_comma_between_braces_wants_quotes(write: Any) -> None:
+    """YAML would make another field of the text behind it."""
+    path = write("films.yaml", "shots:\n- {scene: A kitten, with a cake., duration: 5}\n")
+
+    assert check(path)[0].startswith(
+        "films.yaml, line 2: 'with a cake.' has no value; a text with a comma in it wants quotes"
+    )
+
+
+def test_shots_that_do_not_fill_their_film_are_told_before_it_is_paid(write: Any) -> None:
+    """It is no fault: the page of the model allows it, and the whole film is paid."""
+    films = [{"key": f"k{n}", "shots": [{"scene": f"{n}.", "duration": n}]} for n in range(1, 6)]
+    films.append({"key": "full", "duration": 10, "shots": [{"scene": "X.", "duration": 10}]})
+    found = survey(write("films.jsonl", "\n".join(map(json.dumps, films))))
+
+    assert (found.faults, found.films, found.shots, found.seconds) == ((), 6, 6, 85)
+    [told] = found.remarks
+    assert told == (
+        "films.jsonl: the shots do not fill the film, which is paid whole: films.jsonl, line 1 "
+        "(k1), 1 of 15 s; films.jsonl, line 2 (k2), 2 of 15 s; films.jsonl, line 3 (k3), 3 of "
+        "15 s, and 2 more"
+    )

@@ -153,7 +153,7 @@ def test_only_the_broken_film_is_passed_over(tmp_path: Path) -> None:
     assert check(path) == [
         "films.yaml, line 2: no tags such as '!x'",
         "films.yaml, line 4: 'key' stands there twice",
-        "films.yaml, line 3: shots: 1 to 10, not 0",
+        "films.yaml, line 3 (b): shots: 1 to 10, not 0",
     ]
 
 

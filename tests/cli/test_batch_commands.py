@@ -133,8 +133,8 @@ def test_every_fault_comes_first(service: Simulator, run: Run) -> None:
     told = run("batch", "run", "--yes", path)
 
     assert told.code == 2
-    assert "line 2: shots: 1 to 10, not 0" in told.err
-    assert "line 2: duration" in told.err
+    assert "line 2 (sea): shots: 1 to 10, not 0" in told.err
+    assert "line 2 (sea): duration" in told.err
     assert not service.ledger.creations
 
 
@@ -288,6 +288,30 @@ def test_manifests_are_checked_before_anything_is_paid(service: Simulator, run: 
     assert "shots[0].scene" in told.out
     assert "shots[0].duration" in told.out
     assert [len(event["faults"]) > 0 for event in events] == [False, True]
+    assert service.ledger.creations == []
+
+
+def test_what_to_know_before_paying_is_told_at_the_question(service: Simulator, run: Run) -> None:
+    """Columns taken as notes, shots that do not fill their film, images nobody could fetch."""
+    sheet = Path("sheet.csv")
+    sheet.write_text(
+        "key;scene;duration;image;Client\n"
+        "tea;Tea at dawn;7,5;http://169.254.1.1/a.png;ACME\nsea;Sea;15;http://[::1]/b.png;\n",
+        encoding="utf-8",
+    )
+
+    checked = run("check", sheet)
+    asked = run("batch", "run", sheet)
+    event = run("check", "--json", sheet).event("checked")
+
+    for told in (checked.err, asked.err, str(event["remarks"])):
+        assert "taken as notes, which are not sent: 'Client'" in told
+        assert "(tea), 7.5 of 15 s" in told
+        assert "line 2, cell D2 (tea): image: a URL the service can fetch" in told
+        assert "line 3, cell D3 (sea): image: a URL the service can fetch" in told
+    assert "2 films, 2 shots, 30 s" in checked.err
+    assert (event["films"], event["shots"], event["seconds"]) == (2, 2, 30)
+    assert (checked.code, asked.code) == (0, 2)
     assert service.ledger.creations == []
 
 

@@ -39,7 +39,10 @@ MOST_MEMORY = 66 * 1024**2
 MOST_FOR_A_BYTE = 200
 STORYBOARD = "sora-2-pro-storyboard"
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x40\0\0\0\x30"
-PLACE = re.compile(r"(, (line [0-9]+|film [0-9]+|defaults))?(, column [0-9]+)?: .+", re.DOTALL)
+PLACE = re.compile(
+    r"(, (line [0-9]+|film [0-9]+|defaults))?(, (column [0-9]+|cell [A-Z]+[0-9]+))?( \(.+?\))?: .+",
+    re.DOTALL,
+)
 LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
@@ -230,7 +233,15 @@ def _read(manifest: Manifest) -> Any:
     if form != "csv":
         return [json.loads(line) for line in text.split("\n") if line.strip()]
     films: list[dict[str, Any]] = []
-    for row in csv.DictReader(io.StringIO(text, newline="")):
+    separator = max(",;\t", key=text.partition("duration")[0].count)
+    head, rest = re.split(r"[\r\n]", text, maxsplit=1)
+    head = re.sub(r"[ _]", "", head).casefold().replace("filmduration", "film_duration")
+    text = f"{head}\n{rest}"
+    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=separator):
+        if not any(str(cell or "").strip() for cell in row.values()):
+            continue
+        if separator != ",":
+            row["duration"] = str(row["duration"]).replace(",", ".")
         key = (row.get("key") or "").strip()
         if not films or not key or films[-1]["key"] != key:
             films.append({"key": key, "shots": []})

@@ -241,8 +241,9 @@ def _csv(document: Any, rng: random.Random) -> str:
     if rng.random() < 0.2:
         rng.shuffle(columns)
     written = io.StringIO()
-    rows = csv.writer(written, lineterminator=rng.choice(("\n", "\r\n")))
-    rows.writerow(columns)
+    separator = rng.choice((",", ",", ";", "\t"))
+    rows = csv.writer(written, delimiter=separator, lineterminator=rng.choice(("\n", "\r\n", "\r")))
+    rows.writerow([rng.choice((str, str.upper, str.title))(column) for column in columns])
     for film in _listed(document):
         given = film if isinstance(film, dict) else {"key": film}
         for shot in _listed(given.get("shots", [])):
@@ -251,7 +252,15 @@ def _csv(document: Any, rng: random.Random) -> str:
             row = [cells.get(column, "") for column in columns]
             if rng.random() < 0.1:
                 row[rng.randrange(len(row))] = rng.choice(CELLS)
-            rows.writerow([cell if isinstance(cell, str) else json.dumps(cell) for cell in row])
+            told = [cell if isinstance(cell, str) else json.dumps(cell) for cell in row]
+            if separator != "," and rng.random() < 0.5:
+                told = [
+                    text if isinstance(cell, str) else text.replace(".", ",")
+                    for text, cell in zip(told, row, strict=True)
+                ]
+            rows.writerow(told)
+            if rng.random() < 0.1:
+                rows.writerow([""] * len(row))
     return written.getvalue()
 
 

@@ -49,7 +49,7 @@ def test_a_retry_after_is_a_sensible_pause_or_none(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(2))
 def test_a_manifest_is_its_films_or_its_faults(seed: int) -> None:
     """The films that another reader finds, each a request that the service takes (M1 to M12)."""
-    share = read(f"manifests/suite/{seed}", 500)
+    share = read(f"manifests/sheets/{seed}", 500)
 
     assert share.defects == []
     for form in ("json", "jsonl", "yaml", "toml", "csv"):
