@@ -23,6 +23,7 @@ __all__ = [
     "check_own",
     "is_own",
     "lock_file",
+    "longest_name",
     "make_private",
     "open_own",
     "open_without_waiting",
@@ -175,6 +176,15 @@ def state_folder() -> Path:
     place = home / "apikley"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return place
+
+
+def longest_name(folder: Path) -> int:
+    """How many bytes a file's name may have on the disk of *folder*, or where it will be made."""
+    there = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
+    try:
+        return os.pathconf(there, "PC_NAME_MAX")
+    except (OSError, ValueError, AttributeError):  # it cannot be asked, as on Windows
+        return 255
 
 
 def user_id() -> int | None:

@@ -30,7 +30,7 @@ from apikley_async.batch._films import films_in, version_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import entries_in
 from apikley_async.batch._recorder import restore_window
-from apikley_async.batch._run import GRACE, Options, Run
+from apikley_async.batch._run import GRACE, Options, Run, summed
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
 from apikley_async.errors import (
@@ -204,6 +204,8 @@ class Batch:
                 yield entry
 
         plan = await self._open.plan(noted(), source=name, allow_duplicates=allow_duplicates)
+        if self._run is not None:
+            self._run.replanned()
         return attrs.evolve(plan, keys=tuple(keys))
 
     async def add_films(
@@ -428,7 +430,7 @@ class Batch:
         return Estimate(films, total, unpriced)
 
     async def verify(self) -> list[str]:
-        """Check the journal and the saved files' sizes; give every fault that is found."""
+        """Check the journal and the saved files, byte by byte; give every fault that is found."""
         faults = [*await self._open.verify()]
         behind = 0
         while page := await self._open.items((State.DONE,), after=behind):
@@ -476,6 +478,25 @@ class Batch:
     async def drop(self, key: str) -> Item:
         """Give an item up; nothing is asked of the service."""
         return await self._decide(key, Step(Event.DROP, cause="given up"))
+
+    async def rename(self, key: str, new: str) -> Item:
+        """Give an item another key, as its manifest has it now. Nothing is sent or paid.
+
+        Its attempts, its history and its files stay with it; files keep their names.
+
+        Raises:
+            KeyError: there is no item of that key.
+            ManifestError: *new* cannot be a key, another item has it, or the item is being sent.
+        """
+        if faults := [*key_faults(new)]:
+            raise ManifestError(faults)
+        try:
+            item = await self._open.rename(key, new, by=who())
+        except NoStepError as error:
+            raise ManifestError([str(error)]) from None
+        if self._run is not None:
+            self._run.replanned()
+        return item
 
     async def retry(self, *keys: str) -> list[Item]:
         """Plan failed and rejected films again, all of them if none is named: new charges."""
@@ -607,6 +628,8 @@ def missing(saved: Iterable[tuple[str, File]]) -> list[str]:
             faults.append(f"{key}: {file.path} is gone")
         elif file.path.stat().st_size != file.size:
             faults.append(f"{key}: {file.path} has changed its size")
+        elif summed(file.path) != file:
+            faults.append(f"{key}: {file.path} has changed: it is not the film that was saved")
     return faults
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "entry_of",
     "folded",
     "is_key",
+    "name_fault",
     "shown",
     "work_of",
 ]
@@ -296,6 +297,14 @@ def key_faults(key: object) -> Iterator[str]:
         yield f"key: at most {LONGEST_KEY} bytes in UTF-8, not {len(name.encode())}"
     elif DEVICES.fullmatch(name):
         yield f"key: a name that is a file's everywhere, not {name!r}"
+
+
+def name_fault(stem: str, most: int) -> str | None:
+    """Say that a disk whose names have *most* bytes cannot take a film's; None if it can."""
+    name = len(f"{stem}-1.mp4".encode())
+    if name <= most:
+        return None
+    return f"{shown(stem)} names a file of {name} bytes, and the disk takes {most}; a shorter key"
 
 
 def is_key(key: str) -> bool:

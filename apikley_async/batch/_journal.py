@@ -27,20 +27,21 @@ from apikley_async import Attempt, Clock, SystemClock
 from apikley_async._sqlite import MORE_STEPS, Database
 from apikley_async.batch import _file as file
 from apikley_async.batch import _rescue as rescue
-from apikley_async.batch._planning import plan, read_out
+from apikley_async.batch._planning import plan, read_out, refuse_name
 from apikley_async.batch._rescue import Rescued
 from apikley_async.batch._rows import (
     ATTEMPTS,
     ITEM,
     found_at,
     make_relative,
+    payload_sum,
     place_of,
     read_facts,
     read_item,
     spell_files,
     storable,
 )
-from apikley_async.batch._schema import MIGRATIONS, Migrations, faults_of, migrate
+from apikley_async.batch._schema import MIGRATIONS, RENAME, Migrations, faults_of, migrate
 from apikley_async.batch._states import Event, NoStepError, State, after
 from apikley_async.batch._store import Charge, Entry, Expected, Item, Plan, Step
 from apikley_async.batch._witness import Witness, check_newest
@@ -167,6 +168,9 @@ class Journal:
 
     async def step(self, key: str, step: Step) -> Item:
         return await self._run(self._step, key, step)
+
+    async def rename(self, key: str, new: str, *, by: str = "") -> Item:
+        return await self._run(self._rename, key, new, by)
 
     async def item(self, key: str) -> Item:
         return await self._run(self._item, key)
@@ -632,20 +636,42 @@ class Journal:
                 " WHERE key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)",
                 (step.credits, key, key),
             )
+        self._note_event(
+            key, step.event, before, following, cause=step.cause, by=step.by, token=step.token
+        )
+
+    def _note_event(
+        self,
+        key: str,
+        event: str,
+        before: State,
+        following: State,
+        *,
+        cause: str = "",
+        by: str = "",
+        token: str = "",
+    ) -> None:
         self._db.execute(
             'INSERT INTO event (at, mono, key, event, "from", "to", cause, by, token)'
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *self._now,
-                key,
-                step.event,
-                before,
-                following,
-                storable(step.cause),
-                step.by,
-                step.token or None,
-            ),
+            (*self._now, key, event, before, following, storable(cause), by, token or None),
         )
+
+    def _rename(self, key: str, new: str, by: str) -> Item:
+        item = self._item(key)
+        if item.state is State.SENDING:
+            raise NoStepError(f"{key!r} is being sent")
+        with self._transaction():
+            refuse_name(self._db, new, besides=key)
+            self._db.execute("PRAGMA defer_foreign_keys = ON")
+            self._db.execute(
+                "UPDATE item SET key = ?, payload_sum = ? WHERE key = ?",
+                (new, payload_sum(new, item.payload), key),
+            )
+            self._db.execute("UPDATE attempt SET key = ? WHERE key = ?", (new, key))
+            self._db.execute("UPDATE event SET key = ? WHERE key = ?", (new, key))
+            self._note_event(new, RENAME, item.state, item.state, cause=f"it was {key}", by=by)
+        return self._item(new)
 
     def _item(self, key: str) -> Item:
         row = self._db.execute(f"{ITEM} WHERE key = ?", (key,)).fetchone()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
 
-from apikley_async._disk import open_without_waiting
+from apikley_async._disk import longest_name, open_without_waiting
 from apikley_async.batch._entries import (
     MOST_FAULTS,
     Record,
@@ -26,6 +26,7 @@ from apikley_async.batch._entries import (
     folded,
     image_digest,
     keys_of,
+    name_fault,
     unfetched,
 )
 from apikley_async.batch._forms import (
@@ -90,20 +91,24 @@ def survey(
 ) -> Survey:
     """Read a manifest to its end, images included, and say what it is.
 
-    Nothing is planned or sent. It blocks, for as long as reading the files takes.
+    Nothing is planned or sent. It blocks, for as long as reading the files takes. A key whose
+    film's name is too long for the disk of the manifest is a fault too.
 
     Raises:
         MissingExtraError: it is YAML, and PyYAML is not installed.
     """
     reading = _Reading(Path(path), allow_duplicates=allow_duplicates, allow_outside=allow_outside)
-    faults: Iterable[str] = ()
+    most = longest_name(reading.path.parent)
+    faults: Sequence[str] = ()
+    names: list[str] = []
     try:
-        for _ in _entries(reading):
-            pass
+        for entry in _entries(reading):
+            if (fault := name_fault(entry.key, most)) and len(names) < MOST_FAULTS:
+                names.append(one_line(f"{entry.where}: key: {fault}"))
     except ManifestError as error:
         faults = error.faults
     return Survey(
-        tuple(faults), (*reading.remarks(),), reading.takes, reading.shots, reading.seconds
+        (*(faults or names),), (*reading.remarks(),), reading.takes, reading.shots, reading.seconds
     )
 
 

@@ -21,7 +21,7 @@ from apikley_async.batch._states import State
 from apikley_async.batch._store import Entry, Item, Plan
 from apikley_async.errors import ManifestConflictError
 
-__all__ = ["plan", "read_out"]
+__all__ = ["plan", "read_out", "refuse_name"]
 
 MOST = 1024**2  # bytes of entries in memory; what is more waits in a file without a name
 
@@ -151,6 +151,19 @@ def claim_stem(db: sqlite3.Connection, entry: Entry) -> None:
             "give it another key"
         )
     db.execute("INSERT INTO stem VALUES (?, ?)", (name, entry.key))
+
+
+def refuse_name(db: sqlite3.Connection, key: str, *, besides: str) -> None:
+    """Refuse a key that another item than *besides* has, or one of the same file."""
+    db.create_function("folded", 1, folded, deterministic=True)
+    twin = db.execute(
+        "SELECT key, state FROM item WHERE key != ? AND folded(key) = ?", (besides, folded(key))
+    ).fetchone()
+    if twin is not None:
+        raise ManifestConflictError(
+            f"{twin['key']!r} is in the journal already ({twin['state']}), and {key!r} would name "
+            "the same file; nothing was changed"
+        )
 
 
 def digest_of(db: sqlite3.Connection, key: str) -> str | None:

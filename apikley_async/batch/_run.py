@@ -21,7 +21,8 @@ import attrs
 from apikley_async import Client, Clock, Job, Result, Work
 from apikley_async._policy import Maintenance
 from apikley_async.batch._budget import Budget, Prices, Reservation
-from apikley_async.batch._entries import work_of
+from apikley_async.batch._entries import name_fault, work_of
+from apikley_async.batch._names import Names
 from apikley_async.batch._recorder import JournalRecorder, KeptCallbacks
 from apikley_async.batch._rehearsal import is_rehearsal, only_rehearsals
 from apikley_async.batch._states import Event, NoStepError, State
@@ -39,7 +40,7 @@ from apikley_async.errors import (
     SubmissionUncertainError,
 )
 
-__all__ = ["Change", "Options", "Run"]
+__all__ = ["Change", "Options", "Run", "summed"]
 
 Uncertain: TypeAlias = tuple[str, float]
 """An attempt's token, and for how many seconds a callback is waited for."""
@@ -108,6 +109,7 @@ class Run:
         self._clock = clock
         self._submissions = client.attempts.group()
         self._callbacks = KeptCallbacks(store, client)
+        self._names = Names(store, options.folder)
         self._seats = asyncio.Semaphore(options.max_running + SAVING)
         self._making = asyncio.Semaphore(options.max_running)
         self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
@@ -139,6 +141,10 @@ class Run:
     def pending(self) -> int:
         """How many submissions are out, and their answers awaited."""
         return self._submissions.out
+
+    def replanned(self) -> None:
+        """Other items are in the journal from here on."""
+        self._names.forget()
 
     def stop(self, reason: str) -> None:
         """Submit nothing more; what is in the making is followed to its end."""
@@ -357,7 +363,7 @@ class Run:
         """Wait while the service is under maintenance; say no when nothing more is submitted."""
         while self.stopped is None and (wait := self._maintenance.opens_at - self._clock.now()) > 0:
             await self._clock.sleep(wait, self._stopping)
-        return self.stopped is None and not self._in_the_way(item)
+        return self.stopped is None and not await self._is_hindered(item)
 
     # --- money -------------------------------------------------------------------------------
 
@@ -456,7 +462,7 @@ class Run:
         if not result.urls:  # another model's answer without a file: its words are in the journal
             await self._step(item, Step(Event.SAVE))
             return
-        target = self._options.folder / f"{item.key}.mp4"
+        target = await self._target(item, len(result.urls))
         # A few looks at names, here and not in a thread: the order of the films would get lost.
         rehearsed = only_rehearsals(target, len(result.urls))
         overwrite = self._options.overwrite or rehearsed
@@ -473,17 +479,28 @@ class Run:
             self._tell(attrs.evolve(item, cause=str(error)), rests=True)
         else:
             await self._step(item, Step(Event.SAVE, files=files))
+            self._names.hold(item.key, files)
 
     # --- helpers -----------------------------------------------------------------------------
 
-    def _in_the_way(self, item: Item) -> bool:
-        """Refuse to pay for a film whose name is taken: it may be there already."""
-        folder, stem = self._options.folder, item.key
-        taken = [folder / f"{stem}.mp4", folder / f"{stem}-1.mp4"]
-        there = next((name for name in taken if name.exists() and not is_rehearsal(name)), None)
-        if there is None or self._options.overwrite:
+    async def _target(self, item: Item, files: int) -> Path:
+        """Where a film's files go: under its key, if no other item has or wants such a name."""
+        stem = await self._names.stem(item.key, files)
+        return self._options.folder / f"{stem}.mp4"
+
+    async def _is_hindered(self, item: Item) -> bool:
+        """Refuse to pay for a film whose name is taken (it may be there already) or too long."""
+        target = await self._target(item, 1)
+        fault = name_fault(target.stem, self._names.longest)
+        taken = [target, target.with_stem(f"{target.stem}-1")]
+        there = [name for name in taken if name.exists() and not is_rehearsal(name)]
+        foreign = [name for name in there if not await self._names.holds(name)]
+        if fault is not None:
+            cause = f"{fault}; nothing was paid"
+        elif foreign and not self._options.overwrite:
+            cause = f"{foreign[0]} exists already; nothing was paid. Move it, or say overwrite"
+        else:
             return False
-        cause = f"{there} exists already; nothing was paid. Move it, or say overwrite"
         self._tell(attrs.evolve(item, cause=cause), rests=True)
         return True
 

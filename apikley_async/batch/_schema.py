@@ -10,12 +10,13 @@ from typing import TypeAlias
 
 from apikley_async.batch._states import TABLE, Event, State
 
-__all__ = ["APPLICATION", "MIGRATIONS", "VERSION", "Migrations", "faults_of", "migrate"]
+__all__ = ["APPLICATION", "MIGRATIONS", "RENAME", "VERSION", "Migrations", "faults_of", "migrate"]
 
 Migrations: TypeAlias = tuple[tuple[str, ...], ...]
 
 APPLICATION = 0x41506B6C  # "APkl", so that a journal is known from other databases
 
+RENAME = "rename"  # an event of the history that changes no state
 STATES = ", ".join(f"'{state}'" for state in State)
 
 MIGRATIONS: Migrations = (
@@ -150,6 +151,8 @@ def faults_of(db: sqlite3.Connection) -> list[str]:
     ):
         if stands.get(key, State.PLANNED) != before:
             faults.append(f"{key}: the history breaks off before {event}")
+        if event == RENAME and before == following:
+            continue
         if TABLE.get((State(before), Event(event))) != following:
             faults.append(f"{key}: {event} does not lead from {before} to {following}")
         stands[key] = following

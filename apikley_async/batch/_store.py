@@ -214,6 +214,16 @@ class Store(Protocol):
         """
         ...
 
+    async def rename(self, key: str, new: str, *, by: str = "") -> Item:
+        """Give an item another key; its attempts, history and files stay with it.
+
+        Raises:
+            KeyError: there is no item of that key.
+            ManifestConflictError: another item has the new key, or one that names the same file.
+            LookupError: the item is being sent.
+        """
+        ...
+
     async def item(self, key: str) -> Item:
         """One item; `KeyError` when there is none of that key."""
         ...

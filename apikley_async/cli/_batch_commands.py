@@ -169,6 +169,19 @@ def resolve(path: Path, key: str, task_id: str, settings: Settings) -> int:
 
 @batch.command()
 @place
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@journal_only
+def rename(path: Path, old: str, new: str, as_json: bool) -> int:
+    """Give a film another key, as its manifest has it now. Nothing is sent or paid.
+
+    Its attempts and files stay with it; the files keep their names.
+    """
+    return decided(path, as_json, lambda films: one(films.rename(old, new)))
+
+
+@batch.command()
+@place
 @click.argument("target", metavar="COPY", type=PATH)
 @journal_only
 def backup(path: Path, target: Path, as_json: bool) -> int:

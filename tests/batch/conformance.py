@@ -207,6 +207,33 @@ class StoreContract:
         assert (charge.uncertain, charge.reserved, charge.consumed) == (False, 150.0, 150.0)
         assert not await store.verify()
 
+    async def test_an_item_keeps_everything_under_a_new_key(self, store: Store) -> None:
+        """Attempts, history, charges; the old key is free again. (A21)"""
+        await store.plan([film("a")])
+        await self.accept(store, "a", "task_1")
+
+        renamed = await store.rename("a", "b", by="me")
+
+        assert (renamed.key, renamed.task_id, renamed.attempts) == ("b", "task_1", 1)
+        assert [row["token"] for row in await store.attempts("b")] == ["token-a"]
+        assert [charge.key for charge in await store.charges()] == ["b"]
+        last = [*await store.events("b")][-1]
+        assert (last["event"], last["by"]) == ("rename", "me")
+        with pytest.raises(KeyError):
+            await store.item("a")
+        await store.plan([film("c")])
+        with pytest.raises(ManifestConflictError):
+            await store.rename("c", "B")
+        assert not await store.verify()
+
+    async def test_folders_are_kept_in_their_order(self) -> None:
+        """Where films were saved, and where they are to be."""
+        async with self.opened() as store:
+            for name in ("one", "two", "one"):
+                await store.keep_folder(Path("/films") / name)
+        async with self.opened() as store:
+            assert [*await store.folders()] == [Path("/films/one"), Path("/films/two")]
+
     async def test_a_step_needs_its_state(self, store: Store) -> None:
         """A step from another state is refused, and changes nothing. (I12)."""
         await store.plan([film("a")])

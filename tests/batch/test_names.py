@@ -1,0 +1,179 @@
+"""Names of films on the disk: two items never want one, and no paid film is replaced by another."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from batch.scenery import board, customer, films, opened, ran, states, world
+
+from apikley_async.batch import State, check
+from apikley_async.errors import ManifestConflictError, ManifestError
+from apikley_async.simulator import Constant, Simulator, Terms
+from apikley_async.testing import LoopClock
+
+pytestmark = pytest.mark.virtual
+
+KEY = "a-key-that-opens-nothing"
+QUICK = Terms(duration=Constant(5))
+TWO = Terms(duration=Constant(5), results=2)
+
+
+async def made(
+    folder: Path, terms: Terms, *keys: str, scene: str = "", overwrite: bool = False
+) -> dict[str, State]:
+    """Make films of these keys; every life has a service of its own, and all know one API key."""
+    life = sum(1 for _ in folder.iterdir())
+    service = Simulator(terms, api_key=KEY, clock=LoopClock(), rng=random.Random(life))
+    async with (
+        service as simulator,
+        customer(simulator, seed=life) as client,
+        opened(folder / "b.db") as batch,
+    ):
+        await batch.add([(key, board(scene or key)) for key in keys])
+        await ran(batch, client, folder=folder, overwrite=overwrite)
+        assert await batch.verify() == []
+        return await states(batch)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.mp4")}
+
+
+async def test_a_film_of_two_files_leaves_its_names_to_nobody_else(tmp_path: Path) -> None:
+    """`a` has a-1.mp4 and a-2.mp4; then `a-1` is made, even with overwrite. (A21, D15)"""
+    await made(tmp_path, TWO, "a")
+    before = contents(tmp_path)
+    assert before.keys() == {"a-1.mp4", "a-2.mp4"}
+
+    assert set((await made(tmp_path, QUICK, "a-1", overwrite=True)).values()) == {State.DONE}
+
+    after = contents(tmp_path)
+    assert after.keys() == before.keys() | {"a-1 (film).mp4"}
+    assert before.items() <= after.items()
+
+
+async def test_a_film_of_two_files_leaves_others_theirs(tmp_path: Path) -> None:
+    """`a-1` is there, made or planned, when `a` turns out to have two files."""
+    await made(tmp_path, QUICK, "a-1")
+    before = contents(tmp_path)
+
+    assert set((await made(tmp_path, TWO, "a", overwrite=True)).values()) == {State.DONE}
+
+    after = contents(tmp_path)
+    assert after.keys() == {"a-1.mp4", "a (film)-1.mp4", "a (film)-2.mp4"}
+    assert before.items() <= after.items()
+
+
+async def test_another_films_file_is_no_strangers(tmp_path: Path) -> None:
+    """kitten.json after kitten-1.json: both are made."""
+    await made(tmp_path, QUICK, "kitten-1")
+
+    ends = await made(tmp_path, QUICK, "kitten")
+
+    assert set(ends.values()) == {State.DONE}
+    assert contents(tmp_path).keys() == {"kitten-1.mp4", "kitten.mp4"}
+
+
+async def test_a_name_that_the_disk_cannot_take_is_that_films_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On eCryptfs one has 143 bytes at most; that film is not paid. (D16)"""
+    monkeypatch.setattr(os, "pathconf", lambda _path, _name: 143)
+    long = "\u0436" * 70
+    async with (
+        world(QUICK) as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add([(key, board(key)) for key in (long, "k1")])
+        heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
+
+        assert heard["k1"].state is State.DONE
+        assert heard[long].state is State.PLANNED
+        assert "146 bytes, and the disk takes 143" in heard[long].cause
+        assert len(simulator.ledger.paid) == 1
+
+
+def test_check_tells_of_a_name_that_the_disk_cannot_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is planned, with its place."""
+    path = tmp_path / "films.csv"
+    key = "\u0436" * 70
+    path.write_text(f"key,scene,duration,film_duration\n{key},A cat.,5,10\n", encoding="utf-8")
+    assert check(path) == []
+
+    monkeypatch.setattr(os, "pathconf", lambda _path, _name: 143)
+
+    [fault] = check(path)
+    assert fault.startswith("films.csv, line 2: key: ")
+
+
+async def test_a_film_of_other_bytes_is_not_the_film(tmp_path: Path) -> None:
+    """As many bytes, all of them x: `verify` says so."""
+    await made(tmp_path, QUICK, "a")
+    film = tmp_path / "a.mp4"
+    film.write_bytes(b"x" * film.stat().st_size)
+
+    async with opened(tmp_path / "b.db") as batch:
+        [fault] = await batch.verify()
+
+    assert "a.mp4 has changed" in fault
+
+
+# --- a new key ------------------------------------------------------------------------------------
+
+
+async def test_a_renamed_film_is_not_paid_again(tmp_path: Path) -> None:
+    """Its attempts and files stay with it, and its manifest knows it under the new key. (A21)"""
+    async with (
+        world(QUICK) as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        [done] = await ran(batch, client, folder=tmp_path)
+        renamed = [("new", board("k0"))]
+        with pytest.raises(ManifestConflictError, match="paid twice"):
+            await batch.add(renamed)
+
+        item = await batch.rename("k0", "new")
+
+        assert (item.key, item.task_id, item.files) == ("new", done.task_id, done.files)
+        assert item.attempts == 1
+        assert (await batch.add(renamed)).known == 1
+        await ran(batch, client, folder=tmp_path)
+        assert await batch.verify() == []
+        assert len(simulator.ledger.paid) == 1
+
+
+async def test_a_new_film_of_the_old_key_leaves_the_file_alone(tmp_path: Path) -> None:
+    """The renamed film's file keeps its name; with overwrite too."""
+    await made(tmp_path, QUICK, "a")
+    before = contents(tmp_path)
+    async with opened(tmp_path / "b.db") as batch:
+        await batch.rename("a", "b")
+
+    await made(tmp_path, QUICK, "a", scene="another", overwrite=True)
+
+    after = contents(tmp_path)
+    assert after.keys() == {"a.mp4", "a (film).mp4"}
+    assert before.items() <= after.items()
+
+
+async def test_a_key_that_is_taken_is_given_to_nobody_else(tmp_path: Path) -> None:
+    """Nor one of the same file, nor one that is no key; nothing has changed."""
+    async with opened(tmp_path / "b.db") as batch:
+        await batch.add([(key, board(key)) for key in ("a", "b")])
+        for new in ("b", "B", "../a", "", "nul"):
+            with pytest.raises(ManifestError):
+                await batch.rename("a", new)
+        with pytest.raises(KeyError):
+            await batch.rename("c", "d")
+
+        assert [*await states(batch)] == ["a", "b"]
+        assert (await batch.rename("a", "A")).key == "A"
+        assert await batch.verify() == []
