@@ -155,9 +155,9 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "        return final"),
     ),
     "call it done before it is saved": (
-        ("batch._run", "        target = self._options.folder / f\"{item.key}.mp4\"\n",
+        ("batch._run", "        target = await self._target(item, len(result.urls))\n",
          ("        item = await self._step(item, Step(Event.SAVE))\n"
-         "        target = self._options.folder / f\"{item.key}.mp4\"\n")),
+         "        target = await self._target(item, len(result.urls))\n")),
         ("batch._run", "            await self._step(item, Step(Event.SAVE, files=files))",
          "            pass"),
         ("batch._states", "(State.EXPIRED, Event.RESUME): State.SUCCESS,",
