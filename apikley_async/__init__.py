@@ -1,5 +1,6 @@
 """An asyncio SDK with job orchestration for the Apikley video API (https://api.apikley.ru)."""
 
+from apikley_async._budget import Price
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._hosts import fetch_faults
@@ -88,6 +89,7 @@ __all__ = [
     "Outcome",
     "Picture",
     "PinnedImage",
+    "Price",
     "RateLimitError",
     "RateLimiter",
     "Recorder",

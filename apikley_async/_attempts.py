@@ -24,6 +24,7 @@ from apikley_async._policy import RETRIES
 from apikley_async._record import is_made_of, tells_request
 from apikley_async._result import Snapshot
 from apikley_async._rooms import Rooms, Settings
+from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._submit import (
     Attempt,
@@ -143,20 +144,45 @@ class Attempts:
         callback_url: str | None = None,
         recorder: Recorder | None = None,
         group: Group | None = None,
+        expense: Expense | None = None,
     ) -> Job:
         """Submit one film, as `Client.submit` does, and as one of a *group*.
+
+        Args:
+            work, callback_url, recorder: as for `Client.submit`.
+            group: what it is stopped with.
+            expense: what was set aside for it; by default it is set aside here.
 
         Raises:
             ClientClosedError: the group was stopped, or the client closed, before it was sent.
             What `Client.submit` raises.
         """
         check_order(work, callback_url)
-        rooms, recorder = self._here(), recorder or NoRecorder()
+        rooms, spending = self._here(), self._settings.spending
         upload = functools.partial(rooms.urls_of, work)
-        task_id = await rooms.submitter.submit(
-            Order(work, upload, callback_url, recorder=recorder, group=group)
-        )
+        async with contextlib.AsyncExitStack() as held:
+            if expense is None:
+                expense = await held.enter_async_context(self.expense(work))
+            recorder = spending.recorder(recorder or NoRecorder(), expense)
+            task_id = await rooms.submitter.submit(
+                Order(work, upload, callback_url, recorder=recorder, group=group)
+            )
         return self._new_job(task_id, work)
+
+    @contextlib.asynccontextmanager
+    async def expense(self, work: Work, *, follow: bool = False) -> AsyncIterator[Expense | None]:
+        """Surround one film: what it costs is set aside, where the client has a bound.
+
+        Args:
+            work: the film.
+            follow: whether whoever is inside follows it to its end.
+        """
+        check_order(work, None)
+        async with contextlib.AsyncExitStack() as held:
+            async with self._here().house.inside():
+                entering = self._settings.spending.expense(work, follow=follow)
+                expense = await held.enter_async_context(entering)
+            yield expense
 
     def group(self) -> Group:
         """Submissions that stop together (`stop`), and are waited for together (`drain`).
@@ -376,7 +402,8 @@ class Attempts:
         return entry is not None and bool(entry.named)
 
     def _notice_end(self, snapshot: Snapshot) -> None:
-        """Notice films whose end no callback has announced, and say once why that may be."""
+        """Notice what a film has cost, and films whose end no callback has announced."""
+        self._settings.spending.ended(snapshot)
         if snapshot.task_id not in self._tokens or self._was_announced(snapshot.task_id):
             return
         self._unannounced += 1
@@ -493,6 +520,7 @@ class Attempts:
         entry.task_id = task_id
         if task_id != GIVEN_UP:
             self._tokens[task_id] = token
+            self._settings.spending.found(token, task_id)
         entry.wake()
         self._look_for_twins(token, entry)
 

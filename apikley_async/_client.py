@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import ssl as tls
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from apikley_async._attempts import Attempts, Listening
+from apikley_async._budget import Price
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._images import FOLDER, ImageSource
 from apikley_async._job import Job
@@ -24,6 +26,7 @@ from apikley_async._many import Making, Outcome, Submitting, Works
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot
 from apikley_async._rooms import Rooms, Settings, open_rooms
+from apikley_async._spending import Expense, Spending
 from apikley_async._storyboard import Work, is_url
 from apikley_async._submit import Callbacks, Group, Recorder
 from apikley_async._transport import (
@@ -62,6 +65,14 @@ class Client:
         limiter: paces the submissions; share one between clients of the same key. By default
             `RateLimiter()`: 20 per 10 seconds.
         max_running: films that `generate` and `generate_many` have running at once.
+        max_credits: bound on the credits of all films that this client submits, uncertain ones
+            included. It holds on what is known to be charged: a film's actual cost takes the
+            place of its price when the film has ended; a failed one costs 0 when its record says
+            so. Needs *prices*. What is paid beyond is at most what was in flight when a film
+            turned out dearer than its price.
+        max_tasks: bound on the number of those films.
+        prices: credits for a film: one number, a mapping by duration or model, or a function of
+            the work. Nothing is assumed.
         pace: how often a job looks; by default more seldom where callbacks are heard.
         callback: gives each submission its callback URL; see `apikley_async.webhook`.
         timeouts: how long to wait for the service.
@@ -90,6 +101,9 @@ class Client:
         base_url: str | None = None,
         limiter: Limiter | None = None,
         max_running: int = 100,
+        max_credits: float | None = None,
+        max_tasks: int | None = None,
+        prices: Price = None,
         pace: Backoff | None = None,
         callback: Callbacks | None = None,
         timeouts: Timeouts | None = None,
@@ -122,6 +136,7 @@ class Client:
             base_url=base_url,
             network=Network(timeouts or Timeouts(), proxy, ssl, connect, user_agent),
             limiter=limiter or RateLimiter(clock=clock, rng=rng),
+            spending=Spending(prices, max_credits=max_credits, max_tasks=max_tasks),
             looking=RateLimiter(LOOKS_AT_ONCE, 0, clock=clock, rng=rng),
             pace=pace or (UNHURRIED if isinstance(callback, Listening) else Backoff()),
             max_running=max_running,
@@ -157,6 +172,7 @@ class Client:
             SubmissionUncertainError: it may have been heard, and paid; never repeated silently.
             ApiError: refused; nothing was created.
             UnreachableError, RateLimitError: patience ended; nothing was created.
+            BudgetExceededError: a bound of the client leaves no room; nothing was sent.
         """
         return await self.attempts.submit(work, callback_url=callback_url, recorder=recorder)
 
@@ -172,8 +188,11 @@ class Client:
         Raises:
             What `submit` and awaiting a `Job` raise.
         """
-        async with self.attempts.running_slot():
-            job, left = await self._submit(work, timeout)
+        async with (
+            self.attempts.running_slot(),
+            self.attempts.expense(work, follow=True) as expense,
+        ):
+            job, left = await self._submit(work, timeout, expense=expense)
             return await self._finish(job, left)
 
     async def generate_many(
@@ -195,14 +214,17 @@ class Client:
         """
         attempts, group = self.attempts, Group(self._clock)
         submitting = Submitting(
-            lambda work: self._submit(work, timeout, group), stop=group.stop, clock=self._clock
+            functools.partial(self._submit, timeout=timeout, group=group),
+            stop=group.stop,
+            clock=self._clock,
         )
 
         async def make(index: int, work: Work) -> Outcome:
             job: Job | None = None
             try:
-                job, left = await submitting.submit(work)
-                result = await self._finish(job, left)
+                async with attempts.expense(work, follow=True) as expense:
+                    job, left = await submitting.submit(work, expense)
+                    result = await self._finish(job, left)
             except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
                 return Outcome(index, work, job, error=error)
             return Outcome(index, work, job, result)
@@ -378,11 +400,16 @@ class Client:
     # --- helping submit and generate ------------------------------------------------------------
 
     async def _submit(
-        self, work: Work, timeout: float | None, group: Group | None = None
+        self,
+        work: Work,
+        timeout: float | None,
+        *,
+        expense: Expense | None,
+        group: Group | None = None,
     ) -> tuple[Job, float | None]:
         """Submit, let a callback say what became of an uncertain one; what is left of *timeout*."""
         try:
-            return await self.attempts.submit(work, group=group), timeout
+            return await self.attempts.submit(work, group=group, expense=expense), timeout
         except SubmissionUncertainError as error:
             uncertain = error
         try:

@@ -20,7 +20,7 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 
@@ -28,6 +28,7 @@ from apikley_async._clock import Clock
 from apikley_async._job import Job
 from apikley_async._policy import Maintenance
 from apikley_async._result import Result
+from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async.errors import (
     ApikleyError,
@@ -78,6 +79,12 @@ def _say_in_doubt(error: SubmissionUncertainError) -> None:
     logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
 
 
+class SubmitOne(Protocol):
+    """Submits one work, for which *expense* was set aside."""
+
+    def __call__(self, work: Work, *, expense: Expense | None) -> Awaitable[Submitted]: ...
+
+
 class Submitting:
     """How one run of `generate_many` submits: through maintenance, and until it is stopped.
 
@@ -86,7 +93,7 @@ class Submitting:
 
     def __init__(
         self,
-        submit: Callable[[Work], Awaitable[Submitted]],
+        submit: SubmitOne,
         *,
         stop: Callable[[], None],
         clock: Clock,
@@ -102,13 +109,13 @@ class Submitting:
         self._stop()
         self._stopping.set()
 
-    async def submit(self, work: Work) -> Submitted:
+    async def submit(self, work: Work, expense: Expense | None) -> Submitted:
         """Submit, and again after each pause of a maintenance that does not last."""
         while True:
             if (wait := self._maintenance.opens_at - self._clock.now()) > 0:
                 await self._clock.sleep(wait, self._stopping)
             try:
-                submitted = await self._submit(work)
+                submitted = await self._submit(work, expense=expense)
             except MaintenanceError as error:
                 before = self._maintenance.pauses
                 pause = self._maintenance.refused(self._clock.now())

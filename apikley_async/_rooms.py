@@ -15,6 +15,7 @@ from apikley_async._images import Images
 from apikley_async._limiter import Limiter
 from apikley_async._policy import Backoff
 from apikley_async._questions import Questions
+from apikley_async._spending import Spending
 from apikley_async._storyboard import Urls, Work
 from apikley_async._submit import Observer, Submitter
 from apikley_async._transport import HttpTransport, Network, Secret, Transport
@@ -29,6 +30,7 @@ class Settings:
 
     Attributes:
         limiter: paces submissions; *looking* paces everything else.
+        spending: bounds what submissions may cost.
         pace: how often jobs poll.
         max_running: films that it has running at once.
         near: whether films and images may lie on this machine.
@@ -39,6 +41,7 @@ class Settings:
     network: Network
     limiter: Limiter
     looking: Limiter
+    spending: Spending
     pace: Backoff
     max_running: int
     treat_as_refused: frozenset[int]

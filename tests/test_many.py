@@ -19,6 +19,7 @@ from turns import StrikingLoop, at_every_turn
 from apikley_async import Backoff, Job, ModelTask, Outcome, Result, Snapshot, SystemClock
 from apikley_async._limiter import running_slots
 from apikley_async._many import Making, Submitting, Works
+from apikley_async._spending import Expense
 from apikley_async.errors import (
     ClientClosedError,
     InsufficientCreditsError,
@@ -455,7 +456,7 @@ class Desk:
         self.stopped = False
         self._ends = minutes * 60
 
-    async def submit(self, work: Any) -> tuple[Job, float | None]:
+    async def submit(self, work: Any, *, expense: Expense | None) -> tuple[Job, float | None]:
         if self.stopped:
             raise ClientClosedError("Submitting was stopped")
         self.asked.append(now())
@@ -477,7 +478,7 @@ async def test_maintenance_pauses_all_that_is_submitted() -> None:
     desk = Desk(minutes=5)
     submitting = desk.submitting()
 
-    await asyncio.gather(*(submitting.submit(work(number)) for number in range(3)))
+    await asyncio.gather(*(submitting.submit(work(number), None) for number in range(3)))
 
     assert desk.asked == pytest.approx([0.0] * 3 + [120.1] * 3 + [420.2] * 3)
 
@@ -487,7 +488,7 @@ async def test_maintenance_that_lasts_is_an_error() -> None:
     desk = Desk(minutes=60)
 
     with pytest.raises(MaintenanceError):
-        await desk.submitting().submit(work(1))
+        await desk.submitting().submit(work(1), None)
 
     assert desk.asked == pytest.approx([0.0, 120.1, 420.2, 1020.3])
 
@@ -496,7 +497,7 @@ async def test_maintenance_that_lasts_is_an_error() -> None:
 async def test_a_pause_for_maintenance_ends_when_submitting_is_stopped() -> None:
     desk = Desk(minutes=60)
     submitting = desk.submitting()
-    waiting = asyncio.create_task(submitting.submit(work(1)))
+    waiting = asyncio.create_task(submitting.submit(work(1), None))
     await asyncio.sleep(10)
 
     submitting.stop()

@@ -26,6 +26,7 @@ LADDER = [
     "_binding",  #    one event loop at a time
     "_disk",  #       locks, careful openings, names that last
     "_storyboard",  # what a caller asks for
+    "_budget",  #     how much may be spent
     "_result",  #     what the service says
     "_sqlite",  #    databases from elsewhere, opened with care
     # the edge: pure decisions
@@ -47,6 +48,7 @@ LADDER = [
     "_files",  #      films on their way to the disk
     # the film: bought, watched, made by the hundred
     "_submit",  #     the one request that pays
+    "_spending",  #   what a client may spend, and has
     "_rooms",  #      what a client has in one loop
     "_job",  #        a film in the making
     "_attempts",  #   which attempt became which job
@@ -59,7 +61,7 @@ LADDER = [
 # Around it stand the outbuildings. Each stands alone, except for those named here.
 LEANING = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator", "virtual"}}
 # What subpackages may import of the core besides its public modules, by name.
-FOUNDATIONS = {"_disk", "_policy", "_sqlite"}
+FOUNDATIONS = {"_budget", "_disk", "_policy", "_sqlite"}
 OUTBUILDINGS = sorted(path.name for path in HOUSE.iterdir() if (path / "__init__.py").is_file())
 
 

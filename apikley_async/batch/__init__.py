@@ -1,7 +1,7 @@
 """Batches: a manifest in, films out, nothing paid twice, whatever happens in between."""
 
+from apikley_async._budget import Price
 from apikley_async.batch._batch import Batch, Estimate, Status
-from apikley_async.batch._budget import Price
 from apikley_async.batch._entries import work_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import Survey, check, is_manifest, survey

@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import attrs
 
 from apikley_async import Client, Clock, Limiter, SystemClock, Work, images_of, work_faults
+from apikley_async._budget import Budget, Price, Prices, Reservation
 from apikley_async._disk import try_folder, user_id
-from apikley_async.batch._budget import Budget, Price, Prices, Reservation
 from apikley_async.batch._entries import digests_of, entry_of, image_digest, key_faults, work_of
 from apikley_async.batch._films import films_in, version_of
 from apikley_async.batch._journal import Journal
@@ -533,7 +533,8 @@ class Batch:
         """What films cost, as far as is known."""
         prices = Prices(price)
         async for item in self.items(State.DONE, State.SUCCESS, State.EXPIRED):
-            prices.learn(item)
+            if item.credits:
+                prices.learn(work_of(item).price_key, item.credits)
         return prices
 
     async def _money(

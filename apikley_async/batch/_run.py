@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 import attrs
 
 from apikley_async import Client, Clock, Job, Result, Work
+from apikley_async._budget import Budget, Prices, Reservation
 from apikley_async._policy import Maintenance
-from apikley_async.batch._budget import Budget, Prices, Reservation
 from apikley_async.batch._entries import name_fault, work_of
 from apikley_async.batch._names import Names
 from apikley_async.batch._recorder import JournalRecorder, KeptCallbacks
@@ -407,7 +407,7 @@ class Run:
         self._budget.settle(reserved, item.credits if known else None)
         if known and item.credits:
             work = work_of(item)
-            self._prices.learn(item)
+            self._prices.learn(work.price_key, item.credits)
             self._budget.reprice(work.price_key, self._prices.of(work) or 0.0)
         self._decided.set()
 

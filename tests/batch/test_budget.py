@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apikley_async import ModelTask, Shot, Storyboard
+from apikley_async._budget import Budget, Prices, Reservation
 from apikley_async.batch import State
-from apikley_async.batch._budget import Budget, Prices, Reservation
-from apikley_async.batch._store import Item
 from apikley_async.errors import BudgetExceededError
 from apikley_async.simulator import Constant, Failure, Fault, Terms, Uniform
 
@@ -48,9 +46,9 @@ def test_a_price_is_what_the_user_says(price: object, costs: list[float | None])
 def test_prices_are_learnt_from_finished_films() -> None:
     """What films of a kind have consumed is their price; the dearest counts."""
     prices = Prices({15: 1.0})
-    for consumed in (140.0, 150.0, 145.0, None):
-        prices.learn(Item("a", State.DONE, payload=json.dumps(TEN.to_dict()), credits=consumed))
-    prices.learn(Item("a", State.DONE, payload=json.dumps(FIFTEEN.to_dict()), credits=9.0))
+    for consumed in (140.0, 150.0, 145.0):
+        prices.learn(10, consumed)
+    prices.learn(15, 9.0)
 
     assert (prices.of(TEN), prices.of(FIFTEEN), prices.of(OTHER)) == (150.0, 9.0, None)
 
@@ -58,7 +56,7 @@ def test_prices_are_learnt_from_finished_films() -> None:
 def test_a_film_that_was_cheaper_lowers_no_price() -> None:
     """What the user says is a price; what films cost may only raise it."""
     prices = Prices(300)
-    prices.learn(Item("a", State.DONE, payload=json.dumps(TEN.to_dict()), credits=150.0))
+    prices.learn(10, 150.0)
 
     assert prices.of(TEN) == 300.0
 
@@ -67,8 +65,7 @@ def test_the_price_of_another_model_is_learnt_apart() -> None:
     """Two ids of one duration may cost different amounts."""
     prices = Prices()
     twin = attrs.evolve(TEN, model="sora/s-2pro")
-    payload = json.dumps(twin.to_dict())
-    prices.learn(Item("a", State.DONE, payload=payload, credits=900.0))
+    prices.learn(twin.price_key, 900.0)
 
     assert (prices.of(twin), prices.of(TEN)) == (900.0, None)
 

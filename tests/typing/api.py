@@ -25,6 +25,7 @@ from apikley_async import (
     Limiter,
     ModelTask,
     Outcome,
+    Price,
     RateLimiter,
     RateLimitError,
     Recorder,
@@ -103,6 +104,11 @@ async def works(client: Client) -> None:
     assert_type(InsufficientCreditsError().blames, Blame)
     async for outcome in client.generate_many([Wakes(), kitten]):
         assert_type(outcome.work, Work)
+
+
+def bounded() -> Client:
+    prices: Price = {10: 150, "kling-2.6/text-to-video": 99.5}
+    return Client(max_credits=5_000, max_tasks=40, prices=prices)
 
 
 kitten.duration = 25  # type: ignore[misc]

@@ -1,7 +1,7 @@
 """How much may be spent: reserved before each POST, exact however many run at once.
 
-Pure: no clock, no file. What a film costs comes from the user, or from what earlier films of
-the same journal consumed; nothing is ever assumed (https://docs.apikley.ru publishes no prices).
+Pure: no clock, no file. What a film costs comes from the user, or from what earlier films
+consumed; nothing is ever assumed (https://docs.apikley.ru publishes no prices).
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import TypeAlias
 
 import attrs
 
-from apikley_async import Work
-from apikley_async.batch._entries import work_of
-from apikley_async.batch._store import Item
+from apikley_async._storyboard import Work
 from apikley_async.errors import Blame, BudgetExceededError
 
 __all__ = ["Budget", "Price", "Prices", "Reservation"]
@@ -39,11 +37,9 @@ class Prices:
                 checked(stated)
         self._learnt: dict[Kind, float] = {}
 
-    def learn(self, item: Item) -> None:
+    def learn(self, kind: Kind, credits: float) -> None:  # noqa: A002 - as the service says
         """Remember what a finished film consumed; the dearest of its kind counts."""
-        if item.credits:
-            kind = work_of(item).price_key
-            self._learnt[kind] = max(self._learnt.get(kind, 0.0), item.credits)
+        self._learnt[kind] = max(self._learnt.get(kind, 0.0), credits)
 
     def of(self, work: Work) -> float | None:
         """Credits for *work*; None when nobody knows."""
@@ -84,9 +80,9 @@ class Budget:
     in flight; then nothing more is reserved.
 
     Args:
-        max_credits: of all films of the journal, accepted or uncertain; None: no bound.
-        max_tasks: films of the journal, accepted or uncertain; None: no bound.
-        spendable: credits that this run may take from the balance; None: no bound.
+        max_credits: of all films that count, accepted or uncertain; None: no bound.
+        max_tasks: films that count, accepted or uncertain; None: no bound.
+        spendable: credits that may be taken from the balance; None: no bound.
     """
 
     def __init__(
@@ -145,7 +141,7 @@ class Budget:
             )
         if self.spendable is not None and self._taken + amount > exact(self.spendable):
             raise BudgetExceededError(f"{amount:f} credits more would go below min_balance")
-        if self._tasks_are_used_up:
+        if self.tasks_are_used_up:
             raise BudgetExceededError(f"{self.tasks} of max_tasks {self.max_tasks} are used up")
         self.tasks += 1
         self.undecided += 1
@@ -159,10 +155,10 @@ class Budget:
         """Whether what is reserved now may still turn out to be less."""
         if self.undecided:
             return True
-        return not self._tasks_are_used_up and any(film.amount for film in self._open)
+        return not self.tasks_are_used_up and any(film.amount for film in self._open)
 
     @property
-    def _tasks_are_used_up(self) -> bool:
+    def tasks_are_used_up(self) -> bool:
         return self.max_tasks is not None and self.tasks + 1 > self.max_tasks
 
     def keep(self) -> None:
