@@ -158,6 +158,9 @@ def say(sentence: str) -> None:
     print(f"noxfile.py: {sentence}", file=sys.stderr, flush=True)
 
 
+# The tests start our command again and again; without bytecode each start compiles everything anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 if __name__ == "__main__":
     ensure_nox()
 
@@ -388,10 +391,13 @@ def build(session: nox.Session) -> None:
 
 
 def pytest_args(session: nox.Session) -> list[str]:
-    """Give pytest one worker a processor, unless the caller chose otherwise."""
+    """Give pytest one worker a processor and one more, unless the caller chose otherwise.
+
+    The one more works while others wait for processes that they have started.
+    """
     if any(re.match(r"-n|--numprocesses|--pdb|--trace", word) for word in session.posargs):
         return list(session.posargs)
-    return ["-n", "auto", "--dist", "worksteal", *session.posargs]
+    return ["-n", str((os.cpu_count() or 1) + 1), "--dist", "worksteal", *session.posargs]
 
 
 def notify_pythons(session: nox.Session, versions: list[str]) -> None:
