@@ -12,6 +12,7 @@ import functools
 import hmac
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakValueDictionary
@@ -50,6 +51,7 @@ __all__ = ["Attempts", "CatchingUp", "Keep", "Listening", "Receive"]
 
 logger = logging.getLogger("apikley_async")
 
+TOKEN = 32  # hexadecimal digits
 MOST_ATTEMPTS = 20_000
 MOST_STRANGERS = 100_000  # callbacks about attempts that nobody has told us of yet
 MOST_NAMES = 8  # of tasks for one attempt: one is its own, the rest are mistakes or worse
@@ -84,10 +86,19 @@ class CatchingUp(Protocol):
         ...
 
 
+def token_in(text: str) -> str:
+    """The token of an attempt; what follows it in the last part of a URL is the receiver's."""
+    return text[:TOKEN] if re.match(f"[0-9a-f]{{{TOKEN}}}", text) else text
+
+
 @attrs.define(eq=False)
 class _Entry:
-    """What is known of one attempt. *named* are ids from callbacks; True once they were read."""
+    """What is known of one attempt. *named* are ids from callbacks; True once they were read.
 
+    *text* is the last part of its callback URL, as a job shows it.
+    """
+
+    text: str
     task_id: str | None = None
     named: dict[str, bool] = attrs.Factory(dict)
     keep: Keep | None = None
@@ -231,21 +242,33 @@ class Attempts:
 
     # --- jobs -----------------------------------------------------------------------------------
 
-    def job(self, task_id: str, *, known: bool = False) -> Job:
+    def job(self, task_id: str, *, token: str | None = None, known: bool = False) -> Job:
         """The job of a task, as `Client.job` gives it."""
         if not is_task_id(task_id):
             raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
+        if token is not None and not is_task_id(token):  # the same alphabet; never repeated
+            raise StoryboardError("token: what job.token was, a word without spaces")
+        if token is not None:
+            self.expect(token, task_id=task_id)
         facts = {"submitted_at": -math.inf} if known else {}
-        return self._jobs.get(task_id) or self._add_job(task_id, **facts)
+        job = self._jobs.get(task_id) or self._add_job(task_id, **facts)
+        if token is not None:
+            job.token = token
+        return job
 
     def _new_job(self, task_id: str, work: Work) -> Job:
         return self._add_job(task_id, submitted_at=self._clock.now(), model=work.model)
 
     def _add_job(self, task_id: str, **facts: Any) -> Job:
+        announced = self._entries.get(self._tokens.get(task_id, ""))
+        pace = self._settings.pace
+        if announced is not None and self.receives_callbacks:
+            pace = self._settings.called_pace
         job = self._jobs[task_id] = Job(
             task_id,
             look=self._look,
-            pace=self._settings.pace,
+            pace=pace,
+            token=announced.text if announced is not None else None,
             clock=self._clock,
             rng=self._settings.rng,
             ended=self._notice_end,
@@ -273,6 +296,8 @@ class Attempts:
         url = self._callbacks.url_for(token)
         if url is not None:
             self.expect(token)
+            last = url.partition("?")[0].rpartition("/")[2]
+            self._entries[token].text = last if token in last else token
         return url
 
     def report_bought(self, work: Work, task_id: str) -> None:
@@ -295,7 +320,7 @@ class Attempts:
         """Let callbacks about an attempt count that this client did not submit, or must keep.
 
         Args:
-            token: of the attempt.
+            token: of the attempt, or the last part of its callback URL (`Job.token`).
             task_id: what it became; "" if it was given up.
             named: tasks that callbacks have named before.
             keep: awaited with each new one before the callback is answered, until `release`.
@@ -303,9 +328,10 @@ class Attempts:
         Returns:
             Whether any callback, in an inbox for one, has named its task.
         """
+        text, token = token, token_in(token)
         entry = self._entries.get(token)
         if entry is None:
-            entry = self._entries[token] = _Entry(named=self._strangers.pop(token, {}))
+            entry = self._entries[token] = _Entry(text, named=self._strangers.pop(token, {}))
             self._forget_the_oldest()
         entry.keep = keep or entry.keep
         for name in named:
@@ -370,6 +396,7 @@ class Attempts:
 
     async def receive(self, token: str, task_id: str) -> bool:
         """Take note of a callback; False when it is about no attempt of ours, or not yet."""
+        token = token_in(token)
         entry = self._entries.get(token)
         if entry is None:
             self._park(token, task_id)
@@ -443,7 +470,7 @@ class Attempts:
                     "recover: a client that receives callbacks: Client(callback=Callback())"
                 )
             self.expect(attempt)
-            token, error = attempt, None
+            token, error = token_in(attempt), None
         else:
             token, error = attempt.token, attempt
         patience = self._settings.pace.deadline if timeout is None else timeout

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from apikley_async._attempts import Attempts, Listening
+from apikley_async._attempts import Attempts
 from apikley_async._budget import Price
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._images import FOLDER, ImageSource
@@ -73,7 +73,7 @@ class Client:
         max_tasks: bound on the number of those films.
         prices: credits for a film: one number, a mapping by duration or model, or a function of
             the work. Nothing is assumed.
-        pace: how often a job looks; by default more seldom where callbacks are heard.
+        pace: how often a job polls; by default more seldom where its callback is expected.
         callback: gives each submission its callback URL; see `apikley_async.webhook`.
         timeouts: how long to wait for the service.
         proxy: http(s) URL of a proxy; the environment's proxies and netrc are not read.
@@ -138,7 +138,8 @@ class Client:
             limiter=limiter or RateLimiter(clock=clock, rng=rng),
             spending=Spending(prices, max_credits=max_credits, max_tasks=max_tasks),
             looking=RateLimiter(LOOKS_AT_ONCE, 0, clock=clock, rng=rng),
-            pace=pace or (UNHURRIED if isinstance(callback, Listening) else Backoff()),
+            pace=pace or Backoff(),
+            called_pace=pace or UNHURRIED,
             max_running=max_running,
             treat_as_refused=frozenset(treat_as_refused),
             allow_private=allow_private,
@@ -244,15 +245,17 @@ class Client:
             async for outcome in outcomes:
                 yield outcome
 
-    def job(self, task_id: str, *, known: bool = False) -> Job:
+    def job(self, task_id: str, *, token: str | None = None, known: bool = False) -> Job:
         """Take up a task again, today or after a restart. Sends nothing and costs nothing.
 
         Args:
             task_id: what `submit` gave.
+            token: what `job.token` was: callbacks about the task count again, and are answered.
+                Without it, it is polled as often as where there are no callbacks.
             known: it was certainly created a moment ago: then the service may be ignorant of it
                 for ten minutes, and not only for ten seconds.
         """
-        return self.attempts.job(task_id, known=known)
+        return self.attempts.job(task_id, token=token, known=known)
 
     async def look(self, task_id: str) -> Snapshot:
         """Ask once how far a task is.

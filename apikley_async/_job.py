@@ -95,6 +95,9 @@ class Job:
 
     Attributes:
         task_id: the service's id; keep it, and `client.job(task_id)` takes the job up again.
+        token: the last part of its callback URL; None where no callback is expected. Keep it
+            beside the id, as a secret: with `client.job(task_id, token=token)` callbacks reach the
+            job again, after a restart too.
         snapshot: the newest answer. Success and failure are final here once they are confirmed.
     """
 
@@ -108,9 +111,11 @@ class Job:
         rng: random.Random,
         submitted_at: float | None = None,
         model: str = "",
+        token: str | None = None,
         ended: Callable[[Snapshot], None] | None = None,
     ) -> None:
         self.task_id = task_id
+        self.token = token
         known = submitted_at is not None
         state = State.WAITING if known else State.UNKNOWN
         self.snapshot: Snapshot = Snapshot(task_id, state, model)

@@ -31,7 +31,7 @@ class Settings:
     Attributes:
         limiter: paces submissions; *looking* paces everything else.
         spending: bounds what submissions may cost.
-        pace: how often jobs poll.
+        pace: how often jobs poll; *called_pace* where a callback is expected.
         max_running: films that it has running at once.
         near: whether films and images may lie on this machine.
     """
@@ -43,6 +43,7 @@ class Settings:
     looking: Limiter
     spending: Spending
     pace: Backoff
+    called_pace: Backoff
     max_running: int
     treat_as_refused: frozenset[int]
     allow_private: bool

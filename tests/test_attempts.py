@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 from ears import Ears
 
-from apikley_async import Backoff, Client, Job, Shot, Storyboard, SubmissionUncertainError
+from apikley_async import (
+    Backoff,
+    Client,
+    Job,
+    Shot,
+    Storyboard,
+    StoryboardError,
+    SubmissionUncertainError,
+)
 from apikley_async._attempts import MOST_NAMES, MOST_STRANGERS
 from apikley_async.errors import ClientClosedError, InsufficientCreditsError, JobTimeoutError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -67,6 +75,71 @@ async def test_a_callback_is_followed_by_one_look() -> None:
 
         assert now() < 51.6
         assert simulator.ledger.looks[job.task_id] == 1
+
+
+async def test_a_job_tells_the_token_of_its_callback_url() -> None:
+    """The last part of the URL, with whatever a receiver has put behind it; None where none is."""
+
+    class Marking(Ears):
+        def url_for(self, token: str) -> str:
+            return super().url_for(token) + "-and-a-mark"
+
+    class Query(Ears):
+        def url_for(self, token: str) -> str:
+            return f"https://hooks.test/apikley?token={super().url_for(token)[-32:]}"
+
+    async with world(50) as simulator:
+        async with customer(simulator, marking := Marking()) as client:
+            job = await client.submit(KITTEN)
+            assert job.token == f"{marking.tokens[0]}-and-a-mark"
+        async with customer(simulator, query := Query()) as client:
+            assert (await client.submit(KITTEN)).token == query.tokens[0]
+            elsewhere = await client.submit(KITTEN, callback_url="https://mine.test/hook")
+            assert elsewhere.token is None
+        async with customer(simulator, None) as client:
+            assert (await client.submit(KITTEN)).token is None
+
+
+async def test_a_job_that_is_taken_up_with_its_token_is_called_again() -> None:
+    """Whatever of the token the receiver passes on; callbacks that came before count as well."""
+    for early in (False, True):
+        ears, later = Ears(), Ears()
+        async with world(50) as simulator:
+            begun = now()
+            async with customer(simulator, ears) as client:
+                job = await client.submit(KITTEN)
+            async with customer(simulator, later) as client:
+                await client.credits()
+                if early:
+                    await asyncio.sleep(51)
+                    assert not await later.call(ears.tokens[0], job.task_id)
+                again = client.job(job.task_id, token=f"{job.token}-and-a-mark")
+                waiting = asyncio.ensure_future(again)
+                if not early:
+                    await asyncio.sleep(50.5)
+                    assert await later.call(ears.tokens[0], job.task_id)
+                await waiting
+
+                assert now() - begun < 53
+                assert client.job(job.task_id) is again
+
+
+async def test_what_is_no_token_is_refused_and_not_repeated() -> None:
+    async with world() as simulator, customer(simulator, Ears()) as client:
+        for wrong in ("", "two words", "x" * 300):
+            with pytest.raises(StoryboardError, match=r"^token: what job\.token was") as caught:
+                client.job("task_1", token=wrong)
+            assert not wrong or wrong not in str(caught.value)
+
+
+async def test_a_job_without_its_token_is_polled_as_where_nobody_calls() -> None:
+    """No callback can reach it, so it does not sleep for minutes."""
+    async with world(100) as simulator:
+        async with customer(simulator, Ears()) as client:
+            job = await client.submit(KITTEN)
+        async with customer(simulator, Ears()) as client:
+            await client.job(job.task_id)
+            assert now() < 125
 
 
 async def test_without_a_callback_the_film_is_found_all_the_same() -> None:

@@ -52,9 +52,11 @@ def world(
 
 
 @contextlib.asynccontextmanager
-async def called(simulator: Simulator, **options: Any) -> AsyncIterator[Client]:
+async def called(
+    simulator: Simulator, port: int | None = None, **options: Any
+) -> AsyncIterator[Client]:
     """A client whose callbacks come in."""
-    port = unused_port()
+    port = port or unused_port()
     callback = Callback(f"http://127.0.0.1:{port}/hooks", hmac_keys=[KEY], clock=LoopClock())
     client = Client(
         simulator.api_key,
@@ -70,6 +72,28 @@ async def called(simulator: Simulator, **options: Any) -> AsyncIterator[Client]:
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+async def test_after_a_restart_callbacks_reach_the_job_again() -> None:
+    """With its id and its token: they are answered, and the film is noticed at once."""
+    async with world() as simulator:
+        port = unused_port()
+        async with called(simulator, port=port) as client:
+            job = await client.submit(KITTEN)
+            task_id, token = job.task_id, job.token
+            url = (simulator.ledger.creations[0].body or {})["callBackUrl"]
+            assert token == url.rpartition("/")[2]
+
+        async with called(simulator, port=port) as later:
+            again = later.job(task_id, token=token)
+            await again
+
+            assert again.token == token
+            assert now() < 62
+            assert simulator.ledger.looks[task_id] == 2
+            await asyncio.sleep(200)
+            assert not [each for each in simulator.ledger.mishaps if each.endpoint == "callback"]
+            assert [each.status for each in simulator.ledger.callbacks] == [200]
 
 
 async def test_a_hundred_films_are_announced() -> None:
