@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from rawserver import unused_port
+from volume import volume
 
 from apikley_async import Client, Shot, Storyboard, SubmissionUncertainError
 from apikley_async.batch import Batch, State
@@ -36,7 +37,8 @@ LOST_ANSWERS = {
     Fault.RESET: 0.03,
     Fault.HTTP_503: 0.02,
 }
-FILMS = int(os.environ.get("APIKLEY_CALLED_FILMS", "150"))
+COUNT = volume(40, 100)
+FILMS = int(os.environ.get("APIKLEY_CALLED_FILMS", volume(100, 150)))
 
 
 def world(
@@ -100,10 +102,10 @@ async def test_a_hundred_films_are_announced() -> None:
     """Each is noticed at once and with fewer than two looks. (W4)"""
     terms = Terms(limit=None, max_running=None, duration=Lognormal(120, 0.5))
     async with world(terms) as simulator, called(simulator) as client:
-        results = [o.unwrap() async for o in client.generate_many([KITTEN] * 100)]
+        results = [o.unwrap() async for o in client.generate_many([KITTEN] * COUNT)]
 
-        assert len({result.task_id for result in results}) == 100
-        assert sum(simulator.ledger.looks.values()) < 2 * 100
+        assert len({result.task_id for result in results}) == COUNT
+        assert sum(simulator.ledger.looks.values()) < 2 * COUNT
         assert {call.status for call in simulator.ledger.callbacks} == {200}
 
 
@@ -115,9 +117,9 @@ async def test_without_any_callback_all_films_are_found(signed: bool) -> None:
         world(faults=faults, key=KEY if signed else "another key") as simulator,
         called(simulator) as client,
     ):
-        results = [o.unwrap() async for o in client.generate_many([KITTEN] * 100)]
+        results = [o.unwrap() async for o in client.generate_many([KITTEN] * COUNT)]
 
-        assert len({result.task_id for result in results}) == 100
+        assert len({result.task_id for result in results}) == COUNT
         assert now() < 60 + 300
         answers = {call.status for call in simulator.ledger.callbacks}
         assert answers == ({None} if signed else {401})

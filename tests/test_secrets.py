@@ -41,6 +41,7 @@ from rawserver import (
     service,
     unused_port,
 )
+from volume import volume
 
 from apikley_async import (
     ApikleyError,
@@ -189,7 +190,7 @@ QUESTIONS: dict[str, Callable[[Client], Awaitable[Any]]] = {
 async def test_no_error_holds_the_key(act: str) -> None:
     """Whatever went wrong with any question, and however the error is written down (S2 to S4)."""
     timeouts = Timeouts(answer=20, patience=20)
-    for ask in QUESTIONS.values():
+    for ask in list(QUESTIONS.values())[:: volume(2, 1)]:
         async with RawServer(ACTS[act]) as server:
             async with customer(server.url, timeouts=timeouts) as client:
                 with pytest.raises(ApikleyError) as caught:

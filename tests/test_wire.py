@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from volume import volume
 
 from apikley_async import (
     ApiError,
@@ -1500,7 +1501,7 @@ OPENERS: dict[str, tuple[Callable[[Reply], object], tuple[type[ApikleyError], ..
 
 
 @pytest.mark.parametrize("opener", OPENERS)
-@settings(max_examples=300)
+@settings(max_examples=volume(75, 300))
 @given(reply=REPLIES)
 @example(reply=said("[" * 1_000_000))
 @example(reply=said('{"code": 200, "data": {"state": "\\ud800", "failMsg": "\\udfff"}}'))
@@ -1525,7 +1526,7 @@ def test_whatever_comes_is_a_value_or_a_documented_error(opener: str, reply: Rep
         assert not isinstance(value, float) or math.isfinite(value)
 
 
-@settings(max_examples=300)
+@settings(max_examples=volume(75, 300))
 @given(reply=REPLIES, treat_as_refused=st.frozensets(CODES, max_size=3))
 def test_a_refusal_is_never_more_than_a_guess_away_from_the_table(
     reply: Reply, treat_as_refused: frozenset[int]
@@ -1610,7 +1611,7 @@ def test_what_is_no_callback_names_nothing(body: bytes) -> None:
     assert read_callback(body) == ()
 
 
-@settings(max_examples=300)
+@settings(max_examples=volume(75, 300))
 @given(st.binary(max_size=300) | TREES.map(lambda tree: json.dumps(tree).encode()))
 def test_whatever_is_posted_gives_ids_or_nothing(body: bytes) -> None:
     """Any bytes at all: at most four ids, each of which could be one (W2)."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import TypeVar
 
 __all__ = ["LONG", "volume"]
 
 LONG = bool(os.environ.get("APIKLEY_LONG"))
 
+Amount = TypeVar("Amount")
 
-def volume(share: int, whole: int) -> int:
-    """How many of them: *share* in the default run, *whole* in the long one."""
+
+def volume(share: Amount, whole: Amount) -> Amount:
+    """How many, or which: *share* in the default run, *whole* in the long one."""
     return whole if LONG else share

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from volume import volume
 
 from apikley_async.batch import Batch, Item, State, check
 from apikley_async.batch._entries import work_of
@@ -169,7 +170,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@settings(max_examples=200)
+@settings(max_examples=volume(60, 200))
 @given(document=DOCUMENTS)
 def test_any_document_is_entries_or_faults(folder: Path, document: Any) -> None:
     """In every form that can hold it; no other error escapes. (M7)."""
@@ -183,7 +184,7 @@ def test_any_document_is_entries_or_faults(folder: Path, document: Any) -> None:
                 work_of(Item(entry.key, State.PLANNED, payload=entry.payload, base=entry.base))
 
 
-@settings(max_examples=300)
+@settings(max_examples=volume(60, 300))
 @given(
     name=st.sampled_from(["a.json", "a.yaml", "a.jsonl", "a.toml", "a.csv"]),
     content=st.binary(max_size=60)

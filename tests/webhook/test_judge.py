@@ -337,7 +337,7 @@ HEADERS = st.sampled_from([b"content-type", b"content-length", b"content-encodin
 NASTY = st.binary(max_size=40) | st.sampled_from([b"application/json", b"1700000000", b"identity"])
 
 
-@settings(max_examples=500)
+@settings(max_examples=volume(100, 500))
 @given(
     method=st.sampled_from(["POST", "GET"]) | st.text(max_size=5),
     path=st.just(f"/{TOKEN}") | st.text(max_size=60),
@@ -357,7 +357,7 @@ def test_whatever_comes_is_refused_and_never_raises(
         assert ruling.heard is None
 
 
-@settings(max_examples=300)
+@settings(max_examples=volume(100, 300))
 @given(stamp=st.binary(max_size=30), signed=st.binary(max_size=60), body=st.binary(max_size=60))
 def test_any_bytes_may_stand_in_the_signature(stamp: bytes, signed: bytes, body: bytes) -> None:
     """They are compared as bytes, and are wrong (W1, W2)."""
