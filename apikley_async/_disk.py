@@ -25,6 +25,7 @@ __all__ = [
     "lock_file",
     "longest_name",
     "make_private",
+    "nearest_folder",
     "open_own",
     "open_without_waiting",
     "read_at",
@@ -178,11 +179,16 @@ def state_folder() -> Path:
     return place
 
 
+def nearest_folder(folder: Path) -> Path:
+    """*folder*, or what is there already of the way to it."""
+    folder = folder.absolute()
+    return next((place for place in (folder, *folder.parents) if place.exists()), folder)
+
+
 def longest_name(folder: Path) -> int:
     """How many bytes a file's name may have on the disk of *folder*, or where it will be made."""
-    there = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
     try:
-        return os.pathconf(there, "PC_NAME_MAX")
+        return os.pathconf(nearest_folder(folder), "PC_NAME_MAX")
     except (OSError, ValueError, AttributeError):  # it cannot be asked, as on Windows
         return 255
 

@@ -78,11 +78,15 @@ class Status:
 
 @attrs.frozen
 class Estimate:
-    """What is still to be paid: films, their credits, and how many have no known price."""
+    """What is still to be paid: films, their credits, and how many have no known price.
+
+    *fitting* of them fit into the bounds that were given, as far as is known before.
+    """
 
     films: int
     credits: float
     unpriced: int
+    fitting: int
 
 
 class Batch:
@@ -118,6 +122,7 @@ class Batch:
         read_only: bool = False,
         wait: float = 0.0,
         adopt: bool = False,
+        private: bool = False,
     ) -> Self:
         """Name the journal; `async with` opens it, or makes it.
 
@@ -129,9 +134,13 @@ class Batch:
             adopt: take a copy for the newest journal although it is older than another one was,
                 or has lost its log. Every film without a task id that is not rejected or dropped
                 is `uncertain` then, since it may have been paid. Nothing else is overridden.
+            private: open a copy of the journal, or an empty one where there is none yet, that is
+                gone when it is closed: what would happen is tried, and nothing is left behind.
         """
         return cls(
-            lambda: Journal.open(path, clock=clock, read_only=read_only, wait=wait, adopt=adopt),
+            lambda: Journal.open(
+                path, clock=clock, read_only=read_only, wait=wait, adopt=adopt, private=private
+            ),
             clock=clock,
         )
 
@@ -181,6 +190,16 @@ class Batch:
             ManifestError: with every fault and its place.
             ManifestConflictError: a key has other content than before, or two have the same.
         """
+        return await self._add(source, allow_duplicates, allow_outside=allow_outside)
+
+    async def _add(
+        self,
+        source: Source,
+        allow_duplicates: bool,
+        *,
+        allow_outside: bool,
+        failed: Collection[str] | None = (),
+    ) -> Plan:
         remarks: list[str] = []
         if isinstance(source, str | os.PathLike):
             name = name_of(source)
@@ -192,10 +211,17 @@ class Batch:
             )
         else:
             name, entries = "", iter(pairs(source))
-        plan = await self._plan(entries, name, allow_duplicates=allow_duplicates)
+        plan = await self._plan(entries, name, allow_duplicates=allow_duplicates, failed=failed)
         return attrs.evolve(plan, remarks=tuple(remarks))
 
-    async def _plan(self, entries: Iterable[Entry], name: str, *, allow_duplicates: bool) -> Plan:
+    async def _plan(
+        self,
+        entries: Iterable[Entry],
+        name: str,
+        *,
+        allow_duplicates: bool,
+        failed: Collection[str] | None = (),
+    ) -> Plan:
         keys: list[str] = []
 
         def noted() -> Iterable[Entry]:
@@ -203,7 +229,9 @@ class Batch:
                 keys.append(entry.key)
                 yield entry
 
-        plan = await self._open.plan(noted(), source=name, allow_duplicates=allow_duplicates)
+        plan = await self._open.plan(
+            noted(), source=name, allow_duplicates=allow_duplicates, failed=failed
+        )
         if self._run is not None:
             self._run.replanned()
         return attrs.evolve(plan, keys=tuple(keys))
@@ -339,7 +367,7 @@ class Batch:
         store = self._open
         if options.keys and (unknown := options.keys - {item.key async for item in self.items()}):
             raise KeyError(f"not in the journal: {', '.join(sorted(unknown))}")
-        await store.bind(home_of(client.base_url), client.attempts.account(await store.salt()))
+        await self.belong_to(client)
         try:
             await asyncio.to_thread(try_folder, options.folder)
         except OSError as error:
@@ -353,6 +381,15 @@ class Batch:
         if not any(known is client.limiter for known in self._paced):
             self._paced.append(client.limiter)
             await restore_window(store, client.limiter)
+
+    async def belong_to(self, client: Client) -> None:
+        """Make sure that the journal's tasks are those of this client; `run` does so by itself.
+
+        Raises:
+            JournalError: it was written with another key, or another address.
+        """
+        account = client.attempts.account(await self._open.salt())
+        await self._open.bind(home_of(client.base_url), account)
 
     @property
     def stopped(self) -> str | None:
@@ -415,19 +452,41 @@ class Batch:
         return Status(await self._open.counts(), spent, at_risk, unpriced)
 
     async def estimate(
-        self, *, price: Price = None, keys: Collection[str] | None = None
+        self,
+        *,
+        price: Price = None,
+        keys: Collection[str] | None = None,
+        max_credits: float | None = None,
+        max_tasks: int | None = None,
+        spendable: float | None = None,
     ) -> Estimate:
-        """What the planned films would cost, all or those of *keys*. Sends nothing."""
-        prices = await self._prices(price)
-        films, total, unpriced = 0, 0.0, 0
+        """What the planned films would cost, all or those of *keys*. Sends nothing.
+
+        Args:
+            price, keys, max_credits, max_tasks: as for `run`.
+            spendable: credits that may be taken from the balance.
+
+        Raises:
+            BudgetExceededError: a bound in credits without a price, as `run` would.
+        """
+        options = Options(Path(), keys=None if keys is None else frozenset(keys))
+        prices, budget, _ = await self._money(price, max_credits, max_tasks, options)
+        budget.spendable = spendable
+        if budget.needs_prices:
+            await self._check_prices(options, prices, paid=max_credits is not None)
+        films, total, unpriced, fitting = 0, 0.0, 0, 0
         async for item in self.items(State.PLANNED):
-            if item.gone or (keys is not None and item.key not in keys):
+            if item.gone or not options.chooses(item.key):
                 continue
             films += 1
-            amount = prices.of(work_of(item))
+            work = work_of(item)
+            amount = prices.of(work)
             total += amount or 0.0
             unpriced += amount is None
-        return Estimate(films, total, unpriced)
+            with contextlib.suppress(BudgetExceededError):
+                _ = budget.reserve(amount, work.price_key)
+                fitting += 1
+        return Estimate(films, total, unpriced, fitting)
 
     async def verify(self) -> list[str]:
         """Check the journal and the saved files, byte by byte; give every fault that is found."""
@@ -497,6 +556,30 @@ class Batch:
         if self._run is not None:
             self._run.replanned()
         return item
+
+    async def retry_changed(
+        self,
+        source: Source,
+        *keys: str,
+        allow_duplicates: bool = False,
+        allow_outside: bool = False,
+    ) -> list[Item]:
+        """Plan failed films again with the content that their manifest has now: new charges.
+
+        All whose content has changed, or those named. The manifest is added as by `add`.
+
+        Raises:
+            ManifestError: as `add`; or a film that is named has not failed, or has not changed.
+        """
+        for key in keys:
+            expect(await self.item(key), State.FAILED)
+        failed = [item.key async for item in self.items(State.FAILED)]
+        await self._add(source, allow_duplicates, allow_outside=allow_outside, failed=keys or None)
+        changed = [await self.item(key) for key in failed]
+        again = [item for item in changed if item.state is State.PLANNED]
+        if left := {*keys} - {item.key for item in again}:
+            raise ManifestError([f"{key}: its content has not changed" for key in sorted(left)])
+        return again
 
     async def retry(self, *keys: str) -> list[Item]:
         """Plan failed and rejected films again, all of them if none is named: new charges."""

@@ -10,12 +10,14 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import sqlite3
 import sys
 from pathlib import Path
 
 from apikley_async._disk import USUAL, lock_file, make_private, open_own, sync_folder
 from apikley_async._sqlite import connect, make_lasting, schema_fault
+from apikley_async.batch._rows import Facts, read_facts
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
 from apikley_async.errors import Blame, JournalError
 
@@ -24,13 +26,16 @@ __all__ = [
     "back_up",
     "check",
     "connect",
+    "copy_privately",
     "disk_fault",
+    "facts_in",
     "has_log",
     "hindered",
     "keep_copy",
     "lock_inode",
     "make",
     "make_lasting",
+    "refuse_lost",
     "refuse_network",
     "take_lock",
 ]
@@ -196,17 +201,68 @@ def back_up(db: sqlite3.Connection, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def refuse_lost(path: Path) -> None:
+    """Refuse to begin anew where a journal has left its log behind."""
+    if has_log(path):
+        log = path.with_name(f"{path.name}-wal")
+        raise JournalError(
+            f"{path} is gone, but {log.name} is still there, with what was written last; bring the "
+            f"journal back, or, if you are sure, remove {log.name} too"
+        )
+
+
+def copy_privately(path: Path, copy: Path, migrations: Migrations) -> Facts:
+    """Copy a journal, log included, to where nobody else comes; give what the original says.
+
+    It may be in use, and it may lie on a disk that cannot be written.
+    """
+    make_private(copy)
+    if not copied_at_rest(path, copy):
+        try:
+            with contextlib.closing(connect(path, read_only=True)) as db:
+                check(db, path, migrations)
+                with contextlib.closing(connect(copy)) as target:
+                    db.backup(target)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF not in (
+                sqlite3.SQLITE_CANTOPEN,
+                sqlite3.SQLITE_READONLY,
+            ):
+                raise
+            for end in ("-wal", ""):  # SQLite reads no log beside which it cannot write
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+    with contextlib.closing(connect(copy)) as db:
+        check(db, path, migrations)
+        return facts_in(db)
+
+
+def copied_at_rest(path: Path, copy: Path) -> bool:
+    """Copy a journal that was closed, if nobody opens it meanwhile, and leave nothing beside it."""
+    log = path.with_name(f"{path.name}-wal")
+    before = path.stat()
+    if log.exists():
+        return False
+    shutil.copyfile(path, copy)
+    after = path.stat()
+    at_rest = (before.st_ino, before.st_size, before.st_mtime_ns) == (
+        *(after.st_ino, after.st_size, after.st_mtime_ns),
+    )
+    return at_rest and not log.exists()
+
+
+def facts_in(db: sqlite3.Connection) -> Facts:
+    """What a journal says of itself."""
+    [intents] = db.execute("SELECT count(*) FROM attempt").fetchone()
+    return read_facts(db.execute("SELECT name, value FROM meta LIMIT 100").fetchall(), intents)
+
+
 def make(path: Path, migrations: Migrations) -> None:
     """Make an empty journal, private from its first moment: prompts are personal data.
 
     The caller holds the lock, so that the draft is ours.
     """
-    log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size:
-        raise JournalError(
-            f"{path} is gone, but {log.name} is still there, with what was written last; bring the "
-            f"journal back, or, if you are sure, remove {log.name} too"
-        )
+    refuse_lost(path)
     draft = path.with_name(f"{path.name}.new")
     for left in (draft, path.with_name(f"{draft.name}-journal")):
         left.unlink(missing_ok=True)

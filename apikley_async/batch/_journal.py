@@ -16,7 +16,8 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +37,6 @@ from apikley_async.batch._rows import (
     make_relative,
     payload_sum,
     place_of,
-    read_facts,
     read_item,
     spell_files,
     storable,
@@ -71,8 +71,12 @@ class Journal:
         read_only: bool,
         migrations: Migrations,
         adopt: bool = False,
+        private: bool = False,
     ) -> None:
         self.path: Path = path.resolve()  # one lock for one file, whatever it is called by
+        self._home = self.path.parent  # what places are relative to
+        self._origin = self.path if private else None  # what this is a private copy of
+        self._room: tempfile.TemporaryDirectory[str] | None = None
         self.read_only = read_only
         self._clock = clock
         self._migrations = migrations
@@ -101,12 +105,17 @@ class Journal:
         read_only: bool = False,
         wait: float = 0.0,
         adopt: bool = False,
+        private: bool = False,
         migrations: Migrations = MIGRATIONS,
     ) -> Journal:
         """Open or make the journal; *wait* so many seconds for another process to leave it.
 
         With *adopt*, a copy is taken for the newest journal although it is older than another
         one was, or has lost its log: every planned film is `uncertain` from here on.
+
+        With *private*, the journal stays as it is, and a copy is opened that nobody else sees and
+        that is gone when it is closed; it is empty where there is no journal yet. Another process
+        may use the journal meanwhile.
 
         Items found `sending` were on their way when the last owner ended: they are `uncertain`
         from here on, unless their task's id was rescued.
@@ -116,7 +125,14 @@ class Journal:
                 or without its log after a crash. The file is left as it is.
         """
         clock = clock or SystemClock()
-        journal = cls(Path(path), clock, read_only=read_only, migrations=migrations, adopt=adopt)
+        journal = cls(
+            Path(path),
+            clock,
+            read_only=read_only,
+            migrations=migrations,
+            adopt=adopt,
+            private=private,
+        )
         ends = clock.now() + wait
         try:
             while True:
@@ -149,10 +165,15 @@ class Journal:
     # --- the protocol of a store -------------------------------------------------------------
 
     async def plan(
-        self, entries: Iterable[Entry], *, source: str = "", allow_duplicates: bool = False
+        self,
+        entries: Iterable[Entry],
+        *,
+        source: str = "",
+        allow_duplicates: bool = False,
+        failed: Collection[str] | None = (),
     ) -> Plan:
         again = await asyncio.to_thread(read_out, entries, self.path.parent)
-        return await self._run(self._plan, again, source, allow_duplicates)
+        return await self._run(self._plan, again, source, allow_duplicates, failed)
 
     async def intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
         await self._run(self._intend, key, token, fingerprint, reserved)
@@ -406,36 +427,54 @@ class Journal:
     # --- opening and closing -----------------------------------------------------------------
 
     def _open(self) -> None:
-        if not self.read_only:
+        if self._origin is not None:
+            self._copy(self._origin)
+        elif not self.read_only:
             file.refuse_network(self.path)
             self._locks.append(file.take_lock(self.path))
         if not self.path.exists():
             if self.read_only:
                 raise JournalError(f"{self.path}: there is no such journal")
             file.make(self.path, self._migrations)
-        if not self.read_only and (lock := file.lock_inode(self.path)) is not None:
+        if (
+            not (self.read_only or self._origin)
+            and (lock := file.lock_inode(self.path)) is not None
+        ):
             self._locks.append(lock)
         has_log = file.has_log(self.path)  # before SQLite makes one
         self._db = file.connect(self.path, read_only=self.read_only)
         version = file.check(self._db, self.path, self._migrations)
-        facts = read_facts(self._db.execute("SELECT name, value FROM meta LIMIT 100").fetchall())
+        facts = file.facts_in(self._db)
         self._journal_id, self._epoch = facts.journal_id, facts.epoch
+        self._intents = facts.intents
         if not self.read_only:
             file.make_lasting(self._db)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
-            self._check_newest(log_is_lost=facts.begun and not has_log)
+            if self._origin is None:  # a private copy was judged by where it came from
+                self._check_newest(log_is_lost=facts.begun and not has_log)
             self._own(version)
             self._db.execute("PRAGMA wal_checkpoint(FULL)")  # the mark is in the main file
         elif version < len(self._migrations):
             told = "was written by an older version; run the batch once to bring it up to date"
             raise JournalError(f"{self.path} {told}")
         for [place] in self._db.execute("SELECT path FROM folder ORDER BY rowid LIMIT 1000"):
-            self._folders[found_at(place, self.path.parent)] = None
+            self._folders[found_at(place, self._home)] = None
+
+    def _copy(self, origin: Path) -> None:
+        """Make a private copy, which is refused where the journal itself would be."""
+        self._room = tempfile.TemporaryDirectory(prefix="apikley-", ignore_cleanup_errors=True)
+        self.path = Path(self._room.name).resolve() / "journal.db"
+        if not origin.exists():
+            file.refuse_lost(origin)
+            return
+        facts = file.copy_privately(origin, self.path, self._migrations)
+        seen = Witness(facts.journal_id).read()
+        log_is_lost = facts.begun and not file.has_log(origin)
+        check_newest(origin, (facts.epoch, facts.intents), seen, log_is_lost=log_is_lost)
 
     def _check_newest(self, *, log_is_lost: bool) -> None:
         """Refuse an older copy, and what a crash has left without its log, unless adopted."""
-        [self._intents] = self._db.execute("SELECT count(*) FROM attempt").fetchone()
         self._witness = Witness(self._journal_id)
         seen = self._witness.read()
         if self._adopting:
@@ -451,7 +490,7 @@ class Journal:
         self._db.execute("BEGIN IMMEDIATE")
         migrate(self._db, self._migrations)
         if version < RELATIVE <= len(self._migrations):
-            make_relative(self._db, self.path.parent)
+            make_relative(self._db, self._home)
         self._epoch += 1
         facts = (("epoch", str(self._epoch)), ("begun", "1"))
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts)
@@ -467,7 +506,7 @@ class Journal:
             " WHERE state = 'intent'",
             (self._now[0],),
         )
-        notes = rescue.notes_of(self.path, self._journal_id)
+        notes = rescue.notes_of(self._origin or self.path, self._journal_id)
         bound = {place: [self._bind_rescued(n) for n in told] for place, told in notes.items()}
         if self._adopting:
             self._adopt()
@@ -475,7 +514,8 @@ class Journal:
         self._owned = True
         if self._adopting and self._witness is not None:
             self._witness.write(self._epoch, self._intents)
-        rescue.remove(place for place, fates in bound.items() if all(fates))
+        if self._origin is None:
+            rescue.remove(place for place, fates in bound.items() if all(fates))
 
     def _adopt(self) -> None:
         """Whatever is planned here may have been sent, for all that this copy knows."""
@@ -508,24 +548,35 @@ class Journal:
             self._witness.close()
         while self._locks:
             os.close(self._locks.pop())
+        if self._room is not None:
+            self._room.cleanup()
 
     # --- work that runs in the thread --------------------------------------------------------
 
-    def _plan(self, entries: Generator[Entry | None], source: str, allow_duplicates: bool) -> Plan:
+    def _plan(
+        self,
+        entries: Generator[Entry | None],
+        source: str,
+        allow_duplicates: bool,
+        failed: Collection[str] | None,
+    ) -> Plan:
         with contextlib.closing(entries), self._transaction():
             planned = plan(
                 self._db,
                 entries,
-                home=self.path.parent,
+                home=self._home,
                 source=source,
                 allow_duplicates=allow_duplicates,
+                failed=failed,
                 change=self._change,
             )
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         return planned
 
     def _change(self, key: str) -> None:
-        self._move(key, Step(Event.CHANGE, cause="", by="content"))
+        """Plan an item with new content: nothing was created for it, or a person wants it again."""
+        event = Event.RETRY if self._item(key).state is State.FAILED else Event.CHANGE
+        self._move(key, Step(event, cause="", by="content"))
 
     def _intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
         with self._transaction():
@@ -625,7 +676,7 @@ class Journal:
                 "credits": step.credits,
                 "result": storable(step.result) or None,
                 "success_at": step.success_at and step.success_at.timestamp(),
-                "files": spell_files(step.files, self.path.parent) if step.files else None,
+                "files": spell_files(step.files, self._home) if step.files else None,
                 "key": key,
                 "before": before,
             },
@@ -680,15 +731,15 @@ class Journal:
         return self._read_item(row)
 
     def _read_item(self, row: sqlite3.Row) -> Item:
-        return read_item(row, self.path.parent, self._folders)
+        return read_item(row, self._home, self._folders)
 
     def _keep_folder(self, folder: Path) -> None:
         with self._transaction():
             self._note_folder(folder.absolute())
 
     def _note_folder(self, folder: Path) -> None:
-        place = place_of(folder, self.path.parent)
-        if (found := found_at(place, self.path.parent)) not in self._folders:
+        place = place_of(folder, self._home)
+        if (found := found_at(place, self._home)) not in self._folders:
             self._db.execute("INSERT OR IGNORE INTO folder VALUES (?)", (place,))
             self._folders[found] = None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from pathlib import Path
 
 import attrs
@@ -56,6 +56,7 @@ def plan(
     home: Path,
     source: str,
     allow_duplicates: bool,
+    failed: Collection[str] | None,
     change: Callable[[str], None],
 ) -> Plan:
     """Write *entries* down; refuse what contradicts them, and what would be paid twice.
@@ -79,7 +80,7 @@ def plan(
             continue
         if digest is None:
             claim_stem(db, entry)
-        elif not may_change(db, entry.key):
+        elif not may_change(db, entry.key, failed):
             refuse_change(db, entry)
         if not allow_duplicates:
             refuse_twin(db, entry)
@@ -172,17 +173,20 @@ def digest_of(db: sqlite3.Connection, key: str) -> str | None:
     return None if row is None else str(row["digest"])
 
 
-def may_change(db: sqlite3.Connection, key: str) -> bool:
-    """Whether nothing was ever created for an item; see `Item.may_change`."""
+def may_change(db: sqlite3.Connection, key: str, failed: Collection[str] | None) -> bool:
+    """Whether nothing was ever created for an item, or it is one of the *failed* (None: any)."""
     row = db.execute(f"{ITEM} WHERE key = ?", (key,)).fetchone()
+    if row["state"] == State.FAILED and (failed is None or key in failed):
+        return True
     return Item(key, State(row["state"]), attempts=row["attempts"]).may_change
 
 
 def refuse_change(db: sqlite3.Connection, entry: Entry) -> None:
     row = db.execute("SELECT state FROM item WHERE key = ?", (entry.key,)).fetchone()
+    failed = ", or say `apikley batch retry --changed`" if row["state"] == State.FAILED else ""
     raise ManifestConflictError(
         f"{entry.where}: {entry.key!r} is in the journal with other content "
-        f"({row['state']}); give the changed film a new key"
+        f"({row['state']}); give the changed film a new key{failed}"
     )
 
 

@@ -65,9 +65,10 @@ class Facts:
     journal_id: str
     epoch: int
     begun: bool
+    intents: int
 
 
-def read_facts(rows: Collection[sqlite3.Row]) -> Facts:
+def read_facts(rows: Collection[sqlite3.Row], intents: int) -> Facts:
     """The facts of a journal. Its id names files of ours elsewhere, and so it must be an id."""
     facts = {row["name"]: row["value"] for row in rows}
     journal_id, epoch = facts.get("journal_id"), facts.get("epoch")
@@ -75,7 +76,7 @@ def read_facts(rows: Collection[sqlite3.Row]) -> Facts:
         raise damaged("journal_id is not one")
     if isinstance(epoch, float) or not EPOCH.fullmatch(str(epoch)):
         raise damaged("epoch is not a number")
-    return Facts(journal_id, int(str(epoch)), "begun" in facts)
+    return Facts(journal_id, int(str(epoch)), "begun" in facts, intents)
 
 
 def read_item(row: sqlite3.Row, home: Path, folders: Collection[Path]) -> Item:

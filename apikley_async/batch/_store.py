@@ -8,7 +8,7 @@ answer was lost. Times are the store's own. `tests/batch/conformance.py` holds a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -175,13 +175,19 @@ class Store(Protocol):
     """
 
     async def plan(
-        self, entries: Iterable[Entry], *, source: str = "", allow_duplicates: bool = False
+        self,
+        entries: Iterable[Entry],
+        *,
+        source: str = "",
+        allow_duplicates: bool = False,
+        failed: Collection[str] | None = (),
     ) -> Plan:
         """Write all entries down, or none; `ManifestConflictError` where they contradict.
 
         *entries* are read to their end, in a thread, before the transaction begins: whoever
         reads a long manifest keeps nobody from writing.
 
+        A FAILED item takes new content, and is planned again, where *failed* names it (None: any).
         Items that an earlier state of the same *source* named, and this one does not, are gone.
         """
         ...

@@ -87,15 +87,30 @@ def status(path: Path, as_json: bool) -> int:
 @price
 @journal_only
 def estimate(path: Path, price: Any, as_json: bool) -> int:
-    """Say what the films that are not yet submitted would cost. Sends nothing."""
-    from apikley_async.cli._batches import tell_estimate
-    from apikley_async.cli._journals import look
+    """Say what the films that are not yet submitted would cost. Sends nothing, keeps nothing.
 
-    async def question(films: Any, tell: Any) -> int:
-        tell_estimate(tell, await films.estimate(price=price))
-        return 0
+    Of a manifest its films, of a journal (.db) all that it holds; before the first run too.
+    """
+    from apikley_async.batch import is_manifest
+    from apikley_async.cli._batches import BatchRun, Bounds, Order
+    from apikley_async.cli._journals import existing, journal_of
+    from apikley_async.cli._placement import Place
+    from apikley_async.cli._run import alone, telling
 
-    return look(path, Settings(as_json=as_json), question)
+    async def plan(films: Any) -> Any:
+        return await films.add(path)
+
+    tell = telling(as_json=as_json)
+    named = is_manifest(path)
+    order = Order(
+        place=Place(journal_of(path) if named else existing(path)),
+        plan=plan if named else None,
+        named=str(path),
+        folder=Path(),
+        bounds=Bounds(price=price),
+        only=named,
+    )
+    return alone(BatchRun(order, Settings(as_json=as_json), tell).rehearse, tell)
 
 
 @batch.command()
@@ -120,9 +135,17 @@ def verify(path: Path, as_json: bool) -> int:
 @batch.command()
 @place
 @keys
+@click.option("--changed", is_flag=True, help="Failed films, as FILE has them now.")
 @journal_only
-def retry(path: Path, keys: tuple[str, ...], as_json: bool) -> int:
+def retry(path: Path, keys: tuple[str, ...], changed: bool, as_json: bool) -> int:
     """Plan failed and rejected films again, all or those named. The next run pays for them."""
+    from apikley_async.batch import is_manifest
+    from apikley_async.cli._exit import Refused
+
+    if changed:
+        if not is_manifest(path):
+            raise Refused("--changed: FILE is the manifest with the new content")
+        return decided(path, as_json, lambda films: films.retry_changed(path, *keys))
     return decided(path, as_json, lambda films: films.retry(*keys))
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 import attrs
 import click
 
+from apikley_async._disk import try_folder
 from apikley_async.batch import Batch, Estimate, Item, Plan, Price, State, Status, is_rehearsal
-from apikley_async.cli._exit import DECIDE, FAILED, OK, RESUME, Refused, worst
+from apikley_async.cli._exit import DECIDE, FAILED, OK, RESUME, NotNow, Refused, worst
 from apikley_async.cli._options import Settings
 from apikley_async.cli._placement import Place
 from apikley_async.cli._session import Session
@@ -26,7 +27,15 @@ from apikley_async.cli._telling import Telling, count, plain
 from apikley_async.cli._words import call, same_command
 from apikley_async.errors import ManifestError
 
-__all__ = ["BatchRun", "Bounds", "End", "Order", "code_of", "tell_counts", "tell_estimate"]
+__all__ = [
+    "BatchRun",
+    "Bounds",
+    "End",
+    "Order",
+    "code_of",
+    "make_folder",
+    "tell_counts",
+]
 
 CODES = {
     State.FAILED: FAILED,
@@ -130,10 +139,17 @@ class BatchRun:
         return 0 if self._batch is None else self._batch.pending
 
     async def flow(self, own: Session) -> int:
-        """Plan, ask, make; give the exit code."""
-        async with self.planned() as (batch, keys):
-            if self._order.ask:
+        """Plan, ask, make; give the exit code. Nothing is written down before consent."""
+        agreed: dict[str, str] | None = None
+        if self._order.ask:
+            async with self.planned(private=True) as (batch, keys):
+                await batch.belong_to(own.client)
                 ask(await batch.estimate(price=self._order.bounds.price, keys=keys))
+                agreed = await to_be_paid(batch, keys)
+        await asyncio.to_thread(make_folder, self._folder)
+        async with self.planned(silent=agreed is not None) as (batch, keys):
+            if agreed is not None:
+                hold_to(agreed, await to_be_paid(batch, keys))
             self._batch = batch
             stopped: asyncio.CancelledError | None = None
             try:
@@ -146,27 +162,46 @@ class BatchRun:
                 raise stopped
             return code
 
-    async def rehearse(self) -> int:
-        """Plan and estimate; nothing is kept or sent."""
-        async with self.planned() as (batch, keys):
-            tell_estimate(
-                self._tell, await batch.estimate(price=self._order.bounds.price, keys=keys)
+    async def rehearse(self, own: Session | None = None) -> int:
+        """Plan, check and estimate on a private copy of the journal; nothing is kept or sent."""
+        bounds = self._order.bounds
+        async with self.planned(private=True) as (batch, keys):
+            spendable = None
+            if own is not None:
+                await batch.belong_to(own.client)
+                balance = await own.client.credits()
+                self._tell.say(f"Balance: {balance:.12g} credits")
+                if bounds.min_balance is not None:
+                    spendable = balance - bounds.min_balance
+            estimate = await batch.estimate(
+                price=bounds.price,
+                keys=keys,
+                max_credits=bounds.max_credits,
+                max_tasks=bounds.max_tasks,
+                spendable=spendable,
             )
+            tell_estimate(self._tell, estimate)
         return OK
 
     @contextlib.asynccontextmanager
-    async def planned(self) -> AsyncIterator[tuple[Batch, Collection[str] | None]]:
-        """Open the journal and plan; give the batch, and the films it is about (None: all)."""
+    async def planned(
+        self, *, private: bool = False, silent: bool = False
+    ) -> AsyncIterator[tuple[Batch, Collection[str] | None]]:
+        """Open the journal and plan; give the batch, and the films it is about (None: all).
+
+        With *private* that happens in a copy, which is gone afterwards.
+        """
         order, keys = self._order, None
         with contextlib.ExitStack() as kept:
             journal = order.place.journal
             if journal is None:
                 folder = kept.enter_context(tempfile.TemporaryDirectory())
-                journal = Path(folder, "rehearsal.db")
+                journal, private = Path(folder, "rehearsal.db"), True
             async with contextlib.AsyncExitStack() as opened:
-                batch = await self._open(journal, opened)
-                await asyncio.to_thread(order.place.mark)
-                if order.place.note:
+                batch = await self._open(journal, opened, private=private)
+                if not private:
+                    await asyncio.to_thread(order.place.mark)
+                if order.place.note and not silent:
                     self._tell.say(order.place.note)
                 note = "taken up from its journal"
                 remarks: Sequence[str] = ()
@@ -174,18 +209,22 @@ class BatchRun:
                     plan = await refusing(order.plan(batch))
                     note, keys = str(plan), plan.keys if order.only else None
                     remarks = plan.remarks
-                self._tell.say(f"{order.named}: {note}")
-                for remark in remarks:
+                if not silent:
+                    self._tell.say(f"{order.named}: {note}")
+                for remark in () if silent else remarks:
                     self._tell("remark", message=remark)
                 yield batch, keys
 
-    async def _open(self, journal: Path, opened: contextlib.AsyncExitStack) -> Batch:
+    async def _open(
+        self, journal: Path, opened: contextlib.AsyncExitStack, *, private: bool
+    ) -> Batch:
         """Open the journal; say so when another process has to be waited for."""
         wait, loop = self._order.place.wait, asyncio.get_running_loop()
         told = f"Another process uses {journal}; waiting {wait:g} s at most"
-        note = loop.call_later(LOCK_NOTE, self._tell.say, told) if wait > LOCK_NOTE else None
+        waits = wait > LOCK_NOTE and not private
+        note = loop.call_later(LOCK_NOTE, self._tell.say, told) if waits else None
         try:
-            return await opened.enter_async_context(Batch.open(journal, wait=wait))
+            return await opened.enter_async_context(Batch.open(journal, wait=wait, private=private))
         finally:
             if note is not None:
                 note.cancel()
@@ -368,6 +407,29 @@ def rehearsal_folder(folder: Path, keys: Collection[str]) -> Path:
     return folder / "simulated" if others else folder
 
 
+async def to_be_paid(batch: Batch, keys: Collection[str] | None) -> dict[str, str]:
+    """The films that a run would pay for: their digests by their keys."""
+    return {
+        item.key: item.digest
+        async for item in batch.items(State.PLANNED)
+        if not item.gone and (keys is None or item.key in keys)
+    }
+
+
+def hold_to(agreed: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Refuse to pay for what nobody has agreed to; another process may have made some meanwhile."""
+    if not found.items() <= agreed.items():
+        raise NotNow("the films have changed since you agreed; nothing was sent, run this again")
+
+
+def make_folder(folder: Path) -> None:
+    """Make sure that the films will have a place before they are paid."""
+    try:
+        try_folder(folder)
+    except OSError as error:
+        raise Refused(f"-o {plain(folder)}: cannot be written: {error.strerror}") from None
+
+
 # --- money ----------------------------------------------------------------------------------------
 
 
@@ -391,7 +453,9 @@ def tell_estimate(tell: Telling, estimate: Estimate) -> None:
     told = f"{count(estimate.films)} to be paid, {estimate.credits:.12g} credits"
     if estimate.unpriced:
         told += f" and {count(estimate.unpriced)} of unknown price (say --price)"
-    tell("estimate", films=estimate.films, credits=estimate.credits, unpriced=estimate.unpriced)
+    tell("estimate", **attrs.asdict(estimate))
+    if estimate.fitting < estimate.films:
+        told += f"; the bounds let {count(estimate.fitting)} through"
     tell.answer(told)
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import try_folder
-from apikley_async.batch import Batch, Plan
-from apikley_async.cli._batches import BatchRun, Bounds, Order
+from apikley_async._disk import nearest_folder, try_folder
+from apikley_async.batch import Batch, Plan, State, work_of
+from apikley_async.cli._batches import BatchRun, Bounds, Order, make_folder
 from apikley_async.cli._exit import Refused
 from apikley_async.cli._options import HookOptions, Settings, Spending
 from apikley_async.cli._placement import Place
 from apikley_async.cli._run import alone, play, telling
-from apikley_async.cli._session import prepare
-from apikley_async.cli._telling import plain
+from apikley_async.cli._session import has_key, prepare
+from apikley_async.cli._telling import Telling, plain
 
-__all__ = ["make", "make_folder"]
+__all__ = ["make", "make_folder", "rehearse"]
 
 
 def make(
@@ -34,14 +34,16 @@ def make(
 ) -> int:
     """Plan films, have the spending agreed to, make them, and give the exit code.
 
-    A dry run and a simulated one are rehearsals: what they plan is kept by nobody.
+    Nothing is written down before consent. A dry run tries everything on a private copy of the
+    journal; what a simulated one plans is kept by nobody.
 
     Args:
         place: says where the journal is; asked when the folder for the films is there.
         plan, named, repeats: see `Order`.
     """
     bounds = Bounds(**spending.bounds)
-    rehearsal = spending.dry_run or settings.simulate
+    if settings.simulate and plan is None and not spending.dry_run:
+        plan = planned_in(place())
     tell = telling(as_json=settings.as_json, films=None if spending.dry_run else 0)
     order = Order(
         place=Place(None),
@@ -51,10 +53,11 @@ def make(
         bounds=bounds,
         only=plan is not None,
         repeats=repeats,
-        ask=not (rehearsal or spending.agreed),
+        ask=not (settings.simulate or spending.agreed),
     )
+    probe_folder(folder)
     if spending.dry_run:
-        return alone(BatchRun(order, settings, tell).rehearse, tell)
+        return rehearse(attrs.evolve(order, place=place()), settings, tell)
     calls = None
     if hooks != HookOptions():
         from apikley_async.cli._hooks import hooks_of
@@ -62,16 +65,40 @@ def make(
         calls = hooks_of(hooks)
     settings = settings._replace(max_running=bounds.max_running, timeout=timeout)
     opening = prepare(settings, hooks=calls)
-    make_folder(folder)
-    if not rehearsal:
+    if not settings.simulate:
         order = attrs.evolve(order, place=place())
     running = BatchRun(order, settings, tell)
     return play(opening, running.flow, tell, running)
 
 
-def make_folder(folder: Path) -> None:
-    """Make sure that the films will have a place before they are paid."""
+def planned_in(place: Place) -> Callable[[Batch], Awaitable[Plan]]:
+    """What plans the films that a journal has still to send, for a rehearsal of them."""
+
+    async def plan(films: Batch) -> Plan:
+        if place.journal is None:
+            return Plan()
+        async with Batch.open(place.journal, private=True) as batch:
+            planned = [item async for item in batch.items(State.PLANNED) if not item.gone]
+            works = [(item.key, work_of(item)) for item in planned]
+            return await films.add(works, allow_duplicates=True)
+
+    return plan
+
+
+def rehearse(order: Order, settings: Settings, tell: Telling) -> int:
+    """Plan, check and estimate on a private copy of the journal; nothing of that is left.
+
+    With a key the service is asked for the balance, and for nothing else.
+    """
+    running = BatchRun(order, settings, tell)
+    if settings.simulate or not has_key(settings.key_file):
+        return alone(running.rehearse, tell)
+    return play(prepare(settings), running.rehearse, tell)
+
+
+def probe_folder(folder: Path) -> None:
+    """Make sure that the films could have their place; nothing is made yet."""
     try:
-        try_folder(folder)
+        try_folder(nearest_folder(folder))
     except OSError as error:
         raise Refused(f"-o {plain(folder)}: cannot be written: {error.strerror}") from None

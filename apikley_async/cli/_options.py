@@ -59,7 +59,7 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   listening    cause: it is uncertain, and a callback may still say what became of it
   undecided    cause, if_found, if_not_found (commands)
   stopping     signal, out (submissions whose answer is awaited)
-  estimate     films, credits, unpriced: what is still to be paid (--dry-run)
+  estimate     films, credits, unpriced, fitting (into the bounds): what is still to be paid
   batch        how many films stand where, spent, at_risk, unpriced
   decided      item_state after a decision
   error        error, code, message, advice: the whole command failed

@@ -21,7 +21,7 @@ from apikley_async.cli._telling import plain
 if TYPE_CHECKING:
     from apikley_async.cli._hooks import Hooks
 
-__all__ = ["Open", "Session", "prepare", "warn_of_readers"]
+__all__ = ["Open", "Session", "has_key", "prepare", "warn_of_readers"]
 
 
 @attrs.frozen
@@ -76,10 +76,15 @@ async def _opened(session: Session, hooks: Hooks | None) -> AsyncIterator[Sessio
         yield session
 
 
+def has_key(path: Path | None) -> bool:
+    """Whether a key is named at all, in a file or in the environment."""
+    return path is not None or bool(os.environ.get("APIKLEY_API_KEY", "").strip())
+
+
 def read_key(path: Path | None) -> str | None:
     """The key in the first line of a file; None where the environment has one."""
     if path is None:
-        if os.environ.get("APIKLEY_API_KEY", "").strip():
+        if has_key(path):
             return None
         raise Refused(
             "no API key: set APIKLEY_API_KEY or give --key-file PATH "

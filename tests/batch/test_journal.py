@@ -737,3 +737,50 @@ def test_shares_that_look_local_are_known(
     monkeypatch.setattr(_file, "MOUNTS", mounts)
 
     assert (Journal.disk_fault(tmp_path / "batch.db") is not None) == refused
+
+
+# --- private copies -------------------------------------------------------------------------------
+
+
+async def test_a_private_copy_leaves_the_journal_as_it_is(path: Path) -> None:
+    """While another process has it, too: what is planned in the copy is gone with it."""
+    async with journal(path) as own:
+        await own.plan([film("a")])
+        copy = await Journal.open(path, private=True)
+        await copy.plan([film("b")])
+        assert [item.key for item in await copy.items()] == ["a", "b"]
+        await copy.aclose()
+        assert [item.key for item in await own.items()] == ["a"]
+    files = {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()}
+
+    copy = await Journal.open(path, private=True)
+    await copy.intend("a", "t1", "print", None)
+    await copy.aclose()
+
+    assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == files
+    async with journal(path) as own:  # and no witness says that this one is older
+        assert (await own.item("a")).state is State.PLANNED
+
+
+async def test_a_private_copy_of_what_is_not_there_is_empty(path: Path) -> None:
+    """Nothing is made; a log that was left alone is refused as it would be."""
+    copy = await Journal.open(path, private=True)
+    await copy.plan([film("a")])
+    await copy.aclose()
+    assert [*path.parent.iterdir()] == []
+
+    path.with_name("batch.db-wal").write_bytes(b"what was written last")
+    with pytest.raises(JournalError, match="is gone"):
+        await Journal.open(path, private=True)
+
+
+async def test_a_private_copy_of_an_older_journal_is_refused(path: Path) -> None:
+    """As the journal itself would be: a dry run must not promise what is refused. (A21)"""
+    async with journal(path) as own:
+        await own.plan([film("a"), film("b")])
+        await own.backup(path.with_name("older.db"))
+        await own.intend("a", "t1", "print", None)
+    path.with_name("older.db").replace(path)
+
+    with pytest.raises(JournalError, match="older copy"):
+        await Journal.open(path, private=True)
