@@ -2,7 +2,7 @@
 
 `worker.py` runs the batch and ends itself; the simulator lives in the test's process, so its
 ledger knows what was paid whatever happens to the worker. How many kills there are is told by
-APIKLEY_KILLS (at each point) and APIKLEY_RANDOM_KILLS; `nox -s kill` wants many.
+APIKLEY_KILLS (at each point), APIKLEY_RANDOM_KILLS and APIKLEY_MISHAPS; `nox -s kill` wants many.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from batch.scenery import check_books, states
-from batch.worker import HOOK_KEY, POINTS
+from batch.scenery import check_books, scene_of, states
+from batch.worker import HOOK_KEY, POINTS, REFUSED
 from rawserver import unused_port
 from volume import volume
 
@@ -29,6 +31,7 @@ from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
 KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
 RANDOM_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", volume(8, 20)))
 LIVES = 10  # random kills of one batch
+MISHAPS = int(os.environ.get("APIKLEY_MISHAPS", volume(6, 30)))  # journals, three kills each
 SEED = int(os.environ.get("APIKLEY_SEED", "1"))
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -199,6 +202,84 @@ async def test_receiver_and_runner_are_killed_at_random(turn: int, tmp_path: Pat
         lost = {charge.task_id for charge in simulator.ledger.paid} - bound
         assert len(lost) <= len(doubtful)
         assert not lost & told, "a callback was answered, and its film is not bound"
+
+
+def files_of(place: Path) -> list[Path]:
+    """The journal, and its log where there is one."""
+    return [file for end in ("", "-wal") if (file := place / f"batch.db{end}").exists()]
+
+
+def backed_up(place: Path) -> None:
+    """Keep the journal as it is now, as somebody's nightly copy does."""
+    (place / "backup").mkdir(exist_ok=True)
+    for file in files_of(place):
+        shutil.copy(file, place / "backup" / file.name)
+
+
+def brought_elsewhere(place: Path, *, log: bool) -> None:
+    """Copy the journal to other inodes, with its log or without; the old files are gone."""
+    names = files_of(place) if log else files_of(place)[:1]
+    for file in names:
+        shutil.copy(file, f"{file}.copied")
+    for file in [*files_of(place), place / "batch.db-shm"]:
+        file.unlink(missing_ok=True)
+    for file in names:
+        Path(f"{file}.copied").rename(file)
+
+
+def restored(place: Path) -> None:
+    """Put the older copy where the journal was."""
+    for file in [*files_of(place), place / "batch.db-shm"]:
+        file.unlink(missing_ok=True)
+    for file in (place / "backup").iterdir():
+        shutil.copy(file, place / file.name)
+
+
+MISHAP: dict[str, Callable[[Path], None]] = {
+    "copied with its log": lambda place: brought_elsewhere(place, log=True),
+    "copied without its log": lambda place: brought_elsewhere(place, log=False),
+    "an older copy": restored,
+    "a second name": lambda place: (place / "another.db").hardlink_to(place / "batch.db"),
+}
+
+
+@pytest.mark.parametrize("turn", range(MISHAPS))
+async def test_killed_and_the_journal_is_moved_about(turn: int, tmp_path: Path) -> None:
+    """Copied, restored, linked between lives: refused, or gone on with; never paid twice. (J3)
+
+    What is paid and stands nowhere in the journal is uncertain, or the journal was refused.
+    """
+    rng = random.Random(SEED * 5000 + turn)
+    mishap = list(MISHAP)[turn % len(MISHAP)]
+    async with (
+        busy_world(SEED * 5000 + turn) as simulator,
+        worker(tmp_path, simulator, films=24, running=4) as lives,
+    ):
+        for number in range(3):
+            at = {"at": rng.choice(POINTS), "nth": rng.randint(1, 3)}
+            assert await lives.live(**at) in (-9, 0)
+            if number == 0:
+                backed_up(tmp_path)
+        MISHAP[mishap](tmp_path)
+
+        code = await lives.live()
+        if mishap == "a second name":
+            assert code == REFUSED
+            (tmp_path / "another.db").unlink()
+            code = await lives.live()
+        if code == REFUSED:
+            assert mishap in ("copied without its log", "an older copy")
+            code = await lives.live(adopt=True)
+        assert code == 0
+
+        async with Batch.open(tmp_path / "batch.db") as batch:
+            items = {item.key: item async for item in batch.items()}
+        paid = {scene_of(charge.body): charge.task_id for charge in simulator.ledger.paid}
+        assert Counter(scene_of(charge.body) for charge in simulator.ledger.paid).total() == len(
+            paid
+        )
+        for key, task_id in paid.items():
+            assert items[key].state is State.UNCERTAIN or items[key].task_id == task_id
 
 
 async def test_a_disk_that_fills_up_while_a_post_is_out(tmp_path: Path) -> None:

@@ -6,9 +6,11 @@
     {"at": "after answer", "full": true}    let no file grow any more from there on
     {"after": [0.25]}                       end it after so many seconds
     {}                                      let it run to its end
+    {"adopt": true}                         the same, with the journal taken over as it is
 
 Each line is one life: a child of this process, forked, that opens the batch in PLACE and runs
-it. SIGKILL is what ends it, unless "signal" names another. For each life one line of JSON comes
+it. SIGKILL is what ends it, unless "signal" names another. REFUSED says that the journal was
+refused. For each life one line of JSON comes
 back: how it ended, as `os.waitstatus_to_exitcode` says it.
 
 The points are set by wrapping what the package does, here and nowhere in the package.
@@ -29,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard, Timeouts
+from apikley_async import Backoff, Client, JournalError, RateLimiter, Shot, Storyboard, Timeouts
 from apikley_async._parts import Part
 from apikley_async._transport import HttpTransport
 from apikley_async.batch import Batch, Event, Journal, State, _run
@@ -42,6 +44,7 @@ POINTS = (
     *("during download", "before link", "after link", "before done", "inside done", "after done"),
 )
 HOOK_KEY = "a-word-that-signs"
+REFUSED = 7
 MOVES = {
     Event.INTEND: "intent",
     Event.ACCEPT: "id",
@@ -138,7 +141,7 @@ def films(count: int) -> list[tuple[str, Storyboard]]:
     return [(f"k{n}", Storyboard([shot], duration=10)) for n, shot in enumerate(shots)]
 
 
-async def live(place: Path, setting: dict[str, Any]) -> int:
+async def live(place: Path, setting: dict[str, Any], *, adopt: bool) -> int:
     """One life: 0 when every film has come to rest."""
     callback = None
     if setting.get("hook"):
@@ -152,7 +155,7 @@ async def live(place: Path, setting: dict[str, Any]) -> int:
         pace=Backoff(first=0.02, factor=1.2, cap=0.1, deadline=30),
         timeouts=Timeouts(connect=5, answer=5, patience=20),
     )
-    async with client, Batch.open(place / "batch.db") as batch:
+    async with client, Batch.open(place / "batch.db", adopt=adopt) as batch:
         await batch.add(films(setting["films"]))
         async for _ in batch.run(client, folder=place / "films", max_running=setting["running"]):
             pass
@@ -163,7 +166,9 @@ async def live(place: Path, setting: dict[str, Any]) -> int:
 def child(place: Path, setting: dict[str, Any], life: dict[str, Any]) -> int:
     set_traps(Trap(life, place / "batch.db"))
     try:
-        return asyncio.run(live(place, setting))
+        return asyncio.run(live(place, setting, adopt=life.get("adopt", False)))
+    except JournalError:
+        return REFUSED
     except KeyboardInterrupt:
         return 130
     except BaseException:  # noqa: BLE001 - it is told to the parent
