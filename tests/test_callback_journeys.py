@@ -48,6 +48,7 @@ def world(
         terms or Terms(limit=None, max_running=None, duration=Constant(60)),
         faults=faults,
         webhook_key=key,
+        hosts=("localhost",),
         clock=LoopClock(),
         rng=random.Random(7),
     )

@@ -184,7 +184,7 @@ async def test_a_service_that_comes_up_late_is_waited_for() -> None:
         await asyncio.sleep(100)
         assert not submitting.done()
 
-        async with Simulator(clock=LoopClock(), port=port) as late:
+        async with Simulator(api_key="simulator-key", clock=LoopClock(), port=port) as late:
             job = await submitting
 
             assert [charge.task_id for charge in late.ledger.paid] == [job.task_id]

@@ -357,11 +357,20 @@ def preview(path: Path, folder: Path, kind: str, as_json: bool) -> int:
     metavar="WORD",
     help="Signs callbacks with this word, which opens nothing else.",
 )
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A host that callbacks may go to, and files may be fetched from; localhost for this "
+    "machine. May be given again.",
+)
 @options.as_json
 def simulate(host: str, port: int, as_json: bool, **world: Any) -> int:
     """Serve a simulated service on this machine until Ctrl-C.
 
-    It prints the two lines that lead a client to it. Nothing it does costs anything.
+    It prints the two lines that lead a client to it, with a key of this time. Nothing it does
+    costs anything.
     """
     from apikley_async.cli._run import serve, telling
     from apikley_async.cli._serving import announced, simulator

@@ -29,6 +29,7 @@ def simulator(
     faults: Sequence[str],
     latency: tuple[float, float] | None,
     webhook_key: str | None,
+    hosts: Sequence[str] = (),
 ) -> Simulator:
     """The simulator as the options describe it."""
     terms = Terms(
@@ -43,6 +44,7 @@ def simulator(
         terms,
         faults=faults_named(faults, seed),
         webhook_key=webhook_key,
+        hosts=hosts,
         films=films_named(films),
         speed=speed,
         rng=random.Random(seed),
@@ -75,6 +77,8 @@ async def announced(simulator: Simulator, tell: Telling) -> None:
         tell.answer(f"export APIKLEY_BASE_URL={simulator.base_url}")
         tell.answer(f"export APIKLEY_API_KEY={simulator.api_key}")
         tell.give()
+        if simulator.exposed:
+            tell.say("Warning: it is not bound to loopback, so other machines may come too.")
         tell.say("The simulator is ready; the two lines above, typed elsewhere, lead there.")
         tell.say("Ctrl-C ends it.")
         await asyncio.Event().wait()

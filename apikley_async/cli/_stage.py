@@ -69,20 +69,25 @@ class Known:
 
 @attrs.frozen
 class Stage:
-    """How the embedded service is set up: *speed* of its seconds pass in one of ours."""
+    """How the embedded service is set up: *speed* of its seconds pass in one of ours.
+
+    Without a *key* it has a random one.
+    """
 
     speed: float
     films: str | None = None
     short_side: int = 360
     max_running: int = 100
     timeout: float | None = None
+    key: str | None = attrs.field(default=None, repr=False)
     terms: Terms = attrs.field(factory=lambda: Terms(duration=Lognormal(150, 0.3)))
 
     @contextlib.asynccontextmanager
     async def session(self, tasks: Sequence[Known] = ()) -> AsyncIterator[Session]:
         """Serve, with a film running or finished for each of *tasks*."""
         films = Rehearsal(films_named(self.films, short_side=self.short_side))
-        async with Simulator(self.terms, speed=self.speed, films=films) as simulator:
+        service = Simulator(self.terms, speed=self.speed, films=films, api_key=self.key)
+        async with service as simulator:
             limiter = RateLimiter(
                 self.terms.limit or 1_000,
                 self.terms.per / self.speed,

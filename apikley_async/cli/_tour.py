@@ -6,22 +6,47 @@ lets a new one know of the tasks that were bought, and the batch goes on as with
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import attrs
+
+from apikley_async._disk import open_own
 from apikley_async.batch import Batch, Plan, State, work_of
 from apikley_async.cli._batches import BatchRun, Order
+from apikley_async.cli._exit import Refused
 from apikley_async.cli._options import Settings
 from apikley_async.cli._placement import Place
 from apikley_async.cli._session import Session
 from apikley_async.cli._stage import Known, Stage
-from apikley_async.cli._telling import Telling, count
+from apikley_async.cli._telling import Telling, count, plain
 from apikley_async.errors import JournalError
 
 __all__ = ["Tour"]
 
 BOUGHT = (State.SUBMITTED, State.STALLED, State.SUCCESS)
+
+
+def key_beside(journal: Path) -> str:
+    """The embedded service's key, which its journal belongs to: made once, kept with it. Blocks.
+
+    Raises:
+        Refused: the file is not ours, or cannot be read or written.
+    """
+    path = journal.with_suffix(".key")
+    try:
+        with os.fdopen(open_own(path, os.O_RDWR | os.O_CREAT), "r+b") as file:
+            if key := file.read(100).decode("ascii", errors="replace").strip():
+                return key
+            key = f"simulated-{secrets.token_hex(16)}"
+            file.write(key.encode())
+            return key
+    except OSError as error:
+        raise Refused(f"{plain(path)}: {error.strerror}") from None
 
 
 class Tour:
@@ -45,7 +70,9 @@ class Tour:
     @contextlib.asynccontextmanager
     async def opening(self) -> AsyncIterator[Session]:
         """Serve, knowing of the tasks that an earlier run has bought."""
-        async with self._stage.session(await self._bought()) as session:
+        key = await asyncio.to_thread(key_beside, self._journal)
+        stage = attrs.evolve(self._stage, key=key)
+        async with stage.session(await self._bought()) as session:
             yield session
 
     async def flow(self, own: Session) -> int:

@@ -107,6 +107,7 @@ async def set_up(wishes: Wishes, terms: Terms, faults: Faults | None) -> AsyncIt
         faults=copy.deepcopy(wishes.faults or faults),
         films=wishes.films,
         webhook_key=wishes.webhook_key,
+        hosts=("localhost",),  # the receivers of the test itself
         speed=wishes.pace,
         clock=clock,
         rng=Random(f"{wishes.seed} world"),

@@ -19,6 +19,7 @@ from apikley_async.simulator._faults import Fault
 from apikley_async.simulator._filehost import FileHost
 from apikley_async.simulator._films import Films
 from apikley_async.simulator._front import Front
+from apikley_async.simulator._gate import guarded
 from apikley_async.simulator._outside import Outside
 from apikley_async.simulator._postman import Postman
 from apikley_async.simulator._rules import Refusal, read_object
@@ -63,7 +64,7 @@ def create_apps(
 
     Set `world.files.base` to the origin of the files before the first request. Call `close`
     before the servers are stopped: it lets hanging requests go. Callbacks are signed with
-    *webhook_key*; they and fetched files go to this machine and to *hosts* only.
+    *webhook_key*; they go to *hosts* only, as does who fetches files: `localhost` for this machine.
     """
     front = Front(world, clock, director or Director())
     studio, outside = Studio(world, films), Outside(hosts)
@@ -109,7 +110,7 @@ class _Api:
 
     def app(self, control: web.Application) -> web.Application:
         """The application; anything but its paths gets a 404 in the service's own words."""
-        app = web.Application(client_max_size=MAX_BODY)
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[guarded])
         app.add_subapp(CONTROL, control)
         upload = "/file-upload/api/file-"
         app.router.add_post("/api/v1/jobs/createTask", self._create)

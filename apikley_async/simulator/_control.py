@@ -14,7 +14,8 @@ from aiohttp.typedefs import Handler
 
 from apikley_async.simulator._director import Director, Faults
 from apikley_async.simulator._faults import Fault
-from apikley_async.simulator._outside import is_loopback
+from apikley_async.simulator._gate import by_its_name
+from apikley_async.simulator._outside import NAME, is_loopback
 from apikley_async.simulator._rules import Refusal, read_object
 from apikley_async.simulator._task import Failure, State, Task
 from apikley_async.simulator._terms import ENDPOINTS
@@ -154,13 +155,14 @@ class Control:
 
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let in who is on this machine and no web page; turn complaints into answers."""
+    """Let in who is on this machine and no web page; turn complaints into answers.
+
+    Nor a simulator: a callback that is addressed to here must not direct it.
+    """
     # A page of any site may send requests here: with an origin, or under a name of its own.
-    named = request.url.host or ""
-    if (
-        not (is_loopback(request.remote or "") and is_loopback(named))
-        or "Origin" in request.headers
-    ):
+    near = is_loopback(request.remote or "") and by_its_name(request)
+    sent = "Origin" in request.headers or request.headers.get("User-Agent") == NAME
+    if sent or not near:
         return web.json_response({"error": "for programs on this machine only"}, status=403)
     try:
         return await handler(request)

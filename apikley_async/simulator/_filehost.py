@@ -6,12 +6,17 @@ from aiohttp import web
 
 from apikley_async.simulator._faults import Fault
 from apikley_async.simulator._front import Front
+from apikley_async.simulator._gate import INERT, guarded
 from apikley_async.simulator._hosting import cut
 from apikley_async.simulator._ledger import FileRequest
 from apikley_async.simulator._spelling import Answer, html
 from apikley_async.simulator._studio import Studio
 
 __all__ = ["FileHost"]
+
+
+async def _make_inert(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(INERT)
 
 
 class FileHost:
@@ -25,7 +30,8 @@ class FileHost:
 
     def app(self) -> web.Application:
         """The application; it answers GET and HEAD."""
-        app = web.Application()
+        app = web.Application(middlewares=[guarded])
+        app.on_response_prepare.append(_make_inert)
         app.router.add_get("/{path:.*}", self._get)
         return app
 

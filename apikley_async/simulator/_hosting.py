@@ -24,6 +24,7 @@ from apikley_async.simulator._time import WorldTime
 __all__ = ["File", "Hosting", "Place", "Slice", "Upload", "another_version", "cut", "labelled"]
 
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+SHOWN = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "video/mp4"})
 RESULT = re.compile(r"/results/([0-9]{1,9})-([0-9]{1,9})\.mp4")
 
 
@@ -43,7 +44,9 @@ class Upload:
 
     @property
     def content_type(self) -> str:
-        return mimetypes.guess_type(self.name)[0] or "application/octet-stream"
+        """What it is served as: pictures and films by their names, the rest as just bytes."""
+        guessed = mimetypes.guess_type(self.name)[0]
+        return guessed if guessed in SHOWN else "application/octet-stream"
 
 
 @attrs.frozen

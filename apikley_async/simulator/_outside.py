@@ -1,7 +1,7 @@
 """The only room that sends requests: callbacks, and files to be fetched for an upload.
 
-They go to this machine, and to hosts that were named expressly, never anywhere else: a name
-that was not is not even looked up.
+They go to hosts that were named expressly, `localhost` for this machine, never anywhere else: a
+name that was not is not even looked up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-__all__ = ["FetchError", "Outside", "is_loopback"]
+__all__ = ["NAME", "FetchError", "Outside", "is_loopback"]
+
+NAME = "apikley-simulator"
+"""How it names itself as a caller; what directs a simulator does not hear it."""
 
 REDIRECTS = 5
 LARGEST = 100 * 1024 * 1024
@@ -34,6 +37,7 @@ class Outside:
 
     def __init__(self, hosts: Collection[str] = ()) -> None:
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._here = "localhost" in self._hosts
         self._session: aiohttp.ClientSession | None = None
 
     def allows(self, url: str) -> bool:
@@ -43,14 +47,15 @@ class Outside:
             host, _ = parts.hostname or "", parts.port
         except ValueError:
             return False
-        return parts.scheme in {"http", "https"} and (host in self._hosts or is_loopback(host))
+        named = host in self._hosts or (self._here and is_loopback(host))
+        return parts.scheme in {"http", "https"} and named
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, timeout: float
     ) -> int | None:
         """Send *body*; the status of the answer, or None when none came in *timeout* seconds."""
         if not self.allows(url):
-            raise ValueError("url: not on this machine, and not a host that was named")
+            raise ValueError("url: not a host that was named")
         try:
             async with (
                 asyncio.timeout(timeout),
@@ -72,7 +77,7 @@ class Outside:
             async with asyncio.timeout(PATIENCE):
                 for _ in range(REDIRECTS + 1):
                     if not self.allows(url):
-                        raise FetchError("the host may not be asked")
+                        raise FetchError("the host may not be asked; hosts= names those that may")
                     found = await self._fetch(url)
                     if isinstance(found, bytes):
                         return found
@@ -110,7 +115,7 @@ class Outside:
                     resolver=_Resolver(self._hosts), force_close=True, use_dns_cache=False, limit=0
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "apikley-simulator"},
+                headers={"User-Agent": NAME},
                 timeout=aiohttp.ClientTimeout(total=None),
             )
         return self._session

@@ -7,6 +7,7 @@ nothing runs and nothing waits.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from apikley_async.simulator._spelling import Answer
 from apikley_async.simulator._task import Task
 
 __all__ = ["Postman"]
+
+logger = logging.getLogger("apikley_async")
 
 SHORTEST = 0.001
 """Seconds: whoever waits for what is due by a rounding would otherwise spin."""
@@ -39,6 +42,7 @@ class Postman:
         self._front, self._outside, self._clock, self._key = front, outside, clock, key
         self._world = world = front.world
         self._awaited: set[str] = set()
+        self._warned = False
         self._work: dict[str, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
@@ -102,6 +106,9 @@ class Postman:
         if task.order.callback_url is None or self._world.terms.callbacks == "none":
             return
         if not self._reachable(task):
+            if not self._warned:
+                self._warned = True
+                logger.warning("a callback was not sent: its host is not among the named ones")
             self._world.ledger.callbacks.append(_unsent(task, "forbidden", self._world.time.now()))
             return
         # What it says is the truth of this moment, however late it is said.

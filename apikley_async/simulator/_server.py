@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
 from random import Random
 from types import TracebackType
@@ -15,6 +16,7 @@ from apikley_async.simulator._director import Director, Faults
 from apikley_async.simulator._faults import Fault
 from apikley_async.simulator._films import Films, Placeholder
 from apikley_async.simulator._ledger import Ledger
+from apikley_async.simulator._outside import is_loopback
 from apikley_async.simulator._studio import Studio
 from apikley_async.simulator._task import Failure
 from apikley_async.simulator._terms import Endpoint, Terms
@@ -22,6 +24,8 @@ from apikley_async.simulator._time import WorldTime
 from apikley_async.simulator._world import World
 
 __all__ = ["Simulator"]
+
+logger = logging.getLogger("apikley_async")
 
 GRACE = 1.0
 """Seconds that requests get to end at closing; only one whose body never came can need them."""
@@ -42,11 +46,11 @@ class Simulator:
         speed: world seconds in one real second.
         clock: tells the time, and waits; hand one in to own the time.
         rng: the world's chance. Equal chance and equal requests give an equal world.
-        api_key: the key that callers must show.
+        api_key: the key that callers must show; by default a random one, see `api_key`.
         webhook_key: signs the callbacks; without one they are not signed.
-        hosts: names of other machines that callbacks may go to, and that files may be fetched
-            from. On this machine both may go anywhere.
-        host: where to listen.
+        hosts: names of the machines that callbacks may go to, and that files may be fetched
+            from: `localhost` for this one. By default it calls and fetches nothing.
+        host: where to listen; anywhere but on loopback, everybody who comes there is served.
         port: of the API; 0 for any that is free.
         files_port: of the host of files, an origin of its own.
         keep_alive: seconds of the caller's time after which idle connections are closed.
@@ -61,7 +65,7 @@ class Simulator:
         speed: float = 1.0,
         clock: Clock | None = None,
         rng: Random | None = None,
-        api_key: str = "simulator-key",
+        api_key: str | None = None,
         webhook_key: str | None = None,
         hosts: Collection[str] = (),
         host: str = "127.0.0.1",
@@ -69,7 +73,7 @@ class Simulator:
         files_port: int = 0,
         keep_alive: float = 75.0,
     ) -> None:
-        self.api_key = api_key
+        self.api_key = api_key or f"simulated-{Random().randbytes(16).hex()}"
         self.webhook_key = webhook_key
         self._hosts = hosts
         self._clock = clock or SystemClock()
@@ -91,6 +95,11 @@ class Simulator:
     def ledger(self) -> Ledger:
         """What really happened."""
         return self.world.ledger
+
+    @property
+    def exposed(self) -> bool:
+        """Whether other machines may come here."""
+        return not is_loopback(self._host)
 
     @property
     def base_url(self) -> str:
@@ -153,6 +162,8 @@ class Simulator:
         """Begin to listen. `async with` does it."""
         if self._apps is not None:
             raise RuntimeError("the simulator is running already")
+        if self.exposed:
+            logger.warning("the simulator listens on %s, where others may come too", self._host)
         self._apps = create_apps(
             self.world,
             api_key=self.api_key,

@@ -84,7 +84,9 @@ async def worker(place: Path, simulator: Simulator, **setting: Any) -> AsyncIter
 def busy_world(seed: int, **signing: str) -> Simulator:
     faults = Faults(seed=seed, **TROUBLE)  # type: ignore[arg-type]
     terms = Terms(limit=None, max_running=None, duration=Constant(30))
-    return Simulator(terms, faults=faults, speed=300, rng=random.Random(seed), **signing)  # type: ignore[arg-type]
+    return Simulator(
+        terms, faults=faults, speed=300, rng=random.Random(seed), hosts=("localhost",), **signing
+    )  # type: ignore[arg-type]
 
 
 async def check_the_end(simulator: Simulator, place: Path) -> dict[str, State]:

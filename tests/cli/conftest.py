@@ -25,7 +25,9 @@ class Served:
     """A simulator in a thread of its own, as far away as a service is."""
 
     def __init__(self, terms: Terms) -> None:
-        self.simulator = Simulator(terms, api_key="canary-0000-this-key-opens-nothing")
+        self.simulator = Simulator(
+            terms, api_key="canary-0000-this-key-opens-nothing", hosts=["localhost"]
+        )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 

@@ -402,6 +402,7 @@ def a_service(plan: Plan) -> Simulator:
         films=OneFilm(small_film()),
         api_key=KEY,
         webhook_key=SIGNING,
+        hosts=("localhost",),
         clock=LoopClock(),
         rng=random.Random(f"world {plan.seed}"),
     )

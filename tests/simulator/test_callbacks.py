@@ -71,6 +71,7 @@ async def start():
 
     async def start(terms=None, **options):
         options = {"films": OneFilm(), "webhook_key": KEY, "clock": LoopClock()} | options
+        options.setdefault("hosts", ("localhost",))
         simulator = Simulator(terms or Terms(duration=Constant(100)), **options)
         await simulator.start()
         running.append(simulator)
@@ -499,7 +500,8 @@ async def test_a_world_that_is_served_again_tells_what_ended_meanwhile(start, re
 
 async def test_a_hook_of_the_users_own_is_called_as_well(start, receiver):
     """And is still there when the simulator has closed."""
-    simulator = Simulator(Terms(duration=Constant(100)), films=OneFilm(), clock=LoopClock())
+    terms, here = Terms(duration=Constant(100)), ("localhost",)
+    simulator = Simulator(terms, films=OneFilm(), clock=LoopClock(), hosts=here)
     ended = []
     hook = simulator.world.on_finished = ended.append
     async with simulator:

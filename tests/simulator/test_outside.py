@@ -63,7 +63,12 @@ def test_only_what_is_here_beyond_doubt_is_here(host, here):
 )
 def test_other_machines_have_to_be_named(url, allowed):
     """By their whole name, and for HTTP only."""
-    assert Outside(["hooks.example.com"]).allows(url) is allowed
+    assert Outside(["hooks.example.com", "localhost"]).allows(url) is allowed
+    assert not (
+        ("127.0.0.1" in url or "[::1]" in url) and Outside(["hooks.example.com"]).allows(url)
+    )
+    assert Outside(["127.0.0.1"]).allows("http://127.0.0.1:8080/hooks")
+    assert not Outside(["127.0.0.1"]).allows("http://127.0.0.2:8080/hooks")
 
 
 async def test_what_is_not_allowed_is_not_sent():
@@ -122,7 +127,8 @@ async def elsewhere():
 async def caller():
     """Uploads by address, and what comes of it: the answer and, if there is one, the file."""
     terms = Terms(duration=Constant(0))
-    async with Simulator(terms, films=OneFilm()) as simulator, aiohttp.ClientSession() as session:
+    world = Simulator(terms, films=OneFilm(), hosts=("localhost",))
+    async with world as simulator, aiohttp.ClientSession() as session:
 
         async def upload(url, **fields):
             headers = {"Authorization": f"Bearer {simulator.api_key}"}

@@ -162,9 +162,10 @@ async def test_what_lies_in_a_queue_is_done_although_the_caller_has_gone():
 @pytest.mark.virtual
 async def test_a_whole_afternoon_takes_no_time():
     """Three minutes of film are waited for in virtual time by real sockets."""
-    headers = {"Authorization": "Bearer simulator-key"}
     terms = Terms(duration=Constant(180))
-    async with aiohttp.ClientSession(headers=headers) as session, simulator(terms) as quick:
+    quick = simulator(terms)
+    headers = {"Authorization": f"Bearer {quick.api_key}"}
+    async with aiohttp.ClientSession(headers=headers) as session, quick:
         task_id = (await create(quick, session))["data"]["taskId"]
         url = f"{quick.base_url}/api/v1/jobs/recordInfo?taskId={task_id}"
         states = []

@@ -183,7 +183,8 @@ class Stage:
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     port = free_port()
     write_files(tmp_path, port)
-    async with Simulator(Terms(duration=Constant(200)), speed=100) as simulator:
+    terms = Terms(duration=Constant(200))
+    async with Simulator(terms, speed=100, hosts=["localhost"]) as simulator:
         yield Stage(simulator, tmp_path, port)
 
 
