@@ -12,13 +12,13 @@ import functools
 import hmac
 import logging
 import math
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakValueDictionary
 
 import attrs
 
+from apikley_async._binding import within
 from apikley_async._job import Job
 from apikley_async._limiter import running_slots
 from apikley_async._policy import RETRIES
@@ -37,7 +37,9 @@ from apikley_async._submit import (
     Recorder,
     Verdict,
     check_order,
+    token_in,
 )
+from apikley_async._unclaimed import Unclaimed
 from apikley_async._wire import is_task_id
 from apikley_async.errors import (
     ApikleyError,
@@ -51,7 +53,6 @@ __all__ = ["Attempts", "CatchingUp", "Keep", "Listening", "Receive"]
 
 logger = logging.getLogger("apikley_async")
 
-TOKEN = 32  # hexadecimal digits
 MOST_ATTEMPTS = 20_000
 MOST_STRANGERS = 100_000  # callbacks about attempts that nobody has told us of yet
 MOST_NAMES = 8  # of tasks for one attempt: one is its own, the rest are mistakes or worse
@@ -84,11 +85,6 @@ class CatchingUp(Protocol):
     async def catch_up(self) -> None:
         """Wait until that is passed on."""
         ...
-
-
-def token_in(text: str) -> str:
-    """The token of an attempt; what follows it in the last part of a URL is the receiver's."""
-    return text[:TOKEN] if re.match(f"[0-9a-f]{{{TOKEN}}}", text) else text
 
 
 @attrs.define(eq=False)
@@ -143,8 +139,7 @@ class Attempts:
         self._silent = True  # nobody has ever called
         self._warned = False
         self.receives_callbacks: bool = isinstance(callbacks, Listening)
-        self.unclaimed: list[Job] = []
-        self.uncertain: list[SubmissionUncertainError] = []
+        self._left = Unclaimed()
 
     # --- submitting ---------------------------------------------------------------------------
 
@@ -154,13 +149,14 @@ class Attempts:
         *,
         callback_url: str | None = None,
         recorder: Recorder | None = None,
+        metadata: Any = None,
         group: Group | None = None,
         expense: Expense | None = None,
     ) -> Job:
         """Submit one film, as `Client.submit` does, and as one of a *group*.
 
         Args:
-            work, callback_url, recorder: as for `Client.submit`.
+            work, callback_url, recorder, metadata: as for `Client.submit`.
             group: what it is stopped with.
             expense: what was set aside for it; by default it is set aside here.
 
@@ -175,10 +171,9 @@ class Attempts:
             if expense is None:
                 expense = await held.enter_async_context(self.expense(work))
             recorder = spending.recorder(recorder or NoRecorder(), expense)
-            task_id = await rooms.submitter.submit(
-                Order(work, upload, callback_url, recorder=recorder, group=group)
-            )
-        return self._new_job(task_id, work)
+            order = Order(work, upload, callback_url, recorder, group, metadata)
+            task_id = await rooms.submitter.submit(order)
+        return self._new_job(order, task_id)
 
     @contextlib.asynccontextmanager
     async def expense(self, work: Work, *, follow: bool = False) -> AsyncIterator[Expense | None]:
@@ -254,10 +249,17 @@ class Attempts:
         job = self._jobs.get(task_id) or self._add_job(task_id, **facts)
         if token is not None:
             job.token = token
+        self._left.claim(job)
         return job
 
-    def _new_job(self, task_id: str, work: Work) -> Job:
-        return self._add_job(task_id, submitted_at=self._clock.now(), model=work.model)
+    def _new_job(self, order: Order, task_id: str) -> Job:
+        return self._add_job(
+            task_id,
+            submitted_at=self._clock.now(),
+            model=order.work.model,
+            work=order.work,
+            metadata=order.metadata,
+        )
 
     def _add_job(self, task_id: str, **facts: Any) -> Job:
         announced = self._entries.get(self._tokens.get(task_id, ""))
@@ -271,6 +273,7 @@ class Attempts:
             token=announced.text if announced is not None else None,
             clock=self._clock,
             rng=self._settings.rng,
+            awaited=self._left.claim,
             ended=self._notice_end,
             **facts,
         )
@@ -285,9 +288,15 @@ class Attempts:
 
     def leave_behind(self, job: Job) -> None:
         """Report a paid job that nobody waits for."""
-        if job not in self.unclaimed:
-            self.unclaimed.append(job)
-            logger.warning("film %s is paid and nobody waits for it; see unclaimed", job.task_id)
+        self._left.add(job)
+
+    @property
+    def unclaimed(self) -> list[Job]:
+        return self._left.jobs
+
+    @property
+    def uncertain(self) -> list[SubmissionUncertainError]:
+        return self._left.uncertain
 
     # --- the submitter's `Observer` -------------------------------------------------------------
 
@@ -300,12 +309,11 @@ class Attempts:
             self._entries[token].text = last if token in last else token
         return url
 
-    def report_bought(self, work: Work, task_id: str) -> None:
-        self.leave_behind(self._new_job(task_id, work))
+    def report_bought(self, order: Order, task_id: str) -> None:
+        self.leave_behind(self._new_job(order, task_id))
 
     def report_uncertain(self, error: SubmissionUncertainError) -> None:
-        self.uncertain.append(error)
-        logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
+        self._left.add_uncertain(error)
 
     # --- callbacks ------------------------------------------------------------------------------
 
@@ -370,15 +378,7 @@ class Attempts:
         loop = asyncio.get_running_loop()
 
         async def receive(token: str, task_id: str) -> bool:
-            receiving = self.receive(token, task_id)
-            if asyncio.get_running_loop() is loop:
-                return await receiving
-            try:  # a server in another thread: what waits here must be woken here
-                elsewhere = asyncio.run_coroutine_threadsafe(receiving, loop)
-            except RuntimeError:  # closed: whoever calls is to call again
-                receiving.close()
-                raise
-            return await asyncio.wrap_future(elsewhere)
+            return await within(loop, self.receive(token, task_id))
 
         return self._callbacks.listen(receive)
 
@@ -479,7 +479,9 @@ class Attempts:
             if self.receives_callbacks and token in self._entries:
                 async with self._here().house.inside():
                     if task_id := await self._wait_for_task(token, since + patience):
-                        return self.job(task_id, known=True)
+                        job = self.job(task_id, known=True)
+                        self._left.found(token, job, error)
+                        return job
         finally:
             if error is not None:
                 error.waited += self._clock.now() - since

@@ -7,8 +7,12 @@ wait for ever. It says so instead, as asyncio's own locks do.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
-__all__ = ["Binding"]
+__all__ = ["Binding", "within"]
+
+T = TypeVar("T")
 
 
 class Binding:
@@ -38,3 +42,19 @@ class Binding:
             )
         self._bound["loop"] = loop
         return True
+
+
+async def within(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    """Do *work* in the loop that it belongs to, whichever loop this is.
+
+    Raises:
+        RuntimeError: that loop is closed.
+    """
+    if asyncio.get_running_loop() is loop:
+        return await work
+    try:
+        elsewhere = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:
+        work.close()
+        raise
+    return await asyncio.wrap_future(elsewhere)

@@ -11,7 +11,7 @@ import ssl as tls
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -26,7 +26,7 @@ from apikley_async._many import Making, Outcome, Submitting, Works
 from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot
 from apikley_async._rooms import Rooms, Settings, open_rooms
-from apikley_async._spending import Expense, Spending
+from apikley_async._spending import Spending
 from apikley_async._storyboard import Work, is_url
 from apikley_async._submit import Callbacks, Group, Recorder
 from apikley_async._transport import (
@@ -153,7 +153,12 @@ class Client:
     # --- making films -------------------------------------------------------------------------
 
     async def submit(
-        self, work: Work, *, callback_url: str | None = None, recorder: Recorder | None = None
+        self,
+        work: Work,
+        *,
+        callback_url: str | None = None,
+        recorder: Recorder | None = None,
+        metadata: Any = None,
     ) -> Job:
         """Submit one film and give its job: exactly one paid request, when a place is free.
 
@@ -167,6 +172,8 @@ class Client:
             callback_url: where the service shall report the end; otherwise the client's
                 `callback` says.
             recorder: is told before and after every attempt.
+            metadata: what you know it by. It is with the job, and never leaves this process: it
+                is not sent and not logged.
 
         Raises:
             StoryboardError, UploadError: nothing was sent, nothing was paid.
@@ -175,9 +182,18 @@ class Client:
             UnreachableError, RateLimitError: patience ended; nothing was created.
             BudgetExceededError: a bound of the client leaves no room; nothing was sent.
         """
-        return await self.attempts.submit(work, callback_url=callback_url, recorder=recorder)
+        return await self.attempts.submit(
+            work, callback_url=callback_url, recorder=recorder, metadata=metadata
+        )
 
-    async def generate(self, work: Work, *, timeout: float | None = None) -> Result:
+    async def generate(
+        self,
+        work: Work,
+        *,
+        timeout: float | None = None,
+        callback_url: str | None = None,
+        metadata: Any = None,
+    ) -> Result:
         """Submit one film and wait for it, as one of `max_running`.
 
         Where callbacks are heard, an uncertain submission waits for its callback.
@@ -185,6 +201,7 @@ class Client:
         Args:
             work: a `Storyboard`, a `ModelTask` of any model, or a `Work` of your own.
             timeout: seconds from the submission; then `JobTimeoutError`, which carries the job.
+            callback_url, metadata: as for `submit`.
 
         Raises:
             What `submit` and awaiting a `Job` raise.
@@ -193,7 +210,9 @@ class Client:
             self.attempts.running_slot(),
             self.attempts.expense(work, follow=True) as expense,
         ):
-            job, left = await self._submit(work, timeout, expense=expense)
+            job, left = await self._submit(
+                work, timeout, expense=expense, callback_url=callback_url, metadata=metadata
+            )
             return await self._finish(job, left)
 
     async def generate_many(
@@ -209,7 +228,8 @@ class Client:
         *works* itself. Break off early and what was bought is in `unclaimed`.
 
         Args:
-            works: any iterable or async iterable of what `submit` takes.
+            works: any iterable or async iterable of what `submit` takes, or of pairs of that and
+                its metadata.
             ordered: yield in the order of the input; a slow film then holds up those behind it.
             timeout: seconds for each film from its submission.
         """
@@ -220,15 +240,15 @@ class Client:
             clock=self._clock,
         )
 
-        async def make(index: int, work: Work) -> Outcome:
+        async def make(index: int, work: Work, metadata: object) -> Outcome:
             job: Job | None = None
             try:
                 async with attempts.expense(work, follow=True) as expense:
-                    job, left = await submitting.submit(work, expense)
+                    job, left = await submitting.submit(work, expense=expense, metadata=metadata)
                     result = await self._finish(job, left)
             except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
-                return Outcome(index, work, job, error=error)
-            return Outcome(index, work, job, result)
+                return Outcome(index, work, job, error=error, metadata=metadata)
+            return Outcome(index, work, job, result, metadata=metadata)
 
         making = Making(
             works,
@@ -406,13 +426,11 @@ class Client:
         self,
         work: Work,
         timeout: float | None,
-        *,
-        expense: Expense | None,
-        group: Group | None = None,
+        **how: Any,
     ) -> tuple[Job, float | None]:
         """Submit, let a callback say what became of an uncertain one; what is left of *timeout*."""
         try:
-            return await self.attempts.submit(work, group=group, expense=expense), timeout
+            return await self.attempts.submit(work, **how), timeout
         except SubmissionUncertainError as error:
             uncertain = error
         try:
@@ -434,16 +452,19 @@ class Client:
 
     @property
     def unclaimed(self) -> list[Job]:
-        """Paid jobs nobody waits for; take them out.
+        """Paid jobs nobody waits for, with their work and metadata; a new list each time.
 
-        Of a cancelled `submit` or `generate`, of a `generate_many` that was broken off, or sent
-        twice on the way.
+        Awaiting a job, or taking it up with `job`, takes it out. They are of a cancelled `submit`
+        or `generate`, of a `generate_many` that was broken off, or sent twice on the way.
         """
         return self.attempts.unclaimed
 
     @property
     def uncertain(self) -> list[SubmissionUncertainError]:
-        """What a cancelled `submit` may have bought."""
+        """What a cancelled `submit` may have bought, with its work and metadata; a new list.
+
+        `client.attempts.recover`, when it finds the task, takes it out.
+        """
         return self.attempts.uncertain
 
     @property

@@ -21,6 +21,7 @@ from apikley_async._binding import Binding
 from apikley_async._clock import Clock
 from apikley_async._policy import Backoff
 from apikley_async._result import Result, Snapshot, State
+from apikley_async._storyboard import Work
 from apikley_async.errors import (
     ApikleyError,
     EmptyResultError,
@@ -98,6 +99,8 @@ class Job:
         token: the last part of its callback URL; None where no callback is expected. Keep it
             beside the id, as a secret: with `client.job(task_id, token=token)` callbacks reach the
             job again, after a restart too.
+        work, metadata: what was submitted, and what the caller knows it by; None for a job that
+            was taken up by its id.
         snapshot: the newest answer. Success and failure are final here once they are confirmed.
     """
 
@@ -112,14 +115,20 @@ class Job:
         submitted_at: float | None = None,
         model: str = "",
         token: str | None = None,
+        work: Work | None = None,
+        metadata: Any = None,
+        awaited: Callable[[Job], None] | None = None,
         ended: Callable[[Snapshot], None] | None = None,
     ) -> None:
         self.task_id = task_id
         self.token = token
+        self.work = work
+        self.metadata = metadata
         known = submitted_at is not None
         state = State.WAITING if known else State.UNKNOWN
         self.snapshot: Snapshot = Snapshot(task_id, state, model)
         self._look = look
+        self._notice_awaited = awaited
         self._ended = ended
         self._pace = pace
         self._clock = clock
@@ -168,6 +177,7 @@ class Job:
         It takes part in the same stream of looks as everybody who awaits the job, and raises
         what they would, apart from the failure itself: that is the last snapshot.
         """
+        self._is_awaited()
         shown = self.snapshot
         yield shown
         async with contextlib.aclosing(self._follow(timeout)) as following:
@@ -196,10 +206,15 @@ class Job:
             self._watch.error = error
             self._watch.wake()
 
+    def _is_awaited(self) -> None:
+        if self._notice_awaited is not None:
+            self._notice_awaited(self)
+
     # --- the loop ---------------------------------------------------------------------------
 
     async def _follow(self, timeout: float | None) -> AsyncGenerator[Snapshot, None]:
         """Take part in the looking; yield after every step, and last when the job has settled."""
+        self._is_awaited()
         if not self._settled:
             watch = self._join()
             gives_up = watch.deadline

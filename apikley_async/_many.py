@@ -45,7 +45,10 @@ logger = logging.getLogger("apikley_async")
 Submitted: TypeAlias = tuple[Job, float | None]
 """A job, and for how many seconds it is waited for."""
 
-Works: TypeAlias = Iterable[Work] | AsyncIterable[Work]
+Wanted: TypeAlias = Work | tuple[Work, Any]
+"""A work, or a work and what the caller knows it by."""
+
+Works: TypeAlias = Iterable[Wanted] | AsyncIterable[Wanted]
 
 
 @attrs.frozen
@@ -58,6 +61,7 @@ class Outcome:
         job: the paid task, unless nothing was submitted.
         result: the film, or None.
         error: why there is none, or None.
+        metadata: what the caller knows the work by.
     """
 
     index: int
@@ -65,6 +69,7 @@ class Outcome:
     job: Job | None = None
     result: Result | None = None
     error: Exception | None = None
+    metadata: Any = attrs.field(default=None, repr=False)
 
     def unwrap(self) -> Result:
         """Give the result, or raise the error."""
@@ -82,7 +87,9 @@ def _say_in_doubt(error: SubmissionUncertainError) -> None:
 class SubmitOne(Protocol):
     """Submits one work, for which *expense* was set aside."""
 
-    def __call__(self, work: Work, *, expense: Expense | None) -> Awaitable[Submitted]: ...
+    def __call__(
+        self, work: Work, *, expense: Expense | None, metadata: Any
+    ) -> Awaitable[Submitted]: ...
 
 
 class Submitting:
@@ -109,13 +116,15 @@ class Submitting:
         self._stop()
         self._stopping.set()
 
-    async def submit(self, work: Work, expense: Expense | None) -> Submitted:
+    async def submit(
+        self, work: Work, *, expense: Expense | None, metadata: Any = None
+    ) -> Submitted:
         """Submit, and again after each pause of a maintenance that does not last."""
         while True:
             if (wait := self._maintenance.opens_at - self._clock.now()) > 0:
                 await self._clock.sleep(wait, self._stopping)
             try:
-                submitted = await self._submit(work, expense=expense)
+                submitted = await self._submit(work, expense=expense, metadata=metadata)
             except MaintenanceError as error:
                 before = self._maintenance.pauses
                 pause = self._maintenance.refused(self._clock.now())
@@ -146,7 +155,7 @@ class Making:
         *,
         window: int,
         running_slot: Callable[[], AbstractAsyncContextManager[None]],
-        make: Callable[[int, Work], Awaitable[Outcome]],
+        make: Callable[[int, Work, Any], Awaitable[Outcome]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         left_behind: Callable[[Job], None],
         in_doubt: Callable[[SubmissionUncertainError], None] = _say_in_doubt,
@@ -203,24 +212,25 @@ class Making:
                 async with contextlib.AsyncExitStack() as held:
                     await held.enter_async_context(self._running_slot())
                     try:
-                        work = await anext(source)
+                        wanted = await anext(source)
                     except StopAsyncIteration:
                         return
                     self._pulling = False
                     if self._abandoned:  # the source has swallowed the cancellation
                         return
                     self._started += 1
-                    self._keep(self._spawn(self._film(index, work, held)))
+                    self._keep(self._spawn(self._film(index, wanted, held)))
                     # In this moment the film takes over what is held. If it is ended before it
                     # begins, nobody has taken it over and it is given back here.
                     await asyncio.sleep(0)
                 if self._ended_by is not None:
                     return
 
-    async def _film(self, index: int, work: Work, held: contextlib.AsyncExitStack) -> None:
+    async def _film(self, index: int, wanted: Wanted, held: contextlib.AsyncExitStack) -> None:
+        work, metadata = _parts(wanted)
         with contextlib.suppress(SubmissionUncertainError):
             async with held.pop_all():
-                outcome = self._judged(await self._make(index, work))
+                outcome = self._judged(await self._make(index, work, metadata))
                 if self._abandoned:
                     self._leave(outcome)
                 else:
@@ -271,7 +281,7 @@ class Making:
             self._in_doubt(outcome.error)
 
 
-async def _each(works: Works) -> AsyncGenerator[Work, None]:
+async def _each(works: Works) -> AsyncGenerator[Wanted, None]:
     """One shape for both kinds of input."""
     if isinstance(works, AsyncIterable):
         async for work in works:
@@ -279,3 +289,11 @@ async def _each(works: Works) -> AsyncGenerator[Work, None]:
     else:
         for work in works:
             yield work
+
+
+def _parts(wanted: Wanted) -> tuple[Work, Any]:
+    """The work and its metadata; what is neither a work nor such a pair is refused later."""
+    if isinstance(wanted, tuple) and len(wanted) == 2:
+        return wanted
+    work: Any = wanted
+    return work, None

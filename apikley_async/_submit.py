@@ -11,6 +11,7 @@ import asyncio
 import enum
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,6 +45,7 @@ __all__ = ["Attempt", "Callbacks", "Recorder", "Verdict"]
 
 logger = logging.getLogger("apikley_async")
 
+TOKEN = 32  # hexadecimal digits
 WRITING = 5.0  # seconds for a recorder, when everything ends
 
 
@@ -106,6 +108,11 @@ class Callbacks(Protocol):
         ...
 
 
+def token_in(text: str) -> str:
+    """The token of an attempt; what follows it in the last part of a URL is the receiver's."""
+    return text[:TOKEN] if re.match(f"[0-9a-f]{{{TOKEN}}}", text) else text
+
+
 class NoRecorder:
     """Keeps nothing: what was paid is in the caller's hands, in `unclaimed` or in an error."""
 
@@ -134,7 +141,7 @@ class Observer(Protocol):
         """After each attempt, and after its recorder."""
         ...
 
-    def report_bought(self, work: Work, task_id: str) -> None:
+    def report_bought(self, order: Order, task_id: str) -> None:
         """A task was bought, and the caller does not know of it: cancelled, or nothing recorded."""
         ...
 
@@ -217,6 +224,7 @@ class Order:
     """What is to be submitted, who writes it down, and what it is stopped with.
 
     *upload* gives the URLs of its images, and comes before the limiter: it costs nothing.
+    *metadata* is what the caller knows it by, and goes nowhere.
     """
 
     work: Work
@@ -224,6 +232,7 @@ class Order:
     callback_url: str | None = None
     recorder: Recorder = attrs.Factory(NoRecorder)
     group: Group | None = None
+    metadata: Any = attrs.field(default=None, repr=False)
 
 
 def check_order(work: object, callback_url: str | None) -> None:
@@ -392,7 +401,7 @@ class Submitter:
         """Write down the intent, send, write down the outcome: never cut in two by a caller."""
         if submission.stopped:
             raise asyncio.CancelledError
-        token = f"{self._rng.getrandbits(128):032x}"
+        token = f"{self._rng.getrandbits(4 * TOKEN):0{TOKEN}x}"
         began = self._clock.wall()
         order = submission.order
         request = create_task(
@@ -404,6 +413,8 @@ class Submitter:
         await order.recorder.intend(token, request)
         submission.writing = False
         outcome, reply = await self._send(submission, token, request)
+        if isinstance(outcome, SubmissionUncertainError):
+            outcome.work, outcome.metadata = order.work, order.metadata
         submission.writing = True
         if not isinstance(outcome, asyncio.CancelledError):
             submission.outcome, submission.reported = outcome, False
@@ -523,7 +534,7 @@ class Submitter:
         if reported:
             return
         if isinstance(outcome, str):
-            self._observer.report_bought(submission.order.work, outcome)
+            self._observer.report_bought(submission.order, outcome)
         elif isinstance(outcome, SubmissionUncertainError):
             self._observer.report_uncertain(outcome)
 

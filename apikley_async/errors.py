@@ -294,9 +294,13 @@ class SubmissionUncertainError(ApikleyError):
         raw: the answer as far as it was read (at most 64 KiB, the key blotted out).
         at: when the attempt ended, in seconds since 1970.
         waited: seconds in which a callback was waited for since then.
+        work, metadata: what was submitted, and what the caller knows it by; in this process only,
+            they do not travel with a pickled or copied error.
     """
 
     waited: float = 0.0
+    work: Any = None
+    metadata: Any = None
     advice = (
         "Do not simply submit again: await client.attempts.recover(error), where callbacks are "
         "on; otherwise look for the task in the service's log and take it up with "
@@ -321,6 +325,9 @@ class SubmissionUncertainError(ApikleyError):
         self.http = http
         self.raw = raw
         self.at = at
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, {**self.__dict__, "work": None, "metadata": None}
 
 
 # --- jobs ----------------------------------------------------------------------------------------

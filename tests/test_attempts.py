@@ -7,11 +7,13 @@ simulator, so that a task shows the callback URL it was made with.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import random
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import pytest
 from ears import Ears
 
@@ -581,3 +583,77 @@ async def test_recovering_ends_when_it_is_told_to() -> None:
             await client.attempts.recover(ears.tokens[0], timeout=5)
         with pytest.raises(JobTimeoutError):
             await client.generate(KITTEN, timeout=30)
+
+
+# --- what nobody waits for ------------------------------------------------------------------------
+
+
+async def test_what_nobody_waits_for_names_its_work_and_its_metadata() -> None:
+    """Cancelled before and after the answer, broken off, uncertain: whose it is can be told."""
+    mine = object()
+    ears = Ears()
+    async with world(50) as simulator, customer(simulator, ears) as client:
+        simulator.script("create", [Fault.late(5.0)])
+        submitting = asyncio.create_task(client.submit(KITTEN, metadata=mine))
+        await asyncio.sleep(1)
+        submitting.cancel()
+        await until(lambda: client.unclaimed)
+
+        making = asyncio.create_task(client.generate(KITTEN, metadata=mine))
+        await asyncio.sleep(3)
+        making.cancel()
+        await asyncio.wait({submitting, making})
+
+        many = client.generate_many([(KITTEN, mine)] * 2)
+        waiting = asyncio.ensure_future(anext(many))
+        await asyncio.sleep(3)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+        assert [(job.work, job.metadata) for job in client.unclaimed] == [(KITTEN, mine)] * 4
+
+        simulator.script("create", [attrs.evolve(Fault.RESET_AFTER, seconds=5.0)])
+        submitting = asyncio.create_task(client.submit(KITTEN, metadata=mine))
+        await asyncio.sleep(1)
+        submitting.cancel()
+        await until(lambda: client.uncertain)
+        (error,) = client.uncertain
+        assert (error.work, error.metadata) == (KITTEN, mine)
+        assert copy.copy(error).metadata is None  # it travels nowhere
+
+        await ears.call(error.token, simulator.ledger.paid[-1].task_id)
+        job = await client.attempts.recover(error)
+        assert (job.work, job.metadata) == (KITTEN, mine)
+        assert client.uncertain == []
+
+
+async def test_a_job_that_is_awaited_or_taken_up_is_not_unclaimed() -> None:
+    """And the list may be walked meanwhile: nobody is skipped."""
+    async with world(50) as simulator, customer(simulator, None) as client:
+        for _ in range(4):
+            making = asyncio.create_task(client.generate(KITTEN))
+            await asyncio.sleep(3)
+            making.cancel()
+            await asyncio.wait({making})
+        bought = [charge.task_id for charge in simulator.ledger.paid]
+
+        first = client.job(bought[0])
+        assert first.work == KITTEN
+        assert [job.task_id for job in client.unclaimed] == bought[1:]
+        async for _ in client.unclaimed[0].updates():
+            break
+        assert [job.task_id for job in client.unclaimed] == bought[2:]
+        assert [(await job).task_id for job in client.unclaimed] == bought[2:]
+        assert client.unclaimed == []
+
+
+async def test_an_outcome_has_the_metadata_of_its_work() -> None:
+    """Pairs and plain works may be mixed; a pair is no work."""
+    async with world(50) as simulator, customer(simulator, None) as client:
+        wanted: list[Any] = [(KITTEN, "a"), KITTEN, (KITTEN, {"b": 1}), (KITTEN, "c", "d")]
+        outcomes = [outcome async for outcome in client.generate_many(wanted, ordered=True)]
+
+        assert [outcome.metadata for outcome in outcomes] == ["a", None, {"b": 1}, None]
+        assert [outcome.error is None for outcome in outcomes] == [True, True, True, False]
+        told = repr(outcomes) + "".join(repr(charge) for charge in simulator.ledger.creations)
+        assert "{'b': 1}" not in told

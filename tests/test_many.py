@@ -99,7 +99,7 @@ class Studio:
         task.add_done_callback(self.tasks.discard)
         return task
 
-    async def make(self, index: int, work: Any) -> Outcome:
+    async def make(self, index: int, work: Any, metadata: Any) -> Outcome:
         number: int = work.input["number"]
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -456,7 +456,9 @@ class Desk:
         self.stopped = False
         self._ends = minutes * 60
 
-    async def submit(self, work: Any, *, expense: Expense | None) -> tuple[Job, float | None]:
+    async def submit(
+        self, work: Any, *, expense: Expense | None, metadata: Any
+    ) -> tuple[Job, float | None]:
         if self.stopped:
             raise ClientClosedError("Submitting was stopped")
         self.asked.append(now())
@@ -478,7 +480,7 @@ async def test_maintenance_pauses_all_that_is_submitted() -> None:
     desk = Desk(minutes=5)
     submitting = desk.submitting()
 
-    await asyncio.gather(*(submitting.submit(work(number), None) for number in range(3)))
+    await asyncio.gather(*(submitting.submit(work(number), expense=None) for number in range(3)))
 
     assert desk.asked == pytest.approx([0.0] * 3 + [120.1] * 3 + [420.2] * 3)
 
@@ -488,7 +490,7 @@ async def test_maintenance_that_lasts_is_an_error() -> None:
     desk = Desk(minutes=60)
 
     with pytest.raises(MaintenanceError):
-        await desk.submitting().submit(work(1), None)
+        await desk.submitting().submit(work(1), expense=None)
 
     assert desk.asked == pytest.approx([0.0, 120.1, 420.2, 1020.3])
 
@@ -497,7 +499,7 @@ async def test_maintenance_that_lasts_is_an_error() -> None:
 async def test_a_pause_for_maintenance_ends_when_submitting_is_stopped() -> None:
     desk = Desk(minutes=60)
     submitting = desk.submitting()
-    waiting = asyncio.create_task(submitting.submit(work(1), None))
+    waiting = asyncio.create_task(submitting.submit(work(1), expense=None))
     await asyncio.sleep(10)
 
     submitting.stop()
@@ -747,8 +749,8 @@ async def test_what_is_finished_after_the_consumer_left_is_left_behind() -> None
     """A film that could not be stopped any more is not forgotten (A10)."""
     studio = Studio(2, length=lambda number: 1.0)
 
-    async def make(index: int, work: Any) -> Outcome:
-        film = asyncio.ensure_future(studio.make(index, work))
+    async def make(index: int, work: Any, metadata: Any) -> Outcome:
+        film = asyncio.ensure_future(studio.make(index, work, metadata))
         while not film.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait({film})
@@ -778,8 +780,8 @@ async def test_a_time_out_is_left_behind_as_well() -> None:
     """Not ready in time, and nobody took the outcome: the film goes on and has a name."""
     studio = Studio(2)
 
-    async def make(index: int, work: Any) -> Outcome:
-        outcome = await studio.make(index, work)
+    async def make(index: int, work: Any, metadata: Any) -> Outcome:
+        outcome = await studio.make(index, work, metadata)
         return Outcome(index, work, outcome.job, error=JobTimeoutError("late", job=outcome.job))
 
     making = Making(

@@ -51,6 +51,7 @@ LADDER = [
     "_spending",  #   what a client may spend, and has
     "_rooms",  #      what a client has in one loop
     "_job",  #        a film in the making
+    "_unclaimed",  #  what nobody waits for
     "_attempts",  #   which attempt became which job
     "_many",  #       many of them
     # the front

@@ -164,7 +164,7 @@ class Office:
     def settle(self, attempt: Attempt) -> None:
         self.told.append(attempt)
 
-    def report_bought(self, work: object, task_id: str) -> None:
+    def report_bought(self, order: object, task_id: str) -> None:
         self.unclaimed.append(task_id)
 
     def report_uncertain(self, error: SubmissionUncertainError) -> None:

@@ -509,7 +509,7 @@ class Run:
         if item.task_id != job.task_id and job not in self._client.unclaimed:
             told = "%s was decided otherwise, and film %s is paid all the same: see unclaimed"
             logger.warning(told, item.key, job.task_id)
-            self._client.unclaimed.append(job)
+            self._client.attempts.leave_behind(job)
 
     async def _step(self, item: Item, step: Step) -> Item:
         changed = await self._store.step(item.key, step)
