@@ -389,8 +389,10 @@ class Attempts:
             return
         if attempt.task_id is not None:
             self._bind(attempt.token, entry, attempt.task_id)
-        elif attempt.verdict is not Verdict.UNCERTAIN and entry.named:
-            self._bind(attempt.token, entry, GIVEN_UP)  # refused, and yet it has called
+        elif attempt.verdict is Verdict.NOT_CREATED or (
+            attempt.verdict is not Verdict.UNCERTAIN and entry.named
+        ):
+            self._bind(attempt.token, entry, GIVEN_UP)  # it may call, or has called, all the same
         elif attempt.verdict is not Verdict.UNCERTAIN:
             del self._entries[attempt.token]  # nothing was created, so nobody will call
 

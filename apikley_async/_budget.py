@@ -16,7 +16,7 @@ import attrs
 from apikley_async._storyboard import Work
 from apikley_async.errors import Blame, BudgetExceededError
 
-__all__ = ["Budget", "Price", "Prices", "Reservation"]
+__all__ = ["Budget", "Price", "Prices", "Reservation", "Stake"]
 
 Price: TypeAlias = float | Mapping[int | str, float] | Callable[[Work], float | None] | None
 Kind: TypeAlias = int | str
@@ -189,6 +189,31 @@ class Budget:
         self._spent += change
         if reservation.own:
             self._taken += change
+
+
+class Stake:
+    """What is set aside for the attempts of one film: each that may have cost something keeps it.
+
+    The first attempt's was reserved before.
+    """
+
+    def __init__(self, budget: Budget, reserved: Reservation) -> None:
+        self._budget = budget
+        self._last = reserved
+        self.reservation: Reservation | None = reserved
+
+    def reserve(self) -> None:
+        """Before an attempt; `BudgetExceededError` where there is no room for one more."""
+        if self.reservation is None:
+            self._last = self._budget.reserve(float(self._last.amount), self._last.kind)
+            self.reservation = self._last
+
+    def keep(self) -> None:
+        """An attempt keeps it, though it is said that nothing was created."""
+        if self.reservation is not None:
+            self._budget.keep()
+            self._budget.settle(self.reservation, None)
+            self.reservation = None
 
 
 def exact(credits: float) -> Decimal:  # noqa: A002 - it is what the service calls them

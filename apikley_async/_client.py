@@ -39,6 +39,7 @@ from apikley_async._transport import (
     is_loopback,
     key_fault,
 )
+from apikley_async._wire import checked_codes
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -82,8 +83,10 @@ class Client:
             for loopback when the base URL is loopback).
         user_agent: how every request names us, `apikley-async/<version>` unless you say; some
             hosts of films refuse the names of HTTP libraries.
-        treat_as_refused: codes of createTask that your provider guarantees to mean "nothing was
-            created", such as 500; otherwise those are uncertain.
+        not_created: codes of createTask that your provider guarantees to mean "nothing was
+            created", such as 500: tried again three times at most, then `ServerError`. Each such
+            attempt counts in bounds on what is spent. 408, 499, 502, 503, 504 and 520 to 529
+            never mean that. Without it they are uncertain.
         clock, rng, transport, connect: time, chance and network, handed in by tests.
 
     Attributes:
@@ -111,7 +114,7 @@ class Client:
         ssl: tls.SSLContext | None = None,
         allow_private: bool = False,
         user_agent: str = USER_AGENT,
-        treat_as_refused: Iterable[int] = (),
+        not_created: Iterable[int] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
         transport: Transport | None = None,
@@ -141,7 +144,7 @@ class Client:
             pace=pace or Backoff(),
             called_pace=pace or UNHURRIED,
             max_running=max_running,
-            treat_as_refused=frozenset(treat_as_refused),
+            not_created=checked_codes(not_created),
             allow_private=allow_private,
             near=is_loopback(self._host),
             transport=transport,

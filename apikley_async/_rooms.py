@@ -45,7 +45,7 @@ class Settings:
     pace: Backoff
     called_pace: Backoff
     max_running: int
-    treat_as_refused: frozenset[int]
+    not_created: frozenset[int]
     allow_private: bool
     near: bool
     transport: Transport | None
@@ -93,7 +93,7 @@ def open_rooms(
         settings.limiter,
         observer,
         timeouts=timeouts,
-        treat_as_refused=settings.treat_as_refused,
+        not_created=settings.not_created,
         clock=clock,
         rng=rng,
     )

@@ -36,6 +36,7 @@ class Expense:
         sending: whether its request is out, or being written down.
         kept: whether the film is paid, or may be.
         left: whether nobody waits for the submission any more.
+        spent: whether an attempt keeps what was set aside, so that the next needs more.
     """
 
     reservation: Reservation
@@ -43,6 +44,7 @@ class Expense:
     followed: bool
     loop: asyncio.AbstractEventLoop = attrs.Factory(asyncio.get_running_loop)
     sending: bool = False
+    spent: bool = False
     kept: bool = False
     left: bool = False
 
@@ -120,9 +122,21 @@ class Spending:
                 self._tasks[attempt.task_id] = expense
             else:
                 self._tokens[attempt.token] = expense
+        elif attempt and verdict is Verdict.NOT_CREATED:
+            self._budget.keep()
+            self._budget.settle(expense.reservation, None)
+            self._open.pop(expense, None)
+            expense.spent = True
         elif expense.left:
             self._release(expense)
         self._wake()
+
+    def reserve_again(self, expense: Expense) -> None:
+        """Set as much aside for another attempt of a film; `BudgetExceededError` without room."""
+        amount = float(expense.reservation.amount)
+        expense.reservation = self._budget.reserve(amount, expense.kind)
+        expense.spent = False
+        self._open[expense] = None
 
     def found(self, token: str, task_id: str) -> None:
         """A callback has said which task an uncertain attempt became."""
@@ -212,6 +226,8 @@ class _Noted:
     expense: Expense
 
     async def intend(self, token: str, request: Request) -> None:
+        if self.expense.spent:
+            self.spending.reserve_again(self.expense)
         self.expense.sending = True
         begun = False
         try:

@@ -2,7 +2,8 @@
 
 A caller who is cancelled while the POST is out does not stop the charge, so the attempt belongs
 to the client: it is finished, written down and, when nobody waits for it any more, reported.
-What was never sent or was throttled is tried again; what is uncertain never is.
+What was never sent or was throttled is tried again, and so is, a few times, what somebody vouches
+for (`not_created`); what is uncertain never is.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from apikley_async.errors import (
     ApikleyError,
     ClientClosedError,
     RateLimitError,
+    ServerError,
     StoryboardError,
     SubmissionUncertainError,
     UnansweredError,
@@ -46,6 +48,7 @@ __all__ = ["Attempt", "Callbacks", "Recorder", "Verdict"]
 logger = logging.getLogger("apikley_async")
 
 TOKEN = 32  # hexadecimal digits
+MOST_NOT_CREATED = 3  # tries more, where somebody vouches that nothing was created
 WRITING = 5.0  # seconds for a recorder, when everything ends
 
 
@@ -55,6 +58,7 @@ class Verdict(enum.Enum):
     ACCEPTED = "accepted"
     THROTTLED = "throttled"
     REFUSED = "refused"
+    NOT_CREATED = "not_created"
     UNSENT = "unsent"
     UNCERTAIN = "uncertain"
 
@@ -298,7 +302,7 @@ class Submitter:
         observer: Observer,
         *,
         timeouts: Timeouts,
-        treat_as_refused: frozenset[int],
+        not_created: frozenset[int],
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -306,7 +310,7 @@ class Submitter:
         self._limiter = limiter
         self._observer = observer
         self._timeouts = timeouts
-        self._treat_as_refused = treat_as_refused
+        self._not_created = not_created
         self._clock = clock
         self._rng = rng
         self._all = Group(clock)
@@ -356,13 +360,17 @@ class Submitter:
     async def _pursue(self, submission: _Submission) -> str:
         """Try until there is an answer, a refusal, a doubt, or patience ends."""
         delays = RETRIES.delays(self._rng)
-        spent = 0.0
+        spent, not_created = 0.0, 0
         submission.fields = fields_of(submission.order.work, await submission.order.upload())
         while True:
             try:
                 return await self._in_slot(submission)
-            except (RateLimitError, UnreachableError) as error:
-                delay = retry_delay(error, repeatable=False, delay=next(delays))
+            except (RateLimitError, ServerError, UnreachableError) as error:
+                not_created += isinstance(error, ServerError)
+                if not_created > MOST_NOT_CREATED:
+                    raise
+                repeatable = isinstance(error, ServerError)
+                delay = retry_delay(error, repeatable=repeatable, delay=next(delays))
                 if delay is None:
                     raise
                 spent += self._clock.now() - submission.began_at + delay
@@ -468,7 +476,7 @@ class Submitter:
             return open_submission(
                 reply,
                 wall=self._clock.wall(),
-                treat_as_refused=self._treat_as_refused,
+                not_created=self._not_created,
                 asked=f"The submission to {request.model}",
             )
         except SubmissionUncertainError as error:
@@ -555,6 +563,8 @@ def _verdict(outcome: object) -> Verdict:
         return Verdict.ACCEPTED
     if isinstance(outcome, RateLimitError):
         return Verdict.THROTTLED
+    if isinstance(outcome, ServerError):  # a code that somebody vouches for
+        return Verdict.NOT_CREATED
     if isinstance(outcome, ApiError):
         return Verdict.REFUSED
     if isinstance(outcome, SubmissionUncertainError):

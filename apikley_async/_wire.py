@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -227,6 +227,28 @@ def open_envelope(
     raise refusal(reply, envelope, wall=wall, asked=asked, task_id=task_id)
 
 
+def checked_codes(codes: Iterable[int]) -> frozenset[int]:
+    """Codes that somebody vouches for.
+
+    Raises:
+        TypeError, ValueError: one is no code of a refusal, or one that never means that nothing
+            was created.
+    """
+    found = frozenset(codes)
+    for code in found:
+        if isinstance(code, bool) or not isinstance(code, int):
+            raise TypeError(f"not_created: codes such as 500, not {code!r:.40}")
+        if code < 400 or code in NEVER_CERTAIN:
+            raise ValueError(
+                f"not_created: {code} never means that nothing was created; codes from 400 on, "
+                "without 408, 499, 502, 503, 504 and 520 to 529"
+            )
+    return found
+
+
+NEVER_CERTAIN = frozenset((408, 499, 502, 503, 504, *range(520, 530)))
+"""What gateways answer for a service that may be at work: nobody can vouch for these."""
+
 _REFUSALS: dict[int, type[ApiError]] = {
     # Only codes that say for certain that createTask has created nothing.
     **dict.fromkeys((400, 405, 413, 414, 415, 422, 431, 451), InvalidRequestError),
@@ -315,7 +337,7 @@ def open_submission(
     reply: Reply,
     *,
     wall: float = 0.0,
-    treat_as_refused: frozenset[int] = frozenset(),
+    not_created: frozenset[int] = frozenset(),
     asked: str = "The submission",
 ) -> str:
     """Give the task id createTask answered with, or raise what else it means. First match wins.
@@ -324,6 +346,7 @@ def open_submission(
 
     Raises:
         RateLimitError: throttled, nothing was created.
+        ServerError: every code that is told is one of *not_created*: somebody vouches for it.
         ApiError: refused for certain, nothing was created.
         SubmissionUncertainError: everything else; without token, which the caller adds.
     """
@@ -342,10 +365,12 @@ def open_submission(
     if 300 <= status < 400:
         raise refused
     bad = {number for number in (status, code) if number >= 400}
-    sure = (status < 500 and code in _REFUSALS) or (bad and bad <= treat_as_refused)
+    sure = status < 500 and code in _REFUSALS
     if isinstance(refused, ApiError) and sure:
         raise refused
     cause = _cause(reply)
+    if bad and bad <= not_created - NEVER_CERTAIN:
+        raise ServerError(f"{asked} got {cause}, where nothing is created", code=max(bad))
     raise SubmissionUncertainError(
         f"The submission may have been heard: {cause}",
         code=code,

@@ -25,6 +25,7 @@ from apikley_async import (
     RateLimiter,
     RateLimitError,
     Recorder,
+    ServerError,
     SubmissionUncertainError,
     Timeouts,
     UnansweredError,
@@ -141,7 +142,7 @@ class Office:
     limiter: Any = attrs.Factory(lambda: RateLimiter(5, 10.0, rng=random.Random(1)))
     callbacks: Any = None
     timeouts: Timeouts = attrs.Factory(Timeouts)
-    treat_as_refused: frozenset[int] = frozenset()
+    not_created: frozenset[int] = frozenset()
     told: list[Attempt] = attrs.Factory(list)
     unclaimed: list[str] = attrs.Factory(list)
     uncertain: list[SubmissionUncertainError] = attrs.Factory(list)
@@ -153,7 +154,7 @@ class Office:
             self.limiter,
             self,
             timeouts=self.timeouts,
-            treat_as_refused=self.treat_as_refused,
+            not_created=self.not_created,
             clock=LoopClock(),
             rng=random.Random(7),
         )
@@ -279,11 +280,28 @@ async def test_a_task_id_counts_whatever_else_the_answer_says(
     assert "429" in caplog.text
 
 
-async def test_codes_the_provider_vouches_for_are_refusals() -> None:
-    office = Office(StepTransport(reply(None, code=500)), treat_as_refused=frozenset({500}))
+async def test_codes_the_provider_vouches_for_are_tried_again() -> None:
+    """Each try is an attempt of its own, written down before and after. (A4)"""
+    busy = reply(None, code=500)
+    office = Office(StepTransport(busy, busy, ACCEPTED), not_created=frozenset({500}))
 
-    assert not isinstance(await end_of(office.submit()), SubmissionUncertainError)
-    assert office.book.verdicts == [Verdict.REFUSED]
+    assert await office.submit() == "task_1"
+
+    assert office.book.verdicts == [Verdict.NOT_CREATED, Verdict.NOT_CREATED, Verdict.ACCEPTED]
+    assert len({attempt.token for attempt in office.book.attempts}) == 3
+
+
+async def test_it_is_tried_three_times_more_at_most() -> None:
+    """Then `submit` raises, and the next one may go on. (A4)"""
+    busy = reply(None, code=500)
+    office = Office(StepTransport(*[busy] * 9), not_created=frozenset({500}))
+
+    error = await end_of(office.submit())
+
+    assert isinstance(error, ServerError)
+    assert error.resumable
+    assert "nothing is created" in error.message
+    assert office.book.verdicts == [Verdict.NOT_CREATED] * 4
 
 
 async def test_every_attempt_has_a_token_of_its_own() -> None:

@@ -46,6 +46,7 @@ from apikley_async._wire import (
     File,
     Reply,
     Request,
+    checked_codes,
     create_task,
     is_task_id,
     link_for,
@@ -550,8 +551,8 @@ def test_a_pause_is_always_one_that_ends(headers: dict[str, str], wall: float) -
 # Row 2 (nothing was sent) is decided before there is an answer: see the tests of `_submit`.
 
 
-def opened(reply: Reply, *treat_as_refused: int) -> str:
-    return open_submission(reply, wall=WALL, treat_as_refused=frozenset(treat_as_refused))
+def opened(reply: Reply, *not_created: int) -> str:
+    return open_submission(reply, wall=WALL, not_created=frozenset(not_created))
 
 
 @pytest.mark.parametrize(
@@ -946,7 +947,7 @@ def test_a_doubt_keeps_64_kib_of_the_answer(letter: str) -> None:
     ids=lambda value: f"{value.status} {value.text[:40]}" if isinstance(value, Reply) else "",
 )
 def test_a_user_may_vouch_for_single_codes(reply: Reply, refused: bool) -> None:
-    """`treat_as_refused` moves these codes and no other; every code that is told must be one."""
+    """`not_created` moves these codes and no other; every code that is told must be one."""
     with pytest.raises(ApiError if refused else SubmissionUncertainError):
         opened(reply, 500, 409)
     if refused:
@@ -959,6 +960,20 @@ def test_nobody_can_vouch_for_a_success(code: int) -> None:
     """A success without an id stays a doubt, even when someone lists its code."""
     with pytest.raises(SubmissionUncertainError):
         opened(framed(code), 200, 0, 101, 204)
+
+
+def test_nobody_can_vouch_for_a_gateway() -> None:
+    """The service may be at work behind it, whatever the body says; such codes are refused. (A4)"""
+    for code in (408, 499, 502, 503, 504, 520, 524, 529):
+        for answer in (said("", code), framed(code), framed(500, status=code)):
+            with pytest.raises(SubmissionUncertainError):
+                opened(answer, code, 500)
+        with pytest.raises(ValueError, match=f"{code} never means"):
+            checked_codes({code})
+    for odd in (200, 0, True, "500"):
+        with pytest.raises((ValueError, TypeError), match="not_created"):
+            checked_codes([odd])  # type: ignore[list-item]
+    assert checked_codes([500, 409]) == {500, 409}
 
 
 def test_vouching_never_drops_an_id() -> None:
@@ -1527,23 +1542,23 @@ def test_whatever_comes_is_a_value_or_a_documented_error(opener: str, reply: Rep
 
 
 @settings(max_examples=volume(75, 300))
-@given(reply=REPLIES, treat_as_refused=st.frozensets(CODES, max_size=3))
+@given(reply=REPLIES, not_created=st.frozensets(CODES, max_size=3))
 def test_a_refusal_is_never_more_than_a_guess_away_from_the_table(
-    reply: Reply, treat_as_refused: frozenset[int]
+    reply: Reply, not_created: frozenset[int]
 ) -> None:
     """What the rows do not name is a doubt: the promise never to pay twice hangs on this."""
     refusing = {400, 401, 402, 403, 404, 405, 413, 414, 415, 422, 431, 433, 451, 455, 505}
-    refusing |= {429, 430} | treat_as_refused
+    refusing |= {429, 430} | not_created
     outcome: object = None
     try:
-        open_submission(reply, wall=WALL, treat_as_refused=treat_as_refused)
+        open_submission(reply, wall=WALL, not_created=not_created)
     except (ApiError, SubmissionUncertainError) as error:
         outcome = error
 
     if isinstance(outcome, ApiError):
         told = {reply.status, read_envelope(reply).code}
         assert 300 <= reply.status < 400 or told & refusing
-        assert reply.status < 500 or reply.status in treat_as_refused
+        assert reply.status < 500 or reply.status in not_created
     if isinstance(outcome, SubmissionUncertainError):
         assert len(outcome.raw.encode()) <= RAW_KEPT
 

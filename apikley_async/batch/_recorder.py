@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apikley_async import Attempt, Client, Limiter, Request, Verdict
+from apikley_async._budget import Stake
 from apikley_async.batch._states import Event
 from apikley_async.batch._store import Item, Step, Store
 
@@ -40,7 +41,7 @@ class KeptCallbacks:
 class JournalRecorder:
     """A `Recorder` for one item: the intent is on the disk before the first byte of the POST.
 
-    *tell* learns of the item when its attempt has ended.
+    *stake* is what is set aside for its attempts; *tell* learns of the item when one has ended.
     """
 
     def __init__(
@@ -49,19 +50,24 @@ class JournalRecorder:
         key: str,
         price: float | None,
         callbacks: KeptCallbacks,
+        stake: Stake,
         tell: Callable[[Item], None],
     ) -> None:
         self._store = store
         self._key = key
         self._price = price
         self._callbacks = callbacks
+        self._stake = stake
         self._tell = tell
 
     async def intend(self, token: str, request: Request) -> None:
+        self._stake.reserve()
         await self._store.intend(self._key, token, request.fingerprint, self._price)
         self._callbacks.expect(token)
 
     async def settle(self, outcome: Attempt) -> None:
+        if outcome.verdict is Verdict.NOT_CREATED:
+            self._stake.keep()
         self._tell(await self._store.settle(self._key, outcome, step_of(outcome)))
 
 
@@ -72,9 +78,11 @@ def step_of(attempt: Attempt) -> Step:
     event = {
         Verdict.THROTTLED: Event.THROTTLE,
         Verdict.UNSENT: Event.UNSENT,
+        Verdict.NOT_CREATED: Event.NOT_CREATED,
         Verdict.UNCERTAIN: Event.DOUBT,
     }.get(attempt.verdict, Event.POSTPONE if attempt.resumable else Event.REFUSE)
-    return Step(event, cause=attempt.cause)
+    by = "not_created" if event is Event.NOT_CREATED else ""
+    return Step(event, cause=attempt.cause, by=by)
 
 
 async def restore_window(store: Store, limiter: Limiter) -> None:

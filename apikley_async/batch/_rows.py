@@ -42,6 +42,7 @@ ATTEMPTS: Mapping[Event, str] = {
     Event.POSTPONE: "refused",
     Event.REFUSE: "refused",
     Event.UNSENT: "unsent",
+    Event.NOT_CREATED: "abandoned",  # not refused: it counts as what it may have cost
     Event.DOUBT: "unknown",
     Event.RESOLVE: "resolved",
     Event.RESUBMIT: "abandoned",

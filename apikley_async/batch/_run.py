@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from apikley_async import Client, Clock, Job, Result, Work
-from apikley_async._budget import Budget, Prices, Reservation
+from apikley_async._budget import Budget, Prices, Reservation, Stake
 from apikley_async._policy import Maintenance
 from apikley_async.batch._entries import name_fault, work_of
 from apikley_async.batch._names import Names
@@ -333,26 +333,31 @@ class Run:
         work = work_of(item)
         while await self._may_submit(item) and (reserved := await self._reserve(work)):
             price = self._prices.of(work)
-            recorder = JournalRecorder(self._store, item.key, price, self._callbacks, self._tell)
+            stake = Stake(self._budget, reserved)
+            recorder = JournalRecorder(
+                self._store, item.key, price, self._callbacks, stake, self._tell
+            )
             try:
                 job = await self._client.attempts.submit(
                     work, recorder=recorder, group=self._submissions
                 )
             except (asyncio.CancelledError, SubmissionUncertainError):
-                self._keep(item, reserved, known=False)
+                self._keep(item, stake, known=False)
                 raise
             except MaintenanceError as error:
-                self._release(reserved)
+                self._release(stake)
                 self._pause(error)
             except (ClientClosedError, JournalError, NoStepError) as error:
-                self._release(reserved)
+                self._release(stake)
                 if self.stopped is None or not isinstance(error, ClientClosedError):
                     raise
             except ApikleyError as error:
-                self._release(reserved)
+                self._release(stake)
+                if isinstance(error, BudgetExceededError):
+                    self.stop(error.message)
                 return await self._refused(item, error), None
             else:
-                self._keep(item, reserved)
+                self._keep(item, stake)
                 self._maintenance.ended()
                 item = await self._store.item(item.key)
                 self._report(item, job)
@@ -380,16 +385,18 @@ class Run:
             await self._decided.wait()
         return None
 
-    def _keep(self, item: Item, reserved: Reservation, *, known: bool = True) -> None:
+    def _keep(self, item: Item, stake: Stake, *, known: bool = True) -> None:
         """The film is paid, or may be; nobody waits for the cost of one that is not *known*."""
-        self._budget.keep()
-        if not known:
-            self._budget.settle(reserved, None)
-        self._reserved[item.key] = reserved
+        if stake.reservation is not None:
+            self._budget.keep()
+            if not known:
+                self._budget.settle(stake.reservation, None)
+            self._reserved[item.key] = stake.reservation
         self._decided.set()
 
-    def _release(self, reserved: Reservation) -> None:
-        self._budget.release(reserved)
+    def _release(self, stake: Stake) -> None:
+        if stake.reservation is not None:
+            self._budget.release(stake.reservation)
         self._decided.set()
 
     def _settle(self, item: Item, *, ended: bool) -> None:

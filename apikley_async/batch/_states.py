@@ -49,6 +49,7 @@ class Event(enum.StrEnum):
     UNSENT = "unsent"
     POSTPONE = "postpone"
     REFUSE = "refuse"
+    NOT_CREATED = "not_created"
     DOUBT = "doubt"
     CRASH = "crash"
     RESOLVE = "resolve"
@@ -79,6 +80,7 @@ TABLE: Mapping[tuple[State, Event], State] = {
     (State.SENDING, Event.THROTTLE): State.PLANNED,
     (State.SENDING, Event.UNSENT): State.PLANNED,
     (State.SENDING, Event.POSTPONE): State.PLANNED,  # 401, 402, 433, 455: not this item's fault
+    (State.SENDING, Event.NOT_CREATED): State.PLANNED,  # somebody vouches for the code
     (State.SENDING, Event.REFUSE): State.REJECTED,
     (State.SENDING, Event.DOUBT): State.UNCERTAIN,
     (State.SENDING, Event.CRASH): State.UNCERTAIN,  # found so when the journal is opened

@@ -63,7 +63,9 @@ def make(
         from apikley_async.cli._hooks import hooks_of
 
         calls = hooks_of(hooks)
-    settings = settings._replace(max_running=bounds.max_running, timeout=timeout)
+    settings = settings._replace(
+        max_running=bounds.max_running, timeout=timeout, not_created=spending.not_created
+    )
     opening = prepare(settings, hooks=calls)
     if not settings.simulate:
         order = attrs.evolve(order, place=place())

@@ -35,6 +35,7 @@ class Settings(NamedTuple):
     as_json: bool = False
     max_running: int = 100
     timeout: float | None = None
+    not_created: tuple[int, ...] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -242,6 +243,7 @@ class Spending(NamedTuple):
     yes: bool
     dry_run: bool
     allow_duplicates: bool
+    not_created: tuple[int, ...] = ()
 
     @property
     def agreed(self) -> bool:
@@ -254,13 +256,29 @@ def spending(command: Callable[..., int]) -> Callable[..., int]:
     bounds = ("max_credits", "max_tasks", "min_balance", "price", "retry", "overwrite")
 
     @functools.wraps(command)
-    def settled(*, yes: bool, dry_run: bool, allow_duplicates: bool, **others: Any) -> int:
+    def settled(
+        *,
+        yes: bool,
+        dry_run: bool,
+        allow_duplicates: bool,
+        not_created: tuple[int, ...],
+        **others: Any,
+    ) -> int:
         names = (*bounds, "max_running")
         given = {name: others.pop(name) for name in names}
-        return command(spending=Spending(given, yes, dry_run, allow_duplicates), **others)
+        agreed = Spending(given, yes, dry_run, allow_duplicates, not_created)
+        return command(spending=agreed, **others)
 
     for option in (
         max_running,
+        click.option(
+            "--not-created",
+            type=click.IntRange(400),
+            multiple=True,
+            metavar="CODE",
+            help="Your provider guarantees that this code creates nothing: tried three times more, "
+            "each try counted as what it may cost.",
+        ),
         click.option("--dry-run", is_flag=True, help="Check and estimate, no more."),
         click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
         click.option(

@@ -64,6 +64,7 @@ def prepare(
             limiter=limiter,
             pace=None if hooks else pace,  # where the service calls, we look more seldom
             callback=hooks.callback if hooks else None,
+            not_created=settings.not_created,
         )
     except ValueError as error:
         raise Refused(plain(error)) from None

@@ -12,6 +12,7 @@ from apikley_async.batch import Batch, Item, State
 from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
 from apikley_async.testing import LoopClock
 
+KEY = "a-key-that-opens-nothing"  # the same in every world
 RESTING = {State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.EXPIRED}
 
 
@@ -25,7 +26,7 @@ def films(count: int) -> list[tuple[str, Storyboard]]:
 
 def world(terms: Terms | None = None, *, faults: Faults | None = None, seed: int = 7) -> Simulator:
     terms = terms or Terms(duration=Constant(60))
-    return Simulator(terms, faults=faults, clock=LoopClock(), rng=random.Random(seed))
+    return Simulator(terms, api_key=KEY, faults=faults, clock=LoopClock(), rng=random.Random(seed))
 
 
 def customer(simulator: Simulator, *, seed: int | None = None, **options: object) -> Client:

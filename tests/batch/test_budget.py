@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from apikley_async import ModelTask, Shot, Storyboard
 from apikley_async._budget import Budget, Prices, Reservation
-from apikley_async.batch import State
+from apikley_async.batch import Journal, State
 from apikley_async.errors import BudgetExceededError
 from apikley_async.simulator import Constant, Failure, Fault, Terms, Uniform
 
@@ -487,3 +487,66 @@ async def test_an_earlier_film_without_a_price_is_not_counted_as_free(tmp_path: 
             await ran(batch, client, folder=tmp_path / "films", price={10: 1}, max_credits=100)
 
         assert len(simulator.ledger.times("create")) == 1
+
+
+@pytest.mark.virtual
+async def test_what_is_vouched_for_keeps_its_reservation(tmp_path: Path) -> None:
+    """Each attempt counts as what it may have cost, in this run and in the next. (A4, A23)"""
+    async with world() as simulator:
+        simulator.script("create", [Fault.HTTP_500] * 2)
+        async with (
+            customer(simulator, limiter=swift(), not_created={500}) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
+            await batch.add(films(1))
+            heard = await ran(batch, client, folder=tmp_path, price=150, max_credits=300)
+            assert "max_credits" in (batch.stopped or "")
+            assert (heard[-1].state, heard[-1].attempts) == (State.PLANNED, 2)
+            assert (await batch.status()).at_risk == 300
+        async with (
+            customer(simulator, seed=8, limiter=swift(), not_created={500}) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
+            await ran(batch, client, folder=tmp_path, price=150, max_credits=449)
+            assert "max_credits" in (batch.stopped or "")
+            await ran(batch, client, folder=tmp_path, price=150, max_credits=450)
+            assert (await batch.status()).spent == 150
+            await check_books(simulator, batch, tmp_path)
+
+
+@pytest.mark.virtual
+async def test_a_busy_service_leaves_films_planned(tmp_path: Path) -> None:
+    """After three tries more the film waits for the next run; nobody has to decide. (A4)"""
+    async with world() as simulator:
+        simulator.script("create", [Fault.HTTP_500] * 5)
+        async with (
+            customer(simulator, limiter=swift(), not_created={500}) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
+            await batch.add(films(1))
+            [item] = await ran(batch, client, folder=tmp_path)
+            assert (item.state, item.attempts) == (State.PLANNED, 4)
+            assert "nothing is created" in item.cause
+            [done] = await ran(batch, client, folder=tmp_path)
+            assert (done.state, done.attempts) == (State.DONE, 6)
+            await check_books(simulator, batch, tmp_path)
+    journal = await Journal.open(tmp_path / "b.db", read_only=True)
+    said = [event["by"] for event in await journal.events() if event["event"] == "not_created"]
+    await journal.aclose()
+    assert said == ["not_created"] * 5
+
+
+@pytest.mark.virtual
+async def test_a_client_s_bound_counts_what_is_vouched_for(tmp_path: Path) -> None:
+    """Without a journal, too."""
+    async with world() as simulator:
+        simulator.script("create", [Fault.HTTP_500] * 3)
+        async with customer(
+            simulator, limiter=swift(), not_created={500}, prices=150, max_credits=300
+        ) as client:
+            with pytest.raises(BudgetExceededError):
+                await client.submit(TEN)
+            with pytest.raises(BudgetExceededError):
+                await client.submit(TEN)
+        assert simulator.ledger.paid == []
+        assert len(simulator.ledger.times("create")) == 2

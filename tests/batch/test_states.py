@@ -11,8 +11,8 @@ from apikley_async.batch._states import after
 
 WHOLE = {
     "planned": "intend sending, drop dropped, refuse rejected, change planned, adopt uncertain",
-    "sending": "accept submitted, throttle planned, unsent planned, postpone planned,"
-    " refuse rejected, doubt uncertain, crash uncertain",
+    "sending": "accept submitted, throttle planned, unsent planned, not_created planned,"
+    " postpone planned, refuse rejected, doubt uncertain, crash uncertain",
     "uncertain": "resolve submitted, resubmit planned, drop dropped",
     "submitted": "succeed success, fail failed, stall stalled",
     "stalled": "resume submitted, drop dropped",

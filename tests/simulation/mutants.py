@@ -24,9 +24,10 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
           "        self._tell(await self._store.settle(")),
     ),
     "try again whatever the error": (
-        ("_submit", "except (RateLimitError, UnreachableError) as error:",
-         "except (RateLimitError, UnreachableError, SubmissionUncertainError) as error:"),
-        ("_submit", "delay = retry_delay(error, repeatable=False, delay=next(delays))",
+        ("_submit", "except (RateLimitError, ServerError, UnreachableError) as error:",
+         ("except (RateLimitError, ServerError, UnreachableError,"
+          " SubmissionUncertainError) as error:")),
+        ("_submit", "delay = retry_delay(error, repeatable=repeatable, delay=next(delays))",
          "delay = next(delays)"),
         ("batch._states", "(State.PLANNED, Event.INTEND): State.SENDING,",
          ("(State.PLANNED, Event.INTEND): State.SENDING,\n"
@@ -39,7 +40,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_transport", "    mark.sent = True\n", "    mark.sent = False\n"),
     ),
     "take a 5xx for a refusal": (
-        ("_wire", "sure = (status < 500 and code in _REFUSALS)",
+        ("_wire", "sure = status < 500 and code in _REFUSALS",
          "sure = status >= 500 or (status < 500 and code in _REFUSALS)"),
     ),
     "take a success without an id for a refusal": (

@@ -301,7 +301,7 @@ async def handed_in() -> None:
         proxy=None,
         allow_private=True,
         user_agent="studio/1.0",
-        treat_as_refused={500},
+        not_created={500},
         clock=clocks[0],
         rng=random.Random(1),
     )
