@@ -20,6 +20,7 @@ import attrs
 
 from apikley_async._binding import within
 from apikley_async._job import Job
+from apikley_async._lenient import loggable
 from apikley_async._limiter import running_slots
 from apikley_async._policy import RETRIES
 from apikley_async._record import is_made_of, tells_request
@@ -537,7 +538,8 @@ class Attempts:
             snapshot = await self._look(name)
         except (AuthenticationError, ClientClosedError):
             raise
-        except ApikleyError:  # an outage, or a task that is not yet known: later
+        except ApikleyError as error:  # an outage, or a task that is not yet known: later
+            logger.debug("reading %s failed: %s", name, loggable(error.message))
             return False
         if not tells_request(snapshot):
             return False

@@ -19,6 +19,7 @@ import attrs
 
 from apikley_async._binding import Binding
 from apikley_async._clock import Clock
+from apikley_async._lenient import loggable
 from apikley_async._policy import Backoff
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._storyboard import Work
@@ -37,7 +38,7 @@ MISSING_OWN = 600.0  # a task we know to exist may be unknown to the service so 
 MISSING_FOREIGN = 10.0  # an id that was only typed: a typo must not hang
 EMPTY = 300.0  # a success without a link is read again so long
 LAST = 30.0  # the poll before giving up may take so long
-OUTAGE = 60.0  # polling that fails for so long is worth a warning
+OUTAGE, STILL = 60.0, 600.0  # polling that fails for so long is worth a warning, and another one
 CLAIMED, CLAIMS = 60.0, 3  # an unknown word with a link: so long, and so often, it must be seen
 AGAIN = 20.0  # at most, until a hint or a failure is confirmed
 SPACING = 1.0  # a flood of hints, or of awaiters who come and go, is no flood of looks
@@ -144,6 +145,7 @@ class Job:
         self._failing = False
         self._claim: _Claim | None = None
         self._outage_since: float | None = None
+        self._outage_told: float | None = None
         self._settled = False
         self._trouble = ""
         self._watch: _Watch | None = None
@@ -263,6 +265,7 @@ class Job:
         if now - self._next_look > UNWATCHED:
             self._delays = self._pace.delays(self._rng)
             self._missing_since = self._empty_since = None
+            self._outage_since = self._outage_told = None
         # Should we be cut off in the middle, the next asks again, but not at once.
         hinted = self._nudged
         self._next_look, self._nudged = now + min(SPACING, self._pace.first), False
@@ -288,7 +291,9 @@ class Job:
         """Believe an answer, except the three that must be seen to last."""
         now = self._clock.now()
         self._seen, self._missing_since, self._trouble = True, None, ""
-        self._outage_since = None
+        if self._outage_told is not None:
+            logger.info("polling %s works again", self.task_id)
+        self._outage_since = self._outage_told = None
         snapshot = self._claimed(snapshot)
         if snapshot.state is State.UNKNOWN and self.snapshot.word != snapshot.word:
             told = "%s is in a state this version does not know: %.60r"
@@ -336,11 +341,7 @@ class Job:
     def _missed(self, watch: _Watch, error: ApikleyError) -> None:
         """Go on through outages; end the looking for what will not pass by itself."""
         now = self._clock.now()
-        if self._outage_since is None:
-            self._outage_since = now
-        elif now - self._outage_since >= OUTAGE:
-            self._outage_since = math.inf  # said once
-            logger.warning("polling %s keeps failing: %s", self.task_id, error.message)
+        self._tell_of_outage(now, error)
         self._trouble, self._empty_since = error.message, None
         if isinstance(error, NotFoundError):
             since = self._missing_since if self._missing_since is not None else now
@@ -351,6 +352,18 @@ class Job:
             over = error.retry == "never"
         if over:
             watch.error = error
+
+    def _tell_of_outage(self, now: float, error: ApikleyError) -> None:
+        """Log each failure at DEBUG, and one that lasts as a warning, seldom."""
+        reason = loggable(error.message)
+        logger.debug("polling %s failed: %s", self.task_id, reason)
+        if self._outage_since is None:
+            self._outage_since = now
+        lasted = now - self._outage_since
+        if lasted >= (OUTAGE if self._outage_told is None else self._outage_told + STILL):
+            self._outage_told = lasted
+            told = "polling %s has failed for %.0f s: %s"
+            logger.warning(told, self.task_id, lasted, reason)
 
     def _join(self) -> _Watch:
         if self._binding.bind(in_use=self._watch is not None):

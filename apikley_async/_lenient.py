@@ -131,6 +131,11 @@ def read_moment(value: Any) -> datetime | None:
     return None
 
 
+def loggable(text: str) -> str:
+    """Foreign words for a log: one line, and no URL, which may hold a token or a signature."""
+    return plain(re.sub(r"\w+://\S+", "<url>", text), 200)
+
+
 def plain(value: Any, longest: int = 500) -> str:
     """Foreign text made fit for a message or a terminal: one line of what can be seen."""
     text = value if isinstance(value, str) else str(value)

@@ -26,6 +26,7 @@ import attrs
 
 from apikley_async._clock import Clock
 from apikley_async._job import Job
+from apikley_async._lenient import loggable
 from apikley_async._policy import Maintenance
 from apikley_async._result import Result
 from apikley_async._spending import Expense
@@ -131,7 +132,8 @@ class Submitting:
                 if pause is None:
                     raise
                 if self._maintenance.pauses != before:
-                    logger.warning("nothing is submitted for %.0f s: %s", pause, error.message)
+                    told = "nothing is submitted for %.0f s: %s"
+                    logger.warning(told, pause, loggable(error.message))
             else:
                 self._maintenance.ended()
                 return submitted

@@ -109,6 +109,11 @@ def retry_delay(error: ApikleyError, *, repeatable: bool, delay: float) -> float
     return None
 
 
+def asked_pause(error: ApikleyError) -> str:
+    """The pause that a refusal asks for, in words for a log."""
+    return "no pause" if error.retry_after is None else f"{error.retry_after:g} s"
+
+
 PAUSES = (120.0, 300.0, 600.0)
 
 

@@ -6,6 +6,7 @@ of its own: a refused submission does not slow the looking, nor the other way ro
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -14,11 +15,12 @@ from typing import Protocol, TypeVar
 from apikley_async import _wire as wire
 from apikley_async._clock import Clock
 from apikley_async._house import House
+from apikley_async._lenient import loggable
 from apikley_async._limiter import Limiter
-from apikley_async._policy import RETRIES, Timeouts, retry_delay
+from apikley_async._policy import RETRIES, Timeouts, asked_pause, retry_delay
 from apikley_async._record import open_snapshot
 from apikley_async._result import Snapshot
-from apikley_async._transport import Transport
+from apikley_async._transport import Transport, send_logged
 from apikley_async.errors import (
     ApikleyError,
     InvalidRequestError,
@@ -115,28 +117,33 @@ class Questions:
         if number < len(urls):
             yield urls[number]
 
-    async def _once(self, request: wire.Request, open_reply: Opener[Answer]) -> Answer:
+    async def _once(
+        self, request: wire.Request, open_reply: Opener[Answer], attempt: int = 1
+    ) -> Answer:
         async with self._house.inside(), self._limiter.slot():
-            reply = await self._transport.send(request)
+            reply = await send_logged(self._transport, request, attempt=attempt, clock=self._clock)
             try:
                 return open_reply(reply, wall=self._clock.wall())
             except RateLimitError as error:
-                logger.info("throttled: the service asks for %s s", error.retry_after)
+                logger.info("throttled: the service asks for %s", asked_pause(error))
                 raise
 
     async def _until_answered(self, request: wire.Request, open_reply: Opener[Answer]) -> Answer:
         """Ask until there is an answer or a refusal, for `Timeouts.answer` seconds."""
         delays = RETRIES.delays(self._rng)
         ends = self._clock.now() + self._timeouts.answer
-        while True:
+        for attempt in itertools.count(1):
             began = self._clock.now()
             try:
-                return await self._once(request, open_reply)
+                return await self._once(request, open_reply, attempt)
             except ApikleyError as error:
                 took = self._clock.now() - began  # longer than a question: an upload that moved
                 ends += max(0.0, took - self._timeouts.question)
                 delay = retry_delay(error, repeatable=True, delay=next(delays))
                 if delay is None or self._clock.now() + delay > ends:
                     raise
+                told = "%s %s: %s; again in %.1f s"
+                logger.info(told, request.method, request.path, loggable(error.message), delay)
             async with self._house.inside():
                 await self._clock.sleep(delay)
+        raise AssertionError("unreachable")

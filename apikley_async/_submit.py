@@ -19,10 +19,11 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from apikley_async._clock import Clock
+from apikley_async._lenient import loggable
 from apikley_async._limiter import Limiter
-from apikley_async._policy import RETRIES, Timeouts, retry_delay
+from apikley_async._policy import RETRIES, Timeouts, asked_pause, retry_delay
 from apikley_async._storyboard import Urls, Work, json_faults, url_faults, work_faults
-from apikley_async._transport import Transport
+from apikley_async._transport import Transport, send_logged
 from apikley_async._wire import (
     Reply,
     Request,
@@ -376,11 +377,12 @@ class Submitter:
                 spent += self._clock.now() - submission.began_at + delay
                 if spent > self._timeouts.patience:
                     raise
-                throttled = isinstance(error, RateLimitError)
+                throttled, reason = isinstance(error, RateLimitError), error.message
             submission.held = False
             if submission.stopped:
                 raise asyncio.CancelledError
             if not throttled:  # after a 429 it is the limiter's gate that makes us wait
+                logger.info("not sent: %s; again in %.1f s", loggable(reason), delay)
                 await self._clock.sleep(delay)
 
     async def _in_slot(self, submission: _Submission) -> str:
@@ -435,9 +437,11 @@ class Submitter:
             logger.info("submitted: %s", outcome)
             return outcome
         if isinstance(outcome, RateLimitError):
-            asked = outcome.retry_after
-            wait = "no pause" if asked is None else f"{asked:g} s"
-            logger.info("throttled: the service asks for %s", wait)
+            logger.info("throttled: the service asks for %s", asked_pause(outcome))
+        if isinstance(outcome, SubmissionUncertainError):
+            logger.warning(
+                "uncertain: a film may be paid, attempt %s: %s", token, loggable(outcome.cause)
+            )
         raise outcome
 
     async def _send(
@@ -454,7 +458,9 @@ class Submitter:
         try:
             if submission.stopped:
                 raise asyncio.CancelledError
-            reply = await self._transport.send(request, on_sent=leave)
+            reply = await send_logged(
+                self._transport, request, attempt=token[:8], clock=self._clock, on_sent=leave
+            )
             submission.out = True
             return self._judge(token, request, reply), reply
         except UnansweredError as error:

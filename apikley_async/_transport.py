@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import io
 import ipaddress
+import logging
 import re
 import socket
 import ssl as tls
@@ -29,11 +30,14 @@ import aiohttp
 import attrs
 from yarl import URL
 
+from apikley_async._clock import Clock
 from apikley_async._policy import Timeouts
 from apikley_async._wire import LARGEST_ANSWER, File, Reply, Request
 from apikley_async.errors import ApikleyError, UnansweredError, UnreachableError
 
 __all__ = ["Connect", "HttpTransport", "Network", "Secret", "Transport"]
+
+logger = logging.getLogger("apikley_async")
 
 CONNECTIONS = 40
 KEEP_ALIVE = 75.0  # longer than any pause between two looks
@@ -74,6 +78,35 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close every connection; a later `send` opens new ones."""
         ...
+
+
+async def send_logged(
+    transport: Transport,
+    request: Request,
+    *,
+    attempt: str | int,
+    clock: Clock,
+    on_sent: Callable[[], None] | None = None,
+) -> Reply:
+    """Send one request once, and log at DEBUG what came of it: no key, query, body or address.
+
+    Args:
+        transport, request, on_sent: see `Transport.send`.
+        attempt: which attempt it is: a number, or how the token of a paid one begins.
+        clock: takes the time.
+    """
+    began, end = clock.now(), "ended by its caller"
+    try:
+        reply = await transport.send(request, on_sent=on_sent)
+        end = f"HTTP {reply.status}" if reply.complete else f"HTTP {reply.status}, broke off"
+        return reply
+    except ApikleyError as error:
+        end = type(error).__name__
+        raise
+    finally:
+        took = (clock.now() - began) * 1000
+        told = "%s %s: %s in %.0f ms, attempt %s"
+        logger.debug(told, request.method, request.path, end, took, attempt)
 
 
 class Secret:

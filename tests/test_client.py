@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import random
+import re
 import ssl
 import subprocess
 import sys
@@ -758,8 +759,52 @@ async def test_an_uncertain_film_of_a_cancelled_caller_is_reported(
         assert len(server.created) == 1
     (doubt,) = client.uncertain
     assert isinstance(doubt, SubmissionUncertainError)
-    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert doubt.token in warning.getMessage()
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    told = [warning.getMessage() for warning in warnings]
+    assert [line.partition(":")[0] for line in told] == [
+        "uncertain",
+        "a film may be paid and nobody waits for it",
+    ]
+    assert all(doubt.token in line for line in told)
+
+
+@pytest.mark.virtual
+async def test_logs_say_what_is_asked_throttled_tried_again_and_uncertain(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """DEBUG for each request, INFO for each retry, WARNING for a doubt; no secret in any."""
+    caplog.set_level(logging.DEBUG, "apikley_async")
+    hook, signed = "https://hooks.test/a-secret-token", "https://films.test/1.mp4?signed=1"
+    echo = answers(envelope(None, code=500, msg=f"no {hook}\nand no {signed}"))
+    busy = answers(envelope(None, code=429, msg="later"))
+    act = service(
+        createTask=in_turn(busy, echo),
+        credit=in_turn(resets, busy, answers(envelope(7))),
+        recordInfo=in_turn(answers(TASK)),
+    )
+    async with RawServer(act) as server, customer(server.url) as client:
+        assert await client.credits() == 7
+        with pytest.raises(SubmissionUncertainError, match="a-secret-token"):
+            await client.submit(WORK, callback_url=hook)
+
+    lines = [f"{record.levelname} {record.getMessage()}" for record in caplog.records]
+    lines = [re.sub(r"[0-9.]+ (?=m?s)", "0 ", line) for line in lines]
+    lines = [re.sub(r"[0-9a-f]{32}|[0-9a-f]{8}", "<token>", line) for line in lines]
+    lines = [re.sub("answer: [A-Za-z]+", "answer", line) for line in lines]
+    cause = "HTTP 200, code 500: no <url> and no <url>"
+    credit, create = "GET /api/v1/chat/credit", "POST /api/v1/jobs/createTask"
+    assert lines == [
+        f"DEBUG {credit}: UnansweredError in 0 ms, attempt 1",
+        f"INFO {credit}: 127.0.0.1 was asked but did not answer; again in 0 s",
+        f"DEBUG {credit}: HTTP 200 in 0 ms, attempt 2",
+        "INFO throttled: the service asks for no pause",
+        f"INFO {credit}: The question for credits was refused: later; again in 0 s",
+        f"DEBUG {credit}: HTTP 200 in 0 ms, attempt 3",
+        f"DEBUG {create}: HTTP 200 in 0 ms, attempt <token>",
+        "INFO throttled: the service asks for no pause",
+        f"DEBUG {create}: HTTP 200 in 0 ms, attempt <token>",
+        f"WARNING uncertain: a film may be paid, attempt <token>: {cause}",
+    ]
 
 
 @pytest.mark.virtual

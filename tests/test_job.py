@@ -10,6 +10,7 @@ import logging
 import math
 import pickle
 import random
+import re
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -858,18 +859,26 @@ async def test_the_time_outs_message_shows_the_word() -> None:
 
 
 @virtual
-async def test_polling_that_keeps_failing_is_told_after_a_minute_once(
+async def test_polling_that_keeps_failing_is_told_after_a_minute_and_then_seldom(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Twenty-two minutes of silence, and nobody knows why nothing comes (STYLE, logs)."""
-    service = Service(GENERATING, *[ServerError("bad gateway", code=502)] * 90, READY)
+    reason = "bad gateway, see https://hooks.test/a-token?signed=1"
+    service = Service(GENERATING, *[ServerError(reason, code=502)] * 90, READY)
 
-    with caplog.at_level(logging.WARNING, "apikley_async"):
+    with caplog.at_level(logging.DEBUG, "apikley_async"):
         await make_job(service)
 
-    (record,) = caplog.records
-    assert "bad gateway" in record.getMessage()
-    assert ID in record.getMessage()
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    spans = [
+        re.fullmatch(f"polling {ID} has failed for (.*) s: bad gateway.*", line) for line in told
+    ]
+    assert [float(span[1]) for span in spans if span] == pytest.approx([64, 672, 1280], abs=16)
+    assert len(told) == 3
+    failures = [record for record in caplog.records if record.levelname == "DEBUG"]
+    assert len(failures) == 90
+    assert "a-token" not in caplog.text
+    assert f"polling {ID} works again" in caplog.text
 
 
 @virtual
