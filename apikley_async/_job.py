@@ -39,6 +39,7 @@ MISSING_FOREIGN = 10.0  # an id that was only typed: a typo must not hang
 EMPTY = 300.0  # a success without a link is read again so long
 LAST = 30.0  # the poll before giving up may take so long
 OUTAGE, STILL = 60.0, 600.0  # polling that fails for so long is worth a warning, and another one
+MOST_WORDS = 8  # for states that nobody knows are told of one film
 CLAIMED, CLAIMS = 60.0, 3  # an unknown word with a link: so long, and so often, it must be seen
 AGAIN = 20.0  # at most, until a hint or a failure is confirmed
 SPACING = 1.0  # a flood of hints, or of awaiters who come and go, is no flood of looks
@@ -139,11 +140,13 @@ class Job:
         # A new film takes its time; one that is taken up again may be ready.
         self._next_look = -math.inf if submitted_at is None else submitted_at + next(self._delays)
         self._looked_at = -math.inf
+        self._asked_at = -math.inf  # an answer may be as old as its question
         self._nudged = False
         self._missing_since: float | None = None
         self._empty_since: float | None = None
         self._failing = False
         self._claim: _Claim | None = None
+        self._words_told: list[str] = []
         self._outage_since: float | None = None
         self._outage_told: float | None = None
         self._settled = False
@@ -244,7 +247,7 @@ class Job:
 
     def _is_stale(self, late: float, *, at_deadline: bool) -> bool:
         """Whether to poll once more before giving up: at the deadline, or after a suspension."""
-        unseen = self._clock.now() - self._looked_at
+        unseen = self._clock.now() - self._asked_at
         return unseen > SPACING and (at_deadline or late > SPACING)
 
     async def _ask(self, watch: _Watch, left: float, *, at_once: bool = False) -> None:
@@ -261,7 +264,7 @@ class Job:
             watch.wake()
 
     async def _look_once(self, watch: _Watch, left: float) -> None:
-        now = self._looked_at = self._clock.now()
+        now = self._looked_at = self._asked_at = self._clock.now()
         if now - self._next_look > UNWATCHED:
             self._delays = self._pace.delays(self._rng)
             self._missing_since = self._empty_since = None
@@ -295,7 +298,9 @@ class Job:
             logger.info("polling %s works again", self.task_id)
         self._outage_since = self._outage_told = None
         snapshot = self._claimed(snapshot)
-        if snapshot.state is State.UNKNOWN and self.snapshot.word != snapshot.word:
+        new = snapshot.word not in self._words_told and len(self._words_told) < MOST_WORDS
+        if snapshot.state is State.UNKNOWN and new:
+            self._words_told.append(snapshot.word)
             told = "%s is in a state this version does not know: %.60r"
             logger.warning(told, self.task_id, snapshot.word)
         if snapshot.state is State.FAIL and not self._failing:
@@ -386,4 +391,4 @@ class Job:
         return JobTimeoutError(told, task_id=self.task_id, job=self)
 
     def __repr__(self) -> str:
-        return f"<Job {self.task_id} {self.state.value}>"
+        return f"<Job {self.task_id} {self.snapshot.told}>"

@@ -382,7 +382,7 @@ class Submitter:
             if submission.stopped:
                 raise asyncio.CancelledError
             if not throttled:  # after a 429 it is the limiter's gate that makes us wait
-                logger.info("not sent: %s; again in %.1f s", loggable(reason), delay)
+                logger.info("nothing was created: %s; again in %.1f s", loggable(reason), delay)
                 await self._clock.sleep(delay)
 
     async def _in_slot(self, submission: _Submission) -> str:

@@ -798,6 +798,26 @@ async def test_after_a_suspension_it_polls_before_it_gives_up() -> None:
     assert len(asked) == 2
 
 
+async def test_an_answer_that_waited_through_a_suspension_is_not_the_last_word() -> None:
+    """The machine slept while a poll was out: what it asked is as old as the question."""
+    for wait in (60.0, None):  # a time-out of the awaiter's, and the deadline
+        clock, asked = FakeClock(), list[float]()
+
+        async def look(
+            task_id: str, clock: FakeClock = clock, asked: list[float] = asked
+        ) -> Snapshot:
+            asked.append(clock.now())
+            if len(asked) > 1:
+                return READY
+            clock.advance(3600)
+            return GENERATING
+
+        job = Job(ID, look=look, pace=EVEN, clock=clock, rng=random.Random(1))
+
+        assert await job.wait(timeout=wait) == READY.result()
+        assert asked == [0, 3600]
+
+
 # --- words that nobody knows ---------------------------------------------------------------------
 
 LATE = Snapshot(
@@ -850,9 +870,26 @@ async def test_an_unknown_word_is_no_success_otherwise(answers: list[Answer]) ->
 
 
 @virtual
-async def test_the_time_outs_message_shows_the_word() -> None:
+async def test_the_time_outs_message_and_the_repr_show_the_word() -> None:
+    job = make_job(Service(ODD))
     with pytest.raises(JobTimeoutError, match="moderating"):
-        await make_job(Service(ODD)).wait(timeout=10)
+        await job.wait(timeout=10)
+
+    assert repr(job) == "<Job task_1 unknown ('moderating')>"
+
+
+@virtual
+async def test_words_that_change_all_the_time_are_no_flood_of_warnings(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Two that alternate are told once each; of one film a few are told at most."""
+    other = attrs.evolve(ODD, word="retrying")
+    steps = [attrs.evolve(ODD, word=f"step {number} of 90") for number in range(90)]
+    for answers, told in (([ODD, other] * 40, 2), (steps, 8)):
+        caplog.clear()
+        await make_job(Service(*answers, READY), pace=attrs.evolve(EVEN, deadline=5000))
+        warned = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warned) == told
 
 
 # --- an outage is told ---------------------------------------------------------------------------
