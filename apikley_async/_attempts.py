@@ -22,10 +22,12 @@ from apikley_async._binding import within
 from apikley_async._job import Job
 from apikley_async._lenient import loggable
 from apikley_async._limiter import running_slots
+from apikley_async._parked import MOST_NAMES, Parked
 from apikley_async._policy import RETRIES
 from apikley_async._record import is_made_of, tells_request
 from apikley_async._result import Snapshot
 from apikley_async._rooms import Rooms, Settings
+from apikley_async._seal import TOKEN, Seal, token_secret
 from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._submit import (
@@ -55,8 +57,6 @@ __all__ = ["Attempts", "CatchingUp", "Keep", "Listening", "Receive"]
 logger = logging.getLogger("apikley_async")
 
 MOST_ATTEMPTS = 20_000
-MOST_STRANGERS = 100_000  # callbacks about attempts that nobody has told us of yet
-MOST_NAMES = 8  # of tasks for one attempt: one is its own, the rest are mistakes or worse
 OVERDUE = 60.0  # seconds after a film's end by which its callback should have come
 SHORTEST = 0.01  # seconds: who has no time left may still be told what is known
 UNANNOUNCED = 5  # films in a row whose end no callback has announced
@@ -77,6 +77,13 @@ class Listening(Callbacks, Protocol):
     def listen(self, receive: Receive) -> Callable[[], None]:
         """Pass on every callback, in the running loop; gives what ends it."""
         ...
+
+
+@runtime_checkable
+class Marking(Protocol):
+    """Callbacks that take a token with the mark behind it; see `apikley_async._seal`."""
+
+    marked_tokens: bool
 
 
 @runtime_checkable
@@ -129,13 +136,14 @@ class Attempts:
     ) -> None:
         self._settings = settings
         self._callbacks = callbacks or NoCallbacks()
+        self._seal = Seal([token_secret(settings.key.reveal())])
         self._here = here
         self._clock = settings.clock
         self._running = running_slots(settings.max_running, settings.clock)
         self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
         self._entries: dict[str, _Entry] = {}
         self._tokens: dict[str, str] = {}
-        self._strangers: dict[str, dict[str, bool]] = {}
+        self._parked = Parked(self._seal)
         self._unannounced = 0
         self._silent = True  # nobody has ever called
         self._warned = False
@@ -303,7 +311,8 @@ class Attempts:
 
     def url_for(self, token: str) -> str | None:
         """The callback URL of an attempt; from now on callbacks about it are ours."""
-        url = self._callbacks.url_for(token)
+        marked = self._seal.text(token) if isinstance(self._callbacks, Marking) else token
+        url = self._callbacks.url_for(marked)
         if url is not None:
             self.expect(token)
             last = url.partition("?")[0].rpartition("/")[2]
@@ -340,7 +349,7 @@ class Attempts:
         text, token = token, token_in(token)
         entry = self._entries.get(token)
         if entry is None:
-            entry = self._entries[token] = _Entry(text, named=self._strangers.pop(token, {}))
+            entry = self._entries[token] = _Entry(text, named=self._parked.take(token))
             self._forget_the_oldest()
         entry.keep = keep or entry.keep
         for name in named:
@@ -399,10 +408,11 @@ class Attempts:
 
     async def receive(self, token: str, task_id: str) -> bool:
         """Take note of a callback; False when it is about no attempt of ours, or not yet."""
-        token = token_in(token)
+        text, token = token, token_in(token)
         entry = self._entries.get(token)
         if entry is None:
-            self._park(token, task_id)
+            if is_task_id(task_id):
+                self._parked.park(text, task_id)
             return False
         self._unannounced, self._silent, self._warned = 0, False, False
         old = task_id in entry.named or not is_task_id(task_id)
@@ -417,14 +427,6 @@ class Attempts:
         if not old and entry.keep is not None:
             await entry.keep(task_id)
         return True
-
-    def _park(self, token: str, task_id: str) -> None:
-        """Remember what a batch may ask for that is not running yet."""
-        named = self._strangers.setdefault(token, {})
-        if len(named) < MOST_NAMES and is_task_id(task_id):
-            named[task_id] = False
-        if len(self._strangers) > MOST_STRANGERS:
-            del self._strangers[next(iter(self._strangers))]
 
     def _was_announced(self, task_id: str) -> bool:
         """Whether a callback has announced a task already."""

@@ -26,7 +26,7 @@ from apikley_async import (
     StoryboardError,
     SubmissionUncertainError,
 )
-from apikley_async._attempts import MOST_NAMES, MOST_STRANGERS
+from apikley_async._parked import MOST_NAMES, MOST_PARKED
 from apikley_async.errors import ClientClosedError, InsufficientCreditsError, JobTimeoutError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -253,11 +253,12 @@ async def test_what_is_heard_too_early_is_not_lost() -> None:
             for number in range(1_000):
                 await ears.call(f"{number:032x}", "task_1")
             job = await later.attempts.recover(lost.value.token)
-            for number in range(MOST_STRANGERS + 10):
+            for number in range(MOST_PARKED + 10):
                 await later.attempts.receive(f"{number:032x}", "task_1")
 
             assert job.task_id == charge.task_id
-            assert len(later.attempts._strangers) == MOST_STRANGERS
+            assert not later.attempts.expect(f"{9:032x}")
+            assert later.attempts.expect(f"{10:032x}")
 
 
 async def test_a_closed_client_hears_nothing() -> None:

@@ -65,7 +65,7 @@ def url_of(simulator: Simulator, number: int) -> str:
 
 
 def token_of(simulator: Simulator, number: int = 0) -> str:
-    return url_of(simulator, number)[-32:]
+    return url_of(simulator, number).rpartition("/")[2][:32]
 
 
 async def until(happened: Callable[[], object]) -> None:

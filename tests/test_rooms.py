@@ -25,6 +25,7 @@ LADDER = [
     "_clock",  #      time, to be handed in
     "_binding",  #    one event loop at a time
     "_disk",  #       locks, careful openings, names that last
+    "_seal",  #       which tokens are ours
     "_storyboard",  # what a caller asks for
     "_budget",  #     how much may be spent
     "_result",  #     what the service says
@@ -52,6 +53,7 @@ LADDER = [
     "_rooms",  #      what a client has in one loop
     "_job",  #        a film in the making
     "_unclaimed",  #  what nobody waits for
+    "_parked",  #     what callbacks have said too early
     "_attempts",  #   which attempt became which job
     "_many",  #       many of them
     # the front
@@ -62,7 +64,7 @@ LADDER = [
 # Around it stand the outbuildings. Each stands alone, except for those named here.
 LEANING = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator", "virtual"}}
 # What subpackages may import of the core besides its public modules, by name.
-FOUNDATIONS = {"_budget", "_disk", "_policy", "_sqlite"}
+FOUNDATIONS = {"_budget", "_disk", "_policy", "_seal", "_sqlite"}
 OUTBUILDINGS = sorted(path.name for path in HOUSE.iterdir() if (path / "__init__.py").is_file())
 
 

@@ -395,9 +395,21 @@ def webhook() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True)
 @options.hmac_key_file
+@click.option(
+    "--token-secret-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="File with what `apikley webhook secret` prints, one line for each API key; by default "
+    "APIKLEY_WEBHOOK_TOKEN_SECRET has it. Callbacks with other tokens are refused.",
+)
 @options.as_json
 def webhook_serve(
-    inbox: Path, host: str, port: int, hmac_key_file: Path | None, as_json: bool
+    inbox: Path,
+    host: str,
+    port: int,
+    hmac_key_file: Path | None,
+    token_secret_file: Path | None,
+    as_json: bool,
 ) -> int:
     r"""Receive callbacks and keep them until Ctrl-C.
 
@@ -405,13 +417,31 @@ def webhook_serve(
     receiver and the batch may be stopped, or killed, each by itself.
 
     \b
-    With --json: {"event": "receiving", "host", "port", "inbox"}.
+    With --json: {"event": "receiving", "host", "port", "inbox", "gate"}.
     """
     from apikley_async.cli._hooks import received
     from apikley_async.cli._run import serve, telling
 
     tell = telling(as_json=as_json)
-    return serve(lambda: received(host, port, inbox, hmac_key_file, tell), tell)
+    files = (hmac_key_file, token_secret_file)
+    return serve(lambda: received(host, port, inbox, *files, tell), tell)
+
+
+@webhook.command(name="secret")
+@click.option(
+    "--key-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
+)
+def webhook_secret(key_file: Path | None) -> int:
+    """Print the secret with which a receiver of its own knows the tokens of this API key.
+
+    The key does not follow from it. Keep it as private as the inbox.
+    """
+    from apikley_async.cli._hooks import print_secret
+
+    return print_secret(key_file)
 
 
 @apikley.command(epilog=BATCH_EVENTS)

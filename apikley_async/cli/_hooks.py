@@ -9,16 +9,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import attrs
+import click
 
-from apikley_async.cli._exit import Refused
+from apikley_async.cli._exit import OK, Refused
 from apikley_async.cli._options import HookOptions
-from apikley_async.cli._session import warn_of_readers
+from apikley_async.cli._session import read_key, warn_of_readers
 from apikley_async.cli._telling import Telling, plain
-from apikley_async.webhook import Callback, Inbox, Receiver
+from apikley_async.webhook import Callback, Inbox, Receiver, token_secret
 
 __all__ = ["Hooks", "hooks_of", "received"]
 
 KEYS = "APIKLEY_WEBHOOK_HMAC_KEY"
+SECRETS = "APIKLEY_WEBHOOK_TOKEN_SECRET"
 
 
 @attrs.frozen
@@ -52,32 +54,49 @@ def hooks_of(options: HookOptions) -> Hooks | None:
         raise Refused("--listen or --inbox: callbacks come in here, or by `apikley webhook serve`")
     host, port = options.listen or ("127.0.0.1", 8787)
     try:
-        callback = Callback(options.url, hmac_keys=keys_in(options.key_file), inbox=options.inbox)
+        keys = words_in(options.key_file, KEYS, "--hmac-key-file")
+        callback = Callback(options.url, hmac_keys=keys, inbox=options.inbox)
     except ValueError as error:
         raise Refused(f"--callback-url: {plain(error)}") from None
     return Hooks(callback, host, port, served=options.inbox is None)
 
 
-async def received(host: str, port: int, inbox: Path, key_file: Path | None, tell: Telling) -> None:
+async def received(
+    host: str,
+    port: int,
+    inbox: Path,
+    key_file: Path | None,
+    secret_file: Path | None,
+    tell: Telling,
+) -> None:
     """Keep callbacks in *inbox* until the command is told to end."""
-    keys = keys_in(key_file)
+    keys = words_in(key_file, KEYS, "--hmac-key-file")
+    secrets = words_in(secret_file, SECRETS, "--token-secret-file")
     try:
-        async with (
-            Inbox(inbox) as kept,
-            Receiver(kept, hmac_keys=keys).serve(host, port) as server,
-        ):
-            tell("receiving", host=host, port=server.port, inbox=str(inbox))
-            await asyncio.get_running_loop().create_future()
+        async with Inbox(inbox) as kept:
+            receiver = Receiver(kept, hmac_keys=keys, token_secrets=secrets)
+            async with receiver.serve(host, port) as server:
+                facts = {"host": host, "port": server.port, "inbox": str(inbox)}
+                tell("receiving", **facts, gate=receiver.gate)
+                if not (keys or secrets):
+                    tell.say("  To close it: apikley webhook secret, and --token-secret-file")
+                await asyncio.get_running_loop().create_future()
     except ValueError as error:
-        raise Refused(f"--hmac-key-file: {plain(error)}") from None
+        raise Refused(plain(error)) from None
     except OSError as error:
         raise Refused(told_of(host, port, error)) from None
 
 
-def keys_in(path: Path | None) -> list[str]:
-    """The HMAC keys: lines of a file, or words of the environment."""
+def print_secret(key_file: Path | None) -> int:
+    """Print what a receiver of its own needs to know the tokens of the API key."""
+    click.echo(token_secret(read_key(key_file) or os.environ["APIKLEY_API_KEY"]))
+    return OK
+
+
+def words_in(path: Path | None, name: str, option: str) -> list[str]:
+    """Keys or secrets: lines of the file of an *option*, or words of the environment's *name*."""
     if path is None:
-        return os.environ.get(KEYS, "").split()
+        return os.environ.get(name, "").split()
     text, mode, told = "", 0, ""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -87,10 +106,10 @@ def keys_in(path: Path | None) -> list[str]:
     except ValueError:  # it holds what was read: nothing may hang on it
         told = "it is no text"
     if told:
-        raise Refused(f"--hmac-key-file {plain(path)}: cannot be read: {told}")
+        raise Refused(f"{option} {plain(path)}: cannot be read: {told}")
     warn_of_readers(path, mode)
     if not (keys := text.split()):
-        raise Refused(f"--hmac-key-file {plain(path)}: there is no key in it")
+        raise Refused(f"{option} {plain(path)}: there is nothing in it")
     return keys
 
 

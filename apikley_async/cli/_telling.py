@@ -302,7 +302,8 @@ SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     ),
     "ready": lambda facts, name: f"{name}: ready",
     "receiving": lambda facts, name: (
-        f"Receiving callbacks on {facts['host']}:{facts['port']}, kept in {facts['inbox']}"
+        f"Receiving callbacks on {facts['host']}:{facts['port']}, kept in {facts['inbox']}\n"
+        f"  Gate: {facts['gate']}"
     ),
     "remark": lambda facts, name: f"Note: {facts['message']}",
     "saved": _saved,

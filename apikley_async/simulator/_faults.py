@@ -156,6 +156,8 @@ class Fault:
     OVERTAKEN: ClassVar[Fault]
     RELAPSE: ClassVar[Fault]
     BARE_NOTICE: ClassVar[Fault]
+    PLAIN_TEXT: ClassVar[Fault]
+    UNLABELLED: ClassVar[Fault]
     FOREIGN_ID: ClassVar[Fault]
     EVIL_BODY: ClassVar[Fault]
     WRONG_SIGNATURE: ClassVar[Fault]
@@ -314,6 +316,7 @@ TWISTED = (
     ),
     *("WRONG_RANGE", "WRONG_TOTAL", "NO_RANGES", "NO_VALIDATORS", "WEAK_VALIDATOR"),
     *("ODD_TAIL", "MISLABELLED", "PACKED"),
+    *("PLAIN_TEXT", "UNLABELLED"),
     *("OVERTAKEN", "BARE_NOTICE", "FOREIGN_ID", "EVIL_BODY", "WRONG_SIGNATURE", "NO_SIGNATURE"),
     "CALLBACK_FIRST",
 )

@@ -32,7 +32,8 @@ def letter(
     """
     bent = said if fault.twist == "relapse" and not copy else fault.bend(said)
     told = _told(bent) or task_id
-    headers = (("Content-Type", bent.content_type), *bent.headers)
+    labels = (("Content-Type", bent.content_type),) if bent.content_type else ()
+    headers = (*labels, *bent.headers)
     if key is None or fault.twist == "no signature":
         return Letter(told, bent.body, headers)
     stamp = str(int(now + (float(fault.value) if fault.twist == "stamp" else 0)))

@@ -60,7 +60,11 @@ class Outside:
             async with (
                 asyncio.timeout(timeout),
                 self._web().post(
-                    _encoded(url), data=io.BytesIO(body), headers=headers, allow_redirects=False
+                    _encoded(url),
+                    data=io.BytesIO(body),
+                    headers=headers,
+                    skip_auto_headers=["Content-Type"],
+                    allow_redirects=False,
                 ) as answer,
             ):
                 return answer.status

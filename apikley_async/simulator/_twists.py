@@ -236,6 +236,14 @@ def _no_upload_url(answer: Answer, detail: str) -> Answer:
     return answer
 
 
+def _plain_text(answer: Answer, detail: str) -> Answer:
+    return attrs.evolve(answer, content_type="text/plain")
+
+
+def _unlabelled(answer: Answer, detail: str) -> Answer:
+    return attrs.evolve(answer, content_type="")
+
+
 TWISTS: dict[str, Twist] = {
     "code": _code,
     "malformed": _malformed,
@@ -270,6 +278,8 @@ TWISTS: dict[str, Twist] = {
     "torn param": _torn_param,
     "relapse": _relapse,
     "bare notice": _bare_notice,
+    "plain text": _plain_text,
+    "unlabelled": _unlabelled,
     "foreign id": _foreign_id,
     "evil body": _evil_body,
     "upload refused": _upload_refused,

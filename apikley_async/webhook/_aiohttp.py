@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from apikley_async.webhook._judge import Letter
-from apikley_async.webhook._reception import PHRASES, Reception
+from apikley_async.webhook._reception import PHRASES, Reception, kind_of
 
 __all__ = ["answer", "create_app"]
 
@@ -43,6 +43,7 @@ async def _expected(request: web.Request) -> web.StreamResponse | None:
 def answer(status: int, *, close: bool = False) -> web.Response:
     """The answer of a status; it repeats nothing of the request."""
     headers = {hdrs.ALLOW: hdrs.METH_POST} if status == 405 else {}
+    headers[hdrs.CONTENT_TYPE] = kind_of(status)
     said = web.Response(status=status, text=PHRASES.get(status, ""), headers=headers)
     if close:
         said.force_close()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from apikley_async.webhook._judge import Letter
-from apikley_async.webhook._reception import PHRASES, Reception
+from apikley_async.webhook._reception import PHRASES, Reception, kind_of
 
 __all__ = ["ASGIApplication", "create_app"]
 
@@ -82,7 +82,7 @@ async def _pieces(receive: Receive, gone: list[bool]) -> AsyncIterator[bytes]:
 async def _answer(send: Send, status: int, *, last: bool, empty: bool) -> None:
     said = PHRASES[status].encode()
     headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-type", kind_of(status).encode()),
         (b"content-length", str(len(said)).encode()),
         *([(b"allow", b"POST")] if status == 405 else []),
         *([(b"connection", b"close")] if last else []),

@@ -14,6 +14,7 @@ from aiohttp import web
 from yarl import URL
 
 from apikley_async import Clock, SystemClock
+from apikley_async._seal import Seal
 from apikley_async.errors import JournalError
 from apikley_async.webhook import _aiohttp, _asgi, _serving
 from apikley_async.webhook._inbox import Inbox
@@ -39,10 +40,16 @@ class _House:
         ask: Ask,
         clock: Clock | None,
         limits: Limits | None,
+        seal: Seal | None = None,
     ) -> None:
         clock, limits = clock or SystemClock(), limits or Limits()
-        self._gate = Gate(Keys(hmac_keys), ask, clock, limits)
+        self._gate = Gate(Keys(hmac_keys), ask, clock, limits, seal)
         self._said = False
+
+    @property
+    def gate(self) -> str:
+        """What a callback must have to be believed as a hint, in words."""
+        raise NotImplementedError
 
     def aiohttp_app(self) -> web.Application:
         """A new aiohttp application: `add_subapp` it at any prefix, or run it alone."""
@@ -73,10 +80,7 @@ class _House:
     def _reception(self) -> Reception:
         if not self._gate.keys and not self._said:
             self._said = True
-            logger.warning(
-                "callbacks are not signed as far as is known here (no hmac_keys): the token in "
-                "their URL is the only gate"
-            )
+            logger.warning("callbacks are not signed as far as is known here: %s", self.gate)
         return Reception(self._gate)
 
     def _signed(self) -> str:
@@ -96,11 +100,14 @@ class Callback(_House):
     Args:
         public_url: where the service reaches us: https, without query. The token is appended.
         hmac_keys: keys that callbacks may be signed with. Without any, signatures are not looked
-            at, and the unguessable token in the URL is the only gate.
+            at, and the unguessable token in the URL is the only gate: one that this process
+            waits for, or whose mark was made with the client's API key.
         inbox: a file in which a `Receiver` in another process keeps callbacks.
         clock: tells the time.
         limits: what a caller may ask of us.
     """
+
+    marked_tokens = True
 
     def __init__(
         self,
@@ -123,8 +130,13 @@ class Callback(_House):
         ask = self._listeners.answer
         super().__init__(hmac_keys, ask=ask, clock=clock, limits=limits)
 
+    @property
+    def gate(self) -> str:
+        tokens = "a token that somebody here waits for"
+        return f"{tokens}, and a signature" if self._gate.keys else tokens
+
     def url_for(self, token: str) -> str:
-        """The URL to be called about the attempt of this token."""
+        """The URL to be called about the attempt of this token; a mark may stand behind it."""
         return f"{self._url}/{token}"
 
     def listen(self, hear: Hear) -> Callable[[], None]:
@@ -148,10 +160,14 @@ class Callback(_House):
 class Receiver(_House):
     """Receives for other processes: a callback is answered when it is safe in the *inbox*.
 
-    It knows no tokens, so every callback that is well-formed (and, with keys, signed) is kept.
+    It knows no tokens. With a secret it keeps those whose mark was made with the API key that the
+    secret was derived from; without one and without keys, whatever is well-formed: then anybody
+    who knows the address can fill the inbox.
 
     Args:
         inbox: where callbacks are kept, for a `Callback(inbox=...)` elsewhere.
+        token_secrets: what `apikley webhook secret` or `token_secret(api_key)` gives, one for
+            each API key whose films are called about. The keys themselves do not belong here.
         hmac_keys, clock, limits: as for `Callback`.
     """
 
@@ -159,13 +175,24 @@ class Receiver(_House):
         self,
         inbox: Inbox,
         *,
+        token_secrets: Iterable[str] = (),
         hmac_keys: Iterable[str] = (),
         clock: Clock | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.inbox = inbox
         self._trouble = ""
-        super().__init__(hmac_keys, ask=self._keep, clock=clock, limits=limits)
+        seal = Seal(token_secrets)
+        super().__init__(hmac_keys, ask=self._keep, clock=clock, limits=limits, seal=seal)
+
+    @property
+    def gate(self) -> str:
+        told = []
+        if self._gate.seal:
+            told.append("a token that was made with the API key")
+        if self._gate.keys:
+            told.append("a signature")
+        return " and ".join(told) or "none: whoever knows the address can fill the inbox"
 
     async def _keep(self, heard: Heard) -> int:
         try:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from apikley_async import read_callback
+from apikley_async._seal import Seal
 
 __all__ = ["LARGEST", "Heard", "Keys", "Letter", "Replays", "Ruling", "judge", "refusal"]
 
@@ -46,9 +47,12 @@ class Letter:
 
     @property
     def token(self) -> str | None:
-        """The token: the last segment of the path. What stands before it is a proxy's business."""
+        """The token: the last segment of the path, with or without the mark behind it.
+
+        What stands before it is a proxy's business.
+        """
         last = self.path.rpartition("/")[2]
-        return last if re.fullmatch("[0-9a-f]{32}", last) else None
+        return last if re.fullmatch("[0-9a-f]{32}([0-9a-f]{32})?", last) else None
 
     def __repr__(self) -> str:
         return "<Letter>"
@@ -108,18 +112,18 @@ def judge(
     return Ruling(200) if replayed(mark) else Ruling(200, Heard(token, task_id), mark)
 
 
-def refusal(letter: Letter) -> int | None:
-    """The status of a request that is refused whatever its body says; None: read the body."""
+def refusal(letter: Letter, seal: Seal | None = None) -> int | None:
+    """The status of a request that is refused whatever its body says; None: read the body.
+
+    What it is called (its content type) is no gate. With a *seal* its token must be one of ours.
+    """
     if letter.method != "POST":
         return 405
-    if letter.token is None:
+    if letter.token is None or (seal and not seal.fits(letter.token)):
         return 404
-    kinds, codings = letter.values(b"content-type"), letter.values(b"content-encoding")
-    lengths = letter.values(b"content-length")
-    if max(len(kinds), len(codings), len(lengths)) > 1:
+    codings, lengths = letter.values(b"content-encoding"), letter.values(b"content-length")
+    if max(len(codings), len(lengths)) > 1:
         return 400
-    if [kind.partition(b";")[0].strip().lower() for kind in kinds] != [b"application/json"]:
-        return 415
     if codings and codings[0].lower() != b"identity":
         return 415
     return 413 if lengths and _is_too_much(lengths[0]) else None

@@ -13,10 +13,11 @@ from typing import TypeAlias
 import attrs
 
 from apikley_async import Clock
+from apikley_async._seal import Seal
 from apikley_async.webhook._judge import LARGEST, Heard, Keys, Letter, Replays, judge, refusal
 from apikley_async.webhook._limits import Limits
 
-__all__ = ["PHRASES", "Ask", "Gate", "Reception"]
+__all__ = ["PHRASES", "Ask", "Gate", "Reception", "kind_of"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -24,16 +25,21 @@ Ask: TypeAlias = Callable[[Heard], Awaitable[int]]
 """Hands on what was heard, and gives the status to answer with."""
 
 PHRASES = {
-    200: "Heard.\n",
+    200: '{"code":200,"msg":"success"}',
     400: "A callback is a JSON object that names a task.\n",
     401: "The signature is missing, out of date or not ours.\n",
     404: "Nobody here waits for that.\n",
     405: "Callbacks are posted.\n",
-    413: "A callback has at most 64 KiB.\n",
-    415: "A callback is application/json, and not compressed.\n",
+    413: "A callback is not that long.\n",
+    415: "A callback is not compressed.\n",
     503: "Not now; please call again.\n",
 }
-"""All that a caller is ever told."""
+"""All that a caller is ever told; what the service expects is JSON, and is the first one."""
+
+
+def kind_of(status: int) -> str:
+    """The content type of an answer."""
+    return "application/json" if status == 200 else "text/plain; charset=utf-8"
 
 
 @attrs.define(eq=False, repr=False)
@@ -44,6 +50,7 @@ class Gate:
     ask: Ask
     clock: Clock
     limits: Limits
+    seal: Seal | None = None
     replays: Replays = attrs.Factory(Replays)
     warned: bool = False
 
@@ -67,7 +74,7 @@ class Reception:
 
     def refusal(self, letter: Letter) -> int | None:
         """The status of a request whose body need not be read."""
-        return refusal(letter)
+        return refusal(letter, self._gate.seal)
 
     async def read(self, pieces: AsyncIterable[bytes]) -> bytes | int:
         """A body whole and in time, or the status of what is none."""

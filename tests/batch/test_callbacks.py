@@ -33,7 +33,7 @@ def now() -> float:
 
 
 def token_of(simulator: Simulator, number: int) -> str:
-    return str(simulator.ledger.creations[number].body["callBackUrl"])[-32:]
+    return str(simulator.ledger.creations[number].body["callBackUrl"]).rpartition("/")[2][:32]
 
 
 async def until_paid(simulator: Simulator, count: int) -> None:

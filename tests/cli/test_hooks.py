@@ -16,8 +16,9 @@ from cli.conftest import Run
 from rawserver import unused_port
 
 import apikley_async
+from apikley_async.cli._telling import sentence
 from apikley_async.simulator import Fault, Simulator
-from apikley_async.webhook import Inbox
+from apikley_async.webhook import Inbox, token_secret
 
 COMMAND = (sys.executable, "-m", "apikley_async", "webhook")
 ROOT = str(Path(apikley_async.__file__).parent.parent)
@@ -139,20 +140,42 @@ def test_a_port_that_is_taken_is_named(
     assert service.ledger.creations == []
 
 
+def test_a_receiver_of_its_own_holds_what_follows_from_the_key(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`webhook secret` prints it, `webhook serve` takes it, and says what its gate is. (W2)"""
+    key = "canary-key-that-opens-nothing"
+    monkeypatch.setenv("APIKLEY_API_KEY", key)
+    file = tmp_path / "secret"
+    printed = run("webhook", "secret")
+    file.write_text(printed.out, encoding="utf-8")
+    file.chmod(0o600)
+
+    assert (printed.code, printed.out.strip()) == (0, token_secret(key))
+    assert key not in printed.out + printed.err
+    monkeypatch.delenv("APIKLEY_API_KEY")
+    assert run("webhook", "secret").code == 2
+    facts = {"host": "h", "port": 1, "inbox": "i", "gate": "none: anybody", "name": ""}
+    assert "Gate: none: anybody" in str(sentence("receiving", facts))
+    file.write_text("not a secret", encoding="utf-8")
+    refused = run("webhook", "serve", "--inbox", tmp_path / "a.db", "--token-secret-file", file)
+    assert "token_secrets[0]: 64 hexadecimal digits" in refused.err
+
+
 def test_keys_come_from_a_file_or_the_environment(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One a line; they are not echoed, and a file that others can read is warned of. (S12)"""
-    from apikley_async.cli._hooks import keys_in
+    from apikley_async.cli._hooks import KEYS, words_in
 
     file = tmp_path / "keys"
     file.write_text("first-word\nsecond-word\n", encoding="utf-8")
     file.chmod(0o600)
 
-    assert keys_in(file) == ["first-word", "second-word"]
+    assert words_in(file, KEYS, "--hmac-key-file") == ["first-word", "second-word"]
     monkeypatch.setenv("APIKLEY_WEBHOOK_HMAC_KEY", "third-word")
-    assert keys_in(None) == ["third-word"]
+    assert words_in(None, KEYS, "") == ["third-word"]
     file.write_text("\n", encoding="utf-8")
     told = run("webhook", "serve", "--inbox", tmp_path / "a.db", "--hmac-key-file", file)
     assert told.code == 2
-    assert "there is no key in it" in told.err
+    assert "there is nothing in it" in told.err

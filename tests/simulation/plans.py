@@ -54,6 +54,7 @@ KINDS: dict[str, tuple[Fault, ...]] = {
     "callback": (
         *(Fault.LOST, Fault.MISSED, Fault.TWICE, Fault.OVERTAKEN, Fault.EVIL_BODY),
         *(Fault.FOREIGN_ID, Fault.OTHER_TASK, Fault.WRONG_SIGNATURE, Fault.BARE_NOTICE),
+        *(Fault.PLAIN_TEXT, Fault.UNLABELLED),
     ),
 }
 

@@ -133,7 +133,7 @@ def _of_money(books: Books) -> Iterator[str]:
             if not bound and states[key] is not State.UNCERTAIN:
                 yield f"I2: {charge.task_id} of {key} is lost, {states[key].value}"
     for creation in ledger.creations:
-        token = str(creation.callback_url)[-32:]
+        token = str(creation.callback_url).rpartition("/")[2][:32]
         if token not in books.attempts:
             yield f"I5: attempt {token[:8]} was sent and is not in the journal"
     tasks = {charge.task_id for charge in ledger.paid}
@@ -185,7 +185,7 @@ def _of_ends(books: Books) -> Iterator[str]:
 def _of_callbacks(books: Books) -> Iterator[str]:
     """A callback that was taken says what became of its attempt: no item stays uncertain then."""
     for call in books.simulator.ledger.callbacks:
-        attempt = books.attempts.get(call.url[-32:])
+        attempt = books.attempts.get(call.url.rpartition("/")[2][:32])
         if attempt is None or call.status != 200 or call.told != call.task_id:
             continue
         if books.items[attempt["key"]]["task_id"] is None:

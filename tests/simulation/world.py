@@ -314,7 +314,7 @@ class World:
     def arrived(self, creation: Any) -> None:
         """At this moment the intent must be in the journal of whoever has sent it."""
         if self.loop.mortal and self.loop.mortal not in self.loop.dead:
-            token = str(creation.callback_url)[-32:]
+            token = str(creation.callback_url).rpartition("/")[2][:32]
             self.must_stand("token", "attempt", token, "I5: there arrived")
 
     def must_stand(self, column: str, table: str, value: str, told: str) -> None:

@@ -1,0 +1,84 @@
+"""The mark behind a token: it says that the token was made by somebody who has the API key.
+
+A receiver of callbacks in a process of its own knows no attempts. With the derived secret, which
+opens nothing else, it tells tokens of ours from those that a stranger has made up. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from typing import NoReturn
+
+__all__ = ["TOKEN", "Seal", "token_secret"]
+
+TOKEN = 32  # hexadecimal digits: 128 random bits, and as many for the mark
+PURPOSE = b"apikley-async: marks of callback tokens, version 1"
+SECRET = re.compile("[0-9a-f]{64}")
+SEALED = re.compile("[0-9a-f]{64}")
+
+
+def token_secret(api_key: str) -> str:
+    """The secret that a receiver of its own verifies tokens with; the key does not follow from it.
+
+    It is the same in every process that has the key.
+    """
+    return hmac.new(api_key.strip().encode(), PURPOSE, hashlib.sha256).hexdigest()
+
+
+class Seal:
+    """Marks tokens with the first of the secrets *given*, and knows the marks of any of them.
+
+    The secrets cannot be read from it, shown or pickled.
+
+    Raises:
+        ValueError: one of them is no such secret; it is not repeated.
+    """
+
+    __slots__ = ("_macs",)
+
+    def __init__(self, given: Iterable[str] = ()) -> None:
+        self._macs: tuple[hmac.HMAC, ...] = ()  # what is counted, should one be refused
+        if isinstance(given, str | bytes):
+            raise ValueError("token_secrets: a list of secrets, not a single text")
+        self._macs = tuple(
+            hmac.new(_checked(secret, number), digestmod=hashlib.sha256)
+            for number, secret in enumerate(given)
+        )
+
+    def __len__(self) -> int:
+        return len(self._macs)
+
+    def text(self, token: str) -> str:
+        """The token with its mark behind it: the last part of a callback URL."""
+        return token + _mark(self._macs[0], token) if self._macs else token
+
+    def fits(self, text: str) -> bool:
+        """Whether it is a token with a mark that was made with one of the secrets."""
+        if not SEALED.fullmatch(text):
+            return False
+        token, mark = text[:TOKEN], text[TOKEN:]
+        return any(hmac.compare_digest(_mark(mac, token), mark) for mac in self._macs)
+
+    def __repr__(self) -> str:
+        return f"<Seal {len(self)}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a seal does not pickle")
+
+
+def _mark(mac: hmac.HMAC, token: str) -> str:
+    trial = mac.copy()
+    trial.update(token.encode())
+    return trial.hexdigest()[:TOKEN]
+
+
+def _checked(secret: object, number: int) -> bytes:
+    tidy = secret.strip() if isinstance(secret, str) else ""
+    if not SECRET.fullmatch(tidy):
+        raise ValueError(
+            f"token_secrets[{number}]: 64 hexadecimal digits, as `apikley webhook secret` prints"
+        )
+    return tidy.encode()
