@@ -67,7 +67,7 @@ async def all_outcomes(client: Client, works: list[Storyboard]) -> list[Outcome]
 @pytest.mark.parametrize("window", ["sliding", "fixed"])
 async def test_two_hundred_films_at_the_real_limit(window: str) -> None:
     """200 films at 20 per 10 s are all submitted within 95 s and never refused."""
-    terms = Terms(window=window, duration=Constant(60), max_running=None)  # type: ignore[arg-type]
+    terms = Terms(window=window, duration=Constant(9), max_running=None)  # type: ignore[arg-type]
     async with world(terms) as simulator, customer(simulator, max_running=200) as client:
         await latency(simulator, 0.1, 0.4)
 
@@ -86,7 +86,7 @@ async def test_at_twice_the_service_s_limit_nothing_is_lost(form: Throttle) -> N
     """A limiter set twice too fast earns 429s in every form; all films are made, once each."""
     clock = LoopClock()
     limiter = RateLimiter(40, 10, clock=clock, rng=random.Random(5))
-    terms = Terms(throttle=form, duration=Constant(60), max_running=None)
+    terms = Terms(throttle=form, duration=Constant(9), max_running=None)
     async with (
         world(terms) as simulator,
         customer(simulator, limiter=limiter, max_running=200) as client,
@@ -105,7 +105,7 @@ async def test_at_twice_the_service_s_limit_nothing_is_lost(form: Throttle) -> N
 
 async def test_two_clients_that_share_a_key_lose_nothing() -> None:
     """Each believes to have the whole limit; the 429s slow both down, and all is paid once (R3)."""
-    terms = Terms(duration=Constant(60), max_running=None)
+    terms = Terms(duration=Constant(9), max_running=None)
     async with (
         world(terms) as simulator,
         customer(simulator, max_running=100) as one,

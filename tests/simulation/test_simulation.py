@@ -60,7 +60,7 @@ def broken(plans: Iterable[Plan]) -> list[str]:
 
 def each(kind: str, seed: int, every: int) -> list[Plan]:
     """A trouble at every so-many-th step of a scenario's first life."""
-    every *= volume(3, 1)
+    every *= volume(5, 1)
     base = quiet(seed)
     return at_every_step(kind, base, range(1 + seed % every, run(base).first_life, every))
 
@@ -77,7 +77,7 @@ def test_the_promises_hold_at_every_step(kind: str, every: int, seed: int) -> No
     """A kill, a power cut, a cancel or a close may come at any step (I1 to I13)."""
     plans = each(kind, seed, every)
 
-    assert len(plans) > volume(3, 10)
+    assert len(plans) > volume(1, 10)
     assert broken(plans) == []
 
 
@@ -118,10 +118,10 @@ def test_the_limit_is_used_and_never_passed(window: Literal["fixed", "sliding"])
     assert told["share"] >= 0.96
 
 
-@pytest.mark.parametrize("crashes", [True, False])
+@pytest.mark.parametrize("crashes", [True, *([False] if LONG else [])])
 def test_a_long_run_keeps_its_promises_and_lets_go(crashes: bool) -> None:
     """Two hours of one journal, with a crash in each or with none: no descriptor is left (N8)."""
-    films = volume(6, 20)
+    films = volume(4, 20)
     came = day(hours=2, films_an_hour=films, crashes=crashes, seed=3)
 
     assert came.broken == []
