@@ -27,7 +27,7 @@ from apikley_async._policy import RETRIES
 from apikley_async._record import is_made_of, tells_request
 from apikley_async._result import Snapshot
 from apikley_async._rooms import Rooms, Settings
-from apikley_async._seal import TOKEN, Seal, token_secret
+from apikley_async._seal import Marking, Seal, token_secret
 from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._submit import (
@@ -77,13 +77,6 @@ class Listening(Callbacks, Protocol):
     def listen(self, receive: Receive) -> Callable[[], None]:
         """Pass on every callback, in the running loop; gives what ends it."""
         ...
-
-
-@runtime_checkable
-class Marking(Protocol):
-    """Callbacks that take a token with the mark behind it; see `apikley_async._seal`."""
-
-    marked_tokens: bool
 
 
 @runtime_checkable

@@ -10,9 +10,9 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
 
-__all__ = ["TOKEN", "Seal", "token_secret"]
+__all__ = ["TOKEN", "Marking", "Seal", "token_secret"]
 
 TOKEN = 32  # hexadecimal digits: 128 random bits, and as many for the mark
 PURPOSE = b"apikley-async: marks of callback tokens, version 1"
@@ -26,6 +26,13 @@ def token_secret(api_key: str) -> str:
     It is the same in every process that has the key.
     """
     return hmac.new(api_key.strip().encode(), PURPOSE, hashlib.sha256).hexdigest()
+
+
+@runtime_checkable
+class Marking(Protocol):
+    """Callbacks that take a token with the mark behind it."""
+
+    marked_tokens: bool
 
 
 class Seal:
