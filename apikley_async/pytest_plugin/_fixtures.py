@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from apikley_async import Client
-from apikley_async.pytest_plugin._stage import Stage
 from apikley_async.pytest_plugin._wishes import loop_scope_of, trouble_with, wishes_of
 
 if TYPE_CHECKING:  # as in `_wishes`
+    from apikley_async.pytest_plugin._stage import Stage
     from apikley_async.simulator import Faults, Simulator, Terms
 
 __all__ = ["apikley_client", "apikley_faults", "apikley_simulator", "apikley_terms"]

@@ -1,16 +1,26 @@
-"""What pytest is told, and when: the marker, the loop of a test, the books of a failed one."""
+"""What pytest is told, and when: the marker, the loop of a test, the books of a failed one.
+
+Every run of pytest loads this, with whatever pytest and pytest-asyncio are installed. What not all
+of them have is asked for only when a test needs it, and what fails then is that test's trouble.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import sys
 from collections.abc import Callable, Generator, Mapping
+from typing import Any
 
 import pytest
 
-from apikley_async.pytest_plugin._stage import STAGE
-from apikley_async.pytest_plugin._wishes import asyncio_in, loop_scope_of, wishes_of
-from apikley_async.virtual import VirtualLoop
+from apikley_async.pytest_plugin._wishes import (
+    TROUBLE,
+    asyncio_in,
+    loop_scope_of,
+    loops_trouble,
+    wishes_of,
+)
 
 __all__ = ["pytest_configure", "pytest_generate_tests", "pytest_runtest_makereport"]
 
@@ -20,6 +30,7 @@ MARKER = (
     "test's time is virtual"
 )
 ASKING = {"apikley_simulator", "apikley_client"}
+STAGE = "apikley_async.pytest_plugin._stage"
 
 
 class _VirtualTime:
@@ -29,6 +40,8 @@ class _VirtualTime:
     def pytest_asyncio_loop_factories(
         self,
     ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+        from apikley_async.virtual import VirtualLoop
+
         return {"virtual": VirtualLoop}
 
 
@@ -38,13 +51,17 @@ VIRTUAL_TIME = _VirtualTime()
 def pytest_configure(config: pytest.Config) -> None:
     """Announce the marker, and the fixtures that only pytest-asyncio can run."""
     config.addinivalue_line("markers", MARKER)
-    if asyncio_in(config):
+    if not asyncio_in(config):
+        return
+    try:
         loops = importlib.import_module("apikley_async.pytest_plugin._loops")
         config.pluginmanager.register(loops, "apikley loops")
+    except Exception as error:  # noqa: BLE001 - of a version that nobody here knows
+        setattr(config, TROUBLE, loops_trouble(error))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, None]:
+@pytest.hookimpl(hookwrapper=True)  # the form that every pluggy knows
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, Any, None]:
     """Give a test that is marked, or asks for the simulator, a loop with virtual time.
 
     Whoever answers pytest-asyncio's question about loops answers it for every test of a project,
@@ -55,21 +72,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, None, No
     marker = test.get_closest_marker("asyncio")
     chosen = marker is not None and "loop_factories" in marker.kwargs
     if not wanted or chosen or not wishes_of(test).virtual or loop_scope_of(test) != "function":
-        return (yield)
+        yield
+        return
     plugins.register(VIRTUAL_TIME, "apikley virtual time")
     try:
-        return (yield)
+        yield
     finally:
         plugins.unregister(VIRTUAL_TIME)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Tell beside a failed test what the service saw of it."""
-    report = yield
-    stage = item.stash.get(STAGE, None)
-    if report.failed and stage is not None:
+    outcome = yield
+    if (module := sys.modules.get(STAGE)) is None:  # no test has asked for the service
+        return
+    stage = item.stash.get(module.STAGE, None)
+    if stage is not None and (report := outcome.get_result()).failed:
         report.sections.append(("apikley simulator", stage.tell()))
-    return report

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,6 +15,7 @@ if TYPE_CHECKING:  # the simulator is imported when the first test needs it, not
 
 __all__ = ["Wishes", "asyncio_in", "loop_scope_of", "trouble_with", "wishes_of"]
 
+TROUBLE = "_apikley_trouble"  # set on pytest's configuration when its fixtures cannot be made
 FAST = 600.0  # where time is real, ten minutes of the service pass in a second
 
 
@@ -71,10 +74,20 @@ def loop_scope_of(test: pytest.Item) -> str:
     """Say how many tests share the event loop of this one: "function" for a loop of its own."""
     marker = test.get_closest_marker("asyncio")
     said = marker.kwargs if marker else {}
-    default = (
-        test.config.getini("asyncio_default_test_loop_scope") if asyncio_in(test.config) else None
-    )
+    default = None
+    if asyncio_in(test.config):
+        with contextlib.suppress(KeyError, ValueError):  # older ones have no such setting
+            default = test.config.getini("asyncio_default_test_loop_scope")
     return str(said.get("loop_scope") or said.get("scope") or default or "function")
+
+
+def loops_trouble(error: Exception) -> str:
+    """Say that the installed pytest-asyncio cannot run the fixtures, and what to do."""
+    version = getattr(sys.modules.get("pytest_asyncio"), "__version__", "of some version")
+    return (
+        "the fixtures of apikley_async need pytest-asyncio 0.24 or newer, and here is "
+        f"{version}: pip install -U pytest-asyncio ({type(error).__name__}: {error})"
+    )
 
 
 def trouble_with(test: pytest.Item, wishes: Wishes) -> str | None:
@@ -84,6 +97,8 @@ def trouble_with(test: pytest.Item, wishes: Wishes) -> str | None:
             "the fixtures of apikley_async need pytest-asyncio: pip install pytest-asyncio "
             "(and do not switch it off with -p no:asyncio)"
         )
+    if trouble := getattr(test.config, TROUBLE, None):
+        return str(trouble)
     if not _is_coroutine(getattr(test, "function", None)):
         return (
             "the simulator lives in the event loop of the test, and this test has none: make it "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import textwrap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -383,6 +384,53 @@ def test_without_pytest_asyncio_only_the_fixtures_are_missing(
 
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*need pytest-asyncio: pip install pytest-asyncio*"])
+
+
+OLD_ASYNCIO = """
+    import asyncio, inspect, pytest
+    __version__ = "{version}"
+
+    def fixture(function=None, *, scope="function", **options):  # no loop_scope
+        return pytest.fixture(function, scope=scope, **options)
+"""
+OLD_PLUGIN = """
+    import asyncio, inspect, pytest
+
+    def pytest_addoption(parser):
+        parser.addoption("--asyncio-mode", dest="asyncio_mode", default="strict")
+
+    def pytest_configure(config):
+        config.addinivalue_line("markers", "asyncio: run by a loop")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pyfunc_call(pyfuncitem):
+        if inspect.iscoroutinefunction(pyfuncitem.obj):
+            names = pyfuncitem._fixtureinfo.argnames
+            asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+            return True
+"""
+
+
+def test_with_an_older_pytest_asyncio_only_the_fixtures_are_missing(
+    project: Project, write: Callable[..., None], pytester: pytest.Pytester
+) -> None:
+    """Nothing of a run that does not use them changes; whoever does reads what to install."""
+    package = pytester.mkpydir("pytest_asyncio")
+    (package / "__init__.py").write_text(textwrap.dedent(OLD_ASYNCIO.format(version="0.21.2")))
+    (package / "plugin.py").write_text(textwrap.dedent(OLD_PLUGIN))
+    marked = "@pytest.mark.asyncio\n"
+    real = f"@pytest.mark.apikley(virtual=False)\n{marked}"
+    write(
+        test_it=f"{marked}async def test_it(apikley_client): ...",
+        test_real=f"{real}async def test_it(apikley_client): ...",
+        test_other=f"{marked}async def test_other(): ...\n\ndef test_sync(): ...",
+    )
+
+    result = project("-p", "pytest_asyncio.plugin", asyncio=False)
+
+    result.assert_outcomes(passed=2, errors=2)
+    result.stdout.fnmatch_lines(["*need pytest-asyncio 0.24 or newer, and here is 0.21.2*"])
+    assert "INTERNALERROR" not in result.stdout.str()
 
 
 # --- the entry point -----------------------------------------------------------------------------
