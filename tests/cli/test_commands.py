@@ -149,7 +149,7 @@ def test_a_silent_service_is_waited_for_aloud(
         ["wait", "task_1", "-o", "films"],
         ["download", "task_1"],
         ["status", "task_1"],
-        ["upload", SHIPPED / "kitten.png"],
+        ["upload", SHIPPED / "kitten.webp"],
         ["credits"],
     ],
 )
