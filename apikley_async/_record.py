@@ -6,7 +6,8 @@ names the task that was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cattrs
@@ -178,6 +179,32 @@ def is_made_of(snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Itera
         return True
     ours = {name: given[name] for name in INPUT_NAMES if name in given} if _is_board(body) else None
     return ours is not None and fingerprint_of({**body, "input": ours}) in known
+
+
+def differences(snapshot: Snapshot, model: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say each field that a task was asked for with otherwise, absence included.
+
+    Names that a storyboard never sends may have been added by the service.
+    """
+    body = _sent(snapshot)
+    if body is None:
+        return ("the task does not tell what it was asked for with",)
+    given = unpacked(body.get("input"))
+    given = given if isinstance(given, dict) else {}
+    names = {*fields, *(INPUT_NAMES if _is_board(body) else given)}
+    pairs: list[tuple[str, Any, Any]] = [("model", model, body.get("model"))]
+    pairs += [(name, fields.get(name), given.get(name)) for name in sorted(names)]
+    return tuple(
+        f"{name}: {_shortly(ours)} was asked for, and the task has {_shortly(theirs)}"
+        for name, ours, theirs in pairs
+        if fingerprint_of({"input": ours}) != fingerprint_of({"input": theirs})
+    )
+
+
+def _shortly(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    line = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return "nothing" if value is None else line if len(line) <= 120 else f"{line[:117]}..."
 
 
 def _sent(snapshot: Snapshot) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from apikley_async._budget import Price
 from apikley_async.batch._batch import Batch, Estimate, Status
 from apikley_async.batch._entries import work_of
+from apikley_async.batch._evidence import Balance, Doubt
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import Survey, check, is_manifest, survey
 from apikley_async.batch._rehearsal import REHEARSAL_MARK, is_rehearsal
@@ -12,8 +13,10 @@ from apikley_async.batch._store import Charge, Entry, Expected, File, Item, Plan
 __all__ = [
     "REHEARSAL_MARK",
     "TABLE",
+    "Balance",
     "Batch",
     "Charge",
+    "Doubt",
     "Entry",
     "Estimate",
     "Event",

@@ -14,6 +14,7 @@ from collections.abc import (
     Collection,
     Iterable,
     Mapping,
+    Sequence,
 )
 from pathlib import Path
 from types import TracebackType
@@ -26,12 +27,13 @@ from apikley_async import Client, Clock, Limiter, SystemClock, Work, images_of, 
 from apikley_async._budget import Budget, Price, Prices, Reservation
 from apikley_async._disk import try_folder, user_id
 from apikley_async.batch._entries import digests_of, entry_of, image_digest, key_faults, work_of
+from apikley_async.batch._evidence import Balance, Doubt, balances_around, doubt_of
 from apikley_async.batch._films import films_in, version_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import entries_in
 from apikley_async.batch._recorder import restore_window
 from apikley_async.batch._run import GRACE, Options, Run, summed
-from apikley_async.batch._states import Event, NoStepError, State
+from apikley_async.batch._states import TABLE, Event, NoStepError, State
 from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
 from apikley_async.errors import (
     Blame,
@@ -44,6 +46,7 @@ from apikley_async.errors import (
 
 __all__ = ["Batch", "Estimate", "Status"]
 
+DROPPABLE = tuple(state for state, event in TABLE if event is Event.DROP)
 HERE = ("127.0.0.1", "::1", "localhost")
 TURNS = 5  # of the loop, until Python has noticed that a generator was broken off
 
@@ -512,31 +515,90 @@ class Batch:
 
     # --- what a person decides ---------------------------------------------------------------
 
-    async def resolve(self, key: str, *, task_id: str, client: Client) -> Item:
-        """Say which task an uncertain submission became; confirmed by reading the task.
+    async def note_balance(self, client: Client) -> float:
+        """Write down what the account has now: around a run it is evidence for `doubts`."""
+        balance = await client.credits()
+        await self._open.note_balance(balance)
+        return balance
+
+    async def doubts(self, *keys: str) -> tuple[list[Doubt], list[Balance]]:
+        """What to know of uncertain films, all or those named, before deciding about them.
+
+        Sends nothing. The balances are those that `note_balance` has written down.
 
         Raises:
-            ManifestError: the task was asked for with another token and another content.
+            ManifestError: one that is named is not uncertain.
+        """
+        chosen = await self._uncertain(keys)
+        found = [doubt_of(item, await self._open.attempts(item.key)) for item in chosen]
+        notes = await self._open.balances()
+        return found, balances_around(await self._open.attempts(), notes) if found else []
+
+    async def _named(self, keys: Sequence[str], *, undecided: bool) -> list[Item]:
+        if bool(keys) is undecided:
+            raise TypeError("name the items, or say undecided=True for all that are uncertain")
+        if undecided:
+            return await self._uncertain(())
+        return [await self.item(key) for key in keys]
+
+    async def _uncertain(self, keys: Sequence[str]) -> list[Item]:
+        chosen = [await self.item(key) for key in keys]
+        if not keys:
+            chosen = [item async for item in self.items(State.UNCERTAIN)]
+        for item in chosen:
+            expect(item, State.UNCERTAIN)
+        return chosen
+
+    async def resolve(self, key: str, *, task_id: str, client: Client, force: bool = False) -> Item:
+        """Say which task an uncertain submission became; confirmed by reading the task.
+
+        Args:
+            key: of the item.
+            task_id: the task.
+            client: asks for the task, once.
+            force: a person insists although the task does not tell, or tells something else; what
+                was compared is then the item's `cause`, and in its history with the user's name.
+
+        Raises:
+            ManifestError: the task was made of something else; each difference is named.
             NotFoundError: the service knows no such task.
         """
         item = await self.item(key)
         expect(item, State.UNCERTAIN)
-        attempts = await self._open.attempts(key)
-        tokens = [a["token"] for a in attempts if a["state"] == "unknown"]
-        prints = [a["fingerprint"] for a in attempts if a["state"] == "unknown"]
-        if await client.attempts.confirm(task_id, tokens=tokens, fingerprints=prints) is None:
-            raise ManifestError(
-                [f"{key}: task {task_id} was made of something else; nothing was changed"]
-            )
-        return await self._decide(key, Step(Event.RESOLVE, task_id=task_id))
+        unknown = [a for a in await self._open.attempts(key) if a["state"] == "unknown"]
+        differences = await client.attempts.compare(
+            task_id,
+            work_of(item),
+            tokens=[attempt["token"] for attempt in unknown],
+            fingerprints=[attempt["fingerprint"] for attempt in unknown],
+        )
+        if differences and not force:
+            told = f"{key}: task {task_id} was made of something else; nothing was changed"
+            raise ManifestError([told, *(f"  {fault}" for fault in differences)])
+        cause = f"insisted on, although: {'; '.join(differences)}" if differences else ""
+        return await self._decide(key, Step(Event.RESOLVE, task_id=task_id, cause=cause))
 
-    async def resubmit(self, key: str) -> Item:
-        """Plan an uncertain film again. If the first was heard after all, both are paid."""
-        return await self._decide(key, Step(Event.RESUBMIT, cause="to be submitted again"))
+    async def resubmit(self, *keys: str, undecided: bool = False) -> list[Item]:
+        """Plan uncertain films again. What was heard after all is paid twice.
 
-    async def drop(self, key: str) -> Item:
-        """Give an item up; nothing is asked of the service."""
-        return await self._decide(key, Step(Event.DROP, cause="given up"))
+        Those of *keys*, or with *undecided* all that are uncertain.
+        """
+        chosen = await self._named(keys, undecided=undecided)
+        for item in chosen:
+            expect(item, State.UNCERTAIN)
+        step = Step(Event.RESUBMIT, cause="to be submitted again")
+        return [await self._decide(item.key, step) for item in chosen]
+
+    async def drop(self, *keys: str, undecided: bool = False) -> list[Item]:
+        """Give items up; nothing is asked of the service.
+
+        Those of *keys*, or with *undecided* all that are uncertain.
+        """
+        chosen = await self._named(keys, undecided=undecided)
+        for item in chosen:
+            expect(item, *DROPPABLE)
+        step = Step(Event.DROP, cause="given up")
+        return [await self._decide(item.key, step) for item in chosen]
 
     async def rename(self, key: str, new: str) -> Item:
         """Give an item another key, as its manifest has it now. Nothing is sent or paid.

@@ -212,9 +212,18 @@ class Journal:
         )
         return [Charge(token, key, bool(open_), *known) for token, key, open_, *known in rows]
 
-    async def attempts(self, key: str) -> Sequence[Mapping[str, Any]]:
-        rows = await self._read("SELECT * FROM attempt WHERE key = ? ORDER BY began_at, n", key)
+    async def attempts(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
+        rows = await self._read(
+            "SELECT * FROM attempt WHERE ? IS NULL OR key = ? ORDER BY began_at, n", key, key
+        )
         return [dict(row) for row in rows]
+
+    async def note_balance(self, balance: float) -> None:
+        await self._run(self._note_balance, balance)
+
+    async def balances(self) -> Sequence[tuple[float, float]]:
+        rows = await self._read("SELECT at, credits FROM balance ORDER BY at")
+        return [(row["at"], row["credits"]) for row in rows]
 
     async def events(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
         rows = await self._read(
@@ -601,6 +610,12 @@ class Journal:
                 "INSERT OR IGNORE INTO inbox SELECT token, ?, ? FROM attempt WHERE token = ?"
                 " AND (SELECT count(*) FROM inbox WHERE inbox.token = attempt.token) < ?",
                 (storable(task_id), self._now[0], token, MOST_NAMED),
+            )
+
+    def _note_balance(self, balance: float) -> None:
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO balance VALUES (?, ?)", (self._now[0], balance)
             )
 
     def _settle(self, key: str, attempt: Attempt, step: Step) -> Item:

@@ -94,6 +94,8 @@ MIGRATIONS: Migrations = (
     (
         # Where runs have saved films, relative to the journal: no file lies elsewhere.
         "CREATE TABLE folder (path TEXT PRIMARY KEY) STRICT",
+        # What the account had, before and after runs: evidence for uncertain films.
+        "CREATE TABLE balance (at REAL PRIMARY KEY, credits REAL NOT NULL) STRICT",
     ),
 )
 VERSION = len(MIGRATIONS)

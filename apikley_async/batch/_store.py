@@ -248,8 +248,16 @@ class Store(Protocol):
         """Every attempt that was, or may have been, accepted, with what it was charged."""
         ...
 
-    async def attempts(self, key: str) -> Sequence[Mapping[str, Any]]:
-        """The attempts of an item, oldest first."""
+    async def attempts(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
+        """The attempts of an item, or of all, oldest first."""
+        ...
+
+    async def note_balance(self, balance: float) -> None:
+        """Write down what the account has now."""
+        ...
+
+    async def balances(self) -> Sequence[tuple[float, float]]:
+        """When the balance was written down, in seconds since 1970, and what it was."""
         ...
 
     async def events(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:

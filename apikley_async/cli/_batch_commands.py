@@ -16,7 +16,7 @@ __all__ = ["batch"]
 PATH = click.Path(path_type=Path)
 place = click.argument("path", metavar="FILE", type=PATH)
 keys = click.argument("keys", nargs=-1, metavar="[KEY...]")
-key = click.argument("key", metavar="KEY")
+undecided = click.option("--undecided", is_flag=True, help="All films that are uncertain.")
 journal_only = options.as_json
 
 
@@ -151,43 +151,76 @@ def retry(path: Path, keys: tuple[str, ...], changed: bool, as_json: bool) -> in
 
 @batch.command()
 @place
-@key
+@keys
+@undecided
 @journal_only
-def resubmit(path: Path, key: str, as_json: bool) -> int:
-    """Plan an uncertain film again. If the first was heard after all, both are paid."""
-    return decided(path, as_json, lambda films: one(films.resubmit(key)))
+def resubmit(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
+    """Plan uncertain films again. What was heard after all is paid twice.
+
+    Each is shown first: when it was sent, to which model, its first words, and what the balance
+    says of that time.
+    """
+    check_named(keys, undecided=undecided)
+    return decided(
+        path,
+        as_json,
+        lambda films: films.resubmit(*keys, undecided=undecided),
+        about=None if undecided else keys,
+    )
 
 
 @batch.command()
 @place
-@key
+@keys
+@undecided
 @journal_only
-def drop(path: Path, key: str, as_json: bool) -> int:
-    """Give a film up; nothing is asked of the service."""
-    return decided(path, as_json, lambda films: one(films.drop(key)))
+def drop(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
+    """Give films up; nothing is asked of the service. Uncertain ones are shown first."""
+    check_named(keys, undecided=undecided)
+    return decided(
+        path,
+        as_json,
+        lambda films: films.drop(*keys, undecided=undecided),
+        about=None if undecided else keys,
+    )
 
 
 @batch.command()
 @place
-@key
-@click.option("--task-id", required=True, metavar="ID", help="The task it became.")
+@keys
+@click.option(
+    "--task-id",
+    "task_ids",
+    required=True,
+    multiple=True,
+    metavar="ID",
+    help="The task it became; once for each KEY, in their order.",
+)
+@click.option("--force", is_flag=True, help="Though the task tells something else, or nothing.")
 @options.service
-def resolve(path: Path, key: str, task_id: str, settings: Settings) -> int:
-    """Say which task an uncertain film became; the service is asked whether that is so."""
+def resolve(
+    path: Path, keys: tuple[str, ...], task_ids: tuple[str, ...], force: bool, settings: Settings
+) -> int:
+    """Say which tasks uncertain films became; the service is asked whether that is so."""
     from apikley_async.batch import Batch
+    from apikley_async.cli._exit import Refused
     from apikley_async.cli._journals import decided, existing
     from apikley_async.cli._run import play, telling
     from apikley_async.cli._session import Session, prepare
 
+    if len(keys) != len(task_ids):
+        raise Refused(f"{len(keys)} KEY and {len(task_ids)} --task-id: one for each")
     tell = telling(as_json=settings.as_json)
     place = existing(path)
 
     async def flow(own: Session) -> int:
         async with Batch.open(place) as films:
-            await decided(one(films.resolve(key, task_id=task_id, client=own.client)), tell)
+            for key, task_id in zip(keys, task_ids, strict=True):
+                resolving = films.resolve(key, task_id=task_id, client=own.client, force=force)
+                await decided(one(resolving), tell)
         return 0
 
-    return play(prepare(settings, [task_id]), flow, tell)
+    return play(prepare(settings, list(task_ids)), flow, tell)
 
 
 @batch.command()
@@ -237,12 +270,23 @@ def adopt(path: Path, as_json: bool) -> int:
     return decided(path, as_json, adopted, adopt=True)
 
 
+def check_named(keys: tuple[str, ...], *, undecided: bool) -> None:
+    """Keys, or all that are undecided: never all because none was named."""
+    if bool(keys) is undecided:
+        raise click.UsageError("name the films, or say --undecided for all that are uncertain")
+
+
 def decided(
-    path: Path, as_json: bool, decision: Callable[[Any], Any], *, adopt: bool = False
+    path: Path,
+    as_json: bool,
+    decision: Callable[[Any], Any],
+    *,
+    adopt: bool = False,
+    about: tuple[str, ...] | None = (),
 ) -> int:
     from apikley_async.cli._journals import decide
 
-    return decide(path, Settings(as_json=as_json), decision, adopt=adopt)
+    return decide(path, Settings(as_json=as_json), decision, adopt=adopt, about=about)
 
 
 async def one(deciding: Any) -> list[Any]:

@@ -19,13 +19,14 @@ import click
 
 from apikley_async._disk import try_folder
 from apikley_async.batch import Batch, Estimate, Item, Plan, Price, State, Status, is_rehearsal
+from apikley_async.cli._doubts import facts_of, tell_balances
 from apikley_async.cli._exit import DECIDE, FAILED, OK, RESUME, NotNow, Refused, worst
 from apikley_async.cli._options import Settings
 from apikley_async.cli._placement import Place
 from apikley_async.cli._session import Session
 from apikley_async.cli._telling import Telling, count, plain
 from apikley_async.cli._words import call, same_command
-from apikley_async.errors import ManifestError
+from apikley_async.errors import ApikleyError, JournalError, ManifestError
 
 __all__ = [
     "BatchRun",
@@ -51,6 +52,7 @@ TO_COME = (State.PLANNED, State.SUBMITTED, State.STALLED, State.SUCCESS)
 WATCHED = 20  # no terminal has room for more
 TICK = 0.25
 MOST_OTHERS = 3  # films of the same journal that are named though this run is not about them
+BALANCE_TIMEOUT = 10.0  # seconds: nobody waits for evidence that may not be needed
 LOCK_NOTE = 1.0  # seconds of waiting for a lock before it is said
 
 Counts = Mapping[State, int]
@@ -152,11 +154,16 @@ class BatchRun:
                 hold_to(agreed, await to_be_paid(batch, keys))
             self._batch = batch
             stopped: asyncio.CancelledError | None = None
+            pays = bool(await to_be_paid(batch, keys))
+            if pays:
+                await self._note_balance(own, batch)
             try:
                 await self._make(own, batch, keys)
             except asyncio.CancelledError as error:  # who stops it wants to know where it stands
                 stopped = error
             self._batch = None
+            if pays and stopped is None:
+                await self._note_balance(own, batch)
             code = await self._sum_up(batch, keys)
             if stopped is not None:
                 raise stopped
@@ -228,6 +235,18 @@ class BatchRun:
         finally:
             if note is not None:
                 note.cancel()
+
+    async def _note_balance(self, own: Session, batch: Batch) -> None:
+        """Evidence for what may become uncertain; nothing depends on it."""
+        if self._order.place.journal is None:
+            return
+        try:
+            async with asyncio.timeout(BALANCE_TIMEOUT):
+                await batch.note_balance(own.client)
+        except JournalError:
+            raise
+        except (ApikleyError, TimeoutError):
+            return
 
     # --- the run ------------------------------------------------------------------------------
 
@@ -322,8 +341,7 @@ class BatchRun:
             for key in keys or done:
                 if key in done:
                     self._answer(done[key])
-        for item in end.uncertain:
-            self._tell_uncertain(item)
+        await self._tell_uncertain(batch, [item.key for item in end.uncertain])
         code = code_of(end.counts)
         self._tell_ways(end.counts)
         self._tell_others(end.others)
@@ -375,19 +393,36 @@ class BatchRun:
             self._tell.say(told)
         self._tell.say(f"To go on: {self._resume}")
 
-    def _tell_uncertain(self, item: Item) -> None:
-        journal, words = self._order.place.journal, self._settings.words
-        if journal is None:  # of a rehearsal: there is nothing to decide
-            self._tell("undecided", key=item.key, cause=item.cause)
+    async def _tell_uncertain(self, batch: Batch, keys: Sequence[str]) -> None:
+        """Show what is known of each, and the ways out once for all."""
+        if not keys:
             return
-        names = (journal, item.key)
-        self._tell(
-            "undecided",
-            key=item.key,
-            cause=item.cause,
-            if_found=call("batch", "resolve", "--task-id", "TASK_ID", *words, names=names),
-            if_not_found=call("batch", "resubmit", names=names),
-        )
+        journal, words = self._order.place.journal, self._settings.words
+        doubts, balances = await batch.doubts(*keys)
+        resolve = ("batch", "resolve", "--task-id", "TASK_ID", *words)
+        for doubt in doubts:
+            ways = {}
+            if journal is not None:  # else it is a rehearsal's: there is nothing to decide
+                names = (journal, doubt.key)
+                ways["if_found"] = call(*resolve, names=names)
+                ways["if_not_found"] = call("batch", "resubmit", names=names)
+            self._tell("undecided", key=doubt.key, cause=doubt.cause, **facts_of(doubt), **ways)
+        tell_balances(self._tell, balances)
+        if journal is None:
+            return
+        one = keys[0] if len(keys) == 1 else "KEY"
+        again = (journal, one) if len(keys) == 1 else (journal,)
+        for line in (
+            "  Is there a task of that time at https://app.apikley.ru?",
+            f"    yes: {call(*resolve, names=(journal, one))}",
+            f"    no:  {call('batch', 'resubmit', *some_or_all(keys), names=again)}",
+        ):
+            self._tell.say(line)
+
+
+def some_or_all(keys: Sequence[str]) -> Sequence[str]:
+    """The option that says all of several undecided films."""
+    return ("--undecided",) if len(keys) > 1 else ()
 
 
 async def refusing(planning: Awaitable[Plan]) -> Plan:

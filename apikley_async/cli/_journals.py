@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
-from apikley_async.batch import Batch, Item, is_manifest
+from apikley_async.batch import Batch, Item, State, is_manifest
+from apikley_async.cli._doubts import tell_doubts
 from apikley_async.cli._exit import OK, Refused
 from apikley_async.cli._options import Settings
 from apikley_async.cli._run import alone, telling
@@ -41,12 +42,20 @@ def decide(
     decision: Callable[[Batch], Awaitable[list[Item]]],
     *,
     adopt: bool = False,
+    about: Collection[str] | None = (),
 ) -> int:
-    """Carry out a person's decision about items, and tell where they stand then."""
+    """Carry out a person's decision about items, and tell where they stand then.
+
+    *about* names films whose evidence is shown first, where they are uncertain (None: all).
+    """
     tell = telling(as_json=settings.as_json)
 
     async def flow() -> int:
         async with Batch.open(existing(path), adopt=adopt) as batch:
+            uncertain = [item.key async for item in batch.items(State.UNCERTAIN)]
+            shown = [key for key in uncertain if about is None or key in about]
+            if shown:
+                tell_doubts(tell, *await batch.doubts(*shown))
             await decided(decision(batch), tell)
         return OK
 
@@ -62,7 +71,8 @@ async def decided(deciding: Awaitable[list[Item]], tell: Telling) -> None:
     except (LookupError, ManifestError) as error:
         raise Refused(plain(error)) from None
     for item in items:
-        tell("decided", key=item.key, item_state=item.state.value)
+        cause = item.cause if item.cause.startswith("insisted") else None
+        tell("decided", key=item.key, item_state=item.state.value, cause=cause)
 
 
 def existing(path: Path) -> Path:

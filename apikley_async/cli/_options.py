@@ -58,11 +58,13 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   stopped      the same; nothing is lost
   remark       message: what should be known before paying
   listening    cause: it is uncertain, and a callback may still say what became of it
-  undecided    cause, if_found, if_not_found (commands)
+  undecided    cause, sent_at, model, words, if_found, if_not_found (commands)
+  doubt        the same without commands, before a decision
+  balance      before, after, began_at, ended_at; films and their cost in between, unexplained
   stopping     signal, out (submissions whose answer is awaited)
   estimate     films, credits, unpriced, fitting (into the bounds): what is still to be paid
   batch        how many films stand where, spent, at_risk, unpriced
-  decided      item_state after a decision
+  decided      item_state after a decision, cause of one that was insisted on
   error        error, code, message, advice: the whole command failed
 """
 

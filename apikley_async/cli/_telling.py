@@ -256,9 +256,7 @@ def _uncertain(facts: Mapping[str, Any], name: str) -> str:
 def _undecided(facts: Mapping[str, Any], name: str) -> str:
     return (
         f"{name}: UNCERTAIN: it may have been heard, and paid: {facts['cause']}\n"
-        f"  Is there a task of that time at https://app.apikley.ru?\n"
-        f"    yes: {facts['if_found']}\n"
-        f"    no:  {facts['if_not_found']}"
+        f"  sent {facts['sent']} to {facts['model']}: {facts['words']}"
     )
 
 
@@ -293,7 +291,10 @@ def _unsubmitted(facts: Mapping[str, Any], name: str) -> str:
 
 SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "batch": _batch,
-    "decided": lambda facts, name: f"{name}: {facts['item_state']}",
+    "decided": lambda facts, name: (
+        f"{name}: {facts['item_state']}" + (f" ({facts['cause']})" if "cause" in facts else "")
+    ),
+    "doubt": _undecided,
     "delayed": lambda facts, name: f"{name}: not accepted yet, trying again: {facts['reason']}",
     "error": _error,
     "failed": _failed,

@@ -9,11 +9,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from batch.scenery import board, check_books, customer, films, opened, ran, states, swift, world
+from batch.scenery import (
+    board,
+    check_books,
+    customer,
+    films,
+    opened,
+    ran,
+    scene_of,
+    states,
+    swift,
+    world,
+)
 
 from apikley_async import RateLimiter
 from apikley_async.batch import Batch, Event, State, Step
-from apikley_async.errors import BudgetExceededError
+from apikley_async.errors import BudgetExceededError, ManifestError
 from apikley_async.simulator import Constant, Fault, Terms
 from apikley_async.testing import LoopClock
 
@@ -238,3 +249,21 @@ async def test_only_the_films_of_a_run_need_a_price(tmp_path: Path) -> None:
 
         assert (item.key, item.state) == ("short", State.DONE)
         assert len(simulator.ledger.paid) == 1
+
+
+async def test_an_adopted_film_is_resolved_by_its_content(tmp_path: Path) -> None:
+    """Its attempt is unknown: the task is compared with the film itself. (A17)"""
+    async with world() as simulator:
+        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(2))
+            await batch.backup(tmp_path / "older.db")
+            await ran(batch, client, folder=tmp_path / "films")
+        tasks = {scene_of(charge.body): charge.task_id for charge in simulator.ledger.paid}
+        adopted = Batch.open(tmp_path / "older.db", clock=LoopClock(), adopt=True)
+        async with customer(simulator, seed=9) as client, adopted as batch:
+            with pytest.raises(ManifestError, match=r"shots: .*scene of k0.*scene of k1"):
+                await batch.resolve("k0", task_id=tasks["k1"], client=client)
+            for key, task_id in tasks.items():
+                await batch.resolve(key, task_id=task_id, client=client)
+            await ran(batch, client, folder=tmp_path / "films", overwrite=True)
+            await check_books(simulator, batch, tmp_path / "films")
