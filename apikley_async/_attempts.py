@@ -29,7 +29,7 @@ from apikley_async._result import Snapshot
 from apikley_async._rooms import Rooms, Settings
 from apikley_async._seal import Marking, Seal, token_secret
 from apikley_async._spending import Expense
-from apikley_async._storyboard import Work, is_url, with_images
+from apikley_async._storyboard import Work
 from apikley_async._submit import (
     Attempt,
     Callbacks,
@@ -40,7 +40,6 @@ from apikley_async._submit import (
     Recorder,
     Verdict,
     check_order,
-    fields_of,
     token_in,
 )
 from apikley_async._unclaimed import Unclaimed
@@ -62,7 +61,6 @@ OVERDUE = 60.0  # seconds after a film's end by which its callback should have c
 SHORTEST = 0.01  # seconds: who has no time left may still be told what is known
 UNANNOUNCED = 5  # films in a row whose end no callback has announced
 TWIN_TRIES = 10  # to read a task that seems to be paid besides another one
-UPLOADED = "an image that was uploaded then"  # instead of its URL, which nobody knows
 GIVEN_UP = ""  # instead of a task's id: the attempt was given up, or seemed to be refused
 
 Receive: TypeAlias = Callable[[str, str], Awaitable[bool]]
@@ -236,27 +234,9 @@ class Attempts:
         ours = is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints)
         return snapshot if ours else None
 
-    async def compare(
-        self,
-        task_id: str,
-        work: Work,
-        *,
-        tokens: Iterable[str] = (),
-        fingerprints: Iterable[str] = (),
-    ) -> tuple[str, ...]:
-        """Poll once, and say what a task was made of otherwise than *work*; () when it is ours.
-
-        Args:
-            task_id: the task.
-            work: what was asked for. Where its images were uploaded their URLs are not known, so
-                that they differ, unless a token or fingerprint fits.
-            tokens, fingerprints: as for `confirm`.
-        """
-        snapshot = await self._look(task_id)
-        if is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints):
-            return ()
-        urls = with_images(work.images, lambda image: str(image) if is_url(image) else UPLOADED)
-        return differences(snapshot, work.model, fields_of(work, urls))
+    async def compare(self, task_id: str, work: Work, **known: Iterable[str]) -> tuple[str, ...]:
+        """Poll once, and say where a task differs from *work*; () when it is ours (`confirm`)."""
+        return differences(await self._look(task_id), work, **known)
 
     async def _look(self, task_id: str) -> Snapshot:
         return await self._here().questions.look(task_id)

@@ -7,7 +7,7 @@ names the task that was asked for.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import cattrs
@@ -16,7 +16,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from apikley_async._lenient import plain, read_amount, read_moment, read_without
 from apikley_async._links import Links, find_links, texts_of, unpacked
 from apikley_async._result import Snapshot, State
-from apikley_async._storyboard import INPUT_NAMES, MODEL
+from apikley_async._storyboard import INPUT_NAMES, MODEL, Work, is_url, with_images
 from apikley_async._wire import (
     Reply,
     fingerprint_of,
@@ -109,6 +109,7 @@ def _is_board(param: Any) -> bool:
     return isinstance(given, dict) and isinstance(given.get("shots"), list)
 
 
+UPLOADED = "an image that was uploaded then"  # instead of its URL
 _WORDS = {state.value: state for state in State} | {
     "succeeded": State.SUCCESS,
     "completed": State.SUCCESS,
@@ -181,18 +182,26 @@ def is_made_of(snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Itera
     return ours is not None and fingerprint_of({**body, "input": ours}) in known
 
 
-def differences(snapshot: Snapshot, model: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say each field that a task was asked for with otherwise, absence included.
+def differences(
+    snapshot: Snapshot, work: Work, *, tokens: Iterable[str] = (), fingerprints: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """Say each field that a task was asked for with otherwise than *work*, absence included.
 
-    Names that a storyboard never sends may have been added by the service.
+    A token or a fingerprint that fits needs no comparison. Names that a storyboard never sends may
+    have been added by the service. The URLs of images that were uploaded are not known: they
+    differ.
     """
+    if is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints):
+        return ()
+    urls = with_images(work.images, lambda image: str(image) if is_url(image) else UPLOADED)
+    fields = work.wire_input(urls)
     body = _sent(snapshot)
     if body is None:
         return ("the task does not tell what it was asked for with",)
     given = unpacked(body.get("input"))
     given = given if isinstance(given, dict) else {}
     names = {*fields, *(INPUT_NAMES if _is_board(body) else given)}
-    pairs: list[tuple[str, Any, Any]] = [("model", model, body.get("model"))]
+    pairs: list[tuple[str, Any, Any]] = [("model", work.model, body.get("model"))]
     pairs += [(name, fields.get(name), given.get(name)) for name in sorted(names)]
     return tuple(
         f"{name}: {_shortly(ours)} was asked for, and the task has {_shortly(theirs)}"
