@@ -73,7 +73,7 @@ class Spending:
         _check_bound("max_tasks", max_tasks, whole=True)
         if max_credits is not None and prices is None:
             raise ValueError("max_credits: needs prices=, since nobody publishes what films cost")
-        self.bounded = max_credits is not None or max_tasks is not None
+        self.bounded: bool = max_credits is not None or max_tasks is not None
         self._prices = Prices(prices)
         self._budget = Budget(max_credits=max_credits, max_tasks=max_tasks)
         self._open: dict[Expense, None] = {}  # whose cost is not known yet

@@ -73,7 +73,7 @@ class Simulator:
         files_port: int = 0,
         keep_alive: float = 75.0,
     ) -> None:
-        self.api_key = api_key or f"simulated-{Random().randbytes(16).hex()}"
+        self.api_key: str = api_key or f"simulated-{Random().randbytes(16).hex()}"
         self.webhook_key = webhook_key
         self._hosts = hosts
         self._clock = clock or SystemClock()
