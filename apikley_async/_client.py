@@ -35,9 +35,9 @@ from apikley_async._transport import (
     Network,
     Secret,
     Transport,
-    check_network,
     is_loopback,
     key_fault,
+    network_fault,
 )
 from apikley_async._wire import checked_codes
 from apikley_async.errors import (
@@ -130,14 +130,19 @@ class Client:
         if fault and transport is None:
             raise AuthenticationError(fault)
         base_url = (base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL).strip()
-        check_network(base_url, proxy, ssl, user_agent)
+        fault = network_fault(base_url, proxy, ssl, user_agent)
+        network = Network(timeouts or Timeouts(), proxy, ssl, connect, user_agent)
+        del proxy  # nor a password of its own
+        if fault:
+            del base_url
+            raise ValueError(fault)
         self._host = urlsplit(base_url).hostname
         self._clock = clock = clock or SystemClock()
         self._rng = rng = rng or random.SystemRandom()
         self._settings = Settings(
             key=key,
             base_url=base_url,
-            network=Network(timeouts or Timeouts(), proxy, ssl, connect, user_agent),
+            network=network,
             limiter=limiter or RateLimiter(clock=clock, rng=rng),
             spending=Spending(prices, max_credits=max_credits, max_tasks=max_tasks),
             looking=RateLimiter(LOOKS_AT_ONCE, 0, clock=clock, rng=rng),

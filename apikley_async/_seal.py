@@ -48,12 +48,17 @@ class Seal:
 
     def __init__(self, given: Iterable[str] = ()) -> None:
         self._macs: tuple[hmac.HMAC, ...] = ()  # what is counted, should one be refused
-        if isinstance(given, str | bytes):
-            raise ValueError("token_secrets: a list of secrets, not a single text")
-        self._macs = tuple(
-            hmac.new(_checked(secret, number), digestmod=hashlib.sha256)
-            for number, secret in enumerate(given)
-        )
+        fault = ": a list of secrets, not a single text"
+        if not isinstance(given, str | bytes):
+            given = [*given]
+            fault = next(filter(None, map(_fault, given, range(len(given)))), "")
+        if not fault:
+            self._macs = tuple(
+                hmac.new(each.strip().encode(), digestmod="sha256") for each in given
+            )
+        del given  # a traceback that shows locals must not show them
+        if fault:
+            raise ValueError(f"token_secrets{fault}")
 
     def __len__(self) -> int:
         return len(self._macs)
@@ -82,10 +87,7 @@ def _mark(mac: hmac.HMAC, token: str) -> str:
     return trial.hexdigest()[:TOKEN]
 
 
-def _checked(secret: object, number: int) -> bytes:
-    tidy = secret.strip() if isinstance(secret, str) else ""
-    if not SECRET.fullmatch(tidy):
-        raise ValueError(
-            f"token_secrets[{number}]: 64 hexadecimal digits, as `apikley webhook secret` prints"
-        )
-    return tidy.encode()
+def _fault(secret: object, number: int) -> str:
+    if isinstance(secret, str) and SECRET.fullmatch(secret.strip()):
+        return ""
+    return f"[{number}]: 64 hexadecimal digits, as `apikley webhook secret` prints"

@@ -22,7 +22,7 @@ import socket
 import ssl as tls
 from collections.abc import Callable, Coroutine, Mapping
 from types import SimpleNamespace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, SupportsIndex, TypeAlias
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -147,9 +147,12 @@ def _any_spelling(char: str) -> str:
 
 
 class _Header(str):
-    """A header's value that prints as stars; aiohttp keeps and sends the text itself."""
+    """A header's value that prints as stars, a piece of it too; aiohttp sends the text itself."""
 
     __slots__ = ()
+
+    def __getitem__(self, place: SupportsIndex | slice) -> str:
+        return "***"  # whoever shortens long texts before showing them
 
     def __repr__(self) -> str:
         return "'***'"
@@ -179,14 +182,15 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def check_network(
+def network_fault(
     base_url: str, proxy: str | None, ssl: object, user_agent: str = USER_AGENT
-) -> None:
-    """Refuse an address, a proxy or a TLS context with which nothing could be asked safely."""
+) -> str | None:
+    """Say with which address, proxy or TLS context nothing could be asked safely.
+
+    Who raises it lets go of them first: a traceback may show the locals of its frames.
+    """
     faults = (base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl), agent_fault(user_agent))
-    for fault in faults:
-        if fault:
-            raise ValueError(fault)
+    return next(filter(None, faults), None)
 
 
 def proxy_fault(proxy: str | None) -> str | None:

@@ -41,6 +41,7 @@ from rawserver import (
     service,
     unused_port,
 )
+from rich.pretty import pretty_repr
 from volume import volume
 
 from apikley_async import (
@@ -56,7 +57,9 @@ from apikley_async import (
     Timeouts,
     UnreachableError,
 )
+from apikley_async._transport import _Header
 from apikley_async.testing import LoopClock, Request
+from apikley_async.webhook import Callback, Inbox, Receiver
 
 WORK = ModelTask("model", {"prompt": "A lighthouse at dawn."})
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\2\0\0\0\2\0\x08\2\0\0\0" + b"picture" * 100
@@ -344,6 +347,7 @@ def test_a_key_that_is_refused_is_not_shown(
         {"proxy": f"http://user:{CANARY_KEY}@a\u2100b"},
         {"ssl": False},
         {"max_running": 0},
+        {"max_running": 0, "proxy": f"http://user:{CANARY_KEY}@a.test"},
     ],
 )
 def test_a_client_that_cannot_be_built_does_not_show_it(options: dict[str, Any]) -> None:
@@ -353,9 +357,40 @@ def test_a_client_that_cannot_be_built_does_not_show_it(options: dict[str, Any])
     with pytest.raises(ValueError, match=r"base_url|proxy|ssl|slots") as caught:
         given()
 
-    told = "".join(traceback.format_exception(caught.value))
-    assert CANARY_KEY not in told
-    assert all(CANARY_KEY not in repr(found.args) for found in chain(caught.value))
+    del given  # what stands in frames of one's own is one's own
+    check(caught.value)
+
+
+def test_what_shortens_long_texts_shows_no_piece_of_the_key() -> None:
+    """Crash reports cut what is longer than 80 characters before they show it (S4)."""
+    header = _Header(f"Bearer {CANARY_KEY * 5}")
+
+    for told in (header[:80], header[7], header[::-1], pretty_repr(header, max_string=80)):
+        assert CANARY_KEY[:4] not in told
+    assert str(header) == f"Bearer {CANARY_KEY * 5}"
+    assert pretty_repr({"Authorization": header}, max_string=80).count(CANARY_KEY) == 0
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda word: Callback(f"https://user:{word}@hooks.test"),
+        lambda word: Callback("https://hooks.test", hmac_keys=[word, f"{word}\n{word}"]),
+        lambda word: Receiver(Inbox("i.db"), hmac_keys=[word, ""]),
+        lambda word: Receiver(Inbox("i.db"), token_secrets=[word]),
+    ],
+)
+def test_a_receiver_that_cannot_be_built_does_not_show_its_secrets(
+    made: Callable[[str], object],
+) -> None:
+    """Passwords, keys for signing and secrets of tokens: not among the locals either (S4)."""
+    try:
+        made(CANARY_KEY)
+    except ValueError as error:
+        inner = error.__traceback__.tb_next.tb_next if error.__traceback__ else None  # type: ignore[union-attr]
+        check(error.with_traceback(inner))
+    else:
+        pytest.fail("it was made")
 
 
 # --- everything that can be printed --------------------------------------------------------------

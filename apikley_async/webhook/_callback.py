@@ -43,7 +43,11 @@ class _House:
         seal: Seal | None = None,
     ) -> None:
         clock, limits = clock or SystemClock(), limits or Limits()
-        self._gate = Gate(Keys(hmac_keys), ask, clock, limits, seal)
+        try:
+            keys = Keys(hmac_keys)
+        finally:
+            del hmac_keys  # a traceback that shows locals must not show them
+        self._gate = Gate(keys, ask, clock, limits, seal)
         self._said = False
 
     @property
@@ -120,6 +124,7 @@ class Callback(_House):
     ) -> None:
         fault = _url_fault(public_url)
         if fault is not None:
+            del public_url, hmac_keys  # a traceback that shows locals must not show them
             raise ValueError(f"public_url: {fault}")
         self._url = public_url.rstrip("/")
         self._listeners = Listeners(
@@ -128,7 +133,10 @@ class Callback(_House):
             limits=limits or Limits(),
         )
         ask = self._listeners.answer
-        super().__init__(hmac_keys, ask=ask, clock=clock, limits=limits)
+        try:
+            super().__init__(hmac_keys, ask=ask, clock=clock, limits=limits)
+        finally:
+            del hmac_keys
 
     @property
     def gate(self) -> str:
@@ -182,8 +190,11 @@ class Receiver(_House):
     ) -> None:
         self.inbox = inbox
         self._trouble = ""
-        seal = Seal(token_secrets)
-        super().__init__(hmac_keys, ask=self._keep, clock=clock, limits=limits, seal=seal)
+        try:
+            seal = Seal(token_secrets)
+            super().__init__(hmac_keys, ask=self._keep, clock=clock, limits=limits, seal=seal)
+        finally:
+            del hmac_keys, token_secrets  # a traceback that shows locals must not show them
 
     @property
     def gate(self) -> str:

@@ -149,12 +149,15 @@ class Keys:
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         self._macs: tuple[hmac.HMAC, ...] = ()  # what is counted, should one be refused
-        if isinstance(keys, str | bytes):
-            raise ValueError("hmac_keys: a list of keys, not a single text")
-        self._macs = tuple(
-            hmac.new(_checked(key, number), digestmod=hashlib.sha256)
-            for number, key in enumerate(keys)
-        )
+        fault = ": a list of keys, not a single text"
+        if not isinstance(keys, str | bytes):
+            keys = [*keys]
+            fault = next(filter(None, map(_fault, keys, range(len(keys)))), "")
+        if not fault:
+            self._macs = tuple(hmac.new(key.strip().encode(), digestmod="sha256") for key in keys)
+        del keys  # a traceback that shows locals must not show them
+        if fault:
+            raise ValueError(f"hmac_keys{fault}")
 
     def __len__(self) -> int:
         return len(self._macs)
@@ -178,17 +181,15 @@ class Keys:
         raise TypeError("keys do not pickle")
 
 
-def _checked(key: object, number: int) -> bytes:
-    """A key as bytes; what is wrong with it is said without it."""
-    where = f"hmac_keys[{number}]"
+def _fault(key: object, number: int) -> str:
+    """What is wrong with a key, without it."""
     if not isinstance(key, str):
-        raise ValueError(f"{where}: a text, not {type(key).__name__}")
-    tidy = key.strip()
-    if not tidy:
-        raise ValueError(f"{where}: not empty; an empty key would let everybody in")
-    if not tidy.isprintable():
-        raise ValueError(f"{where}: without line breaks and control characters")
-    return tidy.encode()
+        return f"[{number}]: a text, not {type(key).__name__}"
+    if not key.strip():
+        return f"[{number}]: not empty; an empty key would let everybody in"
+    if not key.strip().isprintable():
+        return f"[{number}]: without line breaks and control characters"
+    return ""
 
 
 class Replays:

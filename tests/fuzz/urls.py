@@ -27,7 +27,7 @@ from apikley_async._hosts import Hosts, shown
 from apikley_async._record import open_snapshot
 from apikley_async._storyboard import url_faults
 from apikley_async._submit import check_order
-from apikley_async._transport import Network, check_network
+from apikley_async._transport import Network, network_fault
 from apikley_async._wire import Reply
 from apikley_async.errors import ApikleyError, DownloadError, StoryboardError
 from apikley_async.webhook import Callback
@@ -309,7 +309,8 @@ def _of_the_service(address: Address) -> str:
 
 
 def _of_a_proxy(address: Address) -> str:
-    check_network("https://api.example.com", address.url, None)
+    if fault := network_fault("https://api.example.com", address.url, None):
+        raise ValueError(fault)
     return address.url
 
 
