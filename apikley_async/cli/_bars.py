@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tim
 from rich.table import Column
 from rich.text import Text
 
-from apikley_async.cli._telling import count, sentence
+from apikley_async.cli._telling import clean, count, plain, sentence
 
 __all__ = ["Bars"]
 
@@ -76,7 +76,7 @@ class Bars:
             self._finish(name)
 
     def say(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(clean(text)), soft_wrap=True)
 
     def close(self) -> None:
         self._progress.stop()
@@ -93,10 +93,10 @@ class Bars:
             self._progress.update(bar, total=100, completed=100, state="saving")
         elif facts.get("progress") is not None:
             done = min(100.0, max(0.0, facts["progress"]))
-            state = f"{facts['state']} {done:.0f}%"
+            state = f"{plain(facts['state'])} {done:.0f}%"
             self._progress.update(bar, total=100, completed=done, state=state)
         else:
-            self._progress.update(bar, state=facts.get("state", event))
+            self._progress.update(bar, state=plain(facts.get("state", event)))
 
     def _begin(self) -> None:
         if self._total is None and self._films:

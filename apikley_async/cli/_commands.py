@@ -5,8 +5,12 @@ Those rooms are imported by the command that needs them: `apikley --help` loads 
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +30,7 @@ __all__ = ["apikley", "run"]
 FILMS = Path("films")
 WAIT = 60.0  # seconds for another `generate` in the same folder to end
 STORYBOARDS = Path(__file__).with_name("storyboards")
-INTERRUPTED = 130
+INTERRUPTED, OURS = 130, 70
 
 EXIT_CODES = """
 \b
@@ -36,6 +40,7 @@ Exit codes:
   2  usage or input; nothing was bought
   3  needs a decision: a submission may have been heard, and paid
   4  stopped early (key, credits, maintenance, network, time); the same again goes on
+  70 a fault of apikley itself
   130, 143  interrupted by Ctrl-C, SIGTERM: once in good order, twice at once
 \b
 The key is read from APIKLEY_API_KEY or from --key-file. NO_COLOR is honoured.
@@ -62,21 +67,49 @@ kind_of_films = click.option(
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run one command, and give its exit code; foreseen errors are one line on stderr."""
+    from apikley_async.cli._telling import clean
     from apikley_async.errors import ApikleyError
 
     try:
         words = list(sys.argv[1:] if args is None else args)
-        code = apikley.main(words, prog_name="apikley", standalone_mode=False, obj=words)
+        with clean_logs():
+            code = apikley.main(words, prog_name="apikley", standalone_mode=False, obj=words)
     except click.ClickException as error:
-        error.show()
+        told = io.StringIO()
+        error.show(told)
+        click.echo(clean(told.getvalue()), nl=False, err=True)
         return error.exit_code
     except click.Abort:
         click.echo("Stopped; nothing was bought.", err=True)
         return INTERRUPTED
     except ApikleyError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(clean(f"Error: {error}"), err=True)
         return 2
+    except Exception as error:  # noqa: BLE001 - shown, made harmless, with a code of its own
+        click.echo(clean("".join(traceback.format_exception(error))), nl=False, err=True)
+        click.echo("A fault of apikley itself. What was paid stands in the journal.", err=True)
+        return OURS
     return code or 0
+
+
+@contextlib.contextmanager
+def clean_logs() -> Iterator[None]:
+    """Show what the library warns of on stderr, made harmless, unless somebody else shows it."""
+    from apikley_async.cli._telling import clean
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with contextlib.suppress(OSError, ValueError):  # nobody reads there any more
+                click.echo(clean(record.getMessage()), err=True)
+
+    logger = logging.getLogger("apikley_async")
+    shown = Shown(logging.WARNING)
+    if not logger.hasHandlers():
+        logger.addHandler(shown)
+    try:
+        yield
+    finally:
+        logger.removeHandler(shown)
 
 
 @click.group(

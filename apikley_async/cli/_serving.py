@@ -70,8 +70,9 @@ async def announced(simulator: Simulator, tell: Telling) -> None:
     """Serve until cancelled; say how to get there, and at the end what happened."""
     try:
         await simulator.start()
-    except OSError as error:
-        raise Refused(f"the simulator cannot listen there: {error.strerror or error}") from None
+    except (OSError, UnicodeError) as error:
+        told = getattr(error, "strerror", None) or "that is no address"
+        raise Refused(f"the simulator cannot listen there: {told}") from None
     try:
         tell("serving", base_url=simulator.base_url, api_key=simulator.api_key)
         tell.answer(f"export APIKLEY_BASE_URL={simulator.base_url}")

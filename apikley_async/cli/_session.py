@@ -16,7 +16,7 @@ import click
 from apikley_async import Backoff, Client, RateLimiter
 from apikley_async.cli._exit import Refused
 from apikley_async.cli._options import Settings
-from apikley_async.cli._telling import plain
+from apikley_async.cli._telling import clean, plain
 
 if TYPE_CHECKING:
     from apikley_async.cli._hooks import Hooks
@@ -108,4 +108,4 @@ def warn_of_readers(path: Path, mode: int) -> None:
     """Say that a file with a key may be read by others, where its *mode* lets them."""
     if stat.S_ISREG(mode) and mode & 0o077:
         told = f"Warning: {plain(path)} holds a key and is open to others: chmod 600 {plain(path)}"
-        click.echo(told, err=True)
+        click.echo(clean(told), err=True)

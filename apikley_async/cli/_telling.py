@@ -17,7 +17,7 @@ from typing import Any, Protocol, TextIO
 
 import click
 
-__all__ = ["Lines", "Screen", "Telling", "count", "plain", "sentence"]
+__all__ = ["Lines", "Screen", "Telling", "clean", "count", "plain", "sentence"]
 
 JOINERS = "\u200c\u200d"  # they shape words of some scripts, and emoji
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -31,6 +31,11 @@ def plain(text: object) -> str:
         else letter
         for letter in str(text)
     )
+
+
+def clean(text: str) -> str:
+    """A text of several lines as a terminal may show it: the last look at all that is said."""
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def count(number: int, thing: str = "film") -> str:
@@ -56,7 +61,7 @@ class Screen(Protocol):
         ...
 
     def say(self, text: str) -> None:
-        """Show a text that is harmless already."""
+        """Show a text, made harmless line by line."""
         ...
 
     def close(self) -> None:
@@ -95,7 +100,7 @@ class Lines:
         return state != before
 
     def say(self, text: str) -> None:
-        click.echo(text, err=True)
+        click.echo(clean(text), err=True)
 
     def close(self) -> None:
         return
@@ -114,7 +119,7 @@ class Raw:
             self.say(told)
 
     def say(self, text: str) -> None:
-        os.write(2, f"{text}\n".encode(errors="backslashreplace"))
+        os.write(2, f"{clean(text)}\n".encode(errors="backslashreplace"))
 
     def close(self) -> None:
         return

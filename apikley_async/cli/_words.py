@@ -14,7 +14,7 @@ __all__ = ["call", "same_command"]
 def call(*words: str, names: Iterable[str | Path] = ()) -> str:
     """A command to type. *names* of files, films and tasks stand behind `--`: none is an option."""
     behind = [str(name) for name in names]
-    return shlex.join(["apikley", *words, *(["--", *behind] if behind else [])])
+    return joined(["apikley", *words, *(["--", *behind] if behind else [])])
 
 
 def same_command(*more: str) -> str:
@@ -22,4 +22,27 @@ def same_command(*more: str) -> str:
     context = click.get_current_context().find_root()
     words = [str(word) for word in context.obj or ()]
     end = words.index("--") if "--" in words else len(words)
-    return shlex.join(["apikley", *words[:end], *more, *words[end:]])
+    return joined(["apikley", *words[:end], *more, *words[end:]])
+
+
+def joined(words: Iterable[str]) -> str:
+    """Words as one line for a shell; none of them does anything to the terminal it is shown on."""
+    return " ".join(map(quoted, words))
+
+
+def quoted(word: str) -> str:
+    """A word in quotes where it needs them; what does not print in the escapes of `$'...'`."""
+    if word.isprintable():
+        return shlex.quote(word)
+    return f"$'{''.join(map(escaped, word))}'"
+
+
+def escaped(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no text
+        return f"\\x{code - 0xDC00:02x}"
+    if letter in "'\\":
+        return f"\\{letter}"
+    if letter.isprintable():
+        return letter
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
