@@ -26,13 +26,20 @@ import attrs
 from apikley_async import Client, Clock, Limiter, SystemClock, Work, images_of, work_faults
 from apikley_async._budget import Budget, Price, Prices, Reservation
 from apikley_async._disk import try_folder, user_id
-from apikley_async.batch._entries import digests_of, entry_of, image_digest, key_faults, work_of
+from apikley_async.batch._entries import (
+    digests_of,
+    entry_of,
+    image_digest,
+    key_faults,
+    without_words,
+    work_of,
+)
 from apikley_async.batch._evidence import Balance, Doubt, balances_around, doubt_of
 from apikley_async.batch._films import films_in, version_of
 from apikley_async.batch._journal import Journal
 from apikley_async.batch._manifest import entries_in
 from apikley_async.batch._recorder import restore_window
-from apikley_async.batch._run import GRACE, Options, Run, summed
+from apikley_async.batch._run import GRACE, Change, Options, Run, summed
 from apikley_async.batch._states import TABLE, Event, NoStepError, State
 from apikley_async.batch._store import Entry, File, Item, Plan, Step, Store
 from apikley_async.errors import (
@@ -323,6 +330,21 @@ class Batch:
         """
         chosen = None if keys is None else frozenset(keys)
         options = Options(Path(folder), max_running, retry, overwrite, chosen)
+        bounds = (max_credits, max_tasks, min_balance)
+        async with contextlib.aclosing(self._running(client, options, price, bounds)) as changes:
+            async for change in changes:
+                if every_change or change.rests:
+                    yield change.item
+
+    async def _running(
+        self,
+        client: Client,
+        options: Options,
+        price: Price = None,
+        bounds: tuple[float | None, int | None, float | None] = (None, None, None),
+    ) -> AsyncGenerator[Change, None]:
+        """Every change of one run; *bounds* are max_credits, max_tasks and min_balance."""
+        max_credits, max_tasks, min_balance = bounds
         await self._wait_for_the_last()
         self._busy, self._stopped = True, None
         try:
@@ -340,8 +362,7 @@ class Batch:
             self._run, run.grace = run, self._grace
             async with contextlib.aclosing(run.changes()) as changes:
                 async for change in changes:
-                    if every_change or change.rests:
-                        yield change.item
+                    yield change
         finally:
             if self._run is not None:
                 self._stopped = self._run.stopped
@@ -653,6 +674,70 @@ class Batch:
         step = Step(Event.RETRY, cause="to be made again")
         return [await self._decide(item.key, step) for item in chosen]
 
+    async def save(
+        self,
+        client: Client,
+        *keys: str,
+        folder: str | os.PathLike[str] | None = None,
+        partial: bool = False,
+        overwrite: bool = False,
+    ) -> AsyncGenerator[Item, None]:
+        """Fetch films again whose files are lost, and those not saved yet; yield where each rests.
+
+        Costs nothing, and makes nothing.
+
+        Args:
+            client: fetches them.
+            keys: of done or successful items; by default all that are successful, or done without
+                all of their files.
+            folder: where they go; by default where the journal's films were saved last.
+            partial: a film is done although some of its links cannot be used.
+            overwrite: replace other files of the films' names.
+
+        Raises:
+            KeyError, ManifestError: one that is named is not there, or is not paid and finished.
+        """
+        chosen = [await self.item(key) for key in keys]
+        if not keys:
+            chosen = [item async for item in self.items(State.SUCCESS, State.DONE)]
+        for item in chosen:
+            expect(item, State.SUCCESS, State.DONE)
+        wanted = [item.key for item in chosen if item.state is State.SUCCESS]
+        for item in chosen:
+            if item.state is State.DONE and await asyncio.to_thread(is_lost, item, bool(keys)):
+                await self._decide(item.key, Step(Event.REFETCH, cause="to be saved again"))
+                wanted.append(item.key)
+        if not wanted:
+            return
+        places = [Path(folder)] if folder is not None else [*await self._open.folders()]
+        options = Options(
+            (places or [Path("films")])[-1],
+            overwrite=overwrite,
+            keys=frozenset(wanted),
+            partial=partial,
+        )
+        async with contextlib.aclosing(self._running(client, options)) as changes:
+            async for change in changes:
+                if change.rests:
+                    yield change.item
+
+    async def purge(self, *keys: str) -> list[Item]:
+        """Remove the words and images of films from the journal; prompts are personal data.
+
+        Of those named, or of all that are done or dropped: no other could do without. What is
+        paid is still known by its digest. Copies of the journal keep what they have.
+
+        Raises:
+            ManifestError: one that is named is neither done nor dropped.
+        """
+        chosen = [await self.item(key) for key in keys]
+        if not keys:
+            chosen = [item async for item in self.items(State.DONE, State.DROPPED)]
+        for item in chosen:
+            expect(item, State.DONE, State.DROPPED)
+        await self._open.purge({item.key: without_words(item) for item in chosen}, by=who())
+        return [await self.item(item.key) for item in chosen]
+
     async def revive(self, *keys: str) -> list[Item]:
         """Try once more to save films whose links were dead. Costs nothing."""
         chosen = [await self.item(key) for key in keys]
@@ -777,6 +862,13 @@ def missing(saved: Iterable[tuple[str, File]]) -> list[str]:
         elif summed(file.path) != file:
             faults.append(f"{key}: {file.path} has changed: it is not the film that was saved")
     return faults
+
+
+def is_lost(item: Item, changed: bool) -> bool:
+    """Whether a file of a done item is gone, or *changed* where that is asked for. Blocks."""
+    if changed:
+        return bool(missing((item.key, file) for file in item.files))
+    return not all(file.path.is_file() for file in item.files)
 
 
 def expect(item: Item, *states: State) -> None:

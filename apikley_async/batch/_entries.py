@@ -42,6 +42,7 @@ __all__ = [
     "is_key",
     "name_fault",
     "shown",
+    "without_words",
     "work_of",
 ]
 
@@ -56,6 +57,7 @@ SPELLED_IN_1 = ("shots", "duration", "aspect_ratio", "image", "model", "input")
 NOTES = "metadata"  # the same, of its user: not sent, and no part of the digest
 NOT_THERE = (Shot("Its absence is told elsewhere.", 0.1),)
 PICTURE = "image_sha256"  # beside the work in a payload: its images as they were when planned
+REMOVED = "(removed)"  # in the place of a scene
 MOST_TAKES = 100
 MOST_SHOTS = 10
 MOST_FAULTS = 100
@@ -457,6 +459,15 @@ def work_of(item: Item) -> Work:
         raise JournalError(
             f"the journal is damaged, or was not written by this program: {shown(item.key)}: {told}"
         ) from None
+
+
+def without_words(item: Item) -> str:
+    """The payload of an item without its words and images; it costs what it did."""
+    work = work_of(item)
+    if isinstance(work, Storyboard):
+        shots = [Shot(REMOVED, shot.duration) for shot in work.shots]
+        return spelled(attrs.evolve(work, shots=shots, image=None).to_dict())
+    return spelled(ModelTask(work.model).to_dict())
 
 
 def _read_planned(item: Item) -> Work:

@@ -41,7 +41,14 @@ from apikley_async.batch._rows import (
     spell_files,
     storable,
 )
-from apikley_async.batch._schema import MIGRATIONS, RENAME, Migrations, faults_of, migrate
+from apikley_async.batch._schema import (
+    MIGRATIONS,
+    PURGE,
+    RENAME,
+    Migrations,
+    faults_of,
+    migrate,
+)
 from apikley_async.batch._states import Event, NoStepError, State, after
 from apikley_async.batch._store import Charge, Entry, Expected, Item, Plan, Step
 from apikley_async.batch._witness import Witness, check_newest
@@ -192,6 +199,9 @@ class Journal:
 
     async def rename(self, key: str, new: str, *, by: str = "") -> Item:
         return await self._run(self._rename, key, new, by)
+
+    async def purge(self, payloads: Mapping[str, str], *, by: str = "") -> None:
+        await self._run(self._purge, payloads, by)
 
     async def item(self, key: str) -> Item:
         return await self._run(self._item, key)
@@ -738,6 +748,24 @@ class Journal:
             self._db.execute("UPDATE event SET key = ? WHERE key = ?", (new, key))
             self._note_event(new, RENAME, item.state, item.state, cause=f"it was {key}", by=by)
         return self._item(new)
+
+    def _purge(self, payloads: Mapping[str, str], by: str) -> None:
+        self._db.execute("PRAGMA secure_delete = ON")
+        with self._transaction():
+            for key, payload in payloads.items():
+                item = self._item(key)
+                said = json.loads(item.result) if item.result else None
+                if isinstance(said, dict):
+                    said.pop("content", None)
+                self._db.execute(
+                    "UPDATE item SET payload = ?, payload_sum = ?, result = ? WHERE key = ?",
+                    (payload, payload_sum(key, payload), said and json.dumps(said), key),
+                )
+                self._db.execute("UPDATE attempt SET raw = NULL WHERE key = ?", (key,))
+                self._note_event(key, PURGE, item.state, item.state, by=by)
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _item(self, key: str) -> Item:
         row = self._db.execute(f"{ITEM} WHERE key = ?", (key,)).fetchone()

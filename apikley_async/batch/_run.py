@@ -65,6 +65,7 @@ class Options:
         retry: how often a failed film is made again, each a new charge.
         overwrite: whether a stranger's file may be replaced.
         keys: the only items that are made, followed and saved; None: all of them.
+        partial: whether a film is done without the links that cannot be used.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class Options:
     retry: int = attrs.field(default=0, validator=attrs.validators.ge(0))
     overwrite: bool = False
     keys: frozenset[str] | None = None
+    partial: bool = False
 
     def chooses(self, key: str) -> bool:
         """Whether the run is about the item of that key."""
@@ -466,6 +468,8 @@ class Run:
     async def _save(self, item: Item) -> None:
         """Save the film; it is done when its bytes are on the disk and its sum is written down."""
         result = result_of(item)
+        if self._options.partial and result.urls:
+            result = attrs.evolve(result, unusable=())
         if not result.urls:  # another model's answer without a file: its words are in the journal
             await self._step(item, Step(Event.SAVE))
             return

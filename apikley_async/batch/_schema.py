@@ -10,13 +10,22 @@ from typing import TypeAlias
 
 from apikley_async.batch._states import TABLE, Event, State
 
-__all__ = ["APPLICATION", "MIGRATIONS", "RENAME", "VERSION", "Migrations", "faults_of", "migrate"]
+__all__ = [
+    "APPLICATION",
+    "MIGRATIONS",
+    "PURGE",
+    "RENAME",
+    "VERSION",
+    "Migrations",
+    "faults_of",
+    "migrate",
+]
 
 Migrations: TypeAlias = tuple[tuple[str, ...], ...]
 
 APPLICATION = 0x41506B6C  # "APkl", so that a journal is known from other databases
 
-RENAME = "rename"  # an event of the history that changes no state
+RENAME, PURGE = "rename", "purge"  # events of the history that change no state
 STATES = ", ".join(f"'{state}'" for state in State)
 
 MIGRATIONS: Migrations = (
@@ -153,7 +162,7 @@ def faults_of(db: sqlite3.Connection) -> list[str]:
     ):
         if stands.get(key, State.PLANNED) != before:
             faults.append(f"{key}: the history breaks off before {event}")
-        if event == RENAME and before == following:
+        if event in (RENAME, PURGE) and before == following:
             continue
         if TABLE.get((State(before), Event(event))) != following:
             faults.append(f"{key}: {event} does not lead from {before} to {following}")

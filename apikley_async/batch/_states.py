@@ -1,8 +1,8 @@
 """The life of a paid item: one table, (state, event) -> state, and nothing else.
 
 The rules of the table: what guards a request is stored before the request; a film is bought
-again only by an event that a person caused; no event leads out of `done`, and out of `dropped`
-only where nothing was ever sent.
+again only by an event that a person caused; out of `done` only a person's word leads, to fetch
+files that were lost, and out of `dropped` only new content, where nothing was ever sent.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Event(enum.StrEnum):
     STALL = "stall"
     RESUME = "resume"
     SAVE = "save"
+    REFETCH = "refetch"
     EXPIRE = "expire"
     RETRY = "retry"
     CHANGE = "change"
@@ -95,6 +96,7 @@ TABLE: Mapping[tuple[State, Event], State] = {
     (State.STALLED, Event.RESUME): State.SUBMITTED,
     (State.STALLED, Event.DROP): State.DROPPED,
     (State.SUCCESS, Event.SAVE): State.DONE,
+    (State.DONE, Event.REFETCH): State.SUCCESS,  # a file is lost, and a person wants it again
     (State.SUCCESS, Event.EXPIRE): State.EXPIRED,
     (State.EXPIRED, Event.RESUME): State.SUCCESS,
     (State.EXPIRED, Event.DROP): State.DROPPED,

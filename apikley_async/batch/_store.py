@@ -230,6 +230,14 @@ class Store(Protocol):
         """
         ...
 
+    async def purge(self, payloads: Mapping[str, str], *, by: str = "") -> None:
+        """Put other payloads in the place of items', by key; forget what answers repeat of them.
+
+        The digest stays, so that the film is known again. Nothing of the old text is left in what
+        the store holds now.
+        """
+        ...
+
     async def item(self, key: str) -> Item:
         """One item; `KeyError` when there is none of that key."""
         ...

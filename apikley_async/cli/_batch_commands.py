@@ -225,6 +225,51 @@ def resolve(
 
 @batch.command()
 @place
+@keys
+@options.folder(None, "Where the films go.  [default: where they were saved last]")
+@click.option("--partial", is_flag=True, help="Though some links of a film cannot be used.")
+@click.option("--overwrite", is_flag=True, help="Replace other files of the films' names.")
+@options.service
+def save(
+    path: Path,
+    keys: tuple[str, ...],
+    folder: Path | None,
+    partial: bool,
+    overwrite: bool,
+    settings: Settings,
+) -> int:
+    """Fetch films again whose files are lost, and those not saved yet. Costs nothing."""
+    from apikley_async.cli._journals import fetch
+
+    return fetch(path, keys, settings, folder=folder, partial=partial, overwrite=overwrite)
+
+
+@batch.command()
+@place
+@keys
+@options.folder(None, "Where the films go.  [default: where they were saved last]")
+@options.service
+def revive(path: Path, keys: tuple[str, ...], folder: Path | None, settings: Settings) -> int:
+    """Try once more to fetch expired films, all or those named. Costs nothing."""
+    from apikley_async.cli._journals import fetch
+
+    return fetch(path, keys, settings, folder=folder, expired=True)
+
+
+@batch.command()
+@place
+@keys
+@journal_only
+def purge(path: Path, keys: tuple[str, ...], as_json: bool) -> int:
+    """Remove words and images of done and dropped films from the journal: they are personal data.
+
+    What is paid is still known. Copies of the journal keep what they have.
+    """
+    return decided(path, as_json, lambda films: films.purge(*keys))
+
+
+@batch.command()
+@place
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @journal_only

@@ -36,6 +36,7 @@ __all__ = [
     "code_of",
     "make_folder",
     "tell_counts",
+    "tell_item",
 ]
 
 CODES = {

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from apikley_async.batch import Batch, Item, State, is_manifest
+from apikley_async.cli._batches import End, code_of, tell_item
 from apikley_async.cli._doubts import tell_doubts
 from apikley_async.cli._exit import OK, Refused
 from apikley_async.cli._options import Settings
-from apikley_async.cli._run import alone, telling
-from apikley_async.cli._telling import Telling, plain
+from apikley_async.cli._run import alone, play, telling
+from apikley_async.cli._session import Session, prepare
+from apikley_async.cli._telling import Telling, count, plain
 from apikley_async.errors import ManifestError
 
-__all__ = ["decide", "decided", "existing", "journal_of", "look"]
+__all__ = ["decide", "decided", "existing", "fetch", "journal_of", "look"]
 
 
 def journal_of(path: Path, journal: Path | None = None) -> Path:
@@ -60,6 +64,42 @@ def decide(
         return OK
 
     return alone(flow, tell)
+
+
+def fetch(
+    path: Path,
+    keys: Sequence[str],
+    settings: Settings,
+    *,
+    expired: bool = False,
+    **how: Any,
+) -> int:
+    """Fetch films that are paid: lost ones, or *expired* ones; give the exit code."""
+    tell = telling(as_json=settings.as_json, films=0)
+
+    async def flow(own: Session) -> int:
+        end = End(only=None)
+        async with Batch.open(existing(path)) as batch:
+            chosen = list(keys)
+            try:
+                if expired:
+                    chosen = [item.key for item in await batch.revive(*keys)]
+                    if not chosen:
+                        tell.say("no film is expired")
+                        return OK
+                fetched = batch.save(own.client, *chosen, **how)
+                async with contextlib.aclosing(fetched) as items:
+                    async for item in items:
+                        end.note(item)
+                        tell_item(tell, item, [file.path for file in item.files])
+            except KeyError as error:
+                raise Refused(f"there is no film {plain(error.args[0])!r} in the journal") from None
+            except ManifestError as error:
+                raise Refused(plain(error)) from None
+        tell.say(f"{count(len(end.done))} fetched")
+        return code_of(end.counts)
+
+    return play(prepare(settings, finished=True), flow, tell)
 
 
 async def decided(deciding: Awaitable[list[Item]], tell: Telling) -> None:

@@ -267,3 +267,28 @@ async def test_an_adopted_film_is_resolved_by_its_content(tmp_path: Path) -> Non
                 await batch.resolve(key, task_id=task_id, client=client)
             await ran(batch, client, folder=tmp_path / "films", overwrite=True)
             await check_books(simulator, batch, tmp_path / "films")
+
+
+async def test_a_person_takes_what_links_there_are(tmp_path: Path) -> None:
+    """One unusable link among several: the film rests until a person says that it will do. (D11)"""
+    async with (
+        world() as simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        async for item in batch.run(client, folder=tmp_path, every_change=True):
+            if item.state is State.SUBMITTED:
+                break
+        [link] = simulator.result_urls(item.task_id or "")
+        simulator.script("record", [Fault.result_urls(link, "https://a\u202eb/x.mp4")] * 9)
+
+        [rests] = await ran(batch, client, folder=tmp_path)
+        [again] = [item async for item in batch.save(client)]
+        [done] = [item async for item in batch.save(client, "k0", partial=True)]
+
+        assert (rests.state, again.state, done.state) == (State.SUCCESS, State.SUCCESS, State.DONE)
+        assert "cannot be used" in rests.cause
+        assert len(done.files) == 1
+        assert len(simulator.ledger.paid) == 1
+        assert await batch.verify() == []

@@ -21,6 +21,7 @@ WHOLE = {
     "failed": "retry planned, drop dropped",
     "rejected": "retry planned, drop dropped, change planned",
     "dropped": "change planned",
+    "done": "refetch success",
 }
 PAYS = {Event.INTEND}
 BY_A_PERSON = {Event.RESUBMIT, Event.RETRY, Event.RESOLVE, Event.DROP}
@@ -64,8 +65,8 @@ def test_nothing_that_may_be_paid_is_planned_again_but_by_a_person() -> None:
 
 
 def test_the_last_states_are_last() -> None:
-    """No event leads out of done, and out of dropped only new content for what was never sent."""
-    assert not [event for (start, event) in TABLE if start is State.DONE]
+    """Out of done leads only fetching again what is paid, out of dropped only new content."""
+    assert [event for (start, event) in TABLE if start is State.DONE] == [Event.REFETCH]
     assert [event for (start, event) in TABLE if start is State.DROPPED] == [Event.CHANGE]
 
 

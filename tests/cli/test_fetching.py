@@ -1,0 +1,55 @@
+"""Paid films whose files are lost, and words that are to be forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli.conftest import Run
+from cli.test_batch_commands import manifest
+
+from apikley_async.simulator import Fault, Simulator
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+
+
+def test_lost_files_are_fetched_again(service: Simulator, run: Run) -> None:
+    """Without paying; what is there, even if it was changed, is left alone unless named. (D17)"""
+    run("batch", "run", manifest("tea", "sea"), "--yes", "-o", "out")
+    film = Path("out/tea.mp4").read_bytes()
+    Path("out/tea.mp4").unlink()
+    Path("out/sea.mp4").write_bytes(b"mine")
+
+    told = run("batch", "save", "campaign.db")
+    named = run("batch", "save", "campaign.db", "sea")
+    replaced = run("batch", "save", "campaign.db", "sea", "--overwrite")
+
+    assert (told.code, named.code, replaced.code) == (0, 4, 0)
+    assert "1 film fetched" in told.err
+    assert Path("out/tea.mp4").read_bytes() == film
+    assert "another file" in named.err
+    assert Path("out/sea.mp4").stat().st_size > 4
+    assert run("batch", "verify", "campaign.db").code == 0
+    assert run("batch", "save", "campaign.db", "nobody").code == 2
+    assert len(service.ledger.paid) == 2
+
+
+def test_words_are_forgotten_and_films_are_not(service: Simulator, run: Run) -> None:
+    """Nothing of the prompts is left in the files of the journal; nothing is paid again. (A21)"""
+    path = manifest("tea", "sea")
+    service.script("create", [Fault.OK, Fault.code(402)])
+    run("batch", "run", path, "--yes", "--max-running", "1")
+    assert b"tea at dawn" in Path("campaign.db").read_bytes()
+
+    told = run("batch", "purge", path)
+    refused = run("batch", "purge", path, "sea")
+
+    assert (told.code, refused.code) == (0, 2)
+    left = b"".join(file.read_bytes() for file in Path().glob("campaign.db*"))
+    assert b"tea at dawn" not in left
+    assert b"sea at dawn" in left
+    again = run("batch", "run", path, "--yes")
+    assert again.code == 0
+    assert "2 known" in again.err
+    assert len(service.ledger.paid) == 2
+    assert run("batch", "verify", path).code == 0
