@@ -6,11 +6,13 @@ system has no flag or call for is left out. No policy and no message for users s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ __all__ = [
     "state_folder",
     "sync_file",
     "sync_folder",
+    "synced",
     "try_folder",
     "user_id",
 ]
@@ -140,15 +143,28 @@ def read_at(handle: int, count: int, place: int) -> bytes:
 
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder on the disk, where that can be asked for."""
-    if not hasattr(os, "O_DIRECTORY"):
+    with synced(folder):
+        pass
+
+
+@contextlib.contextmanager
+def synced(folder: Path) -> Iterator[None]:
+    """Put the names that a folder has in the end on the disk; it is opened before anything else.
+
+    So too many open files are found out before a name is given.
+    """
+    handle = None
+    try:
+        if hasattr(os, "O_DIRECTORY"):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | USUAL)
+    except OSError as error:
+        if error.errno not in UNASKABLE and not isinstance(error, PermissionError):
+            raise  # else it may be written to but not read
+    if handle is None:
+        yield
         return
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | USUAL)
-    except OSError as error:
-        if error.errno in UNASKABLE or isinstance(error, PermissionError):
-            return  # it may be written to but not read
-        raise
-    try:
+        yield
         sync_file(handle)
     finally:
         os.close(handle)

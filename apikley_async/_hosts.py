@@ -110,12 +110,15 @@ class Hosts:
                 if response.status in (301, 302, 303, 307, 308):
                     return urljoin(url, response.headers.get("Location", ""))
                 body = read_answer(held, response.status, response.headers, wall=self._clock.wall())
-                chunks = watched(response.content.iter_chunked(CHUNK), idle)
-                await open_now.enter_async_context(contextlib.aclosing(chunks))
+                chunks: AsyncIterator[bytes] = response.content.iter_chunked(CHUNK)
                 if body.packed:
-                    chunks = unpacked(chunks)
-                    await open_now.enter_async_context(contextlib.aclosing(chunks))
-                await receive(body, chunks)
+                    chunks = await open_now.enter_async_context(
+                        contextlib.aclosing(unpacked(chunks))
+                    )
+                await receive(
+                    body,
+                    await open_now.enter_async_context(contextlib.aclosing(watched(chunks, idle))),
+                )
                 return body
         except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
             trouble = DownloadError(f"The certificate of {shown(url)} is not valid")
@@ -183,12 +186,14 @@ class Hosts:
 async def watched(chunks: AsyncIterator[bytes], idle: float) -> AsyncGenerator[bytes, None]:
     """What comes, as long as some of it does every *idle* seconds.
 
-    Bytes of the framing are no progress: a chunk's extension or a trailer may never end.
+    Bytes of the framing are no progress: a chunk's extension, a trailer, or the header of what is
+    packed may never end.
     """
     while True:
         async with asyncio.timeout(idle):
-            chunk = await anext(chunks, b"")
-        if not chunk:
+            while (chunk := await anext(chunks, None)) == b"":
+                pass  # of something packed that unpacks to nothing
+        if chunk is None:
             return
         yield chunk
 

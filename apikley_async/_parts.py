@@ -37,6 +37,7 @@ from apikley_async._disk import (
     read_at,
     sync_file,
     sync_folder,
+    synced,
 )
 from apikley_async._films import (
     HEAD,
@@ -86,7 +87,7 @@ def in_a_thread(
         trouble = doing.exception()
         if cancelled is not None:
             raise cancelled
-        if isinstance(trouble, OSError) and trouble.errno in TOO_MANY_FILES and not part.is_open:
+        if isinstance(trouble, OSError) and trouble.errno in TOO_MANY_FILES:
             raise BrokenOffError("too many files are open here")  # some will be closed
         if isinstance(trouble, OSError):
             raise cannot_be_written(part.target, trouble)
@@ -257,14 +258,14 @@ class Part:
         final = fitting(self.target, self.head)
         check_target(final)
         sync_file(self._file)
-        self._release()
-        if overwrite:
-            self._path.replace(final)
-        elif not self._link(final) and not self._equals(final):
-            told = f"{final} exists and is another file; move it, or say overwrite=True"
-            raise refused(told)
-        self._remove()
-        sync_folder(final.parent)
+        with synced(final.parent):
+            self._release()
+            if overwrite:
+                self._path.replace(final)
+            elif not self._link(final) and not self._equals(final):
+                told = f"{final} exists and is another file; move it, or say overwrite=True"
+                raise refused(told)
+            self._remove()
         return final
 
     def _link(self, final: Path) -> bool:

@@ -77,6 +77,7 @@ class Timeouts:
         connect: for a connection, TLS included.
         answer: for the answer to createTask once it is sent (a slow answer is cheaper than an
             unknown one); also, over all tries, for the answer to a question that can be repeated.
+            One try of that is cut off after 30 s; after two in a row it may take longer.
         patience: for trying again a submission that was never sent or was throttled; counted in
             attempts and pauses, not in waiting for a place in the line.
         idle: for the next piece of an upload or a download. One that makes progress goes on,

@@ -43,6 +43,7 @@ CONNECTIONS = 40
 KEEP_ALIVE = 75.0  # longer than any pause between two looks
 SENT_AHEAD = 128 * 1024  # bytes that may wait in a socket's buffer
 STALL, GRACE = 1.0, 5.0
+MOST_CUT_OFF = 20  # polls in a row that count
 LONGEST_KEY = 2000
 SHORTEST_SECRET = 12  # anything shorter opens nothing, and is a part of ordinary words
 HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
@@ -300,6 +301,7 @@ class HttpTransport:
         self._network = network
         self._timeouts = network.timeouts
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._cut_off: dict[tuple[str, ...], int] = {}  # polls in a row, by what they ask
         self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
@@ -309,7 +311,7 @@ class HttpTransport:
         outcome: Reply | ApikleyError
         try:
             if request.repeatable:
-                outcome = await self._in_time(exchange, mark)
+                outcome = await self._in_time(exchange, mark, request)
             else:
                 outcome = await self._patiently(exchange, mark)
         except asyncio.CancelledError as exc:
@@ -330,11 +332,17 @@ class HttpTransport:
                 stuck.shutdown(socket.SHUT_RDWR)
 
     async def _in_time(
-        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
+        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark, request: Request
     ) -> Reply | ApikleyError:
-        """Wait for an answer; an upload that makes progress is given all the time it takes."""
+        """Wait for an answer; an upload that makes progress is given all the time it takes.
+
+        After two polls in a row that were cut off the next one has twice as long: an answer that
+        is always slow is read in the end.
+        """
         loop, idle = asyncio.get_running_loop(), self._timeouts.idle
-        limit = self._timeouts.question
+        asked = (request.path, *request.query.values())
+        cut_off = self._cut_off.pop(asked, 0)
+        limit = min(self._timeouts.answer, self._timeouts.question * 2.0 ** (cut_off // 2))
         try:
             async with asyncio.timeout(limit) as clock:
 
@@ -347,7 +355,8 @@ class HttpTransport:
                 mark.moved = moved
                 return await exchange
         except TimeoutError:
-            pass
+            if request.query:  # of one task: others may be answered at once
+                self._cut_off[asked] = min(cut_off + 1, MOST_CUT_OFF)
         finally:
             mark.moved = None
         return self._trouble(mark, f"no answer within {limit:g} s")

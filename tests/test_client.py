@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import itertools
 import logging
 import os
 import random
@@ -805,6 +806,30 @@ async def test_logs_say_what_is_asked_throttled_tried_again_and_uncertain(
         f"DEBUG {create}: HTTP 200 in 0 ms, attempt <token>",
         f"WARNING uncertain: a film may be paid, attempt <token>: {cause}",
     ]
+
+
+@pytest.mark.virtual
+async def test_an_answer_that_is_always_slow_is_read_in_the_end() -> None:
+    """After two polls that were cut off the next may take twice as long, up to `answer`."""
+    times = list[float]()
+
+    async def slow(line: Line, heard: Heard) -> None:
+        times.append(now())
+        await asyncio.sleep(delay)
+        await _everything(line, heard)
+
+    async with RawServer(service(recordInfo=slow)) as server, customer(server.url) as client:
+        for delay, polls in ((20, 1), (45, 3), (100, 5)):
+            times.clear()
+            task_id = f"task_{delay}"
+            await client.job(task_id)
+            assert len(times) == polls
+
+        times.clear()
+        delay = 500  # never: each poll ends all the same
+        with pytest.raises(JobTimeoutError):
+            await client.job("task_9").wait(timeout=1000)
+        assert max(later - earlier for earlier, later in itertools.pairwise(times)) < 145
 
 
 @pytest.mark.virtual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import gzip
 import os
@@ -881,6 +882,39 @@ async def test_too_many_open_files_pass(tmp_path: Path) -> None:
         (path,) = await task
 
     assert path.read_bytes() == FILM
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("there", [False, True], ids=["a free name", "the same film is there"])
+async def test_too_many_open_files_pass_whatever_is_to_be_opened(
+    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part, its note, the folder at the end: each once, and the film is saved all the same."""
+    opening, opened, failing = os.open, 0, 0
+
+    def once(path: Any, *rest: Any, **more: Any) -> int:
+        nonlocal opened
+        if str(tmp_path) in str(path):
+            opened += 1
+            if opened == failing:
+                raise OSError(errno.EMFILE, "Too many open files")
+        return opening(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", once)
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+        for failing in range(1, 30):
+            opened = 0
+            folder = tmp_path / str(failing)
+            if there:
+                await films.save(result(url), folder)
+                opened = 0
+            (path,) = await films.save(result(url), folder)
+            assert path.read_bytes() == FILM
+            assert names(folder) == ["task_1.mp4"]
+            if opened < failing:
+                break
+        assert 4 <= failing < 30
 
 
 @pytest.mark.virtual

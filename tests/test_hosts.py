@@ -308,6 +308,34 @@ async def test_a_host_that_dribbles_is_given_up(what: str) -> None:
         assert loop.time() - begun <= 71
 
 
+NOTHING_PACKED = {
+    "a name in its header": (b"\x1f\x8b\x08\x08\0\0\0\0\0\x03", b"name" * 256),
+    "empty blocks": (b"\x1f\x8b\x08\0\0\0\0\0\0\x03", b"\0\0\0\xff\xff" * 256),
+}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("what", NOTHING_PACKED)
+async def test_what_unpacks_to_nothing_is_silence(what: str) -> None:
+    """Packed bytes without end of which no film comes: a minute of them is enough."""
+    loop = asyncio.get_running_loop()
+    begins, piece = NOTHING_PACKED[what]
+
+    async def act(line: Line, _heard: Heard) -> None:
+        await line.say(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + begins)
+        while True:
+            await asyncio.sleep(1)
+            await line.say(piece)
+
+    async with RawServer(act) as server, opened() as hosts:
+        begun = loop.time()
+
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(f"{server.url}/1.mp4", Held(), Sink())
+
+        assert loop.time() - begun <= 71
+
+
 @pytest.mark.virtual
 async def test_silence_is_what_the_caller_says() -> None:
     """`Timeouts.idle` bounds it."""

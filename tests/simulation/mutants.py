@@ -149,11 +149,10 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "same = True"),
     ),
     "give a file its name before it is on the disk": (
-        ("_parts", "        sync_file(self._file)\n        self._rel", "        self._rel"),
+        ("_parts", "        sync_file(self._file)\n        with sync", "        with sync"),
     ),
     "do not sync the folder": (
-        ("_parts", "        sync_folder(final.parent)\n        return final",
-         "        return final"),
+        ("_parts", "with synced(final.parent):", "if True:"),
     ),
     "call it done before it is saved": (
         ("batch._run", "        target = await self._target(item, len(result.urls))\n",
