@@ -121,6 +121,7 @@ class Attempts:
 
     Attributes:
         receives_callbacks: whether callbacks come back to this client.
+        running: the slots of its films.
         unclaimed, uncertain: those of the client.
     """
 
@@ -132,7 +133,7 @@ class Attempts:
         self._seal = Seal([token_secret(settings.key.reveal())])
         self._here = here
         self._clock = settings.clock
-        self._running = running_slots(settings.max_running, settings.clock)
+        self.running = running_slots(settings.max_running, settings.clock)
         self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
         self._entries: dict[str, _Entry] = {}
         self._tokens: dict[str, str] = {}
@@ -209,7 +210,7 @@ class Attempts:
         """
         async with contextlib.AsyncExitStack() as held:
             async with self._here().house.inside():
-                await held.enter_async_context(self._running.take())
+                await held.enter_async_context(self.running.take())
                 await held.enter_async_context(self._settings.limiter.running_slot())
             yield
 

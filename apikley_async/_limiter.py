@@ -141,6 +141,13 @@ class Slots:
         self._binding = Binding(what)
         self._line = asyncio.Lock()
         self._moved = asyncio.Event()
+        self._made_at = clock.now()
+
+    @property
+    def resting(self) -> float:
+        """Seconds until any slot may be used, where all of them rest and none is in use; else 0."""
+        wait = self._rested[0] - self._clock.now() if self._rested else 0.0
+        return 0.0 if self._uses else max(0.0, wait)
 
     @property
     def in_use(self) -> int:
@@ -183,6 +190,11 @@ class Slots:
         free = len(self._rested)
         for end in ends[-free:] if free else []:
             heappushpop(self._rested, end)
+
+    def remember(self, ages: Iterable[float]) -> None:
+        """Let slots rest for uncertain uses of an earlier process, each so many seconds ago."""
+        own = self._clock.now() - self._made_at  # of what was used since, a slot rests already
+        self.occupy((ago, True) for ago in ages if ago >= own)
 
     def _wait(self, gate: Callable[[float], float] | None) -> float:
         now = self._clock.now()
@@ -268,6 +280,16 @@ class RateLimiter:
             attempts: for each, how many seconds ago it ended, and whether it is uncertain.
         """
         self._slots.occupy(attempts)
+
+    def remember_running(self, ages: Iterable[float]) -> None:
+        """Let slots of films rest, which an earlier process may have running, by their ages."""
+        if self._running:
+            self._running.remember(ages)
+
+    @property
+    def resting(self) -> float:
+        """Seconds until one more film may run, where all slots rest; 0 where that is not known."""
+        return self._running.resting if self._running else 0.0
 
     def _close(self, retry_after: float | None) -> None:
         """Close the gate for everyone: *retry_after* seconds, and longer at each new refusal."""

@@ -404,7 +404,7 @@ class Batch:
             await self._check_prices(options, prices, paid=budget.max_credits is not None)
         if not any(known is client.limiter for known in self._paced):
             self._paced.append(client.limiter)
-            await restore_window(store, client.limiter)
+            await restore_window(store, client)
 
     async def belong_to(self, client: Client) -> None:
         """Make sure that the journal's tasks are those of this client; `run` does so by itself.

@@ -6,13 +6,14 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from apikley_async import Attempt, Client, Limiter, Request, Verdict
+from apikley_async import Attempt, Client, RateLimiter, Request, Verdict
 from apikley_async._budget import Stake
 from apikley_async.batch._states import Event
 from apikley_async.batch._store import Item, Step, Store
 
 __all__ = ["JournalRecorder", "KeptCallbacks", "restore_window", "step_of"]
 
+UNCERTAIN_FILM = 1800.0  # seconds for which the film of an uncertain attempt may be running
 LONGEST_REST = 60.0  # of a limiter's slot, after an uncertain attempt
 
 
@@ -85,6 +86,14 @@ def step_of(attempt: Attempt) -> Step:
     return Step(event, cause=attempt.cause, by=by)
 
 
-async def restore_window(store: Store, limiter: Limiter) -> None:
-    """Let a limiter remember the attempts of the last run: a restart is no new window."""
+async def restore_window(store: Store, client: Client) -> None:
+    """Let a client's limits remember the attempts of the last run: a restart is no new window.
+
+    Films of uncertain attempts may be running, too.
+    """
+    limiter = client.limiter
     limiter.remember(await store.ends(LONGEST_REST))
+    ages = [age for age, uncertain in await store.ends(UNCERTAIN_FILM) if uncertain]
+    client.attempts.running.remember(ages)
+    if isinstance(limiter, RateLimiter):
+        limiter.remember_running(ages)

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from apikley_async import Client, Clock, Job, Result, Work
+from apikley_async import Client, Clock, Job, RateLimiter, Result, Work
 from apikley_async._budget import Budget, Prices, Reservation, Stake
 from apikley_async._policy import Maintenance
 from apikley_async.batch._entries import name_fault, work_of
@@ -49,6 +49,7 @@ logger = logging.getLogger("apikley_async.batch")
 
 GRACE = 30.0  # for a POST that is out when the run is left
 LISTENING = 1800.0  # seconds in which a callback may say what became of a submission
+WORTH_TELLING = 10.0  # seconds: a longer wait is told
 CONFIRMING = 120.0  # at the least, where a callback has named the task
 SAVING = 16  # films that may be saved besides those that are made
 LATEST = datetime.max.replace(tzinfo=UTC)
@@ -118,6 +119,8 @@ class Run:
         self._tasks: dict[asyncio.Task[None], None] = {}
         self.ending = asyncio.Event()  # nobody hears of changes any more
         self._stopping = asyncio.Event()
+        self._wait_is_told = False
+        self._waiting: dict[str, Item] = {}  # for a slot
         self._decided = asyncio.Event()  # a reservation was kept or given back
         self._maintenance = Maintenance()
         self._error: Exception | None = None
@@ -243,6 +246,7 @@ class Run:
         """Bring one item as far as it can go today; its troubles are not the others'."""
         try:
             if uncertain is not None:
+                self._tell_listening(item, uncertain[1])
                 item = await self._recover(item, *uncertain)
             for _ in range(1 + self._options.retry):
                 if item.state is State.FAILED and self.stopped is None:
@@ -269,6 +273,17 @@ class Run:
         else:
             self.stop(f"An error that was not foreseen: {type(error).__name__}")
 
+    def _tell_listening(self, item: Item, timeout: float) -> None:
+        """Say that a callback of an earlier run is waited for, for how long, and what to do."""
+        if timeout < WORTH_TELLING:
+            return
+        cause = (
+            f"of an earlier run; its callback is waited for, {timeout:.0f} s at most. To cut it "
+            "short, stop, decide about it, and run again"
+        )
+        logger.info("%s is uncertain, %s", item.key, cause)
+        self._tell(attrs.evolve(item, cause=cause))
+
     async def _make(self, item: Item) -> Item:
         """From wherever it is until the service has finished it."""
         if item.state not in (State.PLANNED, State.SUBMITTED, State.STALLED):
@@ -277,7 +292,8 @@ class Run:
         try:
             async with contextlib.AsyncExitStack() as held:
                 await held.enter_async_context(self._making)
-                await held.enter_async_context(self._client.attempts.running_slot())
+                if item.state is State.PLANNED or not self._resting:
+                    await self._take_slot(item, held)
                 if item.state is State.PLANNED:
                     item, job = await self._submit_or_recover(item)
                 if item.state is State.STALLED:
@@ -285,8 +301,39 @@ class Run:
                 if item.state is State.SUBMITTED:
                     item = await self._follow(item, job)
         except SubmissionUncertainError:  # it had to pass the slot: its film may be running
+            for waiting in self._waiting.values():
+                self._tell_wait(waiting)
             return await self._store.item(item.key)
         return item
+
+    async def _take_slot(self, item: Item, held: contextlib.AsyncExitStack) -> None:
+        """Wait for a slot of a film that is not running yet, or while none rests."""
+        self._waiting[item.key] = item
+        self._tell_wait(item)
+        try:
+            await held.enter_async_context(self._client.attempts.running_slot())
+        finally:
+            del self._waiting[item.key]
+
+    @property
+    def _resting(self) -> float:
+        """Seconds for which all slots rest, after uncertain films; 0 while one is used or free."""
+        limiter = self._client.limiter
+        shared = limiter.resting if isinstance(limiter, RateLimiter) else 0.0
+        return max(self._client.attempts.running.resting, shared)
+
+    def _tell_wait(self, item: Item) -> None:
+        """Say once that films wait for slots of uncertain ones, for how long, and what to do."""
+        wait = self._resting
+        if wait < WORTH_TELLING or self._wait_is_told:
+            return
+        self._wait_is_told = True
+        cause = (
+            f"all slots rest for up to {wait:.0f} s, since uncertain films may be running; to cut "
+            "it short, stop, decide about them, and run again, or raise max_running"
+        )
+        logger.warning("%s waits: %s", item.key, cause)
+        self._tell(attrs.evolve(item, cause=cause))
 
     async def _submit_or_recover(self, item: Item) -> tuple[Item, Job | None]:
         """Submit; where callbacks are received, let one say what became of it, in its slot."""

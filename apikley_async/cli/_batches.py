@@ -310,6 +310,8 @@ class BatchRun:
     def _tell_change(self, own: Session, item: Item) -> None:
         if item.state is State.UNCERTAIN and own.client.attempts.receives_callbacks:
             self._tell("listening", key=item.key, cause=item.cause)
+        elif item.state is State.UNCERTAIN:
+            self._tell("doubted", key=item.key, cause=item.cause)
         tell_item(self._tell, item, self.paths(item))
         if not self._order.repeats:
             self._answer(item)

@@ -300,6 +300,10 @@ SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
         f"{name}: {facts['item_state']}" + (f" ({facts['cause']})" if "cause" in facts else "")
     ),
     "doubt": _undecided,
+    "doubted": lambda facts, name: (
+        f"{name}: UNCERTAIN: it may have been heard, and paid: {facts['cause']}. "
+        "What to do is said at the end"
+    ),
     "delayed": lambda facts, name: f"{name}: not accepted yet, trying again: {facts['reason']}",
     "error": _error,
     "failed": _failed,

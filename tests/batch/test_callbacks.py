@@ -123,6 +123,25 @@ async def test_a_later_run_still_hears(tmp_path: Path) -> None:
             assert [event["by"] for event in history if event["event"] == "resolve"] == ["callback"]
 
 
+async def test_waiting_for_an_old_callback_is_told(tmp_path: Path) -> None:
+    """When the run begins: for how long, and how to cut it short. (W13)"""
+    async with service() as simulator:
+        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            await left(batch, client, tmp_path / "films", simulator)
+
+        began = now()
+        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+            async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
+                break
+
+    assert now() - began < 5
+    assert (item.key, item.state) == ("k0", State.UNCERTAIN)
+    assert "its callback is waited for, 1" in item.cause
+    assert "To cut it short, stop, decide about it" in item.cause
+
+
 @pytest.mark.parametrize("hears", [True, False])
 async def test_a_run_ends_without_any_callback(tmp_path: Path, hears: bool) -> None:
     """What stays uncertain is for a person to decide, half an hour later or at once. (W13)"""

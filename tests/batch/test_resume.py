@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -292,3 +293,51 @@ async def test_a_person_takes_what_links_there_are(tmp_path: Path) -> None:
         assert len(done.files) == 1
         assert len(simulator.ledger.paid) == 1
         assert await batch.verify() == []
+
+
+async def test_a_wait_for_an_uncertain_film_is_told(tmp_path: Path) -> None:
+    """Half an hour of silence says how long it is, and how to cut it short. (R9)"""
+    async with (
+        world() as simulator,
+        customer(simulator, max_running=1) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(3))
+        simulator.script("create", [Fault.RESET_AFTER])
+
+        heard = [item async for item in batch.run(client, folder=tmp_path, every_change=True)]
+
+        told = [item for item in heard if "all slots rest" in item.cause]
+        assert [item.key for item in told] == ["k1"]
+        assert re.search(r"up to (1799|1800) s.* decide about them", told[0].cause)
+        assert heard.index(told[0]) < 5
+        first, second, *_ = simulator.ledger.times("create")
+        assert second - first >= 1790
+
+
+async def test_running_films_are_counted_after_a_restart(tmp_path: Path) -> None:
+    """An uncertain film may be running still, until a person says what became of it. (R9)"""
+    async with world() as simulator:
+        simulator.script("create", [Fault.OK, Fault.RESET_AFTER])
+        async with (
+            customer(simulator, max_running=2) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
+            await batch.add(films(2))
+            async for item in batch.run(client, folder=tmp_path):
+                if item.state is State.UNCERTAIN:
+                    break
+        async with (
+            customer(simulator, max_running=1) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
+            await batch.add([*films(3)][2:])
+            began = asyncio.get_running_loop().time()
+            ends = {}
+            async for item in batch.run(client, folder=tmp_path):
+                ends[item.key] = asyncio.get_running_loop().time() - began
+        first, second, third = simulator.ledger.times("create")
+
+    assert ends["k0"] < 120  # what is paid waits for no slot that rests
+    assert third - second >= 1790
+    assert first <= second
