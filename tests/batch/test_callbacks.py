@@ -133,8 +133,7 @@ async def test_waiting_for_an_old_callback_is_told(tmp_path: Path) -> None:
 
         began = now()
         async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
-            async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
-                break
+            item = await anext(batch.run(client, folder=tmp_path / "films", every_change=True))
 
     assert now() - began < 5
     assert (item.key, item.state) == ("k0", State.UNCERTAIN)
