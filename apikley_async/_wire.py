@@ -484,9 +484,11 @@ def _valued(value: Any) -> Any:
 
 
 def open_credits(reply: Reply, *, wall: float = 0.0) -> float:
-    balance = read_number(open_envelope(reply, wall=wall, asked="The question for credits"))
-    if balance is None:
-        raise UnansweredError("The question for credits got no number")
+    data = open_envelope(reply, wall=wall, asked="The question for credits")
+    balance = read_number(data)
+    if balance is None:  # it was answered, and will be so again
+        kind = "nothing" if data is None else type(data).__name__
+        raise ApiError(f"The question for credits was answered with {kind}, not with a number")
     return balance
 
 

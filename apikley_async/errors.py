@@ -336,7 +336,8 @@ class SubmissionUncertainError(ApikleyError):
 class JobFailedError(ApikleyError):
     """The service reports that the film failed. A new film is a new charge: the caller decides.
 
-    `fail_code` and `fail_message` are the service's own words.
+    `fail_code` and `fail_message` are the service's own words. The code 402 says that the account
+    does not have the credits: that is no fault of this film's, and others would fail as well.
     """
 
     advice = (
@@ -356,6 +357,9 @@ class JobFailedError(ApikleyError):
         super().__init__(message, code=code, task_id=task_id)
         self.fail_code = fail_code
         self.fail_message = fail_message
+        if fail_code.strip() == "402":
+            self.resumable, self.affects_all, self.blames = True, True, Blame.ACCOUNT
+            self.advice = InsufficientCreditsError.advice
 
 
 class JobTimeoutError(ApikleyError):

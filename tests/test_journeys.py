@@ -18,10 +18,12 @@ from volume import volume
 from apikley_async import (
     ApikleyError,
     AuthenticationError,
+    Blame,
     Client,
     DownloadError,
     InsufficientCreditsError,
     Job,
+    JobFailedError,
     KeyLimitError,
     ModelTask,
     Outcome,
@@ -32,7 +34,16 @@ from apikley_async import (
     SubmissionUncertainError,
     UnreachableError,
 )
-from apikley_async.simulator import Constant, Fault, Faults, Lognormal, Simulator, Terms, Throttle
+from apikley_async.simulator import (
+    Constant,
+    Failure,
+    Fault,
+    Faults,
+    Lognormal,
+    Simulator,
+    Terms,
+    Throttle,
+)
 from apikley_async.testing import LoopClock
 
 pytestmark = pytest.mark.virtual
@@ -394,6 +405,20 @@ async def test_an_account_without_credits_ends_many_films() -> None:
         refused = {type(outcome.error) for outcome in outcomes if outcome.error is not None}
         assert refused == {InsufficientCreditsError}
         assert not client.unclaimed
+
+
+async def test_a_task_that_fails_for_want_of_credits_ends_many_films() -> None:
+    """It was created, and then: that is the account's trouble, as a 402 is (failCode 402)."""
+    terms = Terms(
+        duration=Constant(60), fail_rate=1.0, failure=Failure("402", "Credits insufficient")
+    )
+    async with world(terms) as simulator, customer(simulator, max_running=3) as client:
+        outcomes, error = await until_its_end(client.generate_many([KITTEN] * 30))
+
+        assert isinstance(error, JobFailedError)
+        assert (error.blames, error.resumable) == (Blame.ACCOUNT, True)
+        assert "Top up" in str(error)
+        assert len(outcomes) == len(simulator.ledger.paid) == 3
 
 
 async def test_what_ends_many_films_and_what_does_not() -> None:

@@ -485,6 +485,8 @@ class Run:
         try:
             result = await job
         except JobFailedError as error:
+            if error.affects_all:  # the account's trouble, not the film's
+                self.stop(str(error))
             step = Step(
                 Event.FAIL,
                 cause=error.message,

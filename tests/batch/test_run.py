@@ -190,6 +190,23 @@ async def test_what_is_everybody_s_trouble_stops_the_submitting(
         await check_books(simulator, batch, tmp_path / "films")
 
 
+async def test_a_film_that_fails_for_want_of_credits_stops_the_run(tmp_path: Path) -> None:
+    """The account's trouble, not the film's: nothing more is submitted, and nothing retried."""
+    failure = Failure("402", "Credits insufficient")
+    terms = Terms(duration=Constant(60), fail_rate=1.0, failure=failure)
+    async with (
+        world(terms) as simulator,
+        customer(simulator, max_running=2) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(20))
+        await ran(batch, client, folder=tmp_path / "films", retry=3)
+
+        assert len(simulator.ledger.paid) == 2
+        assert batch.stopped is not None
+        assert "Top up" in batch.stopped
+
+
 async def test_maintenance_pauses_everybody_and_the_item_is_planned_again(tmp_path: Path) -> None:
     """A 455 costs minutes, not the batch: nobody submits meanwhile, then all go on. (A26)"""
     async with (
