@@ -331,7 +331,7 @@ async def test_an_image_that_the_service_does_not_store_keeps_its_film_planned(
     tmp_path: Path,
 ) -> None:
     """Nobody's input is to blame: the others are made, and the next run makes this one too."""
-    shipped = Path(__file__).parents[2] / "apikley_async/cli/storyboards/kitten.png"
+    shipped = Path(__file__).parents[2] / "apikley_async/cli/storyboards/kitten.webp"
     board = Storyboard([Shot("A picture.", 5)], duration=10, image=shipped)
     async with (
         world() as simulator,
@@ -396,16 +396,16 @@ async def test_an_image_that_was_exchanged_is_not_filmed(tmp_path: Path) -> None
         customer(simulator) as client,
         opened(tmp_path / "b.db") as batch,
     ):
-        await asyncio.to_thread(shutil.copy, shipped / "kitten.png", picture)
+        await asyncio.to_thread(shutil.copy, shipped / "kitten.webp", picture)
         await batch.add([("a", board)])
-        await asyncio.to_thread(shutil.copy, shipped / "lighthouse.png", picture)
+        await asyncio.to_thread(shutil.copy, shipped / "lighthouse.webp", picture)
 
         await ran(batch, client, folder=tmp_path / "films")
 
         assert (await states(batch)) == {"a": State.REJECTED}
         assert "not the picture" in (await batch.item("a")).cause
         assert not simulator.ledger.creations
-        await asyncio.to_thread(shutil.copy, shipped / "kitten.png", picture)
+        await asyncio.to_thread(shutil.copy, shipped / "kitten.webp", picture)
         await batch.retry("a")
         await ran(batch, client, folder=tmp_path / "films")
         assert (await states(batch)) == {"a": State.DONE}
@@ -417,7 +417,7 @@ async def test_an_image_is_compared_with_the_plan_where_it_is_read_to_be_sent(
     """There is no moment between looking and uploading: it is read once, by the client itself."""
     shipped = Path(__file__).parents[2] / "apikley_async/cli/storyboards"
     picture = tmp_path / "picture.png"
-    picture.write_bytes((shipped / "kitten.png").read_bytes())
+    picture.write_bytes((shipped / "kitten.webp").read_bytes())
     board = Storyboard([Shot("A picture.", 5)], duration=10, image=str(picture))
     async with (
         world() as simulator,
@@ -426,7 +426,7 @@ async def test_an_image_is_compared_with_the_plan_where_it_is_read_to_be_sent(
     ):
         await batch.add([("a", board)])
         planned = work_of(await batch.item("a"))
-        picture.write_bytes((shipped / "lighthouse.png").read_bytes())
+        picture.write_bytes((shipped / "lighthouse.webp").read_bytes())
 
         with pytest.raises(UploadError, match="not the picture"):
             await client.submit(planned)
@@ -448,7 +448,7 @@ async def test_an_image_that_is_none_rejects_its_film_alone(tmp_path: Path) -> N
         await batch.add([("bad", gone), *films(2)])
         simulator.script("create", [Fault.OK] * 9)
         lost = Storyboard([Shot("Lost.", 5)], duration=10, image=str(tmp_path / "lost.png"))
-        picture = Path(__file__).parents[2] / "apikley_async/cli/storyboards/kitten.png"
+        picture = Path(__file__).parents[2] / "apikley_async/cli/storyboards/kitten.webp"
         content = await asyncio.to_thread(picture.read_bytes)
         await asyncio.to_thread((tmp_path / "lost.png").write_bytes, content)
         await batch.add([("lost", lost)])
