@@ -28,7 +28,7 @@ from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
 
 SHIPPED = Path(__file__).parent.parent / "apikley_async/cli/storyboards"
-KITTEN, LIGHTHOUSE = SHIPPED / "kitten.png", SHIPPED / "lighthouse.png"
+KITTEN, LIGHTHOUSE = SHIPPED / "kitten.webp", SHIPPED / "lighthouse.webp"
 FRAMES = "next-year/frames-to-video"
 HALL = Terms(generic_models={FRAMES, "sora/s-2pro"}, duration=Constant(30))
 BOARD = Storyboard([Shot("A lighthouse.", 5)])
