@@ -38,6 +38,7 @@ from apikley_async._transport import (
     is_loopback,
     key_fault,
     network_fault,
+    proxy_variables,
 )
 from apikley_async._wire import checked_codes
 from apikley_async.errors import (
@@ -77,10 +78,14 @@ class Client:
         pace: how often a job polls; by default more seldom where its callback is expected.
         callback: gives each submission its callback URL; see `apikley_async.webhook`.
         timeouts: how long to wait for the service.
-        proxy: http(s) URL of a proxy; the environment's proxies and netrc are not read.
+        proxy: http(s) URL of a proxy for the service and the hosts of films. None leads to this
+            machine, and through one, names that mean private addresses here are refused.
+        trust_env: whether the proxies are those of the environment (`HTTPS_PROXY`, `NO_PROXY` and
+            the like) where *proxy* names none. A netrc file is never read.
         ssl: a context of your own, for a private authority; verification stays on by default.
         allow_private: whether films and images may come from private addresses (always allowed
-            for loopback when the base URL is loopback).
+            for loopback when the base URL is loopback). Names that a proxy or VPN on this machine
+            answers with 198.18.0.0/15 are allowed as long as the service's own name lies there.
         user_agent: how every request names us, `apikley-async/<version>` unless you say; some
             hosts of films refuse the names of HTTP libraries.
         not_created: codes of createTask that your provider guarantees to mean "nothing was
@@ -112,6 +117,7 @@ class Client:
         timeouts: Timeouts | None = None,
         proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
+        trust_env: bool = False,
         allow_private: bool = False,
         user_agent: str = USER_AGENT,
         not_created: Iterable[int] = (),
@@ -130,9 +136,10 @@ class Client:
         if fault and transport is None:
             raise AuthenticationError(fault)
         base_url = (base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL).strip()
-        fault = network_fault(base_url, proxy, ssl, user_agent)
-        network = Network(timeouts or Timeouts(), proxy, ssl, connect, user_agent)
-        del proxy  # nor a password of its own
+        env = proxy_variables() if trust_env else {}
+        fault = network_fault(base_url, proxy, ssl, user_agent, env)
+        network = Network(timeouts or Timeouts(), proxy, ssl, connect, user_agent, env)
+        del proxy, env  # nor a password of theirs
         if fault:
             del base_url
             raise ValueError(fault)

@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import errno
 import ipaddress
+import logging
 import re
 import socket
 import ssl as tls
@@ -21,6 +22,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+import attrs
 from yarl import URL
 
 from apikley_async._clock import Clock, SystemClock
@@ -33,20 +35,39 @@ from apikley_async._films import (
     read_answer,
 )
 from apikley_async._storyboard import url_faults
-from apikley_async._transport import Network, is_loopback
+from apikley_async._transport import MADE_UP, Network, is_loopback, is_made_up
 from apikley_async.errors import DownloadError
 
 __all__ = ["Hosts", "fetch_faults"]
+
+logger = logging.getLogger("apikley_async")
 
 CONNECTIONS = 12
 CHUNK = 256 * 1024
 GZIP = b"\x1f\x8b"
 REDIRECTS = 5
+PERMITTED = "allow_private permits it"
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Receive: TypeAlias = Callable[[Body, AsyncIterator[bytes]], Awaitable[None]]
 
-_refused: contextvars.ContextVar[list[str]] = contextvars.ContextVar("refused addresses")
+
+@attrs.define(eq=False)
+class _Asked:
+    """One request, as the sockets that are opened for it need to know it.
+
+    Attributes:
+        named: its host is a name, no address.
+        proxied: it goes to a proxy, wherever that is.
+        refused: the addresses that it was not let go to.
+    """
+
+    named: bool
+    proxied: bool
+    refused: list[str] = attrs.Factory(list)
+
+
+_asked: contextvars.ContextVar[_Asked] = contextvars.ContextVar("what is being asked")
 
 
 class Hosts:
@@ -65,6 +86,7 @@ class Hosts:
         self._allow_private = allow_private
         self._allow_loopback = allow_loopback or allow_private
         self._web: aiohttp.ClientSession | None = None
+        self._said = False
 
     async def pull(self, url: str, held: Held, receive: Receive) -> Body:
         """Ask for what is not *held*; *receive* is told which bytes come, and takes them.
@@ -92,17 +114,21 @@ class Hosts:
 
         Whatever goes wrong in it is raised in our own words, outside of aiohttp's handlers.
         """
-        refused: list[str] = []
-        _refused.set(refused)
+        proxy = self._network.proxy_for(url)
+        asked = _Asked(literal(urlsplit(url).hostname or "") is None, proxy is not None)
+        _asked.set(asked)
+        refused = asked.refused
         trouble: Exception
         connect, idle = self._network.timeouts.connect, self._network.timeouts.idle
         try:
             async with contextlib.AsyncExitStack() as open_now:
+                if asked.proxied:
+                    await self._check_name(url, asked)
                 request = self._session().get(
                     URL(url, encoded=url.isascii()),
                     headers={"Accept-Encoding": "identity"} | held.asking(),
                     allow_redirects=False,
-                    proxy=self._network.proxy,
+                    proxy=proxy,
                     ssl=self._network.ssl or True,
                 )
                 async with asyncio.timeout(connect + idle):
@@ -147,20 +173,49 @@ class Hosts:
         ):
             raise private_network(host, str(address or host))
         if urlsplit(url).scheme == "http" and not (self._allow_private or is_loopback(host)):
-            raise DownloadError(f"{host}: https only")
+            raise DownloadError(f"{host}: https only; {PERMITTED}")
 
-    def _allowed(self, address: Address) -> bool:
-        return not is_inside(
+    def _allowed(self, address: Address, asked: _Asked) -> bool:
+        """Whether films may come from an address; says once that they come from a made-up one."""
+        inside = is_inside(
             "", address, allow_private=self._allow_private, allow_loopback=self._allow_loopback
         )
+        if not inside or not (asked.named and is_made_up(str(address))):
+            return not inside
+        if self._network.seen.made_up and not self._said:
+            self._said = True
+            logger.warning(
+                "films come from addresses in %s, where the API's name lies too: a proxy or VPN on "
+                "this machine answers every name so, and decides which hosts are asked",
+                MADE_UP,
+            )
+        return self._network.seen.made_up
+
+    async def _check_name(self, url: str, asked: _Asked) -> None:
+        """Refuse a name that leads inside before a proxy is asked for it.
+
+        One that means nothing here may mean something to the proxy.
+        """
+        parts = urlsplit(url)
+        if self._allow_private or not asked.named:
+            return
+        loop, found = asyncio.get_running_loop(), []
+        with contextlib.suppress(OSError):  # a time-out is one
+            async with asyncio.timeout(self._network.timeouts.connect):
+                found = await loop.getaddrinfo(parts.hostname, parts.port or 443)
+        for _family, _kind, _protocol, _name, address in found:
+            place = ipaddress.ip_address(str(address[0]).partition("%")[0])
+            if not self._allowed(place, asked):
+                asked.refused.append(str(place))
+                raise OSError(errno.EACCES, "a private address")
 
     def _open_socket(self, info: Any) -> socket.socket:
         """Make the socket for one address, unless it lies where films do not come from."""
         family, kind, protocol, _name, address = info
-        if self._network.proxy is None and not self._allowed(
-            ipaddress.ip_address(address[0].partition("%")[0])
-        ):
-            _refused.get().append(address[0])
+        asked = _asked.get()
+        place = ipaddress.ip_address(address[0].partition("%")[0])
+        if not asked.proxied and not self._allowed(place, asked):
+            asked.refused.append(address[0])
             raise OSError(errno.EACCES, "a private address")
         return socket.socket(family, kind, protocol)
 
@@ -268,7 +323,7 @@ def fetch_faults(
         yield "a valid URL"
         return
     if is_inside(host, address, allow_private=allow_private, allow_loopback=allow_loopback):
-        yield f"a URL the service can fetch, not one of {host}"
+        yield f"a URL the service can fetch, not one of {host}; {PERMITTED}"
 
 
 def is_inside(
@@ -310,4 +365,5 @@ def is_public(address: Address) -> bool:
 
 def private_network(host: str, address: str) -> DownloadError:
     where = f" ({address})" if address != host else ""
-    return DownloadError(f"{host} is in a private network{where}, which is not asked for films")
+    told = f"{host} is in a private network{where}, which is not asked for films"
+    return DownloadError(f"{told}; {PERMITTED}")

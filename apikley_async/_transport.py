@@ -24,6 +24,10 @@ from collections.abc import Callable, Coroutine, Mapping
 from types import SimpleNamespace
 from typing import Any, Protocol, SupportsIndex, TypeAlias
 from urllib.parse import urlsplit
+from urllib.request import (  # type: ignore[attr-defined] # it is not in typeshed
+    getproxies_environment,
+    proxy_bypass_environment,
+)
 from weakref import WeakSet
 
 import aiohttp
@@ -55,15 +59,43 @@ Connect: TypeAlias = Callable[..., aiohttp.BaseConnector]
 """Makes a connector; `aiohttp.TCPConnector` unless a test brings a network of its own."""
 
 
+MADE_UP = ipaddress.ip_network("198.18.0.0/15")
+"""Addresses that some proxies and VPNs on this machine answer every name with."""
+
+
+@attrs.define(eq=False)
+class Seen:
+    """What connecting to the API has shown: whether its name has an address that is made up."""
+
+    made_up: bool = False
+
+
 @attrs.frozen
 class Network:
-    """How connections are made, to the API and to the hosts of films alike."""
+    """How connections are made, to the API and to the hosts of films alike.
+
+    *variables* are the proxies of the environment, by scheme, where it is trusted.
+    """
 
     timeouts: Timeouts = attrs.Factory(Timeouts)
     proxy: str | None = attrs.field(default=None, repr=False)
     ssl: tls.SSLContext | None = None
     connect: Connect = aiohttp.TCPConnector
     user_agent: str = USER_AGENT
+    variables: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    seen: Seen = attrs.field(factory=Seen, repr=False, eq=False)
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy that leads to *url*; none leads to this machine."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if is_loopback(host):
+            return None
+        if self.proxy is not None or not self.variables:
+            return self.proxy
+        if proxy_bypass_environment(host, dict(self.variables)):
+            return None
+        return self.variables.get(parts.scheme) or self.variables.get("all")
 
 
 class Transport(Protocol):
@@ -173,6 +205,14 @@ def key_fault(key: object) -> str | None:
     return None
 
 
+def is_made_up(address: str) -> bool:
+    """Whether an address is one of those that stand for any name on some machines."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]) in MADE_UP
+    except ValueError:
+        return False
+
+
 def is_loopback(host: str | None) -> bool:
     """Say whether *host*, as it stands in a URL, is this machine."""
     if host is None:
@@ -183,14 +223,27 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
+def proxy_variables() -> dict[str, str]:
+    """The proxies that the environment names, by scheme; "no" is a list of hosts without one."""
+    known = ("http", "https", "all", "no")
+    return {name: value for name, value in getproxies_environment().items() if name in known}
+
+
 def network_fault(
-    base_url: str, proxy: str | None, ssl: object, user_agent: str = USER_AGENT
+    base_url: str,
+    proxy: str | None,
+    ssl: object,
+    user_agent: str = USER_AGENT,
+    variables: Mapping[str, str] | None = None,
 ) -> str | None:
     """Say with which address, proxy or TLS context nothing could be asked safely.
 
     Who raises it lets go of them first: a traceback may show the locals of its frames.
     """
-    faults = (base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl), agent_fault(user_agent))
+    faults = [base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl), agent_fault(user_agent)]
+    for name, value in (variables or {}).items():
+        if name != "no" and (fault := proxy_fault(value)):
+            faults.append(f"trust_env: {name.upper()}_PROXY: {fault.removeprefix('proxy: ')}")
     return next(filter(None, faults), None)
 
 
@@ -297,7 +350,7 @@ class HttpTransport:
         parts = urlsplit(base_url)
         self._host = parts.hostname
         # Plain http is for this machine only: through a proxy the key would leave it unprotected.
-        self._proxy = network.proxy if parts.scheme == "https" else None
+        self._proxy = network.proxy_for(base_url) if parts.scheme == "https" else None
         self._network = network
         self._timeouts = network.timeouts
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
@@ -464,7 +517,9 @@ class HttpTransport:
         return self._sessions[repeatable]
 
     def _open_socket(self, info: Any) -> socket.socket:
-        family, kind, protocol, _name, _address = info
+        family, kind, protocol, _name, address = info
+        if self._proxy is None and self._host != address[0]:
+            self._network.seen.made_up = is_made_up(address[0])
         opened = socket.socket(family, kind, protocol)
         with contextlib.suppress(OSError):  # what lies in its buffer is no progress that we see
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)

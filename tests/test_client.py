@@ -1438,13 +1438,17 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
         ({"proxy": "socks5://a.test"}, "proxy: an http"),
         ({"proxy": "http://[::1"}, "proxy: an http"),
         ({"proxy": ""}, "proxy: an http"),
+        ({"trust_env": True}, "trust_env: HTTPS_PROXY: an http"),
         ({"ssl": False}, "verification is not turned off"),
         ({"ssl": True}, "ssl.SSLContext"),
         ({"max_running": 0}, "slots"),
     ],
 )
-def test_what_cannot_work_is_refused_when_it_is_built(options: Any, told: str) -> None:
+def test_what_cannot_work_is_refused_when_it_is_built(
+    options: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before anything is sent, in a sentence that names the rule (S9, N1)."""
+    monkeypatch.setenv("https_proxy", "socks5://me:opens-nothing@a.test")
     with pytest.raises(ValueError, match=told):
         Client(CANARY_KEY, **options)
 

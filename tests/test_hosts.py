@@ -23,8 +23,9 @@ from rawserver import Act, Heard, Line, RawServer
 from apikley_async._films import Body, BrokenOffError, GoneError, Held
 from apikley_async._hosts import Hosts, innermost, is_public, literal
 from apikley_async._policy import Timeouts
-from apikley_async._transport import Network
-from apikley_async.errors import DownloadError
+from apikley_async._transport import HttpTransport, Network, Secret
+from apikley_async._wire import Request
+from apikley_async.errors import DownloadError, UnreachableError
 
 FILM = film()
 
@@ -549,6 +550,82 @@ async def test_a_name_that_means_an_inner_address(name: str) -> None:
             await hosts.pull(f"https://{name}:{host.port}/1.mp4", Held(), Sink())
 
     assert host.connections == 0
+
+
+async def asked_for_the_api(network: Network, url: str = "https://api.test") -> None:
+    """A connection to the API is tried; nothing answers there."""
+    transport = HttpTransport(Secret("k" * 20), url, network)
+    with pytest.raises(UnreachableError):
+        await transport.send(Request("GET", "/x"))
+    await transport.aclose()
+
+
+async def test_names_may_be_made_up_while_the_apis_own_name_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A proxy or VPN here that answers every name with 198.18.0.0/15; said once (D10)."""
+    names = Names("198.18.0.5")
+    network = Network(connect=with_names(names))
+    hosts = Hosts(network)
+    film = "https://films.test/1.mp4"
+
+    with pytest.raises(DownloadError, match=r"private network .198\.18\.0\.5.*allow_private"):
+        await hosts.pull(film, Held(), Sink())
+    await asked_for_the_api(network)
+    for _ in range(2):
+        with pytest.raises(BrokenOffError):  # allowed, but not reachable from a test
+            await hosts.pull(film, Held(), Sink())
+    for literally in ("https://198.18.0.5/1.mp4", "https://3323068421/1.mp4"):
+        with pytest.raises(DownloadError, match="private network"):
+            await hosts.pull(literally, Held(), Sink())
+    names.answers = ["10.0.0.1"]
+    with pytest.raises(DownloadError, match="private network"):
+        await hosts.pull(film, Held(), Sink())
+    names.answers = ["93.184.215.14"]
+    await asked_for_the_api(network)
+    names.answers = ["198.18.0.5"]
+    with pytest.raises(DownloadError, match="private network"):
+        await hosts.pull(film, Held(), Sink())
+    await hosts.aclose()
+
+    assert caplog.text.count("198.18.0.0/15") == 1
+
+
+async def test_an_api_at_a_literal_address_makes_no_name_up() -> None:
+    """Whoever writes 198.18.0.5 himself has no proxy that answers so (D10)."""
+    network = Network(connect=with_names(Names("198.18.0.5")))
+    async with contextlib.aclosing(Hosts(network)) as hosts:
+        await asked_for_the_api(network, "https://198.18.0.5")
+        with pytest.raises(DownloadError, match="private network"):
+            await hosts.pull("https://films.test/1.mp4", Held(), Sink())
+
+
+@pytest.mark.parametrize("variables", [False, True])
+async def test_a_name_that_means_an_inner_address_is_not_asked_of_a_proxy(
+    variables: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy would look it up once more; what means nothing here is the proxy's business."""
+    known = {"inner.test": "10.0.0.1", "films.test": "93.184.215.14", "fake.test": "198.18.0.1"}
+
+    async def look_up(host: str, port: int, **_: Any) -> list[Any]:
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known[host], port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    async with FileHost() as proxy:
+        given: dict[str, Any] = {"proxy": proxy.base}
+        if variables:
+            given = {"variables": {"https": proxy.base, "no": "direct.test"}}
+        async with opened(loopback=False, **given) as hosts:
+            for inner in ("inner.test", "fake.test"):
+                with pytest.raises(DownloadError, match="private network"):
+                    await hosts.pull(f"https://{inner}/1.mp4", Held(), Sink())
+            assert proxy.connections == 0
+            for name in ("films.test", "unknown.test"):
+                with pytest.raises(BrokenOffError):  # it is no proxy
+                    await hosts.pull(f"https://{name}/1.mp4", Held(), Sink())
+            assert proxy.connections == 2
 
 
 @pytest.mark.parametrize("inner", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1"])

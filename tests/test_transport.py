@@ -819,6 +819,19 @@ async def test_plain_http_never_goes_through_a_proxy() -> None:
         assert (proxy.connections, len(server.created)) == (0, 1)
 
 
+@pytest.mark.parametrize("given", [True, False])
+async def test_no_proxy_leads_to_this_machine(
+    given: bool, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    """Whoever runs a service here means this machine, not the proxy's (S9)."""
+    async with RawServer() as proxy, RawServer(ssl=serving(authority)) as server:
+        options = {"proxy": proxy.url} if given else {"variables": {"https": proxy.url}}
+        async with talking(server.url, ssl=trusting, **options) as transport:
+            await send(transport)
+
+        assert (proxy.connections, len(server.created)) == (0, 1)
+
+
 async def test_https_goes_through_a_proxy_unread(
     authority: trustme.CA, trusting: ssl.SSLContext
 ) -> None:
@@ -826,8 +839,8 @@ async def test_https_goes_through_a_proxy_unread(
     seen: list[bytes] = []
 
     async def tunnels(line: Line, heard: Heard) -> None:
-        host, _, port = heard.target.partition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        assert heard.target == f"api.test:{port}"
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await line.say(b"HTTP/1.1 200 Connected\r\n\r\n")
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -838,8 +851,10 @@ async def test_https_goes_through_a_proxy_unread(
 
         await asyncio.gather(pump(line.reader, writer), pump(reader, line.writer))
 
-    async with RawServer(tunnels) as proxy, RawServer(ssl=serving(authority)) as server:
-        async with talking(server.url, ssl=trusting, proxy=proxy.url) as transport:
+    async with RawServer(tunnels) as proxy, RawServer(ssl=serving(authority, "api.test")) as server:
+        port = int(server.url.rpartition(":")[2])
+        address = f"https://api.test:{port}"
+        async with talking(address, ssl=trusting, proxy=proxy.url) as transport:
             told = await send(transport)
             await send(transport, LOOK)
         await proxy.quiet()

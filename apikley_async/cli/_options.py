@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from apikley_async.cli._words import without_password
+
 __all__ = [
     "BATCH_EVENTS",
     "EVENTS",
@@ -36,6 +38,8 @@ class Settings(NamedTuple):
     max_running: int = 100
     timeout: float | None = None
     not_created: tuple[int, ...] = ()
+    proxy: str | None = None
+    allow_private: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -43,6 +47,8 @@ class Settings(NamedTuple):
         return (
             *(("--key-file", str(self.key_file)) if self.key_file else ()),
             *(("--base-url", self.base_url) if self.base_url else ()),
+            *(("--proxy", without_password(self.proxy)) if self.proxy else ()),
+            *(("--allow-private",) if self.allow_private else ()),
         )
 
 
@@ -89,15 +95,34 @@ def service(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def settled(
-        *, key_file: Path | None, base_url: str | None, simulate: bool, as_json: bool, **others: Any
+        *,
+        key_file: Path | None,
+        base_url: str | None,
+        proxy: str | None,
+        allow_private: bool,
+        simulate: bool,
+        as_json: bool,
+        **others: Any,
     ) -> int:
-        return command(settings=Settings(key_file, base_url, simulate, as_json), **others)
+        settings = Settings(key_file, base_url, simulate, as_json)
+        settings = settings._replace(proxy=proxy, allow_private=allow_private)
+        return command(settings=settings, **others)
 
     for option in (
         click.option(
             "--simulate",
             is_flag=True,
             help="Against a service simulated in this process: no key, no network, nothing paid.",
+        ),
+        click.option(
+            "--allow-private",
+            is_flag=True,
+            help="Let films come from private networks, and over http.",
+        ),
+        click.option(
+            "--proxy",
+            metavar="URL",
+            help="An http(s) proxy that leads to the service and to the hosts of films.",
         ),
         click.option(
             "--base-url",
@@ -247,6 +272,8 @@ class Spending(NamedTuple):
     dry_run: bool
     allow_duplicates: bool
     not_created: tuple[int, ...] = ()
+    proxy: str | None = None
+    allow_private: bool = False
 
     @property
     def agreed(self) -> bool:

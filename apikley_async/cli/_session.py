@@ -65,6 +65,8 @@ def prepare(
             pace=None if hooks else pace,  # where the service calls, we look more seldom
             callback=hooks.callback if hooks else None,
             not_created=settings.not_created,
+            proxy=settings.proxy,
+            allow_private=settings.allow_private,
         )
     except ValueError as error:
         raise Refused(plain(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,9 +26,14 @@ def same_command(*more: str) -> str:
     return joined(["apikley", *words[:end], *more, *words[end:]])
 
 
+def without_password(word: str) -> str:
+    """A word in which the password of a URL is only stars."""
+    return re.sub(r"(://[^/?#@\s:]*):[^/?#\s]*@", r"\1:***@", word)
+
+
 def joined(words: Iterable[str]) -> str:
     """Words as one line for a shell; none of them does anything to the terminal it is shown on."""
-    return " ".join(map(quoted, words))
+    return " ".join(quoted(without_password(word)) for word in words)
 
 
 def quoted(word: str) -> str:

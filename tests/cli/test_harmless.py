@@ -13,6 +13,7 @@ import pytest
 from cli.conftest import Run
 
 from apikley_async.cli import main
+from apikley_async.cli._options import Settings
 from apikley_async.cli._telling import HIDDEN, JOINERS, clean
 from apikley_async.cli._words import call, joined
 from apikley_async.simulator import Simulator
@@ -114,6 +115,28 @@ def test_a_fault_of_ours_has_its_own_code_and_is_harmless(
 
 def test_a_text_of_several_lines_keeps_its_lines() -> None:
     assert clean("a\nb\x1b[1m\n") == "a\nb\\x1b[1m\n"
+
+
+def test_the_network_of_a_command_is_that_of_the_library(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--proxy` and `--allow-private` reach the client; a password is in no line to go on. (S4)"""
+    Path("a.jsonl").write_text(FILM, encoding="utf-8")
+    proxy = "http://me:opens-nothing@127.0.0.1:9"
+    words = ("--proxy", proxy, "--allow-private")
+    refused = run("batch", "run", "a.jsonl", *words)
+
+    assert refused.code == 2
+    assert "--proxy 'http://me:***@127.0.0.1:9' --allow-private" in refused.err
+    assert "opens-nothing" not in refused.err
+    wrong = run("credits", "--proxy", "socks5://me:opens-nothing@a.test")
+    assert (wrong.code, "opens-nothing" in wrong.err) == (2, False)
+    assert "proxy: an http(s) URL" in wrong.err
+    assert Settings(proxy=proxy, allow_private=True).words == (
+        *("--proxy", "http://me:***@127.0.0.1:9"),
+        "--allow-private",
+    )
+    assert run("credits", *words).code == 0  # no proxy leads to this machine
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")

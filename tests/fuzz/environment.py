@@ -22,7 +22,7 @@ from fuzz.promises import Findings, demand
 
 from apikley_async import ApikleyError, Client
 from apikley_async.cli._exit import Refused
-from apikley_async.cli._hooks import KEYS, keys_in
+from apikley_async.cli._hooks import KEYS, words_in
 from apikley_async.cli._session import read_key
 from apikley_async.errors import AuthenticationError
 from apikley_async.webhook import Callback
@@ -268,7 +268,7 @@ def _base_url(setting: Setting, folder: Path) -> str:
 
 def _hmac_keys(setting: Setting, folder: Path) -> str:
     with _environment(**{KEYS: setting.raw}):
-        keys = keys_in(None)
+        keys = words_in(None, KEYS, "")
         callback = Callback("https://hooks.example.com", hmac_keys=keys)
     return _signed(setting, callback, keys)
 
@@ -277,7 +277,7 @@ def _hmac_file(setting: Setting, folder: Path) -> str:
     path = folder / "keys"
     path.write_bytes(setting.raw)
     path.chmod(0o600)
-    keys = keys_in(path)
+    keys = words_in(path, KEYS, "--hmac-key-file")
     return _signed(setting, Callback("https://hooks.example.com", hmac_keys=keys), keys)
 
 

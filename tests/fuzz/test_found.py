@@ -17,7 +17,7 @@ from apikley_async.batch import check
 from apikley_async.batch._entries import key_faults
 from apikley_async.batch._manifest import entries_in
 from apikley_async.cli._exit import Refused
-from apikley_async.cli._hooks import keys_in
+from apikley_async.cli._hooks import KEYS, words_in
 from apikley_async.errors import AuthenticationError
 from apikley_async.simulator._rules import Order, read_order
 from apikley_async.webhook import Callback
@@ -204,7 +204,7 @@ def test_a_file_of_keys_that_is_no_text_hangs_on_no_error(tmp_path: Path) -> Non
     path.chmod(0o600)
 
     with pytest.raises(Refused, match="it is no text") as caught:
-        keys_in(path)
+        words_in(path, KEYS, "--hmac-key-file")
 
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None
