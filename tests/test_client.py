@@ -702,7 +702,7 @@ def test_a_caller_who_is_cancelled_at_any_turn(what: str, caplog: pytest.LogCapt
                 accepted = [a for a in book.attempts if a.verdict is Verdict.ACCEPTED]
                 assert len(accepted) == len(server.created)
                 assert book.intents == [attempt.token for attempt in book.attempts]
-            assert limiter._slots.in_use == client.attempts._running.in_use == 0
+            assert limiter._slots.in_use == client.attempts.running.in_use == 0
         assert others() == set()
 
     at_every_turn(scenario)
@@ -857,7 +857,7 @@ async def test_a_generate_that_is_cancelled_leaves_its_job() -> None:
                 await client.generate(WORK)
 
         (job,) = client.unclaimed
-        assert client.attempts._running.in_use == 0
+        assert client.attempts.running.in_use == 0
         assert (await job).task_id == "task_1"
         assert len(server.created) == 1
 
@@ -951,7 +951,7 @@ def test_closing_at_any_turn(use: str, tmp_path: Path) -> None:
             left = {job.task_id for job in client.unclaimed}
             assert left | set(known) == set(bought(server))
             assert client.uncertain == []
-            assert client.attempts._running.in_use == client.limiter._slots.in_use == 0  # type: ignore[attr-defined]
+            assert client.attempts.running.in_use == client.limiter._slots.in_use == 0  # type: ignore[attr-defined]
             await server.quiet()
             await host.quiet()
         assert others() <= {quitting}
