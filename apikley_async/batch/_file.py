@@ -17,8 +17,9 @@ from pathlib import Path
 
 from apikley_async._disk import USUAL, lock_file, make_private, open_own, sync_folder
 from apikley_async._sqlite import connect, make_lasting, schema_fault
-from apikley_async.batch._rows import Facts, read_facts
+from apikley_async.batch._rows import ID, Facts, read_facts
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
+from apikley_async.batch._witness import WAY_OUT, Witness
 from apikley_async.errors import Blame, JournalError
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "lock_inode",
     "make",
     "make_lasting",
+    "note_owner",
+    "refuse_gone",
     "refuse_lost",
     "refuse_network",
     "take_lock",
@@ -53,6 +56,7 @@ LOCAL_FUSE = frozenset(  # other fuse.* are taken for clouds and shares
         *("fuse.cryfs", "fuse.zfs"),
     )
 )
+LONGEST_LOCK = 128  # bytes: a process and a journal's id
 MOUNTS = Path("/proc/self/mountinfo")  # where Linux says what lies on which disk
 NETWORKS = frozenset(
     (
@@ -131,10 +135,13 @@ def take_lock(path: Path) -> int:
         raise hindered(f"{path} cannot be made: {exc.strerror}", exc) from None
     try:
         lock_file(lock)
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
+        refuse_gone(path, os.read(lock, LONGEST_LOCK))
+        note_owner(lock)
+    except JournalError:
+        os.close(lock)
+        raise
     except BlockingIOError:
-        owner = os.read(lock, 32).decode(errors="replace").strip() or "unknown"
+        owner = os.read(lock, LONGEST_LOCK).decode(errors="replace").partition("\n")[0] or "unknown"
         os.close(lock)
         told = f"{path} is in use by process {owner}; wait for it or stop it"
         raise InUseError(told, resumable=True, blames=Blame.NETWORK) from None
@@ -143,6 +150,37 @@ def take_lock(path: Path) -> int:
         told = f"{path} cannot be locked ({exc.strerror}); keep it on a local disk with some space"
         raise hindered(told, exc) from None
     return lock
+
+
+def note_owner(lock: int, journal_id: str = "") -> None:
+    """Write into the lock who has it and, once that is known, of which journal."""
+    os.ftruncate(lock, 0)
+    os.lseek(lock, 0, os.SEEK_SET)
+    os.write(lock, f"{os.getpid()}\n{journal_id}\n".encode())
+
+
+def refuse_gone(path: Path, left: bytes | None = None) -> None:
+    """Refuse to begin anew where a journal was, with which something was sent.
+
+    *left* is what its lock says; by default it is read. A lock of ours that has lost its journal
+    names it, and its witness knows whether anything was sent.
+    """
+    if path.exists():
+        return
+    place = path.with_name(f"{path.name}.lock")
+    if left is None:
+        try:
+            with open(place, "rb", opener=open_own) as file:
+                left = file.read(LONGEST_LOCK)
+        except OSError:
+            return
+    lines = left.decode(errors="replace").splitlines()
+    seen = Witness(lines[1]).read() if len(lines) > 1 and ID.fullmatch(lines[1]) else None
+    if seen is not None and seen[1] > 0:
+        raise JournalError(
+            f"{path} is gone, and {seen[1]} attempts were made with it. Bring it back, or a copy "
+            f"of it, {WAY_OUT}. To begin anew and pay again, remove {place.name} too"
+        )
 
 
 def lock_inode(path: Path) -> int | None:

@@ -64,7 +64,11 @@ async def version_of(
     free = stem if not known else f"{stem}.v{len(known) + 1}"
     same = [name for name, item in known.items() if film[0].matches(item.digest)]
     # Of the versions, somebody else's film may have the name: only a word of a person changes it.
-    open_ = [name for name, item in known.items() if item.may_change and (again or name == stem)]
+    open_ = []
+    for name in [name for name in known if again or name == stem]:
+        takes = [await find(name + take.key.removeprefix(stem)) for take in film]
+        if all(take is None or take.may_change for take in takes):
+            open_.append(name)
     if known and not (same or open_ or again):
         raise ManifestConflictError(
             f"{film[0].where}: {stem!r} is in the journal with other content. It would be paid "

@@ -467,6 +467,8 @@ class Journal:
         self._journal_id, self._epoch = facts.journal_id, facts.epoch
         self._intents = facts.intents
         if not self.read_only:
+            if self._locks:
+                file.note_owner(self._locks[0], self._journal_id)
             file.make_lasting(self._db)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute(f"PRAGMA wal_autocheckpoint = {PAGES}")
@@ -486,6 +488,7 @@ class Journal:
         self.path = Path(self._room.name).resolve() / "journal.db"
         if not origin.exists():
             file.refuse_lost(origin)
+            file.refuse_gone(origin)
             return
         facts = file.copy_privately(origin, self.path, self._migrations)
         seen = Witness(facts.journal_id).read()

@@ -24,6 +24,7 @@ from apikley_async.errors import JournalError
 
 __all__ = [
     "ATTEMPTS",
+    "ID",
     "ITEM",
     "Facts",
     "found_at",

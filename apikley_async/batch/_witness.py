@@ -18,7 +18,7 @@ from pathlib import Path
 from apikley_async._disk import open_own, state_folder, sync_folder
 from apikley_async.errors import JournalError
 
-__all__ = ["Witness", "check_newest"]
+__all__ = ["WAY_OUT", "Witness", "check_newest"]
 
 logger = logging.getLogger("apikley_async.batch")
 

@@ -141,6 +141,22 @@ async def test_a_version_that_was_never_sent_takes_new_content(tmp_path: Path) -
 
 
 @pytest.mark.virtual
+async def test_a_version_of_which_a_take_was_sent_is_left_alone(tmp_path: Path) -> None:
+    """Its other takes could change; all takes of the new content are another version. (A21)"""
+    file = tmp_path / "tea.json"
+    async with journal(tmp_path) as store:
+        batch = Batch(store)
+        await batch.add_films([written(file, "Tea.", takes=2)])
+        await paid(store, "tea.2")
+
+        with pytest.raises(ManifestConflictError, match="--again"):
+            await batch.add_films([written(file, "Sea.", takes=2)])
+        plan = await batch.add_films([file], again=True)
+
+    assert (plan.keys, plan.new) == (("tea.v2", "tea.v2.2"), 2)
+
+
+@pytest.mark.virtual
 @pytest.mark.parametrize("second", ["tea.yaml", "TEA.json", "sub/tea.json", "tea.json"])
 async def test_two_files_of_one_name_are_a_fault(tmp_path: Path, second: str) -> None:
     """They want the same file on some disk; all faults of all files come at once."""

@@ -784,3 +784,36 @@ async def test_a_private_copy_of_an_older_journal_is_refused(path: Path) -> None
 
     with pytest.raises(JournalError, match="older copy"):
         await Journal.open(path, private=True)
+
+
+# --- a journal that is gone -----------------------------------------------------------------------
+
+
+async def test_a_journal_that_is_gone_is_not_begun_anew(path: Path) -> None:
+    """Its lock stays behind, and names it: what was sent would be paid again. (A21)"""
+    async with journal(path) as own:
+        await own.plan([film("a")])
+        await own.intend("a", "t1", "print", None)
+        await own.backup(path.with_name("copy.db"))
+    path.unlink()
+
+    for private in (False, True):
+        with pytest.raises(JournalError, match=r"batch\.db is gone, and 1 attempts were made"):
+            await Journal.open(path, private=private)
+    path.with_name("copy.db").rename(path)
+    async with journal(path) as own:
+        assert (await own.item("a")).state is State.UNCERTAIN
+    path.unlink()
+    path.with_name("batch.db.lock").unlink()
+    async with journal(path) as own:
+        assert not await own.items()
+
+
+async def test_a_journal_that_sent_nothing_may_go(path: Path) -> None:
+    """Nothing would be paid again."""
+    async with journal(path) as own:
+        await own.plan([film("a")])
+    path.unlink()
+
+    async with journal(path) as own:
+        assert not await own.items()
