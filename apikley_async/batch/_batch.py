@@ -518,9 +518,21 @@ class Batch:
         behind = 0
         while page := await self._open.items((State.DONE,), after=behind):
             behind = page[-1].order
-            saved = [(item.key, file) for item in page for file in item.files]
+            found = [await self.located(item) for item in page]
+            saved = [(item.key, file) for item in found for file in item.files]
             faults += await asyncio.to_thread(missing, saved)
         return faults
+
+    async def located(self, item: Item) -> Item:
+        """The item with its files where they are: a folder of films may have been moved.
+
+        A file that is not where it was saved is looked for, under its name and with its size, in
+        the other folders that runs of this journal have had.
+        """
+        if not item.files:
+            return item
+        folders = await self._open.folders()
+        return await asyncio.to_thread(found_again, item, folders)
 
     async def backup(self, target: str | os.PathLike[str]) -> None:
         """Copy the journal as it is now, also while another process runs it, into a new file.
@@ -704,7 +716,8 @@ class Batch:
             expect(item, State.SUCCESS, State.DONE)
         wanted = [item.key for item in chosen if item.state is State.SUCCESS]
         for item in chosen:
-            if item.state is State.DONE and await asyncio.to_thread(is_lost, item, bool(keys)):
+            found = await self.located(item)
+            if item.state is State.DONE and await asyncio.to_thread(is_lost, found, bool(keys)):
                 await self._decide(item.key, Step(Event.REFETCH, cause="to be saved again"))
                 wanted.append(item.key)
         if not wanted:
@@ -862,6 +875,20 @@ def missing(saved: Iterable[tuple[str, File]]) -> list[str]:
         elif summed(file.path) != file:
             faults.append(f"{key}: {file.path} has changed: it is not the film that was saved")
     return faults
+
+
+def found_again(item: Item, folders: Sequence[Path]) -> Item:
+    """The item with each file where it is; where it was saved, if it is in none of *folders*."""
+
+    def now(file: File) -> File:
+        if file.path.is_file():
+            return file
+        for place in (folder / file.path.name for folder in folders):
+            if place.is_file() and place.stat().st_size == file.size:
+                return attrs.evolve(file, path=place)
+        return file
+
+    return attrs.evolve(item, files=tuple(map(now, item.files)))
 
 
 def is_lost(item: Item, changed: bool) -> bool:

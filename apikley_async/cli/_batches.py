@@ -338,6 +338,7 @@ class BatchRun:
         async for item in batch.items():
             end.note(item)
         tell_counts(self._tell, end.counts, await batch.status())
+        end.done = [await batch.located(item) for item in end.done]
         lost = [item for item in end.done if not await asyncio.to_thread(self._is_there, item)]
         if self._order.repeats:
             done = {item.key: item for item in end.done if item not in lost}

@@ -53,3 +53,23 @@ def test_words_are_forgotten_and_films_are_not(service: Simulator, run: Run) -> 
     assert "2 known" in again.err
     assert len(service.ledger.paid) == 2
     assert run("batch", "verify", path).code == 0
+
+
+def test_a_folder_of_films_may_be_moved(service: Simulator, run: Run) -> None:
+    """Named once by a run, it is where the films are: none is gone, and none is fetched. (D17)"""
+    path = manifest("tea", "sea")
+    run("batch", "run", path, "--yes", "-o", "old")
+    Path("old").rename("new")
+
+    lost = run("batch", "run", path, "-o", "other")
+    told = run("batch", "run", path, "-o", "new")
+    saved = run("batch", "save", path)
+
+    assert lost.code == 1
+    assert "is gone" in lost.err
+    assert told.code == 0
+    assert "is gone" not in told.err
+    assert "0 films fetched" in saved.err
+    assert run("batch", "verify", path).code == 0
+    Path("new/sea.mp4").write_bytes(b"x" * Path("new/sea.mp4").stat().st_size)
+    assert "sea" in run("batch", "verify", path).out
