@@ -10,9 +10,13 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["Binding", "within"]
+__all__ = ["Binding", "OtherLoopError", "within"]
 
 T = TypeVar("T")
+
+
+class OtherLoopError(RuntimeError):
+    """It is in use in another event loop."""
 
 
 class Binding:
@@ -29,14 +33,14 @@ class Binding:
             in_use: whether anybody waits for it in the loop it is bound to.
 
         Raises:
-            RuntimeError: the loop before still runs, or somebody waits in it.
+            OtherLoopError: the loop before still runs, or somebody waits in it.
         """
         loop = asyncio.get_running_loop()
         before = self._bound.setdefault("loop", loop)  # one step: of two threads one is the first
         if before is loop:
             return False
         if not before.is_closed() and (in_use or before.is_running()):
-            raise RuntimeError(
+            raise OtherLoopError(
                 f"{self._what} is in use in another event loop, which would never wake who "
                 "waits here: make one for each loop"
             )

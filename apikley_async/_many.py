@@ -24,6 +24,7 @@ from typing import Any, Protocol, TypeAlias
 
 import attrs
 
+from apikley_async._binding import OtherLoopError
 from apikley_async._clock import Clock
 from apikley_async._job import Job
 from apikley_async._lenient import loggable
@@ -177,7 +178,7 @@ class Making:
         self._abandoned = False
         self._driver: asyncio.Task[None] | None = None
         self._pulling = False
-        self._ended_by: ApikleyError | None = None
+        self._ended_by: Exception | None = None
 
     async def outcomes(self, *, ordered: bool) -> AsyncGenerator[Outcome, None]:
         """Yield each outcome once, as films finish or in the order of the input."""
@@ -246,7 +247,10 @@ class Making:
         if isinstance(error, ClientClosedError):
             unsent = self._ended_by is not None and outcome.job is None and error.task_id is None
             return attrs.evolve(outcome, error=self._ended_by) if unsent else outcome
-        if isinstance(error, ApikleyError) and error.affects_all and self._ended_by is None:
+        shared = isinstance(error, OtherLoopError)
+        if isinstance(error, ApikleyError):
+            shared = error.affects_all
+        if shared and self._ended_by is None:
             self._ended_by = error
             self._halt()
             if self._pulling and self._driver is not None:

@@ -47,6 +47,7 @@ from rawserver import (
     service,
     unused_port,
 )
+from threads import another_loop
 from turns import StrikingLoop, at_every_turn
 from virtual import VirtualLoop
 from volume import volume
@@ -1295,6 +1296,30 @@ async def test_closing_never_hangs_after_listening_could_not_be_ended() -> None:
     with pytest.raises(ZeroDivisionError):
         await client.aclose()
     await asyncio.wait_for(client.aclose(), 20)
+
+
+def test_many_films_end_where_their_limiter_is_in_use_in_another_loop() -> None:
+    """It is no film's failure: not one more is pulled after it."""
+    limiter, pulled = RateLimiter(), list[int]()
+
+    async def hold() -> None:
+        async with limiter.slot():
+            await asyncio.sleep(60)
+
+    def works() -> Iterator[ModelTask]:
+        for number in range(200):
+            pulled.append(number)
+            yield WORK
+
+    async def use() -> None:
+        transport = ScriptedTransport([])
+        async with Client("key", transport=transport, limiter=limiter, max_running=3) as client:
+            async for outcome in client.generate_many(works()):
+                assert isinstance(outcome.error, RuntimeError)
+
+    with another_loop(hold), pytest.raises(RuntimeError, match="in another event loop"):
+        asyncio.run(use())
+    assert len(pulled) <= 3
 
 
 def test_two_loops_at_once_are_one_too_many() -> None:
