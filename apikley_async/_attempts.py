@@ -572,6 +572,7 @@ class Attempts:
         try:
             for _ in range(TWIN_TRIES):
                 if await self._read(token, entry, name):
+                    self._settings.spending.bought_besides(entry.task_id, name)
                     self.leave_behind(self.job(name, known=True))
                 if entry.named[name]:
                     return

@@ -36,12 +36,14 @@ class Expense:
         sending: whether its request is out, or being written down.
         kept: whether the film is paid, or may be.
         left: whether nobody waits for the submission any more.
+        price: credits that were set aside at first.
         spent: whether an attempt keeps what was set aside, so that the next needs more.
     """
 
     reservation: Reservation
     kind: int | str
     followed: bool
+    price: float = 0.0
     loop: asyncio.AbstractEventLoop = attrs.Factory(asyncio.get_running_loop)
     sending: bool = False
     spent: bool = False
@@ -143,15 +145,26 @@ class Spending:
         if (expense := self._tokens.pop(token, None)) is not None:
             self._tasks[task_id] = expense
 
+    def bought_besides(self, known: str | None, task_id: str) -> None:
+        """A second task was paid for the attempt that became the task *known*: it counts too."""
+        expense = self._tasks.get(known or "")
+        if expense is None or task_id in self._tasks:
+            return
+        counted = self._budget.count(expense.price, expense.kind)
+        twin = Expense(counted, expense.kind, followed=False, price=expense.price, kept=True)
+        self._budget.follow(counted)
+        self._open[twin] = None
+        self._tasks[task_id] = twin
+
     def ended(self, snapshot: Snapshot) -> None:
         """A film has ended: what it has cost takes the place of what was set aside, if known.
 
         A film that was dearer than its price makes its kind dearer, for what is in flight too.
         """
-        expense = self._tasks.pop(snapshot.task_id, None)
-        if expense is None:
+        expense = self._tasks.get(snapshot.task_id)
+        if expense is None or expense not in self._open:
             return
-        self._open.pop(expense, None)
+        del self._open[expense]
         self._budget.settle(expense.reservation, snapshot.credits)
         if snapshot.credits:
             self._prices.learn(expense.kind, snapshot.credits)
@@ -173,7 +186,8 @@ class Spending:
                     said = True
                     logger.info("a film waits for others to end: %s", error.message)
             else:
-                expense = Expense(reserved, work.price_key, follow)
+                price = float(reserved.amount)
+                expense = Expense(reserved, work.price_key, follow, price)
                 self._open[expense] = None
                 return expense
             moved = asyncio.Event()
