@@ -391,6 +391,14 @@ def preview(path: Path, folder: Path, kind: str, as_json: bool) -> int:
     help="Signs callbacks with this word, which opens nothing else.",
 )
 @click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help='Another model that is served, with any input; "*" for all. One that makes images, by its '
+    "name, gives a still. May be given again.",
+)
+@click.option(
     "--allow-host",
     "hosts",
     multiple=True,

@@ -30,6 +30,7 @@ def simulator(
     latency: tuple[float, float] | None,
     webhook_key: str | None,
     hosts: Sequence[str] = (),
+    models: Sequence[str] = (),
 ) -> Simulator:
     """The simulator as the options describe it."""
     terms = Terms(
@@ -39,6 +40,7 @@ def simulator(
         credits=balance,
         fail_rate=fail_rate,
         latency=Uniform(*latency) if latency else {},
+        generic_models={*Terms().generic_models, *models},
     )
     return Simulator(
         terms,

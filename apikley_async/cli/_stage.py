@@ -80,7 +80,9 @@ class Stage:
     max_running: int = 100
     timeout: float | None = None
     key: str | None = attrs.field(default=None, repr=False)
-    terms: Terms = attrs.field(factory=lambda: Terms(duration=Lognormal(150, 0.3)))
+    terms: Terms = attrs.field(
+        factory=lambda: Terms(duration=Lognormal(150, 0.3), generic_models={"*"})
+    )
 
     @contextlib.asynccontextmanager
     async def session(self, tasks: Sequence[Known] = ()) -> AsyncIterator[Session]:

@@ -19,6 +19,9 @@ async def _make_inert(_request: web.Request, response: web.StreamResponse) -> No
     response.headers.update(INERT)
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
 class FileHost:
     """The origin of uploads, results and temporary links: wants no key, notes who sent one."""
 
@@ -74,6 +77,7 @@ class FileHost:
         elif place is not None:
             key, at, kind = place.key, world.owner(place).created_at, "video/mp4"
             data = await self._studio.bytes_of(place)
+            kind = "image/png" if data.startswith(PNG) else kind
         else:
             return html(world.terms.expired_status)
         if fault.twist == "changed":

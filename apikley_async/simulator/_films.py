@@ -18,6 +18,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 import attrs
 
 from apikley_async.errors import MissingExtraError
+from apikley_async.simulator._still import still
 
 __all__ = [
     "Animatic",
@@ -44,6 +45,7 @@ class FilmOrder:
             where it lies elsewhere.
         seed: chooses colours and movement.
         prompt: shown for the whole film when there are no shots, as in tasks of other models.
+        still: the model makes images: a PNG is wanted, no film.
     """
 
     task_id: str
@@ -54,6 +56,7 @@ class FilmOrder:
     image: bytes | None = attrs.field(repr=False)
     seed: int
     prompt: str | None
+    still: bool = False
 
 
 FilmTask: TypeAlias = FilmOrder
@@ -87,6 +90,8 @@ class Animatic:
 
     async def film(self, task: FilmOrder) -> bytes:
         """Render *task*; when cancelled, the work ends at the next frame."""
+        if task.still:
+            return still(task.task_id, task.seed, portrait=task.aspect == "portrait")
         stop = threading.Event()
         loop = asyncio.get_running_loop()
         try:
@@ -105,9 +110,14 @@ class Animatic:
 
 
 class Placeholder:
-    """Gives every task the same small film, which ships with the package; needs no codec."""
+    """Gives every task the same small film, which ships with the package; needs no codec.
+
+    Models that make images get a still.
+    """
 
     async def film(self, task: FilmOrder) -> bytes:
+        if task.still:
+            return still(task.task_id, task.seed, portrait=task.aspect == "portrait")
         return files("apikley_async.simulator").joinpath("assets/placeholder.mp4").read_bytes()
 
     def __repr__(self) -> str:

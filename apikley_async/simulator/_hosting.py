@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import attrs
 
+from apikley_async.simulator._rules import makes_still
 from apikley_async.simulator._task import Task
 from apikley_async.simulator._terms import Terms
 from apikley_async.simulator._time import WorldTime
@@ -25,7 +26,7 @@ __all__ = ["File", "Hosting", "Place", "Slice", "Upload", "another_version", "cu
 
 RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 SHOWN = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "video/mp4"})
-RESULT = re.compile(r"/results/([0-9]{1,9})-([0-9]{1,9})\.mp4")
+RESULT = re.compile(r"/results/([0-9]{1,9})-([0-9]{1,9})\.(?:mp4|png)")
 
 
 @attrs.frozen(eq=False)
@@ -97,7 +98,8 @@ class Hosting:
     def result_urls(self, task: Task) -> tuple[str, ...]:
         """The signed addresses of a task's files."""
         places = [Place(task.serial, n + 1) for n in range(self._terms.results)]
-        return tuple(f"{self.base}/results/{p.key}.mp4?sign={self._sign(p)}" for p in places)
+        suffix = "png" if makes_still(task.order.model) else "mp4"
+        return tuple(f"{self.base}/results/{p.key}.{suffix}?sign={self._sign(p)}" for p in places)
 
     def upload(self, folder: str, name: str, data: bytes, *, suffix: str = ".bin") -> Upload:
         """Store a file; the same name replaces the old one.

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal, NoReturn
 from urllib.parse import urlsplit
 
 import attrs
 
-__all__ = ["STORYBOARD", "Order", "Refusal", "is_uri", "read_object", "read_order"]
+__all__ = [
+    "STORYBOARD",
+    "Order",
+    "Refusal",
+    "is_uri",
+    "makes_still",
+    "read_object",
+    "read_order",
+]
 
 STORYBOARD = "sora-2-pro-storyboard"
 
@@ -24,6 +33,10 @@ TOP_FIELDS = frozenset({"model", "callBackUrl", "input"})
 INPUT_FIELDS = frozenset({"shots", "n_frames", "image_urls", "aspect_ratio"})
 SHOT_FIELDS = frozenset({"Scene", "duration"})
 
+STILLS = re.compile(
+    r"to-image|image-edit|[-/]image$|nano-banana|seedream|imagen|gpt-?image|flux|ideogram",
+    re.IGNORECASE,
+)
 SLACK = 1e-6
 """Seconds by which shots may exceed the film: sums of decimal fractions are not exact."""
 
@@ -61,8 +74,13 @@ class Order:
     tariff: str = ""
 
 
+def makes_still(model: str) -> bool:
+    """Whether a model is called as those that make images are; what makes films of them is not."""
+    return STILLS.search(model) is not None and "video" not in model.lower()
+
+
 def read_order(
-    raw: bytes, *, models: Collection[str] = (), strict: bool = False
+    raw: bytes, *, models: Collection[str] = (), strict: bool = False, exact_sum: bool = False
 ) -> Order | Refusal:
     """Read the body of a createTask.
 
@@ -70,6 +88,7 @@ def read_order(
         models: other models that are served too, unchecked apart from the frame; "*" for all.
         strict: refuse fields that nobody has described. The real service is thought to ignore
             them, which turns every misspelling into silence.
+        exact_sum: refuse shots whose durations add up to less than the film.
     """
     body = read_object(raw)
     if isinstance(body, Refusal):
@@ -85,6 +104,8 @@ def read_order(
         return _broken([*faults, "input must be an object"])
     if model == STORYBOARD:
         faults += _storyboard_faults(given, strict)
+        if exact_sum and not faults and _total(given) < float(given.get("n_frames", "15")) - SLACK:
+            faults.append("the durations of the shots must add up to n_frames")
     if faults:
         return _broken(faults)
     return _storyboard(body, given) if model == STORYBOARD else _generic(body, given)
@@ -154,6 +175,10 @@ def _storyboard_faults(given: dict[str, Any], strict: bool) -> Iterator[str]:
         yield from (
             f"input.{name} is not a known field" for name in given if name not in INPUT_FIELDS
         )
+
+
+def _total(given: dict[str, Any]) -> float:
+    return math.fsum(shot["duration"] for shot in given["shots"])
 
 
 def _shot_faults(n: int, shot: object, strict: bool) -> Iterator[str]:

@@ -177,7 +177,7 @@ class Speller:
         data["resultJson"] = _result(urls) if task.state(now) == "success" else ""
         data["progress"] = task.progress(now)
         if ended is not None:
-            data["costTime"] = round(1000 * self.time.outside(ended - task.created_at))
+            data["costTime"] = round(self.time.outside(ended - task.created_at))
             data["creditsConsumed"] = self._paid(task)
         return Answer(payload={"code": 200, "message": "success", "data": data})
 
@@ -185,7 +185,7 @@ class Speller:
         """What is POSTed when *task* has ended; *left* is the balance after it."""
         ended = task.ended_at or task.due_at
         data = self._task(task, ended)
-        # Seconds here, milliseconds in a record; and the price has another name.
+        # The price has another name than in a record.
         data["costTime"] = round(self.time.outside(ended - task.created_at))
         data |= {"consumeCredits": self._paid(task), "remainedCredits": _number(left)}
         if task.failure is None:

@@ -60,9 +60,12 @@ class Studio:
         """The file that lies at *place*."""
         task = self._world.owner(place)
         label = f"{task.task_id} {place.number}"
+        order = task.film_order()
         if not self.renders(self._films):
+            if order.still:
+                return await self._films.film(order)
             if self._shared is None:
-                self._shared = await self._films.film(task.film_order())
+                self._shared = await self._films.film(order)
             return labelled(self._shared, label)
         work = self._work.get(task.task_id)
         if work is None and self._closed:
@@ -70,7 +73,7 @@ class Studio:
         if work is None:  # fated to fail, so never begun; then a script let it succeed
             work = self._work[task.task_id] = asyncio.create_task(self._render(task))
         film = await asyncio.shield(work)
-        return film if place.number == 1 else labelled(film, label)
+        return film if place.number == 1 or order.still else labelled(film, label)
 
     async def aclose(self) -> None:
         """Stop all work; what is not ready by now will never be."""

@@ -10,7 +10,7 @@ from typing import Literal
 import attrs
 
 from apikley_async.simulator._films import FilmOrder
-from apikley_async.simulator._rules import Order
+from apikley_async.simulator._rules import Order, makes_still
 
 __all__ = ["Constant", "Durations", "Failure", "Lognormal", "State", "Task", "Uniform"]
 
@@ -124,6 +124,7 @@ class Task:
             image=self.image,
             seed=self.seed,
             prompt=order.prompt,
+            still=makes_still(order.model),
         )
 
     def _share(self, now: float) -> float:

@@ -66,6 +66,7 @@ class Terms:
             402, or 429 with such words.
         generic_models: other models that are served, with any `input`; "*" serves all.
         strict: refuse unknown fields instead of ignoring them.
+        exact_sum: refuse shots that do not fill their film too, as some clients believe.
         http_refusals: a refusal has its code as its HTTP status too, not only in the body.
         results: how many files a task yields.
         files_after: for so long after its end a film's addresses answer *expired_status*.
@@ -109,6 +110,7 @@ class Terms:
         {"kling-2.6/text-to-video", "kling-2.6/image-to-video"}
     )
     strict: bool = False
+    exact_sum: bool = False
     http_refusals: bool = False
 
     results: int = 1

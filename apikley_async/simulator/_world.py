@@ -121,7 +121,12 @@ class World:
                 self._window.count(now)
             return Refusal(429, "too many creations", wait)
         self._window.count(now)
-        order = read_order(raw, models=self.terms.generic_models, strict=self.terms.strict)
+        order = read_order(
+            raw,
+            models=self.terms.generic_models,
+            strict=self.terms.strict,
+            exact_sum=self.terms.exact_sum,
+        )
         if isinstance(order, Refusal):
             return order.upstreams if self.terms.invalid_code == 500 else order
         image = order.image_url

@@ -46,6 +46,7 @@ class Order:
     seed: int = 1
     model: str = "sora-2-pro-storyboard"
     prompt: str | None = None
+    still: bool = False
 
 
 async def filmed(order: Order, *, short_side: int = 180, fps: int = 6) -> bytes:
