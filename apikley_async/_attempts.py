@@ -270,13 +270,12 @@ class Attempts:
 
     def _add_job(self, task_id: str, **facts: Any) -> Job:
         announced = self._entries.get(self._tokens.get(task_id, ""))
-        pace = self._settings.pace
-        if announced is not None and self.receives_callbacks:
-            pace = self._settings.called_pace
+        called = announced is not None and self.receives_callbacks
         job = self._jobs[task_id] = Job(
             task_id,
             look=self._look,
-            pace=pace,
+            pace=self._settings.called_pace if called else self._settings.pace,
+            followed_pace=self._settings.pace,
             token=announced.text if announced is not None else None,
             clock=self._clock,
             rng=self._settings.rng,

@@ -12,7 +12,7 @@ import copy
 import logging
 import math
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from typing import Any
 
 import attrs
@@ -67,6 +67,11 @@ class _Watch:
             self.loop.call_soon_threadsafe(moved.set)
 
 
+def _seen(snapshot: Snapshot) -> tuple[object, ...]:
+    """What of a snapshot is news."""
+    return snapshot.state, snapshot.progress, snapshot.word
+
+
 def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether *loop* is the one that runs here."""
     try:
@@ -112,6 +117,7 @@ class Job:
         *,
         look: Callable[[str], Awaitable[Snapshot]],
         pace: Backoff,
+        followed_pace: Backoff | None = None,
         clock: Clock,
         rng: random.Random,
         submitted_at: float | None = None,
@@ -133,6 +139,8 @@ class Job:
         self._notice_awaited = awaited
         self._ended = ended
         self._pace = pace
+        self._followed_pace = followed_pace or pace  # as long as somebody follows `updates`
+        self._followers: list[Iterator[float]] = []  # the pauses of each
         self._clock = clock
         self._rng = rng
         self._seen = known
@@ -180,16 +188,34 @@ class Job:
         """Yield the snapshot at once, then each that differs, and the final one last.
 
         It takes part in the same stream of looks as everybody who awaits the job, and raises
-        what they would, apart from the failure itself: that is the last snapshot.
+        what they would, apart from the failure itself: that is the last snapshot. Where a callback
+        is expected and polling is slow, it is as quick as usual meanwhile.
         """
         self._is_awaited()
         shown = self.snapshot
         yield shown
         async with contextlib.aclosing(self._follow(timeout)) as following:
-            async for snapshot in following:
-                if (snapshot.state, snapshot.progress) != (shown.state, shown.progress):
-                    shown = snapshot
-                    yield shown
+            with self._hurried():
+                async for snapshot in following:
+                    if _seen(snapshot) != _seen(shown):
+                        shown = snapshot
+                        yield shown
+
+    @contextlib.contextmanager
+    def _hurried(self) -> Iterator[None]:
+        """Poll as often as where there are no callbacks."""
+        if self._followed_pace == self._pace:
+            yield
+            return
+        pauses = self._followed_pace.delays(self._rng)
+        self._followers.append(pauses)
+        self._next_look = min(self._next_look, self._clock.now() + next(pauses))
+        if self._watch is not None:
+            self._watch.wake()
+        try:
+            yield
+        finally:
+            self._followers.remove(pauses)
 
     def nudge(self) -> None:
         """Look soon: someone says that there is news. A hint, never the truth.
@@ -285,7 +311,7 @@ class Job:
         else:
             self._take(watch, snapshot)
         self._looked_at = self._clock.now()
-        pause = next(self._delays)
+        pause = min(next(pauses) for pauses in (self._delays, *self._followers))
         if hinted or self._failing or self._claim or self._empty_since is not None:
             pause = min(pause, AGAIN)  # however slowly we look otherwise
         self._next_look = self._looked_at + (min(SPACING, pause) if self._nudged else pause)

@@ -126,6 +126,26 @@ async def test_a_job_that_is_taken_up_with_its_token_is_called_again() -> None:
                 assert client.job(job.task_id) is again
 
 
+async def test_polling_is_as_quick_as_usual_while_somebody_follows_updates() -> None:
+    """With callbacks on it is slow, but who watches a film wants to see it move."""
+    async with world(100) as simulator, customer(simulator, Ears()) as client:
+        job = await client.submit(KITTEN)
+        waiting = asyncio.ensure_future(job)
+        await asyncio.sleep(20)
+        assert simulator.ledger.looks[job.task_id] == 0
+        async for snapshot in job.updates():
+            if snapshot.progress:
+                break
+        seen = simulator.ledger.looks[job.task_id]
+        assert 1 <= seen <= 20
+        assert now() < 80
+        await asyncio.sleep(1)
+        async for _ in job.updates():
+            pass
+        assert now() < 125
+        await waiting
+
+
 async def test_what_is_no_token_is_refused_and_not_repeated() -> None:
     async with world() as simulator, customer(simulator, Ears()) as client:
         for wrong in ("", "two words", "x" * 300):

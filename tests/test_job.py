@@ -1322,6 +1322,17 @@ async def test_updates_tell_what_is_new() -> None:
 
 
 @virtual
+async def test_updates_tell_of_a_new_word() -> None:
+    """A word that nobody knows is news when it changes."""
+    other = attrs.evolve(ODD, word="retrying")
+    job = make_job(Service(GENERATING, ODD, ODD, other, READY))
+
+    words = [snapshot.word async for snapshot in job.updates()]
+
+    assert words == ["", "", "moderating", "retrying", ""]
+
+
+@virtual
 async def test_many_may_follow_and_many_may_wait() -> None:
     """Five followers and five awaiters cost one stream of looks (P11)."""
     answers: Sequence[Answer] = [WAITING, progress(5), progress(60), READY]
