@@ -523,6 +523,22 @@ class Batch:
             faults += await asyncio.to_thread(missing, saved)
         return faults
 
+    async def output_folder(self) -> Path | None:
+        """Where films were saved last; None where there was no run yet.
+
+        Raises:
+            ManifestError: it lies outside of the journal's own folder: a journal that comes from
+                elsewhere decides nothing about where files are written, so a person names it.
+        """
+        folders = [*await self._open.folders()]
+        if not folders:
+            return None
+        store = self._open
+        if isinstance(store, Journal) and not folders[-1].is_relative_to(store.home):
+            told = f"the films were saved in {folders[-1]}, outside of the journal's folder"
+            raise ManifestError([f"{told}: name a folder with -o"])
+        return folders[-1]
+
     async def located(self, item: Item) -> Item:
         """The item with its files where they are: a folder of films may have been moved.
 
@@ -722,9 +738,9 @@ class Batch:
                 wanted.append(item.key)
         if not wanted:
             return
-        places = [Path(folder)] if folder is not None else [*await self._open.folders()]
+        place = Path(folder) if folder is not None else await self.output_folder()
         options = Options(
-            (places or [Path("films")])[-1],
+            place or Path("films"),
             overwrite=overwrite,
             keys=frozenset(wanted),
             partial=partial,

@@ -155,6 +155,11 @@ class Journal:
             await journal.aclose()
             raise
 
+    @property
+    def home(self) -> Path:
+        """The folder that places in the journal are relative to."""
+        return self._home
+
     @staticmethod
     def disk_fault(path: str | os.PathLike[str]) -> str | None:
         """Say why no journal can be kept at *path*, as far as the system tells of its disk."""
@@ -780,8 +785,13 @@ class Journal:
         return read_item(row, self._home, self._folders)
 
     def _keep_folder(self, folder: Path) -> None:
+        folder = found_at(place_of(folder.absolute(), self._home), self._home)
+        if [*self._folders][-1:] == [folder]:
+            return
         with self._transaction():
-            self._note_folder(folder.absolute())
+            self._db.execute("DELETE FROM folder WHERE path = ?", (place_of(folder, self._home),))
+            self._folders.pop(folder, None)
+            self._note_folder(folder)
 
     def _note_folder(self, folder: Path) -> None:
         place = place_of(folder, self._home)

@@ -293,7 +293,7 @@ class Store(Protocol):
         ...
 
     async def folders(self) -> Sequence[Path]:
-        """Where films are or were saved, the first first."""
+        """Where films are or were saved, the newest last."""
         ...
 
     async def salt(self) -> bytes:

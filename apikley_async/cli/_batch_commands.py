@@ -27,7 +27,7 @@ def batch() -> None:
 
 @batch.command(name="run", epilog=BATCH_EVENTS)
 @place
-@options.folder(Path("films"), "Where the films go, named after their keys.")
+@options.folder(None, "Where the films go.  [default: where they were saved last, or films]")
 @click.option("--journal", type=PATH, help="Where it is written down.  [default: beside FILE, .db]")
 @options.spending
 @options.patience

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from apikley_async.cli._placement import Place
 from apikley_async.cli._run import alone, play, telling
 from apikley_async.cli._session import has_key, prepare
 from apikley_async.cli._telling import Telling, plain
+from apikley_async.errors import JournalError, ManifestError
 
 __all__ = ["make", "make_folder", "rehearse"]
 
@@ -25,7 +27,7 @@ def make(
     plan: Callable[[Batch], Awaitable[Plan]] | None,
     *,
     named: str,
-    folder: Path,
+    folder: Path | None,
     timeout: float | None,
     spending: Spending,
     settings: Settings,
@@ -44,6 +46,8 @@ def make(
     bounds = Bounds(**spending.bounds)
     if settings.simulate and plan is None and not spending.dry_run:
         plan = planned_in(place())
+    if folder is None:
+        folder = Path("films") if settings.simulate else folder_of(place())
     tell = telling(as_json=settings.as_json, films=None if spending.dry_run else 0)
     order = Order(
         place=Place(None),
@@ -71,6 +75,26 @@ def make(
         order = attrs.evolve(order, place=place())
     running = BatchRun(order, settings, tell)
     return play(opening, running.flow, tell, running)
+
+
+def folder_of(place: Place) -> Path:
+    """Where the films of a journal were saved last; the usual folder where that is not known."""
+    journal = place.journal
+
+    async def look() -> Path | None:
+        if journal is None or not journal.exists():
+            return None
+        try:
+            async with Batch.open(journal, private=True) as batch:
+                return await batch.output_folder()
+        except ManifestError as error:
+            raise Refused(plain(error)) from None
+        except JournalError:  # the run will tell
+            return None
+
+    found = asyncio.run(look()) or Path("films")
+    here = Path.cwd()
+    return found.relative_to(here) if found.is_relative_to(here) else found
 
 
 def planned_in(place: Place) -> Callable[[Batch], Awaitable[Plan]]:

@@ -227,12 +227,12 @@ class StoreContract:
         assert not await store.verify()
 
     async def test_folders_are_kept_in_their_order(self) -> None:
-        """Where films were saved, and where they are to be."""
+        """Where films were saved, the newest last."""
         async with self.opened() as store:
             for name in ("one", "two", "one"):
                 await store.keep_folder(Path("/films") / name)
         async with self.opened() as store:
-            assert [*await store.folders()] == [Path("/films/one"), Path("/films/two")]
+            assert [*await store.folders()] == [Path("/films/two"), Path("/films/one")]
 
     async def test_a_step_needs_its_state(self, store: Store) -> None:
         """A step from another state is refused, and changes nothing. (I12)."""

@@ -73,3 +73,23 @@ def test_a_folder_of_films_may_be_moved(service: Simulator, run: Run) -> None:
     assert run("batch", "verify", path).code == 0
     Path("new/sea.mp4").write_bytes(b"x" * Path("new/sea.mp4").stat().st_size)
     assert "sea" in run("batch", "verify", path).out
+
+
+def test_the_next_run_goes_on_in_the_same_folder(
+    service: Simulator, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is started; but a journal decides nothing about folders outside its own."""
+    service.script("create", [Fault.OK, Fault.code(402)])
+    run("batch", "run", manifest("tea", "sea"), "--yes", "-o", "out")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    told = run("batch", "run", "../campaign.db", "--yes")
+    outside = tmp_path.with_name(f"{tmp_path.name} outside")
+    named = run("batch", "run", "../campaign.db", "--yes", "-o", outside)
+    foreign = run("batch", "run", "../campaign.db", "--yes")
+
+    assert (told.code, named.code, foreign.code) == (0, 0, 2)
+    assert sorted(film.name for film in Path("../out").iterdir()) == ["sea.mp4", "tea.mp4"]
+    assert "outside of the journal's folder: name a folder with -o" in foreign.err
+    assert not Path("films").exists()
