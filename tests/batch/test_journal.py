@@ -36,8 +36,10 @@ class TestJournal(StoreContract):
 
 
 @asynccontextmanager
-async def journal(path: Path, *, read_only: bool = False) -> AsyncIterator[Journal]:
-    opened = await Journal.open(path, read_only=read_only)
+async def journal(
+    path: Path, *, read_only: bool = False, private: bool = False
+) -> AsyncIterator[Journal]:
+    opened = await Journal.open(path, read_only=read_only, private=private)
     try:
         yield opened
     finally:
@@ -783,7 +785,8 @@ async def test_a_private_copy_of_an_older_journal_is_refused(path: Path) -> None
     path.with_name("older.db").replace(path)
 
     with pytest.raises(JournalError, match="older copy"):
-        await Journal.open(path, private=True)
+        async with journal(path, private=True):
+            pass
 
 
 # --- a journal that is gone -----------------------------------------------------------------------

@@ -226,12 +226,14 @@ def test_a_simulated_batch_leaves_no_journal(
 ) -> None:
     """--simulate needs no key and keeps nothing but the films."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
     told = run("batch", "run", manifest("tea"), "--simulate")
 
     assert told.code == 0
     assert Path("films/tea.mp4").exists()
     assert not Path("campaign.db").exists()
+    assert not Path("state").exists()
 
 
 CODES = {
