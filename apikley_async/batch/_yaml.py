@@ -18,6 +18,7 @@ from apikley_async.batch._forms import (
     Fault,
     Found,
     Marked,
+    Remark,
     films_in,
     plain_value,
     read_whole,
@@ -27,6 +28,7 @@ from apikley_async.errors import ManifestError, MissingExtraError
 __all__ = ["compose", "read_yaml"]
 
 MOST_NODES = 1_000_000
+CUT = re.compile(r"[ \t]+#[^\s#]")  # a comment as nobody writes one behind a text
 TOO_DEEP = f"at most {DEEPEST} levels deep"
 # Booleans and numbers of YAML 1.1 and 1.2 that are neither JSON's nor ours.
 DOUBTFUL = re.compile(
@@ -48,8 +50,10 @@ def read_yaml(file: BinaryIO, name: str) -> Iterator[Found]:
     except ModuleNotFoundError:
         raise MissingExtraError.of("YAML manifests need PyYAML", "yaml") from None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    document, faults = compose(yaml, loader, read_whole(file, name), name)
+    remarks: list[str] = []
+    document, faults = compose(yaml, loader, read_whole(file, name), name, remarks)
     yield from map(Fault, faults)
+    yield from map(Remark, remarks[:MOST_FAULTS])
     try:
         yield from films_in(document, name)
     except ManifestError:
@@ -57,13 +61,17 @@ def read_yaml(file: BinaryIO, name: str) -> Iterator[Found]:
             raise
 
 
-def compose(yaml: Any, loader: Any, text: str, name: str) -> tuple[Any, list[str]]:
+def compose(
+    yaml: Any, loader: Any, text: str, name: str, remarks: list[str] | None = None
+) -> tuple[Any, list[str]]:
     """The document as plain values, and what is wrong with it, line by line.
+
+    Texts that a comment may have cut off are added to *remarks*.
 
     Raises:
         ManifestError: it is no YAML, or too deep or too large to go on.
     """
-    composer = _Composer(yaml, name)
+    composer = _Composer(yaml, name, text, [] if remarks is None else remarks)
     try:
         document = composer.read(iter(yaml.parse(text, Loader=loader)))
     except yaml.YAMLError as exc:
@@ -86,8 +94,10 @@ def _is_nothing(event: Any) -> bool:
 class _Composer:
     """Builds plain values from YAML's events, and notes what may not stand in a manifest."""
 
-    def __init__(self, yaml: Any, name: str) -> None:
+    def __init__(self, yaml: Any, name: str, text: str, remarks: list[str]) -> None:
         self.faults: list[str] = []
+        self._text = text
+        self._remarks = remarks
         self._yaml = yaml
         self._name = name
         self._nodes = 0
@@ -167,6 +177,11 @@ class _Composer:
         except ValueError as exc:
             self._tell(event, str(exc))
             return None
+        if isinstance(value, str) and CUT.match(self._text, event.end_mark.index):
+            self._remarks.append(
+                f"{self._name}, line {event.end_mark.line + 1}: the text ends before ' #', since "
+                "a comment begins there; a text with # in it wants quotes"
+            )
         if strict and isinstance(value, str) and DOUBTFUL.fullmatch(value):
             self._tell(event, f"a value as JSON has it, or text in quotes, not {value[:40]}")
         return value

@@ -21,6 +21,7 @@ __all__ = ["Hooks", "hooks_of", "received"]
 
 KEYS = "APIKLEY_WEBHOOK_HMAC_KEY"
 SECRETS = "APIKLEY_WEBHOOK_TOKEN_SECRET"
+LONGEST = 64 * 1024  # bytes of a file with keys; a device has no end
 
 
 @attrs.frozen
@@ -99,8 +100,9 @@ def words_in(path: Path | None, name: str, option: str) -> list[str]:
         return os.environ.get(name, "").split()
     text, mode, told = "", 0, ""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        mode = path.stat().st_mode
+        with path.open("rb") as file:
+            text = file.read(LONGEST).decode("utf-8-sig")
+            mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         told = error.strerror or type(error).__name__
     except ValueError:  # it holds what was read: nothing may hang on it

@@ -222,3 +222,8 @@ def test_a_rehearsal_is_known_by_its_last_box(tmp_path: Path) -> None:
     assert [is_rehearsal(path) for path in (other, link, tmp_path, tmp_path / "no")] == [False] * 4
     assert not only_rehearsals(film, 2)
     assert not only_rehearsals(tmp_path / "none.mp4", 1)
+    still = tmp_path / "still.png"
+    still.write_bytes(b"\x89PNG" + REHEARSAL_MARK)
+    assert only_rehearsals(still.with_suffix(".mp4"), 1)
+    still.write_bytes(b"\x89PNG, paid")
+    assert not only_rehearsals(still.with_suffix(".mp4"), 1)

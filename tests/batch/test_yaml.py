@@ -137,6 +137,21 @@ def test_what_is_broken_before_it_is_deep_is_not_called_deep(loader: Any, text: 
         compose(yaml, loader, text, "f")
 
 
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_text_that_a_comment_cuts_off_is_remarked_on(loader: Any) -> None:
+    """It would be paid without its end; what is written as a comment is none of that."""
+    text = (
+        "a: Котёнок is #1 now\nb: fine # a comment\nc: '#1'\nd: >-\n  the #1\ne: 5 #five\n"
+        "f: [x #1\n  ]\n# g: x #2\n"
+    )
+    remarks: list[str] = []
+
+    document, faults = compose(yaml, loader, text, "f", remarks)
+
+    assert (document["a"], document["d"], faults) == ("Котёнок is", "the #1", [])
+    assert [remark.partition(": ")[0] for remark in remarks] == ["f, line 1", "f, line 7"]
+
+
 def test_too_many_values_for_yaml() -> None:
     """A million is enough, and says what may have more. (M2)."""
     with pytest.raises(ManifestError, match="JSON lines may have more"):
