@@ -119,6 +119,7 @@ class Hosts:
         _asked.set(asked)
         refused = asked.refused
         trouble: Exception
+        began = self._clock.now()
         connect, idle = self._network.timeouts.connect, self._network.timeouts.idle
         try:
             async with contextlib.AsyncExitStack() as open_now:
@@ -133,6 +134,9 @@ class Hosts:
                 )
                 async with asyncio.timeout(connect + idle):
                     response = await open_now.enter_async_context(request)
+                took = (self._clock.now() - began) * 1000
+                told = "GET a film from %s: HTTP %d in %.0f ms, from byte %d"
+                logger.debug(told, shown(url), response.status, took, held.have)
                 if response.status in (301, 302, 303, 307, 308):
                     return urljoin(url, response.headers.get("Location", ""))
                 body = read_answer(held, response.status, response.headers, wall=self._clock.wall())

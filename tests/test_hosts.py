@@ -7,6 +7,7 @@ import contextlib
 import errno
 import gzip
 import ipaddress
+import re
 import socket
 import ssl as tls
 import traceback
@@ -307,6 +308,17 @@ async def test_a_host_that_dribbles_is_given_up(what: str) -> None:
             await hosts.pull(f"{server.url}/1.mp4", Held(), Sink())
 
         assert loop.time() - begun <= 71
+
+
+async def test_each_request_is_logged_without_its_link(caplog: pytest.LogCaptureFixture) -> None:
+    """A link is as good as the film: the log has its host, what was answered, and when."""
+    caplog.set_level("DEBUG", "apikley_async")
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/secret.mp4?signature=secret", honest(Version(FILM)))
+        await hosts.pull(url, Held(), Sink())
+
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
+    assert re.fullmatch(r"GET a film from [0-9.]+: HTTP 200 in \d+ ms, from byte 0", line)
 
 
 NOTHING_PACKED = {
