@@ -418,6 +418,26 @@ async def test_a_strangers_file_is_never_overwritten(tmp_path: Path) -> None:
     assert names(tmp_path) == ["task_1.mp4"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("by", ["another file", "a link", "nothing"])
+async def test_only_what_was_written_gets_the_name(
+    tmp_path: Path, by: str, overwrite: bool
+) -> None:
+    """In a folder that others may write to, the part may be exchanged before its end (D13)."""
+    part = await begun(tmp_path, len(FILM))
+    (tmp_path / PART).unlink()
+    if by == "another file":
+        (tmp_path / PART).write_bytes(b"theirs")
+    elif by == "a link":
+        (tmp_path / PART).symlink_to("/etc/hosts")
+
+    with pytest.raises(DownloadError, match="exchanged or removed"):
+        await part.publish(overwrite=overwrite)
+    await part.close()
+
+    assert "task_1.mp4" not in names(tmp_path)
+
+
 async def test_the_same_file_is_a_success(tmp_path: Path) -> None:
     """Saving twice is saving once: the file is not even touched (D15)."""
     target = await published(tmp_path)
