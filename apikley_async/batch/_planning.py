@@ -10,6 +10,7 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -122,14 +123,20 @@ def write(db: sqlite3.Connection, entry: Entry, source: str, home: Path) -> None
 
 def move(db: sqlite3.Connection, entry: Entry, home: Path) -> None:
     """Remember where a known film's images are now: its manifest may have been moved."""
-    db.execute(
-        "UPDATE item SET base = :base WHERE key = :key AND base != :base",
-        {"key": entry.key, "base": base_of(entry, home)},
-    )
+    base = base_of(entry, home)
+    [known] = db.execute("SELECT base FROM item WHERE key = ?", (entry.key,)).fetchone()
+    if known != base:
+        db.execute("UPDATE item SET base = ? WHERE key = ?", (base, entry.key))
 
 
 def base_of(entry: Entry, home: Path) -> str:
-    return place_of(Path(entry.base), home) if entry.base else ""
+    return folder_of(entry.base, home) if entry.base else ""
+
+
+@lru_cache(maxsize=64)
+def folder_of(base: str, home: Path) -> str:
+    """A folder as it is written down; the films of one manifest share theirs."""
+    return place_of(Path(base), home)
 
 
 def note_seen(db: sqlite3.Connection, entry: Entry) -> None:
