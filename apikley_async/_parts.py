@@ -257,9 +257,9 @@ class Part:
         """
         final = fitting(self.target, self.head)
         check_target(final)
-        sync_file(self._file)
         if not is_there(self._file, self._path):  # what gets the name is what was written here
             raise OSError(errno.ESTALE, "somebody has exchanged or removed the part")
+        sync_file(self._file)
         with synced(final.parent):
             self._release()
             if overwrite:
