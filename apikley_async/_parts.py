@@ -255,10 +255,10 @@ class Part:
 
         Another file of that name is never replaced unasked; the same content is left as it is.
         """
-        final = fitting(self.target, self.head)
-        check_target(final)
         if not is_there(self._file, self._path):  # what gets the name is what was written here
             raise OSError(errno.ESTALE, "somebody has exchanged or removed the part")
+        final = fitting(self.target, self.head)
+        check_target(final)
         sync_file(self._file)
         with synced(final.parent):
             self._release()
