@@ -381,9 +381,13 @@ def open_submission(
 
 
 def _said_for_certain(envelope: Envelope, asked: str) -> ApiError | None:
-    """The refusal that the words of an answer with HTTP 200 are, whatever its code says."""
+    """The refusal that the words of an answer with HTTP 200 are, where its code says less.
+
+    A code that is about the account or the pace is certain: no words make it one film's fault.
+    """
     kind = None if envelope.ok or not envelope.framed else certain_refusal(envelope.message)
-    if kind is None:
+    about_film = _REFUSALS.get(envelope.code) in (None, InvalidRequestError, NotFoundError)
+    if kind is None or not (about_film or kind.affects_all):
         return None
     told = f"{asked} was refused: {envelope.message}"
     if tells_of_model(envelope.message):

@@ -829,7 +829,7 @@ TOP_UP = (
 WITHDRAWN = "The model name you specified is not supported, please check the documentation."
 
 
-@pytest.mark.parametrize("code", [500, "500", 501, 422, 433, 9999])
+@pytest.mark.parametrize("code", [500, "500", 501, 400, 422, 9999])
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
@@ -853,6 +853,32 @@ def test_words_come_before_codes_on_http_200(code: Any, words: str, kind: type[A
     assert type(caught.value) is kind
     assert words in caught.value.message
     assert caught.value.code == int(code)
+
+
+def test_no_words_make_a_refusal_of_the_account_one_film_s_fault() -> None:
+    """A refused key, an empty account, a limit, a pause: a batch stops or waits, nothing fails."""
+    told = ["Authorization is required", "aspect_ratio is required.", "This field is required"]
+    kinds: dict[int, type[ApiError]] = {
+        **dict.fromkeys((401, 403), AuthenticationError),
+        402: InsufficientCreditsError,
+        **dict.fromkeys((429, 430), RateLimitError),
+        433: KeyLimitError,
+        455: MaintenanceError,
+        505: FeatureDisabledError,
+    }
+    wrong = []
+    for code, kind in kinds.items():
+        for words in [*told, WITHDRAWN]:
+            with pytest.raises(ApiError) as caught:
+                opened(framed(code, msg=words))
+            if type(caught.value) is not kind:
+                wrong.append((code, words, type(caught.value).__name__))
+
+    assert wrong == []
+    for code in (401, 429, 433):
+        with pytest.raises(ApiError) as caught:
+            opened(framed(code, msg=TOP_UP))
+        assert caught.value.affects_all
 
 
 @pytest.mark.parametrize(
