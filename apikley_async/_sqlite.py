@@ -9,18 +9,29 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+import stat
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["MORE_STEPS", "Database", "connect", "make_lasting", "schema_fault"]
+from apikley_async.errors import JournalError
+
+__all__ = [
+    "MORE_STEPS",
+    "Database",
+    "connect",
+    "make_lasting",
+    "refuse_special",
+    "schema_fault",
+]
 
 LONGEST = 64 * 1024**2  # bytes of one value; the longest request, and its record, are far below
 EVERY = 100_000  # steps of SQLite's machine between two looks
 STEPS = 5_000_000  # that any statement may take: a quarter of a second
 STEPS_PER_KB = 20_000  # besides: 100 for each of a page's rows, many times over
 MORE_STEPS = "it asks for more work than a file of its size explains; it is damaged, or not ours"
+LOGS = ("-wal", "-shm", "-journal")  # what SQLite opens beside a database
 BLANKS = re.compile(r"\s+")
 STATISTICS = re.compile(r"sqlite_stat[0-9]")  # left by ANALYZE
 
@@ -50,8 +61,24 @@ def size_of(path: Path) -> int:
     return total
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse a pipe, a device or a folder where a database or one of its logs should be.
+
+    SQLite would wait at a pipe for good, in a call that nothing ends.
+
+    Raises:
+        JournalError: it is there, and no regular file.
+    """
+    for name in (path, *(path.with_name(f"{path.name}{end}") for end in LOGS)):
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(name.stat().st_mode):
+                told = "is not a regular file; it is left as it is. Name another file, or remove it"
+                raise JournalError(f"{name} {told}")
+
+
 def connect(path: Path, *, read_only: bool = False) -> Database:
     """Open an existing file, and look at nothing in it yet."""
+    refuse_special(path)
     uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
     db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5, factory=Database)
     db.path = path

@@ -15,8 +15,8 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from apikley_async._disk import USUAL, lock_file, make_private, open_own, sync_folder
-from apikley_async._sqlite import connect, make_lasting, schema_fault
+from apikley_async._disk import lock_file, make_private, open_own, open_without_waiting, sync_folder
+from apikley_async._sqlite import connect, make_lasting, refuse_special, schema_fault
 from apikley_async.batch._rows import ID, Facts, read_facts
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
 from apikley_async.batch._witness import WAY_OUT, Witness
@@ -40,6 +40,7 @@ __all__ = [
     "refuse_gone",
     "refuse_lost",
     "refuse_network",
+    "refuse_special",
     "take_lock",
 ]
 
@@ -196,7 +197,7 @@ def lock_inode(path: Path) -> int | None:
         )
     if sys.platform != "linux":
         return None
-    handle = os.open(path, os.O_RDONLY | USUAL)
+    handle = open_without_waiting(path, os.O_RDONLY)
     try:
         lock_file(handle)
     except BlockingIOError:
@@ -254,6 +255,7 @@ def copy_privately(path: Path, copy: Path, migrations: Migrations) -> Facts:
 
     It may be in use, and it may lie on a disk that cannot be written.
     """
+    refuse_special(path)
     make_private(copy)
     if not copied_at_rest(path, copy):
         try:

@@ -460,6 +460,7 @@ class Journal:
             if self.read_only:
                 raise JournalError(f"{self.path}: there is no such journal")
             file.make(self.path, self._migrations)
+        file.refuse_special(self.path)
         if (
             not (self.read_only or self._origin)
             and (lock := file.lock_inode(self.path)) is not None
@@ -490,14 +491,22 @@ class Journal:
     def _copy(self, origin: Path) -> None:
         """Make a private copy, which is refused where the journal itself would be."""
         self._room = tempfile.TemporaryDirectory(prefix="apikley-", ignore_cleanup_errors=True)
-        self.path = Path(self._room.name).resolve() / "journal.db"
+        room = Path(self._room.name).resolve()
+        self.path = room / "journal.db"
         if not origin.exists():
             file.refuse_lost(origin)
             file.refuse_gone(origin)
             return
         facts = file.copy_privately(origin, self.path, self._migrations)
-        seen = Witness(facts.journal_id).read()
-        log_is_lost = facts.begun and not file.has_log(origin)
+        seen, had_log = Witness(facts.journal_id).read(), file.has_log(origin)
+        with contextlib.suppress(JournalError):
+            log_is_lost = facts.begun and not had_log
+            check_newest(origin, (facts.epoch, facts.intents), seen, log_is_lost=log_is_lost)
+            return
+        # Its owner may have gone on meanwhile: what was seen judges a copy that was taken after it.
+        self.path = room / "second.db"
+        facts = file.copy_privately(origin, self.path, self._migrations)
+        log_is_lost = facts.begun and not (had_log or file.has_log(origin))
         check_newest(origin, (facts.epoch, facts.intents), seen, log_is_lost=log_is_lost)
 
     def _check_newest(self, *, log_is_lost: bool) -> None:

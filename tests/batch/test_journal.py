@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from batch.conformance import StoreContract, attempt, film
@@ -741,6 +742,22 @@ def test_shares_that_look_local_are_known(
     assert (Journal.disk_fault(tmp_path / "batch.db") is not None) == refused
 
 
+@pytest.mark.parametrize("name", ["batch.db", "batch.db-wal"])
+@pytest.mark.parametrize("way", [{}, {"read_only": True}, {"private": True}])
+async def test_a_pipe_in_a_journals_place_holds_nobody(
+    path: Path, name: str, way: dict[str, bool]
+) -> None:
+    """SQLite would wait at it for good, and no signal would end that."""
+    if name != path.name:
+        async with journal(path):
+            pass
+    os.mkfifo(path.with_name(name))
+
+    with pytest.raises(JournalError, match=f"{name} is not a regular file") as caught:
+        await Journal.open(path, **way)
+    assert not caught.value.resumable
+
+
 # --- private copies -------------------------------------------------------------------------------
 
 
@@ -787,6 +804,27 @@ async def test_a_private_copy_of_an_older_journal_is_refused(path: Path) -> None
     with pytest.raises(JournalError, match="older copy"):
         async with journal(path, private=True):
             pass
+
+
+async def test_a_private_copy_of_a_journal_that_goes_on_is_no_older_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner sends on while the copy is taken: that is no reason to advise an adoption. (A21)"""
+    opens, loop, sent = sqlite3.connect, asyncio.get_running_loop(), iter("abcdefgh")
+
+    async with journal(path) as own:
+        await own.plan([film(key) for key in "abcdefgh"])
+
+        def connect(name: str, *args: Any, **options: Any) -> sqlite3.Connection:
+            intent = own.intend(key := next(sent), f"t{key}", "print", None)
+            asyncio.run_coroutine_threadsafe(intent, loop).result()
+            return opens(name, *args, **options)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(sqlite3, "connect", connect)
+            copy = await Journal.open(path, private=True)
+        assert [item.key for item in await copy.items()] == [*"abcdefgh"]
+        await copy.aclose()
 
 
 # --- a journal that is gone -----------------------------------------------------------------------

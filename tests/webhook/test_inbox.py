@@ -270,6 +270,19 @@ def test_an_inbox_that_is_not_ours_is_left_alone(path: Path, kind: str) -> None:
     asyncio.run(tried())
 
 
+@pytest.mark.parametrize("name", ["inbox.db", "inbox.db-wal"])
+async def test_a_pipe_in_an_inboxs_place_holds_nobody(path: Path, name: str) -> None:
+    """SQLite would wait at it for good, and the thread could not be ended."""
+    if name != path.name:
+        await _filled(path)
+        path.with_name(name).unlink(missing_ok=True)
+    os.mkfifo(path.with_name(name))
+
+    with pytest.raises(JournalError, match=r"regular file"):
+        async with Inbox(path):
+            pass
+
+
 async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="nowhere"):
         async with Inbox(tmp_path / "nowhere" / "inbox.db"):
