@@ -8,7 +8,7 @@ import functools
 import os
 import random
 import ssl as tls
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -346,7 +346,11 @@ class Client:
             return await rooms.images.upload(image)
 
     async def save(
-        self, result: Result, target: str | os.PathLike[str], *, overwrite: bool = False
+        self,
+        result: Result,
+        target: str | os.PathLike[str],
+        *,
+        overwrite: bool | Callable[[Path], bool] = False,
     ) -> list[Path]:
         """Save every file of a result; each is whole under its name, or is not there at all.
 
@@ -359,7 +363,8 @@ class Client:
             result: what awaiting a job gave.
             target: a folder, made if need be, where files are named `<task_id>[-n].mp4`; or a
                 path that ends in `.mp4` or the like.
-            overwrite: whether to replace another file of that name.
+            overwrite: whether to replace another file of that name; or a function that is given
+                its path, in a thread, at the last moment, and says so.
 
         Raises:
             DownloadError: it could not be saved. `ResultExpiredError` when it is gone: the service

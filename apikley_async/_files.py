@@ -51,6 +51,7 @@ SLOWEST, SLOW_SPAN = 1024, 60.0  # bytes a second, seen over so many seconds
 SAID_AFTER = 60.0  # seconds without progress that are worth a warning
 TRIES = Backoff(first=1.0, factor=2.0, cap=30.0, deadline=600.0)
 
+Overwrite: TypeAlias = bool | Callable[[Path], bool]
 Reissue: TypeAlias = Callable[[str, int, str], AsyncIterator[str]]
 
 
@@ -83,7 +84,7 @@ class Films:
         self._opens: dict[str, float] = {}  # when hosts that asked to be left alone may be asked
 
     async def save(
-        self, result: Result, target: str | os.PathLike[str], *, overwrite: bool = False
+        self, result: Result, target: str | os.PathLike[str], *, overwrite: Overwrite = False
     ) -> list[Path]:
         """Save every file of *result*; see `Client.save`."""
         if not result.urls:
@@ -107,7 +108,9 @@ class Films:
     async def aclose(self) -> None:
         await self._hosts.aclose()
 
-    async def _save_one(self, result: Result, number: int, target: Path, overwrite: bool) -> Path:
+    async def _save_one(
+        self, result: Result, number: int, target: Path, overwrite: Overwrite
+    ) -> Path:
         part = Part(target, f"{safe_name(result.task_id)}-{number + 1}", self._rng)
         links = Links(self._reissue, result, number, self._clock)
         keep = False
@@ -126,7 +129,7 @@ class Films:
             raise DownloadError(f"{host} does not give the film, or not yet: {broken}")
         raise DownloadError(f"{host} broke off again and again: {broken}")
 
-    async def _persist(self, part: Part, links: Links, overwrite: bool) -> Path:
+    async def _persist(self, part: Part, links: Links, overwrite: Overwrite) -> Path:
         """Fetch the whole file and give it its name; go on after breaks while there is hope.
 
         A place is held while something is fetched, not while it is waited for.

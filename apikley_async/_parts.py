@@ -250,10 +250,11 @@ class Part:
     # --- its end ---------------------------------------------------------------------------------
 
     @in_a_thread
-    def publish(self, *, overwrite: bool = False) -> Path:
+    def publish(self, *, overwrite: bool | Callable[[Path], bool] = False) -> Path:
         """Give it its name: file to the disk, name, folder to the disk.
 
-        Another file of that name is never replaced unasked; the same content is left as it is.
+        Another file of that name is never replaced unasked; the same content is left as it is. A
+        function is asked about the very name, when the file's kind is known, at the last moment.
         """
         if not is_there(self._file, self._path):  # what gets the name is what was written here
             raise OSError(errno.ESTALE, "somebody has exchanged or removed the part")
@@ -262,7 +263,7 @@ class Part:
         sync_file(self._file)
         with synced(final.parent):
             self._release()
-            if overwrite:
+            if overwrite(final) if callable(overwrite) else overwrite:
                 self._path.replace(final)
             elif not self._link(final) and not self._equals(final):
                 told = f"{final} exists and is another file; move it, or say overwrite=True"

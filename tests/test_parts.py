@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +373,9 @@ async def test_room_is_needed_for_what_is_still_to_come(
 # --- its name --------------------------------------------------------------------------------
 
 
-async def published(folder: Path, *, overwrite: bool = False, data: bytes = FILM) -> Path:
+async def published(
+    folder: Path, *, overwrite: bool | Callable[[Path], bool] = False, data: bytes = FILM
+) -> Path:
     part = make(folder)
     try:
         await part.open()
@@ -404,6 +407,21 @@ async def test_odd_bytes_behind_a_film_make_no_other_film_of_it(
         assert await published(tmp_path, data=came) == target
 
     assert target.read_bytes() == there
+
+
+async def test_what_may_be_replaced_is_asked_about_the_very_name(tmp_path: Path) -> None:
+    """A function decides when the kind of the file is known; its "no" is as if nobody had asked."""
+    target = tmp_path / "task_1.mp4"
+    photo = target.with_suffix(".jpg")
+    for there in (target, photo):
+        there.write_bytes(b"there before")
+
+    with pytest.raises(DownloadError, match=r"task_1\.jpg exists and is another file"):
+        await published(tmp_path, overwrite=target.__eq__, data=b"\xff\xd8\xff" * 9)
+    assert photo.read_bytes() == b"there before"
+
+    assert await published(tmp_path, overwrite=target.__eq__) == target
+    assert target.read_bytes() == FILM
 
 
 async def test_a_strangers_file_is_never_overwritten(tmp_path: Path) -> None:

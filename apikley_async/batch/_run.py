@@ -24,7 +24,7 @@ from apikley_async._policy import Maintenance
 from apikley_async.batch._entries import name_fault, work_of
 from apikley_async.batch._names import Names
 from apikley_async.batch._recorder import JournalRecorder, KeptCallbacks
-from apikley_async.batch._rehearsal import is_rehearsal, only_rehearsals
+from apikley_async.batch._rehearsal import is_rehearsal
 from apikley_async.batch._states import Event, NoStepError, State
 from apikley_async.batch._store import Expected, File, Item, Step, Store
 from apikley_async.errors import (
@@ -523,9 +523,7 @@ class Run:
             await self._step(item, Step(Event.SAVE))
             return
         target = await self._target(item, len(result.urls))
-        # A few looks at names, here and not in a thread: the order of the films would get lost.
-        rehearsed = only_rehearsals(target, len(result.urls))
-        overwrite = self._options.overwrite or rehearsed
+        overwrite = self._options.overwrite or is_rehearsal
         try:
             paths = await self._client.save(result, target, overwrite=overwrite)
             files = await asyncio.to_thread(lambda: tuple(map(summed, paths)))

@@ -22,7 +22,6 @@ from apikley_async.batch import (
     check,
     is_rehearsal,
 )
-from apikley_async.batch._rehearsal import only_rehearsals
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
 from apikley_async.testing import LoopClock
 
@@ -210,20 +209,17 @@ async def test_another_process_may_be_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_is_known_by_its_last_box(tmp_path: Path) -> None:
-    """Only a regular file that ends in the mark may be replaced, and only with all the others."""
+    """Only a regular file that ends in the mark may be replaced, whatever its kind."""
     film, other, link = (tmp_path / name for name in ("a.mp4", "a-1.mp4", "b.mp4"))
     film.write_bytes(b"film" + REHEARSAL_MARK)
     link.symlink_to(film)
 
     assert is_rehearsal(film)
-    assert only_rehearsals(film, 2)
     other.write_bytes(b"mine")
 
     assert [is_rehearsal(path) for path in (other, link, tmp_path, tmp_path / "no")] == [False] * 4
-    assert not only_rehearsals(film, 2)
-    assert not only_rehearsals(tmp_path / "none.mp4", 1)
     still = tmp_path / "still.png"
     still.write_bytes(b"\x89PNG" + REHEARSAL_MARK)
-    assert only_rehearsals(still.with_suffix(".mp4"), 1)
+    assert is_rehearsal(still)
     still.write_bytes(b"\x89PNG, paid")
-    assert not only_rehearsals(still.with_suffix(".mp4"), 1)
+    assert not is_rehearsal(still)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
+import attrs
 import pytest
 from batch.scenery import (
     RESTING,
@@ -28,10 +29,19 @@ from batch.scenery import (
 from volume import volume
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, Timeouts, UploadError
-from apikley_async.batch import State
+from apikley_async.batch import REHEARSAL_MARK, State, is_rehearsal
 from apikley_async.batch._entries import work_of
 from apikley_async.errors import DownloadError
-from apikley_async.simulator import Constant, Failure, Fault, Faults, Lognormal, Simulator, Terms
+from apikley_async.simulator import (
+    Constant,
+    Failure,
+    Fault,
+    Faults,
+    FilmOrder,
+    Lognormal,
+    Simulator,
+    Terms,
+)
 from apikley_async.testing import LoopClock
 
 pytestmark = pytest.mark.virtual
@@ -479,6 +489,41 @@ async def test_a_file_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
         assert (tmp_path / "k1.mp4").read_bytes() == b"somebody's"
         await ran(batch, client, folder=tmp_path, overwrite=True)
         await check_books(simulator, batch, tmp_path)
+
+
+class Photos:
+    """A renderer for a model whose answers are photographs."""
+
+    async def film(self, task: FilmOrder) -> bytes:
+        return b"\xff\xd8\xff\xe0" + task.task_id.encode() * 99
+
+
+async def test_a_rehearsal_gives_way_and_a_person_s_file_of_another_kind_does_not(
+    tmp_path: Path,
+) -> None:
+    """`k0.mp4` was rehearsed, `k0.jpg` is somebody's: the bytes say which is meant."""
+    (tmp_path / "k0.mp4").write_bytes(b"film" + REHEARSAL_MARK)
+    photo, rehearsed = tmp_path / "k0.jpg", tmp_path / "k1.jpg"
+    photo.write_bytes(b"\xff\xd8\xff\xe0 somebody's")
+    rehearsed.write_bytes(b"\xff\xd8\xff\xe0" + REHEARSAL_MARK)
+    task = ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse."})
+    simulator = Simulator(clock=LoopClock(), rng=random.Random(7), films=Photos())
+    async with (
+        simulator,
+        customer(simulator) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        await batch.add([("k0", task), ("k1", attrs.evolve(task, input={"prompt": "Dusk."}))])
+        heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
+
+        assert heard["k0"].state is State.SUCCESS  # paid, and at the service still
+        assert "k0.jpg exists and is another file" in heard["k0"].cause
+        assert photo.read_bytes() == b"\xff\xd8\xff\xe0 somebody's"
+        assert heard["k1"].state is State.DONE
+        assert not is_rehearsal(rehearsed)
+        photo.rename(tmp_path / "mine.jpg")
+        await ran(batch, client, folder=tmp_path)
+        assert (await batch.item("k0")).files[0].path == photo
 
 
 async def test_the_first_of_several_files_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
