@@ -654,6 +654,11 @@ class Journal:
                 if attempt.task_id is not None:
                     self._bind_late(attempt.token, attempt.task_id, "the answer came late")
                 return self._item(key)
+            owner = attempt.task_id and self._owner_of(attempt.task_id)
+            if owner:  # this attempt's own task is unknown then
+                cause = f"the answer names {attempt.task_id}, the task of {owner!r}"
+                step = Step(Event.DOUBT, cause=cause)
+                attempt = attrs.evolve(attempt, task_id=None, cause=cause)
             self._move(key, attrs.evolve(step, token=attempt.token))
             self._db.execute(
                 "UPDATE attempt SET state = ?, ended_at = ?, http = ?, code = ?, task_id = ?,"

@@ -409,6 +409,10 @@ class Run:
                 self._keep(item, stake)
                 self._maintenance.ended()
                 item = await self._store.item(item.key)
+                if item.state is State.UNCERTAIN:  # the answer named another film's task
+                    self._settle(item, ended=True)
+                    self._tell(item, rests=True)
+                    return item, None
                 self._report(item, job)
                 return item, job
         return item, None

@@ -134,6 +134,10 @@ class _Api:
     async def _create(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         fault = await self._front.arrival("create")
+        if fault.twist == "other task":
+            others = self._world.tasks
+            first = others[0].task_id if others else ""
+            fault = attrs.evolve(fault, value=first, twist=fault.twist if first else "")
         if not fault.acted:
             self._world.overhear(raw, fault=fault.name)
 

@@ -305,10 +305,13 @@ class StoreContract:
         await store.intend("b", "t-b", "print", None)
 
         ended = attempt("t-b", Verdict.ACCEPTED, "task_1")
-        with pytest.raises(JournalError, match="'a'"):
-            await store.settle("b", ended, Step(Event.ACCEPT, task_id="task_1"))
+        item = await store.settle("b", ended, Step(Event.ACCEPT, task_id="task_1"))
 
-        assert (await store.item("b")).state is State.SENDING
+        assert (item.state, item.task_id) == (State.UNCERTAIN, None)
+        assert "the task of 'a'" in item.cause
+        with pytest.raises(JournalError, match="'a'"):
+            await store.step("b", Step(Event.RESOLVE, task_id="task_1", token="t-b"))
+        assert (await store.item("b")).state is State.UNCERTAIN
 
     async def test_a_film_made_again_has_a_new_task(self, store: Store) -> None:
         """A retry begins without a task id; the old charge stays in the books. (A27)."""

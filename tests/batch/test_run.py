@@ -723,3 +723,35 @@ async def test_a_folder_that_takes_no_film_is_found_before_paying(tmp_path: Path
         assert simulator.ledger.creations == []
         await ran(b, client, folder=tmp_path / "films")
         assert [path.name for path in (tmp_path / "films").iterdir()] == ["k0.mp4"]
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("restarted", [False, True], ids=["one run", "the next run"])
+async def test_an_answer_with_another_film_s_task_is_that_film_s_trouble_only(
+    restarted: bool, tmp_path: Path
+) -> None:
+    """That film is uncertain, with the answer; the others go on, and nothing has to be rescued."""
+    async with world() as simulator, opened(tmp_path / "b.db") as batch:
+        if restarted:
+            await batch.add(films(1))
+            async with customer(simulator, limiter=swift()) as client:
+                await ran(batch, client, folder=tmp_path / "films")
+        simulator.script(
+            "create", [Fault.OTHER_TASK] if restarted else [Fault.OK, Fault.OTHER_TASK]
+        )
+        await batch.add(films(4))
+        async with customer(simulator, limiter=swift()) as client:
+            await ran(batch, client, folder=tmp_path / "films", max_running=1)
+            unclaimed = client.unclaimed
+
+        assert batch.stopped is None
+        assert unclaimed == []
+        assert len(simulator.ledger.paid) == 4
+        assert await states(batch) == {
+            **dict.fromkeys(("k0", "k2", "k3"), State.DONE),
+            "k1": State.UNCERTAIN,
+        }
+        [doubtful] = [item async for item in batch.items() if item.key == "k1"]
+        assert "the answer names" in doubtful.cause
+        await check_books(simulator, batch, tmp_path / "films")
+    assert not [*tmp_path.glob("*.rescue.jsonl")]
