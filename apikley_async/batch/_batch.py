@@ -687,7 +687,7 @@ class Batch:
         failed = [item.key async for item in self.items(State.FAILED)]
         await self._add(source, allow_duplicates, allow_outside=allow_outside, failed=keys or None)
         changed = [await self.item(key) for key in failed]
-        again = [item for item in changed if item.state is State.PLANNED]
+        again = [item for item in changed if item.state is not State.FAILED]
         if left := {*keys} - {item.key for item in again}:
             raise ManifestError([f"{key}: its content has not changed" for key in sorted(left)])
         return again

@@ -33,6 +33,7 @@ from apikley_async.batch._rescue import Rescued
 from apikley_async.batch._rows import (
     ATTEMPTS,
     ITEM,
+    LOST_UNKNOWN,
     found_at,
     make_relative,
     payload_sum,
@@ -64,6 +65,11 @@ RELATIVE = 4  # the version from which on places are relative to the journal
 PAGES = 200  # of the log, some dozens of commits, until they are written into the main file
 LOCK_INTERVAL = 0.25  # seconds between two tries to take a lock that another process has
 MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or worse
+NEW_IN_ADOPTED = (
+    "may have been sent: the journal was adopted, and attempts that it has lost are not accounted "
+    "for. Resolve the film with its task's id, or resubmit it; what is certainly new may go into a "
+    "journal of its own"
+)
 LATE = (0.1, 0.4, 1.5)  # pauses before a paid task's id is tried again on a full disk
 
 
@@ -95,6 +101,7 @@ class Journal:
         self._witness: Witness | None = None
         self._owned = False
         self._intents = 0
+        self._lost: int | None = 0  # attempts that are missing since an adoption
         self._journal_id = ""
         self._epoch = 0
         self._poison: JournalError | None = None
@@ -471,7 +478,7 @@ class Journal:
         version = file.check(self._db, self.path, self._migrations)
         facts = file.facts_in(self._db)
         self._journal_id, self._epoch = facts.journal_id, facts.epoch
-        self._intents = facts.intents
+        self._intents, self._lost = facts.intents, facts.lost
         if not self.read_only:
             if self._locks:
                 file.note_owner(self._locks[0], self._journal_id)
@@ -515,6 +522,10 @@ class Journal:
         seen = self._witness.read()
         if self._adopting:
             self._epoch = max(self._epoch, seen[0] if seen else 0)
+            if seen is None:
+                self._lost = None
+            elif self._lost is not None:
+                self._lost += max(0, seen[1] - self._intents)
             return
         check_newest(self.path, (self._epoch, self._intents), seen, log_is_lost=log_is_lost)
         self._witness.write(self._epoch, self._intents)  # before the mark, which it vouches for
@@ -548,25 +559,43 @@ class Journal:
             self._adopt()
         self._db.execute("COMMIT")
         self._owned = True
-        if self._adopting and self._witness is not None:
-            self._witness.write(self._epoch, self._intents)
+        if self._adopting:
+            self._witness_doubts()
         if self._origin is None:
             rescue.remove(place for place, fates in bound.items() if all(fates))
 
     def _adopt(self) -> None:
         """Whatever is planned here may have been sent, for all that this copy knows."""
+        lost = LOST_UNKNOWN if self._lost is None else str(self._lost)
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('lost', ?)", (lost,))
         told = "may have been sent: the journal was adopted without its newest part"
         planned = self._db.execute("SELECT key FROM item WHERE state = 'planned'").fetchall()
         for [key] in planned:
-            token = f"adopted{secrets.token_hex(12)}"
-            self._db.execute(
-                "INSERT INTO attempt (token, key, n, state, fingerprint, began_at, ended_at, cause)"
-                " VALUES (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'unknown', '',"
-                " ?, ?, 'adopted')",
-                (token, key, key, self._now[0], self._now[0]),
-            )
-            self._move(key, Step(Event.ADOPT, cause=told, token=token))
-        self._intents += len(planned)
+            self._doubt(key, told)
+
+    def _doubt(self, key: str, cause: str) -> None:
+        """Make a planned item uncertain, with an attempt that stands for the lost one."""
+        token = f"adopted{secrets.token_hex(12)}"
+        self._db.execute(
+            "INSERT INTO attempt (token, key, n, state, fingerprint, began_at, ended_at, cause)"
+            " VALUES (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'unknown', '',"
+            " ?, ?, 'adopted')",
+            (token, key, key, self._now[0], self._now[0]),
+        )
+        self._move(key, Step(Event.ADOPT, cause=cause, token=token))
+
+    def _misses_attempts(self) -> bool:
+        """Whether attempts were lost that no film of an adopted journal accounts for yet."""
+        if not self._lost:
+            return self._lost is None
+        query = "SELECT count(*) FROM attempt WHERE token GLOB 'adopted*' AND state = 'resolved'"
+        return bool(self._lost > self._db.execute(query).fetchone()[0])
+
+    def _witness_doubts(self) -> None:
+        """Count the attempts that stand for lost ones, here and in the witness."""
+        self._intents = file.facts_in(self._db).intents
+        if self._witness is not None:
+            self._witness.write(self._epoch, self._intents)
 
     def _close(self) -> None:
         db = getattr(self, "_db", None)
@@ -596,6 +625,7 @@ class Journal:
         allow_duplicates: bool,
         failed: Collection[str] | None,
     ) -> Plan:
+        doubted: list[str] = []
         with contextlib.closing(entries), self._transaction():
             planned = plan(
                 self._db,
@@ -605,7 +635,14 @@ class Journal:
                 allow_duplicates=allow_duplicates,
                 failed=failed,
                 change=self._change,
+                begun=doubted.append if self._misses_attempts() else None,
             )
+            for key in doubted:
+                self._doubt(key, NEW_IN_ADOPTED)
+        if doubted:
+            self._witness_doubts()
+            told = "%d films of %s are uncertain, as %r: each %s"
+            logger.warning(told, len(doubted), self.path, doubted[0], NEW_IN_ADOPTED)
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         return planned
 

@@ -59,11 +59,13 @@ def plan(
     allow_duplicates: bool,
     failed: Collection[str] | None,
     change: Callable[[str], None],
+    begun: Callable[[str], object] | None = None,
 ) -> Plan:
     """Write *entries* down; refuse what contradicts them, and what would be paid twice.
 
     Places are written down relative to *home*. *change* is called with the key of an item that
-    has new content: nothing was ever created for it, so it is planned anew.
+    has new content: nothing was ever created for it, so it is planned anew. *begun* is called
+    after that with the key of each item that is new or has new content.
     """
     new = known = changed = 0
     db.create_function("folded", 1, folded, deterministic=True)
@@ -91,6 +93,8 @@ def plan(
         else:
             change(entry.key)
             changed += 1
+        if begun is not None:
+            begun(entry.key)
     # Films without a manifest come one by one: what is not named again is not gone.
     db.execute(
         "UPDATE item SET gone = key NOT IN (SELECT key FROM seen)"

@@ -26,6 +26,7 @@ __all__ = [
     "ATTEMPTS",
     "ID",
     "ITEM",
+    "LOST_UNKNOWN",
     "Facts",
     "found_at",
     "make_relative",
@@ -51,6 +52,7 @@ ATTEMPTS: Mapping[Event, str] = {
 }
 """What an event makes of the attempt it is about."""
 
+LOST_UNKNOWN = "unknown"  # how many attempts an adopted journal has lost, without a witness
 ID, EPOCH, SHA256 = map(re.compile, ("[0-9a-f]{32}", "[0-9]{1,12}", "[0-9a-f]{64}"))
 ITEM = "SELECT *, (SELECT count(*) FROM attempt WHERE attempt.key = item.key) AS attempts FROM item"
 
@@ -68,6 +70,9 @@ class Facts:
     epoch: int
     begun: bool
     intents: int
+    """Attempts that stand in it, and those that are known to be lost."""
+    lost: int | None = 0
+    """Attempts that were made and do not stand in it, since it was adopted; None: unknown."""
 
 
 def read_facts(rows: Collection[sqlite3.Row], intents: int) -> Facts:
@@ -78,7 +83,14 @@ def read_facts(rows: Collection[sqlite3.Row], intents: int) -> Facts:
         raise damaged("journal_id is not one")
     if isinstance(epoch, float) or not EPOCH.fullmatch(str(epoch)):
         raise damaged("epoch is not a number")
-    return Facts(journal_id, int(str(epoch)), "begun" in facts, intents)
+    lost = facts.get("lost", 0)
+    if lost == LOST_UNKNOWN:
+        return Facts(journal_id, int(str(epoch)), "begun" in facts, intents, None)
+    if isinstance(lost, float) or not EPOCH.fullmatch(str(lost)):
+        raise damaged("lost is not a number")
+    return Facts(
+        journal_id, int(str(epoch)), "begun" in facts, intents + int(str(lost)), int(str(lost))
+    )
 
 
 def read_item(row: sqlite3.Row, home: Path, folders: Collection[Path]) -> Item:

@@ -688,6 +688,72 @@ async def test_an_adopted_copy_takes_nothing_for_unpaid(path: Path, tmp_path: Pa
         await Journal.open(path)
 
 
+async def test_what_came_after_an_adopted_copy_is_not_paid_again(
+    path: Path, tmp_path: Path
+) -> None:
+    """Films that are new to the copy, or have other content there, may be the lost attempts'."""
+    copy = tmp_path / "copy.db"
+    async with journal(path) as owner:
+        await owner.plan([film("a"), film("b")])
+        await owner.intend("a", "t1", "print", None)
+        await owner.settle("a", attempt("t1", Verdict.REFUSED), Step(Event.REFUSE))
+        await owner.step("b", Step(Event.DROP))
+        await owner.backup(copy)
+        await owner.plan([film("a", "corrected"), film("c")])
+        for key, token in (("a", "t2"), ("c", "t3")):
+            await owner.intend(key, token, "print", None)
+    adopted = await Journal.open(copy, adopt=True)
+    await adopted.aclose()
+
+    async with journal(copy, private=True) as rehearsal:  # a dry run tells the same
+        await rehearsal.plan([film("c")])
+        assert (await rehearsal.item("c")).state is State.UNCERTAIN
+    async with journal(copy) as owner:
+        plan = await owner.plan([film("a", "corrected"), film("c")])
+        assert (plan.new, plan.changed) == (1, 1)
+        for key in "ac":
+            item = await owner.item(key)
+            assert item.state is State.UNCERTAIN
+            assert "may have been sent" in item.cause
+        await owner.step("a", Step(Event.RESOLVE, task_id="task_a"))
+    async with journal(copy) as owner:  # one is still missing
+        await owner.plan([film("d")])
+        assert (await owner.item("d")).state is State.UNCERTAIN
+        await owner.step("c", Step(Event.RESOLVE, task_id="task_c"))
+        await owner.plan([film("e")])
+        assert (await owner.item("e")).state is State.PLANNED
+        assert await owner.verify() == []
+    with pytest.raises(JournalError, match="older copy"):
+        await Journal.open(path)
+
+
+async def test_a_copy_adopted_without_a_witness_may_have_lost_anything(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine nobody knows how many attempts came after it."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+    adopted = await Journal.open(path, adopt=True)
+    await adopted.step("a", Step(Event.RESOLVE, task_id="task_a"))
+    await adopted.aclose()
+
+    async with journal(path) as owner:
+        await owner.plan([film("b")])
+        assert (await owner.item("b")).state is State.UNCERTAIN
+
+
+async def test_the_newest_journal_loses_nothing_by_an_adoption(path: Path) -> None:
+    """What is new to it later is new."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+    adopted = await Journal.open(path, adopt=True)
+    await adopted.plan([film("b")])
+    assert (await adopted.item("a")).state is State.UNCERTAIN
+    assert (await adopted.item("b")).state is State.PLANNED
+    await adopted.aclose()
+
+
 async def test_a_backup_is_made_while_another_has_the_journal(path: Path, tmp_path: Path) -> None:
     """It stands for itself, is private, replaces nothing, and can be opened."""
     async with journal(path) as owner:
