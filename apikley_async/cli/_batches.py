@@ -149,6 +149,9 @@ class BatchRun:
                 await batch.belong_to(own.client)
                 ask(await batch.estimate(price=self._order.bounds.price, keys=keys))
                 agreed = await to_be_paid(batch, keys)
+        elif self._order.place.others:  # they are asked before anything is written down
+            async with self.planned(private=True, silent=True):
+                pass
         await asyncio.to_thread(make_folder, self._folder)
         async with self.planned(silent=agreed is not None) as (batch, keys):
             if agreed is not None:
@@ -217,6 +220,8 @@ class BatchRun:
                     plan = await refusing(order.plan(batch))
                     note, keys = str(plan), plan.keys if order.only else None
                     remarks = plan.remarks
+                for other in order.place.others:
+                    await refuse_known(other, await to_be_paid(batch, keys))
                 if not silent:
                     self._tell.say(f"{order.named}: {note}")
                 for remark in () if silent else remarks:
@@ -453,6 +458,24 @@ async def to_be_paid(batch: Batch, keys: Collection[str] | None) -> dict[str, st
         async for item in batch.items(State.PLANNED)
         if not item.gone and (keys is None or item.key in keys)
     }
+
+
+async def refuse_known(other: Path, films: Mapping[str, str]) -> None:
+    """Refuse to pay for *films*, digests by keys, of which another journal has sent some."""
+    digests = set(films.values())
+    async with Batch.open(other, read_only=True) as batch:
+        sent = [
+            f"{item.key} ({item.state.value})"
+            async for item in batch.items()
+            if not item.may_change and (item.key in films or item.digest in digests)
+        ]
+    if sent:
+        more = f" and {len(sent) - MOST_OTHERS} more" if len(sent) > MOST_OTHERS else ""
+        raise NotNow(
+            f"{plain(', '.join(sent[:MOST_OTHERS]))}{more}: sent already, as {plain(other)} says, "
+            "where films of this folder are written down. Nothing was sent now: go on with "
+            f"--journal {plain(other)}; what is to be paid again needs another folder (-o)"
+        )
 
 
 def hold_to(agreed: Mapping[str, str], found: Mapping[str, str]) -> None:

@@ -36,12 +36,14 @@ class Place:
         marker: the file that is to name the journal, where it lies elsewhere than the films.
         wait: how many seconds another process may keep it locked.
         note: what to say about it.
+        others: other journals of films in that folder; what was sent with them is not paid again.
     """
 
     journal: Path | None
     marker: Path | None = None
     wait: float = 0.0
     note: str = ""
+    others: tuple[Path, ...] = ()
 
     def mark(self) -> None:
         """Let the output folder name its journal, which exists by now. Blocks.
@@ -70,12 +72,30 @@ def place_named(journal: Path, folder: Path, *, wait: float = 0.0) -> Place:
     """The place of a journal that a person names for the films in *folder*, which exists. Blocks.
 
     Where the folder has no other journal, a marker there names it: the same line without its
-    name finds it, and pays for nothing again.
+    name finds it, and pays for nothing again. Where it has others, that is said.
     """
     alone = not any(os.path.lexists(folder / name) for name in (JOURNAL, MARKER))
     journal = journal.absolute()
     marker = folder / MARKER if alone and journal != (folder / JOURNAL).absolute() else None
-    return Place(journal, marker, wait)
+    others, note = [folder / JOURNAL] if os.path.lexists(folder / JOURNAL) else [], ""
+    try:
+        if (named := named_by(folder / MARKER)) is not None:
+            others.append(named)
+    except NotNow:  # a person has named a journal, where that one cannot be asked
+        note = f"{folder} had another journal, which cannot be asked what is paid: see {MARKER}"
+    others = [other.absolute() for other in others if not is_same(other, journal)]
+    if others:
+        told = " and ".join(map(str, others))
+        note = f"{folder} has another journal, {told}. What this run pays stands in {journal} only"
+    return Place(journal, marker, wait, note, tuple(others))
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file. Blocks."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return path.absolute() == other.absolute()
 
 
 def place_beside(folder: Path, *, wait: float = 0.0) -> Place:

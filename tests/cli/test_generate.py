@@ -243,6 +243,44 @@ def test_a_journal_that_was_named_is_found_without_its_name(service: Simulator, 
 
 
 @pytest.mark.parametrize("terms", [Terms(duration=Constant(600))])
+@pytest.mark.parametrize("first", [(), ("--journal", "mine.db")])
+def test_another_journal_pays_for_nothing_that_the_folder_s_own_has_sent(
+    service: Simulator, run: Run, first: tuple[str, ...]
+) -> None:
+    """A film under way has no file yet: the folder's journal is asked, by name and by content."""
+    line = ("generate", "--yes", "--timeout", "0.05", *films("tea"))
+    own = Path(*first[1:]) if first else Path("films/apikley.db")
+    run(*line, *first)
+    Path("cha.json").write_bytes(Path("tea.json").read_bytes())
+
+    same = run(*line, "--journal", "other.db")
+    renamed = run(*line[:-1], "cha.json", "--journal", "other.db", "--overwrite")
+    edit("tea")
+    changed = run(*line, "--journal", "other.db", "--dry-run")
+
+    for told in (same, renamed, changed):
+        assert told.code == 4
+        assert f"): sent already, as {own.absolute()} says" in told.err
+        assert f"go on with --journal {own.absolute()};" in told.err
+    assert not Path("other.db").exists()
+    assert len(service.ledger.paid) == 1
+
+
+def test_another_journal_of_a_folder_is_said(service: Simulator, run: Run) -> None:
+    """It is in nobody's way where it knows nothing of the films, or when it is the one named."""
+    own = Path("films/apikley.db").absolute()
+    alone = run("generate", "--yes", *films("tea"))
+    same = run("generate", "--yes", *films("tea"), "--journal", "films/apikley.db")
+    other = run("generate", "--yes", *films("sea"), "--journal", "other.db")
+    again = run("generate", *films("sea"), "--journal", "other.db")
+
+    assert [told.code for told in (alone, same, other, again)] == [0, 0, 0, 0]
+    assert "another journal" not in alone.err + same.err
+    assert f"films has another journal, {own}." in other.err
+    assert len(service.ledger.paid) == 2
+
+
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(600))])
 def test_a_bound_does_not_wait_for_what_this_run_does_not_follow(
     service: Simulator, run: Run
 ) -> None:
