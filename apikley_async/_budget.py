@@ -66,11 +66,13 @@ class Reservation:
         amount: credits.
         kind: what it is priced by, so that a dearer price can be set aside for it.
         own: whether this run has reserved it, so that the balance pays for it from now on.
+        sent: whether its request may be out; what only waits is priced anew before it is sent.
     """
 
     amount: Decimal
     kind: Kind | None = None
     own: bool = True
+    sent: bool = True
 
 
 class Budget:
@@ -120,8 +122,12 @@ class Budget:
         """Expect that the cost will be known: until then a dearer price is set aside for it too."""
         self._open[reservation] = None
 
-    def reserve(self, price: float | None, kind: Kind | None = None) -> Reservation:
+    def reserve(
+        self, price: float | None, kind: Kind | None = None, *, sent: bool = True
+    ) -> Reservation:
         """Set *price* aside, before the POST; `keep` or `release` decides what becomes of it.
+
+        What is not *sent* at once is released and reserved again just before it is.
 
         Raises:
             BudgetExceededError: it does not fit; nothing is set aside, nothing was spent.
@@ -145,7 +151,7 @@ class Budget:
             raise BudgetExceededError(f"{self.tasks} of max_tasks {self.max_tasks} are used up")
         self.tasks += 1
         self.undecided += 1
-        reserved = Reservation(Decimal(0), kind)
+        reserved = Reservation(Decimal(0), kind, sent=sent)
         self._set(reserved, amount)
         self.follow(reserved)
         return reserved
@@ -178,9 +184,9 @@ class Budget:
             self._set(reservation, exact(cost))
 
     def reprice(self, kind: Kind, price: float) -> None:
-        """Set at least *price* aside for each film of a kind whose cost is not known yet."""
+        """Set at least *price* aside for each film of a kind that is out, cost unknown."""
         for film in self._open:
-            if film.kind == kind and film.amount < exact(price):
+            if film.sent and film.kind == kind and film.amount < exact(price):
                 self._set(film, exact(price))
 
     def _set(self, reservation: Reservation, amount: Decimal) -> None:
@@ -194,19 +200,36 @@ class Budget:
 class Stake:
     """What is set aside for the attempts of one film: each that may have cost something keeps it.
 
-    The first attempt's was reserved before.
+    *price* says what the film costs as far as is known then; it was reserved for once before.
     """
 
-    def __init__(self, budget: Budget, reserved: Reservation) -> None:
+    def __init__(
+        self, budget: Budget, reserved: Reservation, price: Callable[[], float | None]
+    ) -> None:
         self._budget = budget
-        self._last = reserved
+        self._kind = reserved.kind
+        self._price = price
         self.reservation: Reservation | None = reserved
 
-    def reserve(self) -> None:
-        """Before an attempt; `BudgetExceededError` where there is no room for one more."""
-        if self.reservation is None:
-            self._last = self._budget.reserve(float(self._last.amount), self._last.kind)
-            self.reservation = self._last
+    def reserve(self) -> float | None:
+        """Just before an attempt is sent, at the price of now, which it gives.
+
+        It may have waited for long, and films have become dearer meanwhile.
+
+        Raises:
+            BudgetExceededError: there is no room for it any more; nothing is set aside.
+        """
+        price = self._price()
+        if self.reservation is not None:
+            self._budget.release(self.reservation)
+            self.reservation = None
+        self.reservation = self._budget.reserve(price, self._kind)
+        return price
+
+    def wait(self) -> None:
+        """An attempt has created nothing, and the next has to wait: nothing of it is out."""
+        if self.reservation is not None:
+            self.reservation.sent = False
 
     def keep(self) -> None:
         """An attempt keeps it, though it is said that nothing was created."""

@@ -31,7 +31,7 @@ class Expense:
     """What is set aside for one film, and how far that has come.
 
     Attributes:
-        kind: what the film is priced by.
+        work: the film.
         followed: whether somebody waits for the film, so that its cost will be known.
         sending: whether its request is out, or being written down.
         kept: whether the film is paid, or may be.
@@ -41,7 +41,7 @@ class Expense:
     """
 
     reservation: Reservation
-    kind: int | str
+    work: Work
     followed: bool
     price: float = 0.0
     loop: asyncio.AbstractEventLoop = attrs.Factory(asyncio.get_running_loop)
@@ -49,6 +49,11 @@ class Expense:
     spent: bool = False
     kept: bool = False
     left: bool = False
+
+    @property
+    def kind(self) -> int | str:
+        """What the film is priced by."""
+        return self.work.price_key
 
     @property
     def may_be_less(self) -> bool:
@@ -118,6 +123,7 @@ class Spending:
         """An attempt has ended; None: it was not even begun."""
         expense.sending = False
         verdict = attempt.verdict if attempt else Verdict.UNSENT
+        expense.reservation.sent = verdict in (Verdict.ACCEPTED, Verdict.UNCERTAIN)
         if attempt and verdict in (Verdict.ACCEPTED, Verdict.UNCERTAIN):
             self._keep(expense)
             if attempt.task_id is not None:
@@ -134,9 +140,15 @@ class Spending:
         self._wake()
 
     def reserve_again(self, expense: Expense) -> None:
-        """Set as much aside for another attempt of a film; `BudgetExceededError` without room."""
-        amount = float(expense.reservation.amount)
-        expense.reservation = self._budget.reserve(amount, expense.kind)
+        """Just before an attempt is sent, set aside what the film costs as far as is known now.
+
+        Raises:
+            BudgetExceededError: there is no room for it any more; nothing is set aside.
+        """
+        price = self._prices.of(expense.work)
+        if not expense.spent:
+            self._release(expense)
+        expense.reservation = self._budget.reserve(price, expense.kind)
         expense.spent = False
         self._open[expense] = None
 
@@ -151,7 +163,7 @@ class Spending:
         if expense is None or task_id in self._tasks:
             return
         counted = self._budget.count(expense.price, expense.kind)
-        twin = Expense(counted, expense.kind, followed=False, price=expense.price, kept=True)
+        twin = Expense(counted, expense.work, followed=False, price=expense.price, kept=True)
         self._budget.follow(counted)
         self._open[twin] = None
         self._tasks[task_id] = twin
@@ -178,7 +190,8 @@ class Spending:
         said = False
         while True:
             try:
-                reserved = self._budget.reserve(self._prices.of(work), work.price_key)
+                price = self._prices.of(work)
+                reserved = self._budget.reserve(price, work.price_key, sent=False)
             except BudgetExceededError as error:
                 if not self._may_free(follow):
                     raise
@@ -186,8 +199,7 @@ class Spending:
                     said = True
                     logger.info("a film waits for others to end: %s", error.message)
             else:
-                price = float(reserved.amount)
-                expense = Expense(reserved, work.price_key, follow, price)
+                expense = Expense(reserved, work, follow, float(reserved.amount))
                 self._open[expense] = None
                 return expense
             moved = asyncio.Event()
@@ -240,8 +252,7 @@ class _Noted:
     expense: Expense
 
     async def intend(self, token: str, request: Request) -> None:
-        if self.expense.spent:
-            self.spending.reserve_again(self.expense)
+        self.spending.reserve_again(self.expense)
         self.expense.sending = True
         begun = False
         try:

@@ -19,6 +19,7 @@ from apikley_async import (
     Client,
     ModelTask,
     Outcome,
+    RateLimiter,
     Shot,
     Storyboard,
     SubmissionUncertainError,
@@ -137,6 +138,22 @@ async def test_a_dearer_film_makes_its_kind_dearer() -> None:
         assert isinstance(error, BudgetExceededError)
         assert spent(simulator) == 450
         assert sum(outcome.error is None for outcome in outcomes) == 3
+
+
+@virtual
+@pytest.mark.parametrize(("bound", "films"), [(100, 1), (400, 2)])
+async def test_what_waits_for_the_limiter_is_priced_anew_before_it_is_sent(
+    bound: int, films: int
+) -> None:
+    """Films cost 150, not 10: what had its share and was not sent is no part of the excess."""
+    limiter = RateLimiter(1, 300, clock=LoopClock(), rng=random.Random(1))
+    bounds = {"max_credits": bound, "prices": 10, "limiter": limiter}
+    async with world() as simulator, customer(simulator, **bounds) as client:
+        outcomes, error = await until_its_end(client.generate_many([TEN] * 5))
+
+        assert isinstance(error, BudgetExceededError)
+        assert spent(simulator) == 150 * films
+        assert sum(outcome.error is None for outcome in outcomes) == films
 
 
 @virtual

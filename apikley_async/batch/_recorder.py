@@ -49,26 +49,26 @@ class JournalRecorder:
         self,
         store: Store,
         key: str,
-        price: float | None,
         callbacks: KeptCallbacks,
         stake: Stake,
         tell: Callable[[Item], None],
     ) -> None:
         self._store = store
         self._key = key
-        self._price = price
         self._callbacks = callbacks
         self._stake = stake
         self._tell = tell
 
     async def intend(self, token: str, request: Request) -> None:
-        self._stake.reserve()
-        await self._store.intend(self._key, token, request.fingerprint, self._price)
+        price = self._stake.reserve()
+        await self._store.intend(self._key, token, request.fingerprint, price)
         self._callbacks.expect(token)
 
     async def settle(self, outcome: Attempt) -> None:
         if outcome.verdict is Verdict.NOT_CREATED:
             self._stake.keep()
+        elif outcome.verdict not in (Verdict.ACCEPTED, Verdict.UNCERTAIN):
+            self._stake.wait()
         self._tell(await self._store.settle(self._key, outcome, step_of(outcome)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -379,13 +380,10 @@ class Run:
 
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
         """Submit, if we may, and give the job; an item that stays planned has none."""
-        work = work_of(item)
+        work, refused = work_of(item), None
         while await self._may_submit(item) and (reserved := await self._reserve(work)):
-            price = self._prices.of(work)
-            stake = Stake(self._budget, reserved)
-            recorder = JournalRecorder(
-                self._store, item.key, price, self._callbacks, stake, self._tell
-            )
+            stake = Stake(self._budget, reserved, functools.partial(self._prices.of, work))
+            recorder = JournalRecorder(self._store, item.key, self._callbacks, stake, self._tell)
             try:
                 job = await self._client.attempts.submit(
                     work, recorder=recorder, group=self._submissions
@@ -400,10 +398,11 @@ class Run:
                 self._release(stake)
                 if self.stopped is None or not isinstance(error, ClientClosedError):
                     raise
+            except BudgetExceededError as error:  # dearer than when it began to wait: again, later
+                self._release(stake)
+                refused = error
             except ApikleyError as error:
                 self._release(stake)
-                if isinstance(error, BudgetExceededError):
-                    self.stop(error.message)
                 return await self._refused(item, error), None
             else:
                 self._keep(item, stake)
@@ -415,6 +414,8 @@ class Run:
                     return item, None
                 self._report(item, job)
                 return item, job
+        if refused is not None and self.stopped is not None:
+            item = await self._refused(item, refused)
         return item, None
 
     async def _may_submit(self, item: Item) -> bool:
@@ -429,7 +430,7 @@ class Run:
         """Set the price aside; wait while one that is out may still turn out to cost less."""
         while self.stopped is None:
             try:
-                return self._budget.reserve(self._prices.of(work), work.price_key)
+                return self._budget.reserve(self._prices.of(work), work.price_key, sent=False)
             except BudgetExceededError as error:
                 if not self._budget.may_free:
                     self.stop(error.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,12 @@ from batch.scenery import check_books, customer, films, opened, ran, states, swi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async import ModelTask, Shot, Storyboard
+from apikley_async import ModelTask, RateLimiter, Shot, Storyboard
 from apikley_async._budget import Budget, Prices, Reservation
 from apikley_async.batch import Journal, State
 from apikley_async.errors import BudgetExceededError
-from apikley_async.simulator import Constant, Failure, Fault, Terms, Uniform
+from apikley_async.simulator import Constant, Failure, Fault, Terms, Throttle, Uniform
+from apikley_async.testing import LoopClock
 
 TEN = Storyboard([Shot("Ten.", 5)], duration=10)
 FIFTEEN = Storyboard([Shot("Fifteen.", 5)], duration=15)
@@ -327,6 +329,36 @@ async def test_a_price_that_was_too_low_does_not_undo_a_bound(
         if "min_balance" in bound:  # another world has another balance
             return
         paid = 0
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("wait", ["limiter", "throttled"])
+@pytest.mark.parametrize(("bound", "paid"), [(100, 1), (400, 2)])
+async def test_what_waits_to_be_sent_is_priced_anew_before_it_is(
+    wait: str, bound: int, paid: int, tmp_path: Path
+) -> None:
+    """Films cost 150, not 10: what had its share and was not sent is no part of the excess. (I10)
+
+    There is room for as many as fit at the price of now, and the bound ends the run.
+    """
+    slow = RateLimiter(1, 300, clock=LoopClock(), rng=random.Random(1))
+    async with (
+        world() as simulator,
+        customer(simulator, limiter=slow if wait == "limiter" else swift()) as client,
+        opened(tmp_path / "b.db") as batch,
+    ):
+        if wait == "throttled":
+            busy = Fault.throttled(Throttle.SECONDS, 90)
+            simulator.script("create", [Fault.OK, busy, busy, busy, busy])
+        await batch.add(films(5))
+
+        await ran(batch, client, folder=tmp_path / "films", price=10, max_credits=bound)
+
+        assert len(simulator.ledger.paid) == paid
+        assert "max_credits" in (batch.stopped or "")
+        assert (await batch.status()).spent == 150 * paid
+        assert [*(await states(batch)).values()].count(State.PLANNED) == 5 - paid
+        await check_books(simulator, batch, tmp_path / "films")
 
 
 @pytest.mark.virtual

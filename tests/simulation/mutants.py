@@ -17,10 +17,10 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     "write the intent down behind the request": (
         ("batch._recorder", ("await self._store.intend(self._key, token, request.fingerprint,"
-         " self._price)"), "self._late = (token, request)"),
+         " price)"), "self._late = (token, request, price)"),
         ("batch._recorder", "        self._tell(await self._store.settle(",
-         ("        token, request = self._late\n"
-          "        await self._store.intend(self._key, token, request.fingerprint, self._price)\n"
+         ("        token, request, price = self._late\n"
+          "        await self._store.intend(self._key, token, request.fingerprint, price)\n"
           "        self._tell(await self._store.settle(")),
     ),
     "try again whatever the error": (
