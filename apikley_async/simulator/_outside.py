@@ -7,6 +7,7 @@ name that was not is not even looked up.
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import ipaddress
 import socket
@@ -155,6 +156,7 @@ class _Resolver(AbstractResolver):
         """There is nothing to close."""
 
 
+@functools.lru_cache(1024)
 def is_loopback(host: str) -> bool:
     """Whether *host*, a name or an address, is this machine beyond doubt."""
     if host.lower() == "localhost":
