@@ -534,7 +534,8 @@ class Batch:
         if not folders:
             return None
         store = self._open
-        if isinstance(store, Journal) and not folders[-1].is_relative_to(store.home):
+        lies = await asyncio.to_thread(folders[-1].resolve)  # a link may have come with the journal
+        if isinstance(store, Journal) and not lies.is_relative_to(store.home):
             told = f"the films were saved in {folders[-1]}, outside of the journal's folder"
             raise ManifestError([f"{told}: name a folder with -o"])
         return folders[-1]

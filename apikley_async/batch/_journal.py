@@ -870,6 +870,21 @@ class Journal:
                     f"{self.path} was written with {told}: its tasks would not be found. Use the "
                     "one it was begun with, or another journal"
                 )
+        if known.keys() != given.keys() and self._has_bought():
+            raise JournalError(
+                f"{self.path} holds attempts, and does not say with which key and address they "
+                "were made: base_url or account is missing in its meta table. It was altered, and "
+                "is left as it is; bring back a copy"
+            )
         if not known:
             with self._transaction():
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", given.items())
+
+    def _has_bought(self) -> bool:
+        """Whether it holds attempts; those that an adoption has made up were sent by nobody."""
+        [has] = self._db.execute(
+            "SELECT EXISTS (SELECT 1 FROM attempt WHERE token NOT GLOB 'adopted*') OR EXISTS"
+            " (SELECT 1 FROM item WHERE task_id IS NOT NULL AND key NOT IN"
+            " (SELECT key FROM attempt))"
+        ).fetchone()
+        return bool(has)

@@ -298,3 +298,36 @@ async def test_an_inbox_of_somebody_elses_making_is_refused(tmp_path: Path) -> N
         believed.append(kind)
 
     assert believed == []
+
+
+@pytest.mark.parametrize("missing", [("account",), ("base_url",), ("account", "base_url")])
+async def test_a_journal_of_attempts_without_an_account_is_refused(
+    tmp_path: Path, missing: tuple[str, ...]
+) -> None:
+    """Whoever has removed it would have the next one's client fetch and write for a stranger."""
+    path = await begun(tmp_path / "b.db")
+    async with world() as simulator, customer(simulator) as client:
+        async with opened(path) as batch:
+            await ran(batch, client, folder=tmp_path)
+        with edited(path) as db:
+            db.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in missing])
+
+        async with opened(path) as batch:
+            with pytest.raises(JournalError, match="base_url or account is missing"):
+                await ran(batch, client, folder=tmp_path / "films")
+        assert not (tmp_path / "films").exists()
+
+
+async def test_no_journal_says_where_films_go(tmp_path: Path) -> None:
+    """A stored folder is a default inside the journal's own only, and a link leads out of it."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "victim").mkdir()
+    path = await begun(tmp_path / "home" / "b.db")
+    (path.parent / "films of others").symlink_to(tmp_path / "victim")
+    for place in ("../victim", str(tmp_path / "victim"), "films of others"):
+        with edited(path) as db:
+            db.execute("DELETE FROM folder")
+            db.execute("INSERT INTO folder VALUES (?)", (place,))
+        async with opened(path) as batch:
+            with pytest.raises(ManifestError, match="name a folder with -o"):
+                await batch.output_folder()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run
 
-from apikley_async import Attempt, Verdict
+from apikley_async import Attempt, Client, Verdict
 from apikley_async.batch import Batch, Event, Journal, State, Step
 from apikley_async.cli import _stage
 from apikley_async.cli._commands import STORYBOARDS
@@ -83,8 +83,12 @@ def test_a_film_that_was_removed_is_missed(run: Run, tmp_path: Path) -> None:
 
 async def planned(path: Path) -> Journal:
     """A journal with everything planned, and nothing done."""
-    async with Batch.open(path) as batch:
+    key = "simulated-0"
+    path.with_suffix(".key").write_text(key)
+    client = Client(key, base_url="http://127.0.0.1:1")
+    async with client, Batch.open(path) as batch:
         await batch.add_films(sorted(STORYBOARDS.glob("*.json")))
+        await batch.belong_to(client)
     return await Journal.open(path)
 
 
