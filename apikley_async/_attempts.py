@@ -21,7 +21,7 @@ import attrs
 from apikley_async._binding import within
 from apikley_async._job import Job
 from apikley_async._lenient import loggable
-from apikley_async._limiter import running_slots
+from apikley_async._limiter import Slots, running_slots
 from apikley_async._parked import MOST_NAMES, Parked
 from apikley_async._policy import RETRIES
 from apikley_async._record import differences, is_made_of, tells_request
@@ -133,7 +133,7 @@ class Attempts:
         self._seal = Seal([token_secret(settings.key.reveal())])
         self._here = here
         self._clock = settings.clock
-        self.running = running_slots(settings.max_running, settings.clock)
+        self.running: Slots = running_slots(settings.max_running, settings.clock)
         self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
         self._entries: dict[str, _Entry] = {}
         self._tokens: dict[str, str] = {}

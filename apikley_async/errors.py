@@ -340,7 +340,7 @@ class JobFailedError(ApikleyError):
     does not have the credits: that is no fault of this film's, and others would fail as well.
     """
 
-    advice = (
+    advice: str = (
         "A refusal of the content comes again with the same input; after an internal error of "
         "the service a new submission, which is a new charge, may work"
     )
@@ -354,11 +354,18 @@ class JobFailedError(ApikleyError):
         fail_code: str = "",
         fail_message: str = "",
     ) -> None:
-        super().__init__(message, code=code, task_id=task_id)
+        unpaid = fail_code.strip() == "402"
+        super().__init__(
+            message,
+            code=code,
+            task_id=task_id,
+            resumable=unpaid,
+            affects_all=unpaid,
+            blames=Blame.ACCOUNT if unpaid else None,
+        )
         self.fail_code = fail_code
         self.fail_message = fail_message
-        if fail_code.strip() == "402":
-            self.resumable, self.affects_all, self.blames = True, True, Blame.ACCOUNT
+        if unpaid:
             self.advice = InsufficientCreditsError.advice
 
 
