@@ -35,6 +35,7 @@ __all__ = [
     "sync_file",
     "sync_folder",
     "synced",
+    "take_name",
     "try_folder",
     "user_id",
 ]
@@ -95,6 +96,24 @@ def lock_file(handle: int) -> None:
 def make_private(path: Path) -> None:
     """Make an empty file that only its owner may read; refuse a name that is taken."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | USUAL, 0o600))
+
+
+def take_name(draft: Path, name: Path) -> bool:
+    """Give a finished file its name where that is free; False, and nothing done, when it is not.
+
+    The draft's own name may stay: the caller removes it.
+    """
+    try:
+        os.link(draft, name)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (*UNASKABLE, errno.EMLINK):
+            raise
+        if os.path.lexists(name):  # a file system without links
+            return False
+        draft.replace(name)
+    return True
 
 
 def open_without_waiting(path: str | Path, flags: int, mode: int = 0o600) -> int:

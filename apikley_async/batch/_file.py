@@ -15,7 +15,14 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from apikley_async._disk import lock_file, make_private, open_own, open_without_waiting, sync_folder
+from apikley_async._disk import (
+    lock_file,
+    make_private,
+    open_own,
+    open_without_waiting,
+    sync_folder,
+    take_name,
+)
 from apikley_async._sqlite import connect, make_lasting, refuse_special, schema_fault
 from apikley_async.batch._rows import ID, Facts, read_facts
 from apikley_async.batch._schema import APPLICATION, Migrations, migrate
@@ -224,19 +231,19 @@ def back_up(db: sqlite3.Connection, target: Path) -> None:
         JournalError: something of that name is there already.
     """
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    make_private(draft)
     try:
+        make_private(draft)
         with contextlib.closing(connect(draft)) as copy:
             db.backup(copy)
             make_lasting(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
             copy.execute("DELETE FROM meta WHERE name = 'begun'")
-        try:
-            os.link(draft, target)
-        except FileExistsError:
-            raise JournalError(f"{target} exists; a backup replaces nothing") from None
+        if not take_name(draft, target):
+            raise JournalError(f"{target} exists; a backup replaces nothing")
+    except OSError as exc:
+        raise hindered(f"{target} cannot be written: {exc.strerror}", exc) from None
     finally:
-        draft.unlink()
+        draft.unlink(missing_ok=True)
     sync_folder(target.parent)
 
 

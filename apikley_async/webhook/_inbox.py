@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
-from apikley_async._disk import check_own, make_private, sync_folder
+from apikley_async._disk import check_own, make_private, sync_folder, take_name
 from apikley_async._sqlite import MORE_STEPS, Database, connect, make_lasting, schema_fault
 from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook._judge import Heard
@@ -262,8 +262,7 @@ class _File:
                 facts = (("name", secrets.token_hex(16)), ("count", 0))
                 db.executemany("INSERT INTO fact VALUES (?, ?)", facts)
                 db.execute("COMMIT")
-            with contextlib.suppress(FileExistsError):
-                self.path.hardlink_to(draft)
+            take_name(draft, self.path)
         finally:
-            draft.unlink()
+            draft.unlink(missing_ok=True)
         sync_folder(self.path.parent)

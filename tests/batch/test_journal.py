@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import random
 import sqlite3
@@ -767,6 +768,29 @@ async def test_a_backup_is_made_while_another_has_the_journal(path: Path, tmp_pa
     assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
     async with journal(tmp_path / "copy.db") as owner:
         assert [item.key for item in await owner.items()] == ["a"]
+
+
+async def test_a_backup_goes_to_a_disk_without_links(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As most sticks are; what hinders a backup is told of its place, not of the journal."""
+
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    target = path.with_name("stick.db")
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.backup(target)
+        with pytest.raises(JournalError, match=r"stick\.db exists"):
+            await owner.backup(target)
+        with pytest.raises(JournalError, match=r"nowhere/stick\.db cannot be written"):
+            await owner.backup(path.with_name("nowhere") / "stick.db")
+        assert (await owner.item("a")).state is State.PLANNED
+    assert not [*path.parent.glob(".stick*")]
+    async with journal(target) as copy:
+        assert [item.key for item in await copy.items()] == ["a"]
 
 
 async def test_a_journal_with_two_names_is_refused(path: Path, tmp_path: Path) -> None:

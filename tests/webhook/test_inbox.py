@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -281,6 +282,18 @@ async def test_a_pipe_in_an_inboxs_place_holds_nobody(path: Path, name: str) -> 
     with pytest.raises(JournalError, match=r"regular file"):
         async with Inbox(path):
             pass
+
+
+async def test_an_inbox_is_made_on_a_disk_without_links(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    await _filled(path)
+    assert await content(path)
+    assert not [*path.parent.glob(".inbox*")]
 
 
 async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
