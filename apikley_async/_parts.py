@@ -29,7 +29,6 @@ from apikley_async._disk import (
     NOFOLLOW,
     OPEN_FILES_MOVE,
     TOO_MANY_FILES,
-    UNASKABLE,
     is_own,
     lock_file,
     open_own,
@@ -38,6 +37,7 @@ from apikley_async._disk import (
     sync_file,
     sync_folder,
     synced,
+    take_name,
 )
 from apikley_async._films import (
     HEAD,
@@ -273,17 +273,7 @@ class Part:
 
     def _link(self, final: Path) -> bool:
         """Take a name that is free; False when it is not."""
-        try:
-            os.link(self._path, final)
-        except FileExistsError:
-            return False
-        except OSError as error:
-            if error.errno not in (*UNASKABLE, errno.EMLINK):
-                raise
-            if os.path.lexists(final):  # a file system without links
-                return False
-            self._path.replace(final)
-        return True
+        return take_name(self._path, final)
 
     def _equals(self, final: Path) -> bool:
         """Whether the same film stands there; odd bytes behind a whole one make no other of it."""
