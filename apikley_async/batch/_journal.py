@@ -817,10 +817,15 @@ class Journal:
                 if isinstance(said, dict):
                     said.pop("content", None)
                 self._db.execute(
-                    "UPDATE item SET payload = ?, payload_sum = ?, result = ? WHERE key = ?",
+                    "UPDATE item SET payload = ?, payload_sum = ?, result = ?, cause = NULL,"
+                    " fail_message = NULL WHERE key = ?",
                     (payload, payload_sum(key, payload), said and json.dumps(said), key),
                 )
-                self._db.execute("UPDATE attempt SET raw = NULL WHERE key = ?", (key,))
+                # Causes may repeat words of the prompt: what was compared, what was refused.
+                self._db.execute(
+                    "UPDATE attempt SET raw = NULL, cause = NULL WHERE key = ?", (key,)
+                )
+                self._db.execute("UPDATE event SET cause = NULL WHERE key = ?", (key,))
                 self._note_event(key, PURGE, item.state, item.state, by=by)
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.execute("VACUUM")

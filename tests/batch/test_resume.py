@@ -341,3 +341,21 @@ async def test_running_films_are_counted_after_a_restart(tmp_path: Path) -> None
     assert ends["k0"] < 120  # what is paid waits for no slot that rests
     assert third - second >= 1790
     assert first <= second
+
+
+async def test_words_that_a_cause_repeats_are_forgotten_too(tmp_path: Path) -> None:
+    """What was compared when a person insisted stands in the history, until it is purged. (A21)"""
+    path = tmp_path / "b.db"
+    async with world(Terms(duration=Constant(5))) as simulator:
+        simulator.script("create", [Fault.RESET_AFTER])
+        async with customer(simulator) as client, opened(path) as batch:
+            await batch.add([("k", board("a secret scene"))])
+            await ran(batch, client, folder=tmp_path / "films")
+            other = await client.submit(board("another"))
+            insisted = await batch.resolve("k", task_id=other.task_id, client=client, force=True)
+            await ran(batch, client, folder=tmp_path / "films")
+
+            assert "a secret scene" in insisted.cause
+            assert [item.state for item in await batch.purge()] == [State.DONE]
+
+    assert b"a secret scene" not in path.read_bytes()
