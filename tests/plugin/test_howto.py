@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pages import PAGES, ROOT, blocks_of
+from volume import volume
 
 SHOWING = [
     page
@@ -45,21 +46,21 @@ def test_the_tests_that_a_page_shows_pass(
     project: Callable[..., pytest.RunResult],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What a reader copies runs with nothing but the plugin, 300 films in less than 10 s."""
+    """What a reader copies runs with nothing but the plugin, 300 films in less than 10 s.
+
+    That is of a processor which nobody else uses; elsewhere of one that others use as well.
+    """
     tests = write_files(page, pytester.path)
     pytester.makeconftest(TIMED)
     for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):  # they cost more time than the films
         monkeypatch.delenv(name, raising=False)
 
-    def slowest() -> float:
-        result = project("-s")
-        result.assert_outcomes(passed=tests)
-        took = [float(each) for each in re.findall(r"took ([\d.]+) s", result.stdout.str())]
-        assert len(took) == tests
-        return max(took)
+    result = project("-s")
 
-    # A processor that others use as well takes longer for the same: once more shows which it was.
-    assert slowest() < 10 or slowest() < 10
+    result.assert_outcomes(passed=tests)
+    took = [float(each) for each in re.findall(r"took ([\d.]+) s", result.stdout.str())]
+    assert len(took) == tests
+    assert max(took) < volume(30, 10)
 
 
 def test_the_page_shows_three_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:
