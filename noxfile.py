@@ -33,14 +33,13 @@ PYTHONS = ["3.11", "3.12", "3.13"]  # as in the classifiers
 PINS = ROOT / "constraints.txt"  # versions that all of these Pythons can have
 PROVE = "tests/simulation/prove.py"
 SHARES = {  # what `simulate` runs of each part
-    "seeds": 400,
+    "seeds": 300,
     "kills": 200,
     "power": 100,
     "cancels": 100,
     "twice": 60,
     "upsets": 100,
-    "callers": 100,
-    "same": 8,
+    "callers": 40,
     "quick-mutants": 100,
 }
 PARTS = {  # how much the whole of each part is, and the minutes it takes
