@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_a_person_may_insist(service: Simulator, run: Run) -> None:
     assert re.search(difference, refused.err)
     assert told.code == 0
     assert re.search(difference, told.err)
-    with sqlite3.connect(Path("campaign.db")) as db:
+    with contextlib.closing(sqlite3.connect(Path("campaign.db"))) as db:
         [(by, cause)] = db.execute("SELECT by, cause FROM event WHERE event = 'resolve'")
     assert by
     assert "insisted on" in cause
