@@ -31,7 +31,7 @@ NEEDS = "nox>=2025.5.1"
 LOCK = "_NOXFILE_LOCK"  # names the open lock that keeps two set-ups apart
 PYTHONS = ["3.11", "3.12", "3.13"]  # as in the classifiers
 PINS = ROOT / "constraints.txt"  # versions that all of these Pythons can have
-PROVE = "tests/simulation/prove.py"
+PROVE = "tests/proof/simulation/prove.py"
 SHARES = {  # what `simulate` runs of each part
     "seeds": 300,
     "kills": 200,
@@ -56,7 +56,7 @@ PARTS = {  # how much the whole of each part is, and the minutes it takes
     "pacing": (20_000, 1),
 }
 
-ELSEWHERE = ("batch", "cli", "fuzz", "plugin", "simulation", "simulator")
+ELSEWHERE = ("batch", "cli", "plugin", "proof", "simulator")
 CORE = tuple(f"--ignore=tests/{folder}" for folder in ELSEWHERE)
 
 # ------------------------------------------------- running without nox
@@ -288,7 +288,7 @@ def constraints(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """A million answers nobody should get; `-- manifests names urls environment` for others."""
     install(session, "-e", ".[all]", *group("tests"))
-    session.run("python", "tests/fuzz/run.py", *session.posargs)
+    session.run("python", "tests/proof/fuzz/run.py", *session.posargs)
 
 
 @nox.session(default=False)
@@ -326,7 +326,7 @@ def prove(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Mistakes planted into our own code, one at a time: the tests must notice each."""
     install(session, "-e", ".[all]", *group("tests"))
-    session.run("python", "tests/mutants/run.py", *session.posargs)
+    session.run("python", "tests/proof/mutants/run.py", *session.posargs)
 
 
 @nox.session(default=False)

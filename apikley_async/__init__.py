@@ -3,13 +3,12 @@
 from apikley_async._budget import Price
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._hosts import fetch_faults
-from apikley_async._images import Picture, PinnedImage, read_picture
+from apikley_async._download.fetch import fetch_faults
+from apikley_async._generate import Outcome
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
-from apikley_async._many import Outcome
-from apikley_async._policy import Backoff, Timeouts
 from apikley_async._result import Result, Snapshot, State
+from apikley_async._retry import Backoff, Timeouts
 from apikley_async._storyboard import (
     Image,
     Images,
@@ -22,8 +21,9 @@ from apikley_async._storyboard import (
     with_images,
     work_faults,
 )
-from apikley_async._submit import Attempt, Callbacks, Recorder, Verdict
-from apikley_async._wire import Request, read_callback
+from apikley_async._submission import Attempt, Callbacks, Recorder, Verdict
+from apikley_async._uploads import Picture, PinnedImage, read_picture
+from apikley_async._wire.envelope import Request, read_callback
 from apikley_async.errors import (
     ApiError,
     ApikleyError,

@@ -19,18 +19,15 @@ from weakref import WeakValueDictionary
 import attrs
 
 from apikley_async._binding import within
+from apikley_async._early_callbacks import MOST_NAMES, Parked
 from apikley_async._job import Job
-from apikley_async._lenient import loggable
 from apikley_async._limiter import Slots, running_slots
-from apikley_async._parked import MOST_NAMES, Parked
-from apikley_async._policy import RETRIES
-from apikley_async._record import differences, is_made_of, tells_request
 from apikley_async._result import Snapshot
-from apikley_async._rooms import Rooms, Settings
-from apikley_async._seal import Marking, Seal, token_secret
+from apikley_async._retry import RETRIES
+from apikley_async._session import Rooms, Settings
 from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
-from apikley_async._submit import (
+from apikley_async._submission import (
     Attempt,
     Callbacks,
     Group,
@@ -42,8 +39,11 @@ from apikley_async._submit import (
     check_order,
     token_in,
 )
+from apikley_async._tokens import Marking, Seal, token_secret
 from apikley_async._unclaimed import Unclaimed
-from apikley_async._wire import is_task_id
+from apikley_async._wire.envelope import is_task_id
+from apikley_async._wire.lenient import loggable
+from apikley_async._wire.tasks import differences, is_made_of, tells_request
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,

@@ -19,17 +19,8 @@ import aiohttp
 from apikley_async._attempts import Attempts
 from apikley_async._budget import Price
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._images import FOLDER, ImageSource
-from apikley_async._job import Job
-from apikley_async._limiter import Limiter, RateLimiter
-from apikley_async._many import Making, Outcome, Submitting, Works
-from apikley_async._policy import Backoff, Timeouts
-from apikley_async._result import Result, Snapshot
-from apikley_async._rooms import Rooms, Settings, open_rooms
-from apikley_async._spending import Spending
-from apikley_async._storyboard import Work, is_url
-from apikley_async._submit import Callbacks, Group, Recorder
-from apikley_async._transport import (
+from apikley_async._generate import Making, Outcome, Submitting, Works
+from apikley_async._http import (
     USER_AGENT,
     Connect,
     Network,
@@ -40,7 +31,16 @@ from apikley_async._transport import (
     network_fault,
     proxy_variables,
 )
-from apikley_async._wire import checked_codes
+from apikley_async._job import Job
+from apikley_async._limiter import Limiter, RateLimiter
+from apikley_async._result import Result, Snapshot
+from apikley_async._retry import Backoff, Timeouts
+from apikley_async._session import Rooms, Settings, open_rooms
+from apikley_async._spending import Spending
+from apikley_async._storyboard import Work, is_url
+from apikley_async._submission import Callbacks, Group, Recorder
+from apikley_async._uploads import FOLDER, ImageSource
+from apikley_async._wire.envelope import checked_codes
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,

@@ -19,10 +19,10 @@ import attrs
 
 from apikley_async._binding import Binding
 from apikley_async._clock import Clock
-from apikley_async._lenient import loggable
-from apikley_async._policy import Backoff
 from apikley_async._result import Result, Snapshot, State
+from apikley_async._retry import Backoff
 from apikley_async._storyboard import Work
+from apikley_async._wire.lenient import loggable
 from apikley_async.errors import (
     ApikleyError,
     EmptyResultError,

@@ -22,7 +22,7 @@ import attrs
 
 from apikley_async._binding import Binding
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._policy import Backoff, exactly
+from apikley_async._retry import Backoff, exactly
 from apikley_async.errors import (
     ApiError,
     RateLimitError,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from apikley_async._clock import SystemClock
-from apikley_async._policy import exactly
-from apikley_async._wire import Reply, Request
+from apikley_async._retry import exactly
+from apikley_async._wire.envelope import Reply, Request
 from apikley_async.errors import ApikleyError, UnreachableError
 
 __all__ = ["FakeClock", "LoopClock", "Reply", "Request", "ScriptedTransport", "exactly", "reply"]

@@ -26,6 +26,6 @@ def main(args: Sequence[str] | None = None) -> int:
         need = f"the command line needs {' and '.join(missing)}"
         sys.stderr.write(f"apikley: {MissingExtraError.of(need, 'cli').message}\n")
         return 2
-    from apikley_async.cli._commands import run
+    from apikley_async.cli.app import run
 
     return run(args)

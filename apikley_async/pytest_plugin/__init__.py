@@ -5,13 +5,13 @@ the service is like. Both live in the loop of the test, whose clock jumps: a fil
 takes milliseconds. Tests that ask for none of this are left as they are. Needs pytest-asyncio.
 """
 
-from apikley_async.pytest_plugin._fixtures import (
+from apikley_async.pytest_plugin.fixtures import (
     apikley_client,
     apikley_faults,
     apikley_simulator,
     apikley_terms,
 )
-from apikley_async.pytest_plugin._hooks import (
+from apikley_async.pytest_plugin.hooks import (
     pytest_configure,
     pytest_generate_tests,
     pytest_runtest_makereport,

@@ -4,18 +4,11 @@
 the `Ledger` what really happened. Nothing here needs the network, or an extra.
 """
 
-from apikley_async.simulator._app import Apps, create_apps
-from apikley_async.simulator._director import Director, Faults
-from apikley_async.simulator._faults import Delivery, Fault
-from apikley_async.simulator._films import (
-    Animatic,
-    FilmOrder,
-    Films,
-    Placeholder,
-    available_renderer,
-    rendering_available,
-)
-from apikley_async.simulator._ledger import (
+from apikley_async.simulator.faults.catalogue import Delivery, Fault
+from apikley_async.simulator.faults.schedule import Director, Faults
+from apikley_async.simulator.http.app import Apps, create_apps
+from apikley_async.simulator.server import Simulator
+from apikley_async.simulator.service.ledger import (
     Callback,
     Charge,
     Creation,
@@ -24,13 +17,20 @@ from apikley_async.simulator._ledger import (
     Mishap,
     Refund,
 )
-from apikley_async.simulator._rules import Order, Refusal
-from apikley_async.simulator._server import Simulator
-from apikley_async.simulator._studio import OneFilm
-from apikley_async.simulator._task import Constant, Failure, Lognormal, Task, Uniform
-from apikley_async.simulator._terms import Endpoint, Terms, Throttle
-from apikley_async.simulator._time import WorldTime
-from apikley_async.simulator._world import World
+from apikley_async.simulator.service.lifecycle import Constant, Failure, Lognormal, Task, Uniform
+from apikley_async.simulator.service.request_rules import Order, Refusal
+from apikley_async.simulator.service.service import World
+from apikley_async.simulator.service.service_clock import WorldTime
+from apikley_async.simulator.service.terms import Endpoint, Terms, Throttle
+from apikley_async.simulator.video.queue import OneFilm
+from apikley_async.simulator.video.renderers import (
+    Animatic,
+    FilmOrder,
+    Films,
+    Placeholder,
+    available_renderer,
+    rendering_available,
+)
 
 __all__ = [
     "Animatic",

@@ -3,13 +3,13 @@
 A callback is a hint, never the truth: what it says is read from the service before it counts.
 """
 
-from apikley_async._seal import token_secret
-from apikley_async.webhook._asgi import ASGIApplication
-from apikley_async.webhook._callback import Callback, Receiver
-from apikley_async.webhook._inbox import Inbox
-from apikley_async.webhook._limits import Limits
-from apikley_async.webhook._listeners import Hear
-from apikley_async.webhook._serving import Server
+from apikley_async._tokens import token_secret
+from apikley_async.webhook.asgi_app import ASGIApplication
+from apikley_async.webhook.callback import Callback, Receiver
+from apikley_async.webhook.dispatch import Hear
+from apikley_async.webhook.inbox import Inbox
+from apikley_async.webhook.request_limits import Limits
+from apikley_async.webhook.server import Server
 
 __all__ = [
     "ASGIApplication",

@@ -14,8 +14,8 @@ import pytest
 
 from apikley_async import Attempt, Shot, Storyboard, Verdict
 from apikley_async.batch import Event, File, Item, State, Step, Store
-from apikley_async.batch._entries import entry_of
-from apikley_async.batch._store import Entry
+from apikley_async.batch.manifest.fields import entry_of
+from apikley_async.batch.store.protocol import Entry
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
 
 

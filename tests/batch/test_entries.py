@@ -25,7 +25,7 @@ from apikley_async import (
     with_images,
 )
 from apikley_async.batch import Entry, Item, State
-from apikley_async.batch._entries import (
+from apikley_async.batch.manifest.fields import (
     Record,
     defaults_of,
     entries_of,

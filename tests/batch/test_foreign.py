@@ -13,7 +13,7 @@ import pytest
 from batch.pictures import png
 from batch.scenery import board, customer, films, opened, ran, world
 
-from apikley_async.batch._rows import payload_sum
+from apikley_async.batch.store.rows import payload_sum
 from apikley_async.errors import JournalError, ManifestError
 from apikley_async.webhook import Inbox
 

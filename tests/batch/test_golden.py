@@ -13,7 +13,7 @@ from batch.scenery import opened, ran, states, swift
 
 from apikley_async import Client, ModelTask, Shot, Storyboard
 from apikley_async.batch import Batch, Journal, State
-from apikley_async.batch._entries import VERSION, given, takes_of
+from apikley_async.batch.manifest.fields import VERSION, given, takes_of
 from apikley_async.errors import ManifestConflictError
 from apikley_async.testing import LoopClock, Reply, Request, reply
 

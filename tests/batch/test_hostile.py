@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from volume import volume
 
 from apikley_async.batch import Batch, Item, State, check
-from apikley_async.batch._entries import work_of
-from apikley_async.batch._manifest import entries_in
+from apikley_async.batch.manifest.fields import work_of
+from apikley_async.batch.manifest.reader import entries_in
 from apikley_async.errors import ManifestError
 
 CORPUS = Path(__file__).with_name("hostile")

@@ -20,9 +20,10 @@ import pytest
 from batch.conformance import StoreContract, attempt, film
 
 from apikley_async import Verdict
-from apikley_async.batch import Entry, Event, Journal, State, Step, _file
-from apikley_async.batch._file import kind_of_disk
-from apikley_async.batch._schema import APPLICATION, MIGRATIONS, VERSION
+from apikley_async.batch import Entry, Event, Journal, State, Step
+from apikley_async.batch.store import journal_file
+from apikley_async.batch.store.journal_file import kind_of_disk
+from apikley_async.batch.store.schema import APPLICATION, MIGRATIONS, VERSION
 from apikley_async.errors import Blame, JournalError
 
 
@@ -116,7 +117,7 @@ async def test_a_former_owner_s_late_answer_is_not_lost(
 ) -> None:
     """It may send nothing more, but what it has bought binds, by its token. (J5, J6, A28)."""
     # A disk whose locks hold nobody off.
-    monkeypatch.setattr(_file, "lock_file", lambda handle: None)
+    monkeypatch.setattr(journal_file, "lock_file", lambda handle: None)
     async with journal(path) as former:
         await former.plan([film(key) for key in "abc"])
         for key in "ab":
@@ -360,7 +361,7 @@ async def test_a_network_disk_is_refused(
     """Before anything is made there; a missing list of mounts refuses nothing. (J7)."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"21 1 0:1 / / rw - ext4 a rw\n22 21 0:2 / {tmp_path} rw - cifs b rw\n")
-    monkeypatch.setattr(_file, "MOUNTS", mounts)
+    monkeypatch.setattr(journal_file, "MOUNTS", mounts)
 
     with pytest.raises(JournalError, match=r"network disk \(cifs\)"):
         await Journal.open(path)
@@ -827,7 +828,7 @@ def test_shares_that_look_local_are_known(
     """What FUSE or a virtual machine's host serves may lie anywhere, unless it is known. (J7)"""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"21 1 0:1 / / rw - ext4 a rw\n22 21 0:2 / {tmp_path} rw - {kind} b rw\n")
-    monkeypatch.setattr(_file, "MOUNTS", mounts)
+    monkeypatch.setattr(journal_file, "MOUNTS", mounts)
 
     assert (Journal.disk_fault(tmp_path / "batch.db") is not None) == refused
 

@@ -18,8 +18,8 @@ from volume import volume
 
 from apikley_async import Storyboard
 from apikley_async.batch import Batch, Entry, check, survey
-from apikley_async.batch._entries import work_of
-from apikley_async.batch._manifest import entries_in
+from apikley_async.batch.manifest.fields import work_of
+from apikley_async.batch.manifest.reader import entries_in
 from apikley_async.errors import ManifestConflictError, ManifestError
 
 SHOTS = '"shots": [{"scene": "A cat.", "duration": 5}]'

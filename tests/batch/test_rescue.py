@@ -20,7 +20,8 @@ from batch.test_journal import journal
 
 from apikley_async import Verdict
 from apikley_async._disk import user_id
-from apikley_async.batch import Event, Journal, State, Step, _file
+from apikley_async.batch import Event, Journal, State, Step
+from apikley_async.batch.store import journal_file
 from apikley_async.errors import JournalError
 from apikley_async.simulator import Fault
 
@@ -318,7 +319,9 @@ async def test_an_owner_that_was_believed_dead_hands_over_what_it_has_bought(
     tmp_path: Path, path: Path, decided: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answer comes when another one has the journal: it binds, or is bought besides. (A18)"""
-    monkeypatch.setattr(_file, "lock_file", lambda handle: None)  # locks that hold nobody off
+    monkeypatch.setattr(
+        journal_file, "lock_file", lambda handle: None
+    )  # locks that hold nobody off
     async with world() as simulator, customer(simulator) as client, opened(path) as former:
         simulator.script("create", [Fault.late(5)])
         await former.add(films(1))

@@ -30,7 +30,7 @@ from volume import volume
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, Timeouts, UploadError
 from apikley_async.batch import REHEARSAL_MARK, State, is_rehearsal
-from apikley_async.batch._entries import work_of
+from apikley_async.batch.manifest.fields import work_of
 from apikley_async.errors import DownloadError
 from apikley_async.simulator import (
     Constant,

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from apikley_async.batch import TABLE, Event, Item, State
-from apikley_async.batch._states import after
+from apikley_async.batch.states import after
 
 WHOLE = {
     "planned": "intend sending, drop dropped, refuse rejected, change planned, adopt uncertain",

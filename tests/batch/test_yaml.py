@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from apikley_async.batch import check
-from apikley_async.batch._yaml import compose
+from apikley_async.batch.manifest.yaml_format import compose
 from apikley_async.errors import ManifestError, MissingExtraError
 
 LOADERS = [yaml.SafeLoader, yaml.CSafeLoader] if yaml.__with_libyaml__ else [yaml.SafeLoader]

@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from apikley_async import Backoff, Client, JournalError, RateLimiter, Shot, Storyboard, Timeouts
-from apikley_async._parts import Part
-from apikley_async._transport import HttpTransport
-from apikley_async.batch import Batch, Event, Journal, State, _run
+from apikley_async._download.partfile import Part
+from apikley_async._http import HttpTransport
+from apikley_async.batch import Batch, Event, Journal, State, run
 from apikley_async.webhook import Callback
 
 POINTS = (
@@ -146,7 +146,7 @@ async def live(place: Path, setting: dict[str, Any], *, adopt: bool) -> int:
     callback = None
     if setting.get("hook"):
         callback = Callback(setting["hook"], hmac_keys=[HOOK_KEY], inbox=place / "calls.db")
-        _run.LISTENING = setting["listening"]
+        run.LISTENING = setting["listening"]
     client = Client(
         setting["key"],
         callback=callback,

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from apikley_async import Backoff
-from apikley_async.cli import _session, main
+from apikley_async.cli import client_factory, main
 from apikley_async.simulator import Constant, Failure, Order, Simulator, Terms
 
 __all__ = ["Run", "Told", "fate", "films", "picture"]
@@ -103,7 +103,7 @@ def service(terms: Terms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     with Served(terms) as simulator:
         monkeypatch.setenv("APIKLEY_BASE_URL", simulator.base_url)
         monkeypatch.setenv("APIKLEY_API_KEY", simulator.api_key)
-        monkeypatch.setattr(_session, "Backoff", quick)
+        monkeypatch.setattr(client_factory, "Backoff", quick)
         monkeypatch.chdir(tmp_path)
         yield simulator
         assert simulator.ledger.leaks == []

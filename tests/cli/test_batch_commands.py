@@ -9,8 +9,8 @@ import pytest
 from cli.conftest import Run, fate
 
 from apikley_async.batch import State
-from apikley_async.cli import _manifests
-from apikley_async.cli._batches import code_of
+from apikley_async.cli.commands import check
+from apikley_async.cli.engine import code_of
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -322,7 +322,7 @@ def test_a_preview_costs_nothing_and_replaces_only_previews(
 ) -> None:
     """No key, no service; a film of ours that lies there is not touched."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_manifests, "SPEED", 600.0)
+    monkeypatch.setattr(check, "SPEED", 600.0)
     path = manifest("tea", "sea")
 
     first = run("preview", path, "--films", "placeholder")

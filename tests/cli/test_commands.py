@@ -9,7 +9,8 @@ import attrs
 import pytest
 from cli.conftest import Run, films, picture
 
-from apikley_async.cli import _questions, _session, _stage
+from apikley_async.cli import client_factory, embedded
+from apikley_async.cli.commands import free_calls
 from apikley_async.simulator import (
     Constant,
     Fault,
@@ -18,7 +19,7 @@ from apikley_async.simulator import (
     Terms,
 )
 
-SHIPPED = Path(_session.__file__).with_name("storyboards")
+SHIPPED = Path(client_factory.__file__).with_name("storyboards")
 
 # The commands run loops of their own, which 3.11 only misses when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -130,7 +131,7 @@ def test_a_silent_service_is_waited_for_aloud(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Questions are repeated for a while, and whoever waits is told."""
-    monkeypatch.setattr(_questions, "LATE", 0.01)
+    monkeypatch.setattr(free_calls, "LATE", 0.01)
     service.script("credits", [Fault.late(0.2)])
 
     told = run("credits")
@@ -158,7 +159,7 @@ def test_every_command_can_be_tried(
 ) -> None:
     """Without key, network and question, in seconds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(_stage, "SPEED", 600.0)
+    monkeypatch.setattr(embedded, "SPEED", 600.0)
 
     told = run(*words, "--simulate")
 
@@ -174,7 +175,7 @@ async def test_equal_storyboards_become_equal_films() -> None:
         async def film(self, task: FilmOrder) -> bytes:
             return b"film %d" % task.seed
 
-    films = _stage.Rehearsal(Seeds())
+    films = embedded.Rehearsal(Seeds())
     order = FilmOrder(
         task_id="a",
         model="m",

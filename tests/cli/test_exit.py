@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apikley_async.cli._exit import exit_code, worst
+from apikley_async.cli.exit_codes import exit_code, worst
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,

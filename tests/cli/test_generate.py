@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, fate, films, picture
 
-from apikley_async.batch import REHEARSAL_MARK, _file
-from apikley_async.cli import _commands, _stage
-from apikley_async.cli._placement import MARKER
+from apikley_async.batch import REHEARSAL_MARK
+from apikley_async.batch.store import journal_file
+from apikley_async.cli import app, embedded
+from apikley_async.cli.placement import MARKER
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 # The commands run loops of their own, which 3.11 only misses when they are collected.
@@ -302,7 +303,7 @@ def network_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"1 0 0:1 / / rw - ext4 disk rw\n2 1 0:2 / {tmp_path}/films rw - nfs4 far:/films rw\n",
         encoding="utf-8",
     )
-    monkeypatch.setattr(_file, "MOUNTS", mounts)
+    monkeypatch.setattr(journal_file, "MOUNTS", mounts)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state" / "apikley"
 
@@ -365,16 +366,16 @@ def test_the_lock_is_waited_for_a_while(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the same line goes on later; nothing was sent."""
-    monkeypatch.setattr(_commands, "WAIT", 0.3)
+    monkeypatch.setattr(app, "WAIT", 0.3)
     Path("films").mkdir()
-    lock = _file.take_lock(Path("films/apikley.db").absolute())
+    lock = journal_file.take_lock(Path("films/apikley.db").absolute())
 
     told = run("generate", "--yes", *films("tea"))
 
     assert told.code == 4
     assert "is in use by process" in told.err
     assert service.ledger.creations == []
-    _file.os.close(lock)
+    journal_file.os.close(lock)
     assert run("generate", "--yes", *films("tea")).code == 0
 
 
@@ -590,7 +591,7 @@ def test_a_rehearsal_stands_in_nobody_s_way(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its films have the names of the real ones, which replace them; and it keeps no journal."""
-    monkeypatch.setattr(_stage, "SPEED", 600.0)
+    monkeypatch.setattr(embedded, "SPEED", 600.0)
     line = ("generate", *films("tea"))
 
     rehearsed = run(*line, "--simulate")
@@ -612,7 +613,7 @@ def test_a_rehearsal_never_leads_to_the_paid_service(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line to go on is a rehearsal too."""
-    monkeypatch.setattr(_stage, "SPEED", 1.0)
+    monkeypatch.setattr(embedded, "SPEED", 1.0)
 
     told = run("generate", "--simulate", *films("tea"), "--timeout", "0.2")
 

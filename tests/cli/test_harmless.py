@@ -13,9 +13,9 @@ import pytest
 from cli.conftest import Run
 
 from apikley_async.cli import main
-from apikley_async.cli._options import Settings
-from apikley_async.cli._telling import HIDDEN, JOINERS, clean
-from apikley_async.cli._words import call, joined
+from apikley_async.cli.options import Settings
+from apikley_async.cli.output.reporter import HIDDEN, JOINERS, clean
+from apikley_async.cli.output.shell_words import call, joined
 from apikley_async.simulator import Simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -82,7 +82,7 @@ def test_what_the_library_warns_of_is_harmless_too(
     """Warnings reach the terminal where nobody else shows them, and repeat words of others."""
     logger = logging.getLogger("apikley_async")
     before = [*logger.handlers]
-    from apikley_async.cli._commands import clean_logs
+    from apikley_async.cli.app import clean_logs
 
     roots, logging.root.handlers = logging.root.handlers, []
     try:
@@ -105,7 +105,7 @@ def test_a_fault_of_ours_has_its_own_code_and_is_harmless(
     def fault(*_: object, **__: object) -> int:
         raise RuntimeError(EVIL)
 
-    monkeypatch.setattr("apikley_async.cli._manifests.check_files", fault)
+    monkeypatch.setattr("apikley_async.cli.commands.check.check_files", fault)
 
     assert main(["check", __file__]) == 70
     told = capsys.readouterr().err

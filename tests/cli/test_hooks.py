@@ -16,7 +16,7 @@ from cli.conftest import Run
 from rawserver import unused_port
 
 import apikley_async
-from apikley_async.cli._telling import sentence
+from apikley_async.cli.output.reporter import sentence
 from apikley_async.simulator import Fault, Simulator
 from apikley_async.webhook import Inbox, token_secret
 
@@ -166,7 +166,7 @@ def test_keys_come_from_a_file_or_the_environment(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One a line; they are not echoed, and a file that others can read is warned of. (S12)"""
-    from apikley_async.cli._hooks import KEYS, words_in
+    from apikley_async.cli.callback_options import KEYS, words_in
 
     file = tmp_path / "keys"
     file.write_text("first-word\nsecond-word\n", encoding="utf-8")

@@ -193,7 +193,7 @@ def test_a_simulated_service_serves_until_it_is_told_to_end(start: Start) -> Non
 def test_a_demo_that_is_killed_goes_on(start: Start, tmp_path: Path) -> None:
     """As the tutorial has it: kill it midway and run it again; nothing is submitted twice. (A1)"""
     words = ("demo", "-o", "films", "--films", "placeholder", "--json")
-    quicker = "from apikley_async.cli import _stage, main; _stage.DEMO_SPEED = 60; exit(main())"
+    quicker = "from apikley_async.cli import embedded, main; embedded.DEMO_SPEED = 60; exit(main())"
     killed = start(*words, python=("-c", quicker))
     assert killed.stdout is not None
     events = [json.loads(killed.stdout.readline()) for _ in range(6)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from apikley_async.cli._stopping import SIGNALS, Stopper
+from apikley_async.cli.signals import SIGNALS, Stopper
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from apikley_async import Blame, JobTimeoutError, NotFoundError, StoryboardError, errors
-from apikley_async.cli._exit import WORST_FIRST, advice, exit_code, worst
-from apikley_async.cli._telling import Lines, Telling, plain
+from apikley_async.cli.exit_codes import WORST_FIRST, advice, exit_code, worst
+from apikley_async.cli.output.reporter import Lines, Telling, plain
 
 FAMILY = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
 

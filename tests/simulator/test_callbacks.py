@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from apikley_async.simulator import Constant, Fault, Faults, OneFilm, Simulator, Terms, Uniform
-from apikley_async.simulator._letters import signature
+from apikley_async.simulator.callbacks.messages import signature
 from apikley_async.testing import LoopClock
 
 pytestmark = pytest.mark.virtual

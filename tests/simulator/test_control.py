@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from apikley_async.simulator import Constant, Fault, OneFilm, Simulator, Terms
-from apikley_async.simulator._control import _guarded
+from apikley_async.simulator.http.control import _guarded
 
 CREATE, RECORD = "/api/v1/jobs/createTask", "/api/v1/jobs/recordInfo"
 

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from apikley_async.simulator import Delivery, Director, Fault, Faults, Throttle
-from apikley_async.simulator._spelling import Answer
+from apikley_async.simulator.service.responses import Answer
 
 CREATED = Answer(payload={"code": 200, "msg": "success", "data": {"taskId": "task_1"}})
 RECORD = Answer(

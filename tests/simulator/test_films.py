@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from apikley_async.errors import MissingExtraError
-from apikley_async.simulator._films import (
+from apikley_async.simulator.video.renderers import (
     Animatic,
     Placeholder,
     available_renderer,
@@ -263,7 +263,7 @@ async def test_a_task_without_shots_shows_its_prompt():
 )
 async def test_letters_of_europe_are_letters(text, caplog):
     """Cyrillic, Greek and accented Latin are written, not boxed."""
-    from apikley_async.simulator._cards import MISSING, Typeface
+    from apikley_async.simulator.video.frames import MISSING, Typeface
 
     marks = "".join(c if c == " " else MISSING for c in text)
     films = [await filmed(Order(((shown, 1.0),))) for shown in (text, marks)]
@@ -318,7 +318,7 @@ async def test_a_long_caption_stays_in_its_place(text, aspect):
 @needs_codec
 async def test_what_is_cut_ends_in_an_ellipsis():
     """The reader sees that there was more."""
-    from apikley_async.simulator._cards import Typeface, _fitted
+    from apikley_async.simulator.video.frames import Typeface, _fitted
 
     block = _fitted("Some words, " * 200, Typeface(), 1.0, 600, 200)
 
@@ -493,7 +493,7 @@ async def test_films_are_made_beside_the_loop():
 @needs_codec
 def test_a_film_nobody_wants_is_given_up():
     """The renderer asks before each frame whether it shall go on."""
-    from apikley_async.simulator._render import StoppedError, render
+    from apikley_async.simulator.video.encode import StoppedError, render
 
     asked = itertools.count()
 
@@ -527,8 +527,8 @@ import sys
 for name in ("av", "PIL", "fontpkg", "fontpkg_noto_sans"):
     sys.modules[name] = None
 import apikley_async.simulator
-from apikley_async.simulator import _films
-print(_films.rendering_available(), _films.available_renderer())
+from apikley_async.simulator.video import renderers
+print(renderers.rendering_available(), renderers.available_renderer())
 """
 
     done = subprocess.run(

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apikley_async.simulator import Terms, WorldTime
-from apikley_async.simulator._hosting import File, Hosting, another_version, cut, labelled
+from apikley_async.simulator.service.hosted_files import (
+    File,
+    Hosting,
+    another_version,
+    cut,
+    labelled,
+)
 
 FILE = File(b"0123456789", '"abc"', 1_800_000_000, "video/mp4")
 MODIFIED = "Fri, 15 Jan 2027 08:00:00 GMT"

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from apikley_async.simulator import Fault, Terms
-from apikley_async.simulator._letters import letter, signature
-from apikley_async.simulator._spelling import Answer, notice
+from apikley_async.simulator.callbacks.messages import letter, signature
+from apikley_async.simulator.service.responses import Answer, notice
 
 DATA = {
     "taskId": "task_1",

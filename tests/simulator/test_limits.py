@@ -6,7 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async.simulator._limits import FixedWindow, OpenDoor, SlidingWindow, window
+from apikley_async.simulator.service.rate_windows import (
+    FixedWindow,
+    OpenDoor,
+    SlidingWindow,
+    window,
+)
 
 
 def admitted(door, times):

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from apikley_async.simulator import Constant, Fault, OneFilm, Simulator, Terms
-from apikley_async.simulator._outside import LARGEST, Outside, is_loopback
+from apikley_async.simulator.outbound import LARGEST, Outside, is_loopback
 
 PNG = b"\x89PNG\r\n\x1a\n and the rest of it"
 UPLOAD = "/file-upload/api/file-url-upload"

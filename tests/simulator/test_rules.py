@@ -7,7 +7,7 @@ import json
 import pytest
 
 from apikley_async.simulator import Order, Refusal
-from apikley_async.simulator._rules import is_uri, read_order
+from apikley_async.simulator.service.request_rules import is_uri, read_order
 
 MODEL = "sora-2-pro-storyboard"
 

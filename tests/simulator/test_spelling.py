@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 import pytest
 
 from apikley_async.simulator import Refusal, Terms, Throttle, WorldTime
-from apikley_async.simulator._spelling import Speller, html
+from apikley_async.simulator.service.responses import Speller, html
 
 NOW = 1_790_000_000.0
 

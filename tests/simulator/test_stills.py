@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from apikley_async import Client, ModelTask
-from apikley_async.cli._serving import simulator
+from apikley_async.cli.commands.simulate import simulator
 from apikley_async.simulator import Constant, Placeholder, Simulator, Terms
-from apikley_async.simulator._rules import makes_still
+from apikley_async.simulator.service.request_rules import makes_still
 from apikley_async.testing import LoopClock
 
 NAMES = {

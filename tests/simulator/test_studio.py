@@ -18,8 +18,8 @@ from apikley_async.simulator import (
     World,
     WorldTime,
 )
-from apikley_async.simulator._hosting import Place
-from apikley_async.simulator._studio import Studio
+from apikley_async.simulator.service.hosted_files import Place
+from apikley_async.simulator.video.queue import Studio
 
 BODY = {
     "model": "sora-2-pro-storyboard",

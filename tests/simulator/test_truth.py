@@ -31,8 +31,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from apikley_async.simulator import Constant, Fault, OneFilm, Simulator, Terms, Throttle, World
-from apikley_async.simulator._letters import letter
-from apikley_async.simulator._spelling import Speller
+from apikley_async.simulator.callbacks.messages import letter
+from apikley_async.simulator.service.responses import Speller
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")

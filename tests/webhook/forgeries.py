@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from webhook.post import BODY, JSON, KEY, TASK, TOKEN, WALL, signature, signing
 
-from apikley_async.webhook._judge import Letter
+from apikley_async.webhook.verify import Letter
 
 Parts = dict[str, object]
 Bend = Callable[[random.Random, Parts], None]

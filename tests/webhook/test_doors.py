@@ -31,7 +31,7 @@ from webhook.post import (
 )
 
 from apikley_async.webhook import Callback, Limits
-from apikley_async.webhook._reception import PHRASES
+from apikley_async.webhook.reception import PHRASES
 
 Door: TypeAlias = Callable[[Callback], contextlib.AbstractAsyncContextManager[int]]
 FORGERIES = min(50_000, int(os.environ.get("APIKLEY_FORGERIES", volume(300, 2000))))

@@ -17,8 +17,8 @@ from volume import volume
 from webhook.forgeries import body_of, forgeries, letter_of
 from webhook.post import BODY, JSON, KEY, TASK, TOKEN, WALL, signature, signing
 
-from apikley_async._wire import LARGEST_ECHO
-from apikley_async.webhook._judge import LARGEST, Heard, Keys, Letter, Replays, judge
+from apikley_async._wire.envelope import LARGEST_ECHO
+from apikley_async.webhook.verify import LARGEST, Heard, Keys, Letter, Replays, judge
 
 FORGERIES = int(os.environ.get("APIKLEY_FORGERIES", volume(10_000, 50_000)))
 KEYS = Keys([KEY])

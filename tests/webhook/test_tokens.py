@@ -10,8 +10,8 @@ import pytest
 from webhook.post import BODY, JSON, TASK, TOKEN, Noon, ask, raw
 
 from apikley_async import Client, Shot, Storyboard
-from apikley_async._parked import MOST_PARKED, Parked
-from apikley_async._seal import Seal
+from apikley_async._early_callbacks import MOST_PARKED, Parked
+from apikley_async._tokens import Seal
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox, Receiver, token_secret

@@ -1,0 +1,564 @@
+"""The only room that talks HTTP to the API; it tells "never left" from "no answer".
+
+A `Reply` comes back for every answer with a status line, however broken its body. Otherwise
+`UnreachableError` (nothing was sent) or `UnansweredError` (it may have been heard) is raised:
+told apart by a flag set when the first byte leaves, never by the type of an exception.
+
+Exceptions of aiohttp hold the request's headers, so they end here, as values; what is raised is
+raised outside of their handlers and has no trace of them. A cancellation is raised anew for the
+same reason. The key is added to each request at the last moment and goes to the base URL's
+origin only; no session has it as a default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import ipaddress
+import logging
+import re
+import socket
+import ssl as tls
+from collections.abc import Callable, Coroutine, Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol, SupportsIndex, TypeAlias
+from urllib.parse import urlsplit
+from urllib.request import (  # type: ignore[attr-defined] # it is not in typeshed
+    getproxies_environment,
+    proxy_bypass_environment,
+)
+from weakref import WeakSet
+
+import aiohttp
+import attrs
+from yarl import URL
+
+from apikley_async._clock import Clock
+from apikley_async._retry import Timeouts
+from apikley_async._wire.envelope import LARGEST_ANSWER, File, Reply, Request
+from apikley_async.errors import ApikleyError, UnansweredError, UnreachableError
+
+__all__ = ["Connect", "HttpTransport", "Network", "Secret", "Transport"]
+
+logger = logging.getLogger("apikley_async")
+
+CONNECTIONS = 40
+KEEP_ALIVE = 75.0  # longer than any pause between two looks
+SENT_AHEAD = 128 * 1024  # bytes that may wait in a socket's buffer
+STALL, GRACE = 1.0, 5.0
+MOST_CUT_OFF = 20  # polls in a row that count
+LONGEST_KEY = 2000
+SHORTEST_SECRET = 12  # anything shorter opens nothing, and is a part of ordinary words
+HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
+
+USER_AGENT = "apikley-async/0.1.0"
+"""How we name ourselves; some hosts of films refuse the names of HTTP libraries."""
+
+Connect: TypeAlias = Callable[..., aiohttp.BaseConnector]
+"""Makes a connector; `aiohttp.TCPConnector` unless a test brings a network of its own."""
+
+
+MADE_UP = ipaddress.ip_network("198.18.0.0/15")
+"""Addresses that some proxies and VPNs on this machine answer every name with."""
+
+
+@attrs.define(eq=False)
+class Seen:
+    """What connecting to the API has shown: whether its name has an address that is made up."""
+
+    made_up: bool = False
+
+
+@attrs.frozen
+class Network:
+    """How connections are made, to the API and to the hosts of films alike.
+
+    *variables* are the proxies of the environment, by scheme, where it is trusted.
+    """
+
+    timeouts: Timeouts = attrs.Factory(Timeouts)
+    proxy: str | None = attrs.field(default=None, repr=False)
+    ssl: tls.SSLContext | None = None
+    connect: Connect = aiohttp.TCPConnector
+    user_agent: str = USER_AGENT
+    variables: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    seen: Seen = attrs.field(factory=Seen, repr=False, eq=False)
+
+    def proxy_for(self, url: str) -> str | None:
+        """The proxy that leads to *url*; none leads to this machine."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if is_loopback(host):
+            return None
+        if self.proxy is not None or not self.variables:
+            return self.proxy
+        if proxy_bypass_environment(host, dict(self.variables)):
+            return None
+        return self.variables.get(parts.scheme) or self.variables.get("all")
+
+
+class Transport(Protocol):
+    """What the client asks of a transport; `apikley_async.testing` has a scripted one."""
+
+    async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
+        """Send one request once.
+
+        *on_sent* is called before the first byte leaves; if it raises, no byte does.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection; a later `send` opens new ones."""
+        ...
+
+
+async def send_logged(
+    transport: Transport,
+    request: Request,
+    *,
+    attempt: str | int,
+    clock: Clock,
+    on_sent: Callable[[], None] | None = None,
+) -> Reply:
+    """Send one request once, and log at DEBUG what came of it: no key, query, body or address.
+
+    Args:
+        transport, request, on_sent: see `Transport.send`.
+        attempt: which attempt it is: a number, or how the token of a paid one begins.
+        clock: takes the time.
+    """
+    began, end = clock.now(), "ended by its caller"
+    try:
+        reply = await transport.send(request, on_sent=on_sent)
+        end = f"HTTP {reply.status}" if reply.complete else f"HTTP {reply.status}, broke off"
+        return reply
+    except ApikleyError as error:
+        end = type(error).__name__
+        raise
+    finally:
+        took = (clock.now() - began) * 1000
+        told = "%s %s: %s in %.0f ms, attempt %s"
+        logger.debug(told, request.method, request.path, end, took, attempt)
+
+
+class Secret:
+    """The API key: shows itself to nobody who does not ask for it, and does not pickle."""
+
+    __slots__ = ("_bare", "_echo", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._bare = text.replace("\\", "")
+        self._echo = re.compile("".join(map(_any_spelling, text)))
+
+    def reveal(self) -> str:
+        return self._text
+
+    def blot(self, text: str) -> str:
+        """Foreign text, in case it repeats the key, as it is or escaped."""
+        if len(self._text) < SHORTEST_SECRET:
+            return text
+        # The pattern is slow, and nearly every answer can be told to be clean without it: where no
+        # letter is spelled by its number, an echo is the key with backslashes strewn in.
+        numbered = "%" in text or "\\u00" in text
+        if not numbered and self._bare not in text.replace("\\", ""):
+            return text
+        return self._echo.sub("***", text)
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Secret does not pickle")
+
+
+def _any_spelling(char: str) -> str:
+    """A pattern for one character of the key, plain or as JSON and URLs may escape it."""
+    number = f"{ord(char):02x}"
+    return rf"(?:\\{{0,4}}{re.escape(char)}|\\{{1,4}}u00(?i:{number})|%(?i:{number}))"
+
+
+class _Header(str):
+    """A header's value that prints as stars, a piece of it too; aiohttp sends the text itself."""
+
+    __slots__ = ()
+
+    def __getitem__(self, place: SupportsIndex | slice) -> str:
+        return "***"  # whoever shortens long texts before showing them
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+def key_fault(key: object) -> str | None:
+    """Say what is wrong with an API key, without repeating it."""
+    if key is not None and not isinstance(key, str):
+        return f"api_key: text, not {type(key).__name__}"
+    if not key or not key.strip():
+        return "api_key: none given; set APIKLEY_API_KEY or pass api_key="
+    text = key.strip()
+    if len(text) > LONGEST_KEY:
+        return f"api_key: at most {LONGEST_KEY} characters, not {len(text)}"
+    if not text.isascii() or not text.isprintable() or " " in text or set(text) & set("'\""):
+        return "api_key: letters, digits and signs only; it holds a space, a quote or the like"
+    return None
+
+
+def is_made_up(address: str) -> bool:
+    """Whether an address is one of those that stand for any name on some machines."""
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]) in MADE_UP
+    except ValueError:
+        return False
+
+
+def is_loopback(host: str | None) -> bool:
+    """Say whether *host*, as it stands in a URL, is this machine."""
+    if host is None:
+        return False
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def proxy_variables() -> dict[str, str]:
+    """The proxies that the environment names, by scheme; "no" is a list of hosts without one."""
+    known = ("http", "https", "all", "no")
+    return {name: value for name, value in getproxies_environment().items() if name in known}
+
+
+def network_fault(
+    base_url: str,
+    proxy: str | None,
+    ssl: object,
+    user_agent: str = USER_AGENT,
+    variables: Mapping[str, str] | None = None,
+) -> str | None:
+    """Say with which address, proxy or TLS context nothing could be asked safely.
+
+    Who raises it lets go of them first: a traceback may show the locals of its frames.
+    """
+    faults = [base_url_fault(base_url), proxy_fault(proxy), ssl_fault(ssl), agent_fault(user_agent)]
+    for name, value in (variables or {}).items():
+        if name != "no" and (fault := proxy_fault(value)):
+            faults.append(f"trust_env: {name.upper()}_PROXY: {fault.removeprefix('proxy: ')}")
+    return next(filter(None, faults), None)
+
+
+def proxy_fault(proxy: str | None) -> str | None:
+    """Say what is wrong with a proxy's URL, which may hold a password: it is not repeated."""
+    if proxy is None:
+        return None
+    try:
+        parts = urlsplit(proxy)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    return None if fine else "proxy: an http(s) URL"
+
+
+def ssl_fault(ssl: object) -> str | None:
+    """A context of one's own is fine; turning verification off is not."""
+    if ssl is None or isinstance(ssl, tls.SSLContext):
+        return None
+    return f"ssl: an ssl.SSLContext, not {ssl!r}; verification is not turned off here"
+
+
+def agent_fault(user_agent: object) -> str | None:
+    """What a header cannot hold would only fail at the first request."""
+    plain = isinstance(user_agent, str) and user_agent.isascii() and user_agent.isprintable()
+    return None if plain and user_agent else "user_agent: printable ASCII text"
+
+
+def base_url_fault(base_url: str) -> str | None:
+    """Say why the key must not be sent to *base_url*: https only, this machine excepted."""
+    if any(letter.isspace() or not letter.isprintable() for letter in base_url):
+        return "base_url: not a valid URL: it holds a space or the like"
+    try:
+        parts = urlsplit(base_url)
+        port, host = parts.port, URL(base_url).raw_host  # as it is read when we ask
+    except (ValueError, IndexError):
+        return "base_url: not a valid URL"
+    if port == 0 or (host and "%" in host and ":" not in host):
+        return "base_url: not a valid URL"
+    if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
+        return "base_url: https://host, without query and fragment"
+    if parts.username is not None or parts.password is not None:
+        return "base_url: without user name and password"
+    if parts.scheme == "http" and not is_loopback(host):
+        return "base_url: https, since the key is sent there (http only on this machine)"
+    return None
+
+
+@attrs.define
+class _Answer:
+    """An answer as far as it has come; at most 4 MiB are kept."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)  # a server may repeat the key
+    content: bytearray = attrs.field(factory=bytearray, repr=False)
+    complete: bool = False
+
+
+@attrs.define
+class _Mark:
+    """How far a request has come: whether its first byte has left, and what was answered."""
+
+    on_sent: Callable[[], None] | None = None
+    kept: bool = False  # it went out on a kept connection, which may have been dead
+    sent: bool = False
+    answer: _Answer | None = None
+    moved: Callable[[], None] | None = None  # is told when a piece of the body is taken
+
+
+async def _mark_kept(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+    mark: _Mark = context.trace_request_ctx
+    mark.kept = mark.kept or not mark.sent
+
+
+async def _refuse_repeat(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+    """Keep a GET that was cut off from being asked again, unless a kept connection was dead."""
+    mark: _Mark = context.trace_request_ctx
+    if mark.sent and not mark.kept:
+        raise aiohttp.ServerDisconnectedError
+
+
+async def _mark_sent(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+    mark: _Mark = context.trace_request_ctx
+    if mark.on_sent is not None:
+        mark.on_sent()  # the last moment for a no
+    mark.sent = True
+
+
+class HttpTransport:
+    """The API over aiohttp: one pool for questions, and a fresh connection per createTask.
+
+    A kept connection that the server has just given up on makes a POST ambiguous (5 in 10 where
+    it was measured); a fresh one costs a round trip and is never in doubt.
+    """
+
+    def __init__(
+        self,
+        key: Secret,
+        base_url: str,
+        network: Network,
+    ) -> None:
+        self._key = key
+        self._base = base_url.rstrip("/")
+        parts = urlsplit(base_url)
+        self._host = parts.hostname
+        # Plain http is for this machine only: through a proxy the key would leave it unprotected.
+        self._proxy = network.proxy_for(base_url) if parts.scheme == "https" else None
+        self._network = network
+        self._timeouts = network.timeouts
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._cut_off: dict[tuple[str, ...], int] = {}  # polls in a row, by what they ask
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+
+    async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
+        mark = _Mark(on_sent)
+        exchange = self._exchange(request, mark)
+        cancelled: tuple[Any, ...] | None = None
+        outcome: Reply | ApikleyError
+        try:
+            if request.repeatable:
+                outcome = await self._in_time(exchange, mark, request)
+            else:
+                outcome = await self._patiently(exchange, mark)
+        except asyncio.CancelledError as exc:
+            cancelled = exc.args
+        if cancelled is not None:
+            raise asyncio.CancelledError(*cancelled)
+        if isinstance(outcome, ApikleyError):
+            raise outcome
+        return outcome
+
+    async def aclose(self) -> None:
+        sessions, self._sessions = self._sessions, {}
+        for session in sessions.values():
+            await session.close()
+        # One whose other side has stopped reading would wait for ever to get rid of its bytes.
+        for stuck in self._sockets:
+            with contextlib.suppress(OSError):
+                stuck.shutdown(socket.SHUT_RDWR)
+
+    async def _in_time(
+        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark, request: Request
+    ) -> Reply | ApikleyError:
+        """Wait for an answer; an upload that makes progress is given all the time it takes.
+
+        After two polls in a row that were cut off the next one has twice as long: an answer that
+        is always slow is read in the end.
+        """
+        loop, idle = asyncio.get_running_loop(), self._timeouts.idle
+        asked = (request.path, *request.query.values())
+        cut_off = self._cut_off.pop(asked, 0)
+        limit = min(self._timeouts.answer, self._timeouts.question * 2.0 ** (cut_off // 2))
+        try:
+            async with asyncio.timeout(limit) as clock:
+
+                def moved() -> None:
+                    nonlocal limit
+                    limit = idle
+                    if not clock.expired():
+                        clock.reschedule(loop.time() + idle)
+
+                mark.moved = moved
+                return await exchange
+        except TimeoutError:
+            if request.query:  # of one task: others may be answered at once
+                self._cut_off[asked] = min(cut_off + 1, MOST_CUT_OFF)
+        finally:
+            mark.moved = None
+        return self._trouble(mark, f"no answer within {limit:g} s")
+
+    async def _patiently(
+        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
+    ) -> Reply | ApikleyError:
+        """Wait for createTask's answer, and never give it up while it lies in the socket.
+
+        When the loop itself stood still, the timer and the answer come due together: then the
+        answer gets five more seconds to be read.
+        """
+        limit = self._timeouts.connect + self._timeouts.answer
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(exchange)
+        try:
+            due = loop.time() + limit
+            await asyncio.wait({task}, timeout=limit)
+            if not task.done() and loop.time() - due > STALL:
+                await asyncio.wait({task}, timeout=GRACE)
+            if task.done():
+                return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+        return self._trouble(mark, f"no answer within {self._timeouts.answer:g} s")
+
+    async def _exchange(self, request: Request, mark: _Mark) -> Reply | ApikleyError:
+        """One request, and whatever comes of it as a value."""
+        url = URL(self._base + request.path).with_query(dict(request.query) or None)
+        session = self._session(request.repeatable)
+        try:
+            async with session.request(
+                request.method,
+                url,
+                data=_payload(request, mark),
+                headers=self._headers(request),
+                allow_redirects=False,
+                proxy=self._proxy,
+                ssl=self._network.ssl or True,
+                trace_request_ctx=mark,
+            ) as response:
+                mark.answer = _Answer(response.status, response.headers)
+                await _read(response, mark.answer)
+                return self._reply(mark.answer)
+        except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
+            return self._trouble(mark, "its certificate is not valid", permanent=True)
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            return self._trouble(mark, "the address is not one", permanent=True)
+        except TimeoutError:
+            return self._trouble(mark, f"no connection within {self._timeouts.connect:g} s")
+        except aiohttp.ClientConnectorError as exc:
+            return self._trouble(mark, exc.os_error.strerror or type(exc.os_error).__name__)
+        except (aiohttp.ClientError, OSError) as exc:
+            return self._trouble(mark, type(exc).__name__)
+        except Exception as exc:  # noqa: BLE001 - what aiohttp did not foresee ends here as well
+            return self._trouble(mark, type(exc).__name__, permanent=True)
+
+    def _reply(self, answer: _Answer) -> Reply:
+        text = self._key.blot(answer.content.decode(errors="replace"))
+        kept = {
+            name: self._key.blot(answer.headers[name])
+            for name in HEADERS_KEPT
+            if name in answer.headers
+        }
+        return Reply(answer.status, text, kept, answer.complete)
+
+    def _trouble(self, mark: _Mark, why: str, *, permanent: bool = False) -> Reply | ApikleyError:
+        if mark.answer is not None:
+            return self._reply(mark.answer)  # what broke off may hold the task id all the same
+        if mark.sent:
+            return UnansweredError(f"{self._host} was asked but did not answer: {why}")
+        return UnreachableError(f"{self._host} was not reached: {why}", permanent=permanent)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        headers: dict[str, str] = {"Authorization": _Header(f"Bearer {self._key.reveal()}")}
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        return headers
+
+    def _session(self, repeatable: bool) -> aiohttp.ClientSession:
+        if repeatable not in self._sessions:
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_reuseconn.append(_mark_kept)
+            trace.on_connection_create_start.append(_refuse_repeat)
+            trace.on_request_headers_sent.extend((_refuse_repeat, _mark_sent))
+            options: Mapping[str, Any] = (
+                {"limit": CONNECTIONS, "keepalive_timeout": KEEP_ALIVE}
+                if repeatable
+                else {"limit": 0, "force_close": True}
+            )
+            self._sessions[repeatable] = aiohttp.ClientSession(
+                connector=self._network.connect(socket_factory=self._open_socket, **options),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
+                headers={
+                    "Accept": "application/json",
+                    "Accept-Encoding": "identity",
+                    "User-Agent": self._network.user_agent,
+                },
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[trace],
+                trust_env=False,  # it would read netrc
+            )
+        return self._sessions[repeatable]
+
+    def _open_socket(self, info: Any) -> socket.socket:
+        family, kind, protocol, _name, address = info
+        if self._proxy is None and self._host != address[0]:
+            self._network.seen.made_up = is_made_up(address[0])
+        opened = socket.socket(family, kind, protocol)
+        with contextlib.suppress(OSError):  # what lies in its buffer is no progress that we see
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
+        self._sockets.add(opened)
+        return opened
+
+
+class _Body(io.BytesIO):
+    """A body that tells when a piece of it is taken to be sent."""
+
+    def __init__(self, content: bytes, mark: _Mark) -> None:
+        super().__init__(content)
+        self._mark = mark
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._mark.moved is not None:
+            self._mark.moved()
+        return super().read(size)
+
+
+def _payload(request: Request, mark: _Mark) -> Any:
+    if request.form is None:
+        content = request.content()
+        return content and _Body(content, mark)
+    form = aiohttp.FormData()
+    for name, value in request.form.items():
+        if isinstance(value, File):
+            form.add_field(
+                name, _Body(value.content, mark), filename=value.name, content_type=value.kind
+            )
+        else:
+            form.add_field(name, value)
+    return form
+
+
+async def _read(response: aiohttp.ClientResponse, answer: _Answer) -> None:
+    async for chunk in response.content.iter_any():
+        answer.content += chunk
+        if len(answer.content) > LARGEST_ANSWER:
+            del answer.content[LARGEST_ANSWER:]
+            return
+    answer.complete = True

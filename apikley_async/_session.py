@@ -1,0 +1,109 @@
+"""What a client has in one event loop, and how it is put together."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import attrs
+
+from apikley_async._api import Questions
+from apikley_async._clock import Clock
+from apikley_async._download.fetch import fetch_faults
+from apikley_async._download.saver import Films
+from apikley_async._http import HttpTransport, Network, Secret, Transport
+from apikley_async._limiter import Limiter
+from apikley_async._retry import Backoff
+from apikley_async._spending import Spending
+from apikley_async._storyboard import Urls, Work
+from apikley_async._submission import Observer, Submitter
+from apikley_async._tasks import House
+from apikley_async._uploads import Images
+from apikley_async.errors import StoryboardError
+
+__all__ = ["Rooms", "Settings", "open_rooms"]
+
+
+@attrs.frozen
+class Settings:
+    """What a client was told when it was made; good for every loop.
+
+    Attributes:
+        limiter: paces submissions; *looking* paces everything else.
+        spending: bounds what submissions may cost.
+        pace: how often jobs poll; *called_pace* where a callback is expected.
+        max_running: films that it has running at once.
+        near: whether films and images may lie on this machine.
+    """
+
+    key: Secret
+    base_url: str
+    network: Network
+    limiter: Limiter
+    looking: Limiter
+    spending: Spending
+    pace: Backoff
+    called_pace: Backoff
+    max_running: int
+    not_created: frozenset[int]
+    allow_private: bool
+    near: bool
+    transport: Transport | None
+    clock: Clock
+    rng: random.Random
+
+    def check_image_url(self, url: str, place: str = "image") -> None:
+        """Refuse what the service cannot fetch, before anything is sent."""
+        near, private = self.near, self.allow_private
+        if faults := [*fetch_faults(url, allow_private=private, allow_loopback=near)]:
+            raise StoryboardError([f"{place}: {fault}" for fault in faults])
+
+
+@attrs.frozen
+class Rooms:
+    """Everything that is made anew for each event loop. *deaf* ends the hearing of callbacks."""
+
+    settings: Settings
+    house: House
+    transport: Transport
+    questions: Questions
+    submitter: Submitter
+    images: Images
+    films: Films
+    deaf: Callable[[], None]
+
+    async def urls_of(self, work: Work) -> Urls:
+        """Where the service finds the images of *work*; files are uploaded first."""
+        async with self.house.inside():
+            return await self.images.urls_of(work, self.settings.check_image_url)
+
+
+def open_rooms(
+    settings: Settings, observer: Observer, listen: Callable[[], Callable[[], None]]
+) -> Rooms:
+    """Put the rooms together, in the running loop; *listen* begins the hearing of callbacks."""
+    house, clock, rng, network = House(), settings.clock, settings.rng, settings.network
+    timeouts = network.timeouts
+    transport = settings.transport or HttpTransport(settings.key, settings.base_url, network)
+    questions = Questions(
+        house, transport, settings.looking, timeouts=timeouts, clock=clock, rng=rng
+    )
+    submitter = Submitter(
+        transport,
+        settings.limiter,
+        observer,
+        timeouts=timeouts,
+        not_created=settings.not_created,
+        clock=clock,
+        rng=rng,
+    )
+    films = Films(
+        reissue=questions.new_links,
+        allow_private=settings.allow_private,
+        allow_loopback=settings.near,
+        network=network,
+        clock=clock,
+        rng=rng,
+    )
+    images = Images(questions.store, clock=clock, rng=rng)
+    return Rooms(settings, house, transport, questions, submitter, images, films, listen())

@@ -1,0 +1,1 @@
+"""Every JSON spelling of the service: requests, envelopes, records, links. Pure."""

@@ -1,0 +1,1 @@
+"""Manifests: what a file asks for, one module for each format."""

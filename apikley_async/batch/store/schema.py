@@ -1,0 +1,170 @@
+"""The tables of a journal, how they came about, and what must always hold in them.
+
+A migration is only ever added at the end; the number of migrations is the schema's version.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TypeAlias
+
+from apikley_async.batch.states import TABLE, Event, State
+
+__all__ = [
+    "APPLICATION",
+    "MIGRATIONS",
+    "PURGE",
+    "RENAME",
+    "VERSION",
+    "Migrations",
+    "faults_of",
+    "migrate",
+]
+
+Migrations: TypeAlias = tuple[tuple[str, ...], ...]
+
+APPLICATION = 0x41506B6C  # "APkl", so that a journal is known from other databases
+
+RENAME, PURGE = "rename", "purge"  # events of the history that change no state
+STATES = ", ".join(f"'{state}'" for state in State)
+
+MIGRATIONS: Migrations = (
+    (
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT",
+        f"""CREATE TABLE item (
+            ord INTEGER PRIMARY KEY,
+            key TEXT NOT NULL UNIQUE,
+            payload TEXT NOT NULL,
+            payload_sum TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            base TEXT NOT NULL DEFAULT '',
+            source TEXT NOT NULL DEFAULT '',
+            state TEXT NOT NULL CHECK (state IN ({STATES})),
+            task_id TEXT UNIQUE,
+            cause TEXT,
+            fail_code TEXT,
+            fail_message TEXT,
+            credits REAL,
+            result TEXT,
+            success_at REAL,
+            files TEXT,
+            gone INTEGER NOT NULL DEFAULT 0
+        ) STRICT""",
+        "CREATE INDEX item_state ON item (state, ord)",
+        "CREATE INDEX item_digest ON item (digest)",
+        """CREATE TABLE attempt (
+            token TEXT PRIMARY KEY,
+            key TEXT NOT NULL REFERENCES item (key),
+            n INTEGER NOT NULL,
+            state TEXT NOT NULL CHECK (state IN
+                ('intent', 'accepted', 'refused', 'unsent', 'unknown', 'resolved', 'abandoned')),
+            fingerprint TEXT NOT NULL,
+            reserved REAL,
+            began_at REAL NOT NULL,
+            ended_at REAL,
+            http INTEGER,
+            code INTEGER,
+            task_id TEXT,
+            raw TEXT,
+            cause TEXT
+        ) STRICT""",
+        "CREATE INDEX attempt_key ON attempt (key)",
+        "CREATE INDEX attempt_state ON attempt (state)",
+        """CREATE TABLE event (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            at REAL NOT NULL,
+            mono REAL NOT NULL,
+            key TEXT NOT NULL,
+            event TEXT NOT NULL,
+            "from" TEXT NOT NULL,
+            "to" TEXT NOT NULL,
+            cause TEXT,
+            by TEXT
+        ) STRICT""",
+        "CREATE INDEX event_key ON event (key, seq)",
+    ),
+    (
+        # What callbacks have said about attempts whose answer was not there yet.
+        """CREATE TABLE inbox (
+            token TEXT NOT NULL REFERENCES attempt (token),
+            task_id TEXT NOT NULL,
+            at REAL NOT NULL,
+            PRIMARY KEY (token, task_id)
+        ) STRICT""",
+    ),
+    (
+        # What each attempt was charged; an item holds only what the last one was.
+        "ALTER TABLE attempt ADD COLUMN credits REAL",
+        """UPDATE attempt SET credits =
+            (SELECT credits FROM item WHERE item.task_id = attempt.task_id)""",
+        # Which attempt an event is about, where it is about one.
+        "ALTER TABLE event ADD COLUMN token TEXT",
+    ),
+    (
+        # Where runs have saved films, relative to the journal: no file lies elsewhere.
+        "CREATE TABLE folder (path TEXT PRIMARY KEY) STRICT",
+        # What the account had, before and after runs: evidence for uncertain films.
+        "CREATE TABLE balance (at REAL PRIMARY KEY, credits REAL NOT NULL) STRICT",
+    ),
+)
+VERSION = len(MIGRATIONS)
+
+
+def migrate(db: sqlite3.Connection, migrations: Migrations = MIGRATIONS) -> None:
+    """Bring the tables up to date, one version after the other, within the caller's transaction."""
+    [version] = db.execute("PRAGMA user_version").fetchone()
+    for number, script in enumerate(migrations[version:], start=version + 1):
+        for statement in script:
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {number}")
+
+
+# --- what must always hold ------------------------------------------------------------------------
+
+ROWS = {
+    "an item is submitted, ready or done without a task id": """
+        SELECT key FROM item WHERE task_id IS NULL
+        AND state IN ('submitted', 'success', 'done', 'failed', 'stalled', 'expired')""",
+    "an item is planned although an attempt may have been heard": """
+        SELECT key FROM attempt JOIN item USING (key)
+        WHERE item.state = 'planned' AND attempt.state IN ('intent', 'unknown')""",
+    "an item is uncertain without an uncertain attempt": """
+        SELECT key FROM item WHERE state = 'uncertain'
+        AND key NOT IN (SELECT key FROM attempt WHERE state = 'unknown')""",
+    "two attempts of one item were accepted without a person's word": """
+        SELECT key FROM attempt WHERE state IN ('accepted', 'resolved') GROUP BY key
+        HAVING count(*) > 1 + (SELECT count(*) FROM event
+            WHERE event.key = attempt.key AND event IN ('retry', 'resubmit'))""",
+    "an attempt belongs to no item": """
+        SELECT key FROM attempt WHERE key NOT IN (SELECT key FROM item)""",
+    "the history does not end in the item's state": """
+        SELECT item.key FROM item JOIN event ON event.seq =
+            (SELECT max(seq) FROM event WHERE event.key = item.key)
+        WHERE event."to" != item.state""",
+    "an item has moved without a history": """
+        SELECT key FROM item WHERE state != 'planned' AND key NOT IN (SELECT key FROM event)""",
+}
+
+
+def faults_of(db: sqlite3.Connection) -> list[str]:
+    """Check pages, rows and history; say every fault found."""
+    faults = [
+        f"the file: {row[0]}" for row in db.execute("PRAGMA integrity_check(20)") if row[0] != "ok"
+    ]
+    faults += [
+        f"a reference leads nowhere: {tuple(row)}" for row in db.execute("PRAGMA foreign_key_check")
+    ]
+    for fault, query in ROWS.items():
+        faults += [f"{row[0]}: {fault}" for row in db.execute(query)]
+    stands: dict[str, str] = {}
+    for key, event, before, following in db.execute(
+        'SELECT key, event, "from", "to" FROM event ORDER BY seq'
+    ):
+        if stands.get(key, State.PLANNED) != before:
+            faults.append(f"{key}: the history breaks off before {event}")
+        if event in (RENAME, PURGE) and before == following:
+            continue
+        if TABLE.get((State(before), Event(event))) != following:
+            faults.append(f"{key}: {event} does not lead from {before} to {following}")
+        stands[key] = following
+    return faults

@@ -1,0 +1,1 @@
+"""The commands of `apikley`, one module for each group."""

@@ -1,0 +1,1 @@
+"""The simulator's callbacks: what they say and how they are sent."""

@@ -1,0 +1,1 @@
+"""The simulated service itself, without any I/O: tasks, credits, limits, the ledger."""

@@ -1,0 +1,1 @@
+"""The simulator's films: frames, encoding, and the queue that renders them."""

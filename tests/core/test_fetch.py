@@ -1,0 +1,728 @@
+"""The hosts of films: asked without a key, only where films may come from, five redirects far."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gzip
+import ipaddress
+import re
+import socket
+import ssl as tls
+import traceback
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+from aiohttp.abc import AbstractResolver, ResolveResult
+from filehost import FileHost, Turn, Version, bent, cut, film, honest, says
+from rawserver import Act, Heard, Line, RawServer
+
+from apikley_async._download.fetch import Hosts, innermost, is_public, literal
+from apikley_async._download.media import Body, BrokenOffError, GoneError, Held
+from apikley_async._http import HttpTransport, Network, Secret
+from apikley_async._retry import Timeouts
+from apikley_async._wire.envelope import Request
+from apikley_async.errors import DownloadError, UnreachableError
+
+FILM = film()
+
+
+class Sink:
+    """Takes what comes."""
+
+    def __init__(self) -> None:
+        self.body: Body | None = None
+        self.data = b""
+
+    async def __call__(self, body: Body, chunks: AsyncIterator[bytes]) -> None:
+        self.body = body
+        async for chunk in chunks:
+            self.data += chunk
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    *, loopback: bool = True, private: bool = False, **network: Any
+) -> AsyncIterator[Hosts]:
+    hosts = Hosts(Network(**network), allow_loopback=loopback, allow_private=private)
+    try:
+        yield hosts
+    finally:
+        await hosts.aclose()
+
+
+class Names(AbstractResolver):
+    """A resolver of the test's own; *answers* are given one a question, the last for ever."""
+
+    def __init__(self, *answers: str) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        self.asked.append(host)
+        address = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=kind,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+        ]
+
+    async def close(self) -> None:
+        return
+
+
+def with_names(names: AbstractResolver) -> Callable[..., aiohttp.BaseConnector]:
+    """A network whose names mean what *names* says, and whose public part is unreachable."""
+
+    def connect(*, socket_factory: Callable[[Any], socket.socket], **options: Any) -> Any:
+        def only_this_machine(info: Any) -> socket.socket:
+            made = socket_factory(info)  # the house's own check comes first
+            if ipaddress.ip_address(info[4][0]).is_loopback:
+                return made
+            made.close()
+            raise OSError(errno.ENETUNREACH, "no network beyond this machine in tests")
+
+        options |= {"resolver": names, "use_dns_cache": False}
+        return aiohttp.TCPConnector(socket_factory=only_this_machine, **options)
+
+    return connect
+
+
+# --- asking ----------------------------------------------------------------------------------
+
+
+async def test_a_file_comes_as_it_is() -> None:
+    """No compression, no cookies, and nothing that tells who we are beyond the usual."""
+    sink = Sink()
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/1.mp4?Signature=a%2Fb+c%20d", honest(Version(FILM)))
+
+        await hosts.pull(url, Held(), sink)
+
+    assert sink.data == FILM
+    (asked,) = host.requests
+    assert asked.path == "/1.mp4?Signature=a%2Fb+c%20d"  # a signed link is sent letter by letter
+    assert set(asked.headers) == {"host", "accept", "accept-encoding", "user-agent"}
+    assert asked.headers["accept-encoding"] == "identity"
+
+
+async def test_a_link_with_foreign_letters_is_encoded() -> None:
+    """Not every host escapes the names of its files."""
+    sink = Sink()
+    async with FileHost() as host, opened() as hosts:
+        host.serve("/%D1%84%D0%B8%D0%BB%D1%8C%D0%BC.mp4", honest(Version(FILM)))
+
+        await hosts.pull(f"{host.base}/фильм.mp4", Held(), sink)
+
+    assert sink.data == FILM
+
+
+async def test_the_rest_is_asked_for_with_its_version() -> None:
+    """Range and If-Range travel together (D4)."""
+    sink = Sink()
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/1.mp4", honest(Version(FILM)))
+
+        await hosts.pull(url, Held(500, len(FILM), '"v1"'), sink)
+
+    assert sink.data == FILM[500:]
+    assert host.requests[0].headers["range"] == "bytes=500-"
+    assert host.requests[0].headers["if-range"] == '"v1"'
+
+
+def packed(data: bytes, **changes: Any) -> Turn:
+    """Serve *data* as a host that says it is gzip."""
+    return bent(honest(Version(data)), headers={"Content-Encoding": "gzip"}, **changes)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_packed_film_is_unpacked(framing: str) -> None:
+    """Some hosts pack everything, asked or not; what comes vouches for no version."""
+    sink = Sink()
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/1.mp4", packed(gzip.compress(FILM), framing=framing))
+
+        await hosts.pull(url, Held(), sink)
+
+    assert sink.data == FILM
+    assert sink.body == Body(0, None, None, None, packed=True)
+
+
+async def test_what_is_only_called_gzip_comes_as_it_is() -> None:
+    """The bytes decide before the label."""
+    sink = Sink()
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/1.mp4", packed(FILM))
+
+        await hosts.pull(url, Held(), sink)
+
+    assert sink.data == FILM
+
+
+async def test_a_bomb_is_unpacked_in_pieces() -> None:
+    """A few kilobytes never become gigabytes at once (D12)."""
+    largest = 0
+
+    async def receive(_body: Body, chunks: AsyncIterator[bytes]) -> None:
+        nonlocal largest
+        async for chunk in chunks:
+            largest = max(largest, len(chunk))
+
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/1.mp4", packed(gzip.compress(b"\0" * 8 * 1024**2)))
+
+        await hosts.pull(url, Held(), receive)
+
+    assert 0 < largest <= 256 * 1024
+
+
+async def test_packed_bytes_that_end_too_early_are_broken_off() -> None:
+    """The packing itself says whether it is all there."""
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/1.mp4", packed(gzip.compress(FILM)[:-9]))
+
+        with pytest.raises(BrokenOffError, match="too early"):
+            await hosts.pull(url, Held(), Sink())
+
+
+async def test_what_cannot_be_unpacked_is_no_film() -> None:
+    """Another link may do better."""
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/1.mp4", packed(b"\x1f\x8b" + b"\0" * 500))
+
+        with pytest.raises(GoneError, match="no gzip"):
+            await hosts.pull(url, Held(), Sink())
+
+
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        (cut(honest(Version(FILM)), 100), BrokenOffError),
+        (cut(honest(Version(FILM)), 100, "reset"), BrokenOffError),
+        (cut(honest(Version(FILM)), 0, "reset"), BrokenOffError),
+        (bent(cut(honest(Version(FILM)), 100), framing="chunked"), BrokenOffError),
+        (bent(honest(Version(FILM)), length=len(FILM) + 1, ending="close"), BrokenOffError),
+        (says(503), BrokenOffError),
+        (says(403), GoneError),
+        (says(418), DownloadError),
+        (says(200, b"", Nonsense="a" * 20_000), BrokenOffError),
+        (says(301, Location="ftp://cdn.test/1.mp4"), DownloadError),
+        (says(302, Location="file:///etc/passwd"), DownloadError),
+        (says(302, Location="https://user:secret@cdn.test/"), DownloadError),
+        (says(302, Location="//[broken/"), DownloadError),
+        (says(302, Location="http://cdn.test/a b"), DownloadError),
+        (says(302, Location="http://127.0.0.1:99999/"), DownloadError),
+    ],
+)  # fmt: skip
+async def test_trouble_is_told_in_our_own_words(turn: Any, expected: type[Exception]) -> None:
+    """No exception of aiohttp gets out, nor a signed link, not even as a context (S2, S11)."""
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/1.mp4?Signature=canary", turn)
+
+        with pytest.raises(expected) as raised:
+            await hosts.pull(url, Held(), Sink())
+
+    seen = raised.value
+    assert seen.__context__ is None
+    assert "aiohttp" not in type(seen).__module__
+    assert "canary" not in "".join(traceback.format_exception(seen))
+    assert "secret" not in str(seen)
+
+
+@pytest.mark.parametrize("port", [1])
+async def test_a_host_that_is_not_there_may_come_back(port: int) -> None:
+    """A refused connection is a pause, not an end."""
+    async with opened() as hosts:
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(f"http://127.0.0.1:{port}/1.mp4", Held(), Sink())
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".test", "a..test", ".", "xn--", "exa$mple.test"])
+async def test_a_host_that_cannot_be_spelled(host: str) -> None:
+    """A name that is none is a bad link, never an error of a library."""
+    async with opened() as hosts:
+        with pytest.raises((DownloadError, BrokenOffError)) as raised:
+            await hosts.pull(f"https://{host}/1.mp4", Held(), Sink())
+
+    assert raised.value.__context__ is None
+
+
+@pytest.mark.virtual
+async def test_silence_ends() -> None:
+    """A host that stops sending is given up after a minute, one that takes no call after ten."""
+    loop = asyncio.get_running_loop()
+    async with FileHost() as host, opened(timeouts=Timeouts(connect=10)) as hosts:
+        url = host.serve("/1.mp4", cut(honest(Version(FILM)), 100, "stall"))
+        begun = loop.time()
+
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(url, Held(), Sink())
+
+        assert 60 <= loop.time() - begun <= 62
+
+
+def dribbles(begins: bytes, piece: bytes) -> Act:
+    """Begin so, and go on with *piece* every five seconds for ever."""
+
+    async def act(line: Line, _heard: Heard) -> None:
+        await line.say(begins)
+        while True:
+            await asyncio.sleep(5)
+            await line.say(piece)
+
+    return act
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+DRIBBLE = {
+    "a header": dribbles(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"."),
+    "headers": dribbles(b"HTTP/1.1 200 OK\r\n", b"X-Slow: 1\r\n"),
+    "1xx answers": dribbles(b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+    "a chunk's extension": dribbles(CHUNKED + b"4\r\nfilm\r\n4;x=", b"."),
+    "a trailer": dribbles(CHUNKED + b"4\r\nfilm\r\n0\r\nX-Slow: ", b"."),
+    "trailers": dribbles(CHUNKED + b"4\r\nfilm\r\n0\r\n", b"X: 1\r\n"),
+}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("what", DRIBBLE)
+async def test_a_host_that_dribbles_is_given_up(what: str) -> None:
+    """Bytes that are none of the film are silence: a minute of them is enough."""
+    loop = asyncio.get_running_loop()
+    async with RawServer(DRIBBLE[what]) as server, opened() as hosts:
+        begun = loop.time()
+
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(f"{server.url}/1.mp4", Held(), Sink())
+
+        assert loop.time() - begun <= 71
+
+
+async def test_each_request_is_logged_without_its_link(caplog: pytest.LogCaptureFixture) -> None:
+    """A link is as good as the film: the log has its host, what was answered, and when."""
+    caplog.set_level("DEBUG", "apikley_async")
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/secret.mp4?signature=secret", honest(Version(FILM)))
+        await hosts.pull(url, Held(), Sink())
+
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
+    assert re.fullmatch(r"GET a film from [0-9.]+: HTTP 200 in \d+ ms, from byte 0", line)
+
+
+NOTHING_PACKED = {
+    "a name in its header": (b"\x1f\x8b\x08\x08\0\0\0\0\0\x03", b"name" * 256),
+    "empty blocks": (b"\x1f\x8b\x08\0\0\0\0\0\0\x03", b"\0\0\0\xff\xff" * 256),
+}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("what", NOTHING_PACKED)
+async def test_what_unpacks_to_nothing_is_silence(what: str) -> None:
+    """Packed bytes without end of which no film comes: a minute of them is enough."""
+    loop = asyncio.get_running_loop()
+    begins, piece = NOTHING_PACKED[what]
+
+    async def act(line: Line, _heard: Heard) -> None:
+        await line.say(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + begins)
+        while True:
+            await asyncio.sleep(1)
+            await line.say(piece)
+
+    async with RawServer(act) as server, opened() as hosts:
+        begun = loop.time()
+
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(f"{server.url}/1.mp4", Held(), Sink())
+
+        assert loop.time() - begun <= 71
+
+
+@pytest.mark.virtual
+async def test_silence_is_what_the_caller_says() -> None:
+    """`Timeouts.idle` bounds it."""
+    loop = asyncio.get_running_loop()
+    async with FileHost() as host, opened(timeouts=Timeouts(idle=7)) as hosts:
+        url = host.serve("/1.mp4", cut(honest(Version(FILM)), 100, "stall"))
+        begun = loop.time()
+
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(url, Held(), Sink())
+
+        assert 7 <= loop.time() - begun <= 8
+
+
+# --- redirects -------------------------------------------------------------------------------
+
+
+def chain(host: FileHost, length: int, status: int = 302) -> str:
+    for number in range(length):
+        host.serve(f"/{number}", says(status, Location=f"/{number + 1}"))
+    host.serve(f"/{length}", honest(Version(FILM)))
+    return f"{host.base}/0"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_five_redirects_are_followed(status: int) -> None:
+    """Each with headers built anew: the range travels along, a key never could (D9)."""
+    sink = Sink()
+    async with FileHost() as host, opened() as hosts:
+        url = chain(host, 5, status)
+
+        await hosts.pull(url, Held(500, len(FILM), '"v1"'), sink)
+
+    assert sink.data == FILM[500:]
+    assert {asked.headers["range"] for asked in host.requests} == {"bytes=500-"}
+    assert not any("authorization" in asked.headers for asked in host.requests)
+
+
+async def test_six_redirects_are_too_many() -> None:
+    """Nobody is led in circles for ever (D10)."""
+    async with FileHost() as host, opened() as hosts:
+        with pytest.raises(DownloadError, match="redirects more than 5 times"):
+            await hosts.pull(chain(host, 6), Held(), Sink())
+        host.serve("/again", says(302))  # without a Location: to itself
+
+        with pytest.raises(DownloadError, match="redirects more than 5 times"):
+            await hosts.pull(f"{host.base}/again", Held(), Sink())
+
+
+async def test_no_error_shows_the_link() -> None:
+    """A signed link is as good as the film: errors name the host alone (S11)."""
+    async with FileHost() as host, opened() as hosts:
+        link = host.serve("/film.mp4?Signature=canary", says(302))
+
+        with pytest.raises(DownloadError, match="redirects more than") as caught:
+            await hosts.pull(link, Held(), Sink())
+
+    assert "film.mp4" not in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+async def test_no_host_knows_us_again() -> None:
+    """What one request is given to remember, the next does not show (S10)."""
+    async with FileHost() as host, opened() as hosts:
+        host.serve("/a", says(302, Location="/b", Set_Cookie="visitor=7; Path=/"))
+        host.serve("/b", says(200, b"film", Content_Type="video/mp4"))
+
+        await hosts.pull(f"http://localhost:{host.port}/a", Held(), Sink())
+
+    assert [asked.path for asked in host.requests] == ["/a", "/b"]
+    assert not any("cookie" in asked.headers for asked in host.requests)
+
+
+def certified(host: str = "127.0.0.1") -> tuple[tls.SSLContext, tls.SSLContext]:
+    """The contexts of a server and of a client that trusts it."""
+    authority = trustme.CA()
+    server = tls.SSLContext(tls.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host).configure_cert(server)
+    client = tls.create_default_context()
+    authority.configure_trust(client)
+    return server, client
+
+
+@pytest.mark.parametrize("scheme", ["http", "HTTP"])
+async def test_https_never_leads_to_http(scheme: str) -> None:
+    """What began in private does not end in the open (D10)."""
+    server, client = certified()
+    async with FileHost(ssl=server) as safe, FileHost() as plain, opened(ssl=client) as hosts:
+        plain.serve("/1.mp4", honest(Version(FILM)))
+        onward = f"{scheme}://127.0.0.1:{plain.port}/1.mp4"
+        url = safe.serve("/0", says(302, Location=onward))
+
+        with pytest.raises(DownloadError, match="from https to something less"):
+            await hosts.pull(url, Held(), Sink())
+
+    assert plain.connections == 0
+
+
+async def test_http_may_lead_to_https() -> None:
+    """The other way round is an improvement."""
+    server, client = certified()
+    sink = Sink()
+    async with FileHost(ssl=server) as safe, FileHost() as plain, opened(ssl=client) as hosts:
+        onward = safe.serve("/1.mp4", honest(Version(FILM)))
+        url = plain.serve("/0", says(302, Location=onward))
+
+        await hosts.pull(url, Held(), sink)
+
+    assert sink.data == FILM
+
+
+@pytest.mark.parametrize("issued_for", ["127.0.0.1", "somebody-else.test"])
+async def test_a_wrong_certificate_is_the_end(issued_for: str) -> None:
+    """An untrusted or foreign certificate is refused at once and no request is sent (N1)."""
+    server, client = certified(issued_for)
+    trusted = None if issued_for == "127.0.0.1" else client
+    async with FileHost(ssl=server) as host, opened(ssl=trusted) as hosts:
+        url = host.serve("/1.mp4", honest(Version(FILM)))
+
+        with pytest.raises(DownloadError, match="certificate"):
+            await hosts.pull(url, Held(), Sink())
+
+    assert host.requests == []
+
+
+@pytest.mark.parametrize("url", ["http://cdn.test/1.mp4", "HTTP://cdn.test/1.mp4"])
+async def test_only_https_leaves_this_machine(url: str) -> None:
+    """Plain http is for this machine alone, however it is spelled."""
+    names = Names("203.0.113.1")
+    async with opened(connect=with_names(names)) as hosts:
+        with pytest.raises(DownloadError, match="https only"):
+            await hosts.pull(url, Held(), Sink())
+
+    assert names.asked == []
+
+
+# --- addresses -------------------------------------------------------------------------------
+
+INNER = [
+    "127.0.0.1",
+    "2130706433",  # decimal
+    "017700000001",  # octal
+    "0x7f000001",  # hex
+    "0177.0.0.1",
+    "0x7f.0.0.1",
+    "127.1",  # short
+    "127.0.0.1.",  # with a trailing dot
+    "2130706433.",
+    "localhost",
+    "localhost.",
+    "LOCALHOST",
+    "films.localhost",
+    "0.0.0.0",
+    "[::1]",
+    "[::]",
+    "[::ffff:127.0.0.1]",  # IPv4-mapped
+    "[::ffff:7f00:1]",
+    "[64:ff9b::7f00:1]",  # NAT64
+    "[64:ff9b:1::7f00:1]",
+    "[2002:7f00:1::]",  # 6to4
+    "[2001:0:7f00:1::]",  # Teredo
+    "[::127.0.0.1]",  # IPv4-compatible
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",  # where clouds keep their secrets
+    "2852039166",
+    "100.64.0.1",
+    "[fe80::1]",
+    "[fec0::1]",
+    "[fd00:ec2::254]",
+    "224.0.0.1",
+    "255.255.255.255",
+]
+
+
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("proxied", [False, True])
+async def test_no_link_leads_inside(inner: str, proxied: bool) -> None:
+    """However an inner address is written, it is refused and gets no request (D10).
+
+    Through a proxy too, which would resolve it for us.
+    """
+    async with FileHost() as host:
+        proxy = host.base if proxied else None
+        async with opened(loopback=False, proxy=proxy) as hosts:
+            with pytest.raises(DownloadError, match="private network"):
+                await hosts.pull(f"https://{inner}:{host.port}/1.mp4", Held(), Sink())
+
+    assert host.connections == 0
+
+
+@pytest.mark.parametrize("inner", ["169.254.169.254", "2852039166", "[::ffff:10.0.0.1]", "10.1"])
+async def test_no_redirect_leads_inside(inner: str) -> None:
+    """No host can send us where we would not go ourselves (D10)."""
+    async with FileHost() as host, opened() as hosts:
+        url = host.serve("/0", says(302, Location=f"https://{inner}:{host.port}/1.mp4"))
+
+        with pytest.raises(DownloadError, match="private network"):
+            await hosts.pull(url, Held(), Sink())
+
+    assert len(host.requests) == 1
+
+
+@pytest.mark.parametrize("name", ["１２７.0.0.1", "①②⑦.0.0.1", "rebound.test"])
+async def test_a_name_that_means_an_inner_address(name: str) -> None:
+    """What counts is the address a connection is made to, whatever its name (D10)."""
+    names = Names("127.0.0.1")
+    async with FileHost() as host, opened(loopback=False, connect=with_names(names)) as hosts:
+        with pytest.raises(DownloadError, match="private network"):
+            await hosts.pull(f"https://{name}:{host.port}/1.mp4", Held(), Sink())
+
+    assert host.connections == 0
+
+
+async def asked_for_the_api(network: Network, url: str = "https://api.test") -> None:
+    """A connection to the API is tried; nothing answers there."""
+    transport = HttpTransport(Secret("k" * 20), url, network)
+    with pytest.raises(UnreachableError):
+        await transport.send(Request("GET", "/x"))
+    await transport.aclose()
+
+
+async def test_names_may_be_made_up_while_the_apis_own_name_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A proxy or VPN here that answers every name with 198.18.0.0/15; said once (D10)."""
+    names = Names("198.18.0.5")
+    network = Network(connect=with_names(names))
+    hosts = Hosts(network)
+    film = "https://films.test/1.mp4"
+
+    with pytest.raises(DownloadError, match=r"private network .198\.18\.0\.5.*allow_private"):
+        await hosts.pull(film, Held(), Sink())
+    await asked_for_the_api(network)
+    for _ in range(2):
+        with pytest.raises(BrokenOffError):  # allowed, but not reachable from a test
+            await hosts.pull(film, Held(), Sink())
+    for literally in ("https://198.18.0.5/1.mp4", "https://3323068421/1.mp4"):
+        with pytest.raises(DownloadError, match="private network"):
+            await hosts.pull(literally, Held(), Sink())
+    names.answers = ["10.0.0.1"]
+    with pytest.raises(DownloadError, match="private network"):
+        await hosts.pull(film, Held(), Sink())
+    names.answers = ["93.184.215.14"]
+    await asked_for_the_api(network)
+    names.answers = ["198.18.0.5"]
+    with pytest.raises(DownloadError, match="private network"):
+        await hosts.pull(film, Held(), Sink())
+    await hosts.aclose()
+
+    assert caplog.text.count("198.18.0.0/15") == 1
+
+
+async def test_an_api_at_a_literal_address_makes_no_name_up() -> None:
+    """Whoever writes 198.18.0.5 himself has no proxy that answers so (D10)."""
+    network = Network(connect=with_names(Names("198.18.0.5")))
+    async with contextlib.aclosing(Hosts(network)) as hosts:
+        await asked_for_the_api(network, "https://198.18.0.5")
+        with pytest.raises(DownloadError, match="private network"):
+            await hosts.pull("https://films.test/1.mp4", Held(), Sink())
+
+
+@pytest.mark.parametrize("variables", [False, True])
+async def test_a_name_that_means_an_inner_address_is_not_asked_of_a_proxy(
+    variables: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy would look it up once more; what means nothing here is the proxy's business."""
+    known = {"inner.test": "10.0.0.1", "films.test": "93.184.215.14", "fake.test": "198.18.0.1"}
+    known["127.0.0.1"] = "127.0.0.1"  # some loops ask for an address as well
+
+    async def look_up(host: str, port: int, **_: Any) -> list[Any]:
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known[host], port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    async with FileHost() as proxy:
+        given: dict[str, Any] = {"proxy": proxy.base}
+        if variables:
+            given = {"variables": {"https": proxy.base, "no": "direct.test"}}
+        async with opened(loopback=False, **given) as hosts:
+            for inner in ("inner.test", "fake.test"):
+                with pytest.raises(DownloadError, match="private network"):
+                    await hosts.pull(f"https://{inner}/1.mp4", Held(), Sink())
+            assert proxy.connections == 0
+            for name in ("films.test", "unknown.test"):
+                with pytest.raises(BrokenOffError):  # it is no proxy
+                    await hosts.pull(f"https://{name}/1.mp4", Held(), Sink())
+            assert proxy.connections == 2
+
+
+@pytest.mark.parametrize("inner", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1"])
+async def test_a_name_that_changes_its_mind(inner: str) -> None:
+    """A resolver that says public first and inner afterwards leads nowhere (D11)."""
+    names = Names("93.184.215.14", inner)
+    async with FileHost() as host, opened(loopback=False, connect=with_names(names)) as hosts:
+        url = f"https://rebound.test:{host.port}/1.mp4"
+        with pytest.raises(BrokenOffError):
+            await hosts.pull(url, Held(), Sink())  # allowed, but not reachable from a test
+        with pytest.raises(DownloadError, match="private network"):
+            await hosts.pull(url, Held(), Sink())
+
+    assert names.asked == ["rebound.test"] * 2
+    assert host.connections == 0
+
+
+async def test_private_hosts_may_be_allowed() -> None:
+    """Whoever runs a service at home says so; loopback is then allowed too, by http."""
+    sink = Sink()
+    async with FileHost() as host, opened(loopback=False, private=True) as hosts:
+        url = host.serve("/1.mp4", honest(Version(FILM)))
+
+        await hosts.pull(url, Held(), sink)
+
+    assert sink.data == FILM
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("8.8.8.8", True),
+        ("2606:4700:4700::1111", True),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::8.8.8.8", True),
+        ("2002:808:808::", True),
+        ("192.0.2.1", False),
+        ("198.18.0.1", False),
+        ("240.0.0.1", False),
+        ("2001:db8::1", False),
+        ("::8.8.8.8", False),
+        ("fec0::1", False),
+        ("ff0e::1", False),
+        ("4000::1", False),
+    ],
+)
+def test_what_is_public(address: str, public: bool) -> None:
+    """Only what the whole world may reach, and the innermost address decides."""
+    assert is_public(innermost(ipaddress.ip_address(address))) is public
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("0x7F.1", "127.0.0.1"),
+        ("0300.0250.1", "192.168.0.1"),
+        ("::1", "::1"),
+        ("cdn.test", None),
+        ("cafe", None),
+        ("1.2.3.4.5", None),
+        ("256.1.1.1", None),
+        ("127.0.0.1 x", None),
+        ("", None),
+    ],
+)
+def test_addresses_in_disguise(host: str, expected: str | None) -> None:
+    """A host is read as the system would read it."""
+    address = literal(host)
+
+    assert (str(address) if address else None) == expected
+
+
+async def test_nothing_stays_open(recwarn: pytest.WarningsRecorder) -> None:
+    """After every kind of trouble the connections are back or closed (N8)."""
+    async with FileHost() as host, opened() as hosts:
+        for turn in (cut(honest(Version(FILM)), 100), says(403), says(302, Location="/1")):
+            url = host.serve("/1", turn)
+            for _ in range(3):
+                with contextlib.suppress(BrokenOffError, GoneError, DownloadError):
+                    await hosts.pull(url, Held(), Sink())
+        connector = hosts._session().connector
+
+        assert connector is not None
+        assert not connector._acquired

@@ -1,0 +1,800 @@
+"""`_many`: no more is bought than can be run, and everything bought is accounted for once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import logging
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turns import StrikingLoop, at_every_turn
+
+from apikley_async import Backoff, Job, ModelTask, Outcome, Result, Snapshot, SystemClock
+from apikley_async._generate import Making, Submitting, Works
+from apikley_async._limiter import running_slots
+from apikley_async._spending import Expense
+from apikley_async.errors import (
+    ClientClosedError,
+    InsufficientCreditsError,
+    JobFailedError,
+    JobTimeoutError,
+    MaintenanceError,
+    SubmissionUncertainError,
+)
+from apikley_async.virtual import VirtualLoop
+
+virtual = pytest.mark.virtual
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def work(number: int) -> ModelTask:
+    return ModelTask("a-model", {"number": number})
+
+
+def number_of(outcome: Outcome) -> int:
+    assert isinstance(outcome.work, ModelTask)
+    number: int = outcome.work.input["number"]
+    return number
+
+
+class Studio:
+    """Makes films as a client does, and keeps the books: what was bought, yielded, left.
+
+    A film takes 0.1 s before it is bought and *length(number)* seconds after. Numbers in *fail*
+    end badly, those in *doubt* end without an answer; from *poor* on the credits do not suffice.
+    """
+
+    def __init__(
+        self,
+        slots: int = 3,
+        *,
+        length: Any = lambda number: 10.0,
+        fail: frozenset[int] = frozenset(),
+        doubt: frozenset[int] = frozenset(),
+        poor: int | None = None,
+    ) -> None:
+        self.slots = running_slots(slots, SystemClock())
+        self.poor = poor
+        self.halted = asyncio.Event()
+        self._length, self._fail, self._doubt = length, fail, doubt
+        self.pulled: list[int] = []
+        self.bought: list[int] = []
+        self.doubted: list[int] = []
+        self.left: list[str] = []
+        self.left_in_doubt: list[str] = []
+        self.running = self.most_running = 0
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.jobs: dict[int, Job] = {}
+
+    def making(self, works: Works, *, window: int | None = None) -> Making:
+        return Making(
+            works,
+            window=window or self.slots.count,
+            running_slot=self.slots.take,
+            make=self.make,
+            spawn=self.spawn,
+            left_behind=lambda job: self.left.append(job.task_id),
+            in_doubt=lambda error: self.left_in_doubt.append(error.token),
+            halt=self.halted.set,
+        )
+
+    def works(self, count: int | None = None) -> Iterator[ModelTask]:
+        for number in itertools.count() if count is None else range(count):
+            self.pulled.append(number)
+            yield work(number)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def make(self, index: int, work: Any, metadata: Any) -> Outcome:
+        number: int = work.input["number"]
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await SystemClock().sleep(0.1, self.halted)
+            if self.halted.is_set():
+                return Outcome(index, work, error=ClientClosedError("Submitting was stopped"))
+            if self.poor is not None and number >= self.poor:
+                return Outcome(index, work, error=InsufficientCreditsError("no", code=402))
+            if number in self._doubt:
+                self.doubted.append(number)
+                doubt = SubmissionUncertainError("no answer", token=f"token_{number}")
+                return Outcome(index, work, error=doubt)
+            return await self._film(index, work, number)
+        finally:
+            self.running -= 1
+
+    async def _film(self, index: int, work: Any, number: int) -> Outcome:
+        self.bought.append(number)
+        job = self.jobs[number] = job_of(number)
+        try:
+            await asyncio.sleep(self._length(number))
+        except asyncio.CancelledError:
+            self.left.append(job.task_id)
+            raise
+        if number in self._fail:
+            return Outcome(index, work, job, error=JobFailedError("failed", task_id=job.task_id))
+        return Outcome(index, work, job, Result(job.task_id, ("https://films.test/1.mp4",)))
+
+    def settle(self, yielded: list[Outcome]) -> None:
+        """Check the books: everything is somewhere, nothing is anywhere twice."""
+        assert all(outcome.index == number_of(outcome) for outcome in yielded)
+        accounted = [f"task_{number_of(o)}" for o in yielded if o.job is not None] + self.left
+        assert sorted(accounted) == sorted(f"task_{number}" for number in self.bought)
+        doubts = [o.error for o in yielded if isinstance(o.error, SubmissionUncertainError)]
+        told = [error.token for error in doubts] + self.left_in_doubt
+        assert sorted(told) == sorted(f"token_{number}" for number in self.doubted)
+        assert self.running == 0
+        assert self.slots.in_use == 0
+        assert not self.tasks
+
+
+def job_of(number: int) -> Job:
+    rng = random.Random(1)
+    return Job(f"task_{number}", look=never, pace=Backoff(), clock=SystemClock(), rng=rng)
+
+
+async def never(task_id: str) -> Snapshot:
+    raise NotImplementedError
+
+
+async def collect(making: Making, *, ordered: bool = False) -> list[Outcome]:
+    return [outcome async for outcome in making.outcomes(ordered=ordered)]
+
+
+def nobody_else() -> bool:
+    return asyncio.all_tasks() == {asyncio.current_task()}
+
+
+# --- outcomes ------------------------------------------------------------------------------------
+
+
+def test_an_outcome_unwraps_to_its_result_or_raises() -> None:
+    """One word for whoever wants an exception after all."""
+    result, error = Result("task_1", ()), JobFailedError("failed")
+
+    assert Outcome(0, work(0), result=result).unwrap() is result
+    with pytest.raises(JobFailedError, match="failed"):
+        Outcome(0, work(0), error=error).unwrap()
+    with pytest.raises(JobFailedError, match="neither"):
+        Outcome(0, work(0)).unwrap()
+
+
+@virtual
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_films_come_as_they_finish_or_in_order(ordered: bool) -> None:
+    """By default whoever is ready first; in order a slow one holds up those behind it."""
+    studio = Studio(4, length=lambda number: [40.0, 10.0, 30.0, 20.0][number])
+
+    outcomes = await collect(studio.making(studio.works(4)), ordered=ordered)
+
+    assert [o.index for o in outcomes] == ([0, 1, 2, 3] if ordered else [1, 3, 2, 0])
+    studio.settle(outcomes)
+
+
+@virtual
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_no_works_no_outcomes(ordered: bool) -> None:
+    studio = Studio()
+
+    assert await collect(studio.making([]), ordered=ordered) == []
+    studio.settle([])
+
+
+@virtual
+async def test_one_failure_stops_nothing() -> None:
+    """Failures are values among the others."""
+    studio = Studio(fail=frozenset({1, 4}))
+
+    outcomes = await collect(studio.making(studio.works(6)), ordered=True)
+
+    assert [type(outcome.error) for outcome in outcomes] == [
+        JobFailedError if number in (1, 4) else type(None) for number in range(6)
+    ]
+    studio.settle(outcomes)
+
+
+@virtual
+@pytest.mark.parametrize("kind", ["list", "iterator", "async generator", "async iterable"])
+async def test_works_may_come_in_any_shape(kind: str) -> None:
+    """Anything that can be iterated, either way."""
+    studio = Studio()
+
+    async def generator() -> AsyncIterator[ModelTask]:
+        for item in studio.works(5):
+            await asyncio.sleep(1)
+            yield item
+
+    class Iterable:
+        def __aiter__(self) -> AsyncIterator[ModelTask]:
+            return generator()
+
+    shapes: dict[str, Any] = {
+        "list": list(studio.works(5)),
+        "iterator": studio.works(5),
+        "async generator": generator(),
+        "async iterable": Iterable(),
+    }
+
+    outcomes = await collect(studio.making(shapes[kind]), ordered=True)
+
+    assert [number_of(outcome) for outcome in outcomes] == [0, 1, 2, 3, 4]
+    studio.settle(outcomes)
+
+
+# --- back-pressure -------------------------------------------------------------------------------
+
+
+@virtual
+async def test_it_pulls_only_what_it_can_run() -> None:
+    """Of an endless input no more is taken than there are slots for."""
+    studio = Studio(3)
+    outcomes = studio.making(studio.works()).outcomes(ordered=False)
+    yielded = []
+
+    async with contextlib.aclosing(outcomes):
+        async for outcome in outcomes:
+            yielded.append(outcome)
+            assert len(studio.pulled) <= len(yielded) + 3
+            if len(yielded) == 30:
+                break
+
+    assert studio.most_running == 3
+    studio.settle(yielded)
+
+
+@virtual
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_a_slow_consumer_slows_the_buying(ordered: bool) -> None:
+    """Whoever takes an outcome a minute gets no heap of paid films behind it."""
+    studio = Studio(3, length=lambda number: 1.0)
+    yielded = list[Outcome]()
+
+    async for outcome in studio.making(studio.works(12)).outcomes(ordered=ordered):
+        yielded.append(outcome)
+        await asyncio.sleep(60)
+        assert len(studio.bought) <= len(yielded) - 1 + 3
+
+    assert len(yielded) == 12
+    studio.settle(yielded)
+
+
+@virtual
+async def test_slots_are_shared_with_others() -> None:
+    """What else runs on the same slots counts."""
+    studio = Studio(2)
+    async with studio.slots.take():
+        waiting = asyncio.create_task(collect(studio.making(studio.works(4))))
+        await asyncio.sleep(100)
+        assert studio.most_running == 1
+
+    studio.settle(await waiting)
+
+
+@virtual
+async def test_a_slow_source_delays_no_outcome() -> None:
+    """What is ready is yielded while the next work is still being thought of."""
+    studio = Studio(3, length=lambda number: 1.0)
+    arrived = list[float]()
+
+    async def slow() -> AsyncIterator[ModelTask]:
+        for item in studio.works(3):
+            yield item
+            await asyncio.sleep(100)
+
+    async for _ in studio.making(slow()).outcomes(ordered=False):
+        arrived.append(now())
+
+    assert arrived == pytest.approx([1.1, 101.1, 201.1])
+
+
+@given(
+    slots=st.integers(1, 4),
+    lengths=st.lists(st.sampled_from([0.0, 0.0, 1.0, 5.0, 5.0, 60.0]), max_size=14),
+    fail=st.frozensets(st.integers(0, 13), max_size=4),
+    doubt=st.frozensets(st.integers(0, 13), max_size=3),
+    poor=st.none() | st.integers(0, 13),
+    ordered=st.booleans(),
+    busy=st.sampled_from([0.0, 2.0, 30.0]),
+    stop_after=st.none() | st.integers(1, 14),
+)
+@settings(max_examples=80)
+def test_the_books_always_balance(
+    slots: int,
+    lengths: list[float],
+    fail: frozenset[int],
+    doubt: frozenset[int],
+    poor: int | None,
+    ordered: bool,
+    busy: float,
+    stop_after: int | None,
+) -> None:
+    """Any input, any consumer: what was bought is yielded or left behind, once (C1, I2)."""
+
+    async def main() -> None:
+        studio = Studio(slots, length=lengths.__getitem__, fail=fail, doubt=doubt, poor=poor)
+        making = studio.making(studio.works(len(lengths)))
+        yielded = []
+        ended = contextlib.suppress(InsufficientCreditsError)
+        with ended:
+            async with contextlib.aclosing(making.outcomes(ordered=ordered)) as outcomes:
+                async for outcome in outcomes:
+                    yielded.append(outcome)
+                    await asyncio.sleep(busy)
+                    if len(yielded) == stop_after:
+                        break
+        assert studio.most_running <= slots
+        assert len(studio.pulled) <= len(yielded) + slots
+        if stop_after is None:
+            assert sorted(o.index for o in yielded) == studio.pulled
+        if stop_after is None and poor is None:
+            assert len(yielded) == len(lengths)
+        if ordered:
+            assert [o.index for o in yielded] == list(range(len(yielded)))
+        studio.settle(yielded)
+        assert nobody_else()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+
+
+# --- a broken input ------------------------------------------------------------------------------
+
+
+@virtual
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("error", [ValueError("line 3"), ExceptionGroup("two", [OSError()])])
+async def test_an_error_of_the_input_comes_last(ordered: bool, error: Exception) -> None:
+    """First everything that was bought is handed on, then it is raised as it is."""
+    studio = Studio(5)
+    yielded = list[Outcome]()
+
+    def broken() -> Iterator[ModelTask]:
+        yield from studio.works(2)
+        raise error
+
+    async def consume() -> None:
+        async for outcome in studio.making(broken()).outcomes(ordered=ordered):
+            yielded.append(outcome)
+
+    with pytest.raises(type(error)) as caught:
+        await consume()
+
+    assert caught.value is error
+    assert [outcome.index for outcome in yielded] == [0, 1]
+    studio.settle(yielded)
+
+
+@virtual
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("kind", ["iterator", "async generator", "waiting for ever", "stubborn"])
+async def test_an_error_of_the_account_ends_the_pulling_and_comes_last(
+    ordered: bool, kind: str
+) -> None:
+    """Not one film more is pulled; each that was pulled is yielded once, then it is raised."""
+    studio = Studio(4, poor=5)
+    yielded = list[Outcome]()
+
+    async def source() -> AsyncGenerator[ModelTask, None]:
+        for item in studio.works(100):
+            yield item
+            if kind != "async generator" and len(studio.pulled) == 7:
+                try:
+                    await asyncio.sleep(10_000)
+                except asyncio.CancelledError:
+                    if kind != "stubborn":
+                        raise
+
+    async def consume() -> None:
+        works = studio.works(100) if kind == "iterator" else source()
+        async for outcome in studio.making(works).outcomes(ordered=ordered):
+            yielded.append(outcome)
+
+    with pytest.raises(InsufficientCreditsError):
+        await consume()
+
+    assert sorted(studio.bought) == [0, 1, 2, 3, 4]
+    assert len(studio.pulled) <= 10
+    assert sorted(outcome.index for outcome in yielded) == studio.pulled
+    assert all((o.error is None) == (o.index < 5) for o in yielded)
+    assert {type(o.error) for o in yielded if o.index >= 5} == {InsufficientCreditsError}
+    assert now() < 40
+    studio.settle(yielded)
+    assert nobody_else()
+
+
+def test_an_error_of_the_account_at_any_turn_loses_nothing() -> None:
+    """Whatever the driver does when it is stopped: the books balance, and no slot is lost."""
+
+    async def scenario(loop: StrikingLoop) -> None:
+        studio = Studio(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)
+        yielded = list[Outcome]()
+
+        async def source() -> AsyncGenerator[ModelTask, None]:
+            for item in studio.works(6):
+                await asyncio.sleep(0.05)
+                yield item
+
+        def strike() -> None:
+            studio.poor = 0
+
+        async def consume() -> None:
+            async for outcome in studio.making(source()).outcomes(ordered=False):
+                yielded.append(outcome)
+
+        consumer = asyncio.create_task(consume())
+        loop.strike = strike
+        await asyncio.wait({consumer})
+
+        error = consumer.exception()
+        assert isinstance(error, InsufficientCreditsError) or (error is None and len(yielded) == 6)
+        assert sorted(outcome.index for outcome in yielded) == studio.pulled
+        studio.settle(yielded)
+        assert nobody_else()
+
+    at_every_turn(scenario)
+
+
+class Desk:
+    """Submits as a client does, under maintenance for *minutes*; notes when it was asked."""
+
+    def __init__(self, minutes: float) -> None:
+        self.asked = list[float]()
+        self.stopped = False
+        self._ends = minutes * 60
+
+    async def submit(
+        self, work: Any, *, expense: Expense | None, metadata: Any
+    ) -> tuple[Job, float | None]:
+        if self.stopped:
+            raise ClientClosedError("Submitting was stopped")
+        self.asked.append(now())
+        await asyncio.sleep(0.1)
+        if now() < self._ends:
+            raise MaintenanceError("maintenance", code=455)
+        return job_of(1), None
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def submitting(self) -> Submitting:
+        return Submitting(self.submit, stop=self.stop, clock=SystemClock())
+
+
+@virtual
+async def test_maintenance_pauses_all_that_is_submitted() -> None:
+    """It is no film's failure: each is submitted again, and a pause is one for all."""
+    desk = Desk(minutes=5)
+    submitting = desk.submitting()
+
+    await asyncio.gather(*(submitting.submit(work(number), expense=None) for number in range(3)))
+
+    assert desk.asked == pytest.approx([0.0] * 3 + [120.1] * 3 + [420.2] * 3)
+
+
+@virtual
+async def test_maintenance_that_lasts_is_an_error() -> None:
+    desk = Desk(minutes=60)
+
+    with pytest.raises(MaintenanceError):
+        await desk.submitting().submit(work(1), expense=None)
+
+    assert desk.asked == pytest.approx([0.0, 120.1, 420.2, 1020.3])
+
+
+@virtual
+async def test_a_pause_for_maintenance_ends_when_submitting_is_stopped() -> None:
+    desk = Desk(minutes=60)
+    submitting = desk.submitting()
+    waiting = asyncio.create_task(submitting.submit(work(1), expense=None))
+    await asyncio.sleep(10)
+
+    submitting.stop()
+    with pytest.raises(ClientClosedError):
+        await waiting
+    assert now() == 10
+
+
+@virtual
+async def test_what_is_no_input_says_so() -> None:
+    """A single storyboard in the place of many."""
+    studio = Studio()
+
+    with pytest.raises(TypeError, match="not iterable"):
+        await collect(studio.making(work(1)))  # type: ignore[arg-type]
+
+    studio.settle([])
+
+
+@virtual
+async def test_the_source_is_read_by_one_task() -> None:
+    """A generator with a time-out or a task group across its yields works."""
+    studio = Studio()
+
+    async def guarded() -> AsyncIterator[ModelTask]:
+        async with asyncio.timeout(1000), asyncio.TaskGroup():
+            for item in studio.works(5):
+                yield item
+
+    studio.settle(await collect(studio.making(guarded())))
+
+
+@virtual
+async def test_a_source_that_swallows_its_cancel_buys_nothing_more() -> None:
+    """After the consumer has left nothing is bought, whatever the input does."""
+    studio = Studio(3)
+
+    async def stubborn() -> AsyncIterator[ModelTask]:
+        yield work(0)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1000)
+        yield work(1)
+
+    outcomes = studio.making(stubborn()).outcomes(ordered=False)
+    first = await anext(outcomes)
+    await outcomes.aclose()
+    await asyncio.sleep(100)
+
+    assert studio.bought == [0]
+    studio.settle([first])
+
+
+# --- leaving in the middle -----------------------------------------------------------------------
+
+
+@virtual
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("how", ["aclose", "collected", "raise"])
+async def test_breaking_off_leaves_by_name_what_was_bought(how: str, ordered: bool) -> None:
+    """Closed, forgotten or ended by an error: paid films are told, nothing runs on (C7)."""
+    studio = Studio(4, length=lambda number: [10.0, 1.0, 1.0, 60.0, 60.0][number])
+    yielded = list[Outcome]()
+
+    async def consume() -> None:
+        outcomes = studio.making(studio.works(5)).outcomes(ordered=ordered)
+        async for outcome in outcomes:
+            yielded.append(outcome)
+            await asyncio.sleep(0.5)
+            if how == "aclose":
+                await outcomes.aclose()
+            if how == "raise":
+                raise ZeroDivisionError
+            break
+
+    with contextlib.suppress(ZeroDivisionError):
+        await consume()
+    gc.collect()
+    await asyncio.sleep(1)
+
+    assert len(yielded) == 1
+    assert len(studio.left) >= 3
+    studio.settle(yielded)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_a_cancel_at_any_moment_loses_nothing(ordered: bool, again: bool) -> None:
+    """The consumer is cancelled, even a second time: the books balance (C1, C14, I2, I9)."""
+
+    async def scenario(loop: StrikingLoop) -> None:
+        lengths = [5.0, 0.0, 1.0, 0.0, 5.0, 0.3]
+        studio = Studio(
+            2,
+            length=lengths.__getitem__,
+            fail=frozenset({2}),
+            doubt=frozenset({3}),
+        )
+        yielded = list[Outcome]()
+
+        async def consume() -> None:
+            async for outcome in studio.making(studio.works(6)).outcomes(ordered=ordered):
+                yielded.append(outcome)
+                await asyncio.sleep(0.2)
+
+        def strike() -> None:
+            consumer.cancel()
+            if again:
+                loop.call_soon(consumer.cancel)
+
+        consumer = asyncio.create_task(consume())
+        loop.strike = strike
+        await asyncio.wait({consumer})
+        await asyncio.sleep(0.01)  # a loop that was left is closed by the collector, soon after
+
+        assert consumer.cancelled() or len(yielded) == 6
+        assert nobody_else()
+        studio.settle(yielded)
+        # All slots are there: as many as ever can run.
+        slots = Studio(2)
+        slots.slots = studio.slots
+        slots.settle(await collect(slots.making(slots.works(4))))
+
+    at_every_turn(scenario)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_closing_at_any_moment_hangs_nobody(ordered: bool) -> None:
+    """The tasks are ended from outside, as a closing client does: the consumer is told (C5)."""
+
+    async def scenario(loop: StrikingLoop) -> None:
+        studio = Studio(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)
+        yielded = list[Outcome]()
+
+        async def source() -> AsyncGenerator[ModelTask, None]:
+            for item in studio.works(6):
+                await asyncio.sleep(0.05)
+                yield item
+
+        async def consume() -> None:
+            async for outcome in studio.making(source()).outcomes(ordered=ordered):
+                yielded.append(outcome)
+
+        consumer = asyncio.create_task(consume())
+        loop.strike = lambda: [task.cancel() for task in studio.tasks]
+        await asyncio.wait({consumer})
+
+        assert not consumer.cancelled()
+        error = consumer.exception()
+        assert isinstance(error, ClientClosedError) or (error is None and len(yielded) == 6)
+        assert nobody_else()
+        studio.settle(yielded)
+
+    at_every_turn(scenario)
+
+
+def test_ending_one_film_at_any_moment_loses_no_slot() -> None:
+    """A film that is ended before it begins gives its slot back, too (C4)."""
+
+    async def scenario(loop: StrikingLoop) -> None:
+        studio = Studio(1, length=lambda number: 0.2)
+
+        def end_films() -> None:
+            for task in studio.tasks:
+                if "_film" in repr(task.get_coro()):
+                    task.cancel()
+
+        consumer = asyncio.create_task(collect(studio.making(studio.works(3), window=9)))
+        loop.strike = end_films
+        await asyncio.wait({consumer})
+
+        assert consumer.exception() is None or isinstance(consumer.exception(), ClientClosedError)
+        assert len(studio.pulled) == 3
+        assert studio.slots.in_use == 0
+        assert nobody_else()
+
+    at_every_turn(scenario)
+
+
+def test_a_run_that_ends_takes_everything_with_it() -> None:
+    """`asyncio.run` is over in the middle: no slot is lost, no task complains."""
+    studio = Studio(2)
+
+    async def main() -> None:
+        outcomes = studio.making(studio.works()).outcomes(ordered=False)
+        await anext(outcomes)
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(main())
+
+    assert studio.slots.in_use == 0
+    assert sorted(studio.left) == [f"task_{number}" for number in studio.bought[1:]]
+
+
+# --- what may be running -------------------------------------------------------------------------
+
+
+@virtual
+async def test_an_uncertain_film_keeps_its_slot() -> None:
+    """It may be running, so its slot is free after half an hour; the others go on (R13)."""
+    studio = Studio(2, doubt=frozenset({0}))
+    ready = dict[int, float]()
+
+    async for outcome in studio.making(studio.works(5)).outcomes(ordered=False):
+        ready[outcome.index] = now()
+
+    assert ready == pytest.approx({0: 0.1, 1: 10.1, 2: 20.2, 3: 30.3, 4: 40.4})
+
+
+@virtual
+async def test_all_uncertain_is_half_an_hour_of_waiting() -> None:
+    studio = Studio(2, doubt=frozenset({0, 1}))
+
+    outcomes = await collect(studio.making(studio.works(3)))
+
+    assert now() == pytest.approx(1810.2)
+    studio.settle(outcomes)
+
+
+@virtual
+async def test_a_doubt_that_nobody_took_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Broken off while an uncertain outcome waits: its token is not lost (I2)."""
+    studio = Studio(3, doubt=frozenset({1}), length=lambda number: 5.0)
+    making = studio.making(studio.works(3))
+    silent = Making(
+        studio.works(3),
+        window=3,
+        running_slot=studio.slots.take,
+        make=studio.make,
+        spawn=studio.spawn,
+        left_behind=lambda job: None,
+    )
+
+    with caplog.at_level(logging.WARNING):
+        for one in (making, silent):
+            outcomes = one.outcomes(ordered=True)
+            waiting = asyncio.ensure_future(anext(outcomes))
+            await asyncio.sleep(1)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+
+    assert studio.left_in_doubt == ["token_1"]
+    assert "token_1" in caplog.text
+
+
+@virtual
+async def test_what_is_finished_after_the_consumer_left_is_left_behind() -> None:
+    """A film that could not be stopped any more is not forgotten (A10)."""
+    studio = Studio(2, length=lambda number: 1.0)
+
+    async def make(index: int, work: Any, metadata: Any) -> Outcome:
+        film = asyncio.ensure_future(studio.make(index, work, metadata))
+        while not film.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({film})
+        return await film
+
+    making = Making(
+        studio.works(2),
+        window=2,
+        running_slot=studio.slots.take,
+        make=make,
+        spawn=studio.spawn,
+        left_behind=lambda job: studio.left.append(job.task_id),
+    )
+    outcomes = making.outcomes(ordered=False)
+    waiting = asyncio.ensure_future(anext(outcomes))
+    await asyncio.sleep(0.5)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+    assert waiting.cancelled()
+    studio.settle([])
+    assert studio.bought == [0, 1]
+
+
+@virtual
+async def test_a_time_out_is_left_behind_as_well() -> None:
+    """Not ready in time, and nobody took the outcome: the film goes on and has a name."""
+    studio = Studio(2)
+
+    async def make(index: int, work: Any, metadata: Any) -> Outcome:
+        outcome = await studio.make(index, work, metadata)
+        return Outcome(index, work, outcome.job, error=JobTimeoutError("late", job=outcome.job))
+
+    making = Making(
+        studio.works(2),
+        window=2,
+        running_slot=studio.slots.take,
+        make=make,
+        spawn=studio.spawn,
+        left_behind=lambda job: studio.left.append(job.task_id),
+    )
+    outcomes = making.outcomes(ordered=False)
+    first = await anext(outcomes)
+    await outcomes.aclose()
+
+    assert isinstance(first.error, JobTimeoutError)
+    assert studio.left == ["task_1"]

@@ -1,0 +1,1305 @@
+"""Films on their way to the disk: whole files under their names, or none, whatever the hosts do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import gzip
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filehost import (
+    PAGE,
+    Answer,
+    Asked,
+    FileHost,
+    Turn,
+    Version,
+    bent,
+    box,
+    cut,
+    film,
+    honest,
+    says,
+)
+
+from apikley_async import Result
+from apikley_async._clock import SystemClock
+from apikley_async._download.saver import AT_ONCE, Films, Line
+from apikley_async._http import Network
+from apikley_async._retry import Timeouts
+from apikley_async.errors import (
+    ApikleyError,
+    AuthenticationError,
+    DownloadError,
+    NotFoundError,
+    ResultExpiredError,
+    ServerError,
+    UnansweredError,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+FILM, OTHER = film(1), film(2, 22_000)
+V1, V2 = Version(FILM), Version(OTHER, '"v2"')
+GONE = says(403)
+
+
+class Reissue:
+    """The service's new links, in *rounds*: one a question, the last for ever."""
+
+    def __init__(self, *rounds: list[str | ApikleyError]) -> None:
+        self.rounds = list(rounds) or [[]]
+        self.asked: list[tuple[str, int, str]] = []
+
+    async def __call__(self, task_id: str, number: int, url: str) -> AsyncIterator[str]:
+        self.asked.append((task_id, number, url))
+        for link in self.rounds.pop(0) if len(self.rounds) > 1 else self.rounds[0]:
+            if isinstance(link, ApikleyError):
+                raise link
+            yield link
+
+
+@contextlib.asynccontextmanager
+async def saving(
+    reissue: Callable[[str, int, str], AsyncIterator[str]] | None = None, **timeouts: float
+) -> AsyncIterator[Films]:
+    films = Films(
+        reissue=reissue or Reissue(),
+        clock=SystemClock(),
+        rng=random.Random(7),
+        network=Network(Timeouts(**timeouts)),
+        allow_loopback=True,
+    )
+    try:
+        yield films
+    finally:
+        await films.aclose()
+
+
+def result(*urls: str, task_id: str = "task_1", **more: Any) -> Result:
+    return Result(task_id, urls, **more)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def seconds() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def open_files() -> set[str]:
+    """What this process has open, as far as it is a file on a disk."""
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc")
+    found = set()
+    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208 - the entries vanish as we look
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/self/fd/{entry}"))  # noqa: PTH115
+    return {path for path in found if ".part" in path or path.endswith(".mp4")}
+
+
+# --- the usual -------------------------------------------------------------------------------
+
+
+@pytest.mark.virtual
+async def test_every_file_of_a_result_is_saved(tmp_path: Path) -> None:
+    """Several URLs make several files, numbered in their order (P8)."""
+    async with FileHost() as host, saving() as films:
+        urls = [host.serve("/1", honest(V1)), host.serve("/2", honest(V2))]
+
+        paths = await films.save(result(*urls), tmp_path / "new" / "films")
+
+    assert [path.name for path in paths] == ["task_1-1.mp4", "task_1-2.mp4"]
+    assert [path.read_bytes() for path in paths] == [FILM, OTHER]
+    assert names(tmp_path / "new" / "films") == ["task_1-1.mp4", "task_1-2.mp4"]
+    assert len(host.requests) == 2
+
+
+@pytest.mark.virtual
+async def test_what_is_no_mp4_gets_its_own_suffix(tmp_path: Path) -> None:
+    """Other models make other things; a name never lies about them."""
+    picture = b"\x89PNG\r\n\x1a\n" + b"." * 100
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(Version(picture, kind="application/octet-stream")))
+
+        (path,) = await films.save(result(url), tmp_path)
+
+    assert path == tmp_path / "task_1.png"
+    assert path.read_bytes() == picture
+
+
+@pytest.mark.virtual
+async def test_one_bad_file_does_not_cost_the_others(tmp_path: Path) -> None:
+    """The error comes after everything that could be saved is saved."""
+    async with FileHost() as host, saving() as films:
+        urls = [
+            host.serve("/1", says(418)),
+            host.serve("/2", honest(V1)),
+            host.serve("/3", GONE),
+        ]
+
+        with pytest.raises(DownloadError, match="418") as raised:
+            await films.save(result(*urls), tmp_path)
+
+    assert names(tmp_path) == ["task_1-2.mp4"]
+    assert raised.value.task_id == "task_1"
+
+
+async def test_a_result_without_files_is_told() -> None:
+    async with saving() as films:
+        with pytest.raises(DownloadError, match="no file"):
+            await films.save(result(), "nowhere")
+
+
+@pytest.mark.virtual
+async def test_saving_twice_changes_nothing(tmp_path: Path) -> None:
+    """An existing identical file is a success (D15)."""
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+        (path,) = await films.save(result(url), tmp_path)
+        before = path.stat()
+
+        assert await films.save(result(url), tmp_path) == [path]
+
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert path.stat().st_ino == before.st_ino
+
+
+@pytest.mark.virtual
+async def test_a_strangers_file_stays(tmp_path: Path) -> None:
+    """Refused unasked, replaced when asked (D15)."""
+    target = tmp_path / "kitten.mp4"
+    target.write_text("not a film")
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+
+        with pytest.raises(DownloadError, match="overwrite=True"):
+            await films.save(result(url), target)
+        assert target.read_text() == "not a film"
+
+        assert await films.save(result(url), target, overwrite=True) == [target]
+    assert target.read_bytes() == FILM
+    assert names(tmp_path) == ["kitten.mp4"]
+
+
+@pytest.mark.virtual
+async def test_a_symlinked_target_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    """Nothing is written through a link, and nothing is fetched in vain (D16)."""
+    (tmp_path / "kitten.mp4").symlink_to(tmp_path / "elsewhere")
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+
+        with pytest.raises(DownloadError, match="symbolic link"):
+            await films.save(result(url), tmp_path / "kitten.mp4")
+
+    assert host.requests == []
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize(
+    "task_id", ["../../up", "/etc/passwd", "nul\0", "CON", "x" * 300, "\u202ex"]
+)
+async def test_hostile_ids_stay_in_the_folder(tmp_path: Path, task_id: str) -> None:
+    """An id is never a path (D16)."""
+    folder = tmp_path / "in" / "here"
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+
+        (path,) = await films.save(result(url, task_id=task_id), folder)
+
+    assert path.parent == folder
+    assert names(folder) == [path.name]
+    assert names(tmp_path) == ["in"]
+
+
+# --- breaks and resuming ---------------------------------------------------------------------
+
+
+async def outcome(
+    tmp_path: Path, turns: list[Turn], reissue: Reissue | None = None
+) -> tuple[bytes, list[Asked]]:
+    """Save a film that is served by *turns*: what is on the disk, and what was asked."""
+    async with FileHost() as host, saving(reissue) as films:
+        (path,) = await films.save(result(host.serve("/1", turns)), tmp_path)
+    assert names(tmp_path) == ["task_1.mp4"]
+    return path.read_bytes(), host.requests
+
+
+def ranges(asked: list[Asked]) -> list[str]:
+    return [request.headers.get("range", "") for request in asked]
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("ending", ["close", "reset", "stall"])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_cut_download_goes_on(tmp_path: Path, ending: str, framing: str) -> None:
+    """What broke off is resumed where it stopped, of the same version (D1, D2)."""
+    broken = bent(cut(honest(V1), 7000, ending), framing=framing)
+
+    data, asked = await outcome(tmp_path, [broken, cut(honest(V1), 5000, ending), honest(V1)])
+
+    assert data == FILM
+    assert ranges(asked) == ["", "bytes=7000-", "bytes=12000-"]
+    assert [request.headers.get("if-range") for request in asked[1:]] == ['"v1"'] * 2
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("etag", ["", 'W/"v1"', '"v 1"'])
+async def test_without_a_strong_validator_all_of_it_is_fetched_anew(
+    tmp_path: Path, etag: str
+) -> None:
+    """A weak or missing version vouches for nothing (D4)."""
+    turn = honest(Version(FILM, etag))
+
+    data, asked = await outcome(tmp_path, [cut(turn, 7000), turn])
+
+    assert data == FILM
+    assert ranges(asked) == ["", ""]
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("sent", [0, 1, 12, 19_999])
+async def test_a_file_that_changes_is_never_spliced(tmp_path: Path, sent: int) -> None:
+    """The new version is fetched from its start (D4)."""
+    data, _ = await outcome(tmp_path, [cut(honest(V1), sent), honest(V2)])
+
+    assert data == OTHER
+
+
+@pytest.mark.virtual
+async def test_a_file_that_changes_to_one_of_the_same_size(tmp_path: Path) -> None:
+    """Size is no version (D4)."""
+    twin = Version(film(3), '"v3"')
+
+    data, _ = await outcome(tmp_path, [cut(honest(V1), 7000), honest(twin)])
+
+    assert data == twin.data
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"headers": {"Content-Range": "bytes 0-19999/20000"}},
+        {"headers": {"Content-Range": "bytes 7001-19999/20000"}},
+        {"headers": {"Content-Range": "bytes 7000-19999/20001"}},
+        {"headers": {"Content-Range": ""}},
+        {"headers": {"ETag": '"v2"'}},
+        {"headers": {"ETag": ""}},
+        {"body": FILM[7000:] + b"more", "framing": "chunked"},
+        {"status": 416},
+        {"status": 416, "headers": {"Content-Range": "bytes */7000"}},
+        {"status": 416, "headers": {"Content-Range": "bytes */20000"}},
+    ],
+)
+async def test_a_lie_about_the_rest_is_a_new_beginning(tmp_path: Path, lie: dict[str, Any]) -> None:
+    """Whatever does not provably go on where we stopped is not appended (D3, D6)."""
+    data, asked = await outcome(
+        tmp_path, [cut(honest(V1), 7000), bent(honest(V1), **lie), honest(V1)]
+    )
+
+    assert data == FILM
+    assert ranges(asked) == ["", "bytes=7000-", ""]
+
+
+@pytest.mark.virtual
+async def test_all_of_it_instead_of_the_rest(tmp_path: Path) -> None:
+    """A host without ranges is served from the start, not appended to (D5)."""
+    everything = bent(lambda asked: honest(V1)(Asked("GET", asked.path, {})))
+
+    data, asked = await outcome(tmp_path, [cut(honest(V1), 7000), everything])
+
+    assert data == FILM
+    assert ranges(asked) == ["", "bytes=7000-"]
+
+
+@pytest.mark.virtual
+async def test_less_than_the_rest_is_gone_on_from(tmp_path: Path) -> None:
+    """A host may hand out a range in portions."""
+
+    def portion(asked: Asked) -> Answer:
+        at = asked.begins
+        told = {"Content-Range": f"bytes {at}-{at + 3999}/20000"}
+        return honest(V1)(asked).but(headers=told, body=FILM[at : at + 4000])
+
+    data, asked = await outcome(tmp_path, [cut(honest(V1), 8000), portion, portion, portion])
+
+    assert data == FILM
+    assert ranges(asked) == ["", "bytes=8000-", "bytes=12000-", "bytes=16000-"]
+
+
+@pytest.mark.virtual
+async def test_nothing_is_left_to_ask_for(tmp_path: Path) -> None:
+    """The break came behind the last byte, and 416 says so: that is the whole film (D6)."""
+    unended = bent(cut(honest(V1), len(FILM)), framing="chunked")
+
+    data, asked = await outcome(tmp_path, [unended, honest(V1)])
+
+    assert data == FILM
+    assert ranges(asked) == ["", "bytes=20000-"]
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("length", [1, 500, 19_999])
+async def test_a_length_that_is_too_short_is_found_out(tmp_path: Path, length: int) -> None:
+    """The host says where the film ends; the film knows better (D3)."""
+    data, _ = await outcome(tmp_path, [bent(honest(V1), length=length), honest(V1)])
+
+    assert data == FILM
+
+
+@pytest.mark.virtual
+async def test_a_length_that_is_too_long_is_found_out(tmp_path: Path) -> None:
+    """What never comes is not waited for in vain (D3)."""
+    long = bent(honest(V1), length=30_000, ending="close")
+
+    data, _ = await outcome(tmp_path, [long, honest(V1)])
+
+    assert data == FILM
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("etag", ["", '"v1"'])
+async def test_a_film_without_a_length_shows_its_end_itself(tmp_path: Path, etag: str) -> None:
+    """Without any framing, the boxes of the film must add up (D2)."""
+    open_end = bent(honest(Version(FILM, etag)), framing="close")
+
+    data, _ = await outcome(tmp_path, [bent(open_end, sent=15_000), open_end])
+
+    assert data == FILM
+
+
+@pytest.mark.virtual
+async def test_what_cannot_show_its_end_must_come_twice_the_same(tmp_path: Path) -> None:
+    """A sound without any framing is believed when a second fetch agrees (D2)."""
+    sound = Version(b"ID3" + random.Random(5).randbytes(5000), "", "audio/mpeg")
+    open_end = bent(honest(sound), framing="close")
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", [bent(open_end, sent=4000), open_end])
+
+        (path,) = await films.save(result(url), tmp_path)
+
+    assert path.name == "task_1.mp3"
+    assert path.read_bytes() == sound.data
+    assert len(host.requests) == 3
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("tail", [b"\r\n", b"\0\0\0", b"ID3\x04" + b"\0" * 124])
+async def test_a_whole_film_with_odd_bytes_behind_it_is_saved(
+    tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own length is satisfied: it is kept as it came, once, and that is said."""
+    data, asked = await outcome(tmp_path, [honest(Version(FILM + tail))])
+
+    assert data == FILM + tail
+    assert len(asked) == 1
+    assert "odd bytes behind the film" in caplog.text
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+async def test_odd_bytes_of_no_told_length_must_come_twice(tmp_path: Path, framing: str) -> None:
+    """Nothing vouches for their end but that they come again."""
+    turn = bent(honest(Version(FILM + b"\r\n", "")), framing=framing)
+
+    data, asked = await outcome(tmp_path, [turn])
+
+    assert data == FILM + b"\r\n"
+    assert len(asked) == 2
+
+
+@pytest.mark.virtual
+async def test_a_cut_box_is_never_a_film(tmp_path: Path) -> None:
+    """However often it arrives, and whatever length its host tells."""
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(Version(FILM + box(b"moof", b"m" * 90)[:-1])))
+
+        with pytest.raises(DownloadError, match="not whole"):
+            await films.save(result(url), tmp_path)
+
+    assert [name for name in names(tmp_path) if name.endswith(".mp4")] == []
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("kind", ["application/json", "text/html; charset=utf-8", ""])
+async def test_the_bytes_decide_before_the_label(tmp_path: Path, kind: str) -> None:
+    """A film that is called something else is a film."""
+    data, asked = await outcome(tmp_path, [honest(Version(FILM, kind=kind))])
+
+    assert data == FILM
+    assert len(asked) == 1
+
+
+@pytest.mark.virtual
+async def test_a_page_costs_nothing_of_what_is_there(tmp_path: Path) -> None:
+    """A portal's page in the middle of a download is not written over its beginning."""
+    page = says(200, PAGE, Content_Type="text/html")
+    async with FileHost() as host:
+        url = host.serve("/1", [cut(honest(V1), 7000), page, honest(V1)])
+        async with saving(Reissue([url])) as films:
+            (path,) = await films.save(result(url), tmp_path)
+
+    assert path.read_bytes() == FILM
+    assert ranges(host.requests) == ["", "bytes=7000-", "bytes=7000-"]
+
+
+@pytest.mark.virtual
+async def test_a_packed_film_is_saved(tmp_path: Path) -> None:
+    """Unpacked, and begun anew after a break: nothing vouches for the same packing."""
+    turn = bent(honest(Version(gzip.compress(FILM))), headers={"Content-Encoding": "gzip"})
+
+    data, asked = await outcome(tmp_path, [cut(turn, 9000), turn])
+
+    assert data == FILM
+    assert ranges(asked) == ["", ""]
+
+
+@pytest.mark.virtual
+async def test_every_retry_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What went wrong, how much is there, and when it goes on; never the link."""
+    caplog.set_level("INFO", "apikley_async")
+
+    await outcome(tmp_path, [cut(honest(V1), 7000), says(503), honest(V1)])
+
+    logged = [record.getMessage() for record in caplog.records if "again in" in record.msg]
+    assert len(logged) == 2
+    assert "HTTP 503; 7000 bytes are there" in logged[1]
+    assert "127.0.0.1" not in caplog.text
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
+async def test_an_outage_is_waited_for(tmp_path: Path, status: int) -> None:
+    """Five minutes without an answer cost five minutes, not the film."""
+    begun = seconds()
+
+    data, asked = await outcome(tmp_path, [cut(honest(V1), 7000), *[says(status)] * 12, honest(V1)])
+
+    assert data == FILM
+    assert 200 < seconds() - begun < 400
+    assert ranges(asked)[-1] == "bytes=7000-"
+
+
+@pytest.mark.virtual
+async def test_patience_ends_and_what_came_is_kept_for_the_next_time(tmp_path: Path) -> None:
+    """Ten minutes without progress end it; a later save goes on from there (D1)."""
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1?Signature=canary", [cut(honest(V1), 7000), says(500)])
+        begun = seconds()
+
+        with pytest.raises(DownloadError, match="broke off again and again: HTTP 500") as raised:
+            await films.save(result(url), tmp_path)
+
+        assert 600 < seconds() - begun < 700
+        assert "canary" not in str(raised.value)
+        assert names(tmp_path) == [".task_1-1.apikley.part", ".task_1-1.apikley.part.json"]
+        assert open_files() == set()
+        host.serve("/1?Signature=canary", honest(V1))
+        (path,) = await films.save(result(url), tmp_path)
+    assert path.read_bytes() == FILM
+    assert names(tmp_path) == ["task_1.mp4"]
+    assert host.requests[-1].headers["range"] == "bytes=7000-"
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize(
+    "turn",
+    [
+        says(500),
+        cut(honest(V1), 0),
+        cut(honest(Version(FILM, "")), 15_000),  # the same start for ever
+        bent(honest(V1), length=500),  # never whole
+        bent(honest(V1), length=0),
+        bent(honest(V1), headers={"Content-Range": "x"}, status=206),
+    ],
+)
+async def test_it_never_goes_on_for_ever(tmp_path: Path, turn: Turn) -> None:
+    """A host that never gets anywhere is given up (D6, D12)."""
+    async with FileHost() as host, saving() as films:
+        begun = seconds()
+
+        with pytest.raises(DownloadError, match="again and again"):
+            await films.save(result(host.serve("/1", turn)), tmp_path)
+
+        assert 600 < seconds() - begun < 700
+        assert len(host.requests) < 50
+
+
+@pytest.mark.virtual
+async def test_a_file_that_is_always_another_is_given_up(tmp_path: Path) -> None:
+    """Changing between any two attempts is no progress (D4)."""
+    numbers = iter(range(10_000))
+
+    def another(asked: Asked) -> Answer:
+        number = next(numbers)
+        return cut(honest(Version(film(number), f'"{number}"')), 15_000)(asked)
+
+    async with FileHost() as host, saving() as films:
+        with pytest.raises(DownloadError, match="again and again"):
+            await films.save(result(host.serve("/1", another)), tmp_path)
+
+        assert seconds() < 1300
+    assert [name for name in names(tmp_path) if name.endswith(".mp4")] == []
+
+
+@pytest.mark.virtual
+async def test_a_trickle_is_not_progress(tmp_path: Path) -> None:
+    """Less than 1 KiB a second, over a minute and over ten, is given up (D12)."""
+    trickle = bent(honest(V1), pace=(10, 1.0))
+    async with FileHost() as host, saving() as films:
+        begun = seconds()
+
+        with pytest.raises(DownloadError, match="slower than 1 KiB a second"):
+            await films.save(result(host.serve("/1", trickle)), tmp_path)
+
+        assert 600 < seconds() - begun < 800
+
+
+@pytest.mark.virtual
+async def test_a_slow_film_is_no_broken_one(tmp_path: Path) -> None:
+    """Two kilobytes a second are slow, and fast enough (D12)."""
+    long = Version(film(4, 600_000))
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", bent(honest(long), pace=(2000, 1.0)))
+
+        (path,) = await films.save(result(url), tmp_path)
+
+    assert path.read_bytes() == long.data
+    assert len(host.requests) == 1
+    assert seconds() > 290
+
+
+@pytest.mark.virtual
+async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the largest film is refused while it comes (D12)."""
+    monkeypatch.setattr("apikley_async._download.saver.LARGEST", 100_000)
+    endless = Version(film(5, 300_000), "")
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", bent(honest(endless), framing="chunked"))
+
+        with pytest.raises(DownloadError, match="more than 100000 bytes"):
+            await films.save(result(url), tmp_path)
+
+    assert len(host.requests) == 1
+    assert names(tmp_path) == []
+
+
+# --- dead links ------------------------------------------------------------------------------
+
+
+PAGES = [
+    says(403),
+    says(404),
+    says(410),
+    says(200, PAGE, Content_Type="text/html"),
+    says(200, PAGE, Content_Type="video/mp4"),  # a captive portal that lies
+    says(200, b'{"code": 403}', Content_Type="application/json"),
+]
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("dead", PAGES)
+async def test_a_dead_link_is_replaced(tmp_path: Path, dead: Turn) -> None:
+    """Expired, refused, or a page in its place: a new link is asked for (D7, D19, P15)."""
+    async with FileHost() as host:
+        fresh = Reissue([host.serve("/fresh", honest(V1))])
+        async with saving(fresh) as films:
+            url = host.serve("/old?Signature=x", dead)
+
+            (path,) = await films.save(result(url), tmp_path)
+
+    assert path.read_bytes() == FILM
+    assert fresh.asked == [("task_1", 0, url)]
+    assert seconds() == 0  # at once
+
+
+@pytest.mark.virtual
+async def test_a_host_that_is_gone_is_left_for_another(tmp_path: Path) -> None:
+    """After three refused connections a new link is asked for; it may lead elsewhere (D7)."""
+    nobody = "http://127.0.0.1:1/1.mp4"
+    async with FileHost() as host:
+        fresh = Reissue([host.serve("/fresh", honest(V1))])
+        async with saving(fresh) as films:
+            (path,) = await films.save(result(nobody), tmp_path)
+
+    assert path.read_bytes() == FILM
+    assert fresh.asked == [("task_1", 0, nobody)]
+    assert seconds() < 10
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("fresh", [[], [None], ["the same"]])
+async def test_a_host_that_is_not_reached_is_no_dead_link(
+    tmp_path: Path, fresh: list[str | None]
+) -> None:
+    """However often: it ends with patience, and the film can still be had (D7, D20)."""
+    nobody = "http://127.0.0.1:1/1.mp4"
+    links = Reissue([nobody if link else UnansweredError("no answer") for link in fresh])
+    async with saving(links) as films:
+        with pytest.raises(DownloadError, match="again and again") as raised:
+            await films.save(result(nobody), tmp_path)
+
+    assert type(raised.value) is DownloadError
+    assert 600 < seconds() < 700
+    assert len(links.asked) < 20
+
+
+@pytest.mark.virtual
+async def test_a_link_that_dies_on_the_way_is_replaced_and_gone_on_with(tmp_path: Path) -> None:
+    """Nothing is fetched twice where the version is the same (D8)."""
+    async with FileHost() as host:
+        fresh = Reissue([host.serve("/fresh", honest(V1))])
+        async with saving(fresh) as films:
+            url = host.serve("/old", [cut(honest(V1), 18_000), GONE])
+
+            (path,) = await films.save(result(url), tmp_path)
+
+    assert path.read_bytes() == FILM
+    assert ranges(host.asked("/fresh")) == ["bytes=18000-"]
+
+
+@pytest.mark.virtual
+async def test_another_file_behind_a_new_link_is_fetched_from_its_start(tmp_path: Path) -> None:
+    """A new link must lead to the same file, or nothing of the old one is used (D4)."""
+    async with FileHost() as host:
+        fresh = Reissue([host.serve("/fresh", honest(V2))])
+        async with saving(fresh) as films:
+            url = host.serve("/old", [cut(honest(V1), 18_000), GONE])
+
+            (path,) = await films.save(result(url), tmp_path)
+
+    assert path.read_bytes() == OTHER
+
+
+@pytest.mark.virtual
+async def test_links_that_keep_dying_do_not_end_a_download_that_moves(tmp_path: Path) -> None:
+    """A slow film may outlive any number of links (D8)."""
+    portions = [[cut(honest(V1), 2000), GONE] for _ in range(9)]
+    async with FileHost() as host:
+        links = [host.serve(f"/{number}", turns) for number, turns in enumerate(portions)]
+        last = host.serve("/last", honest(V1))
+        rounds: list[list[str | ApikleyError]] = [[link] for link in [*links[1:], last]]
+        fresh = Reissue(*rounds)
+        async with saving(fresh) as films:
+            (path,) = await films.save(result(links[0]), tmp_path)
+
+    assert path.read_bytes() == FILM
+    assert {url for _, _, url in fresh.asked} == {links[0]}  # the result's own, every time
+
+
+def after(delay: float, early: Turn, late: Turn) -> Turn:
+    """*early* for so many seconds from the first request, then *late*."""
+    begun: list[float] = []
+
+    def turn(asked: Asked) -> Answer:
+        begun.append(seconds())
+        return (early if seconds() - begun[0] < delay else late)(asked)
+
+    return turn
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+@pytest.mark.parametrize("delay", [15, 100])
+async def test_a_new_film_may_be_refused_for_a_minute(
+    tmp_path: Path, status: int, delay: float
+) -> None:
+    """A host that does not know it yet, or refuses us for a while, has it in the end (D7)."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    async with FileHost() as host:
+        url = host.serve("/1", after(delay, says(status), honest(V1)))
+        async with saving(Reissue([url])) as films:
+            (path,) = await films.save(result(url, expires_at=tomorrow), tmp_path)
+
+    assert path.read_bytes() == FILM
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("status", "why"), [(403, "the host refuses us"), (404, "HTTP 404")])
+async def test_a_film_within_its_day_is_never_expired_by_its_host(
+    tmp_path: Path, status: int, why: str, named: bool
+) -> None:
+    """Two minutes of refusals end in an error after which saving again may help (D7)."""
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    async with FileHost() as host:
+        url = host.serve("/1", [cut(honest(V1), 7000), says(status)])
+        async with saving(Reissue([url] if named else [])) as films:
+            with pytest.raises(DownloadError, match=f"not yet: .*{why}") as raised:
+                await films.save(result(url, expires_at=tomorrow), tmp_path)
+            assert 120 <= seconds() < 200
+            host.serve("/1", honest(V1))
+            (path,) = await films.save(result(url, expires_at=tomorrow), tmp_path)
+
+    assert type(raised.value) is DownloadError
+    assert raised.value.resumable
+    assert path.read_bytes() == FILM
+    assert ranges(host.requests)[-1] == "bytes=7000-"
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("days", [-1, 1, None])
+async def test_a_film_that_the_service_has_lost_is_expired_ten_minutes_later(
+    tmp_path: Path, days: int | None
+) -> None:
+    """It knows neither the link nor the task, and still does not (D7, P15)."""
+    lost = Reissue([NotFoundError("no such task", code=404)])
+    due = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    async with FileHost() as host, saving(lost) as films:
+        url = host.serve("/1?Signature=canary", [cut(honest(V1), 7000), GONE])
+
+        with pytest.raises(ResultExpiredError, match="HTTP 403") as raised:
+            await films.save(result(url, expires_at=due), tmp_path)
+
+    assert raised.value.task_id == "task_1"
+    assert "canary" not in str(raised.value)
+    assert names(tmp_path) == []
+    assert (120 if days == -1 else 600) <= seconds() < 700
+
+
+@pytest.mark.virtual
+async def test_what_the_service_finds_again_is_not_expired(tmp_path: Path) -> None:
+    """One answer that it knows the film begins the ten minutes anew (P15)."""
+    lost = NotFoundError("no such task", code=404)
+    async with FileHost() as host:
+        url = host.serve("/1", after(800, GONE, honest(V1)))
+        async with saving(Reissue(*[[lost]] * 15, [url], [lost])) as films:
+            (path,) = await films.save(result(url), tmp_path)
+
+    assert path.read_bytes() == FILM
+
+
+@pytest.mark.virtual
+async def test_expired_is_said_when_its_day_is_over_and_every_way_is_refused(
+    tmp_path: Path,
+) -> None:
+    """For two minutes; within its day the same is no end (D7)."""
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    async with FileHost() as host:
+        url = host.serve("/1", GONE)
+        fresh = Reissue([host.serve("/a", says(410)), host.serve("/b", PAGES[3])])
+        async with saving(fresh) as films:
+            with pytest.raises(ResultExpiredError):
+                await films.save(result(url, expires_at=yesterday), tmp_path)
+
+    assert 120 <= seconds() < 200
+
+
+@pytest.mark.virtual
+async def test_films_that_are_waited_for_keep_nobody_waiting(tmp_path: Path) -> None:
+    """Six links that are refused hold no place while they are (D18)."""
+    async with FileHost() as host, saving() as films:
+        dead = [host.serve(f"/{n}", says(404)) for n in range(AT_ONCE)]
+        waiting = [
+            asyncio.ensure_future(films.save(result(url, task_id=f"t{n}"), tmp_path))
+            for n, url in enumerate(dead)
+        ]
+        await asyncio.sleep(3)
+
+        begun = seconds()
+        (path,) = await films.save(result(host.serve("/good", honest(V1))), tmp_path)
+
+        assert seconds() - begun < 1
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert path.read_bytes() == FILM
+    assert {type(end) for end in ended} == {DownloadError}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_host_that_asks_to_be_left_alone_is(tmp_path: Path, status: int) -> None:
+    """For as long as it says, by every film that is there (Retry-After, as the API's)."""
+    busy = says(status, Retry_After="90")
+    async with FileHost() as host, saving() as films:
+        one = host.serve("/1", after(80, busy, honest(V1)))
+        asked_at: list[float] = []
+
+        def noted(asked: Asked) -> Answer:
+            asked_at.append(seconds())
+            return honest(V2)(asked)
+
+        two = host.serve("/2", noted)
+        first = asyncio.ensure_future(films.save(result(one, task_id="a"), tmp_path))
+        await asyncio.sleep(5)
+
+        await asyncio.gather(films.save(result(two, task_id="b"), tmp_path), first)
+
+    assert host.requests[0].path == "/1"
+    assert len(host.requests) == 3
+    assert 90 <= min(asked_at) <= seconds() < 95
+
+
+@pytest.mark.virtual
+async def test_a_pause_beyond_patience_is_not_waited_for(tmp_path: Path) -> None:
+    """It is told at once, and can be resumed."""
+    async with FileHost() as host, saving(patience=60) as films:
+        url = host.serve("/1", says(503, Retry_After="90"))
+
+        with pytest.raises(DownloadError, match="HTTP 503"):
+            await films.save(result(url), tmp_path)
+
+    assert seconds() < 5
+
+
+@pytest.mark.virtual
+async def test_too_many_open_files_pass(tmp_path: Path) -> None:
+    """Others close theirs; nothing final is concluded from it."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+        await films.save(result(url, task_id="warm"), tmp_path)  # threads and sockets are there
+        hoard = []
+        with contextlib.suppress(OSError):
+            while True:
+                hoard.append(os.dup(0))
+                if len(hoard) == 300:
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (hoard[-1] + 1, limit[1]))
+        try:
+            task = asyncio.ensure_future(films.save(result(url), tmp_path))
+            await asyncio.sleep(5)
+            assert not task.done()
+        finally:
+            for handle in hoard:
+                os.close(handle)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        (path,) = await task
+
+    assert path.read_bytes() == FILM
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("there", [False, True], ids=["a free name", "the same film is there"])
+async def test_too_many_open_files_pass_whatever_is_to_be_opened(
+    tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part, its note, the folder at the end: each once, and the film is saved all the same."""
+    opening, opened, failing = os.open, 0, 0
+
+    def once(path: Any, *rest: Any, **more: Any) -> int:
+        nonlocal opened
+        if str(tmp_path) in str(path):
+            opened += 1
+            if opened == failing:
+                raise OSError(errno.EMFILE, "Too many open files")
+        return opening(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", once)
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+        for failing in range(1, 30):
+            opened = 0
+            folder = tmp_path / str(failing)
+            if there:
+                await films.save(result(url), folder)
+                opened = 0
+            (path,) = await films.save(result(url), folder)
+            assert path.read_bytes() == FILM
+            assert names(folder) == ["task_1.mp4"]
+            if opened < failing:
+                break
+        assert 4 <= failing < 30
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("trouble", [ServerError("down", code=500), UnansweredError("silent")])
+async def test_an_outage_of_the_service_is_not_an_end(
+    tmp_path: Path, trouble: ApikleyError
+) -> None:
+    """Only a definite no of the service means expired (P15)."""
+    async with FileHost() as host:
+        good = host.serve("/good", honest(V1))
+        dead = host.serve("/dead", GONE)
+        fresh = Reissue([trouble], [dead, trouble], [trouble], [dead, good])
+        async with saving(fresh) as films:
+            (path,) = await films.save(result(dead), tmp_path)
+
+    assert path.read_bytes() == FILM
+
+
+@pytest.mark.virtual
+async def test_a_refused_key_is_told_as_such(tmp_path: Path) -> None:
+    """Nobody waits ten minutes for a key that is wrong."""
+    refused = AuthenticationError("no", code=401)
+    async with FileHost() as host, saving(Reissue([refused])) as films:
+        with pytest.raises(AuthenticationError):
+            await films.save(result(host.serve("/1", GONE)), tmp_path)
+
+    assert names(tmp_path) == []
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("years", [-10, 10])
+async def test_the_clock_never_decides(tmp_path: Path, years: int) -> None:
+    """A link that should be dead is tried; one that should live may be dead (D20)."""
+    expires_at = datetime.now(UTC) + timedelta(days=365 * years)
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(V1))
+
+        (path,) = await films.save(result(url, expires_at=expires_at), tmp_path)
+
+    assert path.read_bytes() == FILM
+
+
+# --- in the same moment ----------------------------------------------------------------------
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("overwrite", [False, True])
+async def test_the_same_target_many_times_at_once(tmp_path: Path, overwrite: bool) -> None:
+    """All of them succeed, with one whole file (D17)."""
+    slow = bent(honest(V1), pace=(1000, 0.01))
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", slow)
+
+        paths = await asyncio.gather(
+            *(films.save(result(url), tmp_path, overwrite=overwrite) for _ in range(9))
+        )
+
+    assert paths == [[tmp_path / "task_1.mp4"]] * 9
+    assert (tmp_path / "task_1.mp4").read_bytes() == FILM
+    assert names(tmp_path) == ["task_1.mp4"]
+
+
+@pytest.mark.virtual
+async def test_two_films_for_one_name(tmp_path: Path) -> None:
+    """One gets the name, the other an error; neither gets a mixture (D17)."""
+    async with FileHost() as host, saving() as films:
+        one, two = host.serve("/1", honest(V1)), host.serve("/2", honest(V2))
+
+        ended = await asyncio.gather(
+            films.save(result(one, task_id="a"), tmp_path / "x.mp4"),
+            films.save(result(two, task_id="b"), tmp_path / "x.mp4"),
+            return_exceptions=True,
+        )
+
+    assert sorted(type(end).__name__ for end in ended) == ["DownloadError", "list"]
+    assert (tmp_path / "x.mp4").read_bytes() in (FILM, OTHER)
+    assert names(tmp_path) == ["x.mp4"]
+
+
+@pytest.mark.virtual
+async def test_few_at_once_and_the_most_urgent_first(tmp_path: Path) -> None:
+    """Ten thousand finished films need six connections, and none expires in the line (D18)."""
+    life = random.Random(3).sample(range(40), 40)
+    out: list[int] = []
+    most = 0
+
+    def serve(number: int) -> Turn:
+        def turn(asked: Asked) -> Answer:
+            out.append(life[number])
+            return honest(V1)(asked).but(pace=(10_000, 1.0))
+
+        return turn
+
+    async with FileHost() as host, saving() as films:
+        now = datetime.now(UTC)
+        tasks = []
+        for number, hours in enumerate(life):
+            url = host.serve(f"/{number}", serve(number))
+            due = result(url, task_id=f"t{number}", expires_at=now + timedelta(hours=hours))
+            tasks.append(asyncio.ensure_future(films.save(due, tmp_path)))
+        while not all(task.done() for task in tasks):
+            most = max(most, len([n for n in names(tmp_path) if n.endswith(".part")]))
+            await asyncio.sleep(0.5)
+        await asyncio.gather(*tasks)
+
+    assert most == AT_ONCE
+    assert host.connections <= 2 * AT_ONCE
+    rest = out[AT_ONCE:]  # the first six found the line empty
+    late = [abs(rest.index(due) - place) for place, due in enumerate(sorted(rest))]
+    assert max(late) < AT_ONCE  # those who start together arrive in any order
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_place_in_the_line_is_ever_lost(seed: int) -> None:
+    """Whoever is cancelled, waiting or served or in between, the line stays whole (C4)."""
+    rng = random.Random(seed)
+    line = Line(2)
+    inside = 0
+
+    async def use() -> None:
+        nonlocal inside
+        async with line.place(rng.random()):
+            inside += 1
+            assert inside <= 2
+            try:
+                await asyncio.sleep(rng.choice([0, 0, 1]))
+            finally:
+                inside -= 1
+
+    tasks = [asyncio.ensure_future(use()) for _ in range(30)]
+    for _ in range(25):
+        await asyncio.sleep(0)
+        rng.choice(tasks).cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    async with asyncio.timeout(1), line.place(0), line.place(0):
+        assert inside == 0
+
+
+# --- cancelling ------------------------------------------------------------------------------
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("etag", ["", '"v1"'])
+async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, etag: str) -> None:
+    """No open file, no lock, no film that is not whole; at most a part that is gone on with."""
+    turns = [cut(honest(Version(FILM, etag)), 9000), GONE, honest(Version(FILM, etag))]
+    cancelled = finished = 0
+    async with FileHost() as host:
+        again = f"{host.base}/1"
+        async with saving(Reissue([again])) as films:
+            for step in (*range(40), *range(40, 400, 3)):
+                folder = tmp_path / str(step)
+                url = host.serve("/1", list(turns))
+                task = asyncio.ensure_future(films.save(result(url), folder))
+                for _ in range(step):
+                    await asyncio.sleep(0)
+                    if task.done():
+                        break
+                else:
+                    task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                cancelled, finished = (
+                    cancelled + task.cancelled(),
+                    finished + (not task.cancelled()),
+                )
+                assert open_files() == set()
+                left = names(folder) if folder.exists() else []
+                kept = [".task_1-1.apikley.part", ".task_1-1.apikley.part.json"]
+                assert left in ([], ["task_1.mp4"], *([kept] if etag else []))
+                host.serve("/1", honest(Version(FILM, etag)))
+                (path,) = await films.save(result(url), folder)
+                assert path.read_bytes() == FILM
+                assert names(folder) == ["task_1.mp4"]
+                if finished > 2:
+                    break
+    assert cancelled > 30
+
+
+# --- the machine -----------------------------------------------------------------------------
+
+
+async def test_memory_stays_small(tmp_path: Path) -> None:
+    """A film is never in memory as a whole."""
+    large = Version(film(6, 24 * 1024**2))
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", honest(large))
+        gc.collect()
+        tracemalloc.start()
+        try:
+            (path,) = await films.save(result(url), tmp_path)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+    assert path.stat().st_size == 24 * 1024**2
+    assert peak < 6 * 1024**2
+
+
+PROGRAM = """
+import asyncio, random, sys
+from apikley_async import Result
+from apikley_async._clock import SystemClock
+from apikley_async._download.saver import Films
+from apikley_async._http import Network
+
+async def reissue(*_):
+    for link in ():
+        yield link
+
+async def main(url, target):
+    films = Films(reissue=reissue, clock=SystemClock(), rng=random.SystemRandom(),
+                  network=Network(), allow_loopback=True)
+    try:
+        for path in await films.save(Result("task_1", (url,)), target):
+            print(path)
+    finally:
+        await films.aclose()
+
+{before}
+try:
+    asyncio.run(main(*sys.argv[1:]))
+except Exception as error:
+    sys.exit(f"{{type(error).__name__}}: {{error}}")
+"""
+
+
+def program(url: str, folder: Path, before: str = "") -> list[str]:
+    return [sys.executable, "-c", PROGRAM.format(before=before), url, str(folder)]
+
+
+async def start(command: list[str], **options: Any) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        **options,
+    )
+
+
+async def test_two_processes_save_the_same_film(tmp_path: Path) -> None:
+    """Both succeed, with one whole file between them (D17)."""
+    slow = bent(honest(Version(film(7, 200_000))), pace=(20_000, 0.05))
+    async with FileHost() as host:
+        url = host.serve("/1", slow)
+        both = [await start(program(url, tmp_path)) for _ in range(2)]
+        told = await asyncio.gather(*(process.communicate() for process in both))
+
+    assert [process.returncode for process in both] == [0, 0], told
+    assert names(tmp_path) == ["task_1.mp4"]
+    assert (tmp_path / "task_1.mp4").read_bytes() == film(7, 200_000)
+
+
+async def test_a_killed_process_leaves_what_the_next_goes_on_with(tmp_path: Path) -> None:
+    """After a SIGKILL there is no film under its name, and few bytes are fetched again (D14)."""
+    large = Version(film(8, 10 * 1024**2))
+    async with FileHost() as host:
+        url = host.serve("/1", [cut(honest(large), 9 * 1024**2, "stall"), honest(large)])
+        process = await start(program(url, tmp_path))
+        part = tmp_path / ".task_1-1.apikley.part"
+        async with asyncio.timeout(20):
+            while not part.exists() or part.stat().st_size < 9 * 1024**2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        await process.communicate()
+        assert names(tmp_path) == [part.name, f"{part.name}.json"]
+
+        async with saving() as films:
+            (path,) = await films.save(result(url), tmp_path)
+
+    assert path.read_bytes() == large.data
+    assert names(tmp_path) == ["task_1.mp4"]
+    begins = host.requests[-1].begins
+    assert 8 * 1024**2 <= begins <= 9 * 1024**2
+
+
+async def test_a_quota_is_a_full_disk(tmp_path: Path) -> None:
+    """A file that may not grow is told, and leaves nothing half done (D13)."""
+    limit = resource.RLIMIT_FSIZE
+    before = f"import resource; resource.setrlimit({limit}, (50_000, 50_000))"
+    async with FileHost() as host:
+        url = host.serve("/1", honest(Version(film(9, 200_000))))
+        process = await start(program(url, tmp_path, before))
+        _, told = await process.communicate()
+
+    assert b"DownloadError" in told
+    assert b"cannot be written" in told
+    assert b"make room" in told
+    assert names(tmp_path) == []
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of one megabyte."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if os.geteuid() != 0 or mount is None or umount is None or sys.platform != "linux":
+        pytest.skip("needs root to mount a small file system")
+    with tempfile.TemporaryDirectory() as place:
+        made = subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=1m", "none", place], check=False, capture_output=True
+        )
+        if made.returncode:
+            pytest.skip("may not mount a small file system")
+        try:
+            yield Path(place)
+        finally:
+            subprocess.run([umount, "-l", place], check=True)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_full_disk(small_disk: Path, framing: str) -> None:
+    """A film of known length is refused at once, another when there is no more room (D13)."""
+    stranger = small_disk / "stranger"
+    stranger.write_bytes(b"." * 300_000)
+    large = bent(honest(Version(film(9, 1_000_000))), framing=framing)
+    async with FileHost() as host, saving() as films:
+        url = host.serve("/1", large)
+
+        with pytest.raises(DownloadError, match=r"cannot be written: .*make room"):
+            await films.save(result(url), small_disk)
+        assert names(small_disk) == ["stranger"]
+
+        stranger.unlink()
+        (path,) = await films.save(result(url), small_disk)
+        assert path.stat().st_size == 1_000_000
+
+
+async def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
+    """It is told before a byte is fetched (D13)."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    was = os.geteuid()
+    try:
+        async with FileHost() as host, saving() as films:
+            url = host.serve("/1", honest(V1))
+            if was == 0:
+                os.seteuid(65534)  # root may write anywhere
+            try:
+                with pytest.raises(DownloadError, match="cannot be written: "):
+                    await films.save(result(url), folder)
+            finally:
+                os.seteuid(was)
+        assert host.requests == []
+        assert names(folder) == []
+    finally:
+        folder.rmdir()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+async def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_answer(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    """File, name, folder: in this order, as the kernel sees it (D14)."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("needs strace")
+    trace = tmp_path / "trace"
+    calls = "fsync,link,linkat,rename,renameat,renameat2,write"
+    command = [strace, "-f", "-y", "-qq", "-s", "300", "-o", str(trace), "-e", f"trace={calls}"]
+    words = program("", tmp_path / "films")[:2]
+    text = PROGRAM.format(before="")
+    if overwrite:
+        text = text.replace(
+            "target):\n            print", "target, overwrite=True):\n            print"
+        )
+    async with FileHost() as host:
+        url = host.serve("/1", honest(V1))
+        process = await start([*command, words[0], "-c", text, url, str(tmp_path / "films")])
+        out, told = await process.communicate()
+    if process.returncode and b"ptrace" in told:
+        pytest.skip("may not trace")
+    assert process.returncode == 0, told
+
+    seen = trace.read_text()
+    order = [
+        r"fsync\(\d+<[^>]*\.apikley\.part>\) += 0",
+        (r"rename\w*" if overwrite else r"link\w*") + r"\([^)]*\.apikley\.part\"[^)]*task_1\.mp4",
+        r"fsync\(\d+<[^>]*/films>\) += 0",
+        r"write\(1<[^>]*>, \"[^\"]*task_1\.mp4",
+    ]
+    found = [re.search(call, seen) for call in order]
+    assert all(found), seen
+    places = [match.start() for match in found if match]
+    assert places == sorted(places)
+    assert out.decode().strip() == str(tmp_path / "films" / "task_1.mp4")

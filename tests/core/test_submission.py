@@ -1,0 +1,1158 @@
+"""The room that pays: once per film, written down around it, finished whoever leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import attrs
+import pytest
+from turns import StrikingLoop, at_every_turn
+
+from apikley_async import (
+    ApikleyError,
+    Attempt,
+    Callbacks,
+    ClientClosedError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    Limiter,
+    ModelTask,
+    RateLimiter,
+    RateLimitError,
+    Recorder,
+    ServerError,
+    SubmissionUncertainError,
+    Timeouts,
+    UnansweredError,
+    UnreachableError,
+    Verdict,
+)
+from apikley_async._submission import Group, Order, Submitter
+from apikley_async.testing import LoopClock, Reply, Request, reply
+
+pytestmark = pytest.mark.virtual
+
+WORK = ModelTask("model", {"prompt": "A lighthouse at dawn."})
+ACCEPTED = reply({"taskId": "task_1"})
+THROTTLED = reply(None, code=429, msg="slow down", status=429)
+BROKE = reply(None, code=402, msg="no credits")
+GATEWAY = Reply(502, "<html>bad gateway</html>")
+UNREACHED = UnreachableError("nobody there")
+WRONG_CERTIFICATE = UnreachableError("not theirs", permanent=True)
+UNHEARD = UnansweredError("reset")
+
+Turn = Reply | Exception
+
+
+class StepTransport:
+    """Takes some steps before the first byte and some after it, so that tests can come between.
+
+    Attributes:
+        begun: requests that set out; `left`: those whose first byte left.
+    """
+
+    def __init__(
+        self,
+        *turns: Turn,
+        before: int = 3,
+        after: int = 3,
+        connected_in: float = 0,
+        answer_in: float = 0,
+    ) -> None:
+        self.turns = list(turns)
+        self.before, self.after = before, after
+        self.connected_in, self.answer_in = connected_in, answer_in
+        self.begun: list[Request] = []
+        self.left: list[Request] = []
+        self.at: list[float] = []
+        self.closed = 0
+
+    async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
+        self.begun.append(request)
+        self.at.append(asyncio.get_running_loop().time())
+        turn = self.turns.pop(0) if len(self.turns) > 1 else self.turns[0]
+        await steps(self.before)
+        await asyncio.sleep(self.connected_in)
+        if isinstance(turn, UnreachableError):
+            raise UnreachableError(turn.message, permanent=turn.permanent)
+        if on_sent is not None:
+            on_sent()
+        self.left.append(request)
+        await steps(self.after)
+        await asyncio.sleep(self.answer_in)
+        if isinstance(turn, Exception):
+            raise turn
+        return turn
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+class NestedTransport(StepTransport):
+    """The same in a task of its own: a cancel arrives there one turn later."""
+
+    async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
+        task = asyncio.create_task(super().send(request, on_sent=on_sent))
+        try:
+            await asyncio.wait({task})
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        return task.result()
+
+
+async def steps(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Book:
+    """A user's own recorder, which takes its time."""
+
+    def __init__(self, pause: int = 2) -> None:
+        self.pause = pause
+        self.lines: list[tuple[str, str]] = []
+        self.attempts: list[Attempt] = []
+
+    async def intend(self, token: str, request: Request) -> None:
+        await steps(self.pause)
+        self.lines.append(("intend", token))
+
+    async def settle(self, outcome: Attempt) -> None:
+        await steps(self.pause)
+        self.lines.append(("settle", outcome.token))
+        self.attempts.append(outcome)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        return [attempt.verdict for attempt in self.attempts]
+
+
+@attrs.define
+class Office:
+    """A submitter and everything around it that a test looks at."""
+
+    transport: StepTransport
+    book: Any = attrs.Factory(Book)
+    limiter: Any = attrs.Factory(lambda: RateLimiter(5, 10.0, rng=random.Random(1)))
+    callbacks: Any = None
+    timeouts: Timeouts = attrs.Factory(Timeouts)
+    not_created: frozenset[int] = frozenset()
+    told: list[Attempt] = attrs.Factory(list)
+    unclaimed: list[str] = attrs.Factory(list)
+    uncertain: list[SubmissionUncertainError] = attrs.Factory(list)
+    submitter: Submitter = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.submitter = Submitter(
+            self.transport,
+            self.limiter,
+            self,
+            timeouts=self.timeouts,
+            not_created=self.not_created,
+            clock=LoopClock(),
+            rng=random.Random(7),
+        )
+
+    def url_for(self, token: str) -> str | None:
+        return self.callbacks.url_for(token) if self.callbacks else None
+
+    def settle(self, attempt: Attempt) -> None:
+        self.told.append(attempt)
+
+    def report_bought(self, order: object, task_id: str) -> None:
+        self.unclaimed.append(task_id)
+
+    def report_uncertain(self, error: SubmissionUncertainError) -> None:
+        self.uncertain.append(error)
+
+    def submit(self) -> asyncio.Task[str]:
+        order = Order(WORK, recorder=self.book)
+        return asyncio.create_task(self.submitter.submit(order))
+
+    async def quiet(self) -> None:
+        while self.submitter.pending:
+            await asyncio.wait(set(self.submitter._all._tasks))
+        await steps(3)
+
+    async def close(self, grace: float = 30.0) -> None:
+        try:
+            await self.submitter.drain(grace)
+        finally:
+            await self.submitter.end()
+
+    def is_idle(self) -> bool:
+        """Nothing runs, and no place is lost."""
+        return self.limiter._slots.in_use == 0 and not self.submitter.pending
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def end_of(task: asyncio.Task[str]) -> str | BaseException:
+    return (await asyncio.gather(task, return_exceptions=True))[0]
+
+
+# --- one attempt ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("turn", "error", "verdict", "http", "code"),
+    [
+        (ACCEPTED, None, Verdict.ACCEPTED, 200, 200),
+        (BROKE, InsufficientCreditsError, Verdict.REFUSED, 200, 402),
+        (reply(None, code=422, status=422), InvalidRequestError, Verdict.REFUSED, 422, 422),
+        (Reply(302), ApikleyError, Verdict.REFUSED, 302, 302),
+        (GATEWAY, SubmissionUncertainError, Verdict.UNCERTAIN, 502, 502),
+        (reply(None), SubmissionUncertainError, Verdict.UNCERTAIN, 200, 200),
+        (Reply(200, '{"code": 2'), SubmissionUncertainError, Verdict.UNCERTAIN, 200, 200),
+        (UNHEARD, SubmissionUncertainError, Verdict.UNCERTAIN, None, None),
+        (RuntimeError("a bug"), SubmissionUncertainError, Verdict.UNCERTAIN, None, None),
+        (WRONG_CERTIFICATE, UnreachableError, Verdict.UNSENT, None, None),
+    ],
+)
+async def test_one_attempt_and_what_is_written_down(
+    turn: Turn,
+    error: type[Exception] | None,
+    verdict: Verdict,
+    http: int | None,
+    code: int | None,
+) -> None:
+    """Each outcome is raised or returned, and settled with what is known of it (A1 to A5)."""
+    office = Office(StepTransport(turn))
+
+    end = await end_of(office.submit())
+
+    assert end == "task_1" if error is None else isinstance(end, error)
+    (attempt,) = office.book.attempts
+    assert (attempt.verdict, attempt.http, attempt.code) == (verdict, http, code)
+    assert attempt.task_id == ("task_1" if error is None else None)
+    assert attempt.raw == (turn.text if isinstance(turn, Reply) else "")
+    assert bool(attempt.cause) is (error is not None)
+    assert office.book.lines == [("intend", attempt.token), ("settle", attempt.token)]
+    assert len(office.transport.begun) == 1
+    assert office.is_idle()
+    assert (office.unclaimed, office.uncertain) == ([], [])
+
+
+@pytest.mark.parametrize("turn", [GATEWAY, reply(None), UNHEARD, RuntimeError("a bug")])
+async def test_a_doubt_says_all_there_is_to_know(turn: Turn) -> None:
+    """The error carries the token that names the attempt, the cause and the answer (A1)."""
+    office = Office(StepTransport(turn))
+
+    doubt = await end_of(office.submit())
+
+    assert isinstance(doubt, SubmissionUncertainError)
+    (attempt,) = office.book.attempts
+    assert (doubt.token, doubt.cause, doubt.raw) == (attempt.token, attempt.cause, attempt.raw)
+    assert doubt.cause
+    assert doubt.cause in str(doubt)
+    assert doubt.at == attempt.ended_at >= attempt.began_at > 0
+    assert "Do not simply submit again" in str(doubt)
+
+
+async def test_what_the_answer_held_is_kept_to_64_kilobytes() -> None:
+    office = Office(StepTransport(Reply(500, "x" * 100_000)))
+
+    doubt = await end_of(office.submit())
+
+    assert isinstance(doubt, SubmissionUncertainError)
+    assert len(doubt.raw) == len(office.book.attempts[0].raw) == 64 * 1024
+
+
+async def test_a_task_id_counts_whatever_else_the_answer_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A film that was bought is bought, and the contradiction is logged (A6)."""
+    office = Office(StepTransport(reply({"taskId": "task_9"}, code=429, status=429)))
+
+    with caplog.at_level(logging.WARNING):
+        assert await office.submit() == "task_9"
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "task_9" in caplog.text
+    assert "429" in caplog.text
+
+
+async def test_codes_the_provider_vouches_for_are_tried_again() -> None:
+    """Each try is an attempt of its own, written down before and after. (A4)"""
+    busy = reply(None, code=500)
+    office = Office(StepTransport(busy, busy, ACCEPTED), not_created=frozenset({500}))
+
+    assert await office.submit() == "task_1"
+
+    assert office.book.verdicts == [Verdict.NOT_CREATED, Verdict.NOT_CREATED, Verdict.ACCEPTED]
+    assert len({attempt.token for attempt in office.book.attempts}) == 3
+
+
+async def test_it_is_tried_three_times_more_at_most() -> None:
+    """Then `submit` raises, and the next one may go on. (A4)"""
+    busy = reply(None, code=500)
+    office = Office(StepTransport(*[busy] * 9), not_created=frozenset({500}))
+
+    error = await end_of(office.submit())
+
+    assert isinstance(error, ServerError)
+    assert error.resumable
+    assert "nothing is created" in error.message
+    assert office.book.verdicts == [Verdict.NOT_CREATED] * 4
+
+
+async def test_every_attempt_has_a_token_of_its_own() -> None:
+    """128 random bits, and the same in the callback URL (A16)."""
+
+    class Hooks:
+        def url_for(self, token: str) -> str | None:
+            return f"https://hooks.test/{token}"
+
+    assert isinstance(Hooks(), Callbacks)
+    office = Office(StepTransport(UNREACHED, UNREACHED, ACCEPTED), callbacks=Hooks())
+
+    await office.submit()
+
+    tokens = [attempt.token for attempt in office.book.attempts]
+    assert len(set(tokens)) == 3
+    assert all(len(token) == 32 and int(token, 16) >= 0 for token in tokens)
+    urls = [(request.body or {})["callBackUrl"] for request in office.transport.begun]
+    assert urls == [f"https://hooks.test/{token}" for token in tokens]
+
+
+# --- again ---------------------------------------------------------------------------------------
+
+
+async def test_what_was_never_sent_is_tried_again() -> None:
+    """Unsent is retried with growing pauses, and paid once (A15)."""
+    office = Office(StepTransport(*[UNREACHED] * 5, ACCEPTED))
+
+    assert await office.submit() == "task_1"
+
+    assert len(office.transport.begun) == 6
+    assert len(office.transport.left) == 1
+    pauses = [b - a for a, b in zip(office.transport.at, office.transport.at[1:], strict=False)]
+    assert all(0.7 * 2**n <= pause <= 2**n + 0.01 for n, pause in enumerate(pauses))
+    assert office.book.verdicts == [Verdict.UNSENT] * 5 + [Verdict.ACCEPTED]
+
+
+async def test_what_was_throttled_is_tried_again() -> None:
+    """A refusal for pace is no failure (R4)."""
+    office = Office(StepTransport(*[THROTTLED] * 4, ACCEPTED))
+
+    assert await office.submit() == "task_1"
+
+    assert office.book.verdicts == [Verdict.THROTTLED] * 4 + [Verdict.ACCEPTED]
+    assert office.is_idle()
+
+
+async def test_patience_ends_with_what_was_never_sent() -> None:
+    office = Office(StepTransport(UNREACHED), timeouts=Timeouts(patience=100))
+
+    end = await end_of(office.submit())
+
+    assert isinstance(end, UnreachableError)
+    assert 60 <= now() <= 100
+    assert office.is_idle()
+
+
+async def test_patience_ends_with_a_service_that_only_throttles() -> None:
+    office = Office(StepTransport(THROTTLED), timeouts=Timeouts(patience=100))
+
+    end = await end_of(office.submit())
+
+    assert isinstance(end, RateLimitError)
+    assert 30 <= now() <= 300
+    assert office.is_idle()
+
+
+async def test_waiting_in_line_uses_up_no_patience() -> None:
+    """Patience is for trouble: a long line before the limiter is none."""
+    limiter = RateLimiter(1, 100.0)
+    office = Office(
+        StepTransport(ACCEPTED, ACCEPTED, UNREACHED, ACCEPTED),
+        limiter=limiter,
+        timeouts=Timeouts(patience=50),
+    )
+
+    ends = await asyncio.gather(*(office.submit() for _ in range(3)))
+
+    assert ends == ["task_1"] * 3
+    assert now() > 200
+
+
+@pytest.mark.parametrize("turn", [GATEWAY, UNHEARD, BROKE, WRONG_CERTIFICATE, reply(None)])
+async def test_nothing_else_is_ever_tried_again(turn: Turn) -> None:
+    """Not even after an hour (A1 to A5, A24)."""
+    office = Office(StepTransport(turn, ACCEPTED))
+
+    end = await end_of(office.submit())
+    await asyncio.sleep(3600)
+
+    assert isinstance(end, ApikleyError)
+    assert len(office.transport.begun) == 1
+
+
+async def test_an_uncertain_attempt_keeps_its_place_for_a_minute() -> None:
+    """Its request may still arrive, so it goes on counting (R1)."""
+    office = Office(StepTransport(GATEWAY, ACCEPTED), limiter=RateLimiter(1, 10.0))
+
+    await end_of(office.submit())
+    await office.submit()
+
+    assert office.transport.at[1] == pytest.approx(60)
+
+
+# --- the recorder --------------------------------------------------------------------------------
+
+
+async def test_the_intent_is_safe_before_the_first_byte() -> None:
+    """`intend` has returned before anything is begun, and `settle` before the caller knows (I5)."""
+    office = Office(StepTransport(ACCEPTED))
+    seen: list[str] = []
+
+    class Witness(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            await super().intend(token, request)
+            seen.append(f"intended, {len(office.transport.begun)} begun")
+
+        async def settle(self, outcome: Attempt) -> None:
+            seen.append(f"settling, caller {'knows' if submitting.done() else 'waits'}")
+            await asyncio.sleep(5)
+            seen.append(f"settled, caller {'knows' if submitting.done() else 'waits'}")
+
+    assert isinstance(Witness(), Recorder)
+    office.book = Witness()
+    submitting = office.submit()
+    await submitting
+
+    assert seen == ["intended, 0 begun", "settling, caller waits", "settled, caller waits"]
+
+
+class FullDiskError(Exception):
+    """A recorder's own trouble."""
+
+
+async def test_an_intent_that_cannot_be_written_down_prevents_the_request() -> None:
+    """No journal, no purchase (J1)."""
+
+    class Full(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            await steps(2)
+            raise FullDiskError
+
+    office = Office(StepTransport(ACCEPTED), book=Full())
+
+    assert isinstance(await end_of(office.submit()), FullDiskError)
+    assert office.transport.begun == []
+    assert office.is_idle()
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
+def test_an_outcome_that_cannot_be_written_down_is_not_lost(turn: Turn) -> None:
+    """The recorder fails after the fact: what was bought is reported, exactly once (J2)."""
+    seen: set[type] = set()
+
+    class Full(Book):
+        async def settle(self, outcome: Attempt) -> None:
+            await steps(2)
+            raise FullDiskError
+
+    async def scenario(loop: StrikingLoop) -> None:
+        office = Office(StepTransport(turn), book=Full())
+        submitting = office.submit()
+        loop.strike = submitting.cancel
+        end = await end_of(submitting)
+        await office.quiet()
+
+        sent = len(office.transport.left)
+        assert office.unclaimed == (["task_1"] * sent if turn is ACCEPTED else [])
+        assert len(office.uncertain) == (sent if turn is GATEWAY else 0)
+        assert office.is_idle()
+        seen.add(type(end))
+
+    at_every_turn(scenario)
+
+    assert seen == {asyncio.CancelledError, FullDiskError}
+
+
+async def test_a_limiter_that_fails_after_the_fact_loses_no_film() -> None:
+    """A shared limiter may lose its database while the film is bought."""
+
+    class Torn:
+        @contextlib.asynccontextmanager
+        async def slot(self) -> AsyncIterator[None]:
+            yield
+            raise ConnectionResetError
+
+        @contextlib.asynccontextmanager
+        async def running_slot(self) -> AsyncIterator[None]:
+            yield
+
+        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+            return
+
+    assert isinstance(Torn(), Limiter)
+    office = Office(StepTransport(ACCEPTED), limiter=Torn())
+
+    end = await end_of(office.submit())
+
+    assert isinstance(end, ConnectionResetError)
+    assert office.unclaimed == ["task_1"]
+    assert office.book.verdicts == [Verdict.ACCEPTED]
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_a_slot_that_is_slow_to_be_given_back_is_waited_for(closes: bool) -> None:
+    """Neither a closing nor a cancel cuts a limiter of the user's own short."""
+    seen: list[str] = []
+
+    class Slow:
+        @contextlib.asynccontextmanager
+        async def slot(self) -> AsyncIterator[None]:
+            yield
+            await asyncio.sleep(5)
+            seen.append("given back")
+
+        @contextlib.asynccontextmanager
+        async def running_slot(self) -> AsyncIterator[None]:
+            yield
+
+        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+            return
+
+    office = Office(StepTransport(ACCEPTED), limiter=Slow())
+    submitting = office.submit()
+    await asyncio.sleep(1)
+    if closes:
+        await office.close()
+    else:
+        submitting.cancel()
+    end = await end_of(submitting)
+    await office.quiet()
+
+    assert seen == ["given back"]
+    assert end == "task_1" if closes else office.unclaimed == ["task_1"]
+
+
+async def test_a_limiter_of_ones_own_sees_every_attempt() -> None:
+    """Slots surround attempts, and what ends them passes through."""
+    seen: list[str] = []
+
+    class Own:
+        @contextlib.asynccontextmanager
+        async def slot(self) -> AsyncIterator[None]:
+            seen.append("in")
+            try:
+                yield
+            except ApikleyError as error:
+                seen.append(type(error).__name__)
+                raise
+            seen.append("out")
+
+        @contextlib.asynccontextmanager
+        async def running_slot(self) -> AsyncIterator[None]:
+            yield
+
+        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+            return
+
+    office = Office(StepTransport(THROTTLED, UNREACHED, ACCEPTED), limiter=Own())
+
+    await office.submit()
+
+    assert seen == [
+        *("in", "RateLimitError"),
+        *("in", "UnreachableError"),
+        *("in", "out"),
+    ]
+
+
+class Watched:
+    """A limiter that keeps what passed through its slots; it may swallow that, too."""
+
+    def __init__(self, *, swallows: bool = False) -> None:
+        self.passed: list[type[BaseException] | None] = []
+        self.swallows = swallows
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.passed.append(type(error))
+            if not self.swallows:
+                raise
+        else:
+            self.passed.append(None)
+
+    running_slot = slot
+
+    def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+        return
+
+
+def test_of_an_attempt_that_never_began_the_limiter_learns_just_that() -> None:
+    """Cancelled at every turn: it is `UnreachableError` as long as nothing has left."""
+    seen = set[tuple[int, type[BaseException] | None]]()
+
+    async def scenario(loop: StrikingLoop) -> None:
+        office = Office(StepTransport(ACCEPTED), limiter=Watched())
+        submitting = office.submit()
+        loop.strike = submitting.cancel
+        end = await end_of(submitting)
+        await office.quiet()
+
+        assert isinstance(end, asyncio.CancelledError | str)
+        seen.update((len(office.transport.left), passed) for passed in office.limiter.passed)
+
+    at_every_turn(scenario)
+
+    assert seen == {(0, UnreachableError), (1, None)}
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+async def test_an_intent_that_cannot_be_written_down_costs_no_slot(swallows: bool) -> None:
+    """The limiter is told that nothing began; the caller gets the recorder's own error."""
+
+    class Full(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            raise FullDiskError
+
+    office = Office(StepTransport(ACCEPTED), book=Full(), limiter=Watched(swallows=swallows))
+
+    assert isinstance(await end_of(office.submit()), FullDiskError)
+    assert office.limiter.passed == [UnreachableError]
+    assert office.transport.begun == []
+
+
+async def test_a_slot_comes_back_at_once_when_nothing_was_sent() -> None:
+    """A full disk for twenty submissions: the twenty-first need not wait ten seconds."""
+
+    class Full(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            raise FullDiskError
+
+    office = Office(StepTransport(ACCEPTED), book=Full())
+    for _ in range(20):
+        assert isinstance(await end_of(office.submit()), FullDiskError)
+    office.book = Book()
+
+    assert await office.submit() == "task_1"
+    assert now() == 0
+
+
+@pytest.mark.parametrize("turn", [GATEWAY, UNHEARD, BROKE])
+async def test_a_limiter_that_swallows_errors_makes_nobody_pay_twice(turn: Turn) -> None:
+    """What a slot does not let through is raised all the same."""
+    office = Office(StepTransport(turn, ACCEPTED), limiter=Watched(swallows=True))
+
+    end = await end_of(office.submit())
+
+    assert isinstance(end, SubmissionUncertainError | InsufficientCreditsError)
+    assert len(office.transport.begun) == 1
+
+
+# --- cancelling the caller, at every turn --------------------------------------------------------
+
+SCRIPTS: dict[str, tuple[Turn, ...]] = {
+    "accepted": (ACCEPTED,),
+    "uncertain": (GATEWAY,),
+    "unanswered": (UNHEARD,),
+    "refused": (BROKE,),
+    "throttled first": (THROTTLED, ACCEPTED),
+    "unreachable first": (UNREACHED, ACCEPTED),
+}
+
+
+def check_account(office: Office, end: str | BaseException) -> None:
+    """What left is written down, and known to the caller or reported: exactly one of the two."""
+    book, left = office.book, office.transport.left
+    assert [line[0] for line in book.lines] == ["intend", "settle"] * (len(book.lines) // 2)
+    heard = [v for v in book.verdicts if v is not Verdict.UNSENT]
+    assert len(heard) == len(left)
+    bought = book.verdicts.count(Verdict.ACCEPTED)
+    doubts = book.verdicts.count(Verdict.UNCERTAIN)
+    assert len(office.unclaimed) == (bought if not isinstance(end, str) else 0)
+    assert len(office.uncertain) == (doubts if not isinstance(end, SubmissionUncertainError) else 0)
+    assert bought + doubts <= 1
+    assert office.is_idle()
+
+
+TRANSPORTS = pytest.mark.parametrize("transport", [StepTransport, NestedTransport])
+
+
+@TRANSPORTS
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_cancelling_the_caller_at_any_turn(script: str, transport: type[StepTransport]) -> None:
+    """Before the first byte nothing is sent any more; after it the attempt is finished (A10)."""
+    seen: set[str] = set()
+
+    async def scenario(loop: StrikingLoop) -> None:
+        office = Office(transport(*SCRIPTS[script]))
+        submitting = office.submit()
+        arrived: list[int] = []
+
+        def strike() -> None:
+            submitting.cancel()
+            # The cancel arrives in this turn; what has left by its end has left.
+            loop.call_soon(loop.call_soon, lambda: arrived.append(len(office.transport.left)))
+
+        loop.strike = strike
+        end = await end_of(submitting)
+        await office.quiet()
+
+        if isinstance(end, asyncio.CancelledError):
+            assert arrived == [len(office.transport.left)]
+        check_account(office, end)
+        assert not any("closed" in doubt.cause for doubt in office.uncertain)
+        seen.add(f"{len(office.transport.left)} sent, {type(end).__name__}")
+
+    at_every_turn(scenario)
+
+    # The strikes met every phase, or they would prove nothing.
+    assert {"0 sent, CancelledError", "1 sent, CancelledError"} <= seen
+    assert any("CancelledError" not in end for end in seen)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_one_who_leaves_disturbs_nobody_else(which: int) -> None:
+    """Three share a limiter of one place; one is cancelled, the others get their films (I14)."""
+
+    async def scenario(loop: StrikingLoop) -> None:
+        limiter = RateLimiter(1, 5.0, clock=LoopClock())
+        office = Office(StepTransport(ACCEPTED), limiter=limiter)
+        submitting = [office.submit() for _ in range(3)]
+        loop.strike = submitting[which].cancel
+        ends = await asyncio.gather(*submitting, return_exceptions=True)
+        await office.quiet()
+
+        assert [end for number, end in enumerate(ends) if number != which] == ["task_1"] * 2
+        assert office.book.verdicts.count(Verdict.ACCEPTED) == len(office.transport.left)
+        assert len(office.unclaimed) == len(office.transport.left) - ends.count("task_1")
+        assert office.is_idle()
+
+    at_every_turn(scenario)
+
+
+async def test_an_abandoned_submission_is_not_tried_again() -> None:
+    """Nobody waits for it: an unsent attempt stays unsent."""
+    office = Office(StepTransport(THROTTLED, ACCEPTED, answer_in=5))
+    submitting = office.submit()
+    await asyncio.sleep(2)
+
+    submitting.cancel()
+    await end_of(submitting)
+    await office.quiet()
+    await asyncio.sleep(3600)
+
+    assert office.book.verdicts == [Verdict.THROTTLED]
+    assert len(office.transport.begun) == 1
+
+
+@TRANSPORTS
+async def test_what_was_not_sent_ends_with_its_caller(transport: type[StepTransport]) -> None:
+    """Nobody goes on connecting, or standing in line, for a film that nobody wants."""
+    office = Office(transport(ACCEPTED, connected_in=60), limiter=RateLimiter(1, 10.0))
+    connecting, in_line = office.submit(), office.submit()
+    await asyncio.sleep(1)
+
+    connecting.cancel()
+    in_line.cancel()
+    await asyncio.wait({connecting, in_line})
+    await office.quiet()
+
+    assert now() == pytest.approx(1)
+    assert office.transport.left == []
+    assert office.book.verdicts == [Verdict.UNSENT]
+    assert office.is_idle()
+
+
+async def test_the_caller_is_free_at_once() -> None:
+    """A cancelled caller does not wait for the answer to what it set in motion (A10)."""
+    office = Office(StepTransport(ACCEPTED, answer_in=60))
+    submitting = office.submit()
+    await asyncio.sleep(1)
+
+    submitting.cancel()
+    await end_of(submitting)
+
+    assert now() == pytest.approx(1)
+    await office.quiet()
+    assert now() == pytest.approx(60)
+    assert office.unclaimed == ["task_1"]
+
+
+async def test_a_users_own_timeout_is_a_cancel_like_any_other() -> None:
+    office = Office(StepTransport(ACCEPTED, answer_in=60))
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10):
+            await office.submitter.submit(Order(WORK, recorder=office.book))
+    await office.quiet()
+
+    assert office.unclaimed == ["task_1"]
+
+
+async def test_a_bug_of_an_abandoned_submission_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            await steps(5)
+            raise FullDiskError
+
+    office = Office(StepTransport(ACCEPTED), book=Broken())
+    submitting = office.submit()
+    await steps(4)
+    submitting.cancel()
+    await end_of(submitting)
+    await office.quiet()
+
+    assert [r.getMessage() for r in caplog.records] == [
+        "an abandoned submission ended in FullDiskError"
+    ]
+
+
+# --- closing, at every turn ----------------------------------------------------------------------
+
+
+@TRANSPORTS
+@pytest.mark.parametrize("grace", [30, 0])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_closing_at_any_turn(script: str, grace: float, transport: type[StepTransport]) -> None:
+    """What is out gets its answer, what is not out stays at home, nobody is left out (C5, C6)."""
+    seen: set[str] = set()
+
+    async def scenario(loop: StrikingLoop) -> None:
+        office = Office(transport(*SCRIPTS[script]))
+        submitting = office.submit()
+        struck = asyncio.Event()
+        loop.strike = struck.set
+        quitting = asyncio.create_task(struck.wait())
+        await asyncio.wait({submitting, quitting}, return_when=asyncio.FIRST_COMPLETED)
+        quitting.cancel()
+        left = len(office.transport.left)
+
+        await office.close(grace)
+
+        assert office.is_idle()
+        assert len(office.transport.left) == left
+        end = await end_of(submitting)
+        seen.add(f"{left} sent, {type(end).__name__}")
+        last = office.book.verdicts[-1] if office.book.verdicts else Verdict.UNSENT
+        if isinstance(end, ClientClosedError):
+            spent = last in (Verdict.ACCEPTED, Verdict.UNCERTAIN) or office.unclaimed
+            assert ("nothing was sent" in str(end)) is not bool(spent or office.uncertain)
+        if grace:
+            check_account(office, end)
+            assert office.unclaimed == office.uncertain == []
+            assert isinstance(end, str) is (last is Verdict.ACCEPTED)
+            assert isinstance(end, SubmissionUncertainError) is (last is Verdict.UNCERTAIN)
+        bought = [verdict for verdict in office.book.verdicts if verdict is Verdict.ACCEPTED]
+        known = isinstance(end, str | SubmissionUncertainError)
+        assert known + len(office.unclaimed) + len(office.uncertain) <= 1
+        assert known or not bought or office.unclaimed
+
+    at_every_turn(scenario)
+
+    assert "0 sent, ClientClosedError" in seen
+    assert any("ClientClosedError" not in end for end in seen)
+
+
+async def test_closing_waits_for_an_answer_as_long_as_it_is_told() -> None:
+    office = Office(StepTransport(ACCEPTED, answer_in=29))
+    submitting = office.submit()
+    await asyncio.sleep(0.5)
+
+    await office.close(grace=30)
+
+    assert now() == pytest.approx(29)
+    assert await submitting == "task_1"
+
+
+async def test_closing_waits_for_an_answer_though_there_was_quiet_before() -> None:
+    """An earlier film has come and gone: that quiet says nothing about the one that is out."""
+    office = Office(StepTransport(ACCEPTED))
+    assert await office.submit() == "task_1"
+    await office.quiet()
+    office.transport.answer_in = 29
+    submitting = office.submit()
+    await asyncio.sleep(0.5)
+
+    await office.close(grace=30)
+
+    assert await submitting == "task_1"
+    assert office.book.verdicts == [Verdict.ACCEPTED] * 2
+
+
+async def test_closing_waits_for_the_last_answer_not_for_the_first() -> None:
+    office = Office(StepTransport(ACCEPTED, answer_in=5))
+    first = office.submit()
+    await asyncio.sleep(0.5)
+    office.transport.answer_in = 25
+    last = office.submit()
+    await asyncio.sleep(0.5)
+
+    await office.close(grace=30)
+
+    assert await asyncio.gather(first, last) == ["task_1", "task_1"]
+    assert now() == pytest.approx(25.5)
+
+
+async def test_what_is_not_answered_in_time_is_uncertain() -> None:
+    office = Office(StepTransport(ACCEPTED, answer_in=100))
+    submitting = office.submit()
+    await asyncio.sleep(1)
+
+    await office.close(grace=30)
+    end = await end_of(submitting)
+
+    assert now() == pytest.approx(31)
+    assert isinstance(end, SubmissionUncertainError)
+    assert "closed" in end.cause
+    assert office.book.verdicts == [Verdict.UNCERTAIN]
+    assert office.is_idle()
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
+async def test_a_recorder_that_hangs_does_not_hang_the_closing(turn: Turn) -> None:
+    """The grace ends; what was bought is reported, and its caller is told where."""
+
+    class Slow(Book):
+        async def settle(self, outcome: Attempt) -> None:
+            await asyncio.sleep(1000)
+
+    office = Office(StepTransport(turn), book=Slow())
+    submitting = office.submit()
+    await asyncio.sleep(1)
+
+    await office.close(grace=30)
+    end = await end_of(submitting)
+
+    assert now() == pytest.approx(36)
+    assert isinstance(end, ClientClosedError)
+    assert "nothing was sent" not in str(end)
+    if turn is ACCEPTED:
+        assert (end.task_id, office.unclaimed) == ("task_1", ["task_1"])
+    else:
+        assert len(office.uncertain) == 1
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
+async def test_what_is_being_written_down_is_written_to_its_end(turn: Turn) -> None:
+    """Without any grace for answers, a recorder that takes two seconds still gets them."""
+
+    class Slow(Book):
+        async def settle(self, outcome: Attempt) -> None:
+            await asyncio.sleep(2)
+            await super().settle(outcome)
+
+    office = Office(StepTransport(turn), book=Slow())
+    submitting = office.submit()
+    await asyncio.sleep(1)
+
+    await office.close(grace=0)
+    end = await end_of(submitting)
+
+    assert now() == pytest.approx(2)
+    assert len(office.book.verdicts) == 1
+    assert end == "task_1" if turn is ACCEPTED else isinstance(end, SubmissionUncertainError)
+    assert office.unclaimed == office.uncertain == []
+
+
+async def test_an_intent_that_is_being_written_down_is_settled_when_everything_ends() -> None:
+    """It is cut off by no end, so that no journal is left with an intent that nobody settles."""
+
+    class Slow(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            await asyncio.sleep(2)
+            await super().intend(token, request)
+
+    office = Office(StepTransport(ACCEPTED), book=Slow())
+    submitting = office.submit()
+    await asyncio.sleep(1)
+
+    await office.close(grace=0)
+
+    assert isinstance(await end_of(submitting), ClientClosedError)
+    assert [line[0] for line in office.book.lines] == ["intend", "settle"]
+    assert office.book.verdicts == [Verdict.UNSENT]
+    assert office.transport.begun == []
+
+
+async def test_who_waits_at_a_closed_gate_goes_home_at_once() -> None:
+    """A throttled submission holds up no closing (C5)."""
+    throttled = reply({"retryAfter": 200}, code=429, status=429)
+    office = Office(StepTransport(throttled))
+    submitting = [office.submit() for _ in range(8)]
+    await asyncio.sleep(20)
+
+    await office.close(grace=30)
+
+    assert now() == pytest.approx(20)
+    ends = [await end_of(task) for task in submitting]
+    assert all(isinstance(end, ClientClosedError) for end in ends)
+    assert office.is_idle()
+
+
+async def test_nothing_is_sent_once_the_closing_has_begun() -> None:
+    """An intent that was being written down is settled as unsent."""
+
+    class Slow(Book):
+        async def intend(self, token: str, request: Request) -> None:
+            await asyncio.sleep(5)
+            await super().intend(token, request)
+
+    office = Office(StepTransport(ACCEPTED), book=Slow())
+    submitting = office.submit()
+    await asyncio.sleep(1)
+
+    await office.close(grace=30)
+
+    assert now() == pytest.approx(5)
+    assert isinstance(await end_of(submitting), ClientClosedError)
+    assert office.transport.begun == []
+    assert office.book.verdicts == [Verdict.UNSENT]
+    with pytest.raises(ClientClosedError, match="nothing was sent"):
+        await office.submitter.submit(Order(WORK))
+
+
+@pytest.mark.parametrize("after", [0, 0.1, 10])
+async def test_closing_can_itself_be_cut_short(after: float) -> None:
+    """A cancelled drain gives up its grace, and still leaves nothing running (C6)."""
+    office = Office(StepTransport(ACCEPTED, answer_in=100))
+    submitting = office.submit()
+    await asyncio.sleep(1)
+    closing = asyncio.create_task(office.close(grace=30))
+    await asyncio.sleep(after)
+
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+
+    assert now() == pytest.approx(1 + after)
+    if after:
+        assert isinstance(await end_of(submitting), SubmissionUncertainError)
+    else:
+        await office.close(grace=0)
+        await end_of(submitting)
+    assert office.is_idle()
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def grouped(office: Office, group: Group) -> asyncio.Task[str]:
+    return asyncio.create_task(
+        office.submitter.submit(Order(WORK, recorder=office.book, group=group))
+    )
+
+
+@TRANSPORTS
+async def test_a_group_stops_what_is_not_out_and_waits_for_what_is(
+    transport: type[StepTransport],
+) -> None:
+    """Only its own: others of the same submitter go on."""
+    office = Office(transport(ACCEPTED, answer_in=20), limiter=RateLimiter(2, 10.0))
+    group = Group(LoopClock(), recorded=True)
+    out, other, in_line = grouped(office, group), office.submit(), grouped(office, group)
+    await asyncio.sleep(1)
+    assert (group.out, group.pending) == (1, 2)
+
+    await group.drain(grace=30)
+
+    assert now() == pytest.approx(20)
+    assert await out == "task_1"
+    assert await other == "task_1"
+    error = await end_of(in_line)
+    assert isinstance(error, ClientClosedError)
+    assert str(error).startswith("Submitting was stopped: nothing was sent")
+    assert isinstance(await end_of(grouped(office, group)), ClientClosedError)
+    assert await office.submit() == "task_1"
+    assert office.is_idle()
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY, UNHEARD])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_of_a_group_that_records_nothing_is_reported_twice(turn: Turn, recorded: bool) -> None:
+    """Cancelled at every turn: what left is written down; it is reported only where that is all."""
+    seen = set[int]()
+
+    async def scenario(loop: StrikingLoop) -> None:
+        office = Office(StepTransport(turn))
+        submitting = grouped(office, Group(LoopClock(), recorded=recorded))
+        loop.strike = submitting.cancel
+        end = await end_of(submitting)
+        await office.quiet()
+
+        left = len(office.transport.left)
+        assert [v for v in office.book.verdicts if v is not Verdict.UNSENT] == (
+            [Verdict.ACCEPTED if turn is ACCEPTED else Verdict.UNCERTAIN] * left
+        )
+        reported = len(office.unclaimed) + len(office.uncertain)
+        cancelled = isinstance(end, asyncio.CancelledError)
+        assert reported == (left if cancelled and not recorded else 0)
+        assert office.is_idle()
+        seen.add(left)
+
+    at_every_turn(scenario)
+
+    assert seen == {0, 1}
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
+async def test_what_a_group_could_not_write_down_is_reported(turn: Turn) -> None:
+    """The second attempt of a submission, too: the first was written down."""
+
+    class Fills(Book):
+        async def settle(self, outcome: Attempt) -> None:
+            if outcome.verdict is not Verdict.THROTTLED:
+                raise FullDiskError
+            await super().settle(outcome)
+
+    office = Office(StepTransport(THROTTLED, turn), book=Fills())
+    submitting = grouped(office, Group(LoopClock(), recorded=True))
+
+    assert isinstance(await end_of(submitting), FullDiskError)
+    assert office.book.verdicts == [Verdict.THROTTLED]
+    assert office.unclaimed == (["task_1"] if turn is ACCEPTED else [])
+    assert len(office.uncertain) == (turn is GATEWAY)
+
+
+async def test_a_stopped_group_does_not_go_on_after_a_429() -> None:
+    """What was out is throttled: it is not sent again."""
+    office = Office(StepTransport(THROTTLED, ACCEPTED, answer_in=5))
+    group = Group(LoopClock(), recorded=True)
+    submitting = grouped(office, group)
+    await asyncio.sleep(1)
+
+    await group.drain(grace=30)
+
+    assert now() == pytest.approx(5)
+    assert isinstance(await end_of(submitting), ClientClosedError)
+    assert office.book.verdicts == [Verdict.THROTTLED]
+    assert len(office.transport.begun) == 1
+
+
+async def test_an_upload_is_stopped_with_its_group() -> None:
+    """It costs nothing, so nobody waits for it."""
+    office = Office(StepTransport(ACCEPTED))
+    group = Group(LoopClock(), recorded=True)
+
+    async def upload() -> dict[str, str]:
+        await asyncio.sleep(600)
+        return {}
+
+    order = Order(WORK, upload, recorder=office.book, group=group)
+    submitting = asyncio.create_task(office.submitter.submit(order))
+    await asyncio.sleep(1)
+
+    await group.drain(grace=30)
+
+    assert now() == pytest.approx(1)
+    assert isinstance(await end_of(submitting), ClientClosedError)
+    assert office.transport.begun == []

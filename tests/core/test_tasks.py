@@ -1,0 +1,352 @@
+"""The house of one event loop: who is inside is sent home, what runs is ended, all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from apikley_async import ClientClosedError
+from apikley_async._tasks import House
+
+pytestmark = pytest.mark.virtual
+
+
+async def visit(house: House, stay: Callable[[], Awaitable[Any]]) -> Any:
+    async with house.inside():
+        return await stay()
+
+
+async def for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+async def steps(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def end_of(task: asyncio.Task[Any]) -> Any:
+    return (await asyncio.gather(task, return_exceptions=True))[0]
+
+
+# --- inside --------------------------------------------------------------------------------------
+
+
+async def test_a_visit_that_is_over_in_time_is_not_disturbed() -> None:
+    house = House()
+
+    async def stay() -> str:
+        await asyncio.sleep(1)
+        return "tea"
+
+    assert await visit(house, stay) == "tea"
+    await house.shut()
+
+
+async def test_everyone_inside_is_sent_home() -> None:
+    """Each of them learns that the client was closed; nobody waits for ever (C5)."""
+    house = House()
+    visits = [asyncio.create_task(visit(house, for_ever)) for _ in range(3)]
+    await asyncio.sleep(1)
+
+    house.send_home()
+    await house.shut()
+
+    ends = [await end_of(task) for task in visits]
+    assert all(isinstance(end, ClientClosedError) for end in ends)
+    assert not any(task.cancelled() or task.cancelling() for task in visits)
+
+
+async def test_nobody_is_let_in_any_more() -> None:
+    house = House()
+    house.send_home()
+
+    with pytest.raises(ClientClosedError, match="closed"):
+        await visit(house, for_ever)
+    await house.shut()
+    with pytest.raises(ClientClosedError, match="closed"):
+        house.check()
+
+
+async def test_a_visit_within_a_visit_is_sent_home_once() -> None:
+    """An upload is inside, and so is the question it asks."""
+    house = House()
+
+    async def stay() -> None:
+        await visit(house, for_ever)
+
+    task = asyncio.create_task(visit(house, stay))
+    await asyncio.sleep(1)
+
+    house.send_home()
+    end = await end_of(task)
+
+    assert isinstance(end, ClientClosedError)
+    assert task.cancelling() == 0
+    await house.shut()
+
+
+@pytest.mark.parametrize("closing_first", [True, False])
+@pytest.mark.parametrize("between", range(4))
+@pytest.mark.parametrize("depth", [1, 2])
+async def test_a_cancel_wins_over_the_closing(
+    depth: int, between: int, closing_first: bool
+) -> None:
+    """Cancelled and sent home at once, a task is cancelled: a cancel is never swallowed (C15)."""
+    house = House()
+
+    async def stay() -> None:
+        await (visit(house, for_ever) if depth == 2 else for_ever())
+
+    task = asyncio.create_task(visit(house, stay))
+    await asyncio.sleep(1)
+
+    too_late = False
+    if closing_first:
+        house.send_home()
+        await steps(between)
+        too_late = not task.cancel()
+    else:
+        task.cancel()
+        await steps(between)
+        house.send_home()
+    end = await end_of(task)
+
+    assert isinstance(end, ClientClosedError if too_late else asyncio.CancelledError)
+    assert not (too_late and between < 2)
+    await house.shut()
+
+
+@pytest.mark.parametrize("between", range(-3, 4))
+async def test_a_users_timeout_around_it_keeps_its_meaning(between: int) -> None:
+    """A time-out of the user's that strikes together with the closing is one or the other."""
+    house = House()
+
+    async def hurry() -> str:
+        try:
+            async with asyncio.timeout(None) as hurried:
+                timeouts.append(hurried)
+                await visit(house, for_ever)
+        except TimeoutError:
+            return "hurried"
+        except ClientClosedError:
+            return "closed"
+        return "done"
+
+    timeouts: list[asyncio.Timeout] = []
+    task = asyncio.create_task(hurry())
+    await asyncio.sleep(1)
+
+    now = asyncio.get_running_loop().time()
+    strikes = [lambda: timeouts[0].reschedule(now), house.send_home]
+    for strike in strikes if between < 0 else reversed(strikes):
+        if not task.done():
+            strike()
+            await steps(abs(between) - 1)
+
+    assert await end_of(task) in ("hurried", "closed")
+    assert task.cancelling() == 0
+    await house.shut()
+
+
+async def test_a_users_timeout_alone_is_a_timeout() -> None:
+    house = House()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(5):
+            await visit(house, for_ever)
+
+    await visit(house, lambda: asyncio.sleep(1))  # and the house is as open as before
+    await house.shut()
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("its own"), OSError("its own"), KeyError("its own")]
+)
+async def test_what_goes_wrong_inside_comes_out_as_it_is(error: Exception) -> None:
+    """A time-out that happens inside is not taken for the closing."""
+    house = House()
+
+    async def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        await visit(house, fail)
+
+    assert caught.value is error
+    await house.shut()
+
+
+async def test_in_a_task_that_was_cancelled_before_it_still_works() -> None:
+    """Cleaning up after a cancel may need the client, and may be sent home too."""
+    house = House()
+
+    async def clean_up() -> str:
+        try:
+            await for_ever()
+        except asyncio.CancelledError:
+            await visit(house, lambda: asyncio.sleep(1))
+            try:
+                await visit(house, for_ever)
+            except ClientClosedError:
+                return "sent home"
+        return "?"
+
+    task = asyncio.create_task(clean_up())
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.sleep(5)
+
+    house.send_home()
+
+    assert await end_of(task) == "sent home"
+    await house.shut()
+
+
+async def test_an_error_inside_while_it_closes_is_that_error() -> None:
+    house = House()
+
+    async def stubborn() -> None:
+        try:
+            await for_ever()
+        finally:
+            raise KeyError("its own")
+
+    task = asyncio.create_task(visit(house, stubborn))
+    await asyncio.sleep(1)
+
+    house.send_home()
+
+    assert isinstance(await end_of(task), KeyError)
+    await house.shut()
+
+
+def test_another_loop_is_told_so() -> None:
+    """One client, two loops at once: a clear error instead of a hang (C12)."""
+    loop = asyncio.new_event_loop()
+
+    async def open_house() -> House:
+        return House()
+
+    house = loop.run_until_complete(open_house())
+
+    async def elsewhere() -> None:
+        with pytest.raises(ClientClosedError, match="another event loop"):
+            house.check()
+        with pytest.raises(ClientClosedError, match="another event loop"):
+            await house.wait_closed()
+        with pytest.raises(ClientClosedError, match="another event loop"):
+            await visit(house, for_ever)
+
+    asyncio.run(elsewhere())
+    assert not house.gone
+    loop.close()
+    assert house.gone
+
+
+# --- shutting ------------------------------------------------------------------------------------
+
+
+async def test_what_it_spawned_ends_with_it() -> None:
+    house = House()
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await for_ever()
+        finally:
+            await asyncio.sleep(3)
+            ended.append("cleaned up")
+
+    tasks = [house.spawn(work()) for _ in range(2)]
+    await asyncio.sleep(1)
+
+    house.send_home()
+    await house.shut()
+
+    assert ended == ["cleaned up"] * 2
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_the_last_things_are_done_after_everyone_left_and_in_order() -> None:
+    house = House()
+    seen: list[str] = []
+
+    async def stay() -> None:
+        try:
+            await for_ever()
+        finally:
+            await asyncio.sleep(2)
+            seen.append("left")
+
+    async def act(name: str) -> None:
+        await asyncio.sleep(1)
+        seen.append(name)
+
+    task = asyncio.create_task(visit(house, stay))
+    await asyncio.sleep(1)
+
+    house.send_home()
+    await house.shut(lambda: act("first"), lambda: act("second"))
+
+    assert seen == ["left", "first", "second"]
+    assert isinstance(await end_of(task), ClientClosedError)
+
+
+@pytest.mark.parametrize("broken", range(3))
+async def test_one_thing_that_fails_does_not_keep_the_others_from_being_done(broken: int) -> None:
+    """Every connection is closed even if closing another one failed, and the error is told."""
+    house = House()
+    seen: list[int] = []
+
+    async def act(number: int) -> None:
+        if number == broken:
+            raise OSError("stuck")
+        seen.append(number)
+
+    house.send_home()
+    with pytest.raises(OSError, match="stuck"):
+        await house.shut(*(lambda number=number: act(number) for number in range(3)))
+
+    assert seen == [number for number in range(3) if number != broken]
+    assert house.gone
+
+
+@pytest.mark.parametrize("moments", [*itertools.product([0, 0.5, 1.5], [0, 0.7], [0, 0.1])])
+async def test_it_is_shut_whoever_is_cancelled_meanwhile(moments: tuple[float, ...]) -> None:
+    """Cancelled once, twice or three times, it finishes, and then the cancel goes on (C5)."""
+    house = House()
+    seen: list[str] = []
+
+    async def act() -> None:
+        await asyncio.sleep(2)
+        seen.append("done")
+
+    house.send_home()
+    shutting = asyncio.create_task(house.shut(act, act))
+    await steps(1)
+    for moment in moments:
+        await asyncio.sleep(moment)
+        shutting.cancel()
+
+    assert isinstance(await end_of(shutting), asyncio.CancelledError)
+    assert seen == ["done", "done"]
+    assert house.gone
+
+
+async def test_others_can_wait_until_it_is_shut() -> None:
+    house = House()
+    waiting = [asyncio.create_task(house.wait_closed()) for _ in range(3)]
+    await asyncio.sleep(1)
+    waiting[0].cancel()
+
+    house.send_home()
+    await house.shut(lambda: asyncio.sleep(2))
+    await asyncio.gather(*waiting[1:])
+
+    assert house.gone
+    assert waiting[0].cancelled()

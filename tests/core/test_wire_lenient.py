@@ -1,0 +1,292 @@
+"""`_lenient`: a value that makes sense or None, whatever strangers write."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from apikley_async._wire.lenient import (
+    plain,
+    read_amount,
+    read_date,
+    read_json,
+    read_moment,
+    read_number,
+    read_whole,
+)
+
+HUGE = 10**400  # no float can hold it
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([HUGE, -HUGE, 2**63, 1e308, -0.0])
+    | st.floats()
+    | ANY_TEXT
+)
+ANYTHING = st.recursive(
+    LEAVES, lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner), max_leaves=8
+)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ('\ufeff{"a": 1}', {"a": 1}),
+        (' \r\n{"a": 1}\n ', {"a": 1}),
+        ('{"a": 1, "a": 2}', {"a": 2}),
+        ('"text"', "text"),
+        ("null", None),
+        ("", None),
+        ("<html>", None),
+        ('{"a": 1', None),
+        ('{"a": 1} trailing', None),
+        ("9" * 5000, None),
+        ("[" * 100_000, None),
+        ("[" * 100_000 + "]" * 100_000, None),
+        ('{"a":' * 5000 + "1" + "}" * 5000, None),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_json_is_read_or_is_nothing(text: str, value: Any) -> None:
+    """A byte order mark, a number of 5,000 digits, a tower of brackets: no exception (P6)."""
+    assert read_json(text) == value
+
+
+@pytest.mark.parametrize("depth", [1, 20, 90])
+def test_what_people_nest_is_read(depth: int) -> None:
+    assert read_json("[" * depth + "]" * depth) is not None
+    assert read_json('{"a":' * depth + "1" + "}" * depth) is not None
+
+
+@pytest.mark.parametrize("depth", [200, 900, 980, 995])
+def test_what_is_nested_too_deep_to_be_handled_is_not_read(depth: int) -> None:
+    """What comes out can be printed, copied and pickled, however deep the caller stands (P6)."""
+    assert read_json("[" * depth + "]" * depth) is None
+    assert read_json('[{"a":' * (depth // 2) + "1" + "}]" * (depth // 2)) is None
+
+
+def test_many_small_things_are_not_one_deep_thing() -> None:
+    """Brackets beside each other are no tower."""
+    assert read_json("[" + ",".join(["[[]]"] * 500) + "]") == [[[]]] * 500
+
+
+@given(ANY_TEXT | ANYTHING.map(json.dumps))
+def test_reading_json_never_raises(text: str) -> None:
+    value = read_json(text)
+
+    assert value is None or json.dumps(value)
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (7, 7.0),
+        (-7.5, -7.5),
+        ("12", 12.0),
+        ("12.25", 12.25),
+        ("-3", -3.0),
+        ("007", 7.0),
+        (True, None),
+        (False, None),
+        (None, None),
+        ("", None),
+        (" 5", None),
+        ("5\n", None),
+        ("+5", None),
+        ("1e3", None),
+        ("1_000", None),
+        ("0x10", None),
+        ("٣", None),
+        ("１７", None),
+        ("inf", None),
+        ("nan", None),
+        (".5", None),
+        ("9" * 16, None),
+        ("9" * 400, None),
+        (math.nan, None),
+        (math.inf, None),
+        (-math.inf, None),
+        (HUGE, None),
+        (-HUGE, None),
+        ([5], None),
+        ({"a": 5}, None),
+        (b"5", None),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_number_is_finite_or_nothing(value: Any, number: float | None) -> None:
+    """ASCII digits with a point at most; no word, no sign in front, no other script (R7, P14)."""
+    assert read_number(value) == number
+
+
+@pytest.mark.parametrize(
+    ("value", "whole"),
+    [
+        (200, 200),
+        (200.0, 200),
+        ("200", 200),
+        ("200.0", 200),
+        (200.5, None),
+        ("x", None),
+        (True, None),
+    ],
+)
+def test_a_whole_number_may_come_in_disguise(value: Any, whole: int | None) -> None:
+    read = read_whole(value)
+
+    assert read == whole
+    assert type(read) is type(whole)
+
+
+@pytest.mark.parametrize(
+    ("value", "amount"), [(0, 0.0), ("1.5", 1.5), (-0.5, None), ("-1", None), (math.nan, None)]
+)
+def test_an_amount_is_never_below_nothing(value: Any, amount: float | None) -> None:
+    """A negative pause, price or progress makes no sense (R7, P14)."""
+    assert read_amount(value) == amount
+
+
+@given(ANYTHING)
+@example("9" * 15 + "." + "9" * 15)
+@example(HUGE)
+def test_reading_numbers_never_raises(value: Any) -> None:
+    for read in (read_number, read_whole, read_amount):
+        number = read(value)
+        assert number is None or math.isfinite(number)
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+AT = datetime(2026, 9, 21, 13, 33, 20, tzinfo=UTC)
+SECONDS = int(AT.timestamp())
+
+
+@pytest.mark.parametrize(
+    "value", [SECONDS * 1000, SECONDS, float(SECONDS), str(SECONDS * 1000), str(SECONDS)]
+)
+def test_a_moment_is_read_in_milliseconds_or_seconds(value: Any) -> None:
+    """The pages say milliseconds; a value that could only be seconds is taken as such (P14)."""
+    assert read_moment(value) == AT
+
+
+def test_a_moment_is_exact() -> None:
+    assert read_moment(SECONDS * 1000 + 987) == AT.replace(microsecond=987_000)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(0, -1, -SECONDS, 1, 12_345, SECONDS * 10**6, HUGE, 1e308, math.nan),
+        *("soon", None, True, [], {}),
+        253_402_300_799_000,  # the last second that datetime knows: nothing can be added to it
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_nonsense_is_no_moment(value: Any) -> None:
+    """No year 1970, none of five digits, no overflow (P14)."""
+    assert read_moment(value) is None
+
+
+@given(ANYTHING | st.integers(-(10**18), 10**18) | st.floats())
+def test_reading_moments_never_raises(value: Any) -> None:
+    """Whatever is read is in UTC and far from the ends of the calendar."""
+    moment = read_moment(value)
+
+    assert moment is None or (1973 <= moment.year < 6000 and moment.tzinfo is UTC)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        format_datetime(AT, usegmt=True),
+        "Mon, 21 Sep 2026 13:33:20 +0000",
+        "Mon, 21 Sep 2026 16:33:20 +0300",
+        "21 Sep 2026 13:33:20 GMT",
+        "Mon, 21 Sep 2026 13:33:20 -0000",
+    ],
+)
+def test_a_date_of_a_header_is_read(text: str) -> None:
+    assert read_date(text) == SECONDS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, "", "soon", "-5", "1e9", "Mon", "٣", "x" * 65, "Mon, 21 Sep"),
+        "Mon, 32 Sep 2026 13:33:20 GMT",
+        "Mon, 21 Sep 2026 13:33:20 +9999",
+        "Mon, 21 Sep 99999 13:33:20 GMT",
+    ],
+)
+def test_what_is_no_date_is_nothing(text: str | None) -> None:
+    """The library that parses dates raises what it likes; here nothing comes through (R6)."""
+    assert read_date(text) is None
+
+
+@given(
+    ANY_TEXT
+    | st.from_regex(
+        r"(Mon, )?[0-9]{1,2} (Jan|Feb|Foo) [0-9]{1,5} [0-9:]{0,9} ([+-][0-9]{4}|GMT|Z)?",
+        fullmatch=True,
+    )
+)
+def test_reading_dates_never_raises(text: str) -> None:
+    seconds = read_date(text)
+
+    assert seconds is None or math.isfinite(seconds)
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("Internal Error, Please try again later.", "Internal Error, Please try again later."),
+        ("Внутренняя ошибка", "Внутренняя ошибка"),
+        ("two\nlines\tand a tab", "two lines and a tab"),
+        ("\x1b[31mred\x1b[0m", "[31mred [0m"),
+        ("bell\x07 null\x00 c1\x9b", "bell null c1"),
+        ("right\u202eleft", "right left"),
+        ("zero\u200bwidth, mark\ufeff, letter mark\u061c", "zero width, mark , letter mark"),
+        ("half\ud800pair", "half pair"),
+        ("  spaces   galore  ", "spaces galore"),
+        (404, "404"),
+        (None, "None"),
+        ({"a": 1}, "{'a': 1}"),
+        ("", ""),
+    ],
+)
+def test_foreign_text_becomes_one_harmless_line(value: Any, shown: str) -> None:
+    """Nothing that moves a cursor, turns a line round or hides (P16)."""
+    assert plain(value) == shown
+
+
+def test_foreign_text_is_cut() -> None:
+    assert plain("x" * 10_000) == "x" * 497 + "..."
+    assert plain("x" * 500) == "x" * 500
+    assert plain("abcdef", 5) == "ab..."
+
+
+@given(ANYTHING, st.integers(3, 600))
+def test_foreign_text_is_always_harmless(value: Any, longest: int) -> None:
+    shown = plain(value, longest)
+
+    assert shown.isprintable()
+    assert len(shown) <= longest

@@ -1,0 +1,153 @@
+"""Callers of the single calls: several wait for one film, and some of them are cancelled.
+
+Whoever is left must hear what the service really made of the film (I14), and each saved file must
+be whole (I11). There is no journal here and no machine dies: what is cancelled are single tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from simulation.plans import Plan
+from simulation.promises import small_film
+from simulation.world import World, boards, served
+
+from apikley_async import Client, Job, Result
+from apikley_async.errors import (
+    ApikleyError,
+    DownloadError,
+    JobFailedError,
+    JobTimeoutError,
+    SubmissionUncertainError,
+)
+from apikley_async.simulator.service.hosted_files import another_version, labelled
+
+__all__ = ["Callers"]
+
+AWAITERS = 3  # of each film, whom nobody cancels
+HASTE = 30.0  # seconds, where a film takes 40
+
+
+class Callers(World):
+    """The run of one plan, with callers instead of a batch."""
+
+    def __init__(self, plan: Plan, root: Path) -> None:
+        super().__init__(plan, root)
+        self.victims: list[asyncio.Task[Any]] = []
+        self.refused: dict[str, ApikleyError] = {}  # by the scene
+
+    async def story(self) -> None:
+        """One life, in which some of those who wait are cancelled."""
+        await self.on("world", self.simulator.start())
+        await self.life(None, {self.plan.cancel_at or 0: self._cancel}, ends=False)
+        self._check_ledger()
+        await self.on("world", self.simulator.aclose())
+
+    def arrived(self, creation: Any) -> None:
+        """There is no journal that could hold an intent."""
+
+    def _cancel(self) -> None:
+        """Cancel some of those who wait, any of them."""
+        for task in self.victims:
+            if self.rng.random() < 0.7:
+                task.cancel()
+
+    async def live(self) -> None:
+        """What a user's program does."""
+        client, callback = self.a_client()
+        async with client, served(callback):
+            films = [self._film(client, board) for _, board in boards(self.plan.films)]
+            await asyncio.gather(*films)
+
+    async def _film(self, client: Client, board: Any) -> None:
+        try:
+            job = await client.submit(board)
+        except SubmissionUncertainError:
+            return  # whether it is paid, the ledger says; nobody may pay again
+        except ApikleyError as error:
+            self.refused[board.shots[0].scene] = error  # then it is not paid
+            return
+        left, hasty = [], []
+        kinds = ["stays"] * AWAITERS + ["hurries", "waits", "saves", "watches"]
+        self.rng.shuffle(kinds)  # who comes first is who asks
+        for kind in kinds:
+            if kind == "stays":
+                left.append(asyncio.create_task(self._wait(client, job)))
+            elif kind == "hurries":
+                hasty.append(asyncio.create_task(job.wait(timeout=HASTE)))
+            elif kind == "waits":
+                self.victims.append(asyncio.create_task(job.wait()))
+            elif kind == "saves":
+                self.victims.append(asyncio.create_task(self._wait(client, job)))
+            else:
+                self.victims.append(asyncio.create_task(self._watch(job)))
+        for end in await asyncio.gather(*left, return_exceptions=True):
+            self._check_outcome(job, end)
+        [end] = await asyncio.gather(*hasty, return_exceptions=True)
+        if not isinstance(end, JobTimeoutError):
+            self._check_outcome(job, end)
+
+    async def _wait(self, client: Client, job: Job) -> Result:
+        """Wait, and save, beside others who save the same film under the same name."""
+        result = await job
+        with contextlib.suppress(DownloadError):  # of links that die, and files that change
+            for path in await client.save(result, self.disk.place / "films", overwrite=True):
+                self._check_file(job, path)
+        return result
+
+    async def _watch(self, job: Job) -> None:
+        async for _ in job.updates():
+            pass
+
+    # --- what came of it --------------------------------------------------------------------------
+
+    def _broken(self, told: str) -> None:
+        self.report.broken.append(told)
+
+    def _check_outcome(self, job: Job, end: Any) -> None:
+        """What a caller hears is what the service has made of the film."""
+        task = self.simulator.world.task(job.task_id)
+        failed = task is None or task.failure is not None
+        if isinstance(end, Result if not failed else JobFailedError):
+            return
+        lies = any(name in ("fail for now", "another's failure") for name in self.inflicted)
+        if isinstance(end, JobFailedError) and lies:
+            return  # it was told so twice
+        lies_or_late = (JobFailedError, JobTimeoutError)  # half an hour, for a film of 40 seconds
+        troubled = isinstance(end, ApikleyError) and not isinstance(end, lies_or_late)
+        if troubled and self.inflicted:
+            return  # no link for minutes, and the like: said as what it is
+        told = f"{type(end).__name__}: {end}"
+        self._broken(
+            f"I14: {job.task_id} is {'failed' if failed else 'made'}; a caller heard {told}"
+        )
+
+    @property
+    def inflicted(self) -> set[str]:
+        """The faults that there were."""
+        return {mishap.fault for mishap in self.simulator.ledger.mishaps}
+
+    def _check_file(self, job: Job, path: Path) -> None:
+        film = labelled(small_film(), f"{job.task_id} 1")
+        changed = sum(mishap.fault == "changed" for mishap in self.simulator.ledger.mishaps)
+        data = path.read_bytes()
+        if "odd tail" in self.inflicted:
+            data = data.removesuffix(b"\r\n")
+        if data not in [another_version(film, n) for n in range(changed + 1)]:
+            self._broken(f"I11: {path.name} has other bytes than its film")
+
+    def _check_ledger(self) -> None:
+        ledger: Any = self.simulator.ledger
+        scenes = [str(charge.body["input"]) for charge in ledger.paid]
+        if len({*scenes}) != len(scenes):
+            self._broken("I1: a film was paid twice")
+        for charge in ledger.paid:
+            scene = charge.body["input"]["shots"][0]["Scene"]
+            if scene in self.refused:
+                self._broken(f"I2: {charge.task_id} is paid, and said to be refused")
+        if ledger.leaks:
+            self._broken("I8: a file host was sent the key")
+        self.report.paid = len(ledger.paid)

@@ -1,0 +1,264 @@
+"""Mistakes that somebody could make in our own code; the simulation must notice each of them.
+
+A mutant is a name and some replacements in a module's source. They are made while the module is
+imported, in a process of their own: `install("skip the intent")` before the package is imported.
+"""
+
+from __future__ import annotations
+
+from mutants.planting import Change, plant
+
+__all__ = ["MUTANTS", "QUICK", "install"]
+
+MUTANTS: dict[str, tuple[Change, ...]] = {
+    # --- paying
+    "skip the intent": (
+        ("_submission", "await order.recorder.intend(token, request)", "pass"),
+    ),
+    "write the intent down behind the request": (
+        ("batch.recorder", ("await self._store.intend(self._key, token, request.fingerprint,"
+         " price)"), "self._late = (token, request, price)"),
+        ("batch.recorder", "        self._tell(await self._store.settle(",
+         ("        token, request, price = self._late\n"
+          "        await self._store.intend(self._key, token, request.fingerprint, price)\n"
+          "        self._tell(await self._store.settle(")),
+    ),
+    "try again whatever the error": (
+        ("_submission", "except (RateLimitError, ServerError, UnreachableError) as error:",
+         ("except (RateLimitError, ServerError, UnreachableError,"
+          " SubmissionUncertainError) as error:")),
+        ("_submission", "delay = retry_delay(error, repeatable=repeatable, delay=next(delays))",
+         "delay = next(delays)"),
+        ("batch.states", "(State.PLANNED, Event.INTEND): State.SENDING,",
+         ("(State.PLANNED, Event.INTEND): State.SENDING,\n"
+         "    (State.UNCERTAIN, Event.INTEND): State.SENDING,")),
+    ),
+    "take a lost answer for a lost request": (
+        ("_http", "        if mark.sent:\n", "        if False:\n"),
+    ),
+    "forget that the first byte has left": (
+        ("_http", "    mark.sent = True\n", "    mark.sent = False\n"),
+    ),
+    "take a 5xx for a refusal": (
+        ("_wire.envelope", "sure = status < 500 and code in _REFUSALS",
+         "sure = status >= 500 or (status < 500 and code in _REFUSALS)"),
+    ),
+    "take a success without an id for a refusal": (
+        ("_wire.envelope",
+         "    if isinstance(refused, ApiError) and sure:\n        raise refused\n",
+         ("    if not (isinstance(refused, ApiError) and sure):\n"
+         "        raise ServerError('no id', code=500)\n    raise refused\n")),
+    ),
+    "look past the id in a refusal": (
+        ("_wire.envelope", "    if task_id := find_task_id(read_any_json(reply.text)):",
+         "    if envelope.ok and (task_id := find_task_id(read_any_json(reply.text))):"),
+    ),
+    "plan again what was out in a crash": (
+        ("batch.states", "(State.SENDING, Event.CRASH): State.UNCERTAIN",
+         "(State.SENDING, Event.CRASH): State.PLANNED"),
+    ),
+    "plan again what is in doubt": (
+        ("batch.states", "(State.SENDING, Event.DOUBT): State.UNCERTAIN",
+         "(State.SENDING, Event.DOUBT): State.PLANNED"),
+    ),
+    "do not keep the id": (
+        ("batch.recorder", "return Step(Event.ACCEPT, task_id=attempt.task_id)",
+         "return Step(Event.UNSENT)"),
+    ),
+    "tell of the id before it is written down": (
+        ("batch.recorder", "        self._tell(await self._store.settle(",
+         ("        import asyncio\n"
+          "        self._late = asyncio.ensure_future(self._settle_late(outcome))\n\n"
+          "    async def _settle_late(self, outcome: Attempt) -> None:\n"
+          "        self._tell(await self._store.settle(")),
+    ),
+    "NORMAL instead of FULL": (
+        ("_sqlite", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
+    ),
+    "do not undo a step that failed": (
+        ("batch.store.sqlite", "            yield\n            self._db.execute(\"COMMIT\")",
+         ("            self._db.execute(\"COMMIT\")\n            self._db.execute(\"BEGIN\")\n"
+         "            yield\n            self._db.execute(\"COMMIT\")")),
+        ("batch.store.sqlite",
+         "            self._move(key, Step(Event.INTEND, token=token))\n", ""),
+    ),
+    # --- pacing
+    "forget the limiter": (
+        ("_submission", "async with self._limiter.slot():", "if True:"),
+    ),
+    "let slots come back when an attempt begins": (
+        ("_limiter", "            heappush(self._rested, self._clock.now() + rest)\n",
+         "            heappush(self._rested, began + rest)\n"),
+        ("_limiter", "        rest = self._rest\n",
+         "        rest, began = self._rest - 2.0, self._clock.now()\n"),
+    ),
+    "forget the window after a restart": (
+        ("batch.recorder", "    limiter.remember(", "    [].append("),
+    ),
+    "lose a slot for each cancel": (
+        ("_limiter", "            yield\n        except SubmissionUncertainError",
+         ("            yield\n        except (asyncio.CancelledError, UnreachableError):\n"
+          "            rest = 1e9\n"
+          "            raise\n        except SubmissionUncertainError")),
+    ),
+    "lose a slot for each refusal": (
+        ("_limiter", "            yield\n        except SubmissionUncertainError",
+         ("            yield\n        except ApiError:\n            rest = 1e9\n"
+          "            raise\n        except SubmissionUncertainError")),
+    ),
+    # --- looking
+    "believe the first failure": (
+        ("_job", "if snapshot.state is State.FAIL and not self._failing:", "if False:"),
+    ),
+    "take an unknown state for a failure": (
+        ("_job", "        self._failing = snapshot.state is State.FAIL\n",
+         ("        if snapshot.state is State.UNKNOWN:\n"
+         "            import attrs\n"
+         "            snapshot = attrs.evolve(snapshot, state=State.FAIL)\n"
+         "        self._failing = snapshot.state is State.FAIL\n")),
+    ),
+    "take an empty result for a result": (
+        ("_job", "        if snapshot.empty:", "        if False:"),
+    ),
+    "believe the state of another task": (
+        ("_wire.tasks", "if named is not None and named != task_id:", "if False:"),
+    ),
+    "take an unknown task for a failed one": (
+        ("batch.run", "            if not error.affects_all:\n",
+         ("            if error.code == 404:\n"
+          "                return await self._step(item, Step(Event.FAIL, cause=error.message))\n"
+          "            if not error.affects_all:\n")),
+        ("_job", "MISSING_OWN = 600.0", "MISSING_OWN = 0.0"),
+    ),
+    "give up at the first outage": (
+        ("_job", 'over = error.retry == "never"', "over = True"),
+        ("batch.run", ("            if not error.affects_all:\n"
+         "                return await self._step(item, Step(Event.STALL"),
+         ("            if True:\n"
+          "                return await self._step(item, Step(Event.FAIL")),
+    ),
+    # --- saving
+    "do not look whether a film is whole": (
+        ("_download.saver", "if body.total is not None and part.have != body.total:", "if False:"),
+        ("_download.saver", "if shape is Shape.CUT:", "if False:"),
+        ("_download.media", 'framed = told is not None or "Transfer-Encoding" in headers',
+         "framed = True"),
+    ),
+    "go on with whatever file is there": (
+        ("_download.media", 'return {"Range": f"bytes={self.have}-", "If-Range": self.version}',
+         'return {"Range": f"bytes={self.have}-"}'),
+        ("_download.media",
+         "same = held.total in (None, total) and strong_version(headers) == held.version",
+         "same = True"),
+    ),
+    "give a file its name before it is on the disk": (
+        ("_download.partfile",
+         "        sync_file(self._file)\n        with sync", "        with sync"),
+    ),
+    "do not sync the folder": (
+        ("_download.partfile", "with synced(final.parent):", "if True:"),
+    ),
+    "call it done before it is saved": (
+        ("batch.run", "        target = await self._target(item, len(result.urls))\n",
+         ("        item = await self._step(item, Step(Event.SAVE))\n"
+         "        target = await self._target(item, len(result.urls))\n")),
+        ("batch.run", "            await self._step(item, Step(Event.SAVE, files=files))",
+         "            pass"),
+        ("batch.states", "(State.EXPIRED, Event.RESUME): State.SUCCESS,",
+         ("(State.EXPIRED, Event.RESUME): State.SUCCESS,\n"
+          "    (State.DONE, Event.EXPIRE): State.EXPIRED,")),
+    ),
+    "give up on the first dead link": (
+        ("_download.saver",
+         "            except GoneError as gone:\n                dead = str(gone)\n",
+         ("            except GoneError as gone:\n"
+         "                raise ResultExpiredError(str(gone)) from None\n")),
+    ),
+    "show the key to the host of files": (
+        ("_download.fetch", 'headers={"Accept-Encoding": "identity"} | held.asking(),',
+         'headers={"Authorization": "Bearer canary-0000-this-key-opens-nothing"},'),
+    ),
+    # --- hearing
+    "believe what a callback names": (
+        ("_attempts", "ours = is_made_of(snapshot, tokens=[token], fingerprints=())",
+         "ours = True"),
+    ),
+    "bind by content alone": (
+        ("_wire.tasks", ("if isinstance(called, str) and"
+         " any(token and token in called for token in tokens):"),
+         "if tokens:"),
+    ),
+    # --- ending
+    "leave tasks behind": (
+        ("_tasks", ("            for task in self._tasks:\n                task.cancel()\n"
+         "            if self._tasks:\n                await asyncio.wait(set(self._tasks))\n"),
+         ""),
+        ("batch.run", ("        while self._tasks:\n            for task in self._tasks:\n"
+         "                task.cancel()\n            await asyncio.wait(set(self._tasks))\n"), ""),
+        ("batch.run", "        for task in self._tasks:\n            task.cancel()\n", ""),
+    ),
+    "leave connections open": (
+        ("_http", "            await session.close()\n", "            pass\n"),
+    ),
+    # --- others
+    "leave the asking to one who is gone": (
+        ("_job", "            watch.asking = False\n", "            pass\n"),
+        ("_job", "                await self._look_once(watch, left)\n",
+         "                await self._look_once(watch, left)\n            watch.asking = False\n"),
+    ),
+    "answer a callback before it is kept": (
+        ("webhook.callback", "            await self.inbox.keep(heard.token, heard.task_id)\n",
+         ("            import asyncio\n            self._keeping = asyncio.ensure_future(\n"
+          "                self.inbox.keep(heard.token, heard.task_id))\n")),
+    ),
+    "give up what an inbox holds": (
+        ("batch.run", "max(left, CONFIRMING if named else 0.0)", "max(left, 0.0)"),
+    ),
+    # --- clocks
+    "read nothing behind a stall": (
+        ("_http", ("            if not task.done() and loop.time() - due > STALL:\n"
+         "                await asyncio.wait({task}, timeout=GRACE)\n"), ""),
+        ("_http", "await asyncio.wait({task}, timeout=limit)",
+         "await asyncio.sleep(0) if task.done() else await _cut_short(task, limit)"),
+        ("_http", "def _payload(", ("async def _cut_short(task: Any, limit: float) -> None:\n"
+         "    try:\n"
+         "        async with asyncio.timeout(limit):\n"
+         "            await task\n"
+         "    except TimeoutError:\n"
+         "        pass\n\n\ndef _payload(")),
+    ),
+    "look by the wall clock": (
+        ("_job", "        self._clock = clock\n",
+         ("        same = {\"wall\": clock.wall, \"sleep\": clock.sleep}\n"
+          "        self._clock = type(\"Wall\", (), same | {\"now\": clock.wall})()\n")),
+    ),
+    "wait for an answer for ever": (
+        ("_http", "limit = self._timeouts.connect + self._timeouts.answer", "limit = 1e9"),
+    ),
+}  # fmt: skip
+
+SLOW = {
+    "do not sync the folder",
+    "give a file its name before it is on the disk",
+    "look past the id in a refusal",
+    "believe the first failure",
+    "believe the state of another task",
+    "take an unknown state for a failure",
+    "go on with whatever file is there",
+    "give up on the first dead link",
+    "leave connections open",
+    "wait for an answer for ever",
+    "leave the asking to one who is gone",
+    "answer a callback before it is kept",
+    "give up what an inbox holds",
+    "read nothing behind a stall",
+    "look by the wall clock",
+}
+"""What takes more than some hundred runs to be noticed."""
+
+QUICK = [name for name in MUTANTS if name not in SLOW]
+
+
+def install(name: str) -> None:
+    """Let the package be imported with a mistake in it."""
+    plant(MUTANTS[name])
