@@ -9,6 +9,7 @@ from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._retry import Backoff, Timeouts
+from apikley_async._session import Environment
 from apikley_async._storyboard import (
     Image,
     Images,
@@ -69,6 +70,7 @@ __all__ = [
     "Clock",
     "DownloadError",
     "EmptyResultError",
+    "Environment",
     "FeatureDisabledError",
     "Image",
     "Images",

@@ -64,7 +64,7 @@ class Questions:
         self._clock = clock
         self._rng = rng
 
-    async def look(self, task_id: str) -> Snapshot:
+    async def poll(self, task_id: str) -> Snapshot:
         """Ask once; a job has a patience of its own."""
 
         def open_reply(reply: wire.Reply, *, wall: float) -> Snapshot:
@@ -107,7 +107,7 @@ class Questions:
         else:
             yield relinked
         try:
-            urls = (await self.look(task_id)).urls
+            urls = (await self.poll(task_id)).urls
         except InvalidRequestError:
             return
         except NotFoundError:
@@ -129,16 +129,16 @@ class Questions:
                 raise
 
     async def _until_answered(self, request: wire.Request, open_reply: Opener[Answer]) -> Answer:
-        """Ask until there is an answer or a refusal, for `Timeouts.answer` seconds."""
+        """Ask until there is an answer or a refusal, for `Timeouts.read` seconds."""
         delays = RETRIES.delays(self._rng)
-        ends = self._clock.now() + self._timeouts.answer
+        ends = self._clock.now() + self._timeouts.read
         for attempt in itertools.count(1):
             began = self._clock.now()
             try:
                 return await self._once(request, open_reply, attempt)
             except ApikleyError as error:
                 took = self._clock.now() - began  # longer than a question: an upload that moved
-                ends += max(0.0, took - self._timeouts.question)
+                ends += max(0.0, took - self._timeouts.repeatable)
                 delay = retry_delay(error, repeatable=True, delay=next(delays))
                 if delay is None or self._clock.now() + delay > ends:
                     raise

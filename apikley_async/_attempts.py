@@ -132,8 +132,8 @@ class Attempts:
         self._callbacks = callbacks or NoCallbacks()
         self._seal = Seal([token_secret(settings.key.reveal())])
         self._here = here
-        self._clock = settings.clock
-        self.running: Slots = running_slots(settings.max_running, settings.clock)
+        self._clock = settings.environment.clock
+        self.running: Slots = running_slots(settings.max_running, settings.environment.clock)
         self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
         self._entries: dict[str, _Entry] = {}
         self._tokens: dict[str, str] = {}
@@ -231,16 +231,16 @@ class Attempts:
         Returns:
             The task, or None when it was made of something else.
         """
-        snapshot = await self._look(task_id)
+        snapshot = await self._poll(task_id)
         ours = is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints)
         return snapshot if ours else None
 
     async def compare(self, task_id: str, work: Work, **known: Iterable[str]) -> tuple[str, ...]:
         """Poll once, and say where a task differs from *work*; () when it is ours (`confirm`)."""
-        return differences(await self._look(task_id), work, **known)
+        return differences(await self._poll(task_id), work, **known)
 
-    async def _look(self, task_id: str) -> Snapshot:
-        return await self._here().questions.look(task_id)
+    async def _poll(self, task_id: str) -> Snapshot:
+        return await self._here().questions.poll(task_id)
 
     # --- jobs -----------------------------------------------------------------------------------
 
@@ -273,12 +273,13 @@ class Attempts:
         called = announced is not None and self.receives_callbacks
         job = self._jobs[task_id] = Job(
             task_id,
-            look=self._look,
-            pace=self._settings.called_pace if called else self._settings.pace,
-            followed_pace=self._settings.pace,
+            poll=self._poll,
+            polling=self._settings.callback_polling if called else self._settings.polling,
+            followed_polling=self._settings.polling,
+            timeout=self._settings.job_timeout,
             token=announced.text if announced is not None else None,
             clock=self._clock,
-            rng=self._settings.rng,
+            rng=self._settings.environment.rng,
             awaited=self._left.claim,
             ended=self._notice_end,
             **facts,
@@ -475,7 +476,7 @@ class Attempts:
             token, error = token_in(attempt), None
         else:
             token, error = attempt.token, attempt
-        patience = self._settings.pace.deadline if timeout is None else timeout
+        patience = self._settings.job_timeout if timeout is None else timeout
         since = self._clock.now()
         try:
             if self.receives_callbacks and token in self._entries:
@@ -497,7 +498,7 @@ class Attempts:
     async def _wait_for_task(self, token: str, ends: float) -> str | None:
         """Wait until a callback names the task of an attempt and reading it confirms that."""
         entry = self._entries[token]
-        delays = RETRIES.delays(self._settings.rng)
+        delays = RETRIES.delays(self._settings.environment.rng)
         news = asyncio.Event()
         entry.waiting[news] = None
         try:
@@ -534,7 +535,7 @@ class Attempts:
     async def _read(self, token: str, entry: _Entry, name: str) -> bool:
         """Read a task, and say whether it is certainly the attempt's own."""
         try:
-            snapshot = await self._look(name)
+            snapshot = await self._poll(name)
         except (AuthenticationError, ClientClosedError):
             raise
         except ApikleyError as error:  # an outage, or a task that is not yet known: later
@@ -567,7 +568,7 @@ class Attempts:
                     entry.checking.pop(name, None)
 
     async def _check_twin(self, token: str, entry: _Entry, name: str) -> None:
-        delays = RETRIES.delays(self._settings.rng)
+        delays = RETRIES.delays(self._settings.environment.rng)
         try:
             for _ in range(TWIN_TRIES):
                 if await self._read(token, entry, name):

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import random
 import ssl as tls
 from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
@@ -14,18 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from apikley_async._attempts import Attempts
 from apikley_async._budget import Price
-from apikley_async._clock import Clock, SystemClock
 from apikley_async._generate import Making, Outcome, Submitting, Works
 from apikley_async._http import (
     USER_AGENT,
-    Connect,
     Network,
     Secret,
-    Transport,
     is_loopback,
     key_fault,
     network_fault,
@@ -35,7 +29,7 @@ from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._result import Result, Snapshot
 from apikley_async._retry import Backoff, Timeouts
-from apikley_async._session import Rooms, Settings, open_rooms
+from apikley_async._session import Environment, Rooms, Settings, open_rooms
 from apikley_async._spending import Spending
 from apikley_async._storyboard import Work, is_url
 from apikley_async._submission import Callbacks, Group, Recorder
@@ -52,7 +46,9 @@ __all__ = ["Client"]
 
 BASE_URL = "https://api.apikley.ru"
 LOOKS_AT_ONCE = 40
-UNHURRIED = Backoff(first=180.0, factor=1.5, cap=300.0)  # where callbacks say when to look
+CALLBACK_POLLING = Backoff(
+    initial=180.0, factor=1.5, maximum=300.0
+)  # where callbacks say when to look
 
 
 class Client:
@@ -75,7 +71,12 @@ class Client:
         max_tasks: bound on the number of those films.
         prices: credits for a film: one number, a mapping by duration or model, or a function of
             the work. Nothing is assumed.
-        pace: how often a job polls; by default more seldom where its callback is expected.
+        polling: delays between the polls of a job; by default longer ones where its callback is
+            expected.
+        job_timeout: seconds for which a job is polled before `JobTimeoutError`; the film goes on.
+        retry_for: seconds for which a submission that was never sent or was throttled is tried
+            again (attempts and pauses count, waiting for a slot does not), and a download that
+            makes no progress.
         callback: gives each submission its callback URL; see `apikley_async.webhook`.
         timeouts: how long to wait for the service.
         proxy: http(s) URL of a proxy for the service and the hosts of films. None leads to this
@@ -92,7 +93,7 @@ class Client:
             created", such as 500: tried again three times at most, then `ServerError`. Each such
             attempt counts in bounds on what is spent. 408, 499, 502, 503, 504 and 520 to 529
             never mean that. Without it they are uncertain.
-        clock, rng, transport, connect: time, chance and network, handed in by tests.
+        environment: clock, randomness, transport and connector, for tests.
 
     Attributes:
         attempts: which attempt became which task. Provisional until 1.0: what only batches need.
@@ -112,7 +113,9 @@ class Client:
         max_credits: float | None = None,
         max_tasks: int | None = None,
         prices: Price = None,
-        pace: Backoff | None = None,
+        polling: Backoff | None = None,
+        job_timeout: float = 1800.0,
+        retry_for: float = 600.0,
         callback: Callbacks | None = None,
         timeouts: Timeouts | None = None,
         proxy: str | None = None,
@@ -121,31 +124,30 @@ class Client:
         allow_private: bool = False,
         user_agent: str = USER_AGENT,
         not_created: Iterable[int] = (),
-        clock: Clock | None = None,
-        rng: random.Random | None = None,
-        transport: Transport | None = None,
-        connect: Connect = aiohttp.TCPConnector,
+        environment: Environment | None = None,
     ) -> None:
         self._host: str | None = None  # first what `repr` shows, should the rest be refused
         self._rooms: Rooms | None = None
         self._closed = False
+        environment = environment or Environment()
         given = api_key if api_key is not None else os.environ.get("APIKLEY_API_KEY")
         fault = key_fault(given)
         key = Secret("unused" if fault else str(given).strip())
         del api_key, given  # a traceback that shows locals must not show the key
-        if fault and transport is None:
+        if fault and environment.transport is None:
             raise AuthenticationError(fault)
         base_url = (base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL).strip()
         env = proxy_variables() if trust_env else {}
         fault = network_fault(base_url, proxy, ssl, user_agent, env)
-        network = Network(timeouts or Timeouts(), proxy, ssl, connect, user_agent, env)
+        network = Network(
+            timeouts or Timeouts(), proxy, ssl, environment.connector, user_agent, env
+        )
         del proxy, env  # nor a password of theirs
         if fault:
             del base_url
             raise ValueError(fault)
         self._host = urlsplit(base_url).hostname
-        self._clock = clock = clock or SystemClock()
-        self._rng = rng = rng or random.SystemRandom()
+        clock, rng = environment.clock, environment.rng
         self._settings = Settings(
             key=key,
             base_url=base_url,
@@ -153,15 +155,15 @@ class Client:
             limiter=limiter or RateLimiter(clock=clock, rng=rng),
             spending=Spending(prices, max_credits=max_credits, max_tasks=max_tasks),
             looking=RateLimiter(LOOKS_AT_ONCE, 0, clock=clock, rng=rng),
-            pace=pace or Backoff(),
-            called_pace=pace or UNHURRIED,
+            polling=polling or Backoff(),
+            callback_polling=polling or CALLBACK_POLLING,
+            job_timeout=job_timeout,
+            retry_for=retry_for,
             max_running=max_running,
             not_created=checked_codes(not_created),
             allow_private=allow_private,
             near=is_loopback(self._host),
-            transport=transport,
-            clock=clock,
-            rng=rng,
+            environment=environment,
         )
         self.attempts: Attempts = Attempts(self._settings, callback, self._here)
 
@@ -178,7 +180,7 @@ class Client:
         """Submit one film and give its job: exactly one paid request, when a place is free.
 
         A storyboard's image file is uploaded first. What was never sent and what was throttled
-        is tried again for `Timeouts.patience` seconds. Cancelling before the request is out
+        is tried again for `retry_for` seconds. Cancelling before the request is out
         sends nothing; cancelling later does not stop the charge, and the job is then in
         `unclaimed` and in a logged warning.
 
@@ -194,7 +196,7 @@ class Client:
             StoryboardError, UploadError: nothing was sent, nothing was paid.
             SubmissionUncertainError: it may have been heard, and paid; never repeated silently.
             ApiError: refused; nothing was created.
-            UnreachableError, RateLimitError: patience ended; nothing was created.
+            UnreachableError, RateLimitError: `retry_for` has passed; nothing was created.
             BudgetExceededError: a bound of the client leaves no room; nothing was sent.
         """
         return await self.attempts.submit(
@@ -248,11 +250,11 @@ class Client:
             ordered: yield in the order of the input; a slow film then holds up those behind it.
             timeout: seconds for each film from its submission.
         """
-        attempts, group = self.attempts, Group(self._clock)
+        attempts, group = self.attempts, Group(self._settings.environment.clock)
         submitting = Submitting(
             functools.partial(self._submit, timeout=timeout, group=group),
             stop=group.stop,
-            clock=self._clock,
+            clock=self._settings.environment.clock,
         )
 
         async def make(index: int, work: Work, metadata: object) -> Outcome:
@@ -292,7 +294,7 @@ class Client:
         """
         return self.attempts.job(task_id, token=token, known=known)
 
-    async def look(self, task_id: str) -> Snapshot:
+    async def poll(self, task_id: str) -> Snapshot:
         """Ask once how far a task is.
 
         https://docs.apikley.ru/get-task-detail
@@ -301,7 +303,7 @@ class Client:
             NotFoundError: the service does not know the task, or not yet.
             ApiError, UnreachableError, UnansweredError: no state this time.
         """
-        return await self._here().questions.look(task_id)
+        return await self._here().questions.poll(task_id)
 
     # --- the other endpoints ------------------------------------------------------------------
 
@@ -340,7 +342,7 @@ class Client:
         if isinstance(image, str) and is_url(image):
             self._settings.check_image_url(image)
             # A folder of its own, since a name that is in use would replace the older file.
-            folder = f"{FOLDER}/{self._rng.getrandbits(128):032x}"
+            folder = f"{FOLDER}/{self._settings.environment.rng.getrandbits(128):032x}"
             return await rooms.questions.store_from(image, folder)
         async with rooms.house.inside():
             return await rooms.images.upload(image)
@@ -356,7 +358,7 @@ class Client:
 
         What an interrupted save has fetched stays in a hidden file beside it for the next one.
         A download that breaks off is tried again until nothing more has come for
-        `Timeouts.patience` seconds; links that are all refused for two minutes, as those of a
+        `retry_for` seconds; links that are all refused for two minutes, as those of a
         new film may be. Both end in a `DownloadError` after which saving again may help.
 
         Args:

@@ -39,7 +39,7 @@ from apikley_async._retry import Timeouts
 from apikley_async._wire.envelope import LARGEST_ANSWER, File, Reply, Request
 from apikley_async.errors import ApikleyError, UnansweredError, UnreachableError
 
-__all__ = ["Connect", "HttpTransport", "Network", "Secret", "Transport"]
+__all__ = ["Connector", "HttpTransport", "Network", "Secret", "Transport"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -55,7 +55,7 @@ HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
 USER_AGENT = "apikley-async/0.1.0"
 """How we name ourselves; some hosts of films refuse the names of HTTP libraries."""
 
-Connect: TypeAlias = Callable[..., aiohttp.BaseConnector]
+Connector: TypeAlias = Callable[..., aiohttp.BaseConnector]
 """Makes a connector; `aiohttp.TCPConnector` unless a test brings a network of its own."""
 
 
@@ -80,7 +80,7 @@ class Network:
     timeouts: Timeouts = attrs.Factory(Timeouts)
     proxy: str | None = attrs.field(default=None, repr=False)
     ssl: tls.SSLContext | None = None
-    connect: Connect = aiohttp.TCPConnector
+    connector: Connector = aiohttp.TCPConnector
     user_agent: str = USER_AGENT
     variables: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     seen: Seen = attrs.field(factory=Seen, repr=False, eq=False)
@@ -395,7 +395,7 @@ class HttpTransport:
         loop, idle = asyncio.get_running_loop(), self._timeouts.idle
         asked = (request.path, *request.query.values())
         cut_off = self._cut_off.pop(asked, 0)
-        limit = min(self._timeouts.answer, self._timeouts.question * 2.0 ** (cut_off // 2))
+        limit = min(self._timeouts.read, self._timeouts.repeatable * 2.0 ** (cut_off // 2))
         try:
             async with asyncio.timeout(limit) as clock:
 
@@ -422,7 +422,7 @@ class HttpTransport:
         When the loop itself stood still, the timer and the answer come due together: then the
         answer gets five more seconds to be read.
         """
-        limit = self._timeouts.connect + self._timeouts.answer
+        limit = self._timeouts.connect + self._timeouts.read
         loop = asyncio.get_running_loop()
         task = loop.create_task(exchange)
         try:
@@ -436,7 +436,7 @@ class HttpTransport:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
-        return self._trouble(mark, f"no answer within {self._timeouts.answer:g} s")
+        return self._trouble(mark, f"no answer within {self._timeouts.read:g} s")
 
     async def _exchange(self, request: Request, mark: _Mark) -> Reply | ApikleyError:
         """One request, and whatever comes of it as a value."""
@@ -503,7 +503,7 @@ class HttpTransport:
                 else {"limit": 0, "force_close": True}
             )
             self._sessions[repeatable] = aiohttp.ClientSession(
-                connector=self._network.connect(socket_factory=self._open_socket, **options),
+                connector=self._network.connector(socket_factory=self._open_socket, **options),
                 timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
                 headers={
                     "Accept": "application/json",

@@ -115,9 +115,10 @@ class Job:
         self,
         task_id: str,
         *,
-        look: Callable[[str], Awaitable[Snapshot]],
-        pace: Backoff,
-        followed_pace: Backoff | None = None,
+        poll: Callable[[str], Awaitable[Snapshot]],
+        polling: Backoff,
+        followed_polling: Backoff | None = None,
+        timeout: float = 1800.0,
         clock: Clock,
         rng: random.Random,
         submitted_at: float | None = None,
@@ -135,16 +136,19 @@ class Job:
         known = submitted_at is not None
         state = State.WAITING if known else State.UNKNOWN
         self.snapshot: Snapshot = Snapshot(task_id, state, model)
-        self._look = look
+        self._poll = poll
         self._notice_awaited = awaited
         self._ended = ended
-        self._pace = pace
-        self._followed_pace = followed_pace or pace  # as long as somebody follows `updates`
+        self._polling = polling
+        self._timeout = timeout
+        self._followed_polling = (
+            followed_polling or polling
+        )  # as long as somebody follows `updates`
         self._followers: list[Iterator[float]] = []  # the pauses of each
         self._clock = clock
         self._rng = rng
         self._seen = known
-        self._delays = pace.delays(rng)
+        self._delays = polling.delays(rng)
         # A new film takes its time; one that is taken up again may be ready.
         self._next_look = -math.inf if submitted_at is None else submitted_at + next(self._delays)
         self._looked_at = -math.inf
@@ -204,10 +208,10 @@ class Job:
     @contextlib.contextmanager
     def _hurried(self) -> Iterator[None]:
         """Poll as often as where there are no callbacks."""
-        if self._followed_pace == self._pace:
+        if self._followed_polling == self._polling:
             yield
             return
-        pauses = self._followed_pace.delays(self._rng)
+        pauses = self._followed_polling.delays(self._rng)
         self._followers.append(pauses)
         self._next_look = min(self._next_look, self._clock.now() + next(pauses))
         if self._watch is not None:
@@ -292,16 +296,16 @@ class Job:
     async def _look_once(self, watch: _Watch, left: float) -> None:
         now = self._looked_at = self._asked_at = self._clock.now()
         if now - self._next_look > UNWATCHED:
-            self._delays = self._pace.delays(self._rng)
+            self._delays = self._polling.delays(self._rng)
             self._missing_since = self._empty_since = None
             self._outage_since = self._outage_told = None
         # Should we be cut off in the middle, the next asks again, but not at once.
         hinted = self._nudged
-        self._next_look, self._nudged = now + min(SPACING, self._pace.first), False
+        self._next_look, self._nudged = now + min(SPACING, self._polling.initial), False
         patience = asyncio.timeout(left)
         try:
             async with patience:
-                snapshot = await self._look(self.task_id)
+                snapshot = await self._poll(self.task_id)
         except TimeoutError:
             if not patience.expired():
                 raise
@@ -401,7 +405,7 @@ class Job:
             self._watch = None  # of a loop that was closed around whoever awaited
         now, watch = self._clock.now(), self._watch
         if watch is None or watch.error is not None or now >= watch.deadline:
-            watch = self._watch = _Watch(now, now + self._pace.deadline)
+            watch = self._watch = _Watch(now, now + self._timeout)
         watch.awaiters += 1
         return watch
 

@@ -36,7 +36,7 @@ SLACK = 0.01  # two clocks run at slightly different rates; 10 ms in 10 s is ten
 UNCERTAIN_REST = 60.0  # an unanswered attempt may still arrive
 UNCERTAIN_FILM = 1800.0  # ... and its film may be running
 LONGEST_SLEEP = 60.0  # never a timer for ever
-PAUSES = Backoff(first=1.0, factor=2.0, cap=60.0, jitter=exactly)
+PAUSES = Backoff(initial=1.0, factor=2.0, maximum=60.0, jitter=exactly)
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ import backoff
 
 from apikley_async.errors import ApikleyError
 
-__all__ = ["Backoff", "Jitter", "Maintenance", "Timeouts", "exactly", "spread"]
+__all__ = ["Backoff", "Jitter", "Maintenance", "Timeouts", "exactly", "positive", "spread"]
 
 Jitter: TypeAlias = Callable[[float, random.Random], float]
 
@@ -32,7 +32,8 @@ def spread(delay: float, rng: random.Random) -> float:
     return delay * rng.uniform(0.75, 1.0)
 
 
-def _positive(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+def positive(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
+    """Refuse what is no finite number above 0; for fields of attrs."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < value <= sys.float_info.max:  # type: ignore[operator]
         raise ValueError(f"{attribute.name}: a number above 0, finite, not {value!r}")
@@ -40,20 +41,18 @@ def _positive(instance: object, attribute: attrs.Attribute[float], value: object
 
 @attrs.frozen
 class Backoff:
-    """How often to look and to retry: exponential, jittered, capped, with a deadline.
+    """Delays between polls, or between retries: exponential, jittered, capped.
 
     Args:
-        first: seconds before the first time.
-        factor: each delay is so many times the one before (1 or more).
-        cap: no delay is longer, in seconds.
-        deadline: patience ends so many seconds after the start.
+        initial: seconds before the first poll or retry.
+        factor: each delay is this many times the one before (1 or more).
+        maximum: no delay is longer, in seconds.
         jitter: makes a delay less regular; `exactly` leaves it alone.
     """
 
-    first: float = attrs.field(default=2.0, validator=_positive)
-    factor: float = attrs.field(default=1.5, validator=_positive)
-    cap: float = attrs.field(default=20.0, validator=_positive)
-    deadline: float = attrs.field(default=1800.0, validator=_positive)
+    initial: float = attrs.field(default=2.0, validator=positive)
+    factor: float = attrs.field(default=1.5, validator=positive)
+    maximum: float = attrs.field(default=20.0, validator=positive)
     jitter: Jitter = spread
 
     @factor.validator
@@ -62,41 +61,39 @@ class Backoff:
             raise ValueError(f"factor: 1 or more, not {value!r}")
 
     def delays(self, rng: random.Random) -> Iterator[float]:
-        """The delays one after the other, for ever; the deadline is the caller's to watch."""
-        grown = backoff.expo(base=self.factor, factor=self.first, max_value=self.cap)
+        """Yield the delays one after the other, without end; the caller watches its deadline."""
+        grown = backoff.expo(base=self.factor, factor=self.initial, max_value=self.maximum)
         next(grown)  # backoff's generators start when they are first sent to
         while True:
-            yield self.jitter(min(next(grown), self.cap), rng)
+            yield self.jitter(min(next(grown), self.maximum), rng)
 
 
 @attrs.frozen
 class Timeouts:
-    """How long to wait for the service, in seconds.
+    """Bounds on silence, in seconds; none of them bounds work whose length depends on its size.
 
     Args:
         connect: for a connection, TLS included.
-        answer: for the answer to createTask once it is sent (a slow answer is cheaper than an
-            unknown one); also, over all tries, for the answer to a question that can be repeated.
-            One try of that is cut off after 30 s; after two in a row it may take longer.
-        patience: for trying again a submission that was never sent or was throttled; counted in
-            attempts and pauses, not in waiting for a place in the line.
+        read: for the response to createTask once it is sent (a slow response costs less than an
+            unknown one); and over all attempts together for a request that may be repeated. One
+            attempt of such a request is cut off after 30 s; after two in a row the next may take
+            twice as long.
         idle: for the next piece of an upload or a download. One that makes progress goes on,
             however long it takes.
     """
 
-    connect: float = attrs.field(default=10.0, validator=_positive)
-    answer: float = attrs.field(default=120.0, validator=_positive)
-    patience: float = attrs.field(default=600.0, validator=_positive)
-    idle: float = attrs.field(default=60.0, validator=_positive)
+    connect: float = attrs.field(default=10.0, validator=positive)
+    read: float = attrs.field(default=120.0, validator=positive)
+    idle: float = attrs.field(default=60.0, validator=positive)
 
     @property
-    def question(self) -> float:
-        """For one try of a question that can be repeated."""
-        return min(self.answer, 30.0)
+    def repeatable(self) -> float:
+        """For one attempt of a request that may be repeated."""
+        return min(self.read, 30.0)
 
 
-RETRIES = Backoff(first=1.0, factor=2.0, cap=30.0, deadline=600.0)
-"""How requests are tried again; looking has a pace of its own."""
+RETRIES = Backoff(initial=1.0, factor=2.0, maximum=30.0)
+"""Delays between retries of one request; polling has its own."""
 
 
 def retry_delay(error: ApikleyError, *, repeatable: bool, delay: float) -> float | None:

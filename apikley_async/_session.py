@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import aiohttp
 import attrs
 
 from apikley_async._api import Questions
-from apikley_async._clock import Clock
+from apikley_async._clock import Clock, SystemClock
 from apikley_async._download.fetch import fetch_faults
 from apikley_async._download.saver import Films
-from apikley_async._http import HttpTransport, Network, Secret, Transport
+from apikley_async._http import Connector, HttpTransport, Network, Secret, Transport
 from apikley_async._limiter import Limiter
-from apikley_async._retry import Backoff
+from apikley_async._retry import Backoff, positive
 from apikley_async._spending import Spending
 from apikley_async._storyboard import Urls, Work
 from apikley_async._submission import Observer, Submitter
@@ -21,17 +22,37 @@ from apikley_async._tasks import House
 from apikley_async._uploads import Images
 from apikley_async.errors import StoryboardError
 
-__all__ = ["Rooms", "Settings", "open_rooms"]
+__all__ = ["Environment", "Rooms", "Settings", "open_rooms"]
+
+
+@attrs.frozen
+class Environment:
+    """What tests may hand to a `Client` in place of the real thing.
+
+    Args:
+        clock: time, monotonic and of the wall; see `apikley_async.testing` for one that jumps.
+        rng: source of tokens and jitter.
+        transport: sends requests to the API; `ScriptedTransport` answers from a list.
+        connector: makes the connector of each session, called with the keyword arguments of
+            `aiohttp.TCPConnector`.
+    """
+
+    clock: Clock = attrs.field(factory=SystemClock)
+    rng: random.Random = attrs.field(factory=random.SystemRandom)
+    transport: Transport | None = None
+    connector: Connector = aiohttp.TCPConnector
 
 
 @attrs.frozen
 class Settings:
-    """What a client was told when it was made; good for every loop.
+    """The arguments of a client, checked; they hold for every event loop it is used in.
 
     Attributes:
         limiter: paces submissions; *looking* paces everything else.
         spending: bounds what submissions may cost.
-        pace: how often jobs poll; *called_pace* where a callback is expected.
+        polling: how often jobs poll; *callback_polling* where a callback is expected.
+        job_timeout: seconds that a job is polled for.
+        retry_for: seconds for which a request or a download that fails is tried again.
         max_running: films that it has running at once.
         near: whether films and images may lie on this machine.
     """
@@ -42,15 +63,15 @@ class Settings:
     limiter: Limiter
     looking: Limiter
     spending: Spending
-    pace: Backoff
-    called_pace: Backoff
+    polling: Backoff
+    callback_polling: Backoff
+    job_timeout: float = attrs.field(validator=positive)
+    retry_for: float = attrs.field(validator=positive)
     max_running: int
     not_created: frozenset[int]
     allow_private: bool
     near: bool
-    transport: Transport | None
-    clock: Clock
-    rng: random.Random
+    environment: Environment
 
     def check_image_url(self, url: str, place: str = "image") -> None:
         """Refuse what the service cannot fetch, before anything is sent."""
@@ -82,9 +103,9 @@ def open_rooms(
     settings: Settings, observer: Observer, listen: Callable[[], Callable[[], None]]
 ) -> Rooms:
     """Put the rooms together, in the running loop; *listen* begins the hearing of callbacks."""
-    house, clock, rng, network = House(), settings.clock, settings.rng, settings.network
-    timeouts = network.timeouts
-    transport = settings.transport or HttpTransport(settings.key, settings.base_url, network)
+    environment, network, house = settings.environment, settings.network, House()
+    clock, rng, timeouts = environment.clock, environment.rng, network.timeouts
+    transport = environment.transport or HttpTransport(settings.key, settings.base_url, network)
     questions = Questions(
         house, transport, settings.looking, timeouts=timeouts, clock=clock, rng=rng
     )
@@ -92,7 +113,7 @@ def open_rooms(
         transport,
         settings.limiter,
         observer,
-        timeouts=timeouts,
+        retry_for=settings.retry_for,
         not_created=settings.not_created,
         clock=clock,
         rng=rng,
@@ -102,6 +123,7 @@ def open_rooms(
         allow_private=settings.allow_private,
         allow_loopback=settings.near,
         network=network,
+        retry_for=settings.retry_for,
         clock=clock,
         rng=rng,
     )

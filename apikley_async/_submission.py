@@ -21,7 +21,7 @@ import attrs
 from apikley_async._clock import Clock
 from apikley_async._http import Transport, send_logged
 from apikley_async._limiter import Limiter
-from apikley_async._retry import RETRIES, Timeouts, asked_pause, retry_delay
+from apikley_async._retry import RETRIES, asked_pause, retry_delay
 from apikley_async._storyboard import Urls, Work, json_faults, url_faults, work_faults
 from apikley_async._wire.envelope import (
     Reply,
@@ -302,7 +302,7 @@ class Submitter:
         limiter: Limiter,
         observer: Observer,
         *,
-        timeouts: Timeouts,
+        retry_for: float,
         not_created: frozenset[int],
         clock: Clock,
         rng: random.Random,
@@ -310,7 +310,7 @@ class Submitter:
         self._transport = transport
         self._limiter = limiter
         self._observer = observer
-        self._timeouts = timeouts
+        self._retry_for = retry_for
         self._not_created = not_created
         self._clock = clock
         self._rng = rng
@@ -375,7 +375,7 @@ class Submitter:
                 if delay is None:
                     raise
                 spent += self._clock.now() - submission.began_at + delay
-                if spent > self._timeouts.patience:
+                if spent > self._retry_for:
                     raise
                 throttled, reason = isinstance(error, RateLimitError), error.message
             submission.held = False

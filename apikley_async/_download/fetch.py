@@ -226,7 +226,7 @@ class Hosts:
     def _session(self) -> aiohttp.ClientSession:
         if self._web is None:
             self._web = aiohttp.ClientSession(
-                connector=self._network.connect(
+                connector=self._network.connector(
                     limit=CONNECTIONS, socket_factory=self._open_socket
                 ),
                 timeout=aiohttp.ClientTimeout(

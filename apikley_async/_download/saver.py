@@ -49,7 +49,7 @@ AT_ONCE = 6
 LOST = 3  # after so many refused connections another link is tried: it may lead elsewhere
 SLOWEST, SLOW_SPAN = 1024, 60.0  # bytes a second, seen over so many seconds
 SAID_AFTER = 60.0  # seconds without progress that are worth a warning
-TRIES = Backoff(first=1.0, factor=2.0, cap=30.0, deadline=600.0)
+TRIES = Backoff(initial=1.0, factor=2.0, maximum=30.0)
 
 Overwrite: TypeAlias = bool | Callable[[Path], bool]
 Reissue: TypeAlias = Callable[[str, int, str], AsyncIterator[str]]
@@ -69,13 +69,14 @@ class Films:
         clock: Clock,
         rng: random.Random,
         network: Network,
+        retry_for: float = 600.0,
         allow_private: bool = False,
         allow_loopback: bool = False,
     ) -> None:
         self._reissue = reissue
         self._clock = clock
         self._rng = rng
-        self._patience = network.timeouts.patience
+        self._retry_for = retry_for
         self._hosts = Hosts(
             network, clock=clock, allow_private=allow_private, allow_loopback=allow_loopback
         )
@@ -171,10 +172,10 @@ class Films:
         """
         if not isinstance(broken, RefusedError):
             links.forget_refusals()
-            return stuck + broken.retry_after <= self._patience
+            return stuck + broken.retry_after <= self._retry_for
         if broken.is_gone(day_over=0 < links.dies <= self._clock.wall()):
             raise ResultExpiredError(f"The film is gone: {broken}")
-        return broken.is_tried_on and (broken.lost_for is not None or stuck <= self._patience)
+        return broken.is_tried_on and (broken.lost_for is not None or stuck <= self._retry_for)
 
     async def _pause(
         self, part: Part, broken: BrokenOffError, delay: float, *, stuck: float

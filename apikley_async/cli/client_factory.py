@@ -55,14 +55,14 @@ def prepare(
         known = [Known(task, finished=finished) for task in tasks]
         return lambda: stage.session(known)
     limiter = RateLimiter(max_running=settings.max_running)
-    pace = Backoff() if settings.timeout is None else Backoff(deadline=settings.timeout)
     key = read_key(settings.key_file)
     try:
         client = Client(
             key,
             base_url=settings.base_url,
             limiter=limiter,
-            pace=None if hooks else pace,  # where the service calls, we look more seldom
+            polling=None if hooks else Backoff(),  # with callbacks the client polls less often
+            job_timeout=settings.timeout or 1800.0,
             callback=hooks.callback if hooks else None,
             not_created=settings.not_created,
             proxy=settings.proxy,

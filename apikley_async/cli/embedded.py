@@ -95,9 +95,12 @@ class Stage:
                 self.terms.per / self.speed,
                 max_running=self.max_running,
             )
-            pace = Backoff(first=0.15, factor=1.2, cap=0.4, deadline=self.timeout or 1800.0)
             client = Client(
-                simulator.api_key, base_url=simulator.base_url, limiter=limiter, pace=pace
+                simulator.api_key,
+                base_url=simulator.base_url,
+                limiter=limiter,
+                polling=Backoff(initial=0.15, factor=1.2, maximum=0.4),
+                job_timeout=self.timeout or 1800.0,
             )
             async with client:
                 simulator.script("create", [Fault.created_as(task.task_id) for task in tasks])

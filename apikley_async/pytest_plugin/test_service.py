@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from apikley_async import Backoff, Client, RateLimiter
+from apikley_async import Backoff, Client, Environment, RateLimiter
 from apikley_async.pytest_plugin.marker_options import Wishes
 from apikley_async.testing import LoopClock
 from apikley_async.virtual import VirtualLoop
@@ -55,9 +55,8 @@ class Stage:
             self.simulator.api_key,
             base_url=self.simulator.base_url,
             limiter=RateLimiter(per=10 / pace, clock=clock, rng=rng),
-            pace=Backoff(first=2 / pace, cap=20 / pace),
-            clock=clock,
-            rng=rng,
+            polling=Backoff(initial=2 / pace, maximum=20 / pace),
+            environment=Environment(clock=clock, rng=rng),
         )
         self.closing.push_async_callback(client.aclose)
         return client

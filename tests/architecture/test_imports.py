@@ -236,7 +236,7 @@ def test_the_core_lives_on_four_libraries() -> None:
 
 # The modules that may use a library; the others do not know it.
 USERS = {
-    "aiohttp": {"_http", "_download.fetch", "_client"},
+    "aiohttp": {"_http", "_download.fetch", "_session"},
     "yarl": {"_http", "_download.fetch"},
     "cattrs": {"_storyboard", "_wire.tasks"},
     "backoff": {"_retry"},

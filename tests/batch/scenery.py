@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard
+from apikley_async import Backoff, Client, Environment, RateLimiter, Shot, Storyboard
 from apikley_async.batch import Batch, Item, State
 from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -36,9 +36,8 @@ def customer(simulator: Simulator, *, seed: int | None = None, **options: object
     return Client(
         simulator.api_key,
         base_url=simulator.base_url,
-        clock=LoopClock(),
-        rng=random.Random(seed),
-        **{"pace": Backoff(), **options},  # type: ignore[arg-type]
+        environment=Environment(clock=LoopClock(), rng=random.Random(seed)),
+        **{"polling": Backoff(), **options},  # type: ignore[arg-type]
     )
 
 

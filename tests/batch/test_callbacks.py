@@ -25,7 +25,7 @@ def service(duration: float = 60.0) -> Simulator:
 
 
 def hearing(simulator: Simulator, ears: Ears, **options: Any) -> Client:
-    return customer(simulator, callback=ears, pace=None, **options)
+    return customer(simulator, callback=ears, polling=None, **options)
 
 
 def now() -> float:
@@ -265,7 +265,7 @@ async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path
         await asyncio.sleep(3 * 3600)
 
         callback = Callback("https://hooks.test/apikley", inbox=inbox.path, clock=LoopClock())
-        client = customer(simulator, callback=callback, pace=None)
+        client = customer(simulator, callback=callback, polling=None)
         async with client, opened(tmp_path / "b.db") as batch:
             await ran(batch, client, folder=tmp_path / "films")
 

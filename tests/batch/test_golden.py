@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from batch.scenery import opened, ran, states, swift
 
-from apikley_async import Client, ModelTask, Shot, Storyboard
+from apikley_async import Client, Environment, ModelTask, Shot, Storyboard
 from apikley_async.batch import Batch, Journal, State
 from apikley_async.batch.manifest.fields import VERSION, given, takes_of
 from apikley_async.errors import ManifestConflictError
@@ -175,10 +175,8 @@ def customer(service: Service) -> Client:
     return Client(
         "key-of-the-golden-journal",
         base_url="http://127.0.0.1:1",
-        transport=service,
+        environment=Environment(transport=service, clock=LoopClock(), rng=random.Random(1)),
         limiter=swift(),
-        clock=LoopClock(),
-        rng=random.Random(1),
     )
 
 

@@ -28,7 +28,7 @@ from batch.scenery import (
 )
 from volume import volume
 
-from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, Timeouts, UploadError
+from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, UploadError
 from apikley_async.batch import REHEARSAL_MARK, State, is_rehearsal
 from apikley_async.batch.manifest.fields import work_of
 from apikley_async.errors import DownloadError
@@ -287,7 +287,7 @@ async def test_a_service_that_cannot_be_reached_stops_the_run(tmp_path: Path) ->
     """When patience ends nothing was paid and everything is planned still. (A15)"""
     simulator = world()
     async with simulator:  # and its address leads nowhere from here on
-        client = customer(simulator, timeouts=Timeouts(patience=60))
+        client = customer(simulator, retry_for=60)
     async with (
         client,
         opened(tmp_path / "b.db") as batch,

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from batch.scenery import opened, swift
 
-from apikley_async import Client
+from apikley_async import Client, Environment
 from apikley_async.batch import State
 from apikley_async.testing import LoopClock, Reply, Request, reply
 
@@ -62,7 +62,10 @@ async def test_ten_thousand_films(tmp_path: Path) -> None:
     manifest = tmp_path / "films.jsonl"
     task = '{"key": "k%d", "task": {"model": "words/1", "input": {"prompt": "Number %d."}}}\n'
     manifest.write_text("".join(task % (number, number) for number in range(COUNT)))
-    client = Client(transport=Service(), limiter=swift(), clock=LoopClock(), rng=random.Random(1))
+    client = Client(
+        environment=Environment(transport=Service(), clock=LoopClock(), rng=random.Random(1)),
+        limiter=swift(),
+    )
     async with client, opened(tmp_path / "b.db") as batch:
         began = time.perf_counter()
         await batch.add(manifest)

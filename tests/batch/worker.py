@@ -152,8 +152,10 @@ async def live(place: Path, setting: dict[str, Any], *, adopt: bool) -> int:
         callback=callback,
         base_url=setting["url"],
         limiter=RateLimiter(200, 0.05),
-        pace=Backoff(first=0.02, factor=1.2, cap=0.1, deadline=30),
-        timeouts=Timeouts(connect=5, answer=5, patience=20),
+        polling=Backoff(initial=0.02, factor=1.2, maximum=0.1),
+        job_timeout=30,
+        timeouts=Timeouts(connect=5, read=5),
+        retry_for=20,
     )
     async with client, Batch.open(place / "batch.db", adopt=adopt) as batch:
         await batch.add(films(setting["films"]))

@@ -109,8 +109,8 @@ def service(terms: Terms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
         assert simulator.ledger.leaks == []
 
 
-def quick(deadline: float = 30.0) -> Backoff:
-    return Backoff(first=0.02, factor=1, deadline=deadline)
+def quick() -> Backoff:
+    return Backoff(initial=0.02, factor=1)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from ears import Ears
 from apikley_async import (
     Backoff,
     Client,
+    Environment,
     Job,
     Shot,
     Storyboard,
@@ -46,8 +47,7 @@ def customer(simulator: Simulator, ears: Ears | None, **options: Any) -> Client:
         simulator.api_key,
         base_url=simulator.base_url,
         callback=ears,
-        clock=LoopClock(),
-        rng=random.Random(1),
+        environment=Environment(clock=LoopClock(), rng=random.Random(1)),
         **options,
     )
 
@@ -329,7 +329,7 @@ async def test_among_many_only_the_lost_one_waits() -> None:
     """The others are yielded meanwhile; each is bound to its own storyboard. (A1)"""
     ears = Ears()
     boards = [Storyboard([Shot(f"Number {n}.", 5)], duration=10) for n in range(4)]
-    async with world() as simulator, customer(simulator, ears, pace=Backoff()) as client:
+    async with world() as simulator, customer(simulator, ears, polling=Backoff()) as client:
         simulator.script("create", [Fault.OK, Fault.RESET_AFTER, Fault.OK])
         done = []
         async for outcome in client.generate_many(boards):

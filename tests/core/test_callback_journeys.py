@@ -17,7 +17,7 @@ import pytest
 from rawserver import unused_port
 from volume import volume
 
-from apikley_async import Client, Shot, Storyboard, SubmissionUncertainError
+from apikley_async import Client, Environment, Shot, Storyboard, SubmissionUncertainError
 from apikley_async.batch import Batch, State
 from apikley_async.simulator import Constant, Fault, Faults, Lognormal, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -65,8 +65,7 @@ async def called(
         simulator.api_key,
         base_url=simulator.base_url,
         callback=callback,
-        clock=LoopClock(),
-        rng=random.Random(1),
+        environment=Environment(clock=LoopClock(), rng=random.Random(1)),
         **options,
     )
     async with client, callback.serve(port=port):
@@ -165,8 +164,9 @@ async def test_a_receiver_in_another_place_is_as_good(tmp_path: Path) -> None:
             simulator.api_key,
             base_url=simulator.base_url,
             callback=callback,
-            clock=LoopClock(),
-            rng=random.Random(len(simulator.ledger.creations)),
+            environment=Environment(
+                clock=LoopClock(), rng=random.Random(len(simulator.ledger.creations))
+            ),
         )
 
     async with (

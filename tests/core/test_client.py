@@ -60,6 +60,7 @@ from apikley_async import (
     Backoff,
     Client,
     ClientClosedError,
+    Environment,
     InsufficientCreditsError,
     InvalidRequestError,
     Job,
@@ -88,8 +89,11 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 def customer(base_url: str, **options: Any) -> Client:
-    given: dict[str, Any] = {"clock": LoopClock(), "rng": random.Random(1)} | options
-    return Client(CANARY_KEY, base_url=base_url, **given)
+    given = {
+        name: options.pop(name) for name in ("clock", "transport", "connector") if name in options
+    }
+    environment = Environment(**{"clock": LoopClock(), "rng": random.Random(1)} | given)
+    return Client(CANARY_KEY, base_url=base_url, environment=environment, **options)
 
 
 def now() -> float:
@@ -177,7 +181,7 @@ async def test_a_doubtful_answer_is_paid_for_once(case: str) -> None:
     act, http, said = DOUBTFUL[case]
     book = Book()
     async with RawServer(service(createTask=act)) as server:
-        async with customer(server.url, timeouts=Timeouts(answer=5)) as client:
+        async with customer(server.url, timeouts=Timeouts(read=5)) as client:
             with pytest.raises(SubmissionUncertainError) as caught:
                 await client.submit(WORK, recorder=book)
             await asyncio.sleep(3600)
@@ -199,7 +203,7 @@ async def test_an_answer_that_hangs_after_the_id_is_an_answer() -> None:
     """The film is known although the rest of its answer never came (A6)."""
     act = says(headed(b"Content-Length: 900") + TASK)
     async with RawServer(service(createTask=act)) as server:
-        async with customer(server.url, timeouts=Timeouts(answer=5)) as client:
+        async with customer(server.url, timeouts=Timeouts(read=5)) as client:
             job = await client.submit(WORK)
 
         assert len(server.created) == 1
@@ -284,7 +288,7 @@ async def test_a_name_that_is_not_found_is_looked_up_again_and_paid_once(
     connect = functools.partial(aiohttp.TCPConnector, resolver=names)
     async with RawServer(ssl=serving(authority, "api.test")) as server:
         url = f"https://api.test:{server.port}"
-        async with customer(url, connect=connect, ssl=trusting(authority)) as client:
+        async with customer(url, connector=connect, ssl=trusting(authority)) as client:
             await client.submit(WORK)
 
         assert len(server.created) == 1
@@ -341,7 +345,7 @@ async def test_a_wrong_certificate_is_raised_at_once(
             asking: Callable[[], Awaitable[Any]] = {
                 "submit": lambda: client.submit(WORK),
                 "credits": client.credits,
-                "look": lambda: client.look("task_1"),
+                "look": lambda: client.poll("task_1"),
                 "upload": lambda: client.upload(PICTURE),
             }[ask]
             with pytest.raises(UnreachableError, match="certificate") as caught:
@@ -467,10 +471,10 @@ async def test_a_question_that_is_refused_is_not_asked_again(
 @pytest.mark.virtual
 @pytest.mark.parametrize("act", [resets, answers(b"", 500), answers(b"<html>")])
 async def test_a_look_is_one_question(act: Act) -> None:
-    """A job has a patience of its own; `client.look` says what this one look brought."""
+    """A job has a patience of its own; `client.poll` says what this one look brought."""
     async with RawServer(answers(b"", 500)) as server, customer(server.url) as client:
         with pytest.raises(ApikleyError):
-            await client.look("task_1")
+            await client.poll("task_1")
 
         assert len(server.looks) == 1
     assert now() < 1
@@ -482,10 +486,10 @@ async def test_a_429_for_a_look_slows_the_looks_and_not_the_submissions() -> Non
     look = in_turn(answers(envelope(code=429), 429, Retry_After="50"), service())
     async with RawServer(service(recordInfo=look)) as server, customer(server.url) as client:
         with pytest.raises(RateLimitError):
-            await client.look("task_1")
+            await client.poll("task_1")
         await client.submit(WORK)
         assert now() < 1
-        await client.look("task_1")
+        await client.poll("task_1")
 
         assert now() >= 50
         assert len(server.created) == 1
@@ -497,7 +501,7 @@ async def test_a_429_for_a_submission_slows_the_submissions_and_not_the_looks() 
     async with RawServer(service(createTask=create)) as server, customer(server.url) as client:
         submitting = asyncio.create_task(client.submit(WORK))
         await asyncio.sleep(1)
-        await client.look("task_1")
+        await client.poll("task_1")
         await client.credits()
         assert now() == pytest.approx(1, abs=0.5)
         await submitting
@@ -646,7 +650,11 @@ async def test_an_image_is_uploaded_first_and_only_once(tmp_path: Path) -> None:
 async def test_an_image_at_home_is_not_sent_to_the_service() -> None:
     """The service could not fetch it, and would charge for the try (U8)."""
     board = Storyboard([{"scene": "A.", "duration": 5}], image="http://127.0.0.1:1/a.png")
-    client = Client(CANARY_KEY, base_url="https://api.test", transport=ScriptedTransport([]))
+    client = Client(
+        CANARY_KEY,
+        base_url="https://api.test",
+        environment=Environment(transport=ScriptedTransport([])),
+    )
 
     async with client:
         with pytest.raises(StoryboardError, match="image"):
@@ -719,7 +727,7 @@ def test_a_question_that_is_cancelled_at_any_turn(what: str, tmp_path: Path) -> 
         async with RawServer(film_act) as host, RawServer(slow_service) as server:
             async with customer(server.url) as client:
                 calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
-                    "look": lambda: client.look("task_1"),
+                    "look": lambda: client.poll("task_1"),
                     "credits": client.credits,
                     "upload": lambda: client.upload(PICTURE),
                     "save": lambda: client.save(
@@ -904,7 +912,7 @@ class Use:
             "submit": client.submit(WORK),
             "generate": client.generate(WORK),
             "many": many(),
-            "look": client.look("task_1"),
+            "look": client.poll("task_1"),
             "wait": client.job("task_78").wait(),
             "follow": follow(),
             "credits": client.credits(),
@@ -1081,7 +1089,7 @@ async def test_a_closed_client_says_so() -> None:
         connections = server.connections
 
         calls: list[Coroutine[Any, Any, Any]] = [client.submit(WORK), client.generate(WORK)]
-        calls += [client.look("task_1"), client.credits(), client.upload(PICTURE), job.wait()]
+        calls += [client.poll("task_1"), client.credits(), client.upload(PICTURE), job.wait()]
         for call in calls:
             assert isinstance(await end_of(call), ClientClosedError)
         with pytest.raises(ClientClosedError):
@@ -1182,7 +1190,7 @@ def test_one_client_in_two_runs() -> None:
     """Made outside of a loop, used in two, one after the other; nothing is left of either (C12)."""
     with served() as server:
         before = open_files()
-        client = customer(server.url, pace=Backoff(first=0.01))
+        client = customer(server.url, polling=Backoff(initial=0.01))
 
         async def main() -> str:
             async with client:
@@ -1205,7 +1213,7 @@ def test_nothing_is_left_after_closing_in_the_middle() -> None:
             before = open_files()
             client = customer(server.url)
             uses: list[Coroutine[Any, Any, Any]] = [client.generate(WORK) for _ in range(5)]
-            uses += [client.credits(), client.look("task_9"), client.upload(PICTURE)]
+            uses += [client.credits(), client.poll("task_9"), client.upload(PICTURE)]
             tasks = [asyncio.create_task(use) for use in uses]
             await asyncio.sleep(1)
             assert open_files() >= before + 7
@@ -1313,7 +1321,9 @@ def test_many_films_end_where_their_limiter_is_in_use_in_another_loop() -> None:
 
     async def use() -> None:
         transport = ScriptedTransport([])
-        async with Client("key", transport=transport, limiter=limiter, max_running=3) as client:
+        async with Client(
+            "key", environment=Environment(transport=transport), limiter=limiter, max_running=3
+        ) as client:
             async for outcome in client.generate_many(works()):
                 assert isinstance(outcome.error, RuntimeError)
 
@@ -1364,10 +1374,11 @@ def test_after_a_fork_it_says_so() -> None:
     """A child that inherits an open client must not touch its connections (C12)."""
     script = """
         import asyncio, os
-        from apikley_async import Client, ClientClosedError
+        from apikley_async import Client, ClientClosedError, Environment
         from apikley_async.testing import ScriptedTransport, reply
 
-        client = Client("key", transport=ScriptedTransport([reply(1), reply(2)]))
+        transport = ScriptedTransport([reply(1), reply(2)])
+        client = Client("key", environment=Environment(transport=transport))
 
         async def child():
             for call in (client.credits(), client.aclose()):
@@ -1511,7 +1522,7 @@ def test_no_file_is_searched_for_a_key(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_with_a_transport_of_ones_own_no_key_is_needed() -> None:
-    client = Client(transport=ScriptedTransport([reply(7)]))
+    client = Client(environment=Environment(transport=ScriptedTransport([reply(7)])))
 
     assert asyncio.run(client.credits()) == 7
 

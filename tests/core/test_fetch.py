@@ -478,7 +478,7 @@ async def test_a_wrong_certificate_is_the_end(issued_for: str) -> None:
 async def test_only_https_leaves_this_machine(url: str) -> None:
     """Plain http is for this machine alone, however it is spelled."""
     names = Names("203.0.113.1")
-    async with opened(connect=with_names(names)) as hosts:
+    async with opened(connector=with_names(names)) as hosts:
         with pytest.raises(DownloadError, match="https only"):
             await hosts.pull(url, Held(), Sink())
 
@@ -557,7 +557,7 @@ async def test_no_redirect_leads_inside(inner: str) -> None:
 async def test_a_name_that_means_an_inner_address(name: str) -> None:
     """What counts is the address a connection is made to, whatever its name (D10)."""
     names = Names("127.0.0.1")
-    async with FileHost() as host, opened(loopback=False, connect=with_names(names)) as hosts:
+    async with FileHost() as host, opened(loopback=False, connector=with_names(names)) as hosts:
         with pytest.raises(DownloadError, match="private network"):
             await hosts.pull(f"https://{name}:{host.port}/1.mp4", Held(), Sink())
 
@@ -577,7 +577,7 @@ async def test_names_may_be_made_up_while_the_apis_own_name_is(
 ) -> None:
     """A proxy or VPN here that answers every name with 198.18.0.0/15; said once (D10)."""
     names = Names("198.18.0.5")
-    network = Network(connect=with_names(names))
+    network = Network(connector=with_names(names))
     hosts = Hosts(network)
     film = "https://films.test/1.mp4"
 
@@ -605,7 +605,7 @@ async def test_names_may_be_made_up_while_the_apis_own_name_is(
 
 async def test_an_api_at_a_literal_address_makes_no_name_up() -> None:
     """Whoever writes 198.18.0.5 himself has no proxy that answers so (D10)."""
-    network = Network(connect=with_names(Names("198.18.0.5")))
+    network = Network(connector=with_names(Names("198.18.0.5")))
     async with contextlib.aclosing(Hosts(network)) as hosts:
         await asked_for_the_api(network, "https://198.18.0.5")
         with pytest.raises(DownloadError, match="private network"):
@@ -645,7 +645,7 @@ async def test_a_name_that_means_an_inner_address_is_not_asked_of_a_proxy(
 async def test_a_name_that_changes_its_mind(inner: str) -> None:
     """A resolver that says public first and inner afterwards leads nowhere (D11)."""
     names = Names("93.184.215.14", inner)
-    async with FileHost() as host, opened(loopback=False, connect=with_names(names)) as hosts:
+    async with FileHost() as host, opened(loopback=False, connector=with_names(names)) as hosts:
         url = f"https://rebound.test:{host.port}/1.mp4"
         with pytest.raises(BrokenOffError):
             await hosts.pull(url, Held(), Sink())  # allowed, but not reachable from a test

@@ -144,7 +144,7 @@ class Studio:
 
 def job_of(number: int) -> Job:
     rng = random.Random(1)
-    return Job(f"task_{number}", look=never, pace=Backoff(), clock=SystemClock(), rng=rng)
+    return Job(f"task_{number}", poll=never, polling=Backoff(), clock=SystemClock(), rng=rng)
 
 
 async def never(task_id: str) -> Snapshot:

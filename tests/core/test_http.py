@@ -152,14 +152,14 @@ async def refused(_ca: trustme.CA, _trust: ssl.SSLContext) -> AsyncIterator[Http
 @contextlib.asynccontextmanager
 async def no_such_host(_ca: trustme.CA, _trust: ssl.SSLContext) -> AsyncIterator[HttpTransport]:
     connect = functools.partial(aiohttp.TCPConnector, resolver=Names(*["error"] * 9))
-    async with talking("https://api.test", connect=connect) as transport:
+    async with talking("https://api.test", connector=connect) as transport:
         yield transport
 
 
 @contextlib.asynccontextmanager
 async def silent_dns(_ca: trustme.CA, _trust: ssl.SSLContext) -> AsyncIterator[HttpTransport]:
     connect = functools.partial(aiohttp.TCPConnector, resolver=Names("late error"))
-    async with talking("https://api.test", connect=connect) as transport:
+    async with talking("https://api.test", connector=connect) as transport:
         yield transport
 
 
@@ -183,7 +183,7 @@ async def no_handles_left(_ca: trustme.CA, _trust: ssl.SSLContext) -> AsyncItera
     def connect(**options: Any) -> aiohttp.BaseConnector:
         return aiohttp.TCPConnector(**options | {"socket_factory": too_many_files})
 
-    async with talking("http://127.0.0.1:9", connect=connect) as transport:
+    async with talking("http://127.0.0.1:9", connector=connect) as transport:
         yield transport
 
 
@@ -272,10 +272,10 @@ async def test_what_never_left_is_known_to_have_never_left(
 async def test_waiting_for_a_connection_of_the_pool_is_not_sending() -> None:
     """A pool without a free connection gives up after `connect` seconds, unsent (A15)."""
     connect = one_connection
-    timeouts = Timeouts(connect=2, answer=20)
+    timeouts = Timeouts(connect=2, read=20)
     async with (
         RawServer(hangs) as server,
-        talking(server.url, connect=connect, timeouts=timeouts) as transport,
+        talking(server.url, connector=connect, timeouts=timeouts) as transport,
     ):
         first = asyncio.create_task(send(transport, LOOK))
         await asyncio.sleep(1)
@@ -726,7 +726,7 @@ async def test_what_a_connector_of_ones_own_raises_comes_out_as_it_is() -> None:
     def connect(**_options: Any) -> aiohttp.BaseConnector:
         raise TypeError("no such option")
 
-    async with talking("http://127.0.0.1:9", connect=connect) as transport:
+    async with talking("http://127.0.0.1:9", connector=connect) as transport:
         with pytest.raises(TypeError, match="no such option"):
             await transport.send(LOOK)
 
@@ -783,7 +783,7 @@ async def test_cookies_are_not_kept() -> None:
     connect = functools.partial(aiohttp.TCPConnector, resolver=Names())
     async with RawServer(act) as server:
         # Under a name: from a bare address even those who keep cookies take none.
-        async with talking(f"http://api.localhost:{server.port}", connect=connect) as transport:
+        async with talking(f"http://api.localhost:{server.port}", connector=connect) as transport:
             for request in (LOOK, LOOK, PAID, PAID):
                 await send(transport, request)
 

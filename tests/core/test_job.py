@@ -54,7 +54,7 @@ EMPTY = Snapshot(ID, State.SUCCESS, content={"resultUrls": []}, raw={"state": "s
 FAILED = Snapshot(ID, State.FAIL, fail_code="500", fail_message="Internal Error")
 ODD = Snapshot(ID, State.UNKNOWN, raw={"state": "moderating"}, word="moderating")
 
-EVEN = Backoff(first=2, factor=2, cap=16, jitter=exactly)
+EVEN = Backoff(initial=2, factor=2, maximum=16, jitter=exactly)
 
 Answer = Snapshot | Exception
 OUTAGES: list[Exception] = [
@@ -89,7 +89,7 @@ class Service:
         self.answered = 0
         self.out = 0
 
-    async def look(self, task_id: str) -> Snapshot:
+    async def poll(self, task_id: str) -> Snapshot:
         assert task_id == ID
         assert self.out == 0, "two looks at once"
         self.asked.append(now())
@@ -105,12 +105,20 @@ class Service:
         return self._last
 
 
-def make_job(service: Service, *, own: bool = False, pace: Backoff = EVEN, seed: int = 1) -> Job:
+def make_job(
+    service: Service,
+    *,
+    own: bool = False,
+    polling: Backoff = EVEN,
+    timeout: float = 1800.0,
+    seed: int = 1,
+) -> Job:
     """A job just submitted by us, or one taken up again by its id."""
     return Job(
         ID,
-        look=service.look,
-        pace=pace,
+        poll=service.poll,
+        polling=polling,
+        timeout=timeout,
         clock=SystemClock(),
         rng=random.Random(seed),
         submitted_at=now() if own else None,
@@ -163,7 +171,7 @@ async def test_the_pace_is_jittered_and_capped() -> None:
     for seed in (1, 2):
         began = now()
         service = Service(*[GENERATING] * 12, READY)
-        await make_job(service, pace=Backoff(), seed=seed)
+        await make_job(service, polling=Backoff(), seed=seed)
         asked.append([round(at - began, 6) for at in service.asked])
 
     assert asked[0][1:] != asked[1][1:]
@@ -445,7 +453,7 @@ async def test_looks_that_are_cut_off_are_no_flood() -> None:
 async def test_time_outs_in_a_row_let_others_live() -> None:
     """Two whose deadline has come, and one who at once awaits again: no loop without a breath."""
     service = Service(ready_at=5000)
-    job = make_job(service, pace=Backoff(deadline=1000, jitter=exactly))
+    job = make_job(service, polling=Backoff(jitter=exactly), timeout=1000)
     ended = list[float]()
 
     async def stubborn() -> Result:
@@ -480,7 +488,7 @@ def test_a_nudge_from_another_thread_is_followed_at_once() -> None:
     """A callback may be received elsewhere than where the job is awaited."""
     asked, clock = threading.Semaphore(0), FakeClock()
 
-    async def look(task_id: str) -> Snapshot:
+    async def poll(task_id: str) -> Snapshot:
         asked.release()
         return GENERATING
 
@@ -488,7 +496,7 @@ def test_a_nudge_from_another_thread_is_followed_at_once() -> None:
         await (wake or asyncio.Event()).wait()
 
     clock.sleep = only_when_woken  # type: ignore[method-assign]
-    job = Job(ID, look=look, pace=EVEN, clock=clock, rng=random.Random(1))
+    job = Job(ID, poll=poll, polling=EVEN, clock=clock, rng=random.Random(1))
 
     async def elsewhere() -> None:
         await job.wait()
@@ -504,7 +512,7 @@ def test_a_loop_that_was_closed_around_an_awaited_job_does_not_matter() -> None:
     """The next loop polls itself, and closing tells nobody who is gone."""
     clock = FakeClock()
     job = Job(
-        ID, look=Service(GENERATING, READY).look, pace=EVEN, clock=clock, rng=random.Random(1)
+        ID, poll=Service(GENERATING, READY).poll, polling=EVEN, clock=clock, rng=random.Random(1)
     )
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(job.wait())
@@ -526,11 +534,11 @@ def test_it_can_be_awaited_in_two_loops_one_after_another() -> None:
     clock = FakeClock()
     asked = list[float]()
 
-    async def look(task_id: str) -> Snapshot:
+    async def poll(task_id: str) -> Snapshot:
         asked.append(clock.now())
         return READY if clock.now() > 20 else GENERATING
 
-    job = Job(ID, look=look, pace=EVEN, clock=clock, rng=random.Random(1))
+    job = Job(ID, poll=poll, polling=EVEN, clock=clock, rng=random.Random(1))
 
     async def first() -> None:
         forgotten = asyncio.create_task(job.wait())
@@ -574,7 +582,7 @@ async def test_no_time_at_all_is_over_at_once(timeout: float) -> None:
 
 @virtual
 async def test_a_time_out_longer_than_the_deadline_changes_nothing() -> None:
-    job = make_job(Service(), pace=Backoff(deadline=50))
+    job = make_job(Service(), polling=Backoff(), timeout=50)
 
     with pytest.raises(JobTimeoutError):
         await job.wait(timeout=1e9)
@@ -585,7 +593,7 @@ async def test_a_time_out_longer_than_the_deadline_changes_nothing() -> None:
 @virtual
 async def test_a_deadline_is_counted_from_when_somebody_awaits() -> None:
     """Who gave up after 40 of 50 seconds and comes back later has 50 seconds again."""
-    job = make_job(Service(ready_at=80), pace=attrs.evolve(EVEN, deadline=50))
+    job = make_job(Service(ready_at=80), polling=EVEN, timeout=50)
 
     with pytest.raises(JobTimeoutError):
         await job.wait(timeout=40)
@@ -634,8 +642,8 @@ async def test_the_end_is_told_once() -> None:
     told: list[Snapshot] = []
     job = Job(
         ID,
-        look=Service(GENERATING, READY).look,
-        pace=EVEN,
+        poll=Service(GENERATING, READY).poll,
+        polling=EVEN,
         clock=SystemClock(),
         rng=random.Random(1),
         ended=told.append,
@@ -673,7 +681,9 @@ async def test_a_deadline_between_two_numbers_ends_nevertheless() -> None:
     """Rounding of the clock never keeps a wait alive or busy (R14)."""
     await asyncio.sleep(1 / 3)
     service = Service()
-    job = make_job(service, pace=Backoff(first=1 / 7, factor=1.1, cap=1 / 3, deadline=1e3 / 7))
+    job = make_job(
+        service, polling=Backoff(initial=1 / 7, factor=1.1, maximum=1 / 3), timeout=1e3 / 7
+    )
 
     with pytest.raises(JobTimeoutError):
         await job
@@ -744,9 +754,9 @@ async def test_an_unexpected_error_is_loud_and_harms_nobody_else() -> None:
 async def test_it_polls_once_more_before_it_gives_up_at_the_deadline() -> None:
     """A film that was ready since the last poll is not told as a time-out (DESIGN, Waiting)."""
     service = Service(ready_at=49)
-    pace = Backoff(first=40, cap=40, deadline=50, jitter=exactly)
+    polling = Backoff(initial=40, maximum=40, jitter=exactly)
 
-    results = await fates(*[make_job(service, own=True, pace=pace).wait()])
+    results = await fates(*[make_job(service, own=True, polling=polling, timeout=50).wait()])
 
     assert results == [READY.result()]
     assert service.asked == [40, 50]
@@ -755,7 +765,7 @@ async def test_it_polls_once_more_before_it_gives_up_at_the_deadline() -> None:
 @virtual
 async def test_many_who_give_up_together_poll_once_more_together() -> None:
     service = Service()
-    job = make_job(service, pace=Backoff(first=40, cap=40, deadline=50, jitter=exactly))
+    job = make_job(service, polling=Backoff(initial=40, maximum=40, jitter=exactly), timeout=50)
 
     results = await fates(job.wait(), job.wait(), job.wait())
 
@@ -766,7 +776,7 @@ async def test_many_who_give_up_together_poll_once_more_together() -> None:
 @virtual
 async def test_the_last_poll_ends_too() -> None:
     """A service that does not answer holds nobody up for more than half a minute."""
-    job = make_job(Service(latency=500), pace=Backoff(deadline=50))
+    job = make_job(Service(latency=500), polling=Backoff(), timeout=50)
 
     with pytest.raises(JobTimeoutError):
         await job
@@ -779,7 +789,7 @@ async def test_after_a_suspension_it_polls_before_it_gives_up() -> None:
     clock = FakeClock()
     asked = list[float]()
 
-    async def look(task_id: str) -> Snapshot:
+    async def poll(task_id: str) -> Snapshot:
         asked.append(clock.now())
         if len(asked) == 1:
             return GENERATING
@@ -792,7 +802,7 @@ async def test_after_a_suspension_it_polls_before_it_gives_up() -> None:
         def now(self) -> float:
             return clock.now()
 
-    job = Job(ID, look=look, pace=EVEN, clock=Slept(), rng=random.Random(1))
+    job = Job(ID, poll=poll, polling=EVEN, clock=Slept(), rng=random.Random(1))
 
     assert await job.wait(timeout=60) == READY.result()
     assert len(asked) == 2
@@ -803,7 +813,7 @@ async def test_an_answer_that_waited_through_a_suspension_is_not_the_last_word()
     for wait in (60.0, None):  # a time-out of the awaiter's, and the deadline
         clock, asked = FakeClock(), list[float]()
 
-        async def look(
+        async def poll(
             task_id: str, clock: FakeClock = clock, asked: list[float] = asked
         ) -> Snapshot:
             asked.append(clock.now())
@@ -812,7 +822,7 @@ async def test_an_answer_that_waited_through_a_suspension_is_not_the_last_word()
             clock.advance(3600)
             return GENERATING
 
-        job = Job(ID, look=look, pace=EVEN, clock=clock, rng=random.Random(1))
+        job = Job(ID, poll=poll, polling=EVEN, clock=clock, rng=random.Random(1))
 
         assert await job.wait(timeout=wait) == READY.result()
         assert asked == [0, 3600]
@@ -860,7 +870,7 @@ async def test_a_link_under_an_unknown_word_is_believed_when_it_lasts(
     ids=["99", "no progress", "no link", "another word", "another link", "relapse", "missing"],
 )
 async def test_an_unknown_word_is_no_success_otherwise(answers: list[Answer]) -> None:
-    job = make_job(Service(*answers), pace=attrs.evolve(EVEN, deadline=1000))
+    job = make_job(Service(*answers), polling=EVEN, timeout=1000)
 
     with pytest.raises(JobTimeoutError) as caught:
         await job
@@ -887,7 +897,7 @@ async def test_words_that_change_all_the_time_are_no_flood_of_warnings(
     steps = [attrs.evolve(ODD, word=f"step {number} of 90") for number in range(90)]
     for answers, told in (([ODD, other] * 40, 2), (steps, 8)):
         caplog.clear()
-        await make_job(Service(*answers, READY), pace=attrs.evolve(EVEN, deadline=5000))
+        await make_job(Service(*answers, READY), polling=EVEN, timeout=5000)
         warned = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert len(warned) == told
 
@@ -1203,7 +1213,7 @@ async def test_what_must_be_seen_to_last_is_looked_at_again_soon(doubtful: Snaps
     """However slow the pace is, as it is where callbacks come: within 20 seconds."""
     service = Service(doubtful, READY)
 
-    await make_job(service, pace=Backoff(first=600, factor=1, cap=600, jitter=exactly))
+    await make_job(service, polling=Backoff(initial=600, factor=1, maximum=600, jitter=exactly))
 
     assert service.asked == [0, 20]
 
@@ -1215,7 +1225,7 @@ async def test_what_must_be_seen_to_last_is_looked_at_again_soon(doubtful: Snaps
 async def test_a_nudge_that_came_too_early_is_followed_up_soon() -> None:
     """The callback overtook the service's own books: the next look is 20 seconds away at most."""
     service = Service(GENERATING, GENERATING, READY)
-    job = make_job(service, pace=Backoff(first=600, factor=1, cap=600, jitter=exactly))
+    job = make_job(service, polling=Backoff(initial=600, factor=1, maximum=600, jitter=exactly))
     asyncio.get_running_loop().call_later(100, job.nudge)
 
     await job

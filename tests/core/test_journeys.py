@@ -21,6 +21,7 @@ from apikley_async import (
     Blame,
     Client,
     DownloadError,
+    Environment,
     InsufficientCreditsError,
     Job,
     JobFailedError,
@@ -59,8 +60,7 @@ def customer(simulator: Simulator, **options: object) -> Client:
     return Client(
         simulator.api_key,
         base_url=simulator.base_url,
-        clock=LoopClock(),
-        rng=random.Random(1),
+        environment=Environment(clock=LoopClock(), rng=random.Random(1)),
         **options,  # type: ignore[arg-type]
     )
 
@@ -189,7 +189,11 @@ async def test_a_service_that_comes_up_late_is_waited_for() -> None:
     address = simulator.base_url
     port = int(address.rsplit(":", 1)[1])
     await simulator.aclose()
-    client = Client("simulator-key", base_url=address, clock=LoopClock(), rng=random.Random(1))
+    client = Client(
+        "simulator-key",
+        base_url=address,
+        environment=Environment(clock=LoopClock(), rng=random.Random(1)),
+    )
     async with client:
         submitting = asyncio.ensure_future(client.submit(KITTEN))
         await asyncio.sleep(100)
@@ -203,7 +207,9 @@ async def test_a_service_that_comes_up_late_is_waited_for() -> None:
 
 async def test_patience_ends() -> None:
     """A service that never comes up is an error in the end, after patience has ended."""
-    client = Client("simulator-key", base_url="http://127.0.0.1:9", clock=LoopClock())
+    client = Client(
+        "simulator-key", base_url="http://127.0.0.1:9", environment=Environment(clock=LoopClock())
+    )
     async with client:
         began = asyncio.get_running_loop().time()
         with pytest.raises(UnreachableError, match="not reached"):
@@ -459,7 +465,9 @@ async def until_its_end(
 async def test_a_wrong_image_url_is_refused_here() -> None:
     """An image at a private address is refused before anything is sent. (U8)"""
     board = Storyboard([Shot("A.", 5)], duration=10, image="http://127.0.0.1/x.png")
-    client = Client("simulator-key", base_url="https://api.test", clock=LoopClock())
+    client = Client(
+        "simulator-key", base_url="https://api.test", environment=Environment(clock=LoopClock())
+    )
     async with client:
         with pytest.raises(StoryboardError, match="image"):
             await client.submit(board)

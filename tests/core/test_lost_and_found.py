@@ -21,7 +21,15 @@ from batch.scenery import films, opened, ran, scene_of, states
 from ears import Ears
 from threads import another_loop
 
-from apikley_async import Backoff, Client, Shot, Storyboard, SubmissionUncertainError, SystemClock
+from apikley_async import (
+    Backoff,
+    Client,
+    Environment,
+    Shot,
+    Storyboard,
+    SubmissionUncertainError,
+    SystemClock,
+)
 from apikley_async.batch import Batch, State
 from apikley_async.errors import JobTimeoutError, JournalError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -48,10 +56,11 @@ def customer(
         simulator.api_key,
         base_url=simulator.base_url,
         callback=ears,
-        pace=pace,
+        polling=pace,
         max_running=max_running,
-        clock=LoopClock(),
-        rng=random.Random(len(simulator.ledger.creations) + 100),
+        environment=Environment(
+            clock=LoopClock(), rng=random.Random(len(simulator.ledger.creations) + 100)
+        ),
     )
 
 
@@ -448,7 +457,7 @@ def test_callbacks_may_be_received_by_a_server_in_another_thread() -> None:
     url = f"https://hooks.test/apikley/{TOKEN}"
     task = {"taskId": "task_1", "state": "waiting", "param": json.dumps({"callBackUrl": url})}
     transport = ScriptedTransport([reply(task)])
-    client = Client("k" * 20, transport=transport, callback=ears)
+    client = Client("k" * 20, environment=Environment(transport=transport), callback=ears)
 
     async def elsewhere() -> None:
         async with client:

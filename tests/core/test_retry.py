@@ -44,7 +44,7 @@ def test_the_default_pace_is_the_promised_one() -> None:
     """Two seconds first, half as much again each time, twenty at most, half an hour in all."""
     pace = Backoff()
 
-    assert (pace.first, pace.factor, pace.cap, pace.deadline) == (2, 1.5, 20, 1800)
+    assert (pace.initial, pace.factor, pace.maximum) == (2, 1.5, 20)
     assert first(8, Backoff(jitter=exactly)) == [2, 3, 4.5, 6.75, 10.125, 15.1875, 20, 20]
 
 
@@ -84,7 +84,7 @@ def test_a_long_wait_does_not_overflow() -> None:
 
 
 def test_a_constant_pace_is_a_pace() -> None:
-    assert first(3, Backoff(first=5, factor=1, jitter=exactly)) == [5, 5, 5]
+    assert first(3, Backoff(initial=5, factor=1, jitter=exactly)) == [5, 5, 5]
 
 
 def test_one_pace_serves_many() -> None:
@@ -106,7 +106,7 @@ NOT_SPANS = [0, -1, math.nan, math.inf, -math.inf, True, None, "2", [2]]
 
 
 @pytest.mark.parametrize("value", NOT_SPANS)
-@pytest.mark.parametrize("name", ["first", "factor", "cap", "deadline"])
+@pytest.mark.parametrize("name", ["initial", "factor", "maximum"])
 def test_a_pace_refuses_what_is_no_span(name: str, value: Any) -> None:
     """The message says the name and the rule, like every other of the house."""
     with pytest.raises(ValueError, match=rf"^{name}: a number above 0"):
@@ -114,7 +114,7 @@ def test_a_pace_refuses_what_is_no_span(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", NOT_SPANS)
-@pytest.mark.parametrize("name", ["connect", "answer", "patience"])
+@pytest.mark.parametrize("name", ["connect", "read", "idle"])
 def test_timeouts_refuse_what_is_no_span(name: str, value: Any) -> None:
     """No wait is endless: there is no time-out of infinity or None."""
     with pytest.raises(ValueError, match=rf"^{name}: a number above 0"):
@@ -123,8 +123,8 @@ def test_timeouts_refuse_what_is_no_span(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [10**400, -(10**400)])
 def test_a_number_that_no_clock_can_hold_is_no_span(value: int) -> None:
-    with pytest.raises(ValueError, match=r"^deadline: a number above 0"):
-        Backoff(deadline=value)
+    with pytest.raises(ValueError, match=r"^maximum: a number above 0"):
+        Backoff(maximum=value)
 
 
 @pytest.mark.parametrize("value", [0.5, 0.999])
@@ -135,14 +135,14 @@ def test_a_pace_never_quickens(value: float) -> None:
 
 def test_the_default_timeouts_are_the_promised_ones() -> None:
     """An answer to createTask is waited for at least a minute: an unknown costs more (A2)."""
-    assert Timeouts() == Timeouts(connect=10, answer=120, patience=600)
-    assert Timeouts().answer >= 60
+    assert Timeouts() == Timeouts(connect=10, read=120, idle=60)
+    assert Timeouts().read >= 60
 
 
-@pytest.mark.parametrize(("answer", "question"), [(120, 30), (30, 30), (5, 5)])
-def test_a_question_is_tried_more_than_once(answer: float, question: float) -> None:
+@pytest.mark.parametrize(("read", "one"), [(120, 30), (30, 30), (5, 5)])
+def test_a_question_is_tried_more_than_once(read: float, one: float) -> None:
     """One try of what can be repeated never uses up all of the time."""
-    assert Timeouts(answer=answer).question == question
+    assert Timeouts(read=read).repeatable == one
 
 
 # --- whether to try again -------------------------------------------------------------------------

@@ -42,7 +42,6 @@ from apikley_async import Result
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import AT_ONCE, Films, Line
 from apikley_async._http import Network
-from apikley_async._retry import Timeouts
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -76,13 +75,16 @@ class Reissue:
 
 @contextlib.asynccontextmanager
 async def saving(
-    reissue: Callable[[str, int, str], AsyncIterator[str]] | None = None, **timeouts: float
+    reissue: Callable[[str, int, str], AsyncIterator[str]] | None = None,
+    *,
+    retry_for: float = 600.0,
 ) -> AsyncIterator[Films]:
     films = Films(
         reissue=reissue or Reissue(),
         clock=SystemClock(),
         rng=random.Random(7),
-        network=Network(Timeouts(**timeouts)),
+        network=Network(),
+        retry_for=retry_for,
         allow_loopback=True,
     )
     try:
@@ -849,7 +851,7 @@ async def test_a_host_that_asks_to_be_left_alone_is(tmp_path: Path, status: int)
 @pytest.mark.virtual
 async def test_a_pause_beyond_patience_is_not_waited_for(tmp_path: Path) -> None:
     """It is told at once, and can be resumed."""
-    async with FileHost() as host, saving(patience=60) as films:
+    async with FileHost() as host, saving(retry_for=60) as films:
         url = host.serve("/1", says(503, Retry_After="90"))
 
         with pytest.raises(DownloadError, match="HTTP 503"):

@@ -49,6 +49,7 @@ from apikley_async import (
     AuthenticationError,
     Client,
     ClientClosedError,
+    Environment,
     JobFailedError,
     ModelTask,
     Result,
@@ -69,8 +70,8 @@ pytestmark = pytest.mark.virtual
 
 
 def customer(base_url: str, **options: Any) -> Client:
-    given: dict[str, Any] = {"clock": LoopClock(), "rng": random.Random(1)} | options
-    return Client(CANARY_KEY, base_url=base_url, **given)
+    environment = Environment(clock=LoopClock(), rng=random.Random(1))
+    return Client(CANARY_KEY, base_url=base_url, environment=environment, **options)
 
 
 # --- looking for it ------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ ACTS: dict[str, Act] = {
 QUESTIONS: dict[str, Callable[[Client], Awaitable[Any]]] = {
     "submit": lambda client: client.submit(WORK),
     "generate": lambda client: client.generate(WORK),
-    "look": lambda client: client.look("task_1"),
+    "look": lambda client: client.poll("task_1"),
     "credits": lambda client: client.credits(),
     "upload": lambda client: client.upload(PICTURE),
     "link": lambda client: client.download_url("https://results.test/film.mp4"),
@@ -192,10 +193,10 @@ QUESTIONS: dict[str, Callable[[Client], Awaitable[Any]]] = {
 @pytest.mark.parametrize("act", ACTS)
 async def test_no_error_holds_the_key(act: str) -> None:
     """Whatever went wrong with any question, and however the error is written down (S2 to S4)."""
-    timeouts = Timeouts(answer=20, patience=20)
+    timeouts = Timeouts(read=20)
     for ask in list(QUESTIONS.values())[:: volume(2, 1)]:
         async with RawServer(ACTS[act]) as server:
-            async with customer(server.url, timeouts=timeouts) as client:
+            async with customer(server.url, timeouts=timeouts, retry_for=20) as client:
                 with pytest.raises(ApikleyError) as caught:
                     await ask(client)
 
@@ -206,9 +207,9 @@ async def test_no_error_holds_the_key(act: str) -> None:
 @pytest.mark.usefixtures("talkative")
 @pytest.mark.parametrize("question", QUESTIONS)
 async def test_an_unreachable_service_does_not_bring_it_out(question: str) -> None:
-    timeouts = Timeouts(answer=20, patience=20)
+    timeouts = Timeouts(read=20)
     for base_url in (f"http://127.0.0.1:{unused_port()}", f"https://127.0.0.1:{unused_port()}"):
-        async with customer(base_url, timeouts=timeouts) as client:
+        async with customer(base_url, timeouts=timeouts, retry_for=20) as client:
             with pytest.raises(UnreachableError) as caught:
                 await QUESTIONS[question](client)
         check(caught.value)
@@ -221,14 +222,13 @@ async def test_tls_trouble_does_not_bring_it_out() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     refuses = breaks_off(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
-    timeouts = Timeouts(patience=20)
     async with RawServer(ssl=context) as server, RawServer(refuses) as plain:
         for base_url, proxy in (
             (server.url, None),
             (plain.url.replace("http", "https"), None),
             ("https://api.test", plain.url.replace("//", f"//user:{CANARY_KEY}@")),
         ):
-            async with customer(base_url, proxy=proxy, timeouts=timeouts) as client:
+            async with customer(base_url, proxy=proxy, retry_for=20) as client:
                 with pytest.raises(UnreachableError) as caught:
                     await client.submit(WORK)
                 del proxy  # it holds the canary, and these are locals of a test
@@ -282,7 +282,7 @@ async def test_retries_pile_up_no_errors_of_others() -> None:
     """Ten different failures before the last one: none of them hangs on it."""
     act = in_turn(resets, closes, *ACTS.values())
     async with RawServer(act) as server:
-        async with customer(server.url, timeouts=Timeouts(answer=1000)) as client:
+        async with customer(server.url, timeouts=Timeouts(read=1000)) as client:
             with pytest.raises(ApikleyError) as caught:
                 await client.credits()
 
@@ -445,7 +445,7 @@ async def test_a_task_that_repeats_the_key_does_not_show_it(told: str) -> None:
     }
     act = service(recordInfo=answers(envelope(data)))
     async with RawServer(act) as server, customer(server.url) as client:
-        snapshot = await client.look("task_1")
+        snapshot = await client.poll("task_1")
         assert CANARY_KEY not in repr(snapshot.raw)
         if told == "fail":
             with pytest.raises(JobFailedError) as caught:

@@ -17,6 +17,7 @@ from turns import StrikingLoop, at_every_turn
 
 from apikley_async import (
     Client,
+    Environment,
     ModelTask,
     Outcome,
     RateLimiter,
@@ -45,8 +46,7 @@ def customer(simulator: Simulator, **options: Any) -> Client:
     return Client(
         simulator.api_key,
         base_url=simulator.base_url,
-        clock=LoopClock(),
-        rng=random.Random(1),
+        environment=Environment(clock=LoopClock(), rng=random.Random(1)),
         **options,
     )
 
@@ -281,7 +281,9 @@ def test_a_loop_that_was_closed_around_films_leaves_its_bound_usable() -> None:
     """What may be out stays set aside, what was not sent comes back: nobody waits for ever."""
     for turns in range(1, 20):
         transport = ScriptedTransport([reply({"taskId": f"task_{number}"}) for number in range(4)])
-        client = Client("key", transport=transport, clock=LoopClock(), max_tasks=2)
+        client = Client(
+            "key", environment=Environment(transport=transport, clock=LoopClock()), max_tasks=2
+        )
         loop = asyncio.new_event_loop()
         submitting = loop.create_task(client.submit(WORK))
         for _ in range(turns):
@@ -319,7 +321,9 @@ def test_a_cancel_at_any_turn_keeps_the_bound() -> None:
 
     async def scenario(loop: StrikingLoop) -> None:
         transport = ScriptedTransport(itertools.repeat(answer))
-        async with Client("key", transport=transport, clock=LoopClock(), max_tasks=3) as client:
+        async with Client(
+            "key", environment=Environment(transport=transport, clock=LoopClock()), max_tasks=3
+        ) as client:
             film = asyncio.create_task(client.generate(WORK))
             loop.strike = film.cancel
             await asyncio.wait({film})

@@ -27,7 +27,6 @@ from apikley_async import (
     Recorder,
     ServerError,
     SubmissionUncertainError,
-    Timeouts,
     UnansweredError,
     UnreachableError,
     Verdict,
@@ -141,7 +140,7 @@ class Office:
     book: Any = attrs.Factory(Book)
     limiter: Any = attrs.Factory(lambda: RateLimiter(5, 10.0, rng=random.Random(1)))
     callbacks: Any = None
-    timeouts: Timeouts = attrs.Factory(Timeouts)
+    retry_for: float = 600.0
     not_created: frozenset[int] = frozenset()
     told: list[Attempt] = attrs.Factory(list)
     unclaimed: list[str] = attrs.Factory(list)
@@ -153,7 +152,7 @@ class Office:
             self.transport,
             self.limiter,
             self,
-            timeouts=self.timeouts,
+            retry_for=self.retry_for,
             not_created=self.not_created,
             clock=LoopClock(),
             rng=random.Random(7),
@@ -350,7 +349,7 @@ async def test_what_was_throttled_is_tried_again() -> None:
 
 
 async def test_patience_ends_with_what_was_never_sent() -> None:
-    office = Office(StepTransport(UNREACHED), timeouts=Timeouts(patience=100))
+    office = Office(StepTransport(UNREACHED), retry_for=100)
 
     end = await end_of(office.submit())
 
@@ -360,7 +359,7 @@ async def test_patience_ends_with_what_was_never_sent() -> None:
 
 
 async def test_patience_ends_with_a_service_that_only_throttles() -> None:
-    office = Office(StepTransport(THROTTLED), timeouts=Timeouts(patience=100))
+    office = Office(StepTransport(THROTTLED), retry_for=100)
 
     end = await end_of(office.submit())
 
@@ -375,7 +374,7 @@ async def test_waiting_in_line_uses_up_no_patience() -> None:
     office = Office(
         StepTransport(ACCEPTED, ACCEPTED, UNREACHED, ACCEPTED),
         limiter=limiter,
-        timeouts=Timeouts(patience=50),
+        retry_for=50,
     )
 
     ends = await asyncio.gather(*(office.submit() for _ in range(3)))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apikley_async import Client, ModelTask, RateLimiter
+from apikley_async import Client, Environment, ModelTask, RateLimiter
 from apikley_async._wire.envelope import read_credits
 from apikley_async.errors import UnreachableError
 from apikley_async.testing import FakeClock, LoopClock, Request, ScriptedTransport, exactly, reply
@@ -242,7 +242,9 @@ async def test_a_client_runs_on_fakes_alone() -> None:
             ),
         ]
     )
-    async with Client("nothing-secret", transport=transport, clock=clock) as client:
+    async with Client(
+        "nothing-secret", environment=Environment(transport=transport, clock=clock)
+    ) as client:
         result = await client.generate(ModelTask("a-model", {"prompt": "a lighthouse"}))
 
     assert result.urls == ("https://films.test/1.mp4",)

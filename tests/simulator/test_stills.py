@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apikley_async import Client, ModelTask
+from apikley_async import Client, Environment, ModelTask
 from apikley_async.cli.commands.simulate import simulator
 from apikley_async.simulator import Constant, Placeholder, Simulator, Terms
 from apikley_async.simulator.service.request_rules import makes_still
@@ -38,7 +38,11 @@ async def test_a_task_that_makes_images_gives_a_whole_picture_of_its_own(tmp_pat
     terms = Terms(duration=Constant(30), generic_models={"*"})
     async with (
         Simulator(terms, films=Placeholder(), clock=LoopClock(), rng=random.Random(7)) as simulated,
-        Client(simulated.api_key, base_url=simulated.base_url, clock=LoopClock()) as client,
+        Client(
+            simulated.api_key,
+            base_url=simulated.base_url,
+            environment=Environment(clock=LoopClock()),
+        ) as client,
     ):
         jobs = [
             await client.submit(ModelTask("google/nano-banana", {"prompt": word})) for word in "ab"

@@ -18,6 +18,7 @@ from apikley_async import (
     Callbacks,
     Client,
     Clock,
+    Environment,
     Images,
     Job,
     JobFailedError,
@@ -147,7 +148,7 @@ async def by_hand(client: Client) -> None:
     assert_type(await job.wait(), Result)
     assert_type(await asyncio.gather(job, job), tuple[Result, Result])
     job.nudge()
-    assert_type(await client.look("task_1"), Snapshot)
+    assert_type(await client.poll("task_1"), Snapshot)
     assert_type(await client.generate(kitten, timeout=3600), Result)
     assert_type(await client.credits(), float)
     assert_type(await client.upload("kitten.png"), str)
@@ -295,15 +296,16 @@ async def handed_in() -> None:
         base_url="https://api.example.com",
         limiter=limiters[0],
         max_running=10,
-        pace=Backoff(first=2, factor=1.5, cap=20, deadline=1800, jitter=no_jitter),
+        polling=Backoff(initial=2, factor=1.5, maximum=20, jitter=no_jitter),
         callback=callbacks,
-        timeouts=Timeouts(connect=10, answer=120, patience=600),
+        timeouts=Timeouts(connect=10, read=120, idle=60),
+        job_timeout=1800,
+        retry_for=600,
         proxy=None,
         allow_private=True,
         user_agent="studio/1.0",
         not_created={500},
-        clock=clocks[0],
-        rng=random.Random(1),
+        environment=Environment(clock=clocks[0], rng=random.Random(1)),
     )
     job: Job = await client.submit(kitten, recorder=recorder)
     print(job)
@@ -324,7 +326,9 @@ async def a_test_of_their_own() -> None:
         ]
     )
     clock = FakeClock()
-    client = Client(transport=transport, clock=clock, pace=Backoff(jitter=exactly))
+    client = Client(
+        environment=Environment(transport=transport, clock=clock), polling=Backoff(jitter=exactly)
+    )
     assert_type(await (await client.submit(kitten)), Result)
     assert_type(transport.requests, list[Request])
     assert_type(clock.slept, list[float])

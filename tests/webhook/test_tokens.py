@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from webhook.post import BODY, JSON, TASK, TOKEN, Noon, ask, raw
 
-from apikley_async import Client, Shot, Storyboard
+from apikley_async import Client, Environment, Shot, Storyboard
 from apikley_async._early_callbacks import MOST_PARKED, Parked
 from apikley_async._tokens import Seal
 from apikley_async.simulator import Constant, Simulator, Terms
@@ -59,7 +59,10 @@ async def test_a_client_marks_its_tokens_and_expects_them_whatever_the_mark() ->
     async with (
         Simulator(terms, clock=LoopClock(), rng=random.Random(7)) as simulator,
         Client(
-            simulator.api_key, base_url=simulator.base_url, callback=callback, clock=LoopClock()
+            simulator.api_key,
+            base_url=simulator.base_url,
+            callback=callback,
+            environment=Environment(clock=LoopClock()),
         ) as client,
     ):
         job = await client.submit(BOARD)

@@ -45,7 +45,7 @@ async def status(own: Session, tell: Telling, tasks: Sequence[str]) -> int:
 
     async def look(task: str) -> Snapshot | ApikleyError:
         try:
-            return await own.client.look(task)
+            return await own.client.poll(task)
         except ApikleyError as error:
             return error
 

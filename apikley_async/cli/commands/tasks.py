@@ -82,7 +82,7 @@ class Tasks:
             _ = client.job(task.task_id)  # refuses what cannot be an id, before any request
 
         async def fetch(task: Task) -> None:
-            snapshot = await client.look(task.task_id)
+            snapshot = await client.poll(task.task_id)
             if snapshot.done:
                 await self._deliver(client, task, snapshot.result())
                 return

@@ -233,7 +233,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
           "        self._clock = type(\"Wall\", (), same | {\"now\": clock.wall})()\n")),
     ),
     "wait for an answer for ever": (
-        ("_http", "limit = self._timeouts.connect + self._timeouts.answer", "limit = 1e9"),
+        ("_http", "limit = self._timeouts.connect + self._timeouts.read", "limit = 1e9"),
     ),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from simulation.loop import SimLoop
 
-from apikley_async import Client, RateLimiter, Shot, Storyboard
+from apikley_async import Client, Environment, RateLimiter, Shot, Storyboard
 from apikley_async.simulator import Constant, Lognormal, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -44,8 +44,7 @@ async def _paced(count: int, window: Literal["fixed", "sliding"]) -> dict[str, A
             simulator.api_key,
             base_url=simulator.base_url,
             limiter=RateLimiter(LIMIT, PER, clock=LoopClock(), rng=random.Random(3)),
-            clock=LoopClock(),
-            rng=random.Random(4),
+            environment=Environment(clock=LoopClock(), rng=random.Random(4)),
         )
         async with client:
             left = iter(range(count))

@@ -30,7 +30,7 @@ from simulation.promises import (
     unheard_answers,
 )
 
-from apikley_async import Backoff, Client, Job, RateLimiter, Shot, Storyboard, Timeouts
+from apikley_async import Backoff, Client, Environment, Job, RateLimiter, Shot, Storyboard, Timeouts
 from apikley_async.batch import Batch, State
 from apikley_async.errors import ClientClosedError
 from apikley_async.simulator import Constant, OneFilm, Simulator, Terms
@@ -266,11 +266,11 @@ class World:
             KEY,
             base_url=self.simulator.base_url,
             limiter=self.limiter,
-            pace=Backoff(first=15, factor=2, cap=60, deadline=1800),
-            timeouts=Timeouts(connect=5, answer=20, patience=120),
+            polling=Backoff(initial=15, factor=2, maximum=60),
+            timeouts=Timeouts(connect=5, read=20),
+            retry_for=120,
             callback=callback,
-            clock=self.clock,
-            rng=rng,
+            environment=Environment(clock=self.clock, rng=rng),
         )
         return client, callback
 
