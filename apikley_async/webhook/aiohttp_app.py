@@ -1,50 +1,50 @@
-"""The door for aiohttp: an application to be mounted anywhere, or to be run alone."""
+"""The aiohttp application: mount it anywhere, or run it alone."""
 
 from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from apikley_async.webhook.reception import PHRASES, Reception, kind_of
-from apikley_async.webhook.verify import Letter
+from apikley_async.webhook.handler import RESPONSE_TEXTS, CallbackHandler, content_type
+from apikley_async.webhook.verify import CallbackRequest
 
-__all__ = ["answer", "create_app"]
+__all__ = ["create_app", "response_of"]
 
 
-def create_app(reception: Reception) -> web.Application:
+def create_app(handler: CallbackHandler) -> web.Application:
     """An application that takes callbacks at every path below its own."""
 
-    async def take(request: web.Request) -> web.StreamResponse:
-        letter = Letter(request.method, request.path, request.raw_headers)
-        refused = reception.refusal(letter)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        callback = CallbackRequest(request.method, request.path, request.raw_headers)
+        refused = handler.refusal_status(callback)
         if refused is not None:
-            return answer(refused)
+            return response_of(refused)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
-        body = await reception.read(request.content.iter_any())
+        body = await handler.read_body(request.content.iter_any())
         if isinstance(body, int):
-            return answer(body, close=True)
-        return answer(await reception.receive(letter, body))
+            return response_of(body, close=True)
+        return response_of(await handler.handle(callback, body))
 
-    async def end(app: web.Application) -> None:
-        await reception.aclose()
+    async def close(app: web.Application) -> None:
+        await handler.aclose()
 
     app = web.Application()
-    app.router.add_route(hdrs.METH_ANY, "/{path:.*}", take, expect_handler=_expected)
-    app.on_cleanup.append(end)
+    app.router.add_route(hdrs.METH_ANY, "/{path:.*}", handle, expect_handler=_accept_any_expect)
+    app.on_cleanup.append(close)
     return app
 
 
-async def _expected(request: web.Request) -> web.StreamResponse | None:
-    """Refuse nothing yet; what is expected is seen to before the body is read."""
+async def _accept_any_expect(request: web.Request) -> web.StreamResponse | None:
+    """Refuse nothing here: `Expect` is answered when the head has been verified."""
     return None
 
 
-def answer(status: int, *, close: bool = False) -> web.Response:
-    """The answer of a status; it repeats nothing of the request."""
+def response_of(status: int, *, close: bool = False) -> web.Response:
+    """The response for a status; it repeats nothing of the request."""
     headers = {hdrs.ALLOW: hdrs.METH_POST} if status == 405 else {}
-    headers[hdrs.CONTENT_TYPE] = kind_of(status)
-    said = web.Response(status=status, text=PHRASES.get(status, ""), headers=headers)
+    headers[hdrs.CONTENT_TYPE] = content_type(status)
+    response = web.Response(status=status, text=RESPONSE_TEXTS.get(status, ""), headers=headers)
     if close:
-        said.force_close()
-    return said
+        response.force_close()
+    return response

@@ -1,12 +1,12 @@
-"""The door for ASGI servers and frameworks. It needs none of their libraries."""
+"""The ASGI application, for ASGI servers and frameworks. It imports none of them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from apikley_async.webhook.reception import PHRASES, Reception, kind_of
-from apikley_async.webhook.verify import Letter
+from apikley_async.webhook.handler import RESPONSE_TEXTS, CallbackHandler, content_type
+from apikley_async.webhook.verify import CallbackRequest
 
 __all__ = ["ASGIApplication", "create_app"]
 
@@ -17,82 +17,88 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApplication: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class _GoneError(Exception):
-    """The caller has hung up."""
+class _DisconnectedError(Exception):
+    """The caller has closed the connection."""
 
 
-def create_app(reception: Reception) -> ASGIApplication:
+def create_app(handler: CallbackHandler) -> ASGIApplication:
     """An application that takes callbacks at every path."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await _take(reception, scope, receive, send)
+            await _handle_http(handler, scope, receive, send)
         elif scope["type"] == "lifespan":
-            await _live(reception, receive, send)
+            await _handle_lifespan(handler, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await _say(send, {"type": "websocket.close", "code": 1008})
+            await _send_if_connected(send, {"type": "websocket.close", "code": 1008})
         else:
             raise ValueError(f"scope: http, lifespan or websocket, not {scope['type']!r}")
 
     return app
 
 
-async def _live(reception: Reception, receive: Receive, send: Send) -> None:
+async def _handle_lifespan(handler: CallbackHandler, receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
-            await reception.aclose()
+            await handler.aclose()
             await send({"type": "lifespan.shutdown.complete"})
             return
 
 
-async def _take(reception: Reception, scope: Scope, receive: Receive, send: Send) -> None:
+async def _handle_http(
+    handler: CallbackHandler, scope: Scope, receive: Receive, send: Send
+) -> None:
     headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-    letter = Letter(scope["method"], scope["path"], headers)
-    status = reception.refusal(letter)
+    callback = CallbackRequest(scope["method"], scope["path"], headers)
+    status = handler.refusal_status(callback)
     close = status is not None and status != 405
     if status is None:
-        gone: list[bool] = []
-        body = await reception.read(_pieces(receive, gone))
-        if gone:
+        disconnected: list[bool] = []
+        body = await handler.read_body(_body_chunks(receive, disconnected))
+        if disconnected:
             return
         if isinstance(body, int):
             status, close = body, True
         else:
-            status = await reception.receive(letter, body)
-    # HTTP/2 and later know no such header: there the server closes single streams.
-    last = close and str(scope.get("http_version", "1.1")).startswith("1")
-    await _answer(send, status, last=last, empty=scope["method"] == "HEAD")
+            status = await handler.handle(callback, body)
+    # HTTP/2 and later do not have this header: there the server closes a single stream.
+    close = close and str(scope.get("http_version", "1.1")).startswith("1")
+    await _send_response(send, status, close=close, head=scope["method"] == "HEAD")
 
 
-async def _pieces(receive: Receive, gone: list[bool]) -> AsyncIterator[bytes]:
+async def _body_chunks(receive: Receive, disconnected: list[bool]) -> AsyncIterator[bytes]:
+    """The body as it arrives; a disconnect is noted, since `read_body` takes it for a bad body."""
     more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            gone.append(True)
-            raise _GoneError
+            disconnected.append(True)
+            raise _DisconnectedError
         yield bytes(message.get("body", b""))
         more = bool(message.get("more_body", False))
 
 
-async def _answer(send: Send, status: int, *, last: bool, empty: bool) -> None:
-    said = PHRASES[status].encode()
+async def _send_response(send: Send, status: int, *, close: bool, head: bool) -> None:
+    """Send the response for a status; *close* the connection after it, no body after HEAD."""
+    body = RESPONSE_TEXTS[status].encode()
     headers = [
-        (b"content-type", kind_of(status).encode()),
-        (b"content-length", str(len(said)).encode()),
+        (b"content-type", content_type(status).encode()),
+        (b"content-length", str(len(body)).encode()),
         *([(b"allow", b"POST")] if status == 405 else []),
-        *([(b"connection", b"close")] if last else []),
+        *([(b"connection", b"close")] if close else []),
     ]
-    await _say(send, {"type": "http.response.start", "status": status, "headers": headers})
-    await _say(send, {"type": "http.response.body", "body": b"" if empty else said})
+    await _send_if_connected(
+        send, {"type": "http.response.start", "status": status, "headers": headers}
+    )
+    await _send_if_connected(send, {"type": "http.response.body", "body": b"" if head else body})
 
 
-async def _say(send: Send, message: Message) -> None:
+async def _send_if_connected(send: Send, message: Message) -> None:
     try:
         await send(message)
-    except OSError:  # the caller has hung up, as some servers say it
+    except OSError:  # some servers raise it when the caller has disconnected
         return

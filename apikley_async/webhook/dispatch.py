@@ -1,4 +1,4 @@
-"""Those who want to know: each hears every callback, and says whether it was his."""
+"""Tells every listener of every callback, and asks each whether the token is one of its own."""
 
 from __future__ import annotations
 
@@ -10,122 +10,137 @@ from typing import Any, TypeAlias
 
 from apikley_async import Clock
 from apikley_async.errors import JournalError
-from apikley_async.webhook.inbox import PAGE, Inbox, Place
-from apikley_async.webhook.request_limits import Limits
-from apikley_async.webhook.verify import Heard
+from apikley_async.webhook.inbox import PAGE, Inbox, Position
+from apikley_async.webhook.limits import Limits
+from apikley_async.webhook.verify import Notification
 
-__all__ = ["Hear", "Listeners"]
+__all__ = ["Dispatcher", "Listener"]
 
 logger = logging.getLogger("apikley_async")
 
-CATCHING_UP = 30.0  # seconds for what lay in an inbox
+CATCH_UP_TIMEOUT = 30.0  # seconds for each listener to be told what was in an inbox
 
-Hear: TypeAlias = Callable[[str, str], Awaitable[bool]]
-"""Is told a token and a task's id; says whether the token is known."""
+Listener: TypeAlias = Callable[[str, str], Awaitable[bool]]
+"""Is called with a token and a task id; returns whether it knows the token."""
 
 
-class Listeners:
-    """Any number of listeners. With an *inbox* they hear what is in it, and what is put there."""
+class Dispatcher:
+    """Holds any number of listeners and tells them of callbacks.
+
+    Args:
+        inbox: callbacks that another process has received; each listener is told all of them.
+        clock: waits between two reads of the inbox.
+        limits: how long a listener may take for a callback from the inbox, and how often the
+            inbox is read.
+    """
 
     def __init__(self, inbox: Inbox | None, *, clock: Clock, limits: Limits) -> None:
         self._inbox = inbox
         self._clock = clock
         self._limits = limits
-        self._all: list[_Listener] = []
+        self._subscriptions: list[_Subscription] = []
 
-    def listen(self, hear: Hear) -> Callable[[], None]:
-        """Let *hear* be told of every callback; gives what ends that."""
-        listener = _Listener(hear)
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Tell *listener* of every callback from now on; returns a function that ends this."""
+        subscription = _Subscription(listener)
         if self._inbox is not None:
-            listener.follow(self._feed(self._inbox, listener))
-        self._all.append(listener)
+            subscription.run(self._follow(self._inbox, subscription))
+        self._subscriptions.append(subscription)
 
         def end() -> None:
-            if listener not in self._all:
+            if subscription not in self._subscriptions:
                 return
-            self._all.remove(listener)
-            listener.end()
-            if self._inbox is not None and not self._all:
+            self._subscriptions.remove(subscription)
+            subscription.cancel()
+            if self._inbox is not None and not self._subscriptions:
                 self._inbox.close()
 
         return end
 
-    async def answer(self, heard: Heard) -> int:
-        """Ask everybody at once: 200 when somebody knows the token, else 404; 503 if one failed."""
-        askings = [listener.ask(heard) for listener in self._all]
+    async def dispatch(self, notification: Notification) -> int:
+        """Ask all listeners at once.
+
+        Returns:
+            200 if one of them knows the token. Else 503 if one of them failed, since it may
+            know the token when the callback comes again. Else 404.
+        """
+        calls = [subscription.call(notification) for subscription in self._subscriptions]
         try:
-            if askings:
-                await asyncio.wait(askings)
+            if calls:
+                await asyncio.wait(calls)
         finally:
-            for asking in askings:
-                asking.cancel()
-        answers = [None if asking.cancelled() else asking.result() for asking in askings]
+            for call in calls:
+                call.cancel()
+        answers = [None if call.cancelled() else call.result() for call in calls]
         return 200 if True in answers else 503 if None in answers else 404
 
     async def catch_up(self) -> None:
-        """Wait until everybody has heard what lay in the inbox; seconds at most."""
+        """Wait until every listener has been told what was in the inbox, or the time is up."""
         if self._inbox is not None:
-            for listener in [*self._all]:
-                await self._clock.sleep(CATCHING_UP, listener.caught_up)
+            for subscription in [*self._subscriptions]:
+                await self._clock.sleep(CATCH_UP_TIMEOUT, subscription.caught_up)
 
-    async def _feed(self, inbox: Inbox, listener: _Listener) -> None:
-        """Pass on what an inbox holds: all of it, then what is new."""
-        place: Place | None = None
-        trouble = ""
+    async def _follow(self, inbox: Inbox, subscription: _Subscription) -> None:
+        """Read an inbox for one listener: everything in it, then what is new."""
+        position: Position | None = None
+        logged = ""
         while True:
-            kept: list[Heard] = []
+            notifications: list[Notification] = []
             try:
-                kept, place = await inbox.after(place)
-                trouble = ""
+                notifications, position = await inbox.read_after(position)
+                logged = ""
             except JournalError as error:
-                if error.message != trouble:
-                    logger.error("callbacks are not heard: %s", error.message)
-                trouble = error.message
-            for heard in kept:
-                await asyncio.wait({listener.ask(heard)}, timeout=self._limits.hear)
-            if len(kept) < PAGE:
-                listener.caught_up.set()
-                await self._clock.sleep(self._limits.poll)
+                if error.message != logged:  # an inbox stays broken for long: log it once
+                    logger.error("the inbox of callbacks cannot be read: %s", error.message)
+                logged = error.message
+            for notification in notifications:
+                timeout = self._limits.dispatch
+                await asyncio.wait({subscription.call(notification)}, timeout=timeout)
+            if len(notifications) < PAGE:
+                subscription.caught_up.set()
+                await self._clock.sleep(self._limits.inbox_interval)
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._subscriptions)
 
 
-class _Listener:
-    """Somebody who listens, and the tasks in which he does; they end with him."""
+class _Subscription:
+    """One listener, and the asyncio tasks that run for it; they end with it."""
 
-    def __init__(self, hear: Hear) -> None:
-        self._hear = hear
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self.caught_up = asyncio.Event()
 
-    def ask(self, heard: Heard) -> asyncio.Task[bool | None]:
-        task = asyncio.get_running_loop().create_task(self._ask(heard), name="a listener")
+    def call(self, notification: Notification) -> asyncio.Task[bool | None]:
+        """Call the listener in a task; its result is None if the listener failed."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._guarded_call(notification), name="apikley listener")
         self._own(task)
         return task
 
-    def follow(self, feed: Coroutine[Any, Any, None]) -> None:
-        """Hear what *feed* brings, until the end."""
+    def run(self, following: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine until the subscription ends. Needs a running event loop."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            feed.close()
+            following.close()
             raise
-        self._own(loop.create_task(feed, name="an inbox"))
+        self._own(loop.create_task(following, name="apikley inbox"))
 
     def _own(self, task: asyncio.Task[Any]) -> None:
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
 
-    def end(self) -> None:
+    def cancel(self) -> None:
+        """Cancel every task of this listener."""
         for task in [*self._tasks]:
-            with contextlib.suppress(RuntimeError):  # its loop is closed, and it with that
+            with contextlib.suppress(RuntimeError):  # its loop is closed, and the task with it
                 task.cancel()
 
-    async def _ask(self, heard: Heard) -> bool | None:
-        """What the listener says; None if it has failed, so that the callback is to come again."""
+    async def _guarded_call(self, notification: Notification) -> bool | None:
         try:
-            return bool(await self._hear(heard.token, heard.task_id))
-        except Exception as error:  # noqa: BLE001 - one who fails must not keep others from hearing
+            return bool(await self._listener(notification.token, notification.task_id))
+        except Exception as error:  # noqa: BLE001 - the other listeners must still be told
             logger.error("a listener for callbacks failed: %s", type(error).__name__)
             return None

@@ -1,7 +1,7 @@
-"""Callbacks on the disk: kept by whoever receives them, read by whoever waits for them.
+"""The inbox: callbacks on disk, added by one process and read by another.
 
-A small SQLite file between processes. What is kept is on the disk when `keep` returns. A file
-that is damaged, or is another program's, is left as it is.
+It is a small SQLite file. A callback is on disk when `Inbox.add` returns. A file that is damaged,
+or belongs to another program, is left as it is.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any, Self, TypeAlias, TypeVar
 from apikley_async._disk import check_own, make_private, sync_folder, take_name
 from apikley_async._sqlite import MORE_STEPS, Database, connect, make_lasting, schema_fault
 from apikley_async.errors import Blame, JournalError
-from apikley_async.webhook.verify import Heard
+from apikley_async.webhook.verify import Notification
 
-__all__ = ["PAGE", "Inbox", "Place"]
+__all__ = ["PAGE", "Inbox", "Position"]
 
 T = TypeVar("T")
 
-PAGE = 500
-MOST = 100_000
-APPLICATION = 0x41506B49  # "APkI", so that an inbox is known from other databases
+PAGE = 500  # callbacks that one read returns at most
+MAX_CALLBACKS = 100_000
+APPLICATION_ID = 0x41506B49  # "APkI": tells an inbox from other databases
 VERSION = 1
 TABLES = (
     "CREATE TABLE fact (name TEXT PRIMARY KEY, value ANY NOT NULL) STRICT",
@@ -38,51 +38,71 @@ TABLES = (
         task_id TEXT NOT NULL,
         UNIQUE (token, task_id)
     ) STRICT""",
-    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
 
-Place: TypeAlias = tuple[str, int]
-"""How far an inbox was read: which one it was, and the last row."""
+Position: TypeAlias = tuple[str, int]
+"""How far an inbox was read: the name of the file's content, and the number of the last row."""
 
 
 class Inbox:
-    """Callbacks in a file at *path*, made when it is first used; it may be used again once closed.
+    """Callbacks in a file. Any number of processes may add to it and read it at the same time.
 
-    Any number of processes may keep and read. It holds *most* callbacks; then the oldest go. One
-    that is kept again counts as new.
+    The file is made when it is first used. A closed inbox opens again when it is used again.
+
+    Args:
+        path: the file.
+        size: how many callbacks it holds; then the oldest are dropped. A callback that is added
+            again becomes the newest.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, most: int = MOST) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, size: int = MAX_CALLBACKS) -> None:
         self.path: Path = Path(path)
-        self._most = most
-        self._desk: tuple[ThreadPoolExecutor, _File] | None = None
+        self._size = size
+        self._worker: tuple[ThreadPoolExecutor, _InboxFile] | None = None
 
     async def check(self) -> None:
-        """Open the file; `JournalError` when it is no inbox, or a damaged one."""
-        await self._run(_File.check)
+        """Open the file.
 
-    async def keep(self, token: str, task_id: str) -> None:
-        """Put a verified callback on the disk: it is there when this returns."""
-        await self._run(_File.keep, token, task_id)
+        Raises:
+            JournalError: it is not an inbox, or it is damaged.
+        """
+        await self._run(_InboxFile.check)
 
-    async def after(self, place: Place | None) -> tuple[list[Heard], Place]:
-        """The next callbacks after *place*, at most 500, and the place behind them."""
-        return await self._run(_File.after, place)
+    async def add(self, token: str, task_id: str) -> None:
+        """Add a verified callback; it is on disk when this returns.
+
+        Raises:
+            JournalError: the file cannot be written, or is not an inbox.
+        """
+        await self._run(_InboxFile.add, token, task_id)
+
+    async def read_after(self, position: Position | None) -> tuple[list[Notification], Position]:
+        """Read the callbacks after a position: at most 500, and the position after them.
+
+        Args:
+            position: what the read before returned; None for the beginning. In a file that has
+                been replaced since, reading begins again.
+
+        Raises:
+            JournalError: the file cannot be read, or is not an inbox.
+        """
+        return await self._run(_InboxFile.read_after, position)
 
     def close(self) -> None:
-        """Close the file as soon as what is being done with it is done."""
-        desk, self._desk = self._desk, None
-        if desk is not None:
-            thread, file = desk
+        """Close the file as soon as the operations under way are done; does not wait."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            thread, file = worker
             thread.submit(file.close)
             thread.shutdown(wait=False)
 
     async def aclose(self) -> None:
-        """Close the file, and wait for that."""
-        desk, self._desk = self._desk, None
-        if desk is not None:
-            thread, file = desk
+        """Close the file, and wait until it is closed."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            thread, file = worker
             await asyncio.get_running_loop().run_in_executor(thread, file.close)
             thread.shutdown(wait=False)
 
@@ -102,77 +122,80 @@ class Inbox:
     ) -> None:
         await self.aclose()
 
-    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do *work* in the file's own thread: one thing at a time, never cut in two."""
-        if self._desk is None:
+    async def _run(self, operation: Callable[..., T], *arguments: Any) -> T:
+        """Run an operation in the file's own thread: one at a time, and whole when cancelled."""
+        if self._worker is None:
             thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-inbox")
-            self._desk = thread, _File(self.path, self._most)
-        thread, file = self._desk
+            self._worker = thread, _InboxFile(self.path, self._size)
+        thread, file = self._worker
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(thread, _guarded, file, work, *arguments))
+        return await asyncio.shield(
+            loop.run_in_executor(thread, _translate_errors, file, operation, *arguments)
+        )
 
     def __repr__(self) -> str:
         return f"<Inbox {self.path}>"
 
 
-def _guarded(file: _File, work: Callable[..., T], *arguments: Any) -> T:
-    trouble: object
+def _translate_errors(file: _InboxFile, operation: Callable[..., T], *arguments: Any) -> T:
+    """Run an operation on the file; every error becomes a `JournalError` and closes the file."""
+    reason: object
     try:
-        return work(file, *arguments)
+        return operation(file, *arguments)
     except JournalError:
         file.close()
         raise
     except sqlite3.Error as exc:
         interrupted = getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT
-        trouble = MORE_STEPS if interrupted else exc
+        reason = MORE_STEPS if interrupted else exc
     except OSError as exc:
-        trouble = exc.strerror
-    file.close()  # it is looked at anew before it is used again
+        reason = exc.strerror
+    file.close()  # the next operation opens and checks it again
     raise JournalError(
-        f"{file.path} cannot be written or read: {trouble}", resumable=True, blames=Blame.NETWORK
+        f"{file.path} cannot be written or read: {reason}", resumable=True, blames=Blame.NETWORK
     )
 
 
-class _File:
-    """The file itself, as its thread sees it."""
+class _InboxFile:
+    """The file, used by one thread. Every method blocks."""
 
-    def __init__(self, path: Path, most: int) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self.path = path
-        self._most = most
+        self._size = size
         self._db: Database | None = None
-        self._name = ""
-        self._node = (0, 0)
+        self._name = ""  # random, written when the file was made: tells a replaced file
+        self._inode = (0, 0)
 
     def check(self) -> None:
-        self._opened()
+        self._connection()
 
-    def keep(self, token: str, task_id: str) -> None:
-        db = self._opened()
+    def add(self, token: str, task_id: str) -> None:
+        db = self._connection()
         db.execute("BEGIN IMMEDIATE")
         pair = (token, task_id)
         again = db.execute("DELETE FROM callback WHERE token = ? AND task_id = ?", pair).rowcount
         db.execute("INSERT INTO callback (token, task_id) VALUES (?, ?)", pair)
         if not again:
             db.execute("UPDATE fact SET value = value + 1 WHERE name = 'count'")
-            self._drop_the_oldest(db)
+            self._drop_oldest(db)
         db.execute("COMMIT")
 
-    def _drop_the_oldest(self, db: sqlite3.Connection) -> None:
+    def _drop_oldest(self, db: sqlite3.Connection) -> None:
         [count] = db.execute("SELECT value FROM fact WHERE name = 'count'").fetchone()
-        if count > self._most:
+        if count > self._size:
             db.execute(
                 "DELETE FROM callback WHERE seq IN (SELECT seq FROM callback ORDER BY seq LIMIT ?)",
-                (count - self._most,),
+                (count - self._size,),
             )
-            db.execute("UPDATE fact SET value = ? WHERE name = 'count'", (self._most,))
+            db.execute("UPDATE fact SET value = ? WHERE name = 'count'", (self._size,))
 
-    def after(self, place: Place | None) -> tuple[list[Heard], Place]:
-        db = self._opened()
-        seq = place[1] if place is not None and place[0] == self._name else 0
+    def read_after(self, position: Position | None) -> tuple[list[Notification], Position]:
+        db = self._connection()
+        seq = position[1] if position is not None and position[0] == self._name else 0
         query = "SELECT seq, token, task_id FROM callback WHERE seq > ? ORDER BY seq LIMIT ?"
         rows = db.execute(query, (seq, PAGE)).fetchall()
-        kept = [Heard(token, task_id) for _, token, task_id in rows]
-        return kept, (self._name, rows[-1][0] if rows else seq)
+        notifications = [Notification(token, task_id) for _, token, task_id in rows]
+        return notifications, (self._name, rows[-1][0] if rows else seq)
 
     def close(self) -> None:
         db, self._db = self._db, None
@@ -183,73 +206,77 @@ class _File:
 
     # --- opening ------------------------------------------------------------------------------
 
-    def _opened(self) -> Database:
-        """The database; another one if the file was removed or replaced meanwhile."""
-        if self._db is not None and not self._is_still_there():
+    def _connection(self) -> Database:
+        """The open database. If the file was removed or replaced, that of the file there now."""
+        if self._db is not None and not self._is_same_file():
             self.close()
         db = self._db or self._open()
         db.begin()
         return db
 
-    def _is_still_there(self) -> bool:
+    def _is_same_file(self) -> bool:
         try:
-            found = self.path.lstat()
+            status = self.path.lstat()
         except FileNotFoundError:
             return False
-        return (found.st_dev, found.st_ino) == self._node
+        return (status.st_dev, status.st_ino) == self._inode
 
     def _open(self) -> Database:
         if not os.path.lexists(self.path):
-            self._make()
-        found = self.path.lstat()  # not by opening it: closing would let go of SQLite's locks
-        check_own(found, self.path, links=2)  # while it is made it bears its draft's name too
-        if not found.st_size:
-            raise JournalError(f"{self.path} is empty: an inbox that was lost, or none")
-        self._node = (found.st_dev, found.st_ino)
+            self._create()
+        # By `lstat` and not by opening it: closing a descriptor of ours would drop SQLite's
+        # locks on the file. While it is being made it also has the name of its draft: two links.
+        status = self.path.lstat()
+        check_own(status, self.path, links=2)
+        if not status.st_size:
+            raise JournalError(f"{self.path} is empty: an inbox whose content is lost, or none")
+        self._inode = (status.st_dev, status.st_ino)
         db = self._db = connect(self.path)
-        self._recognise(db)
+        self._check_content(db)
         make_lasting(db)
         return db
 
-    def _recognise(self, db: sqlite3.Connection) -> None:
+    def _check_content(self, db: sqlite3.Connection) -> None:
+        """Refuse a database that is not an inbox, is from a newer version, or is damaged."""
         try:
             [application] = db.execute("PRAGMA application_id").fetchone()
             [version] = db.execute("PRAGMA user_version").fetchone()
         except sqlite3.DatabaseError as exc:
             if exc.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
                 raise
-            told = f"{self.path} is not an inbox of this program; it is left as it is"
-            raise JournalError(told) from None
-        if application != APPLICATION:
-            raise JournalError(f"{self.path} is another database, no inbox; it is left as it is")
+            message = f"{self.path} is not an inbox of this program; it is left unchanged"
+            raise JournalError(message) from None
+        if application != APPLICATION_ID:
+            raise JournalError(f"{self.path} is another database, no inbox; it is left unchanged")
         if version > VERSION:
             raise JournalError(f"{self.path} was written by a newer version; upgrade this package")
         if (fault := schema_fault(db, TABLES[:2])) is not None:
             raise JournalError(
-                f"{self.path} is not as this program makes inboxes: {fault}. It is left as it is"
+                f"{self.path} does not have the tables of an inbox: {fault}. It is left unchanged"
             )
-        [verdict] = db.execute("PRAGMA quick_check(1)").fetchone()
+        [result] = db.execute("PRAGMA quick_check(1)").fetchone()
         facts = dict(db.execute("SELECT name, value FROM fact").fetchmany(3))
-        if verdict == "ok" and (
+        if result == "ok" and (
             not isinstance(facts.get("name"), str) or not isinstance(facts.get("count"), int)
         ):
-            verdict = "its name or count is missing"
-        if verdict != "ok":
+            result = "its name or count is missing"
+        if result != "ok":
             raise JournalError(
-                f"{self.path} is damaged ({verdict}); it is left as it is. It holds only hints: "
-                "move it away, and a new one will be made"
+                f"{self.path} is damaged ({result}); it is left unchanged. It holds only hints: "
+                "move it away, and a new one is made"
             )
         self._name = facts["name"]
 
-    def _make(self) -> None:
-        """Make an empty inbox under another name, and give it its own when it is whole.
+    def _create(self) -> None:
+        """Make an empty inbox under another name, and link it to its own name when it is whole.
 
-        Several processes may do so at once: the first one wins, the others use what it made.
+        Several processes may do so at once: the first one wins, the others use its file.
         """
         log = self.path.with_name(f"{self.path.name}-wal")
         if log.exists() and log.stat().st_size and not self.path.exists():
-            told = f"{self.path} is gone, but {log.name} is there: bring it back, or remove both"
-            raise JournalError(told)
+            raise JournalError(
+                f"{self.path} is gone, but {log.name} is there: restore it, or remove both"
+            )
         draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
         make_private(draft)
         try:

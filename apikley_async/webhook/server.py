@@ -1,34 +1,43 @@
-"""A server of our own for those who have none: it listens on this machine, and cuts who dawdles.
+"""A server of our own, for programs without one: it limits connections and cuts slow clients.
 
-Every connection has seconds for each request, from its first byte to the last of the answer, and
-no server in front of it is needed for that. Nothing of a request is logged, malformed or not.
+Every connection has a number of seconds for each request, from its first byte to the last byte
+of the response, so no server is needed in front of it for that. Nothing of a request is logged,
+malformed or not.
+
+The deadlines are kept by an `asyncio.Protocol` that stands between the transport and aiohttp.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import ssl as tls
-from collections.abc import AsyncIterator
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeAlias, cast
 
 import attrs
 from aiohttp import web
 
-from apikley_async.webhook.aiohttp_app import answer, create_app
-from apikley_async.webhook.reception import Reception
-from apikley_async.webhook.request_limits import Limits
+from apikley_async.webhook.aiohttp_app import create_app, response_of
+from apikley_async.webhook.handler import CallbackHandler
+from apikley_async.webhook.limits import Limits
 
 __all__ = ["Server", "serve"]
 
 logger = logging.getLogger("apikley_async")
 
+# aiohttp logs what it cannot parse, and its tracebacks, with parts of the request, in which a
+# token may stand. It can only be kept from that by a logger that logs nothing.
+SILENT = logging.getLogger("apikley_async.webhook.aiohttp")
+SILENT.disabled = True
+
+Handle: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 
 @attrs.frozen
 class Server:
-    """A server that runs: where it listens."""
+    """A running server: the address it listens on."""
 
     host: str
     port: int
@@ -36,100 +45,137 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serve(
-    reception: Reception, limits: Limits, *, host: str, port: int, ssl: tls.SSLContext | None
+    handler: CallbackHandler, limits: Limits, *, host: str, port: int, ssl: tls.SSLContext | None
 ) -> AsyncIterator[Server]:
     """Take callbacks on *host* and *port* for as long as the `async with` lasts."""
-    runner = web.AppRunner(create_app(reception), access_log=None, shutdown_timeout=limits.hear)
+    app = create_app(handler)
+    app.middlewares.append(_report_sent_response)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.dispatch)
     await runner.setup()
-    lines: set[Line] = set()
+    connections: set[Connection] = set()
     try:
         loop = asyncio.get_running_loop()
         manager = cast("web.Server", runner.server)
-        door = await loop.create_server(
-            functools.partial(Line, manager, loop=loop, lines=lines, limits=limits),
+
+        def connect() -> Connection:
+            http = _QuietRequestHandler(
+                manager,
+                loop=loop,
+                keepalive_timeout=limits.idle,
+                lingering_time=0,
+                access_log=None,  # type: ignore[arg-type] # None is documented, for no log
+                logger=SILENT,
+                auto_decompress=False,
+            )
+            return Connection(http, connections, limits)
+
+        listening = await loop.create_server(
+            connect,
             host,
             port,
             ssl=ssl,
             ssl_handshake_timeout=limits.idle if ssl else None,
-            ssl_shutdown_timeout=limits.hear if ssl else None,
+            ssl_shutdown_timeout=limits.dispatch if ssl else None,
         )
         try:
-            yield Server(host, door.sockets[0].getsockname()[1])
+            yield Server(host, listening.sockets[0].getsockname()[1])
         finally:
-            door.close()
+            listening.close()
     finally:
         await runner.cleanup()
-        for line in [*lines]:
-            line.cut()
+        for connection in [*connections]:
+            connection.abort()
         await asyncio.sleep(0)
 
 
-class Line(web.RequestHandler):
-    """One connection. It is closed at once where there are too many *lines* already."""
+class Connection(asyncio.Protocol):
+    """One connection: passes everything on to *http*, and aborts when a request takes too long.
 
-    __slots__ = ("_between", "_end", "_limits", "_lines", "_wire")
+    It is closed at once if *connections* already holds as many as *limits* allow.
+    """
 
     def __init__(
-        self,
-        manager: web.Server,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        lines: set[Line],
-        limits: Limits,
+        self, http: asyncio.Protocol, connections: set[Connection], limits: Limits
     ) -> None:
-        super().__init__(
-            manager,
-            loop=loop,
-            keepalive_timeout=limits.idle,
-            lingering_time=0,
-            access_log=None,  # type: ignore[arg-type] # None is documented, for none
-            auto_decompress=False,
-        )
-        self._lines = lines
+        self._http = http
+        self._connections = connections
         self._limits = limits
-        self._wire: asyncio.Transport | None = None
-        self._end: asyncio.TimerHandle | None = None
-        self._between = True  # no byte of the next request has come yet
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._between_requests = True  # no byte of the next request has arrived
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        wire = cast("asyncio.Transport", transport)
-        if len(self._lines) >= self._limits.connections:
-            wire.abort()
+        self._transport = cast("asyncio.Transport", transport)
+        if len(self._connections) >= self._limits.connections:
+            self._transport.abort()
             return
-        self._lines.add(self)
-        self._wire = wire
-        super().connection_made(transport)
-        self._give_time()
+        self._connections.add(self)
+        self._http.connection_made(transport)
+        self._restart_deadline()
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._lines.discard(self)
-        if self._end is not None:
-            self._end.cancel()
-        super().connection_lost(exc)
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self in self._connections:
+            self._connections.remove(self)
+            self._http.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._between:
-            self._between = False
-            self._give_time()
-        super().data_received(data)
+        if self not in self._connections:
+            return
+        if self._between_requests:
+            self._between_requests = False
+            self._restart_deadline()
+        self._http.data_received(data)
 
-    async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        finished = await super().finish_response(request, resp, start_time)
-        self._between = True
-        self._give_time()
-        return finished
+    def eof_received(self) -> bool | None:
+        return self._http.eof_received()
 
-    def cut(self) -> None:
-        """End it now, whatever still waits to be sent or read."""
-        if self._wire is not None:
-            self._wire.abort()
+    def pause_writing(self) -> None:
+        self._http.pause_writing()
 
-    def _give_time(self) -> None:
-        if self._end is not None:
-            self._end.cancel()
-        self._end = asyncio.get_running_loop().call_later(self._limits.request, self.cut)
+    def resume_writing(self) -> None:
+        self._http.resume_writing()
+
+    def response_sent(self) -> None:
+        """The last byte of a response was handed to the transport: the next request may begin."""
+        self._between_requests = True
+        self._restart_deadline()
+
+    def abort(self) -> None:
+        """Close the connection now, whatever still waits to be sent or read."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _restart_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(self._limits.request, self.abort)
+
+
+@web.middleware
+async def _report_sent_response(request: web.Request, handler: Handle) -> web.StreamResponse:
+    """Send the response here, and let the connection know; aiohttp does not send it again."""
+    response = await handler(request)
+    await response.prepare(request)
+    await response.write_eof()
+    transport = request.transport
+    connection = None if transport is None else transport.get_protocol()
+    if isinstance(connection, Connection):
+        connection.response_sent()
+    return response
+
+
+class _QuietRequestHandler(web.RequestHandler):
+    """aiohttp's handler of a connection, which repeats nothing of a request that it cannot parse.
+
+    `handle_error` is not documented, but it is the only place where that answer can be changed:
+    no middleware or signal sees a request that is not HTTP. Left alone, it answers with the
+    malformed line, in which a token may stand.
+    """
+
+    __slots__ = ()
 
     def handle_error(
         self,
@@ -138,12 +184,8 @@ class Line(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP: without what aiohttp would repeat of it."""
+        """Answer with a fixed text."""
         logger.debug("a request was refused: %s", type(exc).__name__)
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun")
-        return answer(status, close=True)
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Say that a connection broke: without the request that is in the traceback."""
-        logger.debug("a connection broke: %s", type(kw.get("exc_info")).__name__)
+            raise ConnectionError("the response has begun")
+        return response_of(status, close=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from batch.conformance import film
 from batch.scenery import customer, films, opened, ran, states, world
-from ears import Ears
+from manual_callbacks import ManualCallbacks
 
 from apikley_async import Client
 from apikley_async.batch import Batch, Journal, State
@@ -24,8 +24,8 @@ def service(duration: float = 60.0) -> Simulator:
     return world(Terms(duration=Constant(duration), callbacks="none"))
 
 
-def hearing(simulator: Simulator, ears: Ears, **options: Any) -> Client:
-    return customer(simulator, callback=ears, polling=None, **options)
+def hearing(simulator: Simulator, callbacks: ManualCallbacks, **options: Any) -> Client:
+    return customer(simulator, callback=callbacks, polling=None, **options)
 
 
 def now() -> float:
@@ -52,10 +52,10 @@ async def left(batch: Batch, client: Client, folder: Path, simulator: Simulator)
 
 async def test_a_lost_answer_is_found_while_the_batch_runs(tmp_path: Path) -> None:
     """Its item waits for the callback and is made like the others, paid once. (A1)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with (
         service() as simulator,
-        hearing(simulator, ears) as client,
+        hearing(simulator, callbacks) as client,
         opened(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
@@ -65,7 +65,7 @@ async def test_a_lost_answer_is_found_while_the_batch_runs(tmp_path: Path) -> No
         await asyncio.sleep(400)
         assert sorted((await batch.status()).counts.items()) == [("done", 2), ("uncertain", 1)]
 
-        await ears.call(token_of(simulator, 1), simulator.ledger.creations[1].task_id or "")
+        await callbacks.deliver(token_of(simulator, 1), simulator.ledger.creations[1].task_id or "")
         items = await running
 
         assert set((await states(batch)).values()) == {State.DONE}
@@ -77,22 +77,25 @@ async def test_a_lost_answer_is_found_while_the_batch_runs(tmp_path: Path) -> No
 
 async def test_what_was_heard_before_a_crash_counts_after_it(tmp_path: Path) -> None:
     """The inbox is on the disk before the callback is answered. (W8)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with service() as simulator:
-        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             simulator.script("record", [Fault.HTTP_500] * 30)
             running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
             await until_paid(simulator, 1)
             await asyncio.sleep(5)
-            await ears.call(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            await callbacks.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
             await asyncio.sleep(5)
             running.cancel()
             await asyncio.wait({running})
         simulator.clear_scripts()
 
-        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+        async with (
+            hearing(simulator, ManualCallbacks()) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
             assert await states(batch) == {"k0": State.UNCERTAIN}
             await ran(batch, client, folder=tmp_path / "films")
 
@@ -102,20 +105,20 @@ async def test_what_was_heard_before_a_crash_counts_after_it(tmp_path: Path) -> 
 
 async def test_a_later_run_still_hears(tmp_path: Path) -> None:
     """An item that an earlier run left uncertain is listened for. (W8)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with service() as simulator:
-        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             await left(batch, client, tmp_path / "films", simulator)
 
-        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             await batch.add([*films(1), *films(2)[1:]])
             running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
             await until_paid(simulator, 2)
             await asyncio.sleep(300)
             assert await states(batch) == {"k0": State.UNCERTAIN, "k1": State.DONE}
-            await ears.call(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            await callbacks.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
             await running
 
             assert await states(batch) == {"k0": State.DONE, "k1": State.DONE}
@@ -126,13 +129,19 @@ async def test_a_later_run_still_hears(tmp_path: Path) -> None:
 async def test_waiting_for_an_old_callback_is_told(tmp_path: Path) -> None:
     """When the run begins: for how long, and how to cut it short. (W13)"""
     async with service() as simulator:
-        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+        async with (
+            hearing(simulator, ManualCallbacks()) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             await left(batch, client, tmp_path / "films", simulator)
 
         began = now()
-        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+        async with (
+            hearing(simulator, ManualCallbacks()) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
             item = await anext(batch.run(client, folder=tmp_path / "films", every_change=True))
 
     assert now() - began < 5
@@ -145,7 +154,7 @@ async def test_waiting_for_an_old_callback_is_told(tmp_path: Path) -> None:
 async def test_a_run_ends_without_any_callback(tmp_path: Path, hears: bool) -> None:
     """What stays uncertain is for a person to decide, half an hour later or at once. (W13)"""
     async with service() as simulator, opened(tmp_path / "b.db") as batch:
-        client = hearing(simulator, Ears()) if hears else customer(simulator)
+        client = hearing(simulator, ManualCallbacks()) if hears else customer(simulator)
         async with client:
             await batch.add(films(2))
             simulator.script("create", [Fault.RESET_AFTER])
@@ -160,14 +169,20 @@ async def test_a_run_ends_without_any_callback(tmp_path: Path, hears: bool) -> N
 async def test_an_old_doubt_is_not_waited_for(tmp_path: Path) -> None:
     """A callback of yesterday's submission does not come any more."""
     async with service() as simulator:
-        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+        async with (
+            hearing(simulator, ManualCallbacks()) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             await left(batch, client, tmp_path / "films", simulator)
         await asyncio.sleep(86_400)
         began = now()
 
-        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+        async with (
+            hearing(simulator, ManualCallbacks()) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
             items = await ran(batch, client, folder=tmp_path / "films")
 
         assert [item.state for item in items] == [State.UNCERTAIN]
@@ -176,18 +191,18 @@ async def test_an_old_doubt_is_not_waited_for(tmp_path: Path) -> None:
 
 async def test_a_film_that_was_given_up_and_made_after_all_is_named(tmp_path: Path) -> None:
     """Submitted again, and then the first one's callback comes: both are paid, and told. (A14)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with service() as simulator:
-        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             await left(batch, client, tmp_path / "films", simulator)
             await batch.resubmit("k0")
 
-        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
             await until_paid(simulator, 2)
-            await ears.call(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            await callbacks.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
             await running
 
             assert [job.task_id for job in client.unclaimed] == [simulator.ledger.paid[0].task_id]
@@ -196,16 +211,16 @@ async def test_a_film_that_was_given_up_and_made_after_all_is_named(tmp_path: Pa
 
 async def test_a_callback_of_another_batch_changes_nothing(tmp_path: Path) -> None:
     """It is no attempt of ours: not kept, and answered as unknown. (W8)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with (
         service() as simulator,
-        hearing(simulator, ears) as client,
+        hearing(simulator, callbacks) as client,
         opened(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
         await ran(batch, client, folder=tmp_path / "films")
 
-        assert not await ears.call("f" * 32, "task_1")
+        assert not await callbacks.deliver("f" * 32, "task_1")
         assert await batch.verify() == []
 
 
@@ -232,10 +247,10 @@ async def test_the_inbox_is_bounded_and_knows_its_own(tmp_path: Path) -> None:
 
 async def test_what_nobody_keeps_is_not_acknowledged(tmp_path: Path) -> None:
     """The run is over and its client is not: the service has to call again. (W8)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with (
         service() as simulator,
-        hearing(simulator, ears) as client,
+        hearing(simulator, callbacks) as client,
         opened(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
@@ -243,11 +258,11 @@ async def test_what_nobody_keeps_is_not_acknowledged(tmp_path: Path) -> None:
         await left(batch, client, tmp_path / "films", simulator)
         token, task_id = token_of(simulator, 0), simulator.ledger.paid[0].task_id
 
-        assert not await ears.call(token, task_id)
+        assert not await callbacks.deliver(token, task_id)
 
         running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
         await asyncio.sleep(1)
-        assert await ears.call(token, task_id)
+        assert await callbacks.deliver(token, task_id)
         await running
         assert await states(batch) == {"k0": State.DONE}
 
@@ -256,12 +271,15 @@ async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path
     """A receiver heard it while nobody ran; the next run takes the time to confirm it. (W8)"""
     terms = Terms(duration=Constant(60), callbacks="none", latency={"record": Constant(0.3)})
     async with world(terms) as simulator:
-        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+        async with (
+            hearing(simulator, ManualCallbacks()) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             await left(batch, client, tmp_path / "films", simulator)
         async with Inbox(tmp_path / "calls.db") as inbox:
-            await inbox.keep(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            await inbox.add(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
         await asyncio.sleep(3 * 3600)
 
         callback = Callback("https://hooks.test/apikley", inbox=inbox.path, clock=LoopClock())
@@ -276,13 +294,16 @@ async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path
 async def test_a_receiver_that_has_kept_something_is_waited_for(tmp_path: Path) -> None:
     """It takes five seconds to pass on what it heard; an old doubt is judged behind that. (W8)"""
 
-    class Late(Ears):
+    class Late(ManualCallbacks):
         async def catch_up(self) -> None:
             await asyncio.sleep(5)
-            await self.call(token, task_id)
+            await self.deliver(token, task_id)
 
     async with world(Terms(duration=Constant(60), callbacks="none")) as simulator:
-        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+        async with (
+            hearing(simulator, ManualCallbacks()) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             await left(batch, client, tmp_path / "films", simulator)
@@ -299,9 +320,9 @@ async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
     tmp_path: Path,
 ) -> None:
     """A callback about a film that the run was not given is kept for the run that is."""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with service() as simulator:
-        async with hearing(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             await batch.add(films(2))
             simulator.script("create", [Fault.RESET_AFTER])
             running = asyncio.create_task(
@@ -311,18 +332,21 @@ async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
             await asyncio.sleep(5)
             running.cancel()
             await asyncio.wait({running})
-        later = Ears()
+        later = ManualCallbacks()
         async with hearing(simulator, later) as client, opened(tmp_path / "b.db") as batch:
             running = asyncio.create_task(
                 ran(batch, client, folder=tmp_path / "films", keys=["k1"])
             )
             await until_paid(simulator, 2)
-            await later.call(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+            await later.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
             assert [item.key for item in await running] == ["k1"]
 
             assert await states(batch) == {"k0": State.UNCERTAIN, "k1": State.DONE}
             assert now() < 300  # and nobody waited for the other
-        async with hearing(simulator, Ears()) as client, opened(tmp_path / "b.db") as batch:
+        async with (
+            hearing(simulator, ManualCallbacks()) as client,
+            opened(tmp_path / "b.db") as batch,
+        ):
             await ran(batch, client, folder=tmp_path / "films")
 
             assert set((await states(batch)).values()) == {State.DONE}

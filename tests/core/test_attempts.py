@@ -1,6 +1,6 @@
 """What callbacks are good for: news of a film, and finding submissions whose answer was lost.
 
-The ears here are a test's own, told what a receiver would have let through; the service is the
+The callbacks here are a test's own, told what a receiver would have let through; the service is the
 simulator, so that a task shows the callback URL it was made with.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 import pytest
-from ears import Ears
+from manual_callbacks import ManualCallbacks
 
 from apikley_async import (
     Backoff,
@@ -42,11 +42,11 @@ def world(duration: float = 100.0) -> Simulator:
     return Simulator(terms, clock=LoopClock(), rng=random.Random(7))
 
 
-def customer(simulator: Simulator, ears: Ears | None, **options: Any) -> Client:
+def customer(simulator: Simulator, callbacks: ManualCallbacks | None, **options: Any) -> Client:
     return Client(
         simulator.api_key,
         base_url=simulator.base_url,
-        callback=ears,
+        callback=callbacks,
         environment=Environment(clock=LoopClock(), rng=random.Random(1)),
         **options,
     )
@@ -66,13 +66,13 @@ async def until(happened: Callable[[], object]) -> None:
 
 async def test_a_callback_is_followed_by_one_look() -> None:
     """A film that is announced is noticed at once, and was not asked after before. (W4)"""
-    ears = Ears()
-    async with world(50) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(50) as simulator, customer(simulator, callbacks) as client:
         job = await client.submit(KITTEN)
         waiting = asyncio.ensure_future(job)
         await asyncio.sleep(50.5)
 
-        assert await ears.call(ears.tokens[0], job.task_id)
+        assert await callbacks.deliver(callbacks.tokens[0], job.task_id)
         await waiting
 
         assert now() < 51.6
@@ -82,11 +82,11 @@ async def test_a_callback_is_followed_by_one_look() -> None:
 async def test_a_job_tells_the_token_of_its_callback_url() -> None:
     """The last part of the URL, with whatever a receiver has put behind it; None where none is."""
 
-    class Marking(Ears):
+    class Marking(ManualCallbacks):
         def url_for(self, token: str) -> str:
             return super().url_for(token) + "-and-a-mark"
 
-    class Query(Ears):
+    class Query(ManualCallbacks):
         def url_for(self, token: str) -> str:
             return f"https://hooks.test/apikley?token={super().url_for(token)[-32:]}"
 
@@ -105,21 +105,21 @@ async def test_a_job_tells_the_token_of_its_callback_url() -> None:
 async def test_a_job_that_is_taken_up_with_its_token_is_called_again() -> None:
     """Whatever of the token the receiver passes on; callbacks that came before count as well."""
     for early in (False, True):
-        ears, later = Ears(), Ears()
+        callbacks, later = ManualCallbacks(), ManualCallbacks()
         async with world(50) as simulator:
             begun = now()
-            async with customer(simulator, ears) as client:
+            async with customer(simulator, callbacks) as client:
                 job = await client.submit(KITTEN)
             async with customer(simulator, later) as client:
                 await client.credits()
                 if early:
                     await asyncio.sleep(51)
-                    assert not await later.call(ears.tokens[0], job.task_id)
+                    assert not await later.deliver(callbacks.tokens[0], job.task_id)
                 again = client.job(job.task_id, token=f"{job.token}-and-a-mark")
                 waiting = asyncio.ensure_future(again)
                 if not early:
                     await asyncio.sleep(50.5)
-                    assert await later.call(ears.tokens[0], job.task_id)
+                    assert await later.deliver(callbacks.tokens[0], job.task_id)
                 await waiting
 
                 assert now() - begun < 53
@@ -128,7 +128,7 @@ async def test_a_job_that_is_taken_up_with_its_token_is_called_again() -> None:
 
 async def test_polling_is_as_quick_as_usual_while_somebody_follows_updates() -> None:
     """With callbacks on it is slow, but who watches a film wants to see it move."""
-    async with world(100) as simulator, customer(simulator, Ears()) as client:
+    async with world(100) as simulator, customer(simulator, ManualCallbacks()) as client:
         job = await client.submit(KITTEN)
         waiting = asyncio.ensure_future(job)
         await asyncio.sleep(20)
@@ -147,7 +147,7 @@ async def test_polling_is_as_quick_as_usual_while_somebody_follows_updates() -> 
 
 
 async def test_what_is_no_token_is_refused_and_not_repeated() -> None:
-    async with world() as simulator, customer(simulator, Ears()) as client:
+    async with world() as simulator, customer(simulator, ManualCallbacks()) as client:
         for wrong in ("", "two words", "x" * 300):
             with pytest.raises(StoryboardError, match=r"^token: what job\.token was") as caught:
                 client.job("task_1", token=wrong)
@@ -157,17 +157,17 @@ async def test_what_is_no_token_is_refused_and_not_repeated() -> None:
 async def test_a_job_without_its_token_is_polled_as_where_nobody_calls() -> None:
     """No callback can reach it, so it does not sleep for minutes."""
     async with world(100) as simulator:
-        async with customer(simulator, Ears()) as client:
+        async with customer(simulator, ManualCallbacks()) as client:
             job = await client.submit(KITTEN)
-        async with customer(simulator, Ears()) as client:
+        async with customer(simulator, ManualCallbacks()) as client:
             await client.job(job.task_id)
             assert now() < 125
 
 
 async def test_without_a_callback_the_film_is_found_all_the_same() -> None:
     """Looking goes on, slowly: a lost callback costs minutes, not the film. (W13)"""
-    ears = Ears()
-    async with world(200) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(200) as simulator, customer(simulator, callbacks) as client:
         job = await client.submit(KITTEN)
         await job
 
@@ -178,13 +178,15 @@ async def test_without_a_callback_the_film_is_found_all_the_same() -> None:
 @pytest.mark.parametrize("said", ["its own", "another"])
 async def test_news_come_by_the_token_whatever_id_is_told(said: str) -> None:
     """Whoever calls may know the task by another id; what counts is the token. (W5, W16)"""
-    ears = Ears()
-    async with world(50) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(50) as simulator, customer(simulator, callbacks) as client:
         job = await client.submit(KITTEN)
         waiting = asyncio.ensure_future(job)
         await asyncio.sleep(50.5)
 
-        await ears.call(ears.tokens[0], job.task_id if said == "its own" else "upstream_1")
+        await callbacks.deliver(
+            callbacks.tokens[0], job.task_id if said == "its own" else "upstream_1"
+        )
 
         await waiting
         assert now() < 53
@@ -192,32 +194,32 @@ async def test_news_come_by_the_token_whatever_id_is_told(said: str) -> None:
 
 async def test_a_flood_of_callbacks_is_no_flood_of_looks() -> None:
     """Twice, out of order, too early: each is a hint, and hints are spaced. (W6, W14)"""
-    ears = Ears()
-    async with world(30) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(30) as simulator, customer(simulator, callbacks) as client:
         job = await client.submit(KITTEN)
         waiting = asyncio.ensure_future(job)
         for _ in range(2_000):
-            await ears.call(ears.tokens[0], job.task_id)
+            await callbacks.deliver(callbacks.tokens[0], job.task_id)
             await asyncio.sleep(0.01)
         early = simulator.ledger.looks[job.task_id]
         await waiting
 
         assert early <= 21
         for _ in range(100):
-            assert await ears.call(ears.tokens[0], job.task_id)
+            assert await callbacks.deliver(callbacks.tokens[0], job.task_id)
         await asyncio.sleep(60)
         assert simulator.ledger.looks[job.task_id] <= early + 3
 
 
 async def test_a_callback_that_came_too_early_is_followed_up() -> None:
     """The service's own books may lag behind its callbacks."""
-    ears = Ears()
-    async with world(50) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(50) as simulator, customer(simulator, callbacks) as client:
         job = await client.submit(KITTEN)
         waiting = asyncio.ensure_future(job)
         await asyncio.sleep(45)
 
-        await ears.call(ears.tokens[0], job.task_id)
+        await callbacks.deliver(callbacks.tokens[0], job.task_id)
         await waiting
 
         assert now() < 45 + 1 + 25
@@ -225,53 +227,53 @@ async def test_a_callback_that_came_too_early_is_followed_up() -> None:
 
 async def test_strangers_are_not_ours() -> None:
     """A token that was never given out is about nobody's film. (W1)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         await client.submit(KITTEN)
 
-        assert not await ears.call("f" * 32, "task_1")
+        assert not await callbacks.deliver("f" * 32, "task_1")
 
 
 async def test_a_submission_that_was_refused_is_nobody_s_film() -> None:
     """Nothing was created, so a callback about it is a stranger's. (W1)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.code(402)])
         with pytest.raises(InsufficientCreditsError):
             await client.submit(KITTEN)
 
-        assert not await ears.call(ears.tokens[0], "task_1")
+        assert not await callbacks.deliver(callbacks.tokens[0], "task_1")
 
 
 async def test_a_callback_is_acknowledged_when_it_is_kept() -> None:
     """Until then the service must call again: it takes no answer for a lost call. (W8)"""
-    ears, kept = Ears(), []
+    callbacks, kept = ManualCallbacks(), []
 
     async def keep(task_id: str) -> None:
         await asyncio.sleep(5)
         kept.append(task_id)
 
-    async with world() as simulator, customer(simulator, ears) as client:
+    async with world() as simulator, customer(simulator, callbacks) as client:
         client.attempts.expect("a" * 32, keep=keep)
 
-        assert await ears.call("a" * 32, "task_1")
+        assert await callbacks.deliver("a" * 32, "task_1")
         assert kept == ["task_1"]
 
 
 async def test_what_is_heard_too_early_is_not_lost() -> None:
     """A callback may come before the batch that knows its token. (W8)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with world() as simulator:
-        async with customer(simulator, ears) as client:
+        async with customer(simulator, callbacks) as client:
             simulator.script("create", [Fault.RESET_AFTER])
             with pytest.raises(SubmissionUncertainError) as lost:
                 await client.submit(KITTEN)
         (charge,) = simulator.ledger.paid
 
-        async with customer(simulator, ears) as later:
-            assert not await ears.call(lost.value.token, charge.task_id)
+        async with customer(simulator, callbacks) as later:
+            assert not await callbacks.deliver(lost.value.token, charge.task_id)
             for number in range(1_000):
-                await ears.call(f"{number:032x}", "task_1")
+                await callbacks.deliver(f"{number:032x}", "task_1")
             job = await later.attempts.recover(lost.value.token)
             for number in range(MOST_PARKED + 10):
                 await later.attempts.receive(f"{number:032x}", "task_1")
@@ -283,19 +285,19 @@ async def test_what_is_heard_too_early_is_not_lost() -> None:
 
 async def test_a_closed_client_hears_nothing() -> None:
     """What it listened to is let go."""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         await client.submit(KITTEN)
-        assert len(ears.hears) == 1
+        assert len(callbacks.listeners) == 1
 
-    assert ears.hears == []
+    assert callbacks.listeners == []
 
 
 async def test_silence_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Films that end unannounced mean that callbacks do not arrive: the log says why. (W13)"""
     caplog.set_level(logging.WARNING, "apikley_async")
-    ears = Ears()
-    async with world(200) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(200) as simulator, customer(simulator, callbacks) as client:
         async for outcome in client.generate_many([KITTEN] * 5):
             outcome.unwrap()
 
@@ -309,15 +311,15 @@ async def test_silence_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_a_lost_answer_is_found_by_its_callback() -> None:
     """`generate` waits for it, and the film is paid once. (A1)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         making = asyncio.create_task(client.generate(KITTEN))
         await until(lambda: simulator.ledger.paid)
         (charge,) = simulator.ledger.paid
         await asyncio.sleep(100)
 
-        await ears.call(ears.tokens[0], charge.task_id)
+        await callbacks.deliver(callbacks.tokens[0], charge.task_id)
         result = await making
 
         assert result.task_id == charge.task_id
@@ -327,9 +329,9 @@ async def test_a_lost_answer_is_found_by_its_callback() -> None:
 
 async def test_among_many_only_the_lost_one_waits() -> None:
     """The others are yielded meanwhile; each is bound to its own storyboard. (A1)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     boards = [Storyboard([Shot(f"Number {n}.", 5)], duration=10) for n in range(4)]
-    async with world() as simulator, customer(simulator, ears, polling=Backoff()) as client:
+    async with world() as simulator, customer(simulator, callbacks, polling=Backoff()) as client:
         simulator.script("create", [Fault.OK, Fault.RESET_AFTER, Fault.OK])
         done = []
         async for outcome in client.generate_many(boards):
@@ -339,10 +341,10 @@ async def test_among_many_only_the_lost_one_waits() -> None:
                 (lost,) = {charge.task_id for charge in simulator.ledger.paid} - found
                 token = next(
                     token
-                    for token in ears.tokens
+                    for token in callbacks.tokens
                     if token in str(simulator.ledger.creations[1].body["callBackUrl"])
                 )
-                await ears.call(token, lost)
+                await callbacks.deliver(token, lost)
 
         assert len(done) == len(simulator.ledger.paid) == 4
         scenes = {c.task_id: c.body["input"]["shots"][0]["Scene"] for c in simulator.ledger.created}
@@ -351,8 +353,8 @@ async def test_among_many_only_the_lost_one_waits() -> None:
 
 async def test_a_callback_may_be_quicker_than_the_answer() -> None:
     """It is kept until the answer is there, or is known not to come. (W7)"""
-    ears = Ears()
-    async with world(1) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(1) as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.late(10), Fault.HANG_AFTER])
         first = asyncio.create_task(client.generate(KITTEN))
         second = asyncio.create_task(client.generate(KITTEN))
@@ -360,7 +362,7 @@ async def test_a_callback_may_be_quicker_than_the_answer() -> None:
         await asyncio.sleep(2)
         for creation in simulator.ledger.creations:
             token = str(creation.body["callBackUrl"])[-32:]
-            assert await ears.call(token, creation.task_id or "")
+            assert await callbacks.deliver(token, creation.task_id or "")
 
         answered = await first
         assert now() < 15
@@ -371,20 +373,20 @@ async def test_a_callback_may_be_quicker_than_the_answer() -> None:
 
 async def test_submit_raises_and_recover_finds() -> None:
     """The token in the error is enough, in another client too."""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         with pytest.raises(SubmissionUncertainError) as lost:
             await client.submit(KITTEN)
         (charge,) = simulator.ledger.paid
 
-        async with customer(simulator, ears) as later:
+        async with customer(simulator, callbacks) as later:
             asking = [
                 asyncio.create_task(each.attempts.recover(lost.value.token))
                 for each in (client, later)
             ]
             await asyncio.sleep(1)
-            await ears.call(lost.value.token, charge.task_id)
+            await callbacks.deliver(lost.value.token, charge.task_id)
             jobs = await asyncio.gather(*asking)
 
             assert [job.task_id for job in jobs] == [charge.task_id] * 2
@@ -393,8 +395,8 @@ async def test_submit_raises_and_recover_finds() -> None:
 
 async def test_many_who_recover_one_submission_ask_once() -> None:
     """And when the one who asks is cut off, the next takes over."""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         with pytest.raises(SubmissionUncertainError) as lost:
             await client.submit(KITTEN)
@@ -402,7 +404,7 @@ async def test_many_who_recover_one_submission_ask_once() -> None:
         asking = [asyncio.create_task(client.attempts.recover(lost.value.token)) for _ in range(10)]
         simulator.script("record", [Fault.late(5)], task_id=charge.task_id)
         await asyncio.sleep(1)
-        await ears.call(lost.value.token, charge.task_id)
+        await callbacks.deliver(lost.value.token, charge.task_id)
         await asyncio.sleep(1)
         asking[0].cancel()
 
@@ -414,32 +416,32 @@ async def test_many_who_recover_one_submission_ask_once() -> None:
 
 async def test_a_task_of_others_is_not_bound() -> None:
     """A callback may lie: what counts is the token in the task itself. (W4, W5)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.OK, Fault.RESET_AFTER])
         other = await client.submit(KITTEN)
         making = asyncio.create_task(client.generate(KITTEN))
         await until(lambda: len(simulator.ledger.paid) == 2)
-        await ears.call(ears.tokens[1], other.task_id)
+        await callbacks.deliver(callbacks.tokens[1], other.task_id)
         await asyncio.sleep(100)
         assert not making.done()
 
-        await ears.call(ears.tokens[1], simulator.ledger.paid[1].task_id)
+        await callbacks.deliver(callbacks.tokens[1], simulator.ledger.paid[1].task_id)
 
         assert (await making).task_id == simulator.ledger.paid[1].task_id
 
 
 async def test_so_many_lies_are_enough() -> None:
     """For one attempt only a few tasks are read, whatever is told. (W14)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [*[Fault.OK] * 20, Fault.RESET_AFTER])
         others = [await client.submit(KITTEN) for _ in range(20)]
         making = asyncio.create_task(client.generate(KITTEN, timeout=300))
-        await until(lambda: len(ears.tokens) == 21)
+        await until(lambda: len(callbacks.tokens) == 21)
         await asyncio.sleep(5)
         for other in others:
-            await ears.call(ears.tokens[20], other.task_id)
+            await callbacks.deliver(callbacks.tokens[20], other.task_id)
 
         with pytest.raises(SubmissionUncertainError):
             await making
@@ -452,13 +454,13 @@ async def test_so_many_lies_are_enough() -> None:
 )
 async def test_an_outage_while_confirming_is_outlasted(fault: Fault) -> None:
     """What cannot be read now is read later. (P1, P2)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         simulator.script("record", [fault] * 5)
         making = asyncio.create_task(client.generate(KITTEN))
         await until(lambda: simulator.ledger.paid)
-        await ears.call(ears.tokens[0], simulator.ledger.paid[0].task_id)
+        await callbacks.deliver(callbacks.tokens[0], simulator.ledger.paid[0].task_id)
 
         result = await making
 
@@ -467,23 +469,23 @@ async def test_an_outage_while_confirming_is_outlasted(fault: Fault) -> None:
 
 async def test_no_callback_leaves_it_uncertain() -> None:
     """After as long as a job is waited for, the error is raised that there was. (A1)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
 
         with pytest.raises(SubmissionUncertainError) as lost:
             await client.generate(KITTEN)
 
-        assert lost.value.token == ears.tokens[0]
+        assert lost.value.token == callbacks.tokens[0]
         assert 1800 <= now() < 1900
         assert len(simulator.ledger.creations) == 1
 
 
 async def test_whoever_leaves_is_told_by_name() -> None:
     """A cancelled wait for a callback leaves the doubt in `uncertain`; so does a closing. (A1)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with world() as simulator:
-        async with customer(simulator, ears) as client:
+        async with customer(simulator, callbacks) as client:
             simulator.script("create", [Fault.RESET_AFTER] * 2)
             leaving, staying = (asyncio.create_task(client.generate(KITTEN)) for _ in range(2))
             await until(lambda: len(simulator.ledger.paid) == 2)
@@ -491,24 +493,24 @@ async def test_whoever_leaves_is_told_by_name() -> None:
             leaving.cancel()
             await asyncio.wait({leaving})
             assert leaving.cancelled()
-            assert [error.token for error in client.uncertain] == [ears.tokens[0]]
+            assert [error.token for error in client.uncertain] == [callbacks.tokens[0]]
 
         with pytest.raises(ClientClosedError):
             await staying
-        assert [error.token for error in client.uncertain] == ears.tokens
+        assert [error.token for error in client.uncertain] == callbacks.tokens
 
 
 async def test_a_submission_that_was_sent_twice_on_the_way_is_noticed() -> None:
     """Two tasks show one token: the second is paid too, and is left behind by name. (A14)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         job = await client.submit(KITTEN)
         body = simulator.ledger.created[0].body
         async with customer(simulator, None) as proxy:
             url = str(body["callBackUrl"])
             twin = await proxy.submit(KITTEN, callback_url=url)
 
-        await ears.call(ears.tokens[0], twin.task_id)
+        await callbacks.deliver(callbacks.tokens[0], twin.task_id)
         await until(lambda: client.unclaimed)
 
         assert [each.task_id for each in client.unclaimed] == [twin.task_id]
@@ -518,26 +520,26 @@ async def test_a_submission_that_was_sent_twice_on_the_way_is_noticed() -> None:
 
 async def test_what_an_earlier_run_knew_counts() -> None:
     """A token and the tasks that were named for it are taken up after a restart. (W8)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     kept: list[str] = []
 
     async def keep(task_id: str) -> None:
         kept.append(task_id)
 
     async with world() as simulator:
-        async with customer(simulator, ears) as client:
+        async with customer(simulator, callbacks) as client:
             simulator.script("create", [Fault.RESET_AFTER] * 2)
             for _ in range(2):
                 with pytest.raises(SubmissionUncertainError):
                     await client.submit(KITTEN)
         first, second = (charge.task_id for charge in simulator.ledger.paid)
 
-        async with customer(simulator, ears) as later:
-            later.attempts.expect(ears.tokens[0], named=[first], keep=keep)
-            later.attempts.expect(ears.tokens[1], keep=keep)
-            assert (await later.attempts.recover(ears.tokens[0])).task_id == first
-            await ears.call(ears.tokens[1], second)
-            assert (await later.attempts.recover(ears.tokens[1])).task_id == second
+        async with customer(simulator, callbacks) as later:
+            later.attempts.expect(callbacks.tokens[0], named=[first], keep=keep)
+            later.attempts.expect(callbacks.tokens[1], keep=keep)
+            assert (await later.attempts.recover(callbacks.tokens[0])).task_id == first
+            await callbacks.deliver(callbacks.tokens[1], second)
+            assert (await later.attempts.recover(callbacks.tokens[1])).task_id == second
             assert kept == [second]
 
 
@@ -556,10 +558,10 @@ async def test_without_ears_nothing_is_waited_for() -> None:
 
 async def test_an_error_that_is_not_recovered_is_raised_again() -> None:
     """The same error, with the time that was waited; at once where nothing can come."""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with world() as simulator:
         simulator.script("create", [Fault.RESET_AFTER] * 3)
-        async with customer(simulator, ears) as client, customer(simulator, None) as deaf:
+        async with customer(simulator, callbacks) as client, customer(simulator, None) as deaf:
             for each, own_url, waited in (
                 (client, None, 5.0),
                 (client, "https://hooks.test/mine", 0.0),
@@ -578,15 +580,15 @@ async def test_an_error_that_is_not_recovered_is_raised_again() -> None:
 
 async def test_the_error_itself_is_enough_to_recover() -> None:
     """Its attempt is this client's own, so a callback names its task."""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         with pytest.raises(SubmissionUncertainError) as lost:
             await client.submit(KITTEN)
         recovering = asyncio.create_task(client.attempts.recover(lost.value, timeout=60))
         await asyncio.sleep(3)
         [charge] = simulator.ledger.paid
-        await ears.call(ears.tokens[0], charge.task_id)
+        await callbacks.deliver(callbacks.tokens[0], charge.task_id)
 
         assert (await recovering).task_id == charge.task_id
         assert 3 <= lost.value.waited < 5
@@ -594,14 +596,14 @@ async def test_the_error_itself_is_enough_to_recover() -> None:
 
 async def test_recovering_ends_when_it_is_told_to() -> None:
     """`timeout` is in seconds, and a time-out is not the end of the film."""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         with pytest.raises(SubmissionUncertainError):
             await client.generate(KITTEN, timeout=30)
         assert 30 <= now() < 32
         with pytest.raises(SubmissionUncertainError, match="within 5 s"):
-            await client.attempts.recover(ears.tokens[0], timeout=5)
+            await client.attempts.recover(callbacks.tokens[0], timeout=5)
         with pytest.raises(JobTimeoutError):
             await client.generate(KITTEN, timeout=30)
 
@@ -612,8 +614,8 @@ async def test_recovering_ends_when_it_is_told_to() -> None:
 async def test_what_nobody_waits_for_names_its_work_and_its_metadata() -> None:
     """Cancelled before and after the answer, broken off, uncertain: whose it is can be told."""
     mine = object()
-    ears = Ears()
-    async with world(50) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(50) as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.late(5.0)])
         submitting = asyncio.create_task(client.submit(KITTEN, metadata=mine))
         await asyncio.sleep(1)
@@ -642,7 +644,7 @@ async def test_what_nobody_waits_for_names_its_work_and_its_metadata() -> None:
         assert (error.work, error.metadata) == (KITTEN, mine)
         assert copy.copy(error).metadata is None  # it travels nowhere
 
-        await ears.call(error.token, simulator.ledger.paid[-1].task_id)
+        await callbacks.deliver(error.token, simulator.ledger.paid[-1].task_id)
         job = await client.attempts.recover(error)
         assert (job.work, job.metadata) == (KITTEN, mine)
         assert client.uncertain == []

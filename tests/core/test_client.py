@@ -28,8 +28,8 @@ import attrs
 import pytest
 import trustme
 from conftest import CANARY_KEY
-from ears import Ears
 from filehost import film
+from manual_callbacks import ManualCallbacks
 from rawserver import (
     Act,
     Heard,
@@ -1290,7 +1290,7 @@ def test_running_slots_of_a_closed_loop_are_free_again() -> None:
 async def test_closing_never_hangs_after_listening_could_not_be_ended() -> None:
     """Callbacks of the user's own may fail: that is raised once, and the client is closed."""
 
-    class Failing(Ears):
+    class Failing(ManualCallbacks):
         def listen(self, hear: Receive) -> Callable[[], None]:
             def end() -> None:
                 raise ZeroDivisionError

@@ -11,14 +11,14 @@ import json
 import queue
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from batch.scenery import films, opened, ran, scene_of, states
-from ears import Ears
+from manual_callbacks import ManualCallbacks
 from threads import another_loop
 
 from apikley_async import (
@@ -35,7 +35,6 @@ from apikley_async.errors import JobTimeoutError, JournalError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock, ScriptedTransport, reply
 from apikley_async.webhook import Callback, Inbox
-from apikley_async.webhook.verify import Letter
 
 virtual = pytest.mark.virtual
 KITTEN = Storyboard([Shot("A kitten.", 5)], duration=10)
@@ -50,12 +49,15 @@ def world(duration: float = 60.0, *, limited: bool = True) -> Simulator:
 
 
 def customer(
-    simulator: Simulator, ears: Ears | None, pace: Backoff | None = None, max_running: int = 100
+    simulator: Simulator,
+    callbacks: ManualCallbacks | None,
+    pace: Backoff | None = None,
+    max_running: int = 100,
 ) -> Client:
     return Client(
         simulator.api_key,
         base_url=simulator.base_url,
-        callback=ears,
+        callback=callbacks,
         polling=pace,
         max_running=max_running,
         environment=Environment(
@@ -88,10 +90,15 @@ async def end(running: asyncio.Task[Any]) -> None:
 
 
 async def lost_one(
-    simulator: Simulator, ears: Ears, path: Path, *, named: bool = False, dropped: bool = False
+    simulator: Simulator,
+    callbacks: ManualCallbacks,
+    path: Path,
+    *,
+    named: bool = False,
+    dropped: bool = False,
 ) -> None:
     """A run that was left with its one film uncertain; *named*, but not yet read."""
-    async with customer(simulator, ears) as client, opened(path / "b.db") as batch:
+    async with customer(simulator, callbacks) as client, opened(path / "b.db") as batch:
         await batch.add(films(1))
         simulator.script("create", [Fault.RESET_AFTER])
         simulator.script("record", [Fault.HTTP_500] * 30)
@@ -99,7 +106,7 @@ async def lost_one(
         await until(lambda: simulator.ledger.paid)
         await asyncio.sleep(3)
         if named:
-            await ears.call(token_of(simulator), simulator.ledger.paid[0].task_id)
+            await callbacks.deliver(token_of(simulator), simulator.ledger.paid[0].task_id)
         await asyncio.sleep(1)
         await end(running)
         if dropped:
@@ -141,7 +148,7 @@ async def test_what_lies_in_the_inbox_is_read_before_an_old_doubt_is_given_up(
                 rows = [(f"{n:032x}", "task_x") for n in range(5_000)]
                 db.executemany("INSERT INTO callback (token, task_id) VALUES (?, ?)", rows)
                 db.execute("UPDATE fact SET value = ? WHERE name = 'count'", (len(rows),))
-            await kept.keep(token_of(simulator), simulator.ledger.paid[0].task_id)
+            await kept.add(token_of(simulator), simulator.ledger.paid[0].task_id)
         simulator.finish(simulator.ledger.paid[0].task_id)
 
         async with called() as client, Batch.open(tmp_path / "b.db", clock=Later()) as batch:
@@ -152,14 +159,14 @@ async def test_what_lies_in_the_inbox_is_read_before_an_old_doubt_is_given_up(
 @virtual
 async def test_a_lost_submission_that_was_sent_twice_is_noticed() -> None:
     """Both tasks are named before either is read: the second is told too. (A14)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [attrs.evolve(Fault.RESET_AFTER, times=2)])
         making = asyncio.create_task(client.generate(KITTEN))
         await until(lambda: len(simulator.ledger.paid) == 2)
         await asyncio.sleep(61)
         for charge in simulator.ledger.paid:
-            await ears.call(ears.tokens[0], charge.task_id)
+            await callbacks.deliver(callbacks.tokens[0], charge.task_id)
 
         told = {(await making).task_id}
         await asyncio.sleep(60)
@@ -171,11 +178,11 @@ async def test_a_lost_submission_that_was_sent_twice_is_noticed() -> None:
 @virtual
 async def test_an_older_attempt_does_not_settle_a_newer_one(tmp_path: Path) -> None:
     """Submitted again and uncertain again: the first one's callback settles the first. (I2)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with world(300, limited=False) as simulator:
         folder = tmp_path / "films"
         async with (
-            customer(simulator, ears, Backoff()) as client,
+            customer(simulator, callbacks, Backoff()) as client,
             opened(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(30))
@@ -188,7 +195,7 @@ async def test_an_older_attempt_does_not_settle_a_newer_one(tmp_path: Path) -> N
         scenes = [scene_of(creation.body) for creation in simulator.ledger.creations]
         first = scenes.index(key)
         async with (
-            customer(simulator, ears, Backoff()) as client,
+            customer(simulator, callbacks, Backoff()) as client,
             opened(tmp_path / "b.db") as batch,
         ):
             running = asyncio.create_task(ran(batch, client, folder=folder, max_running=1))
@@ -198,7 +205,7 @@ async def test_an_older_attempt_does_not_settle_a_newer_one(tmp_path: Path) -> N
             await until(lambda: len(simulator.ledger.paid) == 31)
             await asyncio.sleep(5)
             task_id = simulator.ledger.creations[first].task_id or ""
-            await ears.call(token_of(simulator, first), task_id)
+            await callbacks.deliver(token_of(simulator, first), task_id)
             await running
 
             attempts = await batch._open.attempts(key)
@@ -210,10 +217,10 @@ async def test_an_older_attempt_does_not_settle_a_newer_one(tmp_path: Path) -> N
 @virtual
 async def test_the_callback_of_what_is_submitted_again_meanwhile_is_told(tmp_path: Path) -> None:
     """A person decides while the run still listens, and then the callback comes. (A18)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with (
         world() as simulator,
-        customer(simulator, ears) as client,
+        customer(simulator, callbacks) as client,
         opened(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
@@ -222,7 +229,7 @@ async def test_the_callback_of_what_is_submitted_again_meanwhile_is_told(tmp_pat
         await until(lambda: simulator.ledger.paid)
         await asyncio.sleep(5)
         await batch.resubmit("k0")
-        await ears.call(token_of(simulator), simulator.ledger.paid[0].task_id)
+        await callbacks.deliver(token_of(simulator), simulator.ledger.paid[0].task_id)
         await running
         await ran(batch, client, folder=tmp_path / "films")
 
@@ -232,13 +239,13 @@ async def test_the_callback_of_what_is_submitted_again_meanwhile_is_told(tmp_pat
 @virtual
 async def test_what_was_named_before_it_was_given_up_is_told(tmp_path: Path) -> None:
     """The journal's inbox knows the first task; it is submitted again all the same. (A18)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with world() as simulator:
-        await lost_one(simulator, ears, tmp_path, named=True, dropped=True)
-        async with customer(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+        await lost_one(simulator, callbacks, tmp_path, named=True, dropped=True)
+        async with customer(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
             await until(lambda: len(simulator.ledger.paid) == 2)
-            await ears.call(token_of(simulator), simulator.ledger.paid[0].task_id)
+            await callbacks.deliver(token_of(simulator), simulator.ledger.paid[0].task_id)
             await running
 
             assert [j.task_id for j in client.unclaimed] == [simulator.ledger.paid[0].task_id]
@@ -247,14 +254,14 @@ async def test_what_was_named_before_it_was_given_up_is_told(tmp_path: Path) -> 
 @virtual
 async def test_a_twin_that_cannot_be_read_at_once_is_read_later() -> None:
     """One outage does not hide a film that was paid twice. (A14)"""
-    ears = Ears()
-    async with world(100) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(100) as simulator, customer(simulator, callbacks) as client:
         job = await client.submit(KITTEN)
         async with customer(simulator, None) as proxy:
             twin = await proxy.submit(KITTEN, callback_url=url_of(simulator, 0))
         simulator.script("record", [Fault.HTTP_500], task_id=twin.task_id)
         for _ in range(3):
-            await ears.call(ears.tokens[0], twin.task_id)
+            await callbacks.deliver(callbacks.tokens[0], twin.task_id)
             await asyncio.sleep(30)
         await job
 
@@ -264,14 +271,14 @@ async def test_a_twin_that_cannot_be_read_at_once_is_read_later() -> None:
 @virtual
 async def test_a_refusal_of_what_has_called_already_is_not_believed() -> None:
     """A 429 that comes after the callback: the first film is told, not forgotten. (A14)"""
-    ears = Ears()
-    async with world(1) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(1) as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [attrs.evolve(Fault.code(429), acted=True, seconds=10.0)])
         making = asyncio.create_task(client.generate(KITTEN))
         await until(lambda: simulator.ledger.paid)
         await asyncio.sleep(2)
         first = simulator.ledger.paid[0].task_id
-        assert await ears.call(token_of(simulator), first)
+        assert await callbacks.deliver(token_of(simulator), first)
 
         told = {(await making).task_id, *(job.task_id for job in client.unclaimed)}
         assert first in told
@@ -283,8 +290,8 @@ async def test_a_refusal_of_what_has_called_already_is_not_believed() -> None:
 @virtual
 async def test_what_is_heard_after_the_batch_was_closed_is_not_lost(tmp_path: Path) -> None:
     """The client lives on, as in a server; the batch is opened again. (W8)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         async with opened(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
@@ -293,7 +300,7 @@ async def test_what_is_heard_after_the_batch_was_closed_is_not_lost(tmp_path: Pa
             await asyncio.sleep(5)
             await end(running)
         with contextlib.suppress(JournalError):
-            await ears.call(token_of(simulator), simulator.ledger.paid[0].task_id)
+            await callbacks.deliver(token_of(simulator), simulator.ledger.paid[0].task_id)
         await asyncio.sleep(3600)
         async with opened(tmp_path / "b.db") as batch:
             await ran(batch, client, folder=tmp_path / "films")
@@ -303,15 +310,15 @@ async def test_what_is_heard_after_the_batch_was_closed_is_not_lost(tmp_path: Pa
 @virtual
 async def test_an_answer_that_proves_nothing_is_asked_for_again() -> None:
     """Without its `param` a task is neither ours nor not ours. (A16)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         simulator.script("record", [Fault.code(501)])
         making = asyncio.create_task(client.generate(KITTEN))
         await until(lambda: simulator.ledger.paid)
         for _ in range(2):
             await asyncio.sleep(60)
-            await ears.call(ears.tokens[0], simulator.ledger.paid[0].task_id)
+            await callbacks.deliver(callbacks.tokens[0], simulator.ledger.paid[0].task_id)
 
         assert (await making).task_id == simulator.ledger.paid[0].task_id
 
@@ -319,12 +326,12 @@ async def test_an_answer_that_proves_nothing_is_asked_for_again() -> None:
 @virtual
 async def test_one_outage_at_the_start_does_not_hide_a_named_task(tmp_path: Path) -> None:
     """An old doubt whose task the journal knows is asked about until it is answered. (P1)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with world() as simulator:
-        await lost_one(simulator, ears, tmp_path, named=True)
+        await lost_one(simulator, callbacks, tmp_path, named=True)
         simulator.script("record", [Fault.HTTP_500])
         await asyncio.sleep(3600)
-        async with customer(simulator, ears) as client, opened(tmp_path / "b.db") as batch:
+        async with customer(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             await ran(batch, client, folder=tmp_path / "films")
             assert await states(batch) == {"k0": State.DONE}
 
@@ -340,12 +347,20 @@ async def test_what_could_not_be_kept_is_to_be_sent_again(slow: float) -> None:
         raise JournalError("the disk is full")
 
     deaf = callback.listen(hear)
-    letter = Letter("POST", f"/{TOKEN}", [(b"content-type", b"application/json")])
-    status = await callback._reception().receive(letter, b'{"data": {"taskId": "task_1"}}')
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b'{"data": {"taskId": "task_1"}}'}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": f"/{TOKEN}", "headers": []}
+    await callback.asgi_app()(scope, receive, send)
     await asyncio.sleep(5)
     deaf()
 
-    assert status == 503
+    assert sent[0]["status"] == 503
 
 
 # --- waiting too long, and what is held meanwhile ------------------------------------------------
@@ -359,11 +374,14 @@ async def test_a_calendar_that_is_set_back_does_not_prolong_the_wait(tmp_path: P
         def wall(self) -> float:
             return super().wall() - 86_400
 
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with world() as simulator:
-        await lost_one(simulator, ears, tmp_path)
+        await lost_one(simulator, callbacks, tmp_path)
         began, path = now(), tmp_path / "b.db"
-        async with customer(simulator, ears) as client, Batch.open(path, clock=Yesterday()) as b:
+        async with (
+            customer(simulator, callbacks) as client,
+            Batch.open(path, clock=Yesterday()) as b,
+        ):
             await ran(b, client, folder=tmp_path / "films")
 
         assert now() - began < 1900
@@ -372,8 +390,8 @@ async def test_a_calendar_that_is_set_back_does_not_prolong_the_wait(tmp_path: P
 @virtual
 async def test_a_place_rests_half_an_hour_after_the_attempt_and_not_after_the_wait() -> None:
     """Thirty minutes of waiting for a callback count. (W13)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears, max_running=1) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks, max_running=1) as client:
         simulator.script("create", [Fault.RESET])
         ends = [now() async for _ in client.generate_many([KITTEN] * 2)]
 
@@ -383,13 +401,13 @@ async def test_a_place_rests_half_an_hour_after_the_attempt_and_not_after_the_wa
 @virtual
 async def test_a_time_out_counts_from_the_submission() -> None:
     """Waiting for the callback is a part of `generate(timeout=)`."""
-    ears = Ears()
-    async with world(10_000) as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world(10_000) as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         making = asyncio.create_task(client.generate(KITTEN, timeout=100))
         await until(lambda: simulator.ledger.paid)
         await asyncio.sleep(90)
-        await ears.call(ears.tokens[0], simulator.ledger.paid[0].task_id)
+        await callbacks.deliver(callbacks.tokens[0], simulator.ledger.paid[0].task_id)
         with pytest.raises(JobTimeoutError):
             await making
 
@@ -399,17 +417,17 @@ async def test_a_time_out_counts_from_the_submission() -> None:
 @virtual
 async def test_recovering_ends_in_time_while_it_asks() -> None:
     """A service that hangs does not prolong `recover(timeout=)`. (C1)"""
-    ears = Ears()
-    async with world() as simulator, customer(simulator, ears) as client:
+    callbacks = ManualCallbacks()
+    async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [Fault.RESET_AFTER])
         with pytest.raises(SubmissionUncertainError):
             _ = await client.submit(KITTEN)
         simulator.script("record", [Fault.HANG] * 10)
-        await ears.call(ears.tokens[0], "task_a")
-        await ears.call(ears.tokens[0], "task_b")
+        await callbacks.deliver(callbacks.tokens[0], "task_a")
+        await callbacks.deliver(callbacks.tokens[0], "task_b")
         began = now()
         with pytest.raises(SubmissionUncertainError):
-            _ = await client.attempts.recover(ears.tokens[0], timeout=1)
+            _ = await client.attempts.recover(callbacks.tokens[0], timeout=1)
 
         assert now() - began < 5
 
@@ -417,10 +435,10 @@ async def test_recovering_ends_in_time_while_it_asks() -> None:
 @virtual
 async def test_what_is_uncertain_is_yielded_when_the_run_is_stopped(tmp_path: Path) -> None:
     """Whoever hears of items that come to rest hears of it, as without callbacks. (A1)"""
-    ears = Ears()
+    callbacks = ManualCallbacks()
     async with (
         world() as simulator,
-        customer(simulator, ears, Backoff()) as client,
+        customer(simulator, callbacks, Backoff()) as client,
         opened(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(2))
@@ -438,8 +456,8 @@ async def test_what_is_uncertain_is_yielded_when_the_run_is_stopped(tmp_path: Pa
 
 def test_each_loop_listens_once() -> None:
     """A client whose loop has ended without `aclose` is no listener any more. (C12)"""
-    ears = Ears()
-    client = Client("k" * 20, base_url="http://127.0.0.1:9", callback=ears)
+    callbacks = ManualCallbacks()
+    client = Client("k" * 20, base_url="http://127.0.0.1:9", callback=callbacks)
 
     async def use() -> None:
         with contextlib.suppress(SubmissionUncertainError):
@@ -448,21 +466,21 @@ def test_each_loop_listens_once() -> None:
     for _ in range(3):
         asyncio.run(use())
 
-    assert len(ears.hears) == 1
+    assert len(callbacks.listeners) == 1
 
 
 def test_callbacks_may_be_received_by_a_server_in_another_thread() -> None:
     """Who waits is woken in the loop where he waits."""
-    ears, found = Ears(), queue.Queue[str]()
+    callbacks, found = ManualCallbacks(), queue.Queue[str]()
     url = f"https://hooks.test/apikley/{TOKEN}"
     task = {"taskId": "task_1", "state": "waiting", "param": json.dumps({"callBackUrl": url})}
     transport = ScriptedTransport([reply(task)])
-    client = Client("k" * 20, environment=Environment(transport=transport), callback=ears)
+    client = Client("k" * 20, environment=Environment(transport=transport), callback=callbacks)
 
     async def elsewhere() -> None:
         async with client:
             found.put((await client.attempts.recover(TOKEN)).task_id)
 
     with another_loop(elsewhere):
-        assert asyncio.run(ears.call(TOKEN, "task_1"))
+        assert asyncio.run(callbacks.deliver(TOKEN, "task_1"))
         assert found.get(timeout=20) == "task_1"

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from ears import Ears
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manual_callbacks import ManualCallbacks
 from turns import StrikingLoop, at_every_turn
 
 from apikley_async import (
@@ -210,15 +210,15 @@ async def test_what_is_uncertain_counts() -> None:
 @virtual
 async def test_what_was_sent_twice_on_the_way_counts_twice() -> None:
     """A callback names a second task that shows our token: it is paid as well."""
-    ears = Ears()
-    bounds = {"max_credits": 450, "prices": 150, "callback": ears}
+    callbacks = ManualCallbacks()
+    bounds = {"max_credits": 450, "prices": 150, "callback": callbacks}
     async with world(callbacks="none") as simulator, customer(simulator, **bounds) as client:
         job = await client.submit(TEN)
         url = (simulator.ledger.creations[0].body or {})["callBackUrl"]
         async with customer(simulator) as proxy:
             twin = await proxy.submit(TEN, callback_url=url)
         await job  # its cost is known before the other one turns up
-        await ears.call(ears.tokens[0], twin.task_id)
+        await callbacks.deliver(callbacks.tokens[0], twin.task_id)
         while not client.unclaimed:  # noqa: ASYNC110 - it raises no event
             await asyncio.sleep(1)
 

@@ -213,8 +213,8 @@ def test_an_inbox_keeps_callbacks(tmp_path: Path) -> None:
     script = """
 async def main():
     async with Inbox("inbox.db") as inbox, Inbox("inbox.db") as other:
-        await inbox.keep("token", "task_1")
-        heard, _ = await other.after(None)
+        await inbox.add("token", "task_1")
+        heard, _ = await other.read_after(None)
         print(*[each.task_id for each in heard])
 
 asyncio.run(main())

@@ -22,7 +22,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from webhook.post import JSON, KEY, Pen, line, raw, signing, uvicorn_of
+from webhook.callback_requests import (
+    JSON,
+    KEY,
+    HttpConnection,
+    connect,
+    raw_request,
+    signature_headers,
+    uvicorn_of,
+)
 
 from apikley_async.webhook import Callback, Inbox, Receiver
 
@@ -31,24 +39,24 @@ async def send(port: int, rate: int, seconds: float, keep_alive: bool) -> dict[s
     """Send *rate* callbacks a second, whether or not the earlier ones are answered."""
     times: list[float] = []
     statuses: Counter[int] = Counter()
-    pens: list[Pen] = []
+    connections: list[HttpConnection] = []
 
     async def one(number: int, lines: contextlib.AsyncExitStack) -> None:
         task_id = f"task_{number}"
         body = json.dumps({"code": 200, "data": {"taskId": task_id, "state": "success"}}).encode()
-        signed = signing(task_id=task_id, stamp=str(int(time.time())))
-        request = raw(body, JSON, *signed, path=f"/hooks/{number:032x}")
+        signed = signature_headers(task_id=task_id, stamp=str(int(time.time())))
+        request = raw_request(body, JSON, *signed, path=f"/hooks/{number:032x}")
         began = time.perf_counter()
         async with contextlib.AsyncExitStack() as mine:
-            pen = (
-                pens.pop()
-                if pens
-                else await (lines if keep_alive else mine).enter_async_context(line(port))
+            connection = (
+                connections.pop()
+                if connections
+                else await (lines if keep_alive else mine).enter_async_context(connect(port))
             )
-            status, _ = await pen.ask(request)
+            status, _ = await connection.send_request(request)
             times.append(time.perf_counter() - began)
             if keep_alive:
-                pens.append(pen)
+                connections.append(connection)
         statuses[status] += 1
 
     begin = time.perf_counter()

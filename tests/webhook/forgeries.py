@@ -1,7 +1,6 @@
-"""Requests that must not be heard: one true callback, seen by a stranger, and bent.
+"""Forged requests: one valid callback, mutated by an attacker who has seen all of it but the key.
 
-The stranger has seen everything of it but the key, and he can ask for as long as he likes. The
-true callback itself was heard before, so that a repetition of it is a replay.
+The valid callback was accepted before, so that repeating it is a replay.
 """
 
 from __future__ import annotations
@@ -10,12 +9,21 @@ import json
 import random
 from collections.abc import Callable, Iterator
 
-from webhook.post import BODY, JSON, KEY, TASK, TOKEN, WALL, signature, signing
+from webhook.callback_requests import (
+    BODY,
+    JSON,
+    KEY,
+    TASK,
+    TOKEN,
+    WALL,
+    signature,
+    signature_headers,
+)
 
-from apikley_async.webhook.verify import Letter
+from apikley_async.webhook.verify import CallbackRequest
 
 Parts = dict[str, object]
-Bend = Callable[[random.Random, Parts], None]
+Mutation = Callable[[random.Random, Parts], None]
 
 STAMPS = [
     "",
@@ -35,12 +43,12 @@ BODIES += [b'{"data": {"taskId": "other"}}', b"x" * 70_000, b'{"taskId": "' + b"
 EVIL = {"code": 501, "data": {"taskId": TASK, "state": "fail", "resultJson": "http://evil.test"}}
 
 
-def _set(name: str, value: str) -> Bend:
-    def bend(chance: random.Random, parts: Parts) -> None:
+def _set(name: str, value: str) -> Mutation:
+    def mutate(chance: random.Random, parts: Parts) -> None:
         headers = [each for each in headers_of(parts) if each[0].lower() != name]
         parts["headers"] = [*headers, (name, value)]
 
-    return bend
+    return mutate
 
 
 def headers_of(parts: Parts) -> list[tuple[str, str]]:
@@ -93,30 +101,30 @@ def _other_task(chance: random.Random, parts: Parts) -> None:
 
 
 def _forge(chance: random.Random, parts: Parts) -> None:
-    """Sign it, with a key of one's own, another hash's length, or in another spelling."""
-    true = signature()
+    """Sign it with another key, with a digest of another length, or in another encoding."""
+    valid = signature()
     forged = chance.choice(
         [
             signature(f"not {KEY}"),
             signature(""),
             signature(task_id=""),
-            true.rstrip("="),
-            true.replace("+", "-").replace("/", "_"),
-            true.swapcase(),
-            true + "=",
-            f"{true},{true}",
-            f"v1,{true}",
+            valid.rstrip("="),
+            valid.replace("+", "-").replace("/", "_"),
+            valid.swapcase(),
+            valid + "=",
+            f"{valid},{valid}",
+            f"v1,{valid}",
             chance.randbytes(32).hex(),
         ]
     )
-    if forged != true:
+    if forged != valid:
         _set("x-webhook-signature", forged)(chance, parts)
 
 
 def _out_of_time(chance: random.Random, parts: Parts) -> None:
-    """A true signature of another time: recorded long ago, or made for later."""
+    """A valid signature of another time: recorded long ago, or made for later."""
     away = chance.choice([-1, 1]) * chance.randrange(301, 10**6)
-    for name, value in signing(stamp=str(WALL + away)):
+    for name, value in signature_headers(stamp=str(WALL + away)):
         _set(name.lower(), value)(chance, parts)
 
 
@@ -124,11 +132,11 @@ def _change_method(chance: random.Random, parts: Parts) -> None:
     parts["method"] = chance.choice(["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "FOO"])
 
 
-def _choose(field: str, values: list[bytes]) -> Bend:
-    def bend(chance: random.Random, parts: Parts) -> None:
+def _choose(field: str, values: list[bytes]) -> Mutation:
+    def mutate(chance: random.Random, parts: Parts) -> None:
         parts[field] = chance.choice(values)
 
-    return bend
+    return mutate
 
 
 def _stamp(chance: random.Random, parts: Parts) -> None:
@@ -143,7 +151,7 @@ def _replay(chance: random.Random, parts: Parts) -> None:
     parts["path"] = f"/{'p/' * chance.randrange(3)}{TOKEN}"
 
 
-BENDS: list[Bend] = [
+MUTATIONS: list[Mutation] = [
     _replay,
     _evil,
     _drop,
@@ -163,24 +171,32 @@ BENDS: list[Bend] = [
 ]
 
 
-def true_parts() -> Parts:
-    return {"method": "POST", "path": f"/{TOKEN}", "headers": [JSON, *signing()], "body": BODY}
+def valid_parts() -> Parts:
+    return {
+        "method": "POST",
+        "path": f"/{TOKEN}",
+        "headers": [JSON, *signature_headers()],
+        "body": BODY,
+    }
 
 
 def forgeries(chance: random.Random, count: int) -> Iterator[Parts]:
-    """Bend the true callback in one to three ways, *count* times."""
+    """Mutate the valid callback in one to three ways, *count* times."""
     for number in range(count):
-        parts = true_parts()
-        bends = [BENDS[number % len(BENDS)], *chance.choices(BENDS, k=chance.choice((0, 0, 1, 2)))]
-        for bend in bends:
+        parts = valid_parts()
+        mutations = [
+            MUTATIONS[number % len(MUTATIONS)],
+            *chance.choices(MUTATIONS, k=chance.choice((0, 0, 1, 2))),
+        ]
+        for mutate in mutations:
             if parts["headers"] and parts["body"]:
-                bend(chance, parts)
+                mutate(chance, parts)
         yield parts
 
 
-def letter_of(parts: Parts) -> Letter:
+def request_of(parts: Parts) -> CallbackRequest:
     headers = [(name.encode(), value.encode()) for name, value in headers_of(parts)]
-    return Letter(str(parts["method"]), str(parts["path"]), headers)
+    return CallbackRequest(str(parts["method"]), str(parts["path"]), headers)
 
 
 def body_of(parts: Parts) -> bytes:

@@ -1,4 +1,4 @@
-"""The inbox: what was answered is on the disk, and whoever waits for it hears it."""
+"""The inbox: what was acknowledged is on disk, and every listener is told of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import signal
 import sqlite3
 import stat
@@ -14,9 +15,23 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from webhook.post import BODY, JSON, KEY, TASK, TOKEN, Ear, Noon, ask, raw, signing, uvicorn_of
+from webhook.callback_requests import (
+    BODY,
+    JSON,
+    KEY,
+    TASK,
+    TOKEN,
+    FixedWallClock,
+    RecordingListener,
+    raw_request,
+    send_request,
+    signature_headers,
+    status_of,
+    uvicorn_of,
+)
 
 from apikley_async import JournalError
 from apikley_async._disk import user_id
@@ -34,8 +49,8 @@ def path(tmp_path: Path) -> Path:
 
 async def content(path: Path) -> list[tuple[str, str]]:
     async with Inbox(path) as inbox:
-        kept, _ = await inbox.after(None)
-    return [(each.token, each.task_id) for each in kept]
+        stored, _ = await inbox.read_after(None)
+    return [(each.token, each.task_id) for each in stored]
 
 
 def run(path: Path, statement: str) -> list[tuple[object, ...]]:
@@ -43,120 +58,130 @@ def run(path: Path, statement: str) -> list[tuple[object, ...]]:
         return list(db.execute(statement))
 
 
-async def told(ear: Ear, count: int, *, seconds: float = 20) -> None:
+async def called(listener: RecordingListener, count: int, *, seconds: float = 20) -> None:
     async with asyncio.timeout(seconds):
-        while len(ear.told) < count:  # noqa: ASYNC110 - the other side is a real process
+        while len(listener.calls) < count:  # noqa: ASYNC110 - the other side is a real process
             await asyncio.sleep(0.01)
 
 
 # --- the file -------------------------------------------------------------------------------------
 
 
-async def test_what_is_kept_is_read_in_its_order(path: Path) -> None:
-    """And once read, only what is new."""
+async def test_callbacks_are_read_in_the_order_they_were_added(path: Path) -> None:
+    """After that, only new ones are read."""
     async with Inbox(path) as inbox:
-        assert await inbox.after(None) == ([], (await inbox.after(None))[1])
-        await inbox.keep(TOKEN, "b")
-        await inbox.keep(OTHER, "a")
-        first, place = await inbox.after(None)
-        nothing, place = await inbox.after(place)
-        await inbox.keep(OTHER, "ü")
-        last, _ = await inbox.after(place)
+        assert await inbox.read_after(None) == ([], (await inbox.read_after(None))[1])
+        await inbox.add(TOKEN, "b")
+        await inbox.add(OTHER, "a")
+        first, position = await inbox.read_after(None)
+        nothing, position = await inbox.read_after(position)
+        await inbox.add(OTHER, "ü")
+        last, _ = await inbox.read_after(position)
 
     assert [(each.token, each.task_id) for each in first] == [(TOKEN, "b"), (OTHER, "a")]
     assert nothing == []
     assert [each.task_id for each in last] == ["ü"]
 
 
-async def test_it_is_private_and_made_to_last(path: Path) -> None:
-    """Nobody else reads it, its log or its index; each commit is on the disk (W8, S5)."""
+async def test_it_is_private(path: Path) -> None:
+    """Only its owner may read it, its log and its index (S5)."""
     async with Inbox(path) as inbox:
-        await inbox.keep(TOKEN, TASK)
-        assert inbox._desk is not None
-        thread, file = inbox._desk
-        loop = asyncio.get_running_loop()
-        mode, full = await loop.run_in_executor(
-            thread,
-            lambda: [
-                file._opened().execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("journal_mode", "synchronous")
-            ],
-        )
+        await inbox.add(TOKEN, TASK)
         files = sorted(path.parent.iterdir())
         modes = {stat.S_IMODE(each.stat().st_mode) for each in files}
 
-    assert (mode, full) == ("wal", 2)
     assert [each.name for each in files] == ["inbox.db", "inbox.db-shm", "inbox.db-wal"]
     assert modes == {0o600}
     assert TOKEN not in repr(inbox)
 
 
-async def test_what_is_kept_again_is_there_once_and_is_new_again(path: Path) -> None:
-    """A task may be told of in the making, and again when it is ready (W6)."""
+async def test_each_commit_is_synced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a callback is on disk before it is acknowledged, power cut or not (W8)."""
+    opened: list[list[str]] = []  # the statements of each connection
+    connect = sqlite3.connect
+
+    def traced(*args: Any, **options: Any) -> sqlite3.Connection:
+        db = connect(*args, **options)
+        opened.append([])
+        db.set_trace_callback(opened[-1].append)
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
     async with Inbox(path) as inbox:
-        await inbox.keep(TOKEN, TASK)
-        await inbox.keep(OTHER, TASK)
-        _, place = await inbox.after(None)
-        await inbox.keep(TOKEN, TASK)
-        again, _ = await inbox.after(place)
+        await inbox.add(TOKEN, TASK)
+
+    inserting = next(trace for trace in opened if any("INTO callback" in sql for sql in trace))
+    before = inserting[: next(i for i, sql in enumerate(inserting) if "INTO callback" in sql)]
+    assert [sql for sql in before if "synchronous" in sql][-1] == "PRAGMA synchronous = FULL"
+    assert run(path, "PRAGMA journal_mode") == [("wal",)]
+
+
+async def test_a_callback_added_again_is_stored_once_and_becomes_the_newest(path: Path) -> None:
+    """The service may call while a film is being made, and again when it is ready (W6)."""
+    async with Inbox(path) as inbox:
+        await inbox.add(TOKEN, TASK)
+        await inbox.add(OTHER, TASK)
+        _, position = await inbox.read_after(None)
+        await inbox.add(TOKEN, TASK)
+        again, _ = await inbox.read_after(position)
 
     assert [each.token for each in again] == [TOKEN]
     assert await content(path) == [(OTHER, TASK), (TOKEN, TASK)]
 
 
-async def test_it_is_bounded_and_the_oldest_go(path: Path) -> None:
-    """However often one is kept again, it pushes nobody out."""
-    async with Inbox(path, most=10) as inbox:
+async def test_it_is_bounded_and_the_oldest_are_dropped(path: Path) -> None:
+    """A callback that is added again displaces none."""
+    async with Inbox(path, size=10) as inbox:
         for number in range(25):
-            await inbox.keep(TOKEN, str(number))
-            await inbox.keep(TOKEN, str(number))
+            await inbox.add(TOKEN, str(number))
+            await inbox.add(TOKEN, str(number))
         for _ in range(50):
-            await inbox.keep(TOKEN, "24")
+            await inbox.add(TOKEN, "24")
 
     assert await content(path) == [(TOKEN, str(number)) for number in range(15, 25)]
 
 
-async def test_more_than_a_page_is_read_page_by_page(path: Path) -> None:
+async def test_many_callbacks_are_read_page_by_page(path: Path) -> None:
     async with Inbox(path) as inbox:
         await inbox.check()
     with contextlib.closing(sqlite3.connect(path)) as db, db:
         rows = [(TOKEN, f"task_{number}") for number in range(1234)]
         db.executemany("INSERT INTO callback (token, task_id) VALUES (?, ?)", rows)
 
-    place, sizes = None, []
+    position, sizes = None, []
     async with Inbox(path) as inbox:
         while not sizes or sizes[-1]:
-            kept, place = await inbox.after(place)
-            sizes.append(len(kept))
+            stored, position = await inbox.read_after(position)
+            sizes.append(len(stored))
 
     assert sizes == [500, 500, 234, 0]
 
 
 async def test_it_may_be_closed_and_used_again(path: Path) -> None:
-    """Closing is harmless, also twice, and what is being done is done before it."""
+    """Closing twice is harmless, and an operation under way is finished first."""
     inbox = Inbox(path)
     await inbox.aclose()
     inbox.close()
-    keeping = asyncio.create_task(inbox.keep(TOKEN, "a"))
+    adding = asyncio.create_task(inbox.add(TOKEN, "a"))
     await asyncio.sleep(0)
     inbox.close()
-    await keeping
-    await inbox.keep(TOKEN, "b")
+    await adding
+    await inbox.add(TOKEN, "b")
     await inbox.aclose()
 
     assert await content(path) == [(TOKEN, "a"), (TOKEN, "b")]
 
 
-async def test_a_cancelled_keeping_is_whole(path: Path) -> None:
-    """It is in there or not; the next one is not disturbed."""
+async def test_a_cancelled_add_is_atomic(path: Path) -> None:
+    """The callback is stored or not; the next operation works."""
     async with Inbox(path) as inbox:
         for number in range(20):
-            keeping = asyncio.create_task(inbox.keep(TOKEN, f"cancelled {number}"))
+            adding = asyncio.create_task(inbox.add(TOKEN, f"cancelled {number}"))
             for _ in range(number % 4):
                 await asyncio.sleep(0)
-            keeping.cancel()
-            await asyncio.wait({keeping})
-        await inbox.keep(TOKEN, "last")
+            adding.cancel()
+            await asyncio.wait({adding})
+        await inbox.add(TOKEN, "last")
 
     assert (await content(path))[-1] == (TOKEN, "last")
     assert run(path, "SELECT value FROM fact WHERE name = 'count'") == run(
@@ -165,23 +190,23 @@ async def test_a_cancelled_keeping_is_whole(path: Path) -> None:
 
 
 @pytest.mark.parametrize("act", ["remove", "replace"])
-async def test_a_file_that_was_removed_is_not_written_to_any_more(path: Path, act: str) -> None:
-    """What is kept then is in a new one, not in one without a name; readers follow."""
+async def test_a_removed_file_is_not_written_any_more(path: Path, act: str) -> None:
+    """The next callback goes into a new file, not into the deleted one; readers follow."""
     async with Inbox(path) as writer, Inbox(path) as reader:
-        await writer.keep(TOKEN, "a")
-        _, place = await reader.after(None)
+        await writer.add(TOKEN, "a")
+        _, position = await reader.read_after(None)
         for each in path.parent.iterdir():
             each.unlink()
         if act == "replace":
             async with Inbox(path) as other:
-                await other.keep(TOKEN, "b")
-        await writer.keep(TOKEN, "c")
-        kept, _ = await reader.after(place)
+                await other.add(TOKEN, "b")
+        await writer.add(TOKEN, "c")
+        stored, _ = await reader.read_after(position)
 
-    assert [each.task_id for each in kept] == (["b", "c"] if act == "replace" else ["c"])
+    assert [each.task_id for each in stored] == (["b", "c"] if act == "replace" else ["c"])
 
 
-# --- what is no inbox -----------------------------------------------------------------------------
+# --- files that are not an inbox ------------------------------------------------------------------
 
 
 def _foreign(path: Path) -> None:
@@ -203,7 +228,7 @@ def _damaged(path: Path) -> None:
 async def _filled(path: Path) -> None:
     async with Inbox(path) as inbox:
         for number in range(300):
-            await inbox.keep(TOKEN, f"task_{number}")
+            await inbox.add(TOKEN, f"task_{number}")
 
 
 def _newer(path: Path) -> None:
@@ -223,34 +248,46 @@ NO_INBOX = {
 }
 
 
-@pytest.mark.parametrize("case", NO_INBOX)
-def test_what_is_no_inbox_is_left_as_it_is(path: Path, case: str) -> None:
-    """A clear error, each time, and not a byte of it is changed."""
-    make, fault = NO_INBOX[case]
-    make(path)
-    before = {each: each.is_file() and each.read_bytes() for each in path.parent.iterdir()}
+def test_a_file_that_is_not_an_inbox_is_refused_and_left_unchanged(tmp_path: Path) -> None:
+    """Each operation raises a clear error, each time, and not a byte of the file changes."""
+    failures = []
+    for case, (make, fault) in NO_INBOX.items():
+        path = tmp_path / case / "inbox.db"
+        path.parent.mkdir()
+        make(path)
+        before = contents(path.parent)
+        messages = asyncio.run(errors_of(path))
+        after = {name: held for name, held in contents(path.parent).items() if name[-3:] != "shm"}
+        if not all(re.search(fault, message) for message in messages) or after != before:
+            failures.append((case, messages))
 
-    async def tried() -> None:
-        inbox = Inbox(path)
-        for _ in range(2):
-            with pytest.raises(JournalError, match=fault):
-                await inbox.keep(TOKEN, TASK)
-        with pytest.raises(JournalError, match=fault):
-            async with inbox:
-                pass
-        with pytest.raises(JournalError, match=fault):
-            await inbox.after(None)
-        await inbox.aclose()
+    assert failures == []
 
-    asyncio.run(tried())
 
-    after = {each: each.is_file() and each.read_bytes() for each in path.parent.iterdir()}
-    assert {each: held for each, held in after.items() if not each.name.endswith("shm")} == before
+def contents(folder: Path) -> dict[str, bytes | bool]:
+    return {path.name: path.is_file() and path.read_bytes() for path in folder.iterdir()}
+
+
+async def errors_of(path: Path) -> list[str]:
+    """The errors of every operation on a file that is not an inbox."""
+    inbox = Inbox(path)
+    messages = []
+    for operation in (
+        lambda: inbox.add(TOKEN, TASK),
+        lambda: inbox.add(TOKEN, TASK),
+        inbox.__aenter__,
+        lambda: inbox.read_after(None),
+    ):
+        with pytest.raises(JournalError) as caught:
+            await operation()
+        messages.append(str(caught.value))
+    await inbox.aclose()
+    return messages
 
 
 @pytest.mark.parametrize("kind", ["a link", "another user's"])
-def test_an_inbox_that_is_not_ours_is_left_alone(path: Path, kind: str) -> None:
-    """What another user has put there is neither written to nor believed."""
+def test_an_inbox_of_another_user_is_refused(path: Path, kind: str) -> None:
+    """A file or link that another user may have put there is neither written nor read."""
     if kind == "a link":
         asyncio.run(_filled(path.with_name("theirs.db")))
         path.symlink_to(path.with_name("theirs.db"))
@@ -263,17 +300,17 @@ def test_an_inbox_that_is_not_ours_is_left_alone(path: Path, kind: str) -> None:
     async def tried() -> None:
         inbox = Inbox(path)
         with pytest.raises(JournalError, match="without links"):
-            await inbox.keep(TOKEN, TASK)
+            await inbox.add(TOKEN, TASK)
         with pytest.raises(JournalError, match="without links"):
-            await inbox.after(None)
+            await inbox.read_after(None)
         await inbox.aclose()
 
     asyncio.run(tried())
 
 
 @pytest.mark.parametrize("name", ["inbox.db", "inbox.db-wal"])
-async def test_a_pipe_in_an_inboxs_place_holds_nobody(path: Path, name: str) -> None:
-    """SQLite would wait at it for good, and the thread could not be ended."""
+async def test_a_pipe_in_place_of_an_inbox_does_not_block(path: Path, name: str) -> None:
+    """SQLite would wait for it for ever, and the thread could not be ended."""
     if name != path.name:
         await _filled(path)
         path.with_name(name).unlink(missing_ok=True)
@@ -284,7 +321,7 @@ async def test_a_pipe_in_an_inboxs_place_holds_nobody(path: Path, name: str) -> 
             pass
 
 
-async def test_an_inbox_is_made_on_a_disk_without_links(
+async def test_an_inbox_is_made_on_a_disk_without_hard_links(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def link(*_: object) -> None:
@@ -296,7 +333,7 @@ async def test_an_inbox_is_made_on_a_disk_without_links(
     assert not [*path.parent.glob(".inbox*")]
 
 
-async def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+async def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="nowhere"):
         async with Inbox(tmp_path / "nowhere" / "inbox.db"):
             pass
@@ -311,7 +348,7 @@ from apikley_async.webhook import Inbox
 async def main(path, name, count):
     async with Inbox(path) as inbox:
         for number in range(count):
-            await inbox.keep(name * 32, f"task_{number}")
+            await inbox.add(name * 32, f"task_{number}")
             print(number, flush=True)
 
 asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
@@ -328,22 +365,22 @@ def writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
     )
 
 
-async def test_several_processes_may_make_it_and_write_at_once(path: Path) -> None:
-    """None loses a callback, and nobody's draft is left (W8)."""
+async def test_several_processes_may_create_it_and_add_at_once(path: Path) -> None:
+    """No callback is lost, and no draft of the file is left (W8)."""
     processes = [writer(path, name, 100) for name in "abc"]
     for process in processes:
         await asyncio.to_thread(process.communicate)
 
-    kept = await content(path)
+    stored = await content(path)
     assert [process.returncode for process in processes] == [0, 0, 0]
     for name in "abc":
-        mine = [task_id for token, task_id in kept if token == name * 32]
+        mine = [task_id for token, task_id in stored if token == name * 32]
         assert mine == [f"task_{number}" for number in range(100)]
     assert [each.name for each in path.parent.iterdir()] == ["inbox.db"]
 
 
-async def test_what_was_confirmed_survives_the_death_of_its_writer(path: Path) -> None:
-    """SIGKILL at any moment: every callback that was answered is read by the next (W8)."""
+async def test_acknowledged_callbacks_survive_a_killed_writer(path: Path) -> None:
+    """SIGKILL at any moment: every acknowledged callback is read afterwards (W8)."""
     confirmed = 0
     for number, name in enumerate("abcd"):
         with writer(path, name, 100_000) as process:
@@ -353,25 +390,25 @@ async def test_what_was_confirmed_survives_the_death_of_its_writer(path: Path) -
             process.send_signal(signal.SIGKILL)
             confirmed = max([confirmed, *map(int, process.stdout.read().split())])
 
-        kept = set(await content(path))
+        stored = set(await content(path))
         async with Inbox(path) as inbox:
-            place = None
+            position = None
             while True:
-                more, place = await inbox.after(place)
-                kept |= {(each.token, each.task_id) for each in more}
+                more, position = await inbox.read_after(position)
+                stored |= {(each.token, each.task_id) for each in more}
                 if not more:
                     break
-        assert {(name * 32, f"task_{each}") for each in range(confirmed + 1)} <= kept
+        assert {(name * 32, f"task_{each}") for each in range(confirmed + 1)} <= stored
 
 
-# --- received here, heard there -------------------------------------------------------------------
+# --- receivers and listeners in different processes -----------------------------------------------
 
 
 @contextlib.asynccontextmanager
 async def receiving(path: Path, how: str = "aiohttp") -> AsyncIterator[int]:
-    """A receiver with a key, behind one door or the other."""
+    """A receiver with a key, served by aiohttp or by ASGI; yields the port."""
     async with Inbox(path) as inbox:
-        receiver = Receiver(inbox, hmac_keys=[KEY], clock=Noon())
+        receiver = Receiver(inbox, hmac_keys=[KEY], clock=FixedWallClock())
         if how == "aiohttp":
             async with receiver.serve(port=0) as server:
                 yield server.port
@@ -381,118 +418,131 @@ async def receiving(path: Path, how: str = "aiohttp") -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("how", ["aiohttp", "asgi"])
-async def test_a_receiver_keeps_what_is_signed_and_nothing_else(path: Path, how: str) -> None:
-    """It knows no tokens, so each that could be one is kept before it is answered (W7, W8)."""
+async def test_a_receiver_stores_signed_callbacks_and_no_others(path: Path, how: str) -> None:
+    """It knows no attempts, so any token is accepted, and stored before the answer (W7, W8)."""
     async with receiving(path, how) as port:
-        assert (await ask(port, raw(BODY, JSON, *signing())))[0] == 200
-        assert (await ask(port, raw(BODY, JSON, *signing(), path=f"/p/{OTHER}")))[0] == 200
-        assert (await ask(port, raw(BODY, JSON, *signing("another"))))[0] == 401
-        assert (await ask(port, raw(BODY, JSON)))[0] == 401
-        assert (await ask(port, raw(b"{}", JSON, *signing())))[0] == 400
+        assert await status_of(port, raw_request(BODY, JSON, *signature_headers())) == 200
+        assert (
+            await send_request(
+                port, raw_request(BODY, JSON, *signature_headers(), path=f"/p/{OTHER}")
+            )
+        )[0] == 200
+        assert (await send_request(port, raw_request(BODY, JSON, *signature_headers("another"))))[
+            0
+        ] == 401
+        assert await status_of(port, raw_request(BODY, JSON)) == 401
+        assert await status_of(port, raw_request(b"{}", JSON, *signature_headers())) == 400
         assert await content(path) == [(TOKEN, TASK), (OTHER, TASK)]
 
 
-async def test_a_callback_hears_what_another_process_received(path: Path) -> None:
-    """All that lies there at the start, then what is new; each listener all of it (W7, W8)."""
+async def test_listeners_are_told_what_another_process_received(path: Path) -> None:
+    """First all that is in the inbox, then what is new; each listener all of it (W7, W8)."""
     async with receiving(path) as port:
-        assert (await ask(port, raw(BODY, JSON, *signing())))[0] == 200
-        callback = Callback("https://hooks.test", inbox=path, limits=Limits(poll=0.02))
-        first, second = Ear(), Ear(tokens=())
+        assert await status_of(port, raw_request(BODY, JSON, *signature_headers())) == 200
+        callback = Callback("https://hooks.test", inbox=path, limits=Limits(inbox_interval=0.02))
+        first, second = RecordingListener(), RecordingListener(tokens=())
         ends = [callback.listen(first)]
-        await told(first, 1)
+        await called(first, 1)
 
         ends.append(callback.listen(second))
-        await told(second, 1)
-        assert (await ask(port, raw(BODY, JSON, *signing(), path=f"/{OTHER}")))[0] == 200
-        await asyncio.gather(told(first, 2), told(second, 2))
+        await called(second, 1)
+        assert (
+            await send_request(
+                port, raw_request(BODY, JSON, *signature_headers(), path=f"/{OTHER}")
+            )
+        )[0] == 200
+        await asyncio.gather(called(first, 2), called(second, 2))
 
         for end in ends:
             end()
             end()
-        again = Ear()
+        again = RecordingListener()
         end = callback.listen(again)
-        await told(again, 2)
+        await called(again, 2)
         end()
 
-    assert first.told == second.told == again.told == [(TOKEN, TASK), (OTHER, TASK)]
+    assert first.calls == second.calls == again.calls == [(TOKEN, TASK), (OTHER, TASK)]
 
 
 @pytest.mark.virtual
-async def test_an_inbox_is_looked_into_twice_a_second(path: Path) -> None:
-    """By the clock that was handed in."""
+async def test_an_inbox_is_read_twice_a_second(path: Path) -> None:
+    """Counted by the clock that was handed in."""
     clock = LoopClock()
-    callback, ear = Callback("https://hooks.test", inbox=path, clock=clock), Ear()
-    end = callback.listen(ear)
+    callback, listener = (
+        Callback("https://hooks.test", inbox=path, clock=clock),
+        RecordingListener(),
+    )
+    end = callback.listen(listener)
     async with Inbox(path) as inbox:
         for number in range(4):
             await asyncio.sleep(1.9)
-            await inbox.keep(TOKEN, str(number))
+            await inbox.add(TOKEN, str(number))
             await asyncio.sleep(0.6)
-            assert len(ear.told) == number + 1
+            assert len(listener.calls) == number + 1
     end()
 
 
 @pytest.mark.virtual
-async def test_a_listener_who_hangs_or_breaks_does_not_stop_the_inbox(path: Path) -> None:
-    """The next callback is passed on all the same; the hanging one ends with the listening."""
+async def test_a_listener_that_hangs_or_fails_does_not_stop_the_inbox(path: Path) -> None:
+    """The next callback is dispatched; the hanging call ends with the subscription."""
     async with Inbox(path) as inbox:
-        for name in ("hangs", "breaks", "goes"):
-            await inbox.keep(TOKEN, name)
+        for name in ("hangs", "fails", "works"):
+            await inbox.add(TOKEN, name)
     seen: list[str] = []
 
-    async def hear(token: str, task_id: str) -> bool:
+    async def listener(token: str, task_id: str) -> bool:
         seen.append(task_id)
         if task_id == "hangs":
             await asyncio.get_running_loop().create_future()
-        if task_id == "breaks":
+        if task_id == "fails":
             raise RuntimeError(token)
         return True
 
     callback = Callback("https://hooks.test", inbox=path)
-    end = callback.listen(hear)
+    end = callback.listen(listener)
     await asyncio.sleep(5)
     end()
 
-    assert seen == ["hangs", "breaks", "goes"]
+    assert seen == ["hangs", "fails", "works"]
 
 
 @pytest.mark.virtual
-async def test_an_inbox_in_trouble_is_told_once_and_read_when_it_is_mended(
+async def test_a_broken_inbox_is_logged_once_and_read_when_it_works_again(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Callbacks are hints: the program goes on without them meanwhile."""
+    """Callbacks are hints: until then the program goes on without them."""
     caplog.set_level(logging.DEBUG)
     path.write_text("shopping list\n" * 99)
-    callback, ear = Callback("https://hooks.test", inbox=path), Ear()
+    callback, listener = Callback("https://hooks.test", inbox=path), RecordingListener()
 
-    end = callback.listen(ear)
+    end = callback.listen(listener)
     await asyncio.sleep(10)
     path.unlink()
     async with Inbox(path) as inbox:
-        await inbox.keep(TOKEN, TASK)
+        await inbox.add(TOKEN, TASK)
     await asyncio.sleep(1)
     end()
 
     assert caplog.text.count("not an inbox of this program") == 1
-    assert ear.told == [(TOKEN, TASK)]
+    assert listener.calls == [(TOKEN, TASK)]
 
 
-def test_an_inbox_needs_a_loop_to_be_heard(path: Path) -> None:
-    """Said at once; nothing is left behind, and without an inbox there is no need."""
+def test_listening_to_an_inbox_needs_a_running_loop(path: Path) -> None:
+    """It raises at once and leaves nothing behind; without an inbox no loop is needed."""
     with pytest.raises(RuntimeError, match="no running event loop"):
-        Callback("https://hooks.test", inbox=path).listen(Ear())
-    Callback("https://hooks.test").listen(Ear())()
+        Callback("https://hooks.test", inbox=path).listen(RecordingListener())
+    Callback("https://hooks.test").listen(RecordingListener())()
 
 
 @pytest.mark.parametrize("trouble", ["damaged", "locked"])
-async def test_what_cannot_be_kept_is_not_answered_with_200(
+async def test_a_callback_that_cannot_be_stored_gets_503(
     path: Path, trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """503, so that the service calls again; and then it is no replay (W8, W12)."""
-    limits = Limits(hear=0.2)
+    """So the service sends it again, and then it is no replay (W8, W12)."""
+    limits = Limits(dispatch=0.2)
     async with Inbox(path) as inbox:
-        receiver = Receiver(inbox, hmac_keys=[KEY], clock=Noon(), limits=limits)
-        request = raw(BODY, JSON, *signing())
+        receiver = Receiver(inbox, hmac_keys=[KEY], clock=FixedWallClock(), limits=limits)
+        request = raw_request(BODY, JSON, *signature_headers())
         async with receiver.serve(port=0) as server:
             if trouble == "damaged":
                 inbox.close()
@@ -501,18 +551,18 @@ async def test_what_cannot_be_kept_is_not_answered_with_200(
                 for each in path.parent.iterdir():
                     each.unlink()
                 path.write_text("shopping list\n" * 99)
-                refused = [(await ask(server.port, request))[0] for _ in range(2)]
+                refused = [await status_of(server.port, request) for _ in range(2)]
                 path.write_bytes(good)
             else:
                 with contextlib.closing(sqlite3.connect(path)) as db:
                     db.execute("BEGIN IMMEDIATE")
-                    refused = [(await ask(server.port, request))[0] for _ in range(2)]
+                    refused = [await status_of(server.port, request) for _ in range(2)]
                     db.rollback()
             async with asyncio.timeout(10):
-                while (await ask(server.port, request))[0] != 200:  # noqa: ASYNC110 - as it does
+                while await status_of(server.port, request) != 200:  # noqa: ASYNC110 - as the service does
                     await asyncio.sleep(0.05)
 
     assert refused == [503, 503]
     assert await content(path) == [(TOKEN, TASK)]
-    assert caplog.text.count("callbacks are not kept") == (trouble == "damaged")
+    assert caplog.text.count("callbacks cannot be stored") == (trouble == "damaged")
     assert repr(receiver) == f"<Receiver signed, {path}>"

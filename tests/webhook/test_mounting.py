@@ -1,4 +1,4 @@
-"""In other people's applications: below prefixes, behind proxies, and as the how-to says."""
+"""Mounted in other applications: below prefixes, in frameworks, and as the how-to shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from aiohttp import web
 from pages import ROOT, blocks_of
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from webhook.post import BODY, JSON, TASK, TOKEN, Ear, ask, raw, uvicorn_of
+from webhook.callback_requests import (
+    BODY,
+    JSON,
+    TASK,
+    TOKEN,
+    RecordingListener,
+    raw_request,
+    send_request,
+    uvicorn_of,
+)
 
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.webhook import Callback, token_secret
@@ -55,7 +64,7 @@ def in_starlette(callback: Callback) -> Starlette:
     return Starlette(routes=[Mount("/apikley", app=inner)])
 
 
-PLACES: dict[str, Callable[[Callback], contextlib.AbstractAsyncContextManager[int]]] = {
+MOUNTS: dict[str, Callable[[Callback], contextlib.AbstractAsyncContextManager[int]]] = {
     "aiohttp": lambda callback: aiohttp_of(callback.aiohttp_app()),
     "aiohttp, below a prefix": lambda callback: aiohttp_of(sub_app(callback)),
     "uvicorn": lambda callback: uvicorn_of(callback.asgi_app()),
@@ -65,76 +74,77 @@ PLACES: dict[str, Callable[[Callback], contextlib.AbstractAsyncContextManager[in
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-async def test_it_can_stand_anywhere(place: str) -> None:
-    """The rules are the same, and a prefix is no part of them."""
-    callback, ear = Callback("https://hooks.test/apikley/films"), Ear()
-    end = callback.listen(ear)
+@pytest.mark.parametrize("mount", MOUNTS)
+async def test_it_can_be_mounted_anywhere(mount: str) -> None:
+    """The rules are the same below any prefix."""
+    callback, listener = Callback("https://hooks.test/apikley/films"), RecordingListener()
+    end = callback.listen(listener)
     path = f"/apikley/films/{TOKEN}"
 
-    async with PLACES[place](callback) as port:
+    async with MOUNTS[mount](callback) as port:
         statuses = [
-            (await ask(port, request))[0]
+            (await send_request(port, request))[0]
             for request in (
-                raw(BODY, JSON, path=path),
-                raw(BODY, path=path),
-                raw(b"x" * 2_200_000, JSON, path=path),
-                raw(b"[", JSON, path=path),
-                raw(b"", method="GET", path=path),
-                raw(BODY, JSON, path="/apikley/films/callback"),
+                raw_request(BODY, JSON, path=path),
+                raw_request(BODY, path=path),
+                raw_request(b"x" * 2_200_000, JSON, path=path),
+                raw_request(b"[", JSON, path=path),
+                raw_request(b"", method="GET", path=path),
+                raw_request(BODY, JSON, path="/apikley/films/callback"),
             )
         ]
 
     end()
     assert statuses == [200, 200, 413, 400, 405, 404]
-    assert ear.told == [(TOKEN, TASK)] * 2
+    assert listener.calls == [(TOKEN, TASK)] * 2
 
 
-async def test_another_part_of_the_application_is_not_disturbed() -> None:
-    """What is not below the prefix is the application's own."""
+async def test_other_routes_of_the_application_are_not_affected() -> None:
+    """Only paths below the prefix are ours."""
     app = in_fastapi(Callback("https://hooks.test"))
     app.get("/health")(lambda: "well")
 
     async with uvicorn_of(app) as port:
-        assert (await ask(port, raw(b"", method="GET", path="/health")))[0] == 200
-        assert (await ask(port, raw(BODY, JSON, path=f"/elsewhere/{TOKEN}")))[0] == 404
+        assert (await send_request(port, raw_request(b"", method="GET", path="/health")))[0] == 200
+        assert (await send_request(port, raw_request(BODY, JSON, path=f"/elsewhere/{TOKEN}")))[
+            0
+        ] == 404
 
 
 # --- the how-to -----------------------------------------------------------------------------------
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        port: int = door.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        port: int = app.getsockname()[1]
         return port
 
 
 def write_files(folder: Path, port: int) -> None:
-    """Write the programs of the page, with an address that the simulator may call."""
+    """Write the programs of the page, with an address that the simulator can call."""
     for block in blocks_of(HOWTO.read_text("utf-8")):
         if block.what == "file":
             body = block.body.replace("https://hooks.example.com", f"http://127.0.0.1:{port}")
             (folder / block.value).write_text(body.replace("8787", str(port)), encoding="utf-8")
 
 
-class Stage:
+class ProgramRunner:
     """A simulator, and the programs of the page in a folder of their own."""
 
     def __init__(self, simulator: Simulator, folder: Path, port: int) -> None:
         self.simulator, self.folder, self.port = simulator, folder, port
-        self._lives = contextlib.AsyncExitStack()
 
     async def run(self, *words: str) -> str:
-        """Run a program to its end, and give what it prints."""
+        """Run a program to its end; returns what it prints."""
         process = await self._start(*words)
         async with asyncio.timeout(50):
-            said, _ = await process.communicate()
+            output, _ = await process.communicate()
         assert process.returncode == 0
-        return said.decode()
+        return output.decode()
 
     @contextlib.asynccontextmanager
     async def running(self, *words: str) -> AsyncIterator[None]:
-        """Run a server until it is no longer needed."""
+        """Run a server for as long as the `async with` lasts."""
         process = await self._start(*words)
         try:
             async with asyncio.timeout(30):
@@ -165,47 +175,47 @@ class Stage:
             stdout=asyncio.subprocess.PIPE,
         )
 
-    async def order(self) -> str:
-        """Ask the application for a film."""
+    async def request_film(self) -> str:
+        """Ask the served application for a film; returns its response."""
         async with aiohttp.ClientSession() as session:
             url = f"http://127.0.0.1:{self.port}/films"
             async with session.post(url, timeout=aiohttp.ClientTimeout(40)) as answer:
                 return await answer.text()
 
-    def check(self, said: str) -> None:
-        """One film was paid, its callback was heard, and its URL was told."""
+    def check(self, output: str) -> None:
+        """One film was paid, its callback was accepted, and its URL was printed."""
         (paid,) = self.simulator.ledger.paid
         (called,) = self.simulator.ledger.callbacks
         assert (called.task_id, called.outcome, called.status) == (paid.task_id, "answered", 200)
-        assert re.search(r"http://\S+\.mp4", said)
+        assert re.search(r"http://\S+\.mp4", output)
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def programs(tmp_path: Path) -> AsyncIterator[ProgramRunner]:
     port = free_port()
     write_files(tmp_path, port)
     terms = Terms(duration=Constant(200))
     async with Simulator(terms, speed=100, hosts=["localhost"]) as simulator:
-        yield Stage(simulator, tmp_path, port)
+        yield ProgramRunner(simulator, tmp_path, port)
 
 
 UVICORN = ("-m", "uvicorn", "--no-access-log", "--log-level", "error", "--port")
 
 
-async def test_the_program_that_stands_alone_does_what_the_page_says(stage: Stage) -> None:
-    stage.check(await stage.run("alone.py"))
+async def test_the_standalone_program_works(programs: ProgramRunner) -> None:
+    programs.check(await programs.run("alone.py"))
 
 
-async def test_the_aiohttp_application_does_what_the_page_says(stage: Stage) -> None:
-    async with stage.running("with_aiohttp.py", str(stage.port)):
-        stage.check(await stage.order())
+async def test_the_aiohttp_application_works(programs: ProgramRunner) -> None:
+    async with programs.running("with_aiohttp.py", str(programs.port)):
+        programs.check(await programs.request_film())
 
 
-async def test_the_fastapi_application_does_what_the_page_says(stage: Stage) -> None:
-    async with stage.running(*UVICORN, str(stage.port), "with_fastapi:app"):
-        stage.check(await stage.order())
+async def test_the_fastapi_application_works(programs: ProgramRunner) -> None:
+    async with programs.running(*UVICORN, str(programs.port), "with_fastapi:app"):
+        programs.check(await programs.request_film())
 
 
-async def test_the_receiver_and_the_reader_do_what_the_page_says(stage: Stage) -> None:
-    async with stage.running(*UVICORN, str(stage.port), "receiver:app"):
-        stage.check(await stage.run("reader.py"))
+async def test_the_receiver_and_the_reader_work(programs: ProgramRunner) -> None:
+    async with programs.running(*UVICORN, str(programs.port), "receiver:app"):
+        programs.check(await programs.run("reader.py"))

@@ -1,4 +1,4 @@
-"""Tokens that can be told from made-up ones: by whoever has the key, or what follows from it."""
+"""Tokens with a MAC: whoever has the API key, or the secret derived from it, knows its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import random
 from pathlib import Path
 
 import pytest
-from webhook.post import BODY, JSON, TASK, TOKEN, Noon, ask, raw
+from webhook.callback_requests import (
+    BODY,
+    JSON,
+    TASK,
+    TOKEN,
+    FixedWallClock,
+    raw_request,
+    send_request,
+    status_of,
+)
 
 from apikley_async import Client, Environment, Shot, Storyboard
 from apikley_async._early_callbacks import MOST_PARKED, Parked
@@ -22,14 +31,14 @@ BOARD = Storyboard([Shot("Rain.", duration=10)], duration=10)
 
 def receiver(folder: Path, *keys: str) -> Receiver:
     secrets = [token_secret(key) for key in keys]
-    return Receiver(Inbox(folder / "callbacks.db"), token_secrets=secrets, clock=Noon())
+    return Receiver(Inbox(folder / "callbacks.db"), token_secrets=secrets, clock=FixedWallClock())
 
 
-async def test_a_receiver_keeps_tokens_of_its_keys_and_no_others(tmp_path: Path) -> None:
-    """Whoever knows the address cannot fill the inbox, with keys for signing or without (W2)."""
+async def test_a_receiver_accepts_tokens_of_its_keys_and_no_others(tmp_path: Path) -> None:
+    """A stranger who knows the address cannot fill the inbox, signed or not (W2)."""
     ours, other = Seal([token_secret(KEY)]), Seal([token_secret("another-key-altogether")])
     old = Seal([token_secret(NEXT_KEY)])
-    post = receiver(tmp_path, KEY, NEXT_KEY)
+    tested = receiver(tmp_path, KEY, NEXT_KEY)
     paths = {
         ours.text(TOKEN): 200,
         old.text(TOKEN): 200,
@@ -40,20 +49,21 @@ async def test_a_receiver_keeps_tokens_of_its_keys_and_no_others(tmp_path: Path)
         ours.text(TOKEN).upper(): 404,
         "f" * 32 + ours.text(TOKEN)[32:]: 404,
     }
-    async with post.serve(port=0) as server:
+    async with tested.serve(port=0) as server:
         found = {
-            path: (await ask(server.port, raw(BODY, JSON, path=f"/{path}")))[0] for path in paths
+            path: await status_of(server.port, raw_request(BODY, JSON, path=f"/{path}"))
+            for path in paths
         }
-    kept, _ = await post.inbox.after(None)
-    await post.inbox.aclose()
+    stored, _ = await tested.inbox.read_after(None)
+    await tested.inbox.aclose()
 
     assert found == paths
-    assert {each.token for each in kept} == {ours.text(TOKEN), old.text(TOKEN)}
+    assert {each.token for each in stored} == {ours.text(TOKEN), old.text(TOKEN)}
 
 
 @pytest.mark.virtual
-async def test_a_client_marks_its_tokens_and_expects_them_whatever_the_mark() -> None:
-    """Every process with the key makes the same; a key that has changed refuses no film."""
+async def test_a_client_adds_a_mac_to_its_tokens_and_expects_them_with_any_mac() -> None:
+    """Every process with the key makes the same MAC; a rotated key refuses no film in flight."""
     callback = Callback("https://hooks.test/apikley")
     terms = Terms(duration=Constant(60), callbacks="none")
     async with (
@@ -72,13 +82,17 @@ async def test_a_client_marks_its_tokens_and_expects_them_whatever_the_mark() ->
         assert Seal([token_secret(simulator.api_key)]).fits(text)
         async with callback.serve(port=0) as server:
             for path in (text, text[:32], text[:32] + "0" * 32):
-                status, _ = await ask(server.port, raw(BODY, JSON, path=f"/{path}"))
+                status, _ = await send_request(
+                    server.port, raw_request(BODY, JSON, path=f"/{path}")
+                )
                 assert status == 200
-            assert (await ask(server.port, raw(BODY, JSON, path=f"/{'e' * 64}")))[0] == 404
+            assert (await send_request(server.port, raw_request(BODY, JSON, path=f"/{'e' * 64}")))[
+                0
+            ] == 404
 
 
-def test_made_up_tokens_push_out_none_of_ours() -> None:
-    """What a callback says before anybody expects it is kept for whoever comes."""
+def test_forged_tokens_displace_none_of_ours() -> None:
+    """A callback that arrives before its attempt is known is kept for it."""
     seal = Seal([token_secret(KEY)])
     parked = Parked(seal)
     parked.park(seal.text(TOKEN), TASK)
@@ -89,8 +103,8 @@ def test_made_up_tokens_push_out_none_of_ours() -> None:
     assert parked.take("0" * 32) == {}
 
 
-def test_a_secret_says_nothing_of_the_key_and_is_never_shown() -> None:
-    """It is printed on purpose only, and is no key for signing or asking."""
+def test_a_token_secret_reveals_no_key_and_is_never_shown() -> None:
+    """It is printed on purpose only, and opens nothing else."""
     secret = token_secret(KEY)
     seal = Seal([secret])
 
@@ -105,11 +119,11 @@ def test_a_secret_says_nothing_of_the_key_and_is_never_shown() -> None:
         assert secret[:-1] not in str(caught.value)
 
 
-def test_a_receiver_says_what_its_gate_is(tmp_path: Path) -> None:
-    """That it has none is said, rather than that the token were one."""
+def test_a_receiver_says_what_it_requires(tmp_path: Path) -> None:
+    """Without keys and secrets the token protects nothing, and `gate` says so."""
     inbox = Inbox(tmp_path / "callbacks.db")
 
     assert Receiver(inbox).gate.startswith("none: ")
     assert Receiver(inbox, hmac_keys=["k"]).gate == "a signature"
     assert receiver(tmp_path, KEY).gate == "a token that was made with the API key"
-    assert Callback("https://hooks.test").gate == "a token that somebody here waits for"
+    assert Callback("https://hooks.test").gate == "a token that this process waits for"

@@ -206,10 +206,11 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_job", "                await self._look_once(watch, left)\n",
          "                await self._look_once(watch, left)\n            watch.asking = False\n"),
     ),
-    "answer a callback before it is kept": (
-        ("webhook.callback", "            await self.inbox.keep(heard.token, heard.task_id)\n",
-         ("            import asyncio\n            self._keeping = asyncio.ensure_future(\n"
-          "                self.inbox.keep(heard.token, heard.task_id))\n")),
+    "answer a callback before it is stored": (
+        ("webhook.receiver",
+         "            await self.inbox.add(notification.token, notification.task_id)\n",
+         ("            import asyncio\n            self._adding = asyncio.ensure_future(\n"
+          "                self.inbox.add(notification.token, notification.task_id))\n")),
     ),
     "give up what an inbox holds": (
         ("batch.run", "max(left, CONFIRMING if named else 0.0)", "max(left, 0.0)"),
@@ -249,7 +250,7 @@ SLOW = {
     "leave connections open",
     "wait for an answer for ever",
     "leave the asking to one who is gone",
-    "answer a callback before it is kept",
+    "answer a callback before it is stored",
     "give up what an inbox holds",
     "read nothing behind a stall",
     "look by the wall clock",

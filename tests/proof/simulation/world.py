@@ -259,7 +259,7 @@ class World:
                 hmac_keys=[SIGNING],
                 inbox=None if self.plan.apart is None else self.inbox,
                 clock=self.clock,
-                limits=Limits(poll=10),
+                limits=Limits(inbox_interval=10),
             )
         self.limiter = RateLimiter(WINDOW, PER, clock=self.clock, rng=rng)
         self.client = client = Client(

@@ -1,4 +1,4 @@
-"""What the tests of callbacks share: letters, keys, a clock that stands, and raw HTTP."""
+"""What the tests of webhooks share: a signed callback, raw HTTP requests, and a listener."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ JSON = ("Content-Type", "application/json")
 BODY = json.dumps({"code": 200, "data": {"taskId": TASK, "state": "success"}}).encode()
 
 
-class Noon(SystemClock):
-    """The calendar stands still; everything else goes on."""
+class FixedWallClock(SystemClock):
+    """A clock whose wall time stands still, so that signatures stay valid."""
 
     def wall(self) -> float:
         return float(WALL)
@@ -37,30 +37,30 @@ def signature(key: str = KEY, task_id: str = TASK, stamp: str = str(WALL)) -> st
     return base64.b64encode(digest).decode()
 
 
-def signing(
+def signature_headers(
     key: str = KEY, task_id: str = TASK, stamp: str = str(WALL)
 ) -> tuple[tuple[str, str], ...]:
-    """The two headers of a true signature."""
+    """The two headers of a valid signature."""
     signed = signature(key, task_id, stamp)
     return ("X-Webhook-Timestamp", stamp), ("X-Webhook-Signature", signed)
 
 
-def raw(
+def raw_request(
     body: bytes = BODY,
     *headers: tuple[str, str],
     method: str = "POST",
     path: str = f"/{TOKEN}",
     length: str | None = None,
 ) -> bytes:
-    """A request as it travels; header values may hold any byte (latin-1)."""
+    """The bytes of a request; header values may hold any byte (latin-1)."""
     size = str(len(body)) if length is None else length
     lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Content-Length: {size}"]
     lines += [f"{name}: {value}" for name, value in headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-class Pen:
-    """One connection."""
+class HttpConnection:
+    """One connection to a server."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -69,73 +69,79 @@ class Pen:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def ask(self, data: bytes, *, head: bool = False) -> tuple[int, bytes]:
-        """Send a request, and give the status and the whole answer."""
+    async def send_request(self, data: bytes, *, head: bool = False) -> tuple[int, bytes]:
+        """Send a request; returns the status and the whole response."""
         await self.send(data)
-        return await self.answer(head=head)
+        return await self.read_response(head=head)
 
-    async def answer(self, *, head: bool = False) -> tuple[int, bytes]:
-        said = await self.reader.readuntil(b"\r\n\r\n")
-        status = int(said.split(b" ", 2)[1])
-        lines = said.lower().split(b"\r\n")
+    async def read_response(self, *, head: bool = False) -> tuple[int, bytes]:
+        response = await self.reader.readuntil(b"\r\n\r\n")
+        status = int(response.split(b" ", 2)[1])
+        lines = response.lower().split(b"\r\n")
         sizes = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
         if sizes and not head:
-            said += await self.reader.readexactly(sizes[0])
-        return status, said
+            response += await self.reader.readexactly(sizes[0])
+        return status, response
 
-    async def rest(self) -> bytes:
-        """What comes until the other side hangs up, however it does so."""
+    async def read_to_end(self) -> bytes:
+        """What arrives until the server closes the connection, by whatever means."""
         with contextlib.suppress(ConnectionError):
             return await self.reader.read()
         return b""
 
 
 @contextlib.asynccontextmanager
-async def line(port: int, **options: Any) -> AsyncIterator[Pen]:
+async def connect(port: int, **options: Any) -> AsyncIterator[HttpConnection]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
     try:
-        yield Pen(reader, writer)
+        yield HttpConnection(reader, writer)
     finally:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
 
-async def ask(port: int, data: bytes, *, head: bool = False) -> tuple[int, bytes]:
-    """One request on a connection of its own."""
-    async with asyncio.timeout(20), line(port) as pen:
-        return await pen.ask(data, head=head)
+async def send_request(port: int, data: bytes, *, head: bool = False) -> tuple[int, bytes]:
+    """Send a request on a connection of its own; returns the status and the whole response."""
+    async with asyncio.timeout(20), connect(port) as connection:
+        return await connection.send_request(data, head=head)
+
+
+async def status_of(port: int, data: bytes, *, head: bool = False) -> int:
+    """Send a request on a connection of its own; returns the status."""
+    status, _ = await send_request(port, data, head=head)
+    return status
 
 
 @contextlib.asynccontextmanager
 async def uvicorn_of(app: ASGIApplication | Any, *, lifespan: Any = "on") -> AsyncIterator[int]:
-    """Serve an ASGI application on a real socket; give the port."""
+    """Serve an ASGI application on a real socket; yields the port."""
     config = uvicorn.Config(app, log_level="critical", ws="none", lifespan=lifespan)
     server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        serving = asyncio.create_task(server.serve(sockets=[door]))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             while not server.started:
                 assert not serving.done(), serving
                 await asyncio.sleep(0.01)
-            yield door.getsockname()[1]
+            yield listening.getsockname()[1]
         finally:
             server.should_exit = True
             await serving
 
 
-class Ear:
-    """A listener who knows some tokens, and keeps what he is told."""
+class RecordingListener:
+    """A listener that knows some tokens, and records its calls."""
 
     def __init__(self, tokens: Iterable[str] = (TOKEN,)) -> None:
         self.tokens = set(tokens)
-        self.told: list[tuple[str, str]] = []
+        self.calls: list[tuple[str, str]] = []
 
     async def __call__(self, token: str, task_id: str) -> bool:
-        self.told.append((token, task_id))
+        self.calls.append((token, task_id))
         return token in self.tokens
 
     @property
-    def heard(self) -> list[tuple[str, str]]:
-        """What was about a token he knows."""
-        return [each for each in self.told if each[0] in self.tokens]
+    def known(self) -> list[tuple[str, str]]:
+        """The calls with a token that it knows."""
+        return [call for call in self.calls if call[0] in self.tokens]
