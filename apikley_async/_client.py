@@ -345,7 +345,7 @@ class Client:
             folder = f"{FOLDER}/{self._settings.environment.rng.getrandbits(128):032x}"
             return await rooms.questions.store_from(image, folder)
         async with rooms.house.inside():
-            return await rooms.images.upload(image)
+            return await rooms.uploads.upload(image)
 
     async def save(
         self,
@@ -375,7 +375,7 @@ class Client:
         """
         rooms = self._here()
         async with rooms.house.inside():
-            return await rooms.films.save(result, target, overwrite=overwrite)
+            return await rooms.saver.save(result, target, overwrite=overwrite)
 
     # --- opening and closing ------------------------------------------------------------------
 
@@ -415,7 +415,7 @@ class Client:
         async with contextlib.AsyncExitStack() as acts:  # the last first, whatever fails
             acts.callback(self._let_go, rooms)
             acts.push_async_callback(
-                rooms.house.shut, rooms.submitter.end, rooms.transport.aclose, rooms.films.aclose
+                rooms.house.shut, rooms.submitter.end, rooms.transport.aclose, rooms.saver.aclose
             )
             acts.callback(rooms.deaf)
             self.attempts.detach()

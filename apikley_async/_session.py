@@ -11,7 +11,7 @@ import attrs
 from apikley_async._api import Questions
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._download.fetch import fetch_faults
-from apikley_async._download.saver import Films
+from apikley_async._download.saver import Saver
 from apikley_async._http import Connector, HttpTransport, Network, Secret, Transport
 from apikley_async._limiter import Limiter
 from apikley_async._retry import Backoff, positive
@@ -19,7 +19,7 @@ from apikley_async._spending import Spending
 from apikley_async._storyboard import Urls, Work
 from apikley_async._submission import Observer, Submitter
 from apikley_async._tasks import House
-from apikley_async._uploads import Images
+from apikley_async._uploads import Uploads
 from apikley_async.errors import StoryboardError
 
 __all__ = ["Environment", "Rooms", "Settings", "open_rooms"]
@@ -89,14 +89,14 @@ class Rooms:
     transport: Transport
     questions: Questions
     submitter: Submitter
-    images: Images
-    films: Films
+    uploads: Uploads
+    saver: Saver
     deaf: Callable[[], None]
 
     async def urls_of(self, work: Work) -> Urls:
         """Where the service finds the images of *work*; files are uploaded first."""
         async with self.house.inside():
-            return await self.images.urls_of(work, self.settings.check_image_url)
+            return await self.uploads.urls_of(work, self.settings.check_image_url)
 
 
 def open_rooms(
@@ -118,7 +118,7 @@ def open_rooms(
         clock=clock,
         rng=rng,
     )
-    films = Films(
+    saver = Saver(
         reissue=questions.new_links,
         allow_private=settings.allow_private,
         allow_loopback=settings.near,
@@ -127,5 +127,5 @@ def open_rooms(
         clock=clock,
         rng=rng,
     )
-    images = Images(questions.store, clock=clock, rng=rng)
-    return Rooms(settings, house, transport, questions, submitter, images, films, listen())
+    uploads = Uploads(questions.store, clock=clock, rng=rng)
+    return Rooms(settings, house, transport, questions, submitter, uploads, saver, listen())

@@ -24,7 +24,7 @@ from apikley_async._storyboard import Urls, Work, images_of, is_url, with_images
 from apikley_async._wire.envelope import File
 from apikley_async.errors import ApikleyError, Blame, UploadError
 
-__all__ = ["ImageSource", "Images", "PinnedImage"]
+__all__ = ["ImageSource", "PinnedImage", "Uploads"]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
 
@@ -69,7 +69,7 @@ class _Flight:
     failed: ApikleyError | None = None
 
 
-class Images:
+class Uploads:
     """Uploads each content once and remembers its URL for as long as it is safe to use."""
 
     def __init__(

@@ -38,7 +38,7 @@ from apikley_async._http import MADE_UP, Network, is_loopback, is_made_up
 from apikley_async._storyboard import url_faults
 from apikley_async.errors import DownloadError
 
-__all__ = ["Hosts", "fetch_faults"]
+__all__ = ["FileFetcher", "fetch_faults"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -70,7 +70,7 @@ class _Asked:
 _asked: contextvars.ContextVar[_Asked] = contextvars.ContextVar("what is being asked")
 
 
-class Hosts:
+class FileFetcher:
     """Asks for files, where films may come from."""
 
     def __init__(

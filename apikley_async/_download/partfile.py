@@ -52,7 +52,7 @@ from apikley_async._download.media import (
 )
 from apikley_async.errors import Blame, DownloadError
 
-__all__ = ["Part"]
+__all__ = ["PartFile"]
 
 PIECE = 256 * 1024  # bytes that are compared at once
 NOTED_EVERY = 8 * 1024**2  # at most so much is fetched again after a crash
@@ -60,7 +60,7 @@ LONGEST_NOTE = 4096
 WEEK = 7 * 24 * 3600.0
 OURS = re.compile(r"\..+\.apikley\.part(\.json)?")
 
-Mine = TypeVar("Mine", bound="Part")
+Mine = TypeVar("Mine", bound="PartFile")
 Given = TypeVar("Given")
 Arguments = ParamSpec("Arguments")
 
@@ -97,7 +97,7 @@ def in_a_thread(
 
 
 @attrs.define
-class Part:
+class PartFile:
     """The beginning of *target*, beside it, under a name made from *stem*.
 
     Open it first; close it in any case.

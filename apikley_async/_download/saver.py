@@ -2,7 +2,7 @@
 
 Bytes go to a `.part` beside the target; the final name appears only when the size is right, the
 content is what it should be, and both file and folder are on the disk. What an answer means is
-decided in `_films`, asked in `_hosts` and written in `_parts`; here stands how often, and for how
+decided in `media`, asked in `fetch` and written in `partfile`; here stands how often, and for how
 long, and where else when a link is dead.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from apikley_async._clock import Clock
-from apikley_async._download.fetch import Hosts, shown
+from apikley_async._download.fetch import FileFetcher, shown
 from apikley_async._download.media import (
     HEAD,
     LARGEST,
@@ -35,13 +35,13 @@ from apikley_async._download.media import (
     safe_name,
     target_names,
 )
-from apikley_async._download.partfile import Part
+from apikley_async._download.partfile import PartFile
 from apikley_async._http import Network
 from apikley_async._result import Result
 from apikley_async._retry import Backoff, retry_delay
 from apikley_async.errors import ApikleyError, DownloadError, NotFoundError, ResultExpiredError
 
-__all__ = ["Films"]
+__all__ = ["Saver"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -55,7 +55,7 @@ Overwrite: TypeAlias = bool | Callable[[Path], bool]
 Reissue: TypeAlias = Callable[[str, int, str], AsyncIterator[str]]
 
 
-class Films:
+class Saver:
     """Saves results; at most six files at a time, those first whose links die first.
 
     *reissue* is asked for new links when one is dead; it is given the task's id, which of its
@@ -77,10 +77,10 @@ class Films:
         self._clock = clock
         self._rng = rng
         self._retry_for = retry_for
-        self._hosts = Hosts(
+        self._fetcher = FileFetcher(
             network, clock=clock, allow_private=allow_private, allow_loopback=allow_loopback
         )
-        self._line = Line(AT_ONCE)
+        self._slots = DownloadSlots(AT_ONCE)
         self._swept: set[Path] = set()
         self._opens: dict[str, float] = {}  # when hosts that asked to be left alone may be asked
 
@@ -107,12 +107,12 @@ class Films:
         return paths
 
     async def aclose(self) -> None:
-        await self._hosts.aclose()
+        await self._fetcher.aclose()
 
     async def _save_one(
         self, result: Result, number: int, target: Path, overwrite: Overwrite
     ) -> Path:
-        part = Part(target, f"{safe_name(result.task_id)}-{number + 1}", self._rng)
+        part = PartFile(target, f"{safe_name(result.task_id)}-{number + 1}", self._rng)
         links = Links(self._reissue, result, number, self._clock)
         keep = False
         try:
@@ -130,7 +130,7 @@ class Films:
             raise DownloadError(f"{host} does not give the film, or not yet: {broken}")
         raise DownloadError(f"{host} broke off again and again: {broken}")
 
-    async def _persist(self, part: Part, links: Links, overwrite: Overwrite) -> Path:
+    async def _persist(self, part: PartFile, links: Links, overwrite: Overwrite) -> Path:
         """Fetch the whole file and give it its name; go on after breaks while there is hope.
 
         A place is held while something is fetched, not while it is waited for.
@@ -141,7 +141,7 @@ class Films:
         while True:
             await self._clock.sleep(self._opens.get(shown(links.url), 0.0) - self._clock.now())
             queued = self._clock.now()
-            async with self._line.place(links.dies):
+            async with self._slots.slot(links.dies):
                 since += self._clock.now() - queued
                 try:
                     if not part.is_open:
@@ -178,7 +178,7 @@ class Films:
         return broken.is_tried_on and (broken.lost_for is not None or stuck <= self._retry_for)
 
     async def _pause(
-        self, part: Part, broken: BrokenOffError, delay: float, *, stuck: float
+        self, part: PartFile, broken: BrokenOffError, delay: float, *, stuck: float
     ) -> None:
         delay = max(delay, broken.retry_after)
         logger.log(
@@ -188,13 +188,13 @@ class Films:
         )
         await self._clock.sleep(delay)
 
-    async def _open(self, part: Part) -> None:
+    async def _open(self, part: PartFile) -> None:
         await part.open()
         if part.target.parent not in self._swept:
             self._swept.add(part.target.parent)
             await part.sweep()
 
-    async def _fetch(self, part: Part, links: Links, unsure: set[str]) -> None:
+    async def _fetch(self, part: PartFile, links: Links, unsure: set[str]) -> None:
         """Fetch what is missing, through dead links, and look whether it is a whole film."""
 
         async def receive(body: Body, chunks: AsyncIterator[bytes]) -> None:
@@ -203,7 +203,7 @@ class Films:
         framed = True
         while part.have == 0 or part.have != part.total:
             try:
-                framed = (await self._hosts.pull(links.url, part.held, receive)).framed
+                framed = (await self._fetcher.pull(links.url, part.held, receive)).framed
                 break
             except GoneError as gone:
                 dead = str(gone)
@@ -218,7 +218,7 @@ class Films:
         if shape is Shape.ODD:
             logger.warning("%s: odd bytes behind the film are kept as they came", part.target.name)
 
-    async def _receive(self, part: Part, body: Body, chunks: AsyncIterator[bytes]) -> None:
+    async def _receive(self, part: PartFile, body: Body, chunks: AsyncIterator[bytes]) -> None:
         """Write down what comes; the first bytes decide whether it is wanted, not its label."""
         first = b""
         if body.start == 0:
@@ -333,7 +333,7 @@ class Links:
             await self._fresh.aclose()
 
 
-class Line:
+class DownloadSlots:
     """*count* places, given to whoever is in the greatest hurry. A cancelled waiter held none."""
 
     def __init__(self, count: int) -> None:
@@ -342,7 +342,7 @@ class Line:
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
 
     @contextlib.asynccontextmanager
-    async def place(self, due: float) -> AsyncIterator[None]:
+    async def slot(self, due: float) -> AsyncIterator[None]:
         """Wait for a place; whoever is *due* earlier goes first."""
         turn = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (due, next(self._numbers), turn))

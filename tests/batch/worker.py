@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from apikley_async import Backoff, Client, JournalError, RateLimiter, Shot, Storyboard, Timeouts
-from apikley_async._download.partfile import Part
+from apikley_async._download.partfile import PartFile
 from apikley_async._http import HttpTransport
 from apikley_async.batch import Batch, Event, Journal, State, run
 from apikley_async.webhook import Callback
@@ -94,13 +94,13 @@ def set_traps(trap: Trap) -> None:
     around(Journal, "_settle", trap, lambda self, key, attempt, step: MOVES.get(step.event))
     around(Journal, "_step", trap, lambda self, key, step: MOVES.get(step.event))
     around(os, "link", trap, lambda *_, **__: "link")
-    move, write, send = Journal._move, Part.write, HttpTransport.send
+    move, write, send = Journal._move, PartFile.write, HttpTransport.send
 
     def moving(self: Journal, key: str, step: Any) -> None:
         move(self, key, step)
         trap.pass_by(f"inside {MOVES.get(step.event)}")
 
-    async def writing(self: Part, chunk: bytes) -> None:
+    async def writing(self: PartFile, chunk: bytes) -> None:
         await write(self, chunk)
         trap.pass_by("during download")
 
@@ -117,7 +117,7 @@ def set_traps(trap: Trap) -> None:
         return reply
 
     Journal._move = moving  # type: ignore[method-assign]
-    Part.write = writing  # type: ignore[method-assign]
+    PartFile.write = writing  # type: ignore[method-assign]
     HttpTransport.send = sending  # type: ignore[method-assign]
     for name in ("write", "writelines"):
         watch_socket(name, trap)

@@ -23,7 +23,7 @@ from volume import volume
 
 from apikley_async import Result
 from apikley_async._clock import SystemClock
-from apikley_async._download.saver import Films
+from apikley_async._download.saver import Saver
 from apikley_async._http import Network
 from apikley_async.errors import DownloadError, ResultExpiredError, ServerError
 
@@ -224,7 +224,7 @@ async def download(world: World, host: FileHost, folder: Path) -> str:
     day_over = datetime(2020, 1, 1, tzinfo=UTC) if world.ends else None
     wanted = Result(f"task_{world.seed}", (url,), expires_at=day_over)
     for _ in range(10):
-        films = Films(
+        saver = Saver(
             reissue=links(world, url, rng),
             clock=SystemClock(),
             rng=rng,
@@ -234,7 +234,7 @@ async def download(world: World, host: FileHost, folder: Path) -> str:
         patience = rng.choice([None, None, 0.01, 0.03, 2.0])
         try:
             async with asyncio.timeout(patience):
-                assert await films.save(wanted, target) == [target]
+                assert await saver.save(wanted, target) == [target]
             return "saved"
         except TimeoutError:
             world.met.append("interrupted")
@@ -243,7 +243,7 @@ async def download(world: World, host: FileHost, folder: Path) -> str:
         except DownloadError as error:
             return f"failed: {error}"
         finally:
-            await films.aclose()
+            await saver.aclose()
             check(world, target)
     return "interrupted"
 

@@ -21,7 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from filehost import FileHost, Turn, Version, bent, cut, film, honest, says
 from rawserver import Act, Heard, Line, RawServer
 
-from apikley_async._download.fetch import Hosts, innermost, is_public, literal
+from apikley_async._download.fetch import FileFetcher, innermost, is_public, literal
 from apikley_async._download.media import Body, BrokenOffError, GoneError, Held
 from apikley_async._http import HttpTransport, Network, Secret
 from apikley_async._retry import Timeouts
@@ -47,8 +47,8 @@ class Sink:
 @contextlib.asynccontextmanager
 async def opened(
     *, loopback: bool = True, private: bool = False, **network: Any
-) -> AsyncIterator[Hosts]:
-    hosts = Hosts(Network(**network), allow_loopback=loopback, allow_private=private)
+) -> AsyncIterator[FileFetcher]:
+    hosts = FileFetcher(Network(**network), allow_loopback=loopback, allow_private=private)
     try:
         yield hosts
     finally:
@@ -578,7 +578,7 @@ async def test_names_may_be_made_up_while_the_apis_own_name_is(
     """A proxy or VPN here that answers every name with 198.18.0.0/15; said once (D10)."""
     names = Names("198.18.0.5")
     network = Network(connector=with_names(names))
-    hosts = Hosts(network)
+    hosts = FileFetcher(network)
     film = "https://films.test/1.mp4"
 
     with pytest.raises(DownloadError, match=r"private network .198\.18\.0\.5.*allow_private"):
@@ -606,7 +606,7 @@ async def test_names_may_be_made_up_while_the_apis_own_name_is(
 async def test_an_api_at_a_literal_address_makes_no_name_up() -> None:
     """Whoever writes 198.18.0.5 himself has no proxy that answers so (D10)."""
     network = Network(connector=with_names(Names("198.18.0.5")))
-    async with contextlib.aclosing(Hosts(network)) as hosts:
+    async with contextlib.aclosing(FileFetcher(network)) as hosts:
         await asked_for_the_api(network, "https://198.18.0.5")
         with pytest.raises(DownloadError, match="private network"):
             await hosts.pull("https://films.test/1.mp4", Held(), Sink())

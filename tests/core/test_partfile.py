@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from apikley_async._disk import user_id
 from apikley_async._download.media import Held, Shape
-from apikley_async._download.partfile import Part, in_a_thread, read_note
+from apikley_async._download.partfile import PartFile, in_a_thread, read_note
 from apikley_async.errors import DownloadError
 
 FILM = film(size=5000)
@@ -32,11 +32,11 @@ TAG = '"v1"'
 PART, NOTE = ".task_1-1.apikley.part", ".task_1-1.apikley.part.json"
 
 
-def make(folder: Path, name: str = "task_1.mp4") -> Part:
-    return Part(folder / name, "task_1-1", random.Random(1))
+def make(folder: Path, name: str = "task_1.mp4") -> PartFile:
+    return PartFile(folder / name, "task_1-1", random.Random(1))
 
 
-async def begun(folder: Path, count: int = 2000, tag: str | None = TAG) -> Part:
+async def begun(folder: Path, count: int = 2000, tag: str | None = TAG) -> PartFile:
     """A part with the first bytes of the film in it."""
     part = make(folder)
     await part.open()
@@ -599,7 +599,7 @@ async def test_a_cancelled_step_is_seen_to_its_end(tmp_path: Path) -> None:
     """However often we are cancelled, no thread writes to a file that is closed (C14)."""
     go, ended = threading.Event(), []
 
-    class Slow(Part):
+    class Slow(PartFile):
         @in_a_thread
         def dawdle(self) -> None:
             go.wait(10)

@@ -40,7 +40,7 @@ from filehost import (
 
 from apikley_async import Result
 from apikley_async._clock import SystemClock
-from apikley_async._download.saver import AT_ONCE, Films, Line
+from apikley_async._download.saver import AT_ONCE, DownloadSlots, Saver
 from apikley_async._http import Network
 from apikley_async.errors import (
     ApikleyError,
@@ -78,8 +78,8 @@ async def saving(
     reissue: Callable[[str, int, str], AsyncIterator[str]] | None = None,
     *,
     retry_for: float = 600.0,
-) -> AsyncIterator[Films]:
-    films = Films(
+) -> AsyncIterator[Saver]:
+    saver = Saver(
         reissue=reissue or Reissue(),
         clock=SystemClock(),
         rng=random.Random(7),
@@ -88,9 +88,9 @@ async def saving(
         allow_loopback=True,
     )
     try:
-        yield films
+        yield saver
     finally:
-        await films.aclose()
+        await saver.aclose()
 
 
 def result(*urls: str, task_id: str = "task_1", **more: Any) -> Result:
@@ -122,10 +122,10 @@ def open_files() -> set[str]:
 @pytest.mark.virtual
 async def test_every_file_of_a_result_is_saved(tmp_path: Path) -> None:
     """Several URLs make several files, numbered in their order (P8)."""
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         urls = [host.serve("/1", honest(V1)), host.serve("/2", honest(V2))]
 
-        paths = await films.save(result(*urls), tmp_path / "new" / "films")
+        paths = await saver.save(result(*urls), tmp_path / "new" / "films")
 
     assert [path.name for path in paths] == ["task_1-1.mp4", "task_1-2.mp4"]
     assert [path.read_bytes() for path in paths] == [FILM, OTHER]
@@ -137,10 +137,10 @@ async def test_every_file_of_a_result_is_saved(tmp_path: Path) -> None:
 async def test_what_is_no_mp4_gets_its_own_suffix(tmp_path: Path) -> None:
     """Other models make other things; a name never lies about them."""
     picture = b"\x89PNG\r\n\x1a\n" + b"." * 100
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(Version(picture, kind="application/octet-stream")))
 
-        (path,) = await films.save(result(url), tmp_path)
+        (path,) = await saver.save(result(url), tmp_path)
 
     assert path == tmp_path / "task_1.png"
     assert path.read_bytes() == picture
@@ -149,7 +149,7 @@ async def test_what_is_no_mp4_gets_its_own_suffix(tmp_path: Path) -> None:
 @pytest.mark.virtual
 async def test_one_bad_file_does_not_cost_the_others(tmp_path: Path) -> None:
     """The error comes after everything that could be saved is saved."""
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         urls = [
             host.serve("/1", says(418)),
             host.serve("/2", honest(V1)),
@@ -157,27 +157,27 @@ async def test_one_bad_file_does_not_cost_the_others(tmp_path: Path) -> None:
         ]
 
         with pytest.raises(DownloadError, match="418") as raised:
-            await films.save(result(*urls), tmp_path)
+            await saver.save(result(*urls), tmp_path)
 
     assert names(tmp_path) == ["task_1-2.mp4"]
     assert raised.value.task_id == "task_1"
 
 
 async def test_a_result_without_files_is_told() -> None:
-    async with saving() as films:
+    async with saving() as saver:
         with pytest.raises(DownloadError, match="no file"):
-            await films.save(result(), "nowhere")
+            await saver.save(result(), "nowhere")
 
 
 @pytest.mark.virtual
 async def test_saving_twice_changes_nothing(tmp_path: Path) -> None:
     """An existing identical file is a success (D15)."""
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(V1))
-        (path,) = await films.save(result(url), tmp_path)
+        (path,) = await saver.save(result(url), tmp_path)
         before = path.stat()
 
-        assert await films.save(result(url), tmp_path) == [path]
+        assert await saver.save(result(url), tmp_path) == [path]
 
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert path.stat().st_ino == before.st_ino
@@ -188,14 +188,14 @@ async def test_a_strangers_file_stays(tmp_path: Path) -> None:
     """Refused unasked, replaced when asked (D15)."""
     target = tmp_path / "kitten.mp4"
     target.write_text("not a film")
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(V1))
 
         with pytest.raises(DownloadError, match="overwrite=True"):
-            await films.save(result(url), target)
+            await saver.save(result(url), target)
         assert target.read_text() == "not a film"
 
-        assert await films.save(result(url), target, overwrite=True) == [target]
+        assert await saver.save(result(url), target, overwrite=True) == [target]
     assert target.read_bytes() == FILM
     assert names(tmp_path) == ["kitten.mp4"]
 
@@ -204,11 +204,11 @@ async def test_a_strangers_file_stays(tmp_path: Path) -> None:
 async def test_a_symlinked_target_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
     """Nothing is written through a link, and nothing is fetched in vain (D16)."""
     (tmp_path / "kitten.mp4").symlink_to(tmp_path / "elsewhere")
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(V1))
 
         with pytest.raises(DownloadError, match="symbolic link"):
-            await films.save(result(url), tmp_path / "kitten.mp4")
+            await saver.save(result(url), tmp_path / "kitten.mp4")
 
     assert host.requests == []
 
@@ -220,10 +220,10 @@ async def test_a_symlinked_target_is_refused_before_anything_is_asked(tmp_path: 
 async def test_hostile_ids_stay_in_the_folder(tmp_path: Path, task_id: str) -> None:
     """An id is never a path (D16)."""
     folder = tmp_path / "in" / "here"
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(V1))
 
-        (path,) = await films.save(result(url, task_id=task_id), folder)
+        (path,) = await saver.save(result(url, task_id=task_id), folder)
 
     assert path.parent == folder
     assert names(folder) == [path.name]
@@ -237,8 +237,8 @@ async def outcome(
     tmp_path: Path, turns: list[Turn], reissue: Reissue | None = None
 ) -> tuple[bytes, list[Asked]]:
     """Save a film that is served by *turns*: what is on the disk, and what was asked."""
-    async with FileHost() as host, saving(reissue) as films:
-        (path,) = await films.save(result(host.serve("/1", turns)), tmp_path)
+    async with FileHost() as host, saving(reissue) as saver:
+        (path,) = await saver.save(result(host.serve("/1", turns)), tmp_path)
     assert names(tmp_path) == ["task_1.mp4"]
     return path.read_bytes(), host.requests
 
@@ -392,10 +392,10 @@ async def test_what_cannot_show_its_end_must_come_twice_the_same(tmp_path: Path)
     """A sound without any framing is believed when a second fetch agrees (D2)."""
     sound = Version(b"ID3" + random.Random(5).randbytes(5000), "", "audio/mpeg")
     open_end = bent(honest(sound), framing="close")
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", [bent(open_end, sent=4000), open_end])
 
-        (path,) = await films.save(result(url), tmp_path)
+        (path,) = await saver.save(result(url), tmp_path)
 
     assert path.name == "task_1.mp3"
     assert path.read_bytes() == sound.data
@@ -430,11 +430,11 @@ async def test_odd_bytes_of_no_told_length_must_come_twice(tmp_path: Path, frami
 @pytest.mark.virtual
 async def test_a_cut_box_is_never_a_film(tmp_path: Path) -> None:
     """However often it arrives, and whatever length its host tells."""
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(Version(FILM + box(b"moof", b"m" * 90)[:-1])))
 
         with pytest.raises(DownloadError, match="not whole"):
-            await films.save(result(url), tmp_path)
+            await saver.save(result(url), tmp_path)
 
     assert [name for name in names(tmp_path) if name.endswith(".mp4")] == []
 
@@ -455,8 +455,8 @@ async def test_a_page_costs_nothing_of_what_is_there(tmp_path: Path) -> None:
     page = says(200, PAGE, Content_Type="text/html")
     async with FileHost() as host:
         url = host.serve("/1", [cut(honest(V1), 7000), page, honest(V1)])
-        async with saving(Reissue([url])) as films:
-            (path,) = await films.save(result(url), tmp_path)
+        async with saving(Reissue([url])) as saver:
+            (path,) = await saver.save(result(url), tmp_path)
 
     assert path.read_bytes() == FILM
     assert ranges(host.requests) == ["", "bytes=7000-", "bytes=7000-"]
@@ -502,19 +502,19 @@ async def test_an_outage_is_waited_for(tmp_path: Path, status: int) -> None:
 @pytest.mark.virtual
 async def test_patience_ends_and_what_came_is_kept_for_the_next_time(tmp_path: Path) -> None:
     """Ten minutes without progress end it; a later save goes on from there (D1)."""
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1?Signature=canary", [cut(honest(V1), 7000), says(500)])
         begun = seconds()
 
         with pytest.raises(DownloadError, match="broke off again and again: HTTP 500") as raised:
-            await films.save(result(url), tmp_path)
+            await saver.save(result(url), tmp_path)
 
         assert 600 < seconds() - begun < 700
         assert "canary" not in str(raised.value)
         assert names(tmp_path) == [".task_1-1.apikley.part", ".task_1-1.apikley.part.json"]
         assert open_files() == set()
         host.serve("/1?Signature=canary", honest(V1))
-        (path,) = await films.save(result(url), tmp_path)
+        (path,) = await saver.save(result(url), tmp_path)
     assert path.read_bytes() == FILM
     assert names(tmp_path) == ["task_1.mp4"]
     assert host.requests[-1].headers["range"] == "bytes=7000-"
@@ -534,11 +534,11 @@ async def test_patience_ends_and_what_came_is_kept_for_the_next_time(tmp_path: P
 )
 async def test_it_never_goes_on_for_ever(tmp_path: Path, turn: Turn) -> None:
     """A host that never gets anywhere is given up (D6, D12)."""
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         begun = seconds()
 
         with pytest.raises(DownloadError, match="again and again"):
-            await films.save(result(host.serve("/1", turn)), tmp_path)
+            await saver.save(result(host.serve("/1", turn)), tmp_path)
 
         assert 600 < seconds() - begun < 700
         assert len(host.requests) < 50
@@ -553,9 +553,9 @@ async def test_a_file_that_is_always_another_is_given_up(tmp_path: Path) -> None
         number = next(numbers)
         return cut(honest(Version(film(number), f'"{number}"')), 15_000)(asked)
 
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         with pytest.raises(DownloadError, match="again and again"):
-            await films.save(result(host.serve("/1", another)), tmp_path)
+            await saver.save(result(host.serve("/1", another)), tmp_path)
 
         assert seconds() < 1300
     assert [name for name in names(tmp_path) if name.endswith(".mp4")] == []
@@ -565,11 +565,11 @@ async def test_a_file_that_is_always_another_is_given_up(tmp_path: Path) -> None
 async def test_a_trickle_is_not_progress(tmp_path: Path) -> None:
     """Less than 1 KiB a second, over a minute and over ten, is given up (D12)."""
     trickle = bent(honest(V1), pace=(10, 1.0))
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         begun = seconds()
 
         with pytest.raises(DownloadError, match="slower than 1 KiB a second"):
-            await films.save(result(host.serve("/1", trickle)), tmp_path)
+            await saver.save(result(host.serve("/1", trickle)), tmp_path)
 
         assert 600 < seconds() - begun < 800
 
@@ -578,10 +578,10 @@ async def test_a_trickle_is_not_progress(tmp_path: Path) -> None:
 async def test_a_slow_film_is_no_broken_one(tmp_path: Path) -> None:
     """Two kilobytes a second are slow, and fast enough (D12)."""
     long = Version(film(4, 600_000))
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", bent(honest(long), pace=(2000, 1.0)))
 
-        (path,) = await films.save(result(url), tmp_path)
+        (path,) = await saver.save(result(url), tmp_path)
 
     assert path.read_bytes() == long.data
     assert len(host.requests) == 1
@@ -593,11 +593,11 @@ async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """More than the largest film is refused while it comes (D12)."""
     monkeypatch.setattr("apikley_async._download.saver.LARGEST", 100_000)
     endless = Version(film(5, 300_000), "")
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", bent(honest(endless), framing="chunked"))
 
         with pytest.raises(DownloadError, match="more than 100000 bytes"):
-            await films.save(result(url), tmp_path)
+            await saver.save(result(url), tmp_path)
 
     assert len(host.requests) == 1
     assert names(tmp_path) == []
@@ -622,10 +622,10 @@ async def test_a_dead_link_is_replaced(tmp_path: Path, dead: Turn) -> None:
     """Expired, refused, or a page in its place: a new link is asked for (D7, D19, P15)."""
     async with FileHost() as host:
         fresh = Reissue([host.serve("/fresh", honest(V1))])
-        async with saving(fresh) as films:
+        async with saving(fresh) as saver:
             url = host.serve("/old?Signature=x", dead)
 
-            (path,) = await films.save(result(url), tmp_path)
+            (path,) = await saver.save(result(url), tmp_path)
 
     assert path.read_bytes() == FILM
     assert fresh.asked == [("task_1", 0, url)]
@@ -638,8 +638,8 @@ async def test_a_host_that_is_gone_is_left_for_another(tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:1/1.mp4"
     async with FileHost() as host:
         fresh = Reissue([host.serve("/fresh", honest(V1))])
-        async with saving(fresh) as films:
-            (path,) = await films.save(result(nobody), tmp_path)
+        async with saving(fresh) as saver:
+            (path,) = await saver.save(result(nobody), tmp_path)
 
     assert path.read_bytes() == FILM
     assert fresh.asked == [("task_1", 0, nobody)]
@@ -654,9 +654,9 @@ async def test_a_host_that_is_not_reached_is_no_dead_link(
     """However often: it ends with patience, and the film can still be had (D7, D20)."""
     nobody = "http://127.0.0.1:1/1.mp4"
     links = Reissue([nobody if link else UnansweredError("no answer") for link in fresh])
-    async with saving(links) as films:
+    async with saving(links) as saver:
         with pytest.raises(DownloadError, match="again and again") as raised:
-            await films.save(result(nobody), tmp_path)
+            await saver.save(result(nobody), tmp_path)
 
     assert type(raised.value) is DownloadError
     assert 600 < seconds() < 700
@@ -668,10 +668,10 @@ async def test_a_link_that_dies_on_the_way_is_replaced_and_gone_on_with(tmp_path
     """Nothing is fetched twice where the version is the same (D8)."""
     async with FileHost() as host:
         fresh = Reissue([host.serve("/fresh", honest(V1))])
-        async with saving(fresh) as films:
+        async with saving(fresh) as saver:
             url = host.serve("/old", [cut(honest(V1), 18_000), GONE])
 
-            (path,) = await films.save(result(url), tmp_path)
+            (path,) = await saver.save(result(url), tmp_path)
 
     assert path.read_bytes() == FILM
     assert ranges(host.asked("/fresh")) == ["bytes=18000-"]
@@ -682,10 +682,10 @@ async def test_another_file_behind_a_new_link_is_fetched_from_its_start(tmp_path
     """A new link must lead to the same file, or nothing of the old one is used (D4)."""
     async with FileHost() as host:
         fresh = Reissue([host.serve("/fresh", honest(V2))])
-        async with saving(fresh) as films:
+        async with saving(fresh) as saver:
             url = host.serve("/old", [cut(honest(V1), 18_000), GONE])
 
-            (path,) = await films.save(result(url), tmp_path)
+            (path,) = await saver.save(result(url), tmp_path)
 
     assert path.read_bytes() == OTHER
 
@@ -699,8 +699,8 @@ async def test_links_that_keep_dying_do_not_end_a_download_that_moves(tmp_path: 
         last = host.serve("/last", honest(V1))
         rounds: list[list[str | ApikleyError]] = [[link] for link in [*links[1:], last]]
         fresh = Reissue(*rounds)
-        async with saving(fresh) as films:
-            (path,) = await films.save(result(links[0]), tmp_path)
+        async with saving(fresh) as saver:
+            (path,) = await saver.save(result(links[0]), tmp_path)
 
     assert path.read_bytes() == FILM
     assert {url for _, _, url in fresh.asked} == {links[0]}  # the result's own, every time
@@ -727,8 +727,8 @@ async def test_a_new_film_may_be_refused_for_a_minute(
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     async with FileHost() as host:
         url = host.serve("/1", after(delay, says(status), honest(V1)))
-        async with saving(Reissue([url])) as films:
-            (path,) = await films.save(result(url, expires_at=tomorrow), tmp_path)
+        async with saving(Reissue([url])) as saver:
+            (path,) = await saver.save(result(url, expires_at=tomorrow), tmp_path)
 
     assert path.read_bytes() == FILM
 
@@ -743,12 +743,12 @@ async def test_a_film_within_its_day_is_never_expired_by_its_host(
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     async with FileHost() as host:
         url = host.serve("/1", [cut(honest(V1), 7000), says(status)])
-        async with saving(Reissue([url] if named else [])) as films:
+        async with saving(Reissue([url] if named else [])) as saver:
             with pytest.raises(DownloadError, match=f"not yet: .*{why}") as raised:
-                await films.save(result(url, expires_at=tomorrow), tmp_path)
+                await saver.save(result(url, expires_at=tomorrow), tmp_path)
             assert 120 <= seconds() < 200
             host.serve("/1", honest(V1))
-            (path,) = await films.save(result(url, expires_at=tomorrow), tmp_path)
+            (path,) = await saver.save(result(url, expires_at=tomorrow), tmp_path)
 
     assert type(raised.value) is DownloadError
     assert raised.value.resumable
@@ -764,11 +764,11 @@ async def test_a_film_that_the_service_has_lost_is_expired_ten_minutes_later(
     """It knows neither the link nor the task, and still does not (D7, P15)."""
     lost = Reissue([NotFoundError("no such task", code=404)])
     due = None if days is None else datetime.now(UTC) + timedelta(days=days)
-    async with FileHost() as host, saving(lost) as films:
+    async with FileHost() as host, saving(lost) as saver:
         url = host.serve("/1?Signature=canary", [cut(honest(V1), 7000), GONE])
 
         with pytest.raises(ResultExpiredError, match="HTTP 403") as raised:
-            await films.save(result(url, expires_at=due), tmp_path)
+            await saver.save(result(url, expires_at=due), tmp_path)
 
     assert raised.value.task_id == "task_1"
     assert "canary" not in str(raised.value)
@@ -782,8 +782,8 @@ async def test_what_the_service_finds_again_is_not_expired(tmp_path: Path) -> No
     lost = NotFoundError("no such task", code=404)
     async with FileHost() as host:
         url = host.serve("/1", after(800, GONE, honest(V1)))
-        async with saving(Reissue(*[[lost]] * 15, [url], [lost])) as films:
-            (path,) = await films.save(result(url), tmp_path)
+        async with saving(Reissue(*[[lost]] * 15, [url], [lost])) as saver:
+            (path,) = await saver.save(result(url), tmp_path)
 
     assert path.read_bytes() == FILM
 
@@ -797,9 +797,9 @@ async def test_expired_is_said_when_its_day_is_over_and_every_way_is_refused(
     async with FileHost() as host:
         url = host.serve("/1", GONE)
         fresh = Reissue([host.serve("/a", says(410)), host.serve("/b", PAGES[3])])
-        async with saving(fresh) as films:
+        async with saving(fresh) as saver:
             with pytest.raises(ResultExpiredError):
-                await films.save(result(url, expires_at=yesterday), tmp_path)
+                await saver.save(result(url, expires_at=yesterday), tmp_path)
 
     assert 120 <= seconds() < 200
 
@@ -807,16 +807,16 @@ async def test_expired_is_said_when_its_day_is_over_and_every_way_is_refused(
 @pytest.mark.virtual
 async def test_films_that_are_waited_for_keep_nobody_waiting(tmp_path: Path) -> None:
     """Six links that are refused hold no place while they are (D18)."""
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         dead = [host.serve(f"/{n}", says(404)) for n in range(AT_ONCE)]
         waiting = [
-            asyncio.ensure_future(films.save(result(url, task_id=f"t{n}"), tmp_path))
+            asyncio.ensure_future(saver.save(result(url, task_id=f"t{n}"), tmp_path))
             for n, url in enumerate(dead)
         ]
         await asyncio.sleep(3)
 
         begun = seconds()
-        (path,) = await films.save(result(host.serve("/good", honest(V1))), tmp_path)
+        (path,) = await saver.save(result(host.serve("/good", honest(V1))), tmp_path)
 
         assert seconds() - begun < 1
         ended = await asyncio.gather(*waiting, return_exceptions=True)
@@ -829,7 +829,7 @@ async def test_films_that_are_waited_for_keep_nobody_waiting(tmp_path: Path) -> 
 async def test_a_host_that_asks_to_be_left_alone_is(tmp_path: Path, status: int) -> None:
     """For as long as it says, by every film that is there (Retry-After, as the API's)."""
     busy = says(status, Retry_After="90")
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         one = host.serve("/1", after(80, busy, honest(V1)))
         asked_at: list[float] = []
 
@@ -838,10 +838,10 @@ async def test_a_host_that_asks_to_be_left_alone_is(tmp_path: Path, status: int)
             return honest(V2)(asked)
 
         two = host.serve("/2", noted)
-        first = asyncio.ensure_future(films.save(result(one, task_id="a"), tmp_path))
+        first = asyncio.ensure_future(saver.save(result(one, task_id="a"), tmp_path))
         await asyncio.sleep(5)
 
-        await asyncio.gather(films.save(result(two, task_id="b"), tmp_path), first)
+        await asyncio.gather(saver.save(result(two, task_id="b"), tmp_path), first)
 
     assert host.requests[0].path == "/1"
     assert len(host.requests) == 3
@@ -851,11 +851,11 @@ async def test_a_host_that_asks_to_be_left_alone_is(tmp_path: Path, status: int)
 @pytest.mark.virtual
 async def test_a_pause_beyond_patience_is_not_waited_for(tmp_path: Path) -> None:
     """It is told at once, and can be resumed."""
-    async with FileHost() as host, saving(retry_for=60) as films:
+    async with FileHost() as host, saving(retry_for=60) as saver:
         url = host.serve("/1", says(503, Retry_After="90"))
 
         with pytest.raises(DownloadError, match="HTTP 503"):
-            await films.save(result(url), tmp_path)
+            await saver.save(result(url), tmp_path)
 
     assert seconds() < 5
 
@@ -864,9 +864,9 @@ async def test_a_pause_beyond_patience_is_not_waited_for(tmp_path: Path) -> None
 async def test_too_many_open_files_pass(tmp_path: Path) -> None:
     """Others close theirs; nothing final is concluded from it."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(V1))
-        await films.save(result(url, task_id="warm"), tmp_path)  # threads and sockets are there
+        await saver.save(result(url, task_id="warm"), tmp_path)  # threads and sockets are there
         hoard = []
         with contextlib.suppress(OSError):
             while True:
@@ -874,7 +874,7 @@ async def test_too_many_open_files_pass(tmp_path: Path) -> None:
                 if len(hoard) == 300:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (hoard[-1] + 1, limit[1]))
         try:
-            task = asyncio.ensure_future(films.save(result(url), tmp_path))
+            task = asyncio.ensure_future(saver.save(result(url), tmp_path))
             await asyncio.sleep(5)
             assert not task.done()
         finally:
@@ -903,15 +903,15 @@ async def test_too_many_open_files_pass_whatever_is_to_be_opened(
         return opening(path, *rest, **more)
 
     monkeypatch.setattr(os, "open", once)
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(V1))
         for failing in range(1, 30):
             opened = 0
             folder = tmp_path / str(failing)
             if there:
-                await films.save(result(url), folder)
+                await saver.save(result(url), folder)
                 opened = 0
-            (path,) = await films.save(result(url), folder)
+            (path,) = await saver.save(result(url), folder)
             assert path.read_bytes() == FILM
             assert names(folder) == ["task_1.mp4"]
             if opened < failing:
@@ -929,8 +929,8 @@ async def test_an_outage_of_the_service_is_not_an_end(
         good = host.serve("/good", honest(V1))
         dead = host.serve("/dead", GONE)
         fresh = Reissue([trouble], [dead, trouble], [trouble], [dead, good])
-        async with saving(fresh) as films:
-            (path,) = await films.save(result(dead), tmp_path)
+        async with saving(fresh) as saver:
+            (path,) = await saver.save(result(dead), tmp_path)
 
     assert path.read_bytes() == FILM
 
@@ -939,9 +939,9 @@ async def test_an_outage_of_the_service_is_not_an_end(
 async def test_a_refused_key_is_told_as_such(tmp_path: Path) -> None:
     """Nobody waits ten minutes for a key that is wrong."""
     refused = AuthenticationError("no", code=401)
-    async with FileHost() as host, saving(Reissue([refused])) as films:
+    async with FileHost() as host, saving(Reissue([refused])) as saver:
         with pytest.raises(AuthenticationError):
-            await films.save(result(host.serve("/1", GONE)), tmp_path)
+            await saver.save(result(host.serve("/1", GONE)), tmp_path)
 
     assert names(tmp_path) == []
 
@@ -951,10 +951,10 @@ async def test_a_refused_key_is_told_as_such(tmp_path: Path) -> None:
 async def test_the_clock_never_decides(tmp_path: Path, years: int) -> None:
     """A link that should be dead is tried; one that should live may be dead (D20)."""
     expires_at = datetime.now(UTC) + timedelta(days=365 * years)
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(V1))
 
-        (path,) = await films.save(result(url, expires_at=expires_at), tmp_path)
+        (path,) = await saver.save(result(url, expires_at=expires_at), tmp_path)
 
     assert path.read_bytes() == FILM
 
@@ -967,11 +967,11 @@ async def test_the_clock_never_decides(tmp_path: Path, years: int) -> None:
 async def test_the_same_target_many_times_at_once(tmp_path: Path, overwrite: bool) -> None:
     """All of them succeed, with one whole file (D17)."""
     slow = bent(honest(V1), pace=(1000, 0.01))
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", slow)
 
         paths = await asyncio.gather(
-            *(films.save(result(url), tmp_path, overwrite=overwrite) for _ in range(9))
+            *(saver.save(result(url), tmp_path, overwrite=overwrite) for _ in range(9))
         )
 
     assert paths == [[tmp_path / "task_1.mp4"]] * 9
@@ -982,12 +982,12 @@ async def test_the_same_target_many_times_at_once(tmp_path: Path, overwrite: boo
 @pytest.mark.virtual
 async def test_two_films_for_one_name(tmp_path: Path) -> None:
     """One gets the name, the other an error; neither gets a mixture (D17)."""
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         one, two = host.serve("/1", honest(V1)), host.serve("/2", honest(V2))
 
         ended = await asyncio.gather(
-            films.save(result(one, task_id="a"), tmp_path / "x.mp4"),
-            films.save(result(two, task_id="b"), tmp_path / "x.mp4"),
+            saver.save(result(one, task_id="a"), tmp_path / "x.mp4"),
+            saver.save(result(two, task_id="b"), tmp_path / "x.mp4"),
             return_exceptions=True,
         )
 
@@ -1010,13 +1010,13 @@ async def test_few_at_once_and_the_most_urgent_first(tmp_path: Path) -> None:
 
         return turn
 
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         now = datetime.now(UTC)
         tasks = []
         for number, hours in enumerate(life):
             url = host.serve(f"/{number}", serve(number))
             due = result(url, task_id=f"t{number}", expires_at=now + timedelta(hours=hours))
-            tasks.append(asyncio.ensure_future(films.save(due, tmp_path)))
+            tasks.append(asyncio.ensure_future(saver.save(due, tmp_path)))
         while not all(task.done() for task in tasks):
             most = max(most, len([n for n in names(tmp_path) if n.endswith(".part")]))
             await asyncio.sleep(0.5)
@@ -1034,12 +1034,12 @@ async def test_few_at_once_and_the_most_urgent_first(tmp_path: Path) -> None:
 async def test_no_place_in_the_line_is_ever_lost(seed: int) -> None:
     """Whoever is cancelled, waiting or served or in between, the line stays whole (C4)."""
     rng = random.Random(seed)
-    line = Line(2)
+    slots = DownloadSlots(2)
     inside = 0
 
     async def use() -> None:
         nonlocal inside
-        async with line.place(rng.random()):
+        async with slots.slot(rng.random()):
             inside += 1
             assert inside <= 2
             try:
@@ -1053,7 +1053,7 @@ async def test_no_place_in_the_line_is_ever_lost(seed: int) -> None:
         rng.choice(tasks).cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
-    async with asyncio.timeout(1), line.place(0), line.place(0):
+    async with asyncio.timeout(1), slots.slot(0), slots.slot(0):
         assert inside == 0
 
 
@@ -1068,11 +1068,11 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
     cancelled = finished = 0
     async with FileHost() as host:
         again = f"{host.base}/1"
-        async with saving(Reissue([again])) as films:
+        async with saving(Reissue([again])) as saver:
             for step in (*range(40), *range(40, 400, 3)):
                 folder = tmp_path / str(step)
                 url = host.serve("/1", list(turns))
-                task = asyncio.ensure_future(films.save(result(url), folder))
+                task = asyncio.ensure_future(saver.save(result(url), folder))
                 for _ in range(step):
                     await asyncio.sleep(0)
                     if task.done():
@@ -1090,7 +1090,7 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
                 kept = [".task_1-1.apikley.part", ".task_1-1.apikley.part.json"]
                 assert left in ([], ["task_1.mp4"], *([kept] if etag else []))
                 host.serve("/1", honest(Version(FILM, etag)))
-                (path,) = await films.save(result(url), folder)
+                (path,) = await saver.save(result(url), folder)
                 assert path.read_bytes() == FILM
                 assert names(folder) == ["task_1.mp4"]
                 if finished > 2:
@@ -1104,12 +1104,12 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
 async def test_memory_stays_small(tmp_path: Path) -> None:
     """A film is never in memory as a whole."""
     large = Version(film(6, 24 * 1024**2))
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", honest(large))
         gc.collect()
         tracemalloc.start()
         try:
-            (path,) = await films.save(result(url), tmp_path)
+            (path,) = await saver.save(result(url), tmp_path)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -1122,7 +1122,7 @@ PROGRAM = """
 import asyncio, random, sys
 from apikley_async import Result
 from apikley_async._clock import SystemClock
-from apikley_async._download.saver import Films
+from apikley_async._download.saver import Saver
 from apikley_async._http import Network
 
 async def reissue(*_):
@@ -1130,13 +1130,13 @@ async def reissue(*_):
         yield link
 
 async def main(url, target):
-    films = Films(reissue=reissue, clock=SystemClock(), rng=random.SystemRandom(),
+    saver = Saver(reissue=reissue, clock=SystemClock(), rng=random.SystemRandom(),
                   network=Network(), allow_loopback=True)
     try:
-        for path in await films.save(Result("task_1", (url,)), target):
+        for path in await saver.save(Result("task_1", (url,)), target):
             print(path)
     finally:
-        await films.aclose()
+        await saver.aclose()
 
 {before}
 try:
@@ -1187,8 +1187,8 @@ async def test_a_killed_process_leaves_what_the_next_goes_on_with(tmp_path: Path
         await process.communicate()
         assert names(tmp_path) == [part.name, f"{part.name}.json"]
 
-        async with saving() as films:
-            (path,) = await films.save(result(url), tmp_path)
+        async with saving() as saver:
+            (path,) = await saver.save(result(url), tmp_path)
 
     assert path.read_bytes() == large.data
     assert names(tmp_path) == ["task_1.mp4"]
@@ -1235,15 +1235,15 @@ async def test_a_full_disk(small_disk: Path, framing: str) -> None:
     stranger = small_disk / "stranger"
     stranger.write_bytes(b"." * 300_000)
     large = bent(honest(Version(film(9, 1_000_000))), framing=framing)
-    async with FileHost() as host, saving() as films:
+    async with FileHost() as host, saving() as saver:
         url = host.serve("/1", large)
 
         with pytest.raises(DownloadError, match=r"cannot be written: .*make room"):
-            await films.save(result(url), small_disk)
+            await saver.save(result(url), small_disk)
         assert names(small_disk) == ["stranger"]
 
         stranger.unlink()
-        (path,) = await films.save(result(url), small_disk)
+        (path,) = await saver.save(result(url), small_disk)
         assert path.stat().st_size == 1_000_000
 
 
@@ -1253,13 +1253,13 @@ async def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
     folder.chmod(0o555)
     was = os.geteuid()
     try:
-        async with FileHost() as host, saving() as films:
+        async with FileHost() as host, saving() as saver:
             url = host.serve("/1", honest(V1))
             if was == 0:
                 os.seteuid(65534)  # root may write anywhere
             try:
                 with pytest.raises(DownloadError, match="cannot be written: "):
-                    await films.save(result(url), folder)
+                    await saver.save(result(url), folder)
             finally:
                 os.seteuid(was)
         assert host.requests == []

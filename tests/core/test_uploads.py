@@ -24,7 +24,7 @@ from apikley_async._uploads import (
     FOLDER,
     LARGEST,
     SAFE_AGE,
-    Images,
+    Uploads,
     dimensions,
     picture_kind,
     read_picture,
@@ -93,8 +93,8 @@ class Store:
         return f"https://files.test/{number}"
 
 
-def make(store: Callable[[File, str], Awaitable[str]], clock: FakeClock | None = None) -> Images:
-    return Images(store, clock=clock or FakeClock(), rng=random.Random(3))
+def make(store: Callable[[File, str], Awaitable[str]], clock: FakeClock | None = None) -> Uploads:
+    return Uploads(store, clock=clock or FakeClock(), rng=random.Random(3))
 
 
 # --- what may be uploaded --------------------------------------------------------------------
@@ -575,51 +575,51 @@ async def test_the_same_content_is_uploaded_once(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "b.png").write_bytes(png())
     store, clock = Store(), FakeClock()
-    images = make(store, clock)
+    uploads = make(store, clock)
 
     urls = [
-        await images.upload(image)
+        await uploads.upload(image)
         for image in (tmp_path / "a.png", tmp_path / "b.png", png(), io.BytesIO(png()))
     ]
 
     assert urls == ["https://files.test/1"] * 4
-    assert await images.upload(jpeg()) == "https://files.test/2"
+    assert await uploads.upload(jpeg()) == "https://files.test/2"
 
 
 @pytest.mark.parametrize(
-    ("passed", "uploads"), [(0, 1), (SAFE_AGE - 1, 1), (SAFE_AGE, 2), (-10, 2), (1e9, 2)]
+    ("passed", "expected"), [(0, 1), (SAFE_AGE - 1, 1), (SAFE_AGE, 2), (-10, 2), (1e9, 2)]
 )
-async def test_an_old_upload_is_not_relied_on(passed: float, uploads: int) -> None:
+async def test_an_old_upload_is_not_relied_on(passed: float, expected: int) -> None:
     """Older than is safe, or younger than now: uploaded again (U7)."""
     store, clock = Store(), FakeClock()
-    images = make(store, clock)
-    await images.upload(png())
+    uploads = make(store, clock)
+    await uploads.upload(png())
 
     clock.advance(passed)
-    await images.upload(png())
+    await uploads.upload(png())
 
-    assert len(store.files) == uploads
+    assert len(store.files) == expected
 
 
 async def test_what_is_old_is_forgotten() -> None:
     """A client that runs for weeks does not remember every image it ever saw (X6)."""
     store, clock = Store(), FakeClock()
-    images = make(store, clock)
+    uploads = make(store, clock)
     for number in range(20):
-        await images.upload(png(more=bytes([number])))
+        await uploads.upload(png(more=bytes([number])))
         clock.advance(3600)
 
-    assert len(images._stored) <= 12
-    assert images._flights == {}
+    assert len(uploads._stored) <= 12
+    assert uploads._flights == {}
 
 
 @pytest.mark.virtual
 async def test_many_storyboards_share_one_upload() -> None:
     """However many want one image at the same moment, it travels once."""
     store = Store()
-    images = make(store)
+    uploads = make(store)
 
-    urls = await asyncio.gather(*(images.upload(png()) for _ in range(50)))
+    urls = await asyncio.gather(*(uploads.upload(png()) for _ in range(50)))
 
     assert urls == ["https://files.test/1"] * 50
     assert len(store.files) == 1
@@ -630,8 +630,8 @@ async def test_a_failure_is_shared_and_then_forgotten() -> None:
     """Fifty who wait for one failing upload fail with it, once; the next one tries anew (U6)."""
     store = Store(ServerError("down", code=500))
     store.gate = asyncio.Event()
-    images = make(store)
-    waiting = [asyncio.ensure_future(images.upload(png())) for _ in range(50)]
+    uploads = make(store)
+    waiting = [asyncio.ensure_future(uploads.upload(png())) for _ in range(50)]
     await asyncio.sleep(1)
     store.gate.set()
 
@@ -639,8 +639,8 @@ async def test_a_failure_is_shared_and_then_forgotten() -> None:
 
     assert {type(end) for end in ended} == {ServerError}
     assert len(store.files) == 1
-    assert await images.upload(png()) == "https://files.test/2"
-    assert images._flights == {}
+    assert await uploads.upload(png()) == "https://files.test/2"
+    assert uploads._flights == {}
 
 
 @pytest.mark.virtual
@@ -648,15 +648,15 @@ async def test_a_cancelled_upload_is_taken_over() -> None:
     """Whoever is cancelled while uploading leaves the others nothing but the work."""
     store = Store()
     store.gate = asyncio.Event()
-    images = make(store)
-    waiting = [asyncio.ensure_future(images.upload(png())) for _ in range(12)]
+    uploads = make(store)
+    waiting = [asyncio.ensure_future(uploads.upload(png())) for _ in range(12)]
     await asyncio.sleep(1)
     assert len(store.files) == 1
 
     waiting[0].cancel()
     waiting[1].cancel()
     await asyncio.sleep(1)
-    waiting.append(asyncio.ensure_future(images.upload(png())))  # joins whoever took over
+    waiting.append(asyncio.ensure_future(uploads.upload(png())))  # joins whoever took over
     await asyncio.sleep(1)
     store.gate.set()
     ended = await asyncio.gather(*waiting, return_exceptions=True)
@@ -664,7 +664,7 @@ async def test_a_cancelled_upload_is_taken_over() -> None:
     assert [type(end) for end in ended[:2]] == [asyncio.CancelledError] * 2
     assert ended[2:] == ["https://files.test/2"] * 11
     assert len(store.files) == 2
-    assert images._flights == {}
+    assert uploads._flights == {}
 
 
 @pytest.mark.virtual
@@ -672,9 +672,9 @@ async def test_few_images_are_in_memory_at_once() -> None:
     """A hundred storyboards with ten megabytes each do not need a gigabyte (X6)."""
     store = Store()
     store.gate = asyncio.Event()
-    images = make(store)
+    uploads = make(store)
     waiting = [
-        asyncio.ensure_future(images.upload(png(more=bytes([number])))) for number in range(40)
+        asyncio.ensure_future(uploads.upload(png(more=bytes([number])))) for number in range(40)
     ]
     await asyncio.sleep(1)
 
@@ -692,10 +692,10 @@ async def test_names_are_made_here(tmp_path: Path, name: str) -> None:
     path = tmp_path / name.replace("/", "_")
     path.write_bytes(png())
     store = Store()
-    images = make(store)
+    uploads = make(store)
 
-    await images.upload(path)
-    await images.upload(jpeg())
+    await uploads.upload(path)
+    await uploads.upload(jpeg())
 
     first, second = (file.name for file in store.files)
     assert first != second

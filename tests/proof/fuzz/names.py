@@ -21,7 +21,7 @@ from fuzz.promises import Findings, demand
 
 from apikley_async import Result, Shot, Storyboard
 from apikley_async._download.media import fitting, safe_name, target_names
-from apikley_async._download.partfile import Part
+from apikley_async._download.partfile import PartFile
 from apikley_async.batch.manifest.fields import entry_of, folded, key_faults
 from apikley_async.cli.output.reporter import plain
 from apikley_async.errors import DownloadError
@@ -259,7 +259,7 @@ def _examine_target(name: Name, folder: Path | None) -> str:
 
 async def _opened(path: Path, base: Path) -> str:
     """Begin the film there, as a save does; what cannot be is told in our own words."""
-    part = Part(path, safe_name(path.stem), random.Random(7))
+    part = PartFile(path, safe_name(path.stem), random.Random(7))
     try:
         await part.open()
     except DownloadError as error:

@@ -23,7 +23,7 @@ from fuzz.promises import Findings, demand
 from yarl import URL
 
 from apikley_async import Client, Shot, Storyboard
-from apikley_async._download.fetch import Hosts, shown
+from apikley_async._download.fetch import FileFetcher, shown
 from apikley_async._http import Network, network_fault
 from apikley_async._storyboard import url_faults
 from apikley_async._submission import check_order
@@ -270,7 +270,7 @@ def _check_refusal(error: Exception) -> None:
 
 
 def _of_a_film(address: Address) -> str:
-    hosts = Hosts(
+    hosts = FileFetcher(
         Network(), allow_private=address.allow_private, allow_loopback=address.allow_loopback
     )
     hosts._check_url(address.url)
@@ -278,7 +278,7 @@ def _of_a_film(address: Address) -> str:
 
 
 def _of_a_redirect(address: Address) -> str:
-    """As `Hosts` follows one: joined to where it came from, and checked anew."""
+    """As `FileFetcher` follows one: joined to where it came from, and checked anew."""
     try:
         onward = urljoin(address.base, address.url)
     except ValueError:
