@@ -24,7 +24,8 @@ from apikley_async._storyboard import (
 )
 from apikley_async._submission import Attempt, Callbacks, Recorder, Verdict
 from apikley_async._uploads import Picture, PinnedImage, read_picture
-from apikley_async._wire.envelope import Request, read_callback
+from apikley_async._wire.requests import Request
+from apikley_async._wire.task_ids import read_callback
 from apikley_async.errors import (
     ApiError,
     ApikleyError,

@@ -18,9 +18,12 @@ from apikley_async._limiter import Limiter
 from apikley_async._result import Snapshot
 from apikley_async._retry import RETRIES, Timeouts, asked_pause, retry_delay
 from apikley_async._tasks import House
-from apikley_async._wire import envelope as wire
-from apikley_async._wire.lenient import loggable
-from apikley_async._wire.tasks import open_snapshot
+from apikley_async._text import loggable
+from apikley_async._wire import requests
+from apikley_async._wire.envelope import Reply, decode_credits
+from apikley_async._wire.files import decode_link, decode_upload
+from apikley_async._wire.requests import File, Request
+from apikley_async._wire.tasks import decode_snapshot
 from apikley_async.errors import (
     ApikleyError,
     InvalidRequestError,
@@ -41,7 +44,7 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 class Opener(Protocol[Answer_co]):
     """Reads a reply: gives what is inside, or raises the error it carries."""
 
-    def __call__(self, reply: wire.Reply, *, wall: float) -> Answer_co: ...
+    def __call__(self, reply: Reply, *, wall: float) -> Answer_co: ...
 
 
 class Questions:
@@ -67,29 +70,29 @@ class Questions:
     async def poll(self, task_id: str) -> Snapshot:
         """Ask once; a job has a patience of its own."""
 
-        def open_reply(reply: wire.Reply, *, wall: float) -> Snapshot:
-            return open_snapshot(reply, task_id, wall=wall)
+        def open_reply(reply: Reply, *, wall: float) -> Snapshot:
+            return decode_snapshot(reply, task_id, wall=wall)
 
-        return await self._once(wire.record_info(task_id), open_reply)
+        return await self._once(requests.record_info(task_id), open_reply)
 
     async def credits(self) -> float:
-        return await self._until_answered(wire.read_credits(), wire.open_credits)
+        return await self._until_answered(requests.get_credits(), decode_credits)
 
     async def link(self, url: str) -> str:
-        return await self._until_answered(wire.link_for(url), wire.open_link)
+        return await self._until_answered(requests.get_download_url(url), decode_link)
 
-    async def store(self, file: wire.File, folder: str) -> str:
+    async def store(self, file: File, folder: str) -> str:
         """Upload as a stream; where a gateway refuses forms (415), as text inside JSON."""
         try:
-            return await self._until_answered(wire.stream_upload(file, folder), wire.open_upload)
+            return await self._until_answered(requests.stream_upload(file, folder), decode_upload)
         except InvalidRequestError as error:
             if error.code != UNSUPPORTED:
                 raise
-        return await self._until_answered(wire.base64_upload(file, folder), wire.open_upload)
+        return await self._until_answered(requests.base64_upload(file, folder), decode_upload)
 
     async def store_from(self, url: str, folder: str) -> str:
         """Let the service fetch a file; it gives up after 30 seconds."""
-        return await self._until_answered(wire.url_upload(url, folder), wire.open_upload)
+        return await self._until_answered(requests.url_upload(url, folder), decode_upload)
 
     async def new_links(self, task_id: str, number: int, url: str) -> AsyncIterator[str]:
         """Links for a dead one, in the order in which they are worth trying.
@@ -117,9 +120,7 @@ class Questions:
         if number < len(urls):
             yield urls[number]
 
-    async def _once(
-        self, request: wire.Request, open_reply: Opener[Answer], attempt: int = 1
-    ) -> Answer:
+    async def _once(self, request: Request, open_reply: Opener[Answer], attempt: int = 1) -> Answer:
         async with self._house.inside(), self._limiter.slot():
             reply = await send_logged(self._transport, request, attempt=attempt, clock=self._clock)
             try:
@@ -128,7 +129,7 @@ class Questions:
                 logger.info("throttled: the service asks for %s", asked_pause(error))
                 raise
 
-    async def _until_answered(self, request: wire.Request, open_reply: Opener[Answer]) -> Answer:
+    async def _until_answered(self, request: Request, open_reply: Opener[Answer]) -> Answer:
         """Ask until there is an answer or a refusal, for `Timeouts.read` seconds."""
         delays = RETRIES.delays(self._rng)
         ends = self._clock.now() + self._timeouts.read

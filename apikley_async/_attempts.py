@@ -39,11 +39,11 @@ from apikley_async._submission import (
     check_order,
     token_in,
 )
+from apikley_async._text import loggable
 from apikley_async._tokens import Marking, Seal, token_secret
 from apikley_async._unclaimed import Unclaimed
-from apikley_async._wire.envelope import is_task_id
-from apikley_async._wire.lenient import loggable
-from apikley_async._wire.tasks import differences, is_made_of, tells_request
+from apikley_async._wire.task_ids import is_task_id
+from apikley_async._wire.tasks import belongs_to_attempt, differences, shows_request
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -232,7 +232,7 @@ class Attempts:
             The task, or None when it was made of something else.
         """
         snapshot = await self._poll(task_id)
-        ours = is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints)
+        ours = belongs_to_attempt(snapshot, tokens=tokens, fingerprints=fingerprints)
         return snapshot if ours else None
 
     async def compare(self, task_id: str, work: Work, **known: Iterable[str]) -> tuple[str, ...]:
@@ -541,9 +541,9 @@ class Attempts:
         except ApikleyError as error:  # an outage, or a task that is not yet known: later
             logger.debug("reading %s failed: %s", name, loggable(error.message))
             return False
-        if not tells_request(snapshot):
+        if not shows_request(snapshot):
             return False
-        ours = is_made_of(snapshot, tokens=[token], fingerprints=())
+        ours = belongs_to_attempt(snapshot, tokens=[token], fingerprints=())
         entry.named[name] = True
         if not ours:
             logger.warning("a callback named a task that is not ours; it is left alone")

@@ -34,7 +34,7 @@ from apikley_async._spending import Spending
 from apikley_async._storyboard import Work, is_url
 from apikley_async._submission import Callbacks, Group, Recorder
 from apikley_async._uploads import FOLDER, ImageSource
-from apikley_async._wire.envelope import checked_codes
+from apikley_async._wire.task_ids import validate_not_created
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -160,7 +160,7 @@ class Client:
             job_timeout=job_timeout,
             retry_for=retry_for,
             max_running=max_running,
-            not_created=checked_codes(not_created),
+            not_created=validate_not_created(not_created),
             allow_private=allow_private,
             near=is_loopback(self._host),
             environment=environment,

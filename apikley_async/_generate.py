@@ -31,7 +31,7 @@ from apikley_async._result import Result
 from apikley_async._retry import Maintenance
 from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
-from apikley_async._wire.lenient import loggable
+from apikley_async._text import loggable
 from apikley_async.errors import (
     ApikleyError,
     ClientClosedError,

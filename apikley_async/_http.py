@@ -36,7 +36,8 @@ from yarl import URL
 
 from apikley_async._clock import Clock
 from apikley_async._retry import Timeouts
-from apikley_async._wire.envelope import LARGEST_ANSWER, File, Reply, Request
+from apikley_async._wire.envelope import Reply
+from apikley_async._wire.requests import MAX_ANSWER_BYTES, File, Request
 from apikley_async.errors import ApikleyError, UnansweredError, UnreachableError
 
 __all__ = ["Connector", "HttpTransport", "Network", "Secret", "Transport"]
@@ -548,7 +549,10 @@ def _payload(request: Request, mark: _Mark) -> Any:
     for name, value in request.form.items():
         if isinstance(value, File):
             form.add_field(
-                name, _Body(value.content, mark), filename=value.name, content_type=value.kind
+                name,
+                _Body(value.content, mark),
+                filename=value.name,
+                content_type=value.content_type,
             )
         else:
             form.add_field(name, value)
@@ -558,7 +562,7 @@ def _payload(request: Request, mark: _Mark) -> Any:
 async def _read(response: aiohttp.ClientResponse, answer: _Answer) -> None:
     async for chunk in response.content.iter_any():
         answer.content += chunk
-        if len(answer.content) > LARGEST_ANSWER:
-            del answer.content[LARGEST_ANSWER:]
+        if len(answer.content) > MAX_ANSWER_BYTES:
+            del answer.content[MAX_ANSWER_BYTES:]
             return
     answer.complete = True

@@ -22,7 +22,7 @@ from apikley_async._clock import Clock
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._retry import Backoff
 from apikley_async._storyboard import Work
-from apikley_async._wire.lenient import loggable
+from apikley_async._text import loggable
 from apikley_async.errors import (
     ApikleyError,
     EmptyResultError,

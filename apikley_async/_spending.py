@@ -18,7 +18,7 @@ from apikley_async._budget import Budget, Price, Prices, Reservation
 from apikley_async._result import Snapshot
 from apikley_async._storyboard import Work
 from apikley_async._submission import Attempt, Recorder, Verdict
-from apikley_async._wire.envelope import Request
+from apikley_async._wire.requests import Request
 from apikley_async.errors import BudgetExceededError
 
 __all__ = ["Expense", "Spending"]

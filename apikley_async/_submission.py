@@ -23,15 +23,10 @@ from apikley_async._http import Transport, send_logged
 from apikley_async._limiter import Limiter
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
 from apikley_async._storyboard import Urls, Work, json_faults, url_faults, work_faults
-from apikley_async._wire.envelope import (
-    Reply,
-    Request,
-    create_task,
-    echo_faults,
-    open_submission,
-    read_envelope,
-)
-from apikley_async._wire.lenient import loggable
+from apikley_async._text import loggable
+from apikley_async._wire.envelope import Reply, read_envelope
+from apikley_async._wire.requests import Request, create_task, echo_faults
+from apikley_async._wire.task_ids import decode_submission
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -479,11 +474,11 @@ class Submitter:
 
     def _judge(self, token: str, request: Request, reply: Reply) -> str | ApikleyError:
         try:
-            return open_submission(
+            return decode_submission(
                 reply,
                 wall=self._clock.wall(),
                 not_created=self._not_created,
-                asked=f"The submission to {request.model}",
+                subject=f"The submission to {request.model}",
             )
         except SubmissionUncertainError as error:
             return self._doubt(token, error.cause, code=error.code, http=error.http, raw=error.raw)
@@ -500,7 +495,7 @@ class Submitter:
         raw: str = "",
     ) -> SubmissionUncertainError:
         return SubmissionUncertainError(
-            f"The submission may have been heard, and paid: {cause}",
+            f"The submission may have been processed, and paid: {cause}",
             code=code,
             token=token,
             cause=cause,
@@ -523,7 +518,7 @@ class Submitter:
             task_id=outcome if isinstance(outcome, str) else None,
             http=reply.status if reply else None,
             code=read_envelope(reply).code if reply and code is None else code,
-            raw=reply.kept if reply else "",
+            raw=reply.excerpt if reply else "",
             cause=_cause(outcome),
             began_at=began,
             ended_at=self._clock.wall(),

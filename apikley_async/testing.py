@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 from apikley_async._clock import SystemClock
 from apikley_async._retry import exactly
-from apikley_async._wire.envelope import Reply, Request
+from apikley_async._wire.envelope import Reply
+from apikley_async._wire.requests import Request
 from apikley_async.errors import ApikleyError, UnreachableError
 
 __all__ = ["FakeClock", "LoopClock", "Reply", "Request", "ScriptedTransport", "exactly", "reply"]

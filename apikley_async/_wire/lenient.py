@@ -1,6 +1,7 @@
-"""Reading what cannot be trusted: a value that makes sense, or None, whatever comes.
+"""Reading what cannot be trusted: a value that makes sense, or None, whatever comes. Pure.
 
-Pure, and knows nothing of the service: numbers, times and texts as strangers write them.
+Knows nothing of the service: JSON, numbers and times as strangers write them. No function here
+raises, whatever it is given.
 """
 
 from __future__ import annotations
@@ -14,82 +15,102 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-MOST_CUTS, MOST_FIELDS = 200, 24  # of an answer that is no JSON: what a record can have
-DEEPEST = 100  # what is nested deeper could not be printed, copied or pickled everywhere
+MAX_CUTS, MAX_FIELD_ENDS = 200, 24  # of an answer that is not JSON: what a record can have
+MAX_DEPTH = 100  # what is nested deeper could not be printed, copied or pickled everywhere
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def read_json(text: str) -> Any:
-    """What *text* holds, if it can be handed on: what is nested without end cannot."""
+    """Decode *text*; None when it is not JSON, or nested too deeply to be handed on."""
     value = read_any_json(text)
-    shallow = text.count("[") + text.count("{") < DEEPEST
-    return value if shallow or _is_handy(value) else None
-
-
-def read_without(text: str, names: tuple[str, ...]) -> Iterator[Any]:
-    """What *text*, which is no JSON, holds without the values of the fields *names*.
-
-    Each value is cut to the last place where the rest parses, then to the one before, and so
-    on: what stands inside it is the last that is believed. No name may come twice.
-    """
-    tries = itertools.islice(_without(text, names), MOST_CUTS)
-    values = (_read_strictly(tried) for tried in tries)
-    return (value for value in values if value is not None and _is_handy(value))
-
-
-def _without(text: str, names: tuple[str, ...]) -> Iterator[str]:
-    if not names:
-        yield text
-        return
-    field = re.search(rf'"{names[0]}"\s*:', text)
-    if field is None:
-        yield from _without(text, names[1:])
-        return
-    head, tail = text[: field.end()] + "null", text[field.end() :]
-    ends = [end.start() for end in re.finditer(r',\s*"[A-Za-z_]\w*"\s*:|\}\s*\}\s*\Z', tail)]
-    for end in reversed(ends[-MOST_FIELDS:]):
-        yield from _without(head + tail[end:], names[1:])
-
-
-def _read_strictly(text: str) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_unrepeated)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        raise ValueError("a name that comes twice")
-    return fields
+    shallow = text.count("[") + text.count("{") < MAX_DEPTH
+    return value if shallow or _is_shallow(value) else None
 
 
 def read_any_json(text: str) -> Any:
-    """The same however deep it is nested, to be looked into and not handed on."""
+    """Decode *text* however deeply it is nested, to be searched and not handed on."""
     try:
         return json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return None
 
 
-def _is_handy(value: Any) -> bool:
-    """Whether *value* is nested no deeper than people nest things."""
+def unwrap_json(value: Any) -> Any:
+    """Decode JSON inside a string, once or twice; a text that is not JSON stays one."""
+    for _ in range(2):
+        maybe = isinstance(value, str) and value.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", '"')
+        decoded = read_json(value) if maybe else None
+        if not isinstance(decoded, str | list | dict):
+            break
+        value = decoded
+    return value
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Give every string in a JSON value, also in JSON inside strings."""
     layer = [value]
-    for _ in range(DEEPEST):
-        layer = [inner for outer in layer for inner in _held(outer)]
+    for _ in range(MAX_DEPTH):
+        layer = [unwrap_json(inner) for inner in layer]
+        yield from (inner for inner in layer if isinstance(inner, str))
+        layer = [inner for outer in layer for inner in _children(outer)]
+
+
+def read_json_without(text: str, names: tuple[str, ...]) -> Iterator[Any]:
+    """Decode *text*, which is not JSON, without the values of the fields *names*.
+
+    Those values are broken, so nobody knows where they end. Each is cut at the last place after
+    which the rest can be decoded, then at the place before, and so on: what stands inside the
+    broken value is believed last. A name that comes twice is refused.
+    """
+    candidates = itertools.islice(_cut_out(text, names), MAX_CUTS)
+    values = (_read_strictly(candidate) for candidate in candidates)
+    return (value for value in values if value is not None and _is_shallow(value))
+
+
+def _cut_out(text: str, names: tuple[str, ...]) -> Iterator[str]:
+    if not names:
+        yield text
+        return
+    field = re.search(rf'"{names[0]}"\s*:', text)
+    if field is None:
+        yield from _cut_out(text, names[1:])
+        return
+    head, tail = text[: field.end()] + "null", text[field.end() :]
+    ends = [end.start() for end in re.finditer(r',\s*"[A-Za-z_]\w*"\s*:|\}\s*\}\s*\Z', tail)]
+    for end in reversed(ends[-MAX_FIELD_ENDS:]):
+        yield from _cut_out(head + tail[end:], names[1:])
+
+
+def _read_strictly(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a name comes twice")
+    return fields
+
+
+def _is_shallow(value: Any) -> bool:
+    layer = [value]
+    for _ in range(MAX_DEPTH):
+        layer = [inner for outer in layer for inner in _children(outer)]
         if not layer:
             return True
     return False
 
 
-def _held(value: Any) -> Iterator[Any]:
+def _children(value: Any) -> Iterator[Any]:
     if isinstance(value, dict | list):
         yield from value.values() if isinstance(value, dict) else value
 
 
 def read_number(value: Any) -> float | None:
-    """A finite number, given as one or as digits; None for anything else."""
+    """Read a finite number, given as one or as digits; None for anything else."""
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -102,17 +123,19 @@ def read_number(value: Any) -> float | None:
 
 
 def read_whole(value: Any) -> int | None:
+    """Read a whole number, also when it is written as 200.0 or "200"."""
     number = read_number(value)
     return int(number) if number is not None and number == int(number) else None
 
 
 def read_amount(value: Any) -> float | None:
-    """A number that is not below nothing, such as seconds or credits."""
+    """Read a number that is 0 or more, such as seconds or credits."""
     number = read_number(value)
     return number if number is not None and number >= 0 else None
 
 
 def read_date(value: str | None) -> float | None:
+    """Read the date of an HTTP header as seconds since 1970."""
     if not value or len(value) > 64 or not value.isascii():
         return None
     try:
@@ -123,24 +146,9 @@ def read_date(value: str | None) -> float | None:
 
 
 def read_moment(value: Any) -> datetime | None:
-    """A time since 1970 in milliseconds, or in seconds; either way between 1973 and 5138."""
+    """Read a time since 1970 in milliseconds, or in seconds; either way from 1973 to 5138."""
     number = read_number(value)
     for unit in (1000, 1):
         if number is not None and 1e8 <= number / unit < 1e11:
             return EPOCH + timedelta(seconds=number / unit)
     return None
-
-
-def loggable(text: str) -> str:
-    """Foreign words for a log: one line, and no URL, which may hold a token or a signature."""
-    return plain(re.sub(r"\w+://\S+", "<url>", text), 200)
-
-
-def plain(value: Any, longest: int = 500) -> str:
-    """Foreign text made fit for a message or a terminal: one line of what can be seen."""
-    text = value if isinstance(value, str) else str(value)
-    text = text[: longest * 4]
-    if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else " " for letter in text)
-    text = " ".join(text.split())
-    return text if len(text) <= longest else text[: longest - 3] + "..."

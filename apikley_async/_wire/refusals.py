@@ -1,8 +1,8 @@
-"""The service's words that are certain where its code is not. Pure; one closed list.
+"""The service's messages that are certain where its code is not: one closed list. Pure.
 
-Validation runs before anything is created, and upstream answers its refusals with HTTP 200 and
-code 500, the code of everything else that goes wrong. Only sentences that were seen are listed,
-from their first word on; what merely resembles them stays uncertain.
+The service validates before it creates anything, and refuses with HTTP 200 and code 500: the
+code of everything else that goes wrong. Only sentences that were seen are listed, from their
+first word on; a message that merely resembles one stays uncertain.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from apikley_async.errors import ApiError, InsufficientCreditsError, InvalidRequestError
 
 _FIELD = r"[A-Za-z_][\w.\[\]-]{0,80}"
+_UNSUPPORTED_MODEL = r"the model name you specified is not supported\b.*"
 
 _CERTAIN: tuple[tuple[str, type[ApiError]], ...] = (
     (r"credits insufficient\b.*", InsufficientCreditsError),
@@ -20,17 +21,20 @@ _CERTAIN: tuple[tuple[str, type[ApiError]], ...] = (
     (rf"this {_FIELD} is not within the range of allowed options", InvalidRequestError),
     (r"the text length cannot exceed the maximum limit", InvalidRequestError),
     (r"value must be within the specified range", InvalidRequestError),
-    (r"the model name you specified is not supported\b.*", InvalidRequestError),
+    (_UNSUPPORTED_MODEL, InvalidRequestError),
 )
-_LISTED = [(re.compile(rf"{said}\W*", re.IGNORECASE | re.DOTALL), kind) for said, kind in _CERTAIN]
-_MODEL = _LISTED[-1][0]
 
 
-def certain_refusal(said: str) -> type[ApiError] | None:
-    """Which refusal the words of an answer to createTask are; None when they are not listed."""
-    return next((kind for words, kind in _LISTED if words.fullmatch(said.strip())), None)
+def _is(sentence: str, message: str) -> bool:
+    pattern = rf"{sentence}\W*"
+    return re.fullmatch(pattern, message.strip(), re.IGNORECASE | re.DOTALL) is not None
 
 
-def tells_of_model(said: str) -> bool:
-    """Whether the words say that the service does not serve the model."""
-    return _MODEL.fullmatch(said.strip()) is not None
+def certain_refusal(message: str) -> type[ApiError] | None:
+    """Return the error that createTask's *message* means; None when it is not on the list."""
+    return next((kind for sentence, kind in _CERTAIN if _is(sentence, message)), None)
+
+
+def names_unsupported_model(message: str) -> bool:
+    """Say whether *message* means that the service does not serve the model."""
+    return _is(_UNSUPPORTED_MODEL, message)

@@ -1,7 +1,7 @@
 """recordInfo: what the service says of a task, read into a `Snapshot`. Pure, and tolerant.
 
-A record is another machine's text around other people's words: what is believed of it is what
-names the task that was asked for.
+The page behind it: https://docs.apikley.ru/get-task-detail. A record repeats the request as
+text, sometimes escaped wrongly. It is believed only when it names the task that was asked for.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from apikley_async._result import Snapshot, State
 from apikley_async._storyboard import INPUT_NAMES, MODEL, Work, is_url, with_images
-from apikley_async._wire.envelope import (
-    Reply,
-    fingerprint_of,
-    open_envelope,
-    read_envelope,
-    read_task_id,
+from apikley_async._text import one_line, shorten
+from apikley_async._wire.envelope import Reply, decode_data, read_envelope
+from apikley_async._wire.files import Links, find_links
+from apikley_async._wire.lenient import (
+    read_amount,
+    read_json_without,
+    read_moment,
+    strings_in,
+    unwrap_json,
 )
-from apikley_async._wire.files import Links, find_links, texts_of, unpacked
-from apikley_async._wire.lenient import plain, read_amount, read_moment, read_without
+from apikley_async._wire.requests import fingerprint_of
+from apikley_async._wire.task_ids import read_task_id
 from apikley_async.errors import NotFoundError, UnansweredError
 
 
-def open_snapshot(reply: Reply, task_id: str, *, wall: float = 0.0) -> Snapshot:
+def decode_snapshot(reply: Reply, task_id: str, *, wall: float = 0.0) -> Snapshot:
     """Read the state of *task_id*.
 
     Raises:
@@ -37,63 +40,68 @@ def open_snapshot(reply: Reply, task_id: str, *, wall: float = 0.0) -> Snapshot:
     """
     envelope = read_envelope(reply)
     if envelope.code == 501 and envelope.framed:  # "generation failed": final for this task
-        given = envelope.data if isinstance(envelope.data, dict) else {}
-        told = {name: value for name, value in given.items() if value not in (None, "")}
+        data = envelope.data if isinstance(envelope.data, dict) else {}
+        stated = {name: value for name, value in data.items() if value not in (None, "")}
         failure = {"state": "fail", "failCode": "501", "failMsg": envelope.message}
-        return _read_record(failure | told, given, task_id)
-    record = envelope.data if envelope.framed else _torn_record(reply)
-    if isinstance(record, dict) and _tells(record, task_id):  # whatever the code says
+        return _read_record(failure | stated, data, task_id)
+    record = envelope.data if envelope.framed else _broken_record(reply)
+    if isinstance(record, dict) and _is_record_of(record, task_id):  # whatever the code says
         return _read_record(record, record, task_id)
     missing = envelope.code == 404 or (
         envelope.code == 422 and "null" in envelope.message.casefold()
     )
     if missing or (envelope.ok and envelope.data in (None, {})):
         raise NotFoundError("The service knows no such task", code=envelope.code, task_id=task_id)
-    data = open_envelope(reply, wall=wall, asked="The look", task_id=task_id)
+    data = decode_data(reply, wall=wall, subject="The poll", task_id=task_id)
     if not isinstance(data, dict):
-        raise UnansweredError(f"The look got no task but {type(data).__name__}", task_id=task_id)
+        raise UnansweredError(f"The poll got no task but {type(data).__name__}", task_id=task_id)
     return _read_record(data, data, task_id)
 
 
-def _read_record(told: dict[str, Any], raw: dict[str, Any], task_id: str) -> Snapshot:
-    """Read what is *told* of a task, unless it is another one."""
-    named = read_task_id(told.get("taskId"))
+def _read_record(record: dict[str, Any], raw: dict[str, Any], task_id: str) -> Snapshot:
+    """Read *record*, unless it is about another task; *raw* is the data as it came."""
+    named = read_task_id(record.get("taskId"))
     if named is not None and named != task_id:
-        raise UnansweredError("The look got the state of another task", task_id=task_id)
-    state = _state(told.get("state"))
+        raise UnansweredError("The poll got the state of another task", task_id=task_id)
+    state = _state(record.get("state"))
     links, param = Links(), None
-    if any(value for name, value in told.items() if name.startswith("result")):
-        param = unpacked(told.get("param"))
-        links = find_links(told, never=[text for text in texts_of(param) if "://" in text])
-    content = unpacked(told.get("resultJson"))
+    if any(value for name, value in record.items() if name.startswith("result")):
+        param = unwrap_json(record.get("param"))
+        sent_urls = [text for text in strings_in(param) if "://" in text]
+        links = find_links(record, exclude=sent_urls)
+    content = unwrap_json(record.get("resultJson"))
     content = content if isinstance(content, dict) else {}
-    board = told.get("model") == MODEL or _is_board(param)
-    read = {
+    storyboard = record.get("model") == MODEL or _is_storyboard(param)
+    fields = {
         "taskId": task_id,
-        "word": "" if state is not State.UNKNOWN else told.get("state"),
+        "word": "" if state is not State.UNKNOWN else record.get("state"),
         "urls": links.usable,
         "unusable": links.unusable,
         "content": content,
-        # Other models' results are no links; ours without one is a film that is missing.
-        "linked": board or links.named or not any(content.values()),
+        # Other models may answer without links; a storyboard without one is a film that is missing.
+        "linked": storyboard or links.named or not any(content.values()),
         "raw": raw,
     }
-    snapshot: Snapshot = _reader.structure(told | read, Snapshot)
+    snapshot: Snapshot = _reader.structure(record | fields, Snapshot)
     return snapshot
 
 
-def _tells(record: dict[str, Any], task_id: str) -> bool:
-    """Whether it names the task that was asked for, and a state that is known."""
+def _is_record_of(record: dict[str, Any], task_id: str) -> bool:
+    """Say whether it names the task that was asked for, and a known state."""
     named = read_task_id(record.get("taskId"))
     return named == task_id and _state(record.get("state")) is not State.UNKNOWN
 
 
-def _torn_record(reply: Reply) -> Any:
-    """The record of a whole answer that is no JSON because it repeats the request wrongly."""
+def _broken_record(reply: Reply) -> Any:
+    """Find the record in a complete answer that is not JSON, since it repeats the request wrongly.
+
+    A scene may look like a record itself. So the request is cut out, as much of it as possible,
+    and a success counts only where the result stands beside the state.
+    """
     if not (reply.complete and 200 <= reply.status < 300):
         return None
     unfinished = None
-    for body in read_without(reply.text, ("paramJson", "param")):
+    for body in read_json_without(reply.text, ("paramJson", "param")):
         data = body.get("data") if isinstance(body, dict) else None
         if not (isinstance(data, dict) and "taskId" in data and "state" in data):
             continue
@@ -104,13 +112,13 @@ def _torn_record(reply: Reply) -> Any:
     return unfinished
 
 
-def _is_board(param: Any) -> bool:
-    given = unpacked(param.get("input")) if isinstance(param, dict) else None
-    return isinstance(given, dict) and isinstance(given.get("shots"), list)
+def _is_storyboard(param: Any) -> bool:
+    fields = unwrap_json(param.get("input")) if isinstance(param, dict) else None
+    return isinstance(fields, dict) and isinstance(fields.get("shots"), list)
 
 
 UPLOADED = "an image that was uploaded then"  # instead of its URL
-_WORDS = {state.value: state for state in State} | {
+_STATE_OF_WORD = {state.value: state for state in State} | {
     "succeeded": State.SUCCESS,
     "completed": State.SUCCESS,
     "failed": State.FAIL,
@@ -118,13 +126,13 @@ _WORDS = {state.value: state for state in State} | {
 
 
 def _state(value: Any) -> State:
-    """The state that a word stands for, in any case; a word that is not known ends nothing."""
+    """Return the state that a word stands for, in any case; an unknown word ends nothing."""
     word = value.strip().lower() if isinstance(value, str) else ""
-    return _WORDS.get(word, State.UNKNOWN)
+    return _STATE_OF_WORD.get(word, State.UNKNOWN)
 
 
-def _word(value: Any) -> str:
-    return "" if value is None else plain(value)
+def _words(value: Any) -> str:
+    return "" if value is None else one_line(value)
 
 
 def _reads(hook: Callable[[Any], Any], rename: str | None = None) -> Any:
@@ -139,15 +147,15 @@ _reader.register_structure_hook(
         _reader,
         task_id=_reads(str, "taskId"),
         state=_reads(_state),
-        model=_reads(_word),
+        model=_reads(_words),
         progress=_reads(read_amount),
-        word=_reads(_word),
+        word=_reads(_words),
         urls=_reads(tuple),
         unusable=_reads(tuple),
         content=_reads(dict),
         linked=_reads(bool),
-        fail_code=_reads(_word, "failCode"),
-        fail_message=_reads(_word, "failMsg"),
+        fail_code=_reads(_words, "failCode"),
+        fail_message=_reads(_words, "failMsg"),
         credits=_reads(read_amount, "creditsConsumed"),
         created_at=_reads(read_moment, "createTime"),
         updated_at=_reads(read_moment, "updateTime"),
@@ -157,66 +165,72 @@ _reader.register_structure_hook(
 )
 
 
-def tells_request(snapshot: Snapshot) -> bool:
-    """Say whether a task tells what it was asked for with; else nothing is proved."""
-    return _sent(snapshot) is not None
+def shows_request(snapshot: Snapshot) -> bool:
+    """Say whether the record repeats the request; without it, nothing is known of the task."""
+    return _request_in(snapshot) is not None
 
 
-def is_made_of(snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Iterable[str]) -> bool:
-    """Say whether a task was asked for with one of *tokens* in its callback URL, or is equal.
+def belongs_to_attempt(
+    snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Iterable[str]
+) -> bool:
+    """Say whether a task was requested by one of our attempts.
 
-    Its `param` repeats the request; when it is missing nothing is proved. The service may spell
-    the input as text, and add defaults to a storyboard's: names that a storyboard never sends.
+    Its record repeats the request: one of *tokens* stands in the callback URL, or the request
+    has one of *fingerprints*. Without that repetition the answer is False. The service may spell
+    the input as text, and may add fields to a storyboard's that a storyboard never sends.
     """
-    body = _sent(snapshot)
+    body = _request_in(snapshot)
     if body is None:
         return False
     called = body.get("callBackUrl")
     if isinstance(called, str) and any(token and token in called for token in tokens):
         return True
     known = set(fingerprints)
-    given = unpacked(body.get("input"))
-    if fingerprint_of({**body, "input": given}) in known:
+    fields = unwrap_json(body.get("input"))
+    if fingerprint_of({**body, "input": fields}) in known:
         return True
-    ours = {name: given[name] for name in INPUT_NAMES if name in given} if _is_board(body) else None
-    return ours is not None and fingerprint_of({**body, "input": ours}) in known
+    if not _is_storyboard(body):
+        return False
+    ours = {name: fields[name] for name in INPUT_NAMES if name in fields}
+    return fingerprint_of({**body, "input": ours}) in known
 
 
 def differences(
     snapshot: Snapshot, work: Work, *, tokens: Iterable[str] = (), fingerprints: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """Say each field that a task was asked for with otherwise than *work*, absence included.
+    """List the fields in which a task was requested otherwise than *work*, missing ones included.
 
-    A token or a fingerprint that fits needs no comparison. Names that a storyboard never sends may
-    have been added by the service. The URLs of images that were uploaded are not known: they
-    differ.
+    Nothing is compared when a token or a fingerprint proves that the task is ours. Fields that a
+    storyboard never sends may have been added by the service and are left out. The URLs of
+    images that were uploaded are not known, so they always differ.
     """
-    if is_made_of(snapshot, tokens=tokens, fingerprints=fingerprints):
+    if belongs_to_attempt(snapshot, tokens=tokens, fingerprints=fingerprints):
         return ()
     urls = with_images(work.images, lambda image: str(image) if is_url(image) else UPLOADED)
-    fields = work.wire_input(urls)
-    body = _sent(snapshot)
+    expected = work.wire_input(urls)
+    body = _request_in(snapshot)
     if body is None:
-        return ("the task does not tell what it was asked for with",)
-    given = unpacked(body.get("input"))
-    given = given if isinstance(given, dict) else {}
-    names = {*fields, *(INPUT_NAMES if _is_board(body) else given)}
+        return ("the record of the task does not repeat its request",)
+    actual = unwrap_json(body.get("input"))
+    actual = actual if isinstance(actual, dict) else {}
+    names = {*expected, *(INPUT_NAMES if _is_storyboard(body) else actual)}
     pairs: list[tuple[str, Any, Any]] = [("model", work.model, body.get("model"))]
-    pairs += [(name, fields.get(name), given.get(name)) for name in sorted(names)]
+    pairs += [(name, expected.get(name), actual.get(name)) for name in sorted(names)]
     return tuple(
-        f"{name}: {_shortly(ours)} was asked for, and the task has {_shortly(theirs)}"
+        f"{name}: {_shown(ours)} was asked for, and the task has {_shown(theirs)}"
         for name, ours, theirs in pairs
         if fingerprint_of({"input": ours}) != fingerprint_of({"input": theirs})
     )
 
 
-def _shortly(value: Any) -> str:
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
     text = json.dumps(value, ensure_ascii=False, default=str)
-    line = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return "nothing" if value is None else line if len(line) <= 120 else f"{line[:117]}..."
+    return shorten("".join(char if char.isprintable() else "?" for char in text), 120)
 
 
-def _sent(snapshot: Snapshot) -> dict[str, Any] | None:
-    """The request that a task repeats."""
-    param = unpacked(snapshot.raw.get("param"))
+def _request_in(snapshot: Snapshot) -> dict[str, Any] | None:
+    """Return the request that the record repeats."""
+    param = unwrap_json(snapshot.raw.get("param"))
     return param if isinstance(param, dict) else None

@@ -24,6 +24,7 @@ ORDER = [
     # foundations: small, pure or nearly so
     "errors",
     "_clock",
+    "_text",
     "_binding",
     "_disk",
     "_tokens",
@@ -33,9 +34,11 @@ ORDER = [
     "_sqlite",
     # the service's JSON, read and written; pure
     "_wire.lenient",
-    "_wire.files",
     "_wire.refusals",
+    "_wire.requests",
     "_wire.envelope",
+    "_wire.task_ids",
+    "_wire.files",
     "_wire.tasks",
     # decisions: how long to wait, whether to try again
     "_retry",
@@ -214,7 +217,7 @@ def test_every_module_is_in_the_order() -> None:
 
 
 def test_each_form_of_import_is_found() -> None:
-    assert "_wire.envelope" in core_modules_used_by(source_of("_api"))  # from package import module
+    assert "_wire.requests" in core_modules_used_by(source_of("_api"))  # from package import module
     assert "errors" in core_modules_used_by(source_of("_wire.envelope"))  # from module import name
     assert "__init__" in core_modules_used_by(ROOT / "simulator/service/service_clock.py")
     assert "_client" in core_modules_used_by(source_of("__init__"))
@@ -314,21 +317,21 @@ def users_of(module: str, name: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["create_task", "open_submission"])
-def test_one_module_pays(name: str) -> None:
-    """The request that costs money is asked for and judged in `_submission` and nowhere else."""
-    assert users_of("_wire.envelope", name) == {"_submission.py"}
+def test_one_module_pays() -> None:
+    """The request that costs money is built and its answer read in `_submission`, nowhere else."""
+    assert users_of("_wire.requests", "create_task") == {"_submission.py"}
+    assert users_of("_wire.task_ids", "decode_submission") == {"_submission.py"}
 
 
 def test_the_paying_request_is_built_once() -> None:
     """One call, outside of any loop of its own: the loop around it decides on what was sent."""
     calls = [name for name, _ in names_used_by(source_of("_submission"))].count(
-        f"{PACKAGE}._wire.envelope.create_task"
+        f"{PACKAGE}._wire.requests.create_task"
     )
     spelled = [path.name for path in EVERYWHERE if "createTask" in code_of(path)]
 
     assert calls == 1
-    assert spelled == ["envelope.py"]
+    assert spelled == ["requests.py"]
 
 
 def test_the_paying_module_knows_no_retry_library() -> None:

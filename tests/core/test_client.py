@@ -808,7 +808,7 @@ async def test_logs_say_what_is_asked_throttled_tried_again_and_uncertain(
         f"INFO {credit}: 127.0.0.1 was asked but did not answer; again in 0 s",
         f"DEBUG {credit}: HTTP 200 in 0 ms, attempt 2",
         "INFO throttled: the service asks for no pause",
-        f"INFO {credit}: The question for credits was refused: later; again in 0 s",
+        f"INFO {credit}: The request for credits was refused: later; again in 0 s",
         f"DEBUG {credit}: HTTP 200 in 0 ms, attempt 3",
         f"DEBUG {create}: HTTP 200 in 0 ms, attempt <token>",
         "INFO throttled: the service asks for no pause",

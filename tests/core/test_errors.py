@@ -54,20 +54,20 @@ FAMILY = [
 SPECIMENS = [
     ApikleyError("Something went wrong", code=7, task_id="task_1"),
     StoryboardError(["shots: 1 to 10, not 11", "duration: 10, 15 or 25 seconds, not 12"]),
-    ApiError("The look was refused: odd", code=1015, task_id="task_1"),
-    AuthenticationError("The look was refused: no such key", code=401, task_id="task_1"),
+    ApiError("The poll was refused: odd", code=1015, task_id="task_1"),
+    AuthenticationError("The poll was refused: no such key", code=401, task_id="task_1"),
     InsufficientCreditsError("The submission was refused: no money", code=402),
     NotFoundError("The service knows no such task", code=404, task_id="task_1"),
     InvalidRequestError("The submission was refused: bad shots", code=422),
-    RateLimitError("The look was refused: slow down", code=429, task_id="t", retry_after=2.5),
+    RateLimitError("The poll was refused: slow down", code=429, task_id="t", retry_after=2.5),
     KeyLimitError("The submission was refused: cap reached", code=433),
     MaintenanceError("The submission was refused: back soon", code=455),
     FeatureDisabledError("The submission was refused: off", code=505),
-    ServerError("The look was refused: oops", code=500, task_id="task_1"),
+    ServerError("The poll was refused: oops", code=500, task_id="task_1"),
     UnreachableError("host.test was not reached: refused", code=0, task_id="t", permanent=True),
-    UnansweredError("The look got an answer that cannot be read", code=200, task_id="task_1"),
+    UnansweredError("The poll got an answer that cannot be read", code=200, task_id="task_1"),
     SubmissionUncertainError(
-        "The submission may have been heard: HTTP 502",
+        "The submission may have been processed: HTTP 502",
         code=502,
         task_id="task_1",
         token="a1b2",
@@ -297,7 +297,7 @@ def test_every_error_tells_in_its_docstring_what_it_means(kind: type[ApikleyErro
 
 def test_an_uncertain_submission_warns_before_it_advises() -> None:
     """Whoever only reads the sentence does not pay twice."""
-    told = str(SubmissionUncertainError("The submission may have been heard: HTTP 502"))
+    told = str(SubmissionUncertainError("The submission may have been processed: HTTP 502"))
 
     assert "Do not simply submit again" in told
     assert "client.job(task_id)" in told

@@ -25,7 +25,7 @@ from apikley_async._download.fetch import FileFetcher, innermost, is_public, lit
 from apikley_async._download.media import Body, BrokenOffError, GoneError, Held
 from apikley_async._http import HttpTransport, Network, Secret
 from apikley_async._retry import Timeouts
-from apikley_async._wire.envelope import Request
+from apikley_async._wire.requests import Request
 from apikley_async.errors import DownloadError, UnreachableError
 
 FILM = film()

@@ -47,7 +47,7 @@ from virtual import VirtualLoop
 
 from apikley_async import Storyboard, Timeouts, UnansweredError, UnreachableError
 from apikley_async._http import (
-    LARGEST_ANSWER,
+    MAX_ANSWER_BYTES,
     HttpTransport,
     Network,
     Secret,
@@ -55,12 +55,12 @@ from apikley_async._http import (
     is_loopback,
     key_fault,
 )
-from apikley_async._wire.envelope import (
+from apikley_async._wire.envelope import Reply
+from apikley_async._wire.requests import (
     File,
-    Reply,
     Request,
     create_task,
-    read_credits,
+    get_credits,
     record_info,
     stream_upload,
 )
@@ -526,7 +526,7 @@ async def test_a_large_body_is_read_to_four_megabytes() -> None:
 
     assert isinstance(told.outcome, Reply)
     assert not told.outcome.complete
-    assert len(told.outcome.text) == LARGEST_ANSWER
+    assert len(told.outcome.text) == MAX_ANSWER_BYTES
 
 
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
@@ -541,7 +541,7 @@ async def test_a_decompression_bomb_does_not_go_off(
 
     assert isinstance(told.outcome, Reply)
     assert not told.outcome.complete
-    assert len(told.outcome.text) <= LARGEST_ANSWER
+    assert len(told.outcome.text) <= MAX_ANSWER_BYTES
 
 
 async def test_an_answer_before_the_question_was_out_counts() -> None:
@@ -766,7 +766,7 @@ async def test_a_redirect_is_never_followed(status: int, request_: Request) -> N
 async def test_the_key_goes_with_the_request_and_with_nothing_else() -> None:
     """No session has it as a default: a request to elsewhere could not take it along (S9, S10)."""
     async with RawServer() as server, talking(server.url) as transport:
-        for request in (PAID, LOOK, read_credits()):
+        for request in (PAID, LOOK, get_credits()):
             await send(transport, request)
 
         assert {heard.headers["authorization"] for heard in server.requests} == {

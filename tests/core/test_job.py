@@ -658,7 +658,7 @@ async def test_the_end_is_told_once() -> None:
 @virtual
 async def test_the_last_trouble_is_told() -> None:
     """Whoever reads the error learns that the service was away, not only that it took long."""
-    job = make_job(Service(ServerError("The look was refused: bad gateway")))
+    job = make_job(Service(ServerError("The poll was refused: bad gateway")))
 
     with pytest.raises(JobTimeoutError, match="bad gateway"):
         await job.wait(timeout=5)
@@ -1130,8 +1130,8 @@ async def test_an_outage_is_no_reading_of_an_empty_result() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        AuthenticationError("The look was refused: bad key", code=401),
-        InvalidRequestError("The look was refused: wrong", code=422),
+        AuthenticationError("The poll was refused: bad key", code=401),
+        InvalidRequestError("The poll was refused: wrong", code=422),
         ClientClosedError("The client was closed"),
     ],
 )

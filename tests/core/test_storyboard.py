@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from apikley_async import ModelTask, Shot, Storyboard, StoryboardError
 from apikley_async._storyboard import image_faults, is_url, url_faults
-from apikley_async._wire.envelope import create_task
+from apikley_async._wire.requests import create_task
 
 HUGE = 10**400  # no float can hold it
 UNPRINTABLE = 10**5000  # and this one cannot even be printed

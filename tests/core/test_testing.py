@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apikley_async import Client, Environment, ModelTask, RateLimiter
-from apikley_async._wire.envelope import read_credits
+from apikley_async._wire.requests import get_credits
 from apikley_async.errors import UnreachableError
 from apikley_async.testing import FakeClock, LoopClock, Request, ScriptedTransport, exactly, reply
 
-ASK = read_credits()
+ASK = get_credits()
 
 
 async def together(*tasks: Awaitable[object]) -> list[object]:

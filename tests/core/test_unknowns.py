@@ -27,7 +27,7 @@ from apikley_async import (
     SubmissionUncertainError,
     UploadError,
 )
-from apikley_async._wire.envelope import create_task
+from apikley_async._wire.requests import create_task
 from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
 
 pytestmark = pytest.mark.apikley

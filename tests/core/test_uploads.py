@@ -29,7 +29,7 @@ from apikley_async._uploads import (
     picture_kind,
     read_picture,
 )
-from apikley_async._wire.envelope import File
+from apikley_async._wire.requests import File
 from apikley_async.errors import Blame, ServerError, StoryboardError, UploadError
 from apikley_async.testing import FakeClock
 
@@ -716,7 +716,7 @@ async def test_the_type_is_what_it_is(tmp_path: Path, kind: str) -> None:
 
     await make(store).upload(path)
 
-    assert store.files[0].kind == f"image/{kind}"
+    assert store.files[0].content_type == f"image/{kind}"
     assert store.files[0].content == GOOD[kind]
 
 

@@ -40,28 +40,31 @@ from apikley_async import (
     Work,
 )
 from apikley_async._wire.envelope import (
-    LONGEST_PAUSE,
-    RAW_KEPT,
-    File,
+    MAX_RAW_BYTES,
+    MAX_RETRY_AFTER,
     Reply,
-    Request,
-    checked_codes,
-    create_task,
-    is_task_id,
-    link_for,
-    open_credits,
-    open_envelope,
-    open_link,
-    open_submission,
-    open_upload,
-    read_callback,
-    read_credits,
+    decode_credits,
+    decode_data,
     read_envelope,
-    record_info,
     retry_after,
+)
+from apikley_async._wire.files import decode_link, decode_upload
+from apikley_async._wire.requests import (
+    File,
+    Request,
+    create_task,
+    get_credits,
+    get_download_url,
+    record_info,
     stream_upload,
 )
-from apikley_async._wire.tasks import is_made_of, open_snapshot
+from apikley_async._wire.task_ids import (
+    decode_submission,
+    is_task_id,
+    read_callback,
+    validate_not_created,
+)
+from apikley_async._wire.tasks import belongs_to_attempt, decode_snapshot
 
 WALL = 1_790_000_000.0  # Mon, 21 Sep 2026 14:13:20 GMT
 CARD = "https://files.test/kitten.png"
@@ -231,8 +234,8 @@ def test_only_creating_a_task_must_not_be_repeated() -> None:
     """Every other request of the house costs nothing twice."""
     free = [
         record_info("task_1"),
-        read_credits(),
-        link_for(FILM),
+        get_credits(),
+        get_download_url(FILM),
         stream_upload(File("a.png", "image/png", b"x"), "folder"),
     ]
 
@@ -244,8 +247,8 @@ def test_only_creating_a_task_must_not_be_repeated() -> None:
     ("request_", "method", "path", "query", "body"),
     [
         (record_info("a/b?c&d"), "GET", "/api/v1/jobs/recordInfo", {"taskId": "a/b?c&d"}, None),
-        (read_credits(), "GET", "/api/v1/chat/credit", {}, None),
-        (link_for(FILM), "POST", "/api/v1/common/download-url", {}, {"url": FILM}),
+        (get_credits(), "GET", "/api/v1/chat/credit", {}, None),
+        (get_download_url(FILM), "POST", "/api/v1/common/download-url", {}, {"url": FILM}),
     ],
     ids=["look", "credits", "link"],
 )
@@ -371,7 +374,7 @@ def test_each_code_has_its_error(code: int, kind: type[ApikleyError], form: str)
     }
 
     with pytest.raises(kind) as caught:
-        open_envelope(replies[form], asked="The question")
+        decode_data(replies[form], subject="The question")
 
     assert type(caught.value) is kind
     assert caught.value.code == code
@@ -382,7 +385,7 @@ def test_each_code_has_its_error(code: int, kind: type[ApikleyError], form: str)
 def test_a_code_that_is_no_refusal_and_no_success_is_refused_as_it_is(code: int) -> None:
     """An unknown code is a generic error that shows code and message."""
     with pytest.raises(ApiError) as caught:
-        open_envelope(framed(code, msg="odd"))
+        decode_data(framed(code, msg="odd"))
 
     assert type(caught.value) is ApiError
     assert "odd" in str(caught.value)
@@ -392,7 +395,7 @@ def test_a_code_that_is_no_refusal_and_no_success_is_refused_as_it_is(code: int)
 def test_a_redirect_is_a_wrong_address(status: int) -> None:
     """Never followed, whatever its body says (A13)."""
     with pytest.raises(ApiError, match=r"redirected.*base URL") as caught:
-        open_envelope(framed(status=status))
+        decode_data(framed(status=status))
 
     assert caught.value.code == status
 
@@ -411,7 +414,7 @@ def test_a_redirect_is_a_wrong_address(status: int) -> None:
 def test_what_cannot_be_read_is_no_answer(reply: Reply, told: str) -> None:
     """HTML, a list, half a JSON: asking again costs nothing (P3)."""
     with pytest.raises(UnansweredError, match=told):
-        open_envelope(reply)
+        decode_data(reply)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +432,7 @@ def test_what_cannot_be_read_is_no_answer(reply: Reply, told: str) -> None:
 def test_money_may_come_dressed_as_pace(code: int, message: str, kind: type[ApikleyError]) -> None:
     """Whole words only: a load balancer has nothing to do with money (API section 2)."""
     with pytest.raises(kind) as caught:
-        open_envelope(framed(code, msg=message))
+        decode_data(framed(code, msg=message))
 
     assert type(caught.value) is kind
 
@@ -450,14 +453,14 @@ def test_pace_may_come_dressed_as_something_else(
 ) -> None:
     """But a 5xx stays one, since it may have been processed (API section 2)."""
     with pytest.raises(kind) as caught:
-        open_envelope(framed(code, msg=message))
+        decode_data(framed(code, msg=message))
 
     assert type(caught.value) is kind
 
 
 def test_a_refusal_without_words_says_so() -> None:
     with pytest.raises(ApiError, match="The request was refused: no reason given"):
-        open_envelope(framed(422, msg=None))
+        decode_data(framed(422, msg=None))
 
 
 # --- how long to pause ----------------------------------------------------------------------------
@@ -524,7 +527,7 @@ def test_a_pause_reaches_the_error() -> None:
 
     for reply in (html, dressed):
         with pytest.raises(RateLimitError) as caught:
-            open_envelope(reply, wall=WALL)
+            decode_data(reply, wall=WALL)
         assert caught.value.retry_after == 12
 
 
@@ -543,7 +546,7 @@ def test_a_pause_is_always_one_that_ends(headers: dict[str, str], wall: float) -
     """Nothing a server writes makes us sleep for years, or not at all and for ever (R7)."""
     pause = retry_after(Reply(429, "", headers), wall=wall)
 
-    assert pause is None or 0 <= pause <= LONGEST_PAUSE
+    assert pause is None or 0 <= pause <= MAX_RETRY_AFTER
 
 
 # --- createTask: what was paid --------------------------------------------------------------------
@@ -552,7 +555,7 @@ def test_a_pause_is_always_one_that_ends(headers: dict[str, str], wall: float) -
 
 
 def opened(reply: Reply, *not_created: int) -> str:
-    return open_submission(reply, wall=WALL, not_created=frozenset(not_created))
+    return decode_submission(reply, wall=WALL, not_created=frozenset(not_created))
 
 
 @pytest.mark.parametrize(
@@ -796,7 +799,7 @@ def test_row_7_everything_else_is_uncertain(reply: Reply) -> None:
         opened(reply)
 
     assert caught.value.http == reply.status
-    assert caught.value.raw == reply.text[:RAW_KEPT]
+    assert caught.value.raw == reply.text[:MAX_RAW_BYTES]
     assert str(reply.status) in caught.value.cause
 
 
@@ -934,7 +937,7 @@ def test_a_withdrawn_model_is_named_and_no_image_is_spoken_of(code: int, status:
     reply = framed(code, msg=WITHDRAWN, status=status)
 
     with pytest.raises(InvalidRequestError) as caught:
-        open_submission(reply, asked="The submission to sora-2-pro-storyboard")
+        decode_submission(reply, subject="The submission to sora-2-pro-storyboard")
 
     told = str(copy.copy(caught.value))
     assert "sora-2-pro-storyboard" in told
@@ -948,7 +951,7 @@ def test_a_doubt_keeps_64_kib_of_the_answer(letter: str) -> None:
     with pytest.raises(SubmissionUncertainError) as caught:
         opened(said(letter * 100_000))
 
-    assert RAW_KEPT - 4 < len(caught.value.raw.encode()) <= RAW_KEPT
+    assert MAX_RAW_BYTES - 4 < len(caught.value.raw.encode()) <= MAX_RAW_BYTES
 
 
 @pytest.mark.parametrize(
@@ -995,11 +998,11 @@ def test_nobody_can_vouch_for_a_gateway() -> None:
             with pytest.raises(SubmissionUncertainError):
                 opened(answer, code, 500)
         with pytest.raises(ValueError, match=f"{code} never means"):
-            checked_codes({code})
+            validate_not_created({code})
     for odd in (200, 0, True, "500"):
         with pytest.raises((ValueError, TypeError), match="not_created"):
-            checked_codes([odd])  # type: ignore[list-item]
-    assert checked_codes([500, 409]) == {500, 409}
+            validate_not_created([odd])  # type: ignore[list-item]
+    assert validate_not_created([500, 409]) == {500, 409}
 
 
 def test_vouching_never_drops_an_id() -> None:
@@ -1026,7 +1029,7 @@ RECORD = {
 
 
 def look(reply: Reply) -> Snapshot:
-    return open_snapshot(reply, "task_1", wall=WALL)
+    return decode_snapshot(reply, "task_1", wall=WALL)
 
 
 def record(**fields: Any) -> Snapshot:
@@ -1288,7 +1291,7 @@ def test_an_answer_that_names_no_task_is_taken_for_ours(told: Any) -> None:
 
 
 def test_an_id_may_come_back_as_a_number() -> None:
-    assert open_snapshot(framed(data=RECORD | {"taskId": 77}), "77").task_id == "77"
+    assert decode_snapshot(framed(data=RECORD | {"taskId": 77}), "77").task_id == "77"
 
 
 @pytest.mark.parametrize("data", [[], [RECORD], "text", "", 5, True, False, 0])
@@ -1377,7 +1380,7 @@ TOKEN = "4f1c" * 8
 
 
 def made(param: Any, tokens: list[str], *fingerprints: str) -> bool:
-    return is_made_of(record(param=param), tokens=tokens, fingerprints=fingerprints)
+    return belongs_to_attempt(record(param=param), tokens=tokens, fingerprints=fingerprints)
 
 
 def test_one_work_has_one_print() -> None:
@@ -1416,7 +1419,7 @@ def test_without_a_request_nothing_is_proved(param: Any) -> None:
 )
 def test_credits_are_a_number(data: Any, left: float) -> None:
     """Documented as whole; fractions occur (API section 7)."""
-    assert open_credits(framed(data=data)) == left
+    assert decode_credits(framed(data=data)) == left
 
 
 @pytest.mark.parametrize(
@@ -1425,25 +1428,25 @@ def test_credits_are_a_number(data: Any, left: float) -> None:
 def test_credits_in_another_shape_are_an_error_at_once(data: Any) -> None:
     """The line is not broken: asking again for two minutes would get the same answer."""
     with pytest.raises(ApiError, match=r"answered with .*, not with a number") as caught:
-        open_credits(framed(data=data))
+        decode_credits(framed(data=data))
     assert caught.value.retry not in ("soon", "always")
 
 
 @pytest.mark.parametrize("data", [FILM, {"url": FILM}, {"downloadUrl": FILM}])
 def test_a_link_is_a_url(data: Any) -> None:
-    assert open_link(framed(data=data)) == FILM
+    assert decode_link(framed(data=data)) == FILM
 
 
 @pytest.mark.parametrize("data", [None, "", "film.mp4", "file:///x", 5, {}, {"url": 5}, [], [5]])
 def test_a_link_that_is_none_is_no_answer(data: Any) -> None:
     """Nothing but http(s) reaches the downloader (P7)."""
     with pytest.raises(UnansweredError):
-        open_link(framed(data=data))
+        decode_link(framed(data=data))
 
 
 def test_a_foreign_link_is_refused() -> None:
     with pytest.raises(InvalidRequestError):
-        open_link(framed(422, msg="not one of ours"))
+        decode_link(framed(422, msg="not one of ours"))
 
 
 STORED = {"fileName": "9f.png", "fileSize": 5, "mimeType": "image/png"}
@@ -1461,13 +1464,13 @@ STORED = {"fileName": "9f.png", "fileSize": 5, "mimeType": "image/png"}
 )
 def test_an_upload_is_read_in_both_shapes(data: Any) -> None:
     """`fileUrl`, or else `downloadUrl` (API section 8)."""
-    assert open_upload(said({"success": True, "code": 200, "msg": "ok", "data": data})) == CARD
+    assert decode_upload(said({"success": True, "code": 200, "msg": "ok", "data": data})) == CARD
 
 
 @pytest.mark.parametrize("data", [None, {}, STORED, [], CARD, {"fileUrl": "file:///x"}])
 def test_an_upload_without_a_url_is_none(data: Any) -> None:
     with pytest.raises(UploadError, match="without a URL"):
-        open_upload(framed(data=data))
+        decode_upload(framed(data=data))
 
 
 @pytest.mark.parametrize(
@@ -1482,7 +1485,7 @@ def test_an_upload_without_a_url_is_none(data: Any) -> None:
 def test_an_upload_that_did_not_succeed_says_why(reply: Reply, kind: type[ApikleyError]) -> None:
     """`success: false` counts even on HTTP 200 (API section 8)."""
     with pytest.raises(kind, match="too large") as caught:
-        open_upload(reply)
+        decode_upload(reply)
 
     assert type(caught.value) is kind
 
@@ -1536,9 +1539,9 @@ REPLIES = st.builds(
 OPENERS: dict[str, tuple[Callable[[Reply], object], tuple[type[ApikleyError], ...], type]] = {
     "submission": (opened, (ApiError, SubmissionUncertainError), str),
     "snapshot": (look, (ApiError, UnansweredError), Snapshot),
-    "credits": (open_credits, (ApiError, UnansweredError), float),
-    "link": (open_link, (ApiError, UnansweredError), str),
-    "upload": (open_upload, (ApiError, UnansweredError, UploadError), str),
+    "credits": (decode_credits, (ApiError, UnansweredError), float),
+    "link": (decode_link, (ApiError, UnansweredError), str),
+    "upload": (decode_upload, (ApiError, UnansweredError, UploadError), str),
     "pause": (lambda reply: retry_after(reply, wall=WALL) or 0.0, (), float),
 }
 
@@ -1579,7 +1582,7 @@ def test_a_refusal_is_never_more_than_a_guess_away_from_the_table(
     refusing |= {429, 430} | not_created
     outcome: object = None
     try:
-        open_submission(reply, wall=WALL, not_created=not_created)
+        decode_submission(reply, wall=WALL, not_created=not_created)
     except (ApiError, SubmissionUncertainError) as error:
         outcome = error
 
@@ -1588,7 +1591,7 @@ def test_a_refusal_is_never_more_than_a_guess_away_from_the_table(
         assert 300 <= reply.status < 400 or told & refusing
         assert reply.status < 500 or reply.status in not_created
     if isinstance(outcome, SubmissionUncertainError):
-        assert len(outcome.raw.encode()) <= RAW_KEPT
+        assert len(outcome.raw.encode()) <= MAX_RAW_BYTES
 
 
 @given(TREES)

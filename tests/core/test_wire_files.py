@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from apikley_async import EmptyResultError, Snapshot, State
 from apikley_async._storyboard import url_faults
 from apikley_async._wire.envelope import Reply
-from apikley_async._wire.files import find_links, tidy
-from apikley_async._wire.tasks import open_snapshot
+from apikley_async._wire.files import encode_link, find_links
+from apikley_async._wire.tasks import decode_snapshot
 
 FILM = "https://cdn.test/a.mp4"
 OTHER = "https://cdn.test/b.mp4"
@@ -31,7 +31,7 @@ PARAM = {
 def poll(model: str | None = "sora-2-pro-storyboard", **data: Any) -> Snapshot:
     record = {"taskId": "task_1", "model": model, "state": "success", "param": json.dumps(PARAM)}
     body = {"code": 200, "msg": "success", "data": record | data}
-    return open_snapshot(Reply(200, json.dumps(body)), "task_1")
+    return decode_snapshot(Reply(200, json.dumps(body)), "task_1")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_link_that_cannot_be_used_is_told(odd: Any) -> None:
 )
 def test_a_link_is_asked_for_as_it_was_signed(given_: str, asked: str) -> None:
     """Only what no request could carry is encoded (DESIGN, Evidence)."""
-    assert tidy(given_) == asked
+    assert encode_link(given_) == asked
     assert poll(resultJson={"resultUrls": [given_]}).urls == (asked,)
 
 
@@ -164,7 +164,7 @@ NASTY = st.recursive(
 @given(st.dictionaries(st.sampled_from(["resultJson", "result", "resultUrls", "param"]), NASTY))
 def test_whatever_is_found_could_be_requested_and_is_not_ours(data: dict[str, Any]) -> None:
     """Any JSON at all: what comes out passes the check that the request makes."""
-    links = find_links(data, never=[CARD])
+    links = find_links(data, exclude=[CARD])
 
     assert CARD not in links.usable
     assert not any([*url_faults(url)] for url in links.usable)

@@ -13,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from apikley_async._wire.lenient import (
-    plain,
     read_amount,
     read_date,
     read_json,
@@ -250,43 +249,3 @@ def test_reading_dates_never_raises(text: str) -> None:
     seconds = read_date(text)
 
     assert seconds is None or math.isfinite(seconds)
-
-
-# --- text -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        ("Internal Error, Please try again later.", "Internal Error, Please try again later."),
-        ("Внутренняя ошибка", "Внутренняя ошибка"),
-        ("two\nlines\tand a tab", "two lines and a tab"),
-        ("\x1b[31mred\x1b[0m", "[31mred [0m"),
-        ("bell\x07 null\x00 c1\x9b", "bell null c1"),
-        ("right\u202eleft", "right left"),
-        ("zero\u200bwidth, mark\ufeff, letter mark\u061c", "zero width, mark , letter mark"),
-        ("half\ud800pair", "half pair"),
-        ("  spaces   galore  ", "spaces galore"),
-        (404, "404"),
-        (None, "None"),
-        ({"a": 1}, "{'a': 1}"),
-        ("", ""),
-    ],
-)
-def test_foreign_text_becomes_one_harmless_line(value: Any, shown: str) -> None:
-    """Nothing that moves a cursor, turns a line round or hides (P16)."""
-    assert plain(value) == shown
-
-
-def test_foreign_text_is_cut() -> None:
-    assert plain("x" * 10_000) == "x" * 497 + "..."
-    assert plain("x" * 500) == "x" * 500
-    assert plain("abcdef", 5) == "ab..."
-
-
-@given(ANYTHING, st.integers(3, 600))
-def test_foreign_text_is_always_harmless(value: Any, longest: int) -> None:
-    shown = plain(value, longest)
-
-    assert shown.isprintable()
-    assert len(shown) <= longest

@@ -18,8 +18,10 @@ from apikley_async import (
     Storyboard,
     UnansweredError,
 )
-from apikley_async._wire.envelope import Reply, create_task, read_callback
-from apikley_async._wire.tasks import is_made_of, open_snapshot, tells_request
+from apikley_async._wire.envelope import Reply
+from apikley_async._wire.requests import create_task
+from apikley_async._wire.task_ids import read_callback
+from apikley_async._wire.tasks import belongs_to_attempt, decode_snapshot, shows_request
 
 FILM = "https://cdn.test/a.mp4"
 SCENE = 'She says "hi", then: {"state":"success","resultJson":"[\\"https://evil.test/x.mp4\\"]"}.'
@@ -37,7 +39,7 @@ RECORD: dict[str, Any] = {
 
 
 def poll(text: str, *, status: int = 200, complete: bool = True, task_id: str = "task_1") -> Any:
-    return open_snapshot(Reply(status, text, complete=complete), task_id)
+    return decode_snapshot(Reply(status, text, complete=complete), task_id)
 
 
 def framed(code: Any, status: int = 200, **fields: Any) -> Any:
@@ -245,8 +247,8 @@ BODY: dict[str, Any] = {"model": BOARD.model, "input": BOARD.wire_input({})}
 
 def ours(param: Any) -> bool:
     snapshot = framed(200, param=param)
-    assert tells_request(snapshot) or param == ""
-    return is_made_of(snapshot, tokens=(), fingerprints=[SENT.fingerprint])
+    assert shows_request(snapshot) or param == ""
+    return belongs_to_attempt(snapshot, tokens=(), fingerprints=[SENT.fingerprint])
 
 
 def with_input(**fields: Any) -> dict[str, Any]:
@@ -304,4 +306,4 @@ def test_a_task_of_another_model_must_be_equal_as_it_is() -> None:
     for added, equal in ({}, True), ({"seed": 7}, False):
         text = json.dumps(body | {"input": json.dumps(body["input"] | added)})
         snapshot = framed(200, model="kling", param=text)
-        assert is_made_of(snapshot, tokens=(), fingerprints=[sent.fingerprint]) is equal
+        assert belongs_to_attempt(snapshot, tokens=(), fingerprints=[sent.fingerprint]) is equal

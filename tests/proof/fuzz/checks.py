@@ -30,16 +30,10 @@ from apikley_async import (
     UnansweredError,
     UploadError,
 )
-from apikley_async._wire.envelope import (
-    Reply,
-    open_credits,
-    open_envelope,
-    open_link,
-    open_submission,
-    open_upload,
-    retry_after,
-)
-from apikley_async._wire.tasks import is_made_of, open_snapshot
+from apikley_async._wire.envelope import Reply, decode_credits, decode_data, retry_after
+from apikley_async._wire.files import decode_link, decode_upload
+from apikley_async._wire.task_ids import decode_submission
+from apikley_async._wire.tasks import belongs_to_attempt, decode_snapshot
 
 __all__ = ["examine", "examine_pause"]
 
@@ -47,22 +41,22 @@ WALL = 1.79e9
 # Seconds of the processor for each 64 KiB, or less: three times what the worst body needs alone on
 # a machine, since its neighbours' work makes a processor slower too.
 SLOWEST = 0.1
-LONGEST_PAUSE = 300.0
+MAX_RETRY_AFTER = 300.0
 
 Opener = tuple[Callable[[Reply], object], tuple[type[ApikleyError], ...]]
 OPENERS: dict[str, Opener] = {
-    "envelope": (open_envelope, (ApiError, UnansweredError)),
+    "envelope": (decode_data, (ApiError, UnansweredError)),
     "submission": (
-        lambda reply: open_submission(reply, wall=WALL),
+        lambda reply: decode_submission(reply, wall=WALL),
         (ApiError, SubmissionUncertainError),
     ),
     "snapshot": (
-        lambda reply: open_snapshot(reply, "task_1", wall=WALL),
+        lambda reply: decode_snapshot(reply, "task_1", wall=WALL),
         (ApiError, UnansweredError),
     ),
-    "credits": (open_credits, (ApiError, UnansweredError)),
-    "link": (open_link, (ApiError, UnansweredError)),
-    "upload": (open_upload, (ApiError, UnansweredError, UploadError)),
+    "credits": (decode_credits, (ApiError, UnansweredError)),
+    "link": (decode_link, (ApiError, UnansweredError)),
+    "upload": (decode_upload, (ApiError, UnansweredError, UploadError)),
     "pause": (lambda reply: retry_after(reply, wall=WALL), ()),
 }
 
@@ -164,7 +158,7 @@ def _check_error(error: ApikleyError, thorough: bool) -> None:
 
 
 def _check_pause(pause: Any) -> None:
-    sane = pause is None or (isinstance(pause, float) and 0 <= pause <= LONGEST_PAUSE)
+    sane = pause is None or (isinstance(pause, float) and 0 <= pause <= MAX_RETRY_AFTER)
     demand(sane, f"a pause of {pause!r:.80}")
 
 
@@ -182,7 +176,7 @@ def _check_snapshot(snapshot: Any, thorough: bool) -> None:
     for number in (snapshot.progress, snapshot.credits):
         sane = number is None or (math.isfinite(number) and number >= 0)
         demand(sane, f"{number!r} for an amount")
-    is_made_of(snapshot, tokens=["4f1c"], fingerprints=["0"])
+    belongs_to_attempt(snapshot, tokens=["4f1c"], fingerprints=["0"])
     try:
         result = snapshot.result()
     except (JobFailedError, EmptyResultError) as error:

@@ -24,7 +24,7 @@ from fuzz.manifests import Manifest
 from fuzz.promises import Findings, demand
 
 from apikley_async import Storyboard
-from apikley_async._wire.envelope import create_task
+from apikley_async._wire.requests import create_task
 from apikley_async.batch import Entry, Item, State, check
 from apikley_async.batch.manifest.fields import entry_of, folded, work_of
 from apikley_async.batch.manifest.reader import entries_in

@@ -19,7 +19,8 @@ from fuzz.promises import Defect, Findings
 from volume import volume
 
 from apikley_async import RateLimitError
-from apikley_async._wire.envelope import Reply, open_submission
+from apikley_async._wire.envelope import Reply
+from apikley_async._wire.task_ids import decode_submission
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def test_an_id_is_found_however_deep_the_rest_is_nested(status: int) -> None:
     tower = "[" * 150 + "]" * 150
     text = f'{{"code": 200, "data": {{"taskId": "task_1", "new": {tower}}}}}'
 
-    assert open_submission(Reply(status, text)) == "task_1"
+    assert decode_submission(Reply(status, text)) == "task_1"
 
 
 # --- the fuzzing itself --------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from apikley_async._http import Network, network_fault
 from apikley_async._storyboard import url_faults
 from apikley_async._submission import check_order
 from apikley_async._wire.envelope import Reply
-from apikley_async._wire.tasks import open_snapshot
+from apikley_async._wire.tasks import decode_snapshot
 from apikley_async.errors import ApikleyError, DownloadError, StoryboardError
 from apikley_async.webhook import Callback
 
@@ -321,7 +321,7 @@ def _of_our_own(address: Address) -> str:
 def _of_a_result(address: Address) -> tuple[str, ...]:
     data = {"taskId": "t", "state": "success", "resultJson": {"resultUrls": [address.url]}}
     reply = Reply(200, json.dumps({"code": 200, "data": data}))
-    return open_snapshot(reply, "t", wall=1.79e9).urls
+    return decode_snapshot(reply, "t", wall=1.79e9).urls
 
 
 # --- what was taken ------------------------------------------------------------------------------

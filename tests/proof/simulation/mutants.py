@@ -40,17 +40,17 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_http", "    mark.sent = True\n", "    mark.sent = False\n"),
     ),
     "take a 5xx for a refusal": (
-        ("_wire.envelope", "sure = status < 500 and code in _REFUSALS",
-         "sure = status >= 500 or (status < 500 and code in _REFUSALS)"),
+        ("_wire.task_ids", "sure = status < 500 and code in ERROR_OF_CODE",
+         "sure = status >= 500 or (status < 500 and code in ERROR_OF_CODE)"),
     ),
     "take a success without an id for a refusal": (
-        ("_wire.envelope",
+        ("_wire.task_ids",
          "    if isinstance(refused, ApiError) and sure:\n        raise refused\n",
          ("    if not (isinstance(refused, ApiError) and sure):\n"
          "        raise ServerError('no id', code=500)\n    raise refused\n")),
     ),
     "look past the id in a refusal": (
-        ("_wire.envelope", "    if task_id := find_task_id(read_any_json(reply.text)):",
+        ("_wire.task_ids", "    if task_id := find_task_id(read_any_json(reply.text)):",
          "    if envelope.ok and (task_id := find_task_id(read_any_json(reply.text))):"),
     ),
     "plan again what was out in a crash": (
@@ -180,7 +180,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- hearing
     "believe what a callback names": (
-        ("_attempts", "ours = is_made_of(snapshot, tokens=[token], fingerprints=())",
+        ("_attempts", "ours = belongs_to_attempt(snapshot, tokens=[token], fingerprints=())",
          "ours = True"),
     ),
     "bind by content alone": (

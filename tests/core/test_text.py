@@ -1,0 +1,64 @@
+"""`_text`: whatever was said elsewhere becomes one line that harms no log and no terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apikley_async._text import loggable, one_line, shorten
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner),
+    max_leaves=8,
+)
+
+LINES: list[tuple[Any, str]] = [
+    ("Internal Error, Please try again later.", "Internal Error, Please try again later."),
+    ("Внутренняя ошибка", "Внутренняя ошибка"),
+    ("two\nlines\tand a tab", "two lines and a tab"),
+    ("\x1b[31mred\x1b[0m", "[31mred [0m"),
+    ("bell\x07 null\x00 c1\x9b", "bell null c1"),
+    ("right\u202eleft", "right left"),
+    ("zero\u200bwidth, mark\ufeff, letter mark\u061c", "zero width, mark , letter mark"),
+    ("half\ud800pair", "half pair"),
+    ("  spaces   galore  ", "spaces galore"),
+    (404, "404"),
+    (None, "None"),
+    ({"a": 1}, "{'a': 1}"),
+    ("", ""),
+]
+
+
+def test_any_value_becomes_one_printable_line() -> None:
+    """Nothing that moves a cursor, reverses a line or hides (P16)."""
+    failures = [(value, one_line(value)) for value, line in LINES if one_line(value) != line]
+
+    assert failures == []
+
+
+def test_a_line_is_cut_to_its_bound() -> None:
+    assert one_line("x" * 10_000) == "x" * 497 + "..."
+    assert one_line("x" * 500) == "x" * 500
+    assert one_line("abcdef", 5) == "ab..."
+    assert shorten("abcdef", 6) == "abcdef"
+    assert shorten("abcdefg", 6) == "abc..."
+
+
+@given(ANYTHING, st.integers(3, 600))
+def test_a_line_is_printable_and_within_its_bound_whatever_comes(value: Any, bound: int) -> None:
+    line = one_line(value, bound)
+
+    assert line.isprintable()
+    assert len(line) <= bound
+
+
+def test_a_log_line_holds_no_url() -> None:
+    """A callback URL holds a token, a result's link a signature (I8)."""
+    line = loggable("no answer from https://hooks.test/canary?x=1\nand custom+x://canary, sorry")
+
+    assert line == "no answer from <url> and custom+<url> sorry"
+    assert line.isprintable()
