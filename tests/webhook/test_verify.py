@@ -26,7 +26,7 @@ from webhook.callback_requests import (
 )
 from webhook.forgeries import body_of, forgeries, request_of
 
-from apikley_async._wire.envelope import LARGEST_ECHO
+from apikley_async._wire.requests import MAX_ECHO_BYTES
 from apikley_async.webhook.verify import (
     MAX_BODY,
     CallbackRequest,
@@ -64,7 +64,7 @@ def named(**fields: Any) -> bytes:
 
 def test_a_callback_about_the_largest_request_fits() -> None:
     """It repeats the request: what we may send may come back (API section 12)."""
-    assert MAX_BODY > LARGEST_ECHO
+    assert MAX_BODY > MAX_ECHO_BYTES
 
 
 def test_the_published_signature_is_accepted() -> None:
