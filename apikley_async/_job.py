@@ -417,8 +417,8 @@ class Job:
     def _timed_out(self, watch: _Watch) -> JobTimeoutError:
         waited = self._clock.now() - watch.began
         last = f"; the last look failed: {self._trouble}" if self._trouble else ""
-        told = f"Not ready after {waited:.0f} s, {self.snapshot.told}{last}"
+        told = f"Not ready after {waited:.0f} s, {self.snapshot.state_text}{last}"
         return JobTimeoutError(told, task_id=self.task_id, job=self)
 
     def __repr__(self) -> str:
-        return f"<Job {self.task_id} {self.snapshot.told}>"
+        return f"<Job {self.task_id} {self.snapshot.state_text}>"

@@ -1,27 +1,30 @@
-"""What the service says of a task: states, snapshots, results.
+"""What the service says of a task: `State`, `Snapshot` and `Result`.
 
-Values only. How they are spelled on the wire is `_wire`'s business. The page behind them is
+Values only; `_wire` reads them from the service's JSON. The page behind them is
 https://docs.apikley.ru/get-task-detail.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+import math
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
+from apikley_async._text import loggable
 from apikley_async.errors import EmptyResultError, JobFailedError
 
 __all__ = ["Result", "Snapshot", "State"]
 
-LINK_LIFE = timedelta(hours=24)
+LINK_LIFETIME = timedelta(hours=24)
 
 
-class State(enum.Enum):
-    """How far a task is. Only `SUCCESS` and `FAIL` are final."""
+class State(StrEnum):
+    """How far a task is, in the service's words. Only `SUCCESS` and `FAIL` are final."""
 
     WAITING = "waiting"
     QUEUING = "queuing"
@@ -29,24 +32,25 @@ class State(enum.Enum):
     SUCCESS = "success"
     FAIL = "fail"
     UNKNOWN = "unknown"
-    """A word this version does not know; it stands in `Snapshot.word`. Not finished."""
+    """A word this version does not know; it stands in `Snapshot.word`. Not final."""
 
     @property
     def final(self) -> bool:
+        """Whether the task has ended."""
         return self in (State.SUCCESS, State.FAIL)
 
 
 @attrs.frozen(repr=False)
 class Result:
-    """A finished film: where its files can be fetched, and until when.
+    """A finished film: where its files can be downloaded, and until when.
 
     Attributes:
         task_id: the task that made it.
-        urls: the usable links, in the service's order; they live about 24 hours.
-        credits: what the service says the task consumed, if it says.
-        expires_at: when the links are expected to die (24 hours after completion), if known.
-        raw: the result as the service gave it, fields we do not know included.
-        unusable: what stands among the links and is none that could be fetched; `save` says so.
+        urls: the usable links, in the service's order; they work for about 24 hours.
+        credits: the credits that the task consumed, if the service says.
+        expires_at: when the links are expected to expire (24 hours after completion), if known.
+        raw: the result as the service gave it, unknown fields included.
+        unusable: what stands among the links and cannot be downloaded; `save` names it.
     """
 
     task_id: str
@@ -56,29 +60,39 @@ class Result:
     raw: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
     unusable: tuple[str, ...] = ()
 
+    def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
+        """Give plain JSON values.
+
+        Args:
+            raw: whether `raw` is included.
+        """
+        return _as_dict(self, raw=raw)
+
     def __repr__(self) -> str:
-        count = len(self.urls)
-        return f"<Result {self.task_id}, {count} file{'' if count == 1 else 's'}>"
+        facts = [_files(self.urls), *_unusable(self.unusable)]
+        facts += [*_credits(self.credits), *_expiry(self.expires_at)]
+        return f"<Result {self.task_id}: {', '.join(facts)}>"
 
 
 @attrs.frozen(repr=False)
 class Snapshot:
-    """One answer to "how far is it?".
+    """The answer to one poll.
 
     Attributes:
-        task_id: the task asked for.
+        task_id: the task that was polled.
         state: how far it is; `State.UNKNOWN` for a word we do not know.
         model: the model that makes it, if the service says.
-        progress: per cent done, if the service says.
+        progress: percent done, if the service says.
         urls: usable result links (http or https, without a password); empty before success.
-        content: the decoded result, fields we do not know included.
+        content: the decoded result, unknown fields included.
         linked: whether the result is made of links; other models may answer with content alone.
         fail_code, fail_message: the service's words for a failure, else empty.
-        credits: what the service says the task consumed, if it says.
+        credits: the credits that the task consumed, if the service says.
         created_at, updated_at, completed_at: the service's times (UTC), if it says.
-        raw: the answer's data as it came. Its `param` repeats the callback URL: keep it private.
+        raw: the answer's data as it came. Its `param` repeats the callback URL and its token:
+            keep it private.
         word: the service's own word for a state that we do not know, else empty.
-        unusable: what stands among the links and is none that could be fetched.
+        unusable: what stands among the links and cannot be downloaded.
     """
 
     task_id: str
@@ -105,8 +119,26 @@ class Snapshot:
 
     @property
     def empty(self) -> bool:
-        """A success that holds nothing: no usable link where links are expected."""
+        """Whether it is a success without a usable link, where links are expected."""
         return self.state is State.SUCCESS and self.linked and not self.urls
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When its links are expected to expire: 24 hours after completion, if that is known."""
+        completed_at = self.completed_at or self.updated_at
+        if completed_at is None or self.state is not State.SUCCESS:
+            return None
+        return completed_at + LINK_LIFETIME
+
+    @property
+    def state_text(self) -> str:
+        """The state, with the service's own word where it is not one of ours."""
+        return f"{self.state} ({self.word!r:.60})" if self.word else f"{self.state}"
+
+    @property
+    def failure(self) -> str:
+        """Code and message of a failure in one line, or empty."""
+        return " ".join(part for part in (self.fail_code, self.fail_message) if part)
 
     def result(self) -> Result:
         """Give the result.
@@ -116,34 +148,92 @@ class Snapshot:
             EmptyResultError: the task is not finished, or finished without a usable link.
         """
         if self.state is State.FAIL:
-            said = " ".join(part for part in (self.fail_code, self.fail_message) if part)
             raise JobFailedError(
-                f"The film failed: {said or 'no reason given'}",
+                f"The film failed: {self.failure or 'no reason given'}",
                 task_id=self.task_id,
                 fail_code=self.fail_code,
                 fail_message=self.fail_message,
             )
         if self.state is not State.SUCCESS or self.empty:
             raise EmptyResultError(
-                f"No usable link yet; the state is {self.told}",
+                f"No usable link yet; the state is {self.state_text}",
                 task_id=self.task_id,
                 raw=self.raw,
             )
-        born = self.completed_at or self.updated_at
         return Result(
             task_id=self.task_id,
             urls=self.urls,
             credits=self.credits,
-            expires_at=born + LINK_LIFE if born else None,
+            expires_at=self.expires_at,
             raw=self.content,
             unusable=self.unusable,
         )
 
-    def __repr__(self) -> str:
-        progress = f" {self.progress:g}%" if self.progress is not None else ""
-        return f"<Snapshot {self.task_id} {self.told}{progress}>"
+    def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
+        """Give plain JSON values.
 
-    @property
-    def told(self) -> str:
-        """The state, with the service's own word where it is not one of ours."""
-        return f"{self.state.value} ({self.word!r:.60})" if self.word else self.state.value
+        Args:
+            raw: whether `raw` is included, which holds the token of the callback URL.
+        """
+        return _as_dict(self, raw=raw)
+
+    def __repr__(self) -> str:
+        facts = [f"{self.progress:g}%"] if self.progress is not None else []
+        facts += [loggable(self.failure)] if self.failure else []
+        facts += [_files(self.urls)] if self.urls else []
+        facts += [*_unusable(self.unusable), *_credits(self.credits)]
+        facts += [*_expiry(self.expires_at)] if self.urls else []
+        line = f"{self.task_id} {self.state_text}"
+        return f"<Snapshot {line}: {', '.join(facts)}>" if facts else f"<Snapshot {line}>"
+
+
+# --- as JSON, and as a line -----------------------------------------------------------------------
+
+
+def _as_dict(value: Result | Snapshot, *, raw: bool) -> dict[str, Any]:
+    names = [field.name for field in attrs.fields(type(value)) if raw or field.name != "raw"]
+    return {name: _as_json(getattr(value, name)) for name in names}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _as_json(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(inner) for inner in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, StrEnum):
+        return value.value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # Python reads NaN in JSON, and JSON has no word for it
+    return value
+
+
+def _files(urls: tuple[str, ...]) -> str:
+    count = len(urls)
+    hosts = ", ".join(dict.fromkeys(_hosts(urls)))
+    return f"{count} file{'' if count == 1 else 's'}{' at ' if hosts else ''}{hosts}"
+
+
+def _hosts(urls: tuple[str, ...]) -> Iterator[str]:
+    """Name the hosts alone: path and query of a signed link are as good as the film."""
+    for url in urls:
+        try:
+            host = urlsplit(url).hostname
+        except ValueError:
+            continue
+        if host:
+            yield host
+
+
+def _unusable(links: tuple[str, ...]) -> list[str]:
+    count = len(links)
+    return [f"{count} unusable link{'' if count == 1 else 's'}"] if links else []
+
+
+def _credits(amount: float | None) -> list[str]:
+    return [] if amount is None else [f"{amount:.10g} credits"]
+
+
+def _expiry(at: datetime | None) -> list[str]:
+    return [] if at is None else [f"expires {at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"]

@@ -19,6 +19,7 @@ from typing import (
     TypeAlias,
     TypeGuard,
     TypeVar,
+    cast,
     get_args,
     runtime_checkable,
 )
@@ -30,10 +31,21 @@ from cattrs.gen import make_dict_unstructure_fn, override
 
 from apikley_async.errors import StoryboardError
 
-__all__ = ["Aspect", "Image", "Images", "ModelTask", "Shot", "Storyboard", "Urls", "Work"]
+__all__ = [
+    "Aspect",
+    "Duration",
+    "Image",
+    "Images",
+    "ModelTask",
+    "Shot",
+    "Storyboard",
+    "Urls",
+    "Work",
+]
 
 T = TypeVar("T")
 Aspect = Literal["landscape", "portrait"]
+Duration = Literal[10, 15, 25]
 Image: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = Mapping[str, Image | Sequence[Image]]
 """By the place where they belong: one image, or several in their order."""
@@ -42,11 +54,12 @@ Urls: TypeAlias = Mapping[str, str | list[str]]
 
 MODEL = "sora-2-pro-storyboard"
 INPUT_NAMES = ("shots", "n_frames", "aspect_ratio", "image_urls")  # all that a storyboard sends
-DURATIONS = (10, 15, 25)
+DURATIONS: tuple[Duration, ...] = get_args(Duration)
 SHOTS = range(1, 11)
 SHORTEST, LONGEST = 0.1, 15
 # Ten shots of 1.5 fill 15, and so do seven of 15 / 7: the sum is decimal, with this to spare.
 TOLERANCE = Decimal("0.000001")
+MILLISECOND = Decimal("0.001")
 LONGEST_URL = 8192
 DEEPEST = 32
 BITS = 1000  # of an integer: some 300 digits, as many as a float reaches
@@ -90,10 +103,19 @@ class Work(Protocol):
 
 @attrs.frozen
 class Shot:
-    """One shot: what it shows, and for how many seconds (0.1 to 15)."""
+    """One shot of a storyboard.
+
+    Args:
+        scene: what it shows.
+        duration: for how many seconds, 0.1 to 15; None for an equal share of what the other
+            shots leave of the film.
+
+    Raises:
+        StoryboardError: a rule is broken; it names every broken rule.
+    """
 
     scene: str
-    duration: float
+    duration: float | None = None
 
     def __attrs_post_init__(self) -> None:
         if faults := [*shot_faults(self.scene, self.duration)]:
@@ -106,6 +128,10 @@ class Storyboard:
 
     Shots may also be given as mappings with `scene` and `duration`, as read from a file; then
     the one error lists the faults of every shot with its path.
+
+    Shots without a duration share equally what the others leave of the film: in whole
+    milliseconds, the first ones one more where they do not divide, so that the shots add up to
+    the film and never to more. Three shots of a film of 10 s last 3.334, 3.333 and 3.333 s.
 
     Args:
         shots: one to ten; their durations add up to at most *duration*.
@@ -120,7 +146,7 @@ class Storyboard:
     """
 
     shots: tuple[Shot, ...]
-    duration: int = attrs.field(default=15, kw_only=True)
+    duration: Duration = attrs.field(default=15, kw_only=True)
     aspect_ratio: Aspect = attrs.field(default="landscape", kw_only=True)
     image: Image | None = attrs.field(default=None, kw_only=True)
     model: str = attrs.field(default=MODEL, kw_only=True)
@@ -129,7 +155,7 @@ class Storyboard:
         self,
         shots: Iterable[Shot | Mapping[str, Any]],
         *,
-        duration: int = 15,
+        duration: Duration = 15,
         aspect_ratio: Aspect = "landscape",
         image: Image | None = None,
         model: str = MODEL,
@@ -138,9 +164,20 @@ class Storyboard:
         faults = [*storyboard_faults(given, duration, aspect_ratio, image), *model_faults(model)]
         if faults:
             raise StoryboardError(faults)
-        born = tuple(shot if isinstance(shot, Shot) else Shot(**shot) for shot in given)
         self.__attrs_init__(
-            born, duration=int(duration), aspect_ratio=aspect_ratio, image=image, model=model
+            tuple(shot if isinstance(shot, Shot) else Shot(**shot) for shot in given),
+            duration=cast(Duration, int(duration)),  # 15.0 is 15
+            aspect_ratio=aspect_ratio,
+            image=image,
+            model=model,
+        )
+
+    @property
+    def durations(self) -> tuple[float, ...]:
+        """The seconds of each shot as they are sent, shares included."""
+        shares = iter(shares_of([shot.duration for shot in self.shots], self.duration))
+        return tuple(
+            next(shares) if shot.duration is None else _whole(shot.duration) for shot in self.shots
         )
 
     @property
@@ -156,14 +193,22 @@ class Storyboard:
     def wire_input(self, urls: Urls, /) -> dict[str, Any]:
         """The `input` that is sent."""
         spelled: dict[str, Any] = _writer.unstructure(self)
-        spelled["shots"] = list(spelled["shots"])
+        spelled["shots"] = [
+            {**shot, "duration": duration}
+            for shot, duration in zip(spelled["shots"], self.durations, strict=True)
+        ]
         return spelled | ({"image_urls": [urls["image"]]} if "image" in urls else {})
 
     def to_dict(self, images: Images | None = None, /) -> dict[str, Any]:
-        """Itself as a film of a manifest."""
+        """Itself as a film of a manifest: what its user wrote, without shares."""
         image = (self.images if images is None else images).get("image")
         fields = {
-            "shots": [{"scene": s.scene, "duration": _tidy_number(s.duration)} for s in self.shots],
+            "shots": [
+                {"scene": shot.scene}
+                if shot.duration is None
+                else {"scene": shot.scene, "duration": _whole(shot.duration)}
+                for shot in self.shots
+            ],
             "duration": self.duration,
             "aspect_ratio": self.aspect_ratio,
             "image": None if image is None else os.fsdecode(image),  # type: ignore[arg-type]
@@ -171,8 +216,8 @@ class Storyboard:
         return fields if self.model == MODEL else {**fields, "model": self.model}
 
 
-def _tidy_number(value: float) -> float:
-    """7.0 and 7 are one duration and are spelled alike."""
+def _whole(value: float) -> float:
+    """Write 7.0 as 7: equal durations are spelled alike."""
     return int(value) if value == int(value) else value
 
 
@@ -183,7 +228,7 @@ _writer.register_unstructure_hook(
         Shot,
         _writer,
         scene=override(rename="Scene"),
-        duration=override(unstruct_hook=_tidy_number),
+        duration=override(omit=True),
     ),
 )
 _writer.register_unstructure_hook(
@@ -285,6 +330,8 @@ def work_faults(work: object) -> Iterator[str]:
 def shot_faults(scene: object, duration: object, path: str = "") -> Iterator[str]:
     """Say what is wrong with one shot; *path* is put before each name."""
     yield from _text_faults(scene, f"{path}scene", "a description")
+    if duration is None:
+        return
     if not _is_number(duration):
         yield f"{path}duration: a number of seconds, not {_shown(duration)}"
     elif not SHORTEST <= duration <= LONGEST:
@@ -325,18 +372,51 @@ def _entry_faults(shot: object, path: str) -> Iterator[str]:
     yield from shot_faults(shot.get("scene"), shot.get("duration"), f"{path}.")
 
 
-def _sum_faults(shots: tuple[object, ...], duration: float) -> Iterator[str]:
+def _sum_faults(shots: tuple[object, ...], duration: float) -> list[str]:
     lengths = [
         shot.duration if isinstance(shot, Shot) else shot.get("duration")
         for shot in shots
         if isinstance(shot, Shot | Mapping)
     ]
     with localcontext(Context()):  # the caller's own may round, or raise
-        spelled = [Decimal(repr(float(length))) for length in lengths if _is_number(length)]
-        total = sum(spelled, Decimal(0))
-        over = total > int(duration) + TOLERANCE
-    if over:
-        yield f"shots: {int(duration)} seconds together at most, not {float(total):.9g}"
+        return [*_length_faults(lengths, int(duration))]
+
+
+def _length_faults(lengths: Sequence[object], duration: int) -> Iterator[str]:
+    known = [length for length in lengths if length is None or _is_number(length)]
+    total = _sum_of(known)
+    if total > duration + TOLERANCE:
+        yield f"shots: {duration} seconds together at most, not {float(total):.9g}"
+    elif None in known and len(known) == len(lengths):
+        shares = shares_of(known, duration)
+        if min(shares) < SHORTEST or max(shares) > LONGEST:
+            left = max(0.0, float(duration - total)) / len(shares)
+            yield (
+                f"shots: {left:.9g} seconds are left for each shot without a duration; "
+                f"{SHORTEST} to {LONGEST} are possible"
+            )
+
+
+def shares_of(lengths: Sequence[float | None], duration: int) -> list[float]:
+    """Divide what the shots with a length leave of *duration* among those without one.
+
+    In whole milliseconds, rounded down; those that are left over go to the first, one each. So
+    the sum is the film's duration, less only what the given lengths have beyond a millisecond.
+    """
+    count = lengths.count(None)
+    if not count:
+        return []
+    with localcontext(Context()):
+        left = max(Decimal(0), duration - _sum_of(lengths))
+        share, extra = divmod(int(left / MILLISECOND), count)
+        units = [share + (number < extra) for number in range(count)]
+        return [_whole(float(unit * MILLISECOND)) for unit in units]
+
+
+def _sum_of(lengths: Iterable[float | None]) -> Decimal:
+    """Add what is written, not the binary numbers beside it: ten times 1.5 is 15."""
+    spelled = (Decimal(repr(float(length))) for length in lengths if length is not None)
+    return sum(spelled, Decimal(0))
 
 
 def task_faults(model: object, fields: object, images: object = None) -> Iterator[str]:

@@ -693,3 +693,31 @@ def test_shots_that_do_not_fill_their_film_are_told_before_it_is_paid(write: Any
         "(k1), 1 of 15 s; films.jsonl, line 2 (k2), 2 of 15 s; films.jsonl, line 3 (k3), 3 of "
         "15 s, and 2 more"
     )
+
+
+def test_shots_without_a_duration_are_written_down_as_they_are(write: Any) -> None:
+    """Their shares are worked out when the film is sent; such a film is always full."""
+    shots = [{"scene": "A."}, {"scene": "B.", "duration": 7}]
+    forms = {
+        "film.json": json.dumps({"key": "a", "shots": shots}),
+        "films.jsonl": json.dumps({"key": "a", "shots": shots}),
+        "film.yaml": "key: a\nshots:\n  - scene: A.\n  - scene: B.\n    duration: 7\n",
+        "film.toml": '[[films]]\nkey = "a"\nshots = [{scene = "A."}, {scene = "B.", duration = 7}]',
+        "film.csv": "key,scene,duration\na,A.,\na,B.,7\n",
+    }
+    paths = [write(name, text) for name, text in forms.items()]
+
+    found = [bare(read(path)) for path in paths]
+
+    assert found == [found[0]] * len(paths)
+    [(_key, payload, _digest, _base)] = found[0]
+    assert json.loads(payload)["shots"] == shots
+    assert all(not survey(path).remarks for path in paths)
+
+
+def test_a_shot_without_a_duration_and_without_time_is_a_fault(write: Any) -> None:
+    film = {"shots": [{"scene": "A."}, {"scene": "B.", "duration": 15}]}
+
+    [fault] = check(write("film.json", json.dumps(film)))
+
+    assert "shots: 0 seconds are left for each shot without a duration" in fault

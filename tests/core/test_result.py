@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -154,18 +156,92 @@ def test_they_are_values(value: Any) -> None:
         value.task_id = "task_2"
 
 
-@pytest.mark.parametrize(
-    ("value", "line"),
-    [
-        (RESULT, "<Result task_1, 1 file>"),
-        (Result("task_1", (LINK, LINK)), "<Result task_1, 2 files>"),
-        (Result("task_1", ()), "<Result task_1, 0 files>"),
-        (SNAPSHOT, "<Snapshot task_1 generating 42.5%>"),
+def test_a_repr_shows_what_a_person_wants_and_no_link() -> None:
+    """State, the hosts of the links, credits, expiry; a signed link opens the film (I8)."""
+    other = "https://films.test:8443/b.mp4?signature=canary"
+    rows: list[tuple[object, str]] = [
+        (
+            RESULT,
+            "<Result task_1: 1 file at cdn.test, 270.5 credits, expires 2026-09-21 13:33 UTC>",
+        ),
+        (Result("task_1", (LINK, LINK)), "<Result task_1: 2 files at cdn.test>"),
+        (Result("task_1", (LINK, other)), "<Result task_1: 2 files at cdn.test, films.test>"),
+        (Result("task_1", (), unusable=("odd",)), "<Result task_1: 0 files, 1 unusable link>"),
+        (Result("task_1", ("https://[::1/canary",)), "<Result task_1: 1 file>"),
+        (SNAPSHOT, "<Snapshot task_1 generating: 42.5%, 1 file at cdn.test>"),
         (Snapshot("task_1"), "<Snapshot task_1 unknown>"),
-        (success(urls=(LINK,), progress=100.0), "<Snapshot task_1 success 100%>"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_repr_is_a_status_line_without_links(value: object, line: str) -> None:
-    """A signed link opens the film to whoever reads the log: it is not in there (I8)."""
-    assert repr(value) == line
+        (Snapshot("task_1", word="moderating"), "<Snapshot task_1 unknown ('moderating')>"),
+        (
+            success(urls=(LINK,), progress=100.0, credits=270.0, completed_at=AT),
+            (
+                "<Snapshot task_1 success: 100%, 1 file at cdn.test, 270 credits, "
+                "expires 2026-09-22 13:33 UTC>"
+            ),
+        ),
+        (
+            Snapshot("task_1", State.FAIL, fail_code="500", fail_message=f"No {LINK} today."),
+            "<Snapshot task_1 fail: 500 No <url> today.>",
+        ),
+    ]
+
+    failures = [(repr(value), line) for value, line in rows if repr(value) != line]
+
+    assert failures == []
+
+
+def test_a_snapshot_as_a_dict_is_plain_json() -> None:
+    """Every field of a name and a type of JSON; what a person may not share stands in `raw`."""
+    spelled = SNAPSHOT.to_dict()
+
+    assert spelled == {
+        "task_id": "task_1",
+        "state": "generating",
+        "model": "sora",
+        "progress": 42.5,
+        "urls": [LINK],
+        "content": {"a": {"b": [1]}},
+        "linked": True,
+        "fail_code": "",
+        "fail_message": "",
+        "credits": None,
+        "created_at": "2026-09-21T13:33:20+00:00",
+        "updated_at": None,
+        "completed_at": None,
+        "word": "",
+        "unusable": [],
+    }
+    assert type(spelled["state"]) is str
+    assert json.loads(json.dumps(spelled)) == spelled
+    assert SNAPSHOT.to_dict(raw=True) == {**spelled, "raw": dict(SNAPSHOT.raw)}
+
+
+def test_a_result_as_a_dict_is_plain_json() -> None:
+    spelled = RESULT.to_dict()
+
+    assert spelled == {
+        "task_id": "task_1",
+        "urls": [LINK],
+        "credits": 270.5,
+        "expires_at": "2026-09-21T13:33:20+00:00",
+        "unusable": [],
+    }
+    assert RESULT.to_dict(raw=True) == {**spelled, "raw": {"param": {"secret": "canary"}}}
+
+
+def test_a_dict_is_a_copy_that_strict_json_takes() -> None:
+    """Numbers that JSON has no word for become null, and changing it changes nothing."""
+    snapshot = success(content={"a": [math.nan, -math.inf, {"b": 1}], "t": (1, AT)})
+
+    spelled = snapshot.to_dict()
+
+    assert spelled["content"] == {"a": [None, None, {"b": 1}], "t": [1, AT.isoformat()]}
+    json.dumps(spelled, allow_nan=False)
+    spelled["content"]["a"].clear()
+    assert len(snapshot.content["a"]) == 3
+
+
+def test_a_state_is_a_word() -> None:
+    """It prints, compares and travels as the service's own word."""
+    assert (f"{State.SUCCESS}", json.dumps([State.FAIL])) == ("success", '["fail"]')
+    assert State.WAITING == "waiting"
+    assert State("queuing") is State.QUEUING

@@ -34,7 +34,6 @@ NOT_NUMBERS = [
     -math.inf,
     True,
     False,
-    None,
     "7.5",
     "",
     b"7",
@@ -370,6 +369,113 @@ def test_numbers_of_a_kind_count_as_numbers() -> None:
         == 5.5
     )
     faults_of(film, Odd(5.5), Beat.HALF, 4.6)
+
+
+# --- shots without a duration ---------------------------------------------------------------------
+
+
+def lengths(*durations: float | None, duration: Any = 15) -> tuple[float, ...]:
+    """The durations that are sent for shots with and without one of their own."""
+    board = film(*durations, duration=duration)
+    sent = create_task(board.model, board.wire_input({})).body
+    assert sent is not None
+    spelled = tuple(shot["duration"] for shot in sent["input"]["shots"])
+    assert spelled == board.durations
+    return spelled
+
+
+def test_shots_without_a_duration_share_what_is_left_equally() -> None:
+    """In whole milliseconds; the first ones get one more where they do not divide."""
+    rows: list[tuple[tuple[float | None, ...], int, tuple[float, ...]]] = [
+        ((None,), 10, (10,)),
+        ((None,), 15, (15,)),
+        ((None, None), 15, (7.5, 7.5)),
+        ((5, None, None), 15, (5, 5, 5)),
+        ((None, 4.5, None), 10, (2.75, 4.5, 2.75)),
+        ((None,) * 3, 10, (3.334, 3.333, 3.333)),
+        ((None,) * 7, 15, (2.143,) * 6 + (2.142,)),
+        ((None,) * 10, 25, (2.5,) * 10),
+        ((None, None), 25, (12.5, 12.5)),
+        ((10 / 3, None, None), 10, (10 / 3, 3.333, 3.333)),
+        ((0.1, None), 15, (0.1, 14.9)),
+        ((14.9, None), 15, (14.9, 0.1)),
+        ((14.8, None, None), 15, (14.8, 0.1, 0.1)),
+        ((1.5,) * 10, 15, (1.5,) * 10),
+    ]
+
+    found = [lengths(*given, duration=duration) for given, duration, _ in rows]
+
+    assert found == [expected for _, _, expected in rows]
+
+
+@given(
+    st.lists(st.none() | st.floats(0.1, 15), min_size=1, max_size=10),
+    st.sampled_from([10, 15, 25]),
+)
+def test_shares_fill_the_film_and_never_exceed_it(
+    durations: list[float | None], duration: int
+) -> None:
+    """Exactly, but for what is finer than a millisecond; what was given is sent as it is."""
+    try:
+        found = lengths(*durations, duration=duration)
+    except StoryboardError:
+        return
+    pairs = list(zip(durations, found, strict=True))
+    shares = [length for given, length in pairs if given is None]
+    total = sum(Decimal(repr(float(length))) for length in found)
+
+    assert all(given in (None, length) for given, length in pairs)
+    assert all(0.1 <= length <= 15 for length in found)
+    assert total <= duration + Decimal("0.000001")
+    if shares:
+        assert duration - total < Decimal("0.001")
+        assert max(shares) - min(shares) < 0.0011
+
+
+def test_a_share_that_no_shot_may_last_is_refused() -> None:
+    """Together with every other fault, and never instead of the sum's."""
+    rows: list[tuple[tuple[float | None, ...], int, tuple[str, ...]]] = [
+        ((None,), 25, ("25 seconds are left for each shot without a duration",)),
+        ((15, None), 15, ("0 seconds are left for each shot without a duration",)),
+        ((9.9, None, None), 10, ("0.05 seconds are left for each shot without a duration",)),
+        ((14.7, None, None, None, None), 15, ("0.075 seconds are left for each shot",)),
+        ((9, 9, None), 15, ("15 seconds together at most, not 18",)),
+        ((15, 0.0000005 + 10, None), 25, ("0 seconds are left for each shot",)),
+    ]
+    failures = []
+    for durations, duration, expected in rows:
+        faults = faults_of(film, *durations, duration=duration)
+        if len(faults) != 1 or not all(map(faults[0].removeprefix("shots: ").startswith, expected)):
+            failures.append((durations, faults))
+
+    assert failures == []
+    assert faults_of(Storyboard, [{"scene": ""}, Shot("x", 15)], image="") == (
+        "shots[0].scene: a description, not blank",
+        "shots: 0 seconds are left for each shot without a duration; 0.1 to 15 are possible",
+        "image: a path or an http(s) URL, not blank; None for no image",
+    )
+    # What is wrong with another shot or with the film says more than a share would.
+    assert faults_of(Storyboard, [{"scene": "x", "duration": 99}, {"scene": "x"}]) == (
+        "shots[0].duration: 0.1 to 15 seconds, not 99",
+        "shots: 15 seconds together at most, not 99",
+    )
+    assert len(faults_of(Storyboard, [Shot("x")], duration=12)) == 1
+
+
+def test_a_storyboard_says_what_its_user_wrote() -> None:
+    """A share is worked out when it is sent: it is no part of the value."""
+    board = Storyboard([{"scene": "A."}, {"scene": "B.", "duration": None}, Shot("C.", 7)])
+
+    assert board.shots == (Shot("A."), Shot("B.", None), Shot("C.", 7))
+    assert board.durations == (4, 4, 7)
+    assert board.to_dict()["shots"] == [
+        {"scene": "A."},
+        {"scene": "B."},
+        {"scene": "C.", "duration": 7},
+    ]
+    assert attrs.evolve(board, duration=25).durations == (9, 9, 7)
+    assert Storyboard(**board.to_dict()) == board
+    assert board != Storyboard([Shot("A.", 4), Shot("B.", 4), Shot("C.", 7)])
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -225,3 +225,17 @@ async def test_a_batch_writes_a_typed_model_down(
     assert found[-1].state is State.DONE
     [fields] = inputs(apikley_simulator)
     assert fields == work.wire_input({"frames": fields["frames"]})
+
+
+async def test_a_batch_sends_the_shares_of_shots_without_a_duration(
+    apikley_client: Client, apikley_simulator: Simulator, tmp_path: Path
+) -> None:
+    """Its journal keeps what was written; the service gets a number for every shot."""
+    board = Storyboard([Shot("A."), Shot("B.", 4.5), Shot("C.")], duration=10)
+    async with Batch.open(tmp_path / "b.db", clock=LoopClock()) as batch:
+        await batch.add([("film", board)])
+        found = [item async for item in batch.run(apikley_client, folder=tmp_path / "films")]
+
+    assert found[-1].state.name == "DONE"
+    [fields] = inputs(apikley_simulator)
+    assert [shot["duration"] for shot in fields["shots"]] == [2.75, 4.5, 2.75]

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, M
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from apikley_async import (
     ApikleyError,
@@ -60,13 +60,15 @@ kitten = Storyboard(
 )
 assert_type(kitten.shots, tuple[Shot, ...])
 assert_type(kitten.shots[0].scene, str)
-assert_type(kitten.shots[0].duration, float)
-assert_type(kitten.duration, int)
+assert_type(kitten.shots[0].duration, float | None)
+assert_type(kitten.durations, tuple[float, ...])
+assert_type(kitten.duration, Literal[10, 15, 25])
 
 Storyboard([Shot("A lighthouse.", 5)], image=Path("kitten.png"))
 Storyboard([Shot("A lighthouse.", 5)], image="https://files.example.com/kitten.png")
 Storyboard((Shot("A lighthouse.", n) for n in (1, 2)), aspect_ratio="portrait")
 Storyboard([{"scene": "A lighthouse.", "duration": 5}])
+Storyboard([Shot("A lighthouse."), Shot("Fog.", None)], duration=25)
 ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse at dawn.", "duration": 5})
 
 # What a type checker should catch before the service has to.
@@ -75,7 +77,9 @@ Storyboard([Shot("A lighthouse.", 5)], duration="15")  # type: ignore[arg-type]
 Storyboard([Shot("A lighthouse.", 5)], 15)  # type: ignore[call-arg]
 Storyboard(["A lighthouse."])  # type: ignore[list-item]
 Shot("A lighthouse.", "5")  # type: ignore[arg-type]
-Shot("A lighthouse.")  # type: ignore[call-arg]
+Storyboard([Shot("A lighthouse.", 5)], duration=12)  # type: ignore[arg-type]
+Storyboard([Shot("A lighthouse.", 5)], duration=10.0)  # type: ignore[arg-type]
+Shot("A lighthouse.", seconds=5)  # type: ignore[call-arg]
 ModelTask("model", ["prompt"])  # type: ignore[arg-type]
 ModelTask("model", images={"frames": ["a.png", Path("b.png")], "face": "https://x.test/c.png"})
 ModelTask("model", images={"face": None})  # type: ignore[dict-item]

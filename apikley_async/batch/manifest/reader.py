@@ -255,9 +255,12 @@ class _Reading:
             return
         usual = {"duration": 15, **self._defaults}
         shots, whole = film.fields["shots"], {**usual, **film.fields}["duration"]
-        filled = sum(shot["duration"] for shot in shots)
         self.shots += takes * len(shots)
         self.seconds += takes * int(whole)
+        lengths = [shot.get("duration") for shot in shots]
+        if None in lengths:  # such shots share what the others leave, so the film is full
+            return
+        filled = sum(lengths)
         if filled >= whole - CLOSE:
             return
         self._shorts += 1
