@@ -3,7 +3,6 @@
 from apikley_async._budget import Price
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._download.fetch import fetch_faults
 from apikley_async._generate import Outcome
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
@@ -114,7 +113,6 @@ __all__ = [
     "Urls",
     "Verdict",
     "Work",
-    "fetch_faults",
     "images_of",
     "read_callback",
     "read_picture",

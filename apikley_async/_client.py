@@ -20,7 +20,6 @@ from apikley_async._http import (
     USER_AGENT,
     Network,
     Secret,
-    is_loopback,
     key_fault,
     network_fault,
     proxy_variables,
@@ -31,9 +30,10 @@ from apikley_async._result import Result, Snapshot
 from apikley_async._retry import Backoff, Timeouts
 from apikley_async._session import Environment, Rooms, Settings, open_rooms
 from apikley_async._spending import Spending
-from apikley_async._storyboard import Work, is_url
+from apikley_async._storyboard import Work
 from apikley_async._submission import Callbacks, Group, Recorder
 from apikley_async._uploads import FOLDER, ImageSource
+from apikley_async._urls import AddressPolicy, is_loopback, is_url
 from apikley_async._wire.task_ids import validate_not_created
 from apikley_async.errors import (
     ApikleyError,
@@ -161,8 +161,7 @@ class Client:
             retry_for=retry_for,
             max_running=max_running,
             not_created=validate_not_created(not_created),
-            allow_private=allow_private,
-            near=is_loopback(self._host),
+            address_policy=AddressPolicy(allow_private, is_loopback(self._host)),
             environment=environment,
         )
         self.attempts: Attempts = Attempts(self._settings, callback, self._here)

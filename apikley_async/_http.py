@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import ipaddress
 import logging
 import re
 import socket
@@ -36,6 +35,7 @@ from yarl import URL
 
 from apikley_async._clock import Clock
 from apikley_async._retry import Timeouts
+from apikley_async._urls import base_url_fault, is_fake_ip, is_loopback, parse_url, proxy_fault
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.requests import MAX_ANSWER_BYTES, File, Request
 from apikley_async.errors import ApikleyError, UnansweredError, UnreachableError
@@ -58,10 +58,6 @@ USER_AGENT = "apikley-async/0.1.0"
 
 Connector: TypeAlias = Callable[..., aiohttp.BaseConnector]
 """Makes a connector; `aiohttp.TCPConnector` unless a test brings a network of its own."""
-
-
-MADE_UP = ipaddress.ip_network("198.18.0.0/15")
-"""Addresses that some proxies and VPNs on this machine answer every name with."""
 
 
 @attrs.define(eq=False)
@@ -90,7 +86,7 @@ class Network:
         """The proxy that leads to *url*; none leads to this machine."""
         parts = urlsplit(url)
         host = parts.hostname or ""
-        if is_loopback(host):
+        if is_loopback(parse_url(url).host):
             return None
         if self.proxy is not None or not self.variables:
             return self.proxy
@@ -206,24 +202,6 @@ def key_fault(key: object) -> str | None:
     return None
 
 
-def is_made_up(address: str) -> bool:
-    """Whether an address is one of those that stand for any name on some machines."""
-    try:
-        return ipaddress.ip_address(address.partition("%")[0]) in MADE_UP
-    except ValueError:
-        return False
-
-
-def is_loopback(host: str | None) -> bool:
-    """Say whether *host*, as it stands in a URL, is this machine."""
-    if host is None:
-        return False
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 def proxy_variables() -> dict[str, str]:
     """The proxies that the environment names, by scheme; "no" is a list of hosts without one."""
     known = ("http", "https", "all", "no")
@@ -248,18 +226,6 @@ def network_fault(
     return next(filter(None, faults), None)
 
 
-def proxy_fault(proxy: str | None) -> str | None:
-    """Say what is wrong with a proxy's URL, which may hold a password: it is not repeated."""
-    if proxy is None:
-        return None
-    try:
-        parts = urlsplit(proxy)
-        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fine = False
-    return None if fine else "proxy: an http(s) URL"
-
-
 def ssl_fault(ssl: object) -> str | None:
     """A context of one's own is fine; turning verification off is not."""
     if ssl is None or isinstance(ssl, tls.SSLContext):
@@ -271,26 +237,6 @@ def agent_fault(user_agent: object) -> str | None:
     """What a header cannot hold would only fail at the first request."""
     plain = isinstance(user_agent, str) and user_agent.isascii() and user_agent.isprintable()
     return None if plain and user_agent else "user_agent: printable ASCII text"
-
-
-def base_url_fault(base_url: str) -> str | None:
-    """Say why the key must not be sent to *base_url*: https only, this machine excepted."""
-    if any(letter.isspace() or not letter.isprintable() for letter in base_url):
-        return "base_url: not a valid URL: it holds a space or the like"
-    try:
-        parts = urlsplit(base_url)
-        port, host = parts.port, URL(base_url).raw_host  # as it is read when we ask
-    except (ValueError, IndexError):
-        return "base_url: not a valid URL"
-    if port == 0 or (host and "%" in host and ":" not in host):
-        return "base_url: not a valid URL"
-    if not host or parts.scheme not in ("http", "https") or parts.query or parts.fragment:
-        return "base_url: https://host, without query and fragment"
-    if parts.username is not None or parts.password is not None:
-        return "base_url: without user name and password"
-    if parts.scheme == "http" and not is_loopback(host):
-        return "base_url: https, since the key is sent there (http only on this machine)"
-    return None
 
 
 @attrs.define
@@ -520,7 +466,7 @@ class HttpTransport:
     def _open_socket(self, info: Any) -> socket.socket:
         family, kind, protocol, _name, address = info
         if self._proxy is None and self._host != address[0]:
-            self._network.seen.made_up = is_made_up(address[0])
+            self._network.seen.made_up = is_fake_ip(address[0])
         opened = socket.socket(family, kind, protocol)
         with contextlib.suppress(OSError):  # what lies in its buffer is no progress that we see
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)

@@ -10,7 +10,6 @@ import attrs
 
 from apikley_async._api import Questions
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._download.fetch import fetch_faults
 from apikley_async._download.saver import Saver
 from apikley_async._http import Connector, HttpTransport, Network, Secret, Transport
 from apikley_async._limiter import Limiter
@@ -20,6 +19,7 @@ from apikley_async._storyboard import Urls, Work
 from apikley_async._submission import Observer, Submitter
 from apikley_async._tasks import House
 from apikley_async._uploads import Uploads
+from apikley_async._urls import AddressPolicy, fetch_faults
 from apikley_async.errors import StoryboardError
 
 __all__ = ["Environment", "Rooms", "Settings", "open_rooms"]
@@ -54,7 +54,7 @@ class Settings:
         job_timeout: seconds that a job is polled for.
         retry_for: seconds for which a request or a download that fails is tried again.
         max_running: films that it has running at once.
-        near: whether films and images may lie on this machine.
+        address_policy: where films and images may come from.
     """
 
     key: Secret
@@ -69,14 +69,12 @@ class Settings:
     retry_for: float = attrs.field(validator=positive)
     max_running: int
     not_created: frozenset[int]
-    allow_private: bool
-    near: bool
+    address_policy: AddressPolicy
     environment: Environment
 
     def check_image_url(self, url: str, place: str = "image") -> None:
         """Refuse what the service cannot fetch, before anything is sent."""
-        near, private = self.near, self.allow_private
-        if faults := [*fetch_faults(url, allow_private=private, allow_loopback=near)]:
+        if faults := [*fetch_faults(url, self.address_policy)]:
             raise StoryboardError([f"{place}: {fault}" for fault in faults])
 
 
@@ -120,8 +118,7 @@ def open_rooms(
     )
     saver = Saver(
         reissue=questions.new_links,
-        allow_private=settings.allow_private,
-        allow_loopback=settings.near,
+        policy=settings.address_policy,
         network=network,
         retry_for=settings.retry_for,
         clock=clock,

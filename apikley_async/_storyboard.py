@@ -23,12 +23,12 @@ from typing import (
     get_args,
     runtime_checkable,
 )
-from urllib.parse import urlsplit
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
 
+from apikley_async._urls import url_faults
 from apikley_async.errors import StoryboardError
 
 __all__ = [
@@ -60,7 +60,6 @@ SHORTEST, LONGEST = 0.1, 15
 # Ten shots of 1.5 fill 15, and so do seven of 15 / 7: the sum is decimal, with this to spare.
 TOLERANCE = Decimal("0.000001")
 MILLISECOND = Decimal("0.001")
-LONGEST_URL = 8192
 DEEPEST = 32
 BITS = 1000  # of an integer: some 300 digits, as many as a float reaches
 HINT = "client.upload() turns content into a URL"
@@ -472,33 +471,6 @@ def image_faults(image: object, path: str = "image", *, optional: bool = True) -
         yield f"{path}: a path or an http(s) URL, not a data URL; {HINT}"
     elif "://" in image:
         yield from (f"{path}: {fault}" for fault in url_faults(image))
-
-
-def url_faults(url: str) -> Iterator[str]:
-    """Say why *url* is not one that another machine could be asked to fetch."""
-    if len(url) > LONGEST_URL:
-        yield f"a URL of at most {LONGEST_URL} characters, not {len(url)}"
-        return
-    if any(letter.isspace() or not letter.isprintable() for letter in url):
-        yield "a URL without spaces and control characters"
-        return
-    try:
-        parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
-    except ValueError:  # what it says repeats what may be a password
-        yield "a valid URL"
-        return
-    if parts.scheme.lower() not in ("http", "https"):
-        yield f"an http(s) URL, not {parts.scheme}://"
-    elif not host:
-        yield "a URL with a host"
-    elif parts.username is not None or parts.password is not None:
-        yield "a URL without user name and password"
-
-
-def is_url(image: object) -> bool:
-    """Say whether *image* is a URL to be used as it is, not a file to be uploaded."""
-    return isinstance(image, str) and "://" in image
 
 
 def json_faults(value: object, path: str, above: tuple[int, ...] = ()) -> Iterator[str]:

@@ -20,7 +20,8 @@ import attrs
 
 from apikley_async._clock import Clock
 from apikley_async._disk import TOO_MANY_FILES, open_without_waiting
-from apikley_async._storyboard import Urls, Work, images_of, is_url, with_images
+from apikley_async._storyboard import Urls, Work, images_of, with_images
+from apikley_async._urls import is_url
 from apikley_async._wire.requests import File
 from apikley_async.errors import ApikleyError, Blame, UploadError
 

@@ -13,17 +13,15 @@ import contextvars
 import errno
 import ipaddress
 import logging
-import re
 import socket
 import ssl as tls
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import attrs
-from yarl import URL
 
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._download.media import (
@@ -34,11 +32,22 @@ from apikley_async._download.media import (
     UnreachedError,
     read_answer,
 )
-from apikley_async._http import MADE_UP, Network, is_loopback, is_made_up
-from apikley_async._storyboard import url_faults
+from apikley_async._http import Network
+from apikley_async._urls import (
+    FAKE_IP_RANGE,
+    Address,
+    AddressPolicy,
+    display_host,
+    is_fake_ip,
+    is_loopback,
+    parse_address,
+    parse_url,
+    request_url,
+    url_faults,
+)
 from apikley_async.errors import DownloadError
 
-__all__ = ["FileFetcher", "fetch_faults"]
+__all__ = ["FileFetcher"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -48,7 +57,6 @@ GZIP = b"\x1f\x8b"
 REDIRECTS = 5
 PERMITTED = "allow_private permits it"
 
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Receive: TypeAlias = Callable[[Body, AsyncIterator[bytes]], Awaitable[None]]
 
 
@@ -78,13 +86,11 @@ class FileFetcher:
         network: Network,
         *,
         clock: Clock | None = None,
-        allow_private: bool = False,
-        allow_loopback: bool = False,
+        policy: AddressPolicy | None = None,
     ) -> None:
         self._network = network
         self._clock = clock or SystemClock()
-        self._allow_private = allow_private
-        self._allow_loopback = allow_loopback or allow_private
+        self._policy = policy or AddressPolicy()
         self._web: aiohttp.ClientSession | None = None
         self._said = False
 
@@ -95,14 +101,14 @@ class FileFetcher:
             GoneError, BrokenOffError, DownloadError: see `read_answer`; and what *receive* raises.
         """
         for _ in range(REDIRECTS + 1):
-            self._check_url(url)
+            check_link(url, self._policy)
             answer = await self._ask(url, held, receive)
             if isinstance(answer, Body):
                 return answer
             if urlsplit(url).scheme == "https" and urlsplit(answer).scheme != "https":
-                raise DownloadError(f"{shown(url)} redirects from https to something less")
+                raise DownloadError(f"{display_host(url)} redirects from https to something less")
             url = answer
-        raise DownloadError(f"{shown(url)} redirects more than {REDIRECTS} times")
+        raise DownloadError(f"{display_host(url)} redirects more than {REDIRECTS} times")
 
     async def aclose(self) -> None:
         web, self._web = self._web, None
@@ -115,7 +121,7 @@ class FileFetcher:
         Whatever goes wrong in it is raised in our own words, outside of aiohttp's handlers.
         """
         proxy = self._network.proxy_for(url)
-        asked = _Asked(literal(urlsplit(url).hostname or "") is None, proxy is not None)
+        asked = _Asked(parse_address(parse_url(url).host) is None, proxy is not None)
         _asked.set(asked)
         refused = asked.refused
         trouble: Exception
@@ -126,7 +132,7 @@ class FileFetcher:
                 if asked.proxied:
                     await self._check_name(url, asked)
                 request = self._session().get(
-                    URL(url, encoded=url.isascii()),
+                    request_url(url),
                     headers={"Accept-Encoding": "identity"} | held.asking(),
                     allow_redirects=False,
                     proxy=proxy,
@@ -136,7 +142,7 @@ class FileFetcher:
                     response = await open_now.enter_async_context(request)
                 took = (self._clock.now() - began) * 1000
                 told = "GET a film from %s: HTTP %d in %.0f ms, from byte %d"
-                logger.debug(told, shown(url), response.status, took, held.have)
+                logger.debug(told, display_host(url), response.status, took, held.have)
                 if response.status in (301, 302, 303, 307, 308):
                     return urljoin(url, response.headers.get("Location", ""))
                 body = read_answer(held, response.status, response.headers, wall=self._clock.wall())
@@ -151,47 +157,31 @@ class FileFetcher:
                 )
                 return body
         except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
-            trouble = DownloadError(f"The certificate of {shown(url)} is not valid")
+            trouble = DownloadError(f"The certificate of {display_host(url)} is not valid")
         except TimeoutError:
             trouble = BrokenOffError("nothing came any more")
         except (aiohttp.ClientError, OSError) as exc:
             lost = isinstance(exc, aiohttp.ClientConnectorError)
             trouble = (UnreachedError if lost else BrokenOffError)(type(exc).__name__)
             if refused:
-                trouble = private_network(shown(url), refused[0])
+                trouble = private_network(display_host(url), refused[0])
             elif isinstance(exc, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
                 trouble = DownloadError("The link of the film is not a valid URL")
         except ValueError:  # a host that cannot be spelled, for one
             trouble = DownloadError("The link of the film is not a valid URL")
         raise trouble
 
-    def _check_url(self, url: str) -> None:
-        if fault := next(url_faults(url), None):
-            raise DownloadError(f"The link of the film: {fault}")
-        try:
-            host, address = host_of(url)
-        except (ValueError, IndexError):
-            raise DownloadError("The link of the film is not a valid URL") from None
-        if is_inside(
-            host, address, allow_private=self._allow_private, allow_loopback=self._allow_loopback
-        ):
-            raise private_network(host, str(address or host))
-        if urlsplit(url).scheme == "http" and not (self._allow_private or is_loopback(host)):
-            raise DownloadError(f"{host}: https only; {PERMITTED}")
-
     def _allowed(self, address: Address, asked: _Asked) -> bool:
         """Whether films may come from an address; says once that they come from a made-up one."""
-        inside = is_inside(
-            "", address, allow_private=self._allow_private, allow_loopback=self._allow_loopback
-        )
-        if not inside or not (asked.named and is_made_up(str(address))):
-            return not inside
+        permitted = self._policy.permits(address)
+        if permitted or not (asked.named and is_fake_ip(str(address))):
+            return permitted
         if self._network.seen.made_up and not self._said:
             self._said = True
             logger.warning(
                 "films come from addresses in %s, where the API's name lies too: a proxy or VPN on "
                 "this machine answers every name so, and decides which hosts are asked",
-                MADE_UP,
+                FAKE_IP_RANGE,
             )
         return self._network.seen.made_up
 
@@ -200,13 +190,13 @@ class FileFetcher:
 
         One that means nothing here may mean something to the proxy.
         """
-        parts = urlsplit(url)
-        if self._allow_private or not asked.named:
+        if self._policy.private or not asked.named:
             return
+        parsed = parse_url(url)
         loop, found = asyncio.get_running_loop(), []
         with contextlib.suppress(OSError):  # a time-out is one
             async with asyncio.timeout(self._network.timeouts.connect):
-                found = await loop.getaddrinfo(parts.hostname, parts.port or 443)
+                found = await loop.getaddrinfo(parsed.host, parsed.port or 443)
         for _family, _kind, _protocol, _name, address in found:
             place = ipaddress.ip_address(str(address[0]).partition("%")[0])
             if not self._allowed(place, asked):
@@ -287,84 +277,20 @@ async def unpacked(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
             raise BrokenOffError("the packed bytes ended too early")
 
 
-def shown(url: str) -> str:
-    """What of a link may be shown: it is as good as the film itself."""
-    with contextlib.suppress(ValueError):
-        return urlsplit(url).hostname or "the host"
-    return "the host"
-
-
-# --- addresses -----------------------------------------------------------------------------------
-
-GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-
-
-def host_of(url: str) -> tuple[str, Address | None]:
-    """The host that a URL leads to, as whoever asks for it reads it; and the address it may be.
-
-    Letters of other scripts are one with plain ones there: `①②⑦.0.0.1` is this machine.
+def check_link(url: str, policy: AddressPolicy) -> None:
+    """Refuse a link that no film may come from, before its host is looked up.
 
     Raises:
-        ValueError, IndexError: nobody can ask for it; the latter is yarl's, at an odd bracket.
+        DownloadError: it is no URL for a request, names a forbidden address, or is plain http.
     """
-    host = (URL(url, encoded=url.isascii()).raw_host or "").rstrip(".").lower()
-    if "%" in host and ":" not in host:
-        raise ValueError("a host that is escaped")
-    return host, literal(host)
-
-
-def fetch_faults(
-    url: str, *, allow_private: bool = False, allow_loopback: bool = False
-) -> Iterator[str]:
-    """Say why the service could not be asked to fetch *url*."""
-    if faults := [*url_faults(url)]:
-        yield from faults
-        return
-    try:
-        host, address = host_of(url)
-    except (ValueError, IndexError):
-        yield "a valid URL"
-        return
-    if is_inside(host, address, allow_private=allow_private, allow_loopback=allow_loopback):
-        yield f"a URL the service can fetch, not one of {host}; {PERMITTED}"
-
-
-def is_inside(
-    host: str, address: Address | None, *, allow_private: bool, allow_loopback: bool
-) -> bool:
-    """Whether a host, or the address it is, lies where it may not."""
-    inner = None if address is None else innermost(address)
-    if is_loopback(host) or (inner is not None and inner.is_loopback):
-        return not (allow_loopback or allow_private)
-    return inner is not None and not (allow_private or is_public(inner))
-
-
-def literal(host: str) -> Address | None:
-    """The address a host is written as, in any of the ways the system reads one; else None."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host)
-    if re.fullmatch(r"(0x)?[0-9a-f]+(\.(0x)?[0-9a-f]+){0,3}", host, re.IGNORECASE):
-        with contextlib.suppress(OSError):
-            return ipaddress.IPv4Address(socket.inet_aton(host))
-    return None
-
-
-def innermost(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one carries, where it does (mapped, 6to4, Teredo, NAT64)."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    teredo = address.teredo[1] if address.teredo else None
-    return address.ipv4_mapped or address.sixtofour or teredo or address
-
-
-def is_public(address: Address) -> bool:
-    """Say whether everybody may be at *address*, and not only our neighbours."""
-    if address.is_multicast or not address.is_global:
-        return False
-    return isinstance(address, ipaddress.IPv4Address) or address in GLOBAL_UNICAST
+    if fault := next(url_faults(url), None):
+        raise DownloadError(f"The link of the film: {fault}")
+    parsed = parse_url(url)
+    host = parsed.host.rstrip(".")
+    if not policy.permits_host(host):
+        raise private_network(host, str(parse_address(host) or host))
+    if parsed.scheme == "http" and not (policy.private or is_loopback(host)):
+        raise DownloadError(f"{host}: https only; {PERMITTED}")
 
 
 def private_network(host: str, address: str) -> DownloadError:

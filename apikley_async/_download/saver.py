@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from apikley_async._clock import Clock
-from apikley_async._download.fetch import FileFetcher, shown
+from apikley_async._download.fetch import FileFetcher
 from apikley_async._download.media import (
     HEAD,
     LARGEST,
@@ -39,6 +39,7 @@ from apikley_async._download.partfile import PartFile
 from apikley_async._http import Network
 from apikley_async._result import Result
 from apikley_async._retry import Backoff, retry_delay
+from apikley_async._urls import AddressPolicy, display_host
 from apikley_async.errors import ApikleyError, DownloadError, NotFoundError, ResultExpiredError
 
 __all__ = ["Saver"]
@@ -70,16 +71,13 @@ class Saver:
         rng: random.Random,
         network: Network,
         retry_for: float = 600.0,
-        allow_private: bool = False,
-        allow_loopback: bool = False,
+        policy: AddressPolicy | None = None,
     ) -> None:
         self._reissue = reissue
         self._clock = clock
         self._rng = rng
         self._retry_for = retry_for
-        self._fetcher = FileFetcher(
-            network, clock=clock, allow_private=allow_private, allow_loopback=allow_loopback
-        )
+        self._fetcher = FileFetcher(network, clock=clock, policy=policy)
         self._slots = DownloadSlots(AT_ONCE)
         self._swept: set[Path] = set()
         self._opens: dict[str, float] = {}  # when hosts that asked to be left alone may be asked
@@ -125,7 +123,7 @@ class Saver:
             broken, keep = error, True
         finally:
             await part.close(keep=keep)
-        host = shown(result.urls[number])
+        host = display_host(result.urls[number])
         if isinstance(broken, RefusedError):
             raise DownloadError(f"{host} does not give the film, or not yet: {broken}")
         raise DownloadError(f"{host} broke off again and again: {broken}")
@@ -139,7 +137,9 @@ class Saver:
         most, since, lost = 0, self._clock.now(), 0
         unsure: set[str] = set()
         while True:
-            await self._clock.sleep(self._opens.get(shown(links.url), 0.0) - self._clock.now())
+            await self._clock.sleep(
+                self._opens.get(display_host(links.url), 0.0) - self._clock.now()
+            )
             queued = self._clock.now()
             async with self._slots.slot(links.dies):
                 since += self._clock.now() - queued
@@ -161,7 +161,7 @@ class Saver:
             if isinstance(broken, ChangedError):
                 await part.restart()
             if broken.retry_after:  # for every film of that host
-                self._opens[shown(links.url)] = now + broken.retry_after
+                self._opens[display_host(links.url)] = now + broken.retry_after
             await self._pause(part, broken, next(delays), stuck=now - since)
 
     def _is_tried_on(self, broken: BrokenOffError, links: Links, stuck: float) -> bool:

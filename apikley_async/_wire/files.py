@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import attrs
 
-from apikley_async._storyboard import url_faults
 from apikley_async._text import one_line
+from apikley_async._urls import url_faults
 from apikley_async._wire.envelope import Reply, decode_data, read_envelope
 from apikley_async._wire.lenient import MAX_DEPTH, unwrap_json
 from apikley_async.errors import Blame, UnansweredError, UploadError

@@ -14,8 +14,9 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, override
 
 from apikley_async._result import Snapshot, State
-from apikley_async._storyboard import INPUT_NAMES, MODEL, Work, is_url, with_images
+from apikley_async._storyboard import INPUT_NAMES, MODEL, Work, with_images
 from apikley_async._text import one_line, shorten
+from apikley_async._urls import is_url
 from apikley_async._wire.envelope import Reply, decode_data, read_envelope
 from apikley_async._wire.files import Links, find_links
 from apikley_async._wire.lenient import (

@@ -19,13 +19,13 @@ from collections.abc import (
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeAlias
-from urllib.parse import urlsplit
 
 import attrs
 
 from apikley_async import Client, Clock, Limiter, SystemClock, Work, images_of, work_faults
 from apikley_async._budget import Budget, Price, Prices, Reservation
 from apikley_async._disk import try_folder, user_id
+from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.evidence import Balance, Doubt, balances_around, doubt_of
 from apikley_async.batch.manifest.fields import (
     digests_of,
@@ -54,7 +54,6 @@ from apikley_async.errors import (
 __all__ = ["Batch", "Estimate", "Status"]
 
 DROPPABLE = tuple(state for state, event in TABLE if event is Event.DROP)
-HERE = ("127.0.0.1", "::1", "localhost")
 TURNS = 5  # of the loop, until Python has noticed that a generator was broken off
 
 Source: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Work]]"
@@ -856,7 +855,7 @@ def name_of(manifest: str | os.PathLike[str]) -> str:
 
 def home_of(base_url: str) -> str:
     """Which service a journal's tasks live at; on this machine its port may be another each day."""
-    return "this machine" if urlsplit(base_url).hostname in HERE else base_url
+    return "this machine" if is_loopback(parse_url(base_url).host) else base_url
 
 
 def pairs(source: Iterable[tuple[str, Work]]) -> Iterable[Entry]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Iterable
-from urllib.parse import urlsplit
-
-from yarl import URL
 
 from apikley_async import Clock, SystemClock
+from apikley_async._urls import public_url_fault
 from apikley_async.webhook.dispatch import Dispatcher, Listener
 from apikley_async.webhook.endpoint import Endpoint
 from apikley_async.webhook.handler import Verifier
@@ -18,8 +15,6 @@ from apikley_async.webhook.limits import Limits
 from apikley_async.webhook.verify import HmacKeys
 
 __all__ = ["Callback"]
-
-MAX_URL = 2000  # characters
 
 
 class Callback(Endpoint):
@@ -53,7 +48,7 @@ class Callback(Endpoint):
         clock: Clock | None = None,
         limits: Limits | None = None,
     ) -> None:
-        fault = _url_fault(public_url)
+        fault = public_url_fault(public_url)
         if fault is not None:
             del public_url, hmac_keys  # a traceback that shows local variables must not show them
             raise ValueError(f"public_url: {fault}")
@@ -98,37 +93,3 @@ class Callback(Endpoint):
         if self._is_incomplete():
             return "<Callback refused>"
         return f"<Callback {self._signing()}, {len(self._dispatcher)} listening>"
-
-
-def _url_fault(url: object) -> str | None:
-    """Why the service cannot be asked to call *url*, without repeating it."""
-    if not isinstance(url, str):
-        return f"a text, not {type(url).__name__}"
-    if len(url) > MAX_URL:
-        return f"at most {MAX_URL} characters, not {len(url)}"
-    if any(character.isspace() or not character.isprintable() for character in url):
-        return "a URL without spaces and control characters"
-    try:
-        parts = urlsplit(url)
-        host, port = URL(url).raw_host, parts.port  # read as those read it who call it
-    except (ValueError, IndexError):
-        return "a valid URL"
-    scheme = parts.scheme
-    if scheme not in ("http", "https"):
-        return f"https://host/path, not {scheme}:" if scheme else "https://host/path, not a path"
-    if not host or port == 0:
-        return "a URL with a host" if not host else "a port from 1 to 65535, not 0"
-    if parts.username is not None or parts.password is not None:
-        return "a URL without user name and password"
-    if "?" in url or "#" in url:
-        return "a URL without query and fragment: the token is appended to its path"
-    if scheme == "http" and not _is_loopback(host):
-        return "https, not http: the token in it is a secret (http only on this machine)"
-    return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

@@ -25,6 +25,7 @@ ORDER = [
     "errors",
     "_clock",
     "_text",
+    "_urls",
     "_binding",
     "_disk",
     "_tokens",
@@ -70,7 +71,7 @@ CORE_FOLDERS = {"_wire", "_download"}
 # Subpackages stand alone, except for those named here.
 MAY_USE = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator", "virtual"}}
 # What subpackages may import of the core besides its public modules, by name.
-FOUNDATIONS = {"_budget", "_disk", "_retry", "_sqlite", "_tokens"}
+FOUNDATIONS = {"_budget", "_disk", "_retry", "_sqlite", "_tokens", "_urls"}
 SUBPACKAGES = sorted(
     path.name
     for path in ROOT.iterdir()
@@ -240,7 +241,7 @@ def test_the_core_lives_on_four_libraries() -> None:
 # The modules that may use a library; the others do not know it.
 USERS = {
     "aiohttp": {"_http", "_download.fetch", "_session"},
-    "yarl": {"_http", "_download.fetch"},
+    "yarl": {"_http", "_urls"},
     "cattrs": {"_storyboard", "_wire.tasks"},
     "backoff": {"_retry"},
     "sqlite3": {"_sqlite"},

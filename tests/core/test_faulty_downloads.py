@@ -25,6 +25,7 @@ from apikley_async import Result
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import Saver
 from apikley_async._http import Network
+from apikley_async._urls import AddressPolicy
 from apikley_async.errors import DownloadError, ResultExpiredError, ServerError
 
 COUNT = int(os.environ.get("FAULTY_DOWNLOADS", volume(150, 500)))
@@ -229,7 +230,7 @@ async def download(world: World, host: FileHost, folder: Path) -> str:
             clock=SystemClock(),
             rng=rng,
             network=Network(),
-            allow_loopback=True,
+            policy=AddressPolicy(loopback=True),
         )
         patience = rng.choice([None, None, 0.01, 0.03, 2.0])
         try:

@@ -42,6 +42,7 @@ from apikley_async import Result
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import AT_ONCE, DownloadSlots, Saver
 from apikley_async._http import Network
+from apikley_async._urls import AddressPolicy
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -85,7 +86,7 @@ async def saving(
         rng=random.Random(7),
         network=Network(),
         retry_for=retry_for,
-        allow_loopback=True,
+        policy=AddressPolicy(loopback=True),
     )
     try:
         yield saver
@@ -1124,6 +1125,7 @@ from apikley_async import Result
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import Saver
 from apikley_async._http import Network
+from apikley_async._urls import AddressPolicy
 
 async def reissue(*_):
     for link in ():
@@ -1131,7 +1133,7 @@ async def reissue(*_):
 
 async def main(url, target):
     saver = Saver(reissue=reissue, clock=SystemClock(), rng=random.SystemRandom(),
-                  network=Network(), allow_loopback=True)
+                  network=Network(), policy=AddressPolicy(loopback=True))
     try:
         for path in await saver.save(Result("task_1", (url,)), target):
             print(path)

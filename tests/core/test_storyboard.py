@@ -21,7 +21,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from apikley_async import ModelTask, Shot, Storyboard, StoryboardError
-from apikley_async._storyboard import image_faults, is_url, url_faults
+from apikley_async._storyboard import image_faults
 from apikley_async._wire.requests import create_task
 
 HUGE = 10**400  # no float can hold it
@@ -543,27 +543,13 @@ def test_any_other_image_is_refused(image: Any, fault: str) -> None:
     assert "canary" not in told  # a password is not repeated
 
 
-@pytest.mark.parametrize(
-    ("image", "url"),
-    [
-        ("https://a.test/x", True),
-        ("a.png", False),
-        (Path("a.png"), False),
-        (None, False),
-        (b"x://", False),
-    ],
-)
-def test_a_url_is_told_from_a_path(image: Any, url: bool) -> None:
-    assert is_url(image) is url
-
-
 @given(st.text(st.characters(exclude_categories=()), max_size=60))
 @example("https://\u2100.test/")
 @example("https://[v1.x]/")
-def test_judging_a_url_never_raises(text: str) -> None:
-    """Whatever stands in a field meant for a URL, there is a verdict and no exception (P7)."""
+def test_judging_an_image_never_raises(text: str) -> None:
+    """Whatever stands in a field meant for an image, there is a verdict and no exception (P7)."""
     for url in (text, f"https://{text}", f"{text}://files.test", f"https://files.test/{text}"):
-        faults = [*url_faults(url), *image_faults(url)]
+        faults = [*image_faults(url)]
         assert all(isinstance(fault, str) for fault in faults)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apikley_async import EmptyResultError, Snapshot, State
-from apikley_async._storyboard import url_faults
+from apikley_async._urls import url_faults
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.files import encode_link, find_links
 from apikley_async._wire.tasks import decode_snapshot

@@ -25,10 +25,10 @@ from apikley_async import (
     Shot,
     Storyboard,
     Work,
-    fetch_faults,
     read_picture,
     with_images,
 )
+from apikley_async._urls import fetch_faults
 from apikley_async.batch.store.protocol import Entry, Item
 from apikley_async.errors import JournalError, ManifestError, StoryboardError, UploadError
 

@@ -10,9 +10,9 @@ from types import MappingProxyType
 import pytest
 
 from apikley_async import Client, DownloadError, Result, StoryboardError
-from apikley_async._download.fetch import FileFetcher
+from apikley_async._download.fetch import check_link
 from apikley_async._download.media import safe_name, target_names
-from apikley_async._http import Network
+from apikley_async._urls import AddressPolicy
 from apikley_async.batch import check
 from apikley_async.batch.manifest.fields import key_faults
 from apikley_async.batch.manifest.reader import entries_in
@@ -125,10 +125,8 @@ DISGUISED = [
 @pytest.mark.parametrize("host", DISGUISED)
 def test_a_host_is_judged_as_it_is_asked_for(host: str) -> None:
     """A link in other letters leads no proxy inward either (D10)."""
-    hosts = FileFetcher(Network(proxy="http://127.0.0.1:9"))
-
-    with pytest.raises(DownloadError, match=r"private network|not a valid URL"):
-        hosts._check_url(f"https://{host}/1.mp4")
+    with pytest.raises(DownloadError, match=r"private network|a valid URL"):
+        check_link(f"https://{host}/1.mp4", AddressPolicy())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +152,7 @@ async def test_an_image_that_the_service_cannot_fetch_is_not_paid_for(
 def test_a_link_that_is_none_is_not_repeated(url: str) -> None:
     """Python's own words hold the password (S11)."""
     with pytest.raises(DownloadError) as caught:
-        FileFetcher(Network())._check_url(url)
+        check_link(url, AddressPolicy())
 
     assert "canary" not in "".join(traceback.format_exception(caught.value))
 

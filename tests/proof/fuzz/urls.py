@@ -23,10 +23,10 @@ from fuzz.promises import Findings, demand
 from yarl import URL
 
 from apikley_async import Client, Shot, Storyboard
-from apikley_async._download.fetch import FileFetcher, shown
-from apikley_async._http import Network, network_fault
-from apikley_async._storyboard import url_faults
+from apikley_async._download.fetch import check_link
+from apikley_async._http import network_fault
 from apikley_async._submission import check_order
+from apikley_async._urls import AddressPolicy, display_host, url_faults
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.tasks import decode_snapshot
 from apikley_async.errors import ApikleyError, DownloadError, StoryboardError
@@ -270,10 +270,7 @@ def _check_refusal(error: Exception) -> None:
 
 
 def _of_a_film(address: Address) -> str:
-    hosts = FileFetcher(
-        Network(), allow_private=address.allow_private, allow_loopback=address.allow_loopback
-    )
-    hosts._check_url(address.url)
+    check_link(address.url, AddressPolicy(address.allow_private, address.allow_loopback))
     return address.url
 
 
@@ -331,7 +328,7 @@ def _judge_film(address: Address, url: object) -> None:
     """It leads to a public host, over https; inward only where that was allowed."""
     demand(isinstance(url, str), "no URL")
     read = _plain(str(url))
-    demand(CANARY not in shown(str(url)), "a secret is shown")
+    demand(CANARY not in display_host(str(url)), "a secret is shown")
     if read is None:
         return  # whoever asks for it will be told that it is none
     place = _address(read.raw_host or "")
@@ -368,7 +365,8 @@ def _judge_service(address: Address, url: object) -> None:
     place = _address(read.raw_host or "")
     name = _told(read).rstrip(".")
     near = name == "localhost" or name.endswith(".localhost")
-    near = near or (place is not None and place.is_loopback)
+    mapped = place.ipv4_mapped if isinstance(place, ipaddress.IPv6Address) else None
+    near = near or (place is not None and (mapped or place).is_loopback)
     demand(read.scheme == "https" or near, f"the key goes to {_told(read)!r:.100} in the open")
     demand(read.query_string == "" and read.fragment == "", "a query in the address")
 
