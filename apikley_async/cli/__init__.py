@@ -1,7 +1,6 @@
-"""The command `apikley`: films from a terminal or a script.
+"""The command line, `apikley`: films from a terminal or a script.
 
-Only the way in stands here. It looks whether the extra `cli` is installed, hands over to the
-commands, and turns what went wrong into one line and an exit code.
+This module only checks that the extra `cli` is installed. The commands are in `commands`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ __all__ = ["main"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code; `apikley --help` lists them.
+    """Run one command and return its exit code; `apikley --help` lists the commands.
 
     Args:
         args: the words after `apikley`; by default those of this process.

@@ -1,4 +1,4 @@
-"""Exit codes, and how an error becomes one: what a script may conclude without reading a word."""
+"""Exit codes: what a script may conclude without reading a word, and how errors become codes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ from apikley_async.errors import (
 __all__ = [
     "DECIDE",
     "FAILED",
+    "INTERNAL",
+    "INTERRUPTED",
     "OK",
     "RESUME",
     "USAGE",
-    "NotNow",
-    "Refused",
-    "advice",
+    "PostponedError",
+    "RefusedError",
+    "advice_for",
     "exit_code",
     "worst",
 ]
 
 OK, FAILED, USAGE, DECIDE, RESUME = 0, 1, 2, 3, 4
+INTERNAL, INTERRUPTED = 70, 130
 WORST_FIRST = (DECIDE, RESUME, FAILED, USAGE)
 
 ADVICE: dict[type[ApikleyError], str] = {
-    # In place of the advice that speaks of Python.
+    # Instead of an error's own advice, which names methods of the Python API.
     ClientClosedError: "",
     EmptyResultError: "The film is paid: show the task id to the service",
     JobTimeoutError: "The film goes on",
@@ -40,25 +43,25 @@ ADVICE: dict[type[ApikleyError], str] = {
 }
 
 
-class Refused(click.ClickException):
-    """The input or the circumstances do not permit it; nothing was bought."""
+class RefusedError(click.ClickException):
+    """The input or the circumstances do not allow it; nothing was paid."""
 
     exit_code = USAGE
 
 
-class NotNow(Refused):
-    """Not now, or not from here: the same command goes on later, and nothing is lost."""
+class PostponedError(RefusedError):
+    """Not now, or not on this machine; the same command works later, and nothing is lost."""
 
     exit_code = RESUME
 
 
 def exit_code(error: ApikleyError) -> int:
-    """The exit code that *error* deserves."""
+    """The exit code for an error of the library."""
     if isinstance(error, SubmissionUncertainError):
         return DECIDE
     if error.resumable:
         return RESUME
-    # What the service itself refused is a film that failed; the rest was found out here.
+    # An error with a code comes from the service: a film has failed. Else we refused the input.
     return USAGE if error.blames is Blame.INPUT and error.code is None else FAILED
 
 
@@ -68,6 +71,6 @@ def worst(codes: Iterable[int]) -> int:
     return next((code for code in WORST_FIRST if code in found), OK)
 
 
-def advice(error: ApikleyError) -> str:
-    """What to do about *error*, in the words of somebody who sits at a terminal."""
-    return next((told for kind, told in ADVICE.items() if isinstance(error, kind)), error.advice)
+def advice_for(error: ApikleyError) -> str:
+    """What to do about an error, for somebody at a terminal."""
+    return next((text for kind, text in ADVICE.items() if isinstance(error, kind)), error.advice)

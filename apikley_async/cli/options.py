@@ -1,45 +1,66 @@
-"""The options that several commands share."""
+"""The options that several commands share, and the values that commands get of them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+import attrs
 import click
 
 from apikley_async.cli.output.shell_words import without_password
 
 __all__ = [
-    "BATCH_EVENTS",
-    "EVENTS",
-    "Settings",
-    "Spending",
+    "Bounds",
+    "CallbackOptions",
+    "ServiceOptions",
+    "SpendingOptions",
     "as_json",
-    "folder",
-    "hooks",
-    "patience",
+    "callback_options",
+    "hmac_key_file",
+    "output_folder",
     "price",
-    "service",
-    "spending",
+    "rendered_films",
+    "service_options",
+    "spending_options",
+    "task_timeout",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+PriceOption: TypeAlias = float | Mapping[int | str, float] | None
 
 
-class Settings(NamedTuple):
-    """What the options of a command say about the service, and about patience."""
+def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """A command with options, in the order in which `--help` lists them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+# --- the service ----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class ServiceOptions:
+    """Which service a command talks to, and how it is reached.
+
+    Attributes:
+        key_file: has the API key in its first line.
+        base_url: the address of the service.
+        proxy: leads to the service and to the hosts of films.
+        allow_private: whether films may come from private networks.
+        simulate: whether the service is simulated in this process.
+        as_json: whether events are printed on stdout.
+    """
 
     key_file: Path | None = None
     base_url: str | None = None
-    simulate: bool = False
-    as_json: bool = False
-    max_running: int = 100
-    timeout: float | None = None
-    not_created: tuple[int, ...] = ()
     proxy: str | None = None
     allow_private: bool = False
+    simulate: bool = False
+    as_json: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -52,49 +73,19 @@ class Settings(NamedTuple):
         )
 
 
-BATCH_EVENTS = """
-\b
-Events, one JSON object a line; each has "event" and "at", of a film its "key" and "item_state":
-  submitted    the film is bought, and has a task_id
-  delayed      throttled or not sent yet, trying again: reason
-  state        state, progress (per cent, if the service says)
-  ready        credits
-  saved        paths, credits
-  failed       error, message
-  stopped      the same; nothing is lost
-  remark       message: what should be known before paying
-  listening    cause: it is uncertain, and a callback may still say what became of it
-  doubted      cause: it is uncertain from now on, and its film may be running
-  undecided    cause, sent_at, model, words, if_found, if_not_found (commands)
-  doubt        the same without commands, before a decision
-  balance      before, after, began_at, ended_at; films and their cost in between, unexplained
-  stopping     signal, out (submissions whose answer is awaited)
-  estimate     films, credits, unpriced, fitting (into the bounds): what is still to be paid
-  batch        how many films stand where, spent, at_risk, unpriced
-  decided      item_state after a decision, cause of one that was insisted on
-  error        error, code, message, advice: the whole command failed
-"""
-
-EVENTS = """
-\b
-Events, one JSON object a line; each has "event", "at", and where there is one "task_id":
-  state        state, progress (per cent, if the service says)
-  ready        urls (they live about a day), credits, expires_at
-  saved        paths
-  failed       error, code, message, advice
-  stopped      the same; nothing is lost, see unfinished
-  unfinished   task_ids that are bought, resume (a command)
-  stopping     signal, out (submissions whose answer is awaited)
-  summary      films, ready, saved, failed, resumable, seconds
-  error        error, code, message, advice: the whole command failed
-"""
+as_json = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print one event a line on stdout, as JSON; text for people stays on stderr.",
+)
 
 
-def service(command: Callable[..., int]) -> Callable[..., int]:
-    """The options of every command that talks to the service, handed over as `settings`."""
+def service_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The options of every command that talks to the service, handed over as `service`."""
 
     @functools.wraps(command)
-    def settled(
+    def wrapped(
         *,
         key_file: Path | None,
         base_url: str | None,
@@ -104,25 +95,17 @@ def service(command: Callable[..., int]) -> Callable[..., int]:
         as_json: bool,
         **others: Any,
     ) -> int:
-        settings = Settings(key_file, base_url, simulate, as_json)
-        settings = settings._replace(proxy=proxy, allow_private=allow_private)
-        return command(settings=settings, **others)
+        service = ServiceOptions(key_file, base_url, proxy, allow_private, simulate, as_json)
+        return command(service=service, **others)
 
-    for option in (
+    return _with_options(
+        wrapped,
+        as_json,
         click.option(
-            "--simulate",
-            is_flag=True,
-            help="Against a service simulated in this process: no key, no network, nothing paid.",
-        ),
-        click.option(
-            "--allow-private",
-            is_flag=True,
-            help="Let films come from private networks, and over http.",
-        ),
-        click.option(
-            "--proxy",
-            metavar="URL",
-            help="An http(s) proxy that leads to the service and to the hosts of films.",
+            "--key-file",
+            metavar="PATH",
+            type=click.Path(path_type=Path),
+            help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
         ),
         click.option(
             "--base-url",
@@ -130,34 +113,24 @@ def service(command: Callable[..., int]) -> Callable[..., int]:
             help="Address of the service; by default APIKLEY_BASE_URL, else the real one.",
         ),
         click.option(
-            "--key-file",
-            metavar="PATH",
-            type=click.Path(path_type=Path),
-            help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
+            "--proxy",
+            metavar="URL",
+            help="An http(s) proxy that leads to the service and to the hosts of films.",
         ),
-        as_json,
-    ):
-        settled = option(settled)
-    return settled
+        click.option(
+            "--allow-private",
+            is_flag=True,
+            help="Let films come from private networks, and over http.",
+        ),
+        click.option(
+            "--simulate",
+            is_flag=True,
+            help="Against a service simulated in this process: no key, no network, nothing paid.",
+        ),
+    )
 
 
-as_json = click.option(
-    "--json",
-    "as_json",
-    is_flag=True,
-    help="One event a line on stdout, as JSON; people read on at stderr.",
-)
-
-max_running = click.option(
-    "--max-running",
-    type=click.IntRange(1, 10_000),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Films in the making at once.",
-)
-
-patience = click.option(
+task_timeout = click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
@@ -165,26 +138,27 @@ patience = click.option(
 )
 
 
-class HookOptions(NamedTuple):
-    """What the options of a command say about callbacks."""
+# --- callbacks ------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class CallbackOptions:
+    """How the service calls back.
+
+    Attributes:
+        url: what it calls.
+        listen: host and port where the calls come in.
+        inbox: where another process stores them.
+        key_file: has the keys that they may be signed with.
+    """
 
     url: str | None = None
     listen: tuple[str, int] | None = None
     inbox: Path | None = None
     key_file: Path | None = None
 
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The options again, for a command that goes on."""
-        return (
-            *(("--callback-url", self.url) if self.url else ()),
-            *(("--listen", "{}:{}".format(*self.listen)) if self.listen else ()),
-            *(("--inbox", str(self.inbox)) if self.inbox else ()),
-            *(("--hmac-key-file", str(self.key_file)) if self.key_file else ()),
-        )
 
-
-def read_address(
+def _read_address(
     _context: click.Context, _option: click.Parameter, text: str | None
 ) -> tuple[str, int] | None:
     """`127.0.0.1:8787`, or `[::1]:8787`."""
@@ -205,11 +179,11 @@ hmac_key_file = click.option(
 )
 
 
-def hooks(command: Callable[..., int]) -> Callable[..., int]:
-    """The options of commands that hear callbacks, handed over as `hooks`."""
+def callback_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The options of commands that receive callbacks, handed over as `callbacks`."""
 
     @functools.wraps(command)
-    def settled(
+    def wrapped(
         *,
         callback_url: str | None,
         listen: tuple[str, int] | None,
@@ -217,9 +191,11 @@ def hooks(command: Callable[..., int]) -> Callable[..., int]:
         hmac_key_file: Path | None,
         **others: Any,
     ) -> int:
-        return command(hooks=HookOptions(callback_url, listen, inbox, hmac_key_file), **others)
+        callbacks = CallbackOptions(callback_url, listen, inbox, hmac_key_file)
+        return command(callbacks=callbacks, **others)
 
-    for option in (
+    return _with_options(
+        wrapped,
         click.option(
             "--callback-url",
             metavar="URL",
@@ -228,22 +204,70 @@ def hooks(command: Callable[..., int]) -> Callable[..., int]:
         click.option(
             "--listen",
             metavar="HOST:PORT",
-            callback=read_address,
+            callback=_read_address,
             help="Where callbacks come in.  [default: 127.0.0.1:8787]",
         ),
         click.option(
             "--inbox",
             metavar="PATH",
             type=click.Path(path_type=Path),
-            help="Take callbacks from there, where `apikley webhook serve` keeps them.",
+            help="Read callbacks from there, where `apikley webhook serve` stores them.",
         ),
         hmac_key_file,
-    ):
-        settled = option(settled)
-    return settled
+    )
 
 
-def read_price(_context: click.Context, _option: click.Parameter, text: str | None) -> Any:
+# --- money ----------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Bounds:
+    """What a run may spend, and how.
+
+    Attributes:
+        max_credits: credits of the whole journal.
+        max_tasks: films of the whole journal.
+        min_balance: credits to be left over.
+        price: credits for a film: a number, or by duration or model.
+        retry: how often a failed film is made again, each time paid.
+        overwrite: whether other files of the films' names are replaced.
+        max_running: films in the making at once.
+    """
+
+    max_credits: float | None = None
+    max_tasks: int | None = None
+    min_balance: float | None = None
+    price: PriceOption = None
+    retry: int = 0
+    overwrite: bool = False
+    max_running: int = 100
+
+
+@attrs.frozen
+class SpendingOptions:
+    """What a command that pays may do.
+
+    Attributes:
+        bounds: what it may spend.
+        yes: whether nobody is asked before.
+        dry_run: whether it only checks and estimates.
+        allow_duplicates: whether one content under two keys is paid twice.
+        not_created: codes that mean that nothing was created.
+    """
+
+    bounds: Bounds
+    yes: bool
+    dry_run: bool
+    allow_duplicates: bool
+    not_created: tuple[int, ...] = ()
+
+    @property
+    def agreed(self) -> bool:
+        """Whether nobody has to be asked."""
+        return self.yes or self.bounds.max_credits is not None
+
+
+def _read_price(_context: click.Context, _option: click.Parameter, text: str | None) -> PriceOption:
     """`300`, or `10=150,15=270,25=270`."""
     if text is None:
         return None
@@ -259,34 +283,16 @@ def read_price(_context: click.Context, _option: click.Parameter, text: str | No
 price = click.option(
     "--price",
     metavar="CREDITS",
-    callback=read_price,
+    callback=_read_price,
     help="Of a film: a number, or by duration or model: 10=150,15=270,25=270.",
 )
 
 
-class Spending(NamedTuple):
-    """What the options of a command that pays say about money."""
-
-    bounds: dict[str, Any]
-    yes: bool
-    dry_run: bool
-    allow_duplicates: bool
-    not_created: tuple[int, ...] = ()
-    proxy: str | None = None
-    allow_private: bool = False
-
-    @property
-    def agreed(self) -> bool:
-        """Whether nobody has to be asked."""
-        return self.yes or self.bounds["max_credits"] is not None
-
-
-def spending(command: Callable[..., int]) -> Callable[..., int]:
+def spending_options(command: Callable[..., int]) -> Callable[..., int]:
     """The options of commands that pay, handed over as `spending`."""
-    bounds = ("max_credits", "max_tasks", "min_balance", "price", "retry", "overwrite")
 
     @functools.wraps(command)
-    def settled(
+    def wrapped(
         *,
         yes: bool,
         dry_run: bool,
@@ -294,13 +300,40 @@ def spending(command: Callable[..., int]) -> Callable[..., int]:
         not_created: tuple[int, ...],
         **others: Any,
     ) -> int:
-        names = (*bounds, "max_running")
-        given = {name: others.pop(name) for name in names}
-        agreed = Spending(given, yes, dry_run, allow_duplicates, not_created)
-        return command(spending=agreed, **others)
+        bounds = Bounds(**{field.name: others.pop(field.name) for field in attrs.fields(Bounds)})
+        spending = SpendingOptions(bounds, yes, dry_run, allow_duplicates, not_created)
+        return command(spending=spending, **others)
 
-    for option in (
-        max_running,
+    return _with_options(
+        wrapped,
+        click.option(
+            "--max-credits",
+            type=click.FloatRange(0),
+            metavar="N",
+            help="Credits of the whole journal; needs a price.",
+        ),
+        click.option(
+            "--max-tasks", type=click.IntRange(1), metavar="N", help="Films of the whole journal."
+        ),
+        click.option(
+            "--min-balance", type=click.FloatRange(0), metavar="N", help="Credits to be left over."
+        ),
+        price,
+        click.option(
+            "--retry",
+            type=click.IntRange(0, 10),
+            default=0,
+            metavar="N",
+            help="Make failed films again, so many times: each is paid.",
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace other files of the films' names."),
+        click.option(
+            "--allow-duplicates",
+            is_flag=True,
+            help="One content under two keys is paid twice.",
+        ),
+        click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
+        click.option("--dry-run", is_flag=True, help="Only check and estimate."),
         click.option(
             "--not-created",
             type=click.IntRange(400),
@@ -309,41 +342,22 @@ def spending(command: Callable[..., int]) -> Callable[..., int]:
             help="Your provider guarantees that this code creates nothing: tried three times more, "
             "each try counted as what it may cost.",
         ),
-        click.option("--dry-run", is_flag=True, help="Check and estimate, no more."),
-        click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
         click.option(
-            "--allow-duplicates",
-            is_flag=True,
-            help="One content under two keys is paid twice.",
-        ),
-        click.option("--overwrite", is_flag=True, help="Replace other files of the films' names."),
-        click.option(
-            "--retry",
-            type=click.IntRange(0, 10),
-            default=0,
+            "--max-running",
+            type=click.IntRange(1, 10_000),
+            default=100,
+            show_default=True,
             metavar="N",
-            help="Make failed films again, so many times: each is paid.",
+            help="Films in the making at once.",
         ),
-        price,
-        click.option(
-            "--min-balance", type=click.FloatRange(0), metavar="N", help="Credits to be left over."
-        ),
-        click.option(
-            "--max-tasks", type=click.IntRange(1), metavar="N", help="Films of the whole journal."
-        ),
-        click.option(
-            "--max-credits",
-            type=click.FloatRange(0),
-            metavar="N",
-            help="Credits of the whole journal; needs a price.",
-        ),
-    ):
-        settled = option(settled)
-    return settled
+    )
 
 
-def folder(default: Path | None, told: str) -> Callable[[Command], Command]:
-    """`-o DIR`, saying in *told* what happens there."""
+# --- files ----------------------------------------------------------------------------------------
+
+
+def output_folder(default: Path | None, purpose: str) -> Callable[[Command], Command]:
+    """`-o DIR`; *purpose* is the text of its help."""
     return click.option(
         "-o",
         "--output",
@@ -352,5 +366,15 @@ def folder(default: Path | None, told: str) -> Callable[[Command], Command]:
         default=default,
         show_default=default is not None,
         metavar="DIR",
-        help=told,
+        help=purpose,
     )
+
+
+rendered_films = click.option(
+    "--films",
+    "kind",
+    type=click.Choice(["animatic", "placeholder"]),
+    default="animatic",
+    show_default=True,
+    help="Films that show their storyboards, or the same small one for all.",
+)

@@ -1,4 +1,4 @@
-"""One command's life: the loop, the signals, the client, and the last words."""
+"""The life of one command: event loop, signals, client, reporter and exit code."""
 
 from __future__ import annotations
 
@@ -8,106 +8,128 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
-from apikley_async import ApikleyError
-from apikley_async.cli.client_factory import Open, Session
-from apikley_async.cli.exit_codes import advice, exit_code
-from apikley_async.cli.output.reporter import Lines, Screen, Telling
-from apikley_async.cli.signals import Stopper
+from apikley_async import ApikleyError, Client
+from apikley_async.cli.client_factory import OpenClient
+from apikley_async.cli.exit_codes import advice_for, exit_code
+from apikley_async.cli.output.reporter import LineView, Reporter, View
+from apikley_async.cli.signals import GracefulStop
 
-__all__ = ["Leaving", "alone", "play", "serve", "telling"]
+__all__ = ["Stoppable", "new_reporter", "run_server", "run_with_client", "run_without_client"]
 
 
-class Leaving(Protocol):
-    """What is asked when a command is stopped: what is out, and what is to be said."""
+class Stoppable(Protocol):
+    """What a command is working at, asked when it is stopped."""
 
     @property
-    def out(self) -> int: ...
+    def submissions_under_way(self) -> int:
+        """Submissions whose answer is awaited."""
+        ...
 
-    def hurry(self, grace: float) -> None: ...
+    def limit_grace(self, grace: float) -> None:
+        """Wait *grace* seconds at most for those answers."""
+        ...
 
-    def tell_left(self) -> None: ...
+    def report_unfinished(self) -> None:
+        """Report what is not finished, and how to resume."""
+        ...
 
 
-def telling(*, as_json: bool, films: int | None = None, ends: str = "saved") -> Telling:
-    """Bars for *films* where there is a terminal to draw them on, plain lines elsewhere.
+def new_reporter(
+    *, as_json: bool, films: int | None = None, final_event: str = "saved"
+) -> Reporter:
+    """A reporter with progress bars on a terminal that can draw them, else with plain lines.
 
-    None for what has no films; 0 if their number is not known yet.
+    Args:
+        as_json: whether events are printed on stdout.
+        films: how many films there are; 0 if that is not known yet, None for a command without.
+        final_event: the event that ends a film.
     """
-    screen: Screen = Lines(ends=ends)
+    view: View = LineView(final_event=final_event)
     drawable = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     if films is not None and drawable and not (as_json and sys.stdout.isatty()):
-        from apikley_async.cli.output.progress import Bars
+        # Imported only here: rich takes long to load, and pipes do not need it.
+        from apikley_async.cli.output.progress_view import ProgressView
 
-        screen = Bars(films, ends=ends)
-    return Telling(screen, as_json=as_json)
+        view = ProgressView(films, final_event=final_event)
+    return Reporter(view, as_json=as_json)
 
 
-def play(
-    opening: Open,
-    flow: Callable[[Session], Awaitable[int]],
-    tell: Telling,
-    films: Leaving | None = None,
+def run_with_client(
+    open_client: OpenClient,
+    act: Callable[[Client], Awaitable[int]],
+    reporter: Reporter,
+    stoppable: Stoppable | None = None,
 ) -> int:
-    """Run *flow* with a client, and give the exit code; the first signal ends it in good order."""
+    """Run *act* with a client, and return its exit code.
 
-    async def act(stopper: Stopper) -> int:
-        async with opening() as session:
+    The first signal cancels it and closes the client in good order, the second ends the process.
+    """
+
+    async def run(stop: GracefulStop) -> int:
+        async with open_client() as client:
             try:
-                return await flow(session)
+                return await act(client)
             finally:
-                await session.client.aclose(grace=stopper.grace)
+                await client.aclose(grace=stop.grace)
 
-    return asyncio.run(_supervised(act, tell, films))
-
-
-def alone(flow: Callable[[], Awaitable[int]], tell: Telling) -> int:
-    """Run *flow*, which needs no client, and give its exit code."""
-
-    async def act(stopper: Stopper) -> int:
-        return await flow()
-
-    return asyncio.run(_supervised(act, tell))
+    return asyncio.run(_supervised(run, reporter, stoppable))
 
 
-def serve(run: Callable[[], Coroutine[Any, Any, None]], tell: Telling) -> int:
-    """Run a server until a signal ends it, which is its natural end."""
+def run_without_client(act: Callable[[], Awaitable[int]], reporter: Reporter) -> int:
+    """Run *act*, and return its exit code."""
 
-    async def act(stopper: Stopper) -> int:
-        await run()
+    async def run(stop: GracefulStop) -> int:
+        return await act()
+
+    return asyncio.run(_supervised(run, reporter))
+
+
+def run_server(serve: Callable[[], Coroutine[Any, Any, None]], reporter: Reporter) -> int:
+    """Run a server until a signal ends it; that is a success."""
+
+    async def run(stop: GracefulStop) -> int:
+        await serve()
         return 0
 
-    code = asyncio.run(_supervised(act, tell))
+    code = asyncio.run(_supervised(run, reporter))
     return 0 if code > 128 else code
 
 
 async def _supervised(
-    act: Callable[[Stopper], Awaitable[int]], tell: Telling, films: Leaving | None = None
+    run: Callable[[GracefulStop], Awaitable[int]],
+    reporter: Reporter,
+    stoppable: Stoppable | None = None,
 ) -> int:
-    def first(name: str) -> None:
-        if films is not None:
-            films.hurry(stopper.grace)
-            tell("stopping", signal=name, out=films.out)
+    def on_first(signal_name: str) -> None:
+        if stoppable is not None:
+            stoppable.limit_grace(stop.grace)
+            out = stoppable.submissions_under_way
+            reporter.event("stopping", signal=signal_name, out=out)
 
-    def second() -> None:
-        tell.hurry()
-        if films is not None:
-            films.tell_left()
-            tell.give()
+    def on_second() -> None:
+        reporter.unbuffer()
+        if stoppable is not None:
+            stoppable.report_unfinished()
+            reporter.print_results()
 
-    with Stopper(first, second) as stopper:
+    with GracefulStop(on_first, on_second) as stop:
         try:
-            return await act(stopper)
+            return await run(stop)
         except asyncio.CancelledError:
-            if stopper.signal is None:
+            if stop.signal is None:
                 raise
         except ApikleyError as error:
-            told = advice(error) or None
-            kind = type(error).__name__
-            tell("error", error=kind, code=error.code, message=error.message, advice=told)
+            reporter.event(
+                "error",
+                error=type(error).__name__,
+                code=error.code,
+                message=error.message,
+                advice=advice_for(error) or None,
+            )
             return exit_code(error)
         finally:
-            tell.close()
-        if films is not None:
-            films.tell_left()
-            tell.give()
-        return stopper.code
+            reporter.close()
+        if stoppable is not None:
+            stoppable.report_unfinished()
+            reporter.print_results()
+        return stop.code

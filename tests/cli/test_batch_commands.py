@@ -9,8 +9,8 @@ import pytest
 from cli.conftest import Run, fate
 
 from apikley_async.batch import State
-from apikley_async.cli.commands import check
-from apikley_async.cli.engine import code_of
+from apikley_async.cli import simulated_service
+from apikley_async.cli.run_summary import exit_code_of
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -253,7 +253,7 @@ CODES = {
 
 def test_the_exit_code_says_where_the_films_stand() -> None:
     """0 when all is well, 1 for what has failed, 3 for a decision, 4 for what can go on."""
-    found = {state: code_of({state: 1}) for state in State}
+    found = {state: exit_code_of({state: 1}) for state in State}
 
     assert found == CODES
 
@@ -322,7 +322,7 @@ def test_a_preview_costs_nothing_and_replaces_only_previews(
 ) -> None:
     """No key, no service; a film of ours that lies there is not touched."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(check, "SPEED", 600.0)
+    monkeypatch.setattr(simulated_service, "SPEED", 600.0)
     path = manifest("tea", "sea")
 
     first = run("preview", path, "--films", "placeholder")

@@ -9,8 +9,7 @@ import attrs
 import pytest
 from cli.conftest import Run, films, picture
 
-from apikley_async.cli import client_factory, embedded
-from apikley_async.cli.commands import free_calls
+from apikley_async.cli import client_factory, free_call, simulated_service
 from apikley_async.simulator import (
     Constant,
     Fault,
@@ -131,7 +130,7 @@ def test_a_silent_service_is_waited_for_aloud(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Questions are repeated for a while, and whoever waits is told."""
-    monkeypatch.setattr(free_calls, "LATE", 0.01)
+    monkeypatch.setattr(free_call, "SLOW", 0.01)
     service.script("credits", [Fault.late(0.2)])
 
     told = run("credits")
@@ -159,7 +158,7 @@ def test_every_command_can_be_tried(
 ) -> None:
     """Without key, network and question, in seconds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(embedded, "SPEED", 600.0)
+    monkeypatch.setattr(simulated_service, "SPEED", 600.0)
 
     told = run(*words, "--simulate")
 
@@ -175,7 +174,7 @@ async def test_equal_storyboards_become_equal_films() -> None:
         async def film(self, task: FilmOrder) -> bytes:
             return b"film %d" % task.seed
 
-    films = embedded.Rehearsal(Seeds())
+    films = simulated_service.RehearsalRenderer(Seeds())
     order = FilmOrder(
         task_id="a",
         model="m",

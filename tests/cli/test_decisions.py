@@ -39,7 +39,7 @@ def test_what_is_known_of_uncertain_films_is_shown(service: Simulator, run: Run)
         assert re.search(
             "The balance fell by 450 from .* to .*; 2 films accounted for by 300: 150 more", said
         )
-    assert "bee: UNCERTAIN: it may have been heard, and paid: HTTP 500" in told
+    assert "bee: UNCERTAIN: it may have been received, and paid: HTTP 500" in told
     assert told.index("What to do is said at the end") < told.index("films/key.mp4")
     assert told.count("Is there a task of that time") == 1
     assert "yes: apikley batch resolve --task-id TASK_ID -- campaign.db KEY" in told

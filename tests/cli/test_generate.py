@@ -10,8 +10,9 @@ from cli.conftest import Run, fate, films, picture
 
 from apikley_async.batch import REHEARSAL_MARK
 from apikley_async.batch.store import journal_file
-from apikley_async.cli import app, embedded
-from apikley_async.cli.placement import MARKER
+from apikley_async.cli import simulated_service
+from apikley_async.cli.commands import generate
+from apikley_async.cli.journal_location import MARKER
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 # The commands run loops of their own, which 3.11 only misses when they are collected.
@@ -262,7 +263,7 @@ def test_another_journal_pays_for_nothing_that_the_folder_s_own_has_sent(
     for told in (same, renamed, changed):
         assert told.code == 4
         assert f"): sent already, as {own.absolute()} says" in told.err
-        assert f"go on with --journal {own.absolute()};" in told.err
+        assert f"resume with --journal {own.absolute()};" in told.err
     assert not Path("other.db").exists()
     assert len(service.ledger.paid) == 1
 
@@ -366,7 +367,7 @@ def test_the_lock_is_waited_for_a_while(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the same line goes on later; nothing was sent."""
-    monkeypatch.setattr(app, "WAIT", 0.3)
+    monkeypatch.setattr(generate, "LOCK_WAIT", 0.3)
     Path("films").mkdir()
     lock = journal_file.take_lock(Path("films/apikley.db").absolute())
 
@@ -591,7 +592,7 @@ def test_a_rehearsal_stands_in_nobody_s_way(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its films have the names of the real ones, which replace them; and it keeps no journal."""
-    monkeypatch.setattr(embedded, "SPEED", 600.0)
+    monkeypatch.setattr(simulated_service, "SPEED", 600.0)
     line = ("generate", *films("tea"))
 
     rehearsed = run(*line, "--simulate")
@@ -613,7 +614,7 @@ def test_a_rehearsal_never_leads_to_the_paid_service(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line to go on is a rehearsal too."""
-    monkeypatch.setattr(embedded, "SPEED", 1.0)
+    monkeypatch.setattr(simulated_service, "SPEED", 1.0)
 
     told = run("generate", "--simulate", *films("tea"), "--timeout", "0.2")
 

@@ -13,9 +13,9 @@ import pytest
 from cli.conftest import Run
 
 from apikley_async.cli import main
-from apikley_async.cli.options import Settings
-from apikley_async.cli.output.reporter import HIDDEN, JOINERS, clean
-from apikley_async.cli.output.shell_words import call, joined
+from apikley_async.cli.options import ServiceOptions
+from apikley_async.cli.output.shell_words import command_line, joined
+from apikley_async.cli.output.terminal_text import HIDDEN, JOINERS, clean
 from apikley_async.simulator import Simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -82,11 +82,11 @@ def test_what_the_library_warns_of_is_harmless_too(
     """Warnings reach the terminal where nobody else shows them, and repeat words of others."""
     logger = logging.getLogger("apikley_async")
     before = [*logger.handlers]
-    from apikley_async.cli.app import clean_logs
+    from apikley_async.cli.app import library_warnings
 
     roots, logging.root.handlers = logging.root.handlers, []
     try:
-        with clean_logs():
+        with library_warnings():
             logger.warning("the service says %s", EVIL)
     finally:
         logging.root.handlers = roots
@@ -132,7 +132,7 @@ def test_the_network_of_a_command_is_that_of_the_library(
     wrong = run("credits", "--proxy", "socks5://me:opens-nothing@a.test")
     assert (wrong.code, "opens-nothing" in wrong.err) == (2, False)
     assert "proxy: an http(s) URL" in wrong.err
-    assert Settings(proxy=proxy, allow_private=True).words == (
+    assert ServiceOptions(proxy=proxy, allow_private=True).words == (
         *("--proxy", "http://me:***@127.0.0.1:9"),
         "--allow-private",
     )
@@ -143,7 +143,7 @@ def test_the_network_of_a_command_is_that_of_the_library(
 def test_a_printed_command_is_what_was_meant_and_nothing_else(tmp_path: Path) -> None:
     """Typed into a shell it is the same words again; what looks like an option is a name. (S11)"""
     words = [EVIL, "it's \\ a\nlie", "$(touch owned)", "`id`", "--yes", "a b", "\udcff\udc80é", "ы"]
-    for line in (joined(words), call("wait", names=words)):
+    for line in (joined(words), command_line("wait", names=words)):
         assert not does_something(line)
         told = subprocess.run(
             ["bash", "-c", f"apikley() {{ printf '%s\\0' \"$@\"; }}; printf '%s\\0' {line}"],
@@ -156,4 +156,4 @@ def test_a_printed_command_is_what_was_meant_and_nothing_else(tmp_path: Path) ->
         assert found[-len(words) :] == words
 
     assert not [*tmp_path.iterdir()]
-    assert call("wait", names=["--base-url=http://evil.test"]).split()[2] == "--"
+    assert command_line("wait", names=["--base-url=http://evil.test"]).split()[2] == "--"

@@ -16,7 +16,7 @@ from cli.conftest import Run
 from rawserver import unused_port
 
 import apikley_async
-from apikley_async.cli.output.reporter import sentence
+from apikley_async.cli.output.sentences import sentence
 from apikley_async.simulator import Fault, Simulator
 from apikley_async.webhook import Inbox, token_secret
 
@@ -96,9 +96,9 @@ def test_what_a_receiver_has_answered_is_kept(receiver: tuple[int, Path]) -> Non
         assert answer.status == 200
 
     async def kept() -> list[tuple[str, str]]:
-        async with Inbox(inbox) as letters:
-            heard, _ = await letters.after(None)
-            return [(each.token, each.task_id) for each in heard]
+        async with Inbox(inbox) as stored:
+            notifications, _ = await stored.read_after(None)
+            return [(each.token, each.task_id) for each in notifications]
 
     assert asyncio.run(kept()) == [(token, "task_1")]
 
@@ -166,16 +166,16 @@ def test_keys_come_from_a_file_or_the_environment(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One a line; they are not echoed, and a file that others can read is warned of. (S12)"""
-    from apikley_async.cli.callback_options import KEYS, words_in
+    from apikley_async.cli.callback_server import read_hmac_keys
 
     file = tmp_path / "keys"
     file.write_text("first-word\nsecond-word\n", encoding="utf-8")
     file.chmod(0o600)
 
-    assert words_in(file, KEYS, "--hmac-key-file") == ["first-word", "second-word"]
+    assert read_hmac_keys(file) == ["first-word", "second-word"]
     monkeypatch.setenv("APIKLEY_WEBHOOK_HMAC_KEY", "third-word")
-    assert words_in(None, KEYS, "") == ["third-word"]
+    assert read_hmac_keys(None) == ["third-word"]
     file.write_text("\n", encoding="utf-8")
     told = run("webhook", "serve", "--inbox", tmp_path / "a.db", "--hmac-key-file", file)
     assert told.code == 2
-    assert "there is nothing in it" in told.err
+    assert "it is empty" in told.err

@@ -115,7 +115,7 @@ def test_a_signal_ends_in_good_order(
 
     assert len(service.ledger.paid) == 1
     assert process.returncode == 128 + number
-    assert "nothing more is submitted, and 1 submission on the way" in err
+    assert "nothing more is submitted; waiting for the answer to 1 submission under way" in err
     assert "1 submitted" in err
     assert "To go on: apikley generate --yes tea.json" in err
     assert "Traceback" not in err
@@ -193,7 +193,11 @@ def test_a_simulated_service_serves_until_it_is_told_to_end(start: Start) -> Non
 def test_a_demo_that_is_killed_goes_on(start: Start, tmp_path: Path) -> None:
     """As the tutorial has it: kill it midway and run it again; nothing is submitted twice. (A1)"""
     words = ("demo", "-o", "films", "--films", "placeholder", "--json")
-    quicker = "from apikley_async.cli import embedded, main; embedded.DEMO_SPEED = 60; exit(main())"
+    quicker = (
+        "from apikley_async.cli import main, simulated_service\n"
+        "simulated_service.DEMO_SPEED = 60\n"
+        "exit(main())"
+    )
     killed = start(*words, python=("-c", quicker))
     assert killed.stdout is not None
     events = [json.loads(killed.stdout.readline()) for _ in range(6)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from apikley_async.cli.signals import SIGNALS, Stopper
+from apikley_async.cli.signals import SIGNALS, GracefulStop
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ async def test_whoever_stops_us_is_not_kept_waiting(
 ) -> None:
     """A container is killed ten seconds after SIGTERM; who presses Ctrl-C can press again."""
     told: list[str] = []
-    stopper = Stopper(told.append, lambda: None)
+    stopper = GracefulStop(told.append, lambda: None)
 
     async def works() -> None:
         with stopper:
@@ -48,7 +48,7 @@ async def test_a_signal_that_was_turned_off_stays_off() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     told: list[str] = []
 
-    with Stopper(told.append, lambda: None) as stopper:
+    with GracefulStop(told.append, lambda: None) as stopper:
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.sleep(0.01)
 

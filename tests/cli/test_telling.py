@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from apikley_async import Blame, JobTimeoutError, NotFoundError, StoryboardError, errors
-from apikley_async.cli.exit_codes import WORST_FIRST, advice, exit_code, worst
-from apikley_async.cli.output.reporter import Lines, Telling, plain
+from apikley_async.cli.exit_codes import WORST_FIRST, advice_for, exit_code, worst
+from apikley_async.cli.output.reporter import LineView, Reporter
+from apikley_async.cli.output.terminal_text import plain
 
 FAMILY = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
 
@@ -34,7 +35,9 @@ def test_text_from_elsewhere_is_harmless(text: str, shown: str) -> None:
 
 def test_an_event_is_one_line_of_ascii(capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever is in it, and nothing that is unknown."""
-    Telling(Lines(), as_json=True)("failed", file="Чай.json", code=None, message="a\n\x1b[31mb")
+    Reporter(LineView(), as_json=True).event(
+        "failed", file="Чай.json", code=None, message="a\n\x1b[31mb"
+    )
 
     told = capsys.readouterr()
     event = json.loads(told.out)
@@ -47,10 +50,10 @@ def test_an_event_is_one_line_of_ascii(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_log_is_not_filled_with_per_cent(capsys: pytest.CaptureFixture[str]) -> None:
     """One line for each state, and none for the first, which every film has."""
-    tell = Telling(Lines(), as_json=False)
+    reporter = Reporter(LineView(), as_json=False)
 
     for state, progress in [("waiting", 0), ("generating", 3), ("generating", 9)]:
-        tell("state", task_id="t", state=state, progress=progress)
+        reporter.event("state", task_id="t", state=state, progress=progress)
 
     assert capsys.readouterr().err == "t: generating\n"
 
@@ -59,13 +62,13 @@ def test_what_was_asked_for_is_all_that_stdout_holds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A program that reads file names gets them as they are, and nothing else."""
-    tell = Telling(Lines(), as_json=False)
+    reporter = Reporter(LineView(), as_json=False)
 
-    tell("saved", file="a.json", paths=["a\nb.mp4"])
-    tell.answer(Path("a\nb.mp4"), told=True)
-    tell.answer("https://host.test/a.mp4")
-    tell.close()
-    tell.close()
+    reporter.event("saved", file="a.json", paths=["a\nb.mp4"])
+    reporter.result(Path("a\nb.mp4"), shown=True)
+    reporter.result("https://host.test/a.mp4")
+    reporter.close()
+    reporter.close()
 
     told = capsys.readouterr()
     assert told.out == "a\nb.mp4\nhttps://host.test/a.mp4\n"
@@ -79,11 +82,11 @@ def test_nobody_reading_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with io.TextIOWrapper(io.FileIO(writer, "w"), write_through=True) as broken:
         monkeypatch.setattr(sys, "stdout", broken)
         monkeypatch.setattr(sys, "stderr", broken)
-        tell = Telling(Lines(), as_json=True)
+        reporter = Reporter(LineView(), as_json=True)
 
         for _ in range(3):
-            tell("submitted", task_id="t")
-            tell.say("Still here")
+            reporter.event("submitted", task_id="t")
+            reporter.message("Still here")
 
 
 @pytest.mark.parametrize("kind", FAMILY)
@@ -92,7 +95,9 @@ def test_every_error_has_its_code_and_no_words_of_python(kind: type[errors.Apikl
     error = kind("It went wrong")
 
     assert exit_code(error) in WORST_FIRST
-    assert not any(word in advice(error) for word in ("client.", "wait the job again, or", "async"))
+    assert not any(
+        word in advice_for(error) for word in ("client.", "wait the job again, or", "async")
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from cli.conftest import Run
 
 from apikley_async import Attempt, Client, Verdict
 from apikley_async.batch import Batch, Event, Journal, State, Step
-from apikley_async.cli import embedded
-from apikley_async.cli.app import STORYBOARDS
+from apikley_async.cli import simulated_service
+from apikley_async.cli.commands.demo import STORYBOARDS
 
 KEYS = ["kitten", "lighthouse", "night-train", "olive-grove", "paper-boat", "tea"]
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarn
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "DEMO_SPEED", 300.0)
+    monkeypatch.setattr(simulated_service, "DEMO_SPEED", 300.0)
 
 
 def demo(run: Run, folder: Path) -> tuple[int, str]:
@@ -158,7 +158,7 @@ def test_a_demo_that_cannot_draw_says_what_to_do(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It installs, or is content with a placeholder, but never in silence."""
-    monkeypatch.setattr(embedded, "rendering_available", lambda: False)
+    monkeypatch.setattr(simulated_service, "rendering_available", lambda: False)
 
     told = run("demo", "-o", tmp_path / "films")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apikley_async import Client, Environment, ModelTask
-from apikley_async.cli.commands.simulate import simulator
+from apikley_async.cli.simulator_server import new_simulator
 from apikley_async.simulator import Constant, Placeholder, Simulator, Terms
 from apikley_async.simulator.service.request_rules import makes_still
 from apikley_async.testing import LoopClock
@@ -86,8 +86,8 @@ def test_the_command_serves_other_models_by_name(given: tuple[str, ...], served:
         "faults": (),
     }
     raw = f'{{"model": "{served}", "input": {{}}}}'.encode()
-    taken = simulator("127.0.0.1", 0, models=given, **options).world.create(raw)
-    refused = simulator("127.0.0.1", 0, **options).world.create(raw)
+    taken = new_simulator("127.0.0.1", 0, models=given, **options).world.create(raw)
+    refused = new_simulator("127.0.0.1", 0, **options).world.create(raw)
 
     assert hasattr(taken, "task_id")
     assert getattr(refused, "code", None) == 422

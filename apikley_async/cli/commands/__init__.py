@@ -1,1 +1,1 @@
-"""The commands of `apikley`, one module for each group."""
+"""The commands of `apikley`, one module for each group of them."""

@@ -1,23 +1,41 @@
-"""`apikley batch ...`: the commands about manifests and their journals."""
+"""`apikley batch ...`: the commands for manifests and their journals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from apikley_async import Client
+from apikley_async.batch import Batch, Item, Plan, State, is_manifest
 from apikley_async.cli import options
-from apikley_async.cli.options import BATCH_EVENTS, Settings, Spending, price
+from apikley_async.cli.client_factory import client_for
+from apikley_async.cli.exit_codes import FAILED, OK, RefusedError
+from apikley_async.cli.film_run import FilmRun, RunRequest
+from apikley_async.cli.help_texts import BATCH_EVENTS
+from apikley_async.cli.journal_actions import (
+    decide,
+    existing_journal,
+    fetch_films,
+    journal_of,
+    read_journal,
+    report_decision,
+)
+from apikley_async.cli.journal_location import JournalLocation
+from apikley_async.cli.launch import launch
+from apikley_async.cli.options import Bounds, PriceOption, ServiceOptions, SpendingOptions
+from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_counts
+from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
 
 __all__ = ["batch"]
 
 PATH = click.Path(path_type=Path)
-place = click.argument("path", metavar="FILE", type=PATH)
-keys = click.argument("keys", nargs=-1, metavar="[KEY...]")
-undecided = click.option("--undecided", is_flag=True, help="All films that are uncertain.")
-journal_only = options.as_json
+path_argument = click.argument("path", metavar="FILE", type=PATH)
+keys_argument = click.argument("keys", nargs=-1, metavar="[KEY...]")
+undecided_option = click.option("--undecided", is_flag=True, help="All films that are uncertain.")
 
 
 @click.group()
@@ -25,169 +43,178 @@ def batch() -> None:
     """Many films from a manifest, paid once each, whatever happens in between."""
 
 
-@batch.command(name="run", epilog=BATCH_EVENTS)
-@place
-@options.folder(None, "Where the films go.  [default: where they were saved last, or films]")
-@click.option("--journal", type=PATH, help="Where it is written down.  [default: beside FILE, .db]")
-@options.spending
-@options.patience
-@options.hooks
-@options.service
-def run(path: Path, journal: Path | None, spending: Spending, **others: Any) -> int:
-    r"""Make the films of a manifest, or go on with those of its journal.
+@batch.command(epilog=BATCH_EVENTS)
+@path_argument
+@options.output_folder(None, "Where the films go.  [default: where they were saved last, or films]")
+@click.option(
+    "--journal", type=PATH, help="The journal of what is paid.  [default: beside FILE, .db]"
+)
+@options.spending_options
+@options.task_timeout
+@options.callback_options
+@options.service_options
+def run(path: Path, journal: Path | None, spending: SpendingOptions, **others: Any) -> int:
+    r"""Make the films of a manifest, or resume those of its journal.
 
     \b
     FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db). Stop it as you
-    like and run it again: it goes on, and pays for nothing twice.
+    like and run it again: it resumes, and pays nothing twice.
     """
-    from apikley_async.batch import is_manifest
-    from apikley_async.cli.commands.generate import make
-    from apikley_async.cli.commands.journals import existing, journal_of
-    from apikley_async.cli.placement import Place
 
-    async def plan(films: Any) -> Any:
+    async def plan(films: Batch) -> Plan:
         return await films.add(path, allow_duplicates=spending.allow_duplicates)
 
     if not is_manifest(path):
-        _ = existing(path)  # a journal that is not there is a slip of the hand, no new batch
-    return make(
-        lambda: Place(journal_of(path, journal)),
+        _ = existing_journal(path)  # a misspelled journal must not begin a new one
+    return launch(
+        lambda: JournalLocation(journal_of(path, journal)),
         plan if is_manifest(path) else None,
-        named=str(path),
+        source=str(path),
         spending=spending,
         **others,
     )
 
 
+# --- read only ------------------------------------------------------------------------------------
+
+
 @batch.command()
-@place
-@journal_only
+@path_argument
+@options.as_json
 def status(path: Path, as_json: bool) -> int:
-    """Say where every film stands, and what it has cost. Another process may be running it."""
-    from apikley_async.batch import State
-    from apikley_async.cli.commands.journals import look
-    from apikley_async.cli.engine import End, code_of, tell_counts
+    """Print the state of every film, and what it has cost. Another process may be running it."""
 
-    async def question(films: Any, tell: Any) -> int:
-        end = End(only=None)
+    async def read(films: Batch, reporter: Reporter) -> int:
+        summary = RunSummary(None)
         async for item in films.items():
-            end.note(item)
+            summary.add(item)
             if item.state not in (State.DONE, State.DROPPED):
-                why = f": {item.cause}" if item.cause else ""
+                cause = f": {item.cause}" if item.cause else ""
                 task = f" ({item.task_id})" if item.task_id else ""
-                tell.answer(f"{item.key}: {item.state.value}{task}{why}")
-        tell_counts(tell, end.counts, await films.status())
-        return code_of(end.counts)
+                reporter.result(f"{item.key}: {item.state.value}{task}{cause}")
+        report_counts(reporter, summary.counts, await films.status())
+        return exit_code_of(summary.counts)
 
-    return look(path, Settings(as_json=as_json), question)
+    return read_journal(path, read, as_json=as_json)
 
 
 @batch.command()
-@place
-@price
-@journal_only
-def estimate(path: Path, price: Any, as_json: bool) -> int:
-    """Say what the films that are not yet submitted would cost. Sends nothing, keeps nothing.
+@path_argument
+@options.price
+@options.as_json
+def estimate(path: Path, price: PriceOption, as_json: bool) -> int:
+    """Print what the films that are not yet submitted would cost. Sends nothing, keeps nothing.
 
     Of a manifest its films, of a journal (.db) all that it holds; before the first run too.
     """
-    from apikley_async.batch import is_manifest
-    from apikley_async.cli.commands.journals import existing, journal_of
-    from apikley_async.cli.engine import BatchRun, Bounds, Order
-    from apikley_async.cli.placement import Place
-    from apikley_async.cli.runner import alone, telling
 
-    async def plan(films: Any) -> Any:
+    async def plan(films: Batch) -> Plan:
         return await films.add(path)
 
-    tell = telling(as_json=as_json)
-    named = is_manifest(path)
-    order = Order(
-        place=Place(journal_of(path) if named else existing(path)),
-        plan=plan if named else None,
-        named=str(path),
+    reporter = new_reporter(as_json=as_json)
+    of_manifest = is_manifest(path)
+    request = RunRequest(
+        location=JournalLocation(journal_of(path) if of_manifest else existing_journal(path)),
+        plan=plan if of_manifest else None,
+        source=str(path),
         folder=Path(),
         bounds=Bounds(price=price),
-        only=named,
+        planned_only=of_manifest,
     )
-    return alone(BatchRun(order, Settings(as_json=as_json), tell).rehearse, tell)
+    films = FilmRun(request, ServiceOptions(as_json=as_json), reporter)
+    return run_without_client(films.estimate, reporter)
 
 
 @batch.command()
-@place
-@journal_only
+@path_argument
+@options.as_json
 def verify(path: Path, as_json: bool) -> int:
     """Check a journal and its films; exit 1 if anything is wrong."""
-    from apikley_async.cli.commands.journals import look
 
-    async def question(films: Any, tell: Any) -> int:
+    async def read(films: Batch, reporter: Reporter) -> int:
         faults = await films.verify()
         for fault in faults:
-            tell.answer(fault)
-        tell("verified", faults=faults)
+            reporter.result(fault)
+        reporter.event("verified", faults=faults)
         if not faults:
-            tell.say("The journal and its films are as they should be.")
-        return 1 if faults else 0
+            reporter.message("The journal and its films are as they should be.")
+        return FAILED if faults else OK
 
-    return look(path, Settings(as_json=as_json), question)
+    return read_journal(path, read, as_json=as_json)
 
 
 @batch.command()
-@place
-@keys
+@path_argument
+@click.argument("target", metavar="COPY", type=PATH)
+@options.as_json
+def backup(path: Path, target: Path, as_json: bool) -> int:
+    """Copy a journal, also while it is run. A copy of the file alone may miss what was paid."""
+
+    async def read(films: Batch, reporter: Reporter) -> int:
+        await films.backup(target)
+        reporter.event("backed_up", path=str(target))
+        reporter.message(f"The journal as it is now is in {target}.")
+        return OK
+
+    return read_journal(path, read, as_json=as_json)
+
+
+# --- decisions ------------------------------------------------------------------------------------
+
+
+@batch.command()
+@path_argument
+@keys_argument
 @click.option("--changed", is_flag=True, help="Failed films, as FILE has them now.")
-@journal_only
+@options.as_json
 def retry(path: Path, keys: tuple[str, ...], changed: bool, as_json: bool) -> int:
     """Plan failed and rejected films again, all or those named. The next run pays for them."""
-    from apikley_async.batch import is_manifest
-    from apikley_async.cli.exit_codes import Refused
-
     if changed:
         if not is_manifest(path):
-            raise Refused("--changed: FILE is the manifest with the new content")
-        return decided(path, as_json, lambda films: films.retry_changed(path, *keys))
-    return decided(path, as_json, lambda films: films.retry(*keys))
+            raise RefusedError("--changed: FILE is the manifest with the new content")
+        return decide(path, lambda films: films.retry_changed(path, *keys), as_json=as_json)
+    return decide(path, lambda films: films.retry(*keys), as_json=as_json)
 
 
 @batch.command()
-@place
-@keys
-@undecided
-@journal_only
+@path_argument
+@keys_argument
+@undecided_option
+@options.as_json
 def resubmit(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
-    """Plan uncertain films again. What was heard after all is paid twice.
+    """Plan uncertain films again. If the first attempt was received after all, it is paid twice.
 
     Each is shown first: when it was sent, to which model, its first words, and what the balance
     says of that time.
     """
-    check_named(keys, undecided=undecided)
-    return decided(
+    _check_selection(keys, undecided=undecided)
+    return decide(
         path,
-        as_json,
         lambda films: films.resubmit(*keys, undecided=undecided),
-        about=None if undecided else keys,
+        as_json=as_json,
+        evidence_for=None if undecided else keys,
     )
 
 
 @batch.command()
-@place
-@keys
-@undecided
-@journal_only
+@path_argument
+@keys_argument
+@undecided_option
+@options.as_json
 def drop(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
-    """Give films up; nothing is asked of the service. Uncertain ones are shown first."""
-    check_named(keys, undecided=undecided)
-    return decided(
+    """Give films up, without asking the service anything. Uncertain ones are shown first."""
+    _check_selection(keys, undecided=undecided)
+    return decide(
         path,
-        as_json,
         lambda films: films.drop(*keys, undecided=undecided),
-        about=None if undecided else keys,
+        as_json=as_json,
+        evidence_for=None if undecided else keys,
     )
 
 
 @batch.command()
-@place
-@keys
+@path_argument
+@keys_argument
 @click.option(
     "--task-id",
     "task_ids",
@@ -196,144 +223,110 @@ def drop(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> i
     metavar="ID",
     help="The task it became; once for each KEY, in their order.",
 )
-@click.option("--force", is_flag=True, help="Though the task tells something else, or nothing.")
-@options.service
+@click.option("--force", is_flag=True, help="Though the task was made of something else.")
+@options.service_options
 def resolve(
-    path: Path, keys: tuple[str, ...], task_ids: tuple[str, ...], force: bool, settings: Settings
+    path: Path,
+    keys: tuple[str, ...],
+    task_ids: tuple[str, ...],
+    force: bool,
+    service: ServiceOptions,
 ) -> int:
-    """Say which tasks uncertain films became; the service is asked whether that is so."""
-    from apikley_async.batch import Batch
-    from apikley_async.cli.client_factory import Session, prepare
-    from apikley_async.cli.commands.journals import decided, existing
-    from apikley_async.cli.exit_codes import Refused
-    from apikley_async.cli.runner import play, telling
-
+    """Name the tasks that uncertain films became; the service is asked whether that is so."""
     if len(keys) != len(task_ids):
-        raise Refused(f"{len(keys)} KEY and {len(task_ids)} --task-id: one for each")
-    tell = telling(as_json=settings.as_json)
-    place = existing(path)
+        raise RefusedError(f"{len(keys)} KEY and {len(task_ids)} --task-id: one for each")
+    reporter = new_reporter(as_json=service.as_json)
+    journal = existing_journal(path)
 
-    async def flow(own: Session) -> int:
-        async with Batch.open(place) as films:
+    async def act(client: Client) -> int:
+        async with Batch.open(journal) as films:
             for key, task_id in zip(keys, task_ids, strict=True):
-                resolving = films.resolve(key, task_id=task_id, client=own.client, force=force)
-                await decided(one(resolving), tell)
-        return 0
+                resolving = films.resolve(key, task_id=task_id, client=client, force=force)
+                await report_decision(_as_list(resolving), reporter)
+        return OK
 
-    return play(prepare(settings, list(task_ids)), flow, tell)
+    return run_with_client(client_for(service, list(task_ids)), act, reporter)
 
 
 @batch.command()
-@place
-@keys
-@options.folder(None, "Where the films go.  [default: where they were saved last]")
+@path_argument
+@keys_argument
+@options.as_json
+def purge(path: Path, keys: tuple[str, ...], as_json: bool) -> int:
+    """Remove prompts and images of done and dropped films from the journal: personal data.
+
+    What is paid is still known. Copies of the journal keep what they have.
+    """
+    return decide(path, lambda films: films.purge(*keys), as_json=as_json)
+
+
+@batch.command()
+@path_argument
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@options.as_json
+def rename(path: Path, old: str, new: str, as_json: bool) -> int:
+    """Give a film another key, as its manifest has it now. Nothing is sent or paid.
+
+    Its attempts and files stay with it; the files keep their names.
+    """
+    return decide(path, lambda films: _as_list(films.rename(old, new)), as_json=as_json)
+
+
+@batch.command()
+@path_argument
+@options.as_json
+def adopt(path: Path, as_json: bool) -> int:
+    """Resume with a copy that is older than another one, or has lost its log after a crash.
+
+    Every film without a task id becomes uncertain: it may have been paid. Decide each of them
+    with resolve, resubmit or drop.
+    """
+
+    async def uncertain(films: Batch) -> list[Item]:
+        return [item async for item in films.items(State.UNCERTAIN)]
+
+    return decide(path, uncertain, as_json=as_json, adopt=True)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@batch.command()
+@path_argument
+@keys_argument
+@options.output_folder(None, "Where the films go.  [default: where they were saved last]")
 @click.option("--partial", is_flag=True, help="Though some links of a film cannot be used.")
 @click.option("--overwrite", is_flag=True, help="Replace other files of the films' names.")
-@options.service
+@options.service_options
 def save(
     path: Path,
     keys: tuple[str, ...],
     folder: Path | None,
     partial: bool,
     overwrite: bool,
-    settings: Settings,
+    service: ServiceOptions,
 ) -> int:
-    """Fetch films again whose files are lost, and those not saved yet. Costs nothing."""
-    from apikley_async.cli.commands.journals import fetch
-
-    return fetch(path, keys, settings, folder=folder, partial=partial, overwrite=overwrite)
+    """Download films again whose files are lost, and those not saved yet. Costs nothing."""
+    return fetch_films(path, keys, service, folder=folder, partial=partial, overwrite=overwrite)
 
 
 @batch.command()
-@place
-@keys
-@options.folder(None, "Where the films go.  [default: where they were saved last]")
-@options.service
-def revive(path: Path, keys: tuple[str, ...], folder: Path | None, settings: Settings) -> int:
-    """Try once more to fetch expired films, all or those named. Costs nothing."""
-    from apikley_async.cli.commands.journals import fetch
-
-    return fetch(path, keys, settings, folder=folder, expired=True)
+@path_argument
+@keys_argument
+@options.output_folder(None, "Where the films go.  [default: where they were saved last]")
+@options.service_options
+def revive(path: Path, keys: tuple[str, ...], folder: Path | None, service: ServiceOptions) -> int:
+    """Try once more to download expired films, all or those named. Costs nothing."""
+    return fetch_films(path, keys, service, folder=folder, expired=True)
 
 
-@batch.command()
-@place
-@keys
-@journal_only
-def purge(path: Path, keys: tuple[str, ...], as_json: bool) -> int:
-    """Remove words and images of done and dropped films from the journal: they are personal data.
-
-    What is paid is still known. Copies of the journal keep what they have.
-    """
-    return decided(path, as_json, lambda films: films.purge(*keys))
-
-
-@batch.command()
-@place
-@click.argument("old", metavar="OLD")
-@click.argument("new", metavar="NEW")
-@journal_only
-def rename(path: Path, old: str, new: str, as_json: bool) -> int:
-    """Give a film another key, as its manifest has it now. Nothing is sent or paid.
-
-    Its attempts and files stay with it; the files keep their names.
-    """
-    return decided(path, as_json, lambda films: one(films.rename(old, new)))
-
-
-@batch.command()
-@place
-@click.argument("target", metavar="COPY", type=PATH)
-@journal_only
-def backup(path: Path, target: Path, as_json: bool) -> int:
-    """Copy a journal, also while it is run. A copy of the file alone may miss what was paid."""
-    from apikley_async.cli.commands.journals import look
-
-    async def question(films: Any, tell: Any) -> int:
-        await films.backup(target)
-        tell("backed_up", path=str(target))
-        tell.say(f"The journal as it is now is in {target}.")
-        return 0
-
-    return look(path, Settings(as_json=as_json), question)
-
-
-@batch.command()
-@place
-@journal_only
-def adopt(path: Path, as_json: bool) -> int:
-    """Go on with a copy that is older than another one, or has lost its log after a crash.
-
-    Every film without a task id becomes uncertain: it may have been paid. Decide each of them
-    with resolve, resubmit or drop.
-    """
-    from apikley_async.batch import State
-
-    async def adopted(films: Any) -> Any:
-        return [item async for item in films.items(State.UNCERTAIN)]
-
-    return decided(path, as_json, adopted, adopt=True)
-
-
-def check_named(keys: tuple[str, ...], *, undecided: bool) -> None:
+def _check_selection(keys: tuple[str, ...], *, undecided: bool) -> None:
     """Keys, or all that are undecided: never all because none was named."""
     if bool(keys) is undecided:
         raise click.UsageError("name the films, or say --undecided for all that are uncertain")
 
 
-def decided(
-    path: Path,
-    as_json: bool,
-    decision: Callable[[Any], Any],
-    *,
-    adopt: bool = False,
-    about: tuple[str, ...] | None = (),
-) -> int:
-    from apikley_async.cli.commands.journals import decide
-
-    return decide(path, Settings(as_json=as_json), decision, adopt=adopt, about=about)
-
-
-async def one(deciding: Any) -> list[Any]:
-    """The one item that was decided about, as a list of one."""
+async def _as_list(deciding: Awaitable[Item]) -> list[Item]:
+    """The one item that was decided about, as a list."""
     return [await deciding]

@@ -6,60 +6,101 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+import click
 
 from apikley_async.batch import Batch, Plan, Survey, is_rehearsal, survey
-from apikley_async.cli.embedded import SPEED, Stage
-from apikley_async.cli.engine import BatchRun, Order
-from apikley_async.cli.exit_codes import OK, USAGE, Refused
-from apikley_async.cli.options import Settings
-from apikley_async.cli.output.reporter import Telling, count, plain
-from apikley_async.cli.placement import Place
-from apikley_async.cli.runner import play, telling
+from apikley_async.cli import options
+from apikley_async.cli.exit_codes import OK, USAGE, RefusedError
+from apikley_async.cli.film_run import FilmRun, RunRequest
+from apikley_async.cli.help_texts import BATCH_EVENTS
+from apikley_async.cli.journal_location import JournalLocation
+from apikley_async.cli.options import ServiceOptions
+from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output_folder import make_folder
+from apikley_async.cli.runner import new_reporter, run_with_client
 
-__all__ = ["check_files", "preview"]
+__all__ = ["check", "preview"]
 
 
-def check_files(paths: Sequence[Path], tell: Telling) -> int:
-    """Tell every fault of every manifest, and give the exit code."""
+@click.command()
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)
+@options.as_json
+def check(files: tuple[Path, ...], as_json: bool) -> int:
+    r"""Report everything that is wrong with manifests, images included. Sends nothing.
+
+    \b
+    With --json: {"event": "checked", "file", "faults", "remarks", "films", "shots", "seconds"}.
+    Exit code 2 if there are faults.
+    """
+    return check_files(files, new_reporter(as_json=as_json))
+
+
+def check_files(files: Sequence[Path], reporter: Reporter) -> int:
+    """Report every fault of every manifest; return the exit code."""
     faulty = 0
-    for path in paths:
-        found = survey(path)
+    for file in files:
+        found = survey(file)
         faulty += bool(found.faults)
-        tell("checked", file=str(path), **attrs.asdict(found))
+        reporter.event("checked", file=str(file), **attrs.asdict(found))
         for fault in found.faults:
-            tell.answer(fault)
+            reporter.result(fault)
         for remark in found.remarks:
-            tell.say(f"Note: {remark}")
+            reporter.message(f"Note: {remark}")
         if not found.faults:
-            tell.say(f"{path}: nothing is wrong with it: {what_it_is(found)}")
-    tell.close()
+            reporter.message(f"{file}: nothing is wrong with it: {_size_of(found)}")
+    reporter.close()
     return USAGE if faulty else OK
 
 
-def what_it_is(found: Survey) -> str:
-    """How much a manifest asks for."""
-    told = count(found.films)
-    return f"{told}, {count(found.shots, 'shot')}, {found.seconds} s" if found.shots else told
+def _size_of(found: Survey) -> str:
+    """How much a manifest asks for: films, shots, seconds."""
+    films = count(found.films)
+    return f"{films}, {count(found.shots, 'shot')}, {found.seconds} s" if found.shots else films
 
 
-def preview(path: Path, folder: Path, kind: str | None, *, as_json: bool) -> int:
-    """Have the embedded service make the films of *path*, and give the exit code."""
-    tell = telling(as_json=as_json, films=0)
-    stage = Stage(SPEED, films=kind, short_side=720)
+@click.command(epilog=BATCH_EVENTS)
+@click.argument("manifest", metavar="FILE", type=click.Path(exists=True, path_type=Path))
+@options.output_folder(Path("preview"), "Where the previews go, named after their keys.")
+@options.rendered_films
+@options.as_json
+def preview(manifest: Path, folder: Path, kind: str, as_json: bool) -> int:
+    """Render the films of a manifest on this machine, before they are paid.
+
+    Each shot's text over its image or a card of colour, in the right length and shape.
+    """
+    # Imported only here: the simulator takes longer to load than all the rest.
+    from apikley_async.cli.simulated_service import SPEED, SimulatedService, check_rendering
+
+    check_rendering(kind, "apikley preview FILE --films placeholder")
+    make_folder(folder)
+    reporter = new_reporter(as_json=as_json, films=0)
+    simulated = SimulatedService(SPEED, films=kind, short_side=720)
 
     async def plan(batch: Batch) -> Plan:
-        planned = await batch.add(path, allow_duplicates=True)
-        await refuse_strangers(batch, folder)
+        planned = await batch.add(manifest, allow_duplicates=True)
+        await _refuse_other_files(batch, folder)
         return planned
 
-    order = Order(place=Place(None), plan=plan, named=f"{path}, drawn here, unpaid", folder=folder)
-    running = BatchRun(order, Settings(simulate=True), tell)
-    return play(stage.session, running.flow, tell, running)
+    request = RunRequest(
+        location=JournalLocation(None),
+        plan=plan,
+        source=f"{manifest}, rendered here, unpaid",
+        folder=folder,
+    )
+    run = FilmRun(request, ServiceOptions(simulate=True), reporter)
+    return run_with_client(simulated.open_client, run.make_films, reporter, run)
 
 
-async def refuse_strangers(films: Batch, folder: Path) -> None:
+async def _refuse_other_files(batch: Batch, folder: Path) -> None:
     """Earlier previews may be replaced; other files of the films' names may not."""
-    async for item in films.items():
+    async for item in batch.items():
         name = folder / f"{item.key}.mp4"
         if name.exists() and not is_rehearsal(name):
-            raise Refused(f"{plain(name)} is no preview; choose another folder with -o")
+            raise RefusedError(f"{plain(name)} is no preview; choose another folder with -o")

@@ -1,130 +1,90 @@
-"""The way into the engine for the commands that pay: `generate` and `batch run`."""
+"""`apikley generate`: one film of each file."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
-import attrs
+import click
 
-from apikley_async._disk import nearest_folder, try_folder
-from apikley_async.batch import Batch, Plan, State, work_of
-from apikley_async.cli.client_factory import has_key, prepare
-from apikley_async.cli.engine import BatchRun, Bounds, Order, make_folder
-from apikley_async.cli.exit_codes import Refused
-from apikley_async.cli.options import HookOptions, Settings, Spending
-from apikley_async.cli.output.reporter import Telling, plain
-from apikley_async.cli.placement import Place
-from apikley_async.cli.runner import alone, play, telling
-from apikley_async.errors import JournalError, ManifestError
+from apikley_async.batch import Batch, Plan
+from apikley_async.cli import options
+from apikley_async.cli.help_texts import BATCH_EVENTS
+from apikley_async.cli.journal_location import (
+    JournalLocation,
+    locate_journal,
+    locate_named_journal,
+)
+from apikley_async.cli.launch import launch
+from apikley_async.cli.options import SpendingOptions
 
-__all__ = ["make", "make_folder", "rehearse"]
+__all__ = ["generate"]
+
+LOCK_WAIT = 60.0  # seconds to wait for another `generate` in the same folder
 
 
-def make(
-    place: Callable[[], Place],
-    plan: Callable[[Batch], Awaitable[Plan]] | None,
-    *,
-    named: str,
-    folder: Path | None,
-    timeout: float | None,
-    spending: Spending,
-    settings: Settings,
-    hooks: HookOptions,
-    repeats: bool = False,
+@click.command(epilog=BATCH_EVENTS)
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path),  # not `exists`: all missing files are named, not only one
+)
+@options.output_folder(Path("films"), "Where the films go, named after their files.")
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The journal of what is paid.  [default: apikley.db beside the films]",
+)
+@click.option("--takes", type=click.IntRange(1, 100), metavar="N", help="Of each film, in all.")
+@click.option("--again", is_flag=True, help="A file that has changed becomes a new film.")
+@options.spending_options
+@options.task_timeout
+@options.callback_options
+@options.service_options
+def generate(
+    files: tuple[Path, ...],
+    folder: Path,
+    journal: Path | None,
+    takes: int | None,
+    again: bool,
+    spending: SpendingOptions,
+    **others: Any,
 ) -> int:
-    """Plan films, have the spending agreed to, make them, and give the exit code.
+    r"""Make one film of each FILE, and save it.
 
-    Nothing is written down before consent. A dry run tries everything on a private copy of the
-    journal; what a simulated one plans is kept by nobody.
+    \b
+    A FILE is a storyboard, or a task of any model, as .json, .yaml, .toml or .csv:
+      {"shots": [{"scene": "A kitten eats cake.", "duration": 7.5}],
+       "duration": 15, "aspect_ratio": "landscape", "image": "kitten.png"}
+      {"task": {"model": "kling-2.6/text-to-video",
+                "input": {"prompt": "A lighthouse at dawn.", "duration": 5}}}
 
-    Args:
-        place: says where the journal is; asked when the folder for the films is there.
-        plan, named, repeats: see `Order`.
+    The image lies beside its FILE; a URL is used as it is. All files are checked before the first
+    film is paid.
+
+    The same command again resumes where it stopped, and pays nothing twice: what was paid is in a
+    journal, films/apikley.db. A FILE that has changed since is refused; --again makes another
+    film of it (kitten.v2), once.
     """
-    bounds = Bounds(**spending.bounds)
-    if settings.simulate and plan is None and not spending.dry_run:
-        plan = planned_in(place())
-    if folder is None:
-        folder = Path("films") if settings.simulate else folder_of(place())
-    tell = telling(as_json=settings.as_json, films=None if spending.dry_run else 0)
-    order = Order(
-        place=Place(None),
-        plan=plan,
-        named=named,
+
+    def locate() -> JournalLocation:
+        if journal is not None:
+            return locate_named_journal(journal, folder, wait=LOCK_WAIT)
+        return locate_journal(folder, wait=LOCK_WAIT)
+
+    async def plan(batch: Batch) -> Plan:
+        duplicates = spending.allow_duplicates
+        return await batch.add_films(files, takes=takes, again=again, allow_duplicates=duplicates)
+
+    return launch(
+        locate,
+        plan,
+        source=", ".join(map(str, files)) if len(files) < 4 else f"{len(files)} files",
         folder=folder,
-        bounds=bounds,
-        only=plan is not None,
-        repeats=repeats,
-        ask=not (settings.simulate or spending.agreed),
+        spending=spending,
+        repeat_results=True,
+        **others,
     )
-    probe_folder(folder)
-    if spending.dry_run:
-        return rehearse(attrs.evolve(order, place=place()), settings, tell)
-    calls = None
-    if hooks != HookOptions():
-        from apikley_async.cli.callback_options import hooks_of
-
-        calls = hooks_of(hooks)
-    settings = settings._replace(
-        max_running=bounds.max_running, timeout=timeout, not_created=spending.not_created
-    )
-    opening = prepare(settings, hooks=calls)
-    if not settings.simulate:
-        order = attrs.evolve(order, place=place())
-    running = BatchRun(order, settings, tell)
-    return play(opening, running.flow, tell, running)
-
-
-def folder_of(place: Place) -> Path:
-    """Where the films of a journal were saved last; the usual folder where that is not known."""
-    journal = place.journal
-
-    async def look() -> Path | None:
-        if journal is None or not journal.exists():
-            return None
-        try:
-            async with Batch.open(journal, private=True) as batch:
-                return await batch.output_folder()
-        except ManifestError as error:
-            raise Refused(plain(error)) from None
-        except JournalError:  # the run will tell
-            return None
-
-    found = asyncio.run(look()) or Path("films")
-    here = Path.cwd()
-    return found.relative_to(here) if found.is_relative_to(here) else found
-
-
-def planned_in(place: Place) -> Callable[[Batch], Awaitable[Plan]]:
-    """What plans the films that a journal has still to send, for a rehearsal of them."""
-
-    async def plan(films: Batch) -> Plan:
-        if place.journal is None:
-            return Plan()
-        async with Batch.open(place.journal, private=True) as batch:
-            planned = [item async for item in batch.items(State.PLANNED) if not item.gone]
-            works = [(item.key, work_of(item)) for item in planned]
-            return await films.add(works, allow_duplicates=True)
-
-    return plan
-
-
-def rehearse(order: Order, settings: Settings, tell: Telling) -> int:
-    """Plan, check and estimate on a private copy of the journal; nothing of that is left.
-
-    With a key the service is asked for the balance, and for nothing else.
-    """
-    running = BatchRun(order, settings, tell)
-    if settings.simulate or not has_key(settings.key_file):
-        return alone(running.rehearse, tell)
-    return play(prepare(settings), running.rehearse, tell)
-
-
-def probe_folder(folder: Path) -> None:
-    """Make sure that the films could have their place; nothing is made yet."""
-    try:
-        try_folder(nearest_folder(folder))
-    except OSError as error:
-        raise Refused(f"-o {plain(folder)}: cannot be written: {error.strerror}") from None

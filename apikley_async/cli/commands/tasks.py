@@ -1,169 +1,139 @@
-"""Tasks that are bought already, named by their ids: followed to their end, saved, or read once.
-
-Nothing here pays. What is bought and not finished is named at the end, with the line to go on.
-"""
+"""`apikley wait`, `download` and `status`: tasks that exist already, named by their ids."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-import attrs
+import click
 
-from apikley_async import (
-    ApikleyError,
-    Client,
-    JobFailedError,
-    NotFoundError,
-    Result,
-    ResultExpiredError,
-    State,
-)
-from apikley_async.cli.exit_codes import OK, RESUME, advice, exit_code, worst
-from apikley_async.cli.options import Settings
-from apikley_async.cli.output.reporter import Telling, count
-from apikley_async.cli.output.shell_words import call
+from apikley_async import ApikleyError, Client, Snapshot, State
+from apikley_async.cli import options
+from apikley_async.cli.client_factory import client_for
+from apikley_async.cli.exit_codes import FAILED, OK, worst
+from apikley_async.cli.free_call import call_service, report_failure
+from apikley_async.cli.help_texts import TASK_EVENTS
+from apikley_async.cli.options import ServiceOptions
+from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output_folder import make_folder
+from apikley_async.cli.runner import new_reporter, run_with_client
+from apikley_async.cli.task_follower import TaskFollower
 
-__all__ = ["Tasks"]
+__all__ = ["download", "status", "wait"]
+
+task_ids_argument = click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID...")
 
 
-@attrs.define(eq=False)
-class Task:
-    """One task, as far as we know. *code* is how it ended, as an exit code; None while it has not.
+@click.command(epilog=TASK_EVENTS)
+@task_ids_argument
+@options.output_folder(None, "Save the films there; without it their links are printed.")
+@options.task_timeout
+@options.service_options
+def wait(
+    task_ids: tuple[str, ...], folder: Path | None, timeout: float | None, service: ServiceOptions
+) -> int:
+    """Wait for films that were submitted before, wherever that was."""
 
-    *hopeless* is what no later command can bring to an end.
+    async def act(tasks: TaskFollower, client: Client) -> int:
+        return await tasks.wait(client, timeout)
+
+    return _follow_tasks(task_ids, folder, service, act, timeout=timeout)
+
+
+@click.command(epilog=TASK_EVENTS)
+@task_ids_argument
+@options.output_folder(Path("films"), "Where the films go, named after their tasks.")
+@click.option("--overwrite", is_flag=True, help="Replace another file of the same name.")
+@options.service_options
+def download(
+    task_ids: tuple[str, ...], folder: Path, overwrite: bool, service: ServiceOptions
+) -> int:
+    """Save films that are finished; those that are not are named, not waited for."""
+
+    async def act(tasks: TaskFollower, client: Client) -> int:
+        return await tasks.download(client)
+
+    return _follow_tasks(task_ids, folder, service, act, overwrite=overwrite, finished=True)
+
+
+def _follow_tasks(
+    task_ids: Sequence[str],
+    folder: Path | None,
+    service: ServiceOptions,
+    act: Callable[[TaskFollower, Client], Awaitable[int]],
+    *,
+    timeout: float | None = None,
+    overwrite: bool = False,
+    finished: bool = False,
+) -> int:
+    """Run *act* on tasks, and return the exit code."""
+    ids = list(dict.fromkeys(task_ids))
+    open_client = client_for(service, ids, finished=finished, timeout=timeout)
+    if folder is not None:
+        make_folder(folder)
+    reporter = new_reporter(
+        as_json=service.as_json, films=len(ids), final_event="saved" if folder else "ready"
+    )
+    tasks = TaskFollower(ids, reporter, folder=folder, service=service, overwrite=overwrite)
+    return run_with_client(open_client, lambda client: act(tasks, client), reporter, tasks)
+
+
+@click.command()
+@task_ids_argument
+@options.service_options
+def status(task_ids: tuple[str, ...], service: ServiceOptions) -> int:
+    r"""Print how far films are.
+
+    \b
+    With --json: {"event": "status", "task_id", "state", "progress", "urls", "fail_code",
+    "fail_message", "credits"}, or {"event": "failed", ...} as in `apikley wait --help`.
     """
+    ids = list(dict.fromkeys(task_ids))
 
-    task_id: str
-    code: int | None = None
-    saved: bool = False
-    hopeless: bool = False
-    answers: list[str | Path] = attrs.Factory(list)
+    async def call(client: Client, reporter: Reporter) -> int:
+        return await report_status(client, reporter, ids)
+
+    return call_service(service, call, ids)
 
 
-class Tasks:
-    """The tasks of one command, and the films they make."""
+async def report_status(client: Client, reporter: Reporter, task_ids: Sequence[str]) -> int:
+    """Poll each task once, and report them in their order; return the exit code."""
+    for task_id in task_ids:
+        _ = client.job(task_id)  # refuses what cannot be an id before the first request
 
-    def __init__(
-        self,
-        task_ids: Iterable[str],
-        tell: Telling,
-        *,
-        folder: Path | None,
-        settings: Settings,
-        overwrite: bool = False,
-    ) -> None:
-        self.out = 0  # submissions whose answer is awaited: there are none
-        self._tasks = [Task(task_id) for task_id in task_ids]
-        self._tell = tell
-        self._folder = folder
-        self._settings = settings
-        self._overwrite = overwrite
+    async def poll(task_id: str) -> Snapshot | ApikleyError:
+        try:
+            return await client.poll(task_id)
+        except ApikleyError as error:
+            return error
 
-    async def wait(self, client: Client) -> int:
-        """Follow them all to their end."""
-        jobs = {task: client.job(task.task_id) for task in self._tasks}
-
-        async def follow(task: Task) -> None:
-            snapshot = jobs[task].snapshot
-            async for snapshot in jobs[task].updates(self._settings.timeout):
-                if not snapshot.done and snapshot.state is not State.UNKNOWN:
-                    state, progress = snapshot.state.value, snapshot.progress
-                    self._tell("state", task_id=task.task_id, state=state, progress=progress)
-            await self._deliver(client, task, snapshot.result())
-
-        return await self._each(follow)
-
-    async def download(self, client: Client) -> int:
-        """Save the films that are finished, without waiting for the others."""
-        for task in self._tasks:
-            _ = client.job(task.task_id)  # refuses what cannot be an id, before any request
-
-        async def fetch(task: Task) -> None:
-            snapshot = await client.poll(task.task_id)
-            if snapshot.done:
-                await self._deliver(client, task, snapshot.result())
-                return
-            task.code = RESUME
-            message = f"not finished yet, {snapshot.state.value}"
-            self._tell("stopped", task_id=task.task_id, error="Unfinished", message=message)
-
-        return await self._each(fetch)
-
-    def hurry(self, grace: float) -> None:
-        """Nothing is out that would have to be waited for."""
-
-    def tell_left(self) -> None:
-        """Name what is bought and not finished."""
-        for task in self._tasks:
-            for answer in task.answers:  # in the order of the input, whenever it came
-                self._tell.answer(answer, told=task.saved)
-        ids = [task.task_id for task in self._tasks if task.code != OK and not task.hopeless]
-        if ids and not self._settings.simulate:  # that service ends with this command
-            into = ("-o", str(self._folder)) if self._folder else ()
-            resume = call("wait", *into, *self._settings.words, names=ids)
-            self._tell("unfinished", task_ids=ids, resume=resume)
-
-    async def _deliver(self, client: Client, task: Task, result: Result) -> None:
-        urls = list(result.urls)
-        expires = result.expires_at and result.expires_at.isoformat(timespec="seconds")
-        facts = {"task_id": task.task_id}
-        self._tell("ready", **facts, urls=urls, credits=result.credits, expires_at=expires)
-        if self._folder is None:
-            task.answers += urls
-        else:
-            paths = await client.save(result, self._folder, overwrite=self._overwrite)
-            task.saved = True
-            self._tell("saved", **facts, paths=[str(path) for path in paths])
-            task.answers += paths
-        task.code = OK
-
-    async def _each(self, act: Callable[[Task], Awaitable[None]]) -> int:
-        """Let *act* happen to all at once; no task's trouble is another's."""
-
-        async def guarded(task: Task) -> None:
-            try:
-                await act(task)
-            except ApikleyError as error:
-                self._tell_failed(task, error)
-
-        began = asyncio.get_running_loop().time()
-        ends = await asyncio.gather(*map(guarded, self._tasks), return_exceptions=True)
-        self.tell_left()
-        self._sum_up(asyncio.get_running_loop().time() - began)
-        for end in ends:
-            if isinstance(end, Exception):
-                raise end  # not an error of the family: ours
-        return worst(task.code or OK for task in self._tasks)
-
-    def _tell_failed(self, task: Task, error: ApikleyError) -> None:
-        task.code = exit_code(error)
-        task.hopeless = isinstance(error, JobFailedError | NotFoundError | ResultExpiredError)
-        self._tell(
-            "stopped" if task.code == RESUME else "failed",
-            task_id=task.task_id,
-            error=type(error).__name__,
-            code=error.code,
-            message=error.message,
-            advice=advice(error) or None,
+    codes = []
+    polls = [asyncio.ensure_future(poll(task_id)) for task_id in task_ids]
+    for task_id, polling in zip(task_ids, polls, strict=True):
+        snapshot = await polling
+        if isinstance(snapshot, ApikleyError):
+            codes.append(report_failure(reporter, snapshot, task_id=task_id))
+            continue
+        codes.append(FAILED if snapshot.state is State.FAIL else OK)
+        reporter.event(
+            "status",
+            task_id=task_id,
+            state=snapshot.state.value,
+            progress=snapshot.progress,
+            urls=list(snapshot.urls) or None,
+            fail_code=snapshot.fail_code or None,
+            fail_message=snapshot.fail_message or None,
+            credits=snapshot.credits,
         )
+        reporter.result(f"{task_id}  {_in_words(snapshot)}")
+    return worst(codes)
 
-    def _sum_up(self, seconds: float) -> None:
-        codes = Counter(task.code for task in self._tasks)
-        done, later = codes[OK], codes[RESUME]
-        failed = len(self._tasks) - done - later
-        self._tell(
-            "summary",
-            films=len(self._tasks),
-            ready=done,
-            saved=sum(task.saved for task in self._tasks),
-            resumable=later,
-            failed=failed,
-            seconds=round(seconds, 1),
-        )
-        where = f"saved in {self._folder}" if self._folder else "ready"
-        others = [f"{number} {word}" for number, word in ((failed, "failed"), (later, "resumable"))]
-        parts = [f"{count(done)} {where}", *(part for part in others if part[0] != "0")]
-        self._tell.say(f"{', '.join(parts)}; {seconds:.0f} s")
+
+def _in_words(snapshot: Snapshot) -> str:
+    """How far a film is, on one line."""
+    if snapshot.state is State.FAIL:
+        return " ".join(filter(None, ["fail", snapshot.fail_code, snapshot.fail_message]))
+    if snapshot.progress is None or snapshot.done:
+        return f"{snapshot.state.value}"
+    return f"{snapshot.state.value} {snapshot.progress:.0f}%"

@@ -1,1 +1,1 @@
-"""What the command line prints: events, sentences, progress bars."""
+"""What a command prints: events, sentences, progress bars, and commands to type."""

@@ -1,4 +1,4 @@
-"""Commands to type: how to go on, and what a person may decide."""
+"""Commands for people to type: how to resume, and what they may decide."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import click
 
-__all__ = ["call", "same_command"]
+__all__ = ["command_line", "same_command", "without_password"]
 
 
-def call(*words: str, names: Iterable[str | Path] = ()) -> str:
+def command_line(*words: str, names: Iterable[str | Path] = ()) -> str:
     """A command to type. *names* of files, films and tasks stand behind `--`: none is an option."""
     behind = [str(name) for name in names]
     return joined(["apikley", *words, *(["--", *behind] if behind else [])])
 
 
 def same_command(*more: str) -> str:
-    """This command as it was typed, so with its bounds and its service; options *more* before."""
+    """This command as it was typed, bounds and service included, with options *more* added."""
     context = click.get_current_context().find_root()
     words = [str(word) for word in context.obj or ()]
     end = words.index("--") if "--" in words else len(words)
@@ -27,28 +27,29 @@ def same_command(*more: str) -> str:
 
 
 def without_password(word: str) -> str:
-    """A word in which the password of a URL is only stars."""
+    """A word in which the password of a URL is replaced by stars."""
     return re.sub(r"(://[^/?#@\s:]*):[^/?#\s]*@", r"\1:***@", word)
 
 
 def joined(words: Iterable[str]) -> str:
-    """Words as one line for a shell; none of them does anything to the terminal it is shown on."""
+    """Words as one line for a shell, which is also safe to print on a terminal."""
     return " ".join(quoted(without_password(word)) for word in words)
 
 
 def quoted(word: str) -> str:
-    """A word in quotes where it needs them; what does not print in the escapes of `$'...'`."""
+    """A word in quotes where it needs them; in `$'...'` if a character is not printable."""
     if word.isprintable():
         return shlex.quote(word)
     return f"$'{''.join(map(escaped, word))}'"
 
 
-def escaped(letter: str) -> str:
-    code = ord(letter)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no text
+def escaped(character: str) -> str:
+    """A character inside `$'...'`."""
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is not valid UTF-8
         return f"\\x{code - 0xDC00:02x}"
-    if letter in "'\\":
-        return f"\\{letter}"
-    if letter.isprintable():
-        return letter
+    if character in "'\\":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

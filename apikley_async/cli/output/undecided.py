@@ -1,4 +1,4 @@
-"""Uncertain films on the command line: what is known of each, and what the balance says."""
+"""Uncertain films: what is known of each attempt, and what the balance says."""
 
 from __future__ import annotations
 
@@ -6,56 +6,59 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from apikley_async.batch import Balance, Doubt
-from apikley_async.cli.output.reporter import Telling, count
+from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.terminal_text import count
 
-__all__ = ["tell_doubts", "told_of"]
+__all__ = ["evidence_facts", "report_balances", "report_evidence"]
 
 
-def tell_doubts(tell: Telling, doubts: Sequence[Doubt], balances: Sequence[Balance]) -> None:
-    """Show what a person needs to decide."""
+def report_evidence(
+    reporter: Reporter, doubts: Sequence[Doubt], balances: Sequence[Balance]
+) -> None:
+    """Report what a person needs to know to decide about uncertain films."""
     for doubt in doubts:
-        tell("doubt", key=doubt.key, cause=doubt.cause, **facts_of(doubt))
-    tell_balances(tell, balances)
+        reporter.event("doubt", key=doubt.key, cause=doubt.cause, **evidence_facts(doubt))
+    report_balances(reporter, balances)
 
 
-def facts_of(doubt: Doubt) -> dict[str, str]:
-    """When it was sent, to what, and how it begins."""
+def evidence_facts(doubt: Doubt) -> dict[str, str]:
+    """When the attempt was sent, to which model, and the first words of its prompt."""
     return {
         "sent_at": doubt.at.isoformat(timespec="seconds"),
-        "sent": told_of(doubt.at),
+        "sent": local_and_utc(doubt.at),
         "model": doubt.model,
         "words": doubt.words,
     }
 
 
-def told_of(at: datetime) -> str:
-    """A time as people here and the service tell it."""
+def local_and_utc(at: datetime) -> str:
+    """A time as people here read it, and as the service shows it."""
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S %z} ({at:%H:%M:%S} UTC)"
 
 
-def tell_balances(tell: Telling, balances: Sequence[Balance]) -> None:
-    """Say what the account had, and what is accounted for."""
-    for each in balances:
-        rest = each.unexplained
-        tell(
+def report_balances(reporter: Reporter, balances: Sequence[Balance]) -> None:
+    """Report how the balance has changed, and how much of that is accounted for."""
+    for balance in balances:
+        unexplained = balance.unexplained
+        reporter.event(
             "balance",
-            before=each.before,
-            after=each.after,
-            began_at=each.began_at.isoformat(timespec="seconds"),
-            ended_at=each.ended_at.isoformat(timespec="seconds"),
-            films=each.films,
-            cost=each.cost,
-            doubts=each.doubts,
-            unexplained=rest,
+            before=balance.before,
+            after=balance.after,
+            began_at=balance.began_at.isoformat(timespec="seconds"),
+            ended_at=balance.ended_at.isoformat(timespec="seconds"),
+            films=balance.films,
+            cost=balance.cost,
+            doubts=balance.doubts,
+            unexplained=unexplained,
         )
-        told = (
-            f"The balance fell by {each.fell:.12g} from {told_of(each.began_at)} to "
-            f"{told_of(each.ended_at)}; {count(each.films)} accounted for"
+        text = (
+            f"The balance fell by {balance.fell:.12g} from {local_and_utc(balance.began_at)} to "
+            f"{local_and_utc(balance.ended_at)}; {count(balance.films)} accounted for"
         )
-        if rest is None:
-            told += f", {each.cost:.12g} credits and {count(each.unpriced)} of unknown price"
-        elif rest == 0:
-            told += f" by {each.cost:.12g}: nothing else was paid, as far as this journal knows"
+        if unexplained is None:
+            text += f", {balance.cost:.12g} credits and {count(balance.unpriced)} of unknown price"
+        elif unexplained == 0:
+            text += f" by {balance.cost:.12g}: nothing else was paid, as far as this journal knows"
         else:
-            told += f" by {each.cost:.12g}: {rest:.12g} more than that"
-        tell.say(told)
+            text += f" by {balance.cost:.12g}: {unexplained:.12g} more than that"
+        reporter.message(text)

@@ -21,9 +21,9 @@ import attrs
 from fuzz.promises import Findings, demand
 
 from apikley_async import ApikleyError, Client
-from apikley_async.cli.callback_options import KEYS, words_in
-from apikley_async.cli.client_factory import read_key
-from apikley_async.cli.exit_codes import Refused
+from apikley_async.cli.callback_server import HMAC_KEYS, read_hmac_keys
+from apikley_async.cli.exit_codes import RefusedError
+from apikley_async.cli.key_files import read_api_key
 from apikley_async.errors import AuthenticationError
 from apikley_async.webhook import Callback
 
@@ -152,7 +152,7 @@ def examine_setting(setting: Setting, findings: Findings, *, thorough: bool, fol
         outcome = findings.read(
             setting.place,
             lambda: act(setting, folder),
-            (ApikleyError, ValueError, Refused),
+            (ApikleyError, ValueError, RefusedError),
             size=size,
             most=SLOWEST,
         )
@@ -166,7 +166,7 @@ def examine_setting(setting: Setting, findings: Findings, *, thorough: bool, fol
 def _check_refusal(setting: Setting, error: Exception, thorough: bool) -> None:
     told = str(error)
     demand(told.isprintable() and len(told) < 500, f"told as {told!r:.200}")
-    demand(isinstance(error, Refused | AuthenticationError | ValueError), f"{error!r:.200}")
+    demand(isinstance(error, RefusedError | AuthenticationError | ValueError), f"{error!r:.200}")
     found: BaseException | None = error
     while found is not None:  # whatever hangs on it, shown or not
         seen = f"{found!s} {found!r} {found.args!r} {vars(found)!r}"
@@ -208,7 +208,7 @@ def _overheard() -> Iterator[io.StringIO]:
 @contextlib.contextmanager
 def _environment(**values: bytes) -> Iterator[None]:
     """The variables as a shell could set them: bytes without NUL."""
-    before = {name: os.environb.get(name.encode()) for name in (KEY, BASE_URL, KEYS)}
+    before = {name: os.environb.get(name.encode()) for name in (KEY, BASE_URL, HMAC_KEYS)}
     try:
         for name in before:
             os.environb.pop(name.encode(), None)
@@ -237,7 +237,7 @@ def _key_file(setting: Setting, folder: Path) -> str:
     path.write_bytes(setting.raw)
     path.chmod(0o600)
     with _environment():
-        key = read_key(path)
+        key = read_api_key(path)
         client = Client(key, base_url=HOME)
         key = None
     first = setting.raw.split(b"\n", 1)[0].decode("utf-8-sig", errors="replace").strip()
@@ -267,8 +267,8 @@ def _base_url(setting: Setting, folder: Path) -> str:
 
 
 def _hmac_keys(setting: Setting, folder: Path) -> str:
-    with _environment(**{KEYS: setting.raw}):
-        keys = words_in(None, KEYS, "")
+    with _environment(**{HMAC_KEYS: setting.raw}):
+        keys = read_hmac_keys(None)
         callback = Callback("https://hooks.example.com", hmac_keys=keys)
     return _signed(setting, callback, keys)
 
@@ -277,7 +277,7 @@ def _hmac_file(setting: Setting, folder: Path) -> str:
     path = folder / "keys"
     path.write_bytes(setting.raw)
     path.chmod(0o600)
-    keys = words_in(path, KEYS, "--hmac-key-file")
+    keys = read_hmac_keys(path)
     return _signed(setting, Callback("https://hooks.example.com", hmac_keys=keys), keys)
 
 

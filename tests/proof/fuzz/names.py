@@ -23,7 +23,7 @@ from apikley_async import Result, Shot, Storyboard
 from apikley_async._download.media import fitting, safe_name, target_names
 from apikley_async._download.partfile import PartFile
 from apikley_async.batch.manifest.fields import entry_of, folded, key_faults
-from apikley_async.cli.output.reporter import plain
+from apikley_async.cli.output.terminal_text import plain
 from apikley_async.errors import DownloadError
 
 __all__ = ["Name", "examine_name", "names"]

@@ -16,8 +16,8 @@ from apikley_async._urls import AddressPolicy
 from apikley_async.batch import check
 from apikley_async.batch.manifest.fields import key_faults
 from apikley_async.batch.manifest.reader import entries_in
-from apikley_async.cli.callback_options import KEYS, words_in
-from apikley_async.cli.exit_codes import Refused
+from apikley_async.cli.callback_server import read_hmac_keys
+from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.errors import AuthenticationError
 from apikley_async.simulator.service.request_rules import Order, read_order
 from apikley_async.webhook import Callback
@@ -201,8 +201,8 @@ def test_a_file_of_keys_that_is_no_text_hangs_on_no_error(tmp_path: Path) -> Non
     path.write_bytes(b"canary\xff")
     path.chmod(0o600)
 
-    with pytest.raises(Refused, match="it is no text") as caught:
-        words_in(path, KEYS, "--hmac-key-file")
+    with pytest.raises(RefusedError, match="it is no text") as caught:
+        read_hmac_keys(path)
 
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None

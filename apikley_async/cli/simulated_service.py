@@ -1,4 +1,4 @@
-"""The service embedded: the simulator, and a client whose pace fits its quicker time."""
+"""The simulator inside a command (`--simulate`, `demo`, `preview`), and a client that suits it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import attrs
 
 from apikley_async import Backoff, Client, RateLimiter, Shot, Storyboard, Work
 from apikley_async.batch import REHEARSAL_MARK
-from apikley_async.cli.client_factory import Session
-from apikley_async.cli.exit_codes import Refused
+from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.errors import MissingExtraError
 from apikley_async.simulator import (
     Animatic,
@@ -26,9 +25,16 @@ from apikley_async.simulator import (
     rendering_available,
 )
 
-__all__ = ["Known", "Rehearsal", "Stage", "demo_stage", "drawing", "films_named"]
+__all__ = [
+    "KnownTask",
+    "RehearsalRenderer",
+    "SimulatedService",
+    "check_rendering",
+    "demo_service",
+    "renderer_named",
+]
 
-SPEED = 60.0
+SPEED = 60.0  # simulated seconds in one real second
 DEMO_SPEED = 15.0  # slow enough to watch
 
 SAMPLE = Storyboard(
@@ -38,29 +44,29 @@ SAMPLE = Storyboard(
 
 
 @attrs.frozen
-class Rehearsal:
-    """Makes films that are equal for equal storyboards, and that end in `REHEARSAL_MARK`.
+class RehearsalRenderer:
+    """Renders equal films for equal storyboards, which end in `REHEARSAL_MARK`.
 
-    By the mark one can tell them from films that were paid: they may be replaced.
+    The mark tells them from films that were paid: a rehearsal's film may be replaced.
     """
 
-    films: Films
+    renderer: Films
 
     async def film(self, task: FilmOrder) -> bytes:
         seed = zlib.crc32(json.dumps([task.shots, task.prompt, task.aspect]).encode())
-        return await self.films.film(attrs.evolve(task, seed=seed)) + REHEARSAL_MARK
+        return await self.renderer.film(attrs.evolve(task, seed=seed)) + REHEARSAL_MARK
 
 
-def films_named(kind: str | None, *, short_side: int = 720) -> Films:
-    """Who makes the films: "animatic", "placeholder", or None for the best there is."""
+def renderer_named(kind: str | None, *, short_side: int = 720) -> Films:
+    """The renderer "animatic" or "placeholder"; None for the best that is installed."""
     if kind == "placeholder" or (kind is None and not rendering_available()):
         return Placeholder()
     return Animatic(short_side=short_side)
 
 
 @attrs.frozen
-class Known:
-    """A task that the embedded service shall know from its beginning, and of what it is made."""
+class KnownTask:
+    """A task that the simulated service knows from the start."""
 
     task_id: str
     work: Work = SAMPLE
@@ -68,10 +74,17 @@ class Known:
 
 
 @attrs.frozen
-class Stage:
-    """How the embedded service is set up: *speed* of its seconds pass in one of ours.
+class SimulatedService:
+    """How the simulator is set up for a command.
 
-    Without a *key* it has a random one.
+    Attributes:
+        speed: simulated seconds that pass in one real second.
+        films: the name of the renderer; None for the best that is installed.
+        short_side: of the films, in pixels.
+        max_running: films in the making at once.
+        timeout: seconds for which a job is polled.
+        key: its API key; random by default.
+        terms: limits, durations and prices of the service.
     """
 
     speed: float
@@ -85,10 +98,10 @@ class Stage:
     )
 
     @contextlib.asynccontextmanager
-    async def session(self, tasks: Sequence[Known] = ()) -> AsyncIterator[Session]:
-        """Serve, with a film running or finished for each of *tasks*."""
-        films = Rehearsal(films_named(self.films, short_side=self.short_side))
-        service = Simulator(self.terms, speed=self.speed, films=films, api_key=self.key)
+    async def open_client(self, tasks: Sequence[KnownTask] = ()) -> AsyncIterator[Client]:
+        """Run the service, let it know *tasks*, and yield a client for it."""
+        renderer = RehearsalRenderer(renderer_named(self.films, short_side=self.short_side))
+        service = Simulator(self.terms, speed=self.speed, films=renderer, api_key=self.key)
         async with service as simulator:
             limiter = RateLimiter(
                 self.terms.limit or 1_000,
@@ -108,17 +121,19 @@ class Stage:
                     _ = await client.submit(task.work)
                     if task.finished:
                         simulator.finish(task.task_id)
-                yield Session(client, limiter)
+                yield client
 
 
-def demo_stage(kind: str) -> Stage:
-    """The stage of the tour: large pictures, and time enough to see the films come along."""
-    drawing(kind, "apikley demo --films placeholder")
-    return Stage(speed=DEMO_SPEED, films=kind, short_side=720)
+def demo_service(kind: str) -> SimulatedService:
+    """The service of the demo: large pictures, and time enough to watch the films progress."""
+    check_rendering(kind, "apikley demo --films placeholder")
+    return SimulatedService(speed=DEMO_SPEED, films=kind, short_side=720)
 
 
-def drawing(kind: str, instead: str) -> None:
-    """Refuse to draw films where the libraries for it are missing, and say what to do *instead*."""
+def check_rendering(kind: str, alternative: str) -> None:
+    """Refuse to render films if the libraries are missing; *alternative* is a command without."""
     if kind == "animatic" and not rendering_available():
         missing = MissingExtraError.of("drawing films needs more libraries", "cli", "simulator")
-        raise Refused(f"{missing.message}\nWithout them, the same small film for all: {instead}")
+        raise RefusedError(
+            f"{missing.message}\nWithout them, the same small film for all: {alternative}"
+        )

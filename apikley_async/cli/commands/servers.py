@@ -1,0 +1,173 @@
+"""`apikley simulate` and `apikley webhook`: servers that run until Ctrl-C.
+
+The servers are imported by the command that runs them: they take long to load.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from apikley_async.cli import options
+from apikley_async.cli.exit_codes import OK
+from apikley_async.cli.key_files import API_KEY, read_api_key
+from apikley_async.cli.runner import new_reporter, run_server
+
+__all__ = ["simulate", "webhook"]
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0, 100_000, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Simulated seconds in one real second: at 60 a film of 3 minutes takes 3 seconds.",
+)
+@click.option(
+    "--films",
+    type=click.Choice(["animatic", "placeholder"]),
+    help="Films that show their storyboards, or one for all.  [default: the first, if installed]",
+)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N")
+@click.option(
+    "--per",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Rate limit: N submissions in so many of its seconds; more are answered with 429.",
+)
+@click.option("--max-running", type=click.IntRange(1), default=100, show_default=True, metavar="N")
+@click.option(
+    "--credits", "balance", type=float, default=10_000_000.0, metavar="N", help="To begin with."
+)
+@click.option(
+    "--fail-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of the films that fail.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all random choices.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="ENDPOINT:FAULT=SHARE",
+    help='A random fault, such as "create:reset after=0.1"; may be given again.',
+)
+@click.option(
+    "--latency",
+    nargs=2,
+    type=click.FloatRange(0),
+    metavar="LOW HIGH",
+    help="Seconds that a request and its answer travel.",
+)
+@click.option(
+    "--webhook-key",
+    envvar="APIKLEY_SIMULATOR_WEBHOOK_KEY",
+    metavar="WORD",
+    help="Signs callbacks with this word, which opens nothing else.",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help='Another model that is served, with any input; "*" for all. One that makes images, by its '
+    "name, gives a still. May be given again.",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A host that callbacks may go to, and files may be fetched from; localhost for this "
+    "machine. May be given again.",
+)
+@options.as_json
+def simulate(host: str, port: int, as_json: bool, **settings: Any) -> int:
+    """Serve a simulated service on this machine until Ctrl-C.
+
+    It prints the two lines that lead a client to it, with a new API key. Nothing it does costs
+    anything.
+    """
+    from apikley_async.cli.simulator_server import new_simulator, serve_simulator
+
+    reporter = new_reporter(as_json=as_json)
+    return run_server(
+        lambda: serve_simulator(new_simulator(host, port, **settings), reporter), reporter
+    )
+
+
+@click.group()
+def webhook() -> None:
+    """Receive the service's callbacks in a process of its own."""
+
+
+@webhook.command(name="serve")
+@click.option(
+    "--inbox",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="PATH",
+    help="Where callbacks are stored for `apikley batch run --inbox`.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True)
+@options.hmac_key_file
+@click.option(
+    "--token-secret-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="File with what `apikley webhook secret` prints, one line for each API key; by default "
+    "APIKLEY_WEBHOOK_TOKEN_SECRET has it. Callbacks with other tokens are refused.",
+)
+@options.as_json
+def serve(
+    inbox: Path,
+    host: str,
+    port: int,
+    hmac_key_file: Path | None,
+    token_secret_file: Path | None,
+    as_json: bool,
+) -> int:
+    r"""Receive callbacks and store them until Ctrl-C.
+
+    Put a proxy with https before it. A batch that runs with --inbox reads them from there, so the
+    receiver and the batch may each be stopped, or killed, without the other.
+
+    \b
+    With --json: {"event": "receiving", "host", "port", "inbox", "gate"}.
+    """
+    from apikley_async.cli.callback_server import receive_into_inbox
+
+    reporter = new_reporter(as_json=as_json)
+    files = {"hmac_key_file": hmac_key_file, "token_secret_file": token_secret_file}
+    return run_server(
+        lambda: receive_into_inbox(host, port, inbox, **files, reporter=reporter), reporter
+    )
+
+
+@webhook.command(name="secret")
+@click.option(
+    "--key-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
+)
+def secret(key_file: Path | None) -> int:
+    """Print the secret with which a receiver knows the tokens of this API key.
+
+    The key cannot be derived from it. Keep it as private as the inbox.
+    """
+    from apikley_async.webhook import token_secret
+
+    click.echo(token_secret(read_api_key(key_file) or os.environ[API_KEY]))
+    return OK

@@ -1,0 +1,80 @@
+"""Consent: a user agrees to what a run pays for, and nothing else is paid."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import click
+
+from apikley_async.batch import Batch, Estimate, State
+from apikley_async.cli.exit_codes import PostponedError, RefusedError
+from apikley_async.cli.output.shell_words import same_command
+from apikley_async.cli.output.terminal_text import count, plain
+
+__all__ = ["ask_consent", "films_to_pay", "refuse_sent_elsewhere", "refuse_unagreed"]
+
+MAX_NAMED = 3  # films that a message names
+
+
+async def films_to_pay(batch: Batch, keys: Collection[str] | None) -> dict[str, str]:
+    """The films that a run would pay for: their content digests by their keys."""
+    return {
+        item.key: item.digest
+        async for item in batch.items(State.PLANNED)
+        if not item.gone and (keys is None or item.key in keys)
+    }
+
+
+def ask_consent(estimate: Estimate) -> None:
+    """Ask the user at the terminal whether to pay.
+
+    Raises:
+        RefusedError: the user says no, or there is no terminal.
+    """
+    if not estimate.films:
+        return
+    films = count(estimate.films)
+    cost = f", about {estimate.credits:.12g} credits" if not estimate.unpriced else ""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(
+            f"{films} would be paid{cost}, and there is nobody to ask here; to agree, add --yes "
+            f"or --max-credits:\n  {same_command('--yes')}"
+        )
+    if not click.confirm(f"Submit {films}{cost}?", err=True):
+        raise RefusedError("stopped at your word: nothing was sent, nothing was paid")
+
+
+def refuse_unagreed(agreed: Mapping[str, str], to_pay: Mapping[str, str]) -> None:
+    """Refuse to pay for films that nobody has agreed to.
+
+    The question was asked about a copy of the journal: another process may have changed the
+    journal since, or the user the manifest.
+    """
+    if not to_pay.items() <= agreed.items():
+        raise PostponedError(
+            "the films have changed since you agreed; nothing was sent, run this again"
+        )
+
+
+async def refuse_sent_elsewhere(other: Path, films: Mapping[str, str]) -> None:
+    """Refuse to pay for *films*, digests by keys, if another journal has sent one of them.
+
+    Both are compared: a film keeps its name when it is edited, and its content when the file is
+    renamed.
+    """
+    digests = set(films.values())
+    async with Batch.open(other, read_only=True) as batch:
+        sent = [
+            f"{item.key} ({item.state.value})"
+            async for item in batch.items()
+            if not item.may_change and (item.key in films or item.digest in digests)
+        ]
+    if sent:
+        more = f" and {len(sent) - MAX_NAMED} more" if len(sent) > MAX_NAMED else ""
+        raise PostponedError(
+            f"{plain(', '.join(sent[:MAX_NAMED]))}{more}: sent already, as {plain(other)} says, "
+            "another journal of this folder. Nothing was sent now: resume with "
+            f"--journal {plain(other)}; what is to be paid again needs another folder (-o)"
+        )

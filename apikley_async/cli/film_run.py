@@ -1,0 +1,327 @@
+"""One run of films: planned, agreed to, made by `Batch.run`, and reported.
+
+`generate`, `batch run`, `demo` and `preview` differ in what they plan, where their journal is and
+what they may spend. All else is `FilmRun`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import attrs
+
+from apikley_async import Client
+from apikley_async.batch import Batch, Item, Plan, State
+from apikley_async.cli.closing_report import ClosingReport
+from apikley_async.cli.consent import (
+    ask_consent,
+    films_to_pay,
+    refuse_sent_elsewhere,
+    refuse_unagreed,
+)
+from apikley_async.cli.exit_codes import OK, RefusedError
+from apikley_async.cli.journal_location import JournalLocation
+from apikley_async.cli.options import Bounds, ServiceOptions
+from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output_folder import make_folder, rehearsal_folder
+from apikley_async.cli.run_summary import paths_of, report_estimate, report_item
+from apikley_async.errors import ApikleyError, JournalError, ManifestError
+
+__all__ = ["FilmRun", "PlanFilms", "RunRequest"]
+
+UNFINISHED = (State.PLANNED, State.SUBMITTED, State.STALLED, State.SUCCESS)
+MAX_WATCHED = 20  # jobs whose progress is shown; no terminal has room for more
+WATCH_INTERVAL = 0.25  # seconds
+BALANCE_TIMEOUT = 10.0  # seconds: the balance is only evidence, which may not be needed
+LOCK_NOTICE = 1.0  # seconds of waiting for the journal's lock before the user is told
+
+PlanFilms: TypeAlias = Callable[[Batch], Awaitable[Plan]]
+"""Adds the films of a command to a journal."""
+
+
+@attrs.frozen(kw_only=True)
+class RunRequest:
+    """What a command asks of a run.
+
+    Attributes:
+        location: where the journal is; without a path it is temporary.
+        plan: adds the films to the journal; None for those that it holds.
+        source: what the films come from, for a message.
+        folder: where the films go.
+        bounds: what may be spent.
+        planned_only: whether the run is about the planned films and not the journal's others.
+        ask: whether the user has to agree before anything is paid.
+        repeat_results: whether the paths of films that were made before are printed too.
+    """
+
+    location: JournalLocation
+    plan: PlanFilms | None
+    source: str
+    folder: Path
+    bounds: Bounds = attrs.field(factory=Bounds)
+    planned_only: bool = False
+    ask: bool = False
+    repeat_results: bool = False
+
+
+class FilmRun:
+    """One run of films.
+
+    Args:
+        request: which films, and what may be spent.
+        service: the options that lead to the service.
+        reporter: prints what happens.
+    """
+
+    def __init__(self, request: RunRequest, service: ServiceOptions, reporter: Reporter) -> None:
+        self._request = request
+        self._service = service
+        self._reporter = reporter
+        self._batch: Batch | None = None  # while it is running
+        self._folder = request.folder
+        self._closing = ClosingReport(
+            reporter,
+            journal=request.location.journal,
+            service=service,
+            repeat_results=request.repeat_results,
+        )
+
+    async def make_films(self, client: Client) -> int:
+        """Plan, ask, make and report; return the exit code.
+
+        Nothing is written before consent: until then a private copy of the journal is used.
+        """
+        agreed: dict[str, str] | None = None
+        if self._request.ask:
+            async with self._planned(private=True) as (batch, keys):
+                await batch.belong_to(client)
+                ask_consent(await batch.estimate(price=self._request.bounds.price, keys=keys))
+                agreed = await films_to_pay(batch, keys)
+        elif self._request.location.others:  # may refuse, which must happen before writing
+            async with self._planned(private=True, silent=True):
+                pass
+        await asyncio.to_thread(make_folder, self._folder)
+        async with self._planned(silent=agreed is not None) as (batch, keys):
+            to_pay = await films_to_pay(batch, keys)
+            if agreed is not None:
+                refuse_unagreed(agreed, to_pay)
+            return await self._run_and_report(client, batch, keys, pays=bool(to_pay))
+
+    async def _run_and_report(
+        self, client: Client, batch: Batch, keys: Collection[str] | None, *, pays: bool
+    ) -> int:
+        stopped: asyncio.CancelledError | None = None
+        self._batch = batch
+        if pays:
+            await self._note_balance(client, batch)
+        try:
+            await self._run_batch(client, batch, keys)
+        except asyncio.CancelledError as error:  # a user who stops it wants the report too
+            stopped = error
+        self._batch = None
+        if pays and stopped is None:
+            await self._note_balance(client, batch)
+        code = await self._closing.report(batch, keys, self._folder)
+        if stopped is not None:
+            raise stopped
+        return code
+
+    async def estimate(self, client: Client | None = None) -> int:
+        """Plan, check and estimate on a private copy of the journal; nothing is kept or sent.
+
+        With a client the service is asked for the balance.
+        """
+        bounds = self._request.bounds
+        async with self._planned(private=True) as (batch, keys):
+            spendable = None
+            if client is not None:
+                await batch.belong_to(client)
+                balance = await client.credits()
+                self._reporter.message(f"Balance: {balance:.12g} credits")
+                if bounds.min_balance is not None:
+                    spendable = balance - bounds.min_balance
+            estimate = await batch.estimate(
+                price=bounds.price,
+                keys=keys,
+                max_credits=bounds.max_credits,
+                max_tasks=bounds.max_tasks,
+                spendable=spendable,
+            )
+            report_estimate(self._reporter, estimate)
+        return OK
+
+    # --- planning -----------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _planned(
+        self, *, private: bool = False, silent: bool = False
+    ) -> AsyncIterator[tuple[Batch, Collection[str] | None]]:
+        """Open the journal and plan; yield the batch and the run's films (None: all).
+
+        Args:
+            private: do it in a copy of the journal, which is gone afterwards.
+            silent: print nothing; it was printed before.
+        """
+        location = self._request.location
+        with contextlib.ExitStack() as folders:
+            journal = location.journal
+            if journal is None:
+                folder = folders.enter_context(tempfile.TemporaryDirectory())
+                journal, private = Path(folder, "rehearsal.db"), True
+            async with self._open_journal(journal, private=private) as batch:
+                if not private:
+                    await asyncio.to_thread(location.write_marker)
+                if location.note and not silent:
+                    self._reporter.message(location.note)
+                plan = None
+                if self._request.plan is not None:
+                    plan = await _faults_as_refusal(self._request.plan(batch))
+                keys = plan.keys if plan is not None and self._request.planned_only else None
+                for other in location.others:
+                    await refuse_sent_elsewhere(other, await films_to_pay(batch, keys))
+                if not silent:
+                    self._report_plan(plan)
+                yield batch, keys
+
+    def _report_plan(self, plan: Plan | None) -> None:
+        text = "resumed from its journal" if plan is None else str(plan)
+        self._reporter.message(f"{self._request.source}: {text}")
+        for remark in plan.remarks if plan is not None else ():
+            self._reporter.event("remark", message=remark)
+
+    @contextlib.asynccontextmanager
+    async def _open_journal(self, journal: Path, *, private: bool) -> AsyncIterator[Batch]:
+        """Open the journal; tell the user when another process has it locked."""
+        wait = self._request.location.wait
+        text = f"Another process uses {journal}; waiting {wait:g} s at most"
+        notice = None
+        if wait > LOCK_NOTICE and not private:
+            loop = asyncio.get_running_loop()
+            notice = loop.call_later(LOCK_NOTICE, self._reporter.message, text)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                opening = Batch.open(journal, wait=wait, private=private)
+                batch = await stack.enter_async_context(opening)
+            finally:
+                if notice is not None:
+                    notice.cancel()
+            yield batch
+
+    async def _note_balance(self, client: Client, batch: Batch) -> None:
+        """Note the balance as evidence for uncertain films; nothing depends on it."""
+        if self._request.location.journal is None:
+            return
+        try:
+            async with asyncio.timeout(BALANCE_TIMEOUT):
+                await batch.note_balance(client)
+        except JournalError:
+            raise
+        except (ApikleyError, TimeoutError):
+            return
+
+    # --- the run ------------------------------------------------------------------------------
+
+    async def _run_batch(self, client: Client, batch: Batch, keys: Collection[str] | None) -> None:
+        bounds = self._request.bounds
+        if self._service.simulate and keys is not None:
+            self._folder = await asyncio.to_thread(rehearsal_folder, self._folder, keys)
+        changes = batch.run(
+            client,
+            folder=self._folder,
+            max_running=bounds.max_running,
+            max_credits=bounds.max_credits,
+            max_tasks=bounds.max_tasks,
+            min_balance=bounds.min_balance,
+            price=bounds.price,
+            retry=bounds.retry,
+            overwrite=bounds.overwrite,
+            every_change=True,
+            keys=keys,
+        )
+        running = await self._expect(batch, keys)  # task ids by keys
+        submitted_before = {*running.values()}
+        watching = asyncio.create_task(self._watch_progress(client, running))
+        try:
+            async with contextlib.aclosing(changes):
+                async for item in changes:
+                    running.pop(item.key, None)
+                    if item.state is State.SUBMITTED and item.task_id:
+                        running[item.key] = item.task_id
+                        if item.task_id in submitted_before:
+                            continue
+                    self._report_change(client, item)
+        finally:
+            watching.cancel()
+
+    async def _expect(self, batch: Batch, keys: Collection[str] | None) -> dict[str, str]:
+        """Tell the view how many films are to come; return the tasks submitted before, by key."""
+        films, submitted = 0, {}
+        async for item in batch.items(*UNFINISHED):
+            if keys is not None and item.key not in keys:
+                continue
+            films += not item.gone or item.state is not State.PLANNED
+            if item.task_id and item.state in (State.SUBMITTED, State.STALLED):
+                submitted[item.key] = item.task_id
+        self._reporter.view.expect(films)
+        return submitted
+
+    async def _watch_progress(self, client: Client, running: Mapping[str, str]) -> None:
+        """Report how far the films are, if the view shows it; polls nothing itself."""
+        reported: dict[str, tuple[str, float | None]] = {}
+        while self._reporter.view.shows_progress:
+            for key, task_id in [*running.items()][:MAX_WATCHED]:
+                snapshot = client.job(task_id).snapshot
+                state, progress = snapshot.state.value, snapshot.progress
+                if reported.get(key) != (state, progress) and not snapshot.done:
+                    reported[key] = state, progress
+                    facts = {"key": key, "task_id": task_id}
+                    self._reporter.event("state", **facts, state=state, progress=progress)
+            await asyncio.sleep(WATCH_INTERVAL)
+
+    def _report_change(self, client: Client, item: Item) -> None:
+        if item.state is State.UNCERTAIN:
+            event = "listening" if client.attempts.receives_callbacks else "doubted"
+            self._reporter.event(event, key=item.key, cause=item.cause)
+        report_item(self._reporter, item, paths_of(item, self._folder))
+        if not self._request.repeat_results:
+            self._closing.report_paths(item, self._folder)
+
+    # --- when it is stopped -------------------------------------------------------------------
+
+    @property
+    def submissions_under_way(self) -> int:
+        """Submissions whose answer is awaited."""
+        return 0 if self._batch is None else self._batch.pending
+
+    def limit_grace(self, grace: float) -> None:
+        """Wait *grace* seconds at most for those answers."""
+        if self._batch is not None:
+            self._batch.grace = grace
+
+    def report_unfinished(self) -> None:
+        """Report how to resume. Nothing is lost: all is in the journal."""
+        if self._batch is None:  # the run has ended, and its closing report was printed
+            return
+        out = self.submissions_under_way
+        if out:
+            submissions = count(out, "submission")
+            self._reporter.message(f"{submissions} may be out: the next run says what needs you")
+        self._closing.report_resume()
+
+
+async def _faults_as_refusal(planning: Awaitable[Plan]) -> Plan:
+    """The plan, or a refusal that lists every fault of the manifest."""
+    try:
+        return await planning
+    except ManifestError as error:
+        faults: Sequence[str] = [f"  {plain(fault)}" for fault in error.faults]
+        listed = "\n".join(faults)
+        raise RefusedError(
+            f"{count(len(faults), 'fault')}, so nothing was sent:\n{listed}"
+        ) from None

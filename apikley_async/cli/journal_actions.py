@@ -1,0 +1,157 @@
+"""What commands do with a journal besides running it: read it, decide about films, fetch files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from apikley_async import Client
+from apikley_async.batch import Batch, Item, State, is_manifest
+from apikley_async.cli.client_factory import client_for
+from apikley_async.cli.exit_codes import OK, RefusedError
+from apikley_async.cli.options import ServiceOptions
+from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output.undecided import report_evidence
+from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_item
+from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
+from apikley_async.errors import ManifestError
+
+__all__ = [
+    "decide",
+    "existing_journal",
+    "fetch_films",
+    "journal_of",
+    "read_journal",
+    "report_decision",
+]
+
+
+def journal_of(path: Path, journal: Path | None = None) -> Path:
+    """The journal of a manifest or journal: the one named, else itself, else the one beside it."""
+    if journal is not None:
+        return journal
+    return path.with_suffix(".db") if is_manifest(path) else path
+
+
+def existing_journal(path: Path) -> Path:
+    """The journal of *path*.
+
+    Raises:
+        RefusedError: it does not exist.
+    """
+    journal = journal_of(path)
+    if not journal.exists():
+        raise RefusedError(f"{plain(journal)}: there is no such journal")
+    return journal
+
+
+def read_journal(
+    path: Path, read: Callable[[Batch, Reporter], Awaitable[int]], *, as_json: bool
+) -> int:
+    """Open a journal read only, also while another process runs it; return the exit code."""
+    reporter = new_reporter(as_json=as_json)
+
+    async def act() -> int:
+        async with Batch.open(existing_journal(path), read_only=True) as batch:
+            return await read(batch, reporter)
+
+    return run_without_client(act, reporter)
+
+
+def decide(
+    path: Path,
+    decision: Callable[[Batch], Awaitable[list[Item]]],
+    *,
+    as_json: bool,
+    adopt: bool = False,
+    evidence_for: Collection[str] | None = (),
+) -> int:
+    """Carry out a person's decision about films, and report their new states.
+
+    Args:
+        path: the journal, or its manifest.
+        decision: changes the films, and returns them.
+        as_json: whether events are printed on stdout.
+        adopt: open a copy that is older than the journal, or has lost its log.
+        evidence_for: films whose evidence is reported before, if they are uncertain; None: all.
+    """
+    reporter = new_reporter(as_json=as_json)
+
+    async def act() -> int:
+        async with Batch.open(existing_journal(path), adopt=adopt) as batch:
+            uncertain = [item.key async for item in batch.items(State.UNCERTAIN)]
+            shown = [key for key in uncertain if evidence_for is None or key in evidence_for]
+            if shown:
+                report_evidence(reporter, *await batch.doubts(*shown))
+            await report_decision(decision(batch), reporter)
+        return OK
+
+    return run_without_client(act, reporter)
+
+
+async def report_decision(deciding: Awaitable[list[Item]], reporter: Reporter) -> None:
+    """Report the films' states after a decision.
+
+    Raises:
+        RefusedError: the decision does not apply to them.
+    """
+    try:
+        items = await deciding
+    except KeyError as error:
+        raise _no_such_film(error) from None
+    except (LookupError, ManifestError) as error:
+        raise RefusedError(plain(error)) from None
+    for item in items:
+        cause = item.cause if item.cause.startswith("insisted") else None
+        reporter.event("decided", key=item.key, item_state=item.state.value, cause=cause)
+
+
+def fetch_films(
+    path: Path,
+    keys: Sequence[str],
+    service: ServiceOptions,
+    *,
+    expired: bool = False,
+    **options: Any,
+) -> int:
+    """Download films that are paid: lost ones, or *expired* ones; return the exit code.
+
+    Args:
+        path: the journal, or its manifest.
+        keys: the films; without any, all that need it.
+        service: which service.
+        expired: whether expired films are revived first.
+        options: further arguments of `Batch.save`.
+    """
+    reporter = new_reporter(as_json=service.as_json, films=0)
+
+    async def act(client: Client) -> int:
+        summary = RunSummary(None)
+        async with Batch.open(existing_journal(path)) as batch:
+            chosen = list(keys)
+            try:
+                if expired:
+                    chosen = [item.key for item in await batch.revive(*keys)]
+                    if not chosen:
+                        reporter.message("no film is expired")
+                        return OK
+                saving = batch.save(client, *chosen, **options)
+                async with contextlib.aclosing(saving) as items:
+                    async for item in items:
+                        summary.add(item)
+                        report_item(reporter, item, [file.path for file in item.files])
+            except KeyError as error:
+                raise _no_such_film(error) from None
+            except ManifestError as error:
+                raise RefusedError(plain(error)) from None
+        reporter.message(f"{count(len(summary.done))} fetched")
+        return exit_code_of(summary.counts)
+
+    return run_with_client(client_for(service, finished=True), act, reporter)
+
+
+def _no_such_film(error: KeyError) -> RefusedError:
+    return RefusedError(f"there is no film {plain(error.args[0])!r} in the journal")

@@ -1,0 +1,163 @@
+"""Where the journal of a command is: beside the films, or on a disk that can hold it.
+
+SQLite is not safe on network disks. If the output folder lies on one, the journal goes into the
+user's state folder, and a marker file in the output folder names it: on another machine, or after
+the state folder was lost, the command is refused and nothing is paid again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+from pathlib import Path
+
+import attrs
+
+from apikley_async._disk import open_own, state_folder
+from apikley_async.batch import Journal
+from apikley_async.cli.exit_codes import PostponedError, RefusedError
+from apikley_async.cli.output.terminal_text import plain
+
+__all__ = ["MARKER", "JournalLocation", "locate_journal", "locate_named_journal"]
+
+JOURNAL = "apikley.db"
+MARKER = "apikley.journal.json"
+MAX_MARKER = 64 * 1024  # bytes
+
+
+@attrs.frozen
+class JournalLocation:
+    """Where a journal is.
+
+    Attributes:
+        journal: its path; None for a rehearsal, whose journal is temporary.
+        marker: the file that is to name the journal, if it does not lie beside the films.
+        wait: seconds to wait while another process has it locked.
+        note: what to tell the user about it.
+        others: other journals of films in that folder; what they have sent is not paid again.
+    """
+
+    journal: Path | None
+    marker: Path | None = None
+    wait: float = 0.0
+    note: str = ""
+    others: tuple[Path, ...] = ()
+
+    def write_marker(self) -> None:
+        """Let the output folder name its journal, which exists by now. Blocks.
+
+        Raises:
+            PostponedError: another process has just begun in this folder.
+            RefusedError: the marker cannot be written; nothing was sent.
+        """
+        if self.marker is None:
+            return
+        fields = {"journal": str(self.journal), "machine": platform.node()}
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            with os.fdopen(os.open(self.marker, flags, 0o600), "w", encoding="utf-8") as file:
+                file.write(json.dumps(fields) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            folder = plain(self.marker.parent)
+            raise PostponedError(
+                f"another apikley has just begun in {folder}; run this again"
+            ) from None
+        except OSError as error:
+            raise RefusedError(
+                f"{plain(self.marker)}: cannot be written: {error.strerror}"
+            ) from None
+
+
+def locate_named_journal(journal: Path, folder: Path, *, wait: float = 0.0) -> JournalLocation:
+    """The location of a journal that the user names for the films in *folder*. Blocks.
+
+    If the folder has no other journal, a marker there names this one: the same command without
+    `--journal` finds it, and pays nothing again. If it has others, the note says so.
+    """
+    alone = not any(os.path.lexists(folder / name) for name in (JOURNAL, MARKER))
+    journal = journal.absolute()
+    marker = folder / MARKER if alone and journal != (folder / JOURNAL).absolute() else None
+    others, note = [folder / JOURNAL] if os.path.lexists(folder / JOURNAL) else [], ""
+    try:
+        if (named := read_marker(folder / MARKER)) is not None:
+            others.append(named)
+    except PostponedError:  # that journal cannot be read, but the user has named one
+        note = f"{folder} had another journal, which cannot be read: see {MARKER}"
+    others = [other.absolute() for other in others if not is_same(other, journal)]
+    if others:
+        listed = " and ".join(map(str, others))
+        note = f"{folder} has another journal, {listed}. What this run pays is in {journal} only"
+    return JournalLocation(journal, marker, wait, note, tuple(others))
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file. Blocks."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return path.absolute() == other.absolute()
+
+
+def locate_journal(folder: Path, *, wait: float = 0.0) -> JournalLocation:
+    """The location of the journal for the films in *folder*, which exists. Blocks.
+
+    Raises:
+        PostponedError: the journal of this folder is on another machine, or is gone.
+        RefusedError: no disk of this machine can hold a journal.
+    """
+    if (journal := read_marker(folder / MARKER)) is not None:
+        return JournalLocation(journal, wait=wait)
+    beside = folder / JOURNAL
+    if (fault := Journal.disk_fault(beside)) is None:
+        return JournalLocation(beside, wait=wait)
+    try:
+        state = state_folder()
+    except OSError as error:
+        raise RefusedError(
+            f"{plain(folder)} lies on {fault}; the user's state folder cannot be made: "
+            f"{error.strerror}; name a file with --journal"
+        ) from None
+    name = f"{folder.resolve().name or 'films'}-{secrets.token_hex(6)}.db"
+    journal = state / name
+    if (other := Journal.disk_fault(journal)) is not None:
+        raise RefusedError(
+            f"neither {plain(folder)} ({fault}) nor {plain(state)} ({other}) can hold the journal; "
+            "name a file on a local disk with --journal"
+        )
+    note = (
+        f"{folder} lies on {fault}, which cannot hold the journal. It is {journal}; "
+        f"{MARKER} in {folder} names it."
+    )
+    return JournalLocation(journal, folder / MARKER, wait, note)
+
+
+def read_marker(marker: Path) -> Path | None:
+    """The journal that *marker* names, which must exist; None if there is no marker."""
+    fault = ""
+    try:
+        fields = json.loads(read_own(marker))
+        journal, machine = Path(fields["journal"]), str(fields["machine"])
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        fault = error.strerror or "it is not ours"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        fault = "it is damaged"
+    else:
+        if journal.is_absolute() and journal.is_file():
+            return journal
+        fault = f"it names {journal} on {machine}, which is not here"
+    raise PostponedError(
+        f"{plain(marker)} names the journal of these films, and {plain(fault)}. Nothing was "
+        "sent: run this where that journal is, or name a journal with --journal"
+    )
+
+
+def read_own(path: Path) -> bytes:
+    """The content of a small file of ours; links are not followed."""
+    with open(path, "rb", opener=open_own) as file:
+        return file.read(MAX_MARKER)

@@ -1,0 +1,133 @@
+"""Events as sentences for people. Events without a sentence are for programs only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from apikley_async.cli.output.terminal_text import count, plain
+
+__all__ = ["sentence"]
+
+Facts = Mapping[str, Any]
+
+
+def sentence(event: str, facts: Facts) -> str | None:
+    """An event in words; None if people need not read it.
+
+    Args:
+        event: the name of the event.
+        facts: its facts, and under "name" how the film is called.
+    """
+    spell = SENTENCES.get(event)
+    if spell is None:
+        return None
+    safe = {name: _safe(fact) for name, fact in facts.items()}
+    return spell(safe, safe["name"])
+
+
+def _safe(fact: Any) -> Any:
+    if isinstance(fact, str | Path):
+        return plain(fact)
+    return [_safe(part) for part in fact] if isinstance(fact, list) else fact
+
+
+def _saved(facts: Facts, name: str) -> str:
+    return f"{name}: saved {', '.join(facts['paths'])}"
+
+
+def _failed(facts: Facts, name: str) -> str:
+    return f"{name}: FAILED: {_reason(facts)}"
+
+
+def _stopped(facts: Facts, name: str) -> str:
+    return f"{name}: stopped: {_reason(facts)}"
+
+
+def _error(facts: Facts, name: str) -> str:
+    return f"Error: {_reason(facts)}"
+
+
+def _reason(facts: Facts) -> str:
+    details = [f"task {facts['task_id']}"] if "task_id" in facts and "file" in facts else []
+    details += [f"code {facts['code']}"] if "code" in facts else []
+    message = facts["message"].rstrip(".") + (f" ({', '.join(details)})" if details else "")
+    return ". ".join(filter(None, [message, facts.get("advice", "")]))
+
+
+def _undecided(facts: Facts, name: str) -> str:
+    return (
+        f"{name}: UNCERTAIN: it may have been received, and paid: {facts['cause']}\n"
+        f"  sent {facts['sent']} to {facts['model']}: {facts['words']}"
+    )
+
+
+def _doubted(facts: Facts, name: str) -> str:
+    return (
+        f"{name}: UNCERTAIN: it may have been received, and paid: {facts['cause']}. "
+        "What to do is said at the end"
+    )
+
+
+def _listening(facts: Facts, name: str) -> str:
+    return f"{name}: it may have been received ({facts['cause']}); a callback may still tell"
+
+
+def _decided(facts: Facts, name: str) -> str:
+    return f"{name}: {facts['item_state']}" + (f" ({facts['cause']})" if "cause" in facts else "")
+
+
+def _batch(facts: Facts, name: str) -> str:
+    others = ("spent", "at_risk", "unpriced", "name", "event")
+    states = ", ".join(
+        f"{number} {state}" for state, number in facts.items() if state not in others
+    )
+    text = f"{states or 'nothing planned'}; {facts['spent']:.12g} credits spent"
+    if "at_risk" in facts:
+        text += f", {facts['at_risk']:.12g} more if the uncertain ones were received"
+    if "unpriced" in facts:
+        text += f", and {count(facts['unpriced'])} of unknown price"
+    return text
+
+
+def _stopping(facts: Facts, name: str) -> str:
+    out = facts["out"]
+    waiting = f"; waiting for the answer to {count(out, 'submission')} under way" if out else ""
+    return f"Stopping: nothing more is submitted{waiting}. Press again to leave at once."
+
+
+def _unfinished(facts: Facts, name: str) -> str:
+    number = len(facts["task_ids"])
+    films = f"{count(number)} {'is' if number == 1 else 'are'} paid, but not finished here"
+    return f"{films}; to resume:\n  {facts['resume']}"
+
+
+def _receiving(facts: Facts, name: str) -> str:
+    return (
+        f"Receiving callbacks on {facts['host']}:{facts['port']}, stored in {facts['inbox']}\n"
+        f"  Gate: {facts['gate']}"
+    )
+
+
+SENTENCES: dict[str, Callable[[Facts, str], str]] = {
+    "batch": _batch,
+    "decided": _decided,
+    "delayed": lambda facts, name: f"{name}: not accepted yet, retrying: {facts['reason']}",
+    "doubt": _undecided,
+    "doubted": _doubted,
+    "error": _error,
+    "failed": _failed,
+    "listening": _listening,
+    "ready": lambda facts, name: f"{name}: ready",
+    "receiving": _receiving,
+    "remark": lambda facts, name: f"Note: {facts['message']}",
+    "saved": _saved,
+    "state": lambda facts, name: f"{name}: {facts['state']}",
+    "stopped": _stopped,
+    "stopping": _stopping,
+    "submitted": lambda facts, name: f"{name}: submitted as {facts['task_id']}",
+    "undecided": _undecided,
+    "unfinished": _unfinished,
+    "uploaded": lambda facts, name: f"{name}: uploaded",
+}

@@ -1,0 +1,30 @@
+"""Text that is safe to print: what a terminal would obey becomes visible instead."""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["clean", "count", "plain"]
+
+JOINERS = "\u200c\u200d"  # they shape words of some scripts, and emoji
+HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, surrogate, separators
+
+
+def plain(text: object) -> str:
+    """One line of text: control and direction characters become visible escapes."""
+    return "".join(
+        repr(character)[1:-1]
+        if unicodedata.category(character) in HIDDEN and character not in JOINERS
+        else character
+        for character in str(text)
+    )
+
+
+def clean(text: str) -> str:
+    """Text of several lines, each made `plain`. Everything that is printed goes through it."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def count(number: int, noun: str = "film") -> str:
+    """A number and its noun: "1 film", "2 films"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

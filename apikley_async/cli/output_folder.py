@@ -1,0 +1,63 @@
+"""The folder of the films: that it can be written, and which one it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from pathlib import Path
+
+from apikley_async._disk import nearest_folder, try_folder
+from apikley_async.batch import Batch, is_rehearsal
+from apikley_async.cli.exit_codes import RefusedError
+from apikley_async.cli.output.terminal_text import plain
+from apikley_async.errors import JournalError, ManifestError
+
+__all__ = ["check_folder", "last_folder", "make_folder", "rehearsal_folder"]
+
+DEFAULT = Path("films")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder, and make sure before anything is paid that it can be written. Blocks."""
+    try:
+        try_folder(folder)
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+
+
+def check_folder(folder: Path) -> None:
+    """Make sure that the folder could be made and written, without making it. Blocks."""
+    try:
+        try_folder(nearest_folder(folder))
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+
+
+def _not_writable(folder: Path, error: OSError) -> RefusedError:
+    return RefusedError(f"-o {plain(folder)}: cannot be written: {error.strerror}")
+
+
+def last_folder(journal: Path | None) -> Path:
+    """Where the films of a journal were saved last; `films` if that is not known."""
+    if journal is None or not journal.exists():
+        return DEFAULT
+    found = asyncio.run(_recorded_folder(journal)) or DEFAULT
+    here = Path.cwd()
+    return found.relative_to(here) if found.is_relative_to(here) else found
+
+
+async def _recorded_folder(journal: Path) -> Path | None:
+    try:
+        async with Batch.open(journal, private=True) as batch:
+            return await batch.output_folder()
+    except ManifestError as error:
+        raise RefusedError(plain(error)) from None
+    except JournalError:  # the run will open it again, and report this
+        return None
+
+
+def rehearsal_folder(folder: Path, keys: Collection[str]) -> Path:
+    """Where rehearsed films go: not where another film has one of their names. Blocks."""
+    names = [folder / f"{key}.mp4" for key in keys]
+    taken = any(name.exists() and not is_rehearsal(name) for name in names)
+    return folder / "simulated" if taken else folder

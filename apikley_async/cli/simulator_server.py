@@ -1,0 +1,97 @@
+"""`apikley simulate`: the simulator as a server for other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+from apikley_async.cli.exit_codes import RefusedError
+from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.simulated_service import renderer_named
+from apikley_async.simulator import Faults, Simulator, Terms, Uniform
+
+__all__ = ["new_simulator", "serve_simulator"]
+
+
+def new_simulator(
+    host: str,
+    port: int,
+    *,
+    speed: float,
+    films: str | None,
+    limit: int,
+    per: float,
+    max_running: int,
+    balance: float,
+    fail_rate: float,
+    seed: int,
+    faults: Sequence[str],
+    latency: tuple[float, float] | None,
+    webhook_key: str | None,
+    hosts: Sequence[str] = (),
+    models: Sequence[str] = (),
+) -> Simulator:
+    """The simulator as the options describe it."""
+    terms = Terms(
+        limit=limit,
+        per=per,
+        max_running=max_running,
+        credits=balance,
+        fail_rate=fail_rate,
+        latency=Uniform(*latency) if latency else {},
+        generic_models={*Terms().generic_models, *models},
+    )
+    return Simulator(
+        terms,
+        faults=parse_faults(faults, seed),
+        webhook_key=webhook_key,
+        hosts=hosts,
+        films=renderer_named(films),
+        speed=speed,
+        rng=random.Random(seed),
+        host=host,
+        port=port,
+    )
+
+
+def parse_faults(words: Sequence[str], seed: int) -> Faults | None:
+    """The random faults of `--fault`, such as `create:reset after=0.1`."""
+    mixes: dict[str, dict[str, float]] = {}
+    try:
+        for word in words:
+            target, _, share = word.rpartition("=")
+            endpoint, _, fault = target.partition(":")
+            mixes.setdefault(endpoint, {})[fault] = float(share)
+        return Faults.named(mixes, seed=seed) if mixes else None
+    except ValueError as error:
+        raise RefusedError(f"--fault ENDPOINT:FAULT=SHARE: {plain(error)}") from None
+
+
+async def serve_simulator(simulator: Simulator, reporter: Reporter) -> None:
+    """Serve until cancelled; report how to connect, and at the end what it was asked for."""
+    try:
+        await simulator.start()
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "that is no address"
+        raise RefusedError(f"the simulator cannot listen there: {reason}") from None
+    try:
+        reporter.event("serving", base_url=simulator.base_url, api_key=simulator.api_key)
+        reporter.result(f"export APIKLEY_BASE_URL={simulator.base_url}")
+        reporter.result(f"export APIKLEY_API_KEY={simulator.api_key}")
+        reporter.print_results()
+        if simulator.exposed:
+            reporter.message(
+                "Warning: it is not bound to loopback, so other machines can connect too."
+            )
+        reporter.message(
+            "The simulator is ready; type the two lines above where a client is to use it."
+        )
+        reporter.message("Ctrl-C ends it.")
+        await asyncio.Event().wait()
+    finally:
+        ledger = simulator.ledger
+        await simulator.aclose()
+        spent = f"{ledger.credits_spent:g} credits, none of them real"
+        reporter.message(f"Ended after {count(len(ledger.paid))} ({spent}).")
