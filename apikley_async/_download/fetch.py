@@ -24,7 +24,7 @@ import aiohttp
 import attrs
 
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._download.media import (
+from apikley_async._download.ranges import (
     Body,
     BrokenOffError,
     GoneError,

@@ -39,17 +39,9 @@ from apikley_async._disk import (
     synced,
     take_name,
 )
-from apikley_async._download.media import (
-    HEAD,
-    BrokenOffError,
-    Held,
-    Shape,
-    fitting,
-    is_mp4,
-    kind_of,
-    mp4_shape,
-    strong_version,
-)
+from apikley_async._download.media import HEAD, Shape, is_mp4, kind_of, mp4_shape
+from apikley_async._download.names import fitting
+from apikley_async._download.ranges import BrokenOffError, Held, strong_version
 from apikley_async.errors import Blame, DownloadError
 
 __all__ = ["PartFile"]

@@ -15,32 +15,29 @@ import itertools
 import logging
 import os
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeAlias
 
 from apikley_async._clock import Clock
 from apikley_async._download.fetch import FileFetcher
-from apikley_async._download.media import (
-    HEAD,
+from apikley_async._download.links import Links, RefusedError, Reissue
+from apikley_async._download.media import HEAD, Shape, kind_of
+from apikley_async._download.names import safe_name, target_names
+from apikley_async._download.partfile import PartFile
+from apikley_async._download.ranges import (
     LARGEST,
     Body,
     BrokenOffError,
     ChangedError,
     GoneError,
-    RefusedError,
-    Shape,
     UnreachedError,
-    kind_of,
-    safe_name,
-    target_names,
 )
-from apikley_async._download.partfile import PartFile
 from apikley_async._http import Network
 from apikley_async._result import Result
-from apikley_async._retry import Backoff, retry_delay
+from apikley_async._retry import Backoff
 from apikley_async._urls import AddressPolicy, display_host
-from apikley_async.errors import ApikleyError, DownloadError, NotFoundError, ResultExpiredError
+from apikley_async.errors import DownloadError, ResultExpiredError
 
 __all__ = ["Saver"]
 
@@ -53,7 +50,6 @@ SAID_AFTER = 60.0  # seconds without progress that are worth a warning
 TRIES = Backoff(initial=1.0, factor=2.0, maximum=30.0)
 
 Overwrite: TypeAlias = bool | Callable[[Path], bool]
-Reissue: TypeAlias = Callable[[str, int, str], AsyncIterator[str]]
 
 
 class Saver:
@@ -259,78 +255,6 @@ async def chained(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[b
         yield first
     async for chunk in chunks:
         yield chunk
-
-
-class Links:
-    """The link of one file, those that may follow it, and for how long all of them are refused."""
-
-    def __init__(self, reissue: Reissue, result: Result, number: int, clock: Clock) -> None:
-        self._reissue = reissue
-        self._file = result.task_id, number, result.urls[number]
-        self._clock = clock
-        self.url = result.urls[number]
-        self.dies = result.expires_at.timestamp() if result.expires_at else 0.0
-        self._fresh: AsyncIterator[str] | None = None
-        self._unreached = False  # in this round a host was not reached: its link may work
-        self._refused_since: float | None = None
-        self._lost_since: float | None = None
-        self._have = 0
-
-    async def renew(self, dead: str, have: int) -> None:
-        """Move on to the next link; *dead* says what became of this one, *have* what is there.
-
-        Raises:
-            RefusedError: all of them are refused.
-            BrokenOffError: there is none now; there may be one later, or the first may work.
-            ApikleyError: the service does not let us ask.
-        """
-        if have > self._have:
-            self._have = have
-            self.forget_refusals()
-        if self._fresh is None:
-            self._fresh = self._reissue(*self._file)
-        trouble: ApikleyError | BrokenOffError
-        try:
-            self.url = await anext(self._fresh)
-            return
-        except StopAsyncIteration:
-            trouble = self._refused(f"the link is refused ({dead})", lost=False)
-        except NotFoundError:
-            trouble = self._refused(f"the service does not know it any more ({dead})", lost=True)
-        except ApikleyError as error:
-            trouble = error
-            if retry_delay(error, repeatable=True, delay=0.0) is not None:
-                trouble = BrokenOffError(f"no new link: {error.message}")
-        self._fresh, self.url, self._unreached = None, self._file[2], False
-        raise trouble
-
-    def _refused(self, why: str, *, lost: bool) -> BrokenOffError:
-        """What it means that a round of links is over."""
-        if self._unreached:
-            return BrokenOffError(why)
-        now = self._clock.now()
-        if self._lost_since is not None and not lost:
-            self.forget_refusals()  # it knows the film again
-        if self._refused_since is None:
-            self._refused_since = now
-        if lost and self._lost_since is None:
-            self._lost_since = now
-        lost_for = None if self._lost_since is None else now - self._lost_since
-        return RefusedError(why, refused_for=now - self._refused_since, lost_for=lost_for)
-
-    def forget_refusals(self) -> None:
-        """Something else happened: refusals count from the next one on."""
-        self._refused_since = self._lost_since = None
-
-    async def try_another(self, have: int) -> None:
-        """Move on from a link whose host cannot be reached; that says nothing about the film."""
-        self._unreached = True
-        with contextlib.suppress(ApikleyError, BrokenOffError):
-            await self.renew("its host is not reached", have)
-
-    async def aclose(self) -> None:
-        if isinstance(self._fresh, AsyncGenerator):
-            await self._fresh.aclose()
 
 
 class DownloadSlots:

@@ -50,7 +50,10 @@ ORDER = [
     "_api",
     "_uploads",
     "_download.media",
+    "_download.names",
+    "_download.ranges",
     "_download.partfile",
+    "_download.links",
     "_download.fetch",
     "_download.saver",
     # jobs: submitted, polled, many at once

@@ -22,7 +22,7 @@ from filehost import FileHost, Turn, Version, bent, cut, film, honest, says
 from rawserver import Act, Heard, Line, RawServer
 
 from apikley_async._download.fetch import FileFetcher
-from apikley_async._download.media import Body, BrokenOffError, GoneError, Held
+from apikley_async._download.ranges import Body, BrokenOffError, GoneError, Held
 from apikley_async._http import HttpTransport, Network, Secret
 from apikley_async._retry import Timeouts
 from apikley_async._urls import AddressPolicy

@@ -23,8 +23,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from apikley_async._disk import user_id
-from apikley_async._download.media import Held, Shape
+from apikley_async._download.media import Shape
 from apikley_async._download.partfile import PartFile, in_a_thread, read_note
+from apikley_async._download.ranges import Held
 from apikley_async.errors import DownloadError
 
 FILM = film(size=5000)

@@ -20,7 +20,7 @@ import attrs
 from fuzz.promises import Findings, demand
 
 from apikley_async import Result, Shot, Storyboard
-from apikley_async._download.media import fitting, safe_name, target_names
+from apikley_async._download.names import fitting, safe_name, target_names
 from apikley_async._download.partfile import PartFile
 from apikley_async.batch.manifest.fields import entry_of, folded, key_faults
 from apikley_async.cli.output.terminal_text import plain

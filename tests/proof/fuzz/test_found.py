@@ -11,7 +11,7 @@ import pytest
 
 from apikley_async import Client, DownloadError, Result, StoryboardError
 from apikley_async._download.fetch import check_link
-from apikley_async._download.media import safe_name, target_names
+from apikley_async._download.names import safe_name, target_names
 from apikley_async._urls import AddressPolicy
 from apikley_async.batch import check
 from apikley_async.batch.manifest.fields import key_faults

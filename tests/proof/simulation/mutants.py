@@ -141,13 +141,13 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "do not look whether a film is whole": (
         ("_download.saver", "if body.total is not None and part.have != body.total:", "if False:"),
         ("_download.saver", "if shape is Shape.CUT:", "if False:"),
-        ("_download.media", 'framed = told is not None or "Transfer-Encoding" in headers',
+        ("_download.ranges", 'framed = told is not None or "Transfer-Encoding" in headers',
          "framed = True"),
     ),
     "go on with whatever file is there": (
-        ("_download.media", 'return {"Range": f"bytes={self.have}-", "If-Range": self.version}',
+        ("_download.ranges", 'return {"Range": f"bytes={self.have}-", "If-Range": self.version}',
          'return {"Range": f"bytes={self.have}-"}'),
-        ("_download.media",
+        ("_download.ranges",
          "same = held.total in (None, total) and strong_version(headers) == held.version",
          "same = True"),
     ),
