@@ -80,6 +80,61 @@ SUBPACKAGES = sorted(
     for path in ROOT.iterdir()
     if (path / "__init__.py").is_file() and not path.name.startswith("_")
 )
+# The modules of each subpackage, from the bottom up. A module imports only from modules before it.
+SUBPACKAGE_ORDER = {
+    "cli": [
+        "output.terminal_text",
+        "output.sentences",
+        "output.reporter",
+        "output.progress_view",
+        "output.shell_words",
+        "output.undecided",
+        "help_texts",
+        "exit_codes",
+        "signals",
+        "options",
+        "key_files",
+        "simulated_service",
+        "simulator_server",
+        "client_factory",
+        "callback_server",
+        "runner",
+        "journal_location",
+        "output_folder",
+        "run_summary",
+        "consent",
+        "closing_report",
+        "film_run",
+        "launch",
+        "journal_actions",
+        "task_follower",
+        "free_call",
+        "demo_run",
+        "commands.generate",
+        "commands.batch",
+        "commands.tasks",
+        "commands.account",
+        "commands.check",
+        "commands.servers",
+        "commands.demo",
+        "app",
+        "__init__",
+    ],
+    "webhook": [
+        "limits",
+        "verify",
+        "handler",
+        "aiohttp_app",
+        "asgi_app",
+        "server",
+        "endpoint",
+        "inbox",
+        "dispatch",
+        "callback",
+        "receiver",
+        "__init__",
+    ],
+}
 
 
 # --- reading the source ---------------------------------------------------------------------------
@@ -286,6 +341,61 @@ def test_subpackages_do_not_use_each_other(subpackage: str) -> None:
 
     assert not used & neighbours
     assert not any(subpackage in core_modules_used_by(source_of(module)) for module in ORDER)
+
+
+def test_imports_in_a_subpackage_only_go_down() -> None:
+    """Typing-only imports and imports in functions included; every module is in the order."""
+    failures = []
+    for subpackage, order in SUBPACKAGE_ORDER.items():
+        paths = {module_in(subpackage, path): path for path in modules_of(subpackage)}
+        inits = {module for module in paths if module.endswith(".__init__")}
+        failures += [
+            f"{subpackage}: not in the order: {name}" for name in {*paths} - inits - {*order}
+        ]
+        failures += [f"{subpackage}: no such module: {name}" for name in {*order} - {*paths}]
+        for module, path in paths.items():
+            below = set() if module in inits else {*order[: order.index(module)]}
+            failures += [
+                f"{subpackage}: {module} imports {imported}"
+                for imported in sorted(imported_inside(subpackage, path) - below)
+            ]
+
+    assert failures == []
+
+
+def test_folders_in_a_subpackage_have_no_circle() -> None:
+    """Where modules of one folder import from another, none of that one imports from it."""
+    circles = []
+    for subpackage in SUBPACKAGE_ORDER:
+        arrows = {
+            (folder_of(module_in(subpackage, path)), folder_of(imported))
+            for path in modules_of(subpackage)
+            for imported in imported_inside(subpackage, path)
+        }
+        circles += [
+            f"{subpackage}: {one} and {other}"
+            for one, other in sorted(arrows)
+            if one < other and (other, one) in arrows and "" not in (one, other)
+        ]
+
+    assert circles == []
+
+
+def module_in(subpackage: str, path: Path) -> str:
+    """The dotted name of a module within its subpackage."""
+    return ".".join(path.relative_to(ROOT / subpackage).with_suffix("").parts)
+
+
+def imported_inside(subpackage: str, path: Path) -> set[str]:
+    """The modules of its own subpackage that a module imports."""
+    prefix = f"{PACKAGE}.{subpackage}"
+    found = {name for name in modules_imported_by(path) if f"{name}.".startswith(f"{prefix}.")}
+    return {name.removeprefix(prefix).removeprefix(".") or "__init__" for name in found}
+
+
+def folder_of(module: str) -> str:
+    """The folder of a module within its subpackage; empty for the subpackage itself."""
+    return module.rpartition(".")[0]
 
 
 def test_init_holds_imports_and_nothing_else() -> None:
