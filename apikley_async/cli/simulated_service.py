@@ -14,12 +14,12 @@ from apikley_async.batch import REHEARSAL_MARK
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.errors import MissingExtraError
 from apikley_async.simulator import (
-    Animatic,
+    AnimaticRenderer,
     Fault,
-    FilmOrder,
-    Films,
     Lognormal,
-    Placeholder,
+    PlaceholderRenderer,
+    Renderer,
+    RenderRequest,
     Simulator,
     Terms,
     rendering_available,
@@ -50,18 +50,18 @@ class RehearsalRenderer:
     The mark tells them from films that were paid: a rehearsal's film may be replaced.
     """
 
-    renderer: Films
+    renderer: Renderer
 
-    async def film(self, task: FilmOrder) -> bytes:
-        seed = zlib.crc32(json.dumps([task.shots, task.prompt, task.aspect]).encode())
-        return await self.renderer.film(attrs.evolve(task, seed=seed)) + REHEARSAL_MARK
+    async def render(self, request: RenderRequest) -> bytes:
+        seed = zlib.crc32(json.dumps([request.shots, request.prompt, request.aspect]).encode())
+        return await self.renderer.render(attrs.evolve(request, seed=seed)) + REHEARSAL_MARK
 
 
-def renderer_named(kind: str | None, *, short_side: int = 720) -> Films:
+def renderer_named(kind: str | None, *, short_side: int = 720) -> Renderer:
     """The renderer "animatic" or "placeholder"; None for the best that is installed."""
     if kind == "placeholder" or (kind is None and not rendering_available()):
-        return Placeholder()
-    return Animatic(short_side=short_side)
+        return PlaceholderRenderer()
+    return AnimaticRenderer(short_side=short_side)
 
 
 @attrs.frozen
@@ -101,7 +101,7 @@ class SimulatedService:
     async def open_client(self, tasks: Sequence[KnownTask] = ()) -> AsyncIterator[Client]:
         """Run the service, let it know *tasks*, and yield a client for it."""
         renderer = RehearsalRenderer(renderer_named(self.films, short_side=self.short_side))
-        service = Simulator(self.terms, speed=self.speed, films=renderer, api_key=self.key)
+        service = Simulator(self.terms, speed=self.speed, renderer=renderer, api_key=self.key)
         async with service as simulator:
             limiter = RateLimiter(
                 self.terms.limit or 1_000,

@@ -10,7 +10,7 @@ from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.simulated_service import renderer_named
-from apikley_async.simulator import Faults, Simulator, Terms, Uniform
+from apikley_async.simulator import RandomFaults, Simulator, Terms, Uniform
 
 __all__ = ["new_simulator", "serve_simulator"]
 
@@ -48,7 +48,7 @@ def new_simulator(
         faults=parse_faults(faults, seed),
         webhook_key=webhook_key,
         hosts=hosts,
-        films=renderer_named(films),
+        renderer=renderer_named(films),
         speed=speed,
         rng=random.Random(seed),
         host=host,
@@ -56,7 +56,7 @@ def new_simulator(
     )
 
 
-def parse_faults(words: Sequence[str], seed: int) -> Faults | None:
+def parse_faults(words: Sequence[str], seed: int) -> RandomFaults | None:
     """The random faults of `--fault`, such as `create:reset after=0.1`."""
     mixes: dict[str, dict[str, float]] = {}
     try:
@@ -64,7 +64,7 @@ def parse_faults(words: Sequence[str], seed: int) -> Faults | None:
             target, _, share = word.rpartition("=")
             endpoint, _, fault = target.partition(":")
             mixes.setdefault(endpoint, {})[fault] = float(share)
-        return Faults.named(mixes, seed=seed) if mixes else None
+        return RandomFaults.named(mixes, seed=seed) if mixes else None
     except ValueError as error:
         raise RefusedError(f"--fault ENDPOINT:FAULT=SHARE: {plain(error)}") from None
 

@@ -1,8 +1,8 @@
-"""For pytest: the service in the test's own event loop, and a client of it, in virtual time.
+"""A pytest plugin: the simulated service in the test's event loop, and a client, in virtual time.
 
-`apikley_simulator` and `apikley_client` are the fixtures, `@pytest.mark.apikley(...)` says what
-the service is like. Both live in the loop of the test, whose clock jumps: a film of three minutes
-takes milliseconds. Tests that ask for none of this are left as they are. Needs pytest-asyncio.
+The fixtures are `apikley_simulator` and `apikley_client`; `@pytest.mark.apikley(...)` says how the
+service behaves. Both run in the loop of the test, whose clock jumps: a film of three minutes takes
+milliseconds. Tests that use neither are left alone. Needs pytest-asyncio.
 """
 
 from apikley_async.pytest_plugin.fixtures import (

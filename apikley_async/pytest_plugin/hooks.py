@@ -1,7 +1,7 @@
-"""What pytest is told, and when: the marker, the loop of a test, the books of a failed one.
+"""The hooks: the marker, virtual time for the tests that use it, the report of a failed test.
 
-Every run of pytest loads this, with whatever pytest and pytest-asyncio are installed. What not all
-of them have is asked for only when a test needs it, and what fails then is that test's trouble.
+Every run of pytest loads this, with any version of pytest and pytest-asyncio. What only some of
+them have is used only when a test needs it, so that only that test can fail.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Any
 import pytest
 
 from apikley_async.pytest_plugin.marker_options import (
-    TROUBLE,
-    asyncio_in,
-    loop_scope_of,
-    loops_trouble,
-    wishes_of,
+    FIXTURES_ERROR,
+    has_asyncio,
+    loop_scope,
+    marker_options,
+    too_old,
 )
 
 __all__ = ["pytest_configure", "pytest_generate_tests", "pytest_runtest_makereport"]
 
 MARKER = (
-    "apikley(terms=None, faults=None, films=None, webhook_key=None, seed=0, speed=None, "
-    "virtual=True): what the simulated Apikley service of this async test is like, and that the "
+    "apikley(terms=None, faults=None, renderer=None, webhook_key=None, seed=0, speed=None, "
+    "virtual=True): how the simulated Apikley service of this async test behaves, and that the "
     "test's time is virtual"
 )
-ASKING = {"apikley_simulator", "apikley_client"}
-STAGE = "apikley_async.pytest_plugin.test_service"
+FIXTURES = {"apikley_simulator", "apikley_client"}
+SERVICE_MODULE = "apikley_async.pytest_plugin.running_service"
 
 
 class _VirtualTime:
-    """Tells pytest-asyncio, for as long as it is registered, to use this loop and no other."""
+    """A plugin that, while registered, makes pytest-asyncio use the virtual loop."""
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_asyncio_loop_factories(
@@ -49,29 +49,29 @@ VIRTUAL_TIME = _VirtualTime()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Announce the marker, and the fixtures that only pytest-asyncio can run."""
+    """Register the marker, and the fixtures that only pytest-asyncio can run."""
     config.addinivalue_line("markers", MARKER)
-    if not asyncio_in(config):
+    if not has_asyncio(config):
         return
     try:
-        loops = importlib.import_module("apikley_async.pytest_plugin.loop_scopes")
-        config.pluginmanager.register(loops, "apikley loops")
-    except Exception as error:  # noqa: BLE001 - of a version that nobody here knows
-        setattr(config, TROUBLE, loops_trouble(error))
+        fixtures = importlib.import_module("apikley_async.pytest_plugin.loop_scopes")
+        config.pluginmanager.register(fixtures, "apikley loops")
+    except Exception as error:  # noqa: BLE001 - an unknown version may raise anything
+        setattr(config, FIXTURES_ERROR, too_old(error))
 
 
-@pytest.hookimpl(hookwrapper=True)  # the form that every pluggy knows
+@pytest.hookimpl(hookwrapper=True)  # the form that every version of pluggy supports
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, Any, None]:
-    """Give a test that is marked, or asks for the simulator, a loop with virtual time.
+    """Give a test that has the marker, or uses a fixture, a loop with virtual time.
 
-    Whoever answers pytest-asyncio's question about loops answers it for every test of a project,
-    so the answer is registered for this one test and taken back.
+    A plugin that answers pytest-asyncio's hook answers it for every test of a project. So it is
+    registered for this one test and unregistered again.
     """
     test, plugins = metafunc.definition, metafunc.config.pluginmanager
-    wanted = test.get_closest_marker("apikley") or ASKING & set(metafunc.fixturenames)
+    wanted = test.get_closest_marker("apikley") or FIXTURES & set(metafunc.fixturenames)
     marker = test.get_closest_marker("asyncio")
     chosen = marker is not None and "loop_factories" in marker.kwargs
-    if not wanted or chosen or not wishes_of(test).virtual or loop_scope_of(test) != "function":
+    if not wanted or chosen or not marker_options(test).virtual or loop_scope(test) != "function":
         yield
         return
     plugins.register(VIRTUAL_TIME, "apikley virtual time")
@@ -83,10 +83,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> Generator[None, Any, Non
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
-    """Tell beside a failed test what the service saw of it."""
+    """Add what the service recorded to the report of a failed test."""
     outcome = yield
-    if (module := sys.modules.get(STAGE)) is None:  # no test has asked for the service
+    if (module := sys.modules.get(SERVICE_MODULE)) is None:  # no test has used the service
         return
-    stage = item.stash.get(module.STAGE, None)
-    if stage is not None and (report := outcome.get_result()).failed:
-        report.sections.append(("apikley simulator", stage.tell()))
+    service = item.stash.get(module.RUNNING_SERVICE, None)
+    if service is not None and (report := outcome.get_result()).failed:
+        report.sections.append(("apikley simulator", service.report()))

@@ -1,7 +1,7 @@
-"""The stage as a fixture, once for each scope that the loop of a test can have.
+"""The test service as a fixture, once for each scope that the loop of a test can have.
 
-pytest-asyncio wants to know the loop of an async fixture where it is written down. The fixtures
-that users see choose among these. Imported only where pytest-asyncio is installed.
+pytest-asyncio needs the loop scope of an async fixture where the fixture is defined. The public
+fixtures choose among these. Imported only where pytest-asyncio is installed.
 """
 
 from __future__ import annotations
@@ -12,32 +12,37 @@ from typing import Any, Literal
 import pytest
 import pytest_asyncio
 
-from apikley_async.pytest_plugin.marker_options import wishes_of
-from apikley_async.pytest_plugin.test_service import STAGE, Stage, set_up
+from apikley_async.pytest_plugin.marker_options import marker_options
+from apikley_async.pytest_plugin.running_service import (
+    RUNNING_SERVICE,
+    RunningService,
+    run_service,
+)
 
 __all__ = ["in_class", "in_function", "in_module", "in_package", "in_session"]
 
 
-def _stage_in(scope: Literal["session", "package", "module", "class", "function"]) -> Any:
-    @pytest_asyncio.fixture(name=f"_apikley_stage_in_{scope}_loop", loop_scope=scope)
-    async def stage(
+def _service_in(scope: Literal["session", "package", "module", "class", "function"]) -> Any:
+    @pytest_asyncio.fixture(name=f"_apikley_service_in_{scope}_loop", loop_scope=scope)
+    async def running_service(
         request: pytest.FixtureRequest,
         monkeypatch: pytest.MonkeyPatch,
         apikley_terms: Any,
         apikley_faults: Any,
-    ) -> AsyncIterator[Stage]:
-        async with set_up(wishes_of(request.node), apikley_terms, apikley_faults) as stage:
-            # Whatever makes a client of its own meets the simulator too, and no real key.
-            monkeypatch.setenv("APIKLEY_API_KEY", stage.simulator.api_key)
-            monkeypatch.setenv("APIKLEY_BASE_URL", stage.simulator.base_url)
-            request.node.stash[STAGE] = stage
-            yield stage
+    ) -> AsyncIterator[RunningService]:
+        options = marker_options(request.node)
+        async with run_service(options, apikley_terms, apikley_faults) as service:
+            # A client that the program makes itself talks to the simulator too, without a real key.
+            monkeypatch.setenv("APIKLEY_API_KEY", service.simulator.api_key)
+            monkeypatch.setenv("APIKLEY_BASE_URL", service.simulator.base_url)
+            request.node.stash[RUNNING_SERVICE] = service
+            yield service
 
-    return stage
+    return running_service
 
 
-in_function = _stage_in("function")
-in_class = _stage_in("class")
-in_module = _stage_in("module")
-in_package = _stage_in("package")
-in_session = _stage_in("session")
+in_function = _service_in("function")
+in_class = _service_in("class")
+in_module = _service_in("module")
+in_package = _service_in("package")
+in_session = _service_in("session")

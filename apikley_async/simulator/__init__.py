@@ -1,68 +1,69 @@
-"""The service on this machine: every endpoint, its limits, its prices and its moods.
+"""The service on this machine: every endpoint with its limits, prices and failures.
 
-`Simulator` serves a `World` under the `Terms` it is given; `Fault` says what may go wrong, and
-the `Ledger` what really happened. Nothing here needs the network, or an extra.
+`Simulator` serves a `Service` under `Terms`. `Fault` is what can go wrong, `Ledger` what really
+happened. Needs no network and no extra.
 """
 
-from apikley_async.simulator.faults.catalogue import Delivery, Fault
-from apikley_async.simulator.faults.schedule import Director, Faults
-from apikley_async.simulator.http.app import Apps, create_apps
+from apikley_async.simulator.applications import SimulatorApps, create_apps
+from apikley_async.simulator.faults.catalogue import Fault, ResponseDelivery
+from apikley_async.simulator.faults.schedule import FaultSchedule, RandomFaults
 from apikley_async.simulator.server import Simulator
+from apikley_async.simulator.service.durations import Constant, Lognormal, Uniform
 from apikley_async.simulator.service.ledger import (
-    Callback,
-    Charge,
+    CallbackDelivery,
     Creation,
     FileRequest,
+    InjectedFault,
     Ledger,
-    Mishap,
     Refund,
+    TaskCharge,
 )
-from apikley_async.simulator.service.lifecycle import Constant, Failure, Lognormal, Task, Uniform
-from apikley_async.simulator.service.request_rules import Order, Refusal
-from apikley_async.simulator.service.service import World
-from apikley_async.simulator.service.service_clock import WorldTime
+from apikley_async.simulator.service.lifecycle import Failure, SimulatedTask
+from apikley_async.simulator.service.render_request import RenderRequest
+from apikley_async.simulator.service.request_rules import Refusal, TaskRequest
+from apikley_async.simulator.service.service import Service
+from apikley_async.simulator.service.service_clock import ServiceClock
 from apikley_async.simulator.service.terms import Endpoint, Terms, Throttle
-from apikley_async.simulator.video.queue import OneFilm
 from apikley_async.simulator.video.renderers import (
-    Animatic,
-    FilmOrder,
-    Films,
-    Placeholder,
+    AnimaticRenderer,
+    FixedRenderer,
+    PlaceholderRenderer,
+    Renderer,
     available_renderer,
     rendering_available,
 )
 
 __all__ = [
-    "Animatic",
-    "Apps",
-    "Callback",
-    "Charge",
+    "AnimaticRenderer",
+    "CallbackDelivery",
     "Constant",
     "Creation",
-    "Delivery",
-    "Director",
     "Endpoint",
     "Failure",
     "Fault",
-    "Faults",
+    "FaultSchedule",
     "FileRequest",
-    "FilmOrder",
-    "Films",
+    "FixedRenderer",
+    "InjectedFault",
     "Ledger",
     "Lognormal",
-    "Mishap",
-    "OneFilm",
-    "Order",
-    "Placeholder",
+    "PlaceholderRenderer",
+    "RandomFaults",
     "Refund",
     "Refusal",
+    "RenderRequest",
+    "Renderer",
+    "ResponseDelivery",
+    "Service",
+    "ServiceClock",
+    "SimulatedTask",
     "Simulator",
-    "Task",
+    "SimulatorApps",
+    "TaskCharge",
+    "TaskRequest",
     "Terms",
     "Throttle",
     "Uniform",
-    "World",
-    "WorldTime",
     "available_renderer",
     "create_apps",
     "rendering_available",

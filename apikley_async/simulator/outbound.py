@@ -1,7 +1,7 @@
-"""The only room that sends requests: callbacks, and files to be fetched for an upload.
+"""The only module that sends requests: callbacks, and downloads of files to be uploaded by URL.
 
-They go to hosts that were named expressly, `localhost` for this machine, never anywhere else: a
-name that was not is not even looked up.
+Requests go to hosts on an allow-list and nowhere else; `localhost` stands for this machine. A
+host that is not on the list is not even looked up.
 """
 
 from __future__ import annotations
@@ -18,27 +18,31 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-__all__ = ["NAME", "FetchError", "Outside", "is_loopback"]
+__all__ = ["USER_AGENT", "FetchError", "OutboundClient", "is_loopback"]
 
-NAME = "apikley-simulator"
-"""How it names itself as a caller; what directs a simulator does not hear it."""
+USER_AGENT = "apikley-simulator"
+"""The User-Agent of its requests. The control endpoints refuse requests that carry it."""
 
-REDIRECTS = 5
-LARGEST = 100 * 1024 * 1024
-PATIENCE = 30.0
-"""Seconds that a file may take to be fetched, and the bytes it may have, by the service's word."""
+MAX_REDIRECTS = 5
+MAX_FILE_SIZE = 100 * 1024 * 1024
+FETCH_TIMEOUT = 30.0
+"""Seconds a file may take to be fetched. Like the size, it is the service's documented limit."""
 
 
 class FetchError(Exception):
-    """There is no such file to be had; the message says why."""
+    """The file cannot be fetched; the message says why."""
 
 
-class Outside:
-    """What lies outside of the simulator, as far as it may go."""
+class OutboundClient:
+    """An HTTP client that talks to allowed hosts only.
+
+    Args:
+        hosts: names and addresses that requests may go to, `localhost` for this machine.
+    """
 
     def __init__(self, hosts: Collection[str] = ()) -> None:
         self._hosts = frozenset(host.lower() for host in hosts)
-        self._here = "localhost" in self._hosts
+        self._allows_loopback = "localhost" in self._hosts
         self._session: aiohttp.ClientSession | None = None
 
     def allows(self, url: str) -> bool:
@@ -48,47 +52,47 @@ class Outside:
             host, _ = parts.hostname or "", parts.port
         except ValueError:
             return False
-        named = host in self._hosts or (self._here and is_loopback(host))
-        return parts.scheme in {"http", "https"} and named
+        allowed = host in self._hosts or (self._allows_loopback and is_loopback(host))
+        return parts.scheme in {"http", "https"} and allowed
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, timeout: float
     ) -> int | None:
-        """Send *body*; the status of the answer, or None when none came in *timeout* seconds."""
+        """POST *body*; the status of the response, or None when none came in *timeout* seconds."""
         if not self.allows(url):
-            raise ValueError("url: not a host that was named")
+            raise ValueError("url: not an allowed host")
         try:
             async with (
                 asyncio.timeout(timeout),
-                self._web().post(
+                self._open_session().post(
                     _encoded(url),
                     data=io.BytesIO(body),
                     headers=headers,
                     skip_auto_headers=["Content-Type"],
                     allow_redirects=False,
-                ) as answer,
+                ) as response,
             ):
-                return answer.status
+                return response.status
         except (aiohttp.ClientError, OSError, ValueError):  # a time-out is an OSError
             return None
 
     async def fetch(self, url: str) -> bytes:
-        """The file at *url*, in time and of a bearable size.
+        """The file at *url*, following redirects to allowed hosts.
 
         Raises:
-            FetchError: it cannot be had.
+            FetchError: it cannot be fetched, is too large or takes too long.
         """
         try:
-            async with asyncio.timeout(PATIENCE):
-                for _ in range(REDIRECTS + 1):
+            async with asyncio.timeout(FETCH_TIMEOUT):
+                for _ in range(MAX_REDIRECTS + 1):
                     if not self.allows(url):
-                        raise FetchError("the host may not be asked; hosts= names those that may")
-                    found = await self._fetch(url)
+                        raise FetchError("the host is not allowed; hosts= names those that are")
+                    found = await self._get(url)
                     if isinstance(found, bytes):
                         return found
                     url = urljoin(url, found)
         except TimeoutError:
-            raise FetchError(f"it took longer than {PATIENCE:g} seconds") from None
+            raise FetchError(f"it took longer than {FETCH_TIMEOUT:g} seconds") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise FetchError(type(error).__name__) from None
         raise FetchError("too many redirects")
@@ -99,35 +103,35 @@ class Outside:
         if session is not None:
             await session.close()
 
-    async def _fetch(self, url: str) -> bytes | str:
-        """The bytes that *url* leads to, or the next address."""
-        async with self._web().get(_encoded(url), allow_redirects=False) as answer:
-            if answer.status in {301, 302, 303, 307, 308}:
-                return answer.headers.get("Location", "")
-            if answer.status != 200:
-                raise FetchError(f"the host answers {answer.status}")
+    async def _get(self, url: str) -> bytes | str:
+        """The file at *url*, or the URL that it redirects to."""
+        async with self._open_session().get(_encoded(url), allow_redirects=False) as response:
+            if response.status in {301, 302, 303, 307, 308}:
+                return response.headers.get("Location", "")
+            if response.status != 200:
+                raise FetchError(f"the host answers {response.status}")
             data = bytearray()
-            async for chunk in answer.content.iter_any():
+            async for chunk in response.content.iter_any():
                 data += chunk
-                if len(data) > LARGEST:
-                    raise FetchError(f"it is larger than {LARGEST >> 20} MB")
+                if len(data) > MAX_FILE_SIZE:
+                    raise FetchError(f"it is larger than {MAX_FILE_SIZE >> 20} MB")
             return bytes(data)
 
-    def _web(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     resolver=_Resolver(self._hosts), force_close=True, use_dns_cache=False, limit=0
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": NAME},
+                headers={"User-Agent": USER_AGENT},
                 timeout=aiohttp.ClientTimeout(total=None),
             )
         return self._session
 
 
 class _Resolver(AbstractResolver):
-    """Knows this machine by heart; asks only for hosts that were named."""
+    """Resolves `localhost` without a lookup, allowed hosts by DNS, and nothing else."""
 
     def __init__(self, hosts: Collection[str]) -> None:
         self._hosts = hosts
@@ -139,7 +143,7 @@ class _Resolver(AbstractResolver):
             return await aiohttp.ThreadedResolver().resolve(host, port, family)
         if host.lower() != "localhost":
             raise OSError(f"{host} is not looked up")
-        here = (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6))
+        addresses = (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6))
         return [
             ResolveResult(
                 hostname=host,
@@ -149,16 +153,16 @@ class _Resolver(AbstractResolver):
                 proto=0,
                 flags=socket.AI_NUMERICHOST,
             )
-            for address, kind in here
+            for address, kind in addresses
         ]
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Nothing to close."""
 
 
 @functools.lru_cache(1024)
 def is_loopback(host: str) -> bool:
-    """Whether *host*, a name or an address, is this machine beyond doubt."""
+    """Whether *host*, a name or an address, is certainly this machine."""
     if host.lower() == "localhost":
         return True
     try:

@@ -68,11 +68,60 @@ ORDER = [
     # what users import
     "_client",
     "testing",
+    "virtual",
     "__init__",
 ]
 CORE_FOLDERS = {"_wire", "_download"}
 # Subpackages stand alone, except for those named here.
-MAY_USE = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator", "virtual"}}
+MAY_USE = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator"}}
+# The modules of each subpackage, from the bottom up, by the same rule.
+SUBPACKAGE_ORDER = {
+    "simulator": [
+        "outbound",
+        # the service: pure
+        "service.durations",
+        "service.rate_windows",
+        "service.service_clock",
+        "service.render_request",
+        "service.request_rules",
+        "service.lifecycle",
+        "service.terms",
+        "service.ledger",
+        "service.file_store",
+        "service.responses",
+        "service.service",
+        # what can go wrong
+        "faults.mutations",
+        "faults.catalogue",
+        "faults.schedule",
+        # what waits and talks
+        "callbacks.signed_request",
+        "callbacks.sender",
+        "video.still_image",
+        "video.frames",
+        "video.encode",
+        "video.renderers",
+        "video.render_queue",
+        "http.host_check",
+        "http.response_sender",
+        "http.request_pipeline",
+        "http.upload_forms",
+        "http.file_endpoints",
+        "http.control_endpoints",
+        "http.api_endpoints",
+        "applications",
+        "server",
+        "__init__",
+    ],
+    "pytest_plugin": [
+        "marker_options",
+        "running_service",
+        "loop_scopes",
+        "fixtures",
+        "hooks",
+        "__init__",
+    ],
+}
 # What subpackages may import of the core besides its public modules, by name.
 FOUNDATIONS = {"_budget", "_disk", "_retry", "_sqlite", "_tokens", "_urls"}
 SUBPACKAGES = sorted(
@@ -273,6 +322,63 @@ def test_every_module_is_in_the_order() -> None:
     assert modules == {*ORDER, "__main__", *(f"{folder}.__init__" for folder in CORE_FOLDERS)}
     assert core_modules_used_by(source_of("__main__")) == {"cli"}
     assert not any(modules_imported_by(source_of(f"{folder}.__init__")) for folder in CORE_FOLDERS)
+
+
+def modules_in(subpackage: str) -> set[str]:
+    """Its modules by their names below it; `__init__` files of folders hold a docstring only."""
+    names = {
+        ".".join(path.relative_to(ROOT / subpackage).with_suffix("").parts)
+        for path in modules_of(subpackage)
+    }
+    return {name for name in names if name == "__init__" or not name.endswith("__init__")}
+
+
+def imports_within(subpackage: str, module: str) -> set[str]:
+    """The modules of its own subpackage that a module imports."""
+    path = ROOT.joinpath(subpackage, *module.split(".")).with_suffix(".py")
+    prefix = f"{PACKAGE}.{subpackage}"
+    return {
+        used.removeprefix(prefix).removeprefix(".") or "__init__"
+        for used in modules_imported_by(path)
+        if used == prefix or used.startswith(f"{prefix}.")
+    }
+
+
+def test_imports_in_every_subpackage_only_go_down() -> None:
+    """Modules import only what is below them in the order, typing-only imports included."""
+    failures = []
+    for subpackage, order in SUBPACKAGE_ORDER.items():
+        failures += [
+            f"{subpackage}: {name} is in the order or in the folder, not in both"
+            for name in sorted(modules_in(subpackage) ^ {*order})
+        ]
+        failures += [
+            f"{subpackage}: {module} imports {used}"
+            for number, module in enumerate(order)
+            if module in modules_in(subpackage)
+            for used in sorted(imports_within(subpackage, module) - {*order[:number]})
+        ]
+
+    assert failures == []
+
+
+def test_folders_of_a_subpackage_do_not_import_each_other_both_ways() -> None:
+    """Whatever the order of their modules."""
+    failures = []
+    for subpackage, order in SUBPACKAGE_ORDER.items():
+        arrows = {
+            (module.partition(".")[0], used.partition(".")[0])
+            for module in order
+            for used in imports_within(subpackage, module)
+            if "." in module and "." in used
+        }
+        failures += [
+            f"{subpackage}: {one} and {other}"
+            for one, other in sorted(arrows)
+            if one < other and (other, one) in arrows
+        ]
+
+    assert failures == []
 
 
 def test_each_form_of_import_is_found() -> None:
@@ -528,11 +634,11 @@ REACHING = {
     "asyncio.wait_for": (set[str](), "it swallows a cancellation on 3.11: asyncio.timeout"),
     "asyncio.Condition": (set[str](), "it loses wake-ups on 3.11 and 3.12"),
     r"asyncio\.(shield|ensure_future)": ({"testing"}, "a task has an owner"),
-    r"time\.\w+": ({"_clock"}, "time is the clock's"),
+    r"time\.\w+": ({"_clock", "virtual"}, "time is the clock's"),
     r"datetime\.(datetime|date)\.(now|utcnow|today|fromtimestamp)": ({"_wire.lenient"}, "the same"),
     r"random\.(?!Random$|SystemRandom$)\w+": (set[str](), "chance is handed in"),
     r"uuid(\.\w+)*|secrets(\.\w+)*|os\.urandom": (set[str](), "chance is handed in"),
-    r"(threading|multiprocessing|concurrent)(\.\w+)*": (set[str](), "one loop, one thread"),
+    r"(threading|multiprocessing|concurrent)(\.\w+)*": ({"virtual"}, "one loop, one thread"),
     r"print|breakpoint|eval|exec": (set[str](), "a library is silent"),
     r"pickle(\.\w+)*|marshal(\.\w+)*|subprocess(\.\w+)*": (set[str](), "not in this package"),
 }
@@ -625,10 +731,18 @@ def test_a_module_hides_no_import() -> None:
         f"{module}:{node.lineno}"
         for module in ORDER
         for node in set(_imports(nodes_of(source_of(module))))
-        - set(_imports(tree_of(source_of(module)).body))
+        - set(_imports(_top_level(tree_of(source_of(module)))))
     ]
 
     assert hidden == []
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
+    """The statements of a module, also those for some platforms only."""
+    for node in tree.body:
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test).startswith("sys.platform"):
+            yield from node.body
 
 
 def _imports(nodes: Iterable[ast.AST]) -> Iterator[ast.Import | ast.ImportFrom]:

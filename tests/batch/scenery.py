@@ -9,7 +9,7 @@ from pathlib import Path
 
 from apikley_async import Backoff, Client, Environment, RateLimiter, Shot, Storyboard
 from apikley_async.batch import Batch, Item, State
-from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 from apikley_async.testing import LoopClock
 
 KEY = "a-key-that-opens-nothing"  # the same in every world
@@ -24,7 +24,9 @@ def films(count: int) -> list[tuple[str, Storyboard]]:
     return [(f"k{number}", board(f"k{number}")) for number in range(count)]
 
 
-def world(terms: Terms | None = None, *, faults: Faults | None = None, seed: int = 7) -> Simulator:
+def world(
+    terms: Terms | None = None, *, faults: RandomFaults | None = None, seed: int = 7
+) -> Simulator:
     terms = terms or Terms(duration=Constant(60))
     return Simulator(terms, api_key=KEY, faults=faults, clock=LoopClock(), rng=random.Random(seed))
 

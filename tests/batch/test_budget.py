@@ -479,7 +479,7 @@ async def test_without_a_price_a_bound_in_credits_refuses(
         with pytest.raises(BudgetExceededError, match=r"for: kling"):
             await ran(batch, client, folder=tmp_path / "films", price={10: 150}, **bound)
 
-        assert not simulator.ledger.times("create")
+        assert not simulator.ledger.arrivals("create")
 
 
 @pytest.mark.virtual
@@ -518,7 +518,7 @@ async def test_an_earlier_film_without_a_price_is_not_counted_as_free(tmp_path: 
         with pytest.raises(BudgetExceededError, match="kling"):
             await ran(batch, client, folder=tmp_path / "films", price={10: 1}, max_credits=100)
 
-        assert len(simulator.ledger.times("create")) == 1
+        assert len(simulator.ledger.arrivals("create")) == 1
 
 
 @pytest.mark.virtual
@@ -581,4 +581,4 @@ async def test_a_client_s_bound_counts_what_is_vouched_for(tmp_path: Path) -> No
             with pytest.raises(BudgetExceededError):
                 await client.submit(TEN)
         assert simulator.ledger.paid == []
-        assert len(simulator.ledger.times("create")) == 2
+        assert len(simulator.ledger.arrivals("create")) == 2

@@ -217,7 +217,7 @@ async def test_no_picture_is_uploaded_that_was_not_planned(tmp_path: Path) -> No
             with contextlib.suppress(JournalError):
                 await ran(batch, client, folder=tmp_path / "films")
             assert simulator.ledger.paid == []
-            assert not simulator.ledger.times("upload")
+            assert not simulator.ledger.arrivals("upload")
 
 
 def spelled(image: str, digest: str) -> str:

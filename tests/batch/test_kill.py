@@ -26,7 +26,7 @@ from rawserver import unused_port
 from volume import volume
 
 from apikley_async.batch import Batch, State
-from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
 RANDOM_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", volume(8, 20)))
@@ -82,7 +82,7 @@ async def worker(place: Path, simulator: Simulator, **setting: Any) -> AsyncIter
 
 
 def busy_world(seed: int, **signing: str) -> Simulator:
-    faults = Faults(seed=seed, **TROUBLE)  # type: ignore[arg-type]
+    faults = RandomFaults(seed=seed, **TROUBLE)  # type: ignore[arg-type]
     terms = Terms(limit=None, max_running=None, duration=Constant(30))
     return Simulator(
         terms, faults=faults, speed=300, rng=random.Random(seed), hosts=("localhost",), **signing
@@ -131,10 +131,10 @@ async def test_killed_at_random_moments_and_resumed(turn: int, tmp_path: Path) -
             assert await lives.live(after=[rng.uniform(0.0, 0.4)]) in (-9, 0)
 
         assert await lives.live() == 0
-        posts = len(simulator.ledger.times("create"))
+        posts = len(simulator.ledger.arrivals("create"))
         assert await lives.live() == 0
 
-        assert len(simulator.ledger.times("create")) == posts
+        assert len(simulator.ledger.arrivals("create")) == posts
         await check_the_end(simulator, tmp_path)
 
 
@@ -192,10 +192,10 @@ async def test_receiver_and_runner_are_killed_at_random(turn: int, tmp_path: Pat
 
         async with receiver(tmp_path, port):
             assert await lives.live() == 0
-            posts = len(simulator.ledger.times("create"))
+            posts = len(simulator.ledger.arrivals("create"))
             assert await lives.live() == 0
 
-        assert len(simulator.ledger.times("create")) == posts
+        assert len(simulator.ledger.arrivals("create")) == posts
         stand = await check_the_end(simulator, tmp_path)
         doubtful = [key for key, state in stand.items() if state is State.UNCERTAIN]
         told = {call.task_id for call in simulator.ledger.callbacks if call.status == 200}

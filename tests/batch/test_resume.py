@@ -66,7 +66,7 @@ async def test_an_uncertain_attempt_rests_its_minute_over_a_restart(tmp_path: Pa
                 await ran(batch, client, folder=tmp_path / "films")
             await asyncio.sleep(pause)
 
-        first, second = simulator.ledger.times("create")
+        first, second = simulator.ledger.arrivals("create")
         assert 59 < second - first < 62
 
 
@@ -311,7 +311,7 @@ async def test_a_wait_for_an_uncertain_film_is_told(tmp_path: Path) -> None:
         assert [item.key for item in told] == ["k1"]
         assert re.search(r"up to (1799|1800) s.* decide about them", told[0].cause)
         assert heard.index(told[0]) < 5
-        first, second, *_ = simulator.ledger.times("create")
+        first, second, *_ = simulator.ledger.arrivals("create")
         assert second - first >= 1790
 
 
@@ -336,7 +336,7 @@ async def test_running_films_are_counted_after_a_restart(tmp_path: Path) -> None
             ends = {}
             async for item in batch.run(client, folder=tmp_path):
                 ends[item.key] = asyncio.get_running_loop().time() - began
-        first, second, third = simulator.ledger.times("create")
+        first, second, third = simulator.ledger.arrivals("create")
 
     assert ends["k0"] < 120  # what is paid waits for no slot that rests
     assert third - second >= 1790

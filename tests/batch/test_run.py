@@ -36,9 +36,9 @@ from apikley_async.simulator import (
     Constant,
     Failure,
     Fault,
-    Faults,
-    FilmOrder,
     Lognormal,
+    RandomFaults,
+    RenderRequest,
     Simulator,
     Terms,
 )
@@ -66,14 +66,14 @@ LINKS = [Fault.HTTP_500, Fault.EMPTY, Fault.RESET, Fault.code(422)]
 SEEDS = volume(6, 12)
 
 
-def bad_day(seed: int) -> Faults:
+def bad_day(seed: int) -> RandomFaults:
     """Faults on every endpoint; which ones and how often is drawn too, so that none hides one."""
     rng = random.Random(seed)
 
     def mix(faults: list[Fault], most: float) -> dict[Fault, float]:
         return often(rng.uniform(0, most), rng.sample(faults, rng.randint(1, len(faults))))
 
-    return Faults(
+    return RandomFaults(
         seed=seed,
         create=mix(LOST + TOLD, 0.5),
         record=mix(LOOKS, 0.4),
@@ -104,7 +104,7 @@ async def test_a_bad_day_ends_with_true_books(seed: int, tmp_path: Path) -> None
             if set(stand.values()) <= RESTING:
                 break
         assert set(stand.values()) <= RESTING, stand
-        posts, paid = len(simulator.ledger.times("create")), len(simulator.ledger.paid)
+        posts, paid = len(simulator.ledger.arrivals("create")), len(simulator.ledger.paid)
         simulator.faults = None
 
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
@@ -112,7 +112,10 @@ async def test_a_bad_day_ends_with_true_books(seed: int, tmp_path: Path) -> None
             assert await states(batch) == stand
             await check_books(simulator, batch, folder)
 
-        assert (len(simulator.ledger.times("create")), len(simulator.ledger.paid)) == (posts, paid)
+        assert (len(simulator.ledger.arrivals("create")), len(simulator.ledger.paid)) == (
+            posts,
+            paid,
+        )
 
 
 async def test_a_limiter_of_ones_own_remembers_the_attempts_of_the_last_run(tmp_path: Path) -> None:
@@ -192,7 +195,7 @@ async def test_what_is_everybody_s_trouble_stops_the_submitting(
         assert Counter((await states(batch)).values()) == {State.DONE: 3, State.PLANNED: 27}
         assert batch.stopped
         assert told in batch.stopped.casefold()
-        assert len(simulator.ledger.times("create")) <= 3 + 3
+        assert len(simulator.ledger.arrivals("create")) <= 3 + 3
         simulator.clear_scripts()
         await ran(batch, client, folder=tmp_path / "films")
         assert set((await states(batch)).values()) == {State.DONE}
@@ -230,7 +233,7 @@ async def test_maintenance_pauses_everybody_and_the_item_is_planned_again(tmp_pa
         await ran(batch, client, folder=tmp_path / "films", max_running=4)
 
         assert set((await states(batch)).values()) == {State.DONE}
-        times = simulator.ledger.times("create")
+        times = simulator.ledger.arrivals("create")
         assert max(late - early for early, late in itertools.pairwise(times)) >= 119
 
 
@@ -315,7 +318,7 @@ async def test_a_redirect_is_nobody_s_film(tmp_path: Path) -> None:
         await ran(batch, client, folder=tmp_path / "films")
 
         assert set((await states(batch)).values()) == {State.PLANNED}
-        assert len(simulator.ledger.times("create")) == 1
+        assert len(simulator.ledger.arrivals("create")) == 1
 
 
 async def test_what_is_refused_for_good_stops_nobody(tmp_path: Path) -> None:
@@ -374,14 +377,14 @@ async def test_an_address_that_redirects_stops_the_run(tmp_path: Path) -> None:
         await ran(batch, client, folder=tmp_path / "films")
 
         assert set((await states(batch)).values()) == {State.PLANNED}
-        assert len(simulator.ledger.times("create")) == 1
+        assert len(simulator.ledger.arrivals("create")) == 1
         assert "redirected" in (batch.stopped or "")
 
 
 async def test_no_file_of_a_batch_holds_the_key(tmp_path: Path) -> None:
     """Nor a signed link that is not needed: journal, log, lock, films and parts. (S5, I8)"""
     key = "canary-0000-this-key-opens-nothing"
-    faults = Faults(seed=3, create={Fault.HTTP_500_AFTER: 0.3}, file={Fault.CUT: 0.3})
+    faults = RandomFaults(seed=3, create={Fault.HTTP_500_AFTER: 0.3}, file={Fault.CUT: 0.3})
     async with (
         Simulator(faults=faults, api_key=key, clock=LoopClock()) as simulator,
         customer(simulator) as client,
@@ -441,7 +444,7 @@ async def test_an_image_is_compared_with_the_plan_where_it_is_read_to_be_sent(
         with pytest.raises(UploadError, match="not the picture"):
             await client.submit(planned)
 
-        assert not simulator.ledger.times("upload")
+        assert not simulator.ledger.arrivals("upload")
         assert not simulator.ledger.creations
 
 
@@ -494,8 +497,8 @@ async def test_a_file_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
 class Photos:
     """A renderer for a model whose answers are photographs."""
 
-    async def film(self, task: FilmOrder) -> bytes:
-        return b"\xff\xd8\xff\xe0" + task.task_id.encode() * 99
+    async def render(self, request: RenderRequest) -> bytes:
+        return b"\xff\xd8\xff\xe0" + request.task_id.encode() * 99
 
 
 async def test_a_rehearsal_gives_way_and_a_person_s_file_of_another_kind_does_not(
@@ -507,7 +510,7 @@ async def test_a_rehearsal_gives_way_and_a_person_s_file_of_another_kind_does_no
     photo.write_bytes(b"\xff\xd8\xff\xe0 somebody's")
     rehearsed.write_bytes(b"\xff\xd8\xff\xe0" + REHEARSAL_MARK)
     task = ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse."})
-    simulator = Simulator(clock=LoopClock(), rng=random.Random(7), films=Photos())
+    simulator = Simulator(clock=LoopClock(), rng=random.Random(7), renderer=Photos())
     async with (
         simulator,
         customer(simulator) as client,
@@ -706,7 +709,7 @@ async def test_options_that_make_no_sense_are_refused(
         with pytest.raises(ValueError, match=next(iter(wrong))):
             await ran(batch, client, folder=tmp_path, **wrong)
 
-        assert not simulator.ledger.times("create")
+        assert not simulator.ledger.arrivals("create")
 
 
 @pytest.mark.virtual

@@ -16,7 +16,7 @@ import pytest
 
 from apikley_async import Backoff
 from apikley_async.cli import client_factory, main
-from apikley_async.simulator import Constant, Failure, Order, Simulator, Terms
+from apikley_async.simulator import Constant, Failure, Simulator, TaskRequest, Terms
 
 __all__ = ["Run", "Told", "fate", "films", "picture"]
 
@@ -64,9 +64,9 @@ class Told:
 Run = Callable[..., Told]
 
 
-def fate(order: Order) -> Failure | None:
+def fate(request: TaskRequest) -> Failure | None:
     """Films whose scene is a failure fail, and say so in colour."""
-    failed = "bad" in order.shots[0][0]
+    failed = "bad" in request.shots[0][0]
     return Failure("400", "\x1b[31mno\n\u202ekittens") if failed else None
 
 

@@ -204,7 +204,7 @@ def test_status_estimate_and_verify_only_look(service: Simulator, run: Run) -> N
     """They send nothing, change nothing, and say how things stand."""
     path = manifest("tea", "sea", "bee")
     run("batch", "run", path, "--max-tasks", "2", "--yes")
-    looks = service.ledger.looks.total()
+    looks = service.ledger.polls.total()
 
     status = run("batch", "status", path, "--json")
     estimate = run("batch", "estimate", path)
@@ -214,7 +214,7 @@ def test_status_estimate_and_verify_only_look(service: Simulator, run: Run) -> N
     assert status.event("batch")["done"] == 2
     assert estimate.out == "1 film to be paid, 150 credits\n"
     assert (verify.code, verify.out) == (0, "")
-    assert service.ledger.looks.total() == looks
+    assert service.ledger.polls.total() == looks
     Path("films/tea.mp4").write_bytes(b"short")
     hurt = run("batch", "verify", path)
     assert hurt.code == 1

@@ -13,7 +13,7 @@ from apikley_async.cli import client_factory, free_call, simulated_service
 from apikley_async.simulator import (
     Constant,
     Fault,
-    FilmOrder,
+    RenderRequest,
     Simulator,
     Terms,
 )
@@ -96,7 +96,7 @@ def test_what_cannot_be_an_id_is_not_asked_about(
     told = run(command, "two words")
 
     assert told.code == 2
-    assert service.ledger.looks.total() == 0
+    assert service.ledger.polls.total() == 0
 
 
 def test_uploads_give_their_urls_in_order(service: Simulator, run: Run) -> None:
@@ -171,11 +171,11 @@ async def test_equal_storyboards_become_equal_films() -> None:
     """In whatever order they arrive; and each says at its end that it was not paid."""
 
     class Seeds:
-        async def film(self, task: FilmOrder) -> bytes:
-            return b"film %d" % task.seed
+        async def render(self, request: RenderRequest) -> bytes:
+            return b"film %d" % request.seed
 
-    films = simulated_service.RehearsalRenderer(Seeds())
-    order = FilmOrder(
+    renderer = simulated_service.RehearsalRenderer(Seeds())
+    request = RenderRequest(
         task_id="a",
         model="m",
         shots=(("Tea.", 1.0),),
@@ -186,9 +186,9 @@ async def test_equal_storyboards_become_equal_films() -> None:
         prompt=None,
     )
 
-    once = await films.film(order)
-    again = await films.film(attrs.evolve(order, task_id="b", seed=2))
-    another = await films.film(attrs.evolve(order, shots=(("Sea.", 1.0),)))
+    once = await renderer.render(request)
+    again = await renderer.render(attrs.evolve(request, task_id="b", seed=2))
+    another = await renderer.render(attrs.evolve(request, shots=(("Sea.", 1.0),)))
 
     assert once == again != another
     assert once.endswith(b"freeapikley: simulated")

@@ -478,7 +478,7 @@ def test_an_image_lies_beside_its_file(service: Simulator, run: Run) -> None:
     told = run("generate", "--yes", *(Path("sub", board) for board in boards))
 
     assert told.code == 0
-    assert len(service.ledger.times("upload")) == 1
+    assert len(service.ledger.arrivals("upload")) == 1
 
 
 def test_nobody_pays_unasked(service: Simulator, run: Run) -> None:

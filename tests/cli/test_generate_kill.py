@@ -17,7 +17,7 @@ from batch.scenery import check_books, states
 
 import apikley_async
 from apikley_async.batch import Batch, State
-from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_GENERATE_KILLS", "3"))
 SEED = int(os.environ.get("APIKLEY_SEED", "1"))
@@ -31,7 +31,7 @@ def world(rng: random.Random) -> Simulator:
     """A service whose answers take their time, so that many kills meet a request that is out."""
     late = {"create": {Fault.late(0.2): 0.7}, "file": {Fault.slow(0.2): 0.5}}
     terms = Terms(duration=Constant(20))
-    faults = Faults(seed=rng.randrange(1000), **late)  # type: ignore[arg-type]
+    faults = RandomFaults(seed=rng.randrange(1000), **late)  # type: ignore[arg-type]
     return Simulator(terms, faults=faults, speed=100, rng=rng)
 
 

@@ -46,7 +46,7 @@ def test_a_batch_hears_its_callbacks(service: Simulator, run: Run) -> None:
 
     assert told.code == 0
     assert len(service.ledger.creations) == 3
-    assert sum(service.ledger.looks.values()) <= 6
+    assert sum(service.ledger.polls.values()) <= 6
     assert {call.status for call in service.ledger.callbacks} == {200}
 
 

@@ -76,7 +76,7 @@ async def test_a_callback_is_followed_by_one_look() -> None:
         await waiting
 
         assert now() < 51.6
-        assert simulator.ledger.looks[job.task_id] == 1
+        assert simulator.ledger.polls[job.task_id] == 1
 
 
 async def test_a_job_tells_the_token_of_its_callback_url() -> None:
@@ -132,11 +132,11 @@ async def test_polling_is_as_quick_as_usual_while_somebody_follows_updates() -> 
         job = await client.submit(KITTEN)
         waiting = asyncio.ensure_future(job)
         await asyncio.sleep(20)
-        assert simulator.ledger.looks[job.task_id] == 0
+        assert simulator.ledger.polls[job.task_id] == 0
         async for snapshot in job.updates():
             if snapshot.progress:
                 break
-        seen = simulator.ledger.looks[job.task_id]
+        seen = simulator.ledger.polls[job.task_id]
         assert 1 <= seen <= 20
         assert now() < 80
         await asyncio.sleep(1)
@@ -172,7 +172,7 @@ async def test_without_a_callback_the_film_is_found_all_the_same() -> None:
         await job
 
         assert now() < 200 + 300
-        assert simulator.ledger.looks[job.task_id] <= 3
+        assert simulator.ledger.polls[job.task_id] <= 3
 
 
 @pytest.mark.parametrize("said", ["its own", "another"])
@@ -201,14 +201,14 @@ async def test_a_flood_of_callbacks_is_no_flood_of_looks() -> None:
         for _ in range(2_000):
             await callbacks.deliver(callbacks.tokens[0], job.task_id)
             await asyncio.sleep(0.01)
-        early = simulator.ledger.looks[job.task_id]
+        early = simulator.ledger.polls[job.task_id]
         await waiting
 
         assert early <= 21
         for _ in range(100):
             assert await callbacks.deliver(callbacks.tokens[0], job.task_id)
         await asyncio.sleep(60)
-        assert simulator.ledger.looks[job.task_id] <= early + 3
+        assert simulator.ledger.polls[job.task_id] <= early + 3
 
 
 async def test_a_callback_that_came_too_early_is_followed_up() -> None:
@@ -411,7 +411,7 @@ async def test_many_who_recover_one_submission_ask_once() -> None:
         jobs = await asyncio.gather(*asking[1:])
 
         assert {job.task_id for job in jobs} == {charge.task_id}
-        assert simulator.ledger.looks[charge.task_id] <= 2
+        assert simulator.ledger.polls[charge.task_id] <= 2
 
 
 async def test_a_task_of_others_is_not_bound() -> None:
@@ -446,7 +446,7 @@ async def test_so_many_lies_are_enough() -> None:
         with pytest.raises(SubmissionUncertainError):
             await making
 
-        assert sum(simulator.ledger.looks.values()) <= MOST_NAMES
+        assert sum(simulator.ledger.polls.values()) <= MOST_NAMES
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from volume import volume
 
 from apikley_async import Client, Environment, Shot, Storyboard, SubmissionUncertainError
 from apikley_async.batch import Batch, State
-from apikley_async.simulator import Constant, Fault, Faults, Lognormal, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, Lognormal, RandomFaults, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox, Receiver
 
@@ -42,7 +42,7 @@ FILMS = int(os.environ.get("APIKLEY_CALLED_FILMS", volume(100, 150)))
 
 
 def world(
-    terms: Terms | None = None, *, faults: Faults | None = None, key: str | None = KEY
+    terms: Terms | None = None, *, faults: RandomFaults | None = None, key: str | None = KEY
 ) -> Simulator:
     return Simulator(
         terms or Terms(limit=None, max_running=None, duration=Constant(60)),
@@ -92,9 +92,9 @@ async def test_after_a_restart_callbacks_reach_the_job_again() -> None:
 
             assert again.token == token
             assert now() < 62
-            assert simulator.ledger.looks[task_id] == 2
+            assert simulator.ledger.polls[task_id] == 2
             await asyncio.sleep(200)
-            assert not [each for each in simulator.ledger.mishaps if each.endpoint == "callback"]
+            assert not [each for each in simulator.ledger.faults if each.endpoint == "callback"]
             assert [each.status for each in simulator.ledger.callbacks] == [200]
 
 
@@ -105,14 +105,14 @@ async def test_a_hundred_films_are_announced() -> None:
         results = [o.unwrap() async for o in client.generate_many([KITTEN] * COUNT)]
 
         assert len({result.task_id for result in results}) == COUNT
-        assert sum(simulator.ledger.looks.values()) < 2 * COUNT
+        assert sum(simulator.ledger.polls.values()) < 2 * COUNT
         assert {call.status for call in simulator.ledger.callbacks} == {200}
 
 
 @pytest.mark.parametrize("signed", [True, False])
 async def test_without_any_callback_all_films_are_found(signed: bool) -> None:
     """All are lost, or signed with another key: looking finds every film. (W1, W13)"""
-    faults = Faults(seed=1, callback={Fault.LOST: 1.0}) if signed else None
+    faults = RandomFaults(seed=1, callback={Fault.LOST: 1.0}) if signed else None
     async with (
         world(faults=faults, key=KEY if signed else "another key") as simulator,
         called(simulator) as client,
@@ -134,7 +134,7 @@ async def test_lost_submissions_are_found_without_a_person(
     lost: dict[Fault, float], least: float
 ) -> None:
     """All whose callback comes, however late; no film is bound that is not ours. (A1, W13)"""
-    faults = Faults(seed=5, create=LOST_ANSWERS, callback=lost)
+    faults = RandomFaults(seed=5, create=LOST_ANSWERS, callback=lost)
     async with world(faults=faults) as simulator, called(simulator, max_running=400) as client:
         outcomes = [outcome async for outcome in client.generate_many([KITTEN] * FILMS)]
 

@@ -49,7 +49,6 @@ from rawserver import (
 )
 from threads import another_loop
 from turns import StrikingLoop, at_every_turn
-from virtual import VirtualLoop
 from volume import volume
 
 from apikley_async import (
@@ -82,6 +81,7 @@ from apikley_async import (
 from apikley_async import __version__ as version
 from apikley_async._attempts import Receive
 from apikley_async.testing import FakeClock, LoopClock, Request, ScriptedTransport, reply
+from apikley_async.virtual import VirtualLoop
 
 WORK = ModelTask("model", {"prompt": "A lighthouse at dawn."})
 PICTURE = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\2\0\0\0\2\0\x08\2\0\0\0" + b"picture" * 100

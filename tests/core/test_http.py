@@ -43,7 +43,6 @@ from rawserver import (
     service,
     unused_port,
 )
-from virtual import VirtualLoop
 
 from apikley_async import Storyboard, Timeouts, UnansweredError, UnreachableError
 from apikley_async._http import (
@@ -63,6 +62,7 @@ from apikley_async._wire.requests import (
     stream_upload,
 )
 from apikley_async.errors import ApikleyError
+from apikley_async.virtual import VirtualLoop
 
 BOARD = Storyboard([{"scene": "A kitten eats cake.", "duration": 7.5}])
 LOOK = record_info("task_1")

@@ -39,8 +39,8 @@ from apikley_async.simulator import (
     Constant,
     Failure,
     Fault,
-    Faults,
     Lognormal,
+    RandomFaults,
     Simulator,
     Terms,
     Throttle,
@@ -52,7 +52,7 @@ pytestmark = pytest.mark.virtual
 KITTEN = Storyboard([Shot("A kitten.", 5), Shot("It purrs.", 5)], duration=10)
 
 
-def world(terms: Terms | None = None, *, faults: Faults | None = None) -> Simulator:
+def world(terms: Terms | None = None, *, faults: RandomFaults | None = None) -> Simulator:
     return Simulator(terms, faults=faults, clock=LoopClock(), rng=random.Random(7))
 
 
@@ -87,7 +87,7 @@ async def test_two_hundred_films_at_the_real_limit(window: str) -> None:
         ledger = simulator.ledger
         assert len(ledger.paid) == 200
         assert not ledger.refused
-        assert max(ledger.times("create")) - min(ledger.times("create")) <= 95
+        assert max(ledger.arrivals("create")) - min(ledger.arrivals("create")) <= 95
         assert all(outcome.unwrap().urls for outcome in outcomes)
         assert sorted(outcome.index for outcome in outcomes) == list(range(200))
 
@@ -177,7 +177,7 @@ async def test_what_may_have_been_heard_is_never_repeated(fault: Fault) -> None:
             await client.submit(KITTEN)
         await asyncio.sleep(3600)
 
-        assert len(simulator.ledger.times("create")) == 1
+        assert len(simulator.ledger.arrivals("create")) == 1
         assert caught.value.token
         assert "job(task_id)" in str(caught.value)
 
@@ -253,7 +253,7 @@ async def test_three_awaiters_cost_one_stream_of_looks() -> None:
 
         assert isinstance(results[0], asyncio.CancelledError)
         assert results[1] == results[2]
-        assert abs(simulator.ledger.looks[job.task_id] - alone) <= 1
+        assert abs(simulator.ledger.polls[job.task_id] - alone) <= 1
 
 
 async def customer_looks(terms: Terms) -> int:
@@ -261,7 +261,7 @@ async def customer_looks(terms: Terms) -> int:
     async with world(terms) as simulator, customer(simulator) as client:
         job = await client.submit(KITTEN)
         await job
-        return simulator.ledger.looks[job.task_id]
+        return simulator.ledger.polls[job.task_id]
 
 
 async def test_a_whole_journey_with_an_image(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ async def test_a_whole_journey_with_an_image(tmp_path: Path) -> None:
 
         assert path.read_bytes() == await simulator.film(first.task_id)
         assert await client.credits() == before - 300
-        assert len(simulator.ledger.times("upload")) == 1, "the same picture is uploaded once"
+        assert len(simulator.ledger.arrivals("upload")) == 1, "the same picture is uploaded once"
         bodies = [creation.body for creation in simulator.ledger.created]
         assert bodies[0] == bodies[1]
         assert not simulator.ledger.leaks
@@ -294,7 +294,7 @@ async def test_an_image_may_come_from_a_url_or_through_a_gateway(tmp_path: Path)
         other = await client.upload(PNG + b"\x00")
 
         assert len({first, fetched, other}) == 3
-        assert len(simulator.ledger.times("upload")) == 4
+        assert len(simulator.ledger.arrivals("upload")) == 4
         board = Storyboard([Shot("A.", 10)], duration=10, image=other)
         assert (await client.generate(board)).urls
 
@@ -475,7 +475,7 @@ async def test_a_wrong_image_url_is_refused_here() -> None:
 
 async def test_random_trouble_everywhere_pays_once_for_each() -> None:
     """With faults everywhere each film is paid once or reported uncertain. (A1-A6)"""
-    faults = Faults(
+    faults = RandomFaults(
         seed=11,
         create={Fault.RESET_AFTER: 0.1, Fault.HTTP_500_AFTER: 0.05, Fault.THROTTLED: 0.1,
                 Fault.RESET: 0.05, Fault.TRUNCATED: 0.05},

@@ -273,7 +273,7 @@ async def test_a_refusal_of_what_has_called_already_is_not_believed() -> None:
     """A 429 that comes after the callback: the first film is told, not forgotten. (A14)"""
     callbacks = ManualCallbacks()
     async with world(1) as simulator, customer(simulator, callbacks) as client:
-        simulator.script("create", [attrs.evolve(Fault.code(429), acted=True, seconds=10.0)])
+        simulator.script("create", [attrs.evolve(Fault.code(429), processed=True, delay=10.0)])
         making = asyncio.create_task(client.generate(KITTEN))
         await until(lambda: simulator.ledger.paid)
         await asyncio.sleep(2)

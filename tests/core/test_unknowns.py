@@ -28,7 +28,7 @@ from apikley_async import (
     UploadError,
 )
 from apikley_async._wire.requests import create_task
-from apikley_async.simulator import Constant, Fault, Faults, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 pytestmark = pytest.mark.apikley
 
@@ -65,8 +65,8 @@ async def test_what_the_service_refuses_is_certain_in_both_its_ways(
     apikley_client: Client,
 ) -> None:
     """HTTP 200 and code 500 with few words, or code 422: nothing was created, no doubt is left."""
-    apikley_simulator.world.terms = Terms(invalid_code=invalid_code)
-    apikley_simulator.world.reset()
+    apikley_simulator.service.terms = Terms(invalid_code=invalid_code)
+    apikley_simulator.service.reset()
     board = {"n_frames": "10", "shots": [{"Scene": "A kitten.", "duration": 5}]}
 
     with pytest.raises(InvalidRequestError) as caught:
@@ -81,8 +81,8 @@ async def test_an_empty_account_is_certain_in_all_its_ways(
     short_code: Literal[500, 402, 429], apikley_simulator: Simulator, apikley_client: Client
 ) -> None:
     """No film becomes uncertain because there is no money (API section 12)."""
-    apikley_simulator.world.terms = Terms(short_code=short_code, credits=100)
-    apikley_simulator.world.reset()
+    apikley_simulator.service.terms = Terms(short_code=short_code, credits=100)
+    apikley_simulator.service.reset()
 
     with pytest.raises(InsufficientCreditsError, match="top up"):
         _ = await apikley_client.submit(BOARD)
@@ -113,7 +113,7 @@ async def test_a_film_comes_however_its_record_is_spelled(
     fault: Fault, apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """Links under other names, states in other words, a torn echo, code 505 (API section 12)."""
-    apikley_simulator.faults = Faults(record={fault: 1.0})
+    apikley_simulator.faults = RandomFaults(record={fault: 1.0})
 
     result = await apikley_client.generate(BOARD)
 
@@ -125,7 +125,7 @@ async def test_a_task_is_known_again_in_an_echo_of_another_spelling(
 ) -> None:
     """The input as text, with a default that we never send; another film is not ours."""
     job = await apikley_client.submit(BOARD)
-    apikley_simulator.faults = Faults(record={Fault.NESTED_PARAM: 1.0})
+    apikley_simulator.faults = RandomFaults(record={Fault.NESTED_PARAM: 1.0})
     other = Storyboard(BOARD.shots, duration=15)
     prints = [create_task(b.model, b.wire_input({})).fingerprint for b in (BOARD, other)]
 
@@ -280,7 +280,7 @@ async def test_the_largest_film_that_is_sent_can_be_polled(
     fault: Fault, apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """However the service repeats it, the answer is not cut off before its links."""
-    apikley_simulator.faults = Faults(record={fault: 1.0})
+    apikley_simulator.faults = RandomFaults(record={fault: 1.0})
     scenes = [Shot("Кот" * 7_600, 1) for _ in range(10)]
 
     result = await apikley_client.generate(Storyboard(scenes, duration=10))
@@ -352,8 +352,8 @@ async def test_credits_are_reported_and_nothing_is_promised(
     refund: bool, apikley_simulator: Simulator, apikley_client: Client
 ) -> None:
     """A failed film may have cost something: what the service says is what is told."""
-    apikley_simulator.world.terms = Terms(fail_rate=1.0, refund=refund, credits=1000)
-    apikley_simulator.world.reset()
+    apikley_simulator.service.terms = Terms(fail_rate=1.0, refund=refund, credits=1000)
+    apikley_simulator.service.reset()
 
     with pytest.raises(JobFailedError) as caught:
         await apikley_client.generate(BOARD)
@@ -389,7 +389,7 @@ async def test_a_film_is_found_without_its_callback(
 
     assert result.urls
     assert apikley_simulator.ledger.paid_for(nobody)
-    assert apikley_simulator.ledger.looks[result.task_id] > 1
+    assert apikley_simulator.ledger.polls[result.task_id] > 1
 
 
 # --- what does an upload answer? -----------------------------------------------------------------
@@ -411,8 +411,8 @@ async def test_both_answers_of_an_upload_are_understood(
     terms: Terms, apikley_simulator: Simulator, apikley_client: Client
 ) -> None:
     """The URL is found in either, and the film is made with it (U6)."""
-    apikley_simulator.world.terms = terms
-    apikley_simulator.world.reset()
+    apikley_simulator.service.terms = terms
+    apikley_simulator.service.reset()
 
     url = await apikley_client.upload(PNG)
     await apikley_client.generate(Storyboard([Shot("It moves.", 10)], duration=10, image=url))
@@ -424,7 +424,7 @@ async def test_an_upload_without_a_url_is_an_error(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """Nothing is bought for an image that is not there (U6)."""
-    apikley_simulator.faults = Faults(upload={Fault.NO_UPLOAD_URL: 1})
+    apikley_simulator.faults = RandomFaults(upload={Fault.NO_UPLOAD_URL: 1})
 
     with pytest.raises(UploadError):
         await apikley_client.upload(PNG)

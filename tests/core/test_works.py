@@ -153,7 +153,7 @@ async def test_a_tasks_pictures_are_uploaded_first(
     [fields] = inputs(apikley_simulator)
     first, second, third = fields["frames"]
     assert first == third == fields["face"] != second
-    assert len(apikley_simulator.ledger.times("upload")) == 2
+    assert len(apikley_simulator.ledger.arrivals("upload")) == 2
 
 
 @pytest.mark.apikley(terms=HALL)
@@ -167,7 +167,7 @@ async def test_a_picture_that_cannot_be_used_is_found_before_the_post(
 
     with pytest.raises(StoryboardError, match=r"frames\[1\]: "):
         await apikley_client.submit(at_home)
-    assert not apikley_simulator.ledger.times("upload")
+    assert not apikley_simulator.ledger.arrivals("upload")
     with pytest.raises(UploadError, match="JPEG, PNG or WebP"):
         await apikley_client.submit(no_picture)
     assert not apikley_simulator.ledger.creations

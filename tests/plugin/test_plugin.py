@@ -14,7 +14,7 @@ from typing import TypeAlias
 import pytest
 
 from apikley_async import Client, JobFailedError, Shot, Storyboard
-from apikley_async.simulator import Constant, Fault, Faults, OneFilm, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, FixedRenderer, RandomFaults, Simulator, Terms
 from apikley_async.virtual import VirtualLoop
 
 Project: TypeAlias = Callable[..., pytest.RunResult]
@@ -24,7 +24,7 @@ PREAMBLE = """
 import asyncio, os, time
 import pytest
 from apikley_async import Client, Shot, Storyboard
-from apikley_async.simulator import Constant, Fault, Faults, Terms
+from apikley_async.simulator import Constant, Fault, RandomFaults, Terms
 from apikley_async.virtual import VirtualLoop
 
 BOARD = Storyboard([Shot("Snow on a roof.", 10)], duration=10)
@@ -86,9 +86,9 @@ class TestMarkers:
     async def test_terms_of_the_test(self, apikley_client: Client) -> None:
         assert (await apikley_client.generate(BOARD)).urls
 
-    @pytest.mark.apikley(faults=Faults(create={Fault.HTTP_503: 1}), seed=3)
+    @pytest.mark.apikley(faults=RandomFaults(create={Fault.HTTP_503: 1}), seed=3)
     async def test_faults_beside_the_terms(self, apikley_simulator: Simulator) -> None:
-        assert apikley_simulator.world.terms.fail_rate == 1
+        assert apikley_simulator.service.terms.fail_rate == 1
         assert apikley_simulator.faults is not None
 
 
@@ -96,7 +96,7 @@ DAYS: list[tuple[int, int]] = []
 
 
 @pytest.mark.parametrize("turn", [1, 2])
-@pytest.mark.apikley(faults=Faults(seed=5, record={Fault.HTTP_502: 0.5}))
+@pytest.mark.apikley(faults=RandomFaults(seed=5, record={Fault.HTTP_502: 0.5}))
 async def test_chance_begins_anew_in_each_test(
     turn: int, apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
@@ -104,7 +104,7 @@ async def test_chance_begins_anew_in_each_test(
     await apikley_client.generate(BOARD)
 
     ledger = apikley_simulator.ledger
-    DAYS.append((ledger.looks.total(), len(ledger.mishaps)))
+    DAYS.append((ledger.polls.total(), len(ledger.faults)))
     assert DAYS[0] == DAYS[-1]
     assert DAYS[0][1] > 0
 
@@ -121,7 +121,7 @@ async def test_real_time_can_be_had(apikley_client: Client) -> None:
     assert loop.time() - began < 10
 
 
-@pytest.mark.apikley(speed=60, webhook_key="k", films=OneFilm(b"a film"))
+@pytest.mark.apikley(speed=60, webhook_key="k", renderer=FixedRenderer(b"a film"))
 async def test_the_marker_reaches_the_service(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
@@ -129,7 +129,7 @@ async def test_the_marker_reaches_the_service(
     result = await apikley_client.generate(BOARD)
 
     assert asyncio.get_running_loop().time() < 60
-    assert apikley_simulator.world.time.now() > 60
+    assert apikley_simulator.service.clock.now() > 60
     assert apikley_simulator.webhook_key == "k"
     assert (await apikley_simulator.film(result.task_id)).startswith(b"a film")
 
@@ -270,7 +270,7 @@ def apikley_terms():
 
 @pytest.fixture
 def apikley_faults():
-    return Faults(record={Fault.HTTP_502: 1})
+    return RandomFaults(record={Fault.HTTP_502: 1})
 """
     )
     write(
@@ -279,7 +279,7 @@ async def test_project(apikley_client, apikley_simulator):
     assert await apikley_client.credits() == 100
     assert apikley_simulator.faults.mixes["record"]
 
-@pytest.mark.apikley(terms=Terms(credits=5), faults=Faults())
+@pytest.mark.apikley(terms=Terms(credits=5), faults=RandomFaults())
 async def test_marker(apikley_client, apikley_simulator):
     assert await apikley_client.credits() == 5
     assert not apikley_simulator.faults.mixes["record"]
@@ -319,7 +319,7 @@ async def test_it(apikley_client, apikley_simulator):
             r"creations: 2 created",
             r" +0.0 s  created  task_\S+  http 503, after",
             r" +0.0 s  created  task_\S+  ok",
-            r"looks: \d+; file requests: 0",
+            r"polls: \d+; file requests: 0",
             r"faults: 1 create http 503, after",
         ]
     )

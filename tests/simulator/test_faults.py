@@ -8,11 +8,11 @@ import json
 import attrs
 import pytest
 
-from apikley_async.simulator import Delivery, Director, Fault, Faults, Throttle
-from apikley_async.simulator.service.responses import Answer
+from apikley_async.simulator import Fault, FaultSchedule, RandomFaults, ResponseDelivery, Throttle
+from apikley_async.simulator.service.responses import ServiceResponse
 
-CREATED = Answer(payload={"code": 200, "msg": "success", "data": {"taskId": "task_1"}})
-RECORD = Answer(
+CREATED = ServiceResponse(payload={"code": 200, "msg": "success", "data": {"taskId": "task_1"}})
+RECORD = ServiceResponse(
     payload={
         "code": 200,
         "message": "success",
@@ -23,7 +23,7 @@ RECORD = Answer(
         },
     }
 )
-PART = Answer(
+PART = ServiceResponse(
     206,
     raw=b"456",
     content_type="video/mp4",
@@ -32,11 +32,11 @@ PART = Answer(
 
 
 def data(fault, answer=RECORD):
-    return json.loads(fault.bend(answer).body)["data"]
+    return json.loads(fault.apply(answer).body)["data"]
 
 
 def headers(fault):
-    return dict(fault.bend(PART).headers)
+    return dict(fault.apply(PART).headers)
 
 
 # -- values ------------------------------------------------------------------------------------
@@ -44,19 +44,19 @@ def headers(fault):
 
 def test_every_ready_made_fault_has_a_name_of_its_own():
     """Books and scripts can tell them apart, and a mix can hold them as keys."""
-    faults = Fault.ready_made()
+    faults = Fault.presets()
 
     assert len({fault.name for fault in faults.values()}) == len(faults)
     assert len(set(faults.values())) == len(faults)
     assert faults["RESET_AFTER"] == Fault.RESET.after
 
 
-@pytest.mark.parametrize("fault", Fault.ready_made().values(), ids=str)
+@pytest.mark.parametrize("fault", Fault.presets().values(), ids=str)
 @pytest.mark.parametrize("answer", [None, CREATED, RECORD, PART], ids=["none", "c", "r", "part"])
 def test_every_fault_can_bend_every_answer(fault, answer):
     """Faults meant for another endpoint do nothing worse than nothing; none raises."""
     before = attrs.evolve(answer) if answer else None
-    bent = fault.bend(answer)
+    bent = fault.apply(answer)
 
     assert isinstance(bent.body, bytes)
     assert answer == before
@@ -64,10 +64,10 @@ def test_every_fault_can_bend_every_answer(fault, answer):
 
 def test_a_fault_can_strike_before_or_after_the_deed():
     """A reset, a gateway page and an empty answer exist in both kinds."""
-    assert not Fault.RESET.acted
-    assert Fault.RESET_AFTER.acted
-    assert Fault.EMPTY.acted
-    assert not Fault.EMPTY.before.acted
+    assert not Fault.RESET.processed
+    assert Fault.RESET_AFTER.processed
+    assert Fault.EMPTY.processed
+    assert not Fault.EMPTY.before.processed
     assert Fault.http(502).after == Fault.HTTP_502_AFTER
     assert Fault.RESET.after.name != Fault.RESET.name
     assert Fault.RESET_AFTER.after == Fault.RESET_AFTER
@@ -83,20 +83,20 @@ def test_a_fault_can_strike_before_or_after_the_deed():
 def test_any_code_can_stand_in_the_body(code):
     """By default with HTTP 200, as the service does it, and with nothing done."""
     fault = Fault.code(code)
-    answer = fault.bend(None)
+    answer = fault.apply(None)
 
-    assert not fault.acted
+    assert not fault.processed
     assert answer.status == 200
     assert json.loads(answer.body)["code"] == code
     assert json.loads(answer.body)["data"] is None
-    assert Fault.code(code, "so there", status=400).bend(None).status == 400
+    assert Fault.code(code, "so there", status=400).apply(None).status == 400
 
 
 def test_a_throttling_can_carry_the_id_of_a_paid_task():
     """The deed is done, the id is there, and the code says no."""
-    answer = json.loads(Fault.ACCEPTED_429.bend(CREATED).body)
+    answer = json.loads(Fault.ACCEPTED_429.apply(CREATED).body)
 
-    assert Fault.ACCEPTED_429.acted
+    assert Fault.ACCEPTED_429.processed
     assert answer == {"code": 429, "msg": "Rate limit exceeded", "data": {"taskId": "task_1"}}
 
 
@@ -118,13 +118,13 @@ def test_data_can_have_any_type(fault, expected):
 
 def test_the_envelope_itself_can_be_odd():
     """No code, no data, not even an object; not even JSON."""
-    assert "code" not in json.loads(Fault.NO_CODE.bend(CREATED).body)
-    assert "data" not in json.loads(Fault.DATA_MISSING.bend(CREATED).body)
-    assert isinstance(json.loads(Fault.BODY_LIST.bend(CREATED).body), list)
-    assert len(Fault.HUGE.bend(CREATED).body) > 2_000_000
-    assert Fault.EMPTY.bend(CREATED).body == b""
+    assert "code" not in json.loads(Fault.NO_CODE.apply(CREATED).body)
+    assert "data" not in json.loads(Fault.DATA_MISSING.apply(CREATED).body)
+    assert isinstance(json.loads(Fault.BODY_LIST.apply(CREATED).body), list)
+    assert len(Fault.HUGE.apply(CREATED).body) > 2_000_000
+    assert Fault.EMPTY.apply(CREATED).body == b""
     with pytest.raises(json.JSONDecodeError):
-        json.loads(Fault.MALFORMED.bend(CREATED).body)
+        json.loads(Fault.MALFORMED.apply(CREATED).body)
 
 
 @pytest.mark.parametrize(
@@ -160,27 +160,27 @@ def test_a_record_can_lie():
     assert data(Fault.FAIL_FOR_NOW)["state"] == "fail"
     assert data(Fault.OTHER_TASK)["taskId"] != "task_1"
     assert "\x1b" in data(Fault.ANSI_MESSAGE)["failMsg"]
-    assert json.loads(Fault.NOT_FOUND.bend(None).body)["msg"] == "recordInfo is null"
+    assert json.loads(Fault.NOT_FOUND.apply(None).body)["msg"] == "recordInfo is null"
 
 
 def test_a_redirect_leads_where_it_is_told():
     """With the status and the place of one's choice, nothing being done here."""
     fault = Fault.redirect(307, "http://127.0.0.1:9/elsewhere")
 
-    answer = fault.bend(None)
+    answer = fault.apply(None)
 
-    assert (fault.acted, answer.status) == (False, 307)
+    assert (fault.processed, answer.status) == (False, 307)
     assert dict(answer.headers)["Location"] == "http://127.0.0.1:9/elsewhere"
 
 
 def test_part_of_a_file_can_be_mislabelled():
     """Another offset, another total, no validator or a weak one, half of the bytes."""
     assert headers(Fault.WRONG_RANGE)["Content-Range"] == "bytes 3-6/10"
-    assert Fault.WRONG_RANGE.bend(PART).body == b"?456"
+    assert Fault.WRONG_RANGE.apply(PART).body == b"?456"
     assert headers(Fault.WRONG_TOTAL)["Content-Range"] == "bytes 4-6/11"
     assert "ETag" not in headers(Fault.NO_VALIDATORS)
     assert headers(Fault.WEAK_VALIDATOR)["ETag"] == 'W/"a"'
-    assert Fault.SHORT.bend(PART).body == b"4"
+    assert Fault.SHORT.apply(PART).body == b"4"
 
 
 # -- scripts -----------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_part_of_a_file_can_be_mislabelled():
 
 def test_a_script_is_played_step_by_step_then_all_is_well():
     """Words among the steps of "record" are states."""
-    director = Director()
+    director = FaultSchedule()
     director.script("record", ["waiting", Fault.RESET, "success"])
 
     steps = [director.next("record") for _ in range(4)]
@@ -198,7 +198,7 @@ def test_a_script_is_played_step_by_step_then_all_is_well():
 
 def test_scripts_add_up_and_leave_other_endpoints_alone():
     """A second script begins where the first ends."""
-    director = Director()
+    director = FaultSchedule()
     director.script("create", [Fault.HANG])
     director.script("create", (Fault.CLOSE, Fault.RESET))
 
@@ -209,7 +209,7 @@ def test_scripts_add_up_and_leave_other_endpoints_alone():
 
 def test_a_script_for_one_task_comes_before_the_script_for_all():
     """Requests about other tasks do not use it up."""
-    director = Director()
+    director = FaultSchedule()
     director.script("record", [Fault.RESET], task_id="task_1")
     director.script("record", [Fault.HANG])
 
@@ -220,7 +220,7 @@ def test_a_script_for_one_task_comes_before_the_script_for_all():
 
 def test_an_endless_script_ends_when_it_is_cleared():
     """An outage lasts until somebody says that it is over."""
-    director = Director()
+    director = FaultSchedule()
     director.script("record", itertools.repeat(Fault.HTTP_503))
 
     assert [director.next("record") for _ in range(50)] == [Fault.HTTP_503] * 50
@@ -235,7 +235,7 @@ def test_an_endless_script_ends_when_it_is_cleared():
 def test_a_script_that_makes_no_sense_is_refused(endpoint, steps):
     """At once, not in the middle of a request."""
     with pytest.raises(ValueError, match=r"create|endpoint|steps"):
-        Director().script(endpoint, steps)
+        FaultSchedule().script(endpoint, steps)
 
 
 # -- chance ------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def draws(faults, endpoint="create", n=1000):
 
 def test_faults_come_as_often_as_their_share_says():
     """And requests are well in between."""
-    drawn = draws(Faults(seed=1, create={Fault.RESET: 0.1, Fault.HANG: 0.3}), n=4000)
+    drawn = draws(RandomFaults(seed=1, create={Fault.RESET: 0.1, Fault.HANG: 0.3}), n=4000)
 
     assert 320 < drawn.count(Fault.RESET) < 480
     assert 1080 < drawn.count(Fault.HANG) < 1320
@@ -257,16 +257,19 @@ def test_faults_come_as_often_as_their_share_says():
 def test_each_endpoint_has_dice_of_its_own():
     """How often somebody looks does not change what happens to creations."""
     mix = {Fault.RESET: 0.5}
-    quiet, busy = Faults(seed=7, create=mix, record=mix), Faults(seed=7, create=mix, record=mix)
+    quiet, busy = (
+        RandomFaults(seed=7, create=mix, record=mix),
+        RandomFaults(seed=7, create=mix, record=mix),
+    )
     draws(busy, "record", 13)
 
     assert draws(quiet) == draws(busy)
-    assert draws(Faults(seed=8, create=mix)) != draws(Faults(seed=7, create=mix))
+    assert draws(RandomFaults(seed=8, create=mix)) != draws(RandomFaults(seed=7, create=mix))
 
 
 def test_after_a_while_nothing_goes_wrong_any_more():
     """Whoever proves that all ends well needs a last fault."""
-    faults = Faults(until=60, record={Fault.RESET: 1.0})
+    faults = RandomFaults(until=60, record={Fault.RESET: 1.0})
 
     assert faults.draw("record", 59.9) == Fault.RESET
     assert faults.draw("record", 60.0) == Fault.OK
@@ -276,12 +279,12 @@ def test_after_a_while_nothing_goes_wrong_any_more():
 def test_shares_are_shares(mix):
     """They are not negative and do not exceed the whole."""
     with pytest.raises(ValueError, match="shares"):
-        Faults(create=mix)
+        RandomFaults(create=mix)
 
 
 def test_scripts_go_before_chance():
     """Chance takes over when a script has been played."""
-    director = Director(Faults(record={Fault.RESET: 1.0}))
+    director = FaultSchedule(RandomFaults(record={Fault.RESET: 1.0}))
     director.script("record", [Fault.OK])
 
     assert [director.next("record") for _ in range(2)] == [Fault.OK, Fault.RESET]
@@ -289,13 +292,13 @@ def test_scripts_go_before_chance():
 
 def test_deliveries_and_throttlings_describe_themselves():
     """Their values are sentences for whoever lists them."""
-    assert all(" " in kind.value for kind in (*Delivery, *Throttle))
+    assert all(" " in kind.value for kind in (*ResponseDelivery, *Throttle))
 
 
 # -- names -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "fault"), Fault.ready_made().items())
+@pytest.mark.parametrize(("name", "fault"), Fault.presets().items())
 def test_every_ready_made_fault_can_be_named(name, fault):
     """As it is called in Python or in the books, in any case."""
     for text in (name, name.lower(), name.replace("_", "-"), name.replace("_", " "), str(fault)):
@@ -340,20 +343,20 @@ def test_a_name_of_nothing_is_refused(text):
 
 def test_chance_can_be_described_in_names():
     """It is the same as in values, and can begin again."""
-    named = Faults.named({"create": {"reset": 0.2, "code 500": 0.2}}, seed=5, until=60)
-    valued = Faults(seed=5, until=60, create={Fault.RESET: 0.2, Fault.code(500): 0.2})
+    named = RandomFaults.named({"create": {"reset": 0.2, "code 500": 0.2}}, seed=5, until=60)
+    valued = RandomFaults(seed=5, until=60, create={Fault.RESET: 0.2, Fault.code(500): 0.2})
 
     first = draws(named)
     assert first == draws(valued)
-    assert first == draws(named.again())
+    assert first == draws(named.restarted())
     with pytest.raises(ValueError, match="endpoint"):
-        Faults.named({"nowhere": {}})
+        RandomFaults.named({"nowhere": {}})
 
 
 def test_scripts_add_up_in_any_number():
     """Thousands of single steps are played as one long script."""
-    director = Director()
+    director = FaultSchedule()
     for n in range(20_000):
         director.script("record", [Fault.late(n)])
 
-    assert [director.next("record").seconds for _ in range(20_001)] == [*range(20_000), 0]
+    assert [director.next("record").delay for _ in range(20_001)] == [*range(20_000), 0]

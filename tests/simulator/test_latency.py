@@ -13,13 +13,13 @@ import pytest
 from apikley_async.simulator import (
     Constant,
     Fault,
+    FixedRenderer,
     Lognormal,
-    OneFilm,
+    Service,
+    ServiceClock,
     Simulator,
     Terms,
     Uniform,
-    World,
-    WorldTime,
 )
 from apikley_async.testing import LoopClock
 
@@ -56,7 +56,7 @@ def test_latencies_have_a_shape(latency, median, most):
     """Always the same, anything between two values, or small with a long tail."""
     rng = Random(1)
     terms = Terms(latency=latency)
-    drawn = [terms.travel("create", rng) for _ in range(4000)]
+    drawn = [terms.draw_latency("create", rng) for _ in range(4000)]
 
     assert statistics.median(drawn) == pytest.approx(median, rel=0.1)
     assert 0 < min(drawn) <= max(drawn) <= most
@@ -67,17 +67,17 @@ def test_each_endpoint_may_have_its_own():
     """Where none is given there is none, and none is negative."""
     terms = Terms(latency={"create": Constant(1), "record": Uniform(-5, -1)})
 
-    assert [terms.travel(e, Random(1)) for e in ("create", "record", "file")] == [1, 0, 0]
-    assert Terms().travel("create", Random(1)) == 0
+    assert [terms.draw_latency(e, Random(1)) for e in ("create", "record", "file")] == [1, 0, 0]
+    assert Terms().draw_latency("create", Random(1)) == 0
 
 
 def test_one_more_look_does_not_delay_the_next_creation():
     """Each endpoint has dice of its own."""
-    quiet, busy = (World(Terms(latency=Uniform(0, 1)), rng=Random(5)) for _ in range(2))
+    quiet, busy = (Service(Terms(latency=Uniform(0, 1)), rng=Random(5)) for _ in range(2))
     for _ in range(13):
-        busy.travel("record")
+        busy.latency("record")
 
-    assert [quiet.travel("create") for _ in range(9)] == [busy.travel("create") for _ in range(9)]
+    assert [quiet.latency("create") for _ in range(9)] == [busy.latency("create") for _ in range(9)]
 
 
 # -- on the road -------------------------------------------------------------------------------
@@ -95,7 +95,7 @@ async def test_half_of_it_passes_before_the_request_arrives():
     loop = asyncio.get_running_loop()
     terms = Terms(latency={"create": Constant(8)})
     async with (
-        Simulator(terms, films=OneFilm(), speed=10, clock=LoopClock()) as simulator,
+        Simulator(terms, renderer=FixedRenderer(), speed=10, clock=LoopClock()) as simulator,
         aiohttp.ClientSession() as session,
     ):
         simulator.script("create", [Fault.OK, Fault.late(5)])
@@ -105,7 +105,7 @@ async def test_half_of_it_passes_before_the_request_arrives():
         await post(simulator, session)
         assert loop.time() - begin == pytest.approx(8 + 13, abs=0.2)
 
-        first, second = simulator.ledger.times("create")
+        first, second = simulator.ledger.arrivals("create")
         assert (second - first) / 10 == pytest.approx(4 + 4, abs=0.1)
         assert [c.at for c in simulator.ledger.paid] == [first, second]
 
@@ -115,7 +115,7 @@ async def test_a_caller_who_gives_up_may_have_been_heard():
     """What is on its way arrives all the same, and is charged (A2)."""
     terms = Terms(latency={"create": Constant(8)})
     async with (
-        Simulator(terms, films=OneFilm(), clock=LoopClock()) as simulator,
+        Simulator(terms, renderer=FixedRenderer(), clock=LoopClock()) as simulator,
         aiohttp.ClientSession() as session,
     ):
         with pytest.raises(TimeoutError):
@@ -130,7 +130,7 @@ async def test_what_is_on_its_way_when_it_closes_never_arrives():
     """Nothing is charged by a service that is no longer there."""
     terms = Terms(latency=Constant(3600))
     async with aiohttp.ClientSession() as session:
-        async with Simulator(terms, films=OneFilm()) as simulator:
+        async with Simulator(terms, renderer=FixedRenderer()) as simulator:
             asking = asyncio.create_task(post(simulator, session))
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -145,19 +145,19 @@ async def test_what_is_on_its_way_when_it_closes_never_arrives():
 def test_skipped_time_passes_in_the_world_and_not_on_the_calendar():
     """Stamps that were told stay as they were, and no stamp lies in the future."""
     clock = HandClock()
-    time = WorldTime(clock, speed=2)
+    time = ServiceClock(clock, speed=2)
     time.now()
     clock.time += 10
     before = time.now()
-    stamp = time.stamp(before)
+    stamp = time.timestamp(before)
 
     time.skip(3600)
 
     assert (before, time.now()) == (20, 3620)
-    assert time.stamp(before) == stamp == time.stamp(3620) == clock.wall()
+    assert time.timestamp(before) == stamp == time.timestamp(3620) == clock.wall()
     clock.time += 5
     assert time.now() == 3630
-    assert time.stamp(3630) == clock.wall()
+    assert time.timestamp(3630) == clock.wall()
     time.restart()
     assert time.now() == 0
 
@@ -165,15 +165,15 @@ def test_skipped_time_passes_in_the_world_and_not_on_the_calendar():
 def test_time_is_skipped_forwards():
     """Nothing that has happened can be undone."""
     with pytest.raises(ValueError, match="seconds"):
-        WorldTime(HandClock()).skip(-1)
+        ServiceClock(HandClock()).skip(-1)
 
 
 def test_a_world_can_begin_again():
     """With the same chance: equal requests meet an equal world, under new ids."""
-    world = World(
-        Terms(duration=Lognormal(), fail_rate=0.3), time=WorldTime(HandClock()), rng=Random(2)
+    world = Service(
+        Terms(duration=Lognormal(), fail_rate=0.3), clock=ServiceClock(HandClock()), rng=Random(2)
     )
-    world.files.base = "http://files.test"
+    world.files.base_url = "http://files.test"
     raw = json.dumps(BODY).encode()
 
     def fates():
@@ -184,8 +184,8 @@ def test_a_world_can_begin_again():
     world.advance(500)
     world.reset()
 
-    assert (world.time.now(), world.credits, world.tasks) == (0, Terms().credits, ())
-    assert world.files.base == "http://files.test"
+    assert (world.clock.now(), world.credits, world.tasks) == (0, Terms().credits, ())
+    assert world.files.base_url == "http://files.test"
     second, others = fates()
     assert second == first
     assert not ids & others

@@ -9,7 +9,7 @@ from random import Random
 import aiohttp
 import pytest
 
-from apikley_async.simulator import Constant, Fault, Faults, OneFilm, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, FixedRenderer, RandomFaults, Simulator, Terms
 
 CREATE = "/api/v1/jobs/createTask"
 BODY = {
@@ -19,7 +19,7 @@ BODY = {
 
 
 def simulator(terms=None, **options):
-    return Simulator(terms or Terms(), films=options.pop("films", OneFilm()), **options)
+    return Simulator(terms or Terms(), renderer=options.pop("renderer", FixedRenderer()), **options)
 
 
 async def create(simulator, session, *, timeout=None):
@@ -39,7 +39,7 @@ async def test_before_it_runs_it_has_no_address():
     """And says so, rather than giving one that leads nowhere."""
     idle = simulator()
 
-    with pytest.raises(RuntimeError, match="address"):
+    with pytest.raises(RuntimeError, match="no URL"):
         _ = idle.base_url
     assert "stopped" in repr(idle)
 
@@ -103,13 +103,13 @@ async def test_it_closes_while_films_are_rendered():
     ended = []
 
     class Slow:
-        async def film(self, task):
+        async def render(self, request):
             try:
                 await asyncio.Event().wait()
             finally:
-                ended.append(task.task_id)
+                ended.append(request.task_id)
 
-    async with aiohttp.ClientSession() as session, simulator(films=Slow()) as rendering:
+    async with aiohttp.ClientSession() as session, simulator(renderer=Slow()) as rendering:
         await create(rendering, session)
         await asyncio.sleep(0)
     assert len(ended) == 1
@@ -184,7 +184,9 @@ async def test_chance_strikes_the_same_way_each_time():
     async def history():
         async with (
             aiohttp.ClientSession() as session,
-            simulator(Terms(limit=None), faults=Faults(seed=5, create=mix), rng=Random(5)) as world,
+            simulator(
+                Terms(limit=None), faults=RandomFaults(seed=5, create=mix), rng=Random(5)
+            ) as world,
         ):
             outcomes = []
             for n in range(40):
@@ -194,7 +196,7 @@ async def test_chance_strikes_the_same_way_each_time():
                     outcomes.append((await create(world, session))["code"])
                 except aiohttp.ClientError:
                     outcomes.append("lost")
-            return outcomes, len(world.ledger.paid), [m.fault for m in world.ledger.mishaps]
+            return outcomes, len(world.ledger.paid), [m.fault for m in world.ledger.faults]
 
     outcomes, paid, mishaps = await history()
     assert (outcomes, paid, mishaps) == await history()
@@ -211,7 +213,7 @@ async def test_the_books_count_requests_by_time():
 
         assert busy.ledger.busiest_window(10) == 5
         assert busy.ledger.busiest_window(1e-9) == 1
-        assert [c.verdict for c in busy.ledger.creations].count("created") == 2
+        assert [c.outcome for c in busy.ledger.creations].count("created") == 2
         assert "2 paid" in repr(busy.ledger)
 
 

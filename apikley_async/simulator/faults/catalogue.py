@@ -1,7 +1,7 @@
-"""What can go wrong between a request and its answer, and in which order it does.
+"""What can go wrong between a request and its response.
 
-A `Fault` is a value: whether the request is still acted on, what becomes of the answer, and how
-that travels. It bends answers and callbacks; it opens no socket and keeps no time.
+A `Fault` is a value: whether the request is processed, how the response is changed, and how it is
+delivered. It changes responses and callbacks; it opens no socket and keeps no time.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from typing import ClassVar
 
 import attrs
 
-from apikley_async.simulator.faults.mutations import FILE_TWISTS, TWISTS, scribbled
-from apikley_async.simulator.service.responses import Answer, envelope, html, refusal_text
+from apikley_async.simulator.faults.mutations import PAYLOAD_MUTATIONS, RAW_MUTATIONS, false_gzip
+from apikley_async.simulator.service.responses import (
+    ServiceResponse,
+    envelope,
+    html_page,
+    refusal_message,
+)
 from apikley_async.simulator.service.terms import Throttle
 
-__all__ = ["Delivery", "Fault"]
+__all__ = ["Fault", "ResponseDelivery"]
 
 
-class Delivery(enum.Enum):
-    """How an answer travels, if it does."""
+class ResponseDelivery(enum.Enum):
+    """How a response is delivered, if it is."""
 
     WHOLE = "arrives whole"
-    RESET = "connection reset, no answer"
-    CLOSE = "connection closed, no answer"
-    HANG = "nothing ever comes"
+    RESET = "connection reset, no response"
+    CLOSE = "connection closed, no response"
+    HANG = "nothing is ever sent"
     CUT = "half of the announced length, then closed"
     CUT_CHUNKED = "some chunks, then closed without the last one"
     CUT_UNFRAMED = "half of a body that ends when the connection does"
@@ -39,35 +44,36 @@ class Delivery(enum.Enum):
 
 @attrs.frozen
 class Fault:
-    """One thing that goes wrong. Use the ready ones (`Fault.RESET`) or the makers (`Fault.code`).
+    """One thing that goes wrong. Use a preset (`Fault.RESET`) or a constructor (`Fault.code`).
 
-    For a callback, which leaves instead of arriving: not *acted* is lost, *times* is how often it
-    is sent, *seconds* and *hold* make it late, and after a *delivery* other than WHOLE its
-    receiver's answer is not heard, so that it is repeated.
+    *processed* matters most: a creation that is processed makes a task and charges for it,
+    whatever the caller receives. `.after` and `.before` change it.
 
-    *acted* says whether the request is acted on: a creation that is acted on is a task, and is
-    charged, whatever the caller gets to hear. Turn it with `.after` and `.before`.
+    A callback is sent instead of received. For it, not *processed* means lost, *times* is how
+    often it is sent, *delay* and *hold* make it late, and after a *delivery* other than WHOLE its
+    receiver's answer is ignored, so that it is sent again.
 
     Args:
-        name: for books and messages.
-        acted: the request is acted on before its answer goes wrong.
-        delivery: how the answer travels.
-        answer: replaces the answer, body and all.
-        twist: changes the answer, or the callback (`_twists`), with *value* as its detail.
-        seconds: spent before the answer leaves; with *delivery* DRIP, while it does.
-        hold: seconds before the request is acted on.
-        times: how often the request is acted on, as by a proxy that repeats it.
-        task_id: the id a created task gets, "{}" standing for its number.
-        throttle: answered in that form, *value* being the world seconds to wait.
+        name: for the ledger and for messages.
+        processed: the request is processed before its response goes wrong.
+        delivery: how the response is delivered.
+        response: replaces the response, body and all.
+        mutation: the name of a mutation that changes the response or the callback.
+        value: a detail for *mutation*.
+        delay: seconds before the response is sent; with *delivery* DRIP, while it is sent.
+        hold: seconds before the request is processed.
+        times: how often the request is processed, as if a proxy repeated it.
+        task_id: the id that a created task gets, "{}" standing for its number.
+        throttle: refuse the request in that form, *value* being the service seconds to wait.
     """
 
     name: str
-    acted: bool = True
-    delivery: Delivery = Delivery.WHOLE
-    answer: Answer | None = attrs.field(default=None, repr=False)
-    twist: str = ""
+    processed: bool = True
+    delivery: ResponseDelivery = ResponseDelivery.WHOLE
+    response: ServiceResponse | None = attrs.field(default=None, repr=False)
+    mutation: str = ""
     value: str = attrs.field(default="", repr=False)
-    seconds: float = 0.0
+    delay: float = 0.0
     hold: float = 0.0
     times: int = 1
     task_id: str | None = None
@@ -165,68 +171,73 @@ class Fault:
     OLD_STAMP: ClassVar[Fault]
     CALLBACK_FIRST: ClassVar[Fault]
 
-    # -- makers ------------------------------------------------------------------------------
+    # -- constructors ------------------------------------------------------------------------------
 
     @classmethod
     def code(
         cls, code: int, message: str | None = None, *, status: int = 200, keep: bool = False
     ) -> Fault:
-        """A refusal with *code* in the body, nothing having been done.
+        """A refusal with *code* in the body; the request is not processed.
 
-        *keep*: the request was acted on all the same and the answer still carries its data.
+        Args:
+            code: of the response.
+            message: of the response; by default the one that goes with *code*.
+            status: HTTP status of the response.
+            keep: the request is processed all the same, and the response keeps its data.
         """
-        told = refusal_text(code) if message is None else message
+        text = refusal_message(code) if message is None else message
         if keep:
-            value = json.dumps([code, told, status])
-            return cls(f"code {code} with data", twist="code", value=value)
-        return cls(f"code {code}", acted=False, answer=_saying(status, code, told))
+            value = json.dumps([code, text, status])
+            return cls(f"code {code} with data", mutation="code", value=value)
+        return cls(f"code {code}", processed=False, response=_error_response(status, code, text))
 
     @classmethod
     def http(cls, status: int, *, page: bool | None = None) -> Fault:
-        """An HTTP error before anything was done: a gateway's *page*, or the service's JSON."""
+        """An HTTP error before processing: a gateway's *page*, or the service's JSON."""
         as_page = status != 500 if page is None else page
-        answer = html(status) if as_page else _saying(status, status, "Server Error")
-        return cls(f"http {status}", acted=False, answer=answer)
+        error = _error_response(status, status, "Server Error")
+        response = html_page(status) if as_page else error
+        return cls(f"http {status}", processed=False, response=response)
 
     @classmethod
     def redirect(cls, status: int, location: str) -> Fault:
-        """Another place is to be asked, nothing having been done here."""
-        answer = attrs.evolve(html(status), headers=(("Location", location),))
-        return cls(f"redirect {status}", acted=False, answer=answer)
+        """A redirect to *location*; the request is not processed."""
+        response = attrs.evolve(html_page(status), headers=(("Location", location),))
+        return cls(f"redirect {status}", processed=False, response=response)
 
     @classmethod
     def throttled(cls, form: Throttle, wait: float = 1.0) -> Fault:
-        """Too often, in that *form*; come back in *wait* world seconds."""
+        """Refused as beyond a limit, in that *form*; retry in *wait* service seconds."""
         name = f"throttled {form.name.lower()}"
-        return cls(name, acted=False, throttle=form, value=str(float(wait)))
+        return cls(name, processed=False, throttle=form, value=str(float(wait)))
 
     @classmethod
     def late(cls, seconds: float) -> Fault:
-        """Done at once, answered after so many of the caller's seconds."""
-        return cls(f"late {seconds:g} s", seconds=seconds)
+        """Processed at once, answered after *seconds* of the caller's time."""
+        return cls(f"late {seconds:g} s", delay=seconds)
 
     @classmethod
     def queued(cls, seconds: float) -> Fault:
-        """Kept in a queue for so many seconds, then done, whether or not anybody still waits."""
+        """Queued for *seconds*, then processed, whether or not the caller still waits."""
         return cls(f"queued {seconds:g} s", hold=seconds)
 
     @classmethod
     def slow(cls, seconds: float) -> Fault:
-        """The answer takes so many seconds from its first byte to its last."""
-        return cls(f"slow {seconds:g} s", delivery=Delivery.DRIP, seconds=seconds)
+        """The response takes *seconds* from its first byte to its last."""
+        return cls(f"slow {seconds:g} s", delivery=ResponseDelivery.DRIP, delay=seconds)
 
     @classmethod
     def in_state(cls, word: str) -> Fault:
-        """The task is said to be in that state.
+        """A poll reports that state.
 
-        "success" and "fail" end a running task; any other word is only said.
+        "success" and "fail" end a running task; any other word is only reported.
         """
-        return cls(f"state {word}", twist="state", value=word)
+        return cls(f"state {word}", mutation="state", value=word)
 
     @classmethod
     def result_urls(cls, *urls: object) -> Fault:
-        """A success with these for addresses."""
-        return cls("odd result urls", twist="result urls", value=json.dumps(urls))
+        """A success with these as its result URLs."""
+        return cls("odd result urls", mutation="result urls", value=json.dumps(urls))
 
     @classmethod
     def created_as(cls, task_id: str) -> Fault:
@@ -235,33 +246,33 @@ class Fault:
 
     @classmethod
     def stamped(cls, seconds: float) -> Fault:
-        """A callback that says it left so many seconds later than it did, truly signed."""
-        return cls(f"stamped {seconds:g} s", twist="stamp", value=str(float(seconds)))
+        """A callback whose timestamp is off by *seconds*, with a valid signature."""
+        return cls(f"stamped {seconds:g} s", mutation="stamp", value=str(float(seconds)))
 
     @classmethod
-    def ready_made(cls) -> Mapping[str, Fault]:
-        """All the faults that have a name of their own, by that name."""
+    def presets(cls) -> Mapping[str, Fault]:
+        """The faults that are attributes of this class, by name."""
         return {n: v for n, v in vars(cls).items() if n.isupper() and isinstance(v, Fault)}
 
     @classmethod
     def named(cls, text: str) -> Fault:
         """The fault that *text* describes, for files and command lines.
 
-        A name as in `ready_made`, in any case ("reset after"), or a maker and its arguments
-        ("code 402", "late 2.5", "throttled date 30"), with ", after" or ", before" behind it.
+        *text* is the name of a preset in any case ("reset after"), or a constructor with its
+        arguments ("code 402", "late 2.5", "throttled date 30"); ", after" or ", before" may follow.
 
         Raises:
             ValueError: there is no such fault.
         """
-        known = {**{fault.name: fault for fault in cls.ready_made().values()}, **cls.ready_made()}
+        known = {**{fault.name: fault for fault in cls.presets().values()}, **cls.presets()}
         if text.strip() in known:
             return known[text.strip()]
-        words, _, turn = text.partition(",")
-        ready = known.get(re.sub(r"[\s_-]+", "_", words.strip()).upper())
+        words, _, order = text.partition(",")
+        preset = known.get(re.sub(r"[\s_-]+", "_", words.strip()).upper())
         try:
-            maker, *given = words.split()
-            fault = MAKERS[maker.lower()](*given) if ready is None else ready
-            return {"": fault, "after": fault.after, "before": fault.before}[turn.strip()]
+            constructor, *given = words.split()
+            fault = CONSTRUCTORS[constructor.lower()](*given) if preset is None else preset
+            return {"": fault, "after": fault.after, "before": fault.before}[order.strip()]
         except (ValueError, LookupError, TypeError) as error:
             raise ValueError(f"no such fault: {text!r}") from error
 
@@ -269,36 +280,37 @@ class Fault:
 
     @property
     def after(self) -> Fault:
-        """The same, but the request is acted on first."""
-        name = self.name if self.acted else f"{self.name}, after"
-        return attrs.evolve(self, acted=True, name=name)
+        """The same, but the request is processed first."""
+        name = self.name if self.processed else f"{self.name}, after"
+        return attrs.evolve(self, processed=True, name=name)
 
     @property
     def before(self) -> Fault:
-        """The same, but the request is lost before anybody acts on it."""
-        name = f"{self.name}, before" if self.acted else self.name
-        return attrs.evolve(self, acted=False, name=name)
+        """The same, but the request is dropped before it is processed."""
+        name = f"{self.name}, before" if self.processed else self.name
+        return attrs.evolve(self, processed=False, name=name)
 
-    def bend(self, answer: Answer | None) -> Answer:
-        """What becomes of *answer*; of None when nobody acted on the request."""
-        if self.answer is not None:
-            return self.answer
-        bent = answer or Answer(payload=envelope(200, "success", None))
-        if self.twist in TWISTS:
-            payload = json.loads(json.dumps(bent.payload))
-            if isinstance(payload, dict):
-                bent = TWISTS[self.twist](attrs.evolve(bent, payload=payload), self.value)
-        elif self.twist in FILE_TWISTS:
-            bent = FILE_TWISTS[self.twist](bent, self.value)
-        elif self.twist:
-            raise LookupError(f"no such twist: {self.twist}")
-        return bent
+    def apply(self, response: ServiceResponse | None) -> ServiceResponse:
+        """What is sent instead of *response*, which is None when the request was not processed."""
+        if self.response is not None:
+            return self.response
+        good = response or ServiceResponse(payload=envelope(200, "success", None))
+        if self.mutation in PAYLOAD_MUTATIONS:
+            payload = json.loads(json.dumps(good.payload))
+            if not isinstance(payload, dict):
+                return good
+            return PAYLOAD_MUTATIONS[self.mutation](attrs.evolve(good, payload=payload), self.value)
+        if self.mutation in RAW_MUTATIONS:
+            return RAW_MUTATIONS[self.mutation](good, self.value)
+        if self.mutation:
+            raise LookupError(f"no such mutation: {self.mutation}")
+        return good
 
     def __str__(self) -> str:
         return self.name
 
 
-TWISTED = (
+NAMED_LIKE_THEIR_MUTATION = (
     *("MALFORMED", "HUGE", "BODY_LIST", "NO_CODE"),
     *("DATA_NULL", "DATA_MISSING", "DATA_EMPTY", "DATA_LIST", "DATA_NUMBER"),
     *("NO_TASK_ID", "FAIL_FOR_NOW", "OTHER_TASK", "ODD_TIMES", "ANSI_MESSAGE"),
@@ -320,14 +332,18 @@ TWISTED = (
     *("OVERTAKEN", "BARE_NOTICE", "FOREIGN_ID", "EVIL_BODY", "WRONG_SIGNATURE", "NO_SIGNATURE"),
     "CALLBACK_FIRST",
 )
-"""Faults that are called like the twist that does them."""
+"""Presets with the name of the mutation that they apply."""
 
 
-def _ready_made() -> Iterator[tuple[str, Fault]]:
-    """The faults that have a name of their own, and what they are."""
-    lost = {"RESET": Delivery.RESET, "CLOSE": Delivery.CLOSE, "HANG": Delivery.HANG}
-    for name, delivery in lost.items():
-        fault = Fault(name.lower(), acted=False, delivery=delivery)
+def _presets() -> Iterator[tuple[str, Fault]]:
+    """The presets by name."""
+    unanswered = {
+        "RESET": ResponseDelivery.RESET,
+        "CLOSE": ResponseDelivery.CLOSE,
+        "HANG": ResponseDelivery.HANG,
+    }
+    for name, delivery in unanswered.items():
+        fault = Fault(name.lower(), processed=False, delivery=delivery)
         yield from ((name, fault), (f"{name}_AFTER", fault.after))
     for status in (500, 502, 503, 504):
         fault = Fault.http(status)
@@ -345,37 +361,37 @@ def _ready_made() -> Iterator[tuple[str, Fault]]:
     disabled = Fault.code(505, "success", keep=True)
     yield "DISABLED_RECORD", attrs.evolve(disabled, name="disabled record")
     yield "UNKNOWN_STATE", Fault.in_state("moderating")
-    yield "LOST", Fault("lost", acted=False)
-    yield "MISSED", Fault("missed", twist="missed")
-    yield "RELAPSE", Fault("relapse", twist="relapse", times=2)
+    yield "LOST", Fault("lost", processed=False)
+    yield "MISSED", Fault("missed", mutation="missed")
+    yield "RELAPSE", Fault("relapse", mutation="relapse", times=2)
     yield "OLD_STAMP", attrs.evolve(Fault.stamped(-3600), name="old stamp")
     for name, delivery in {
-        "GARBAGE": Delivery.GARBAGE,
-        "TRUNCATED": Delivery.CUT,
-        "CUT": Delivery.CUT,
-        "CUT_CHUNKED": Delivery.CUT_CHUNKED,
-        "CUT_UNFRAMED": Delivery.CUT_UNFRAMED,
-        "ENDLESS": Delivery.ENDLESS,
-        "DRIBBLE": Delivery.DRIBBLE,
+        "GARBAGE": ResponseDelivery.GARBAGE,
+        "TRUNCATED": ResponseDelivery.CUT,
+        "CUT": ResponseDelivery.CUT,
+        "CUT_CHUNKED": ResponseDelivery.CUT_CHUNKED,
+        "CUT_UNFRAMED": ResponseDelivery.CUT_UNFRAMED,
+        "ENDLESS": ResponseDelivery.ENDLESS,
+        "DRIBBLE": ResponseDelivery.DRIBBLE,
     }.items():
         yield name, Fault(_words(name), delivery=delivery)
-    yield "HTML_200", Fault("html 200", answer=html(200))
-    yield "EMPTY", Fault("empty", answer=Answer(raw=b""))
-    yield "BAD_GZIP", Fault("bad gzip", answer=scribbled())
-    for name in TWISTED:
-        yield name, Fault(_words(name), twist=_words(name))
+    yield "HTML_200", Fault("html 200", response=html_page(200))
+    yield "EMPTY", Fault("empty", response=ServiceResponse(raw=b""))
+    yield "BAD_GZIP", Fault("bad gzip", response=false_gzip())
+    for name in NAMED_LIKE_THEIR_MUTATION:
+        yield name, Fault(_words(name), mutation=_words(name))
 
 
-def _saying(status: int, code: int, message: str) -> Answer:
-    # Bytes, not a payload: a fault can be the key of a mix.
-    return Answer(status, raw=json.dumps(envelope(code, message, None)).encode())
+def _error_response(status: int, code: int, message: str) -> ServiceResponse:
+    # Bytes and no payload, so that a fault is hashable: faults are keys of a mix.
+    return ServiceResponse(status, raw=json.dumps(envelope(code, message, None)).encode())
 
 
 def _words(name: str) -> str:
     return name.lower().replace("_", " ")
 
 
-MAKERS: Mapping[str, Callable[..., Fault]] = {
+CONSTRUCTORS: Mapping[str, Callable[..., Fault]] = {
     "code": lambda code, *words: Fault.code(int(code), " ".join(words) or None),
     "http": lambda status: Fault.http(int(status)),
     "redirect": lambda status, location: Fault.redirect(int(status), location),
@@ -388,7 +404,7 @@ MAKERS: Mapping[str, Callable[..., Fault]] = {
     "urls": lambda *urls: Fault.result_urls(*urls),
     "id": lambda task_id: Fault.created_as(task_id),
 }
-"""How `Fault.named` calls the makers; what is not a word for them was not a number either."""
+"""How `Fault.named` calls the constructors; a word they cannot use raises ValueError."""
 
-for _name, _ready in _ready_made():
-    setattr(Fault, _name, _ready)
+for _name, _preset in _presets():
+    setattr(Fault, _name, _preset)

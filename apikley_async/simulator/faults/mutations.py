@@ -1,7 +1,8 @@
-"""Ways to twist an answer that is otherwise well, one small function each. Pure.
+"""Mutations: small functions that each spoil a good response in one way. Pure.
 
-A twist gets the answer and a detail, and gives back another answer. Those in `TWISTS` get a
-payload of their own that they may take apart; those in `FILE_TWISTS` change bytes and headers.
+A mutation takes a response and a detail and returns another response. Those in
+`PAYLOAD_MUTATIONS` get a payload of their own that they may edit; those in `RAW_MUTATIONS` change
+bytes and headers.
 """
 
 from __future__ import annotations
@@ -14,237 +15,239 @@ from typing import Any, cast
 
 import attrs
 
-from apikley_async.simulator.service.responses import Answer, notice
+from apikley_async.simulator.service.responses import ServiceResponse, notice
 
-__all__ = ["FILE_TWISTS", "TWISTS", "Twist", "scribbled"]
+__all__ = ["PAYLOAD_MUTATIONS", "RAW_MUTATIONS", "Mutation", "false_gzip"]
 
-Twist = Callable[[Answer, str], Answer]
+Mutation = Callable[[ServiceResponse, str], ServiceResponse]
 
-PADDING = 5 * 1024 * 1024
+PADDING = 5 * 1024 * 1024  # characters
 
 
-def scribbled() -> Answer:
-    """An answer that says it is compressed, and is not."""
-    return Answer(raw=b"\x1f\x8bno gzip at all", headers=(("Content-Encoding", "gzip"),))
+def false_gzip() -> ServiceResponse:
+    """A response labelled as gzip that is no gzip."""
+    return ServiceResponse(raw=b"\x1f\x8bno gzip at all", headers=(("Content-Encoding", "gzip"),))
 
 
 # -- the envelope ------------------------------------------------------------------------------
 
 
-def _payload(answer: Answer) -> dict[str, Any]:
-    return cast(dict[str, Any], answer.payload)
+def _payload(response: ServiceResponse) -> dict[str, Any]:
+    return cast(dict[str, Any], response.payload)
 
 
-def _data(answer: Answer) -> dict[str, Any]:
-    """The data of the payload; a lost one, when there is none to be changed."""
-    data = _payload(answer).get("data")
+def _data(response: ServiceResponse) -> dict[str, Any]:
+    """The data of the payload; a throw-away one when there is none to change."""
+    data = _payload(response).get("data")
     return data if isinstance(data, dict) else {}
 
 
-def _as_task(answer: Answer, task_id: str) -> Answer:
-    """*answer* with that id in every place where it has one, or in the usual one."""
-    data, payload = _data(answer), _payload(answer)
+def _with_task_id(response: ServiceResponse, task_id: str) -> ServiceResponse:
+    """*response* with that id in every place where it has one, or in the usual place."""
+    data, payload = _data(response), _payload(response)
     data["task_id" if "task_id" in data else "taskId"] = task_id
     if "taskId" in payload:
         payload["taskId"] = task_id
-    return answer
+    return response
 
 
-def _with_data(value: object) -> Twist:
-    def twist(answer: Answer, detail: str) -> Answer:
-        _payload(answer)["data"] = value
-        return answer
+def _with_data(value: object) -> Mutation:
+    def mutation(response: ServiceResponse, detail: str) -> ServiceResponse:
+        _payload(response)["data"] = value
+        return response
 
-    return twist
-
-
-def _without(name: str) -> Twist:
-    def twist(answer: Answer, detail: str) -> Answer:
-        _payload(answer).pop(name, None)
-        return answer
-
-    return twist
+    return mutation
 
 
-def _code(answer: Answer, detail: str) -> Answer:
+def _without(name: str) -> Mutation:
+    def mutation(response: ServiceResponse, detail: str) -> ServiceResponse:
+        _payload(response).pop(name, None)
+        return response
+
+    return mutation
+
+
+def _code(response: ServiceResponse, detail: str) -> ServiceResponse:
     code, message, status = json.loads(detail)
-    _payload(answer).update(code=code, msg=message)
-    return attrs.evolve(answer, status=status)
+    _payload(response).update(code=code, msg=message)
+    return attrs.evolve(response, status=status)
 
 
-def _malformed(answer: Answer, detail: str) -> Answer:
-    return attrs.evolve(answer, raw=answer.body[:-1] + b",,}")
+def _malformed(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return attrs.evolve(response, raw=response.body[:-1] + b",,}")
 
 
-def _huge(answer: Answer, detail: str) -> Answer:
-    _payload(answer)["padding"] = "x" * PADDING
-    return answer
+def _huge(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _payload(response)["padding"] = "x" * PADDING
+    return response
 
 
-def _list(answer: Answer, detail: str) -> Answer:
-    return attrs.evolve(answer, payload=[answer.payload])
+def _list(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return attrs.evolve(response, payload=[response.payload])
 
 
 # -- creations ---------------------------------------------------------------------------------
 
 
-def _no_task_id(answer: Answer, detail: str) -> Answer:
-    _data(answer).pop("taskId", None)
-    return answer
+def _no_task_id(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _data(response).pop("taskId", None)
+    return response
 
 
 # -- records -----------------------------------------------------------------------------------
 
 
-def _state(answer: Answer, detail: str) -> Answer:
-    _data(answer)["state"] = detail
-    return answer
+def _state(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _data(response)["state"] = detail
+    return response
 
 
-def _fail_for_now(answer: Answer, detail: str) -> Answer:
-    _data(answer).update(
+def _fail_for_now(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _data(response).update(
         state="fail",
         failCode="500",
         failMsg="Internal Error, Please try again later.",
         resultJson="",
     )
-    return answer
+    return response
 
 
-def _other_task(answer: Answer, detail: str) -> Answer:
-    return _as_task(answer, detail or f"{_data(answer).get('taskId')}0")
+def _other_task(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return _with_task_id(response, detail or f"{_data(response).get('taskId')}0")
 
 
-def _odd_times(answer: Answer, detail: str) -> Answer:
-    _data(answer).update(createTime=-1, updateTime="yesterday", completeTime=10**30, costTime=-5.5)
-    return answer
+def _odd_times(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _data(response).update(
+        createTime=-1, updateTime="yesterday", completeTime=10**30, costTime=-5.5
+    )
+    return response
 
 
-def _ansi_message(answer: Answer, detail: str) -> Answer:
-    _data(answer).update(state="fail", failCode=500, failMsg="\x1b[2J\x1b]0;gone\x07 refused\r\n")
-    return answer
+def _ansi_message(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _data(response).update(state="fail", failCode=500, failMsg="\x1b[2J\x1b]0;gone\x07 refused\r\n")
+    return response
 
 
-def _result(value: Callable[[str], object]) -> Twist:
-    """A success whose `resultJson` is *value* of what it was."""
+def _result(change: Callable[[str], object]) -> Mutation:
+    """A success whose `resultJson` is *change* applied to the true one."""
 
-    def twist(answer: Answer, detail: str) -> Answer:
-        was = _data(answer).get("resultJson") or '{"resultUrls": []}'
-        _data(answer).update(state="success", resultJson=value(was))
-        return answer
+    def mutation(response: ServiceResponse, detail: str) -> ServiceResponse:
+        was = _data(response).get("resultJson") or '{"resultUrls": []}'
+        _data(response).update(state="success", resultJson=change(was))
+        return response
 
-    return twist
-
-
-def _result_missing(answer: Answer, detail: str) -> Answer:
-    _data(answer)["state"] = "success"
-    _data(answer).pop("resultJson", None)
-    return answer
+    return mutation
 
 
-def _result_urls(answer: Answer, detail: str) -> Answer:
+def _result_missing(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _data(response)["state"] = "success"
+    _data(response).pop("resultJson", None)
+    return response
+
+
+def _result_urls(response: ServiceResponse, detail: str) -> ServiceResponse:
     result = json.dumps({"resultUrls": json.loads(detail)})
-    _data(answer).update(state="success", resultJson=result)
-    return answer
+    _data(response).update(state="success", resultJson=result)
+    return response
 
 
-def _named(name: str) -> Twist:
-    """A finished record whose links stand under another name; "" for a bare list."""
+def _named(name: str) -> Mutation:
+    """A finished task whose links are under another field name; "" for a bare list."""
 
-    def twist(answer: Answer, detail: str) -> Answer:
-        data = _data(answer)
+    def mutation(response: ServiceResponse, detail: str) -> ServiceResponse:
+        data = _data(response)
         if data.get("resultJson"):
             urls = json.loads(data["resultJson"]).get("resultUrls", [])
             data["resultJson"] = json.dumps({name: urls} if name else urls)
-        return answer
+        return response
 
-    return twist
+    return mutation
 
 
-def _respelled(words: dict[str, str]) -> Twist:
-    """The states in other words."""
+def _respelled(words: dict[str, str]) -> Mutation:
+    """The state in another word: as *words* has it, or in capitals."""
 
-    def twist(answer: Answer, detail: str) -> Answer:
-        state = str(_data(answer).get("state", ""))
+    def mutation(response: ServiceResponse, detail: str) -> ServiceResponse:
+        state = str(_data(response).get("state", ""))
         if state:
-            _data(answer)["state"] = words.get(state, state.upper())
-        return answer
+            _data(response)["state"] = words.get(state, state.upper())
+        return response
 
-    return twist
+    return mutation
 
 
-def _nested_param(answer: Answer, detail: str) -> Answer:
-    """The echo with the input as text inside it, and with a default that nobody asked for."""
-    param = _data(answer).get("param")
+def _nested_param(response: ServiceResponse, detail: str) -> ServiceResponse:
+    """The echoed request with its input as text, and with a default that the caller never sent."""
+    param = _data(response).get("param")
     if isinstance(param, str):
         body = json.loads(param)
         body["input"] = json.dumps({**(body.get("input") or {}), "nsfw_checker": False})
-        _data(answer)["param"] = json.dumps(body)
-    return answer
+        _data(response)["param"] = json.dumps(body)
+    return response
 
 
-def _torn_param(answer: Answer, detail: str) -> Answer:
-    """The echo of the request as text inside text, which is escaped once too little."""
-    param = _data(answer).get("param")
+def _torn_param(response: ServiceResponse, detail: str) -> ServiceResponse:
+    """The echoed request as text within text, escaped once too few."""
+    param = _data(response).get("param")
     if not isinstance(param, str):
-        return answer
+        return response
     body = json.loads(param)
     body["input"] = json.dumps(body.get("input"))
-    _data(answer)["param"] = "\0"
-    raw = json.dumps(answer.payload).replace("\\u0000", json.dumps(body))
-    return attrs.evolve(answer, raw=raw.encode())
+    _data(response)["param"] = "\0"
+    raw = json.dumps(response.payload).replace("\\u0000", json.dumps(body))
+    return attrs.evolve(response, raw=raw.encode())
 
 
 # -- callbacks ---------------------------------------------------------------------------------
 
 
-def _relapse(answer: Answer, detail: str) -> Answer:
-    _data(answer).update(state="generating", resultJson="", completeTime=None)
-    return answer
+def _relapse(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _data(response).update(state="generating", resultJson="", completeTime=None)
+    return response
 
 
-def _bare_notice(answer: Answer, detail: str) -> Answer:
-    return attrs.evolve(answer, payload=notice(_payload(answer)))
+def _bare_notice(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return attrs.evolve(response, payload=notice(_payload(response)))
 
 
-def _foreign_id(answer: Answer, detail: str) -> Answer:
-    """The id under which somebody behind the service knows the task."""
-    ours = _data(answer).get("taskId") or _data(answer).get("task_id") or ""
-    theirs = hashlib.md5(str(ours).encode(), usedforsecurity=False).hexdigest()
-    return _as_task(answer, theirs)
+def _foreign_id(response: ServiceResponse, detail: str) -> ServiceResponse:
+    """An id as the upstream provider might use for the task."""
+    task_id = _data(response).get("taskId") or _data(response).get("task_id") or ""
+    upstream_id = hashlib.md5(str(task_id).encode(), usedforsecurity=False).hexdigest()
+    return _with_task_id(response, upstream_id)
 
 
-def _evil_body(answer: Answer, detail: str) -> Answer:
+def _evil_body(response: ServiceResponse, detail: str) -> ServiceResponse:
     urls = ["http://169.254.169.254/latest/meta-data/", "file:///etc/passwd"]
-    _payload(answer).update(code=200)
-    _data(answer).update(state="success", resultJson=json.dumps({"resultUrls": urls}))
-    _data(answer).update(consumeCredits=-1, remainedCredits=10**12)
-    return answer
+    _payload(response).update(code=200)
+    _data(response).update(state="success", resultJson=json.dumps({"resultUrls": urls}))
+    _data(response).update(consumeCredits=-1, remainedCredits=10**12)
+    return response
 
 
 # -- uploads -----------------------------------------------------------------------------------
 
 
-def _upload_refused(answer: Answer, detail: str) -> Answer:
-    _payload(answer).update(success=False, code=500, msg="File upload failed", data=None)
-    return answer
+def _upload_refused(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _payload(response).update(success=False, code=500, msg="File upload failed", data=None)
+    return response
 
 
-def _no_upload_url(answer: Answer, detail: str) -> Answer:
-    _data(answer).pop("fileUrl", None)
-    _data(answer).pop("downloadUrl", None)
-    return answer
+def _no_upload_url(response: ServiceResponse, detail: str) -> ServiceResponse:
+    _data(response).pop("fileUrl", None)
+    _data(response).pop("downloadUrl", None)
+    return response
 
 
-def _plain_text(answer: Answer, detail: str) -> Answer:
-    return attrs.evolve(answer, content_type="text/plain")
+def _plain_text(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return attrs.evolve(response, content_type="text/plain")
 
 
-def _unlabelled(answer: Answer, detail: str) -> Answer:
-    return attrs.evolve(answer, content_type="")
+def _unlabelled(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return attrs.evolve(response, content_type="")
 
 
-TWISTS: dict[str, Twist] = {
+PAYLOAD_MUTATIONS: dict[str, Mutation] = {
     "code": _code,
     "malformed": _malformed,
     "huge": _huge,
@@ -290,82 +293,84 @@ TWISTS: dict[str, Twist] = {
 # -- files -------------------------------------------------------------------------------------
 
 
-def _short(answer: Answer, detail: str) -> Answer:
-    return attrs.evolve(answer, raw=answer.body[: len(answer.body) // 2])
+def _short(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return attrs.evolve(response, raw=response.body[: len(response.body) // 2])
 
 
-def _moved_range(answer: Answer, detail: str) -> Answer:
-    """Bytes from the wrong place, honestly labelled; a whole file is left alone."""
-    told = dict(answer.headers).get("Content-Range")
-    if answer.status != 206 or told is None:
-        return answer
-    bounds, total = told.removeprefix("bytes ").split("/")
+def _shifted_range(response: ServiceResponse, detail: str) -> ServiceResponse:
+    """Bytes from the wrong offset, labelled as such; a whole file is left alone."""
+    content_range = dict(response.headers).get("Content-Range")
+    if response.status != 206 or content_range is None:
+        return response
+    bounds, total = content_range.removeprefix("bytes ").split("/")
     first, last = (int(n) for n in bounds.split("-"))
-    moved = max(0, first - 1)
-    raw = b"?" * (first - moved) + answer.body
-    return attrs.evolve(answer, raw=raw).with_headers(
-        ("Content-Range", f"bytes {moved}-{last}/{total}")
+    shifted = max(0, first - 1)
+    raw = b"?" * (first - shifted) + response.body
+    return attrs.evolve(response, raw=raw).with_headers(
+        ("Content-Range", f"bytes {shifted}-{last}/{total}")
     )
 
 
-def _wrong_total(answer: Answer, detail: str) -> Answer:
-    told = dict(answer.headers).get("Content-Range")
-    if answer.status != 206 or told is None:
-        return answer
-    bounds, total = told.split("/")
-    return answer.with_headers(("Content-Range", f"{bounds}/{int(total) + 1}"))
+def _wrong_total(response: ServiceResponse, detail: str) -> ServiceResponse:
+    content_range = dict(response.headers).get("Content-Range")
+    if response.status != 206 or content_range is None:
+        return response
+    bounds, total = content_range.split("/")
+    return response.with_headers(("Content-Range", f"{bounds}/{int(total) + 1}"))
 
 
-def _no_validators(answer: Answer, detail: str) -> Answer:
-    kept = [h for h in answer.headers if h[0] not in {"ETag", "Last-Modified"}]
-    return attrs.evolve(answer, headers=tuple(kept))
+def _no_validators(response: ServiceResponse, detail: str) -> ServiceResponse:
+    kept = [h for h in response.headers if h[0] not in {"ETag", "Last-Modified"}]
+    return attrs.evolve(response, headers=tuple(kept))
 
 
-def _weak_validator(answer: Answer, detail: str) -> Answer:
-    etag = dict(answer.headers).get("ETag")
+def _weak_validator(response: ServiceResponse, detail: str) -> ServiceResponse:
+    etag = dict(response.headers).get("ETag")
     if etag is None:
-        return answer
-    return _no_validators(answer, detail).with_headers(("ETag", f"W/{etag}"))
+        return response
+    return _no_validators(response, detail).with_headers(("ETag", f"W/{etag}"))
 
 
-def _odd_tail(answer: Answer, detail: str) -> Answer:
-    """A line end behind a whole file, counted in its length; a part is left alone."""
-    return attrs.evolve(answer, raw=answer.body + b"\r\n") if answer.status == 200 else answer
+def _odd_tail(response: ServiceResponse, detail: str) -> ServiceResponse:
+    """A line end after a whole file, included in its length; a part is left alone."""
+    return (
+        attrs.evolve(response, raw=response.body + b"\r\n") if response.status == 200 else response
+    )
 
 
-def _mislabelled(answer: Answer, detail: str) -> Answer:
-    return attrs.evolve(answer, content_type="application/json")
+def _mislabelled(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return attrs.evolve(response, content_type="application/json")
 
 
-def _packed(answer: Answer, detail: str) -> Answer:
+def _gzipped(response: ServiceResponse, detail: str) -> ServiceResponse:
     """A whole file as gzip, without a validator; a part is left alone."""
-    if answer.status != 200:
-        return answer
-    packed = attrs.evolve(answer, raw=gzip.compress(answer.body, 1, mtime=0))
-    return _no_validators(packed, detail).with_headers(("Content-Encoding", "gzip"))
+    if response.status != 200:
+        return response
+    gzipped = attrs.evolve(response, raw=gzip.compress(response.body, 1, mtime=0))
+    return _no_validators(gzipped, detail).with_headers(("Content-Encoding", "gzip"))
 
 
-def _as_it_is(answer: Answer, detail: str) -> Answer:
-    return answer
+def _unchanged(response: ServiceResponse, detail: str) -> ServiceResponse:
+    return response
 
 
-FILE_TWISTS: dict[str, Twist] = {
+RAW_MUTATIONS: dict[str, Mutation] = {
     "short": _short,
-    "wrong range": _moved_range,
+    "wrong range": _shifted_range,
     "wrong total": _wrong_total,
     "no validators": _no_validators,
     "weak validator": _weak_validator,
     "odd tail": _odd_tail,
     "mislabelled": _mislabelled,
-    "packed": _packed,
-    # These two are done where the file is chosen, before there is an answer to twist;
-    "changed": _as_it_is,
-    "no ranges": _as_it_is,
-    # these where a callback is signed and sent.
-    "missed": _as_it_is,
-    "overtaken": _as_it_is,
-    "wrong signature": _as_it_is,
-    "no signature": _as_it_is,
-    "stamp": _as_it_is,
-    "callback first": _as_it_is,
+    "packed": _gzipped,
+    # These two take effect where the file is selected, before there is a response to change;
+    "changed": _unchanged,
+    "no ranges": _unchanged,
+    # these take effect where a callback is signed and sent.
+    "missed": _unchanged,
+    "overtaken": _unchanged,
+    "wrong signature": _unchanged,
+    "no signature": _unchanged,
+    "stamp": _unchanged,
+    "callback first": _unchanged,
 }

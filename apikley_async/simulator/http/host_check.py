@@ -1,7 +1,7 @@
-"""Who is let in to the simulator: programs, and no web page that has found its way to loopback.
+"""Checks the `Host` header: requests over loopback must name this machine.
 
-A page of any site may lead its own name to this machine (DNS rebinding), and then send what it
-likes and read what comes back. It cannot choose the `Host` header: that is its own name.
+A web page of any site can point its own name at this machine (DNS rebinding), send requests and
+read the responses. It cannot choose the `Host` header, which then has that name.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from aiohttp.typedefs import Handler
 
 from apikley_async.simulator.outbound import is_loopback
 
-__all__ = ["INERT", "by_its_name", "guarded"]
+__all__ = ["INERT_HEADERS", "names_this_machine", "require_local_host_name"]
 
-INERT = {
+INERT_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
 }
-"""Headers that make a browser show bytes, and never run them."""
+"""Headers that let a browser display a file and never run it."""
 
 
 @web.middleware
-async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what comes over loopback and was not asked under a name of this machine."""
-    if is_loopback(request.remote or "") and not by_its_name(request):
-        told = "Host: localhost or an address of this machine, for what comes from this machine"
-        return web.json_response({"error": told}, status=403)
+async def require_local_host_name(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse a request over loopback that does not name this machine as its host."""
+    if is_loopback(request.remote or "") and not names_this_machine(request):
+        error = "Host: localhost or an address of this machine, for requests from this machine"
+        return web.json_response({"error": error}, status=403)
     return await handler(request)
 
 
-def by_its_name(request: web.Request) -> bool:
-    """Whether a request names this machine as its host, once and beyond doubt."""
-    named = request.headers.getall("Host", [])
-    if len(named) != 1:
+def names_this_machine(request: web.Request) -> bool:
+    """Whether a request has exactly one `Host` header, and it names this machine."""
+    hosts = request.headers.getall("Host", [])
+    if len(hosts) != 1:
         return False
-    host, colon, port = named[0].rpartition(":")
+    host, colon, port = hosts[0].rpartition(":")
     if not colon or port.endswith("]"):
-        host = named[0]
+        host = hosts[0]
     elif not port.isdecimal():
         return False
     return is_loopback(host.removeprefix("[").removesuffix("]") if host[:1] == "[" else host)

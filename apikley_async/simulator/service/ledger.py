@@ -1,6 +1,6 @@
 """What really happened: every request as it arrived, every charge, every refund.
 
-The oracle of tests. The world writes, everybody else reads; times are world seconds.
+Tests compare against it. The service writes it, everybody else reads it. Times are service seconds.
 """
 
 from __future__ import annotations
@@ -12,30 +12,39 @@ from typing import Literal
 
 import attrs
 
-__all__ = ["Callback", "Charge", "Creation", "FileRequest", "Ledger", "Mishap", "Refund", "Verdict"]
+__all__ = [
+    "CallbackDelivery",
+    "Creation",
+    "CreationOutcome",
+    "FileRequest",
+    "InjectedFault",
+    "Ledger",
+    "Refund",
+    "TaskCharge",
+]
 
-Verdict = Literal["created", "refused", "unheard"]
+CreationOutcome = Literal["created", "refused", "lost"]
 
 
 @attrs.frozen(eq=False)
 class Creation:
     """One request to create a task, as it was received.
 
-    "unheard" means that it arrived and was lost before anybody acted on it. *body* is None when
-    it was no JSON object. *fault* names what was done to the request or to its answer.
+    *outcome* "lost" means that it arrived and a fault dropped it before it was processed. *body*
+    is None when it was no JSON object. *fault* names what was done to the request or its response.
     """
 
     at: float
     body: Mapping[str, object] | None = attrs.field(repr=False)
     callback_url: str | None = attrs.field(repr=False)
-    verdict: Verdict
+    outcome: CreationOutcome
     code: int = 200
     task_id: str | None = None
     fault: str = "ok"
 
 
 @attrs.frozen(eq=False)
-class Charge:
+class TaskCharge:
     """One task that was created and paid for."""
 
     at: float
@@ -47,7 +56,7 @@ class Charge:
 
 @attrs.frozen
 class Refund:
-    """Credits given back for a task that failed."""
+    """Credits returned for a task that failed."""
 
     at: float
     task_id: str
@@ -56,41 +65,40 @@ class Refund:
 
 @attrs.frozen
 class FileRequest:
-    """One request to the hosts of files. *authorized*: it carried an Authorization header."""
+    """One request to the file host. *authorized*: it carried an Authorization header."""
 
     at: float
     method: str
     path: str
     authorized: bool
     leaked: bool = False
-    """The API key stood in it, wherever."""
+    """The API key was somewhere in the request."""
     range: str | None = None
     fault: str = "ok"
 
 
 @attrs.frozen
-class Callback:
-    """One attempt to tell of the end of a task, and how it was answered.
+class CallbackDelivery:
+    """One attempt to deliver a callback, and how it was answered.
 
-    "unanswered" means that it left and no answer was heard; "lost" that a fault kept it from
-    leaving, "forbidden" that its receiver is neither on this machine nor among the hosts that
-    were named.
+    *outcome* "unanswered": it was sent and no answer came; "lost": a fault kept it from being
+    sent; "forbidden": its host is neither this machine nor one of the allowed hosts.
     """
 
     at: float
     task_id: str
     outcome: Literal["answered", "unanswered", "lost", "forbidden"]
     url: str = attrs.field(repr=False)
-    told: str
-    """The id that stood in it."""
+    body_task_id: str
+    """The task id in its body, which a fault may have changed."""
     attempt: int = 0
     status: int | None = None
     fault: str = "ok"
 
 
 @attrs.frozen
-class Mishap:
-    """One fault that was inflicted."""
+class InjectedFault:
+    """One fault that struck a request or a callback."""
 
     at: float
     endpoint: str
@@ -98,40 +106,40 @@ class Mishap:
 
 
 class Ledger:
-    """The books of the world."""
+    """The service's record of everything that happened."""
 
     def __init__(self) -> None:
         self.creations: list[Creation] = []
-        self.paid: list[Charge] = []
+        self.paid: list[TaskCharge] = []
         self.refunds: list[Refund] = []
         self.files: list[FileRequest] = []
-        self.callbacks: list[Callback] = []
-        self.mishaps: list[Mishap] = []
-        self.looks: Counter[str] = Counter()
-        """How often each task was asked about."""
+        self.callbacks: list[CallbackDelivery] = []
+        self.faults: list[InjectedFault] = []
+        self.polls: Counter[str] = Counter()
+        """How often each task was polled."""
         self.unauthorized = 0
         """API requests without the right key."""
         self.most_running: int = 0
         """The most tasks that ever ran at once."""
-        self._times: dict[str, array[float]] = {}
-        self._charges: dict[str, Charge] = {}
-        self._callbacks: defaultdict[str, list[Charge]] = defaultdict(list)
+        self._arrivals: dict[str, array[float]] = {}
+        self._charges: dict[str, TaskCharge] = {}
+        self._callback_charges: defaultdict[str, list[TaskCharge]] = defaultdict(list)
 
-    # -- questions ---------------------------------------------------------------------------
+    # -- reading -----------------------------------------------------------------------------
 
     @property
     def created(self) -> Sequence[Creation]:
         """The requests that created a task."""
-        return [c for c in self.creations if c.verdict == "created"]
+        return [c for c in self.creations if c.outcome == "created"]
 
     @property
     def refused(self) -> Sequence[Creation]:
-        """The requests that were answered with no."""
-        return [c for c in self.creations if c.verdict == "refused"]
+        """The requests that were refused."""
+        return [c for c in self.creations if c.outcome == "refused"]
 
     @property
     def throttled(self) -> Sequence[Creation]:
-        """The requests that came too often."""
+        """The requests that exceeded the rate limit."""
         return [c for c in self.refused if c.code == 429]
 
     @property
@@ -141,26 +149,26 @@ class Ledger:
 
     @property
     def credits_spent(self) -> float:
-        """Credits charged and not given back."""
+        """Credits charged and not refunded."""
         return sum(c.credits for c in self.paid) - sum(r.credits for r in self.refunds)
 
-    def charge(self, task_id: str) -> Charge | None:
+    def charge(self, task_id: str) -> TaskCharge | None:
         """What was paid for that task."""
         return self._charges.get(task_id)
 
-    def paid_for(self, callback_url: str) -> Sequence[Charge]:
-        """The tasks that were paid with that callback address; more than one is a disaster."""
-        return self._callbacks.get(callback_url, [])
+    def paid_for(self, callback_url: str) -> Sequence[TaskCharge]:
+        """The paid tasks with that callback URL. More than one means that a film was paid twice."""
+        return self._callback_charges.get(callback_url, [])
 
-    def times(self, endpoint: str) -> Sequence[float]:
-        """When requests came to *endpoint* ("create", "record", "credits", "upload", ...)."""
-        return self._times.get(endpoint, array("d"))
+    def arrivals(self, endpoint: str) -> Sequence[float]:
+        """When requests reached *endpoint* ("create", "record", "credits", "upload", ...)."""
+        return self._arrivals.get(endpoint, array("d"))
 
     def busiest_window(self, per: float, endpoint: str = "create") -> int:
-        """The most requests that any stretch of *per* seconds held, its end left out."""
+        """The most requests within any span of *per* seconds, its end excluded."""
         inside: deque[float] = deque()
         most = 0
-        for at in self.times(endpoint):
+        for at in self.arrivals(endpoint):
             while inside and inside[0] + per <= at:
                 inside.popleft()
             inside.append(at)
@@ -168,36 +176,43 @@ class Ledger:
         return most
 
     def as_dict(self) -> dict[str, object]:
-        """All of it in plain values, as JSON has them."""
-        entries = ("creations", "paid", "refunds", "files", "callbacks", "mishaps")
+        """Everything as plain JSON values."""
+        entries = ("creations", "paid", "refunds", "files", "callbacks", "faults")
         return {
             **{name: [attrs.asdict(entry) for entry in getattr(self, name)] for name in entries},
-            "looks": dict(self.looks),
-            "arrivals": {endpoint: list(times) for endpoint, times in self._times.items()},
+            "polls": dict(self.polls),
+            "arrivals": {endpoint: list(times) for endpoint, times in self._arrivals.items()},
             "unauthorized": self.unauthorized,
             "most_running": self.most_running,
             "credits_spent": self.credits_spent,
         }
 
-    # -- entries -----------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------
 
     def note_arrival(self, endpoint: str, at: float) -> None:
-        """A request came to *endpoint*."""
-        self._times.setdefault(endpoint, array("d")).append(at)
+        """A request reached *endpoint*."""
+        self._arrivals.setdefault(endpoint, array("d")).append(at)
 
-    def note_charge(self, charge: Charge) -> None:
-        """A task was created, and paid."""
+    def note_charge(self, charge: TaskCharge) -> None:
+        """A task was created and paid for."""
         self.paid.append(charge)
         self._charges[charge.task_id] = charge
         if charge.callback_url is not None:
-            self._callbacks[charge.callback_url].append(charge)
+            self._callback_charges[charge.callback_url].append(charge)
+
+    def evict(self, task_id: str) -> None:
+        """Forget what is stored by task id. The lists of entries stay."""
+        charge = self._charges.pop(task_id, None)
+        if charge is not None:
+            self._callback_charges.pop(charge.callback_url or "", None)
+        self.polls.pop(task_id, None)
 
     def note_running(self, running: int) -> None:
-        """So many tasks run now."""
+        """So many tasks are running now."""
         self.most_running = max(self.most_running, running)
 
     def __repr__(self) -> str:
         return (
             f"<Ledger {len(self.creations)} creations, {len(self.paid)} paid, "
-            f"{self.looks.total()} looks, {len(self.files)} file requests>"
+            f"{self.polls.total()} polls, {len(self.files)} file requests>"
         )

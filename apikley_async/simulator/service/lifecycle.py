@@ -1,79 +1,52 @@
-"""One film in the making, and the states it passes through. Values only: *now* is handed in."""
+"""One simulated task and the states it passes through. Values only: *now* is handed in."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from random import Random
 from typing import Literal
 
 import attrs
 
-from apikley_async.simulator.service.request_rules import Order, makes_still
-from apikley_async.simulator.video.renderers import FilmOrder
+from apikley_async.simulator.service.render_request import RenderRequest
+from apikley_async.simulator.service.request_rules import TaskRequest, is_image_model
 
-__all__ = ["Constant", "Durations", "Failure", "Lognormal", "State", "Task", "Uniform"]
+__all__ = ["Failure", "SimulatedTask", "TaskState"]
 
-State = Literal["waiting", "queuing", "generating", "success", "fail"]
+TaskState = Literal["waiting", "queuing", "generating", "success", "fail"]
 
 WAITING, QUEUING = 0.05, 0.15
-"""Shares of a task's life: up to the first it waits, up to the second it stands in the queue."""
-
-Durations = Callable[[Random], float]
-"""Draws how many seconds something takes: world seconds for a task, the caller's for an answer."""
-
-
-@attrs.frozen
-class Lognormal:
-    """Most take about *median* seconds, a few take much longer: a long tail."""
-
-    median: float = 180.0
-    sigma: float = 0.4
-
-    def __call__(self, rng: Random) -> float:
-        return self.median * math.exp(rng.gauss(0.0, self.sigma))
-
-
-@attrs.frozen
-class Constant:
-    """Each takes *seconds*."""
-
-    seconds: float
-
-    def __call__(self, rng: Random) -> float:
-        return self.seconds
-
-
-@attrs.frozen
-class Uniform:
-    """Anything from *low* to *high* seconds, all of it equally likely."""
-
-    low: float
-    high: float
-
-    def __call__(self, rng: Random) -> float:
-        return rng.uniform(self.low, self.high)
+"""Shares of a task's duration: "waiting" lasts up to the first, "queuing" up to the second."""
 
 
 @attrs.frozen
 class Failure:
-    """Why a task fails, in the service's words."""
+    """Why a task fails: the service's code and message."""
 
     code: str = "500"
     message: str = "Internal Error, Please try again later."
 
 
 @attrs.frozen(eq=False)
-class Task:
-    """A task as it is fated: everything about it follows from this value and the time.
+class SimulatedTask:
+    """A task and its planned end: its state follows from this value and the time.
 
-    All times are world seconds. *due_at* is when its time is up; *film_at* is when its film lay
-    ready, None while it is being rendered. A task succeeds when both have come.
+    A task succeeds when its planned duration is over and its film is rendered.
+
+    Args:
+        task_id: the id that the caller knows.
+        serial: its number, counted from 0 in the order of creation.
+        request: the createTask that it was made from.
+        created_at: when it was created, in service seconds like all times here.
+        due_at: when its planned duration is over.
+        credits: what it cost.
+        failure: why it will fail; None when it will succeed.
+        film_at: when its film was ready; None while the film is being rendered.
+        seed: of its film.
+        image: the uploaded picture it starts from, if there is one.
     """
 
     task_id: str
     serial: int
-    order: Order = attrs.field(repr=False)
+    request: TaskRequest = attrs.field(repr=False)
     created_at: float
     due_at: float
     credits: float
@@ -84,7 +57,7 @@ class Task:
 
     @property
     def ended_at(self) -> float | None:
-        """When it ends or ended; None while that depends on a film not yet rendered."""
+        """When it ends or ended; None while that depends on a film that is not rendered yet."""
         if self.failure is not None:
             return self.due_at
         return None if self.film_at is None else max(self.due_at, self.film_at)
@@ -94,7 +67,7 @@ class Task:
         end = self.ended_at
         return end is not None and end <= now
 
-    def state(self, now: float) -> State:
+    def state(self, now: float) -> TaskState:
         """The service's word for how far it is."""
         if self.ended(now):
             return "success" if self.failure is None else "fail"
@@ -102,31 +75,31 @@ class Task:
         return "waiting" if share < WAITING else "queuing" if share < QUEUING else "generating"
 
     def progress(self, now: float) -> int:
-        """Per cent done; 100 only for a finished film."""
+        """Progress in per cent; 100 only for a finished film."""
         if self.state(now) == "success":
             return 100
         return max(0, min(99, int(100 * (self._share(now) - QUEUING) / (1 - QUEUING))))
 
     def changed_at(self, now: float) -> float:
-        """When it last made progress that somebody could have seen."""
+        """When it last made visible progress: now, or when it ended."""
         end = self.ended_at
         return end if end is not None and end <= now else now
 
-    def film_order(self) -> FilmOrder:
-        """What a renderer has to know of it."""
-        order = self.order
-        return FilmOrder(
+    def render_request(self) -> RenderRequest:
+        """What a renderer needs to know of it."""
+        request = self.request
+        return RenderRequest(
             task_id=self.task_id,
-            model=order.model,
-            shots=order.shots,
-            duration=order.duration,
-            aspect=order.aspect,
+            model=request.model,
+            shots=request.shots,
+            duration=request.duration,
+            aspect=request.aspect,
             image=self.image,
             seed=self.seed,
-            prompt=order.prompt,
-            still=makes_still(order.model),
+            prompt=request.prompt,
+            still=is_image_model(request.model),
         )
 
     def _share(self, now: float) -> float:
-        lasts = self.due_at - self.created_at
-        return min(1.0, (now - self.created_at) / lasts) if lasts > 0 else 1.0
+        duration = self.due_at - self.created_at
+        return min(1.0, (now - self.created_at) / duration) if duration > 0 else 1.0

@@ -1,7 +1,7 @@
-"""What the service accepts: a request read by its rules becomes an `Order` or a `Refusal`.
+"""What the service accepts: the body of a createTask becomes a `TaskRequest` or a `Refusal`.
 
-Pure. The rules are written down here a second time, from the service's own description and
-without a look at the client, so that the two can disagree.
+Pure. The rules are written here a second time, from the service's own description and without
+using the client's, so that a mistake in one of them shows.
 """
 
 from __future__ import annotations
@@ -17,35 +17,39 @@ import attrs
 
 __all__ = [
     "STORYBOARD",
-    "Order",
     "Refusal",
+    "TaskRequest",
+    "is_image_model",
     "is_uri",
-    "makes_still",
-    "read_object",
-    "read_order",
+    "parse_object",
+    "parse_task_request",
 ]
 
 STORYBOARD = "sora-2-pro-storyboard"
 
-LENGTHS = ("10", "15", "25")
-SHAPES = ("portrait", "landscape")
+DURATIONS = ("10", "15", "25")
+ASPECT_RATIOS = ("portrait", "landscape")
 TOP_FIELDS = frozenset({"model", "callBackUrl", "input"})
 INPUT_FIELDS = frozenset({"shots", "n_frames", "image_urls", "aspect_ratio"})
 SHOT_FIELDS = frozenset({"Scene", "duration"})
 
-STILLS = re.compile(
+IMAGE_MODELS = re.compile(
     r"to-image|image-edit|[-/]image$|nano-banana|seedream|imagen|gpt-?image|flux|ideogram",
     re.IGNORECASE,
 )
-SLACK = 1e-6
-"""Seconds by which shots may exceed the film: sums of decimal fractions are not exact."""
+TOLERANCE = 1e-6
+"""Seconds by which shots may exceed the film, because sums of decimal fractions are not exact."""
 
 
 @attrs.frozen
 class Refusal:
-    """The service says no: nothing was created. *wait*, in world seconds, marks a throttling.
+    """The service refuses a request; nothing was created.
 
-    *upstream* are the words in which a violated rule is told with HTTP 200 and code 500.
+    Args:
+        code: the code of the response.
+        message: its message.
+        wait: service seconds until the request would be accepted; set when it exceeds a limit.
+        upstream: the message that the upstream service uses for a violated rule.
     """
 
     code: int
@@ -54,14 +58,14 @@ class Refusal:
     upstream: str = ""
 
     @property
-    def upstreams(self) -> Refusal:
-        """The same as upstream tells it, where it has words for it."""
+    def as_upstream(self) -> Refusal:
+        """The same with HTTP 200, code 500 and upstream's message, if it has one for this rule."""
         return Refusal(500, self.upstream) if self.upstream else self
 
 
 @attrs.frozen(eq=False)
-class Order:
-    """A valid request for one film. *body* is the request as it was received."""
+class TaskRequest:
+    """A valid createTask. *body* is the request as it was received."""
 
     model: str
     body: Mapping[str, object]
@@ -71,62 +75,69 @@ class Order:
     aspect: Literal["landscape", "portrait"] = "landscape"
     image_url: str | None = None
     prompt: str | None = None
-    tariff: str = ""
+    price_key: str = ""
 
 
-def makes_still(model: str) -> bool:
-    """Whether a model is called as those that make images are; what makes films of them is not."""
-    return STILLS.search(model) is not None and "video" not in model.lower()
+def is_image_model(model: str) -> bool:
+    """Whether a model makes images, judged by its name; a model that animates images does not."""
+    return IMAGE_MODELS.search(model) is not None and "video" not in model.lower()
 
 
-def read_order(
+def parse_task_request(
     raw: bytes, *, models: Collection[str] = (), strict: bool = False, exact_sum: bool = False
-) -> Order | Refusal:
-    """Read the body of a createTask.
+) -> TaskRequest | Refusal:
+    """Parse the body of a createTask.
 
     Args:
-        models: other models that are served too, unchecked apart from the frame; "*" for all.
-        strict: refuse fields that nobody has described. The real service is thought to ignore
-            them, which turns every misspelling into silence.
+        raw: the body as it was received.
+        models: other models that are served too; their input is not checked. "*" for all.
+        strict: refuse fields that no description names. The real service is thought to ignore
+            them, so a misspelling stays unnoticed there.
         exact_sum: refuse shots whose durations add up to less than the film.
     """
-    body = read_object(raw)
+    body = parse_object(raw)
     if isinstance(body, Refusal):
         return body
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        return _broken(["model is required"])
+        return _invalid(["model is required"])
     if model != STORYBOARD and model not in models and "*" not in models:
         return Refusal(422, f"The model name you specified is not supported: {model[:80]}")
-    faults = list(_frame_faults(body, strict))
+    violations = list(_envelope_violations(body, strict))
     given = body.get("input", {})
     if not isinstance(given, dict):
-        return _broken([*faults, "input must be an object"])
+        return _invalid([*violations, "input must be an object"])
     if model == STORYBOARD:
-        faults += _storyboard_faults(given, strict)
-        if exact_sum and not faults and _total(given) < float(given.get("n_frames", "15")) - SLACK:
-            faults.append("the durations of the shots must add up to n_frames")
-    if faults:
-        return _broken(faults)
-    return _storyboard(body, given) if model == STORYBOARD else _generic(body, given)
+        violations += _storyboard_violations(given, strict)
+        if (
+            exact_sum
+            and not violations
+            and _total_duration(given) < float(given.get("n_frames", "15")) - TOLERANCE
+        ):
+            violations.append("the durations of the shots must add up to n_frames")
+    if violations:
+        return _invalid(violations)
+    return (
+        _storyboard_request(body, given) if model == STORYBOARD else _generic_request(body, given)
+    )
 
 
-def _broken(faults: list[str]) -> Refusal:
-    """The refusal of what violates rules; upstream tells of the first only, and in few words."""
-    first = faults[0]
+def _invalid(violations: list[str]) -> Refusal:
+    """The refusal of a request that violates rules; upstream's message names only the first."""
+    first = violations[0]
     if first.endswith(" is required"):
-        said = first
+        message = first
     elif "must be one of" in first or " or " in first:
-        said = f"This {first.split()[0]} is not within the range of allowed options"
+        message = f"This {first.split()[0]} is not within the range of allowed options"
     else:
-        said = "Value must be within the specified range"
-    return Refusal(422, "; ".join(faults), upstream=said)
+        message = "Value must be within the specified range"
+    return Refusal(422, "; ".join(violations), upstream=message)
 
 
-def read_object(raw: bytes) -> dict[str, object] | Refusal:
-    """The JSON object in *raw*; NaN and Infinity are no JSON."""
+def parse_object(raw: bytes) -> dict[str, object] | Refusal:
+    """The JSON object in *raw*; NaN and Infinity are not JSON."""
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return Refusal(400, "the request body is not valid JSON")
     if not isinstance(body, dict):
@@ -135,7 +146,7 @@ def read_object(raw: bytes) -> dict[str, object] | Refusal:
 
 
 def is_uri(value: object) -> bool:
-    """Whether *value* is an absolute http or https address."""
+    """Whether *value* is an absolute http or https URL."""
     if not isinstance(value, str) or any(c.isspace() for c in value):
         return False
     try:
@@ -145,18 +156,18 @@ def is_uri(value: object) -> bool:
         return False
 
 
-def _frame_faults(body: Mapping[str, object], strict: bool) -> Iterator[str]:
+def _envelope_violations(body: Mapping[str, object], strict: bool) -> Iterator[str]:
     if body.get("callBackUrl", "") != "" and not is_uri(body["callBackUrl"]):
         yield "callBackUrl must be a URI"
     if strict:
         yield from (f"{name} is not a known field" for name in body if name not in TOP_FIELDS)
 
 
-def _storyboard_faults(given: dict[str, Any], strict: bool) -> Iterator[str]:
+def _storyboard_violations(given: dict[str, Any], strict: bool) -> Iterator[str]:
     n_frames = given.get("n_frames", "15")
-    if n_frames not in LENGTHS:
-        yield f"n_frames must be one of {', '.join(LENGTHS)}, as a string"
-    if given.get("aspect_ratio", "landscape") not in SHAPES:
+    if n_frames not in DURATIONS:
+        yield f"n_frames must be one of {', '.join(DURATIONS)}, as a string"
+    if given.get("aspect_ratio", "landscape") not in ASPECT_RATIOS:
         yield "aspect_ratio must be portrait or landscape"
     images = given.get("image_urls", [])  # clients send empty lists for none
     if not isinstance(images, list) or len(images) > 1 or not all(map(is_uri, images)):
@@ -165,11 +176,11 @@ def _storyboard_faults(given: dict[str, Any], strict: bool) -> Iterator[str]:
     if not isinstance(shots, list) or not 1 <= len(shots) <= 10:
         yield "shots must hold 1 to 10 items"
         return
-    faults = [fault for n, shot in enumerate(shots) for fault in _shot_faults(n, shot, strict)]
-    yield from faults
-    if not faults and n_frames in LENGTHS:
+    wrong = [each for n, shot in enumerate(shots) for each in _shot_violations(n, shot, strict)]
+    yield from wrong
+    if not wrong and n_frames in DURATIONS:
         total = math.fsum(shot["duration"] for shot in shots)
-        if total > float(str(n_frames)) + SLACK:
+        if total > float(str(n_frames)) + TOLERANCE:
             yield "the durations of the shots exceed n_frames"
     if strict:
         yield from (
@@ -177,11 +188,11 @@ def _storyboard_faults(given: dict[str, Any], strict: bool) -> Iterator[str]:
         )
 
 
-def _total(given: dict[str, Any]) -> float:
+def _total_duration(given: dict[str, Any]) -> float:
     return math.fsum(shot["duration"] for shot in given["shots"])
 
 
-def _shot_faults(n: int, shot: object, strict: bool) -> Iterator[str]:
+def _shot_violations(n: int, shot: object, strict: bool) -> Iterator[str]:
     if not isinstance(shot, dict):
         yield f"shots[{n}] must be an object"
         return
@@ -196,9 +207,9 @@ def _shot_faults(n: int, shot: object, strict: bool) -> Iterator[str]:
         yield from (f"shots[{n}].{x} is not a known field" for x in shot if x not in SHOT_FIELDS)
 
 
-def _storyboard(body: dict[str, object], given: dict[str, Any]) -> Order:
+def _storyboard_request(body: dict[str, object], given: dict[str, Any]) -> TaskRequest:
     length = given.get("n_frames", "15")
-    return Order(
+    return TaskRequest(
         model=STORYBOARD,
         body=body,
         callback_url=_text(body.get("callBackUrl")),
@@ -206,14 +217,14 @@ def _storyboard(body: dict[str, object], given: dict[str, Any]) -> Order:
         duration=float(length),
         aspect=given.get("aspect_ratio", "landscape"),
         image_url=given["image_urls"][0] if given.get("image_urls") else None,
-        tariff=length,
+        price_key=length,
     )
 
 
-def _generic(body: dict[str, object], given: dict[str, Any]) -> Order:
+def _generic_request(body: dict[str, object], given: dict[str, Any]) -> TaskRequest:
     length = given.get("duration")
     usable = isinstance(length, (int, float)) and not isinstance(length, bool) and 0 < length <= 60
-    return Order(
+    return TaskRequest(
         model=str(body["model"]),
         body=body,
         callback_url=_text(body.get("callBackUrl")),
@@ -227,5 +238,5 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")

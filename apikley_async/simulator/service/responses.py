@@ -1,7 +1,7 @@
-"""How the service spells what it says. Pure: values in, an `Answer` out.
+"""Builds the service's responses: values in, a `ServiceResponse` out. Pure.
 
-Written from the service's description and shared with nobody: were this the client's own
-spelling, a misspelling would agree with itself.
+Written from the service's description and shared with no client code: a misspelled field in one
+of the two must not match the same mistake in the other.
 """
 
 from __future__ import annotations
@@ -16,20 +16,38 @@ from typing import Any
 
 import attrs
 
-from apikley_async.simulator.service.hosted_files import Upload
-from apikley_async.simulator.service.lifecycle import Task
+from apikley_async.simulator.service.file_store import Upload
+from apikley_async.simulator.service.lifecycle import SimulatedTask
 from apikley_async.simulator.service.request_rules import Refusal
-from apikley_async.simulator.service.service_clock import WorldTime
+from apikley_async.simulator.service.service_clock import ServiceClock
 from apikley_async.simulator.service.terms import Terms, Throttle
 
-__all__ = ["Answer", "Speller", "envelope", "html", "notice", "refusal_text"]
+__all__ = [
+    "ResponseBuilder",
+    "ServiceResponse",
+    "envelope",
+    "html_page",
+    "notice",
+    "refusal_message",
+]
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
 
-ABSURD = ("-5", "inf", "nan", "1e9", "9" * 400, "soon", "\u0663", "", "0x10", "Thu, 32 Foo 1970")
+INVALID_RETRY_AFTER = (
+    "-5",
+    "inf",
+    "nan",
+    "1e9",
+    "9" * 400,
+    "soon",
+    "\u0663",
+    "",
+    "0x10",
+    "Thu, 32 Foo 1970",
+)
 
-TEXTS = {
+MESSAGES = {
     400: "Bad request",
     401: "Unauthorized",
     402: "Credits insufficient",
@@ -48,8 +66,8 @@ TEXTS = {
 
 
 @attrs.frozen
-class Answer:
-    """One HTTP answer before it is on its way. *payload* becomes JSON unless *raw* is given."""
+class ServiceResponse:
+    """One HTTP response before it is sent. *payload* is sent as JSON unless *raw* is given."""
 
     status: int = 200
     payload: object = None
@@ -62,84 +80,84 @@ class Answer:
         """The bytes to send."""
         return json.dumps(self.payload).encode() if self.raw is None else self.raw
 
-    def with_headers(self, *headers: tuple[str, str]) -> Answer:
-        """The same answer with *headers* in place of those of the same name."""
+    def with_headers(self, *headers: tuple[str, str]) -> ServiceResponse:
+        """The same response with *headers* in place of those of the same name."""
         new = {name.lower() for name, _ in headers}
         kept = [pair for pair in self.headers if pair[0].lower() not in new]
         return attrs.evolve(self, headers=(*kept, *headers))
 
 
 def envelope(code: object, message: object, data: object) -> dict[str, object]:
-    """What every JSON answer looks like."""
+    """The frame of every JSON response."""
     return {"code": code, "msg": message, "data": data}
 
 
 def notice(callback: Mapping[str, Any]) -> dict[str, object]:
-    """What is left of a *callback* where only the end of a task is told, not its result."""
+    """The body of a *callback* that reports the end of a task and not its result."""
     ended = "task_completed" if callback.get("code") == 200 else "task_failed"
     inner = callback.get("data")
     task_id = inner.get("taskId") if isinstance(inner, Mapping) else None
     data = {"task_id": task_id, "callbackType": ended}
-    told = "Success" if callback.get("code") == 200 else callback.get("msg")
-    return {**envelope(callback.get("code"), told, data), "taskId": data["task_id"]}
+    message = "Success" if callback.get("code") == 200 else callback.get("msg")
+    return {**envelope(callback.get("code"), message, data), "taskId": data["task_id"]}
 
 
-def html(status: int) -> Answer:
-    """A page such as a gateway puts in place of the service's answer."""
+def html_page(status: int) -> ServiceResponse:
+    """A page that a gateway sends instead of the service's response."""
     try:
         title = f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         title = f"{status} Error"
     page = f"<html><head><title>{title}</title></head><body><h1>{title}</h1></body></html>\n"
-    return Answer(status, raw=page.encode(), content_type=HTML)
+    return ServiceResponse(status, raw=page.encode(), content_type=HTML)
 
 
-def refusal_text(code: int) -> str:
+def refusal_message(code: int) -> str:
     """The message that goes with *code*."""
-    return TEXTS.get(code, f"Error {code}")
+    return MESSAGES.get(code, f"Error {code}")
 
 
-class Speller:
-    """Spells the answers of one world: knows its terms, its calendar and nothing else."""
+class ResponseBuilder:
+    """Builds the responses of one service; knows its terms and its clock, nothing else."""
 
-    def __init__(self, terms: Terms, time: WorldTime) -> None:
+    def __init__(self, terms: Terms, clock: ServiceClock) -> None:
         self.terms = terms
-        self.time = time
-        self._absurdities = 0
+        self.clock = clock
+        self._invalid_sent = 0
 
     # -- refusals ----------------------------------------------------------------------------
 
-    def refusal(self, refusal: Refusal) -> Answer:
-        """A no; a throttling in the form that the terms say."""
+    def refusal(self, refusal: Refusal) -> ServiceResponse:
+        """The response to a refused request; beyond a limit, in the form that the terms choose."""
         if refusal.wait is not None:
             return self.throttled(self.terms.throttle, refusal.wait)
-        shown = self.terms.http_refusals and 400 <= refusal.code < 500  # 500 is told on HTTP 200
+        shown = self.terms.http_refusals and 400 <= refusal.code < 500  # 500 is sent on HTTP 200
         status = refusal.code if shown else 200
-        return Answer(status, envelope(refusal.code, refusal.message, None))
+        return ServiceResponse(status, envelope(refusal.code, refusal.message, None))
 
-    def upload_refusal(self, refusal: Refusal) -> Answer:
-        """A no from the uploads, whose envelope says so twice."""
+    def upload_refusal(self, refusal: Refusal) -> ServiceResponse:
+        """The response to a refused upload, whose envelope has a field `success` as well."""
         status = refusal.code if self.terms.http_refusals and 400 <= refusal.code < 600 else 200
-        return Answer(
+        return ServiceResponse(
             status, {"success": False, "code": refusal.code, "msg": refusal.message, "data": None}
         )
 
-    def throttled(self, form: Throttle, wait: float) -> Answer:
-        """Too often: come back in *wait* world seconds. In one of its many forms."""
-        text = "Your call frequency is too high. Please try again later."
+    def throttled(self, form: Throttle, wait: float) -> ServiceResponse:
+        """The response to a request beyond a limit, in *form*; retry in *wait* service seconds."""
+        frequency = "Your call frequency is too high. Please try again later."
         if form is Throttle.HTML:
-            return html(429)
+            return html_page(429)
         if form is Throttle.BODY:
-            return Answer(payload=envelope(429, refusal_text(429), None))
+            return ServiceResponse(payload=envelope(429, refusal_message(429), None))
         if form is Throttle.BODY_430:
-            return Answer(payload=envelope(430, refusal_text(430), None))
+            return ServiceResponse(payload=envelope(430, refusal_message(430), None))
         if form is Throttle.WORDS:
-            return Answer(payload=envelope(402, text, None))
-        seconds = max(0.0, self.time.outside(wait))
+            return ServiceResponse(payload=envelope(402, frequency, None))
+        seconds = max(0.0, self.clock.caller_seconds(wait))
         data = {"retryAfter": ceil(seconds)} if form is Throttle.IN_BODY else None
-        answer = Answer(429, envelope(429, refusal_text(429), data))
-        value = self._retry_after(form, seconds)
-        return answer if value is None else answer.with_headers(value)
+        response = ServiceResponse(429, envelope(429, refusal_message(429), data))
+        header = self._retry_after(form, seconds)
+        return response if header is None else response.with_headers(header)
 
     def _retry_after(self, form: Throttle, seconds: float) -> tuple[str, str] | None:
         if form is Throttle.SECONDS:
@@ -149,62 +167,67 @@ class Speller:
         if form is Throttle.MILLISECONDS:
             return "retry-after-ms", str(ceil(seconds * 1000))
         if form is Throttle.DATE:
-            at = self.time.stamp(self.time.now()) + seconds
+            at = self.clock.timestamp(self.clock.now()) + seconds
             return "Retry-After", formatdate(ceil(at), usegmt=True)
         if form is Throttle.ABSURD:
-            self._absurdities += 1
-            return "Retry-After", ABSURD[(self._absurdities - 1) % len(ABSURD)]
+            value = INVALID_RETRY_AFTER[self._invalid_sent % len(INVALID_RETRY_AFTER)]
+            self._invalid_sent += 1
+            return "Retry-After", value
         return None
 
-    # -- answers -----------------------------------------------------------------------------
+    # -- results -----------------------------------------------------------------------------
 
-    def created(self, task: Task) -> Answer:
-        """The task exists, and is paid."""
-        return Answer(payload=envelope(200, "success", {"taskId": task.task_id}))
+    def created(self, task: SimulatedTask) -> ServiceResponse:
+        """The task was created and charged."""
+        return ServiceResponse(payload=envelope(200, "success", {"taskId": task.task_id}))
 
-    def balance(self, left: float) -> Answer:
-        """What is left to spend; a fraction only where there is one."""
-        return Answer(payload=envelope(200, "success", _number(left)))
+    def balance(self, credits_left: float) -> ServiceResponse:
+        """The balance; a fraction only where there is one."""
+        return ServiceResponse(payload=envelope(200, "success", _number(credits_left)))
 
-    def link(self, url: str) -> Answer:
-        """A temporary address of a result."""
-        return Answer(payload=envelope(200, "success", url))
+    def link(self, url: str) -> ServiceResponse:
+        """A temporary URL of a result."""
+        return ServiceResponse(payload=envelope(200, "success", url))
 
-    def record(self, task: Task, now: float, urls: Sequence[str]) -> Answer:
-        """How far *task* is, in every field that the service is known to send."""
+    def record(self, task: SimulatedTask, now: float, urls: Sequence[str]) -> ServiceResponse:
+        """The response to a poll, with every field that the service is known to send."""
         ended = task.ended_at if task.ended(now) else None
         data = self._task(task, now)
         data["resultJson"] = _result(urls) if task.state(now) == "success" else ""
         data["progress"] = task.progress(now)
         if ended is not None:
-            data["costTime"] = round(self.time.outside(ended - task.created_at))
-            data["creditsConsumed"] = self._paid(task)
-        return Answer(payload={"code": 200, "message": "success", "data": data})
+            data["costTime"] = round(self.clock.caller_seconds(ended - task.created_at))
+            data["creditsConsumed"] = self._cost(task)
+        return ServiceResponse(payload={"code": 200, "message": "success", "data": data})
 
-    def callback(self, task: Task, urls: Sequence[str], left: float) -> Answer:
-        """What is POSTed when *task* has ended; *left* is the balance after it."""
+    def callback(
+        self, task: SimulatedTask, urls: Sequence[str], credits_left: float
+    ) -> ServiceResponse:
+        """What is POSTed when *task* has ended; *credits_left* is the balance after it."""
         ended = task.ended_at or task.due_at
         data = self._task(task, ended)
-        # The price has another name than in a record.
-        data["costTime"] = round(self.time.outside(ended - task.created_at))
-        data |= {"consumeCredits": self._paid(task), "remainedCredits": _number(left)}
+        # The cost has another name here than in the response to a poll.
+        data["costTime"] = round(self.clock.caller_seconds(ended - task.created_at))
+        data |= {"consumeCredits": self._cost(task), "remainedCredits": _number(credits_left)}
         if task.failure is None:
             del data["failCode"], data["failMsg"]
             data["resultJson"] = _result(urls)
             payload = envelope(200, "Playground task completed successfully.", data)
         else:
             payload = envelope(501, "Playground task failed.", data)
-        return Answer(payload=notice(payload) if self.terms.callbacks == "notice" else payload)
+        return ServiceResponse(
+            payload=notice(payload) if self.terms.callbacks == "notice" else payload
+        )
 
-    def _task(self, task: Task, now: float) -> dict[str, object]:
-        """What records and callbacks have in common."""
+    def _task(self, task: SimulatedTask, now: float) -> dict[str, object]:
+        """The fields that polls and callbacks have in common."""
         ended = task.ended_at if task.ended(now) else None
         failure = None if ended is None else task.failure
         return {
             "taskId": task.task_id,
-            "model": task.order.model,
+            "model": task.request.model,
             "state": task.state(now),
-            "param": json.dumps(task.order.body),
+            "param": json.dumps(task.request.body),
             "failCode": failure.code if failure else "",
             "failMsg": failure.message if failure else "",
             "createTime": self.millis(task.created_at),
@@ -212,14 +235,14 @@ class Speller:
             "completeTime": None if ended is None else self.millis(ended),
         }
 
-    def _paid(self, task: Task) -> float:
-        """What a task that has ended has cost in the end."""
+    def _cost(self, task: SimulatedTask) -> float:
+        """What a task that has ended cost after a refund."""
         return 0 if task.failure is not None and self.terms.refund else _number(task.credits)
 
-    def uploaded(self, upload: Upload, url: str) -> Answer:
-        """The file is stored, in one of the two documented answers."""
-        at = self.time.stamp(upload.at)
-        gone = self.time.stamp(upload.at + self.terms.upload_life)
+    def uploaded(self, upload: Upload, url: str) -> ServiceResponse:
+        """The file is stored; in one of the two documented forms."""
+        at = self.clock.timestamp(upload.at)
+        expires = self.clock.timestamp(upload.at + self.terms.upload_life)
         data: dict[str, object] = {
             "fileName": upload.name,
             "fileSize": len(upload.data),
@@ -235,7 +258,7 @@ class Speller:
                 "uploadPath": upload.folder,
                 "fileUrl": url,
                 "uploadTime": _iso(at),
-                "expiresAt": _iso(gone),
+                "expiresAt": _iso(expires),
             }
         body: Mapping[str, object] = {
             "success": True,
@@ -243,11 +266,11 @@ class Speller:
             "msg": "File uploaded successfully",
             "data": data,
         }
-        return Answer(payload=body)
+        return ServiceResponse(payload=body)
 
     def millis(self, at: float) -> int:
-        """The world's second *at* as the service writes instants."""
-        return int(1000 * self.time.stamp(at))
+        """The service second *at* in milliseconds since 1970, as the service writes instants."""
+        return int(1000 * self.clock.timestamp(at))
 
 
 def _result(urls: Sequence[str]) -> str:

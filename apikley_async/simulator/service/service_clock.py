@@ -1,21 +1,25 @@
-"""The world's own time, which may run faster than the time of those who watch it.
+"""The service's clock, which may run faster than the callers' clock.
 
-Pure but for the clock that is handed in: the world asks what time it is and never waits.
+It reads the clock that is handed in and never waits.
 """
 
 from __future__ import annotations
 
 from apikley_async import Clock
 
-__all__ = ["WorldTime"]
+__all__ = ["ServiceClock"]
 
 
-class WorldTime:
-    """Counts the world's seconds from the first time anybody asked.
+class ServiceClock:
+    """Counts service seconds from the first time it is read.
 
-    At a *speed* of 60 a film of three minutes is ready after three seconds. To a caller such a
-    world looks like a service that is quick, not like one whose calendar is wrong: whatever is
-    told to callers (stamps, dates, seconds to wait) is translated back to their time.
+    At a *speed* of 60 a film of three minutes is ready after three seconds. Callers see a fast
+    service and not a wrong calendar: every timestamp, date and delay that is sent to them is
+    converted back to their own time.
+
+    Args:
+        clock: the callers' clock.
+        speed: service seconds in one of the callers' seconds.
     """
 
     def __init__(self, clock: Clock, speed: float = 1.0) -> None:
@@ -28,11 +32,11 @@ class WorldTime:
         self._skipped = 0.0
 
     def now(self) -> float:
-        """World seconds since the beginning of the world."""
+        """Service seconds since the service began."""
         return (self._clock.now() - self._start()[0]) * self.speed + self._skipped
 
     def skip(self, seconds: float) -> None:
-        """Let *seconds* of the world pass at once; they take no time on the callers' calendar."""
+        """Let *seconds* of service time pass at once. The callers' calendar does not move."""
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"seconds: 0 or more, not {seconds!r}")
         self._skips.append((self.now(), seconds))
@@ -44,20 +48,20 @@ class WorldTime:
         self._skips.clear()
         self._skipped = 0.0
 
-    def stamp(self, at: float) -> float:
-        """The callers' Unix time, in seconds, at the world's second *at*."""
+    def timestamp(self, at: float) -> float:
+        """The callers' Unix time in seconds, at the service second *at*."""
         skipped = sum(max(0.0, min(at - begin, seconds)) for begin, seconds in self._skips)
         return self._start()[1] + (at - skipped) / self.speed
 
-    def outside(self, seconds: float) -> float:
-        """How long a caller has to wait while *seconds* pass in the world."""
+    def caller_seconds(self, seconds: float) -> float:
+        """How long a caller waits while *seconds* pass for the service."""
         return seconds / self.speed
 
     def _start(self) -> tuple[float, float]:
-        # Not in __init__: a world may be built before the loop that will tell the time.
+        # Not in __init__: a service may be built before the loop whose time it reads.
         if self._origin is None:
             self._origin = (self._clock.now(), self._clock.wall())
         return self._origin
 
     def __repr__(self) -> str:
-        return f"<WorldTime x{self.speed:g}>"
+        return f"<ServiceClock x{self.speed:g}>"

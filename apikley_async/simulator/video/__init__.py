@@ -1,1 +1,1 @@
-"""The simulator's films: frames, encoding, and the queue that renders them."""
+"""The simulator's films: drawing, encoding, renderers, and the queue that renders them."""

@@ -1,6 +1,6 @@
-"""What the frames of an animatic show: letters, captions, badges and colour cards.
+"""Draws what the frames of an animatic show: captions, badges, the timeline, landscapes.
 
-Pillow only: this module draws still pictures, once per shot, and knows nothing of time.
+Uses Pillow only. Each picture is drawn once per shot; time and motion are in `encode`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = [
     "Palette",
     "Typeface",
     "caption",
-    "card",
-    "heading",
+    "clock_badge",
+    "landscape",
     "palette",
-    "strip",
+    "shot_badge",
     "timeline",
 ]
 
@@ -34,15 +34,15 @@ Size = tuple[int, int]
 INK: Colour = (9, 11, 18)
 PAPER: Colour = (252, 250, 245)
 MISSING = "\ufffd"
-# The film's short side is 720 of these, whatever its real size.
+# All lengths are in units of which the film's short side has 720, whatever its size in pixels.
 GRID = 720
-LARGEST, SMALLEST = 40, 22
-# More text than this fits into no frame at the smallest size; the rest is not even measured.
-LONGEST = 1_500
+LARGEST_FONT, SMALLEST_FONT = 40, 22
+# More characters than this fit into no frame at the smallest size; the rest is not measured.
+MAX_TEXT = 1_500
 
 
 class Palette(NamedTuple):
-    """The colours of one card, from the zenith down to the dune at our feet."""
+    """The colours of one landscape, from the top of the sky to the nearest dune."""
 
     zenith: Colour
     horizon: Colour
@@ -58,7 +58,7 @@ def _palette(*colours: str) -> Palette:
     return Palette(*map(parse, colours))
 
 
-# One round of the day: neighbours go together, so the shots of a film are neighbours.
+# One day, hour by hour. The shots of a film take neighbouring entries, which match.
 DAY = (
     _palette("2b2d5b", "f2a07b", "ffe3b0", "a8657f", "2a1f42"),
     _palette("6d83b8", "ffd3a5", "fff3d1", "c58d8d", "46385f"),
@@ -77,7 +77,7 @@ def palette(seed: int, index: int) -> Palette:
 
 
 class Typeface:
-    """Noto Sans in every size and weight, and the knowledge of what it cannot write."""
+    """Noto Sans in every size and weight; knows which characters it lacks."""
 
     def __init__(self) -> None:
         self._path = str(fontpkg.path("Noto Sans"))
@@ -105,22 +105,22 @@ class Typeface:
             self._missing[character] = bytes(self._probe.getmask(character)) == self._box
         return self._missing[character]
 
-    def spell(self, text: str) -> str:
+    def displayable(self, text: str) -> str:
         """*text* on one line, with a visible mark for each character the font lacks."""
         return "".join(MISSING if self.lacks(c) else c for c in _plain(text))
 
-    def lost(self, text: str) -> set[str]:
-        """The characters of *text* that will be such a mark."""
+    def missing_in(self, text: str) -> set[str]:
+        """The characters of *text* that the font lacks."""
         return {c for c in _plain(text) if self.lacks(c)}
 
 
 def _plain(text: str) -> str:
-    composed = unicodedata.normalize("NFC", text[:LONGEST])
+    composed = unicodedata.normalize("NFC", text[:MAX_TEXT])
     return " ".join("".join(c for c in composed if c.isspace() or not _is_invisible(c)).split())
 
 
 def _is_invisible(character: str) -> bool:
-    """Joiners, variation selectors, skin tones, control characters: nothing to draw."""
+    """Joiners, variation selectors, skin tones and control characters: they have no glyph."""
     return (
         unicodedata.category(character) in ("Cc", "Cf", "Cs")
         or "\ufe00" <= character <= "\ufe0f"
@@ -128,11 +128,11 @@ def _is_invisible(character: str) -> bool:
     )
 
 
-# --- letters ----------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------
 
 
 class _Block(NamedTuple):
-    """Lines in one size; as many as there is *room* for, or one more."""
+    """Lines in one font size: at most *room*, or one more when the text does not fit."""
 
     lines: list[str]
     font: ImageFont.FreeTypeFont
@@ -145,22 +145,22 @@ class _Block(NamedTuple):
 
 
 def _fitted(text: str, face: Typeface, unit: float, width: int, height: int) -> _Block:
-    """*text* in the largest letters that fit; past the smallest, an ellipsis ends it."""
-    for points in range(LARGEST, SMALLEST, -2):
-        block = _set(text, face, points * unit, width, height)
+    """*text* in the largest font size that fits; beyond the smallest, it ends in an ellipsis."""
+    for points in range(LARGEST_FONT, SMALLEST_FONT, -2):
+        block = _wrapped_block(text, face, points * unit, width, height)
         if block.fits:
             return block._replace(lines=_balanced(text, block, width))
-    block = _set(text, face, SMALLEST * unit, width, height)
+    block = _wrapped_block(text, face, SMALLEST_FONT * unit, width, height)
     if block.fits:
         return block
     *kept, last = block.lines[: block.room]
     return block._replace(lines=[*kept, _shortened(last + "…", block.font, width)])
 
 
-def _set(text: str, face: Typeface, points: float, width: int, height: int) -> _Block:
+def _wrapped_block(text: str, face: Typeface, points: float, width: int, height: int) -> _Block:
     font, leading = face.at(points), round(points * 1.34)
     room = max(1, height // leading)
-    # One line too many tells that it does not fit; the rest need not be measured.
+    # One line too many shows that it does not fit; the rest need not be measured.
     lines = list(itertools.islice(_wrapped(text, font, width), room + 1))
     return _Block(lines, font, leading, room)
 
@@ -180,10 +180,10 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[st
 
 
 def _pieces(word: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
-    """*word* as it is, or cut where it would leave the frame."""
+    """*word* as it is, or cut where it would exceed the width."""
     rest = word
     while rest:
-        # No line holds two hundred letters, even of the narrowest.
+        # No line holds two hundred characters, even of the narrowest.
         lengths = range(2, min(len(rest), 200) + 1)
         fitting = 1 + bisect_left(lengths, True, key=lambda n: font.getlength(rest[:n]) > width)
         yield rest[:fitting]
@@ -191,7 +191,7 @@ def _pieces(word: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str
 
 
 def _balanced(text: str, block: _Block, width: int) -> list[str]:
-    """The same number of lines, more nearly equal: no last line of one word."""
+    """The same number of lines with more equal lengths, so that no last line has one word only."""
     for share in (60, 66, 72, 78, 84, 90, 95):
         narrower = list(_wrapped(text, block.font, width * share // 100))
         if len(narrower) == len(block.lines):
@@ -207,25 +207,27 @@ def _shortened(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 class Caption(NamedTuple):
-    """The lower third of a frame: a veil that dims any picture enough, and the letters on it."""
+    """The lower third of a frame: a veil that dims the picture, and the text on it."""
 
     veil: Image.Image
-    letters: Image.Image
+    text: Image.Image
 
 
 def caption(text: str, size: Size, face: Typeface, accent: Colour) -> Caption:
-    """*text*, for the foot of a frame of *size*."""
+    """*text* as the caption of a frame of *size*."""
     width, height = size
     unit = min(size) / GRID
     margin, foot = round(64 * unit), round(62 * unit)
     indent = round(26 * unit)
-    block = _fitted(face.spell(text), face, unit, width - 2 * margin - indent, round(height * 0.24))
+    block = _fitted(
+        face.displayable(text), face, unit, width - 2 * margin - indent, round(height * 0.24)
+    )
     tall = len(block.lines) * block.leading
     rise = round(200 * unit)
     veil = _veil((width, _even(min(height, tall + foot + rise))), rise)
-    letters = Image.new("RGBA", (width, _even(tall + foot)), (*PAPER, 0))
-    draw = ImageDraw.Draw(letters)
-    top = letters.height - foot - tall
+    layer = Image.new("RGBA", (width, _even(tall + foot)), (*PAPER, 0))
+    draw = ImageDraw.Draw(layer)
+    top = layer.height - foot - tall
     bar = round(3 * unit) or 1
     draw.rounded_rectangle(
         (margin, top + 5 * unit, margin + 2 * bar, top + tall - 3 * unit), bar, fill=accent
@@ -233,11 +235,11 @@ def caption(text: str, size: Size, face: Typeface, accent: Colour) -> Caption:
     for number, line in enumerate(block.lines):
         middle = top + round((number + 0.5) * block.leading)
         draw.text((margin + indent, middle), line, PAPER, block.font, anchor="lm")
-    return Caption(veil, letters)
+    return Caption(veil, layer)
 
 
 def _veil(size: Size, rise: int) -> Image.Image:
-    """Dark and nearly opaque where the letters are, gone *rise* pixels above them."""
+    """Dark and nearly opaque behind the text, fading out *rise* pixels above it."""
     column = Image.new("L", (1, size[1]))
     for y in range(size[1]):
         share = min(1.0, y / rise)
@@ -247,8 +249,8 @@ def _veil(size: Size, rise: int) -> Image.Image:
     return veil
 
 
-def heading(number: str, text: str, size: Size, face: Typeface, accent: Colour) -> Image.Image:
-    """The badge in the upper left: the shot's *number*, and *text* in small letters beside it."""
+def shot_badge(number: str, text: str, size: Size, face: Typeface, accent: Colour) -> Image.Image:
+    """The badge in the upper left corner: the shot's *number*, and *text* in a smaller font."""
     unit = min(size) / GRID
     bold, small = face.at(24 * unit, 700), face.at(20 * unit)
     wide = [round(bold.getlength(number) + 36 * unit), round(small.getlength(text) + 36 * unit)]
@@ -263,8 +265,8 @@ def heading(number: str, text: str, size: Size, face: Typeface, accent: Colour) 
     return picture
 
 
-def strip(text: str, size: Size, face: Typeface) -> Image.Image:
-    """A small dark pill with *text*: the clock in the upper right."""
+def clock_badge(text: str, size: Size, face: Typeface) -> Image.Image:
+    """The badge in the upper right corner, for the time."""
     unit = min(size) / GRID
     font = face.at(20 * unit)
     tall = _even(44 * unit)
@@ -276,7 +278,7 @@ def strip(text: str, size: Size, face: Typeface) -> Image.Image:
 
 
 def timeline(shares: list[float], size: Size, fill: Colour, alpha: int) -> Image.Image:
-    """The foot of the frame: one bar per shot, as long as its share of the film."""
+    """The timeline at the bottom: one bar per shot, as long as its share of the film."""
     unit = min(size) / GRID
     margin, tall = round(64 * unit), max(2, round(6 * unit))
     width = size[0] - 2 * margin
@@ -295,25 +297,25 @@ def timeline(shares: list[float], size: Size, fill: Colour, alpha: int) -> Image
 
 
 def _even(length: float) -> int:
-    """At least *length*, and even: colour has half the resolution of light."""
+    """*length* rounded up to an even number: chroma has half the resolution of luma."""
     return 2 * math.ceil(length / 2)
 
 
-# --- colour cards -----------------------------------------------------------------------------
+# --- landscapes -------------------------------------------------------------------------------
 
 
-def card(size: Size, colours: Palette, seed: int, hour: float) -> Image.Image:
-    """A quiet landscape of dunes; the sun stands where *hour* (0 to 1) puts it."""
-    chance = random.Random(seed)
+def landscape(size: Size, colours: Palette, seed: int, hour: float) -> Image.Image:
+    """A landscape of dunes. *hour* (0 to 1) is the position of the sun."""
+    rng = random.Random(seed)
     sky = _gradient(size, colours.zenith, colours.horizon)
-    _light(sky, colours, hour, night=sum(colours.zenith) < 160, chance=chance)
+    _draw_sun(sky, colours, hour, night=sum(colours.zenith) < 160, rng=rng)
     picture = sky.resize((size[0] * 2, size[1] * 2))
     layers = 5
     for layer in range(layers):
         share = layer / (layers - 1)
-        crest = _crest(picture.size, 0.56 + 0.36 * share, 0.05 + 0.05 * share, chance)
+        crest = _crest(picture.size, 0.56 + 0.36 * share, 0.05 + 0.05 * share, rng)
         ImageDraw.Draw(picture).polygon(crest, fill=_mixed(colours.far, colours.near, share))
-    return _grained(picture.reduce(2), chance)
+    return _grained(picture.reduce(2), rng)
 
 
 def _gradient(size: Size, top: Colour, bottom: Colour) -> Image.Image:
@@ -322,32 +324,32 @@ def _gradient(size: Size, top: Colour, bottom: Colour) -> Image.Image:
 
 
 def _eased(level: float) -> float:
-    """The horizon's colour is reached before the dunes begin."""
+    """Let the gradient reach the horizon's colour before the dunes begin."""
     return min(255.0, level * 1.5)
 
 
-def _light(
-    sky: Image.Image, colours: Palette, hour: float, *, night: bool, chance: random.Random
+def _draw_sun(
+    sky: Image.Image, colours: Palette, hour: float, *, night: bool, rng: random.Random
 ) -> None:
-    """Sun or moon with its glow, and stars when it is dark."""
+    """Draw the sun or moon with its glow, and stars at night."""
     width, height = sky.size
     short = min(sky.size)
     if night:
         draw = ImageDraw.Draw(sky)
         for _ in range(90):
-            x, y = chance.uniform(0, width), chance.uniform(0, height * 0.55)
-            r = chance.uniform(0.5, 1.6) * short / GRID
+            x, y = rng.uniform(0, width), rng.uniform(0, height * 0.55)
+            r = rng.uniform(0.5, 1.6) * short / GRID
             draw.ellipse((x - r, y - r, x + r, y + r), fill=_mixed(colours.zenith, PAPER, 0.7))
     centre = width * (0.22 + 0.56 * hour), height * (0.46 - 0.22 * math.sin(math.pi * hour))
     # The gradient reaches 181 where the circle touches the square, and goes on into the corners.
     glow = Image.radial_gradient("L").point(lambda level: max(0, 180 - level) ** 2 / 210)
-    _stamp(sky, colours.sun, glow, centre, short * 1.5)
+    _paste_centred(sky, colours.sun, glow, centre, short * 1.5)
     disc = Image.new("L", (256, 256))
     ImageDraw.Draw(disc).ellipse((4, 4, 251, 251), fill=245)
-    _stamp(sky, colours.sun, disc, centre, short * 0.17)
+    _paste_centred(sky, colours.sun, disc, centre, short * 0.17)
 
 
-def _stamp(
+def _paste_centred(
     onto: Image.Image, colour: Colour, mask: Image.Image, centre: tuple[float, float], wide: float
 ) -> None:
     edge = round(wide)
@@ -355,13 +357,11 @@ def _stamp(
     onto.paste(colour, (*corner, corner[0] + edge, corner[1] + edge), mask.resize((edge, edge)))
 
 
-def _crest(
-    size: Size, level: float, swing: float, chance: random.Random
-) -> list[tuple[float, float]]:
-    """The outline of one dune: three waves, long ones higher than short ones."""
+def _crest(size: Size, level: float, swing: float, rng: random.Random) -> list[tuple[float, float]]:
+    """The outline of one dune: three sine waves, the longer ones higher."""
     width, height = size
     waves = [
-        (swing / (n + 1) ** 1.6, (n + 1) * chance.uniform(0.7, 1.2), chance.uniform(0, math.tau))
+        (swing / (n + 1) ** 1.6, (n + 1) * rng.uniform(0.7, 1.2), rng.uniform(0, math.tau))
         for n in range(3)
     ]
     outline = [(0.0, float(height))]
@@ -377,8 +377,8 @@ def _mixed(one: Colour, other: Colour, share: float) -> Colour:
     return red, green, blue
 
 
-def _grained(picture: Image.Image, chance: random.Random) -> Image.Image:
-    """A breath of noise: without it, video shows a soft gradient as stripes."""
-    noise = Image.frombytes("L", picture.size, chance.randbytes(picture.width * picture.height))
+def _grained(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """*picture* with a little noise: without it, video shows a soft gradient as stripes."""
+    noise = Image.frombytes("L", picture.size, rng.randbytes(picture.width * picture.height))
     grain = noise.point(lambda level: 124 + level / 32)
     return ImageChops.add(picture, Image.merge("RGB", [grain] * 3), offset=-128)

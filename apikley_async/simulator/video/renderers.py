@@ -1,8 +1,8 @@
-"""Who makes the films of the simulator: a renderer, or one film for everybody.
+"""Renderers: what makes the simulator's films, one per task or the same film for all.
 
-Holds what a renderer is asked for and the two that exist. Nothing here draws or encodes, and
-the libraries that do are looked for only when a film is wanted: without the extra `simulator`
-this module still imports, and every task gets the placeholder.
+This module neither draws nor encodes. The libraries that do are loaded when the first film is
+rendered: without the extra `simulator` this module still imports, and every task gets the
+placeholder film.
 """
 
 from __future__ import annotations
@@ -13,70 +13,50 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import attrs
 
 from apikley_async.errors import MissingExtraError
-from apikley_async.simulator.video.still import still
+from apikley_async.simulator.service.render_request import RenderRequest
+from apikley_async.simulator.video.still_image import still_image
 
 __all__ = [
-    "Animatic",
-    "FilmOrder",
-    "Films",
-    "Placeholder",
+    "AnimaticRenderer",
+    "FixedRenderer",
+    "PlaceholderRenderer",
+    "Renderer",
     "available_renderer",
     "rendering_available",
 ]
 
 EXTRA = ("av", "PIL", "fontpkg", "fontpkg_noto_sans")
 
-
-@attrs.frozen
-class FilmOrder:
-    """What a renderer is told: the film, and nothing of the world around it.
-
-    Equal orders with equal seeds should give equal films.
-
-    Args:
-        shots: caption and seconds of each shot; what they leave of the film is an end card.
-        duration: seconds of the whole film.
-        image: a PNG, JPEG or WebP file that was uploaded here; None where there is none, or
-            where it lies elsewhere.
-        seed: chooses colours and movement.
-        prompt: shown for the whole film when there are no shots, as in tasks of other models.
-        still: the model makes images: a PNG is wanted, no film.
-    """
-
-    task_id: str
-    model: str
-    shots: tuple[tuple[str, float], ...]
-    duration: float
-    aspect: Literal["landscape", "portrait"]
-    image: bytes | None = attrs.field(repr=False)
-    seed: int
-    prompt: str | None
-    still: bool = False
-
-
-FilmTask: TypeAlias = FilmOrder
-"""The name under which `_render` knows it."""
+NO_MEDIA = b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + b"\x00\x00\x00\x08free"
+"""The boxes of an MP4 without any media."""
 
 
 @runtime_checkable
-class Films(Protocol):
-    """Makes the films; may take its time, in a thread or a process of its own."""
+class Renderer(Protocol):
+    """Makes the films. It may take its time, in a thread or a process of its own."""
 
-    async def film(self, task: FilmOrder) -> bytes:
-        """The bytes of an MP4. An exception lets the task fail; a cancel means: not wanted."""
+    async def render(self, request: RenderRequest) -> bytes:
+        """The bytes of an MP4, or of a PNG when a still is requested.
+
+        An exception makes the task fail. A cancellation means that the film is not wanted.
+        """
         ...
 
 
-class Animatic:
-    """Renders each storyboard as an animatic: a moving picture, and every shot's text in its time.
+class AnimaticRenderer:
+    """Renders each storyboard as an animatic: a moving picture with the text of the current shot.
 
-    Films are drawn in threads (the encoder and the scaler leave the interpreter free meanwhile),
-    at most *workers* at once; the others queue. The long side follows from *short_side*, 16 to 9.
+    Films are rendered in threads (the encoder and the scaler release the interpreter lock).
+
+    Args:
+        short_side: the shorter side of the frame in pixels; the ratio is 16 to 9.
+        fps: frames in a second.
+        workers: films rendered at once, by default one per processor; others wait.
     """
 
     def __init__(self, *, short_side: int = 720, fps: int = 12, workers: int | None = None) -> None:
@@ -88,40 +68,50 @@ class Animatic:
             workers or os.cpu_count() or 1, thread_name_prefix="animatic"
         )
 
-    async def film(self, task: FilmOrder) -> bytes:
-        """Render *task*; when cancelled, the work ends at the next frame."""
-        if task.still:
-            return still(task.task_id, task.seed, portrait=task.aspect == "portrait")
+    async def render(self, request: RenderRequest) -> bytes:
+        """Render *request*; when cancelled, the work ends at the next frame."""
+        if request.still:
+            return _still(request)
         stop = threading.Event()
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self._render, task, stop)
+            return await loop.run_in_executor(self._threads, self._encode, request, stop)
         finally:
             stop.set()
 
-    def _render(self, task: FilmOrder, stop: threading.Event) -> bytes:
-        # Imported by the thread: the codecs take a quarter of a second to load.
-        from apikley_async.simulator.video.encode import render
+    def _encode(self, request: RenderRequest, stop: threading.Event) -> bytes:
+        # Imported here: the codecs belong to an extra and take a quarter of a second to load.
+        from apikley_async.simulator.video.encode import encode_film
 
-        return render(task, short_side=self.short_side, fps=self.fps, stopped=stop.is_set)
+        return encode_film(request, short_side=self.short_side, fps=self.fps, stopped=stop.is_set)
 
     def __repr__(self) -> str:
-        return f"<Animatic {self.short_side}p at {self.fps} frames a second>"
+        return f"<AnimaticRenderer {self.short_side}p at {self.fps} frames a second>"
 
 
-class Placeholder:
+class PlaceholderRenderer:
     """Gives every task the same small film, which ships with the package; needs no codec.
 
     Models that make images get a still.
     """
 
-    async def film(self, task: FilmOrder) -> bytes:
-        if task.still:
-            return still(task.task_id, task.seed, portrait=task.aspect == "portrait")
+    async def render(self, request: RenderRequest) -> bytes:
+        if request.still:
+            return _still(request)
         return files("apikley_async.simulator").joinpath("assets/placeholder.mp4").read_bytes()
 
     def __repr__(self) -> str:
-        return "<Placeholder>"
+        return "<PlaceholderRenderer>"
+
+
+@attrs.frozen
+class FixedRenderer:
+    """Gives every task *data* at once; by default the boxes of an MP4 without any media."""
+
+    data: bytes = attrs.field(default=NO_MEDIA, repr=False)
+
+    async def render(self, request: RenderRequest) -> bytes:
+        return self.data
 
 
 def rendering_available() -> bool:
@@ -129,6 +119,10 @@ def rendering_available() -> bool:
     return all(find_spec(name) is not None for name in EXTRA)
 
 
-def available_renderer() -> Films:
-    """`Animatic` where its libraries are installed, otherwise `Placeholder`."""
-    return Animatic() if rendering_available() else Placeholder()
+def available_renderer() -> Renderer:
+    """`AnimaticRenderer` where its libraries are installed, otherwise `PlaceholderRenderer`."""
+    return AnimaticRenderer() if rendering_available() else PlaceholderRenderer()
+
+
+def _still(request: RenderRequest) -> bytes:
+    return still_image(request.task_id, request.seed, portrait=request.aspect == "portrait")

@@ -14,7 +14,7 @@ from typing import Literal
 import aiohttp
 import attrs
 
-from apikley_async.simulator import Constant, Delivery, Endpoint, Fault, Simulator, Terms
+from apikley_async.simulator import Constant, Endpoint, Fault, ResponseDelivery, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.virtual import VirtualLoop
 
@@ -118,8 +118,8 @@ def _faults() -> list[Fault]:
     """The faults after which an answer arrives and can be read as text."""
     ready = [
         fault
-        for name, fault in Fault.ready_made().items()
-        if fault.delivery is Delivery.WHOLE and name not in {"BAD_GZIP", "HUGE"}
+        for name, fault in Fault.presets().items()
+        if fault.delivery is ResponseDelivery.WHOLE and name not in {"BAD_GZIP", "HUGE"}
     ]
     odd = Fault.result_urls("file:///etc/passwd", 5, None, "https://cdn.test/\u202e.mp4")
     return [*ready, *map(Fault.code, CODES), odd]

@@ -29,7 +29,7 @@ from apikley_async.batch import Entry, Item, State, check
 from apikley_async.batch.manifest.fields import entry_of, folded, work_of
 from apikley_async.batch.manifest.reader import entries_in
 from apikley_async.errors import ManifestConflictError, ManifestError
-from apikley_async.simulator.service.request_rules import Order, read_order
+from apikley_async.simulator.service.request_rules import TaskRequest, parse_task_request
 
 __all__ = ["examine_manifest", "make_folder"]
 
@@ -176,13 +176,14 @@ def _check_work(manifest: Manifest, entry: Entry, base: Path) -> None:
     # Whatever id a storyboard is sold under, its input is that of the model the service knows.
     model = STORYBOARD if isinstance(work, Storyboard) else work.model
     raw = create_task(model, work.wire_input({"image": url} if url else {})).content()
-    order = read_order(raw or b"", models="*", strict=isinstance(work, Storyboard))
-    demand(isinstance(order, Order), f"the service refuses it: {order!r:.200}")
-    if isinstance(work, Storyboard) and isinstance(order, Order):
+    request = parse_task_request(raw or b"", models="*", strict=isinstance(work, Storyboard))
+    demand(isinstance(request, TaskRequest), f"the service refuses it: {request!r:.200}")
+    if isinstance(work, Storyboard) and isinstance(request, TaskRequest):
         shots = tuple((shot.scene, shot.duration) for shot in work.shots)
-        demand(order.shots == shots, "other shots are asked for")
+        demand(request.shots == shots, "other shots are asked for")
         demand(
-            (order.duration, order.image_url) == (work.duration, url), "another film is asked for"
+            (request.duration, request.image_url) == (work.duration, url),
+            "another film is asked for",
         )
 
 

@@ -19,7 +19,7 @@ from apikley_async.batch.manifest.reader import entries_in
 from apikley_async.cli.callback_server import read_hmac_keys
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.errors import AuthenticationError
-from apikley_async.simulator.service.request_rules import Order, read_order
+from apikley_async.simulator.service.request_rules import TaskRequest, parse_task_request
 from apikley_async.webhook import Callback
 
 HOME = "https://api.example.com"
@@ -228,4 +228,4 @@ def test_a_task_may_say_anything_about_its_shape(value: str) -> None:
     """The simulated service answered with a broken 500 (A4)."""
     raw = f'{{"model": "m", "input": {{"aspect_ratio": {value}}}}}'.encode()
 
-    assert isinstance(read_order(raw, models="*"), Order)
+    assert isinstance(parse_task_request(raw, models="*"), TaskRequest)

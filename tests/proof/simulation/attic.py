@@ -16,7 +16,7 @@ from apikley_async.simulator import Simulator
 
 __all__ = ["Attic"]
 
-LISTS = ("creations", "paid", "refunds", "files", "callbacks", "mishaps")
+LISTS = ("creations", "paid", "refunds", "files", "callbacks", "faults")
 NEIGHBOURS = 2  # tasks that stand in for others in answers about somebody else's
 
 
@@ -24,7 +24,7 @@ class Attic:
     """What is over of one run, in the folder *place*."""
 
     def __init__(self, place: Path, simulator: Simulator) -> None:
-        self.paid = self.mishaps = 0
+        self.paid = self.faults = 0
         self._books = place / "books"
         self._films = place / "films"
         self._films.mkdir(parents=True)
@@ -32,37 +32,28 @@ class Attic:
 
     def put_away(self, folder: Path) -> None:
         """Take the service's books, the tasks that nobody asks for any more, and their films."""
-        world, ledger = self._simulator.world, self._simulator.ledger
-        now = world.time.now()
+        service, ledger = self._simulator.service, self._simulator.ledger
         away: dict[str, Any] = {name: [*getattr(ledger, name)] for name in LISTS}
         for name in LISTS:
             getattr(ledger, name).clear()
         self.paid += len(away["paid"])
-        self.mishaps += len(away["mishaps"])
-        over = self._over(folder)
-        away["tasks"] = {task_id: world._tasks.pop(task_id) for task_id in over}
-        for task_id in over:
-            charge = ledger._charges.pop(task_id)
-            ledger._callbacks.pop(charge.callback_url or "", None)
-            ledger.looks.pop(task_id, None)
-        links = world.files._links
-        for token in [token for token, (_, until) in links.items() if until < now]:
-            del links[token]
+        self.faults += len(away["faults"])
+        away["tasks"] = service.evict(self._over(folder))
+        service.files.drop_expired_links()
         with self._books.open("ab") as file:
             pickle.dump(away, file)
 
     def _over(self, folder: Path) -> list[str]:
         """The tasks whose items are done or failed; the films of those that are done go too."""
-        world, over = self._simulator.world, []
-        now = world.time.now()
+        service, over = self._simulator.service, []
+        now = service.clock.now()
         with contextlib.closing(sqlite3.connect(folder / "batch.db")) as db:
             ask = "SELECT key, state FROM item WHERE task_id = ? AND state IN ('done', 'failed')"
-            for task_id in world._ids[NEIGHBOURS:]:
-                task = world._tasks.get(task_id)
-                if task is None or task.due_at > now:
+            for task in service.tasks[NEIGHBOURS:]:
+                if task.due_at > now:
                     continue
-                if row := db.execute(ask, (task_id,)).fetchone():
-                    over.append(task_id)
+                if row := db.execute(ask, (task.task_id,)).fetchone():
+                    over.append(task.task_id)
                     if row[1] == "done":
                         film = folder / "films" / f"{row[0]}.mp4"
                         film.rename(self._films / film.name)
@@ -70,12 +61,12 @@ class Attic:
 
     def bring_back(self, folder: Path) -> None:
         """Give everything back to the service and to the folder of films."""
-        world, ledger = self._simulator.world, self._simulator.ledger
+        service, ledger = self._simulator.service, self._simulator.ledger
         whole: dict[str, list[Any]] = {name: [] for name in LISTS}
         with contextlib.suppress(EOFError, FileNotFoundError), self._books.open("rb") as file:
             while True:
                 away = pickle.load(file)  # noqa: S301 - our own, of a moment ago
-                world._tasks |= away["tasks"]
+                service.restore(away["tasks"])
                 for name in LISTS:
                     whole[name] += away[name]
         for name in LISTS:

@@ -23,7 +23,7 @@ from apikley_async.errors import (
     JobTimeoutError,
     SubmissionUncertainError,
 )
-from apikley_async.simulator.service.hosted_files import another_version, labelled
+from apikley_async.simulator.service.file_store import changed_bytes, with_label_box
 
 __all__ = ["Callers"]
 
@@ -109,7 +109,7 @@ class Callers(World):
 
     def _check_outcome(self, job: Job, end: Any) -> None:
         """What a caller hears is what the service has made of the film."""
-        task = self.simulator.world.task(job.task_id)
+        task = self.simulator.service.task(job.task_id)
         failed = task is None or task.failure is not None
         if isinstance(end, Result if not failed else JobFailedError):
             return
@@ -128,15 +128,15 @@ class Callers(World):
     @property
     def inflicted(self) -> set[str]:
         """The faults that there were."""
-        return {mishap.fault for mishap in self.simulator.ledger.mishaps}
+        return {entry.fault for entry in self.simulator.ledger.faults}
 
     def _check_file(self, job: Job, path: Path) -> None:
-        film = labelled(small_film(), f"{job.task_id} 1")
-        changed = sum(mishap.fault == "changed" for mishap in self.simulator.ledger.mishaps)
+        film = with_label_box(small_film(), f"{job.task_id} 1")
+        changed = sum(entry.fault == "changed" for entry in self.simulator.ledger.faults)
         data = path.read_bytes()
         if "odd tail" in self.inflicted:
             data = data.removesuffix(b"\r\n")
-        if data not in [another_version(film, n) for n in range(changed + 1)]:
+        if data not in [changed_bytes(film, n) for n in range(changed + 1)]:
             self._broken(f"I11: {path.name} has other bytes than its film")
 
     def _check_ledger(self) -> None:

@@ -48,7 +48,7 @@ from simulation.world import LONGEST, NEVER, World, served
 import apikley_async
 from apikley_async import Client, Shot, Storyboard
 from apikley_async.batch import Batch, State
-from apikley_async.simulator import Faults
+from apikley_async.simulator import RandomFaults
 
 __all__ = ["Day", "Hour", "day"]
 
@@ -209,7 +209,7 @@ class LongWorld(World):
         self.loop.call_at(starts, self._set_faults, weather)
         self.loop.call_at(starts + TROUBLE, self._set_faults, None)
 
-    def _set_faults(self, faults: Faults | None) -> None:
+    def _set_faults(self, faults: RandomFaults | None) -> None:
         self.simulator.faults = faults
 
     # --- lives ------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ class LongWorld(World):
             crashes=self.report.died,
             memory=resident(),
             package=traced(),
-            faults=self._attic.mishaps,
+            faults=self._attic.faults,
             descriptors=len(descriptors()),
             connections=sum(e._sock is not None for e in self.loop.network.open.values()),
             scratch=sum("/etilqs_" in name for name in descriptors()),

@@ -11,14 +11,14 @@ from typing import Any
 
 import attrs
 
-from apikley_async.simulator import Fault, Faults
-from apikley_async.simulator.service.responses import Answer
+from apikley_async.simulator import Fault, RandomFaults
+from apikley_async.simulator.service.responses import ServiceResponse
 
 __all__ = ["Plan", "at_every_step", "drawn", "quiet", "read", "scenario", "spelled"]
 
 ANOTHERS_FAILURE = Fault(
     "another's failure",  # somebody in between has mixed up two answers
-    answer=Answer(
+    response=ServiceResponse(
         raw=json.dumps(
             {
                 "code": 200,
@@ -134,12 +134,12 @@ class Plan:
         return sum(much for _, what, much in self.upsets if what != "jump")
 
     @property
-    def faults(self) -> Faults:
+    def faults(self) -> RandomFaults:
         mixes: dict[str, Any] = {
             endpoint: {NAMED.get(name) or Fault.named(name): share for name, share in mix}
             for endpoint, mix in self.mixes
         }
-        return Faults(seed=self.seed, **mixes)
+        return RandomFaults(seed=self.seed, **mixes)
 
 
 def drawn(seed: int) -> Plan:

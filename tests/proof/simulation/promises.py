@@ -15,7 +15,7 @@ import attrs
 from apikley_async.batch import State
 from apikley_async.batch.store.schema import faults_of
 from apikley_async.simulator import Simulator
-from apikley_async.simulator.service.hosted_files import another_version, labelled
+from apikley_async.simulator.service.file_store import changed_bytes, with_label_box
 
 __all__ = [
     "RESTING",
@@ -92,15 +92,15 @@ class Books:
     def is_whole(self, key: str) -> bool:
         """Whether the file of *key* is its own film, in one of the versions there were."""
         data, task_id = self.film_of(key), self.items[key]["task_id"]
-        film = labelled(small_film(), f"{task_id} 1")
+        film = with_label_box(small_film(), f"{task_id} 1")
         versions = range(self.happened("changed") + 1)
         if data is not None and self.happened("odd tail"):
             data = data.removesuffix(b"\r\n")
-        return any(data == another_version(film, version) for version in versions)
+        return any(data == changed_bytes(film, version) for version in versions)
 
     def happened(self, fault: str) -> int:
         """How often a fault was inflicted."""
-        return sum(mishap.fault == fault for mishap in self.simulator.ledger.mishaps)
+        return sum(entry.fault == fault for entry in self.simulator.ledger.faults)
 
 
 def faults_at_the_end(books: Books, *, limit: int, per: float, key: str) -> Iterator[str]:
@@ -169,13 +169,13 @@ def _of_files(books: Books) -> Iterator[str]:
 
 
 def _of_ends(books: Books) -> Iterator[str]:
-    world = books.simulator.world
+    service = books.simulator.service
     for key, state in books.states.items():
         item = books.items[key]
         if state is State.EXPIRED:
             yield f"I3: {key} was given up, though its film is there"
         if state is State.FAILED and books.happened("fail for now") < 2:
-            task = world.task(item["task_id"]) if item["task_id"] else None
+            task = service.task(item["task_id"]) if item["task_id"] else None
             if task is None or task.failure is None:
                 yield f"I3: {key} is failed, though its film is well"
         if state not in RESTING and not refused_on_purpose(books, key):
@@ -186,7 +186,7 @@ def _of_callbacks(books: Books) -> Iterator[str]:
     """A callback that was taken says what became of its attempt: no item stays uncertain then."""
     for call in books.simulator.ledger.callbacks:
         attempt = books.attempts.get(call.url.rpartition("/")[2][:32])
-        if attempt is None or call.status != 200 or call.told != call.task_id:
+        if attempt is None or call.status != 200 or call.body_task_id != call.task_id:
             continue
         if books.items[attempt["key"]]["task_id"] is None:
             yield f"I2: {call.task_id} of {attempt['key']} was called out, heard and not bound"

@@ -88,9 +88,9 @@ def _tell(world: World) -> None:
     told = [(c.at, c.task_id, c.verdict, c.fault, c.callback_url) for c in ledger.creations]
     more = [(c.at, c.task_id, c.outcome, c.status) for c in ledger.callbacks]
     files = [(f.at, f.method, f.range, f.fault) for f in ledger.files]
-    looks = sorted(ledger.looks.items())
+    polls = sorted(ledger.polls.items())
     states = sorted(report.states.items())
-    whole = repr((told, more, files, looks, states, report.steps))
+    whole = repr((told, more, files, polls, states, report.steps))
     report.history = hashlib.sha256(whole.encode()).hexdigest()
     ends = repr(([c[1:4] for c in told], states))
     report.ends = hashlib.sha256(ends.encode()).hexdigest()

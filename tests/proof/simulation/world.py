@@ -33,7 +33,7 @@ from simulation.promises import (
 from apikley_async import Backoff, Client, Environment, Job, RateLimiter, Shot, Storyboard, Timeouts
 from apikley_async.batch import Batch, State
 from apikley_async.errors import ClientClosedError
-from apikley_async.simulator import Constant, OneFilm, Simulator, Terms
+from apikley_async.simulator import Constant, FixedRenderer, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox, Limits, Receiver
 
@@ -399,7 +399,7 @@ def a_service(plan: Plan) -> Simulator:
     return Simulator(
         terms,
         faults=plan.faults,
-        films=OneFilm(small_film()),
+        renderer=FixedRenderer(small_film()),
         api_key=KEY,
         webhook_key=SIGNING,
         hosts=("localhost",),

@@ -9,7 +9,7 @@ import logging
 import aiohttp
 import pytest
 
-from apikley_async.simulator import Constant, Fault, OneFilm, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, FixedRenderer, Simulator, Terms
 
 pytestmark = pytest.mark.virtual
 
@@ -34,12 +34,12 @@ OURS = ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]
 @pytest.fixture
 async def world():
     """A simulator, a session with its key, and the address of a film."""
-    simulator = Simulator(Terms(duration=Constant(0)), films=OneFilm())
+    simulator = Simulator(Terms(duration=Constant(0)), renderer=FixedRenderer())
     async with (
         simulator,
         aiohttp.ClientSession(headers={"Authorization": f"Bearer {simulator.api_key}"}) as session,
     ):
-        task = simulator.world.create(json.dumps(BODY).encode())
+        task = simulator.service.create(json.dumps(BODY).encode())
         yield simulator, session, simulator.result_urls(task.task_id)[0]
 
 
@@ -84,8 +84,8 @@ async def test_nothing_that_a_browser_would_run_is_served(world):
     simulator, session, film = world
     wrong = {}
     for name in ("a.html", "a.svg", "a.js", "a.xml", "a.xhtml", "a.pdf", "a.png.html", "a"):
-        upload = simulator.world.files.upload("in", name, b"<script>alert(1)</script>")
-        async with session.get(simulator.world.files.upload_url(upload)) as answer:
+        upload = simulator.service.files.upload("in", name, b"<script>alert(1)</script>")
+        async with session.get(simulator.service.files.upload_url(upload)) as answer:
             if answer.content_type != "application/octet-stream":
                 wrong[name] = answer.content_type
     simulator.script("file", [Fault.MISLABELLED, Fault.OK, Fault.HTML_200])
@@ -107,7 +107,7 @@ async def test_nothing_is_called_or_fetched_that_nobody_named(world, caplog):
         body = BODY | {"callBackUrl": f"http://127.0.0.1:{port}/hooks"}
         async with session.post(target, json=body) as answer:
             assert (await answer.json())["code"] == 200
-    simulator.world.settle()
+    simulator.service.update()
 
     assert [entry.outcome for entry in simulator.ledger.callbacks] == ["forbidden"] * 2
     assert caplog.text.count("a callback was not sent") == 1
@@ -118,7 +118,9 @@ async def test_nothing_is_called_or_fetched_that_nobody_named(world, caplog):
 
 async def test_a_callback_does_not_direct_a_simulator():
     """Where this machine may be called, what directs a simulator does not hear its callbacks."""
-    simulator = Simulator(Terms(duration=Constant(1)), films=OneFilm(), hosts=["localhost"])
+    simulator = Simulator(
+        Terms(duration=Constant(1)), renderer=FixedRenderer(), hosts=["localhost"]
+    )
     async with simulator, aiohttp.ClientSession() as session:
         headers = {"Authorization": f"Bearer {simulator.api_key}"}
         body = BODY | {"callBackUrl": f"{simulator.base_url}/_simulator/reset"}
@@ -138,4 +140,4 @@ async def test_it_warns_where_others_may_come(host, caplog):
         async with Simulator(host=host) as simulator:
             assert simulator.exposed is (host == "0.0.0.0")
 
-    assert ("others may come" in caplog.text) is (host == "0.0.0.0")
+    assert ("other machines can connect" in caplog.text) is (host == "0.0.0.0")

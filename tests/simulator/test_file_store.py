@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async.simulator import Terms, WorldTime
-from apikley_async.simulator.service.hosted_files import (
-    File,
-    Hosting,
-    another_version,
-    cut,
-    labelled,
+from apikley_async.simulator import ServiceClock, Terms
+from apikley_async.simulator.service.file_store import (
+    FileStore,
+    ServedFile,
+    changed_bytes,
+    select_range,
+    with_label_box,
 )
 
-FILE = File(b"0123456789", '"abc"', 1_800_000_000, "video/mp4")
+FILE = ServedFile(b"0123456789", '"abc"', 1_800_000_000, "video/mp4")
 MODIFIED = "Fri, 15 Jan 2027 08:00:00 GMT"
 
 
@@ -45,7 +45,7 @@ def clock():
 
 @pytest.fixture
 def hosting(clock):
-    return Hosting(Terms(), WorldTime(clock), Random(1), "http://files.test")
+    return FileStore(Terms(), ServiceClock(clock), Random(1), "http://files.test")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def hosting(clock):
 )
 def test_ranges_are_served_as_http_wants_them(range_, status, data, told):
     """What can be read is cut, what cannot be satisfied is 416, the rest is ignored."""
-    part = cut(FILE, range_)
+    part = select_range(FILE, range_)
 
     assert (part.status, part.data, dict(part.headers).get("Content-Range")) == (status, data, told)
 
@@ -81,13 +81,13 @@ def test_ranges_are_served_as_http_wants_them(range_, status, data, told):
 )
 def test_a_range_of_another_version_is_the_whole_file(if_range, status):
     """Only the current strong validator, or the exact date, continues a download."""
-    assert cut(FILE, "bytes=4-", if_range).status == status
+    assert select_range(FILE, "bytes=4-", if_range).status == status
 
 
 @given(data=st.binary(max_size=50), first=st.integers(0, 60), last=st.integers(0, 60))
 def test_a_part_is_never_mislabelled(data, first, last):
     """Whatever is asked for, the bytes are those that the label names."""
-    part = cut(File(data, '"x"', 0, "text/plain"), f"bytes={first}-{last}")
+    part = select_range(ServedFile(data, '"x"', 0, "text/plain"), f"bytes={first}-{last}")
     told = dict(part.headers).get("Content-Range", "")
 
     if part.status == 206:
@@ -99,12 +99,12 @@ def test_a_part_is_never_mislabelled(data, first, last):
 
 def test_an_exchanged_film_differs_in_every_picture_and_not_in_size(hosting):
     """A splice of two versions has the right size, so only a validator or the bytes betray it."""
-    boxes = labelled(b"", "head"), bytes(range(256)), labelled(b"", "tail")
+    boxes = with_label_box(b"", "head"), bytes(range(256)), with_label_box(b"", "tail")
     film = boxes[0] + struct.pack(">I4s", 8 + 256, b"mdat") + boxes[1] + boxes[2]
-    before = hosting.file("0-1", film, 0.0, "video/mp4")
+    before = hosting.current("0-1", film, 0.0, "video/mp4")
 
     hosting.versions["0-1"] += 1
-    after = hosting.file("0-1", film, 0.0, "video/mp4")
+    after = hosting.current("0-1", film, 0.0, "video/mp4")
 
     start = len(boxes[0]) + 8
     assert after.data[:start] == film[:start]
@@ -112,7 +112,7 @@ def test_an_exchanged_film_differs_in_every_picture_and_not_in_size(hosting):
     assert after.data[start + 256 :] == boxes[2]
     assert after.etag != before.etag
     assert after.modified > before.modified
-    assert another_version(film, 2) != after.data
+    assert changed_bytes(film, 2) != after.data
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_an_exchanged_film_differs_in_every_picture_and_not_in_size(hosting):
 )
 def test_what_is_no_film_is_exchanged_for_as_many_bytes(data):
     """Short files and nonsense are nobody's trouble."""
-    after = another_version(data, 1)
+    after = changed_bytes(data, 1)
 
     assert len(after) == len(data)
     assert after[:32] == data[:32]
@@ -129,7 +129,7 @@ def test_what_is_no_film_is_exchanged_for_as_many_bytes(data):
 
 def test_a_label_is_a_box_that_players_skip():
     """The copy of a film is the film, then one box of type `free` with its owner's name."""
-    film = labelled(b"film", "task_1 1")
+    film = with_label_box(b"film", "task_1 1")
 
     assert film.startswith(b"film")
     size, kind, text = film[4:8], film[8:12], film[12:]
@@ -142,20 +142,20 @@ def test_uploads_are_kept_for_three_days(hosting, clock):
     url = hosting.upload_url(upload)
 
     assert url == "http://files.test/uploads/boards/inputs/a%20b.png"
-    assert hosting.image(url) is upload
+    assert hosting.upload_of(url) is upload
     assert upload.content_type == "image/png"
     clock.time += 3 * 86_400 - 1
-    assert hosting.image(url) is upload
+    assert hosting.upload_of(url) is upload
     clock.time += 1
-    assert hosting.image(url) is None
+    assert hosting.upload_of(url) is None
 
 
 def test_a_name_that_is_used_again_replaces_the_file(hosting):
     """The address stays, bytes and validator change."""
     first = hosting.upload("in", "a.png", b"one")
-    before = hosting.file(first.path, first.data, first.at, "image/png")
+    before = hosting.current(first.path, first.data, first.at, "image/png")
     second = hosting.upload("in", "a.png", b"two")
-    after = hosting.file(second.path, second.data, second.at, "image/png")
+    after = hosting.current(second.path, second.data, second.at, "image/png")
 
     assert hosting.upload_url(first) == hosting.upload_url(second)
     assert before.etag != after.etag
@@ -175,5 +175,5 @@ def test_a_name_that_is_used_again_replaces_the_file(hosting):
 )
 def test_foreign_and_unsigned_addresses_lead_nowhere(hosting, url):
     """Only what this host has signed, and under its own origin, is a file of it."""
-    assert hosting.place_of(url) is None
-    assert hosting.image(url) is None
+    assert hosting.result_of(url) is None
+    assert hosting.upload_of(url) is None

@@ -11,8 +11,16 @@ import attrs
 import pytest
 from aiohttp import web
 
-from apikley_async.simulator import Constant, Fault, Faults, OneFilm, Simulator, Terms, Uniform
-from apikley_async.simulator.callbacks.messages import signature
+from apikley_async.simulator import (
+    Constant,
+    Fault,
+    FixedRenderer,
+    RandomFaults,
+    Simulator,
+    Terms,
+    Uniform,
+)
+from apikley_async.simulator.callbacks.signed_request import signature
 from apikley_async.testing import LoopClock
 
 pytestmark = pytest.mark.virtual
@@ -70,7 +78,7 @@ async def start():
     running = []
 
     async def start(terms=None, **options):
-        options = {"films": OneFilm(), "webhook_key": KEY, "clock": LoopClock()} | options
+        options = {"renderer": FixedRenderer(), "webhook_key": KEY, "clock": LoopClock()} | options
         options.setdefault("hosts", ("localhost",))
         simulator = Simulator(terms or Terms(duration=Constant(100)), **options)
         await simulator.start()
@@ -125,9 +133,9 @@ async def test_the_end_of_a_film_is_told_without_being_asked_for(start, receiver
     assert abs(int(stamp) * 1000 - data["completeTime"]) <= 1000
     assert headers["X-Webhook-Signature"] == signature(KEY, task_id, stamp)
     (entry,) = simulator.ledger.callbacks
-    assert (entry.task_id, entry.told, entry.attempt) == (task_id, task_id, 1)
+    assert (entry.task_id, entry.body_task_id, entry.attempt) == (task_id, task_id, 1)
     assert outcomes(simulator) == [("answered", 200)]
-    assert not simulator.ledger.looks
+    assert not simulator.ledger.polls
 
 
 async def test_a_failure_is_told_too(start, receiver):
@@ -184,11 +192,11 @@ async def test_a_rendered_film_is_told_of_when_it_is_ready(start, receiver):
     """Not before: until then nobody knows how long it takes."""
 
     class Slow:
-        async def film(self, task):
+        async def render(self, request):
             await asyncio.sleep(250)
             return b"film"
 
-    simulator = await start(films=Slow())
+    simulator = await start(renderer=Slow())
     await order(simulator, receiver.url)
     await asyncio.sleep(300)
 
@@ -203,7 +211,7 @@ async def test_many_ends_are_told_in_their_order(start, receiver):
     await asyncio.sleep(210)
 
     assert sorted(receiver.told) == sorted(tasks)
-    ends = [simulator.world.task(task_id).ended_at for task_id in receiver.told]
+    ends = [simulator.service.task(task_id).ended_at for task_id in receiver.told]
     assert ends == sorted(ends)
 
 
@@ -328,7 +336,7 @@ async def test_a_callback_can_be_lost(start, receiver):
         (lost, "lost"),
         (told, "answered"),
     ]
-    assert [(m.endpoint, m.fault) for m in simulator.ledger.mishaps] == [("callback", "lost")]
+    assert [(m.endpoint, m.fault) for m in simulator.ledger.faults] == [("callback", "lost")]
 
 
 async def test_a_callback_can_miss_its_receiver(start, receiver):
@@ -394,7 +402,7 @@ async def test_a_callback_can_be_of_a_neighbour(start, receiver):
 
     assert receiver.told == [second]
     entry = simulator.ledger.callbacks[-1]
-    assert (entry.task_id, entry.told) == (first, second)
+    assert (entry.task_id, entry.body_task_id) == (first, second)
 
 
 @pytest.mark.parametrize(
@@ -418,8 +426,8 @@ async def test_a_callback_can_be_unreadable(start, receiver, fault):
     "fault",
     [
         Fault.CALLBACK_FIRST,
-        attrs.evolve(Fault.RESET_AFTER, twist="callback first"),
-        attrs.evolve(Fault.late(30), twist="callback first"),
+        attrs.evolve(Fault.RESET_AFTER, mutation="callback first"),
+        attrs.evolve(Fault.late(30), mutation="callback first"),
     ],
     ids=str,
 )
@@ -445,7 +453,7 @@ async def test_chance_strikes_callbacks_too(start, receiver):
     mix = {Fault.LOST: 0.3, Fault.TWICE: 0.3}
 
     async def history(**mixes):
-        faults = Faults(seed=4, callback=mix, **mixes)
+        faults = RandomFaults(seed=4, callback=mix, **mixes)
         simulator = await start(Terms(limit=None, duration=Constant(1)), faults=faults)
         for _ in range(20):
             await order(simulator, receiver.url)
@@ -501,12 +509,12 @@ async def test_a_world_that_is_served_again_tells_what_ended_meanwhile(start, re
 async def test_a_hook_of_the_users_own_is_called_as_well(start, receiver):
     """And is still there when the simulator has closed."""
     terms, here = Terms(duration=Constant(100)), ("localhost",)
-    simulator = Simulator(terms, films=OneFilm(), clock=LoopClock(), hosts=here)
+    simulator = Simulator(terms, renderer=FixedRenderer(), clock=LoopClock(), hosts=here)
     ended = []
-    hook = simulator.world.on_finished = ended.append
+    hook = simulator.service.on_finished = ended.append
     async with simulator:
         task_id = await order(simulator, receiver.url)
         await asyncio.sleep(101)
 
     assert [task.task_id for task in ended] == receiver.told == [task_id]
-    assert simulator.world.on_finished is hook
+    assert simulator.service.on_finished is hook

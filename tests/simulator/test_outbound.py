@@ -8,8 +8,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from apikley_async.simulator import Constant, Fault, OneFilm, Simulator, Terms
-from apikley_async.simulator.outbound import LARGEST, Outside, is_loopback
+from apikley_async.simulator import Constant, Fault, FixedRenderer, Simulator, Terms
+from apikley_async.simulator.outbound import MAX_FILE_SIZE, OutboundClient, is_loopback
 
 PNG = b"\x89PNG\r\n\x1a\n and the rest of it"
 UPLOAD = "/file-upload/api/file-url-upload"
@@ -63,18 +63,18 @@ def test_only_what_is_here_beyond_doubt_is_here(host, here):
 )
 def test_other_machines_have_to_be_named(url, allowed):
     """By their whole name, and for HTTP only."""
-    assert Outside(["hooks.example.com", "localhost"]).allows(url) is allowed
+    assert OutboundClient(["hooks.example.com", "localhost"]).allows(url) is allowed
     assert not (
-        ("127.0.0.1" in url or "[::1]" in url) and Outside(["hooks.example.com"]).allows(url)
+        ("127.0.0.1" in url or "[::1]" in url) and OutboundClient(["hooks.example.com"]).allows(url)
     )
-    assert Outside(["127.0.0.1"]).allows("http://127.0.0.1:8080/hooks")
-    assert not Outside(["127.0.0.1"]).allows("http://127.0.0.2:8080/hooks")
+    assert OutboundClient(["127.0.0.1"]).allows("http://127.0.0.1:8080/hooks")
+    assert not OutboundClient(["127.0.0.1"]).allows("http://127.0.0.2:8080/hooks")
 
 
 async def test_what_is_not_allowed_is_not_sent():
     """Even if somebody forgets to ask first."""
     with pytest.raises(ValueError, match="url"):
-        await Outside().post("http://10.0.0.1/", b"", {}, timeout=1)
+        await OutboundClient().post("http://10.0.0.1/", b"", {}, timeout=1)
 
 
 # -- uploads by address ------------------------------------------------------------------------
@@ -127,7 +127,7 @@ async def elsewhere():
 async def caller():
     """Uploads by address, and what comes of it: the answer and, if there is one, the file."""
     terms = Terms(duration=Constant(0))
-    world = Simulator(terms, films=OneFilm(), hosts=("localhost",))
+    world = Simulator(terms, renderer=FixedRenderer(), hosts=("localhost",))
     async with world as simulator, aiohttp.ClientSession() as session:
 
         async def upload(url, **fields):
@@ -186,8 +186,8 @@ async def test_a_result_of_its_own_can_be_uploaded_again(caller):
     [
         ("/gone.png", "answers 404"),
         ("/redirect/7", "redirects"),
-        ("/away", "may not be asked"),
-        ("/endless.png", f"{LARGEST >> 20} MB"),
+        ("/away", "not allowed"),
+        ("/endless.png", f"{MAX_FILE_SIZE >> 20} MB"),
     ],
 )
 async def test_what_cannot_be_fetched_is_refused(caller, elsewhere, path, reason):
@@ -201,8 +201,8 @@ async def test_what_cannot_be_fetched_is_refused(caller, elsewhere, path, reason
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("https://files.example.com/a.png", "may not be asked"),
-        ("http://169.254.169.254/latest/meta-data/", "may not be asked"),
+        ("https://files.example.com/a.png", "not allowed"),
+        ("http://169.254.169.254/latest/meta-data/", "not allowed"),
         ("http://127.0.0.1:9/a.png", "could not be fetched"),
         ("file:///etc/hosts", "must be a URI"),
         ("kitten.png", "must be a URI"),

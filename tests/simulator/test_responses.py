@@ -7,8 +7,8 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
-from apikley_async.simulator import Refusal, Terms, Throttle, WorldTime
-from apikley_async.simulator.service.responses import Speller, html
+from apikley_async.simulator import Refusal, ServiceClock, Terms, Throttle
+from apikley_async.simulator.service.responses import ResponseBuilder, html_page
 
 NOW = 1_790_000_000.0
 
@@ -27,7 +27,7 @@ class HandClock:
 
 
 def speller(*, speed=1.0, **terms):
-    return Speller(Terms(**terms), WorldTime(HandClock(), speed))
+    return ResponseBuilder(Terms(**terms), ServiceClock(HandClock(), speed))
 
 
 def headers(answer):
@@ -100,7 +100,7 @@ def test_a_refusal_has_its_code_in_the_body(http_refusals, status):
 @pytest.mark.parametrize("status", [502, 599])
 def test_a_gateway_answers_with_a_page(status):
     """For statuses that nobody has named, too."""
-    answer = html(status)
+    answer = html_page(status)
 
     assert answer.content_type.startswith("text/html")
     assert str(status).encode() in answer.body

@@ -14,7 +14,7 @@ from apikley_async.simulator import (
     Constant,
     Failure,
     Fault,
-    OneFilm,
+    FixedRenderer,
     Simulator,
     Terms,
     Throttle,
@@ -88,7 +88,7 @@ async def start(clock):
     running = []
 
     async def start(terms=None, **options):
-        options.setdefault("films", OneFilm())
+        options.setdefault("renderer", FixedRenderer())
         options.setdefault("clock", clock)
         simulator = Simulator(terms or Terms(duration=Constant(100)), **options)
         await simulator.start()
@@ -125,7 +125,7 @@ async def test_a_film_from_the_order_to_the_bytes(start, clock):
     assert task_id.encode() in film
     ledger = caller.simulator.ledger
     assert [(c.task_id, c.callback_url) for c in ledger.paid] == [(task_id, CALLBACK)]
-    assert ledger.looks[task_id] == 2
+    assert ledger.polls[task_id] == 2
     assert not ledger.leaks
 
 
@@ -165,7 +165,7 @@ async def test_the_balance_is_told_with_its_fraction(start):
     """A whole number is told as one."""
     caller = await start(Terms(credits=640.25))
     assert (await caller.call("GET", "/api/v1/chat/credit"))[2]["data"] == 640.25
-    caller.simulator.world.credits = 490.0
+    caller.simulator.service.credits = 490.0
     answer = (await caller.call("GET", "/api/v1/chat/credit"))[2]
     assert json.dumps(answer) == '{"code": 200, "msg": "success", "data": 490}'
 
@@ -269,7 +269,7 @@ async def test_an_unreadable_answer_hides_whether_a_task_was_paid(start, fault, 
     with pytest.raises(error):
         await caller.create()
     assert len(ledger.paid) == 1
-    assert [c.verdict for c in ledger.creations] == ["unheard", "created"]
+    assert [c.outcome for c in ledger.creations] == ["lost", "created"]
     assert {c.callback_url for c in ledger.creations} == {CALLBACK}
     assert (await caller.create())["code"] == 200
 
@@ -362,7 +362,7 @@ async def test_a_scripted_failure_is_one(start):
     states = [(await caller.record(task_id))["data"]["state"] for _ in range(2)]
 
     assert states == ["fail", "fail"]
-    assert caller.simulator.world.credits == 1000
+    assert caller.simulator.service.credits == 1000
 
 
 async def test_a_record_of_another_task_can_come_back(start):
@@ -421,7 +421,7 @@ async def test_an_upload_can_be_fetched_and_used(start, shape):
     assert (await caller.fetch(url))[2] == b"png bytes"
     given = {"shots": [{"Scene": "Rain.", "duration": 5}], "image_urls": [url]}
     task_id = await caller.made(input=given)
-    assert caller.simulator.world.task(task_id).image == b"png bytes"
+    assert caller.simulator.service.task(task_id).image == b"png bytes"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,14 @@ import json
 import aiohttp
 import pytest
 
-from apikley_async.simulator import Constant, Delivery, Fault, OneFilm, Simulator, Terms
+from apikley_async.simulator import (
+    Constant,
+    Fault,
+    FixedRenderer,
+    ResponseDelivery,
+    Simulator,
+    Terms,
+)
 
 BODY = {
     "model": "sora-2-pro-storyboard",
@@ -33,8 +40,11 @@ class Visitor:
 async def film():
     """A visitor, the address of a film and its bytes."""
     terms = Terms(duration=Constant(0))
-    async with Simulator(terms, films=OneFilm()) as simulator, aiohttp.ClientSession() as session:
-        task = simulator.world.create(json.dumps(BODY).encode())
+    async with (
+        Simulator(terms, renderer=FixedRenderer()) as simulator,
+        aiohttp.ClientSession() as session,
+    ):
+        task = simulator.service.create(json.dumps(BODY).encode())
         (url,) = simulator.result_urls(task.task_id)
         yield Visitor(simulator, session), url, await simulator.film(task.task_id)
 
@@ -78,7 +88,7 @@ async def test_a_changed_file_has_another_validator(film):
 async def test_a_download_can_break_off(film, fault):
     """In a way that a client notices, with or without an announced length."""
     visitor, url, data = film
-    lost = fault.delivery in {Delivery.RESET, Delivery.CLOSE}
+    lost = fault.delivery in {ResponseDelivery.RESET, ResponseDelivery.CLOSE}
     # Twice, since aiohttp by itself repeats a GET whose connection was lost, once.
     visitor.simulator.script("file", [fault] * (1 + lost))
 
@@ -165,8 +175,11 @@ async def test_the_ledger_tells_who_shows_the_key_to_strangers(film):
 async def test_more_than_one_file_can_come_of_a_task():
     """Each has an address and bytes of its own."""
     terms = Terms(duration=Constant(0), results=2)
-    async with Simulator(terms, films=OneFilm()) as simulator, aiohttp.ClientSession() as session:
-        task_id = simulator.world.create(json.dumps(BODY).encode()).task_id
+    async with (
+        Simulator(terms, renderer=FixedRenderer()) as simulator,
+        aiohttp.ClientSession() as session,
+    ):
+        task_id = simulator.service.create(json.dumps(BODY).encode()).task_id
         visitor = Visitor(simulator, session)
 
         films = [(await visitor.fetch(url))[2] for url in simulator.result_urls(task_id)]
@@ -199,15 +212,15 @@ async def test_a_new_film_may_be_late_and_a_visitor_refused():
     terms = Terms(duration=Constant(0), files_after=60, refused_agents=("Python/",))
     named = aiohttp.ClientSession(headers={"User-Agent": "visitor/1"})
     async with (
-        Simulator(terms, films=OneFilm()) as simulator,
+        Simulator(terms, renderer=FixedRenderer()) as simulator,
         aiohttp.ClientSession() as unnamed,
         named,
     ):
-        task = simulator.world.create(json.dumps(BODY).encode())
+        task = simulator.service.create(json.dumps(BODY).encode())
         (url,) = simulator.result_urls(task.task_id)
         visitor = Visitor(simulator, named)
 
         assert (await visitor.fetch(url))[0] == 404
-        simulator.world.time.skip(61)
+        simulator.service.clock.skip(61)
         assert (await visitor.fetch(url))[0] == 200
         assert (await Visitor(simulator, unnamed).fetch(url))[0] == 403

@@ -30,9 +30,17 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from apikley_async.simulator import Constant, Fault, OneFilm, Simulator, Terms, Throttle, World
-from apikley_async.simulator.callbacks.messages import letter
-from apikley_async.simulator.service.responses import Speller
+from apikley_async.simulator import (
+    Constant,
+    Fault,
+    FixedRenderer,
+    Service,
+    Simulator,
+    Terms,
+    Throttle,
+)
+from apikley_async.simulator.callbacks.signed_request import sign_callback
+from apikley_async.simulator.service.responses import ResponseBuilder
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
     Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
@@ -53,7 +61,7 @@ CALLBACK = "https://hooks.example.com/a?token=1"
 
 
 @attrs.frozen
-class Service:
+class ServedThread:
     """A simulator in a thread of its own, as callers without asyncio meet it."""
 
     simulator: Simulator
@@ -91,32 +99,32 @@ def check_envelope(body: Any, *, upload: bool) -> None:
         assert body["success"] is (body["code"] == 200)
 
 
-def serve(terms: Terms) -> Iterator[Service]:
+def serve(terms: Terms) -> Iterator[ServedThread]:
     """Serve a simulator from a thread until the generator ends."""
     opened: Future[tuple[Simulator, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def main() -> None:
         end = asyncio.Event()
-        async with Simulator(terms, films=OneFilm()) as simulator:
+        async with Simulator(terms, renderer=FixedRenderer()) as simulator:
             opened.set_result((simulator, asyncio.get_running_loop(), end))
             await end.wait()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), name="service")
     thread.start()
     simulator, loop, end = opened.result(timeout=30)
-    yield Service(simulator)
+    yield ServedThread(simulator)
     loop.call_soon_threadsafe(end.set)
     thread.join(timeout=30)
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[Service]:
+def service() -> Iterator[ServedThread]:
     """One that refuses with HTTP 200, as the service is thought to do."""
     yield from serve(Terms(limit=None, max_running=None, duration=Constant(1000)))
 
 
 @pytest.fixture(scope="module")
-def blunt_service() -> Iterator[Service]:
+def blunt_service() -> Iterator[ServedThread]:
     """One whose refusals have their code as HTTP status, and uploads the other shape."""
     yield from serve(Terms(limit=None, http_refusals=True, upload_shape="fileId"))
 
@@ -127,7 +135,7 @@ def blunt_service() -> Iterator[Service]:
 @pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("operation_id", OPERATIONS)
 def test_no_request_breaks_it_or_the_description(
-    service: Service, operation_id: str, mode: GenerationMode
+    service: ServedThread, operation_id: str, mode: GenerationMode
 ) -> None:
     """Valid or not, it is answered as described, and charged exactly where it says 200."""
 
@@ -192,9 +200,9 @@ def assert_alike(body: Any, example: Any) -> None:
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["accepted", "refused"])
-def test_a_creation_is_answered_as_shown(service: Service, refused: bool) -> None:
+def test_a_creation_is_answered_as_shown(service: ServedThread, refused: bool) -> None:
     """With the id of a task, or with a code and nothing."""
-    world = service.simulator.world
+    world = service.simulator.service
     balance, world.credits = world.credits, 0 if refused else world.credits
     body = service.create()
     world.credits = balance if refused else world.credits
@@ -204,7 +212,7 @@ def test_a_creation_is_answered_as_shown(service: Service, refused: bool) -> Non
 
 
 @pytest.mark.parametrize("state", ["waiting", "generating", "success", "fail"])
-def test_a_record_is_answered_as_shown(service: Service, state: str) -> None:
+def test_a_record_is_answered_as_shown(service: ServedThread, state: str) -> None:
     """In every state, with every documented field."""
     task_id = service.create(callBackUrl=CALLBACK)["data"]["taskId"]
     service.simulator.script("record", [state], task_id=task_id)
@@ -215,12 +223,12 @@ def test_a_record_is_answered_as_shown(service: Service, state: str) -> None:
     assert_alike(body, shown("getTask", "generating" if state == "waiting" else state))
 
 
-def test_a_missing_record_is_answered_as_shown(service: Service) -> None:
+def test_a_missing_record_is_answered_as_shown(service: ServedThread) -> None:
     """With the words that a client has to know."""
     assert service.record("task_of_nobody") == shown("getTask", "notFound")
 
 
-def test_credits_and_links_are_answered_as_shown(service: Service) -> None:
+def test_credits_and_links_are_answered_as_shown(service: ServedThread) -> None:
     """A number; an address for a result of its own, and nothing for any other."""
     task_id = service.create()["data"]["taskId"]
     service.simulator.script("record", ["success"], task_id=task_id)
@@ -237,7 +245,7 @@ def test_credits_and_links_are_answered_as_shown(service: Service) -> None:
 @pytest.mark.parametrize("shape", ["stored", "storedAlternative"])
 @pytest.mark.parametrize("way", ["Stream", "Base64", "Url"])
 def test_uploads_are_answered_as_shown(
-    service: Service, blunt_service: Service, way: str, shape: str
+    service: ServedThread, blunt_service: ServedThread, way: str, shape: str
 ) -> None:
     """All three, in both documented shapes."""
     chosen = service if shape == "stored" else blunt_service
@@ -273,7 +281,11 @@ def test_uploads_are_answered_as_shown(
     ],
 )
 def test_a_refusal_can_have_its_code_as_status(
-    blunt_service: Service, operation_id: str, parts: dict[str, Any], key: str | None, code: int
+    blunt_service: ServedThread,
+    operation_id: str,
+    parts: dict[str, Any],
+    key: str | None,
+    code: int,
 ) -> None:
     """The statuses that the description knows, each with the envelope it shows."""
     assert blunt_service.ask(operation_id, key=key, **parts)["code"] == code
@@ -289,7 +301,7 @@ def test_a_refusal_can_have_its_code_as_status(
     ids=str,
 )
 def test_the_other_statuses_come_by_script(
-    service: Service, operation_id: str, fault: Fault, code: int
+    service: ServedThread, operation_id: str, fault: Fault, code: int
 ) -> None:
     """Only what is scripted is a server error, and it looks as described."""
     endpoints = {"createStoryboardTask": "create", "getTask": "record", "getCredits": "credits"}
@@ -326,11 +338,13 @@ def plain(schema: Any) -> Any:
 
 def callback_of(fault: Fault = Fault.OK, **terms: Any) -> tuple[Any, dict[str, str]]:
     """What the receiver gets, when a film has ended: the body and the headers."""
-    world = World(Terms(duration=Constant(0), **terms))
+    world = Service(Terms(duration=Constant(0), **terms))
     body = {"model": "sora-2-pro-storyboard", "callBackUrl": CALLBACK, "input": BOARD}
     task = world.create(json.dumps(body).encode())
-    said = Speller(world.terms, world.time).callback(task, ("https://r.test/1.mp4",), 640.25)
-    sent = letter(said, fault, task_id=task.task_id, key="k", now=1_790_000_612.5)
+    said = ResponseBuilder(world.terms, world.clock).callback(
+        task, ("https://r.test/1.mp4",), 640.25
+    )
+    sent = sign_callback(said, fault, task_id=task.task_id, key="k", now=1_790_000_612.5)
     return json.loads(sent.body), dict(sent.headers)
 
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from apikley_async.simulator import Order, Refusal
-from apikley_async.simulator.service.request_rules import is_uri, read_order
+from apikley_async.simulator import Refusal, TaskRequest
+from apikley_async.simulator.service.request_rules import is_uri, parse_task_request
 
 MODEL = "sora-2-pro-storyboard"
 
@@ -23,7 +23,7 @@ def request(*, shots=None, **changes):
 
 def read(body, **options):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return read_order(raw, **options)
+    return parse_task_request(raw, **options)
 
 
 def test_a_full_request_is_read_to_the_last_field():
@@ -36,9 +36,9 @@ def test_a_full_request_is_read_to_the_last_field():
 
     order = read(body)
 
-    assert isinstance(order, Order)
+    assert isinstance(order, TaskRequest)
     assert order.shots == (("Rain on a window.", 6.5), ("The door opens.", 8.5))
-    assert (order.duration, order.aspect, order.tariff) == (15.0, "portrait", "15")
+    assert (order.duration, order.aspect, order.price_key) == (15.0, "portrait", "15")
     assert order.image_url == "https://files.example.com/a.png"
     assert order.callback_url == "https://hooks.example.com/a?token=1"
     assert order.body == body
@@ -48,7 +48,7 @@ def test_what_is_left_out_takes_the_documented_default():
     """Fifteen seconds, landscape, no image, no callback."""
     order = read({"model": MODEL, "input": {"shots": [shot()]}})
 
-    assert isinstance(order, Order)
+    assert isinstance(order, TaskRequest)
     assert (order.duration, order.aspect, order.image_url) == (15.0, "landscape", None)
     assert order.callback_url is None
 
@@ -67,7 +67,7 @@ def test_what_is_left_out_takes_the_documented_default():
 )
 def test_the_limits_themselves_are_inside(changes):
     """The extremes of each rule are accepted, sums of decimal fractions included."""
-    assert isinstance(read(request(**changes)), Order)
+    assert isinstance(read(request(**changes)), TaskRequest)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_callback_url_is_a_url_or_absent(url):
     empty = request() | {"callBackUrl": ""}
     empty["input"] = empty["input"] | {"image_urls": []}
     accepted = read(empty)
-    assert isinstance(accepted, Order)
+    assert isinstance(accepted, TaskRequest)
     assert (accepted.callback_url, accepted.image_url) == (None, None)
 
     refusal = read(request() | {"callBackUrl": url})
@@ -160,7 +160,7 @@ def test_other_models_are_checked_for_their_frame_only(models):
 
     order = read(body, models=models)
 
-    assert isinstance(order, Order)
+    assert isinstance(order, TaskRequest)
     assert (order.prompt, order.duration, order.shots) == ("A lighthouse.", 8.0, ())
     assert isinstance(read(body | {"input": "text"}, models=models), Refusal)
 
@@ -175,7 +175,7 @@ def test_other_models_are_checked_for_their_frame_only(models):
 )
 def test_strict_terms_refuse_what_nobody_described(body):
     """A misspelt field is silence for the real service and an error for a strict one."""
-    assert isinstance(read(body), Order)
+    assert isinstance(read(body), TaskRequest)
     assert isinstance(read(body, strict=True), Refusal)
 
 

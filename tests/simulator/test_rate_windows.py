@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from apikley_async.simulator.service.rate_windows import (
     FixedWindow,
-    OpenDoor,
+    NoLimit,
     SlidingWindow,
-    window,
+    make_window,
 )
 
 
@@ -18,7 +18,7 @@ def admitted(door, times):
     """The times at which *door* lets somebody in."""
     inside = []
     for now in times:
-        if door.wait(now) <= 0:
+        if door.delay(now) <= 0:
             door.count(now)
             inside.append(now)
     return inside
@@ -41,12 +41,12 @@ def test_a_fixed_window_forgets_everything_at_once():
 @pytest.mark.parametrize(("kind", "wait"), [("sliding", 7.0), ("fixed", 5.0)])
 def test_it_says_how_long_to_wait(kind, wait):
     """The wait is exact: one who obeys it is let in, one who comes sooner is not."""
-    door = window(kind, 1, 10)
+    door = make_window(kind, 1, 10)
     door.count(2.0)
 
-    assert door.wait(5.0) == wait
-    assert door.wait(4.999 + wait) > 0.0
-    assert door.wait(5.0 + wait) == 0.0
+    assert door.delay(5.0) == wait
+    assert door.delay(4.999 + wait) > 0.0
+    assert door.delay(5.0 + wait) == 0.0
 
 
 def test_refused_arrivals_can_be_counted_too():
@@ -55,7 +55,7 @@ def test_refused_arrivals_can_be_counted_too():
     for now in (0.0, 5.0, 8.0):
         door.count(now)
 
-    assert door.wait(10.0) == 8.0
+    assert door.delay(10.0) == 8.0
 
 
 @given(
@@ -72,11 +72,11 @@ def test_no_sliding_window_is_ever_overfull(times, limit, per):
 
 def test_without_a_limit_the_door_is_open():
     """No limit means that nobody ever waits."""
-    door = window("sliding", None, 10)
+    door = make_window("sliding", None, 10)
     door.count(0.0)
 
-    assert isinstance(door, OpenDoor)
-    assert door.wait(0.0) == 0.0
+    assert isinstance(door, NoLimit)
+    assert door.delay(0.0) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -85,4 +85,4 @@ def test_without_a_limit_the_door_is_open():
 def test_impossible_windows_are_refused(kind, limit, per):
     """A limit that can never let anybody in is a mistake, not a test."""
     with pytest.raises(ValueError, match=r"limit|window"):
-        window(kind, limit, per)
+        make_window(kind, limit, per)

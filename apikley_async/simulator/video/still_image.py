@@ -1,18 +1,18 @@
-"""A still for models that make images: a small PNG, which says in itself whose it is. Pure."""
+"""The result of a model that makes images: a small PNG that names its task. Pure."""
 
 from __future__ import annotations
 
 import struct
 import zlib
 
-__all__ = ["still"]
+__all__ = ["still_image"]
 
-WIDE, NARROW = 320, 180
+LONG_SIDE, SHORT_SIDE = 320, 180
 
 
-def still(task_id: str, seed: int, *, portrait: bool) -> bytes:
-    """A picture in two colours of the *seed*; a text in it names the task."""
-    width, height = (NARROW, WIDE) if portrait else (WIDE, NARROW)
+def still_image(task_id: str, seed: int, *, portrait: bool) -> bytes:
+    """A PNG in two colours chosen by *seed*; a text chunk names the task."""
+    width, height = (SHORT_SIDE, LONG_SIDE) if portrait else (LONG_SIDE, SHORT_SIDE)
     top, bottom = seed & 0xFFFFFF, (seed >> 8) & 0xFFFFFF ^ 0xFFFFFF
     rows = b"".join(
         b"\0" + (top if row < height // 2 else bottom).to_bytes(3) * width for row in range(height)

@@ -10,13 +10,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from apikley_async.simulator import Constant, Fault, OneFilm, Simulator, Terms
-from apikley_async.simulator.http.control import _guarded
+from apikley_async.simulator import Constant, Fault, FixedRenderer, Simulator, Terms
+from apikley_async.simulator.http.control_endpoints import _local_programs_only
 
 CREATE, RECORD = "/api/v1/jobs/createTask", "/api/v1/jobs/recordInfo"
 
 
-class Director:
+class FaultSchedule:
     """Another program on this machine: a customer, and one who pulls the strings."""
 
     def __init__(self, simulator, session):
@@ -53,10 +53,10 @@ class Director:
 @pytest.fixture
 async def director():
     async with (
-        Simulator(Terms(duration=Constant(1000)), films=OneFilm()) as simulator,
+        Simulator(Terms(duration=Constant(1000)), renderer=FixedRenderer()) as simulator,
         aiohttp.ClientSession() as session,
     ):
-        yield Director(simulator, session)
+        yield FaultSchedule(simulator, session)
 
 
 # -- orders ------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ async def test_it_says_how_the_world_stands_and_what_can_be_ordered(director):
     assert status == 200
     assert (told["tasks"], told["running"], told["faults"]) == (1, 1, None)
     assert {"create", "record", "callback"} <= set(told["endpoints"])
-    assert told["names"] == list(Fault.ready_made())
+    assert told["names"] == list(Fault.presets())
     assert director.simulator.api_key not in json.dumps(told)
 
 
@@ -123,7 +123,7 @@ async def test_time_can_be_skipped_and_films_finished(director):
     await director.order("POST", "/finish", {"task_id": well})
     await director.order("POST", "/finish", {"task_id": ill, "failure": reason})
     assert [await director.state(t) for t in (well, ill, late)] == ["success", "fail", "waiting"]
-    assert director.simulator.world.task(ill).failure.message == "no cats"
+    assert director.simulator.service.task(ill).failure.message == "no cats"
 
     _, told = await director.order("POST", "/advance", {"seconds": 1000})
     assert told["running"] == 0
@@ -142,10 +142,10 @@ async def test_the_books_can_be_read(director):
     _, tasks = await director.order("GET", "/tasks")
 
     assert [entry["task_id"] for entry in books["paid"]] == [task_id]
-    assert books["creations"][0]["verdict"] == "created"
+    assert books["creations"][0]["outcome"] == "created"
     assert books["creations"][0]["body"]["model"] == "sora-2-pro-storyboard"
     assert books["refunds"][0]["credits"] == 270
-    assert (books["looks"], books["credits_spent"]) == ({task_id: 1}, 0)
+    assert (books["polls"], books["credits_spent"]) == ({task_id: 1}, 0)
     assert len(books["arrivals"]["create"]) == 1
     assert [(task["task_id"], task["state"]) for task in tasks] == [(task_id, "fail")]
     assert tasks[0]["result_urls"] == list(director.simulator.result_urls(task_id))
@@ -251,7 +251,7 @@ async def test_other_machines_may_not_give_orders(peer, status):
 
     request = make_mocked_request("POST", "/reset", {"Host": "127.0.0.1"}, transport=Transport())
 
-    assert (await _guarded(request, handler)).status == status
+    assert (await _local_programs_only(request, handler)).status == status
 
 
 async def test_orders_leave_no_trace_in_the_books(director):

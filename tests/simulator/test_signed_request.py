@@ -7,21 +7,23 @@ import json
 import pytest
 
 from apikley_async.simulator import Fault, Terms
-from apikley_async.simulator.callbacks.messages import letter, signature
-from apikley_async.simulator.service.responses import Answer, notice
+from apikley_async.simulator.callbacks.signed_request import sign_callback, signature
+from apikley_async.simulator.service.responses import ServiceResponse, notice
 
 DATA = {
     "taskId": "task_1",
     "state": "success",
     "resultJson": '{"resultUrls": ["https://a.test/1"]}',
 }
-SAID = Answer(payload={"code": 200, "msg": "Playground task completed successfully.", "data": DATA})
-NOTICE = Answer(payload=notice(SAID.payload))
+SAID = ServiceResponse(
+    payload={"code": 200, "msg": "Playground task completed successfully.", "data": DATA}
+)
+NOTICE = ServiceResponse(payload=notice(SAID.payload))
 STAMP, SIGNATURE = "X-Webhook-Timestamp", "X-Webhook-Signature"
 
 
 def sent(fault=Fault.OK, *, said=SAID, key="k", copy=0):
-    return letter(said, fault, task_id="task_1", key=key, now=1_700_000_000.9, copy=copy)
+    return sign_callback(said, fault, task_id="task_1", key=key, now=1_700_000_000.9, copy=copy)
 
 
 def body(fault=Fault.OK, **options):
@@ -90,9 +92,9 @@ def test_a_callback_can_speak_of_another_task(said, fault):
     payload = json.loads(strange.body)
     told = {payload.get("taskId"), payload["data"].get("taskId"), payload["data"].get("task_id")}
 
-    assert told - {None} == {strange.told}
-    assert strange.told != "task_1"
-    assert dict(strange.headers)[SIGNATURE] == signature("k", strange.told, "1700000000")
+    assert told - {None} == {strange.task_id}
+    assert strange.task_id != "task_1"
+    assert dict(strange.headers)[SIGNATURE] == signature("k", strange.task_id, "1700000000")
 
 
 def test_a_bare_notice_tells_no_more_than_the_end():
@@ -113,12 +115,12 @@ def test_what_comes_after_the_end_can_deny_it():
     assert body(Fault.RELAPSE, copy=1)["data"]["state"] == "generating"
 
 
-@pytest.mark.parametrize("fault", Fault.ready_made().values(), ids=str)
+@pytest.mark.parametrize("fault", Fault.presets().values(), ids=str)
 @pytest.mark.parametrize("said", [SAID, NOTICE], ids=["task", "notice"])
 def test_every_fault_can_befall_a_callback(said, fault):
     """Whatever becomes of the body, there is one, and a task it is signed for (W11)."""
     bent = sent(fault, said=said)
 
     assert isinstance(bent.body, bytes)
-    assert bent.told
+    assert bent.task_id
     assert ("Content-Type" in dict(bent.headers)) is (fault is not Fault.UNLABELLED)

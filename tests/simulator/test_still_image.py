@@ -11,8 +11,8 @@ import pytest
 
 from apikley_async import Client, Environment, ModelTask
 from apikley_async.cli.simulator_server import new_simulator
-from apikley_async.simulator import Constant, Placeholder, Simulator, Terms
-from apikley_async.simulator.service.request_rules import makes_still
+from apikley_async.simulator import Constant, PlaceholderRenderer, Simulator, Terms
+from apikley_async.simulator.service.request_rules import is_image_model
 from apikley_async.testing import LoopClock
 
 NAMES = {
@@ -29,7 +29,7 @@ NAMES = {
 
 def test_a_model_that_makes_images_is_known_by_its_name() -> None:
     """What makes a film of an image is none."""
-    assert {name: makes_still(name) for name in NAMES} == NAMES
+    assert {name: is_image_model(name) for name in NAMES} == NAMES
 
 
 @pytest.mark.virtual
@@ -37,7 +37,9 @@ async def test_a_task_that_makes_images_gives_a_whole_picture_of_its_own(tmp_pat
     """As PNG, under an address and a label of one, and saved as one."""
     terms = Terms(duration=Constant(30), generic_models={"*"})
     async with (
-        Simulator(terms, films=Placeholder(), clock=LoopClock(), rng=random.Random(7)) as simulated,
+        Simulator(
+            terms, renderer=PlaceholderRenderer(), clock=LoopClock(), rng=random.Random(7)
+        ) as simulated,
         Client(
             simulated.api_key,
             base_url=simulated.base_url,
@@ -86,8 +88,8 @@ def test_the_command_serves_other_models_by_name(given: tuple[str, ...], served:
         "faults": (),
     }
     raw = f'{{"model": "{served}", "input": {{}}}}'.encode()
-    taken = new_simulator("127.0.0.1", 0, models=given, **options).world.create(raw)
-    refused = new_simulator("127.0.0.1", 0, **options).world.create(raw)
+    taken = new_simulator("127.0.0.1", 0, models=given, **options).service.create(raw)
+    refused = new_simulator("127.0.0.1", 0, **options).service.create(raw)
 
     assert hasattr(taken, "task_id")
     assert getattr(refused, "code", None) == 422
@@ -99,7 +101,7 @@ def test_shots_that_do_not_fill_their_film_can_be_refused() -> None:
     shots = b'[{"Scene": "Rain.", "duration": %s}]'
     codes = {
         (exact, seconds): getattr(
-            Simulator(Terms(exact_sum=exact)).world.create(raw % (shots % seconds)), "code", 200
+            Simulator(Terms(exact_sum=exact)).service.create(raw % (shots % seconds)), "code", 200
         )
         for exact in (False, True)
         for seconds in (b"9.5", b"10")
