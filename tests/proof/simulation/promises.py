@@ -149,7 +149,7 @@ def unheard_answers(books: Books) -> Iterator[str]:
     late the program reads it, an answer that has arrived is read.
     """
     for creation in books.simulator.ledger.creations:
-        if creation.verdict == "created" and creation.fault == "ok":
+        if creation.outcome == "created" and creation.fault == "ok":
             key = scene_of(creation.body)
             if books.items[key]["task_id"] != creation.task_id:
                 yield f"I2: the answer for {creation.task_id} of {key} was there and not read"

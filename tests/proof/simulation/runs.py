@@ -85,7 +85,7 @@ def bury() -> None:
 def _tell(world: World) -> None:
     ledger, report = world.simulator.ledger, world.report
     report.steps, report.commits = world.loop.steps, world.disk.commits
-    told = [(c.at, c.task_id, c.verdict, c.fault, c.callback_url) for c in ledger.creations]
+    told = [(c.at, c.task_id, c.outcome, c.fault, c.callback_url) for c in ledger.creations]
     more = [(c.at, c.task_id, c.outcome, c.status) for c in ledger.callbacks]
     files = [(f.at, f.method, f.range, f.fault) for f in ledger.files]
     polls = sorted(ledger.polls.items())
