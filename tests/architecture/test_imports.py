@@ -74,54 +74,6 @@ ORDER = [
 CORE_FOLDERS = {"_wire", "_download"}
 # Subpackages stand alone, except for those named here.
 MAY_USE = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator"}}
-# The modules of each subpackage, from the bottom up, by the same rule.
-SUBPACKAGE_ORDER = {
-    "simulator": [
-        "outbound",
-        # the service: pure
-        "service.durations",
-        "service.rate_windows",
-        "service.service_clock",
-        "service.render_request",
-        "service.request_rules",
-        "service.lifecycle",
-        "service.terms",
-        "service.ledger",
-        "service.file_store",
-        "service.responses",
-        "service.service",
-        # what can go wrong
-        "faults.mutations",
-        "faults.catalogue",
-        "faults.schedule",
-        # what waits and talks
-        "callbacks.signed_request",
-        "callbacks.sender",
-        "video.still_image",
-        "video.frames",
-        "video.encode",
-        "video.renderers",
-        "video.render_queue",
-        "http.host_check",
-        "http.response_sender",
-        "http.request_pipeline",
-        "http.upload_forms",
-        "http.file_endpoints",
-        "http.control_endpoints",
-        "http.api_endpoints",
-        "applications",
-        "server",
-        "__init__",
-    ],
-    "pytest_plugin": [
-        "marker_options",
-        "running_service",
-        "loop_scopes",
-        "fixtures",
-        "hooks",
-        "__init__",
-    ],
-}
 # What subpackages may import of the core besides its public modules, by name.
 FOUNDATIONS = {"_budget", "_disk", "_retry", "_sqlite", "_tokens", "_urls"}
 SUBPACKAGES = sorted(
@@ -181,6 +133,51 @@ SUBPACKAGE_ORDER = {
         "dispatch",
         "callback",
         "receiver",
+        "__init__",
+    ],
+    "simulator": [
+        "outbound",
+        # the service: pure
+        "service.durations",
+        "service.rate_windows",
+        "service.service_clock",
+        "service.render_request",
+        "service.request_rules",
+        "service.lifecycle",
+        "service.terms",
+        "service.ledger",
+        "service.file_store",
+        "service.responses",
+        "service.service",
+        # what can go wrong
+        "faults.mutations",
+        "faults.catalogue",
+        "faults.schedule",
+        # what waits and talks
+        "callbacks.signed_request",
+        "callbacks.sender",
+        "video.still_image",
+        "video.frames",
+        "video.encode",
+        "video.renderers",
+        "video.render_queue",
+        "http.host_check",
+        "http.response_sender",
+        "http.request_pipeline",
+        "http.upload_forms",
+        "http.file_endpoints",
+        "http.control_endpoints",
+        "http.api_endpoints",
+        "applications",
+        "server",
+        "__init__",
+    ],
+    "pytest_plugin": [
+        "marker_options",
+        "running_service",
+        "loop_scopes",
+        "fixtures",
+        "hooks",
         "__init__",
     ],
 }
@@ -322,63 +319,6 @@ def test_every_module_is_in_the_order() -> None:
     assert modules == {*ORDER, "__main__", *(f"{folder}.__init__" for folder in CORE_FOLDERS)}
     assert core_modules_used_by(source_of("__main__")) == {"cli"}
     assert not any(modules_imported_by(source_of(f"{folder}.__init__")) for folder in CORE_FOLDERS)
-
-
-def modules_in(subpackage: str) -> set[str]:
-    """Its modules by their names below it; `__init__` files of folders hold a docstring only."""
-    names = {
-        ".".join(path.relative_to(ROOT / subpackage).with_suffix("").parts)
-        for path in modules_of(subpackage)
-    }
-    return {name for name in names if name == "__init__" or not name.endswith("__init__")}
-
-
-def imports_within(subpackage: str, module: str) -> set[str]:
-    """The modules of its own subpackage that a module imports."""
-    path = ROOT.joinpath(subpackage, *module.split(".")).with_suffix(".py")
-    prefix = f"{PACKAGE}.{subpackage}"
-    return {
-        used.removeprefix(prefix).removeprefix(".") or "__init__"
-        for used in modules_imported_by(path)
-        if used == prefix or used.startswith(f"{prefix}.")
-    }
-
-
-def test_imports_in_every_subpackage_only_go_down() -> None:
-    """Modules import only what is below them in the order, typing-only imports included."""
-    failures = []
-    for subpackage, order in SUBPACKAGE_ORDER.items():
-        failures += [
-            f"{subpackage}: {name} is in the order or in the folder, not in both"
-            for name in sorted(modules_in(subpackage) ^ {*order})
-        ]
-        failures += [
-            f"{subpackage}: {module} imports {used}"
-            for number, module in enumerate(order)
-            if module in modules_in(subpackage)
-            for used in sorted(imports_within(subpackage, module) - {*order[:number]})
-        ]
-
-    assert failures == []
-
-
-def test_folders_of_a_subpackage_do_not_import_each_other_both_ways() -> None:
-    """Whatever the order of their modules."""
-    failures = []
-    for subpackage, order in SUBPACKAGE_ORDER.items():
-        arrows = {
-            (module.partition(".")[0], used.partition(".")[0])
-            for module in order
-            for used in imports_within(subpackage, module)
-            if "." in module and "." in used
-        }
-        failures += [
-            f"{subpackage}: {one} and {other}"
-            for one, other in sorted(arrows)
-            if one < other and (other, one) in arrows
-        ]
-
-    assert failures == []
 
 
 def test_each_form_of_import_is_found() -> None:
