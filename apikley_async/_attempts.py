@@ -210,7 +210,7 @@ class Attempts:
         """
         async with contextlib.AsyncExitStack() as held:
             async with self._here().house.inside():
-                await held.enter_async_context(self.running.take())
+                await held.enter_async_context(self.running.slot())
                 await held.enter_async_context(self._settings.limiter.running_slot())
             yield
 

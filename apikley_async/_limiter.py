@@ -1,9 +1,9 @@
-"""Pacing: how many attempts in a span, how many films at once, and the pause after a 429.
+"""The rate limiter: how many attempts in a span, how many films at once, the pause after a 429.
 
 `Gate` is pure and is given the time; `RateLimiter` is the thin shell that sleeps. Neither makes
-a request. Why it is exact: the service counts an attempt no later than its answer, and a slot
-is used again no earlier than *per* seconds after that answer, so no span of *per* seconds at
-the service ever holds more than *limit* attempts, whatever the latencies and whichever window.
+a request. Why the rate is exact: the service counts an attempt no later than its answer, and a
+slot is used again no earlier than *per* seconds after that answer. So no span of *per* seconds
+at the service holds more than *limit* attempts, whatever the latencies and whichever window.
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ from apikley_async.errors import (
 __all__ = ["Gate", "Limiter", "RateLimiter", "Slots"]
 
 SLACK = 0.01  # two clocks run at slightly different rates; 10 ms in 10 s is ten times the usual
-UNCERTAIN_REST = 60.0  # an unanswered attempt may still arrive
-UNCERTAIN_FILM = 1800.0  # ... and its film may be running
-LONGEST_SLEEP = 60.0  # never a timer for ever
-PAUSES = Backoff(initial=1.0, factor=2.0, maximum=60.0, jitter=exactly)
+UNCERTAIN_DELAY = 60.0  # an unanswered attempt may still arrive
+UNCERTAIN_FILM_DELAY = 1800.0  # ... and its film may be running
+MAX_SLEEP = 60.0  # no timer is ever set for longer
+PAUSE_BACKOFF = Backoff(initial=1.0, factor=2.0, maximum=60.0, jitter=exactly)
 
 
 @runtime_checkable
 class Limiter(Protocol):
-    """What the client asks of a limiter; `RateLimiter` is the one for a single process.
+    """What the client needs of a rate limiter; `RateLimiter` is the one for a single process.
 
-    The exception that passes through a slot says what became of the attempt. It must be let
-    through.
+    The exception that passes through a slot says what became of the attempt. A limiter must let
+    it through.
     """
 
     def slot(self) -> AbstractAsyncContextManager[None]:
-        """Surrounds each attempt: enters when it may leave.
+        """Surround one attempt: enter when it may be sent.
 
-        `RateLimitError`: the service wants a pause of everyone, `retry_after` seconds at least.
-        `UnreachableError`: the attempt never began, so the slot is free again at once.
+        `RateLimitError`: the service wants everyone to pause, `retry_after` seconds at least.
+        `UnreachableError`: nothing was sent, so the slot is free again at once.
         `SubmissionUncertainError`: the attempt may still arrive.
         """
         ...
 
     def running_slot(self) -> AbstractAsyncContextManager[None]:
-        """Surrounds each running film, from before its POST to its end.
+        """Surround one running film, from before its POST to its end.
 
         `SubmissionUncertainError`: a film may be running.
         """
         ...
 
     def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
-        """Count attempts of an earlier process: a restart is no new window.
+        """Count attempts of an earlier process: a restart does not reset the rate.
 
         Args:
             attempts: for each, how many seconds ago it ended, and whether it is uncertain.
@@ -74,155 +74,180 @@ class Limiter(Protocol):
 
 @attrs.frozen
 class Gate:
-    """When the next attempt may leave, and how many at once. Knows no clock and never sleeps.
+    """When the next attempt may be sent, and how many at once. Knows no clock and never sleeps.
 
-    After a pause one attempt goes first; every success lets one more go at the same time, until
+    After a pause one attempt goes first; every answer lets one more go at the same time, until
     the gate is as wide as before. It is a time and a number, never a lock that somebody holds.
+
+    Attributes:
+        opens_at: when the pause ends.
+        refusals: how many pauses in a row the service has asked for.
+        width: how many attempts may be in flight.
     """
 
     opens_at: float = -math.inf
-    strikes: int = 0
+    refusals: int = 0
     width: float = math.inf
 
-    def wait(self, now: float, out: int = 0) -> float:
-        """Seconds until an attempt may leave while *out* are on their way; inf: until one ends."""
+    def delay(self, now: float, in_flight: int = 0) -> float:
+        """Seconds until an attempt may be sent; inf while it depends on one in flight."""
         if now < self.opens_at:
             return self.opens_at - now
-        return 0.0 if out < self.width else math.inf
+        return 0.0 if in_flight < self.width else math.inf
 
     def refused(self, sent_at: float) -> Gate:
-        """Count a 429, given when the latest attempt left.
+        """Count a 429, given when the latest attempt was sent.
 
-        As long as none has left since the gate opened, it belongs to the pause before: many
+        As long as none was sent since the gate opened, it belongs to the pause before: many
         refusals of one burst count once.
         """
-        return Gate(self.opens_at, self.strikes + (sent_at >= self.opens_at), width=1)
+        return Gate(self.opens_at, self.refusals + (sent_at >= self.opens_at), width=1)
 
     def closed_for(self, pause: float, now: float) -> Gate:
         """Close for *pause* seconds from *now*; never open earlier than before."""
         return attrs.evolve(self, opens_at=max(self.opens_at, now + pause))
 
-    def passed(self, sent_at: float, full: int) -> Gate:
-        """An attempt got an answer: let one more go beside it, in the end all of them.
+    def answered(self, sent_at: float, full_width: int) -> Gate:
+        """Let one more attempt go at the same time, since one got an answer; in the end all.
 
-        One that had left before the gate closed says nothing of the time after.
+        An attempt that was sent before the gate closed says nothing of the time after.
         """
-        if self.strikes == 0 or sent_at < self.opens_at:
+        if self.refusals == 0 or sent_at < self.opens_at:
             return self
         wider = self.width + 1
-        return Gate() if wider >= full else attrs.evolve(self, width=wider)
+        return Gate() if wider >= full_width else attrs.evolve(self, width=wider)
 
 
 class Slots:
-    """*count* slots, each resting a while after its use; `take` waits for one, in line.
+    """*count* slots, each free again a delay after its use; `slot` waits for one, in order.
 
-    What rests goes on resting from one event loop to the next, and what was in use in a loop that
-    was closed rests from then on. A cancelled waiter held nothing but its turn in the line. Two
-    loops at once are a `RuntimeError`: nobody in the one is woken from the other.
+    Delays go on from one event loop to the next, and a slot that was in use in a loop that was
+    closed is delayed from then on. A cancelled waiter held nothing but its place in the queue.
+    Two loops at once are a `RuntimeError`: a waiter in one is never woken from the other.
+
+    Args:
+        count: how many.
+        delay: seconds from the end of a use until the slot is free.
+        uncertain_delay: the same after a use that ended with a `SubmissionUncertainError`.
+        clock: the time.
+        owner: what the slots belong to, for the message of a `RuntimeError`.
     """
 
     def __init__(
         self,
         count: int,
         *,
-        rest: float,
-        uncertain_rest: float,
+        delay: float,
+        uncertain_delay: float,
         clock: Clock,
-        what: str = "this limiter",
+        owner: str = "this limiter",
     ) -> None:
         if count != int(count) or count < 1:
             raise ValueError(f"a number of slots: a whole one, 1 or more, not {count!r}")
         self.count = count
-        self._rest = rest
-        self._uncertain_rest = uncertain_rest
+        self._delay = delay
+        self._uncertain_delay = uncertain_delay
         self._clock = clock
-        self._rested = [-math.inf] * count  # a heap: when each free slot may be used again
+        self._free_at = [-math.inf] * count  # a heap: when each slot that is not in use is free
         self._uses: dict[object, asyncio.AbstractEventLoop] = {}
-        self._binding = Binding(what)
-        self._line = asyncio.Lock()
-        self._moved = asyncio.Event()
-        self._made_at = clock.now()
-
-    @property
-    def resting(self) -> float:
-        """Seconds until any slot may be used, where all of them rest and none is in use; else 0."""
-        wait = self._rested[0] - self._clock.now() if self._rested else 0.0
-        return 0.0 if self._uses else max(0.0, wait)
+        self._binding = Binding(owner)
+        self._queue = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._created_at = clock.now()
 
     @property
     def in_use(self) -> int:
-        return self.count - len(self._rested)
+        """How many are in use."""
+        return self.count - len(self._free_at)
+
+    @property
+    def free_in(self) -> float:
+        """Seconds until a slot is free, where all are delayed and none is in use; else 0."""
+        delay = self._free_at[0] - self._clock.now() if self._free_at else 0.0
+        return 0.0 if self._uses else max(0.0, delay)
+
+    @property
+    def idle_in(self) -> float:
+        """Seconds until all slots that are not in use are free."""
+        return max(0.0, max(self._free_at, default=0.0) - self._clock.now())
 
     @contextlib.asynccontextmanager
-    async def take(self, gate: Callable[[float], float] | None = None) -> AsyncIterator[None]:
-        """Enter when a slot has rested and *gate*, asked with the time, says no more seconds."""
+    async def slot(self, gate: Callable[[float], float] | None = None) -> AsyncIterator[None]:
+        """Enter when a slot is free and *gate*, called with the time, returns no more seconds."""
         self._bind()
-        async with self._line:
-            # Only the first in the line looks at the slots, so nobody is overtaken and one
-            # timer is enough. No await between the last look and the taking.
-            while (wait := self._wait(gate)) > 0:
-                self._moved.clear()
-                await self._clock.sleep(min(wait, LONGEST_SLEEP), self._moved)
-            heappop(self._rested)
+        async with self._queue:
+            # Only the first in the queue checks the slots, so nobody is overtaken and one timer
+            # is enough. No await between the last check and the taking.
+            while (delay := self._delay_now(gate)) > 0:
+                self._changed.clear()
+                await self._clock.sleep(min(delay, MAX_SLEEP), self._changed)
+            heappop(self._free_at)
             use = object()
             self._uses[use] = asyncio.get_running_loop()
-        rest = self._rest
+        delay = self._delay
         try:
             yield
         except SubmissionUncertainError as error:
-            rest = max(0.0, self._uncertain_rest - error.waited)
+            delay = max(0.0, self._uncertain_delay - error.waited)
             raise
-        except UnreachableError:  # nothing has left, so the service counts nothing
-            rest = 0.0
+        except UnreachableError:  # nothing was sent, so the service counts nothing
+            delay = 0.0
             raise
         finally:
-            if self._uses.pop(use, None):  # else its loop was closed, and it is back already
-                heappush(self._rested, self._clock.now() + rest)
-                self._moved.set()  # let the first in the line look again
+            if self._uses.pop(use, None):  # else its loop was closed, and `_bind` gave it back
+                heappush(self._free_at, self._clock.now() + delay)
+                self._changed.set()  # the first in the queue checks again
 
     def occupy(self, uses: Iterable[tuple[float, bool]]) -> None:
-        """Let free slots rest as if they had been used; the youngest uses count."""
+        """Delay free slots as if they had been used; the latest uses count.
+
+        Args:
+            uses: for each, how many seconds ago it ended, and whether it is uncertain.
+        """
         now = self._clock.now()
         ends = sorted(
-            (now - ago + (self._uncertain_rest if uncertain else self._rest))
+            (now - ago + (self._uncertain_delay if uncertain else self._delay))
             for ago, uncertain in uses
         )
-        free = len(self._rested)
+        free = len(self._free_at)
         for end in ends[-free:] if free else []:
-            heappushpop(self._rested, end)
+            heappushpop(self._free_at, end)
 
-    def remember(self, ages: Iterable[float]) -> None:
-        """Let slots rest for uncertain uses of an earlier process, each so many seconds ago."""
-        own = self._clock.now() - self._made_at  # of what was used since, a slot rests already
+    def remember_uncertain(self, ages: Iterable[float]) -> None:
+        """Delay slots for uncertain uses of an earlier process, each so many seconds ago."""
+        own = self._clock.now() - self._created_at  # later uses were this process's own
         self.occupy((ago, True) for ago in ages if ago >= own)
 
-    def _wait(self, gate: Callable[[float], float] | None) -> float:
+    def _delay_now(self, gate: Callable[[float], float] | None) -> float:
         now = self._clock.now()
-        rested = self._rested[0] - now if self._rested else math.inf
-        return max(rested, gate(now) if gate else 0.0)
+        delay = self._free_at[0] - now if self._free_at else math.inf
+        return max(delay, gate(now) if gate else 0.0)
 
     def _bind(self) -> None:
-        if self._binding.bind(in_use=self._line.locked()):
-            self._line, self._moved = asyncio.Lock(), asyncio.Event()
+        if self._binding.bind(in_use=self._queue.locked()):
+            self._queue, self._changed = asyncio.Lock(), asyncio.Event()
             for use in [use for use, loop in self._uses.items() if loop.is_closed()]:
-                del self._uses[use]  # nobody gives it back any more
-                heappush(self._rested, self._clock.now() + self._rest)
+                del self._uses[use]  # nothing else gives it back any more
+                heappush(self._free_at, self._clock.now() + self._delay)
 
 
 class RateLimiter:
-    """*limit* slots; each rests *per* seconds after the attempt that used it ended.
+    """*limit* slots; each is free again *per* seconds after the attempt that used it ended.
 
     Share one between the clients of an event loop that use the same key; it may be used in several
     loops one after another, and refuses two at once (`RuntimeError`). The defaults are the
-    upstream's published limits (20 creations per 10 seconds); Apikley's may differ, and a 429
-    teaches what is missing.
+    upstream's published limits (20 creations per 10 seconds). Apikley's may be lower: after a 429
+    the limiter pauses and then sends less at a time.
 
     Args:
         limit: attempts in any span of *per* seconds.
-        per: the span, in seconds; 0 bounds only how many attempts are out at once.
+        per: the span, in seconds; 0 bounds only how many attempts are in flight.
         max_running: films at once over all clients that share this limiter; None: not bounded
             here (each client has a `max_running` of its own).
-        clock, rng: time and chance, handed in by tests.
+        clock, rng: time and randomness, handed in by tests.
+
+    Raises:
+        ValueError: *limit* or *max_running* is not a whole number from 1 on, or *per* is negative.
     """
 
     def __init__(
@@ -242,39 +267,39 @@ class RateLimiter:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._gate = Gate()
-        self._sent_at = -math.inf  # when the latest attempt left
+        self._sent_at = -math.inf  # when the latest attempt was sent
         self._slots = Slots(
             limit,
-            rest=per + SLACK if per else 0.0,
-            uncertain_rest=max(per, UNCERTAIN_REST),
+            delay=per + SLACK if per else 0.0,
+            uncertain_delay=max(per, UNCERTAIN_DELAY),
             clock=self._clock,
-            what="this RateLimiter",
+            owner="this RateLimiter",
         )
         self._running = None if max_running is None else running_slots(max_running, self._clock)
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Enter when an attempt may leave: a slot has rested and the gate is open."""
-        async with self._slots.take(lambda now: self._gate.wait(now, self._slots.in_use)):
+        """Enter when an attempt may be sent: a slot is free and the gate is open."""
+        async with self._slots.slot(lambda now: self._gate.delay(now, self._slots.in_use)):
             sent_at = self._sent_at = self._clock.now()
             try:
                 yield
             except RateLimitError as error:
-                self._close(error.retry_after)
+                self._close_gate(error.retry_after)
                 raise
             except ApiError:
-                self._pass(sent_at)  # refused, but not for its pace
+                self._widen_gate(sent_at)  # refused, but not for the rate
                 raise
-            self._pass(sent_at)
+            self._widen_gate(sent_at)
 
     @contextlib.asynccontextmanager
     async def running_slot(self) -> AsyncIterator[None]:
         """Enter when one more film may run."""
-        async with self._running.take() if self._running else contextlib.nullcontext():
+        async with self._running.slot() if self._running else contextlib.nullcontext():
             yield
 
     def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
-        """Let the slots of an earlier process's attempts rest too: a restart is no new window.
+        """Count attempts of an earlier process: a restart does not reset the rate.
 
         Args:
             attempts: for each, how many seconds ago it ended, and whether it is uncertain.
@@ -282,33 +307,57 @@ class RateLimiter:
         self._slots.occupy(attempts)
 
     def remember_running(self, ages: Iterable[float]) -> None:
-        """Let slots of films rest, which an earlier process may have running, by their ages."""
+        """Count films that an earlier process may have running.
+
+        Args:
+            ages: for each uncertain attempt, how many seconds ago it ended.
+        """
         if self._running:
-            self._running.remember(ages)
+            self._running.remember_uncertain(ages)
 
     @property
-    def resting(self) -> float:
-        """Seconds until one more film may run, where all slots rest; 0 where that is not known."""
-        return self._running.resting if self._running else 0.0
+    def gate(self) -> Gate:
+        """Until when the limiter pauses after a 429, and how much it sends at a time then."""
+        return self._gate
 
-    def _close(self, retry_after: float | None) -> None:
+    @property
+    def in_flight(self) -> int:
+        """Attempts that hold a slot now."""
+        return self._slots.in_use
+
+    @property
+    def idle_in(self) -> float:
+        """Seconds until all slots that no attempt holds are free."""
+        return self._slots.idle_in
+
+    @property
+    def running_free_in(self) -> float:
+        """Seconds until one more film may run, where that only takes time; else 0."""
+        return self._running.free_in if self._running else 0.0
+
+    def _close_gate(self, retry_after: float | None) -> None:
         """Close the gate for everyone: *retry_after* seconds, and longer at each new refusal."""
         gate = self._gate.refused(self._sent_at)
-        pauses = itertools.islice(PAUSES.delays(self._rng), min(gate.strikes, 10))
+        pauses = itertools.islice(PAUSE_BACKOFF.delays(self._rng), min(gate.refusals, 10))
         # Jitter only upwards: a pause the service asked for is never undercut.
         pause = max(retry_after or 0.0, *pauses) * self._rng.uniform(1.0, 1.1)
         self._gate = gate.closed_for(pause, self._clock.now())
 
-    def _pass(self, sent_at: float) -> None:
-        self._gate = self._gate.passed(sent_at, self.limit)
+    def _widen_gate(self, sent_at: float) -> None:
+        self._gate = self._gate.answered(sent_at, self.limit)
 
     def __repr__(self) -> str:
-        shut = self._gate.opens_at - self._clock.now()
-        closed = f", opens in {shut:.0f} s" if shut > 0 else ""
-        return f"<RateLimiter {self._slots.in_use}/{self.limit} out{closed}>"
+        pause = self._gate.opens_at - self._clock.now()
+        closed = f", opens in {pause:.0f} s" if pause > 0 else ""
+        return f"<RateLimiter {self.in_flight}/{self.limit} in flight{closed}>"
 
 
 def running_slots(count: int, clock: Clock) -> Slots:
     """Slots for films: free at once after a film's end, 30 minutes after an uncertain start."""
-    what = "a bound on running films"
-    return Slots(count, rest=0.0, uncertain_rest=UNCERTAIN_FILM, clock=clock, what=what)
+    return Slots(
+        count,
+        delay=0.0,
+        uncertain_delay=UNCERTAIN_FILM_DELAY,
+        clock=clock,
+        owner="a bound on running films",
+    )

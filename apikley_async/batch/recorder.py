@@ -94,6 +94,6 @@ async def restore_window(store: Store, client: Client) -> None:
     limiter = client.limiter
     limiter.remember(await store.ends(LONGEST_REST))
     ages = [age for age, uncertain in await store.ends(UNCERTAIN_FILM) if uncertain]
-    client.attempts.running.remember(ages)
+    client.attempts.running.remember_uncertain(ages)
     if isinstance(limiter, RateLimiter):
         limiter.remember_running(ages)

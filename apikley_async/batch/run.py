@@ -320,8 +320,8 @@ class Run:
     def _resting(self) -> float:
         """Seconds for which all slots rest, after uncertain films; 0 while one is used or free."""
         limiter = self._client.limiter
-        shared = limiter.resting if isinstance(limiter, RateLimiter) else 0.0
-        return max(self._client.attempts.running.resting, shared)
+        shared = limiter.running_free_in if isinstance(limiter, RateLimiter) else 0.0
+        return max(self._client.attempts.running.free_in, shared)
 
     def _tell_wait(self, item: Item) -> None:
         """Say once that films wait for slots of uncertain ones, for how long, and what to do."""

@@ -711,7 +711,7 @@ def test_a_caller_who_is_cancelled_at_any_turn(what: str, caplog: pytest.LogCapt
                 accepted = [a for a in book.attempts if a.verdict is Verdict.ACCEPTED]
                 assert len(accepted) == len(server.created)
                 assert book.intents == [attempt.token for attempt in book.attempts]
-            assert limiter._slots.in_use == client.attempts.running.in_use == 0
+            assert limiter.in_flight == client.attempts.running.in_use == 0
         assert others() == set()
 
     at_every_turn(scenario)
@@ -741,7 +741,7 @@ def test_a_question_that_is_cancelled_at_any_turn(what: str, tmp_path: Path) -> 
                 await asyncio.wait({task})
                 assert now() - began < 5
                 assert task.cancelled() or task.exception() is None
-                assert client._settings.looking._slots.in_use == 0
+                assert client._settings.looking.in_flight == 0
                 await client.credits()
             assert others() <= {*server.tasks, *host.tasks}
         assert others() == set()
@@ -960,7 +960,7 @@ def test_closing_at_any_turn(use: str, tmp_path: Path) -> None:
             left = {job.task_id for job in client.unclaimed}
             assert left | set(known) == set(bought(server))
             assert client.uncertain == []
-            assert client.attempts.running.in_use == client.limiter._slots.in_use == 0  # type: ignore[attr-defined]
+            assert client.attempts.running.in_use == client.limiter.in_flight == 0  # type: ignore[attr-defined]
             await server.quiet()
             await host.quiet()
         assert others() <= {quitting}

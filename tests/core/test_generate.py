@@ -80,7 +80,7 @@ class Studio:
         return Making(
             works,
             window=window or self.slots.count,
-            running_slot=self.slots.take,
+            running_slot=self.slots.slot,
             make=self.make,
             spawn=self.spawn,
             left_behind=lambda job: self.left.append(job.task_id),
@@ -276,7 +276,7 @@ async def test_a_slow_consumer_slows_the_buying(ordered: bool) -> None:
 async def test_slots_are_shared_with_others() -> None:
     """What else runs on the same slots counts."""
     studio = Studio(2)
-    async with studio.slots.take():
+    async with studio.slots.slot():
         waiting = asyncio.create_task(collect(studio.making(studio.works(4))))
         await asyncio.sleep(100)
         assert studio.most_running == 1
@@ -726,7 +726,7 @@ async def test_a_doubt_that_nobody_took_is_told(caplog: pytest.LogCaptureFixture
     silent = Making(
         studio.works(3),
         window=3,
-        running_slot=studio.slots.take,
+        running_slot=studio.slots.slot,
         make=studio.make,
         spawn=studio.spawn,
         left_behind=lambda job: None,
@@ -759,7 +759,7 @@ async def test_what_is_finished_after_the_consumer_left_is_left_behind() -> None
     making = Making(
         studio.works(2),
         window=2,
-        running_slot=studio.slots.take,
+        running_slot=studio.slots.slot,
         make=make,
         spawn=studio.spawn,
         left_behind=lambda job: studio.left.append(job.task_id),
@@ -787,7 +787,7 @@ async def test_a_time_out_is_left_behind_as_well() -> None:
     making = Making(
         studio.works(2),
         window=2,
-        running_slot=studio.slots.take,
+        running_slot=studio.slots.slot,
         make=make,
         spawn=studio.spawn,
         left_behind=lambda job: studio.left.append(job.task_id),

@@ -187,7 +187,7 @@ class Office:
 
     def is_idle(self) -> bool:
         """Nothing runs, and no place is lost."""
-        return self.limiter._slots.in_use == 0 and not self.submitter.pending
+        return self.limiter.in_flight == 0 and not self.submitter.pending
 
 
 def now() -> float:

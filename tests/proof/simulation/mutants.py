@@ -87,10 +87,10 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_submission", "async with self._limiter.slot():", "if True:"),
     ),
     "let slots come back when an attempt begins": (
-        ("_limiter", "            heappush(self._rested, self._clock.now() + rest)\n",
-         "            heappush(self._rested, began + rest)\n"),
-        ("_limiter", "        rest = self._rest\n",
-         "        rest, began = self._rest - 2.0, self._clock.now()\n"),
+        ("_limiter", "                heappush(self._free_at, self._clock.now() + delay)\n",
+         "                heappush(self._free_at, began + delay)\n"),
+        ("_limiter", "        delay = self._delay\n",
+         "        delay, began = self._delay - 2.0, self._clock.now()\n"),
     ),
     "forget the window after a restart": (
         ("batch.recorder", "    limiter.remember(", "    [].append("),
@@ -98,12 +98,12 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "lose a slot for each cancel": (
         ("_limiter", "            yield\n        except SubmissionUncertainError",
          ("            yield\n        except (asyncio.CancelledError, UnreachableError):\n"
-          "            rest = 1e9\n"
+          "            delay = 1e9\n"
           "            raise\n        except SubmissionUncertainError")),
     ),
     "lose a slot for each refusal": (
         ("_limiter", "            yield\n        except SubmissionUncertainError",
-         ("            yield\n        except ApiError:\n            rest = 1e9\n"
+         ("            yield\n        except ApiError:\n            delay = 1e9\n"
           "            raise\n        except SubmissionUncertainError")),
     ),
     # --- looking

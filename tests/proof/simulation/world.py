@@ -44,7 +44,7 @@ KEY = "canary-0000-this-key-opens-nothing"
 SIGNING = "a-word-that-signs"
 HOOKS = 18_787
 WINDOW, PER = 3, 10.0
-UNCERTAIN_REST = 60.0  # the longest that a place of the limiter rests
+UNCERTAIN_DELAY = 60.0  # the longest that a slot of the limiter is delayed
 PATIENCE = 300.0  # no look that goes wrong ends the looking sooner
 LONGEST = 6 * 3600.0  # virtual seconds in which a life comes to its end
 LIVES = 9
@@ -246,7 +246,7 @@ class World:
             return
         self._check_end(life, expected=ends and bool(acts))
         self._check_no_task_is_left(host, "")
-        await asyncio.sleep(UNCERTAIN_REST)
+        await asyncio.sleep(UNCERTAIN_DELAY)
         self._check_nothing_is_left(host)
 
     def a_client(self) -> tuple[Client, Any]:
@@ -375,11 +375,9 @@ class World:
         lines = [e for e in self.loop.network.open.values() if e.host == host]
         if lines:
             self.report.broken.append(f"I9: {len(lines)} connections are left")
-        if self.limiter is not None:
-            places = self.limiter._slots
-            rests = max(places._rested, default=0.0) - self.loop.time()
-            if places.in_use or rests > UNCERTAIN_REST:
-                self.report.broken.append(f"I9: a place never comes back: {self.limiter!r}")
+        limiter = self.limiter
+        if limiter and (limiter.in_flight or limiter.idle_in > UNCERTAIN_DELAY):
+            self.report.broken.append(f"I9: a slot never comes back: {limiter!r}")
 
 
 LATE = (0.0, 0.0, 15.0, 60.0)  # so long a new film's links do not work
