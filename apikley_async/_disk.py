@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "NOFOLLOW",
     "OPEN_FILES_MOVE",
     "TOO_MANY_FILES",
     "UNASKABLE",
     "USUAL",
     "check_own",
     "is_own",
+    "is_same_file",
     "lock_file",
     "longest_name",
+    "make_folder",
     "make_private",
     "nearest_folder",
     "open_own",
+    "open_unlinked",
     "open_without_waiting",
     "read_at",
     "state_folder",
@@ -37,6 +39,7 @@ __all__ = [
     "synced",
     "take_name",
     "try_folder",
+    "try_lock",
     "user_id",
 ]
 
@@ -93,6 +96,15 @@ def lock_file(handle: int) -> None:
         raise OSError(errno.ENOTSUP, "this Python has neither fcntl nor msvcrt")
 
 
+def try_lock(handle: int) -> bool:
+    """Lock an open file; False when somebody has locked it, or it cannot be locked."""
+    try:
+        lock_file(handle)
+    except OSError:
+        return False
+    return True
+
+
 def make_private(path: Path) -> None:
     """Make an empty file that only its owner may read; refuse a name that is taken."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | USUAL, 0o600))
@@ -119,6 +131,11 @@ def take_name(draft: Path, name: Path) -> bool:
 def open_without_waiting(path: str | Path, flags: int, mode: int = 0o600) -> int:
     """Open it so that a pipe with nobody at its other end cannot hold us."""
     return os.open(path, flags | WITHOUT_WAITING, mode)
+
+
+def open_unlinked(path: str, flags: int) -> int:
+    """Open a file that may be anybody's: follow no link, and do not wait at a pipe."""
+    return open_without_waiting(path, flags | NOFOLLOW)
 
 
 def open_own(path: str | Path, flags: int, mode: int = 0o600) -> int:
@@ -150,6 +167,15 @@ def check_own(about: os.stat_result, path: str | Path, *, links: int = 1) -> Non
     """Refuse what is no regular file of ours, or has more names than *links*; see `open_own`."""
     if not stat.S_ISREG(about.st_mode) or not is_own(about) or about.st_nlink > links:
         raise PermissionError(errno.EPERM, NOT_OURS, str(path))
+
+
+def is_same_file(handle: int, path: Path) -> bool:
+    """Whether an open file is a regular one and still has that path."""
+    about = os.fstat(handle)
+    try:
+        return stat.S_ISREG(about.st_mode) and os.path.samestat(about, path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def read_at(handle: int, count: int, place: int) -> bytes:
@@ -187,6 +213,14 @@ def synced(folder: Path) -> Iterator[None]:
         sync_file(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, and sync each into the folder above it."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        sync_folder(path.parent)
 
 
 def sync_file(handle: int) -> None:

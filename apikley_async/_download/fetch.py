@@ -1,8 +1,9 @@
-"""The hosts that serve films: other people's machines, asked for bytes and trusted with nothing.
+"""Fetches files from the hosts of films, which are other people's machines.
 
-They never see the key: this room does not know it. Redirects are followed here, five at most,
-with headers built anew, and every address is checked when the connection is made, since a name
-can point anywhere. No exception of aiohttp leaves the room, not even as a context.
+They never get the key: nothing here knows it. Redirects are followed here, five at most, with new
+headers for each, and every address is checked when the connection is made, since a name can
+resolve to any address. No exception of aiohttp leaves this module, not even as a context: it may
+hold a signed link.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ import attrs
 
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._download.ranges import (
-    Body,
-    BrokenOffError,
-    GoneError,
-    Held,
-    UnreachedError,
-    read_answer,
+    BodyRange,
+    HeldBytes,
+    HostUnreachableError,
+    LinkRefusedError,
+    TransferInterruptedError,
+    read_response,
 )
 from apikley_async._http import Network
+from apikley_async._retry import Timeouts
 from apikley_async._urls import (
     FAKE_IP_RANGE,
     Address,
@@ -47,39 +49,46 @@ from apikley_async._urls import (
 )
 from apikley_async.errors import DownloadError
 
-__all__ = ["FileFetcher"]
+__all__ = ["FileFetcher", "check_link"]
 
 logger = logging.getLogger("apikley_async")
 
-CONNECTIONS = 12
-CHUNK = 256 * 1024
-GZIP = b"\x1f\x8b"
-REDIRECTS = 5
+MAX_CONNECTIONS = 12
+CHUNK_BYTES = 256 * 1024
+GZIP_MAGIC = b"\x1f\x8b"
+MAX_REDIRECTS = 5
 PERMITTED = "allow_private permits it"
 
-Receive: TypeAlias = Callable[[Body, AsyncIterator[bytes]], Awaitable[None]]
+Receive: TypeAlias = Callable[[BodyRange, AsyncIterator[bytes]], Awaitable[None]]
 
 
 @attrs.define(eq=False)
-class _Asked:
-    """One request, as the sockets that are opened for it need to know it.
+class _RequestTarget:
+    """Where one request goes, for the sockets that are opened for it.
 
     Attributes:
-        named: its host is a name, no address.
-        proxied: it goes to a proxy, wherever that is.
-        refused: the addresses that it was not let go to.
+        is_name: its host is a name, not an address.
+        is_proxied: it goes through a proxy, whose own address is not checked.
+        refused: the addresses that it was not allowed to connect to.
     """
 
-    named: bool
-    proxied: bool
+    is_name: bool
+    is_proxied: bool
     refused: list[str] = attrs.Factory(list)
 
 
-_asked: contextvars.ContextVar[_Asked] = contextvars.ContextVar("what is being asked")
+# aiohttp opens sockets in the context of the request, and tells them nothing about it.
+_current: contextvars.ContextVar[_RequestTarget] = contextvars.ContextVar("request target")
 
 
 class FileFetcher:
-    """Asks for files, where films may come from."""
+    """Fetches files over HTTP, from the addresses that a policy permits.
+
+    Args:
+        network: how connections are made.
+        clock: tells the time.
+        policy: which addresses are permitted besides public ones; by default none.
+    """
 
     def __init__(
         self,
@@ -91,93 +100,84 @@ class FileFetcher:
         self._network = network
         self._clock = clock or SystemClock()
         self._policy = policy or AddressPolicy()
-        self._web: aiohttp.ClientSession | None = None
-        self._said = False
+        self._session: aiohttp.ClientSession | None = None
+        self._warned = False
 
-    async def pull(self, url: str, held: Held, receive: Receive) -> Body:
-        """Ask for what is not *held*; *receive* is told which bytes come, and takes them.
+    async def fetch(self, url: str, held: HeldBytes, receive: Receive) -> BodyRange:
+        """Request the bytes that are not *held*, and follow redirects.
+
+        Args:
+            url: the link of the file.
+            held: what is on the disk already.
+            receive: is awaited with the range that comes, and its bytes.
 
         Raises:
-            GoneError, BrokenOffError, DownloadError: see `read_answer`; and what *receive* raises.
+            LinkRefusedError, TransferInterruptedError, DownloadError: see `read_response`; and
+                what *receive* raises.
         """
-        for _ in range(REDIRECTS + 1):
+        for _ in range(MAX_REDIRECTS + 1):
             check_link(url, self._policy)
-            answer = await self._ask(url, held, receive)
-            if isinstance(answer, Body):
-                return answer
-            if urlsplit(url).scheme == "https" and urlsplit(answer).scheme != "https":
+            response = await self._request(url, held, receive)
+            if isinstance(response, BodyRange):
+                return response
+            if urlsplit(url).scheme == "https" and urlsplit(response).scheme != "https":
                 raise DownloadError(f"{display_host(url)} redirects from https to something less")
-            url = answer
-        raise DownloadError(f"{display_host(url)} redirects more than {REDIRECTS} times")
+            url = response
+        raise DownloadError(f"{display_host(url)} redirects more than {MAX_REDIRECTS} times")
 
     async def aclose(self) -> None:
-        web, self._web = self._web, None
-        if web is not None:
-            await web.close()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
-    async def _ask(self, url: str, held: Held, receive: Receive) -> Body | str:
-        """Send one request and have its bytes taken; gives the next URL when it is a redirect.
-
-        Whatever goes wrong in it is raised in our own words, outside of aiohttp's handlers.
-        """
+    async def _request(self, url: str, held: HeldBytes, receive: Receive) -> BodyRange | str:
+        """Send one request and pass its bytes on; gives the next URL when it is a redirect."""
         proxy = self._network.proxy_for(url)
-        asked = _Asked(parse_address(parse_url(url).host) is None, proxy is not None)
-        _asked.set(asked)
-        refused = asked.refused
-        trouble: Exception
-        began = self._clock.now()
-        connect, idle = self._network.timeouts.connect, self._network.timeouts.idle
+        target = _RequestTarget(parse_address(parse_url(url).host) is None, proxy is not None)
+        _current.set(target)
+        started = self._clock.now()
+        timeouts = self._network.timeouts
         try:
-            async with contextlib.AsyncExitStack() as open_now:
-                if asked.proxied:
-                    await self._check_name(url, asked)
-                request = self._session().get(
-                    request_url(url),
-                    headers={"Accept-Encoding": "identity"} | held.asking(),
-                    allow_redirects=False,
-                    proxy=proxy,
-                    ssl=self._network.ssl or True,
+            if target.is_proxied:
+                await self._check_name(url, target)
+            request = self._open_session().get(
+                request_url(url),
+                headers={"Accept-Encoding": "identity"} | held.range_headers(),
+                allow_redirects=False,
+                proxy=proxy,
+                ssl=self._network.ssl or True,
+            )
+            async with contextlib.AsyncExitStack() as stack:
+                async with asyncio.timeout(timeouts.connect + timeouts.idle):
+                    response = await stack.enter_async_context(request)
+                logger.debug(
+                    "GET a film from %s: HTTP %d in %.0f ms, from byte %d",
+                    display_host(url),
+                    response.status,
+                    (self._clock.now() - started) * 1000,
+                    held.size,
                 )
-                async with asyncio.timeout(connect + idle):
-                    response = await open_now.enter_async_context(request)
-                took = (self._clock.now() - began) * 1000
-                told = "GET a film from %s: HTTP %d in %.0f ms, from byte %d"
-                logger.debug(told, display_host(url), response.status, took, held.have)
                 if response.status in (301, 302, 303, 307, 308):
                     return urljoin(url, response.headers.get("Location", ""))
-                body = read_answer(held, response.status, response.headers, wall=self._clock.wall())
-                chunks: AsyncIterator[bytes] = response.content.iter_chunked(CHUNK)
-                if body.packed:
-                    chunks = await open_now.enter_async_context(
-                        contextlib.aclosing(unpacked(chunks))
-                    )
-                await receive(
-                    body,
-                    await open_now.enter_async_context(contextlib.aclosing(watched(chunks, idle))),
-                )
+                wall = self._clock.wall()
+                body = read_response(held, response.status, response.headers, wall=wall)
+                await _pass_on(body, response.content.iter_chunked(CHUNK_BYTES), timeouts, receive)
                 return body
-        except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
-            trouble = DownloadError(f"The certificate of {display_host(url)} is not valid")
-        except TimeoutError:
-            trouble = BrokenOffError("nothing came any more")
-        except (aiohttp.ClientError, OSError) as exc:
-            lost = isinstance(exc, aiohttp.ClientConnectorError)
-            trouble = (UnreachedError if lost else BrokenOffError)(type(exc).__name__)
-            if refused:
-                trouble = private_network(display_host(url), refused[0])
-            elif isinstance(exc, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
-                trouble = DownloadError("The link of the film is not a valid URL")
-        except ValueError:  # a host that cannot be spelled, for one
-            trouble = DownloadError("The link of the film is not a valid URL")
-        raise trouble
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            error = _own_error(exc, url, target)
+        raise error  # outside of the handler, so that it has no context
 
-    def _allowed(self, address: Address, asked: _Asked) -> bool:
-        """Whether films may come from an address; says once that they come from a made-up one."""
+    def _permits(self, address: Address, target: _RequestTarget) -> bool:
+        """Whether films may come from *address*.
+
+        Where a proxy or VPN answers every name with an address of its own, the API's name among
+        them, that address says nothing about the host: it is permitted, with one warning.
+        """
         permitted = self._policy.permits(address)
-        if permitted or not (asked.named and is_fake_ip(str(address))):
+        if permitted or not (target.is_name and is_fake_ip(str(address))):
             return permitted
-        if self._network.seen.made_up and not self._said:
-            self._said = True
+        if self._network.seen.made_up and not self._warned:
+            self._warned = True
             logger.warning(
                 "films come from addresses in %s, where the API's name lies too: a proxy or VPN on "
                 "this machine answers every name so, and decides which hosts are asked",
@@ -185,39 +185,40 @@ class FileFetcher:
             )
         return self._network.seen.made_up
 
-    async def _check_name(self, url: str, asked: _Asked) -> None:
-        """Refuse a name that leads inside before a proxy is asked for it.
+    async def _check_name(self, url: str, target: _RequestTarget) -> None:
+        """Refuse a name that resolves to a private address here, before the proxy resolves it.
 
-        One that means nothing here may mean something to the proxy.
+        A name that cannot be resolved here may mean something to the proxy.
         """
-        if self._policy.private or not asked.named:
+        if self._policy.private or not target.is_name:
             return
         parsed = parse_url(url)
         loop, found = asyncio.get_running_loop(), []
         with contextlib.suppress(OSError):  # a time-out is one
             async with asyncio.timeout(self._network.timeouts.connect):
                 found = await loop.getaddrinfo(parsed.host, parsed.port or 443)
-        for _family, _kind, _protocol, _name, address in found:
-            place = ipaddress.ip_address(str(address[0]).partition("%")[0])
-            if not self._allowed(place, asked):
-                asked.refused.append(str(place))
-                raise OSError(errno.EACCES, "a private address")
+        for *_, address in found:
+            self._check_address(str(address[0]), target)
 
     def _open_socket(self, info: Any) -> socket.socket:
-        """Make the socket for one address, unless it lies where films do not come from."""
+        """Open the socket for one address, unless films may not come from there."""
         family, kind, protocol, _name, address = info
-        asked = _asked.get()
-        place = ipaddress.ip_address(address[0].partition("%")[0])
-        if not asked.proxied and not self._allowed(place, asked):
-            asked.refused.append(address[0])
-            raise OSError(errno.EACCES, "a private address")
+        target = _current.get()
+        if not target.is_proxied:
+            self._check_address(address[0], target)
         return socket.socket(family, kind, protocol)
 
-    def _session(self) -> aiohttp.ClientSession:
-        if self._web is None:
-            self._web = aiohttp.ClientSession(
+    def _check_address(self, text: str, target: _RequestTarget) -> None:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if not self._permits(address, target):
+            target.refused.append(text)
+            raise OSError(errno.EACCES, "a private address")
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
                 connector=self._network.connector(
-                    limit=CONNECTIONS, socket_factory=self._open_socket
+                    limit=MAX_CONNECTIONS, socket_factory=self._open_socket
                 ),
                 timeout=aiohttp.ClientTimeout(
                     total=None,
@@ -229,37 +230,66 @@ class FileFetcher:
                 auto_decompress=False,
                 trust_env=False,
             )
-        return self._web
+        return self._session
 
 
-async def watched(chunks: AsyncIterator[bytes], idle: float) -> AsyncGenerator[bytes, None]:
-    """What comes, as long as some of it does every *idle* seconds.
+async def _pass_on(
+    body: BodyRange, chunks: AsyncIterator[bytes], timeouts: Timeouts, receive: Receive
+) -> None:
+    """Give the bytes of a response to *receive*: decoded, and as long as they keep coming."""
+    async with contextlib.AsyncExitStack() as stack:
+        if body.gzipped:
+            chunks = await stack.enter_async_context(contextlib.aclosing(gunzip(chunks)))
+        timed = contextlib.aclosing(with_idle_timeout(chunks, timeouts.idle))
+        await receive(body, await stack.enter_async_context(timed))
 
-    Bytes of the framing are no progress: a chunk's extension, a trailer, or the header of what is
-    packed may never end.
+
+def _own_error(exc: Exception, url: str, target: _RequestTarget) -> Exception:
+    """An error of aiohttp or the system as one of ours, which shows no link."""
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError | tls.SSLCertVerificationError):
+        return DownloadError(f"The certificate of {display_host(url)} is not valid")
+    if isinstance(exc, TimeoutError):
+        return TransferInterruptedError("nothing came any more")
+    is_network_error = isinstance(exc, aiohttp.ClientError | OSError)
+    if is_network_error and target.refused:
+        return private_network_error(display_host(url), target.refused[0])
+    bad_url = isinstance(exc, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError)
+    if bad_url or not is_network_error:  # a ValueError: a host that cannot be encoded, for one
+        return DownloadError("The link of the film is not a valid URL")
+    unreachable = isinstance(exc, aiohttp.ClientConnectorError)
+    return (HostUnreachableError if unreachable else TransferInterruptedError)(type(exc).__name__)
+
+
+async def with_idle_timeout(
+    chunks: AsyncIterator[bytes], idle: float
+) -> AsyncGenerator[bytes, None]:
+    """Pass chunks on as long as one with content comes every *idle* seconds.
+
+    Bytes of the framing are no progress: a chunk's extension, a trailer, or a gzip header may go
+    on for ever.
     """
     while True:
         async with asyncio.timeout(idle):
             while (chunk := await anext(chunks, None)) == b"":
-                pass  # of something packed that unpacks to nothing
+                pass  # gzipped bytes that decode to nothing
         if chunk is None:
             return
         yield chunk
 
 
-async def unpacked(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """Undo gzip in pieces of at most 256 KiB; what is only called gzip comes as it is.
+async def gunzip(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Decode gzip in pieces of at most 256 KiB; what is only labelled gzip is passed on as it is.
 
     Raises:
-        BrokenOffError: the packed bytes ended too early.
-        GoneError: they are neither gzip nor anything else that was asked for.
+        TransferInterruptedError: the gzipped bytes are cut off.
+        LinkRefusedError: they are no valid gzip.
     """
-    unpacker: Any = None
+    decoder: Any = None
     async for chunk in chunks:
         rest = chunk
-        if unpacker is None:
-            plain = not chunk.startswith(GZIP[: len(chunk)])
-            unpacker = None if plain else zlib.decompressobj(31)
+        if decoder is None:
+            plain = not chunk.startswith(GZIP_MAGIC[: len(chunk)])
+            decoder = None if plain else zlib.decompressobj(31)
             if plain:
                 yield chunk
                 async for other in chunks:
@@ -267,33 +297,35 @@ async def unpacked(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
                 return
         try:
             while rest:
-                yield unpacker.decompress(rest, CHUNK)
-                rest = unpacker.unconsumed_tail
+                yield decoder.decompress(rest, CHUNK_BYTES)
+                rest = decoder.unconsumed_tail
         except zlib.error:
-            raise GoneError("something that is no gzip") from None
-    if unpacker is not None:
-        yield unpacker.flush()
-        if not unpacker.eof:
-            raise BrokenOffError("the packed bytes ended too early")
+            raise LinkRefusedError("something that is no gzip") from None
+    if decoder is not None:
+        yield decoder.flush()
+        if not decoder.eof:
+            raise TransferInterruptedError("the gzipped bytes ended too early")
 
 
 def check_link(url: str, policy: AddressPolicy) -> None:
-    """Refuse a link that no film may come from, before its host is looked up.
+    """Refuse a link that no film may come from, before its host is resolved.
 
     Raises:
-        DownloadError: it is no URL for a request, names a forbidden address, or is plain http.
+        DownloadError: no request can be sent to it, it names a forbidden address, or it is plain
+            http.
     """
     if fault := next(url_faults(url), None):
         raise DownloadError(f"The link of the film: {fault}")
     parsed = parse_url(url)
     host = parsed.host.rstrip(".")
     if not policy.permits_host(host):
-        raise private_network(host, str(parse_address(host) or host))
+        raise private_network_error(host, str(parse_address(host) or host))
     if parsed.scheme == "http" and not (policy.private or is_loopback(host)):
         raise DownloadError(f"{host}: https only; {PERMITTED}")
 
 
-def private_network(host: str, address: str) -> DownloadError:
+def private_network_error(host: str, address: str) -> DownloadError:
     where = f" ({address})" if address != host else ""
-    told = f"{host} is in a private network{where}, which is not asked for films"
-    return DownloadError(f"{told}; {PERMITTED}")
+    return DownloadError(
+        f"{host} is in a private network{where}, which is not asked for films; {PERMITTED}"
+    )

@@ -1,4 +1,4 @@
-"""The links of one file of a result: which one to use, and for how long all of them are refused."""
+"""The link of one file of a result: renewed when it is refused, and when that means it is gone."""
 
 from __future__ import annotations
 
@@ -7,114 +7,139 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TypeAlias
 
 from apikley_async._clock import Clock
-from apikley_async._download.ranges import BrokenOffError
+from apikley_async._download.ranges import TransferInterruptedError
 from apikley_async._result import Result
 from apikley_async._retry import retry_delay
 from apikley_async.errors import ApikleyError, NotFoundError
 
-__all__ = ["Links", "RefusedError"]
+__all__ = ["AllLinksRefusedError", "RenewableLink"]
 
-LINK_PATIENCE = 120.0  # seconds: a new film's links may be refused for a minute
-CONFIRMED = 600.0  # what the service has lost must still be lost so many seconds later
+# Seconds. The links of a new film may be refused for a minute, so a refusal counts after two; what
+# the service has lost counts as gone when it is still lost ten minutes later.
+REFUSED_TOO_LONG = 120.0
+LOST_TOO_LONG = 600.0
 
 Reissue: TypeAlias = Callable[[str, int, str], AsyncIterator[str]]
+"""Gives new links, one by one, for a task's id, the index of its file, and the dead link."""
 
 
-class RefusedError(BrokenOffError):
-    """Every link of it is refused, for *refused_for* seconds now: it may be too new, or gone.
+class AllLinksRefusedError(TransferInterruptedError):
+    """Every link of the file is refused: it may be too new, or gone.
 
-    *lost_for* says for how long the service has known neither the link nor the task; None while
-    it knows one of them.
+    Attributes:
+        refused_for: seconds since the first refusal.
+        lost_for: seconds for which the service has known neither the link nor the task; None
+            while it knows one of them.
     """
 
-    def __init__(self, why: str, *, refused_for: float, lost_for: float | None = None) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, *, refused_for: float, lost_for: float | None = None) -> None:
+        super().__init__(reason)
         self.refused_for = refused_for
         self.lost_for = lost_for
 
-    def is_gone(self, *, day_over: bool) -> bool:
-        """Whether that is evidence enough that the film is gone, and not only late.
+    def is_gone(self, *, is_expired: bool) -> bool:
+        """Whether this is evidence enough that the film is gone, and not only late.
 
-        The service has lost it, and has so still ten minutes later; or every way is refused
-        when the day that links live is over. A host's own 404 is never enough.
+        The service has lost it and still has ten minutes later; or every link is refused after
+        their day is over, which *is_expired* says. A 404 of the film's host is never enough.
         """
-        if self.lost_for is not None and self.lost_for >= CONFIRMED:
+        if self.lost_for is not None and self.lost_for >= LOST_TOO_LONG:
             return True
-        return day_over and self.refused_for >= LINK_PATIENCE
+        return is_expired and self.refused_for >= REFUSED_TOO_LONG
 
     @property
-    def is_tried_on(self) -> bool:
+    def is_inconclusive(self) -> bool:
         """Whether it is too early to give up for now."""
-        return self.lost_for is not None or self.refused_for < LINK_PATIENCE
+        return self.lost_for is not None or self.refused_for < REFUSED_TOO_LONG
 
 
-class Links:
-    """The link of one file, those that may follow it, and for how long all of them are refused."""
+class RenewableLink:
+    """The link of one file, and the links that the service gives in its place.
 
-    def __init__(self, reissue: Reissue, result: Result, number: int, clock: Clock) -> None:
+    A round ends when the service has no other link; the next one starts with the first link
+    again. Refusals are timed over rounds, and start anew when bytes have come in between.
+
+    Args:
+        reissue: gives new links.
+        result: of the task.
+        index: of the file in the result.
+        clock: tells the time.
+
+    Attributes:
+        url: the link to use now.
+        expires_at: seconds since 1970 when the result's links expire; 0 where that is unknown.
+    """
+
+    def __init__(self, reissue: Reissue, result: Result, index: int, clock: Clock) -> None:
         self._reissue = reissue
-        self._file = result.task_id, number, result.urls[number]
+        self._file = result.task_id, index, result.urls[index]
         self._clock = clock
-        self.url = result.urls[number]
-        self.dies = result.expires_at.timestamp() if result.expires_at else 0.0
-        self._fresh: AsyncIterator[str] | None = None
-        self._unreached = False  # in this round a host was not reached: its link may work
+        self.url = result.urls[index]
+        self.expires_at = result.expires_at.timestamp() if result.expires_at else 0.0
+        self._new_links: AsyncIterator[str] | None = None
+        self._unreached = False  # a host was not reached in this round: its link may work
         self._refused_since: float | None = None
         self._lost_since: float | None = None
-        self._have = 0
+        self._size = 0
 
-    async def renew(self, dead: str, have: int) -> None:
-        """Move on to the next link; *dead* says what became of this one, *have* what is there.
+    async def renew(self, reason: str, size: int) -> None:
+        """Change to the next link.
+
+        Args:
+            reason: what is wrong with this one.
+            size: bytes of the file that are on the disk.
 
         Raises:
-            RefusedError: all of them are refused.
-            BrokenOffError: there is none now; there may be one later, or the first may work.
-            ApikleyError: the service does not let us ask.
+            AllLinksRefusedError: every link is refused.
+            TransferInterruptedError: there is no other link now.
+            ApikleyError: the service refuses to give links.
         """
-        if have > self._have:
-            self._have = have
-            self.forget_refusals()
-        if self._fresh is None:
-            self._fresh = self._reissue(*self._file)
-        trouble: ApikleyError | BrokenOffError
+        if size > self._size:
+            self._size = size
+            self.reset_refusals()
+        if self._new_links is None:
+            self._new_links = self._reissue(*self._file)
+        error: ApikleyError | TransferInterruptedError
         try:
-            self.url = await anext(self._fresh)
+            self.url = await anext(self._new_links)
             return
         except StopAsyncIteration:
-            trouble = self._refused(f"the link is refused ({dead})", lost=False)
+            error = self._end_round(f"the link is refused ({reason})", lost=False)
         except NotFoundError:
-            trouble = self._refused(f"the service does not know it any more ({dead})", lost=True)
-        except ApikleyError as error:
-            trouble = error
-            if retry_delay(error, repeatable=True, delay=0.0) is not None:
-                trouble = BrokenOffError(f"no new link: {error.message}")
-        self._fresh, self.url, self._unreached = None, self._file[2], False
-        raise trouble
+            error = self._end_round(f"the service does not know it any more ({reason})", lost=True)
+        except ApikleyError as exc:
+            error = exc
+            if retry_delay(exc, repeatable=True, delay=0.0) is not None:
+                error = TransferInterruptedError(f"no new link: {exc.message}")
+        self._new_links, self.url, self._unreached = None, self._file[2], False
+        raise error
 
-    def _refused(self, why: str, *, lost: bool) -> BrokenOffError:
-        """What it means that a round of links is over."""
+    def _end_round(self, reason: str, *, lost: bool) -> TransferInterruptedError:
+        """The error of a round that is over; *lost* says that the service knows no link."""
         if self._unreached:
-            return BrokenOffError(why)
+            return TransferInterruptedError(reason)
         now = self._clock.now()
         if self._lost_since is not None and not lost:
-            self.forget_refusals()  # it knows the film again
+            self.reset_refusals()  # the service knows the film again
         if self._refused_since is None:
             self._refused_since = now
         if lost and self._lost_since is None:
             self._lost_since = now
         lost_for = None if self._lost_since is None else now - self._lost_since
-        return RefusedError(why, refused_for=now - self._refused_since, lost_for=lost_for)
+        return AllLinksRefusedError(
+            reason, refused_for=now - self._refused_since, lost_for=lost_for
+        )
 
-    def forget_refusals(self) -> None:
-        """Something else happened: refusals count from the next one on."""
+    def reset_refusals(self) -> None:
+        """Time refusals from the next one on: something else has happened."""
         self._refused_since = self._lost_since = None
 
-    async def try_another(self, have: int) -> None:
-        """Move on from a link whose host cannot be reached; that says nothing about the film."""
+    async def skip_unreachable(self, size: int) -> None:
+        """Change from a link whose host is not reached, which says nothing about the film."""
         self._unreached = True
-        with contextlib.suppress(ApikleyError, BrokenOffError):
-            await self.renew("its host is not reached", have)
+        with contextlib.suppress(ApikleyError, TransferInterruptedError):
+            await self.renew("its host is not reached", size)
 
     async def aclose(self) -> None:
-        if isinstance(self._fresh, AsyncGenerator):
-            await self._fresh.aclose()
+        if isinstance(self._new_links, AsyncGenerator):
+            await self._new_links.aclose()

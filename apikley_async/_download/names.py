@@ -1,4 +1,4 @@
-"""What the files of a result are called: names that no id and no content type can spoil."""
+"""What the files of a result are called: plain names, whatever the id or the content is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from apikley_async._download.media import KIN, kind_of
+from apikley_async._download.media import SAME_FORMAT, suffix_of
 from apikley_async._result import Result
 
 SUFFIXES = (
@@ -15,42 +15,50 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".webp", ".avif"),
     *(".mp3", ".wav", ".m4a", ".ogg", ".flac"),
 )
-DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
+WINDOWS_DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM[0-9]|LPT[0-9])(\..*)?", re.IGNORECASE)
 
 
-def target_names(result: Result, target: str | os.PathLike[str]) -> list[Path]:
-    """Say where the files go: *target* is a folder, unless it has the suffix of a film."""
+def target_paths(result: Result, target: str | os.PathLike[str]) -> list[Path]:
+    """The path for each file of *result*.
+
+    Args:
+        result: of a task.
+        target: a folder, unless it has the suffix of a film and no folder is there.
+    """
     text = os.fspath(target)
-    place = Path(text)
-    if place.suffix.lower() in SUFFIXES and not text.endswith("/") and not is_folder(place):
-        folder, stem, suffix = place.parent, place.stem, place.suffix
+    path = Path(text)
+    if path.suffix.lower() in SUFFIXES and not text.endswith("/") and not is_folder(path):
+        folder, stem, suffix = path.parent, path.stem, path.suffix
     else:
-        folder, stem, suffix = place, safe_name(result.task_id), ".mp4"
+        folder, stem, suffix = path, safe_name(result.task_id), ".mp4"
     if len(result.urls) == 1:
         return [folder / f"{stem}{suffix}"]
     return [folder / f"{stem}-{number}{suffix}" for number in range(1, len(result.urls) + 1)]
 
 
-def is_folder(place: Path) -> bool:
-    """Whether a folder is there; what no disk could hold is told when it is to be written."""
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; a path that no disk can hold is an error when it is written."""
     try:
-        return place.is_dir()
+        return path.is_dir()
     except OSError:
         return False
 
 
 def safe_name(task_id: str) -> str:
-    """A file name from an id: letters, digits, `._-`; anything else leaves a mark of the whole."""
+    """A file name for an id: letters, digits and `._-`.
+
+    An id with anything else gets a digest of the whole, so that two ids never share a name.
+    """
     name = re.sub(r"[^A-Za-z0-9._-]", "_", task_id).strip("._-")[:100]
-    if name and name == task_id and not DEVICES.fullmatch(name):
+    if name and name == task_id and not WINDOWS_DEVICES.fullmatch(name):
         return name
-    mark = hashlib.sha256(task_id.encode(errors="surrogatepass")).hexdigest()[:12]
-    return f"{mark if DEVICES.fullmatch(name) else name or 'film'}-{mark}"
+    digest = hashlib.sha256(task_id.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{digest if WINDOWS_DEVICES.fullmatch(name) else name or 'film'}-{digest}"
 
 
-def fitting(name: Path, head: bytes) -> Path:
-    """*name*, with another suffix if its own belongs to another kind than the first bytes."""
-    suffix = kind_of(head) or name.suffix
-    wanted = name.suffix.lower()
-    kin = KIN.get(wanted, wanted) == KIN.get(suffix, suffix)
-    return name if kin else name.with_suffix(suffix)
+def with_matching_suffix(path: Path, head: bytes) -> Path:
+    """*path*, with another suffix where its own is of another format than the first bytes."""
+    found = suffix_of(head) or path.suffix
+    wanted = path.suffix.lower()
+    matches = SAME_FORMAT.get(wanted, wanted) == SAME_FORMAT.get(found, found)
+    return path if matches else path.with_suffix(found)

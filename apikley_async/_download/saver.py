@@ -1,9 +1,8 @@
-"""Films on their way to the disk: whole files under their names, or none.
+"""Saves the films of a result: whole files under their names, or none.
 
-Bytes go to a `.part` beside the target; the final name appears only when the size is right, the
-content is what it should be, and both file and folder are on the disk. What an answer means is
-decided in `media`, asked in `fetch` and written in `partfile`; here stands how often, and for how
-long, and where else when a link is dead.
+The bytes go to a part file beside the target. The final name appears only when the size is right,
+the content is a whole film, and both file and folder are on the disk. This module decides how
+often and for how long to retry, and when to use another link.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from typing import TypeAlias
 
 from apikley_async._clock import Clock
 from apikley_async._download.fetch import FileFetcher
-from apikley_async._download.links import Links, RefusedError, Reissue
-from apikley_async._download.media import HEAD, Shape, kind_of
-from apikley_async._download.names import safe_name, target_names
+from apikley_async._download.links import AllLinksRefusedError, Reissue, RenewableLink
+from apikley_async._download.media import HEAD_BYTES, Completeness, suffix_of
+from apikley_async._download.names import safe_name, target_paths
 from apikley_async._download.partfile import PartFile
 from apikley_async._download.ranges import (
-    LARGEST,
-    Body,
-    BrokenOffError,
-    ChangedError,
-    GoneError,
-    UnreachedError,
+    MAX_FILE_BYTES,
+    BodyRange,
+    FileChangedError,
+    HostUnreachableError,
+    LinkRefusedError,
+    TransferInterruptedError,
 )
 from apikley_async._http import Network
 from apikley_async._result import Result
@@ -43,20 +42,25 @@ __all__ = ["Saver"]
 
 logger = logging.getLogger("apikley_async")
 
-AT_ONCE = 6
-LOST = 3  # after so many refused connections another link is tried: it may lead elsewhere
-SLOWEST, SLOW_SPAN = 1024, 60.0  # bytes a second, seen over so many seconds
-SAID_AFTER = 60.0  # seconds without progress that are worth a warning
-TRIES = Backoff(initial=1.0, factor=2.0, maximum=30.0)
+MAX_CONCURRENT_FILES = 6
+FAILURES_BEFORE_NEW_LINK = 3  # connections that failed; another link may lead to another host
+MIN_BYTES_PER_SECOND, SPEED_WINDOW = 1024, 60.0  # averaged over the window, in seconds
+WARN_AFTER = 60.0  # seconds without progress
+RETRY_BACKOFF = Backoff(initial=1.0, factor=2.0, maximum=30.0)
 
 Overwrite: TypeAlias = bool | Callable[[Path], bool]
 
 
 class Saver:
-    """Saves results; at most six files at a time, those first whose links die first.
+    """Saves results: at most six files at a time, those first whose links expire first.
 
-    *reissue* is asked for new links when one is dead; it is given the task's id, which of its
-    files is meant, and the dead link.
+    Args:
+        reissue: gives new links for a file whose link is dead.
+        clock: tells the time.
+        rng: source of jitter and of unique names.
+        network: how connections are made.
+        retry_for: seconds without progress for which a download is retried.
+        policy: which addresses films may come from besides public ones.
     """
 
     def __init__(
@@ -74,9 +78,9 @@ class Saver:
         self._rng = rng
         self._retry_for = retry_for
         self._fetcher = FileFetcher(network, clock=clock, policy=policy)
-        self._slots = DownloadSlots(AT_ONCE)
-        self._swept: set[Path] = set()
-        self._opens: dict[str, float] = {}  # when hosts that asked to be left alone may be asked
+        self._slots = DownloadSlots(MAX_CONCURRENT_FILES)
+        self._cleaned: set[Path] = set()  # folders whose leftovers were removed
+        self._opens_at: dict[str, float] = {}  # by host: a Retry-After holds for all its files
 
     async def save(
         self, result: Result, target: str | os.PathLike[str], *, overwrite: Overwrite = False
@@ -85,172 +89,192 @@ class Saver:
         if not result.urls:
             raise DownloadError("The result has no file to save", task_id=result.task_id)
         paths: list[Path] = []
-        trouble: DownloadError | None = None
-        for number, name in enumerate(target_names(result, target)):
+        first_error: DownloadError | None = None
+        for index, path in enumerate(target_paths(result, target)):
             try:
-                paths.append(await self._save_one(result, number, name, overwrite))
-            except DownloadError as error:  # the others are wanted all the same
-                trouble = trouble or error
-        if trouble is None and result.unusable:
-            odd = result.unusable[0].partition("?")[0]
-            told = f"Every other file is saved, but a link of the film cannot be used: {odd:.120}"
-            trouble = DownloadError(told)
-        if trouble is not None:
-            trouble.task_id = result.task_id
-            raise trouble
+                paths.append(await self._save_file(result, index, path, overwrite))
+            except DownloadError as error:  # the other files are wanted all the same
+                first_error = first_error or error
+        if first_error is None and result.unusable:
+            link = result.unusable[0].partition("?")[0]
+            first_error = DownloadError(
+                f"Every other file is saved, but a link of the film cannot be used: {link:.120}"
+            )
+        if first_error is not None:
+            first_error.task_id = result.task_id
+            raise first_error
         return paths
 
     async def aclose(self) -> None:
         await self._fetcher.aclose()
 
-    async def _save_one(
-        self, result: Result, number: int, target: Path, overwrite: Overwrite
+    async def _save_file(
+        self, result: Result, index: int, target: Path, overwrite: Overwrite
     ) -> Path:
-        part = PartFile(target, f"{safe_name(result.task_id)}-{number + 1}", self._rng)
-        links = Links(self._reissue, result, number, self._clock)
+        part = PartFile(target, f"{safe_name(result.task_id)}-{index + 1}", self._rng)
+        link = RenewableLink(self._reissue, result, index, self._clock)
         keep = False
         try:
-            async with contextlib.aclosing(links):
-                return await self._persist(part, links, overwrite)
+            async with contextlib.aclosing(link):
+                return await self._fetch_and_publish(part, link, overwrite)
         except asyncio.CancelledError:
             keep = True
             raise
-        except BrokenOffError as error:
-            broken, keep = error, True
+        except TransferInterruptedError as error:
+            interruption, keep = error, True
         finally:
             await part.close(keep=keep)
-        host = display_host(result.urls[number])
-        if isinstance(broken, RefusedError):
-            raise DownloadError(f"{host} does not give the film, or not yet: {broken}")
-        raise DownloadError(f"{host} broke off again and again: {broken}")
+        host = display_host(result.urls[index])
+        if isinstance(interruption, AllLinksRefusedError):
+            raise DownloadError(f"{host} does not give the film, or not yet: {interruption}")
+        raise DownloadError(f"{host} broke off again and again: {interruption}")
 
-    async def _persist(self, part: PartFile, links: Links, overwrite: Overwrite) -> Path:
-        """Fetch the whole file and give it its name; go on after breaks while there is hope.
+    async def _fetch_and_publish(
+        self, part: PartFile, link: RenewableLink, overwrite: Overwrite
+    ) -> Path:
+        """Fetch the whole file and publish it; resume after interruptions while that may help.
 
-        A place is held while something is fetched, not while it is waited for.
+        A slot is held while bytes are fetched, not during pauses, and waiting for one does not
+        count as time without progress.
         """
-        delays = TRIES.delays(self._rng)
-        most, since, lost = 0, self._clock.now(), 0
-        unsure: set[str] = set()
+        delays = RETRY_BACKOFF.delays(self._rng)
+        largest, since, unreached = 0, self._clock.now(), 0
+        seen: set[str] = set()
         while True:
-            await self._clock.sleep(
-                self._opens.get(display_host(links.url), 0.0) - self._clock.now()
-            )
+            opens_at = self._opens_at.get(display_host(link.url), 0.0)
+            await self._clock.sleep(opens_at - self._clock.now())
             queued = self._clock.now()
-            async with self._slots.slot(links.dies):
+            async with self._slots.slot(link.expires_at):
                 since += self._clock.now() - queued
                 try:
                     if not part.is_open:
                         await self._open(part)
-                        most = part.have
-                    await self._fetch(part, links, unsure)
+                        largest = part.size
+                    await self._fetch(part, link, seen)
                     return await part.publish(overwrite=overwrite)
-                except BrokenOffError as error:
-                    broken = error
-            if isinstance(broken, UnreachedError) and (lost := lost + 1) % LOST == 0:
-                await links.try_another(part.have)
+                except TransferInterruptedError as error:
+                    interruption = error
+            if isinstance(interruption, HostUnreachableError):
+                unreached += 1
+                if unreached % FAILURES_BEFORE_NEW_LINK == 0:
+                    await link.skip_unreachable(part.size)
             now = self._clock.now()
-            if part.have - most > SLOWEST * (now - since):
-                most, since, delays = part.have, now, TRIES.delays(self._rng)
-            elif not self._is_tried_on(broken, links, now - since):
-                raise broken
-            if isinstance(broken, ChangedError):
+            if part.size - largest > MIN_BYTES_PER_SECOND * (now - since):
+                largest, since, delays = part.size, now, RETRY_BACKOFF.delays(self._rng)
+            elif not self._is_retried(interruption, link, now - since):
+                raise interruption
+            if isinstance(interruption, FileChangedError):
                 await part.restart()
-            if broken.retry_after:  # for every film of that host
-                self._opens[display_host(links.url)] = now + broken.retry_after
-            await self._pause(part, broken, next(delays), stuck=now - since)
+            if interruption.retry_after:
+                self._opens_at[display_host(link.url)] = now + interruption.retry_after
+            await self._pause(part, interruption, next(delays), stuck_for=now - since)
 
-    def _is_tried_on(self, broken: BrokenOffError, links: Links, stuck: float) -> bool:
-        """Whether there is hope after *stuck* seconds without progress.
+    def _is_retried(
+        self, interruption: TransferInterruptedError, link: RenewableLink, stuck_for: float
+    ) -> bool:
+        """Whether to retry after *stuck_for* seconds without progress.
 
         Raises:
-            ResultExpiredError: there never will be.
+            ResultExpiredError: the film is gone.
         """
-        if not isinstance(broken, RefusedError):
-            links.forget_refusals()
-            return stuck + broken.retry_after <= self._retry_for
-        if broken.is_gone(day_over=0 < links.dies <= self._clock.wall()):
-            raise ResultExpiredError(f"The film is gone: {broken}")
-        return broken.is_tried_on and (broken.lost_for is not None or stuck <= self._retry_for)
+        if not isinstance(interruption, AllLinksRefusedError):
+            link.reset_refusals()
+            return stuck_for + interruption.retry_after <= self._retry_for
+        if interruption.is_gone(is_expired=0 < link.expires_at <= self._clock.wall()):
+            raise ResultExpiredError(f"The film is gone: {interruption}")
+        # What the service has lost is asked for until that is certain, however long it takes.
+        in_time = interruption.lost_for is not None or stuck_for <= self._retry_for
+        return interruption.is_inconclusive and in_time
 
     async def _pause(
-        self, part: PartFile, broken: BrokenOffError, delay: float, *, stuck: float
+        self,
+        part: PartFile,
+        interruption: TransferInterruptedError,
+        delay: float,
+        *,
+        stuck_for: float,
     ) -> None:
-        delay = max(delay, broken.retry_after)
+        delay = max(delay, interruption.retry_after)
         logger.log(
-            logging.WARNING if stuck >= SAID_AFTER else logging.INFO,
+            logging.WARNING if stuck_for >= WARN_AFTER else logging.INFO,
             "%s: %s; %d bytes are there, again in %.1f s",
-            *(part.target.name, broken, part.have, delay),
+            *(part.target.name, interruption, part.size, delay),
         )
         await self._clock.sleep(delay)
 
     async def _open(self, part: PartFile) -> None:
         await part.open()
-        if part.target.parent not in self._swept:
-            self._swept.add(part.target.parent)
-            await part.sweep()
+        if part.target.parent not in self._cleaned:
+            self._cleaned.add(part.target.parent)
+            await part.remove_leftovers()
 
-    async def _fetch(self, part: PartFile, links: Links, unsure: set[str]) -> None:
-        """Fetch what is missing, through dead links, and look whether it is a whole film."""
+    async def _fetch(self, part: PartFile, link: RenewableLink, seen: set[str]) -> None:
+        """Fetch the missing bytes, from other links if need be, and check that the film is whole.
 
-        async def receive(body: Body, chunks: AsyncIterator[bytes]) -> None:
+        *seen* holds the digests of contents whose end nothing marked: one that has come twice is
+        believed.
+        """
+
+        async def receive(body: BodyRange, chunks: AsyncIterator[bytes]) -> None:
             await self._receive(part, body, chunks)
 
         framed = True
-        while part.have == 0 or part.have != part.total:
+        while part.size == 0 or part.size != part.total:
             try:
-                framed = (await self._fetcher.pull(links.url, part.held, receive)).framed
+                framed = (await self._fetcher.fetch(link.url, part.held, receive)).framed
                 break
-            except GoneError as gone:
-                dead = str(gone)
-            await links.renew(dead, part.have)
-        shape = await part.shape()
-        if shape is Shape.CUT:
-            raise ChangedError("the film was not whole")
-        told = shape is Shape.WHOLE or (part.total is not None if shape is Shape.ODD else framed)
-        if not told and part.sha256 not in unsure:
-            unsure.add(part.sha256)  # nothing told its end: it must come twice the same
-            raise ChangedError("the film came without its length")
-        if shape is Shape.ODD:
+            except LinkRefusedError as error:
+                reason = str(error)
+            await link.renew(reason, part.size)
+        found = await part.completeness()
+        if found is Completeness.TRUNCATED:
+            raise FileChangedError("the film was not whole")
+        ends = framed
+        if found is Completeness.TRAILING_BYTES:
+            ends = part.total is not None
+        if found is not Completeness.COMPLETE and not ends and part.sha256 not in seen:
+            seen.add(part.sha256)
+            raise FileChangedError("the film came without its length")
+        if found is Completeness.TRAILING_BYTES:
             logger.warning("%s: odd bytes behind the film are kept as they came", part.target.name)
 
-    async def _receive(self, part: PartFile, body: Body, chunks: AsyncIterator[bytes]) -> None:
-        """Write down what comes; the first bytes decide whether it is wanted, not its label."""
+    async def _receive(self, part: PartFile, body: BodyRange, chunks: AsyncIterator[bytes]) -> None:
+        """Write the bytes of one response; the first ones decide whether they are a film."""
         first = b""
         if body.start == 0:
-            first = await beginning(chunks)
+            first = await first_bytes(chunks)
             if not first:
-                raise BrokenOffError("nothing came")
-            if kind_of(first[:HEAD]) is None:
-                raise GoneError("something that is no film")
+                raise TransferInterruptedError("nothing came")
+            if suffix_of(first[:HEAD_BYTES]) is None:
+                raise LinkRefusedError("something that is no film")
             await part.restart()
-        await part.expect(body.total, body.version)
+        await part.expect(body.total, body.etag)
         if body.start == body.end:
             return
-        at, since = part.have, self._clock.now()
-        async for chunk in chained(first, chunks):
+        size, since = part.size, self._clock.now()
+        async for chunk in prepend(first, chunks):
             await part.write(chunk)
-            if body.end is not None and part.have > body.end:
-                raise ChangedError("more came than was announced")
-            if part.have > LARGEST:
-                raise DownloadError(f"The film has more than {LARGEST} bytes")
-            if (span := self._clock.now() - since) >= SLOW_SPAN:
-                if part.have - at < SLOWEST * span:
-                    raise BrokenOffError("slower than 1 KiB a second")
-                at, since = part.have, self._clock.now()
-        if body.total is not None and part.have != body.total:
-            raise BrokenOffError(f"{part.have} of {body.total} bytes came")
+            if body.end is not None and part.size > body.end:
+                raise FileChangedError("more came than was announced")
+            if part.size > MAX_FILE_BYTES:
+                raise DownloadError(f"The film has more than {MAX_FILE_BYTES} bytes")
+            if (elapsed := self._clock.now() - since) >= SPEED_WINDOW:
+                if part.size - size < MIN_BYTES_PER_SECOND * elapsed:
+                    raise TransferInterruptedError("slower than 1 KiB a second")
+                size, since = part.size, self._clock.now()
+        if body.total is not None and part.size != body.total:
+            raise TransferInterruptedError(f"{part.size} of {body.total} bytes came")
 
 
-async def beginning(chunks: AsyncIterator[bytes]) -> bytes:
-    """So many first bytes that they say what comes; fewer when there are no more."""
+async def first_bytes(chunks: AsyncIterator[bytes]) -> bytes:
+    """Enough chunks to recognise a film by; fewer when there are no more."""
     found = b""
-    while len(found) < HEAD and (chunk := await anext(chunks, None)) is not None:
+    while len(found) < HEAD_BYTES and (chunk := await anext(chunks, None)) is not None:
         found += chunk
     return found
 
 
-async def chained(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def prepend(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     if first:
         yield first
     async for chunk in chunks:
@@ -258,7 +282,10 @@ async def chained(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[b
 
 
 class DownloadSlots:
-    """*count* places, given to whoever is in the greatest hurry. A cancelled waiter held none."""
+    """A semaphore whose slots go to the earliest deadline first.
+
+    A waiter that is cancelled has held no slot.
+    """
 
     def __init__(self, count: int) -> None:
         self._free = count
@@ -266,20 +293,20 @@ class DownloadSlots:
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
 
     @contextlib.asynccontextmanager
-    async def slot(self, due: float) -> AsyncIterator[None]:
-        """Wait for a place; whoever is *due* earlier goes first."""
+    async def slot(self, deadline: float) -> AsyncIterator[None]:
+        """Hold a slot; among those who wait, the earliest *deadline* gets the next one."""
         turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (due, next(self._numbers), turn))
-        self._call()
+        heapq.heappush(self._waiting, (deadline, next(self._numbers), turn))
+        self._wake()
         try:
             await turn
             yield
         finally:
             if not turn.cancelled():
                 self._free += 1
-                self._call()
+                self._wake()
 
-    def _call(self) -> None:
+    def _wake(self) -> None:
         while self._free and self._waiting:
             turn = heapq.heappop(self._waiting)[2]
             if not turn.done():

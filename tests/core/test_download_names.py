@@ -9,28 +9,33 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from apikley_async import Result
-from apikley_async._download.names import fitting, safe_name, target_names
+from apikley_async._download.names import safe_name, target_paths, with_matching_suffix
 
 
 def result(task_id: str = "task_1", files: int = 1) -> Result:
     return Result(task_id, tuple(f"https://cdn.test/{n}.mp4" for n in range(files)))
 
 
-@pytest.mark.parametrize(
-    ("target", "files", "expected"),
-    [
-        ("films", 1, ["films/task_1.mp4"]),
-        ("films/", 2, ["films/task_1-1.mp4", "films/task_1-2.mp4"]),
-        ("films/kitten.mp4", 1, ["films/kitten.mp4"]),
-        ("films/kitten.MOV", 2, ["films/kitten-1.MOV", "films/kitten-2.MOV"]),
-        ("films/kitten.mp4/", 1, ["films/kitten.mp4/task_1.mp4"]),
-        ("films/kitten.v2", 1, ["films/kitten.v2/task_1.mp4"]),
-        ("", 1, ["task_1.mp4"]),
-    ],
-)
-def test_a_target_is_a_folder_or_a_films_name(target: str, files: int, expected: list[str]) -> None:
+TARGETS = [
+    ("films", 1, ["films/task_1.mp4"]),
+    ("films/", 2, ["films/task_1-1.mp4", "films/task_1-2.mp4"]),
+    ("films/kitten.mp4", 1, ["films/kitten.mp4"]),
+    ("films/kitten.MOV", 2, ["films/kitten-1.MOV", "films/kitten-2.MOV"]),
+    ("films/kitten.mp4/", 1, ["films/kitten.mp4/task_1.mp4"]),
+    ("films/kitten.v2", 1, ["films/kitten.v2/task_1.mp4"]),
+    ("", 1, ["task_1.mp4"]),
+]
+
+
+def test_a_target_is_a_folder_or_the_name_of_a_film() -> None:
     """Every URL gets a file of its own, numbered when there are several (P8)."""
-    assert [str(name) for name in target_names(result(files=files), target)] == expected
+    wrong = [
+        (target, found)
+        for target, files, expected in TARGETS
+        if (found := [str(path) for path in target_paths(result(files=files), target)]) != expected
+    ]
+
+    assert wrong == []
 
 
 def test_a_folder_may_look_like_a_film(tmp_path: Path) -> None:
@@ -38,7 +43,7 @@ def test_a_folder_may_look_like_a_film(tmp_path: Path) -> None:
     folder = tmp_path / "odd.mp4"
     folder.mkdir()
 
-    assert target_names(result(), folder) == [folder / "task_1.mp4"]
+    assert target_paths(result(), folder) == [folder / "task_1.mp4"]
 
 
 @pytest.mark.parametrize("usual", ["task_sora-2-pro-storyboard_1790000000001", "a.b-c_D9", "0"])
@@ -73,7 +78,7 @@ def test_no_id_is_a_dangerous_name(task_id: str) -> None:
     assert name[-1] != "."
     assert name.partition(".")[0].upper() not in {"CON", "PRN", "AUX", "NUL", "COM1", "LPT9"}
     assert len(name) <= 113
-    (path,) = target_names(result(task_id), "films")
+    (path,) = target_paths(result(task_id), "films")
     assert path.parent == Path("films")
     assert PurePosixPath(path).name == f"{name}.mp4"
 
@@ -87,20 +92,25 @@ def test_two_ids_are_two_names(task_ids: set[str]) -> None:
     assert len({safe_name(task_id) for task_id in task_ids}) == len(task_ids)
 
 
-@pytest.mark.parametrize(
-    ("name", "head", "expected"),
-    [
-        ("a.mp4", b"\0\0\0\x18ftypisom", "a.mp4"),
-        ("a.mp4", b"\0\0\0\x18ftypqt  ", "a.mp4"),
-        ("a.mov", b"\0\0\0\x18ftypisom", "a.mov"),
-        ("a.mp4", b"\x1aE\xdf\xa3", "a.webm"),
-        ("a.b-1.mp4", b"\x89PNG\r\n\x1a\n", "a.b-1.png"),
-        ("a.jpeg", b"\xff\xd8\xff\xe0", "a.jpeg"),
-        ("a.JPG", b"\xff\xd8\xff\xe0", "a.JPG"),
-        ("a.png", b"\0\0\0\x18ftypisom", "a.mp4"),
-        ("a.mp3", b"ID3\4", "a.mp3"),
-    ],
-)
-def test_a_suffix_never_lies(name: str, head: bytes, expected: str) -> None:
+SUFFIXES = [
+    ("a.mp4", b"\0\0\0\x18ftypisom", "a.mp4"),
+    ("a.mp4", b"\0\0\0\x18ftypqt  ", "a.mp4"),
+    ("a.mov", b"\0\0\0\x18ftypisom", "a.mov"),
+    ("a.mp4", b"\x1aE\xdf\xa3", "a.webm"),
+    ("a.b-1.mp4", b"\x89PNG\r\n\x1a\n", "a.b-1.png"),
+    ("a.jpeg", b"\xff\xd8\xff\xe0", "a.jpeg"),
+    ("a.JPG", b"\xff\xd8\xff\xe0", "a.JPG"),
+    ("a.png", b"\0\0\0\x18ftypisom", "a.mp4"),
+    ("a.mp3", b"ID3\4", "a.mp3"),
+]
+
+
+def test_a_suffix_never_lies() -> None:
     """A name keeps its suffix where it fits, and gets the right one where it does not."""
-    assert fitting(Path(name), head) == Path(expected)
+    wrong = [
+        (name, found)
+        for name, head, expected in SUFFIXES
+        if (found := with_matching_suffix(Path(name), head)) != Path(expected)
+    ]
+
+    assert wrong == []

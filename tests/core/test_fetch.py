@@ -22,7 +22,12 @@ from filehost import FileHost, Turn, Version, bent, cut, film, honest, says
 from rawserver import Act, Heard, Line, RawServer
 
 from apikley_async._download.fetch import FileFetcher
-from apikley_async._download.ranges import Body, BrokenOffError, GoneError, Held
+from apikley_async._download.ranges import (
+    BodyRange,
+    HeldBytes,
+    LinkRefusedError,
+    TransferInterruptedError,
+)
 from apikley_async._http import HttpTransport, Network, Secret
 from apikley_async._retry import Timeouts
 from apikley_async._urls import AddressPolicy
@@ -36,10 +41,10 @@ class Sink:
     """Takes what comes."""
 
     def __init__(self) -> None:
-        self.body: Body | None = None
+        self.body: BodyRange | None = None
         self.data = b""
 
-    async def __call__(self, body: Body, chunks: AsyncIterator[bytes]) -> None:
+    async def __call__(self, body: BodyRange, chunks: AsyncIterator[bytes]) -> None:
         self.body = body
         async for chunk in chunks:
             self.data += chunk
@@ -49,11 +54,11 @@ class Sink:
 async def opened(
     *, loopback: bool = True, private: bool = False, **network: Any
 ) -> AsyncIterator[FileFetcher]:
-    hosts = FileFetcher(Network(**network), policy=AddressPolicy(private, loopback))
+    fetcher = FileFetcher(Network(**network), policy=AddressPolicy(private, loopback))
     try:
-        yield hosts
+        yield fetcher
     finally:
-        await hosts.aclose()
+        await fetcher.aclose()
 
 
 class Names(AbstractResolver):
@@ -101,16 +106,16 @@ def with_names(names: AbstractResolver) -> Callable[..., aiohttp.BaseConnector]:
     return connect
 
 
-# --- asking ----------------------------------------------------------------------------------
+# --- requesting --------------------------------------------------------------------------------
 
 
 async def test_a_file_comes_as_it_is() -> None:
     """No compression, no cookies, and nothing that tells who we are beyond the usual."""
     sink = Sink()
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         url = host.serve("/1.mp4?Signature=a%2Fb+c%20d", honest(Version(FILM)))
 
-        await hosts.pull(url, Held(), sink)
+        await fetcher.fetch(url, HeldBytes(), sink)
 
     assert sink.data == FILM
     (asked,) = host.requests
@@ -122,10 +127,10 @@ async def test_a_file_comes_as_it_is() -> None:
 async def test_a_link_with_foreign_letters_is_encoded() -> None:
     """Not every host escapes the names of its files."""
     sink = Sink()
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         host.serve("/%D1%84%D0%B8%D0%BB%D1%8C%D0%BC.mp4", honest(Version(FILM)))
 
-        await hosts.pull(f"{host.base}/фильм.mp4", Held(), sink)
+        await fetcher.fetch(f"{host.base}/фильм.mp4", HeldBytes(), sink)
 
     assert sink.data == FILM
 
@@ -133,41 +138,41 @@ async def test_a_link_with_foreign_letters_is_encoded() -> None:
 async def test_the_rest_is_asked_for_with_its_version() -> None:
     """Range and If-Range travel together (D4)."""
     sink = Sink()
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         url = host.serve("/1.mp4", honest(Version(FILM)))
 
-        await hosts.pull(url, Held(500, len(FILM), '"v1"'), sink)
+        await fetcher.fetch(url, HeldBytes(500, len(FILM), '"v1"'), sink)
 
     assert sink.data == FILM[500:]
     assert host.requests[0].headers["range"] == "bytes=500-"
     assert host.requests[0].headers["if-range"] == '"v1"'
 
 
-def packed(data: bytes, **changes: Any) -> Turn:
+def gzipped(data: bytes, **changes: Any) -> Turn:
     """Serve *data* as a host that says it is gzip."""
     return bent(honest(Version(data)), headers={"Content-Encoding": "gzip"}, **changes)
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_packed_film_is_unpacked(framing: str) -> None:
+async def test_a_packed_film_is_ungzipped(framing: str) -> None:
     """Some hosts pack everything, asked or not; what comes vouches for no version."""
     sink = Sink()
-    async with FileHost() as host, opened() as hosts:
-        url = host.serve("/1.mp4", packed(gzip.compress(FILM), framing=framing))
+    async with FileHost() as host, opened() as fetcher:
+        url = host.serve("/1.mp4", gzipped(gzip.compress(FILM), framing=framing))
 
-        await hosts.pull(url, Held(), sink)
+        await fetcher.fetch(url, HeldBytes(), sink)
 
     assert sink.data == FILM
-    assert sink.body == Body(0, None, None, None, packed=True)
+    assert sink.body == BodyRange(0, None, None, None, gzipped=True)
 
 
 async def test_what_is_only_called_gzip_comes_as_it_is() -> None:
     """The bytes decide before the label."""
     sink = Sink()
-    async with FileHost() as host, opened() as hosts:
-        url = host.serve("/1.mp4", packed(FILM))
+    async with FileHost() as host, opened() as fetcher:
+        url = host.serve("/1.mp4", gzipped(FILM))
 
-        await hosts.pull(url, Held(), sink)
+        await fetcher.fetch(url, HeldBytes(), sink)
 
     assert sink.data == FILM
 
@@ -176,49 +181,50 @@ async def test_a_bomb_is_unpacked_in_pieces() -> None:
     """A few kilobytes never become gigabytes at once (D12)."""
     largest = 0
 
-    async def receive(_body: Body, chunks: AsyncIterator[bytes]) -> None:
+    async def receive(_body: BodyRange, chunks: AsyncIterator[bytes]) -> None:
         nonlocal largest
         async for chunk in chunks:
             largest = max(largest, len(chunk))
 
-    async with FileHost() as host, opened() as hosts:
-        url = host.serve("/1.mp4", packed(gzip.compress(b"\0" * 8 * 1024**2)))
+    async with FileHost() as host, opened() as fetcher:
+        url = host.serve("/1.mp4", gzipped(gzip.compress(b"\0" * 8 * 1024**2)))
 
-        await hosts.pull(url, Held(), receive)
+        await fetcher.fetch(url, HeldBytes(), receive)
 
     assert 0 < largest <= 256 * 1024
 
 
 async def test_packed_bytes_that_end_too_early_are_broken_off() -> None:
     """The packing itself says whether it is all there."""
-    async with FileHost() as host, opened() as hosts:
-        url = host.serve("/1.mp4", packed(gzip.compress(FILM)[:-9]))
+    async with FileHost() as host, opened() as fetcher:
+        url = host.serve("/1.mp4", gzipped(gzip.compress(FILM)[:-9]))
 
-        with pytest.raises(BrokenOffError, match="too early"):
-            await hosts.pull(url, Held(), Sink())
+        with pytest.raises(TransferInterruptedError, match="too early"):
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
 
 async def test_what_cannot_be_unpacked_is_no_film() -> None:
     """Another link may do better."""
-    async with FileHost() as host, opened() as hosts:
-        url = host.serve("/1.mp4", packed(b"\x1f\x8b" + b"\0" * 500))
+    async with FileHost() as host, opened() as fetcher:
+        url = host.serve("/1.mp4", gzipped(b"\x1f\x8b" + b"\0" * 500))
 
-        with pytest.raises(GoneError, match="no gzip"):
-            await hosts.pull(url, Held(), Sink())
+        with pytest.raises(LinkRefusedError, match="no gzip"):
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
 
 @pytest.mark.parametrize(
     ("turn", "expected"),
     [
-        (cut(honest(Version(FILM)), 100), BrokenOffError),
-        (cut(honest(Version(FILM)), 100, "reset"), BrokenOffError),
-        (cut(honest(Version(FILM)), 0, "reset"), BrokenOffError),
-        (bent(cut(honest(Version(FILM)), 100), framing="chunked"), BrokenOffError),
-        (bent(honest(Version(FILM)), length=len(FILM) + 1, ending="close"), BrokenOffError),
-        (says(503), BrokenOffError),
-        (says(403), GoneError),
+        (cut(honest(Version(FILM)), 100), TransferInterruptedError),
+        (cut(honest(Version(FILM)), 100, "reset"), TransferInterruptedError),
+        (cut(honest(Version(FILM)), 0, "reset"), TransferInterruptedError),
+        (bent(cut(honest(Version(FILM)), 100), framing="chunked"), TransferInterruptedError),
+        (bent(honest(Version(FILM)), length=len(FILM) + 1, ending="close"),
+         TransferInterruptedError),
+        (says(503), TransferInterruptedError),
+        (says(403), LinkRefusedError),
         (says(418), DownloadError),
-        (says(200, b"", Nonsense="a" * 20_000), BrokenOffError),
+        (says(200, b"", Nonsense="a" * 20_000), TransferInterruptedError),
         (says(301, Location="ftp://cdn.test/1.mp4"), DownloadError),
         (says(302, Location="file:///etc/passwd"), DownloadError),
         (says(302, Location="https://user:secret@cdn.test/"), DownloadError),
@@ -229,11 +235,11 @@ async def test_what_cannot_be_unpacked_is_no_film() -> None:
 )  # fmt: skip
 async def test_trouble_is_told_in_our_own_words(turn: Any, expected: type[Exception]) -> None:
     """No exception of aiohttp gets out, nor a signed link, not even as a context (S2, S11)."""
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         url = host.serve("/1.mp4?Signature=canary", turn)
 
         with pytest.raises(expected) as raised:
-            await hosts.pull(url, Held(), Sink())
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
     seen = raised.value
     assert seen.__context__ is None
@@ -245,17 +251,17 @@ async def test_trouble_is_told_in_our_own_words(turn: Any, expected: type[Except
 @pytest.mark.parametrize("port", [1])
 async def test_a_host_that_is_not_there_may_come_back(port: int) -> None:
     """A refused connection is a pause, not an end."""
-    async with opened() as hosts:
-        with pytest.raises(BrokenOffError):
-            await hosts.pull(f"http://127.0.0.1:{port}/1.mp4", Held(), Sink())
+    async with opened() as fetcher:
+        with pytest.raises(TransferInterruptedError):
+            await fetcher.fetch(f"http://127.0.0.1:{port}/1.mp4", HeldBytes(), Sink())
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".test", "a..test", ".", "xn--", "exa$mple.test"])
 async def test_a_host_that_cannot_be_spelled(host: str) -> None:
     """A name that is none is a bad link, never an error of a library."""
-    async with opened() as hosts:
-        with pytest.raises((DownloadError, BrokenOffError)) as raised:
-            await hosts.pull(f"https://{host}/1.mp4", Held(), Sink())
+    async with opened() as fetcher:
+        with pytest.raises((DownloadError, TransferInterruptedError)) as raised:
+            await fetcher.fetch(f"https://{host}/1.mp4", HeldBytes(), Sink())
 
     assert raised.value.__context__ is None
 
@@ -264,12 +270,12 @@ async def test_a_host_that_cannot_be_spelled(host: str) -> None:
 async def test_silence_ends() -> None:
     """A host that stops sending is given up after a minute, one that takes no call after ten."""
     loop = asyncio.get_running_loop()
-    async with FileHost() as host, opened(timeouts=Timeouts(connect=10)) as hosts:
+    async with FileHost() as host, opened(timeouts=Timeouts(connect=10)) as fetcher:
         url = host.serve("/1.mp4", cut(honest(Version(FILM)), 100, "stall"))
         begun = loop.time()
 
-        with pytest.raises(BrokenOffError):
-            await hosts.pull(url, Held(), Sink())
+        with pytest.raises(TransferInterruptedError):
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
         assert 60 <= loop.time() - begun <= 62
 
@@ -302,11 +308,11 @@ DRIBBLE = {
 async def test_a_host_that_dribbles_is_given_up(what: str) -> None:
     """Bytes that are none of the film are silence: a minute of them is enough."""
     loop = asyncio.get_running_loop()
-    async with RawServer(DRIBBLE[what]) as server, opened() as hosts:
+    async with RawServer(DRIBBLE[what]) as server, opened() as fetcher:
         begun = loop.time()
 
-        with pytest.raises(BrokenOffError):
-            await hosts.pull(f"{server.url}/1.mp4", Held(), Sink())
+        with pytest.raises(TransferInterruptedError):
+            await fetcher.fetch(f"{server.url}/1.mp4", HeldBytes(), Sink())
 
         assert loop.time() - begun <= 71
 
@@ -314,9 +320,9 @@ async def test_a_host_that_dribbles_is_given_up(what: str) -> None:
 async def test_each_request_is_logged_without_its_link(caplog: pytest.LogCaptureFixture) -> None:
     """A link is as good as the film: the log has its host, what was answered, and when."""
     caplog.set_level("DEBUG", "apikley_async")
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         url = host.serve("/secret.mp4?signature=secret", honest(Version(FILM)))
-        await hosts.pull(url, Held(), Sink())
+        await fetcher.fetch(url, HeldBytes(), Sink())
 
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
     assert re.fullmatch(r"GET a film from [0-9.]+: HTTP 200 in \d+ ms, from byte 0", line)
@@ -341,11 +347,11 @@ async def test_what_unpacks_to_nothing_is_silence(what: str) -> None:
             await asyncio.sleep(1)
             await line.say(piece)
 
-    async with RawServer(act) as server, opened() as hosts:
+    async with RawServer(act) as server, opened() as fetcher:
         begun = loop.time()
 
-        with pytest.raises(BrokenOffError):
-            await hosts.pull(f"{server.url}/1.mp4", Held(), Sink())
+        with pytest.raises(TransferInterruptedError):
+            await fetcher.fetch(f"{server.url}/1.mp4", HeldBytes(), Sink())
 
         assert loop.time() - begun <= 71
 
@@ -354,12 +360,12 @@ async def test_what_unpacks_to_nothing_is_silence(what: str) -> None:
 async def test_silence_is_what_the_caller_says() -> None:
     """`Timeouts.idle` bounds it."""
     loop = asyncio.get_running_loop()
-    async with FileHost() as host, opened(timeouts=Timeouts(idle=7)) as hosts:
+    async with FileHost() as host, opened(timeouts=Timeouts(idle=7)) as fetcher:
         url = host.serve("/1.mp4", cut(honest(Version(FILM)), 100, "stall"))
         begun = loop.time()
 
-        with pytest.raises(BrokenOffError):
-            await hosts.pull(url, Held(), Sink())
+        with pytest.raises(TransferInterruptedError):
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
         assert 7 <= loop.time() - begun <= 8
 
@@ -378,10 +384,10 @@ def chain(host: FileHost, length: int, status: int = 302) -> str:
 async def test_five_redirects_are_followed(status: int) -> None:
     """Each with headers built anew: the range travels along, a key never could (D9)."""
     sink = Sink()
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         url = chain(host, 5, status)
 
-        await hosts.pull(url, Held(500, len(FILM), '"v1"'), sink)
+        await fetcher.fetch(url, HeldBytes(500, len(FILM), '"v1"'), sink)
 
     assert sink.data == FILM[500:]
     assert {asked.headers["range"] for asked in host.requests} == {"bytes=500-"}
@@ -390,22 +396,22 @@ async def test_five_redirects_are_followed(status: int) -> None:
 
 async def test_six_redirects_are_too_many() -> None:
     """Nobody is led in circles for ever (D10)."""
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         with pytest.raises(DownloadError, match="redirects more than 5 times"):
-            await hosts.pull(chain(host, 6), Held(), Sink())
+            await fetcher.fetch(chain(host, 6), HeldBytes(), Sink())
         host.serve("/again", says(302))  # without a Location: to itself
 
         with pytest.raises(DownloadError, match="redirects more than 5 times"):
-            await hosts.pull(f"{host.base}/again", Held(), Sink())
+            await fetcher.fetch(f"{host.base}/again", HeldBytes(), Sink())
 
 
 async def test_no_error_shows_the_link() -> None:
     """A signed link is as good as the film: errors name the host alone (S11)."""
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         link = host.serve("/film.mp4?Signature=canary", says(302))
 
         with pytest.raises(DownloadError, match="redirects more than") as caught:
-            await hosts.pull(link, Held(), Sink())
+            await fetcher.fetch(link, HeldBytes(), Sink())
 
     assert "film.mp4" not in str(caught.value)
     assert "canary" not in str(caught.value)
@@ -413,11 +419,11 @@ async def test_no_error_shows_the_link() -> None:
 
 async def test_no_host_knows_us_again() -> None:
     """What one request is given to remember, the next does not show (S10)."""
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         host.serve("/a", says(302, Location="/b", Set_Cookie="visitor=7; Path=/"))
         host.serve("/b", says(200, b"film", Content_Type="video/mp4"))
 
-        await hosts.pull(f"http://localhost:{host.port}/a", Held(), Sink())
+        await fetcher.fetch(f"http://localhost:{host.port}/a", HeldBytes(), Sink())
 
     assert [asked.path for asked in host.requests] == ["/a", "/b"]
     assert not any("cookie" in asked.headers for asked in host.requests)
@@ -437,13 +443,13 @@ def certified(host: str = "127.0.0.1") -> tuple[tls.SSLContext, tls.SSLContext]:
 async def test_https_never_leads_to_http(scheme: str) -> None:
     """What began in private does not end in the open (D10)."""
     server, client = certified()
-    async with FileHost(ssl=server) as safe, FileHost() as plain, opened(ssl=client) as hosts:
+    async with FileHost(ssl=server) as safe, FileHost() as plain, opened(ssl=client) as fetcher:
         plain.serve("/1.mp4", honest(Version(FILM)))
         onward = f"{scheme}://127.0.0.1:{plain.port}/1.mp4"
         url = safe.serve("/0", says(302, Location=onward))
 
         with pytest.raises(DownloadError, match="from https to something less"):
-            await hosts.pull(url, Held(), Sink())
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
     assert plain.connections == 0
 
@@ -452,11 +458,11 @@ async def test_http_may_lead_to_https() -> None:
     """The other way round is an improvement."""
     server, client = certified()
     sink = Sink()
-    async with FileHost(ssl=server) as safe, FileHost() as plain, opened(ssl=client) as hosts:
+    async with FileHost(ssl=server) as safe, FileHost() as plain, opened(ssl=client) as fetcher:
         onward = safe.serve("/1.mp4", honest(Version(FILM)))
         url = plain.serve("/0", says(302, Location=onward))
 
-        await hosts.pull(url, Held(), sink)
+        await fetcher.fetch(url, HeldBytes(), sink)
 
     assert sink.data == FILM
 
@@ -466,11 +472,11 @@ async def test_a_wrong_certificate_is_the_end(issued_for: str) -> None:
     """An untrusted or foreign certificate is refused at once and no request is sent (N1)."""
     server, client = certified(issued_for)
     trusted = None if issued_for == "127.0.0.1" else client
-    async with FileHost(ssl=server) as host, opened(ssl=trusted) as hosts:
+    async with FileHost(ssl=server) as host, opened(ssl=trusted) as fetcher:
         url = host.serve("/1.mp4", honest(Version(FILM)))
 
         with pytest.raises(DownloadError, match="certificate"):
-            await hosts.pull(url, Held(), Sink())
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
     assert host.requests == []
 
@@ -479,9 +485,9 @@ async def test_a_wrong_certificate_is_the_end(issued_for: str) -> None:
 async def test_only_https_leaves_this_machine(url: str) -> None:
     """Plain http is for this machine alone, however it is spelled."""
     names = Names("203.0.113.1")
-    async with opened(connector=with_names(names)) as hosts:
+    async with opened(connector=with_names(names)) as fetcher:
         with pytest.raises(DownloadError, match="https only"):
-            await hosts.pull(url, Held(), Sink())
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
     assert names.asked == []
 
@@ -535,9 +541,9 @@ async def test_no_link_leads_inside(inner: str, proxied: bool) -> None:
     """
     async with FileHost() as host:
         proxy = host.base if proxied else None
-        async with opened(loopback=False, proxy=proxy) as hosts:
+        async with opened(loopback=False, proxy=proxy) as fetcher:
             with pytest.raises(DownloadError, match="private network"):
-                await hosts.pull(f"https://{inner}:{host.port}/1.mp4", Held(), Sink())
+                await fetcher.fetch(f"https://{inner}:{host.port}/1.mp4", HeldBytes(), Sink())
 
     assert host.connections == 0
 
@@ -545,11 +551,11 @@ async def test_no_link_leads_inside(inner: str, proxied: bool) -> None:
 @pytest.mark.parametrize("inner", ["169.254.169.254", "2852039166", "[::ffff:10.0.0.1]", "10.1"])
 async def test_no_redirect_leads_inside(inner: str) -> None:
     """No host can send us where we would not go ourselves (D10)."""
-    async with FileHost() as host, opened() as hosts:
+    async with FileHost() as host, opened() as fetcher:
         url = host.serve("/0", says(302, Location=f"https://{inner}:{host.port}/1.mp4"))
 
         with pytest.raises(DownloadError, match="private network"):
-            await hosts.pull(url, Held(), Sink())
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
     assert len(host.requests) == 1
 
@@ -558,9 +564,9 @@ async def test_no_redirect_leads_inside(inner: str) -> None:
 async def test_a_name_that_means_an_inner_address(name: str) -> None:
     """What counts is the address a connection is made to, whatever its name (D10)."""
     names = Names("127.0.0.1")
-    async with FileHost() as host, opened(loopback=False, connector=with_names(names)) as hosts:
+    async with FileHost() as host, opened(loopback=False, connector=with_names(names)) as fetcher:
         with pytest.raises(DownloadError, match="private network"):
-            await hosts.pull(f"https://{name}:{host.port}/1.mp4", Held(), Sink())
+            await fetcher.fetch(f"https://{name}:{host.port}/1.mp4", HeldBytes(), Sink())
 
     assert host.connections == 0
 
@@ -579,27 +585,27 @@ async def test_names_may_be_made_up_while_the_apis_own_name_is(
     """A proxy or VPN here that answers every name with 198.18.0.0/15; said once (D10)."""
     names = Names("198.18.0.5")
     network = Network(connector=with_names(names))
-    hosts = FileFetcher(network)
+    fetcher = FileFetcher(network)
     film = "https://films.test/1.mp4"
 
     with pytest.raises(DownloadError, match=r"private network .198\.18\.0\.5.*allow_private"):
-        await hosts.pull(film, Held(), Sink())
+        await fetcher.fetch(film, HeldBytes(), Sink())
     await asked_for_the_api(network)
     for _ in range(2):
-        with pytest.raises(BrokenOffError):  # allowed, but not reachable from a test
-            await hosts.pull(film, Held(), Sink())
+        with pytest.raises(TransferInterruptedError):  # allowed, but not reachable from a test
+            await fetcher.fetch(film, HeldBytes(), Sink())
     for literally in ("https://198.18.0.5/1.mp4", "https://3323068421/1.mp4"):
         with pytest.raises(DownloadError, match="private network"):
-            await hosts.pull(literally, Held(), Sink())
+            await fetcher.fetch(literally, HeldBytes(), Sink())
     names.answers = ["10.0.0.1"]
     with pytest.raises(DownloadError, match="private network"):
-        await hosts.pull(film, Held(), Sink())
+        await fetcher.fetch(film, HeldBytes(), Sink())
     names.answers = ["93.184.215.14"]
     await asked_for_the_api(network)
     names.answers = ["198.18.0.5"]
     with pytest.raises(DownloadError, match="private network"):
-        await hosts.pull(film, Held(), Sink())
-    await hosts.aclose()
+        await fetcher.fetch(film, HeldBytes(), Sink())
+    await fetcher.aclose()
 
     assert caplog.text.count("198.18.0.0/15") == 1
 
@@ -607,10 +613,10 @@ async def test_names_may_be_made_up_while_the_apis_own_name_is(
 async def test_an_api_at_a_literal_address_makes_no_name_up() -> None:
     """Whoever writes 198.18.0.5 himself has no proxy that answers so (D10)."""
     network = Network(connector=with_names(Names("198.18.0.5")))
-    async with contextlib.aclosing(FileFetcher(network)) as hosts:
+    async with contextlib.aclosing(FileFetcher(network)) as fetcher:
         await asked_for_the_api(network, "https://198.18.0.5")
         with pytest.raises(DownloadError, match="private network"):
-            await hosts.pull("https://films.test/1.mp4", Held(), Sink())
+            await fetcher.fetch("https://films.test/1.mp4", HeldBytes(), Sink())
 
 
 @pytest.mark.parametrize("variables", [False, True])
@@ -631,14 +637,14 @@ async def test_a_name_that_means_an_inner_address_is_not_asked_of_a_proxy(
         given: dict[str, Any] = {"proxy": proxy.base}
         if variables:
             given = {"variables": {"https": proxy.base, "no": "direct.test"}}
-        async with opened(loopback=False, **given) as hosts:
+        async with opened(loopback=False, **given) as fetcher:
             for inner in ("inner.test", "fake.test"):
                 with pytest.raises(DownloadError, match="private network"):
-                    await hosts.pull(f"https://{inner}/1.mp4", Held(), Sink())
+                    await fetcher.fetch(f"https://{inner}/1.mp4", HeldBytes(), Sink())
             assert proxy.connections == 0
             for name in ("films.test", "unknown.test"):
-                with pytest.raises(BrokenOffError):  # it is no proxy
-                    await hosts.pull(f"https://{name}/1.mp4", Held(), Sink())
+                with pytest.raises(TransferInterruptedError):  # it is no proxy
+                    await fetcher.fetch(f"https://{name}/1.mp4", HeldBytes(), Sink())
             assert proxy.connections == 2
 
 
@@ -646,12 +652,12 @@ async def test_a_name_that_means_an_inner_address_is_not_asked_of_a_proxy(
 async def test_a_name_that_changes_its_mind(inner: str) -> None:
     """A resolver that says public first and inner afterwards leads nowhere (D11)."""
     names = Names("93.184.215.14", inner)
-    async with FileHost() as host, opened(loopback=False, connector=with_names(names)) as hosts:
+    async with FileHost() as host, opened(loopback=False, connector=with_names(names)) as fetcher:
         url = f"https://rebound.test:{host.port}/1.mp4"
-        with pytest.raises(BrokenOffError):
-            await hosts.pull(url, Held(), Sink())  # allowed, but not reachable from a test
+        with pytest.raises(TransferInterruptedError):
+            await fetcher.fetch(url, HeldBytes(), Sink())  # allowed, but not reachable from a test
         with pytest.raises(DownloadError, match="private network"):
-            await hosts.pull(url, Held(), Sink())
+            await fetcher.fetch(url, HeldBytes(), Sink())
 
     assert names.asked == ["rebound.test"] * 2
     assert host.connections == 0
@@ -660,23 +666,26 @@ async def test_a_name_that_changes_its_mind(inner: str) -> None:
 async def test_private_hosts_may_be_allowed() -> None:
     """Whoever runs a service at home says so; loopback is then allowed too, by http."""
     sink = Sink()
-    async with FileHost() as host, opened(loopback=False, private=True) as hosts:
+    async with FileHost() as host, opened(loopback=False, private=True) as fetcher:
         url = host.serve("/1.mp4", honest(Version(FILM)))
 
-        await hosts.pull(url, Held(), sink)
+        await fetcher.fetch(url, HeldBytes(), sink)
 
     assert sink.data == FILM
 
 
 async def test_nothing_stays_open(recwarn: pytest.WarningsRecorder) -> None:
     """After every kind of trouble the connections are back or closed (N8)."""
-    async with FileHost() as host, opened() as hosts:
+    network = {"connector": lambda **options: aiohttp.TCPConnector(**options | {"limit": 1})}
+    async with FileHost() as host, opened(**network) as fetcher:
         for turn in (cut(honest(Version(FILM)), 100), says(403), says(302, Location="/1")):
             url = host.serve("/1", turn)
             for _ in range(3):
-                with contextlib.suppress(BrokenOffError, GoneError, DownloadError):
-                    await hosts.pull(url, Held(), Sink())
-        connector = hosts._session().connector
+                with contextlib.suppress(TransferInterruptedError, LinkRefusedError, DownloadError):
+                    await fetcher.fetch(url, HeldBytes(), Sink())
+        sink = Sink()
+        async with asyncio.timeout(5):  # the only connection that there may be is free
+            await fetcher.fetch(host.serve("/1", honest(Version(FILM))), HeldBytes(), sink)
 
-        assert connector is not None
-        assert not connector._acquired
+    assert sink.data == FILM
+    assert recwarn.list == []

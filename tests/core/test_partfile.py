@@ -23,9 +23,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from apikley_async._disk import user_id
-from apikley_async._download.media import Shape
-from apikley_async._download.partfile import PartFile, in_a_thread, read_note
-from apikley_async._download.ranges import Held
+from apikley_async._download.media import Completeness
+from apikley_async._download.partfile import PartFile, in_thread, read_checkpoint
+from apikley_async._download.ranges import HeldBytes
 from apikley_async.errors import DownloadError
 
 FILM = film(size=5000)
@@ -65,7 +65,7 @@ async def test_it_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
 
     await part.open()
 
-    assert part.held == Held(2000, len(FILM), TAG)
+    assert part.held == HeldBytes(2000, len(FILM), TAG)
     await part.write(FILM[2000:])
     await part.publish()
     await part.close()
@@ -124,9 +124,9 @@ async def test_more_than_the_note_says_is_not_trusted(tmp_path: Path) -> None:
 
     await part.open()
 
-    assert part.have == 2000
+    assert part.size == 2000
     await part.write(FILM[2000:])
-    assert await part.shape() is Shape.WHOLE
+    assert await part.completeness() is Completeness.COMPLETE
     assert (await part.publish()).read_bytes() == FILM
     await part.close()
 
@@ -165,7 +165,7 @@ async def test_what_does_not_match_is_begun_again(tmp_path: Path, damage: Any) -
             await part.open()
     else:
         await part.open()
-        assert part.held == Held()
+        assert part.held == HeldBytes()
     await part.close()
 
 
@@ -188,11 +188,11 @@ def test_a_note_makes_sense_or_says_nothing(tmp_path: Path, said: dict[str, Any]
     path = tmp_path / "note.json"
     path.write_text(json.dumps(said))
 
-    held, _ = read_note(path)
+    held, _ = read_checkpoint(path)
 
-    if held != Held():
-        assert 0 < held.have <= (held.total or held.have)
-        assert held.version == '"v1"'
+    if held != HeldBytes():
+        assert 0 < held.size <= (held.total or held.size)
+        assert held.etag == '"v1"'
 
 
 async def test_a_disk_that_takes_little_at_a_time_gets_all(
@@ -262,9 +262,9 @@ async def test_another_process_keeps_its_part(tmp_path: Path) -> None:
         part = make(tmp_path)
 
         await part.open()
-        await part.sweep()
+        await part.remove_leftovers()
 
-        assert part.held == Held()
+        assert part.held == HeldBytes()
         assert PART in names(tmp_path)
         await part.close()
         other.communicate(b"\n")
@@ -307,7 +307,7 @@ async def test_what_another_user_has_planted_is_not_taken_up(tmp_path: Path, pla
 
     await part.open()
 
-    assert part.held == Held()
+    assert part.held == HeldBytes()
     await part.close()
 
 
@@ -328,7 +328,7 @@ async def test_leftovers_do_not_pile_up(tmp_path: Path) -> None:
     os.utime(tmp_path / ".young-1.apikley.part", (now - 6 * 24 * 3600,) * 2)
     (tmp_path / ".link-1.apikley.part").symlink_to(tmp_path / "film.mp4")
 
-    await part.sweep()
+    await part.remove_leftovers()
 
     assert names(tmp_path) == sorted([*kept, PART, ".young-1.apikley.part", ".link-1.apikley.part"])
     await part.close()
@@ -601,7 +601,7 @@ async def test_a_cancelled_step_is_seen_to_its_end(tmp_path: Path) -> None:
     go, ended = threading.Event(), []
 
     class Slow(PartFile):
-        @in_a_thread
+        @in_thread
         def dawdle(self) -> None:
             go.wait(10)
             ended.append(True)

@@ -40,7 +40,7 @@ from filehost import (
 
 from apikley_async import Result
 from apikley_async._clock import SystemClock
-from apikley_async._download.saver import AT_ONCE, DownloadSlots, Saver
+from apikley_async._download.saver import MAX_CONCURRENT_FILES, DownloadSlots, Saver
 from apikley_async._http import Network
 from apikley_async._urls import AddressPolicy
 from apikley_async.errors import (
@@ -592,7 +592,7 @@ async def test_a_slow_film_is_no_broken_one(tmp_path: Path) -> None:
 @pytest.mark.virtual
 async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the largest film is refused while it comes (D12)."""
-    monkeypatch.setattr("apikley_async._download.saver.LARGEST", 100_000)
+    monkeypatch.setattr("apikley_async._download.saver.MAX_FILE_BYTES", 100_000)
     endless = Version(film(5, 300_000), "")
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", bent(honest(endless), framing="chunked"))
@@ -809,7 +809,7 @@ async def test_expired_is_said_when_its_day_is_over_and_every_way_is_refused(
 async def test_films_that_are_waited_for_keep_nobody_waiting(tmp_path: Path) -> None:
     """Six links that are refused hold no place while they are (D18)."""
     async with FileHost() as host, saving() as saver:
-        dead = [host.serve(f"/{n}", says(404)) for n in range(AT_ONCE)]
+        dead = [host.serve(f"/{n}", says(404)) for n in range(MAX_CONCURRENT_FILES)]
         waiting = [
             asyncio.ensure_future(saver.save(result(url, task_id=f"t{n}"), tmp_path))
             for n, url in enumerate(dead)
@@ -1023,11 +1023,11 @@ async def test_few_at_once_and_the_most_urgent_first(tmp_path: Path) -> None:
             await asyncio.sleep(0.5)
         await asyncio.gather(*tasks)
 
-    assert most == AT_ONCE
-    assert host.connections <= 2 * AT_ONCE
-    rest = out[AT_ONCE:]  # the first six found the line empty
+    assert most == MAX_CONCURRENT_FILES
+    assert host.connections <= 2 * MAX_CONCURRENT_FILES
+    rest = out[MAX_CONCURRENT_FILES:]  # the first six found the line empty
     late = [abs(rest.index(due) - place) for place, due in enumerate(sorted(rest))]
-    assert max(late) < AT_ONCE  # those who start together arrive in any order
+    assert max(late) < MAX_CONCURRENT_FILES  # those who start together arrive in any order
 
 
 @pytest.mark.virtual

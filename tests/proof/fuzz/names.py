@@ -20,7 +20,7 @@ import attrs
 from fuzz.promises import Findings, demand
 
 from apikley_async import Result, Shot, Storyboard
-from apikley_async._download.names import fitting, safe_name, target_names
+from apikley_async._download.names import safe_name, target_paths, with_matching_suffix
 from apikley_async._download.partfile import PartFile
 from apikley_async.batch.manifest.fields import entry_of, folded, key_faults
 from apikley_async.cli.output.terminal_text import plain
@@ -189,7 +189,10 @@ def _examine_key(name: Name, folder: Path | None) -> str:
     for stem in (key, last):
         for file in (f"{stem}.mp4", f"{stem}-10.webm"):
             _check_file(file, folder)
-        demand(fitting(Path(f"{stem}.mp4"), HEADS[0]).stem == stem, f"{stem!r} loses its end")
+        demand(
+            with_matching_suffix(Path(f"{stem}.mp4"), HEADS[0]).stem == stem,
+            f"{stem!r} loses its end",
+        )
     if [*key_faults(name.other)]:
         return "a file"
     other = entry_of(BOARD, name.other).key
@@ -246,14 +249,14 @@ def _examine_target(name: Name, folder: Path | None) -> str:
     inside = inside.replace("\0", "") if folder else inside  # no system's paths have one
     target = f"{base}/{inside}{('', '/', '.mp4')[len(name.other) % 3]}"
     urls = tuple(f"https://cdn.test/{number}.mp4" for number in range(name.files))
-    paths = target_names(Result(name.other, urls, raw=MappingProxyType({})), target)
+    paths = target_paths(Result(name.other, urls, raw=MappingProxyType({})), target)
     demand(len({*paths}) == len(urls), "two files of one name")
     parents = {path.parent for path in paths}
     demand(parents <= {Path(target), Path(target).parent}, f"{parents!r} for {target!r:.100}")
     for path in paths:
         demand(path.is_relative_to(base) and ".." not in path.parts, f"{path!r} is elsewhere")
         for head in HEADS:
-            demand(fitting(path, head).parent == path.parent, f"{path!r} moves")
+            demand(with_matching_suffix(path, head).parent == path.parent, f"{path!r} moves")
     return "names" if folder is None else asyncio.run(_opened(paths[0], base))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from apikley_async import Client, DownloadError, Result, StoryboardError
 from apikley_async._download.fetch import check_link
-from apikley_async._download.names import safe_name, target_names
+from apikley_async._download.names import safe_name, target_paths
 from apikley_async._urls import AddressPolicy
 from apikley_async.batch import check
 from apikley_async.batch.manifest.fields import key_faults
@@ -102,7 +102,7 @@ def test_an_id_that_is_empty_names_a_film_all_the_same() -> None:
 @pytest.mark.parametrize("name", ["x" * 300 + ".mp4", "子" * 100 + ".webm"])
 def test_a_name_that_no_disk_has_is_told_when_it_is_written(tmp_path: Path, name: str) -> None:
     """By an error of ours, not one of the system (D16)."""
-    assert target_names(RESULT, tmp_path / name) == [tmp_path / name]
+    assert target_paths(RESULT, tmp_path / name) == [tmp_path / name]
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".mp4", "\ud800.mp4", "a\0.mp4", "\ud800/a.mp4"])

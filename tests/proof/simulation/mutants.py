@@ -139,16 +139,16 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- saving
     "do not look whether a film is whole": (
-        ("_download.saver", "if body.total is not None and part.have != body.total:", "if False:"),
-        ("_download.saver", "if shape is Shape.CUT:", "if False:"),
-        ("_download.ranges", 'framed = told is not None or "Transfer-Encoding" in headers',
+        ("_download.saver", "if body.total is not None and part.size != body.total:", "if False:"),
+        ("_download.saver", "if found is Completeness.TRUNCATED:", "if False:"),
+        ("_download.ranges", 'framed = length is not None or "Transfer-Encoding" in headers',
          "framed = True"),
     ),
     "go on with whatever file is there": (
-        ("_download.ranges", 'return {"Range": f"bytes={self.have}-", "If-Range": self.version}',
-         'return {"Range": f"bytes={self.have}-"}'),
+        ("_download.ranges", 'return {"Range": f"bytes={self.size}-", "If-Range": self.etag}',
+         'return {"Range": f"bytes={self.size}-"}'),
         ("_download.ranges",
-         "same = held.total in (None, total) and strong_version(headers) == held.version",
+         "same = held.total in (None, total) and strong_etag(headers) == held.etag",
          "same = True"),
     ),
     "give a file its name before it is on the disk": (
@@ -170,12 +170,12 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     "give up on the first dead link": (
         ("_download.saver",
-         "            except GoneError as gone:\n                dead = str(gone)\n",
-         ("            except GoneError as gone:\n"
-         "                raise ResultExpiredError(str(gone)) from None\n")),
+         "            except LinkRefusedError as error:\n                reason = str(error)\n",
+         ("            except LinkRefusedError as error:\n"
+         "                raise ResultExpiredError(str(error)) from None\n")),
     ),
     "show the key to the host of files": (
-        ("_download.fetch", 'headers={"Accept-Encoding": "identity"} | held.asking(),',
+        ("_download.fetch", 'headers={"Accept-Encoding": "identity"} | held.range_headers(),',
          'headers={"Authorization": "Bearer canary-0000-this-key-opens-nothing"},'),
     ),
     # --- hearing
