@@ -1,14 +1,13 @@
-"""What a caller asks for: shots, storyboards, and tasks of other models.
+"""What can be submitted: `Shot`, `Storyboard`, `ModelTask`, and `Work`, the protocol they share.
 
-Values only: each checks itself when it is born and reaches for nothing, no file and no network.
+Values only: each validates itself when it is created, and none touches a file or the network.
 The rules are those of https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard. Each class spells the
-`input` of its own model; what all models share is spelled in `_wire`.
+`input` of its own model; `_wire` spells what all models share.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Context, Decimal, localcontext
@@ -17,7 +16,6 @@ from typing import (
     Literal,
     Protocol,
     TypeAlias,
-    TypeGuard,
     TypeVar,
     cast,
     get_args,
@@ -28,7 +26,16 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
 
-from apikley_async._urls import url_faults
+from apikley_async._text import short_repr
+from apikley_async._validation import (
+    image_faults,
+    images_faults,
+    is_number,
+    json_faults,
+    member_path,
+    model_faults,
+    text_faults,
+)
 from apikley_async.errors import StoryboardError
 
 __all__ = [
@@ -48,28 +55,26 @@ Aspect = Literal["landscape", "portrait"]
 Duration = Literal[10, 15, 25]
 Image: TypeAlias = str | os.PathLike[str]
 Images: TypeAlias = Mapping[str, Image | Sequence[Image]]
-"""By the place where they belong: one image, or several in their order."""
+"""Images by the field of the input they belong to: one, or several in their order."""
 Urls: TypeAlias = Mapping[str, str | list[str]]
-"""The URLs of `Images`, at the same places."""
+"""The URLs of `Images`, by the same fields."""
 
 MODEL = "sora-2-pro-storyboard"
 INPUT_NAMES = ("shots", "n_frames", "aspect_ratio", "image_urls")  # all that a storyboard sends
 DURATIONS: tuple[Duration, ...] = get_args(Duration)
-SHOTS = range(1, 11)
-SHORTEST, LONGEST = 0.1, 15
-# Ten shots of 1.5 fill 15, and so do seven of 15 / 7: the sum is decimal, with this to spare.
+MAX_SHOTS = 10
+MIN_SHOT, MAX_SHOT = 0.1, 15  # seconds
+# Ten shots of 1.5 fill 15, and so do seven of 15 / 7: durations are added as decimals, and the
+# sum may exceed the film by this.
 TOLERANCE = Decimal("0.000001")
 MILLISECOND = Decimal("0.001")
-DEEPEST = 32
-BITS = 1000  # of an integer: some 300 digits, as many as a float reaches
-HINT = "client.upload() turns content into a URL"
 
 
 @runtime_checkable
 class Work(Protocol):
     """What can be submitted: `Storyboard`, `ModelTask`, and typed models of your own.
 
-    It is a value: its members give the same each time, and reach for no file and no network.
+    A work is a value: its members return the same each time, and touch no file and no network.
     """
 
     @property
@@ -79,23 +84,29 @@ class Work(Protocol):
 
     @property
     def images(self) -> Images:
-        """Its images. Paths are uploaded before the POST, http(s) URLs are used as they are."""
+        """Images. Paths are uploaded before the POST, http(s) URLs are used as they are."""
         ...
 
     @property
     def price_key(self) -> int | str:
-        """What `prices` are looked up and learned by: works of one key cost the same."""
+        """The key of its price in `prices`: works with one key cost the same."""
         ...
 
     def wire_input(self, urls: Urls, /) -> Mapping[str, Any]:
-        """The `input` that is sent, with *urls* at the places of `images`."""
+        """The `input` that is sent.
+
+        Args:
+            urls: the URLs of `images`, by the same fields.
+        """
         ...
 
     def to_dict(self, images: Images | None = None, /) -> Mapping[str, Any]:
-        """Itself as a film of a manifest, from which a journal reads it back.
+        """Give plain JSON values: the film as a manifest spells it, and a journal keeps it.
 
-        A model of your own is a task there: `{"task": {"model": ..., "input": ...}}`. Where
-        *images* are given, they stand in the place of its own.
+        A model of your own is a task there: `{"task": {"model": ..., "input": ...}}`.
+
+        Args:
+            images: images to write down instead of its own, by the same fields.
         """
         ...
 
@@ -106,8 +117,8 @@ class Shot:
 
     Args:
         scene: what it shows.
-        duration: for how many seconds, 0.1 to 15; None for an equal share of what the other
-            shots leave of the film.
+        duration: how long it lasts, 0.1 to 15 seconds; None for an equal share of what the
+            other shots leave of the film.
 
     Raises:
         StoryboardError: a rule is broken; it names every broken rule.
@@ -119,6 +130,12 @@ class Shot:
     def __attrs_post_init__(self) -> None:
         if faults := [*shot_faults(self.scene, self.duration)]:
             raise StoryboardError(faults)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON values: scene, and duration if it has one."""
+        if self.duration is None:
+            return {"scene": self.scene}
+        return {"scene": self.scene, "duration": _whole(self.duration)}
 
 
 @attrs.frozen(init=False)
@@ -136,7 +153,7 @@ class Storyboard:
         shots: one to ten; their durations add up to at most *duration*.
         duration: of the whole film: 10, 15 or 25 seconds.
         aspect_ratio: `"landscape"` or `"portrait"`.
-        image: the picture the film starts from: a path (its file is looked at and uploaded when
+        image: the picture the film starts from: a path (the file is checked and uploaded when
             the storyboard is submitted), an http(s) URL (used as it is), or None.
         model: the id under which the service sells the model.
 
@@ -159,12 +176,12 @@ class Storyboard:
         image: Image | None = None,
         model: str = MODEL,
     ) -> None:
-        given = _gathered(shots)
-        faults = [*storyboard_faults(given, duration, aspect_ratio, image), *model_faults(model)]
+        entries = _as_tuple(shots)
+        faults = [*storyboard_faults(entries, duration, aspect_ratio, image), *model_faults(model)]
         if faults:
             raise StoryboardError(faults)
         self.__attrs_init__(
-            tuple(shot if isinstance(shot, Shot) else Shot(**shot) for shot in given),
+            tuple(shot if isinstance(shot, Shot) else Shot(**shot) for shot in entries),
             duration=cast(Duration, int(duration)),  # 15.0 is 15
             aspect_ratio=aspect_ratio,
             image=image,
@@ -181,16 +198,16 @@ class Storyboard:
 
     @property
     def images(self) -> Images:
-        """Its image, if it has one, at the place `image`."""
+        """The image, if there is one, under the name `image`."""
         return {} if self.image is None else {"image": self.image}
 
     @property
     def price_key(self) -> int | str:
-        """Its duration; under another model's id also that."""
+        """The film's duration; for another model's id, that id and the duration."""
         return self.duration if self.model == MODEL else f"{self.model}:{self.duration}"
 
     def wire_input(self, urls: Urls, /) -> dict[str, Any]:
-        """The `input` that is sent."""
+        """The `input` that is sent, durations of all shots included."""
         spelled: dict[str, Any] = _writer.unstructure(self)
         spelled["shots"] = [
             {**shot, "duration": duration}
@@ -199,15 +216,14 @@ class Storyboard:
         return spelled | ({"image_urls": [urls["image"]]} if "image" in urls else {})
 
     def to_dict(self, images: Images | None = None, /) -> dict[str, Any]:
-        """Itself as a film of a manifest: what its user wrote, without shares."""
+        """Give plain JSON values, as a manifest spells a film: what the user wrote, no shares.
+
+        Args:
+            images: what to write as its image instead, under the name `image`.
+        """
         image = (self.images if images is None else images).get("image")
         fields = {
-            "shots": [
-                {"scene": shot.scene}
-                if shot.duration is None
-                else {"scene": shot.scene, "duration": _whole(shot.duration)}
-                for shot in self.shots
-            ],
+            "shots": [shot.to_dict() for shot in self.shots],
             "duration": self.duration,
             "aspect_ratio": self.aspect_ratio,
             "image": None if image is None else os.fsdecode(image),  # type: ignore[arg-type]
@@ -244,16 +260,16 @@ _writer.register_unstructure_hook(
 
 @attrs.frozen(eq=False)
 class ModelTask:
-    """A task of any model of the service, through the same door as a storyboard.
+    """A task of any model of the service, submitted as a storyboard is.
 
-    The input is sent as it is, so its spelling and its rules are the model's own; here it only
-    has to be JSON. The mappings are copied: changing yours later changes nothing.
+    The input is sent as it is. Its fields and rules are the model's own; here it only has to be
+    JSON. The mappings are copied: changing yours later changes nothing.
 
     Args:
         model: the model's id.
-        input: what it is asked for, in its own fields.
+        input: the model's own fields.
         images: pictures by the field of *input* that takes their URLs: a path or an http(s) URL
-            for a field with one URL, a list of them for a field with a list. Files are looked at
+            for a field with one URL, a list of them for a field with a list. Files are checked
             and uploaded when the task is submitted.
 
     Raises:
@@ -268,13 +284,13 @@ class ModelTask:
     def __attrs_post_init__(self) -> None:
         if faults := [*task_faults(self.model, self.input, self.images)]:
             raise StoryboardError(faults)
-        # Any mapping inside becomes a dict of our own.
+        # A copy: any mapping inside becomes a dict, any tuple a list.
         object.__setattr__(self, "input", json.loads(json.dumps(self.input, default=dict)))
         object.__setattr__(self, "images", with_images(self.images, lambda image: image))
 
     @property
     def price_key(self) -> int | str:
-        """Its model."""
+        """The model's id."""
         return self.model
 
     def wire_input(self, urls: Urls, /) -> dict[str, Any]:
@@ -282,24 +298,28 @@ class ModelTask:
         return {**self.input, **urls}
 
     def to_dict(self, images: Images | None = None, /) -> dict[str, Any]:
-        """Itself as a film of a manifest."""
+        """Give plain JSON values, as a manifest spells a task.
+
+        Args:
+            images: images to write down instead of its own, by the same fields.
+        """
         names = with_images(self.images if images is None else images, os.fsdecode)
         fields = {"model": self.model, "input": dict(self.input)}
         return {"task": {**fields, "images": names} if names else fields}
 
     @property
-    def _canon(self) -> str:
+    def _canonical(self) -> str:
         return json.dumps(self.to_dict(), sort_keys=True)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ModelTask) and self._canon == other._canon
+        return isinstance(other, ModelTask) and self._canonical == other._canonical
 
     def __hash__(self) -> int:
-        return hash(self._canon)
+        return hash(self._canonical)
 
 
 def images_of(images: Images) -> Iterator[tuple[str, Image]]:
-    """Every image with its place, as it is called in a message."""
+    """Give every image with its path, such as `frames[0]`, as messages name it."""
     for place, given in images.items():
         if isinstance(given, str | os.PathLike):
             yield place, given
@@ -308,7 +328,7 @@ def images_of(images: Images) -> Iterator[tuple[str, Image]]:
 
 
 def with_images(images: Images, new: Callable[[Image], T]) -> dict[str, T | list[T]]:
-    """Something *new* for each image, at the same places."""
+    """Replace each image by *new* of it, under the same names."""
     return {
         place: new(given)
         if isinstance(given, str | os.PathLike)
@@ -318,7 +338,7 @@ def with_images(images: Images, new: Callable[[Image], T]) -> dict[str, T | list
 
 
 def work_faults(work: object) -> Iterator[str]:
-    """Say why *work* cannot be submitted; a model of somebody's own may be anything."""
+    """Say why *work* cannot be submitted; a user's own class may return anything."""
     if not isinstance(work, Work):
         yield f"work: a Storyboard, a ModelTask or a Work of your own, not {type(work).__name__}"
         return
@@ -327,33 +347,33 @@ def work_faults(work: object) -> Iterator[str]:
 
 
 def shot_faults(scene: object, duration: object, path: str = "") -> Iterator[str]:
-    """Say what is wrong with one shot; *path* is put before each name."""
-    yield from _text_faults(scene, f"{path}scene", "a description")
+    """Say what is wrong with a shot; *path* stands before each name."""
+    yield from text_faults(scene, f"{path}scene", "a description")
     if duration is None:
         return
-    if not _is_number(duration):
-        yield f"{path}duration: a number of seconds, not {_shown(duration)}"
-    elif not SHORTEST <= duration <= LONGEST:
-        yield f"{path}duration: {SHORTEST} to {LONGEST} seconds, not {_shown(duration)}"
+    if not is_number(duration):
+        yield f"{path}duration: a number of seconds, not {short_repr(duration)}"
+    elif not MIN_SHOT <= duration <= MAX_SHOT:
+        yield f"{path}duration: {MIN_SHOT} to {MAX_SHOT} seconds, not {short_repr(duration)}"
 
 
 def storyboard_faults(
     shots: object, duration: object, aspect_ratio: object, image: object
 ) -> Iterator[str]:
-    """Say everything that is wrong with a storyboard, shots given as mappings included."""
+    """Say all that is wrong with a storyboard whose shots may be mappings."""
     entries = shots if isinstance(shots, tuple) else ()
     if not isinstance(shots, tuple):
-        yield f"shots: a sequence of Shot, not {_shown(shots)}"
-    elif len(entries) not in SHOTS:
-        yield f"shots: {SHOTS[0]} to {SHOTS[-1]}, not {len(entries)}"
+        yield f"shots: a sequence of Shot, not {short_repr(shots)}"
+    elif not 1 <= len(entries) <= MAX_SHOTS:
+        yield f"shots: 1 to {MAX_SHOTS}, not {len(entries)}"
     for number, shot in enumerate(entries):
         yield from _entry_faults(shot, f"shots[{number}]")
-    if not _is_number(duration) or duration not in DURATIONS:
-        yield f"duration: 10, 15 or 25 seconds, not {_shown(duration)}"
+    if not is_number(duration) or duration not in DURATIONS:
+        yield f"duration: 10, 15 or 25 seconds, not {short_repr(duration)}"
     else:
         yield from _sum_faults(entries, duration)
     if not isinstance(aspect_ratio, str) or aspect_ratio not in get_args(Aspect):
-        yield f"aspect_ratio: 'landscape' or 'portrait', not {_shown(aspect_ratio)}"
+        yield f"aspect_ratio: 'landscape' or 'portrait', not {short_repr(aspect_ratio)}"
     yield from image_faults(image)
 
 
@@ -361,10 +381,10 @@ def _entry_faults(shot: object, path: str) -> Iterator[str]:
     if isinstance(shot, Shot):
         return
     if not isinstance(shot, Mapping):
-        yield f"{path}: a Shot, not {_shown(shot)}"
+        yield f"{path}: a Shot, not {short_repr(shot)}"
         return
     yield from (
-        f"{_member(path, name)}: unknown; a shot has scene and duration"
+        f"{member_path(path, name)}: unknown; a shot has scene and duration"
         for name in shot
         if name not in ("scene", "duration")
     )
@@ -382,25 +402,25 @@ def _sum_faults(shots: tuple[object, ...], duration: float) -> list[str]:
 
 
 def _length_faults(lengths: Sequence[object], duration: int) -> Iterator[str]:
-    known = [length for length in lengths if length is None or _is_number(length)]
+    known = [length for length in lengths if length is None or is_number(length)]
     total = _sum_of(known)
     if total > duration + TOLERANCE:
         yield f"shots: {duration} seconds together at most, not {float(total):.9g}"
     elif None in known and len(known) == len(lengths):
         shares = shares_of(known, duration)
-        if min(shares) < SHORTEST or max(shares) > LONGEST:
+        if min(shares) < MIN_SHOT or max(shares) > MAX_SHOT:
             left = max(0.0, float(duration - total)) / len(shares)
             yield (
                 f"shots: {left:.9g} seconds are left for each shot without a duration; "
-                f"{SHORTEST} to {LONGEST} are possible"
+                f"{MIN_SHOT} to {MAX_SHOT} are possible"
             )
 
 
 def shares_of(lengths: Sequence[float | None], duration: int) -> list[float]:
     """Divide what the shots with a length leave of *duration* among those without one.
 
-    In whole milliseconds, rounded down; those that are left over go to the first, one each. So
-    the sum is the film's duration, less only what the given lengths have beyond a millisecond.
+    In whole milliseconds, rounded down; the first shots get those left over, one each. So the
+    sum is the film's duration, less only what the given lengths have beyond a millisecond.
     """
     count = lengths.count(None)
     if not count:
@@ -413,145 +433,26 @@ def shares_of(lengths: Sequence[float | None], duration: int) -> list[float]:
 
 
 def _sum_of(lengths: Iterable[float | None]) -> Decimal:
-    """Add what is written, not the binary numbers beside it: ten times 1.5 is 15."""
-    spelled = (Decimal(repr(float(length))) for length in lengths if length is not None)
-    return sum(spelled, Decimal(0))
+    """Add the numbers as they are written, not their binary values: ten times 0.1 is 1."""
+    written = (Decimal(repr(float(length))) for length in lengths if length is not None)
+    return sum(written, Decimal(0))
 
 
 def task_faults(model: object, fields: object, images: object = None) -> Iterator[str]:
-    """Say what is wrong with a task of any model, whose own rules we do not know."""
+    """Say what is wrong with a task of any model; the model's own rules are not known here."""
     yield from model_faults(model)
     if isinstance(fields, Mapping):
         yield from json_faults(fields, "input")
     else:
-        yield f"input: a mapping, not {_shown(fields)}"
+        yield f"input: a mapping, not {short_repr(fields)}"
     yield from images_faults({} if images is None else images)
     if isinstance(fields, Mapping) and isinstance(images, Mapping):
-        twice = [place for place in images if place in fields]
-        yield from (f"{_member('images', place)}: given in input too" for place in twice)
+        twice = [name for name in images if name in fields]
+        yield from (f"{member_path('images', name)}: given in input too" for name in twice)
 
 
-def model_faults(model: object) -> Iterator[str]:
-    """Say why *model* cannot be the id of a model."""
-    yield from _text_faults(model, "model", "a name")
-    if isinstance(model, str) and model.strip() and _encodes(model) and not model.isprintable():
-        yield "model: without control characters"
-
-
-def images_faults(images: object) -> Iterator[str]:
-    """Say what is wrong with images by their places."""
-    if not isinstance(images, Mapping):
-        yield f"images: a mapping of fields and images, not {_shown(images)}"
-        return
-    for place, given in images.items():
-        path = _member("images", place)
-        if not isinstance(place, str) or not place.strip() or not _encodes(place):
-            yield f"{path}: the name of a field"
-        elif isinstance(given, list | tuple):
-            if not given:
-                yield f"{path}: at least one image; leave it out for none"
-            for number, image in enumerate(given):
-                yield from image_faults(image, f"{path}[{number}]", optional=False)
-        else:
-            yield from image_faults(given, path, optional=False)
-
-
-def image_faults(image: object, path: str = "image", *, optional: bool = True) -> Iterator[str]:
-    """Say what is wrong with an image as a value; its file is looked at when it is submitted."""
-    if isinstance(image, os.PathLike) or (image is None and optional):
-        return
-    if not isinstance(image, str):
-        kind = type(image).__name__
-        yield f"{path}: a path or an http(s) URL, not {kind}; {HINT}"
-    elif not image.strip():
-        yield f"{path}: a path or an http(s) URL, not blank; None for no image"
-    elif "\0" in image:
-        yield f"{path}: a path without a NUL character"
-    elif image.casefold().startswith("data:"):
-        yield f"{path}: a path or an http(s) URL, not a data URL; {HINT}"
-    elif "://" in image:
-        yield from (f"{path}: {fault}" for fault in url_faults(image))
-
-
-def json_faults(value: object, path: str, above: tuple[int, ...] = ()) -> Iterator[str]:
-    """Say what in *value* JSON cannot carry; *above* are the ids of what holds it."""
-    within = (*above, id(value))
-    if id(value) in above or len(above) > DEEPEST:
-        yield f"{path}: at most {DEEPEST} levels deep"
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                yield f"{path}: keys are strings, not {_shown(key)}"
-            elif not _encodes(key):
-                yield f"{_member(path, key)}: valid Unicode, without lone surrogates"
-            else:
-                yield from json_faults(item, _member(path, key), within)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from json_faults(item, f"{path}[{number}]", within)
-    else:
-        yield from _leaf_faults(value, path)
-
-
-def _leaf_faults(value: object, path: str) -> Iterator[str]:
-    if isinstance(value, str):
-        if not _encodes(value):
-            yield f"{path}: valid Unicode, without lone surrogates"
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            yield f"{path}: a finite number, not {float(value)}"
-    elif isinstance(value, int):
-        if value.bit_length() > BITS:
-            yield f"{path}: a number of at most 300 digits"
-    elif value is not None:
-        yield f"{path}: JSON, not {type(value).__name__}"
-
-
-def _text_faults(value: object, path: str, rule: str) -> Iterator[str]:
-    """Say why *value* is not a text with something in it that can be sent."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        yield f"{path}: {rule}, not blank"
-    elif not isinstance(value, str):
-        yield f"{path}: {rule}, not {_shown(value)}"
-    elif not _encodes(value):
-        yield f"{path}: valid Unicode, without lone surrogates"
-
-
-def _gathered(shots: object) -> Any:
-    """What holds shots as a tuple; anything else as it is."""
+def _as_tuple(shots: object) -> Any:
+    """Turn an iterable of shots into a tuple; return anything else as it is."""
     if isinstance(shots, str | bytes | Mapping) or not isinstance(shots, Iterable):
         return shots
     return tuple(shots)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    """Whether *value* is a number, and one that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _member(path: str, name: object) -> str:
-    """The path of what stands under *name*."""
-    plain = isinstance(name, str) and name.isidentifier()
-    return f"{path}.{name}" if plain else f"{path}[{_shown(name)}]"
-
-
-def _shown(value: object) -> str:
-    """A value in an error message: one short line, whatever it is."""
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:  # noqa: BLE001 - a stranger's repr, or a number too long to print
-        text = type(value).__name__
-    return text if len(text) <= 60 else text[:57] + "..."

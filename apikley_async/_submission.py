@@ -22,9 +22,10 @@ from apikley_async._clock import Clock
 from apikley_async._http import Transport, send_logged
 from apikley_async._limiter import Limiter
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
-from apikley_async._storyboard import Urls, Work, json_faults, work_faults
+from apikley_async._storyboard import Urls, Work, work_faults
 from apikley_async._text import loggable
 from apikley_async._urls import url_faults
+from apikley_async._validation import json_faults
 from apikley_async._wire.envelope import Reply, read_envelope
 from apikley_async._wire.requests import Request, create_task, echo_faults
 from apikley_async._wire.task_ids import decode_submission

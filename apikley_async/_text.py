@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit for messages, logs and terminals. Pure.
+"""Text from elsewhere, made fit for messages, logs, terminals and file names. Pure.
 
 What a service, a server or a file says may hold line breaks, control characters, terminal codes
 or secrets in a URL. It is shown through these functions only.
@@ -7,9 +7,10 @@ or secrets in a URL. It is shown through these functions only.
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
-__all__ = ["loggable", "one_line", "shorten"]
+__all__ = ["encodes", "fold_name", "loggable", "one_line", "short_repr", "shorten"]
 
 
 def one_line(value: Any, max_length: int = 500) -> str:
@@ -29,3 +30,26 @@ def shorten(text: str, max_length: int) -> str:
 def loggable(text: str) -> str:
     """Turn *text* into one line without URLs, which may hold a token or a signature."""
     return one_line(re.sub(r"\w+://\S+", "<url>", text), 200)
+
+
+def short_repr(value: object) -> str:
+    """Show any value in an error message: one short line, whatever its `repr` does."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # noqa: BLE001 - somebody else's repr, or a number too long to print
+        text = type(value).__name__
+    return shorten(text, 60)
+
+
+def encodes(text: str) -> bool:
+    """Say whether *text* can be sent and stored: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def fold_name(name: str) -> str:
+    """Fold *name* as the least discerning file system does: equal folds share one file."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())

@@ -29,6 +29,7 @@ ORDER = [
     "_binding",
     "_disk",
     "_tokens",
+    "_validation",
     "_storyboard",
     "_budget",
     "_result",
@@ -75,7 +76,7 @@ CORE_FOLDERS = {"_wire", "_download"}
 # Subpackages stand alone, except for those named here.
 MAY_USE = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator"}}
 # What subpackages may import of the core besides its public modules, by name.
-FOUNDATIONS = {"_budget", "_disk", "_retry", "_sqlite", "_tokens", "_urls"}
+FOUNDATIONS = {"_budget", "_disk", "_retry", "_sqlite", "_text", "_tokens", "_urls"}
 SUBPACKAGES = sorted(
     path.name
     for path in ROOT.iterdir()

@@ -21,7 +21,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from apikley_async import ModelTask, Shot, Storyboard, StoryboardError
-from apikley_async._storyboard import image_faults
+from apikley_async._validation import image_faults
 from apikley_async._wire.requests import create_task
 
 HUGE = 10**400  # no float can hold it
