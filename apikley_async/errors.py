@@ -1,15 +1,16 @@
-"""The error family: plain values, sorted by what the caller can do next.
+"""The errors of this package: plain values, sorted by what the caller can do next.
 
-Nothing here knows a socket, a file or a job. Every error pickles, copies and logs as it is,
-and prints one sentence on what happened and one on what to do. The service's codes are listed
-at https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard.
+One table, on the classes: what each error means for the caller (`resumable`, `blames`,
+`affects_all`, `retry`) is written there and nowhere else. Every error pickles, copies and logs as
+it is, and prints one sentence on what happened and one on what to do. The service's codes are
+listed at https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 __all__ = [
     "ApiError",
@@ -47,10 +48,10 @@ Retry: TypeAlias = Literal["never", "slowly", "soon", "always"]
 
 
 class Blame(StrEnum):
-    """Where the reason for an error lies, hence what has to change."""
+    """What caused an error, and so what has to change."""
 
     INPUT = "input"
-    """What was asked for or configured: this work, file, argument or address."""
+    """What was submitted or configured: this work, file, argument or address."""
     ACCOUNT = "account"
     """The key, the credits, or a bound on them."""
     NETWORK = "network"
@@ -62,21 +63,20 @@ class Blame(StrEnum):
 class ApikleyError(Exception):
     """The base of every error of this package.
 
-    What an error means for the caller stands on its class, and nowhere else. Where one class
-    covers several cases, the instance says which it is.
+    Where one class covers several cases, an instance may differ from its class.
 
     Attributes:
         message: what happened, in one sentence without secrets.
         advice: what to do, in one sentence.
         code: the service's code (or the HTTP status when it sent none), if it answered.
         task_id: the task concerned, where there is one.
-        resumable: the same call or command may succeed later without a change of its input, and
-            what was bought is not lost.
+        resumable: the same call or command may succeed later with the same input, and nothing
+            that was paid is lost.
         blames: what has to change.
-        affects_all: other films would meet the same error now: a batch stops submitting.
+        affects_all: other films would fail the same way now, so a batch stops submitting.
         retry: whether trying again may help. `"never"`: the answer stays the same. `"slowly"`:
             only polling goes on. `"soon"`: calls that cost nothing are repeated. `"always"`:
-            nothing was processed, so that even createTask may be repeated.
+            nothing was processed, so even createTask may be repeated.
         retry_after: the pause in seconds that the service asked for, if it did.
     """
 
@@ -86,6 +86,7 @@ class ApikleyError(Exception):
     affects_all: bool = False
     retry: Retry = "never"
     retry_after: float | None = None
+    _details: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -111,10 +112,29 @@ class ApikleyError(Exception):
     def __str__(self) -> str:
         facts = [f"code {self.code}"] if self.code is not None else []
         facts += [f"task {self.task_id}"] if self.task_id else []
-        told = self.message or type(self).__name__
+        what = self.message or type(self).__name__
         if facts:
-            told = f"{told.rstrip('.')} ({', '.join(facts)})"
-        return " ".join(_sentence(part) for part in (told, self.advice) if part)
+            what = f"{what.rstrip('.')} ({', '.join(facts)})"
+        return " ".join(_sentence(part) for part in (what, self.advice) if part)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON values, such as for a log or another process; no answers, no secrets."""
+        values = {
+            "error": type(self).__name__,
+            "message": self.message,
+            "advice": self.advice,
+            "code": self.code,
+            "task_id": self.task_id,
+            "resumable": self.resumable,
+            "blames": self.blames.value,
+            "affects_all": self.affects_all,
+            "retry_after": self.retry_after,
+        }
+        details = {name: getattr(self, name) for name in self._details}
+        return values | {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in details.items()
+        }
 
 
 def _sentence(text: str) -> str:
@@ -122,12 +142,13 @@ def _sentence(text: str) -> str:
 
 
 class StoryboardError(ApikleyError, ValueError):
-    """The input breaks a rule of the service; nothing was sent, nothing was paid.
+    """The input breaks a rule; nothing was sent, nothing was paid.
 
-    `faults` names every violated rule with its path, so that a file is mended once.
+    `faults` names every violated rule with its path, so that one correction is enough.
     """
 
     blames = Blame.INPUT
+    _details = ("faults",)
 
     def __init__(self, faults: Iterable[str] | str) -> None:
         listed = (faults,) if isinstance(faults, str) else tuple(faults)
@@ -135,11 +156,11 @@ class StoryboardError(ApikleyError, ValueError):
         self.faults: tuple[str, ...] = listed
 
 
-# --- the service answered and said no ---------------------------------------------------------
+# --- the service refused the request ----------------------------------------------------------
 
 
 class ApiError(ApikleyError):
-    """The service answered and said no."""
+    """The service answered and refused the request."""
 
     advice = "The same request will get the same answer"
     retry: Retry = "slowly"
@@ -157,7 +178,7 @@ class AuthenticationError(ApiError):
     def __init__(
         self, message: str = "", *, code: int | None = None, task_id: str | None = None
     ) -> None:
-        answered = code is not None  # without an answer the key never left: it cannot be one
+        answered = code is not None  # without an answer the key was never sent: it is malformed
         blames = Blame.ACCOUNT if answered else Blame.INPUT
         super().__init__(message, code=code, task_id=task_id, resumable=answered, blames=blames)
 
@@ -172,7 +193,7 @@ class InsufficientCreditsError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """404: the service knows no such task, model or path."""
+    """404: the service does not know this task, model or path."""
 
     advice = "Check the task id or the model; a task of another account is unknown too"
     blames = Blame.INPUT
@@ -180,15 +201,15 @@ class NotFoundError(ApiError):
 
 
 class InvalidRequestError(ApiError):
-    """400, 422, 451 and their like: the service refuses what was asked. Nothing was created."""
+    """400, 422, 451 and similar: the service refuses the input. Nothing was created."""
 
-    advice = "Mend the input; some models insist on an image, some refuse what it shows"
+    advice = "Correct the input; some models require an image, some refuse what it shows"
     blames = Blame.INPUT
     retry: Retry = "never"
 
 
 class RateLimitError(ApiError):
-    """429 or 430: too many requests, and patience has ended. Nothing was created.
+    """429 or 430: too many requests, and `retry_for` has passed. Nothing was created.
 
     `retry_after` is the pause in seconds that the service asked for, if it did.
     """
@@ -220,7 +241,7 @@ class KeyLimitError(ApiError):
 
 
 class MaintenanceError(ApiError):
-    """455: the service is under maintenance; it is not repeated by itself."""
+    """455: the service is under maintenance. Nothing was created."""
 
     advice = "Submit again in some minutes"
     resumable = True
@@ -230,13 +251,16 @@ class MaintenanceError(ApiError):
 class FeatureDisabledError(ApiError):
     """505: the model is switched off. Nothing was created."""
 
-    advice = "Choose another model, or ask the service when it returns"
+    advice = "Choose another model, or ask the provider when this one returns"
 
 
 class ServerError(ApiError):
-    """5xx in answer to a question that changes nothing (a look, credits, an upload)."""
+    """5xx in answer to a call that costs nothing (a poll, credits, an upload).
 
-    advice = "Ask again later; nothing was created"
+    From `submit` only with a code of `Client(not_created=...)`.
+    """
+
+    advice = "Try again later; nothing was created"
     resumable = True
     retry: Retry = "soon"
 
@@ -245,10 +269,10 @@ class ServerError(ApiError):
 
 
 class UnreachableError(ApikleyError):
-    """Nothing left this machine, so nothing was created and repeating is safe.
+    """The service was not reached: nothing was sent, so nothing was created.
 
-    Raised when patience ends, or at once when repeating cannot help (`permanent`), as with a
-    certificate that does not belong to the host.
+    The client retries by itself. This is raised when `retry_for` has passed, or at once when a
+    retry cannot help (`permanent`), as with a certificate that does not belong to the host.
     """
 
     advice = "Check the network and the address, then try again"
@@ -273,37 +297,39 @@ class UnreachableError(ApikleyError):
 
 
 class UnansweredError(ApikleyError):
-    """A question that changes nothing got no readable answer. Nothing was paid."""
+    """A call that costs nothing got no readable answer."""
 
-    advice = "Ask again"
+    advice = "Try again"
     resumable = True
     blames = Blame.NETWORK
     retry: Retry = "soon"
 
 
 class SubmissionUncertainError(ApikleyError):
-    """createTask may or may not have been heard: a film may be in the making, and paid.
+    """createTask may or may not have been processed: a film may be in the making, and paid.
 
-    It is never repeated silently, since the service has no idempotency key. Submitting the
+    It is never retried silently, since the service has no idempotency key. Submitting the
     storyboard again may pay for a second film: the caller decides.
 
     Attributes:
-        token: names the attempt; it stands in its callback URL, where there is one.
+        token: the attempt's name; it is part of the callback URL, where there is one.
         cause: what went wrong, in a few words.
-        http: the HTTP status, if one came.
-        raw: the answer as far as it was read (at most 64 KiB, the key blotted out).
+        http: the HTTP status, if there was one.
+        raw: the answer as far as it was read (at most 64 KiB, without the key).
         at: when the attempt ended, in seconds since 1970.
-        waited: seconds in which a callback was waited for since then.
-        work, metadata: what was submitted, and what the caller knows it by; in this process only,
-            they do not travel with a pickled or copied error.
+        waited: seconds that were spent waiting for a callback since then.
+        work, metadata: what was submitted; in this process only, pickled and copied errors do
+            not carry them.
     """
+
+    _details = ("token", "cause", "http", "at")
 
     waited: float = 0.0
     work: Any = None
     metadata: Any = None
     advice = (
         "Do not simply submit again: await client.attempts.recover(error), where callbacks are "
-        "on; otherwise look for the task in the service's log and take it up with "
+        "on; otherwise look for the task in the service's log and re-attach with "
         "client.job(task_id); submit again only if it is not there"
     )
 
@@ -334,15 +360,17 @@ class SubmissionUncertainError(ApikleyError):
 
 
 class JobFailedError(ApikleyError):
-    """The service reports that the film failed. A new film is a new charge: the caller decides.
+    """The service reports that the film failed. Submitting again costs again.
 
-    `fail_code` and `fail_message` are the service's own words. The code 402 says that the account
-    does not have the credits: that is no fault of this film's, and others would fail as well.
+    `fail_code` and `fail_message` are the service's own words. The code 402 means that the account
+    does not have the credits: other films would fail as well.
     """
 
+    _details = ("fail_code", "fail_message")
+
     advice: str = (
-        "A refusal of the content comes again with the same input; after an internal error of "
-        "the service a new submission, which is a new charge, may work"
+        "Content that was refused will be refused again; after an internal error of the service "
+        "a new submission, which is a new charge, may work"
     )
 
     def __init__(
@@ -370,10 +398,10 @@ class JobFailedError(ApikleyError):
 
 
 class JobTimeoutError(ApikleyError):
-    """We stopped looking; the film goes on, and is paid.
+    """Polling stopped after the timeout; the film goes on, and is paid.
 
-    `job` is the live job in this process: await it again. Pickled or copied, only `task_id`
-    travels.
+    `job` is the job in this process: await it again. Pickled and copied errors carry only
+    `task_id`.
     """
 
     advice = "Await the job again, or later client.job(task_id)"
@@ -395,12 +423,12 @@ class JobTimeoutError(ApikleyError):
 
 
 class EmptyResultError(ApikleyError):
-    """The service reports success without a usable URL, read again in vain.
+    """The service reports success without a usable link, in several polls.
 
-    `raw` is the task as the service described it.
+    `raw` is the record of the task.
     """
 
-    advice = "The film is paid: await the job again, then show the task id to the service"
+    advice = "The film is paid: await the job again, then give the task id to the provider"
     resumable = True
 
     def __init__(
@@ -418,7 +446,7 @@ class EmptyResultError(ApikleyError):
 class ClientClosedError(ApikleyError):
     """The client is closed, or belongs to another event loop. Running films go on."""
 
-    advice = "Enter the client again (async with client) and take jobs up with client.job(task_id)"
+    advice = "Enter the client again (async with client) and re-attach with client.job(task_id)"
     resumable = True
     blames = Blame.INPUT
     affects_all = True
@@ -434,17 +462,17 @@ class UploadError(ApikleyError):
 
 
 class DownloadError(ApikleyError):
-    """The film could not be saved whole; nothing broken stands under its name."""
+    """The film could not be saved completely; no incomplete file has its name."""
 
-    advice = "The film is still at the service: save it again before its link dies"
+    advice = "The film is still at the service: save it again before its link expires"
     resumable = True
     blames = Blame.NETWORK
 
 
 class ResultExpiredError(DownloadError):
-    """It is gone: lost by the service for ten minutes, or every way refused after its day."""
+    """The film is gone: the service has not known it for ten minutes, or its day has passed."""
 
-    advice = "Results live about a day; ask the service for the task"
+    advice = "Results are kept for about a day; ask the provider about the task"
     resumable = False
     blames = Blame.SERVICE
 
@@ -453,7 +481,7 @@ class ResultExpiredError(DownloadError):
 
 
 class BudgetExceededError(ApikleyError):
-    """Refused before anything was spent: it does not fit into the bound that was set."""
+    """The film would exceed `max_credits`, `max_tasks` or `min_balance`; nothing was sent."""
 
     advice = "Raise the bound, or leave films out"
     resumable = True
@@ -462,12 +490,13 @@ class BudgetExceededError(ApikleyError):
 
 
 class ManifestError(ApikleyError, ValueError):
-    """A manifest breaks its rules; nothing was planned, nothing was sent.
+    """A manifest breaks a rule; nothing was planned, nothing was sent.
 
     `faults` names every violated rule with its file, place and field.
     """
 
     blames = Blame.INPUT
+    _details = ("faults",)
 
     def __init__(self, faults: Iterable[str] | str) -> None:
         listed = (faults,) if isinstance(faults, str) else tuple(faults)
@@ -476,11 +505,11 @@ class ManifestError(ApikleyError, ValueError):
 
 
 class ManifestConflictError(ManifestError):
-    """A manifest contradicts the journal or itself, where money depends on it."""
+    """A manifest contradicts the journal or itself where that could cost money."""
 
 
 class JournalError(ApikleyError):
-    """The journal is in use, damaged, another's, or cannot be written: nothing is sent without it.
+    """The journal is in use, damaged, foreign, or cannot be written; nothing was sent.
 
     The file is left as it is.
     """
@@ -490,16 +519,16 @@ class JournalError(ApikleyError):
 
 
 class MissingExtraError(ApikleyError, ImportError):
-    """An optional part is not installed; the message says what to type."""
+    """An optional dependency is not installed; the message says what to type."""
 
     blames = Blame.INPUT
     affects_all = True
 
     @classmethod
     def of(cls, need: str, *extras: str) -> Self:
-        """The error for *need*, which *extras* would install.
+        """Build the error for *need*, which *extras* would install.
 
-        Nothing is released yet, so the command is one for a clone of the project.
+        Nothing is released yet, so the command is for a clone of the project.
         """
         command = f'pip install ".[{",".join(extras)}]"'
         return cls(f"{need}: type {command} in a clone of apikley_async")
