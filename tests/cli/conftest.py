@@ -18,11 +18,19 @@ from apikley_async import Backoff
 from apikley_async.cli import client_factory, main
 from apikley_async.simulator import Constant, Failure, Simulator, TaskRequest, Terms
 
-__all__ = ["Run", "Told", "fate", "films", "picture"]
+__all__ = [
+    "CommandResult",
+    "Run",
+    "edit_film",
+    "fail_bad_films",
+    "grey_png",
+    "write_films",
+    "write_manifest",
+]
 
 
-class Served:
-    """A simulator in a thread of its own, as far away as a service is."""
+class ServedSimulator:
+    """A simulator in a thread of its own, as separate as a service is."""
 
     def __init__(self, terms: Terms) -> None:
         self.simulator = Simulator(
@@ -44,8 +52,8 @@ class Served:
 
 
 @attrs.frozen
-class Told:
-    """What a command said, and how it ended."""
+class CommandResult:
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -61,17 +69,17 @@ class Told:
         return event
 
 
-Run = Callable[..., Told]
+Run = Callable[..., CommandResult]
 
 
-def fate(request: TaskRequest) -> Failure | None:
-    """Films whose scene is a failure fail, and say so in colour."""
+def fail_bad_films(request: TaskRequest) -> Failure | None:
+    """Films with "bad" in their scene fail, with control characters in the reason."""
     failed = "bad" in request.shots[0][0]
     return Failure("400", "\x1b[31mno\n\u202ekittens") if failed else None
 
 
-def picture(shade: int = 0, side: int = 64) -> bytes:
-    """A whole PNG, grey all over."""
+def grey_png(shade: int = 0, side: int = 64) -> bytes:
+    """A valid PNG, all of one grey."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = zlib.crc32(kind + data)
@@ -83,45 +91,62 @@ def picture(shade: int = 0, side: int = 64) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def films(*names: str, **fields: object) -> list[str]:
-    """Write a storyboard a name into the current folder."""
+def write_films(*names: str, **fields: object) -> list[str]:
+    """Write a storyboard for each name into the current folder; returns the files."""
     for name in names:
         board = {"shots": [{"scene": name, "duration": 10}], "duration": 10, **fields}
         Path(f"{name}.json").write_text(json.dumps(board), encoding="utf-8")
     return [f"{name}.json" for name in names]
 
 
+def write_manifest(*keys: str, name: str = "campaign.jsonl") -> Path:
+    """Write a manifest with a film for each key into the current folder."""
+    films = (
+        {"key": key, "shots": [{"scene": f"{key} at dawn", "duration": 10}], "duration": 10}
+        for key in keys
+    )
+    path = Path(name)
+    path.write_text("".join(json.dumps(film) + "\n" for film in films), encoding="utf-8")
+    return path
+
+
+def edit_film(name: str) -> None:
+    """Let a file describe another film."""
+    board = {"shots": [{"scene": f"Another {name}", "duration": 10}], "duration": 10}
+    Path(f"{name}.json").write_text(json.dumps(board), encoding="utf-8")
+
+
 @pytest.fixture
 def terms() -> Terms:
-    """What the service promises; a test with other wishes brings its own."""
+    """What the service promises; a test may override it."""
     return Terms(duration=Constant(0.01))
 
 
 @pytest.fixture
 def service(terms: Terms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Simulator]:
-    """A service that environment variables lead to, looked at without the usual pauses."""
-    with Served(terms) as simulator:
+    """A service that environment variables name, polled without the usual delays."""
+    with ServedSimulator(terms) as simulator:
         monkeypatch.setenv("APIKLEY_BASE_URL", simulator.base_url)
         monkeypatch.setenv("APIKLEY_API_KEY", simulator.api_key)
-        monkeypatch.setattr(client_factory, "Backoff", quick)
+        monkeypatch.setattr(client_factory, "Backoff", quick_polling)
         monkeypatch.chdir(tmp_path)
         yield simulator
         assert simulator.ledger.leaks == []
 
 
-def quick() -> Backoff:
+def quick_polling() -> Backoff:
     return Backoff(initial=0.02, factor=1)
 
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run one command as a pipe would."""
+    """Run one command, with its output in a pipe."""
 
-    def run_it(*words: str | Path) -> Told:
+    def run_it(*words: str | Path) -> CommandResult:
         code = main([str(word) for word in words])
-        told = capfd.readouterr()
-        assert "Traceback" not in told.err
-        assert "canary" not in told.out + told.err
-        return Told(code, told.out, told.err)
+        output = capfd.readouterr()
+        assert "Traceback" not in output.err
+        assert "canary" not in output.out + output.err
+        return CommandResult(code, output.out, output.err)
 
     return run_it

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run, fate
+from cli.conftest import Run, fail_bad_films, write_manifest
 
 from apikley_async.batch import State
 from apikley_async.cli import simulated_service
@@ -16,20 +15,9 @@ from apikley_async.simulator import Constant, Fault, Simulator, Terms
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
 
-def manifest(*keys: str, name: str = "campaign.jsonl") -> Path:
-    """Write a manifest with a film for each key."""
-    films = (
-        {"key": key, "shots": [{"scene": f"{key} at dawn", "duration": 10}], "duration": 10}
-        for key in keys
-    )
-    path = Path(name)
-    path.write_text("".join(json.dumps(film) + "\n" for film in films), encoding="utf-8")
-    return path
-
-
-def test_a_batch_is_made_and_made_once(service: Simulator, run: Run) -> None:
+def test_a_batch_is_made_once(service: Simulator, run: Run) -> None:
     """The films are saved under their keys; running it again sends nothing. (A21)"""
-    path = manifest("tea", "sea")
+    path = write_manifest("tea", "sea")
 
     first = run("batch", "run", "--yes", path)
     again = run("batch", "run", path)
@@ -46,51 +34,51 @@ def test_a_batch_is_made_and_made_once(service: Simulator, run: Run) -> None:
 def test_consent_is_for_this_manifest(service: Simulator, run: Run) -> None:
     """Films that another manifest has planned in the same journal are named, not paid. (A23)"""
     service.script("create", [Fault.code(402)])
-    run("batch", "run", "--yes", manifest("tea"))
+    run("batch", "run", "--yes", write_manifest("tea"))
 
-    told = run("batch", "run", "--yes", manifest("sea", name="campaign.ndjson"))
+    result = run("batch", "run", "--yes", write_manifest("sea", name="campaign.ndjson"))
 
-    assert told.code == 0
+    assert result.code == 0
     assert [charge.body["input"]["shots"][0]["Scene"] for charge in service.ledger.paid] == [
         "sea at dawn"
     ]
-    assert "The journal also holds 1 film: tea (planned)" in told.err
+    assert "The journal also holds 1 film: tea (planned)" in result.err
 
 
-def test_what_left_the_manifest_before_it_was_sent_is_no_business(
+def test_a_film_removed_from_the_manifest_before_it_was_sent_is_ignored(
     service: Simulator, run: Run
 ) -> None:
-    """It is not waited for: neither a run nor a look ends with 4 for ever."""
+    """Neither a run nor `status` ends with 4 because of it."""
     service.script("create", [Fault.code(402)])
-    run("batch", "run", "--yes", manifest("tea", "sea"))
+    run("batch", "run", "--yes", write_manifest("tea", "sea"))
 
-    told = run("batch", "run", "--yes", manifest("sea"))
+    result = run("batch", "run", "--yes", write_manifest("sea"))
 
-    assert told.code == 0
+    assert result.code == 0
     assert run("batch", "status", "campaign.db").code == 0
     assert len(service.ledger.paid) == 1
 
 
-def test_a_corrected_film_is_taken_until_it_was_sent(service: Simulator, run: Run) -> None:
+def test_a_film_may_be_corrected_until_it_was_sent(service: Simulator, run: Run) -> None:
     """A film that was only planned takes its new content; one that was sent is refused. (M11)"""
-    run("batch", "run", "--yes", "--max-tasks", "1", manifest("tea", "sea"))
-    path = manifest("tea", "sea")
+    run("batch", "run", "--yes", "--max-tasks", "1", write_manifest("tea", "sea"))
+    path = write_manifest("tea", "sea")
     path.write_text(path.read_text().replace("sea at dawn", "sea at noon"), encoding="utf-8")
 
-    told = run("batch", "run", "--yes", path)
+    result = run("batch", "run", "--yes", path)
     path.write_text(path.read_text().replace("tea at dawn", "tea at noon"), encoding="utf-8")
     refused = run("batch", "run", "--yes", path)
 
-    assert told.code == 0
-    assert "1 changed, 1 known" in told.err
+    assert result.code == 0
+    assert "1 changed, 1 known" in result.err
     assert refused.code == 2
     scenes = [charge.body["input"]["shots"][0]["Scene"] for charge in service.ledger.paid]
     assert scenes == ["tea at dawn", "sea at noon"]
 
 
-def test_spending_is_asked_for(service: Simulator, run: Run) -> None:
-    """A pipe needs --yes or --max-credits, and is told what to type."""
-    path = manifest("tea")
+def test_spending_needs_consent(service: Simulator, run: Run) -> None:
+    """A pipe needs --yes or --max-credits, and the message says what to type."""
+    path = write_manifest("tea")
 
     asked = run("batch", "run", path)
     bounded = run("batch", "run", path, "--max-credits", "150", "--price", "10=150")
@@ -103,7 +91,7 @@ def test_spending_is_asked_for(service: Simulator, run: Run) -> None:
 
 def test_a_bound_stops_early_and_can_be_raised(service: Simulator, run: Run) -> None:
     """What does not fit into --max-credits waits for a higher bound. (A23)"""
-    path = manifest("tea", "sea", "bee")
+    path = write_manifest("tea", "sea", "bee")
 
     first = run("batch", "run", path, "--max-credits", "300", "--price", "150")
     assert first.code == 4
@@ -116,41 +104,41 @@ def test_a_bound_stops_early_and_can_be_raised(service: Simulator, run: Run) -> 
 
 
 def test_a_bound_without_a_price_spends_nothing(service: Simulator, run: Run) -> None:
-    """Nobody knows what a film costs until somebody says so."""
-    told = run("batch", "run", manifest("tea"), "--max-credits", "300")
+    """Without a price nobody knows what a film costs."""
+    result = run("batch", "run", write_manifest("tea"), "--max-credits", "300")
 
-    assert told.code != 0
-    assert "price" in told.err
+    assert result.code != 0
+    assert "price" in result.err
     assert not service.ledger.creations
 
 
-def test_every_fault_comes_first(service: Simulator, run: Run) -> None:
-    """A manifest with faults is not even begun. (M9)"""
-    path = manifest("tea")
+def test_a_manifest_with_faults_is_not_begun(service: Simulator, run: Run) -> None:
+    """Every fault is listed, and nothing is sent. (M9)"""
+    path = write_manifest("tea")
     with path.open("a", encoding="utf-8") as file:
         file.write('{"key": "sea", "shots": [], "duration": 12}\n')
 
-    told = run("batch", "run", "--yes", path)
+    result = run("batch", "run", "--yes", path)
 
-    assert told.code == 2
-    assert "line 2 (sea): shots: 1 to 10, not 0" in told.err
-    assert "line 2 (sea): duration" in told.err
+    assert result.code == 2
+    assert "line 2 (sea): shots: 1 to 10, not 0" in result.err
+    assert "line 2 (sea): duration" in result.err
     assert not service.ledger.creations
 
 
 def test_a_dry_run_keeps_nothing(service: Simulator, run: Run) -> None:
     """It checks and estimates, and leaves no journal behind."""
-    told = run("batch", "run", manifest("tea", "sea"), "--dry-run", "--price", "150")
+    result = run("batch", "run", write_manifest("tea", "sea"), "--dry-run", "--price", "150")
 
-    assert told.code == 0
-    assert told.out == "2 films to be paid, 300 credits\n"
+    assert result.code == 0
+    assert result.out == "2 films to be paid, 300 credits\n"
     assert not Path("campaign.db").exists()
     assert not service.ledger.creations
 
 
 def test_an_uncertain_film_waits_for_a_decision(service: Simulator, run: Run) -> None:
-    """It is never sent again by itself; resolving it takes the paid task up. (A17)"""
-    path = manifest("tea")
+    """It is never sent again by itself; `resolve` attaches the paid task to it. (A17)"""
+    path = write_manifest("tea")
     service.script("create", [Fault.HTTP_502_AFTER])
 
     first = run("batch", "run", "--yes", path)
@@ -170,8 +158,8 @@ def test_an_uncertain_film_waits_for_a_decision(service: Simulator, run: Run) ->
 
 
 def test_resubmit_and_drop(service: Simulator, run: Run) -> None:
-    """The two other ways out of uncertain, and what does not apply is refused."""
-    path = manifest("tea", "sea")
+    """The two other decisions about uncertain films; where they do not apply they are refused."""
+    path = write_manifest("tea", "sea")
     service.script("create", [Fault.RESET_AFTER, Fault.RESET_AFTER])
     run("batch", "run", "--yes", path)
 
@@ -185,10 +173,10 @@ def test_resubmit_and_drop(service: Simulator, run: Run) -> None:
     assert sorted(file.name for file in Path("films").iterdir()) == ["tea.mp4"]
 
 
-@pytest.mark.parametrize("terms", [Terms(duration=Constant(0.01), decide=fate)])
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(0.01), decide=fail_bad_films)])
 def test_failed_films_are_made_again_on_demand(service: Simulator, run: Run) -> None:
-    """A failure is told with its reason, and paid again only when somebody says so. (A27)"""
-    path = manifest("bad")
+    """The reason is shown, and the film is paid again only after `retry`. (A27)"""
+    path = write_manifest("bad")
 
     first = run("batch", "run", "--yes", path)
     again = run("batch", "run", "--yes", path)
@@ -200,11 +188,11 @@ def test_failed_films_are_made_again_on_demand(service: Simulator, run: Run) -> 
     assert len(service.ledger.paid) == 2
 
 
-def test_status_estimate_and_verify_only_look(service: Simulator, run: Run) -> None:
-    """They send nothing, change nothing, and say how things stand."""
-    path = manifest("tea", "sea", "bee")
+def test_status_estimate_and_verify_are_read_only(service: Simulator, run: Run) -> None:
+    """They send nothing, change nothing, and report the states."""
+    path = write_manifest("tea", "sea", "bee")
     run("batch", "run", path, "--max-tasks", "2", "--yes")
-    looks = service.ledger.polls.total()
+    polls = service.ledger.polls.total()
 
     status = run("batch", "status", path, "--json")
     estimate = run("batch", "estimate", path)
@@ -214,7 +202,7 @@ def test_status_estimate_and_verify_only_look(service: Simulator, run: Run) -> N
     assert status.event("batch")["done"] == 2
     assert estimate.out == "1 film to be paid, 150 credits\n"
     assert (verify.code, verify.out) == (0, "")
-    assert service.ledger.polls.total() == looks
+    assert service.ledger.polls.total() == polls
     Path("films/tea.mp4").write_bytes(b"short")
     hurt = run("batch", "verify", path)
     assert hurt.code == 1
@@ -228,9 +216,9 @@ def test_a_simulated_batch_leaves_no_journal(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
-    told = run("batch", "run", manifest("tea"), "--simulate")
+    result = run("batch", "run", write_manifest("tea"), "--simulate")
 
-    assert told.code == 0
+    assert result.code == 0
     assert Path("films/tea.mp4").exists()
     assert not Path("campaign.db").exists()
     assert not Path("state").exists()
@@ -251,50 +239,50 @@ CODES = {
 }
 
 
-def test_the_exit_code_says_where_the_films_stand() -> None:
-    """0 when all is well, 1 for what has failed, 3 for a decision, 4 for what can go on."""
+def test_each_state_has_its_exit_code() -> None:
+    """0: all is well; 1: a film has failed; 3: needs a decision; 4: can be resumed."""
     found = {state: exit_code_of({state: 1}) for state in State}
 
     assert found == CODES
 
 
-def test_there_is_no_such_journal(service: Simulator, run: Run, tmp_path: Path) -> None:
-    """A missing journal is told plainly, and none is begun in its place."""
+def test_a_missing_journal_is_refused(service: Simulator, run: Run, tmp_path: Path) -> None:
+    """And no new one is begun in its place."""
     assert run("batch", "status", tmp_path / "none.db").code == 2
     assert run("batch", "run", "--yes", tmp_path / "none.db").code == 2
     assert not (tmp_path / "none.db").exists()
 
 
 def test_a_journal_may_have_any_name(service: Simulator, run: Run) -> None:
-    """Only what is called like a manifest stands for the journal beside it."""
-    path = manifest("tea", name="campaign.jsonl")
+    """Only a name like a manifest's stands for the journal beside it."""
+    path = write_manifest("tea", name="campaign.jsonl")
     run("batch", "run", "--yes", path, "--journal", "paid.journal")
-    run("batch", "run", "--yes", manifest("sea", name="paid.jsonl"))
+    run("batch", "run", "--yes", write_manifest("sea", name="paid.jsonl"))
 
     assert run("batch", "status", "paid.journal", "--json").event("batch")["done"] == 1
     assert run("batch", "drop", "paid.journal", "sea").code == 2  # that is in paid.db
     assert run("batch", "run", "--yes", "paid.journal").code == 0
 
 
-def test_manifests_are_checked_before_anything_is_paid(service: Simulator, run: Run) -> None:
-    """Every fault of every file, and nothing sent. (M1)"""
-    good, bad = manifest("tea", "sea"), Path("bad.jsonl")
+def test_check_reports_every_fault_of_every_file(service: Simulator, run: Run) -> None:
+    """And sends nothing. (M1)"""
+    good, bad = write_manifest("tea", "sea"), Path("bad.jsonl")
     bad.write_text('{"shots": [{"scene": "", "duration": 99}], "duration": 10}\n', encoding="utf-8")
 
     fine = run("check", good)
-    told = run("check", good, bad)
+    result = run("check", good, bad)
     events = run("check", "--json", good, bad).events
 
-    assert (fine.code, told.code) == (0, 2)
+    assert (fine.code, result.code) == (0, 2)
     assert fine.out == ""
-    assert "shots[0].scene" in told.out
-    assert "shots[0].duration" in told.out
+    assert "shots[0].scene" in result.out
+    assert "shots[0].duration" in result.out
     assert [len(event["faults"]) > 0 for event in events] == [False, True]
     assert service.ledger.creations == []
 
 
-def test_what_to_know_before_paying_is_told_at_the_question(service: Simulator, run: Run) -> None:
-    """Columns taken as notes, shots that do not fill their film, images nobody could fetch."""
+def test_remarks_are_shown_before_consent_is_asked(service: Simulator, run: Run) -> None:
+    """Columns taken as notes, shots shorter than their film, images the service cannot fetch."""
     sheet = Path("sheet.csv")
     sheet.write_text(
         "key;scene;duration;image;Client\n"
@@ -306,11 +294,11 @@ def test_what_to_know_before_paying_is_told_at_the_question(service: Simulator, 
     asked = run("batch", "run", sheet)
     event = run("check", "--json", sheet).event("checked")
 
-    for told in (checked.err, asked.err, str(event["remarks"])):
-        assert "taken as notes, which are not sent: 'Client'" in told
-        assert "(tea), 7.5 of 15 s" in told
-        assert "line 2, cell D2 (tea): image: a URL the service can fetch" in told
-        assert "line 3, cell D3 (sea): image: a URL the service can fetch" in told
+    for result in (checked.err, asked.err, str(event["remarks"])):
+        assert "taken as notes, which are not sent: 'Client'" in result
+        assert "(tea), 7.5 of 15 s" in result
+        assert "line 2, cell D2 (tea): image: a URL the service can fetch" in result
+        assert "line 3, cell D3 (sea): image: a URL the service can fetch" in result
     assert "2 films, 2 shots, 30 s" in checked.err
     assert (event["films"], event["shots"], event["seconds"]) == (2, 2, 30)
     assert (checked.code, asked.code) == (0, 2)
@@ -320,10 +308,10 @@ def test_what_to_know_before_paying_is_told_at_the_question(service: Simulator, 
 def test_a_preview_costs_nothing_and_replaces_only_previews(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No key, no service; a film of ours that lies there is not touched."""
+    """It needs no key and no service, and leaves other films alone."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(simulated_service, "SPEED", 600.0)
-    path = manifest("tea", "sea")
+    path = write_manifest("tea", "sea")
 
     first = run("preview", path, "--films", "placeholder")
     again = run("preview", path, "--films", "placeholder")
@@ -337,9 +325,9 @@ def test_a_preview_costs_nothing_and_replaces_only_previews(
     assert not list(Path().glob("*.db"))
 
 
-def test_a_backup_that_is_restored_pays_nothing_again(service: Simulator, run: Run) -> None:
-    """It is refused; adopted, it takes no film for unpaid that may have been paid since."""
-    path = manifest("tea", "sea")
+def test_a_restored_backup_pays_nothing_again(service: Simulator, run: Run) -> None:
+    """It is refused; after `adopt`, films that may have been paid since are uncertain."""
+    path = write_manifest("tea", "sea")
     service.script("create", [Fault.code(402), Fault.code(402)])
     run("batch", "run", "--yes", path)
     backed_up = run("batch", "backup", path, "copy.db")

@@ -1,6 +1,6 @@
 """`apikley generate`, killed at random moments: the same line goes on, and the books are true.
 
-How many kills there are is told by APIKLEY_GENERATE_KILLS; `nox -s kill` wants fifty.
+How many kills there are is result by APIKLEY_GENERATE_KILLS; `nox -s kill` wants fifty.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ROOT = str(Path(apikley_async.__file__).parent.parent)
 pytestmark = pytest.mark.timeout(60 + 10 * KILLS)
 
 
-def world(rng: random.Random) -> Simulator:
-    """A service whose answers take their time, so that many kills meet a request that is out."""
+def slow_service(rng: random.Random) -> Simulator:
+    """A service with slow answers, so that many kills hit a request under way."""
     late = {"create": {Fault.late(0.2): 0.7}, "file": {Fault.slow(0.2): 0.5}}
     terms = Terms(duration=Constant(20))
     faults = RandomFaults(seed=rng.randrange(1000), **late)  # type: ignore[arg-type]
@@ -45,10 +45,10 @@ async def start(place: Path, service: Simulator, files: list[str]) -> asyncio.su
     )
 
 
-async def kill_sometime(
+async def kill_soon(
     process: asyncio.subprocess.Process, service: Simulator, rng: random.Random
 ) -> bool:
-    """Kill it a little after its next request that pays; say whether it was still there."""
+    """Kill it a little after its next request that pays; returns whether it was still running."""
     before, left = len(service.ledger.creations), rng.uniform(0, 0.5)
     while process.returncode is None and left > 0:
         await asyncio.sleep(0.01)
@@ -61,8 +61,8 @@ async def kill_sometime(
     return True
 
 
-async def test_killed_at_random_moments_the_same_line_goes_on(tmp_path: Path) -> None:
-    """Each film is paid once or, told as such, uncertain; what is there is whole. (A7, A8, I1)"""
+async def test_killed_at_random_moments_the_same_command_resumes(tmp_path: Path) -> None:
+    """Each film is paid once or reported as uncertain; every file is whole. (A7, A8, I1)"""
     rng = random.Random(SEED)
     kills = runs = 0
     while kills < KILLS:
@@ -73,10 +73,10 @@ async def test_killed_at_random_moments_the_same_line_goes_on(tmp_path: Path) ->
         for file in files:
             shots = [{"scene": f"The scene of {file.removesuffix('.json')}.", "duration": 10}]
             (place / file).write_text(json.dumps({"shots": shots, "duration": 10}))
-        async with world(rng) as service:
+        async with slow_service(rng) as service:
             while kills < KILLS:
                 process = await start(place, service, files)
-                if not await kill_sometime(process, service, rng):
+                if not await kill_soon(process, service, rng):
                     break
                 kills += 1
             last = await start(place, service, files)

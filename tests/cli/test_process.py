@@ -1,4 +1,4 @@
-"""The command as a process: signals, pipes, terminals, and what others can see of it."""
+"""The command as a process: signals, pipes, terminals, and what other users can see."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 KEY = "canary-0000-this-key-opens-nothing"
 ROOT = str(Path(apikley_async.__file__).parent.parent)
-PATIENCE = 20.0
+TIMEOUT = 20.0
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Simulator]:
-    """A service in a thread of its own, and a storyboard in the current folder of the command."""
+    """A service in a thread of its own, and a storyboard in the command's folder."""
     board = {"shots": [{"scene": "Tea.", "duration": 10}], "duration": 10}
     (tmp_path / "tea.json").write_text(json.dumps(board), encoding="utf-8")
     simulator = Simulator(Terms(duration=Constant(0.01)), api_key=KEY)
@@ -51,7 +51,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Start the command in a folder of its own; what still runs at the end is killed."""
+    """Start the command in a folder of its own; a process left at the end is killed."""
     started: list[subprocess.Popen[str]] = []
     path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
     usual = {**os.environ, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
@@ -90,9 +90,9 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
                     stream.close()
 
 
-def until(happened: Callable[[], object]) -> None:
+def wait_until(happened: Callable[[], object]) -> None:
     """Wait for what another thread or process does."""
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT
     while not happened():
         assert time.monotonic() < ends, "it did not happen"
         time.sleep(0.01)
@@ -102,16 +102,16 @@ def until(happened: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_in_good_order(
+def test_a_signal_ends_the_command_in_good_order(
     service: Simulator, start: Start, number: signal.Signals
 ) -> None:
-    """The POST that is out gets its answer, and the film that was bought is named. (C11)"""
+    """The submission under way gets its answer, and the paid film is named. (C11)"""
     service.script("create", [Fault.late(0.6)])
     process = start("generate", "--yes", "tea.json")
-    until(lambda: service.ledger.paid)
+    wait_until(lambda: service.ledger.paid)
 
     process.send_signal(number)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
 
     assert len(service.ledger.paid) == 1
     assert process.returncode == 128 + number
@@ -125,32 +125,32 @@ def test_a_signal_ends_in_good_order(
 def test_nothing_is_submitted_after_a_signal(
     service: Simulator, start: Start, tmp_path: Path
 ) -> None:
-    """What waited for its turn is named, and how to go on with it."""
+    """Films that waited are named, and the command that resumes them."""
     for name in ("a", "b"):
         board = (tmp_path / "tea.json").read_text().replace("Tea", name)
         (tmp_path / f"{name}.json").write_text(board)
     service.script("create", [Fault.late(0.6)])
     boards = ("tea.json", "a.json", "b.json")
     process = start("generate", "--yes", "--json", "--max-running", "1", *boards)
-    until(lambda: service.ledger.paid)
+    wait_until(lambda: service.ledger.paid)
 
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=PATIENCE)
+    out, _ = process.communicate(timeout=TIMEOUT)
 
     stands = [json.loads(line) for line in out.splitlines()][-1]
     assert process.returncode == 130
     assert len(service.ledger.creations) == 1
     assert (stands["event"], stands["submitted"], stands["planned"]) == ("batch", 1, 2)
     again = start("generate", "--yes", *boards)
-    assert again.wait(PATIENCE) == 0
+    assert again.wait(TIMEOUT) == 0
     assert len(service.ledger.paid) == 3
 
 
-def test_a_second_signal_ends_at_once(service: Simulator, start: Start) -> None:
-    """A submission whose answer it does not wait for is uncertain, never "not submitted"."""
+def test_a_second_signal_ends_the_command_at_once(service: Simulator, start: Start) -> None:
+    """A submission without an answer is uncertain, never "not submitted"."""
     service.script("create", [Fault.HANG_AFTER])
     process = start("generate", "--yes", "tea.json")
-    until(lambda: service.ledger.paid)
+    wait_until(lambda: service.ledger.paid)
     assert process.stderr is not None
 
     assert "1 new" in process.stderr.readline()
@@ -158,40 +158,40 @@ def test_a_second_signal_ends_at_once(service: Simulator, start: Start) -> None:
     assert "Stopping" in process.stderr.readline()
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=PATIENCE)
+    _, err = process.communicate(timeout=TIMEOUT)
 
     assert process.returncode == 130
     assert time.monotonic() - began < 5
     assert "1 submission may be out" in err
     again = start("generate", "--yes", "tea.json")
-    _, err = again.communicate(timeout=PATIENCE)
+    _, err = again.communicate(timeout=TIMEOUT)
     assert again.returncode == 3
     assert "tea: UNCERTAIN" in err
     assert len(service.ledger.paid) == 1
 
 
-def test_a_simulated_service_serves_until_it_is_told_to_end(start: Start) -> None:
-    """Its first two lines lead there, and its end is a good one."""
+def test_simulate_serves_until_a_signal(start: Start) -> None:
+    """Its first two lines configure a client; a signal is its normal end."""
     process = start("simulate", "--port", "0", "--speed", "100", "--films", "placeholder")
     assert process.stdout is not None
     lines = [process.stdout.readline().removeprefix("export ").strip() for _ in range(2)]
     env = dict(line.split("=", 1) for line in lines)
 
     asked = start("credits", env=env)
-    assert asked.communicate(timeout=PATIENCE)[0] == "10000000\n"
+    assert asked.communicate(timeout=TIMEOUT)[0] == "10000000\n"
     port = env["APIKLEY_BASE_URL"].rpartition(":")[2]
     second = start("simulate", "--port", port)
-    _, refused = second.communicate(timeout=PATIENCE)
+    _, refused = second.communicate(timeout=TIMEOUT)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=PATIENCE)
+    _, err = process.communicate(timeout=TIMEOUT)
 
     assert (asked.returncode, second.returncode, process.returncode) == (0, 2, 0)
     assert refused.count("\n") == 1
     assert "Traceback" not in err
 
 
-def test_a_demo_that_is_killed_goes_on(start: Start, tmp_path: Path) -> None:
-    """As the tutorial has it: kill it midway and run it again; nothing is submitted twice. (A1)"""
+def test_a_killed_demo_resumes(start: Start, tmp_path: Path) -> None:
+    """As in the tutorial: nothing is submitted twice. (A1)"""
     words = ("demo", "-o", "films", "--films", "placeholder", "--json")
     quicker = (
         "from apikley_async.cli import main, simulated_service\n"
@@ -203,46 +203,46 @@ def test_a_demo_that_is_killed_goes_on(start: Start, tmp_path: Path) -> None:
     events = [json.loads(killed.stdout.readline()) for _ in range(6)]
 
     killed.send_signal(signal.SIGKILL)
-    killed.wait(PATIENCE)
+    killed.wait(TIMEOUT)
     again = start(*words, python=("-c", quicker))
-    out, err = again.communicate(timeout=PATIENCE)
+    out, err = again.communicate(timeout=TIMEOUT)
 
     assert [event["event"] for event in events] == ["submitted"] * 6
     assert again.returncode == 0, err
     assert "6 films submitted" in err
-    told = [json.loads(line) for line in out.splitlines()]
-    assert not [event for event in told if event["event"] == "submitted"]
+    result = [json.loads(line) for line in out.splitlines()]
+    assert not [event for event in result if event["event"] == "submitted"]
     bought = {event["task_id"] for event in events}
-    assert {event["task_id"] for event in told if event["event"] == "saved"} == bought
+    assert {event["task_id"] for event in result if event["event"] == "saved"} == bought
     assert len(list((tmp_path / "films").glob("*.mp4"))) == 6
 
 
-def test_two_at_once_in_one_folder(service: Simulator, start: Start, tmp_path: Path) -> None:
-    """The second waits for the first, and then pays for what is left: here nothing. (J5)"""
+def test_two_commands_in_one_folder(service: Simulator, start: Start, tmp_path: Path) -> None:
+    """The second waits for the first, and has nothing left to pay. (J5)"""
     service.script("create", [Fault.late(0.6)])
     first = start("generate", "--yes", "tea.json")
-    until(lambda: service.ledger.creations)
+    wait_until(lambda: service.ledger.creations)
 
     second = start("generate", "--yes", "tea.json")
-    told = second.communicate(timeout=PATIENCE)
-    first.communicate(timeout=PATIENCE)
+    result = second.communicate(timeout=TIMEOUT)
+    first.communicate(timeout=TIMEOUT)
 
-    assert (first.returncode, second.returncode) == (0, 0), told
-    assert told[0] == "films/tea.mp4\n"
+    assert (first.returncode, second.returncode) == (0, 0), result
+    assert result[0] == "films/tea.mp4\n"
     assert len(service.ledger.paid) == 1
 
 
-def test_killed_while_the_request_is_out(service: Simulator, start: Start) -> None:
-    """The same line does not submit again: it says what is uncertain and asks. (A7, A8)"""
+def test_killed_while_a_submission_is_under_way(service: Simulator, start: Start) -> None:
+    """The same command does not submit again: it reports what is uncertain. (A7, A8)"""
     service.script("create", [Fault.late(5)])
     killed = start("generate", "--yes", "tea.json")
-    until(lambda: service.ledger.creations)
+    wait_until(lambda: service.ledger.creations)
     killed.kill()
-    killed.wait(PATIENCE)
+    killed.wait(TIMEOUT)
 
     for _ in range(2):
         again = start("generate", "--yes", "tea.json")
-        _, err = again.communicate(timeout=PATIENCE)
+        _, err = again.communicate(timeout=TIMEOUT)
         assert again.returncode == 3
         assert "tea: UNCERTAIN" in err
 
@@ -252,28 +252,28 @@ def test_killed_while_the_request_is_out(service: Simulator, start: Start) -> No
 # --- pipes and secrets ---------------------------------------------------------------------------
 
 
-def test_a_reader_that_leaves_does_not_end_the_films(
+def test_a_closed_pipe_does_not_end_the_run(
     service: Simulator, start: Start, tmp_path: Path
 ) -> None:
-    """They are paid: what is written down of them matters less than the films."""
+    """The films are paid: they matter more than the output."""
     process = start("generate", "--yes", "--json", "tea.json")
     assert process.stdout is not None
     process.stdout.close()
 
-    until(lambda: process.poll() is not None)
+    wait_until(lambda: process.poll() is not None)
 
     assert process.returncode == 0
     assert (tmp_path / "films" / "tea.mp4").exists()
 
 
-def test_others_cannot_see_the_key(service: Simulator, start: Start) -> None:
-    """It is in no argument, which every user of the machine can read. (S6)"""
+def test_the_key_is_in_no_argument(service: Simulator, start: Start) -> None:
+    """Every user of the machine can read those. (S6)"""
     service.script("create", [Fault.late(0.3)])
     process = start("generate", "--yes", "tea.json")
-    until(lambda: service.ledger.paid)
+    wait_until(lambda: service.ledger.paid)
     listed = Path(f"/proc/{process.pid}/cmdline")
     words = listed.read_bytes() if listed.exists() else b""
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
 
     assert b"canary" not in words
     assert "canary" not in out + err
@@ -283,7 +283,7 @@ def test_others_cannot_see_the_key(service: Simulator, start: Start) -> None:
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_it_says_what_to_install(start: Start, missing: str) -> None:
+def test_without_the_extra_the_message_says_what_to_install(start: Start, missing: str) -> None:
     """One line, and the exit code of a wrong use."""
     script = (
         f"import sys; sys.modules[{missing!r}] = None\n"
@@ -291,7 +291,7 @@ def test_without_the_extra_it_says_what_to_install(start: Start, missing: str) -
     )
     process = start("--help", python=("-c", script))
 
-    _, err = process.communicate(timeout=PATIENCE)
+    _, err = process.communicate(timeout=TIMEOUT)
 
     assert process.returncode == 2
     assert err.count("\n") == 1
@@ -299,7 +299,7 @@ def test_without_the_extra_it_says_what_to_install(start: Start, missing: str) -
 
 
 def test_help_loads_little(start: Start) -> None:
-    """Nothing that draws, simulates or encodes."""
+    """Nothing that renders, simulates or encodes."""
     script = (
         "import sys; from apikley_async.cli import main; main(['--help'])\n"
         "heavy = {'rich', 'av', 'PIL', 'aiohttp.web', 'apikley_async.simulator'}\n"
@@ -307,15 +307,16 @@ def test_help_loads_little(start: Start) -> None:
     )
     process = start(python=("-c", script))
 
-    _, err = process.communicate(timeout=PATIENCE)
+    _, err = process.communicate(timeout=TIMEOUT)
 
     assert err.strip() == ""
 
 
 def test_the_module_is_the_command(start: Start) -> None:
+    """`python -m apikley_async` is `apikley`."""
     process = start("--version")
 
-    out, _ = process.communicate(timeout=PATIENCE)
+    out, _ = process.communicate(timeout=TIMEOUT)
 
     assert out == f"apikley {apikley_async.__version__}\n"
 
@@ -324,7 +325,7 @@ def test_the_module_is_the_command(start: Start) -> None:
 
 
 class Terminal:
-    """A terminal with a command in it, and everything that was ever shown there."""
+    """A terminal that runs a command, and everything it has ever shown."""
 
     def __init__(self, start: Start, *words: str, **env: str) -> None:
         self._ours, theirs = pty.openpty()
@@ -332,10 +333,10 @@ class Terminal:
         os.close(theirs)
         self.shown = ""
 
-    def read(self, until: str | None = None) -> str:
-        """Read on until something is shown, or to the end."""
-        ends = time.monotonic() + PATIENCE
-        while until is None or until not in self.shown:
+    def read(self, text: str | None = None) -> str:
+        """Read on wait_until something is shown, or to the end."""
+        ends = time.monotonic() + TIMEOUT
+        while text is None or text not in self.shown:
             assert time.monotonic() < ends, self.shown
             if not select.select([self._ours], [], [], 0.1)[0]:
                 continue
@@ -355,11 +356,11 @@ class Terminal:
         """Read to the end, and give the exit code."""
         self.read()
         os.close(self._ours)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
 
-def test_a_terminal_is_asked(service: Simulator, start: Start) -> None:
-    """Nothing is the safe answer."""
+def test_a_terminal_is_asked_for_consent(service: Simulator, start: Start) -> None:
+    """The default answer is no."""
     terminal = Terminal(start, "generate", "tea.json")
     terminal.read("[y/N]")
 
@@ -370,8 +371,8 @@ def test_a_terminal_is_asked(service: Simulator, start: Start) -> None:
     assert service.ledger.creations == []
 
 
-def test_a_terminal_shows_bars(service: Simulator, start: Start, tmp_path: Path) -> None:
-    """While films come along; at the end the cursor is back and the films are named once."""
+def test_a_terminal_shows_progress_bars(service: Simulator, start: Start, tmp_path: Path) -> None:
+    """At the end the cursor is back and each film is named once."""
     terminal = Terminal(start, "generate", "tea.json")
     terminal.read("[y/N]")
 
@@ -385,15 +386,16 @@ def test_a_terminal_shows_bars(service: Simulator, start: Start, tmp_path: Path)
     assert (tmp_path / "films" / "tea.mp4").exists()
 
 
-def test_colour_can_be_had_off(service: Simulator, start: Start) -> None:
-    """NO_COLOR is honoured."""
+def test_no_color_is_honoured(service: Simulator, start: Start) -> None:
+    """By the variable NO_COLOR."""
     plain = Terminal(start, "generate", "--yes", "tea.json", NO_COLOR="1")
 
     assert plain.close() == 0
     assert re.findall(r"\x1b\[[0-9;]*(?:3[0-8]|4[0-8]|9[0-7])[0-9;]*m", plain.shown) == []
 
 
-def test_a_dumb_terminal_gets_lines(service: Simulator, start: Start) -> None:
+def test_a_dumb_terminal_gets_plain_lines(service: Simulator, start: Start) -> None:
+    """Without any escape code."""
     dumb = Terminal(start, "generate", "--yes", "tea.json", TERM="dumb")
 
     assert dumb.close() == 0
@@ -401,7 +403,7 @@ def test_a_dumb_terminal_gets_lines(service: Simulator, start: Start) -> None:
 
 
 def test_the_cursor_comes_back_after_two_signals(service: Simulator, start: Start) -> None:
-    """Leaving at once does not leave the terminal as it is."""
+    """Leaving at once restores the terminal too."""
     service.script("create", [Fault.OK, Fault.HANG_AFTER])
     terminal = Terminal(start, "demo", "--films", "placeholder")
     terminal.read("0 of 6")

@@ -1,4 +1,4 @@
-"""What strangers have named or said does nothing to the terminal it is shown on."""
+"""Nothing that others have named or said controls the terminal it is printed on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cli.conftest import Run
 from apikley_async.cli import main
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.shell_words import command_line, joined
-from apikley_async.cli.output.terminal_text import HIDDEN, JOINERS, clean
+from apikley_async.cli.output.terminal_text import HIDDEN, JOINERS, clean, plain
 from apikley_async.simulator import Simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -24,8 +24,8 @@ EVIL = "x\x1b]0;owned\x07\x1b[2J\r\u202egpj\x9b"
 FILM = '{"key": "a", "shots": [{"scene": "Rain.", "duration": 15}]}\n'
 
 
-def does_something(text: str) -> list[str]:
-    """The letters of a text that a terminal would obey."""
+def control_characters(text: str) -> list[str]:
+    """The characters of a text that a terminal would obey."""
     return [
         letter
         for letter in text
@@ -33,10 +33,10 @@ def does_something(text: str) -> list[str]:
     ]
 
 
-def test_no_command_repeats_what_a_terminal_would_obey(
+def test_no_command_prints_control_characters(
     service: Simulator, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Names of files, ids, options and prices, wherever they are refused or asked about. (S11)"""
+    """From names of files, ids, options and prices, wherever they are shown. (S11)"""
     manifest, journal = Path(f"{EVIL}.jsonl"), f"{EVIL}.db"
     manifest.write_text(FILM, encoding="utf-8")
     Path(f"{EVIL}.csv").write_text(f"key,scene,duration,{EVIL}\na,Rain.,15,\n", encoding="utf-8")
@@ -68,18 +68,18 @@ def test_no_command_repeats_what_a_terminal_would_obey(
     ]
     wrong = {}
     for line in lines:
-        told = run(*line)
-        if does_something(told.out) or does_something(told.err):
-            wrong[line] = told
+        result = run(*line)
+        if control_characters(result.out) or control_characters(result.err):
+            wrong[line] = result
 
     assert wrong == {}
     assert service.ledger.creations == []
 
 
-def test_what_the_library_warns_of_is_harmless_too(
+def test_library_warnings_are_safe_to_print(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Warnings reach the terminal where nobody else shows them, and repeat words of others."""
+    """They are printed if no log handler takes them, and may repeat words of others."""
     logger = logging.getLogger("apikley_async")
     before = [*logger.handlers]
     from apikley_async.cli.app import library_warnings
@@ -91,16 +91,16 @@ def test_what_the_library_warns_of_is_harmless_too(
     finally:
         logging.root.handlers = roots
 
-    told = capsys.readouterr().err
-    assert "the service says x\\x1b]0;owned" in told
-    assert not does_something(told)
+    result = capsys.readouterr().err
+    assert "the service says x\\x1b]0;owned" in result
+    assert not control_characters(result)
     assert logger.handlers == before
 
 
-def test_a_fault_of_ours_has_its_own_code_and_is_harmless(
+def test_an_internal_error_has_its_own_exit_code(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What nobody has foreseen is shown, and told from what was refused."""
+    """Its traceback is safe to print."""
 
     def fault(*_: object, **__: object) -> int:
         raise RuntimeError(EVIL)
@@ -108,19 +108,20 @@ def test_a_fault_of_ours_has_its_own_code_and_is_harmless(
     monkeypatch.setattr("apikley_async.cli.commands.check.check_files", fault)
 
     assert main(["check", __file__]) == 70
-    told = capsys.readouterr().err
-    assert "RuntimeError: x\\x1b]0;owned" in told
-    assert not does_something(told)
+    result = capsys.readouterr().err
+    assert "RuntimeError: x\\x1b]0;owned" in result
+    assert not control_characters(result)
 
 
 def test_a_text_of_several_lines_keeps_its_lines() -> None:
+    """Only other control characters are escaped."""
     assert clean("a\nb\x1b[1m\n") == "a\nb\\x1b[1m\n"
 
 
-def test_the_network_of_a_command_is_that_of_the_library(
+def test_network_options_reach_the_client(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`--proxy` and `--allow-private` reach the client; a password is in no line to go on. (S4)"""
+    """`--proxy` and `--allow-private`; no printed command has the proxy's password. (S4)"""
     Path("a.jsonl").write_text(FILM, encoding="utf-8")
     proxy = "http://me:opens-nothing@127.0.0.1:9"
     words = ("--proxy", proxy, "--allow-private")
@@ -140,20 +141,33 @@ def test_the_network_of_a_command_is_that_of_the_library(
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
-def test_a_printed_command_is_what_was_meant_and_nothing_else(tmp_path: Path) -> None:
-    """Typed into a shell it is the same words again; what looks like an option is a name. (S11)"""
+def test_a_printed_command_is_safe_to_type(tmp_path: Path) -> None:
+    """In a shell it is the same words; a name that looks like an option is a name. (S11)"""
     words = [EVIL, "it's \\ a\nlie", "$(touch owned)", "`id`", "--yes", "a b", "\udcff\udc80é", "ы"]
     for line in (joined(words), command_line("wait", names=words)):
-        assert not does_something(line)
-        told = subprocess.run(
+        assert not control_characters(line)
+        result = subprocess.run(
             ["bash", "-c", f"apikley() {{ printf '%s\\0' \"$@\"; }}; printf '%s\\0' {line}"],
             capture_output=True,
             check=True,
             cwd=tmp_path,
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
         ).stdout
-        found = [os.fsdecode(word) for word in told.split(b"\0")[:-1]]
+        found = [os.fsdecode(word) for word in result.split(b"\0")[:-1]]
         assert found[-len(words) :] == words
 
     assert not [*tmp_path.iterdir()]
     assert command_line("wait", names=["--base-url=http://evil.test"]).split()[2] == "--"
+
+
+def test_plain_text_has_no_control_characters() -> None:
+    """Control and direction characters become visible; words stay as they are."""
+    table = [
+        ("\x1b[31mred\x1b]0;title\x07", "\\x1b[31mred\\x1b]0;title\\x07"),
+        ("a\r\nb\tc", "a\\r\\nb\\tc"),
+        ("\u202etxt.exe\u2066\u200f", "\\u202etxt.exe\\u2066\\u200f"),
+        ("\x9b31m\u2028\udc80", "\\x9b31m\\u2028\\udc80"),
+        ("Вечерний 'вокзал' \\ ελιές 👩\u200d🚀", "Вечерний 'вокзал' \\ ελιές 👩\u200d🚀"),
+    ]
+
+    assert [ascii(text) for text, shown in table if plain(text) != shown] == []

@@ -1,31 +1,30 @@
-"""Paid films whose files are lost, and words that are to be forgotten."""
+"""Paid films whose files are lost, and prompts that are to be removed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run
-from cli.test_batch_commands import manifest
+from cli.conftest import Run, write_manifest
 
 from apikley_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
 
-def test_lost_files_are_fetched_again(service: Simulator, run: Run) -> None:
-    """Without paying; what is there, even if it was changed, is left alone unless named. (D17)"""
-    run("batch", "run", manifest("tea", "sea"), "--yes", "-o", "out")
+def test_save_downloads_lost_files_again(service: Simulator, run: Run) -> None:
+    """Without paying; a file that was changed is left alone unless its film is named. (D17)"""
+    run("batch", "run", write_manifest("tea", "sea"), "--yes", "-o", "out")
     film = Path("out/tea.mp4").read_bytes()
     Path("out/tea.mp4").unlink()
     Path("out/sea.mp4").write_bytes(b"mine")
 
-    told = run("batch", "save", "campaign.db")
+    result = run("batch", "save", "campaign.db")
     named = run("batch", "save", "campaign.db", "sea")
     replaced = run("batch", "save", "campaign.db", "sea", "--overwrite")
 
-    assert (told.code, named.code, replaced.code) == (0, 4, 0)
-    assert "1 film fetched" in told.err
+    assert (result.code, named.code, replaced.code) == (0, 4, 0)
+    assert "1 film fetched" in result.err
     assert Path("out/tea.mp4").read_bytes() == film
     assert "another file" in named.err
     assert Path("out/sea.mp4").stat().st_size > 4
@@ -34,17 +33,17 @@ def test_lost_files_are_fetched_again(service: Simulator, run: Run) -> None:
     assert len(service.ledger.paid) == 2
 
 
-def test_words_are_forgotten_and_films_are_not(service: Simulator, run: Run) -> None:
-    """Nothing of the prompts is left in the files of the journal; nothing is paid again. (A21)"""
-    path = manifest("tea", "sea")
+def test_purge_removes_prompts_and_keeps_films(service: Simulator, run: Run) -> None:
+    """No prompt is left in the journal's files; nothing is paid again. (A21)"""
+    path = write_manifest("tea", "sea")
     service.script("create", [Fault.OK, Fault.code(402)])
     run("batch", "run", path, "--yes", "--max-running", "1")
     assert b"tea at dawn" in Path("campaign.db").read_bytes()
 
-    told = run("batch", "purge", path)
+    result = run("batch", "purge", path)
     refused = run("batch", "purge", path, "sea")
 
-    assert (told.code, refused.code) == (0, 2)
+    assert (result.code, refused.code) == (0, 2)
     left = b"".join(file.read_bytes() for file in Path().glob("campaign.db*"))
     assert b"tea at dawn" not in left
     assert b"sea at dawn" in left
@@ -56,40 +55,40 @@ def test_words_are_forgotten_and_films_are_not(service: Simulator, run: Run) -> 
 
 
 def test_a_folder_of_films_may_be_moved(service: Simulator, run: Run) -> None:
-    """Named once by a run, it is where the films are: none is gone, and none is fetched. (D17)"""
-    path = manifest("tea", "sea")
+    """A run that names the new folder finds every film there, and downloads none. (D17)"""
+    path = write_manifest("tea", "sea")
     run("batch", "run", path, "--yes", "-o", "old")
     Path("old").rename("new")
 
     lost = run("batch", "run", path, "-o", "other")
-    told = run("batch", "run", path, "-o", "new")
+    result = run("batch", "run", path, "-o", "new")
     saved = run("batch", "save", path)
 
     assert lost.code == 1
     assert "is gone" in lost.err
-    assert told.code == 0
-    assert "is gone" not in told.err
+    assert result.code == 0
+    assert "is gone" not in result.err
     assert "0 films fetched" in saved.err
     assert run("batch", "verify", path).code == 0
     Path("new/sea.mp4").write_bytes(b"x" * Path("new/sea.mp4").stat().st_size)
     assert "sea" in run("batch", "verify", path).out
 
 
-def test_the_next_run_goes_on_in_the_same_folder(
+def test_the_next_run_uses_the_same_folder(
     service: Simulator, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it is started; but a journal decides nothing about folders outside its own."""
+    """Wherever it is started; but a folder outside the journal's must be named again."""
     service.script("create", [Fault.OK, Fault.code(402)])
-    run("batch", "run", manifest("tea", "sea"), "--yes", "-o", "out")
+    run("batch", "run", write_manifest("tea", "sea"), "--yes", "-o", "out")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
 
-    told = run("batch", "run", "../campaign.db", "--yes")
+    result = run("batch", "run", "../campaign.db", "--yes")
     outside = tmp_path.with_name(f"{tmp_path.name} outside")
     named = run("batch", "run", "../campaign.db", "--yes", "-o", outside)
     foreign = run("batch", "run", "../campaign.db", "--yes")
 
-    assert (told.code, named.code, foreign.code) == (0, 0, 2)
+    assert (result.code, named.code, foreign.code) == (0, 0, 2)
     assert sorted(film.name for film in Path("../out").iterdir()) == ["sea.mp4", "tea.mp4"]
     assert "outside of the journal's folder: name a folder with -o" in foreign.err
     assert not Path("films").exists()

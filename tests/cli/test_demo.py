@@ -1,4 +1,4 @@
-"""`apikley demo`: a batch that can be stopped anywhere, and that is made only once."""
+"""`apikley demo`: a batch that can be stopped anywhere, and is made only once."""
 
 from __future__ import annotations
 
@@ -20,69 +20,71 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarn
 
 
 @pytest.fixture(autouse=True)
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated_service, "DEMO_SPEED", 300.0)
 
 
-def demo(run: Run, folder: Path) -> tuple[int, str]:
-    told = run("demo", "-o", folder, "--films", "placeholder")
-    return told.code, told.err
+def run_demo(run: Run, folder: Path) -> tuple[int, str]:
+    """Run the demo; returns its exit code and stderr."""
+    result = run("demo", "-o", folder, "--films", "placeholder")
+    return result.code, result.err
 
 
-def saved(folder: Path) -> list[str]:
+def films_in(folder: Path) -> list[str]:
+    """The names of the films in a folder."""
     return sorted(path.stem for path in folder.glob("*.mp4"))
 
 
 def test_the_demo_is_made_once(run: Run, tmp_path: Path) -> None:
-    """Six films with names one can read; run again, it submits nothing and says so. (A21)"""
+    """Six films with readable names; run again, it submits nothing and says so. (A21)"""
     folder = tmp_path / "films"
 
-    first, told = demo(run, folder)
+    first, output = run_demo(run, folder)
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.mp4")}
-    again, told_again = demo(run, folder)
+    again, output_again = run_demo(run, folder)
 
     assert (first, again) == (0, 0)
-    assert saved(folder) == KEYS
+    assert films_in(folder) == KEYS
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*.mp4")} == before
-    assert told.count("submitted as") == 6
-    assert "submitted as" not in told_again
-    assert "nothing was submitted" in told_again
-    assert str(folder) in told
+    assert output.count("submitted as") == 6
+    assert "submitted as" not in output_again
+    assert "nothing was submitted" in output_again
+    assert str(folder) in output
 
 
-def test_other_files_are_left_as_they_are(run: Run, tmp_path: Path) -> None:
-    """A name that is taken is nobody's film; move the file, and the demo goes on. (D15)"""
+def test_other_files_are_left_alone(run: Run, tmp_path: Path) -> None:
+    """A name that is taken is not paid for; move the file, and the run_demo resumes. (D15)"""
     folder = tmp_path / "films"
     folder.mkdir()
     mine = folder / "tea.mp4"
     mine.write_bytes(b"mine")
 
-    code, told = demo(run, folder)
+    code, output = run_demo(run, folder)
 
     assert code == 4
     assert mine.read_bytes() == b"mine"
-    assert "tea.mp4 exists already; nothing was paid" in told
-    assert f"To go on: apikley demo -o {folder} --films placeholder" in told
+    assert "tea.mp4 exists already; nothing was paid" in output
+    assert f"To go on: apikley demo -o {folder} --films placeholder" in output
     mine.rename(tmp_path / "tea.mp4")
-    assert demo(run, folder)[0] == 0
-    assert saved(folder) == KEYS
+    assert run_demo(run, folder)[0] == 0
+    assert films_in(folder) == KEYS
 
 
-def test_a_film_that_was_removed_is_missed(run: Run, tmp_path: Path) -> None:
-    """A finished batch makes nothing anew, but it says what is gone."""
+def test_a_removed_film_is_reported(run: Run, tmp_path: Path) -> None:
+    """A finished batch makes nothing again, but reports what is gone."""
     folder = tmp_path / "films"
-    demo(run, folder)
+    run_demo(run, folder)
     (folder / "tea.mp4").unlink()
 
-    code, told = demo(run, folder)
+    code, output = run_demo(run, folder)
 
     assert code == 1
-    assert "tea.mp4 is gone" in told
-    assert "submitted as" not in told
+    assert "tea.mp4 is gone" in output
+    assert "submitted as" not in output
 
 
-async def planned(path: Path) -> Journal:
-    """A journal with everything planned, and nothing done."""
+async def planned_journal(path: Path) -> Journal:
+    """A journal in which every film is planned_journal and none is sent."""
     key = "simulated-0"
     path.with_suffix(".key").write_text(key)
     client = Client(key, base_url="http://127.0.0.1:1")
@@ -92,10 +94,10 @@ async def planned(path: Path) -> Journal:
     return await Journal.open(path)
 
 
-async def left_midway(path: Path) -> None:
-    """A run that was killed: a film ready and not saved, others in the making, one planned."""
+async def write_killed_run(path: Path) -> None:
+    """A killed run: a film ready and not films_in, others being made, one planned_journal."""
     clip = {"urls": ["http://127.0.0.1:1/results/1-1.mp4?sign=a"], "content": {}}
-    journal = await planned(path)
+    journal = await planned_journal(path)
     try:
         for number, key in enumerate(KEYS[:5]):
             token, task_id = f"{number:032x}", f"task_{key}"
@@ -108,27 +110,27 @@ async def left_midway(path: Path) -> None:
         await journal.aclose()
 
 
-async def left_sending(path: Path) -> None:
-    """A run that was killed while a submission was out."""
-    journal = await planned(path)
+async def write_run_killed_while_submitting(path: Path) -> None:
+    """A run that was killed while a submission was under way."""
+    journal = await planned_journal(path)
     try:
         await journal.intend("tea", "0" * 32, "0" * 64, None)
     finally:
         await journal.aclose()
 
 
-def test_it_goes_on_from_wherever_it_was_left(run: Run, tmp_path: Path) -> None:
-    """A film that was ready is saved through a new link; what was bought is not bought again."""
+def test_it_resumes_from_any_state(run: Run, tmp_path: Path) -> None:
+    """A film that was ready is films_in through a new link; what was paid is not paid again."""
     folder = tmp_path / "films"
     folder.mkdir()
-    asyncio.run(left_midway(folder / "demo.db"))
+    asyncio.run(write_killed_run(folder / "demo.db"))
 
-    code, told = demo(run, folder)
+    code, output = run_demo(run, folder)
 
-    assert code == 0, told
-    assert saved(folder) == KEYS
-    assert told.count("submitted as") == 1
-    assert "1 film planned" in told
+    assert code == 0, output
+    assert films_in(folder) == KEYS
+    assert output.count("submitted as") == 1
+    assert "1 film planned" in output
 
     async def tasks() -> dict[str, str | None]:
         async with Batch.open(folder / "demo.db", read_only=True) as batch:
@@ -139,30 +141,30 @@ def test_it_goes_on_from_wherever_it_was_left(run: Run, tmp_path: Path) -> None:
     assert [bought[key] for key in KEYS[:5]] == [f"task_{key}" for key in KEYS[:5]]
 
 
-def test_what_was_out_needs_a_decision(run: Run, tmp_path: Path) -> None:
-    """A submission that a crash has cut off is not repeated until somebody says so. (A1)"""
+def test_a_submission_cut_off_by_a_crash_needs_a_decision(run: Run, tmp_path: Path) -> None:
+    """It is not repeated until the user says so. (A1)"""
     folder = tmp_path / "films"
     folder.mkdir()
-    asyncio.run(left_sending(folder / "demo.db"))
+    asyncio.run(write_run_killed_while_submitting(folder / "demo.db"))
 
-    code, told = demo(run, folder)
+    code, output = run_demo(run, folder)
 
     assert code == 3
-    assert f"apikley batch resubmit -- {folder}/demo.db tea" in told
+    assert f"apikley batch resubmit -- {folder}/demo.db tea" in output
     assert run("batch", "resubmit", folder / "demo.db", "tea").code == 0
-    assert demo(run, folder)[0] == 0
-    assert saved(folder) == KEYS
+    assert run_demo(run, folder)[0] == 0
+    assert films_in(folder) == KEYS
 
 
-def test_a_demo_that_cannot_draw_says_what_to_do(
+def test_a_demo_that_cannot_render_says_what_to_do(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It installs, or is content with a placeholder, but never in silence."""
+    """Install the extra, or take the placeholder."""
     monkeypatch.setattr(simulated_service, "rendering_available", lambda: False)
 
-    told = run("demo", "-o", tmp_path / "films")
+    result = run("demo", "-o", tmp_path / "films")
 
-    assert told.code == 2
-    assert 'pip install ".[cli,simulator]"' in told.err
-    assert "--films placeholder" in told.err
+    assert result.code == 2
+    assert 'pip install ".[cli,simulator]"' in result.err
+    assert "--films placeholder" in result.err
     assert not (tmp_path / "films").exists()

@@ -1,4 +1,4 @@
-"""Callbacks on the command line: a batch that hears them, and a receiver apart from it."""
+"""Callbacks on the command line: a batch that receives them, and a separate receiver."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run
+from cli.conftest import Run, write_manifest
 from rawserver import unused_port
 
 import apikley_async
@@ -26,25 +26,15 @@ ROOT = str(Path(apikley_async.__file__).parent.parent)
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
 
-def manifest(*keys: str) -> Path:
-    path = Path("campaign.jsonl")
-    films = (
-        {"key": key, "shots": [{"scene": f"{key} at dawn", "duration": 10}], "duration": 10}
-        for key in keys
-    )
-    path.write_text("".join(json.dumps(film) + "\n" for film in films), encoding="utf-8")
-    return path
-
-
-def test_a_batch_hears_its_callbacks(service: Simulator, run: Run) -> None:
-    """A submission whose answer was lost is found by its callback; nobody has to decide. (A1)"""
+def test_a_batch_receives_callbacks(service: Simulator, run: Run) -> None:
+    """A submission whose answer was lost is found by its callback, without a decision. (A1)"""
     port = unused_port()
     hooks = ("--callback-url", f"http://127.0.0.1:{port}/hooks", "--listen", f"127.0.0.1:{port}")
     service.script("create", [Fault.OK, Fault.RESET_AFTER])
 
-    told = run("batch", "run", "--yes", manifest("tea", "sea", "bee"), *hooks)
+    result = run("batch", "run", "--yes", write_manifest("tea", "sea", "bee"), *hooks)
 
-    assert told.code == 0
+    assert result.code == 0
     assert len(service.ledger.creations) == 3
     assert sum(service.ledger.polls.values()) <= 6
     assert {call.status for call in service.ledger.callbacks} == {200}
@@ -52,7 +42,7 @@ def test_a_batch_hears_its_callbacks(service: Simulator, run: Run) -> None:
 
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """`apikley webhook serve` as a process; gives its port and its inbox."""
+    """`apikley webhook serve` as a process; yields its port and its inbox."""
     inbox = tmp_path / "calls.db"
     process = subprocess.Popen(
         [*COMMAND, "serve", "--json", "--inbox", str(inbox), "--port", "0"],
@@ -69,21 +59,23 @@ def receiver(tmp_path: Path) -> Iterator[tuple[int, Path]]:
         process.stdout.close()
 
 
-def test_a_receiver_of_its_own(service: Simulator, run: Run, receiver: tuple[int, Path]) -> None:
-    """It keeps callbacks for the batch, which need not run when they come. (W8)"""
+def test_a_batch_reads_the_inbox_of_a_receiver(
+    service: Simulator, run: Run, receiver: tuple[int, Path]
+) -> None:
+    """The receiver stores callbacks whether or not the batch is running. (W8)"""
     port, inbox = receiver
     service.script("create", [Fault.RESET_AFTER])
     hooks = ("--callback-url", f"http://127.0.0.1:{port}/hooks", "--inbox", inbox)
 
-    told = run("batch", "run", "--yes", manifest("tea"), *hooks)
+    result = run("batch", "run", "--yes", write_manifest("tea"), *hooks)
 
-    assert told.code == 0
+    assert result.code == 0
     assert len(service.ledger.creations) == 1
     assert inbox.exists()
 
 
-def test_what_a_receiver_has_answered_is_kept(receiver: tuple[int, Path]) -> None:
-    """A callback is on the disk before its answer leaves, wherever a proxy mounts it. (W8)"""
+def test_an_acknowledged_callback_is_stored(receiver: tuple[int, Path]) -> None:
+    """Before the answer is sent, and below any prefix. (W8)"""
     port, inbox = receiver
     token = "0123456789abcdef" * 2
     asked = urllib.request.Request(
@@ -103,47 +95,48 @@ def test_what_a_receiver_has_answered_is_kept(receiver: tuple[int, Path]) -> Non
     assert asyncio.run(kept()) == [(token, "task_1")]
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--listen", "127.0.0.1:8787"], "--callback-url"),
-        (["--inbox", "calls.db"], "--callback-url"),
-        (["--callback-url", "ftp://hooks.test"], "https"),
-        (["--callback-url", "https://hooks.test/?a=b"], "query"),
-        (["--callback-url", "https://hooks.test", "--listen", "8787"], "HOST:PORT"),
-        (["--callback-url", "https://a.test", "--listen", "a:1", "--inbox", "b"], "--listen or"),
-        (["--callback-url", "https://a.test", "--hmac-key-file", "missing"], "cannot be read"),
-    ],
-)
-def test_what_cannot_be_heard_is_refused_before_anything_is_sent(
-    service: Simulator, run: Run, words: list[str], told: str
-) -> None:
-    """Each says which option it is, and why."""
-    refused = run("batch", "run", "--yes", manifest("tea"), *words)
+IMPOSSIBLE: list[tuple[list[str], str]] = [
+    (["--listen", "127.0.0.1:8787"], "--callback-url"),
+    (["--inbox", "calls.db"], "--callback-url"),
+    (["--callback-url", "ftp://hooks.test"], "https"),
+    (["--callback-url", "https://hooks.test/?a=b"], "query"),
+    (["--callback-url", "https://hooks.test", "--listen", "8787"], "HOST:PORT"),
+    (["--callback-url", "https://a.test", "--listen", "a:1", "--inbox", "b"], "--listen or"),
+    (["--callback-url", "https://a.test", "--hmac-key-file", "missing"], "cannot be read"),
+]
 
-    assert refused.code == 2
-    assert told in refused.err
+
+def test_callback_options_that_cannot_work_are_refused(service: Simulator, run: Run) -> None:
+    """Before anything is sent; the message names the option."""
+    manifest = write_manifest("tea")
+    failures = []
+    for words, message in IMPOSSIBLE:
+        result = run("batch", "run", "--yes", manifest, *words)
+        if result.code != 2 or message not in result.err:
+            failures.append((words, result))
+
+    assert failures == []
     assert service.ledger.creations == []
 
 
-def test_a_port_that_is_taken_is_named(
+def test_a_port_in_use_is_reported(
     service: Simulator, run: Run, receiver: tuple[int, Path]
 ) -> None:
-    """Nothing is sent when callbacks cannot come in."""
+    """And nothing is sent."""
     port, _ = receiver
     hooks = ("--callback-url", "https://hooks.test", "--listen", f"127.0.0.1:{port}")
 
-    told = run("batch", "run", "--yes", manifest("tea"), *hooks)
+    result = run("batch", "run", "--yes", write_manifest("tea"), *hooks)
 
-    assert told.code == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in told.err
+    assert result.code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in result.err
     assert service.ledger.creations == []
 
 
-def test_a_receiver_of_its_own_holds_what_follows_from_the_key(
+def test_a_receiver_needs_only_the_token_secret(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`webhook secret` prints it, `webhook serve` takes it, and says what its gate is. (W2)"""
+    """`webhook secret` prints it, `webhook serve` takes it and prints what it requires. (W2)"""
     key = "canary-key-that-opens-nothing"
     monkeypatch.setenv("APIKLEY_API_KEY", key)
     file = tmp_path / "secret"
@@ -165,7 +158,7 @@ def test_a_receiver_of_its_own_holds_what_follows_from_the_key(
 def test_keys_come_from_a_file_or_the_environment(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One a line; they are not echoed, and a file that others can read is warned of. (S12)"""
+    """One a line, never echoed; if other users can read the file, a warning says so. (S12)"""
     from apikley_async.cli.callback_server import read_hmac_keys
 
     file = tmp_path / "keys"
@@ -176,6 +169,6 @@ def test_keys_come_from_a_file_or_the_environment(
     monkeypatch.setenv("APIKLEY_WEBHOOK_HMAC_KEY", "third-word")
     assert read_hmac_keys(None) == ["third-word"]
     file.write_text("\n", encoding="utf-8")
-    told = run("webhook", "serve", "--inbox", tmp_path / "a.db", "--hmac-key-file", file)
-    assert told.code == 2
-    assert "it is empty" in told.err
+    result = run("webhook", "serve", "--inbox", tmp_path / "a.db", "--hmac-key-file", file)
+    assert result.code == 2
+    assert "it is empty" in result.err

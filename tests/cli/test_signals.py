@@ -1,0 +1,60 @@
+"""Ctrl-C, SIGTERM and SIGHUP: how long submissions under way are waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from apikley_async.cli.signals import SIGNALS, GracefulStop
+
+
+@pytest.fixture(autouse=True)
+def _restore_handlers() -> Iterator[None]:
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def test_the_grace_depends_on_the_signal() -> None:
+    """A container is killed ten seconds after SIGTERM; a user can press Ctrl-C again."""
+    failures = []
+    for number, least, most in (
+        (signal.SIGINT, 60, 120),
+        (signal.SIGTERM, 5, 9),
+        (signal.SIGHUP, 5, 9),
+    ):
+        names: list[str] = []
+        stop = GracefulStop(names.append, lambda: None)
+
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(_stopped_by(stop, number))
+
+        found = (names, stop.code)
+        if not least <= stop.grace <= most or found != ([number.name], 128 + number):
+            failures.append((number, stop.grace, found))
+
+    assert failures == []
+
+
+async def _stopped_by(stop: GracefulStop, number: signal.Signals) -> None:
+    with stop:
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(10)
+
+
+async def test_an_ignored_signal_stays_ignored() -> None:
+    """Under nohup a closed terminal ends nothing."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    names: list[str] = []
+
+    with GracefulStop(names.append, lambda: None) as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.01)
+
+    assert (names, stop.signal) == ([], None)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
