@@ -4,6 +4,7 @@ from apikley_async._budget import Price
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._generate import Outcome
+from apikley_async._images import PinnedImage
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._result import Result, Snapshot, State
@@ -22,7 +23,6 @@ from apikley_async._storyboard import (
     work_faults,
 )
 from apikley_async._submission import Attempt, Callbacks, Recorder, Verdict
-from apikley_async._uploads import Picture, PinnedImage, read_picture
 from apikley_async._wire.requests import Request
 from apikley_async._wire.task_ids import read_callback
 from apikley_async.errors import (
@@ -89,7 +89,6 @@ __all__ = [
     "ModelTask",
     "NotFoundError",
     "Outcome",
-    "Picture",
     "PinnedImage",
     "Price",
     "RateLimitError",
@@ -115,7 +114,6 @@ __all__ = [
     "Work",
     "images_of",
     "read_callback",
-    "read_picture",
     "with_images",
     "work_faults",
 ]

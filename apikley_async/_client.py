@@ -24,6 +24,7 @@ from apikley_async._http import (
     network_fault,
     proxy_variables,
 )
+from apikley_async._images import ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._result import Result, Snapshot
@@ -32,7 +33,7 @@ from apikley_async._session import Environment, Rooms, Settings, open_rooms
 from apikley_async._spending import Spending
 from apikley_async._storyboard import Work
 from apikley_async._submission import Callbacks, Group, Recorder
-from apikley_async._uploads import FOLDER, ImageSource
+from apikley_async._uploads import FOLDER
 from apikley_async._urls import AddressPolicy, is_loopback, is_url
 from apikley_async._wire.task_ids import validate_not_created
 from apikley_async.errors import (

@@ -28,6 +28,7 @@ ORDER = [
     "_urls",
     "_binding",
     "_disk",
+    "_images",
     "_tokens",
     "_validation",
     "_storyboard",
@@ -76,7 +77,7 @@ CORE_FOLDERS = {"_wire", "_download"}
 # Subpackages stand alone, except for those named here.
 MAY_USE = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator"}}
 # What subpackages may import of the core besides its public modules, by name.
-FOUNDATIONS = {"_budget", "_disk", "_retry", "_sqlite", "_text", "_tokens", "_urls"}
+FOUNDATIONS = {"_budget", "_disk", "_images", "_retry", "_sqlite", "_text", "_tokens", "_urls"}
 SUBPACKAGES = sorted(
     path.name
     for path in ROOT.iterdir()

@@ -21,9 +21,9 @@ from apikley_async import (
     Storyboard,
     Work,
     images_of,
-    read_picture,
     with_images,
 )
+from apikley_async._images import read_image
 from apikley_async.batch import Entry, Item, State
 from apikley_async.batch.manifest.fields import (
     Record,
@@ -442,7 +442,7 @@ def check_pictures(work: Work) -> None:
     """Read the files of a work as they are read to be uploaded."""
     for _, image in images_of(work.images):
         if "://" not in os.fspath(image):
-            read_picture(image)
+            read_image(image)
 
 
 def task_of(images: object) -> dict[str, object]:

@@ -25,9 +25,9 @@ from apikley_async import (
     Shot,
     Storyboard,
     Work,
-    read_picture,
     with_images,
 )
+from apikley_async._images import read_image
 from apikley_async._urls import fetch_faults
 from apikley_async.batch.store.protocol import Entry, Item
 from apikley_async.errors import JournalError, ManifestError, StoryboardError, UploadError
@@ -539,7 +539,7 @@ def image_digest(base: Path, image: str, allow_outside: bool) -> str:
     if not inside:
         raise StoryboardError(f"image: inside the manifest's folder, not {shown(image)}")
     try:
-        return read_picture(place).digest
+        return read_image(place).sha256
     except UploadError as error:
         told = error.message.removeprefix("image ")
         raise StoryboardError(f"image: {told}") from None
