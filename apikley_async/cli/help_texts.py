@@ -1,4 +1,4 @@
-r"""Texts below the help of commands: the exit codes, and the events of `--json`."""
+"""Texts below the help of commands: the exit codes, and the events of `--json`."""
 
 from __future__ import annotations
 

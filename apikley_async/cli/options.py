@@ -15,6 +15,8 @@ from apikley_async.cli.output.shell_words import without_password
 __all__ = [
     "Bounds",
     "CallbackOptions",
+    "PriceOption",
+    "RunOptions",
     "ServiceOptions",
     "SpendingOptions",
     "as_json",
@@ -23,6 +25,7 @@ __all__ = [
     "output_folder",
     "price",
     "rendered_films",
+    "run_options",
     "service_options",
     "spending_options",
     "task_timeout",
@@ -81,6 +84,37 @@ as_json = click.option(
 )
 
 
+SERVICE_OPTIONS = (
+    as_json,
+    click.option(
+        "--key-file",
+        metavar="PATH",
+        type=click.Path(path_type=Path),
+        help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
+    ),
+    click.option(
+        "--base-url",
+        metavar="URL",
+        help="Address of the service; by default APIKLEY_BASE_URL, else the real one.",
+    ),
+    click.option(
+        "--proxy",
+        metavar="URL",
+        help="An http(s) proxy that leads to the service and to the hosts of films.",
+    ),
+    click.option(
+        "--allow-private",
+        is_flag=True,
+        help="Let films come from private networks, and over http.",
+    ),
+    click.option(
+        "--simulate",
+        is_flag=True,
+        help="Against a service simulated in this process: no key, no network, nothing paid.",
+    ),
+)
+
+
 def service_options(command: Callable[..., int]) -> Callable[..., int]:
     """The options of every command that talks to the service, handed over as `service`."""
 
@@ -98,36 +132,7 @@ def service_options(command: Callable[..., int]) -> Callable[..., int]:
         service = ServiceOptions(key_file, base_url, proxy, allow_private, simulate, as_json)
         return command(service=service, **others)
 
-    return _with_options(
-        wrapped,
-        as_json,
-        click.option(
-            "--key-file",
-            metavar="PATH",
-            type=click.Path(path_type=Path),
-            help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
-        ),
-        click.option(
-            "--base-url",
-            metavar="URL",
-            help="Address of the service; by default APIKLEY_BASE_URL, else the real one.",
-        ),
-        click.option(
-            "--proxy",
-            metavar="URL",
-            help="An http(s) proxy that leads to the service and to the hosts of films.",
-        ),
-        click.option(
-            "--allow-private",
-            is_flag=True,
-            help="Let films come from private networks, and over http.",
-        ),
-        click.option(
-            "--simulate",
-            is_flag=True,
-            help="Against a service simulated in this process: no key, no network, nothing paid.",
-        ),
-    )
+    return _with_options(wrapped, *SERVICE_OPTIONS)
 
 
 task_timeout = click.option(
@@ -288,6 +293,54 @@ price = click.option(
 )
 
 
+SPENDING_OPTIONS = (
+    click.option(
+        "--max-credits",
+        type=click.FloatRange(0),
+        metavar="N",
+        help="Credits of the whole journal; needs a price.",
+    ),
+    click.option(
+        "--max-tasks", type=click.IntRange(1), metavar="N", help="Films of the whole journal."
+    ),
+    click.option(
+        "--min-balance", type=click.FloatRange(0), metavar="N", help="Credits to be left over."
+    ),
+    price,
+    click.option(
+        "--retry",
+        type=click.IntRange(0, 10),
+        default=0,
+        metavar="N",
+        help="Make failed films again, so many times: each is paid.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace other files of the films' names."),
+    click.option(
+        "--allow-duplicates",
+        is_flag=True,
+        help="One content under two keys is paid twice.",
+    ),
+    click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
+    click.option("--dry-run", is_flag=True, help="Only check and estimate."),
+    click.option(
+        "--not-created",
+        type=click.IntRange(400),
+        multiple=True,
+        metavar="CODE",
+        help="Your provider guarantees that this code creates nothing: tried three times more, "
+        "each try counted as what it may cost.",
+    ),
+    click.option(
+        "--max-running",
+        type=click.IntRange(1, 10_000),
+        default=100,
+        show_default=True,
+        metavar="N",
+        help="Films in the making at once.",
+    ),
+)
+
+
 def spending_options(command: Callable[..., int]) -> Callable[..., int]:
     """The options of commands that pay, handed over as `spending`."""
 
@@ -304,53 +357,49 @@ def spending_options(command: Callable[..., int]) -> Callable[..., int]:
         spending = SpendingOptions(bounds, yes, dry_run, allow_duplicates, not_created)
         return command(spending=spending, **others)
 
-    return _with_options(
-        wrapped,
-        click.option(
-            "--max-credits",
-            type=click.FloatRange(0),
-            metavar="N",
-            help="Credits of the whole journal; needs a price.",
-        ),
-        click.option(
-            "--max-tasks", type=click.IntRange(1), metavar="N", help="Films of the whole journal."
-        ),
-        click.option(
-            "--min-balance", type=click.FloatRange(0), metavar="N", help="Credits to be left over."
-        ),
-        price,
-        click.option(
-            "--retry",
-            type=click.IntRange(0, 10),
-            default=0,
-            metavar="N",
-            help="Make failed films again, so many times: each is paid.",
-        ),
-        click.option("--overwrite", is_flag=True, help="Replace other files of the films' names."),
-        click.option(
-            "--allow-duplicates",
-            is_flag=True,
-            help="One content under two keys is paid twice.",
-        ),
-        click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
-        click.option("--dry-run", is_flag=True, help="Only check and estimate."),
-        click.option(
-            "--not-created",
-            type=click.IntRange(400),
-            multiple=True,
-            metavar="CODE",
-            help="Your provider guarantees that this code creates nothing: tried three times more, "
-            "each try counted as what it may cost.",
-        ),
-        click.option(
-            "--max-running",
-            type=click.IntRange(1, 10_000),
-            default=100,
-            show_default=True,
-            metavar="N",
-            help="Films in the making at once.",
-        ),
-    )
+    return _with_options(wrapped, *SPENDING_OPTIONS)
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class RunOptions:
+    """The options of a run of films.
+
+    Attributes:
+        spending: what may be paid.
+        timeout: seconds for which each job is polled; None for the default.
+        callbacks: how the service calls back.
+        service: which service.
+    """
+
+    spending: SpendingOptions
+    timeout: float | None
+    callbacks: CallbackOptions
+    service: ServiceOptions
+
+
+def run_options(command: Callable[..., int]) -> Callable[..., int]:
+    """All options of commands that make films, handed over as `run_options`."""
+
+    @spending_options
+    @task_timeout
+    @callback_options
+    @service_options
+    @functools.wraps(command)
+    def wrapped(
+        *,
+        spending: SpendingOptions,
+        timeout: float | None,
+        callbacks: CallbackOptions,
+        service: ServiceOptions,
+        **others: Any,
+    ) -> int:
+        run_options = RunOptions(spending, timeout, callbacks, service)
+        return command(run_options=run_options, **others)
+
+    return wrapped
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ PARALLEL_UPLOADS = 4
 )
 @options.service_options
 def upload(files: tuple[Path, ...], service: ServiceOptions) -> int:
-    r"""Store images at the service, and print their URLs. Costs nothing.
+    """Store images at the service, and print their URLs. Costs nothing.
 
     \b
     With --json: {"event": "uploaded", "file", "url"}, or {"event": "failed", ...}.
@@ -68,7 +68,7 @@ async def _upload_all(client: Client, reporter: Reporter, files: Sequence[Path])
 @click.command(name="credits")
 @options.service_options
 def balance(service: ServiceOptions) -> int:
-    r"""Print how many credits are left.
+    """Print how many credits are left.
 
     \b
     With --json: {"event": "credits", "credits"}.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -25,7 +24,7 @@ from apikley_async.cli.journal_actions import (
 )
 from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.launch import launch
-from apikley_async.cli.options import Bounds, PriceOption, ServiceOptions, SpendingOptions
+from apikley_async.cli.options import Bounds, PriceOption, RunOptions, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_counts
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
@@ -49,12 +48,9 @@ def batch() -> None:
 @click.option(
     "--journal", type=PATH, help="The journal of what is paid.  [default: beside FILE, .db]"
 )
-@options.spending_options
-@options.task_timeout
-@options.callback_options
-@options.service_options
-def run(path: Path, journal: Path | None, spending: SpendingOptions, **others: Any) -> int:
-    r"""Make the films of a manifest, or resume those of its journal.
+@options.run_options
+def run(path: Path, folder: Path | None, journal: Path | None, run_options: RunOptions) -> int:
+    """Make the films of a manifest, or resume those of its journal.
 
     \b
     FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db). Stop it as you
@@ -62,16 +58,16 @@ def run(path: Path, journal: Path | None, spending: SpendingOptions, **others: A
     """
 
     async def plan(films: Batch) -> Plan:
-        return await films.add(path, allow_duplicates=spending.allow_duplicates)
+        return await films.add(path, allow_duplicates=run_options.spending.allow_duplicates)
 
     if not is_manifest(path):
         _ = existing_journal(path)  # a misspelled journal must not begin a new one
     return launch(
         lambda: JournalLocation(journal_of(path, journal)),
         plan if is_manifest(path) else None,
+        run_options,
         source=str(path),
-        spending=spending,
-        **others,
+        folder=folder,
     )
 
 

@@ -33,7 +33,7 @@ __all__ = ["check", "preview"]
 )
 @options.as_json
 def check(files: tuple[Path, ...], as_json: bool) -> int:
-    r"""Report everything that is wrong with manifests, images included. Sends nothing.
+    """Report everything that is wrong with manifests, images included. Sends nothing.
 
     \b
     With --json: {"event": "checked", "file", "faults", "remarks", "films", "shots", "seconds"}.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,7 +15,7 @@ from apikley_async.cli.journal_location import (
     locate_named_journal,
 )
 from apikley_async.cli.launch import launch
-from apikley_async.cli.options import SpendingOptions
+from apikley_async.cli.options import RunOptions
 
 __all__ = ["generate"]
 
@@ -40,20 +39,16 @@ LOCK_WAIT = 60.0  # seconds to wait for another `generate` in the same folder
 )
 @click.option("--takes", type=click.IntRange(1, 100), metavar="N", help="Of each film, in all.")
 @click.option("--again", is_flag=True, help="A file that has changed becomes a new film.")
-@options.spending_options
-@options.task_timeout
-@options.callback_options
-@options.service_options
+@options.run_options
 def generate(
     files: tuple[Path, ...],
     folder: Path,
     journal: Path | None,
     takes: int | None,
     again: bool,
-    spending: SpendingOptions,
-    **others: Any,
+    run_options: RunOptions,
 ) -> int:
-    r"""Make one film of each FILE, and save it.
+    """Make one film of each FILE, and save it.
 
     \b
     A FILE is a storyboard, or a task of any model, as .json, .yaml, .toml or .csv:
@@ -76,15 +71,14 @@ def generate(
         return locate_journal(folder, wait=LOCK_WAIT)
 
     async def plan(batch: Batch) -> Plan:
-        duplicates = spending.allow_duplicates
+        duplicates = run_options.spending.allow_duplicates
         return await batch.add_films(files, takes=takes, again=again, allow_duplicates=duplicates)
 
     return launch(
         locate,
         plan,
+        run_options,
         source=", ".join(map(str, files)) if len(files) < 4 else f"{len(files)} files",
         folder=folder,
-        spending=spending,
         repeat_results=True,
-        **others,
     )

@@ -138,7 +138,7 @@ def serve(
     token_secret_file: Path | None,
     as_json: bool,
 ) -> int:
-    r"""Receive callbacks and store them until Ctrl-C.
+    """Receive callbacks and store them until Ctrl-C.
 
     Put a proxy with https before it. A batch that runs with --inbox reads them from there, so the
     receiver and the batch may each be stopped, or killed, without the other.

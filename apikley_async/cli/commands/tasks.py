@@ -83,7 +83,7 @@ def _follow_tasks(
 @task_ids_argument
 @options.service_options
 def status(task_ids: tuple[str, ...], service: ServiceOptions) -> int:
-    r"""Print how far films are.
+    """Print how far films are.
 
     \b
     With --json: {"event": "status", "task_id", "state", "progress", "urls", "fail_code",
