@@ -1,4 +1,4 @@
-"""A user's project in a folder of its own, whose tests run in a process of their own."""
+"""The fixture `project`: a user's project in a temporary folder, tested in a process of its own."""
 
 from __future__ import annotations
 

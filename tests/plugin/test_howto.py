@@ -1,4 +1,4 @@
-"""The examples of docs/howto/test-your-code.md, run as their reader would run them."""
+"""The examples of docs/howto/test-your-code.md, run as a reader would run them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, blocks_of
 
-SHOWING = [
+TEST_PAGES = [
     page
     for page in PAGES
     if any(block.value.startswith("test_") for block in blocks_of(page.read_text("utf-8")))
 ]
 
 
-# The processor's seconds: how many others work on the machine is no property of the package.
-TIMED = """
+# Seconds of processor time, because other processes on the machine do not count.
+TIMING_CONFTEST = """
 import time
 import pytest
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call():
-    began = time.process_time()
+    started = time.process_time()
     yield
-    print(f"took {time.process_time() - began:.2f} s")
+    print(f"took {time.process_time() - started:.2f} s")
 """
 
 
 def write_files(page: Path, folder: Path) -> int:
-    """Write the files that a page shows; say how many tests are in them."""
+    """Write the files of a page; the number of tests in them."""
     files = [block for block in blocks_of(page.read_text("utf-8")) if block.what == "file"]
     for block in files:
         (folder / block.value).write_text(block.body, encoding="utf-8")
@@ -38,17 +38,17 @@ def write_files(page: Path, folder: Path) -> int:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("page", SHOWING, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_the_tests_that_a_page_shows_pass(
+@pytest.mark.parametrize("page", TEST_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_tests_of_a_page_pass(
     page: Path,
     pytester: pytest.Pytester,
     project: Callable[..., pytest.RunResult],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What a reader copies runs with nothing but the plugin, 300 films in less than 10 s."""
+    """A reader's copy runs with nothing but the plugin, 300 films in less than 10 s."""
     tests = write_files(page, pytester.path)
-    pytester.makeconftest(TIMED)
-    for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):  # they cost more time than the films
+    pytester.makeconftest(TIMING_CONFTEST)
+    for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):  # both take more time than the films
         monkeypatch.delenv(name, raising=False)
 
     def slowest() -> float:
@@ -58,14 +58,14 @@ def test_the_tests_that_a_page_shows_pass(
         assert len(took) == tests
         return max(took)
 
-    # A processor that others use as well takes longer for the same: measured again, it shows.
+    # A shared processor is sometimes slower, so a slow run is repeated.
     assert any(slowest() < 10 for _ in range(3))
 
 
 def test_the_page_shows_three_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:
-    """The page keeps what was promised about it."""
+    """The page keeps its promise."""
     page = ROOT / "docs" / "howto" / "test-your-code.md"
 
-    assert page in SHOWING
+    assert page in TEST_PAGES
     assert write_files(page, pytester.path) == 3
     assert "range(300)" in (pytester.path / "test_campaign.py").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The pytest plugin: what users' tests get from it, and what it leaves alone."""
+"""The pytest plugin: what a test gets from it, and what it leaves alone."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def write(pytester: pytest.Pytester) -> Callable[..., None]:
 # --- what a test gets ----------------------------------------------------------------------------
 
 
-async def test_client_and_service_share_a_loop_whose_time_jumps(
+async def test_client_and_service_share_a_loop_with_virtual_time(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
-    """Minutes of film take moments, and the ledger knows what was paid."""
+    """Minutes take milliseconds, and the ledger has what was paid."""
     loop = asyncio.get_running_loop()
 
     result = await apikley_client.generate(BOARD)
@@ -61,10 +61,10 @@ async def test_client_and_service_share_a_loop_whose_time_jumps(
     assert apikley_simulator.ledger.charge(result.task_id).credits == 150  # type: ignore[union-attr]
 
 
-async def test_a_client_of_the_program_itself_meets_the_simulator(
+async def test_a_client_of_the_program_itself_uses_the_simulator(
     apikley_simulator: Simulator,
 ) -> None:
-    """For the time of the test the environment leads there, and to no real key."""
+    """During the test the environment has the simulator's URL and key."""
     assert os.environ["APIKLEY_API_KEY"] == apikley_simulator.api_key
 
     async with Client() as client:
@@ -76,7 +76,7 @@ async def test_a_client_of_the_program_itself_meets_the_simulator(
 
 @pytest.mark.apikley(terms=Terms(fail_rate=1.0, duration=Constant(7)))
 class TestMarkers:
-    """The closest marker wins, word by word."""
+    """For each option the closest marker decides."""
 
     async def test_terms_of_the_class(self, apikley_client: Client) -> None:
         with pytest.raises(JobFailedError):
@@ -92,40 +92,40 @@ class TestMarkers:
         assert apikley_simulator.faults is not None
 
 
-DAYS: list[tuple[int, int]] = []
+COUNTS: list[tuple[int, int]] = []
 
 
 @pytest.mark.parametrize("turn", [1, 2])
 @pytest.mark.apikley(faults=RandomFaults(seed=5, record={Fault.HTTP_502: 0.5}))
-async def test_chance_begins_anew_in_each_test(
+async def test_random_faults_restart_in_each_test(
     turn: int, apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
-    """The same marker gives the same day, however many tests have used it before."""
+    """The same marker gives the same faults, however many tests have used it."""
     await apikley_client.generate(BOARD)
 
     ledger = apikley_simulator.ledger
-    DAYS.append((ledger.polls.total(), len(ledger.faults)))
-    assert DAYS[0] == DAYS[-1]
-    assert DAYS[0][1] > 0
+    COUNTS.append((ledger.polls.total(), len(ledger.faults)))
+    assert COUNTS[0] == COUNTS[-1]
+    assert COUNTS[0][1] > 0
 
 
 @pytest.mark.apikley(virtual=False)
-async def test_real_time_can_be_had(apikley_client: Client) -> None:
-    """The service is then fast, and the client's pace matches."""
+async def test_time_can_be_real(apikley_client: Client) -> None:
+    """The service is fast then, and so are the client's polls."""
     loop = asyncio.get_running_loop()
     assert not isinstance(loop, VirtualLoop)
 
-    began = loop.time()
+    started = loop.time()
     await apikley_client.generate(BOARD)
 
-    assert loop.time() - began < 10
+    assert loop.time() - started < 10
 
 
 @pytest.mark.apikley(speed=60, webhook_key="k", renderer=FixedRenderer(b"a film"))
 async def test_the_marker_reaches_the_service(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
-    """How fast it is, how it signs, what its films are; the client's pace keeps up."""
+    """Its speed, its webhook key, its renderer; the client polls faster too."""
     result = await apikley_client.generate(BOARD)
 
     assert asyncio.get_running_loop().time() < 60
@@ -135,7 +135,7 @@ async def test_the_marker_reaches_the_service(
 
 
 @pytest.mark.apikley
-async def test_a_marked_test_without_the_fixtures_has_virtual_time_too() -> None:
+async def test_a_marked_test_without_fixtures_has_virtual_time_too() -> None:
     await asyncio.sleep(3600)
 
 
@@ -150,7 +150,7 @@ async def test_other_async_tests_keep_their_loop() -> None:
 def test_it_works_in_both_modes_of_pytest_asyncio(
     mode: str, project: Project, write: Callable[..., None]
 ) -> None:
-    """With async fixtures of the user's around it, which run in the same loop."""
+    """With async fixtures of the user, which run in the same loop."""
     fixture = "pytest_asyncio.fixture" if mode == "strict" else "pytest.fixture"
     write(
         test_it=f"""
@@ -177,25 +177,25 @@ async def test_plain():
     project(mode=mode).assert_outcomes(passed=2)
 
 
-def test_a_project_s_own_loops_and_tests_are_left_alone(
+def test_other_tests_and_their_loops_are_left_alone(
     project: Project, write: Callable[..., None], pytester: pytest.Pytester
 ) -> None:
-    """Their ids, their order and their loops are the same with the plugin and without."""
+    """Their ids, their order and their loops are the same with and without the plugin."""
     pytester.makeconftest(
         """
 import asyncio
 
-class Theirs(asyncio.SelectorEventLoop):
+class ProjectLoop(asyncio.SelectorEventLoop):
     pass
 
 def pytest_asyncio_loop_factories(config, item):
-    return {"one": Theirs, "two": Theirs}
+    return {"one": ProjectLoop, "two": ProjectLoop}
 """
     )
     write(
-        test_theirs="""
+        test_project="""
 async def test_first():
-    assert type(asyncio.get_running_loop()).__name__ == "Theirs"
+    assert type(asyncio.get_running_loop()).__name__ == "ProjectLoop"
 
 def test_second(): ...
 
@@ -208,7 +208,7 @@ async def test_fourth(apikley_client):
 @pytest.mark.asyncio(loop_factories=["two"])
 @pytest.mark.apikley
 async def test_fifth():
-    assert type(asyncio.get_running_loop()).__name__ == "Theirs"
+    assert type(asyncio.get_running_loop()).__name__ == "ProjectLoop"
 """
     )
 
@@ -226,10 +226,10 @@ async def test_fifth():
 
 
 @pytest.mark.parametrize("scope", ["module", "session"])
-def test_loops_that_tests_share_keep_real_time(
+def test_shared_loops_keep_real_time(
     scope: str, project: Project, write: Callable[..., None]
 ) -> None:
-    """A client there works in real time; virtual time is refused, with what to do."""
+    """A client works there in real time; virtual time is refused, with a remedy."""
     write(
         test_shared=f"""
 pytestmark = pytest.mark.asyncio(loop_scope="{scope}")
@@ -257,10 +257,10 @@ async def test_own(apikley_client):
     result.stdout.fnmatch_lines([f"*shares its event loop*'{scope}'*loop_scope=\"function\"*"])
 
 
-def test_a_project_may_have_terms_and_faults_of_its_own(
+def test_a_project_may_override_terms_and_faults(
     project: Project, write: Callable[..., None], pytester: pytest.Pytester
 ) -> None:
-    """The fixtures in conftest.py are the default, a marker is the exception."""
+    """With fixtures in its conftest.py; a marker comes first."""
     pytester.makeconftest(
         PREAMBLE
         + """
@@ -289,13 +289,13 @@ async def test_marker(apikley_client, apikley_simulator):
     project().assert_outcomes(passed=2)
 
 
-# --- when it goes wrong --------------------------------------------------------------------------
+# --- failures ------------------------------------------------------------------------------------
 
 
-def test_a_failed_test_shows_what_the_service_saw(
+def test_the_report_of_a_failed_test_has_the_ledger(
     project: Project, write: Callable[..., None]
 ) -> None:
-    """Time, money, creations and faults stand beside the failure, and the key does not."""
+    """Time, money, creations and faults, and not the key."""
     write(
         test_it="""
 async def test_it(apikley_client, apikley_simulator):
@@ -329,7 +329,7 @@ async def test_it(apikley_client, apikley_simulator):
 def test_a_test_that_can_never_end_fails_at_once(
     project: Project, write: Callable[..., None]
 ) -> None:
-    """It names who waits, and the tests after it run."""
+    """The error names the waiting task, and later tests run."""
     write(
         test_it="""
 async def test_stuck(apikley_client):
@@ -347,10 +347,10 @@ async def test_next(apikley_client):
     result.stdout.fnmatch_lines(["E *Deadlock: At * s of virtual time*", "E *test_stuck*"])
 
 
-def test_whoever_asks_for_the_impossible_is_told_what_to_do(
+def test_an_impossible_request_is_refused_with_a_remedy(
     project: Project, write: Callable[..., None]
 ) -> None:
-    """No loop, nobody who runs it, words that nobody knows: each has a sentence of its own."""
+    """No loop, no plugin that runs it, unknown options: each has a message of its own."""
     write(
         test_sync="def test_it(apikley_simulator): ...",
         test_unmarked="async def test_it(apikley_client): ...",
@@ -375,7 +375,7 @@ def test_whoever_asks_for_the_impossible_is_told_what_to_do(
 def test_without_pytest_asyncio_only_the_fixtures_are_missing(
     project: Project, write: Callable[..., None], pytester: pytest.Pytester
 ) -> None:
-    """Other tests run, and whoever uses a fixture reads what to install."""
+    """Other tests run; the error of a test with a fixture says what to install."""
     hidden = "raise ModuleNotFoundError(name='pytest_asyncio')"
     pytester.makepyfile(pytest_asyncio=hidden)
     write(test_it="async def test_it(apikley_client): ...\n\ndef test_other(): ...")
@@ -414,7 +414,7 @@ OLD_PLUGIN = """
 def test_with_an_older_pytest_asyncio_only_the_fixtures_are_missing(
     project: Project, write: Callable[..., None], pytester: pytest.Pytester
 ) -> None:
-    """Nothing of a run that does not use them changes; whoever does reads what to install."""
+    """Other tests run; the error of a test with a fixture says what to install."""
     package = pytester.mkpydir("pytest_asyncio")
     (package / "__init__.py").write_text(textwrap.dedent(OLD_ASYNCIO.format(version="0.21.2")))
     (package / "plugin.py").write_text(textwrap.dedent(OLD_PLUGIN))
@@ -436,10 +436,10 @@ def test_with_an_older_pytest_asyncio_only_the_fixtures_are_missing(
 # --- the entry point -----------------------------------------------------------------------------
 
 
-def test_an_installed_package_brings_the_plugin(
+def test_an_installed_package_has_the_plugin(
     pytester: pytest.Pytester, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is found through the entry point that pyproject.toml declares."""
+    """Pytest finds it by the entry point in pyproject.toml."""
     root = Path(__file__).resolve().parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
     entries = project["entry-points"]["pytest11"]

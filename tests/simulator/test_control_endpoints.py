@@ -1,4 +1,4 @@
-"""Directing a simulator from another process: orders over HTTP, and who may give them."""
+"""The control endpoints: commands over HTTP, and who may send them."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from apikley_async.simulator import Constant, Fault, FixedRenderer, Simulator, Terms
-from apikley_async.simulator.http.control_endpoints import _local_programs_only
+from apikley_async.simulator.http.control_endpoints import local_programs_only
 
+TERMS = Terms(duration=Constant(1000), limit=None)
 CREATE, RECORD = "/api/v1/jobs/createTask", "/api/v1/jobs/recordInfo"
 
 
-class FaultSchedule:
-    """Another program on this machine: a customer, and one who pulls the strings."""
+class Controller:
+    """Another program on this machine: it controls the simulator and calls its API."""
 
     def __init__(self, simulator, session):
         self.simulator = simulator
         self.session = session
 
-    async def order(self, method, path, body=None, **headers):
-        """Status and JSON of what is answered to an order."""
+    async def command(self, method, path, body=None, **headers):
+        """Status and JSON of the response to a command."""
         raw = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         url = f"{self.simulator.base_url}/_simulator{path}"
         async with self.session.request(method, url, data=raw, headers=headers) as answer:
             return answer.status, await answer.json()
 
     async def create(self):
-        """The whole answer to a creation."""
+        """The whole response to a createTask."""
         given = {"shots": [{"Scene": "Rain.", "duration": 5}]}
         body = {"model": "sora-2-pro-storyboard", "input": given}
         headers = {"Authorization": f"Bearer {self.simulator.api_key}"}
@@ -40,7 +41,7 @@ class FaultSchedule:
         ) as answer:
             return await answer.json(content_type=None)
 
-    async def made(self):
+    async def create_task(self):
         return (await self.create())["data"]["taskId"]
 
     async def state(self, task_id):
@@ -51,182 +52,182 @@ class FaultSchedule:
 
 
 @pytest.fixture
-async def director():
+async def controller():
     async with (
-        Simulator(Terms(duration=Constant(1000)), renderer=FixedRenderer()) as simulator,
+        Simulator(
+            Terms(duration=Constant(1000), limit=None), renderer=FixedRenderer()
+        ) as simulator,
         aiohttp.ClientSession() as session,
     ):
-        yield FaultSchedule(simulator, session)
+        yield Controller(simulator, session)
 
 
-# -- orders ------------------------------------------------------------------------------------
+# -- commands ----------------------------------------------------------------------------------
 
 
-async def test_it_says_how_the_world_stands_and_what_can_be_ordered(director):
-    """Names of endpoints, states and faults included; no key is asked for."""
-    await director.made()
+async def test_the_status_names_the_state_and_the_words_it_understands(controller):
+    """Names of endpoints, states and faults; no key is needed, and none is shown."""
+    await controller.create_task()
 
-    status, told = await director.order("GET", "/")
+    status, answer = await controller.command("GET", "/")
 
     assert status == 200
-    assert (told["tasks"], told["running"], told["faults"]) == (1, 1, None)
-    assert {"create", "record", "callback"} <= set(told["endpoints"])
-    assert told["names"] == list(Fault.presets())
-    assert director.simulator.api_key not in json.dumps(told)
+    assert (answer["tasks"], answer["running"], answer["faults"]) == (1, 1, None)
+    assert {"create", "record", "callback"} <= set(answer["endpoints"])
+    assert answer["names"] == list(Fault.presets())
+    assert controller.simulator.api_key not in json.dumps(answer)
 
 
-async def test_a_script_can_be_ordered(director):
+async def test_a_script_can_be_set(controller):
     """States, faults and faults with arguments, for an endpoint or a task, and repeated."""
-    task_id = await director.made()
+    task_id = await controller.create_task()
 
-    order = {"endpoint": "create", "steps": ["code 402 no money", "HTML_200"], "repeat": 2}
-    assert (await director.order("POST", "/script", order))[0] == 200
-    order = {"endpoint": "record", "steps": ["generating", "state moderating", "success"]}
-    assert (await director.order("POST", "/script", order | {"task_id": task_id}))[0] == 200
+    command = {"endpoint": "create", "steps": ["code 402 no money", "HTML_200"], "repeat": 2}
+    assert (await controller.command("POST", "/script", command))[0] == 200
+    command = {"endpoint": "record", "steps": ["generating", "state moderating", "success"]}
+    assert (await controller.command("POST", "/script", command | {"task_id": task_id}))[0] == 200
 
     for _ in range(2):
-        assert (await director.create())["msg"] == "no money"
+        assert (await controller.create())["msg"] == "no money"
         with pytest.raises(json.JSONDecodeError):
-            await director.create()
-    states = [await director.state(task_id) for _ in range(3)]
+            await controller.create()
+    states = [await controller.state(task_id) for _ in range(3)]
     assert states == ["generating", "moderating", "success"]
 
 
-async def test_a_script_without_end_can_be_taken_back(director):
-    """An outage lasts until it is said to be over."""
-    order = {"endpoint": "create", "steps": ["code 455"], "repeat": "forever"}
-    await director.order("POST", "/script", order)
-    assert {(await director.create())["code"] for _ in range(5)} == {455}
+async def test_an_endless_script_can_be_cleared(controller):
+    """An outage lasts until the scripts are cleared."""
+    command = {"endpoint": "create", "steps": ["code 455"], "repeat": "forever"}
+    await controller.command("POST", "/script", command)
+    assert {(await controller.create())["code"] for _ in range(5)} == {455}
 
-    await director.order("DELETE", "/script")
-    assert (await director.create())["code"] == 200
+    await controller.command("DELETE", "/script")
+    assert (await controller.create())["code"] == 200
 
 
-async def test_chance_can_be_ordered(director):
-    """With a seed, for a time; and ended by an empty order."""
-    order = {"seed": 3, "until": 900, "create": {"code 500": 1.0}}
+async def test_random_faults_can_be_set(controller):
+    """With a seed and an end; an empty command ends them."""
+    command = {"seed": 3, "until": 900, "create": {"code 500": 1.0}}
 
-    status, told = await director.order("PUT", "/faults", order)
+    status, answer = await controller.command("PUT", "/faults", command)
 
     assert status == 200
-    assert told["faults"] == order
-    assert (await director.create())["code"] == 500
-    await director.order("PUT", "/faults")
-    assert (await director.create())["code"] == 200
+    assert answer["faults"] == command
+    assert (await controller.create())["code"] == 500
+    await controller.command("PUT", "/faults")
+    assert (await controller.create())["code"] == 200
 
 
-async def test_time_can_be_skipped_and_films_finished(director):
-    """One film ends well, one does not, the others when their time has come."""
-    well, ill, late = [await director.made() for _ in range(3)]
+async def test_time_can_be_skipped_and_films_finished(controller):
+    """One film succeeds, one fails, the others end when they are due."""
+    good, bad, due = [await controller.create_task() for _ in range(3)]
 
     reason = {"code": "422", "message": "no cats"}
-    await director.order("POST", "/finish", {"task_id": well})
-    await director.order("POST", "/finish", {"task_id": ill, "failure": reason})
-    assert [await director.state(t) for t in (well, ill, late)] == ["success", "fail", "waiting"]
-    assert director.simulator.service.task(ill).failure.message == "no cats"
+    await controller.command("POST", "/finish", {"task_id": good})
+    await controller.command("POST", "/finish", {"task_id": bad, "failure": reason})
+    assert [await controller.state(t) for t in (good, bad, due)] == ["success", "fail", "waiting"]
+    assert controller.simulator.service.task(bad).failure.message == "no cats"
 
-    _, told = await director.order("POST", "/advance", {"seconds": 1000})
-    assert told["running"] == 0
-    assert await director.state(late) == "success"
-    await director.made()
-    assert (await director.order("POST", "/finish"))[1]["running"] == 0
+    _, answer = await controller.command("POST", "/advance", {"seconds": 1000})
+    assert answer["running"] == 0
+    assert await controller.state(due) == "success"
+    await controller.create_task()
+    assert (await controller.command("POST", "/finish"))[1]["running"] == 0
 
 
-async def test_the_books_can_be_read(director):
-    """All of them, as plain JSON."""
-    task_id = await director.made()
-    await director.state(task_id)
-    await director.order("POST", "/finish", {"task_id": task_id, "failure": {}})
+async def test_the_ledger_can_be_read(controller):
+    """All of it, as plain JSON."""
+    task_id = await controller.create_task()
+    await controller.state(task_id)
+    await controller.command("POST", "/finish", {"task_id": task_id, "failure": {}})
 
-    _, books = await director.order("GET", "/ledger")
-    _, tasks = await director.order("GET", "/tasks")
+    _, ledger = await controller.command("GET", "/ledger")
+    _, tasks = await controller.command("GET", "/tasks")
 
-    assert [entry["task_id"] for entry in books["paid"]] == [task_id]
-    assert books["creations"][0]["outcome"] == "created"
-    assert books["creations"][0]["body"]["model"] == "sora-2-pro-storyboard"
-    assert books["refunds"][0]["credits"] == 270
-    assert (books["polls"], books["credits_spent"]) == ({task_id: 1}, 0)
-    assert len(books["arrivals"]["create"]) == 1
+    assert [entry["task_id"] for entry in ledger["paid"]] == [task_id]
+    assert ledger["creations"][0]["outcome"] == "created"
+    assert ledger["creations"][0]["body"]["model"] == "sora-2-pro-storyboard"
+    assert ledger["refunds"][0]["credits"] == 270
+    assert (ledger["polls"], ledger["credits_spent"]) == ({task_id: 1}, 0)
+    assert len(ledger["arrivals"]["create"]) == 1
     assert [(task["task_id"], task["state"]) for task in tasks] == [(task_id, "fail")]
-    assert tasks[0]["result_urls"] == list(director.simulator.result_urls(task_id))
+    assert tasks[0]["result_urls"] == list(controller.simulator.result_urls(task_id))
 
 
-async def test_everything_can_begin_again(director):
-    """No tasks, empty books, the old balance, no scripts; the addresses stay."""
-    simulator = director.simulator
+async def test_everything_can_be_reset(controller):
+    """No tasks, an empty ledger, the first balance, no scripts; the URLs stay."""
+    simulator = controller.simulator
     before = (simulator.base_url, simulator.files_url)
-    await director.made()
+    await controller.create_task()
     old = simulator.ledger
-    await director.order("POST", "/script", {"endpoint": "create", "steps": ["reset"]})
+    await controller.command("POST", "/script", {"endpoint": "create", "steps": ["reset"]})
 
-    status, told = await director.order("POST", "/reset")
+    status, answer = await controller.command("POST", "/reset")
 
-    assert (status, told["tasks"], told["credits"]) == (200, 0, 10_000_000)
-    assert told["now"] < 60
+    assert (status, answer["tasks"], answer["credits"]) == (200, 0, 10_000_000)
+    assert answer["now"] < 60
     assert simulator.ledger is not old
     assert not simulator.ledger.paid
-    assert (await director.create())["code"] == 200
+    assert (await controller.create())["code"] == 200
     assert (simulator.base_url, simulator.files_url) == before
 
 
-# -- complaints --------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status", "about"),
-    [
-        ("POST", "/script", {"endpoint": "nowhere", "steps": []}, 400, "endpoint"),
-        ("POST", "/script", {"endpoint": ["create"], "steps": []}, 400, "endpoint"),
-        ("POST", "/script", {"endpoint": "create", "steps": "reset"}, 400, "steps"),
-        ("POST", "/script", {"endpoint": "create", "steps": [7]}, 400, "steps"),
-        ("POST", "/script", {"endpoint": "create", "steps": ["waiting"]}, 400, "waiting"),
-        ("POST", "/script", {"endpoint": "record", "steps": ["moderating"]}, 400, "moderating"),
-        ("POST", "/script", {"endpoint": "record", "steps": [], "repeat": -1}, 400, "repeat"),
-        ("POST", "/script", {"endpoint": "record", "steps": [], "task_id": 7}, 400, "task_id"),
-        ("POST", "/script", {"endpoint": "record", "step": []}, 400, "step"),
-        ("POST", "/script", b"[", 400, "JSON"),
-        ("POST", "/script", b"[]", 400, "JSON"),
-        ("PUT", "/faults", {"create": {"reset": 1.5}}, 400, "shares"),
-        ("PUT", "/faults", {"create": {"reset": "often"}}, 400, "create"),
-        ("PUT", "/faults", {"create": {"nonsense": 0.5}}, 400, "nonsense"),
-        ("PUT", "/faults", {"create": ["reset"]}, 400, "create"),
-        ("PUT", "/faults", {"anywhere": {"reset": 0.5}}, 400, "anywhere"),
-        ("PUT", "/faults", {"seed": "x"}, 400, "seed"),
-        ("POST", "/finish", {"task_id": "nobody's"}, 404, "nobody's"),
-        ("POST", "/finish", {"failure": "x"}, 400, "failure"),
-        ("POST", "/finish", {"failure": {"reason": "x"}}, 400, "failure"),
-        ("POST", "/advance", {}, 400, "seconds"),
-        ("POST", "/advance", {"seconds": -1}, 400, "seconds"),
-        ("POST", "/advance", b'{"seconds": 1e999}', 400, "seconds"),
-        ("GET", "/nothing", None, 404, "Not Found"),
-        ("PUT", "/script", None, 405, "Method"),
-    ],
-)
-async def test_an_order_that_makes_no_sense_is_refused_in_words(
-    director, method, path, body, status, about
-):
-    """And nothing of it is carried out."""
-    got, told = await director.order(method, path, body)
-
-    assert (got, list(told)) == (status, ["error"])
-    assert about in told["error"]
-    assert (await director.create())["code"] == 200
+INVALID = [
+    ("POST", "/script", {"endpoint": "nowhere", "steps": []}, 400, "endpoint"),
+    ("POST", "/script", {"endpoint": ["create"], "steps": []}, 400, "endpoint"),
+    ("POST", "/script", {"endpoint": "create", "steps": "reset"}, 400, "steps"),
+    ("POST", "/script", {"endpoint": "create", "steps": [7]}, 400, "steps"),
+    ("POST", "/script", {"endpoint": "create", "steps": ["waiting"]}, 400, "waiting"),
+    ("POST", "/script", {"endpoint": "record", "steps": ["moderating"]}, 400, "moderating"),
+    ("POST", "/script", {"endpoint": "record", "steps": [], "repeat": -1}, 400, "repeat"),
+    ("POST", "/script", {"endpoint": "record", "steps": [], "task_id": 7}, 400, "task_id"),
+    ("POST", "/script", {"endpoint": "record", "step": []}, 400, "step"),
+    ("POST", "/script", b"[", 400, "JSON"),
+    ("POST", "/script", b"[]", 400, "JSON"),
+    ("PUT", "/faults", {"create": {"reset": 1.5}}, 400, "shares"),
+    ("PUT", "/faults", {"create": {"reset": "often"}}, 400, "create"),
+    ("PUT", "/faults", {"create": {"nonsense": 0.5}}, 400, "nonsense"),
+    ("PUT", "/faults", {"create": ["reset"]}, 400, "create"),
+    ("PUT", "/faults", {"anywhere": {"reset": 0.5}}, 400, "anywhere"),
+    ("PUT", "/faults", {"seed": "x"}, 400, "seed"),
+    ("POST", "/finish", {"task_id": "nobody's"}, 404, "nobody's"),
+    ("POST", "/finish", {"failure": "x"}, 400, "failure"),
+    ("POST", "/finish", {"failure": {"reason": "x"}}, 400, "failure"),
+    ("POST", "/advance", {}, 400, "seconds"),
+    ("POST", "/advance", {"seconds": -1}, 400, "seconds"),
+    ("POST", "/advance", b'{"seconds": 1e999}', 400, "seconds"),
+    ("GET", "/nothing", None, 404, "Not Found"),
+    ("PUT", "/script", None, 405, "Method"),
+]
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
+async def test_an_invalid_command_is_refused_with_a_reason(controller):
+    """And nothing of it is done."""
+    failures = []
+    for method, path, body, status, about in INVALID:
+        got, answer = await controller.command(method, path, body)
+        if (got, list(answer)) != (status, ["error"]) or about not in answer["error"]:
+            failures.append((method, path, body, got, answer))
+        if (await controller.create())["code"] != 200:
+            failures.append((method, path, body, "was done"))
+
+    assert failures == []
+
+
+async def test_web_pages_may_not_send_commands(controller):
+    """Neither from another site, nor under a name that points to this machine (D11)."""
+    for headers in (
         {"Origin": "https://evil.example"},
         {"Host": "evil.example"},
         {"Host": "evil.example:80"},
         {"Host": "10.0.0.1"},
-    ],
-)
-async def test_web_pages_may_not_give_orders(director, headers):
-    """Neither from another site, nor under a name that was pointed at this machine (D11)."""
-    for method, path in [("GET", "/ledger"), ("POST", "/reset")]:
-        status, told = await director.order(method, path, None, **headers)
-        assert (status, list(told)) == (403, ["error"])
+    ):
+        for method, path in [("GET", "/ledger"), ("POST", "/reset")]:
+            status, answer = await controller.command(method, path, None, **headers)
+            assert (status, list(answer)) == (403, ["error"]), (headers, path)
 
 
 @pytest.mark.parametrize(
@@ -239,8 +240,8 @@ async def test_web_pages_may_not_give_orders(director, headers):
         ("fe80::1", 403),
     ],
 )
-async def test_other_machines_may_not_give_orders(peer, status):
-    """Even where the simulator listens to them."""
+async def test_other_machines_may_not_send_commands(peer, status):
+    """Even where the simulator serves them."""
 
     class Transport(asyncio.Transport):
         def get_extra_info(self, name, default=None):
@@ -251,13 +252,13 @@ async def test_other_machines_may_not_give_orders(peer, status):
 
     request = make_mocked_request("POST", "/reset", {"Host": "127.0.0.1"}, transport=Transport())
 
-    assert (await _local_programs_only(request, handler)).status == status
+    assert (await local_programs_only(request, handler)).status == status
 
 
-async def test_orders_leave_no_trace_in_the_books(director):
-    """They are no requests of a customer's."""
+async def test_commands_are_not_in_the_ledger(controller):
+    """They are not requests of a client."""
     for _ in range(3):
-        await director.order("GET", "/")
+        await controller.command("GET", "/")
 
-    _, books = await director.order("GET", "/ledger")
-    assert (books["arrivals"], books["unauthorized"]) == ({}, 0)
+    _, ledger = await controller.command("GET", "/ledger")
+    assert (ledger["arrivals"], ledger["unauthorized"]) == ({}, 0)

@@ -1,7 +1,7 @@
 """The simulator against the description of the service: `openapi.yaml`, beside this file.
 
-The outcome of a call is the code in its body, not its HTTP status; so refusals with HTTP 200 are
-held against the description too, and each answer against what its code promises.
+The outcome of a call is the code in its body, not its HTTP status. So refusals with HTTP 200 are
+compared with the description too, and each response with what its code promises.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ CALLBACK = "https://hooks.example.com/a?token=1"
 
 
 @attrs.frozen
-class ServedThread:
-    """A simulator in a thread of its own, as callers without asyncio meet it."""
+class ThreadedService:
+    """A simulator in a thread of its own, called without asyncio."""
 
     simulator: Simulator
 
-    def ask(self, operation_id: str, *, key: str | None = None, **parts: Any) -> Any:
-        """Send one request, hold the answer against the description, and give its JSON."""
-        return self.answer(OPERATIONS[operation_id].Case(**parts), key=key)
+    def call(self, operation_id: str, *, key: str | None = None, **parts: Any) -> Any:
+        """Send one request, compare the response with the description, and return its JSON."""
+        return self.send(OPERATIONS[operation_id].Case(**parts), key=key)
 
-    def answer(self, case: Any, *, key: str | None = None) -> Any:
+    def send(self, case: Any, *, key: str | None = None) -> Any:
         upload = "/file-upload" if case.path.startswith("/api/file-") else ""
         headers = {"Authorization": f"Bearer {key or self.simulator.api_key}"}
         response = case.call(base_url=self.simulator.base_url + upload, headers=headers)
@@ -81,14 +81,14 @@ class ServedThread:
 
     def create(self, **changes: Any) -> Any:
         body = {"model": "sora-2-pro-storyboard", "input": BOARD} | changes
-        return self.ask("createStoryboardTask", body=body, media_type="application/json")
+        return self.call("createStoryboardTask", body=body, media_type="application/json")
 
     def record(self, task_id: str) -> Any:
-        return self.ask("getTask", query={"taskId": task_id})
+        return self.call("getTask", query={"taskId": task_id})
 
 
 def check_envelope(body: Any, *, upload: bool) -> None:
-    """What every answer promises, whatever its HTTP status."""
+    """What every response promises, whatever its HTTP status."""
     assert isinstance(body["code"], int)
     assert isinstance(body.get("msg", body.get("message")), str)
     if body["code"] == 200:
@@ -99,7 +99,7 @@ def check_envelope(body: Any, *, upload: bool) -> None:
         assert body["success"] is (body["code"] == 200)
 
 
-def serve(terms: Terms) -> Iterator[ServedThread]:
+def serve(terms: Terms) -> Iterator[ThreadedService]:
     """Serve a simulator from a thread until the generator ends."""
     opened: Future[tuple[Simulator, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
@@ -112,20 +112,20 @@ def serve(terms: Terms) -> Iterator[ServedThread]:
     thread = threading.Thread(target=lambda: asyncio.run(main()), name="service")
     thread.start()
     simulator, loop, end = opened.result(timeout=30)
-    yield ServedThread(simulator)
+    yield ThreadedService(simulator)
     loop.call_soon_threadsafe(end.set)
     thread.join(timeout=30)
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[ServedThread]:
-    """One that refuses with HTTP 200, as the service is thought to do."""
+def service() -> Iterator[ThreadedService]:
+    """It refuses with HTTP 200, as the real service is thought to do."""
     yield from serve(Terms(limit=None, max_running=None, duration=Constant(1000)))
 
 
 @pytest.fixture(scope="module")
-def blunt_service() -> Iterator[ServedThread]:
-    """One whose refusals have their code as HTTP status, and uploads the other shape."""
+def status_service() -> Iterator[ThreadedService]:
+    """Its refusals have their code as HTTP status, and its uploads the other shape."""
     yield from serve(Terms(limit=None, http_refusals=True, upload_shape="fileId"))
 
 
@@ -134,10 +134,10 @@ def blunt_service() -> Iterator[ServedThread]:
 
 @pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("operation_id", OPERATIONS)
-def test_no_request_breaks_it_or_the_description(
-    service: ServedThread, operation_id: str, mode: GenerationMode
+def test_every_request_is_answered_as_described(
+    service: ThreadedService, operation_id: str, mode: GenerationMode
 ) -> None:
-    """Valid or not, it is answered as described, and charged exactly where it says 200."""
+    """Valid or not; and a creation is charged exactly when its code is 200."""
 
     @settings(
         max_examples=EXAMPLES,
@@ -146,17 +146,17 @@ def test_no_request_breaks_it_or_the_description(
         suppress_health_check=list(HealthCheck),
     )
     @given(case=OPERATIONS[operation_id].as_strategy(generation_mode=mode))
-    def ask(case: Any) -> None:
+    def send(case: Any) -> None:
         paid = len(service.simulator.ledger.paid)
-        body = service.answer(case)
+        body = service.send(case)
         created = operation_id == "createStoryboardTask" and body["code"] == 200
         assert len(service.simulator.ledger.paid) == paid + created
 
-    ask()
+    send()
 
 
 def test_the_description_is_complete() -> None:
-    """Every operation of the service is held against it, and the callback."""
+    """Every operation of the service is tested, and the callback."""
     assert set(OPERATIONS) == {
         "createStoryboardTask",
         "getTask",
@@ -170,18 +170,18 @@ def test_the_description_is_complete() -> None:
     assert len(paths) == 7
 
 
-def test_this_copy_of_the_description_is_as_it_was_written() -> None:
-    """Whoever changes it says so here: a test must not be made to pass by bending the truth."""
+def test_the_description_was_not_changed() -> None:
+    """A change must change the digest too: no test may be made to pass by editing the file."""
     text = Path(__file__).with_name("openapi.yaml").read_bytes()
 
     assert hashlib.sha256(text).hexdigest() == DIGEST
 
 
-# -- the documented answers --------------------------------------------------------------------
+# -- the documented responses ------------------------------------------------------------------
 
 
-def shown(operation_id: str, example: str) -> dict[str, Any]:
-    """A documented example of a 200 answer."""
+def documented(operation_id: str, example: str) -> dict[str, Any]:
+    """A documented example of a 200 response."""
     response = OPERATIONS[operation_id].definition.raw["responses"]["200"]
     if "$ref" in response:
         response = DOCUMENT["components"]["responses"][response["$ref"].rpartition("/")[2]]
@@ -200,19 +200,19 @@ def assert_alike(body: Any, example: Any) -> None:
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["accepted", "refused"])
-def test_a_creation_is_answered_as_shown(service: ServedThread, refused: bool) -> None:
-    """With the id of a task, or with a code and nothing."""
-    world = service.simulator.service
-    balance, world.credits = world.credits, 0 if refused else world.credits
+def test_a_creation_is_answered_as_documented(service: ThreadedService, refused: bool) -> None:
+    """With the id of a task, or with a code and no data."""
+    state = service.simulator.service
+    balance, state.credits = state.credits, 0 if refused else state.credits
     body = service.create()
-    world.credits = balance if refused else world.credits
+    state.credits = balance if refused else state.credits
 
-    assert_alike(body, shown("createStoryboardTask", "refused" if refused else "accepted"))
+    assert_alike(body, documented("createStoryboardTask", "refused" if refused else "accepted"))
     assert body["code"] == (500 if refused else 200)
 
 
 @pytest.mark.parametrize("state", ["waiting", "generating", "success", "fail"])
-def test_a_record_is_answered_as_shown(service: ServedThread, state: str) -> None:
+def test_a_poll_is_answered_as_documented(service: ThreadedService, state: str) -> None:
     """In every state, with every documented field."""
     task_id = service.create(callBackUrl=CALLBACK)["data"]["taskId"]
     service.simulator.script("record", [state], task_id=task_id)
@@ -220,48 +220,48 @@ def test_a_record_is_answered_as_shown(service: ServedThread, state: str) -> Non
     body = service.record(task_id)
 
     assert body["data"]["state"] == state
-    assert_alike(body, shown("getTask", "generating" if state == "waiting" else state))
+    assert_alike(body, documented("getTask", "generating" if state == "waiting" else state))
 
 
-def test_a_missing_record_is_answered_as_shown(service: ServedThread) -> None:
-    """With the words that a client has to know."""
-    assert service.record("task_of_nobody") == shown("getTask", "notFound")
+def test_a_poll_of_an_unknown_task_is_answered_as_documented(service: ThreadedService) -> None:
+    """With the message that a client has to recognise."""
+    assert service.record("task_of_nobody") == documented("getTask", "notFound")
 
 
-def test_credits_and_links_are_answered_as_shown(service: ServedThread) -> None:
-    """A number; an address for a result of its own, and nothing for any other."""
+def test_credits_and_links_are_answered_as_documented(service: ThreadedService) -> None:
+    """A number; a link for a result of the service, and no data for any other URL."""
     task_id = service.create()["data"]["taskId"]
     service.simulator.script("record", ["success"], task_id=task_id)
     service.record(task_id)
     (url,) = service.simulator.result_urls(task_id)
-    ask = {"operation_id": "createDownloadUrl", "media_type": "application/json"}
+    link = {"operation_id": "createDownloadUrl", "media_type": "application/json"}
 
-    assert_alike(service.ask("getCredits"), shown("getCredits", ""))
-    assert_alike(service.ask(**ask, body={"url": url}), shown("createDownloadUrl", "ok"))
-    foreign = service.ask(**ask, body={"url": "https://elsewhere.example/1.mp4"})
-    assert foreign == shown("createDownloadUrl", "externalUrl")
+    assert_alike(service.call("getCredits"), documented("getCredits", ""))
+    assert_alike(service.call(**link, body={"url": url}), documented("createDownloadUrl", "ok"))
+    foreign = service.call(**link, body={"url": "https://elsewhere.example/1.mp4"})
+    assert foreign == documented("createDownloadUrl", "externalUrl")
 
 
 @pytest.mark.parametrize("shape", ["stored", "storedAlternative"])
-@pytest.mark.parametrize("way", ["Stream", "Base64", "Url"])
-def test_uploads_are_answered_as_shown(
-    service: ServedThread, blunt_service: ServedThread, way: str, shape: str
+@pytest.mark.parametrize("form", ["Stream", "Base64", "Url"])
+def test_uploads_are_answered_as_documented(
+    service: ThreadedService, status_service: ThreadedService, form: str, shape: str
 ) -> None:
     """All three, in both documented shapes."""
-    chosen = service if shape == "stored" else blunt_service
+    chosen = service if shape == "stored" else status_service
     common = {"uploadPath": "storyboards/inputs", "fileName": "7c9e6679.png"}
     base64 = common | {"base64Data": "data:image/png;base64,iVBORw0KGgo="}
-    stored = chosen.ask("uploadFileBase64", body=base64, media_type="application/json")
+    stored = chosen.call("uploadFileBase64", body=base64, media_type="application/json")
     sent = {
         "Stream": ("multipart/form-data", common | {"file": b"\x89PNG"}),
         "Base64": ("application/json", base64),
         "Url": ("application/json", common | {"fileUrl": stored["data"]["downloadUrl"]}),
     }
-    media_type, fields = sent[way]
+    media_type, fields = sent[form]
 
-    body = chosen.ask(f"uploadFile{way}", body=fields, media_type=media_type)
+    body = chosen.call(f"uploadFile{form}", body=fields, media_type=media_type)
 
-    assert_alike(body, shown(f"uploadFile{way}", shape))
+    assert_alike(body, documented(f"uploadFile{form}", shape))
 
 
 # -- the documented statuses -------------------------------------------------------------------
@@ -274,21 +274,21 @@ def test_uploads_are_answered_as_shown(
         ("getTask", {"query": {"taskId": "x"}}, "another-key", 401),
         ("getTask", {"query": {"taskId": "x"}}, None, 422),
         *[
-            (f"uploadFile{way}", {"body": {}, "media_type": "application/json"}, key, code)
-            for way in ("Stream", "Base64", "Url")
+            (f"uploadFile{form}", {"body": {}, "media_type": "application/json"}, key, code)
+            for form in ("Stream", "Base64", "Url")
             for key, code in [(None, 400), ("another-key", 401)]
         ],
     ],
 )
 def test_a_refusal_can_have_its_code_as_status(
-    blunt_service: ServedThread,
+    status_service: ThreadedService,
     operation_id: str,
     parts: dict[str, Any],
     key: str | None,
     code: int,
 ) -> None:
-    """The statuses that the description knows, each with the envelope it shows."""
-    assert blunt_service.ask(operation_id, key=key, **parts)["code"] == code
+    """The statuses of the description, each with its documented envelope."""
+    assert status_service.call(operation_id, key=key, **parts)["code"] == code
 
 
 @pytest.mark.parametrize(
@@ -300,10 +300,10 @@ def test_a_refusal_can_have_its_code_as_status(
     ],
     ids=str,
 )
-def test_the_other_statuses_come_by_script(
-    service: ServedThread, operation_id: str, fault: Fault, code: int
+def test_the_other_statuses_can_be_scripted(
+    service: ThreadedService, operation_id: str, fault: Fault, code: int
 ) -> None:
-    """Only what is scripted is a server error, and it looks as described."""
+    """A server error occurs only by script, and is answered as described."""
     endpoints = {"createStoryboardTask": "create", "getTask": "record", "getCredits": "credits"}
     endpoint = endpoints.get(operation_id, "upload")
     operation = OPERATIONS[operation_id]
@@ -327,7 +327,7 @@ def test_the_other_statuses_come_by_script(
 
 
 def plain(schema: Any) -> Any:
-    """OpenAPI's way to say that a value may be null, in the words of JSON Schema."""
+    """A schema with OpenAPI's `nullable` written as JSON Schema."""
     if isinstance(schema, list):
         return [plain(item) for item in schema]
     if not isinstance(schema, dict):
@@ -337,14 +337,14 @@ def plain(schema: Any) -> Any:
 
 
 def callback_of(fault: Fault = Fault.OK, **terms: Any) -> tuple[Any, dict[str, str]]:
-    """What the receiver gets, when a film has ended: the body and the headers."""
-    world = Service(Terms(duration=Constant(0), **terms))
+    """The body and the headers that a receiver gets when a film has ended."""
+    service = Service(Terms(duration=Constant(0), **terms))
     body = {"model": "sora-2-pro-storyboard", "callBackUrl": CALLBACK, "input": BOARD}
-    task = world.create(json.dumps(body).encode())
-    said = ResponseBuilder(world.terms, world.clock).callback(
+    task = service.create(json.dumps(body).encode())
+    report = ResponseBuilder(service.terms, service.clock).callback(
         task, ("https://r.test/1.mp4",), 640.25
     )
-    sent = sign_callback(said, fault, task_id=task.task_id, key="k", now=1_790_000_612.5)
+    sent = sign_callback(report, fault, task_id=task.task_id, key="k", now=1_790_000_612.5)
     return json.loads(sent.body), dict(sent.headers)
 
 
@@ -356,7 +356,7 @@ POST = CALLBACKS["{$request.body#/callBackUrl}"]["post"]
     ("example", "terms"),
     [("success", {}), ("failure", {"fail_rate": 1.0}), ("notice", {"callbacks": "notice"})],
 )
-def test_callbacks_are_sent_as_shown(example: str, terms: dict[str, Any]) -> None:
+def test_callbacks_are_sent_as_documented(example: str, terms: dict[str, Any]) -> None:
     """All three payloads, and the headers that sign them."""
     validator = jsonschema_rs.validator_for(
         plain({"components": DOCUMENT["components"], "$ref": "#/components/schemas/TaskCallback"})
@@ -375,4 +375,4 @@ def test_callbacks_are_sent_as_shown(example: str, terms: dict[str, Any]) -> Non
 
 
 DIGEST = "b22d9c359f3991dc470643a4346de134a2065507821c2208df264d5fa57d1ff0"
-"""Of the description; changes with it."""
+"""SHA-256 of the description."""

@@ -1,4 +1,4 @@
-"""Who is let in to a simulator, where it asks, and what a browser may make of what it serves."""
+"""The Host check, the key, and what a browser may do with what the simulator serves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BODY = {
     "model": "sora-2-pro-storyboard",
     "input": {"n_frames": "10", "shots": [{"Scene": "Rain.", "duration": 5}]},
 }
-STRANGE = [
+FOREIGN_HOSTS = [
     "evil.example",
     "evil.example:80",
     "10.0.0.1",
@@ -28,12 +28,12 @@ STRANGE = [
     "localhost:x",
     "",
 ]
-OURS = ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:8765"]
+OWN_HOSTS = ["localhost", "LOCALHOST:1", "127.0.0.1", "127.9.9.9:80", "[::1]", "[::1]:8765"]
 
 
 @pytest.fixture
-async def world():
-    """A simulator, a session with its key, and the address of a film."""
+async def served():
+    """A simulator, a session with its key, and the URL of a film."""
     simulator = Simulator(Terms(duration=Constant(0)), renderer=FixedRenderer())
     async with (
         simulator,
@@ -43,35 +43,35 @@ async def world():
         yield simulator, session, simulator.result_urls(task.task_id)[0]
 
 
-async def test_what_comes_over_loopback_names_this_machine(world):
-    """A page whose name leads here gets neither the API nor the films, key or not (D11)."""
-    simulator, session, film = world
-    doors = [f"{simulator.base_url}/api/v1/chat/credit", f"{simulator.base_url}/x", film]
+async def test_requests_over_loopback_must_name_this_machine(served):
+    """A page whose name points here gets neither the API nor the films, even with a key (D11)."""
+    simulator, session, film = served
+    urls = [f"{simulator.base_url}/api/v1/chat/credit", f"{simulator.base_url}/x", film]
     wrong = {}
-    for door in doors:
-        for names, fine in ((STRANGE, False), (OURS, True)):
+    for url in urls:
+        for names, fine in ((FOREIGN_HOSTS, False), (OWN_HOSTS, True)):
             for name in names:
-                async with session.get(door, headers={"Host": name}) as answer:
+                async with session.get(url, headers={"Host": name}) as answer:
                     if (answer.status == 403) is fine:
-                        wrong[door, name] = answer.status
+                        wrong[url, name] = answer.status
 
     assert wrong == {}
 
 
-async def test_a_host_that_is_named_twice_or_not_at_all_is_refused(world):
-    """Whoever reads the first of two would let in what another has let out."""
-    simulator, _, _ = world
+async def test_a_missing_or_repeated_host_header_is_refused(served):
+    """Of two headers, one check might read the first and another the second."""
+    simulator, _, _ = served
     port = int(simulator.base_url.rpartition(":")[2])
     for lines in ("", "Host: localhost\r\nHost: evil.example\r\n"):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"GET /x HTTP/1.1\r\n{lines}Connection: close\r\n\r\n".encode())
-        told = await reader.read()
+        answer = await reader.read()
         writer.close()
-        assert told.split()[1] in (b"403", b"400")
+        assert answer.split()[1] in (b"403", b"400")
 
 
 def test_every_simulator_has_a_key_of_its_own():
-    """The key of the last one, or of the documentation, opens nothing."""
+    """The key of another one, or of the documentation, is refused."""
     keys = {Simulator().api_key for _ in range(5)}
 
     assert len(keys) == 5
@@ -79,9 +79,9 @@ def test_every_simulator_has_a_key_of_its_own():
     assert Simulator(api_key="mine").api_key == "mine"
 
 
-async def test_nothing_that_a_browser_would_run_is_served(world):
-    """Whatever an upload is called, and whatever a fault calls a film (D12)."""
-    simulator, session, film = world
+async def test_nothing_that_a_browser_would_run_is_served(served):
+    """Whatever the name of an upload, and whatever content type a fault gives a film (D12)."""
+    simulator, session, film = served
     wrong = {}
     for name in ("a.html", "a.svg", "a.js", "a.xml", "a.xhtml", "a.pdf", "a.png.html", "a"):
         upload = simulator.service.files.upload("in", name, b"<script>alert(1)</script>")
@@ -99,9 +99,9 @@ async def test_nothing_that_a_browser_would_run_is_served(world):
     assert wrong == {}
 
 
-async def test_nothing_is_called_or_fetched_that_nobody_named(world, caplog):
-    """By default not even on this machine; what was not sent is in the books, and said once."""
-    simulator, session, film = world
+async def test_only_allowed_hosts_are_called_or_fetched_from(served, caplog):
+    """By default not even this machine; what was not sent is in the ledger, and logged once."""
+    simulator, session, film = served
     target = f"{simulator.base_url}/api/v1/jobs/createTask"
     for port in (9, 10):
         body = BODY | {"callBackUrl": f"http://127.0.0.1:{port}/hooks"}
@@ -116,8 +116,8 @@ async def test_nothing_is_called_or_fetched_that_nobody_named(world, caplog):
         assert "hosts=" in (await answer.json())["msg"]
 
 
-async def test_a_callback_does_not_direct_a_simulator():
-    """Where this machine may be called, what directs a simulator does not hear its callbacks."""
+async def test_a_callback_cannot_control_a_simulator():
+    """Where this machine is allowed, the control endpoints still refuse callbacks."""
     simulator = Simulator(
         Terms(duration=Constant(1)), renderer=FixedRenderer(), hosts=["localhost"]
     )
@@ -134,8 +134,8 @@ async def test_a_callback_does_not_direct_a_simulator():
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-async def test_it_warns_where_others_may_come(host, caplog):
-    """Bound to loopback it is silent."""
+async def test_it_warns_when_other_machines_can_connect(host, caplog):
+    """Bound to loopback it logs nothing."""
     with caplog.at_level(logging.WARNING):
         async with Simulator(host=host) as simulator:
             assert simulator.exposed is (host == "0.0.0.0")

@@ -1,4 +1,4 @@
-"""How long requests travel, and how time can be skipped."""
+"""Latencies, and time that is skipped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from random import Random
 
 import aiohttp
 import pytest
+from manual_clock import ManualClock
 
 from apikley_async.simulator import (
     Constant,
@@ -29,21 +30,6 @@ BODY = {
 }
 
 
-class HandClock:
-    """Time that passes only when it is told to."""
-
-    time = 1000.0
-
-    def now(self):
-        return self.time
-
-    def wall(self):
-        return 1_790_000_000.0 + self.time
-
-    async def sleep(self, delay, wake=None):
-        self.time += delay
-
-
 # -- distributions -----------------------------------------------------------------------------
 
 
@@ -52,7 +38,7 @@ class HandClock:
     [(Constant(0.2), 0.2, 0.2), (Uniform(0.1, 0.5), 0.3, 0.5), (Lognormal(0.2, 1.0), 0.2, 9.0)],
     ids=repr,
 )
-def test_latencies_have_a_shape(latency, median, most):
+def test_latencies_follow_their_distribution(latency, median, most):
     """Always the same, anything between two values, or small with a long tail."""
     rng = Random(1)
     terms = Terms(latency=latency)
@@ -64,15 +50,15 @@ def test_latencies_have_a_shape(latency, median, most):
 
 
 def test_each_endpoint_may_have_its_own():
-    """Where none is given there is none, and none is negative."""
+    """An endpoint without one has none, and none is negative."""
     terms = Terms(latency={"create": Constant(1), "record": Uniform(-5, -1)})
 
     assert [terms.draw_latency(e, Random(1)) for e in ("create", "record", "file")] == [1, 0, 0]
     assert Terms().draw_latency("create", Random(1)) == 0
 
 
-def test_one_more_look_does_not_delay_the_next_creation():
-    """Each endpoint has dice of its own."""
+def test_one_more_poll_does_not_delay_the_next_creation():
+    """Each endpoint has a generator of its own."""
     quiet, busy = (Service(Terms(latency=Uniform(0, 1)), rng=Random(5)) for _ in range(2))
     for _ in range(13):
         busy.latency("record")
@@ -80,7 +66,7 @@ def test_one_more_look_does_not_delay_the_next_creation():
     assert [quiet.latency("create") for _ in range(9)] == [busy.latency("create") for _ in range(9)]
 
 
-# -- on the road -------------------------------------------------------------------------------
+# -- on the network ---------------------------------------------------------------------------
 
 
 async def post(simulator, session, path="/api/v1/jobs/createTask"):
@@ -90,8 +76,8 @@ async def post(simulator, session, path="/api/v1/jobs/createTask"):
 
 
 @pytest.mark.virtual
-async def test_half_of_it_passes_before_the_request_arrives():
-    """In the caller's seconds, whatever the speed; faults add to it."""
+async def test_half_of_the_latency_passes_before_the_request_arrives():
+    """In the caller's seconds, whatever the speed; delays of faults are added."""
     loop = asyncio.get_running_loop()
     terms = Terms(latency={"create": Constant(8)})
     async with (
@@ -111,8 +97,8 @@ async def test_half_of_it_passes_before_the_request_arrives():
 
 
 @pytest.mark.virtual
-async def test_a_caller_who_gives_up_may_have_been_heard():
-    """What is on its way arrives all the same, and is charged (A2)."""
+async def test_a_request_arrives_although_its_caller_has_given_up():
+    """It is processed and charged (A2)."""
     terms = Terms(latency={"create": Constant(8)})
     async with (
         Simulator(terms, renderer=FixedRenderer(), clock=LoopClock()) as simulator,
@@ -126,66 +112,66 @@ async def test_a_caller_who_gives_up_may_have_been_heard():
         assert len(simulator.ledger.paid) == 1
 
 
-async def test_what_is_on_its_way_when_it_closes_never_arrives():
-    """Nothing is charged by a service that is no longer there."""
+async def test_a_request_in_transit_never_arrives_when_the_simulator_closes():
+    """Nothing is charged by a service that has ended."""
     terms = Terms(latency=Constant(3600))
     async with aiohttp.ClientSession() as session:
         async with Simulator(terms, renderer=FixedRenderer()) as simulator:
-            asking = asyncio.create_task(post(simulator, session))
+            posting = asyncio.create_task(post(simulator, session))
             for _ in range(20):
                 await asyncio.sleep(0)
         with pytest.raises(aiohttp.ClientError):
-            await asking
+            await posting
     assert not simulator.ledger.paid
 
 
 # -- skipping ----------------------------------------------------------------------------------
 
 
-def test_skipped_time_passes_in_the_world_and_not_on_the_calendar():
-    """Stamps that were told stay as they were, and no stamp lies in the future."""
-    clock = HandClock()
-    time = ServiceClock(clock, speed=2)
-    time.now()
+def test_skipped_time_passes_for_the_service_and_not_on_the_calendar():
+    """Timestamps that were sent stay as they were, and none is in the future."""
+    clock = ManualClock()
+    service_clock = ServiceClock(clock, speed=2)
+    service_clock.now()
     clock.time += 10
-    before = time.now()
-    stamp = time.timestamp(before)
+    before = service_clock.now()
+    stamp = service_clock.timestamp(before)
 
-    time.skip(3600)
+    service_clock.skip(3600)
 
-    assert (before, time.now()) == (20, 3620)
-    assert time.timestamp(before) == stamp == time.timestamp(3620) == clock.wall()
+    assert (before, service_clock.now()) == (20, 3620)
+    assert service_clock.timestamp(before) == stamp == service_clock.timestamp(3620) == clock.wall()
     clock.time += 5
-    assert time.now() == 3630
-    assert time.timestamp(3630) == clock.wall()
-    time.restart()
-    assert time.now() == 0
+    assert service_clock.now() == 3630
+    assert service_clock.timestamp(3630) == clock.wall()
+    service_clock.restart()
+    assert service_clock.now() == 0
 
 
-def test_time_is_skipped_forwards():
-    """Nothing that has happened can be undone."""
+def test_time_cannot_be_skipped_backwards():
+    """What has happened cannot be undone."""
     with pytest.raises(ValueError, match="seconds"):
-        ServiceClock(HandClock()).skip(-1)
+        ServiceClock(ManualClock()).skip(-1)
 
 
-def test_a_world_can_begin_again():
-    """With the same chance: equal requests meet an equal world, under new ids."""
-    world = Service(
-        Terms(duration=Lognormal(), fail_rate=0.3), clock=ServiceClock(HandClock()), rng=Random(2)
+def test_a_service_can_be_reset():
+    """With the same randomness: equal requests get equal tasks, under new ids."""
+    service = Service(
+        Terms(duration=Lognormal(), fail_rate=0.3), clock=ServiceClock(ManualClock()), rng=Random(2)
     )
-    world.files.base_url = "http://files.test"
+    service.files.base_url = "http://files.test"
     raw = json.dumps(BODY).encode()
 
-    def fates():
-        tasks = [world.create(raw) for _ in range(10)]
+    def create_ten():
+        tasks = [service.create(raw) for _ in range(10)]
         return [(t.due_at, t.failure, t.seed) for t in tasks], {t.task_id for t in tasks}
 
-    first, ids = fates()
-    world.advance(500)
-    world.reset()
+    first, ids = create_ten()
+    service.advance(500)
+    service.reset()
 
-    assert (world.clock.now(), world.credits, world.tasks) == (0, Terms().credits, ())
-    assert world.files.base_url == "http://files.test"
-    second, others = fates()
+    assert (service.clock.now(), service.credits, service.tasks) == (0, Terms().credits, ())
+    assert service.files.base_url == "http://files.test"
+    second, others = create_ten()
     assert second == first
     assert not ids & others

@@ -1,4 +1,4 @@
-"""The simulator as a whole: it begins, it waits, it ends and leaves nothing behind."""
+"""The simulator as a whole: it starts, waits, ends and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def others():
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
-async def test_before_it_runs_it_has_no_address():
-    """And says so, rather than giving one that leads nowhere."""
+async def test_before_it_runs_it_has_no_url():
+    """Reading it raises."""
     idle = simulator()
 
     with pytest.raises(RuntimeError, match="no URL"):
@@ -44,8 +44,8 @@ async def test_before_it_runs_it_has_no_address():
     assert "stopped" in repr(idle)
 
 
-async def test_two_simulators_do_not_meet():
-    """Each has two ports, a world and books of its own."""
+async def test_two_simulators_are_independent():
+    """Each has two ports, a service and a ledger of its own."""
     async with simulator() as one, simulator() as two, aiohttp.ClientSession() as session:
         await create(one, session)
 
@@ -53,7 +53,7 @@ async def test_two_simulators_do_not_meet():
         assert (len(one.ledger.paid), len(two.ledger.paid)) == (1, 0)
 
 
-async def test_it_can_be_started_again_with_its_world():
+async def test_it_can_be_started_again_with_its_service():
     """Closing twice is harmless; starting twice is not."""
     again = simulator()
     async with again, aiohttp.ClientSession() as session:
@@ -67,8 +67,8 @@ async def test_it_can_be_started_again_with_its_world():
     assert len(again.ledger.paid) == 2
 
 
-async def test_a_taken_port_is_an_error_that_leaves_nothing_open():
-    """The socket that was already open is closed again."""
+async def test_a_port_in_use_is_an_error_that_leaves_nothing_open():
+    """The socket that was open is closed again."""
     async with simulator() as one:
         port = int(one.base_url.rpartition(":")[2])
         other = simulator(port=port)
@@ -81,7 +81,7 @@ async def test_a_taken_port_is_an_error_that_leaves_nothing_open():
     "fault", [Fault.HANG, Fault.HANG_AFTER, Fault.late(3600), Fault.queued(3600), Fault.slow(3600)]
 )
 async def test_it_closes_while_requests_hang(fault):
-    """At once, and neither a task nor a socket is left; the caller sees a broken connection."""
+    """At once, and no asyncio task and no socket is left; the caller sees a lost connection."""
     arrived = asyncio.Event()
 
     def steps():
@@ -99,7 +99,7 @@ async def test_it_closes_while_requests_hang(fault):
 
 
 async def test_it_closes_while_films_are_rendered():
-    """Renderings are cancelled, and awaited."""
+    """Rendering is cancelled and awaited."""
     ended = []
 
     class Slow:
@@ -130,8 +130,8 @@ async def test_no_socket_is_left_open(recwarn):
 
 
 @pytest.mark.virtual
-async def test_answers_can_be_late_and_slow():
-    """In the caller's seconds, whatever the speed of the world."""
+async def test_responses_can_be_late_and_slow():
+    """In the caller's seconds, whatever the speed."""
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession() as session, simulator(speed=60) as slow:
         slow.script("create", [Fault.late(30), Fault.slow(40)])
@@ -144,8 +144,8 @@ async def test_answers_can_be_late_and_slow():
 
 
 @pytest.mark.virtual
-async def test_what_lies_in_a_queue_is_done_although_the_caller_has_gone():
-    """The task is created, and paid, five minutes later."""
+async def test_a_queued_request_is_processed_although_the_caller_has_gone():
+    """The task is created and paid five minutes later."""
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession() as session, simulator() as queueing:
         queueing.script("create", [Fault.queued(300)])
@@ -160,8 +160,8 @@ async def test_what_lies_in_a_queue_is_done_although_the_caller_has_gone():
 
 
 @pytest.mark.virtual
-async def test_a_whole_afternoon_takes_no_time():
-    """Three minutes of film are waited for in virtual time by real sockets."""
+async def test_three_minutes_take_no_real_time():
+    """A film is polled in virtual time over real sockets."""
     terms = Terms(duration=Constant(180))
     quick = simulator(terms)
     headers = {"Authorization": f"Bearer {quick.api_key}"}
@@ -177,8 +177,8 @@ async def test_a_whole_afternoon_takes_no_time():
     assert len(states) == 12
 
 
-async def test_chance_strikes_the_same_way_each_time():
-    """Equal seeds and equal requests: equal mishaps, equal charges; and it can be ended."""
+async def test_equal_seeds_give_equal_faults():
+    """Equal requests then have equal charges; and random faults can be ended."""
     mix = {Fault.RESET: 0.2, Fault.RESET_AFTER: 0.2, Fault.code(500): 0.2}
 
     async def history():
@@ -186,27 +186,27 @@ async def test_chance_strikes_the_same_way_each_time():
             aiohttp.ClientSession() as session,
             simulator(
                 Terms(limit=None), faults=RandomFaults(seed=5, create=mix), rng=Random(5)
-            ) as world,
+            ) as running,
         ):
             outcomes = []
             for n in range(40):
                 if n == 30:
-                    world.faults = None
+                    running.faults = None
                 try:
-                    outcomes.append((await create(world, session))["code"])
+                    outcomes.append((await create(running, session))["code"])
                 except aiohttp.ClientError:
                     outcomes.append("lost")
-            return outcomes, len(world.ledger.paid), [m.fault for m in world.ledger.faults]
+            return outcomes, len(running.ledger.paid), [f.fault for f in running.ledger.faults]
 
-    outcomes, paid, mishaps = await history()
-    assert (outcomes, paid, mishaps) == await history()
+    outcomes, paid, faults = await history()
+    assert (outcomes, paid, faults) == await history()
     assert outcomes[30:] == [200] * 10
     assert {200, 500, "lost"} == set(outcomes)
-    assert paid == 40 - len(mishaps) + mishaps.count("reset, after")
+    assert paid == 40 - len(faults) + faults.count("reset, after")
 
 
-async def test_the_books_count_requests_by_time():
-    """The busiest window is the one that a limiter must keep small."""
+async def test_the_ledger_counts_requests_by_time():
+    """The busiest window is what a rate limiter must bound."""
     async with aiohttp.ClientSession() as session, simulator(Terms(limit=2)) as busy:
         for _ in range(5):
             await create(busy, session)
@@ -217,8 +217,8 @@ async def test_the_books_count_requests_by_time():
         assert "2 paid" in repr(busy.ledger)
 
 
-async def test_it_needs_nothing_but_itself():
-    """Without an argument it serves the film that comes with the package."""
+async def test_it_needs_no_arguments():
+    """Then it serves the film that ships with the package."""
     terms = Terms(duration=Constant(0))
     async with Simulator(terms) as plain, aiohttp.ClientSession() as session:
         task_id = (await create(plain, session))["data"]["taskId"]

@@ -1,4 +1,4 @@
-"""Models that make images give stills; their tasks are submitted and saved like any other."""
+"""Models that make images yield PNG files; their tasks are submitted and saved like any other."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ NAMES = {
 
 
 def test_a_model_that_makes_images_is_known_by_its_name() -> None:
-    """What makes a film of an image is none."""
+    """A model that animates an image is none."""
     assert {name: is_image_model(name) for name in NAMES} == NAMES
 
 
 @pytest.mark.virtual
-async def test_a_task_that_makes_images_gives_a_whole_picture_of_its_own(tmp_path: Path) -> None:
-    """As PNG, under an address and a label of one, and saved as one."""
+async def test_each_image_task_yields_a_png_of_its_own(tmp_path: Path) -> None:
+    """Under a URL and a content type of a PNG, and saved as one."""
     terms = Terms(duration=Constant(30), generic_models={"*"})
     async with (
         Simulator(
@@ -96,7 +96,7 @@ def test_the_command_serves_other_models_by_name(given: tuple[str, ...], served:
 
 
 def test_shots_that_do_not_fill_their_film_can_be_refused() -> None:
-    """As some clients believe; upstream's page says that they may not exceed it."""
+    """Some clients believe so; upstream only says that they may not exceed it."""
     raw = b'{"model": "sora-2-pro-storyboard", "input": {"n_frames": "10", "shots": %s}}'
     shots = b'[{"Scene": "Rain.", "duration": %s}]'
     codes = {

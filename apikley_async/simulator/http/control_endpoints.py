@@ -21,7 +21,7 @@ from apikley_async.simulator.service.request_rules import Refusal, parse_object
 from apikley_async.simulator.service.service import Service
 from apikley_async.simulator.service.terms import ENDPOINTS
 
-__all__ = ["ControlEndpoints"]
+__all__ = ["ControlEndpoints", "local_programs_only"]
 
 STATES: tuple[str, ...] = get_args(TaskState)
 
@@ -38,7 +38,7 @@ class ControlEndpoints:
 
     def app(self) -> web.Application:
         """The application, to be mounted."""
-        app = web.Application(middlewares=[_local_programs_only])
+        app = web.Application(middlewares=[local_programs_only])
         app.router.add_get("/", self._show)
         app.router.add_get("/ledger", self._ledger)
         app.router.add_get("/tasks", self._tasks)
@@ -156,7 +156,7 @@ class ControlEndpoints:
 
 
 @web.middleware
-async def _local_programs_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def local_programs_only(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse other machines, web pages and simulators; turn errors into responses.
 
     Simulators, because a callback whose URL leads here must not control this one.

@@ -19,9 +19,11 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 __all__ = [
     "Caption",
     "Palette",
+    "TextBlock",
     "Typeface",
     "caption",
     "clock_badge",
+    "fit_text",
     "landscape",
     "palette",
     "shot_badge",
@@ -131,7 +133,7 @@ def _is_invisible(character: str) -> bool:
 # --- text -------------------------------------------------------------------------------------
 
 
-class _Block(NamedTuple):
+class TextBlock(NamedTuple):
     """Lines in one font size: at most *room*, or one more when the text does not fit."""
 
     lines: list[str]
@@ -144,7 +146,7 @@ class _Block(NamedTuple):
         return len(self.lines) <= self.room
 
 
-def _fitted(text: str, face: Typeface, unit: float, width: int, height: int) -> _Block:
+def fit_text(text: str, face: Typeface, unit: float, width: int, height: int) -> TextBlock:
     """*text* in the largest font size that fits; beyond the smallest, it ends in an ellipsis."""
     for points in range(LARGEST_FONT, SMALLEST_FONT, -2):
         block = _wrapped_block(text, face, points * unit, width, height)
@@ -157,12 +159,12 @@ def _fitted(text: str, face: Typeface, unit: float, width: int, height: int) -> 
     return block._replace(lines=[*kept, _shortened(last + "…", block.font, width)])
 
 
-def _wrapped_block(text: str, face: Typeface, points: float, width: int, height: int) -> _Block:
+def _wrapped_block(text: str, face: Typeface, points: float, width: int, height: int) -> TextBlock:
     font, leading = face.at(points), round(points * 1.34)
     room = max(1, height // leading)
     # One line too many shows that it does not fit; the rest need not be measured.
     lines = list(itertools.islice(_wrapped(text, font, width), room + 1))
-    return _Block(lines, font, leading, room)
+    return TextBlock(lines, font, leading, room)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
@@ -190,7 +192,7 @@ def _pieces(word: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str
         rest = rest[fitting:]
 
 
-def _balanced(text: str, block: _Block, width: int) -> list[str]:
+def _balanced(text: str, block: TextBlock, width: int) -> list[str]:
     """The same number of lines with more equal lengths, so that no last line has one word only."""
     for share in (60, 66, 72, 78, 84, 90, 95):
         narrower = list(_wrapped(text, block.font, width * share // 100))
@@ -219,7 +221,7 @@ def caption(text: str, size: Size, face: Typeface, accent: Colour) -> Caption:
     unit = min(size) / GRID
     margin, foot = round(64 * unit), round(62 * unit)
     indent = round(26 * unit)
-    block = _fitted(
+    block = fit_text(
         face.displayable(text), face, unit, width - 2 * margin - indent, round(height * 0.24)
     )
     tall = len(block.lines) * block.leading
