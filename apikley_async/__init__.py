@@ -3,13 +3,14 @@
 from apikley_async._budget import Price
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._generate import Outcome
+from apikley_async._environment import Environment
+from apikley_async._generate import Completed, Failed, Outcome
 from apikley_async._images import PinnedImage
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
+from apikley_async._recorder import Attempt, Callbacks, Recorder, Verdict
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._retry import Backoff, Timeouts
-from apikley_async._session import Environment
 from apikley_async._storyboard import (
     Image,
     Images,
@@ -22,7 +23,6 @@ from apikley_async._storyboard import (
     with_images,
     work_faults,
 )
-from apikley_async._submission import Attempt, Callbacks, Recorder, Verdict
 from apikley_async._wire.requests import Request
 from apikley_async._wire.task_ids import read_callback
 from apikley_async.errors import (
@@ -68,9 +68,11 @@ __all__ = [
     "Client",
     "ClientClosedError",
     "Clock",
+    "Completed",
     "DownloadError",
     "EmptyResultError",
     "Environment",
+    "Failed",
     "FeatureDisabledError",
     "Image",
     "Images",

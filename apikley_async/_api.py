@@ -1,7 +1,7 @@
-"""Everything that is asked and costs nothing: looks, credits, links, uploads.
+"""The calls that cost nothing: task details, credits, download links, uploads.
 
-Asking twice is harmless, so most of it is asked again until there is an answer. It has a pace
-of its own: a refused submission does not slow the looking, nor the other way round.
+Repeating them is harmless, so most are retried until there is an answer. They have a limiter of
+their own: a throttled submission does not slow polling, nor the other way round.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from apikley_async._http import Transport, send_logged
 from apikley_async._limiter import Limiter
 from apikley_async._result import Snapshot
 from apikley_async._retry import RETRIES, Timeouts, asked_pause, retry_delay
-from apikley_async._tasks import House
+from apikley_async._tasks import TaskScope
 from apikley_async._text import loggable
 from apikley_async._wire import requests
 from apikley_async._wire.envelope import Reply, decode_credits
@@ -31,7 +31,7 @@ from apikley_async.errors import (
     RateLimitError,
 )
 
-__all__ = ["Questions"]
+__all__ = ["Api"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -47,12 +47,12 @@ class Opener(Protocol[Answer_co]):
     def __call__(self, reply: Reply, *, wall: float) -> Answer_co: ...
 
 
-class Questions:
-    """The questions of one open client."""
+class Api:
+    """The free calls of one session."""
 
     def __init__(
         self,
-        house: House,
+        tasks: TaskScope,
         transport: Transport,
         limiter: Limiter,
         *,
@@ -60,7 +60,7 @@ class Questions:
         clock: Clock,
         rng: random.Random,
     ) -> None:
-        self._house = house
+        self._tasks = tasks
         self._transport = transport
         self._limiter = limiter
         self._timeouts = timeouts
@@ -68,7 +68,7 @@ class Questions:
         self._rng = rng
 
     async def poll(self, task_id: str) -> Snapshot:
-        """Ask once; a job has a patience of its own."""
+        """Poll once; a job decides itself how long it polls."""
 
         def open_reply(reply: Reply, *, wall: float) -> Snapshot:
             return decode_snapshot(reply, task_id, wall=wall)
@@ -76,35 +76,35 @@ class Questions:
         return await self._once(requests.record_info(task_id), open_reply)
 
     async def credits(self) -> float:
-        return await self._until_answered(requests.get_credits(), decode_credits)
+        return await self._retried(requests.get_credits(), decode_credits)
 
-    async def link(self, url: str) -> str:
-        return await self._until_answered(requests.get_download_url(url), decode_link)
+    async def download_url(self, url: str) -> str:
+        return await self._retried(requests.get_download_url(url), decode_link)
 
-    async def store(self, file: File, folder: str) -> str:
+    async def upload(self, file: File, folder: str) -> str:
         """Upload as a stream; where a gateway refuses forms (415), as text inside JSON."""
         try:
-            return await self._until_answered(requests.stream_upload(file, folder), decode_upload)
+            return await self._retried(requests.stream_upload(file, folder), decode_upload)
         except InvalidRequestError as error:
             if error.code != UNSUPPORTED:
                 raise
-        return await self._until_answered(requests.base64_upload(file, folder), decode_upload)
+        return await self._retried(requests.base64_upload(file, folder), decode_upload)
 
-    async def store_from(self, url: str, folder: str) -> str:
+    async def upload_from(self, url: str, folder: str) -> str:
         """Let the service fetch a file; it gives up after 30 seconds."""
-        return await self._until_answered(requests.url_upload(url, folder), decode_upload)
+        return await self._retried(requests.url_upload(url, folder), decode_upload)
 
     async def new_links(self, task_id: str, number: int, url: str) -> AsyncIterator[str]:
-        """Links for a dead one, in the order in which they are worth trying.
+        """Yield new links for a dead one, in the order in which they are worth trying.
 
-        A definite no moves on to the next way; trouble on the way is raised.
+        A refusal leads to the next way; an outage is raised.
 
         Raises:
             NotFoundError: the service knows neither the link nor the task.
         """
         lost = False
         try:
-            relinked = await self.link(url)
+            relinked = await self.download_url(url)
         except (InvalidRequestError, NotFoundError):
             lost = True
         else:
@@ -121,7 +121,7 @@ class Questions:
             yield urls[number]
 
     async def _once(self, request: Request, open_reply: Opener[Answer], attempt: int = 1) -> Answer:
-        async with self._house.inside(), self._limiter.slot():
+        async with self._tasks.inside(), self._limiter.slot():
             reply = await send_logged(self._transport, request, attempt=attempt, clock=self._clock)
             try:
                 return open_reply(reply, wall=self._clock.wall())
@@ -129,8 +129,8 @@ class Questions:
                 logger.info("throttled: the service asks for %s", asked_pause(error))
                 raise
 
-    async def _until_answered(self, request: Request, open_reply: Opener[Answer]) -> Answer:
-        """Ask until there is an answer or a refusal, for `Timeouts.read` seconds."""
+    async def _retried(self, request: Request, open_reply: Opener[Answer]) -> Answer:
+        """Retry until there is an answer or a refusal, for `Timeouts.read` seconds."""
         delays = RETRIES.delays(self._rng)
         ends = self._clock.now() + self._timeouts.read
         for attempt in itertools.count(1):
@@ -138,13 +138,13 @@ class Questions:
             try:
                 return await self._once(request, open_reply, attempt)
             except ApikleyError as error:
-                took = self._clock.now() - began  # longer than a question: an upload that moved
+                took = self._clock.now() - began  # an upload may take longer
                 ends += max(0.0, took - self._timeouts.repeatable)
                 delay = retry_delay(error, repeatable=True, delay=next(delays))
                 if delay is None or self._clock.now() + delay > ends:
                     raise
-                told = "%s %s: %s; again in %.1f s"
-                logger.info(told, request.method, request.path, loggable(error.message), delay)
-            async with self._house.inside():
+                message = "%s %s: %s; retrying in %.1f s"
+                logger.info(message, request.method, request.path, loggable(error.message), delay)
+            async with self._tasks.inside():
                 await self._clock.sleep(delay)
         raise AssertionError("unreachable")

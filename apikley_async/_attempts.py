@@ -1,148 +1,71 @@
-"""Which attempt became which task, as far as answers and callbacks say.
-
-A callback names a task for the attempt whose token stands in its URL. That is a hint: a task is
-an attempt's own when reading it shows the token. Nothing is polled unless somebody waits for it.
-"""
+"""`client.attempts`: submissions and the jobs they become, as `Client` and batches use them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hmac
-import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Protocol, TypeAlias, runtime_checkable
-from weakref import WeakValueDictionary
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
-import attrs
-
-from apikley_async._binding import within
-from apikley_async._early_callbacks import MOST_NAMES, Parked
+from apikley_async._callbacks import CallbackMatching, Keep
 from apikley_async._job import Job
+from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Slots, running_slots
-from apikley_async._result import Snapshot
-from apikley_async._retry import RETRIES
-from apikley_async._session import Rooms, Settings
+from apikley_async._recorder import Callbacks, NoRecorder, Recorder
+from apikley_async._result import Result, Snapshot
+from apikley_async._session import Session, Sessions, Settings
 from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
-from apikley_async._submission import (
-    Attempt,
-    Callbacks,
-    Group,
-    NoCallbacks,
-    NoRecorder,
-    Order,
-    Recorder,
-    Verdict,
-    check_order,
-    token_in,
-)
-from apikley_async._text import loggable
-from apikley_async._tokens import Marking, Seal, token_secret
-from apikley_async._unclaimed import Unclaimed
+from apikley_async._submission import Group, Submission, check_submission
+from apikley_async._tokens import Seal, token_in, token_secret
 from apikley_async._wire.task_ids import is_task_id
-from apikley_async._wire.tasks import belongs_to_attempt, differences, shows_request
+from apikley_async._wire.tasks import belongs_to_attempt, differences
 from apikley_async.errors import (
     ApikleyError,
-    AuthenticationError,
     ClientClosedError,
     StoryboardError,
     SubmissionUncertainError,
 )
 
-__all__ = ["Attempts", "CatchingUp", "Keep", "Listening", "Receive"]
-
-logger = logging.getLogger("apikley_async")
-
-MOST_ATTEMPTS = 20_000
-OVERDUE = 60.0  # seconds after a film's end by which its callback should have come
-SHORTEST = 0.01  # seconds: who has no time left may still be told what is known
-UNANNOUNCED = 5  # films in a row whose end no callback has announced
-TWIN_TRIES = 10  # to read a task that seems to be paid besides another one
-GIVEN_UP = ""  # instead of a task's id: the attempt was given up, or seemed to be refused
-
-Receive: TypeAlias = Callable[[str, str], Awaitable[bool]]
-"""Is given a callback's token and task id; says whether the token is known."""
-
-Keep: TypeAlias = Callable[[str], Awaitable[None]]
-"""Writes down a task's id that a callback has named for an attempt."""
-
-
-@runtime_checkable
-class Listening(Callbacks, Protocol):
-    """Callbacks that also receive the service's calls, such as `apikley_async.webhook.Callback`."""
-
-    def listen(self, receive: Receive) -> Callable[[], None]:
-        """Pass on every callback, in the running loop; gives what ends it."""
-        ...
-
-
-@runtime_checkable
-class CatchingUp(Protocol):
-    """Callbacks that may have kept something from before."""
-
-    async def catch_up(self) -> None:
-        """Wait until that is passed on."""
-        ...
-
-
-@attrs.define(eq=False)
-class _Entry:
-    """What is known of one attempt. *named* are ids from callbacks; True once they were read.
-
-    *text* is the last part of its callback URL, as a job shows it.
-    """
-
-    text: str
-    task_id: str | None = None
-    named: dict[str, bool] = attrs.Factory(dict)
-    keep: Keep | None = None
-    waiting: dict[asyncio.Event, None] = attrs.Factory(dict)
-    reading: bool = False
-    checking: dict[str, None] = attrs.Factory(dict)
-
-    def wake(self) -> None:
-        for event in self.waiting:
-            event.set()
-
-    @property
-    def unread(self) -> list[str]:
-        return [name for name, read in self.named.items() if not read]
+__all__ = ["Attempts"]
 
 
 class Attempts:
     """The attempts of one client, and the jobs they became: `client.attempts`.
 
-    Provisional until 1.0: what only batches need. A group of submissions that is stopped and
+    Provisional until 1.0: what only batches need. Groups of submissions that are stopped and
     waited for together, callbacks that are kept in a journal, and uncertain submissions that are
     found by a callback.
 
     Attributes:
         receives_callbacks: whether callbacks come back to this client.
+        settings: the checked arguments of the client.
         running: the slots of its films.
+        sessions: one session for each event loop, one after another.
         unclaimed, uncertain: those of the client.
     """
 
-    def __init__(
-        self, settings: Settings, callbacks: Callbacks | None, here: Callable[[], Rooms]
-    ) -> None:
-        self._settings = settings
-        self._callbacks = callbacks or NoCallbacks()
-        self._seal = Seal([token_secret(settings.key.reveal())])
-        self._here = here
+    def __init__(self, settings: Settings, callbacks: Callbacks | None) -> None:
+        self.settings: Settings = settings
         self._clock = settings.environment.clock
-        self.running: Slots = running_slots(settings.max_running, settings.environment.clock)
-        self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
-        self._entries: dict[str, _Entry] = {}
-        self._tokens: dict[str, str] = {}
-        self._parked = Parked(self._seal)
-        self._unannounced = 0
-        self._silent = True  # nobody has ever called
-        self._warned = False
-        self.receives_callbacks: bool = isinstance(callbacks, Listening)
-        self._left = Unclaimed()
+        self._jobs = Jobs()
+        self._matching = CallbackMatching(
+            callbacks,
+            Seal([token_secret(settings.key.reveal())]),
+            self._jobs,
+            settings.spending,
+            settings.environment,
+        )
+        self.receives_callbacks: bool = self._matching.receives_callbacks
+        self.running: Slots = running_slots(settings.max_running, self._clock)
+        self.sessions: Sessions = Sessions(settings, self._matching, self._jobs)
+
+    @property
+    def _session(self) -> Session:
+        """The session of the running loop; opened now if need be."""
+        return self.sessions.current()
 
     # --- submitting ---------------------------------------------------------------------------
 
@@ -161,63 +84,105 @@ class Attempts:
         Args:
             work, callback_url, recorder, metadata: as for `Client.submit`.
             group: what it is stopped with.
-            expense: what was set aside for it; by default it is set aside here.
+            expense: what was reserved for it; by default it is reserved here.
 
         Raises:
             ClientClosedError: the group was stopped, or the client closed, before it was sent.
             What `Client.submit` raises.
         """
-        check_order(work, callback_url)
-        rooms, spending = self._here(), self._settings.spending
-        upload = functools.partial(rooms.urls_of, work)
+        check_submission(work, callback_url)
+        session, spending = self._session, self.settings.spending
         async with contextlib.AsyncExitStack() as held:
             if expense is None:
                 expense = await held.enter_async_context(self.expense(work))
             recorder = spending.recorder(recorder or NoRecorder(), expense)
-            order = Order(work, upload, callback_url, recorder, group, metadata)
-            task_id = await rooms.submitter.submit(order)
-        return self._new_job(order, task_id)
+            submission = Submission(work, callback_url, recorder, group, metadata)
+            task_id = await session.submitter.submit(submission)
+        return self._new_job(Bought(task_id, work, metadata, self._clock.now()))
 
-    @contextlib.asynccontextmanager
-    async def expense(self, work: Work, *, follow: bool = False) -> AsyncIterator[Expense | None]:
-        """Surround one film: what it costs is set aside, where the client has a bound.
+    async def submit_or_recover(
+        self, work: Work, *, timeout: float | None, **options: Any
+    ) -> tuple[Job, float | None]:
+        """Submit; where it is uncertain, wait for a callback that names its task.
 
         Args:
             work: the film.
-            follow: whether whoever is inside follows it to its end.
+            timeout: seconds for which the film is waited for.
+            options: further arguments of `submit`.
+
+        Returns:
+            The job, and what is left of *timeout*.
         """
-        check_order(work, None)
+        try:
+            return await self.submit(work, **options), timeout
+        except SubmissionUncertainError as error:
+            uncertain = error
+        try:
+            job = await self.recover(uncertain, timeout=timeout)
+        except (asyncio.CancelledError, ApikleyError) as error:
+            if error is not uncertain:
+                self.report_uncertain(uncertain)
+            raise
+        return job, None if timeout is None else max(0.0, timeout - uncertain.waited)
+
+    async def finish(self, job: Job, timeout: float | None) -> Result:
+        """Wait for the result; a job that is given up for a cancel or a close is unclaimed."""
+        try:
+            if self.sessions.closed:  # while the submission was drained
+                raise ClientClosedError("The client was closed", task_id=job.task_id)
+            return await job.wait(timeout)
+        except (asyncio.CancelledError, ClientClosedError):
+            self.leave_behind(job)
+            raise
+
+    @contextlib.asynccontextmanager
+    async def expense(self, work: Work, *, follow: bool = False) -> AsyncIterator[Expense | None]:
+        """Surround one film: what it costs is reserved, where the client has a bound.
+
+        Args:
+            work: the film.
+            follow: whether the block follows the film to its end.
+        """
+        check_submission(work, None)
         async with contextlib.AsyncExitStack() as held:
-            async with self._here().house.inside():
-                entering = self._settings.spending.expense(work, follow=follow)
+            async with self._session.tasks.inside():
+                entering = self.settings.spending.expense(work, follow=follow)
                 expense = await held.enter_async_context(entering)
             yield expense
 
-    def group(self) -> Group:
+    def group(self, *, recorded: bool = True) -> Group:
         """Submissions that stop together (`stop`), and are waited for together (`drain`).
 
-        Cancelling one who waits for a submission of the group stops what has not been sent; what
-        is out goes on, and is written down by its recorder. It is in `unclaimed` or `uncertain`
-        only when that fails.
+        Cancelling one who waits for a submission of the group stops what has not been sent. What
+        is out goes on, and its recorder writes it down.
+
+        Args:
+            recorded: what its recorder has written down is not in `unclaimed` or `uncertain`.
         """
-        return Group(self._clock, recorded=True)
+        return Group(self._clock, recorded=recorded)
 
     @contextlib.asynccontextmanager
     async def running_slot(self) -> AsyncIterator[None]:
         """Surround one film, as `generate` does: one of the client's `max_running`.
 
-        It is also one of the limiter's slots, which other clients may share.
+        It also holds one of the limiter's running slots, which other clients may share.
         """
         async with contextlib.AsyncExitStack() as held:
-            async with self._here().house.inside():
+            async with self._session.tasks.inside():
                 await held.enter_async_context(self.running.slot())
-                await held.enter_async_context(self._settings.limiter.running_slot())
+                await held.enter_async_context(self.settings.limiter.running_slot())
             yield
 
     def account(self, salt: bytes) -> str:
         """A mark that tells accounts apart and says nothing of the key."""
-        key = self._settings.key.reveal().encode()
+        key = self.settings.key.reveal().encode()
         return hmac.new(salt, key, "sha256").hexdigest()[:16]
+
+    # --- tasks ----------------------------------------------------------------------------------
+
+    async def poll(self, task_id: str) -> Snapshot:
+        """Poll once; opens a session in the running loop if need be."""
+        return await self._session.api.poll(task_id)
 
     async def confirm(
         self, task_id: str, *, tokens: Iterable[str] = (), fingerprints: Iterable[str] = ()
@@ -231,99 +196,90 @@ class Attempts:
         Returns:
             The task, or None when it was made of something else.
         """
-        snapshot = await self._poll(task_id)
+        snapshot = await self.poll(task_id)
         ours = belongs_to_attempt(snapshot, tokens=tokens, fingerprints=fingerprints)
         return snapshot if ours else None
 
     async def compare(self, task_id: str, work: Work, **known: Iterable[str]) -> tuple[str, ...]:
-        """Poll once, and say where a task differs from *work*; () when it is ours (`confirm`)."""
-        return differences(await self._poll(task_id), work, **known)
-
-    async def _poll(self, task_id: str) -> Snapshot:
-        return await self._here().questions.poll(task_id)
+        """Poll once, and return where a task differs from *work*; () for our own (`confirm`)."""
+        return differences(await self.poll(task_id), work, **known)
 
     # --- jobs -----------------------------------------------------------------------------------
 
     def job(self, task_id: str, *, token: str | None = None, known: bool = False) -> Job:
-        """The job of a task, as `Client.job` gives it."""
+        """Re-attach to a task, as `Client.job` does."""
         if not is_task_id(task_id):
             raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
         if token is not None and not is_task_id(token):  # the same alphabet; never repeated
             raise StoryboardError("token: what job.token was, a word without spaces")
         if token is not None:
             self.expect(token, task_id=task_id)
+        self._make_bought_jobs()
         facts = {"submitted_at": -math.inf} if known else {}
         job = self._jobs.get(task_id) or self._add_job(task_id, **facts)
         if token is not None:
             job.token = token
-        self._left.claim(job)
+        self._jobs.claim(job)
         return job
 
-    def _new_job(self, order: Order, task_id: str) -> Job:
+    def _new_job(self, bought: Bought) -> Job:
         return self._add_job(
-            task_id,
-            submitted_at=self._clock.now(),
-            model=order.work.model,
-            work=order.work,
-            metadata=order.metadata,
+            bought.task_id,
+            submitted_at=bought.at,
+            model=bought.work.model if bought.work is not None else "",
+            work=bought.work,
+            metadata=bought.metadata,
         )
 
     def _add_job(self, task_id: str, **facts: Any) -> Job:
-        announced = self._entries.get(self._tokens.get(task_id, ""))
-        called = announced is not None and self.receives_callbacks
-        job = self._jobs[task_id] = Job(
+        text = self._matching.text_of(task_id)
+        settings = self.settings
+        called = text is not None and self.receives_callbacks
+        job = Job(
             task_id,
-            poll=self._poll,
-            polling=self._settings.callback_polling if called else self._settings.polling,
-            followed_polling=self._settings.polling,
-            timeout=self._settings.job_timeout,
-            token=announced.text if announced is not None else None,
+            poll=self.poll,
+            polling=settings.callback_polling if called else settings.polling,
+            followed_polling=settings.polling,
+            timeout=settings.job_timeout,
+            token=text,
             clock=self._clock,
-            rng=self._settings.environment.rng,
-            awaited=self._left.claim,
-            ended=self._notice_end,
+            rng=settings.environment.rng,
+            awaited=self._jobs.claim,
+            ended=self._note_end,
             **facts,
         )
-        if self._was_announced(task_id):
+        self._jobs.add(job)
+        if self._matching.was_announced(task_id):
             job.nudge()
         return job
 
-    def detach(self) -> None:
-        """Tell everyone who awaits a job that the client was closed; the films go on."""
-        for job in list(self._jobs.values()):
-            job.detach(ClientClosedError("The client was closed", task_id=job.task_id))
+    def _note_end(self, snapshot: Snapshot) -> None:
+        """A film has ended: its cost replaces its reservation."""
+        self.settings.spending.ended(snapshot)
+        self._matching.note_end(snapshot)
 
     def leave_behind(self, job: Job) -> None:
-        """Report a paid job that nobody waits for."""
-        self._left.add(job)
+        """Keep a paid job that nobody waits for, in `unclaimed`."""
+        self._jobs.leave_behind(job)
+
+    def report_uncertain(self, error: SubmissionUncertainError) -> None:
+        """Keep an uncertain submission that nobody waits for, in `uncertain`."""
+        self._jobs.report_uncertain(error)
 
     @property
     def unclaimed(self) -> list[Job]:
-        return self._left.jobs
+        self._make_bought_jobs()
+        return self._jobs.unclaimed
+
+    def _make_bought_jobs(self) -> None:
+        for bought in self._jobs.take_bought():
+            self._jobs.keep(self._jobs.get(bought.task_id) or self._new_job(bought))
 
     @property
     def uncertain(self) -> list[SubmissionUncertainError]:
-        return self._left.uncertain
+        return self._jobs.uncertain
 
-    # --- the submitter's `Observer` -------------------------------------------------------------
-
-    def url_for(self, token: str) -> str | None:
-        """The callback URL of an attempt; from now on callbacks about it are ours."""
-        marked = self._seal.text(token) if isinstance(self._callbacks, Marking) else token
-        url = self._callbacks.url_for(marked)
-        if url is not None:
-            self.expect(token)
-            last = url.partition("?")[0].rpartition("/")[2]
-            self._entries[token].text = last if token in last else token
-        return url
-
-    def report_bought(self, order: Order, task_id: str) -> None:
-        self.leave_behind(self._new_job(order, task_id))
-
-    def report_uncertain(self, error: SubmissionUncertainError) -> None:
-        self._left.add_uncertain(error)
-
-    # --- callbacks ------------------------------------------------------------------------------
+    # --- callbacks, for batches -----------------------------------------------------------------
 
     def expect(
         self,
@@ -333,119 +289,27 @@ class Attempts:
         named: Iterable[str] = (),
         keep: Keep | None = None,
     ) -> bool:
-        """Let callbacks about an attempt count that this client did not submit, or must keep.
+        """Accept callbacks about an attempt that this client did not submit, or must keep.
 
         Args:
             token: of the attempt, or the last part of its callback URL (`Job.token`).
-            task_id: what it became; "" if it was given up.
+            task_id: the task it became; "" if it was given up.
             named: tasks that callbacks have named before.
             keep: awaited with each new one before the callback is answered, until `release`.
 
         Returns:
-            Whether any callback, in an inbox for one, has named its task.
+            Whether any callback has named its task, one from an inbox for example.
         """
-        text, token = token, token_in(token)
-        entry = self._entries.get(token)
-        if entry is None:
-            entry = self._entries[token] = _Entry(text, named=self._parked.take(token))
-            self._forget_the_oldest()
-        entry.keep = keep or entry.keep
-        for name in named:
-            entry.named.setdefault(name, False)
-        if task_id is not None:
-            self._bind(token, entry, task_id)
-        entry.wake()
-        return bool(entry.named)
+        return self._matching.expect(token, task_id=task_id, named=named, keep=keep)
 
     def release(self, token: str) -> None:
-        """End `expect(keep=)`: what callbacks say of an attempt is kept here only.
-
-        One that is still uncertain, and that nobody waits for, is let go of: a callback that
-        nobody would keep must not be acknowledged, so that the service calls again.
-        """
-        if (entry := self._entries.get(token)) is not None:
-            entry.keep = None
-            if entry.task_id is None and not entry.waiting:
-                del self._entries[token]
+        """End `expect(keep=)`: what callbacks say of an attempt is kept here only."""
+        self._matching.release(token)
 
     async def catch_up(self) -> None:
         """Wait until the callbacks that lay in an inbox are received; seconds at most."""
-        _ = self._here()
-        callbacks: object = self._callbacks
-        if isinstance(callbacks, CatchingUp):
-            await callbacks.catch_up()
-
-    def listen(self) -> Callable[[], None]:
-        """Begin to receive callbacks in the running loop; gives what ends it."""
-        for entry in self._entries.values():  # a loop that is gone took those with it who polled
-            entry.reading = False
-            entry.checking.clear()
-            entry.waiting.clear()
-        if not isinstance(self._callbacks, Listening):
-            return lambda: None
-        loop = asyncio.get_running_loop()
-
-        async def receive(token: str, task_id: str) -> bool:
-            return await within(loop, self.receive(token, task_id))
-
-        return self._callbacks.listen(receive)
-
-    def settle(self, attempt: Attempt) -> None:
-        """Take note of an answer."""
-        entry = self._entries.get(attempt.token)
-        if entry is None:
-            return
-        if attempt.task_id is not None:
-            self._bind(attempt.token, entry, attempt.task_id)
-        elif attempt.verdict is Verdict.NOT_CREATED or (
-            attempt.verdict is not Verdict.UNCERTAIN and entry.named
-        ):
-            self._bind(attempt.token, entry, GIVEN_UP)  # it may call, or has called, all the same
-        elif attempt.verdict is not Verdict.UNCERTAIN:
-            del self._entries[attempt.token]  # nothing was created, so nobody will call
-
-    async def receive(self, token: str, task_id: str) -> bool:
-        """Take note of a callback; False when it is about no attempt of ours, or not yet."""
-        text, token = token, token_in(token)
-        entry = self._entries.get(token)
-        if entry is None:
-            if is_task_id(task_id):
-                self._parked.park(text, task_id)
-            return False
-        self._unannounced, self._silent, self._warned = 0, False, False
-        old = task_id in entry.named or not is_task_id(task_id)
-        if not old and len(entry.named) < MOST_NAMES:
-            entry.named[task_id] = False
-            old = task_id == entry.task_id
-        entry.wake()
-        if entry.task_id is not None:
-            if (job := self._jobs.get(entry.task_id)) is not None:
-                job.nudge()
-            self._look_for_twins(token, entry)
-        if not old and entry.keep is not None:
-            await entry.keep(task_id)
-        return True
-
-    def _was_announced(self, task_id: str) -> bool:
-        """Whether a callback has announced a task already."""
-        entry = self._entries.get(self._tokens.get(task_id, ""))
-        return entry is not None and bool(entry.named)
-
-    def _notice_end(self, snapshot: Snapshot) -> None:
-        """Notice what a film has cost, and films whose end no callback has announced."""
-        self._settings.spending.ended(snapshot)
-        if snapshot.task_id not in self._tokens or self._was_announced(snapshot.task_id):
-            return
-        self._unannounced += 1
-        since = snapshot.completed_at
-        overdue = since is not None and self._clock.wall() - since.timestamp() > OVERDUE
-        if not self._warned and ((overdue and self._silent) or self._unannounced >= UNANNOUNCED):
-            self._warned = True
-            logger.warning(
-                "films end and no callback comes: is the public URL right and reachable from the "
-                "internet, its path prefix kept, the receiver running, the HMAC key the "
-                "service's? Looking goes on, slowly"
-            )
+        _ = self._session
+        await self._matching.catch_up()
 
     # --- uncertain submissions ------------------------------------------------------------------
 
@@ -463,7 +327,7 @@ class Attempts:
 
         Raises:
             SubmissionUncertainError: no such callback came. An error that was given is raised
-                again, `waited` says for how long; at once where no callback can come.
+                again, and its `waited` says for how long; at once where no callback can come.
             AuthenticationError: the key is refused.
             ValueError: this client receives no callbacks.
         """
@@ -476,125 +340,21 @@ class Attempts:
             token, error = token_in(attempt), None
         else:
             token, error = attempt.token, attempt
-        patience = self._settings.job_timeout if timeout is None else timeout
+        wait = self.settings.job_timeout if timeout is None else timeout
         since = self._clock.now()
         try:
-            if self.receives_callbacks and token in self._entries:
-                async with self._here().house.inside():
-                    if task_id := await self._wait_for_task(token, since + patience):
+            if self._matching.is_expected(token):
+                async with self._session.tasks.inside():
+                    if task_id := await self._matching.find_task(token, since + wait):
                         job = self.job(task_id, known=True)
-                        self._left.found(token, job, error)
+                        self._jobs.resolve(token, job, error)
                         return job
         finally:
             if error is not None:
                 error.waited += self._clock.now() - since
         raise error or SubmissionUncertainError(
-            f"No callback said within {patience:g} s which task it became",
+            f"No callback said within {wait:g} s which task it became",
             token=token,
             cause="no callback came",
             at=self._clock.wall(),
         )
-
-    async def _wait_for_task(self, token: str, ends: float) -> str | None:
-        """Wait until a callback names the task of an attempt and reading it confirms that."""
-        entry = self._entries[token]
-        delays = RETRIES.delays(self._settings.environment.rng)
-        news = asyncio.Event()
-        entry.waiting[news] = None
-        try:
-            while True:
-                news.clear()
-                later = math.inf
-                if not entry.reading and not await self._read_named(token, entry, ends):
-                    later = next(delays)
-                if found := entry.task_id:
-                    return found
-                left = ends - self._clock.now()
-                if left <= 0:
-                    return None
-                if not news.is_set():
-                    await self._clock.sleep(min(left, later), news)
-        finally:
-            entry.waiting.pop(news, None)
-            entry.wake()  # whoever asked for all has left: the next takes over
-
-    async def _read_named(self, token: str, entry: _Entry, ends: float) -> bool:
-        """Read the tasks that were named and not read yet; False when one has to be read later."""
-        entry.reading = True
-        try:
-            async with asyncio.timeout(max(SHORTEST, ends - self._clock.now())):
-                for name in entry.unread:
-                    if entry.task_id is None and await self._read(token, entry, name):
-                        self._bind(token, entry, name)
-        except TimeoutError:
-            pass
-        finally:
-            entry.reading = False
-        return bool(entry.task_id) or not entry.unread
-
-    async def _read(self, token: str, entry: _Entry, name: str) -> bool:
-        """Read a task, and say whether it is certainly the attempt's own."""
-        try:
-            snapshot = await self._poll(name)
-        except (AuthenticationError, ClientClosedError):
-            raise
-        except ApikleyError as error:  # an outage, or a task that is not yet known: later
-            logger.debug("reading %s failed: %s", name, loggable(error.message))
-            return False
-        if not shows_request(snapshot):
-            return False
-        ours = belongs_to_attempt(snapshot, tokens=[token], fingerprints=())
-        entry.named[name] = True
-        if not ours:
-            logger.warning("a callback named a task that is not ours; it is left alone")
-        return ours
-
-    def _bind(self, token: str, entry: _Entry, task_id: str) -> None:
-        entry.task_id = task_id
-        if task_id != GIVEN_UP:
-            self._tokens[task_id] = token
-            self._settings.spending.found(token, task_id)
-        entry.wake()
-        self._look_for_twins(token, entry)
-
-    # --- what was bought besides ----------------------------------------------------------------
-
-    def _look_for_twins(self, token: str, entry: _Entry) -> None:
-        """Every other task that was named for an attempt may have been paid as well."""
-        for name in entry.unread:
-            if name not in (entry.task_id, *entry.checking):
-                entry.checking[name] = None
-                if not self._in_background(self._check_twin(token, entry, name)):
-                    entry.checking.pop(name, None)
-
-    async def _check_twin(self, token: str, entry: _Entry, name: str) -> None:
-        delays = RETRIES.delays(self._settings.environment.rng)
-        try:
-            for _ in range(TWIN_TRIES):
-                if await self._read(token, entry, name):
-                    self._settings.spending.bought_besides(entry.task_id, name)
-                    self.leave_behind(self.job(name, known=True))
-                if entry.named[name]:
-                    return
-                await self._clock.sleep(next(delays))
-        except ApikleyError as error:
-            logger.info("a second task of one attempt was not read: %s", type(error).__name__)
-        finally:
-            entry.checking.pop(name, None)
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Start what nobody waits for; say whether it could be."""
-        try:
-            _ = self._here().house.spawn(work)
-        except ClientClosedError:
-            work.close()
-            return False
-        return True
-
-    def _forget_the_oldest(self) -> None:
-        while len(self._entries) > MOST_ATTEMPTS:
-            idle = next((t for t, entry in self._entries.items() if not entry.waiting), None)
-            if idle is None:
-                return
-            forgotten = self._entries.pop(idle)
-            self._tokens.pop(forgotten.task_id or "", None)

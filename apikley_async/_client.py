@@ -1,10 +1,8 @@
-"""`Client`: puts the rooms together. What it decides is who owns what, and when it ends."""
+"""`Client`: configuration, lifetime, and one method per capability."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
 import os
 import ssl as tls
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -15,7 +13,8 @@ from urllib.parse import urlsplit
 
 from apikley_async._attempts import Attempts
 from apikley_async._budget import Price
-from apikley_async._generate import Making, Outcome, Submitting, Works
+from apikley_async._environment import Environment
+from apikley_async._generate import ClientFilms, ManyFilms, Outcome, Works
 from apikley_async._http import (
     USER_AGENT,
     Network,
@@ -27,26 +26,24 @@ from apikley_async._http import (
 from apikley_async._images import ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
+from apikley_async._recorder import Callbacks, Recorder
 from apikley_async._result import Result, Snapshot
 from apikley_async._retry import Backoff, Timeouts
-from apikley_async._session import Environment, Rooms, Settings, open_rooms
+from apikley_async._session import Session, Settings
 from apikley_async._spending import Spending
 from apikley_async._storyboard import Work
-from apikley_async._submission import Callbacks, Group, Recorder
 from apikley_async._uploads import FOLDER
 from apikley_async._urls import AddressPolicy, is_loopback, is_url
 from apikley_async._wire.task_ids import validate_not_created
 from apikley_async.errors import (
-    ApikleyError,
     AuthenticationError,
-    ClientClosedError,
     SubmissionUncertainError,
 )
 
 __all__ = ["Client"]
 
 BASE_URL = "https://api.apikley.ru"
-LOOKS_AT_ONCE = 40
+CALLS_AT_ONCE = 40
 CALLBACK_POLLING = Backoff(
     initial=180.0, factor=1.5, maximum=300.0
 )  # where callbacks say when to look
@@ -128,8 +125,6 @@ class Client:
         environment: Environment | None = None,
     ) -> None:
         self._host: str | None = None  # first what `repr` shows, should the rest be refused
-        self._rooms: Rooms | None = None
-        self._closed = False
         environment = environment or Environment()
         given = api_key if api_key is not None else os.environ.get("APIKLEY_API_KEY")
         fault = key_fault(given)
@@ -147,7 +142,7 @@ class Client:
         if fault:
             del base_url
             raise ValueError(fault)
-        self._host = urlsplit(base_url).hostname
+        host = urlsplit(base_url).hostname
         clock, rng = environment.clock, environment.rng
         self._settings = Settings(
             key=key,
@@ -155,17 +150,18 @@ class Client:
             network=network,
             limiter=limiter or RateLimiter(clock=clock, rng=rng),
             spending=Spending(prices, max_credits=max_credits, max_tasks=max_tasks),
-            looking=RateLimiter(LOOKS_AT_ONCE, 0, clock=clock, rng=rng),
+            call_limiter=RateLimiter(CALLS_AT_ONCE, 0, clock=clock, rng=rng),
             polling=polling or Backoff(),
             callback_polling=polling or CALLBACK_POLLING,
             job_timeout=job_timeout,
             retry_for=retry_for,
             max_running=max_running,
             not_created=validate_not_created(not_created),
-            address_policy=AddressPolicy(allow_private, is_loopback(self._host)),
+            address_policy=AddressPolicy(allow_private, is_loopback(host)),
             environment=environment,
         )
-        self.attempts: Attempts = Attempts(self._settings, callback, self._here)
+        self.attempts: Attempts = Attempts(self._settings, callback)
+        self._host = host
 
     # --- making films -------------------------------------------------------------------------
 
@@ -227,10 +223,14 @@ class Client:
             self.attempts.running_slot(),
             self.attempts.expense(work, follow=True) as expense,
         ):
-            job, left = await self._submit(
-                work, timeout, expense=expense, callback_url=callback_url, metadata=metadata
+            job, left = await self.attempts.submit_or_recover(
+                work,
+                timeout=timeout,
+                expense=expense,
+                callback_url=callback_url,
+                metadata=metadata,
             )
-            return await self._finish(job, left)
+            return await self.attempts.finish(job, left)
 
     async def generate_many(
         self, works: Works, *, ordered: bool = False, timeout: float | None = None
@@ -250,34 +250,9 @@ class Client:
             ordered: yield in the order of the input; a slow film then holds up those behind it.
             timeout: seconds for each film from its submission.
         """
-        attempts, group = self.attempts, Group(self._settings.environment.clock)
-        submitting = Submitting(
-            functools.partial(self._submit, timeout=timeout, group=group),
-            stop=group.stop,
-            clock=self._settings.environment.clock,
-        )
-
-        async def make(index: int, work: Work, metadata: object) -> Outcome:
-            job: Job | None = None
-            try:
-                async with attempts.expense(work, follow=True) as expense:
-                    job, left = await submitting.submit(work, expense=expense, metadata=metadata)
-                    result = await self._finish(job, left)
-            except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
-                return Outcome(index, work, job, error=error, metadata=metadata)
-            return Outcome(index, work, job, result, metadata=metadata)
-
-        making = Making(
-            works,
-            window=self._settings.max_running,
-            running_slot=attempts.running_slot,
-            make=make,
-            spawn=self._here().house.spawn,
-            left_behind=attempts.leave_behind,
-            in_doubt=attempts.report_uncertain,
-            halt=submitting.stop,
-        )
-        outcomes = making.outcomes(ordered=ordered)
+        clock, window = self._settings.environment.clock, self._settings.max_running
+        maker = ClientFilms(self.attempts, clock=clock, timeout=timeout)
+        outcomes = ManyFilms(maker, works, window=window).outcomes(ordered=ordered)
         async with contextlib.aclosing(outcomes):
             async for outcome in outcomes:
                 yield outcome
@@ -303,7 +278,7 @@ class Client:
             NotFoundError: the service does not know the task, or not yet.
             ApiError, UnreachableError, UnansweredError: no state this time.
         """
-        return await self._here().questions.poll(task_id)
+        return await self._session.api.poll(task_id)
 
     # --- the other endpoints ------------------------------------------------------------------
 
@@ -312,7 +287,7 @@ class Client:
 
         https://docs.apikley.ru/common-api/common-api_get-account-credits
         """
-        return await self._here().questions.credits()
+        return await self._session.api.credits()
 
     async def download_url(self, url: str) -> str:
         """A temporary link (20 minutes) for a result's URL. Costs nothing.
@@ -322,7 +297,7 @@ class Client:
         Raises:
             InvalidRequestError: the URL is not one of the service's results.
         """
-        return await self._here().questions.link(url)
+        return await self._session.api.download_url(url)
 
     async def upload(self, image: ImageSource) -> str:
         """Store an image at the service and give its URL, good for `Storyboard(image=...)`.
@@ -338,14 +313,14 @@ class Client:
         Raises:
             UploadError: it cannot be used, or was not stored.
         """
-        rooms = self._here()
+        session = self._session
         if isinstance(image, str) and is_url(image):
             self._settings.check_image_url(image)
             # A folder of its own, since a name that is in use would replace the older file.
             folder = f"{FOLDER}/{self._settings.environment.rng.getrandbits(128):032x}"
-            return await rooms.questions.store_from(image, folder)
-        async with rooms.house.inside():
-            return await rooms.uploads.upload(image)
+            return await session.api.upload_from(image, folder)
+        async with session.tasks.inside():
+            return await session.uploads.upload(image)
 
     async def save(
         self,
@@ -373,18 +348,14 @@ class Client:
                 knows neither the task nor the link, and still does not ten minutes later; or
                 every way is refused and the day that links live is over.
         """
-        rooms = self._here()
-        async with rooms.house.inside():
-            return await rooms.saver.save(result, target, overwrite=overwrite)
+        session = self._session
+        async with session.tasks.inside():
+            return await session.saver.save(result, target, overwrite=overwrite)
 
     # --- opening and closing ------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        rooms = self._rooms
-        if rooms is not None and rooms.house.closing and not rooms.house.gone:
-            await rooms.house.wait_closed()
-        self._closed = False
-        self._here()
+        await self.attempts.sessions.open()
         return self
 
     async def __aexit__(
@@ -401,76 +372,14 @@ class Client:
         Submissions whose request is out get *grace* seconds for their answer; whoever awaits a
         job gets `ClientClosedError`, and the film goes on. Closing twice is closing once.
         """
-        self._forget_the_gone()
-        rooms = self._rooms
-        if rooms is None:
-            self._closed = True
-            return
-        if rooms.house.closing:
-            await rooms.house.wait_closed()
-            return
-        rooms.house.check()
-        self._closed = True
-        rooms.house.send_home()
-        async with contextlib.AsyncExitStack() as acts:  # the last first, whatever fails
-            acts.callback(self._let_go, rooms)
-            acts.push_async_callback(
-                rooms.house.shut, rooms.submitter.end, rooms.transport.aclose, rooms.saver.aclose
-            )
-            acts.callback(rooms.deaf)
-            self.attempts.detach()
-            await rooms.submitter.drain(grace)
+        await self.attempts.sessions.aclose(grace)
 
-    def _here(self) -> Rooms:
-        """What belongs to the running loop; opened now if need be."""
-        self._forget_the_gone()
-        if self._rooms is not None:
-            self._rooms.house.check()
-        if self._closed:
-            raise ClientClosedError("The client is closed; nothing was sent")
-        if self._rooms is None:
-            self._rooms = open_rooms(self._settings, self.attempts, self.attempts.listen)
-        return self._rooms
+    @property
+    def _session(self) -> Session:
+        """The session of the running loop; opened now if need be."""
+        return self.attempts.sessions.current()
 
-    def _forget_the_gone(self) -> None:
-        """Let go of what was shut, or belonged to a loop that is closed."""
-        if (rooms := self._rooms) is not None and rooms.house.gone:
-            self._let_go(rooms)
-            rooms.deaf()
-
-    def _let_go(self, rooms: Rooms) -> None:
-        if self._rooms is rooms:
-            self._rooms = None
-
-    # --- helping submit and generate ------------------------------------------------------------
-
-    async def _submit(
-        self,
-        work: Work,
-        timeout: float | None,
-        **how: Any,
-    ) -> tuple[Job, float | None]:
-        """Submit, let a callback say what became of an uncertain one; what is left of *timeout*."""
-        try:
-            return await self.attempts.submit(work, **how), timeout
-        except SubmissionUncertainError as error:
-            uncertain = error
-        try:
-            job = await self.attempts.recover(uncertain, timeout=timeout)
-        except (asyncio.CancelledError, ApikleyError) as error:
-            if error is not uncertain:
-                self.attempts.report_uncertain(uncertain)
-            raise
-        return job, None if timeout is None else max(0.0, timeout - uncertain.waited)
-
-    async def _finish(self, job: Job, timeout: float | None) -> Result:
-        try:
-            if self._closed:  # while the submission was drained
-                raise ClientClosedError("The client was closed", task_id=job.task_id)
-            return await job.wait(timeout)
-        except (asyncio.CancelledError, ClientClosedError):
-            self.attempts.leave_behind(job)
-            raise
+    # --- what it holds --------------------------------------------------------------------------
 
     @property
     def unclaimed(self) -> list[Job]:
@@ -500,5 +409,5 @@ class Client:
         return self._settings.limiter
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open" if self._rooms else "not yet open"
+        state = self.attempts.sessions.state if self._host else "not yet open"
         return f"<Client {self._host} {state}>"

@@ -1,7 +1,7 @@
-"""Many films at once: pulls no more works than it can run, and yields as films finish.
+"""`generate_many`: bounded concurrency, back-pressure, outcomes as values.
 
-Knows neither a client nor a socket: it is handed a way to take a running slot and a way to make one
-film. One failure never stops the others; it is a value like any other outcome. Only an error that
+`ManyFilms` pulls no more works than it can run and yields films as they finish; a `FilmMaker` makes
+one. One failure never stops the others; it is a value like any other outcome. Only an error that
 every other film would meet as well ends the pulling.
 """
 
@@ -20,220 +20,205 @@ from collections.abc import (
     Iterable,
 )
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol, TypeAlias
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import attrs
 
+from apikley_async._attempts import Attempts
 from apikley_async._binding import OtherLoopError
 from apikley_async._clock import Clock
 from apikley_async._job import Job
 from apikley_async._result import Result
 from apikley_async._retry import Maintenance
-from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._text import loggable
 from apikley_async.errors import (
     ApikleyError,
     ClientClosedError,
-    JobFailedError,
     MaintenanceError,
     SubmissionUncertainError,
 )
 
-__all__ = ["Outcome", "Works"]
+__all__ = ["Completed", "Failed", "Outcome", "Works"]
 
 logger = logging.getLogger("apikley_async")
 
-Submitted: TypeAlias = tuple[Job, float | None]
-"""A job, and for how many seconds it is waited for."""
+T = TypeVar("T")
 
-Wanted: TypeAlias = Work | tuple[Work, Any]
-"""A work, or a work and what the caller knows it by."""
+Item: TypeAlias = Work | tuple[Work, Any]
+"""A work, or a work and its metadata."""
 
-Works: TypeAlias = Iterable[Wanted] | AsyncIterable[Wanted]
+Works: TypeAlias = Iterable[Item] | AsyncIterable[Item]
 
 
 @attrs.frozen
-class Outcome:
-    """What became of one work.
+class Completed:
+    """A film that `generate_many` has made.
 
     Attributes:
         index: its place in the input, from 0.
         work: what was asked for.
-        job: the paid task, unless nothing was submitted.
-        result: the film, or None.
-        error: why there is none, or None.
+        job: the paid task.
+        result: the film.
+        paths: its files, where they were saved.
         metadata: what the caller knows the work by.
+        ok: always True; `error` is always None. A type checker narrows an `Outcome` by either.
     """
 
     index: int
     work: Work
-    job: Job | None = None
-    result: Result | None = None
-    error: Exception | None = None
+    job: Job
+    result: Result
+    paths: tuple[Path, ...] = ()
     metadata: Any = attrs.field(default=None, repr=False)
+    ok: ClassVar[Literal[True]] = True
+    error: ClassVar[None] = None
 
     def unwrap(self) -> Result:
-        """Give the result, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        if self.result is None:
-            raise JobFailedError("There is neither a result nor an error")
+        """Return the result; `Failed.unwrap` raises."""
         return self.result
 
 
-def _say_in_doubt(error: SubmissionUncertainError) -> None:
-    logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
+@attrs.frozen
+class Failed:
+    """A film that `generate_many` has not made.
 
-
-class SubmitOne(Protocol):
-    """Submits one work, for which *expense* was set aside."""
-
-    def __call__(
-        self, work: Work, *, expense: Expense | None, metadata: Any
-    ) -> Awaitable[Submitted]: ...
-
-
-class Submitting:
-    """How one run of `generate_many` submits: through maintenance, and until it is stopped.
-
-    *stop* ends what was not sent yet, and refuses what comes later, with `ClientClosedError`.
+    Attributes:
+        index: its place in the input, from 0.
+        work: what was asked for.
+        error: why there is no film. Whatever your own code has raised (a limiter, a function of
+            prices) is its `__cause__`.
+        job: the task, if one was created; it is paid unless the service says otherwise.
+        metadata: what the caller knows the work by.
+        ok: always False; `result` is always None.
     """
 
-    def __init__(
-        self,
-        submit: SubmitOne,
-        *,
-        stop: Callable[[], None],
-        clock: Clock,
-    ) -> None:
-        self._submit = submit
-        self._stop = stop
-        self._clock = clock
-        self._maintenance = Maintenance()
-        self._stopping = asyncio.Event()
+    index: int
+    work: Work
+    error: ApikleyError
+    job: Job | None = None
+    metadata: Any = attrs.field(default=None, repr=False)
+    ok: ClassVar[Literal[False]] = False
+    result: ClassVar[None] = None
+
+    def unwrap(self) -> Result:
+        """Raise the error; `Completed.unwrap` returns the result."""
+        raise self.error
+
+
+Outcome: TypeAlias = Completed | Failed
+"""What became of one work: narrow it by `outcome.error is None`, `isinstance` or `match`."""
+
+
+class FilmMaker(Protocol):
+    """Makes the films of one `generate_many`; `ClientFilms` is the one of a client."""
+
+    def running_slot(self) -> AbstractAsyncContextManager[None]:
+        """Hold one of the slots of running films."""
+        ...
+
+    async def make(self, index: int, work: Work, metadata: Any) -> Outcome:
+        """Make one film. Every error is an outcome, a cancellation is not."""
+        ...
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that ends with the client at the latest."""
+        ...
 
     def stop(self) -> None:
-        """Send nothing more."""
-        self._stop()
-        self._stopping.set()
+        """Send nothing more: what was not sent yet ends with `ClientClosedError`."""
+        ...
 
-    async def submit(
-        self, work: Work, *, expense: Expense | None, metadata: Any = None
-    ) -> Submitted:
-        """Submit, and again after each pause of a maintenance that does not last."""
-        while True:
-            if (wait := self._maintenance.opens_at - self._clock.now()) > 0:
-                await self._clock.sleep(wait, self._stopping)
-            try:
-                submitted = await self._submit(work, expense=expense, metadata=metadata)
-            except MaintenanceError as error:
-                before = self._maintenance.pauses
-                pause = self._maintenance.refused(self._clock.now())
-                if pause is None:
-                    raise
-                if self._maintenance.pauses != before:
-                    told = "nothing is submitted for %.0f s: %s"
-                    logger.warning(told, pause, loggable(error.message))
-            else:
-                self._maintenance.ended()
-                return submitted
+    def leave_behind(self, job: Job) -> None:
+        """Keep a paid job that nobody waits for any more."""
+        ...
+
+    def report_uncertain(self, error: SubmissionUncertainError) -> None:
+        """Keep an uncertain submission that nobody waits for any more."""
+        ...
 
 
-class Making:
-    """One run of `generate_many`: a driver that pulls and starts, and the films it started.
+class ManyFilms:
+    """One run of `generate_many`: a driver task pulls and starts, and each film has its task.
 
-    At most *window* works are pulled and not yet handed on, so that a slow consumer slows the
-    buying, and input of any length costs the same memory. What was bought, or may have been, is
-    handed on once or, when the consumer has left, told once to *left_behind* or *in_doubt*.
+    At most *window* works are pulled and not yet yielded, so a slow consumer slows the spending,
+    and input of any length needs the same memory. What was bought, or may have been, is yielded
+    once or, when the consumer has left, kept once by *maker*.
 
-    After an error that affects all, *halt* is called, which ends what was not sent yet in a
-    `ClientClosedError`: it is handed on with that error instead, and so is what runs, when it has
-    ended; then the error is raised.
+    After an error that affects all films, the maker is stopped. What was not sent yet is yielded
+    with that error; films that run are yielded when they have ended; then the error is raised.
     """
 
-    def __init__(
-        self,
-        works: Works,
-        *,
-        window: int,
-        running_slot: Callable[[], AbstractAsyncContextManager[None]],
-        make: Callable[[int, Work, Any], Awaitable[Outcome]],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        left_behind: Callable[[Job], None],
-        in_doubt: Callable[[SubmissionUncertainError], None] = _say_in_doubt,
-        halt: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, maker: FilmMaker, works: Works, *, window: int) -> None:
+        self._maker = maker
         self._works = works
-        self._running_slot = running_slot
-        self._make = make
-        self._spawn = spawn
-        self._left_behind = left_behind
-        self._in_doubt = in_doubt
-        self._halt = halt
-        self._seats = asyncio.Semaphore(window)
+        self._room = asyncio.Semaphore(window)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._started = 0
         self._abandoned = False
         self._driver: asyncio.Task[None] | None = None
         self._pulling = False
-        self._ended_by: Exception | None = None
+        self._ended_by: ApikleyError | None = None
 
     async def outcomes(self, *, ordered: bool) -> AsyncGenerator[Outcome, None]:
         """Yield each outcome once, as films finish or in the order of the input."""
-        driver = self._driver = self._spawn(self._drive())
+        driver = self._driver = self._maker.spawn(self._drive())
         self._keep(driver)
-        handed_on, waiting = 0, dict[int, Outcome]()
+        yielded, waiting = 0, dict[int, Outcome]()
         try:
             while self._tasks or not self._outcomes.empty():
                 outcome = await self._outcomes.get()
                 if outcome is None:  # a task has ended, maybe the last
                     continue
                 waiting[outcome.index] = outcome
-                while waiting and (not ordered or handed_on in waiting):
-                    following = waiting.pop(handed_on if ordered else next(iter(waiting)))
-                    handed_on += 1
+                while waiting and (not ordered or yielded in waiting):
+                    following = waiting.pop(yielded if ordered else next(iter(waiting)))
+                    yielded += 1
                     yield following
-                    self._seats.release()
-            ended = self._ended_by is not None
-            if handed_on < self._started or (driver.cancelled() and not ended):
-                raise ClientClosedError("The client was closed before all films were ready")
-            if not driver.cancelled():
-                driver.result()  # an error of the input, after everything bought was handed on
-            if self._ended_by is not None:
-                raise self._ended_by
+                    self._room.release()
+            self._raise_end(driver, complete=yielded == self._started)
         finally:
             await self._abandon(driver, waiting)
+
+    def _raise_end(self, driver: asyncio.Task[None], *, complete: bool) -> None:
+        """Raise what ended the run, if anything did, after everything bought was yielded."""
+        if not complete or (driver.cancelled() and self._ended_by is None):
+            raise ClientClosedError("The client was closed before all films were ready")
+        if not driver.cancelled():
+            driver.result()  # an error of the input
+        if self._ended_by is not None:
+            raise _as_raised(self._ended_by)
 
     async def _drive(self) -> None:
         """Take a running slot, then pull, then start: never the other way round."""
         async with contextlib.aclosing(_each(self._works)) as source:
             for index in itertools.count():
                 self._pulling = True
-                await self._seats.acquire()
+                await self._room.acquire()
                 async with contextlib.AsyncExitStack() as held:
-                    await held.enter_async_context(self._running_slot())
+                    await held.enter_async_context(self._maker.running_slot())
                     try:
-                        wanted = await anext(source)
+                        item = await anext(source)
                     except StopAsyncIteration:
                         return
                     self._pulling = False
                     if self._abandoned:  # the source has swallowed the cancellation
                         return
                     self._started += 1
-                    self._keep(self._spawn(self._film(index, wanted, held)))
+                    self._keep(self._maker.spawn(self._film(index, item, held)))
                     # In this moment the film takes over what is held. If it is ended before it
                     # begins, nobody has taken it over and it is given back here.
                     await asyncio.sleep(0)
                 if self._ended_by is not None:
                     return
 
-    async def _film(self, index: int, wanted: Wanted, held: contextlib.AsyncExitStack) -> None:
-        work, metadata = _parts(wanted)
+    async def _film(self, index: int, item: Item, held: contextlib.AsyncExitStack) -> None:
+        work, metadata = _parts(item)
         with contextlib.suppress(SubmissionUncertainError):
             async with held.pop_all():
-                outcome = self._judged(await self._make(index, work, metadata))
+                outcome = self._checked(await self._maker.make(index, work, metadata))
                 if self._abandoned:
                     self._leave(outcome)
                 else:
@@ -241,18 +226,21 @@ class Making:
                 if isinstance(outcome.error, SubmissionUncertainError):
                     raise outcome.error  # its film may be running: the slot has to know
 
-    def _judged(self, outcome: Outcome) -> Outcome:
-        """End the pulling for an error that every other work would meet; it is theirs then, too."""
+    def _checked(self, outcome: Outcome) -> Outcome:
+        """End the pulling for an error that affects all films; unsent films get that error too."""
         error = outcome.error
+        if error is None:
+            return outcome
         if isinstance(error, ClientClosedError):
-            unsent = self._ended_by is not None and outcome.job is None and error.task_id is None
-            return attrs.evolve(outcome, error=self._ended_by) if unsent else outcome
-        shared = isinstance(error, OtherLoopError)
-        if isinstance(error, ApikleyError):
-            shared = error.affects_all
-        if shared and self._ended_by is None:
+            unsent = outcome.job is None and error.task_id is None
+            if unsent and self._ended_by is not None:
+                outcome = Failed(
+                    outcome.index, outcome.work, self._ended_by, None, outcome.metadata
+                )
+            return outcome
+        if self._ended_by is None and (error.affects_all or _is_other_loop(error)):
             self._ended_by = error
-            self._halt()
+            self._maker.stop()
             if self._pulling and self._driver is not None:
                 self._driver.cancel()
         return outcome
@@ -266,7 +254,7 @@ class Making:
         self._outcomes.put_nowait(None)
 
     async def _abandon(self, driver: asyncio.Task[None], waiting: dict[int, Outcome]) -> None:
-        """Stop pulling and looking; what was bought and not handed on is left behind by name."""
+        """Stop pulling and polling; what was bought and not yielded is left behind by name."""
         self._abandoned = True
         for task in self._tasks:
             task.cancel()
@@ -278,16 +266,114 @@ class Making:
         if self._tasks:
             await asyncio.wait(set(self._tasks))
         if not driver.cancelled():
-            driver.exception()  # seen: nobody is left to whom it could be raised
+            driver.exception()  # retrieved: nobody is left to whom it could be raised
 
     def _leave(self, outcome: Outcome) -> None:
         if outcome.job is not None:
-            self._left_behind(outcome.job)
+            self._maker.leave_behind(outcome.job)
         elif isinstance(outcome.error, SubmissionUncertainError):
-            self._in_doubt(outcome.error)
+            self._maker.report_uncertain(outcome.error)
 
 
-async def _each(works: Works) -> AsyncGenerator[Wanted, None]:
+class MaintenanceGate:
+    """Lets submissions through one pause of the service after the other, shared by all of them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._maintenance = Maintenance()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """End the present pause."""
+        self._stopping.set()
+
+    async def through(self, submit: Callable[[], Awaitable[T]]) -> T:
+        """Submit, and again after each pause of a maintenance that does not last.
+
+        Raises:
+            MaintenanceError: it has lasted for more than a quarter of an hour.
+        """
+        while True:
+            if (wait := self._maintenance.opens_at - self._clock.now()) > 0:
+                await self._clock.sleep(wait, self._stopping)
+            try:
+                submitted = await submit()
+            except MaintenanceError as error:
+                before = self._maintenance.pauses
+                pause = self._maintenance.refused(self._clock.now())
+                if pause is None:
+                    raise
+                if self._maintenance.pauses != before:
+                    message = "nothing is submitted for %.0f s: %s"
+                    logger.warning(message, pause, loggable(error.message))
+            else:
+                self._maintenance.ended()
+                return submitted
+
+
+class ClientFilms:
+    """Makes films with a client's attempts.
+
+    Args:
+        attempts: of the client.
+        clock: for the pauses of a maintenance.
+        timeout: seconds for each film from its submission; None for the client's `job_timeout`.
+    """
+
+    def __init__(self, attempts: Attempts, *, clock: Clock, timeout: float | None) -> None:
+        self._attempts = attempts
+        self._timeout = timeout
+        self._group = attempts.group(recorded=False)
+        self._gate = MaintenanceGate(clock)
+        self.running_slot = attempts.running_slot
+        self.spawn = attempts.sessions.current().tasks.spawn
+        self.leave_behind = attempts.leave_behind
+        self.report_uncertain = attempts.report_uncertain
+
+    async def make(self, index: int, work: Work, metadata: Any) -> Outcome:
+        job: Job | None = None
+        try:
+            async with self._attempts.expense(work, follow=True) as expense:
+
+                async def submit() -> tuple[Job, float | None]:
+                    return await self._attempts.submit_or_recover(
+                        work,
+                        timeout=self._timeout,
+                        group=self._group,
+                        expense=expense,
+                        metadata=metadata,
+                    )
+
+                paid, left = await self._gate.through(submit)
+                job = paid
+                result = await self._attempts.finish(paid, left)
+        except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
+            return Failed(index, work, _as_ours(error), job, metadata)
+        return Completed(index, work, paid, result, metadata=metadata)
+
+    def stop(self) -> None:
+        self._group.stop()
+        self._gate.stop()
+
+
+def _as_ours(error: Exception) -> ApikleyError:
+    """An error of the caller's own code, or of a loop, inside one of ours."""
+    if isinstance(error, ApikleyError):
+        return error
+    wrapped = ApikleyError(f"{type(error).__name__} was raised while the film was made: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _as_raised(error: ApikleyError) -> Exception:
+    return error.__cause__ if isinstance(error.__cause__, OtherLoopError) else error
+
+
+def _is_other_loop(error: ApikleyError) -> bool:
+    return isinstance(error.__cause__, OtherLoopError)
+
+
+async def _each(works: Works) -> AsyncGenerator[Item, None]:
     """One shape for both kinds of input."""
     if isinstance(works, AsyncIterable):
         async for work in works:
@@ -297,9 +383,9 @@ async def _each(works: Works) -> AsyncGenerator[Wanted, None]:
             yield work
 
 
-def _parts(wanted: Wanted) -> tuple[Work, Any]:
+def _parts(item: Item) -> tuple[Work, Any]:
     """The work and its metadata; what is neither a work nor such a pair is refused later."""
-    if isinstance(wanted, tuple) and len(wanted) == 2:
-        return wanted
-    work: Any = wanted
+    if isinstance(item, tuple) and len(item) == 2:
+        return item
+    work: Any = item
     return work, None

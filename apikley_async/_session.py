@@ -1,46 +1,27 @@
-"""What a client has in one event loop, and how it is put together."""
+"""What a client has in one event loop, how it is put together, and how it ends."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable
+import contextlib
 
-import aiohttp
 import attrs
 
-from apikley_async._api import Questions
-from apikley_async._clock import Clock, SystemClock
+from apikley_async._api import Api
+from apikley_async._callbacks import CallbackMatching
 from apikley_async._download.saver import Saver
-from apikley_async._http import Connector, HttpTransport, Network, Secret, Transport
+from apikley_async._environment import Environment
+from apikley_async._http import HttpTransport, Network, Secret, Transport
+from apikley_async._jobs import Jobs
 from apikley_async._limiter import Limiter
 from apikley_async._retry import Backoff, positive
 from apikley_async._spending import Spending
-from apikley_async._storyboard import Urls, Work
-from apikley_async._submission import Observer, Submitter
-from apikley_async._tasks import House
+from apikley_async._submission import Submitter
+from apikley_async._tasks import TaskScope
 from apikley_async._uploads import Uploads
 from apikley_async._urls import AddressPolicy, fetch_faults
-from apikley_async.errors import StoryboardError
+from apikley_async.errors import ClientClosedError, StoryboardError
 
-__all__ = ["Environment", "Rooms", "Settings", "open_rooms"]
-
-
-@attrs.frozen
-class Environment:
-    """What tests may hand to a `Client` in place of the real thing.
-
-    Args:
-        clock: time, monotonic and of the wall; see `apikley_async.testing` for one that jumps.
-        rng: source of tokens and jitter.
-        transport: sends requests to the API; `ScriptedTransport` answers from a list.
-        connector: makes the connector of each session, called with the keyword arguments of
-            `aiohttp.TCPConnector`.
-    """
-
-    clock: Clock = attrs.field(factory=SystemClock)
-    rng: random.Random = attrs.field(factory=random.SystemRandom)
-    transport: Transport | None = None
-    connector: Connector = aiohttp.TCPConnector
+__all__ = ["Session", "Sessions", "Settings"]
 
 
 @attrs.frozen
@@ -48,10 +29,10 @@ class Settings:
     """The arguments of a client, checked; they hold for every event loop it is used in.
 
     Attributes:
-        limiter: paces submissions; *looking* paces everything else.
+        limiter: paces submissions; *call_limiter* bounds the calls that cost nothing.
         spending: bounds what submissions may cost.
         polling: how often jobs poll; *callback_polling* where a callback is expected.
-        job_timeout: seconds that a job is polled for.
+        job_timeout: seconds for which a job is polled.
         retry_for: seconds for which a request or a download that fails is tried again.
         max_running: films that it has running at once.
         address_policy: where films and images may come from.
@@ -61,7 +42,7 @@ class Settings:
     base_url: str
     network: Network
     limiter: Limiter
-    looking: Limiter
+    call_limiter: Limiter
     spending: Spending
     polling: Backoff
     callback_polling: Backoff
@@ -78,51 +59,126 @@ class Settings:
             raise StoryboardError([f"{place}: {fault}" for fault in faults])
 
 
-@attrs.frozen
-class Rooms:
-    """Everything that is made anew for each event loop. *deaf* ends the hearing of callbacks."""
+class Session:
+    """Everything that is made anew for each event loop; made in that loop."""
 
-    settings: Settings
-    house: House
-    transport: Transport
-    questions: Questions
-    submitter: Submitter
-    uploads: Uploads
-    saver: Saver
-    deaf: Callable[[], None]
+    def __init__(self, settings: Settings, matching: CallbackMatching, jobs: Jobs) -> None:
+        environment, network = settings.environment, settings.network
+        clock, rng = environment.clock, environment.rng
+        self.tasks: TaskScope = TaskScope()
+        self.transport: Transport = environment.transport or HttpTransport(
+            settings.key, settings.base_url, network
+        )
+        self.api: Api = Api(
+            self.tasks,
+            self.transport,
+            settings.call_limiter,
+            timeouts=network.timeouts,
+            clock=clock,
+            rng=rng,
+        )
+        self.uploads: Uploads = Uploads(
+            self.api.upload, settings.check_image_url, clock=clock, rng=rng
+        )
+        self.submitter: Submitter = Submitter(
+            self.transport,
+            settings.limiter,
+            self.uploads,
+            matching,
+            jobs,
+            retry_for=settings.retry_for,
+            not_created=settings.not_created,
+            clock=clock,
+            rng=rng,
+        )
+        self.saver: Saver = Saver(
+            reissue=self.api.new_links,
+            policy=settings.address_policy,
+            network=network,
+            retry_for=settings.retry_for,
+            clock=clock,
+            rng=rng,
+        )
+        self._jobs = jobs
+        self.stop_receiving = matching.open(self.api, self.tasks)
 
-    async def urls_of(self, work: Work) -> Urls:
-        """Where the service finds the images of *work*; files are uploaded first."""
-        async with self.house.inside():
-            return await self.uploads.urls_of(work, self.settings.check_image_url)
+    async def aclose(self, grace: float) -> None:
+        """Submit nothing more, wait for requests that are out, then end all that runs."""
+        self.tasks.interrupt()
+        async with contextlib.AsyncExitStack() as last:  # in reverse order, whatever fails
+            last.push_async_callback(
+                self.tasks.shut, self.submitter.end, self.transport.aclose, self.saver.aclose
+            )
+            last.callback(self.stop_receiving)
+            self._jobs.detach()
+            await self.submitter.drain(grace)
 
 
-def open_rooms(
-    settings: Settings, observer: Observer, listen: Callable[[], Callable[[], None]]
-) -> Rooms:
-    """Put the rooms together, in the running loop; *listen* begins the hearing of callbacks."""
-    environment, network, house = settings.environment, settings.network, House()
-    clock, rng, timeouts = environment.clock, environment.rng, network.timeouts
-    transport = environment.transport or HttpTransport(settings.key, settings.base_url, network)
-    questions = Questions(
-        house, transport, settings.looking, timeouts=timeouts, clock=clock, rng=rng
-    )
-    submitter = Submitter(
-        transport,
-        settings.limiter,
-        observer,
-        retry_for=settings.retry_for,
-        not_created=settings.not_created,
-        clock=clock,
-        rng=rng,
-    )
-    saver = Saver(
-        reissue=questions.new_links,
-        policy=settings.address_policy,
-        network=network,
-        retry_for=settings.retry_for,
-        clock=clock,
-        rng=rng,
-    )
-    uploads = Uploads(questions.store, clock=clock, rng=rng)
-    return Rooms(settings, house, transport, questions, submitter, uploads, saver, listen())
+class Sessions:
+    """The sessions of a client: one for each event loop it is used in, one after another.
+
+    Attributes:
+        closed: whether the client is closed, until it is opened again.
+    """
+
+    def __init__(self, settings: Settings, matching: CallbackMatching, jobs: Jobs) -> None:
+        self._settings = settings
+        self._matching = matching
+        self._jobs = jobs
+        self._session: Session | None = None
+        self.closed = False
+
+    def current(self) -> Session:
+        """Return the session of the running loop; open one if need be.
+
+        Raises:
+            ClientClosedError: the client is closed, or open in another loop or process.
+        """
+        self._forget_gone()
+        if self._session is not None:
+            self._session.tasks.check()
+        if self.closed:
+            raise ClientClosedError("The client is closed; nothing was sent")
+        if self._session is None:
+            self._session = Session(self._settings, self._matching, self._jobs)
+        return self._session
+
+    @property
+    def state(self) -> str:
+        """In a word or three, for a `repr`."""
+        return "closed" if self.closed else "open" if self._session else "not yet open"
+
+    async def open(self) -> None:
+        """Open a session in the running loop; an earlier one may just be closing."""
+        session = self._session
+        if session is not None and session.tasks.closing and not session.tasks.gone:
+            await session.tasks.wait_closed()
+        self.closed = False
+        _ = self.current()
+
+    async def aclose(self, grace: float) -> None:
+        """Close the present session; closing twice is closing once."""
+        self._forget_gone()
+        session = self._session
+        if session is None:
+            self.closed = True
+            return
+        if session.tasks.closing:
+            await session.tasks.wait_closed()
+            return
+        session.tasks.check()
+        self.closed = True
+        try:
+            await session.aclose(grace)
+        finally:
+            self._let_go(session)
+
+    def _forget_gone(self) -> None:
+        """Let go of a session that was closed, or whose loop was closed around it."""
+        if (session := self._session) is not None and session.tasks.gone:
+            self._let_go(session)
+            session.stop_receiving()
+
+    def _let_go(self, session: Session) -> None:
+        if self._session is session:
+            self._session = None

@@ -1,7 +1,4 @@
-"""What belongs to one event loop: who is inside, which tasks run, and how all of it ends.
-
-Knows neither requests nor films. A client opens a house for each loop it is used in.
-"""
+"""One event loop's tasks and waits, and how all of them end. Knows neither requests nor films."""
 
 from __future__ import annotations
 
@@ -13,38 +10,41 @@ from typing import Any
 
 from apikley_async.errors import ClientClosedError
 
-__all__ = ["House"]
+__all__ = ["TaskScope"]
 
 
-class House:
-    """Open until `close`; then everyone inside gets `ClientClosedError` and every task ends."""
+class TaskScope:
+    """The tasks and waits of one client in one event loop.
+
+    `interrupt` ends every wait with `ClientClosedError`; `shut` ends every task.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.closing = False
         self._closed = asyncio.Event()
-        self._left = asyncio.Event()
+        self._no_waits = asyncio.Event()
         self._pid = os.getpid()
-        self._visits: dict[asyncio.Timeout, None] = {}  # in order, as sets are not
+        self._waits: dict[asyncio.Timeout, None] = {}  # in order, as sets are not
         self._tasks: dict[asyncio.Task[Any], None] = {}
 
     @property
     def gone(self) -> bool:
-        """Whether nothing of it is left: it was shut, or its loop was closed around it."""
+        """Whether it was shut, or its loop was closed around it."""
         return self._closed.is_set() or self.loop.is_closed()
 
     async def wait_closed(self) -> None:
-        """Wait until somebody else has shut it."""
-        self._belongs_here()
+        """Wait until another caller has shut it."""
+        self._check_loop()
         await self._closed.wait()
 
     def check(self) -> None:
         """Raise `ClientClosedError` unless it is open, here and now."""
-        self._belongs_here()
+        self._check_loop()
         if self.closing:
             raise ClientClosedError("The client is closed")
 
-    def _belongs_here(self) -> None:
+    def _check_loop(self) -> None:
         if self._pid != os.getpid():
             raise ClientClosedError("The client was opened before a fork; make one in each process")
         if self.loop is not asyncio.get_running_loop():
@@ -52,37 +52,41 @@ class House:
 
     @contextlib.asynccontextmanager
     async def inside(self) -> AsyncIterator[None]:
-        """Surrounds what a closing interrupts."""
+        """Surround a wait that closing interrupts.
+
+        Raises:
+            ClientClosedError: the client was closed before or meanwhile.
+        """
         self.check()
-        visit = asyncio.timeout(None)
+        limit = asyncio.timeout(None)
         try:
-            async with visit:
-                self._visits[visit] = None
+            async with limit:
+                self._waits[limit] = None
                 try:
                     yield
                 finally:
-                    self._visits.pop(visit, None)
-                    if self.closing and not self._visits:
-                        self._left.set()
+                    self._waits.pop(limit, None)
+                    if self.closing and not self._waits:
+                        self._no_waits.set()
         except TimeoutError:
-            if not visit.expired():
+            if not limit.expired():
                 raise
         else:
             return
         raise ClientClosedError("The client was closed meanwhile")
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that ends with the house at the latest."""
+        """Start a task that ends with the client at the latest."""
         task = self.loop.create_task(coroutine)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
         return task
 
-    def send_home(self) -> None:
-        """Let nobody in any more, and end every visit."""
+    def interrupt(self) -> None:
+        """Begin no wait any more, and end those that go on."""
         self.closing = True
-        for visit in self._visits:
-            visit.reschedule(self.loop.time())
+        for wait in self._waits:
+            wait.reschedule(self.loop.time())
 
     async def shut(self, *last: Callable[[], Awaitable[None]]) -> None:
         """End what still runs, then do *last*: all of it, even if we are cancelled meanwhile."""
@@ -103,8 +107,8 @@ class House:
                 task.cancel()
             if self._tasks:
                 await asyncio.wait(set(self._tasks))
-            if self._visits:  # they are on their way out, or a file is being finished
-                await self._left.wait()
+            if self._waits:  # they are ending, or a file is being finished
+                await self._no_waits.wait()
             async with contextlib.AsyncExitStack() as acts:  # each, even if another one fails
                 for act in reversed(last):
                     acts.push_async_callback(act)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn, Protocol, runtime_checkable
 
-__all__ = ["TOKEN", "Marking", "Seal", "token_secret"]
+__all__ = ["TOKEN", "Marking", "Seal", "token_in", "token_secret"]
 
 TOKEN = 32  # hexadecimal digits: 128 random bits, and as many for the mark
 PURPOSE = b"apikley-async: marks of callback tokens, version 1"
@@ -26,6 +26,11 @@ def token_secret(api_key: str) -> str:
     It is the same in every process that has the key.
     """
     return hmac.new(api_key.strip().encode(), PURPOSE, hashlib.sha256).hexdigest()
+
+
+def token_in(text: str) -> str:
+    """The token of an attempt; what follows it in the last part of a URL is the receiver's."""
+    return text[:TOKEN] if re.match(f"[0-9a-f]{{{TOKEN}}}", text) else text
 
 
 @runtime_checkable

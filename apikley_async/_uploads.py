@@ -35,19 +35,30 @@ class _PendingUpload:
     failed: ApikleyError | None = None
 
 
+def no_check(url: str, place: str) -> None:
+    """Accept every URL."""
+
+
 class Uploads:
     """Uploads each content once, and remembers its URL for as long as it is safe to use.
 
     Args:
         store: uploads a file into a folder of the service, and gives its URL.
+        check_url: is called with each image that is a URL already, and its place.
         clock: tells how old an upload is.
         rng: source of file names.
     """
 
     def __init__(
-        self, store: Callable[[File, str], Awaitable[str]], *, clock: Clock, rng: random.Random
+        self,
+        store: Callable[[File, str], Awaitable[str]],
+        check_url: Callable[[str, str], None] = no_check,
+        *,
+        clock: Clock,
+        rng: random.Random,
     ) -> None:
         self._store = store
+        self._check_url = check_url
         self._clock = clock
         self._rng = rng
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_IMAGES)
@@ -71,12 +82,10 @@ class Uploads:
             del content  # *pending* holds the same
         return await self._finish(pending)  # without a slot: its first waiter has one
 
-    async def urls_of(self, work: Work, check: Callable[[str, str], None]) -> Urls:
+    async def urls_of(self, work: Work) -> Urls:
         """Upload the image files of a work, and give the URLs of all of its images.
 
-        Args:
-            work: a storyboard or other task.
-            check: is called first, with each image that is a URL already, and its place.
+        Each image that is a URL already is checked first.
 
         Raises:
             StoryboardError, UploadError: an image cannot be used.
@@ -85,7 +94,7 @@ class Uploads:
         for place, image in images_of(work.images):
             if is_url(image):
                 urls[os.fsdecode(image)] = os.fsdecode(image)
-                check(os.fsdecode(image), place)
+                self._check_url(os.fsdecode(image), place)
         for _, image in images_of(work.images):
             if (name := os.fsdecode(image)) not in urls:
                 urls[name] = await self.upload(image)

@@ -59,12 +59,15 @@ ORDER = [
     "_download.fetch",
     "_download.saver",
     # jobs: submitted, polled, many at once
-    "_submission",
-    "_spending",
-    "_session",
+    "_environment",
+    "_recorder",
     "_job",
-    "_unclaimed",
+    "_jobs",
     "_early_callbacks",
+    "_spending",
+    "_callbacks",
+    "_submission",
+    "_session",
     "_attempts",
     "_generate",
     # what users import
@@ -346,7 +349,7 @@ def test_the_core_lives_on_four_libraries() -> None:
 
 # The modules that may use a library; the others do not know it.
 USERS = {
-    "aiohttp": {"_http", "_download.fetch", "_session"},
+    "aiohttp": {"_environment", "_http", "_download.fetch"},
     "yarl": {"_http", "_urls"},
     "cattrs": {"_storyboard", "_wire.tasks"},
     "backoff": {"_retry"},

@@ -27,7 +27,7 @@ from apikley_async import (
     StoryboardError,
     SubmissionUncertainError,
 )
-from apikley_async._early_callbacks import MOST_NAMES, MOST_PARKED
+from apikley_async._early_callbacks import MOST_EARLY, MOST_NAMES
 from apikley_async.errors import ClientClosedError, InsufficientCreditsError, JobTimeoutError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -260,7 +260,7 @@ async def test_a_callback_is_acknowledged_when_it_is_kept() -> None:
         assert kept == ["task_1"]
 
 
-async def test_what_is_heard_too_early_is_not_lost() -> None:
+async def test_a_callback_that_comes_too_early_is_not_lost() -> None:
     """A callback may come before the batch that knows its token. (W8)"""
     callbacks = ManualCallbacks()
     async with world() as simulator:
@@ -275,15 +275,15 @@ async def test_what_is_heard_too_early_is_not_lost() -> None:
             for number in range(1_000):
                 await callbacks.deliver(f"{number:032x}", "task_1")
             job = await later.attempts.recover(lost.value.token)
-            for number in range(MOST_PARKED + 10):
-                await later.attempts.receive(f"{number:032x}", "task_1")
+            for number in range(MOST_EARLY + 10):
+                await callbacks.deliver(f"{number:032x}", "task_1")
 
             assert job.task_id == charge.task_id
             assert not later.attempts.expect(f"{9:032x}")
             assert later.attempts.expect(f"{10:032x}")
 
 
-async def test_a_closed_client_hears_nothing() -> None:
+async def test_a_closed_client_receives_no_callbacks() -> None:
     """What it listened to is let go."""
     callbacks = ManualCallbacks()
     async with world() as simulator, customer(simulator, callbacks) as client:
@@ -293,7 +293,7 @@ async def test_a_closed_client_hears_nothing() -> None:
     assert callbacks.listeners == []
 
 
-async def test_silence_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_missing_callbacks_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Films that end unannounced mean that callbacks do not arrive: the log says why. (W13)"""
     caplog.set_level(logging.WARNING, "apikley_async")
     callbacks = ManualCallbacks()

@@ -79,7 +79,7 @@ from apikley_async import (
     Verdict,
 )
 from apikley_async import __version__ as version
-from apikley_async._attempts import Receive
+from apikley_async._callbacks import Receive
 from apikley_async.testing import FakeClock, LoopClock, Request, ScriptedTransport, reply
 from apikley_async.virtual import VirtualLoop
 
@@ -741,7 +741,7 @@ def test_a_question_that_is_cancelled_at_any_turn(what: str, tmp_path: Path) -> 
                 await asyncio.wait({task})
                 assert now() - began < 5
                 assert task.cancelled() or task.exception() is None
-                assert client._settings.looking.in_flight == 0
+                assert client.attempts.settings.call_limiter.in_flight == 0
                 await client.credits()
             assert others() <= {*server.tasks, *host.tasks}
         assert others() == set()
@@ -805,10 +805,10 @@ async def test_logs_say_what_is_asked_throttled_tried_again_and_uncertain(
     credit, create = "GET /api/v1/chat/credit", "POST /api/v1/jobs/createTask"
     assert lines == [
         f"DEBUG {credit}: UnansweredError in 0 ms, attempt 1",
-        f"INFO {credit}: 127.0.0.1 was asked but did not answer; again in 0 s",
+        f"INFO {credit}: 127.0.0.1 was asked but did not answer; retrying in 0 s",
         f"DEBUG {credit}: HTTP 200 in 0 ms, attempt 2",
         "INFO throttled: the service asks for no pause",
-        f"INFO {credit}: The request for credits was refused: later; again in 0 s",
+        f"INFO {credit}: The request for credits was refused: later; retrying in 0 s",
         f"DEBUG {credit}: HTTP 200 in 0 ms, attempt 3",
         f"DEBUG {create}: HTTP 200 in 0 ms, attempt <token>",
         "INFO throttled: the service asks for no pause",
@@ -1004,9 +1004,9 @@ def test_a_closing_that_is_cancelled_at_any_turn_still_closes(repetitions: int) 
             loop.strike = strike
             await asyncio.wait({closing})
             assert closing.cancelled() or closing.exception() is None
-            if not client._closed:  # it was cancelled before it had begun
+            if not client.attempts.sessions.closed:  # it was cancelled before it had begun
                 await client.aclose()
-            assert client._rooms is None  # shut, and let go
+            assert repr(client).endswith(" closed>")
             await asyncio.wait(uses)
 
             found = len(client.unclaimed) + len(client.uncertain)
@@ -1325,7 +1325,8 @@ def test_many_films_end_where_their_limiter_is_in_use_in_another_loop() -> None:
             "key", environment=Environment(transport=transport), limiter=limiter, max_running=3
         ) as client:
             async for outcome in client.generate_many(works()):
-                assert isinstance(outcome.error, RuntimeError)
+                assert outcome.error is not None
+                assert isinstance(outcome.error.__cause__, RuntimeError)
 
     with another_loop(hold), pytest.raises(RuntimeError, match="in another event loop"):
         asyncio.run(use())
@@ -1503,7 +1504,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("APIKLEY_BASE_URL", "http://127.0.0.1:8000")
 
     assert repr(Client()) == "<Client 127.0.0.1 not yet open>"
-    assert Client()._settings.key.reveal() == CANARY_KEY
+    assert Client().attempts.settings.key.reveal() == CANARY_KEY
     monkeypatch.setenv("APIKLEY_BASE_URL", "http://elsewhere.test")
     with pytest.raises(ValueError, match="https"):
         Client()

@@ -1,4 +1,4 @@
-"""`_many`: no more is bought than can be run, and everything bought is accounted for once."""
+"""`generate_many`: no more is bought than can be run, and everything bought is counted once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import gc
 import itertools
-import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -16,10 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from turns import StrikingLoop, at_every_turn
 
-from apikley_async import Backoff, Job, ModelTask, Outcome, Result, Snapshot, SystemClock
-from apikley_async._generate import Making, Submitting, Works
+from apikley_async import (
+    Backoff,
+    Completed,
+    Failed,
+    Job,
+    ModelTask,
+    Outcome,
+    Result,
+    Snapshot,
+    SystemClock,
+)
+from apikley_async._generate import MaintenanceGate, ManyFilms, Works
 from apikley_async._limiter import running_slots
-from apikley_async._spending import Expense
 from apikley_async.errors import (
     ClientClosedError,
     InsufficientCreditsError,
@@ -47,7 +56,7 @@ def number_of(outcome: Outcome) -> int:
     return number
 
 
-class Studio:
+class FilmMaker:
     """Makes films as a client does, and keeps the books: what was bought, yielded, left.
 
     A film takes 0.1 s before it is bought and *length(number)* seconds after. Numbers in *fail*
@@ -76,17 +85,20 @@ class Studio:
         self.tasks: set[asyncio.Task[None]] = set()
         self.jobs: dict[int, Job] = {}
 
-    def making(self, works: Works, *, window: int | None = None) -> Making:
-        return Making(
-            works,
-            window=window or self.slots.count,
-            running_slot=self.slots.slot,
-            make=self.make,
-            spawn=self.spawn,
-            left_behind=lambda job: self.left.append(job.task_id),
-            in_doubt=lambda error: self.left_in_doubt.append(error.token),
-            halt=self.halted.set,
-        )
+    def making(self, works: Works, *, window: int | None = None) -> ManyFilms:
+        return ManyFilms(self, works, window=window or self.slots.count)
+
+    def running_slot(self) -> AbstractAsyncContextManager[None]:
+        return self.slots.slot()
+
+    def leave_behind(self, job: Job) -> None:
+        self.left.append(job.task_id)
+
+    def report_uncertain(self, error: SubmissionUncertainError) -> None:
+        self.left_in_doubt.append(error.token)
+
+    def stop(self) -> None:
+        self.halted.set()
 
     def works(self, count: int | None = None) -> Iterator[ModelTask]:
         for number in itertools.count() if count is None else range(count):
@@ -106,13 +118,13 @@ class Studio:
         try:
             await SystemClock().sleep(0.1, self.halted)
             if self.halted.is_set():
-                return Outcome(index, work, error=ClientClosedError("Submitting was stopped"))
+                return Failed(index, work, ClientClosedError("Submitting was stopped"))
             if self.poor is not None and number >= self.poor:
-                return Outcome(index, work, error=InsufficientCreditsError("no", code=402))
+                return Failed(index, work, InsufficientCreditsError("no", code=402))
             if number in self._doubt:
                 self.doubted.append(number)
                 doubt = SubmissionUncertainError("no answer", token=f"token_{number}")
-                return Outcome(index, work, error=doubt)
+                return Failed(index, work, doubt)
             return await self._film(index, work, number)
         finally:
             self.running -= 1
@@ -126,8 +138,8 @@ class Studio:
             self.left.append(job.task_id)
             raise
         if number in self._fail:
-            return Outcome(index, work, job, error=JobFailedError("failed", task_id=job.task_id))
-        return Outcome(index, work, job, Result(job.task_id, ("https://films.test/1.mp4",)))
+            return Failed(index, work, JobFailedError("failed", task_id=job.task_id), job)
+        return Completed(index, work, job, Result(job.task_id, ("https://films.test/1.mp4",)))
 
     def settle(self, yielded: list[Outcome]) -> None:
         """Check the books: everything is somewhere, nothing is anywhere twice."""
@@ -151,7 +163,7 @@ async def never(task_id: str) -> Snapshot:
     raise NotImplementedError
 
 
-async def collect(making: Making, *, ordered: bool = False) -> list[Outcome]:
+async def collect(making: ManyFilms, *, ordered: bool = False) -> list[Outcome]:
     return [outcome async for outcome in making.outcomes(ordered=ordered)]
 
 
@@ -166,55 +178,53 @@ def test_an_outcome_unwraps_to_its_result_or_raises() -> None:
     """One word for whoever wants an exception after all."""
     result, error = Result("task_1", ()), JobFailedError("failed")
 
-    assert Outcome(0, work(0), result=result).unwrap() is result
+    assert Completed(0, work(0), job_of(0), result).unwrap() is result
     with pytest.raises(JobFailedError, match="failed"):
-        Outcome(0, work(0), error=error).unwrap()
-    with pytest.raises(JobFailedError, match="neither"):
-        Outcome(0, work(0)).unwrap()
+        Failed(0, work(0), error).unwrap()
 
 
 @virtual
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_films_come_as_they_finish_or_in_order(ordered: bool) -> None:
     """By default whoever is ready first; in order a slow one holds up those behind it."""
-    studio = Studio(4, length=lambda number: [40.0, 10.0, 30.0, 20.0][number])
+    maker = FilmMaker(4, length=lambda number: [40.0, 10.0, 30.0, 20.0][number])
 
-    outcomes = await collect(studio.making(studio.works(4)), ordered=ordered)
+    outcomes = await collect(maker.making(maker.works(4)), ordered=ordered)
 
     assert [o.index for o in outcomes] == ([0, 1, 2, 3] if ordered else [1, 3, 2, 0])
-    studio.settle(outcomes)
+    maker.settle(outcomes)
 
 
 @virtual
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_no_works_no_outcomes(ordered: bool) -> None:
-    studio = Studio()
+    maker = FilmMaker()
 
-    assert await collect(studio.making([]), ordered=ordered) == []
-    studio.settle([])
+    assert await collect(maker.making([]), ordered=ordered) == []
+    maker.settle([])
 
 
 @virtual
 async def test_one_failure_stops_nothing() -> None:
     """Failures are values among the others."""
-    studio = Studio(fail=frozenset({1, 4}))
+    maker = FilmMaker(fail=frozenset({1, 4}))
 
-    outcomes = await collect(studio.making(studio.works(6)), ordered=True)
+    outcomes = await collect(maker.making(maker.works(6)), ordered=True)
 
     assert [type(outcome.error) for outcome in outcomes] == [
         JobFailedError if number in (1, 4) else type(None) for number in range(6)
     ]
-    studio.settle(outcomes)
+    maker.settle(outcomes)
 
 
 @virtual
 @pytest.mark.parametrize("kind", ["list", "iterator", "async generator", "async iterable"])
 async def test_works_may_come_in_any_shape(kind: str) -> None:
     """Anything that can be iterated, either way."""
-    studio = Studio()
+    maker = FilmMaker()
 
     async def generator() -> AsyncIterator[ModelTask]:
-        for item in studio.works(5):
+        for item in maker.works(5):
             await asyncio.sleep(1)
             yield item
 
@@ -223,16 +233,16 @@ async def test_works_may_come_in_any_shape(kind: str) -> None:
             return generator()
 
     shapes: dict[str, Any] = {
-        "list": list(studio.works(5)),
-        "iterator": studio.works(5),
+        "list": list(maker.works(5)),
+        "iterator": maker.works(5),
         "async generator": generator(),
         "async iterable": Iterable(),
     }
 
-    outcomes = await collect(studio.making(shapes[kind]), ordered=True)
+    outcomes = await collect(maker.making(shapes[kind]), ordered=True)
 
     assert [number_of(outcome) for outcome in outcomes] == [0, 1, 2, 3, 4]
-    studio.settle(outcomes)
+    maker.settle(outcomes)
 
 
 # --- back-pressure -------------------------------------------------------------------------------
@@ -241,61 +251,61 @@ async def test_works_may_come_in_any_shape(kind: str) -> None:
 @virtual
 async def test_it_pulls_only_what_it_can_run() -> None:
     """Of an endless input no more is taken than there are slots for."""
-    studio = Studio(3)
-    outcomes = studio.making(studio.works()).outcomes(ordered=False)
+    maker = FilmMaker(3)
+    outcomes = maker.making(maker.works()).outcomes(ordered=False)
     yielded = []
 
     async with contextlib.aclosing(outcomes):
         async for outcome in outcomes:
             yielded.append(outcome)
-            assert len(studio.pulled) <= len(yielded) + 3
+            assert len(maker.pulled) <= len(yielded) + 3
             if len(yielded) == 30:
                 break
 
-    assert studio.most_running == 3
-    studio.settle(yielded)
+    assert maker.most_running == 3
+    maker.settle(yielded)
 
 
 @virtual
 @pytest.mark.parametrize("ordered", [False, True])
 async def test_a_slow_consumer_slows_the_buying(ordered: bool) -> None:
     """Whoever takes an outcome a minute gets no heap of paid films behind it."""
-    studio = Studio(3, length=lambda number: 1.0)
+    maker = FilmMaker(3, length=lambda number: 1.0)
     yielded = list[Outcome]()
 
-    async for outcome in studio.making(studio.works(12)).outcomes(ordered=ordered):
+    async for outcome in maker.making(maker.works(12)).outcomes(ordered=ordered):
         yielded.append(outcome)
         await asyncio.sleep(60)
-        assert len(studio.bought) <= len(yielded) - 1 + 3
+        assert len(maker.bought) <= len(yielded) - 1 + 3
 
     assert len(yielded) == 12
-    studio.settle(yielded)
+    maker.settle(yielded)
 
 
 @virtual
 async def test_slots_are_shared_with_others() -> None:
     """What else runs on the same slots counts."""
-    studio = Studio(2)
-    async with studio.slots.slot():
-        waiting = asyncio.create_task(collect(studio.making(studio.works(4))))
+    maker = FilmMaker(2)
+    async with maker.slots.slot():
+        waiting = asyncio.create_task(collect(maker.making(maker.works(4))))
         await asyncio.sleep(100)
-        assert studio.most_running == 1
+        assert maker.most_running == 1
 
-    studio.settle(await waiting)
+    maker.settle(await waiting)
 
 
 @virtual
 async def test_a_slow_source_delays_no_outcome() -> None:
     """What is ready is yielded while the next work is still being thought of."""
-    studio = Studio(3, length=lambda number: 1.0)
+    maker = FilmMaker(3, length=lambda number: 1.0)
     arrived = list[float]()
 
     async def slow() -> AsyncIterator[ModelTask]:
-        for item in studio.works(3):
+        for item in maker.works(3):
             yield item
             await asyncio.sleep(100)
 
-    async for _ in studio.making(slow()).outcomes(ordered=False):
+    async for _ in maker.making(slow()).outcomes(ordered=False):
         arrived.append(now())
 
     assert arrived == pytest.approx([1.1, 101.1, 201.1])
@@ -325,8 +335,8 @@ def test_the_books_always_balance(
     """Any input, any consumer: what was bought is yielded or left behind, once (C1, I2)."""
 
     async def main() -> None:
-        studio = Studio(slots, length=lengths.__getitem__, fail=fail, doubt=doubt, poor=poor)
-        making = studio.making(studio.works(len(lengths)))
+        maker = FilmMaker(slots, length=lengths.__getitem__, fail=fail, doubt=doubt, poor=poor)
+        making = maker.making(maker.works(len(lengths)))
         yielded = []
         ended = contextlib.suppress(InsufficientCreditsError)
         with ended:
@@ -336,15 +346,15 @@ def test_the_books_always_balance(
                     await asyncio.sleep(busy)
                     if len(yielded) == stop_after:
                         break
-        assert studio.most_running <= slots
-        assert len(studio.pulled) <= len(yielded) + slots
+        assert maker.most_running <= slots
+        assert len(maker.pulled) <= len(yielded) + slots
         if stop_after is None:
-            assert sorted(o.index for o in yielded) == studio.pulled
+            assert sorted(o.index for o in yielded) == maker.pulled
         if stop_after is None and poor is None:
             assert len(yielded) == len(lengths)
         if ordered:
             assert [o.index for o in yielded] == list(range(len(yielded)))
-        studio.settle(yielded)
+        maker.settle(yielded)
         assert nobody_else()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
@@ -359,15 +369,15 @@ def test_the_books_always_balance(
 @pytest.mark.parametrize("error", [ValueError("line 3"), ExceptionGroup("two", [OSError()])])
 async def test_an_error_of_the_input_comes_last(ordered: bool, error: Exception) -> None:
     """First everything that was bought is handed on, then it is raised as it is."""
-    studio = Studio(5)
+    maker = FilmMaker(5)
     yielded = list[Outcome]()
 
     def broken() -> Iterator[ModelTask]:
-        yield from studio.works(2)
+        yield from maker.works(2)
         raise error
 
     async def consume() -> None:
-        async for outcome in studio.making(broken()).outcomes(ordered=ordered):
+        async for outcome in maker.making(broken()).outcomes(ordered=ordered):
             yielded.append(outcome)
 
     with pytest.raises(type(error)) as caught:
@@ -375,7 +385,7 @@ async def test_an_error_of_the_input_comes_last(ordered: bool, error: Exception)
 
     assert caught.value is error
     assert [outcome.index for outcome in yielded] == [0, 1]
-    studio.settle(yielded)
+    maker.settle(yielded)
 
 
 @virtual
@@ -385,13 +395,13 @@ async def test_an_error_of_the_account_ends_the_pulling_and_comes_last(
     ordered: bool, kind: str
 ) -> None:
     """Not one film more is pulled; each that was pulled is yielded once, then it is raised."""
-    studio = Studio(4, poor=5)
+    maker = FilmMaker(4, poor=5)
     yielded = list[Outcome]()
 
     async def source() -> AsyncGenerator[ModelTask, None]:
-        for item in studio.works(100):
+        for item in maker.works(100):
             yield item
-            if kind != "async generator" and len(studio.pulled) == 7:
+            if kind != "async generator" and len(maker.pulled) == 7:
                 try:
                     await asyncio.sleep(10_000)
                 except asyncio.CancelledError:
@@ -399,20 +409,20 @@ async def test_an_error_of_the_account_ends_the_pulling_and_comes_last(
                         raise
 
     async def consume() -> None:
-        works = studio.works(100) if kind == "iterator" else source()
-        async for outcome in studio.making(works).outcomes(ordered=ordered):
+        works = maker.works(100) if kind == "iterator" else source()
+        async for outcome in maker.making(works).outcomes(ordered=ordered):
             yielded.append(outcome)
 
     with pytest.raises(InsufficientCreditsError):
         await consume()
 
-    assert sorted(studio.bought) == [0, 1, 2, 3, 4]
-    assert len(studio.pulled) <= 10
-    assert sorted(outcome.index for outcome in yielded) == studio.pulled
+    assert sorted(maker.bought) == [0, 1, 2, 3, 4]
+    assert len(maker.pulled) <= 10
+    assert sorted(outcome.index for outcome in yielded) == maker.pulled
     assert all((o.error is None) == (o.index < 5) for o in yielded)
     assert {type(o.error) for o in yielded if o.index >= 5} == {InsufficientCreditsError}
     assert now() < 40
-    studio.settle(yielded)
+    maker.settle(yielded)
     assert nobody_else()
 
 
@@ -420,19 +430,19 @@ def test_an_error_of_the_account_at_any_turn_loses_nothing() -> None:
     """Whatever the driver does when it is stopped: the books balance, and no slot is lost."""
 
     async def scenario(loop: StrikingLoop) -> None:
-        studio = Studio(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)
+        maker = FilmMaker(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)
         yielded = list[Outcome]()
 
         async def source() -> AsyncGenerator[ModelTask, None]:
-            for item in studio.works(6):
+            for item in maker.works(6):
                 await asyncio.sleep(0.05)
                 yield item
 
         def strike() -> None:
-            studio.poor = 0
+            maker.poor = 0
 
         async def consume() -> None:
-            async for outcome in studio.making(source()).outcomes(ordered=False):
+            async for outcome in maker.making(source()).outcomes(ordered=False):
                 yielded.append(outcome)
 
         consumer = asyncio.create_task(consume())
@@ -441,14 +451,14 @@ def test_an_error_of_the_account_at_any_turn_loses_nothing() -> None:
 
         error = consumer.exception()
         assert isinstance(error, InsufficientCreditsError) or (error is None and len(yielded) == 6)
-        assert sorted(outcome.index for outcome in yielded) == studio.pulled
-        studio.settle(yielded)
+        assert sorted(outcome.index for outcome in yielded) == maker.pulled
+        maker.settle(yielded)
         assert nobody_else()
 
     at_every_turn(scenario)
 
 
-class Desk:
+class Maintained:
     """Submits as a client does, under maintenance for *minutes*; notes when it was asked."""
 
     def __init__(self, minutes: float) -> None:
@@ -456,53 +466,46 @@ class Desk:
         self.stopped = False
         self._ends = minutes * 60
 
-    async def submit(
-        self, work: Any, *, expense: Expense | None, metadata: Any
-    ) -> tuple[Job, float | None]:
+    async def submit(self) -> Job:
         if self.stopped:
             raise ClientClosedError("Submitting was stopped")
         self.asked.append(now())
         await asyncio.sleep(0.1)
         if now() < self._ends:
             raise MaintenanceError("maintenance", code=455)
-        return job_of(1), None
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def submitting(self) -> Submitting:
-        return Submitting(self.submit, stop=self.stop, clock=SystemClock())
+        return job_of(1)
 
 
 @virtual
 async def test_maintenance_pauses_all_that_is_submitted() -> None:
     """It is no film's failure: each is submitted again, and a pause is one for all."""
-    desk = Desk(minutes=5)
-    submitting = desk.submitting()
+    service = Maintained(minutes=5)
+    gate = MaintenanceGate(SystemClock())
 
-    await asyncio.gather(*(submitting.submit(work(number), expense=None) for number in range(3)))
+    await asyncio.gather(*(gate.through(service.submit) for _ in range(3)))
 
-    assert desk.asked == pytest.approx([0.0] * 3 + [120.1] * 3 + [420.2] * 3)
+    assert service.asked == pytest.approx([0.0] * 3 + [120.1] * 3 + [420.2] * 3)
 
 
 @virtual
 async def test_maintenance_that_lasts_is_an_error() -> None:
-    desk = Desk(minutes=60)
+    service = Maintained(minutes=60)
 
     with pytest.raises(MaintenanceError):
-        await desk.submitting().submit(work(1), expense=None)
+        await MaintenanceGate(SystemClock()).through(service.submit)
 
-    assert desk.asked == pytest.approx([0.0, 120.1, 420.2, 1020.3])
+    assert service.asked == pytest.approx([0.0, 120.1, 420.2, 1020.3])
 
 
 @virtual
 async def test_a_pause_for_maintenance_ends_when_submitting_is_stopped() -> None:
-    desk = Desk(minutes=60)
-    submitting = desk.submitting()
-    waiting = asyncio.create_task(submitting.submit(work(1), expense=None))
+    service = Maintained(minutes=60)
+    gate = MaintenanceGate(SystemClock())
+    waiting = asyncio.create_task(gate.through(service.submit))
     await asyncio.sleep(10)
 
-    submitting.stop()
+    service.stopped = True
+    gate.stop()
     with pytest.raises(ClientClosedError):
         await waiting
     assert now() == 10
@@ -511,31 +514,31 @@ async def test_a_pause_for_maintenance_ends_when_submitting_is_stopped() -> None
 @virtual
 async def test_what_is_no_input_says_so() -> None:
     """A single storyboard in the place of many."""
-    studio = Studio()
+    maker = FilmMaker()
 
     with pytest.raises(TypeError, match="not iterable"):
-        await collect(studio.making(work(1)))  # type: ignore[arg-type]
+        await collect(maker.making(work(1)))  # type: ignore[arg-type]
 
-    studio.settle([])
+    maker.settle([])
 
 
 @virtual
 async def test_the_source_is_read_by_one_task() -> None:
     """A generator with a time-out or a task group across its yields works."""
-    studio = Studio()
+    maker = FilmMaker()
 
     async def guarded() -> AsyncIterator[ModelTask]:
         async with asyncio.timeout(1000), asyncio.TaskGroup():
-            for item in studio.works(5):
+            for item in maker.works(5):
                 yield item
 
-    studio.settle(await collect(studio.making(guarded())))
+    maker.settle(await collect(maker.making(guarded())))
 
 
 @virtual
 async def test_a_source_that_swallows_its_cancel_buys_nothing_more() -> None:
     """After the consumer has left nothing is bought, whatever the input does."""
-    studio = Studio(3)
+    maker = FilmMaker(3)
 
     async def stubborn() -> AsyncIterator[ModelTask]:
         yield work(0)
@@ -543,13 +546,13 @@ async def test_a_source_that_swallows_its_cancel_buys_nothing_more() -> None:
             await asyncio.sleep(1000)
         yield work(1)
 
-    outcomes = studio.making(stubborn()).outcomes(ordered=False)
+    outcomes = maker.making(stubborn()).outcomes(ordered=False)
     first = await anext(outcomes)
     await outcomes.aclose()
     await asyncio.sleep(100)
 
-    assert studio.bought == [0]
-    studio.settle([first])
+    assert maker.bought == [0]
+    maker.settle([first])
 
 
 # --- leaving in the middle -----------------------------------------------------------------------
@@ -560,11 +563,11 @@ async def test_a_source_that_swallows_its_cancel_buys_nothing_more() -> None:
 @pytest.mark.parametrize("how", ["aclose", "collected", "raise"])
 async def test_breaking_off_leaves_by_name_what_was_bought(how: str, ordered: bool) -> None:
     """Closed, forgotten or ended by an error: paid films are told, nothing runs on (C7)."""
-    studio = Studio(4, length=lambda number: [10.0, 1.0, 1.0, 60.0, 60.0][number])
+    maker = FilmMaker(4, length=lambda number: [10.0, 1.0, 1.0, 60.0, 60.0][number])
     yielded = list[Outcome]()
 
     async def consume() -> None:
-        outcomes = studio.making(studio.works(5)).outcomes(ordered=ordered)
+        outcomes = maker.making(maker.works(5)).outcomes(ordered=ordered)
         async for outcome in outcomes:
             yielded.append(outcome)
             await asyncio.sleep(0.5)
@@ -580,8 +583,8 @@ async def test_breaking_off_leaves_by_name_what_was_bought(how: str, ordered: bo
     await asyncio.sleep(1)
 
     assert len(yielded) == 1
-    assert len(studio.left) >= 3
-    studio.settle(yielded)
+    assert len(maker.left) >= 3
+    maker.settle(yielded)
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -591,7 +594,7 @@ def test_a_cancel_at_any_moment_loses_nothing(ordered: bool, again: bool) -> Non
 
     async def scenario(loop: StrikingLoop) -> None:
         lengths = [5.0, 0.0, 1.0, 0.0, 5.0, 0.3]
-        studio = Studio(
+        maker = FilmMaker(
             2,
             length=lengths.__getitem__,
             fail=frozenset({2}),
@@ -600,7 +603,7 @@ def test_a_cancel_at_any_moment_loses_nothing(ordered: bool, again: bool) -> Non
         yielded = list[Outcome]()
 
         async def consume() -> None:
-            async for outcome in studio.making(studio.works(6)).outcomes(ordered=ordered):
+            async for outcome in maker.making(maker.works(6)).outcomes(ordered=ordered):
                 yielded.append(outcome)
                 await asyncio.sleep(0.2)
 
@@ -616,10 +619,10 @@ def test_a_cancel_at_any_moment_loses_nothing(ordered: bool, again: bool) -> Non
 
         assert consumer.cancelled() or len(yielded) == 6
         assert nobody_else()
-        studio.settle(yielded)
+        maker.settle(yielded)
         # All slots are there: as many as ever can run.
-        slots = Studio(2)
-        slots.slots = studio.slots
+        slots = FilmMaker(2)
+        slots.slots = maker.slots
         slots.settle(await collect(slots.making(slots.works(4))))
 
     at_every_turn(scenario)
@@ -630,27 +633,27 @@ def test_closing_at_any_moment_hangs_nobody(ordered: bool) -> None:
     """The tasks are ended from outside, as a closing client does: the consumer is told (C5)."""
 
     async def scenario(loop: StrikingLoop) -> None:
-        studio = Studio(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)
+        maker = FilmMaker(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)
         yielded = list[Outcome]()
 
         async def source() -> AsyncGenerator[ModelTask, None]:
-            for item in studio.works(6):
+            for item in maker.works(6):
                 await asyncio.sleep(0.05)
                 yield item
 
         async def consume() -> None:
-            async for outcome in studio.making(source()).outcomes(ordered=ordered):
+            async for outcome in maker.making(source()).outcomes(ordered=ordered):
                 yielded.append(outcome)
 
         consumer = asyncio.create_task(consume())
-        loop.strike = lambda: [task.cancel() for task in studio.tasks]
+        loop.strike = lambda: [task.cancel() for task in maker.tasks]
         await asyncio.wait({consumer})
 
         assert not consumer.cancelled()
         error = consumer.exception()
         assert isinstance(error, ClientClosedError) or (error is None and len(yielded) == 6)
         assert nobody_else()
-        studio.settle(yielded)
+        maker.settle(yielded)
 
     at_every_turn(scenario)
 
@@ -659,20 +662,20 @@ def test_ending_one_film_at_any_moment_loses_no_slot() -> None:
     """A film that is ended before it begins gives its slot back, too (C4)."""
 
     async def scenario(loop: StrikingLoop) -> None:
-        studio = Studio(1, length=lambda number: 0.2)
+        maker = FilmMaker(1, length=lambda number: 0.2)
 
         def end_films() -> None:
-            for task in studio.tasks:
+            for task in maker.tasks:
                 if "_film" in repr(task.get_coro()):
                     task.cancel()
 
-        consumer = asyncio.create_task(collect(studio.making(studio.works(3), window=9)))
+        consumer = asyncio.create_task(collect(maker.making(maker.works(3), window=9)))
         loop.strike = end_films
         await asyncio.wait({consumer})
 
         assert consumer.exception() is None or isinstance(consumer.exception(), ClientClosedError)
-        assert len(studio.pulled) == 3
-        assert studio.slots.in_use == 0
+        assert len(maker.pulled) == 3
+        assert maker.slots.in_use == 0
         assert nobody_else()
 
     at_every_turn(scenario)
@@ -680,17 +683,17 @@ def test_ending_one_film_at_any_moment_loses_no_slot() -> None:
 
 def test_a_run_that_ends_takes_everything_with_it() -> None:
     """`asyncio.run` is over in the middle: no slot is lost, no task complains."""
-    studio = Studio(2)
+    maker = FilmMaker(2)
 
     async def main() -> None:
-        outcomes = studio.making(studio.works()).outcomes(ordered=False)
+        outcomes = maker.making(maker.works()).outcomes(ordered=False)
         await anext(outcomes)
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main())
 
-    assert studio.slots.in_use == 0
-    assert sorted(studio.left) == [f"task_{number}" for number in studio.bought[1:]]
+    assert maker.slots.in_use == 0
+    assert sorted(maker.left) == [f"task_{number}" for number in maker.bought[1:]]
 
 
 # --- what may be running -------------------------------------------------------------------------
@@ -699,10 +702,10 @@ def test_a_run_that_ends_takes_everything_with_it() -> None:
 @virtual
 async def test_an_uncertain_film_keeps_its_slot() -> None:
     """It may be running, so its slot is free after half an hour; the others go on (R13)."""
-    studio = Studio(2, doubt=frozenset({0}))
+    maker = FilmMaker(2, doubt=frozenset({0}))
     ready = dict[int, float]()
 
-    async for outcome in studio.making(studio.works(5)).outcomes(ordered=False):
+    async for outcome in maker.making(maker.works(5)).outcomes(ordered=False):
         ready[outcome.index] = now()
 
     assert ready == pytest.approx({0: 0.1, 1: 10.1, 2: 20.2, 3: 30.3, 4: 40.4})
@@ -710,91 +713,64 @@ async def test_an_uncertain_film_keeps_its_slot() -> None:
 
 @virtual
 async def test_all_uncertain_is_half_an_hour_of_waiting() -> None:
-    studio = Studio(2, doubt=frozenset({0, 1}))
+    maker = FilmMaker(2, doubt=frozenset({0, 1}))
 
-    outcomes = await collect(studio.making(studio.works(3)))
+    outcomes = await collect(maker.making(maker.works(3)))
 
     assert now() == pytest.approx(1810.2)
-    studio.settle(outcomes)
+    maker.settle(outcomes)
 
 
 @virtual
-async def test_a_doubt_that_nobody_took_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_uncertain_outcome_that_nobody_took_is_reported() -> None:
     """Broken off while an uncertain outcome waits: its token is not lost (I2)."""
-    studio = Studio(3, doubt=frozenset({1}), length=lambda number: 5.0)
-    making = studio.making(studio.works(3))
-    silent = Making(
-        studio.works(3),
-        window=3,
-        running_slot=studio.slots.slot,
-        make=studio.make,
-        spawn=studio.spawn,
-        left_behind=lambda job: None,
-    )
+    maker = FilmMaker(3, doubt=frozenset({1}), length=lambda number: 5.0)
+    outcomes = maker.making(maker.works(3)).outcomes(ordered=True)
+    waiting = asyncio.ensure_future(anext(outcomes))
+    await asyncio.sleep(1)
+    waiting.cancel()
+    await asyncio.wait({waiting})
 
-    with caplog.at_level(logging.WARNING):
-        for one in (making, silent):
-            outcomes = one.outcomes(ordered=True)
-            waiting = asyncio.ensure_future(anext(outcomes))
-            await asyncio.sleep(1)
-            waiting.cancel()
-            await asyncio.wait({waiting})
-
-    assert studio.left_in_doubt == ["token_1"]
-    assert "token_1" in caplog.text
+    assert maker.left_in_doubt == ["token_1"]
 
 
 @virtual
 async def test_what_is_finished_after_the_consumer_left_is_left_behind() -> None:
     """A film that could not be stopped any more is not forgotten (A10)."""
-    studio = Studio(2, length=lambda number: 1.0)
 
-    async def make(index: int, work: Any, metadata: Any) -> Outcome:
-        film = asyncio.ensure_future(studio.make(index, work, metadata))
-        while not film.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({film})
-        return await film
+    class Unstoppable(FilmMaker):
+        async def make(self, index: int, work: Any, metadata: Any) -> Outcome:
+            film = asyncio.ensure_future(super().make(index, work, metadata))
+            while not film.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({film})
+            return await film
 
-    making = Making(
-        studio.works(2),
-        window=2,
-        running_slot=studio.slots.slot,
-        make=make,
-        spawn=studio.spawn,
-        left_behind=lambda job: studio.left.append(job.task_id),
-    )
-    outcomes = making.outcomes(ordered=False)
+    maker = Unstoppable(2, length=lambda number: 1.0)
+    outcomes = maker.making(maker.works(2)).outcomes(ordered=False)
     waiting = asyncio.ensure_future(anext(outcomes))
     await asyncio.sleep(0.5)
     waiting.cancel()
     await asyncio.wait({waiting})
 
     assert waiting.cancelled()
-    studio.settle([])
-    assert studio.bought == [0, 1]
+    maker.settle([])
+    assert maker.bought == [0, 1]
 
 
 @virtual
 async def test_a_time_out_is_left_behind_as_well() -> None:
     """Not ready in time, and nobody took the outcome: the film goes on and has a name."""
-    studio = Studio(2)
 
-    async def make(index: int, work: Any, metadata: Any) -> Outcome:
-        outcome = await studio.make(index, work, metadata)
-        return Outcome(index, work, outcome.job, error=JobTimeoutError("late", job=outcome.job))
+    class Late(FilmMaker):
+        async def make(self, index: int, work: Any, metadata: Any) -> Outcome:
+            outcome = await super().make(index, work, metadata)
+            return Failed(index, work, JobTimeoutError("late", job=outcome.job), outcome.job)
 
-    making = Making(
-        studio.works(2),
-        window=2,
-        running_slot=studio.slots.slot,
-        make=make,
-        spawn=studio.spawn,
-        left_behind=lambda job: studio.left.append(job.task_id),
-    )
-    outcomes = making.outcomes(ordered=False)
+    maker = Late(2)
+    outcomes = maker.making(maker.works(2)).outcomes(ordered=False)
     first = await anext(outcomes)
     await outcomes.aclose()
 
     assert isinstance(first.error, JobTimeoutError)
-    assert studio.left == ["task_1"]
+    assert maker.left == ["task_1"]

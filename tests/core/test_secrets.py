@@ -430,7 +430,7 @@ async def test_no_object_of_the_house_shows_it(tmp_path: Path) -> None:
                         assert CANARY_KEY not in f"{thing} {thing!s}", type(thing)
             assert printed > 20
             with pytest.raises(TypeError):
-                pickle.dumps(client._settings.key)
+                pickle.dumps(client.attempts.settings.key)
 
 
 @pytest.mark.parametrize("told", ["fail", "unknown"])

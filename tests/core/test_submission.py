@@ -1,4 +1,4 @@
-"""The room that pays: once per film, written down around it, finished whoever leaves."""
+"""The module that pays: once per film, recorded around the POST, finished whoever leaves."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ from apikley_async import (
     UnansweredError,
     UnreachableError,
     Verdict,
+    Work,
 )
-from apikley_async._submission import Group, Order, Submitter
+from apikley_async._jobs import Bought
+from apikley_async._submission import Group, Submission, Submitter
 from apikley_async.testing import LoopClock, Reply, Request, reply
 
 pytestmark = pytest.mark.virtual
@@ -132,8 +134,12 @@ class Book:
         return [attempt.verdict for attempt in self.attempts]
 
 
+async def no_upload() -> None:
+    return
+
+
 @attrs.define
-class Office:
+class Desk:
     """A submitter and everything around it that a test looks at."""
 
     transport: StepTransport
@@ -142,6 +148,7 @@ class Office:
     callbacks: Any = None
     retry_for: float = 600.0
     not_created: frozenset[int] = frozenset()
+    upload: Any = attrs.Factory(lambda: no_upload)
     told: list[Attempt] = attrs.Factory(list)
     unclaimed: list[str] = attrs.Factory(list)
     uncertain: list[SubmissionUncertainError] = attrs.Factory(list)
@@ -151,7 +158,9 @@ class Office:
         self.submitter = Submitter(
             self.transport,
             self.limiter,
-            self,
+            self,  # uploads
+            self,  # matching
+            self,  # jobs
             retry_for=self.retry_for,
             not_created=self.not_created,
             clock=LoopClock(),
@@ -164,15 +173,19 @@ class Office:
     def settle(self, attempt: Attempt) -> None:
         self.told.append(attempt)
 
-    def report_bought(self, order: object, task_id: str) -> None:
-        self.unclaimed.append(task_id)
+    async def urls_of(self, work: Work) -> dict[str, str]:
+        await self.upload()
+        return {}
+
+    def report_bought(self, bought: Bought) -> None:
+        self.unclaimed.append(bought.task_id)
 
     def report_uncertain(self, error: SubmissionUncertainError) -> None:
         self.uncertain.append(error)
 
     def submit(self) -> asyncio.Task[str]:
-        order = Order(WORK, recorder=self.book)
-        return asyncio.create_task(self.submitter.submit(order))
+        submission = Submission(WORK, recorder=self.book)
+        return asyncio.create_task(self.submitter.submit(submission))
 
     async def quiet(self) -> None:
         while self.submitter.pending:
@@ -224,31 +237,31 @@ async def test_one_attempt_and_what_is_written_down(
     code: int | None,
 ) -> None:
     """Each outcome is raised or returned, and settled with what is known of it (A1 to A5)."""
-    office = Office(StepTransport(turn))
+    desk = Desk(StepTransport(turn))
 
-    end = await end_of(office.submit())
+    end = await end_of(desk.submit())
 
     assert end == "task_1" if error is None else isinstance(end, error)
-    (attempt,) = office.book.attempts
+    (attempt,) = desk.book.attempts
     assert (attempt.verdict, attempt.http, attempt.code) == (verdict, http, code)
     assert attempt.task_id == ("task_1" if error is None else None)
     assert attempt.raw == (turn.text if isinstance(turn, Reply) else "")
     assert bool(attempt.cause) is (error is not None)
-    assert office.book.lines == [("intend", attempt.token), ("settle", attempt.token)]
-    assert len(office.transport.begun) == 1
-    assert office.is_idle()
-    assert (office.unclaimed, office.uncertain) == ([], [])
+    assert desk.book.lines == [("intend", attempt.token), ("settle", attempt.token)]
+    assert len(desk.transport.begun) == 1
+    assert desk.is_idle()
+    assert (desk.unclaimed, desk.uncertain) == ([], [])
 
 
 @pytest.mark.parametrize("turn", [GATEWAY, reply(None), UNHEARD, RuntimeError("a bug")])
 async def test_a_doubt_says_all_there_is_to_know(turn: Turn) -> None:
     """The error carries the token that names the attempt, the cause and the answer (A1)."""
-    office = Office(StepTransport(turn))
+    desk = Desk(StepTransport(turn))
 
-    doubt = await end_of(office.submit())
+    doubt = await end_of(desk.submit())
 
     assert isinstance(doubt, SubmissionUncertainError)
-    (attempt,) = office.book.attempts
+    (attempt,) = desk.book.attempts
     assert (doubt.token, doubt.cause, doubt.raw) == (attempt.token, attempt.cause, attempt.raw)
     assert doubt.cause
     assert doubt.cause in str(doubt)
@@ -257,22 +270,22 @@ async def test_a_doubt_says_all_there_is_to_know(turn: Turn) -> None:
 
 
 async def test_what_the_answer_held_is_kept_to_64_kilobytes() -> None:
-    office = Office(StepTransport(Reply(500, "x" * 100_000)))
+    desk = Desk(StepTransport(Reply(500, "x" * 100_000)))
 
-    doubt = await end_of(office.submit())
+    doubt = await end_of(desk.submit())
 
     assert isinstance(doubt, SubmissionUncertainError)
-    assert len(doubt.raw) == len(office.book.attempts[0].raw) == 64 * 1024
+    assert len(doubt.raw) == len(desk.book.attempts[0].raw) == 64 * 1024
 
 
 async def test_a_task_id_counts_whatever_else_the_answer_says(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A film that was bought is bought, and the contradiction is logged (A6)."""
-    office = Office(StepTransport(reply({"taskId": "task_9"}, code=429, status=429)))
+    desk = Desk(StepTransport(reply({"taskId": "task_9"}, code=429, status=429)))
 
     with caplog.at_level(logging.WARNING):
-        assert await office.submit() == "task_9"
+        assert await desk.submit() == "task_9"
 
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "task_9" in caplog.text
@@ -282,25 +295,25 @@ async def test_a_task_id_counts_whatever_else_the_answer_says(
 async def test_codes_the_provider_vouches_for_are_tried_again() -> None:
     """Each try is an attempt of its own, written down before and after. (A4)"""
     busy = reply(None, code=500)
-    office = Office(StepTransport(busy, busy, ACCEPTED), not_created=frozenset({500}))
+    desk = Desk(StepTransport(busy, busy, ACCEPTED), not_created=frozenset({500}))
 
-    assert await office.submit() == "task_1"
+    assert await desk.submit() == "task_1"
 
-    assert office.book.verdicts == [Verdict.NOT_CREATED, Verdict.NOT_CREATED, Verdict.ACCEPTED]
-    assert len({attempt.token for attempt in office.book.attempts}) == 3
+    assert desk.book.verdicts == [Verdict.NOT_CREATED, Verdict.NOT_CREATED, Verdict.ACCEPTED]
+    assert len({attempt.token for attempt in desk.book.attempts}) == 3
 
 
 async def test_it_is_tried_three_times_more_at_most() -> None:
     """Then `submit` raises, and the next one may go on. (A4)"""
     busy = reply(None, code=500)
-    office = Office(StepTransport(*[busy] * 9), not_created=frozenset({500}))
+    desk = Desk(StepTransport(*[busy] * 9), not_created=frozenset({500}))
 
-    error = await end_of(office.submit())
+    error = await end_of(desk.submit())
 
     assert isinstance(error, ServerError)
     assert error.resumable
     assert "nothing is created" in error.message
-    assert office.book.verdicts == [Verdict.NOT_CREATED] * 4
+    assert desk.book.verdicts == [Verdict.NOT_CREATED] * 4
 
 
 async def test_every_attempt_has_a_token_of_its_own() -> None:
@@ -311,14 +324,14 @@ async def test_every_attempt_has_a_token_of_its_own() -> None:
             return f"https://hooks.test/{token}"
 
     assert isinstance(Hooks(), Callbacks)
-    office = Office(StepTransport(UNREACHED, UNREACHED, ACCEPTED), callbacks=Hooks())
+    desk = Desk(StepTransport(UNREACHED, UNREACHED, ACCEPTED), callbacks=Hooks())
 
-    await office.submit()
+    await desk.submit()
 
-    tokens = [attempt.token for attempt in office.book.attempts]
+    tokens = [attempt.token for attempt in desk.book.attempts]
     assert len(set(tokens)) == 3
     assert all(len(token) == 32 and int(token, 16) >= 0 for token in tokens)
-    urls = [(request.body or {})["callBackUrl"] for request in office.transport.begun]
+    urls = [(request.body or {})["callBackUrl"] for request in desk.transport.begun]
     assert urls == [f"https://hooks.test/{token}" for token in tokens]
 
 
@@ -327,57 +340,57 @@ async def test_every_attempt_has_a_token_of_its_own() -> None:
 
 async def test_what_was_never_sent_is_tried_again() -> None:
     """Unsent is retried with growing pauses, and paid once (A15)."""
-    office = Office(StepTransport(*[UNREACHED] * 5, ACCEPTED))
+    desk = Desk(StepTransport(*[UNREACHED] * 5, ACCEPTED))
 
-    assert await office.submit() == "task_1"
+    assert await desk.submit() == "task_1"
 
-    assert len(office.transport.begun) == 6
-    assert len(office.transport.left) == 1
-    pauses = [b - a for a, b in zip(office.transport.at, office.transport.at[1:], strict=False)]
+    assert len(desk.transport.begun) == 6
+    assert len(desk.transport.left) == 1
+    pauses = [b - a for a, b in zip(desk.transport.at, desk.transport.at[1:], strict=False)]
     assert all(0.7 * 2**n <= pause <= 2**n + 0.01 for n, pause in enumerate(pauses))
-    assert office.book.verdicts == [Verdict.UNSENT] * 5 + [Verdict.ACCEPTED]
+    assert desk.book.verdicts == [Verdict.UNSENT] * 5 + [Verdict.ACCEPTED]
 
 
 async def test_what_was_throttled_is_tried_again() -> None:
     """A refusal for pace is no failure (R4)."""
-    office = Office(StepTransport(*[THROTTLED] * 4, ACCEPTED))
+    desk = Desk(StepTransport(*[THROTTLED] * 4, ACCEPTED))
 
-    assert await office.submit() == "task_1"
+    assert await desk.submit() == "task_1"
 
-    assert office.book.verdicts == [Verdict.THROTTLED] * 4 + [Verdict.ACCEPTED]
-    assert office.is_idle()
+    assert desk.book.verdicts == [Verdict.THROTTLED] * 4 + [Verdict.ACCEPTED]
+    assert desk.is_idle()
 
 
 async def test_patience_ends_with_what_was_never_sent() -> None:
-    office = Office(StepTransport(UNREACHED), retry_for=100)
+    desk = Desk(StepTransport(UNREACHED), retry_for=100)
 
-    end = await end_of(office.submit())
+    end = await end_of(desk.submit())
 
     assert isinstance(end, UnreachableError)
     assert 60 <= now() <= 100
-    assert office.is_idle()
+    assert desk.is_idle()
 
 
 async def test_patience_ends_with_a_service_that_only_throttles() -> None:
-    office = Office(StepTransport(THROTTLED), retry_for=100)
+    desk = Desk(StepTransport(THROTTLED), retry_for=100)
 
-    end = await end_of(office.submit())
+    end = await end_of(desk.submit())
 
     assert isinstance(end, RateLimitError)
     assert 30 <= now() <= 300
-    assert office.is_idle()
+    assert desk.is_idle()
 
 
 async def test_waiting_in_line_uses_up_no_patience() -> None:
     """Patience is for trouble: a long line before the limiter is none."""
     limiter = RateLimiter(1, 100.0)
-    office = Office(
+    desk = Desk(
         StepTransport(ACCEPTED, ACCEPTED, UNREACHED, ACCEPTED),
         limiter=limiter,
         retry_for=50,
     )
 
-    ends = await asyncio.gather(*(office.submit() for _ in range(3)))
+    ends = await asyncio.gather(*(desk.submit() for _ in range(3)))
 
     assert ends == ["task_1"] * 3
     assert now() > 200
@@ -386,23 +399,23 @@ async def test_waiting_in_line_uses_up_no_patience() -> None:
 @pytest.mark.parametrize("turn", [GATEWAY, UNHEARD, BROKE, WRONG_CERTIFICATE, reply(None)])
 async def test_nothing_else_is_ever_tried_again(turn: Turn) -> None:
     """Not even after an hour (A1 to A5, A24)."""
-    office = Office(StepTransport(turn, ACCEPTED))
+    desk = Desk(StepTransport(turn, ACCEPTED))
 
-    end = await end_of(office.submit())
+    end = await end_of(desk.submit())
     await asyncio.sleep(3600)
 
     assert isinstance(end, ApikleyError)
-    assert len(office.transport.begun) == 1
+    assert len(desk.transport.begun) == 1
 
 
 async def test_an_uncertain_attempt_keeps_its_place_for_a_minute() -> None:
     """Its request may still arrive, so it goes on counting (R1)."""
-    office = Office(StepTransport(GATEWAY, ACCEPTED), limiter=RateLimiter(1, 10.0))
+    desk = Desk(StepTransport(GATEWAY, ACCEPTED), limiter=RateLimiter(1, 10.0))
 
-    await end_of(office.submit())
-    await office.submit()
+    await end_of(desk.submit())
+    await desk.submit()
 
-    assert office.transport.at[1] == pytest.approx(60)
+    assert desk.transport.at[1] == pytest.approx(60)
 
 
 # --- the recorder --------------------------------------------------------------------------------
@@ -410,13 +423,13 @@ async def test_an_uncertain_attempt_keeps_its_place_for_a_minute() -> None:
 
 async def test_the_intent_is_safe_before_the_first_byte() -> None:
     """`intend` has returned before anything is begun, and `settle` before the caller knows (I5)."""
-    office = Office(StepTransport(ACCEPTED))
+    desk = Desk(StepTransport(ACCEPTED))
     seen: list[str] = []
 
     class Witness(Book):
         async def intend(self, token: str, request: Request) -> None:
             await super().intend(token, request)
-            seen.append(f"intended, {len(office.transport.begun)} begun")
+            seen.append(f"intended, {len(desk.transport.begun)} begun")
 
         async def settle(self, outcome: Attempt) -> None:
             seen.append(f"settling, caller {'knows' if submitting.done() else 'waits'}")
@@ -424,8 +437,8 @@ async def test_the_intent_is_safe_before_the_first_byte() -> None:
             seen.append(f"settled, caller {'knows' if submitting.done() else 'waits'}")
 
     assert isinstance(Witness(), Recorder)
-    office.book = Witness()
-    submitting = office.submit()
+    desk.book = Witness()
+    submitting = desk.submit()
     await submitting
 
     assert seen == ["intended, 0 begun", "settling, caller waits", "settled, caller waits"]
@@ -443,11 +456,11 @@ async def test_an_intent_that_cannot_be_written_down_prevents_the_request() -> N
             await steps(2)
             raise FullDiskError
 
-    office = Office(StepTransport(ACCEPTED), book=Full())
+    desk = Desk(StepTransport(ACCEPTED), book=Full())
 
-    assert isinstance(await end_of(office.submit()), FullDiskError)
-    assert office.transport.begun == []
-    assert office.is_idle()
+    assert isinstance(await end_of(desk.submit()), FullDiskError)
+    assert desk.transport.begun == []
+    assert desk.is_idle()
 
 
 @pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
@@ -461,16 +474,16 @@ def test_an_outcome_that_cannot_be_written_down_is_not_lost(turn: Turn) -> None:
             raise FullDiskError
 
     async def scenario(loop: StrikingLoop) -> None:
-        office = Office(StepTransport(turn), book=Full())
-        submitting = office.submit()
+        desk = Desk(StepTransport(turn), book=Full())
+        submitting = desk.submit()
         loop.strike = submitting.cancel
         end = await end_of(submitting)
-        await office.quiet()
+        await desk.quiet()
 
-        sent = len(office.transport.left)
-        assert office.unclaimed == (["task_1"] * sent if turn is ACCEPTED else [])
-        assert len(office.uncertain) == (sent if turn is GATEWAY else 0)
-        assert office.is_idle()
+        sent = len(desk.transport.left)
+        assert desk.unclaimed == (["task_1"] * sent if turn is ACCEPTED else [])
+        assert len(desk.uncertain) == (sent if turn is GATEWAY else 0)
+        assert desk.is_idle()
         seen.add(type(end))
 
     at_every_turn(scenario)
@@ -495,13 +508,13 @@ async def test_a_limiter_that_fails_after_the_fact_loses_no_film() -> None:
             return
 
     assert isinstance(Torn(), Limiter)
-    office = Office(StepTransport(ACCEPTED), limiter=Torn())
+    desk = Desk(StepTransport(ACCEPTED), limiter=Torn())
 
-    end = await end_of(office.submit())
+    end = await end_of(desk.submit())
 
     assert isinstance(end, ConnectionResetError)
-    assert office.unclaimed == ["task_1"]
-    assert office.book.verdicts == [Verdict.ACCEPTED]
+    assert desk.unclaimed == ["task_1"]
+    assert desk.book.verdicts == [Verdict.ACCEPTED]
 
 
 @pytest.mark.parametrize("closes", [True, False])
@@ -523,18 +536,18 @@ async def test_a_slot_that_is_slow_to_be_given_back_is_waited_for(closes: bool) 
         def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
             return
 
-    office = Office(StepTransport(ACCEPTED), limiter=Slow())
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED), limiter=Slow())
+    submitting = desk.submit()
     await asyncio.sleep(1)
     if closes:
-        await office.close()
+        await desk.close()
     else:
         submitting.cancel()
     end = await end_of(submitting)
-    await office.quiet()
+    await desk.quiet()
 
     assert seen == ["given back"]
-    assert end == "task_1" if closes else office.unclaimed == ["task_1"]
+    assert end == "task_1" if closes else desk.unclaimed == ["task_1"]
 
 
 async def test_a_limiter_of_ones_own_sees_every_attempt() -> None:
@@ -559,9 +572,9 @@ async def test_a_limiter_of_ones_own_sees_every_attempt() -> None:
         def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
             return
 
-    office = Office(StepTransport(THROTTLED, UNREACHED, ACCEPTED), limiter=Own())
+    desk = Desk(StepTransport(THROTTLED, UNREACHED, ACCEPTED), limiter=Own())
 
-    await office.submit()
+    await desk.submit()
 
     assert seen == [
         *("in", "RateLimitError"),
@@ -599,14 +612,14 @@ def test_of_an_attempt_that_never_began_the_limiter_learns_just_that() -> None:
     seen = set[tuple[int, type[BaseException] | None]]()
 
     async def scenario(loop: StrikingLoop) -> None:
-        office = Office(StepTransport(ACCEPTED), limiter=Watched())
-        submitting = office.submit()
+        desk = Desk(StepTransport(ACCEPTED), limiter=Watched())
+        submitting = desk.submit()
         loop.strike = submitting.cancel
         end = await end_of(submitting)
-        await office.quiet()
+        await desk.quiet()
 
         assert isinstance(end, asyncio.CancelledError | str)
-        seen.update((len(office.transport.left), passed) for passed in office.limiter.passed)
+        seen.update((len(desk.transport.left), passed) for passed in desk.limiter.passed)
 
     at_every_turn(scenario)
 
@@ -621,11 +634,11 @@ async def test_an_intent_that_cannot_be_written_down_costs_no_slot(swallows: boo
         async def intend(self, token: str, request: Request) -> None:
             raise FullDiskError
 
-    office = Office(StepTransport(ACCEPTED), book=Full(), limiter=Watched(swallows=swallows))
+    desk = Desk(StepTransport(ACCEPTED), book=Full(), limiter=Watched(swallows=swallows))
 
-    assert isinstance(await end_of(office.submit()), FullDiskError)
-    assert office.limiter.passed == [UnreachableError]
-    assert office.transport.begun == []
+    assert isinstance(await end_of(desk.submit()), FullDiskError)
+    assert desk.limiter.passed == [UnreachableError]
+    assert desk.transport.begun == []
 
 
 async def test_a_slot_comes_back_at_once_when_nothing_was_sent() -> None:
@@ -635,24 +648,24 @@ async def test_a_slot_comes_back_at_once_when_nothing_was_sent() -> None:
         async def intend(self, token: str, request: Request) -> None:
             raise FullDiskError
 
-    office = Office(StepTransport(ACCEPTED), book=Full())
+    desk = Desk(StepTransport(ACCEPTED), book=Full())
     for _ in range(20):
-        assert isinstance(await end_of(office.submit()), FullDiskError)
-    office.book = Book()
+        assert isinstance(await end_of(desk.submit()), FullDiskError)
+    desk.book = Book()
 
-    assert await office.submit() == "task_1"
+    assert await desk.submit() == "task_1"
     assert now() == 0
 
 
 @pytest.mark.parametrize("turn", [GATEWAY, UNHEARD, BROKE])
 async def test_a_limiter_that_swallows_errors_makes_nobody_pay_twice(turn: Turn) -> None:
     """What a slot does not let through is raised all the same."""
-    office = Office(StepTransport(turn, ACCEPTED), limiter=Watched(swallows=True))
+    desk = Desk(StepTransport(turn, ACCEPTED), limiter=Watched(swallows=True))
 
-    end = await end_of(office.submit())
+    end = await end_of(desk.submit())
 
     assert isinstance(end, SubmissionUncertainError | InsufficientCreditsError)
-    assert len(office.transport.begun) == 1
+    assert len(desk.transport.begun) == 1
 
 
 # --- cancelling the caller, at every turn --------------------------------------------------------
@@ -667,18 +680,18 @@ SCRIPTS: dict[str, tuple[Turn, ...]] = {
 }
 
 
-def check_account(office: Office, end: str | BaseException) -> None:
+def check_account(desk: Desk, end: str | BaseException) -> None:
     """What left is written down, and known to the caller or reported: exactly one of the two."""
-    book, left = office.book, office.transport.left
+    book, left = desk.book, desk.transport.left
     assert [line[0] for line in book.lines] == ["intend", "settle"] * (len(book.lines) // 2)
     heard = [v for v in book.verdicts if v is not Verdict.UNSENT]
     assert len(heard) == len(left)
     bought = book.verdicts.count(Verdict.ACCEPTED)
     doubts = book.verdicts.count(Verdict.UNCERTAIN)
-    assert len(office.unclaimed) == (bought if not isinstance(end, str) else 0)
-    assert len(office.uncertain) == (doubts if not isinstance(end, SubmissionUncertainError) else 0)
+    assert len(desk.unclaimed) == (bought if not isinstance(end, str) else 0)
+    assert len(desk.uncertain) == (doubts if not isinstance(end, SubmissionUncertainError) else 0)
     assert bought + doubts <= 1
-    assert office.is_idle()
+    assert desk.is_idle()
 
 
 TRANSPORTS = pytest.mark.parametrize("transport", [StepTransport, NestedTransport])
@@ -691,24 +704,24 @@ def test_cancelling_the_caller_at_any_turn(script: str, transport: type[StepTran
     seen: set[str] = set()
 
     async def scenario(loop: StrikingLoop) -> None:
-        office = Office(transport(*SCRIPTS[script]))
-        submitting = office.submit()
+        desk = Desk(transport(*SCRIPTS[script]))
+        submitting = desk.submit()
         arrived: list[int] = []
 
         def strike() -> None:
             submitting.cancel()
             # The cancel arrives in this turn; what has left by its end has left.
-            loop.call_soon(loop.call_soon, lambda: arrived.append(len(office.transport.left)))
+            loop.call_soon(loop.call_soon, lambda: arrived.append(len(desk.transport.left)))
 
         loop.strike = strike
         end = await end_of(submitting)
-        await office.quiet()
+        await desk.quiet()
 
         if isinstance(end, asyncio.CancelledError):
-            assert arrived == [len(office.transport.left)]
-        check_account(office, end)
-        assert not any("closed" in doubt.cause for doubt in office.uncertain)
-        seen.add(f"{len(office.transport.left)} sent, {type(end).__name__}")
+            assert arrived == [len(desk.transport.left)]
+        check_account(desk, end)
+        assert not any("closed" in doubt.cause for doubt in desk.uncertain)
+        seen.add(f"{len(desk.transport.left)} sent, {type(end).__name__}")
 
     at_every_turn(scenario)
 
@@ -723,77 +736,77 @@ def test_one_who_leaves_disturbs_nobody_else(which: int) -> None:
 
     async def scenario(loop: StrikingLoop) -> None:
         limiter = RateLimiter(1, 5.0, clock=LoopClock())
-        office = Office(StepTransport(ACCEPTED), limiter=limiter)
-        submitting = [office.submit() for _ in range(3)]
+        desk = Desk(StepTransport(ACCEPTED), limiter=limiter)
+        submitting = [desk.submit() for _ in range(3)]
         loop.strike = submitting[which].cancel
         ends = await asyncio.gather(*submitting, return_exceptions=True)
-        await office.quiet()
+        await desk.quiet()
 
         assert [end for number, end in enumerate(ends) if number != which] == ["task_1"] * 2
-        assert office.book.verdicts.count(Verdict.ACCEPTED) == len(office.transport.left)
-        assert len(office.unclaimed) == len(office.transport.left) - ends.count("task_1")
-        assert office.is_idle()
+        assert desk.book.verdicts.count(Verdict.ACCEPTED) == len(desk.transport.left)
+        assert len(desk.unclaimed) == len(desk.transport.left) - ends.count("task_1")
+        assert desk.is_idle()
 
     at_every_turn(scenario)
 
 
 async def test_an_abandoned_submission_is_not_tried_again() -> None:
     """Nobody waits for it: an unsent attempt stays unsent."""
-    office = Office(StepTransport(THROTTLED, ACCEPTED, answer_in=5))
-    submitting = office.submit()
+    desk = Desk(StepTransport(THROTTLED, ACCEPTED, answer_in=5))
+    submitting = desk.submit()
     await asyncio.sleep(2)
 
     submitting.cancel()
     await end_of(submitting)
-    await office.quiet()
+    await desk.quiet()
     await asyncio.sleep(3600)
 
-    assert office.book.verdicts == [Verdict.THROTTLED]
-    assert len(office.transport.begun) == 1
+    assert desk.book.verdicts == [Verdict.THROTTLED]
+    assert len(desk.transport.begun) == 1
 
 
 @TRANSPORTS
 async def test_what_was_not_sent_ends_with_its_caller(transport: type[StepTransport]) -> None:
     """Nobody goes on connecting, or standing in line, for a film that nobody wants."""
-    office = Office(transport(ACCEPTED, connected_in=60), limiter=RateLimiter(1, 10.0))
-    connecting, in_line = office.submit(), office.submit()
+    desk = Desk(transport(ACCEPTED, connected_in=60), limiter=RateLimiter(1, 10.0))
+    connecting, in_line = desk.submit(), desk.submit()
     await asyncio.sleep(1)
 
     connecting.cancel()
     in_line.cancel()
     await asyncio.wait({connecting, in_line})
-    await office.quiet()
+    await desk.quiet()
 
     assert now() == pytest.approx(1)
-    assert office.transport.left == []
-    assert office.book.verdicts == [Verdict.UNSENT]
-    assert office.is_idle()
+    assert desk.transport.left == []
+    assert desk.book.verdicts == [Verdict.UNSENT]
+    assert desk.is_idle()
 
 
 async def test_the_caller_is_free_at_once() -> None:
     """A cancelled caller does not wait for the answer to what it set in motion (A10)."""
-    office = Office(StepTransport(ACCEPTED, answer_in=60))
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED, answer_in=60))
+    submitting = desk.submit()
     await asyncio.sleep(1)
 
     submitting.cancel()
     await end_of(submitting)
 
     assert now() == pytest.approx(1)
-    await office.quiet()
+    await desk.quiet()
     assert now() == pytest.approx(60)
-    assert office.unclaimed == ["task_1"]
+    assert desk.unclaimed == ["task_1"]
 
 
 async def test_a_users_own_timeout_is_a_cancel_like_any_other() -> None:
-    office = Office(StepTransport(ACCEPTED, answer_in=60))
+    desk = Desk(StepTransport(ACCEPTED, answer_in=60))
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(10):
-            await office.submitter.submit(Order(WORK, recorder=office.book))
-    await office.quiet()
+            await desk.submitter.submit(Submission(WORK, recorder=desk.book))
+    await desk.quiet()
 
-    assert office.unclaimed == ["task_1"]
+    assert desk.unclaimed == ["task_1"]
 
 
 async def test_a_bug_of_an_abandoned_submission_is_logged(
@@ -804,12 +817,12 @@ async def test_a_bug_of_an_abandoned_submission_is_logged(
             await steps(5)
             raise FullDiskError
 
-    office = Office(StepTransport(ACCEPTED), book=Broken())
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED), book=Broken())
+    submitting = desk.submit()
     await steps(4)
     submitting.cancel()
     await end_of(submitting)
-    await office.quiet()
+    await desk.quiet()
 
     assert [r.getMessage() for r in caplog.records] == [
         "an abandoned submission ended in FullDiskError"
@@ -827,34 +840,34 @@ def test_closing_at_any_turn(script: str, grace: float, transport: type[StepTran
     seen: set[str] = set()
 
     async def scenario(loop: StrikingLoop) -> None:
-        office = Office(transport(*SCRIPTS[script]))
-        submitting = office.submit()
+        desk = Desk(transport(*SCRIPTS[script]))
+        submitting = desk.submit()
         struck = asyncio.Event()
         loop.strike = struck.set
         quitting = asyncio.create_task(struck.wait())
         await asyncio.wait({submitting, quitting}, return_when=asyncio.FIRST_COMPLETED)
         quitting.cancel()
-        left = len(office.transport.left)
+        left = len(desk.transport.left)
 
-        await office.close(grace)
+        await desk.close(grace)
 
-        assert office.is_idle()
-        assert len(office.transport.left) == left
+        assert desk.is_idle()
+        assert len(desk.transport.left) == left
         end = await end_of(submitting)
         seen.add(f"{left} sent, {type(end).__name__}")
-        last = office.book.verdicts[-1] if office.book.verdicts else Verdict.UNSENT
+        last = desk.book.verdicts[-1] if desk.book.verdicts else Verdict.UNSENT
         if isinstance(end, ClientClosedError):
-            spent = last in (Verdict.ACCEPTED, Verdict.UNCERTAIN) or office.unclaimed
-            assert ("nothing was sent" in str(end)) is not bool(spent or office.uncertain)
+            spent = last in (Verdict.ACCEPTED, Verdict.UNCERTAIN) or desk.unclaimed
+            assert ("nothing was sent" in str(end)) is not bool(spent or desk.uncertain)
         if grace:
-            check_account(office, end)
-            assert office.unclaimed == office.uncertain == []
+            check_account(desk, end)
+            assert desk.unclaimed == desk.uncertain == []
             assert isinstance(end, str) is (last is Verdict.ACCEPTED)
             assert isinstance(end, SubmissionUncertainError) is (last is Verdict.UNCERTAIN)
-        bought = [verdict for verdict in office.book.verdicts if verdict is Verdict.ACCEPTED]
+        bought = [verdict for verdict in desk.book.verdicts if verdict is Verdict.ACCEPTED]
         known = isinstance(end, str | SubmissionUncertainError)
-        assert known + len(office.unclaimed) + len(office.uncertain) <= 1
-        assert known or not bought or office.unclaimed
+        assert known + len(desk.unclaimed) + len(desk.uncertain) <= 1
+        assert known or not bought or desk.unclaimed
 
     at_every_turn(scenario)
 
@@ -863,11 +876,11 @@ def test_closing_at_any_turn(script: str, grace: float, transport: type[StepTran
 
 
 async def test_closing_waits_for_an_answer_as_long_as_it_is_told() -> None:
-    office = Office(StepTransport(ACCEPTED, answer_in=29))
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED, answer_in=29))
+    submitting = desk.submit()
     await asyncio.sleep(0.5)
 
-    await office.close(grace=30)
+    await desk.close(grace=30)
 
     assert now() == pytest.approx(29)
     assert await submitting == "task_1"
@@ -875,46 +888,46 @@ async def test_closing_waits_for_an_answer_as_long_as_it_is_told() -> None:
 
 async def test_closing_waits_for_an_answer_though_there_was_quiet_before() -> None:
     """An earlier film has come and gone: that quiet says nothing about the one that is out."""
-    office = Office(StepTransport(ACCEPTED))
-    assert await office.submit() == "task_1"
-    await office.quiet()
-    office.transport.answer_in = 29
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED))
+    assert await desk.submit() == "task_1"
+    await desk.quiet()
+    desk.transport.answer_in = 29
+    submitting = desk.submit()
     await asyncio.sleep(0.5)
 
-    await office.close(grace=30)
+    await desk.close(grace=30)
 
     assert await submitting == "task_1"
-    assert office.book.verdicts == [Verdict.ACCEPTED] * 2
+    assert desk.book.verdicts == [Verdict.ACCEPTED] * 2
 
 
 async def test_closing_waits_for_the_last_answer_not_for_the_first() -> None:
-    office = Office(StepTransport(ACCEPTED, answer_in=5))
-    first = office.submit()
+    desk = Desk(StepTransport(ACCEPTED, answer_in=5))
+    first = desk.submit()
     await asyncio.sleep(0.5)
-    office.transport.answer_in = 25
-    last = office.submit()
+    desk.transport.answer_in = 25
+    last = desk.submit()
     await asyncio.sleep(0.5)
 
-    await office.close(grace=30)
+    await desk.close(grace=30)
 
     assert await asyncio.gather(first, last) == ["task_1", "task_1"]
     assert now() == pytest.approx(25.5)
 
 
 async def test_what_is_not_answered_in_time_is_uncertain() -> None:
-    office = Office(StepTransport(ACCEPTED, answer_in=100))
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED, answer_in=100))
+    submitting = desk.submit()
     await asyncio.sleep(1)
 
-    await office.close(grace=30)
+    await desk.close(grace=30)
     end = await end_of(submitting)
 
     assert now() == pytest.approx(31)
     assert isinstance(end, SubmissionUncertainError)
     assert "closed" in end.cause
-    assert office.book.verdicts == [Verdict.UNCERTAIN]
-    assert office.is_idle()
+    assert desk.book.verdicts == [Verdict.UNCERTAIN]
+    assert desk.is_idle()
 
 
 @pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
@@ -925,20 +938,20 @@ async def test_a_recorder_that_hangs_does_not_hang_the_closing(turn: Turn) -> No
         async def settle(self, outcome: Attempt) -> None:
             await asyncio.sleep(1000)
 
-    office = Office(StepTransport(turn), book=Slow())
-    submitting = office.submit()
+    desk = Desk(StepTransport(turn), book=Slow())
+    submitting = desk.submit()
     await asyncio.sleep(1)
 
-    await office.close(grace=30)
+    await desk.close(grace=30)
     end = await end_of(submitting)
 
     assert now() == pytest.approx(36)
     assert isinstance(end, ClientClosedError)
     assert "nothing was sent" not in str(end)
     if turn is ACCEPTED:
-        assert (end.task_id, office.unclaimed) == ("task_1", ["task_1"])
+        assert (end.task_id, desk.unclaimed) == ("task_1", ["task_1"])
     else:
-        assert len(office.uncertain) == 1
+        assert len(desk.uncertain) == 1
 
 
 @pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
@@ -950,17 +963,17 @@ async def test_what_is_being_written_down_is_written_to_its_end(turn: Turn) -> N
             await asyncio.sleep(2)
             await super().settle(outcome)
 
-    office = Office(StepTransport(turn), book=Slow())
-    submitting = office.submit()
+    desk = Desk(StepTransport(turn), book=Slow())
+    submitting = desk.submit()
     await asyncio.sleep(1)
 
-    await office.close(grace=0)
+    await desk.close(grace=0)
     end = await end_of(submitting)
 
     assert now() == pytest.approx(2)
-    assert len(office.book.verdicts) == 1
+    assert len(desk.book.verdicts) == 1
     assert end == "task_1" if turn is ACCEPTED else isinstance(end, SubmissionUncertainError)
-    assert office.unclaimed == office.uncertain == []
+    assert desk.unclaimed == desk.uncertain == []
 
 
 async def test_an_intent_that_is_being_written_down_is_settled_when_everything_ends() -> None:
@@ -971,31 +984,31 @@ async def test_an_intent_that_is_being_written_down_is_settled_when_everything_e
             await asyncio.sleep(2)
             await super().intend(token, request)
 
-    office = Office(StepTransport(ACCEPTED), book=Slow())
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED), book=Slow())
+    submitting = desk.submit()
     await asyncio.sleep(1)
 
-    await office.close(grace=0)
+    await desk.close(grace=0)
 
     assert isinstance(await end_of(submitting), ClientClosedError)
-    assert [line[0] for line in office.book.lines] == ["intend", "settle"]
-    assert office.book.verdicts == [Verdict.UNSENT]
-    assert office.transport.begun == []
+    assert [line[0] for line in desk.book.lines] == ["intend", "settle"]
+    assert desk.book.verdicts == [Verdict.UNSENT]
+    assert desk.transport.begun == []
 
 
 async def test_who_waits_at_a_closed_gate_goes_home_at_once() -> None:
     """A throttled submission holds up no closing (C5)."""
     throttled = reply({"retryAfter": 200}, code=429, status=429)
-    office = Office(StepTransport(throttled))
-    submitting = [office.submit() for _ in range(8)]
+    desk = Desk(StepTransport(throttled))
+    submitting = [desk.submit() for _ in range(8)]
     await asyncio.sleep(20)
 
-    await office.close(grace=30)
+    await desk.close(grace=30)
 
     assert now() == pytest.approx(20)
     ends = [await end_of(task) for task in submitting]
     assert all(isinstance(end, ClientClosedError) for end in ends)
-    assert office.is_idle()
+    assert desk.is_idle()
 
 
 async def test_nothing_is_sent_once_the_closing_has_begun() -> None:
@@ -1006,27 +1019,27 @@ async def test_nothing_is_sent_once_the_closing_has_begun() -> None:
             await asyncio.sleep(5)
             await super().intend(token, request)
 
-    office = Office(StepTransport(ACCEPTED), book=Slow())
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED), book=Slow())
+    submitting = desk.submit()
     await asyncio.sleep(1)
 
-    await office.close(grace=30)
+    await desk.close(grace=30)
 
     assert now() == pytest.approx(5)
     assert isinstance(await end_of(submitting), ClientClosedError)
-    assert office.transport.begun == []
-    assert office.book.verdicts == [Verdict.UNSENT]
+    assert desk.transport.begun == []
+    assert desk.book.verdicts == [Verdict.UNSENT]
     with pytest.raises(ClientClosedError, match="nothing was sent"):
-        await office.submitter.submit(Order(WORK))
+        await desk.submitter.submit(Submission(WORK))
 
 
 @pytest.mark.parametrize("after", [0, 0.1, 10])
 async def test_closing_can_itself_be_cut_short(after: float) -> None:
     """A cancelled drain gives up its grace, and still leaves nothing running (C6)."""
-    office = Office(StepTransport(ACCEPTED, answer_in=100))
-    submitting = office.submit()
+    desk = Desk(StepTransport(ACCEPTED, answer_in=100))
+    submitting = desk.submit()
     await asyncio.sleep(1)
-    closing = asyncio.create_task(office.close(grace=30))
+    closing = asyncio.create_task(desk.close(grace=30))
     await asyncio.sleep(after)
 
     closing.cancel()
@@ -1037,17 +1050,17 @@ async def test_closing_can_itself_be_cut_short(after: float) -> None:
     if after:
         assert isinstance(await end_of(submitting), SubmissionUncertainError)
     else:
-        await office.close(grace=0)
+        await desk.close(grace=0)
         await end_of(submitting)
-    assert office.is_idle()
+    assert desk.is_idle()
 
 
 # --- groups ---------------------------------------------------------------------------------------
 
 
-def grouped(office: Office, group: Group) -> asyncio.Task[str]:
+def grouped(desk: Desk, group: Group) -> asyncio.Task[str]:
     return asyncio.create_task(
-        office.submitter.submit(Order(WORK, recorder=office.book, group=group))
+        desk.submitter.submit(Submission(WORK, recorder=desk.book, group=group))
     )
 
 
@@ -1056,9 +1069,9 @@ async def test_a_group_stops_what_is_not_out_and_waits_for_what_is(
     transport: type[StepTransport],
 ) -> None:
     """Only its own: others of the same submitter go on."""
-    office = Office(transport(ACCEPTED, answer_in=20), limiter=RateLimiter(2, 10.0))
+    desk = Desk(transport(ACCEPTED, answer_in=20), limiter=RateLimiter(2, 10.0))
     group = Group(LoopClock(), recorded=True)
-    out, other, in_line = grouped(office, group), office.submit(), grouped(office, group)
+    out, other, in_line = grouped(desk, group), desk.submit(), grouped(desk, group)
     await asyncio.sleep(1)
     assert (group.out, group.pending) == (1, 2)
 
@@ -1070,9 +1083,9 @@ async def test_a_group_stops_what_is_not_out_and_waits_for_what_is(
     error = await end_of(in_line)
     assert isinstance(error, ClientClosedError)
     assert str(error).startswith("Submitting was stopped: nothing was sent")
-    assert isinstance(await end_of(grouped(office, group)), ClientClosedError)
-    assert await office.submit() == "task_1"
-    assert office.is_idle()
+    assert isinstance(await end_of(grouped(desk, group)), ClientClosedError)
+    assert await desk.submit() == "task_1"
+    assert desk.is_idle()
 
 
 @pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY, UNHEARD])
@@ -1082,20 +1095,20 @@ def test_of_a_group_that_records_nothing_is_reported_twice(turn: Turn, recorded:
     seen = set[int]()
 
     async def scenario(loop: StrikingLoop) -> None:
-        office = Office(StepTransport(turn))
-        submitting = grouped(office, Group(LoopClock(), recorded=recorded))
+        desk = Desk(StepTransport(turn))
+        submitting = grouped(desk, Group(LoopClock(), recorded=recorded))
         loop.strike = submitting.cancel
         end = await end_of(submitting)
-        await office.quiet()
+        await desk.quiet()
 
-        left = len(office.transport.left)
-        assert [v for v in office.book.verdicts if v is not Verdict.UNSENT] == (
+        left = len(desk.transport.left)
+        assert [v for v in desk.book.verdicts if v is not Verdict.UNSENT] == (
             [Verdict.ACCEPTED if turn is ACCEPTED else Verdict.UNCERTAIN] * left
         )
-        reported = len(office.unclaimed) + len(office.uncertain)
+        reported = len(desk.unclaimed) + len(desk.uncertain)
         cancelled = isinstance(end, asyncio.CancelledError)
         assert reported == (left if cancelled and not recorded else 0)
-        assert office.is_idle()
+        assert desk.is_idle()
         seen.add(left)
 
     at_every_turn(scenario)
@@ -1113,45 +1126,44 @@ async def test_what_a_group_could_not_write_down_is_reported(turn: Turn) -> None
                 raise FullDiskError
             await super().settle(outcome)
 
-    office = Office(StepTransport(THROTTLED, turn), book=Fills())
-    submitting = grouped(office, Group(LoopClock(), recorded=True))
+    desk = Desk(StepTransport(THROTTLED, turn), book=Fills())
+    submitting = grouped(desk, Group(LoopClock(), recorded=True))
 
     assert isinstance(await end_of(submitting), FullDiskError)
-    assert office.book.verdicts == [Verdict.THROTTLED]
-    assert office.unclaimed == (["task_1"] if turn is ACCEPTED else [])
-    assert len(office.uncertain) == (turn is GATEWAY)
+    assert desk.book.verdicts == [Verdict.THROTTLED]
+    assert desk.unclaimed == (["task_1"] if turn is ACCEPTED else [])
+    assert len(desk.uncertain) == (turn is GATEWAY)
 
 
 async def test_a_stopped_group_does_not_go_on_after_a_429() -> None:
     """What was out is throttled: it is not sent again."""
-    office = Office(StepTransport(THROTTLED, ACCEPTED, answer_in=5))
+    desk = Desk(StepTransport(THROTTLED, ACCEPTED, answer_in=5))
     group = Group(LoopClock(), recorded=True)
-    submitting = grouped(office, group)
+    submitting = grouped(desk, group)
     await asyncio.sleep(1)
 
     await group.drain(grace=30)
 
     assert now() == pytest.approx(5)
     assert isinstance(await end_of(submitting), ClientClosedError)
-    assert office.book.verdicts == [Verdict.THROTTLED]
-    assert len(office.transport.begun) == 1
+    assert desk.book.verdicts == [Verdict.THROTTLED]
+    assert len(desk.transport.begun) == 1
 
 
 async def test_an_upload_is_stopped_with_its_group() -> None:
     """It costs nothing, so nobody waits for it."""
-    office = Office(StepTransport(ACCEPTED))
-    group = Group(LoopClock(), recorded=True)
 
-    async def upload() -> dict[str, str]:
+    async def upload() -> None:
         await asyncio.sleep(600)
-        return {}
 
-    order = Order(WORK, upload, recorder=office.book, group=group)
-    submitting = asyncio.create_task(office.submitter.submit(order))
+    desk = Desk(StepTransport(ACCEPTED), upload=upload)
+    group = Group(LoopClock(), recorded=True)
+    submission = Submission(WORK, recorder=desk.book, group=group)
+    submitting = asyncio.create_task(desk.submitter.submit(submission))
     await asyncio.sleep(1)
 
     await group.drain(grace=30)
 
     assert now() == pytest.approx(1)
     assert isinstance(await end_of(submitting), ClientClosedError)
-    assert office.transport.begun == []
+    assert desk.transport.begun == []

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from apikley_async import ClientClosedError
-from apikley_async._tasks import House
+from apikley_async._tasks import TaskScope
 
 pytestmark = pytest.mark.virtual
 
 
-async def visit(house: House, stay: Callable[[], Awaitable[Any]]) -> Any:
+async def visit(house: TaskScope, stay: Callable[[], Awaitable[Any]]) -> Any:
     async with house.inside():
         return await stay()
 
@@ -37,7 +37,7 @@ async def end_of(task: asyncio.Task[Any]) -> Any:
 
 
 async def test_a_visit_that_is_over_in_time_is_not_disturbed() -> None:
-    house = House()
+    house = TaskScope()
 
     async def stay() -> str:
         await asyncio.sleep(1)
@@ -49,11 +49,11 @@ async def test_a_visit_that_is_over_in_time_is_not_disturbed() -> None:
 
 async def test_everyone_inside_is_sent_home() -> None:
     """Each of them learns that the client was closed; nobody waits for ever (C5)."""
-    house = House()
+    house = TaskScope()
     visits = [asyncio.create_task(visit(house, for_ever)) for _ in range(3)]
     await asyncio.sleep(1)
 
-    house.send_home()
+    house.interrupt()
     await house.shut()
 
     ends = [await end_of(task) for task in visits]
@@ -62,8 +62,8 @@ async def test_everyone_inside_is_sent_home() -> None:
 
 
 async def test_nobody_is_let_in_any_more() -> None:
-    house = House()
-    house.send_home()
+    house = TaskScope()
+    house.interrupt()
 
     with pytest.raises(ClientClosedError, match="closed"):
         await visit(house, for_ever)
@@ -74,7 +74,7 @@ async def test_nobody_is_let_in_any_more() -> None:
 
 async def test_a_visit_within_a_visit_is_sent_home_once() -> None:
     """An upload is inside, and so is the question it asks."""
-    house = House()
+    house = TaskScope()
 
     async def stay() -> None:
         await visit(house, for_ever)
@@ -82,7 +82,7 @@ async def test_a_visit_within_a_visit_is_sent_home_once() -> None:
     task = asyncio.create_task(visit(house, stay))
     await asyncio.sleep(1)
 
-    house.send_home()
+    house.interrupt()
     end = await end_of(task)
 
     assert isinstance(end, ClientClosedError)
@@ -97,7 +97,7 @@ async def test_a_cancel_wins_over_the_closing(
     depth: int, between: int, closing_first: bool
 ) -> None:
     """Cancelled and sent home at once, a task is cancelled: a cancel is never swallowed (C15)."""
-    house = House()
+    house = TaskScope()
 
     async def stay() -> None:
         await (visit(house, for_ever) if depth == 2 else for_ever())
@@ -107,13 +107,13 @@ async def test_a_cancel_wins_over_the_closing(
 
     too_late = False
     if closing_first:
-        house.send_home()
+        house.interrupt()
         await steps(between)
         too_late = not task.cancel()
     else:
         task.cancel()
         await steps(between)
-        house.send_home()
+        house.interrupt()
     end = await end_of(task)
 
     assert isinstance(end, ClientClosedError if too_late else asyncio.CancelledError)
@@ -124,7 +124,7 @@ async def test_a_cancel_wins_over_the_closing(
 @pytest.mark.parametrize("between", range(-3, 4))
 async def test_a_users_timeout_around_it_keeps_its_meaning(between: int) -> None:
     """A time-out of the user's that strikes together with the closing is one or the other."""
-    house = House()
+    house = TaskScope()
 
     async def hurry() -> str:
         try:
@@ -142,7 +142,7 @@ async def test_a_users_timeout_around_it_keeps_its_meaning(between: int) -> None
     await asyncio.sleep(1)
 
     now = asyncio.get_running_loop().time()
-    strikes = [lambda: timeouts[0].reschedule(now), house.send_home]
+    strikes = [lambda: timeouts[0].reschedule(now), house.interrupt]
     for strike in strikes if between < 0 else reversed(strikes):
         if not task.done():
             strike()
@@ -154,7 +154,7 @@ async def test_a_users_timeout_around_it_keeps_its_meaning(between: int) -> None
 
 
 async def test_a_users_timeout_alone_is_a_timeout() -> None:
-    house = House()
+    house = TaskScope()
 
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(5):
@@ -169,7 +169,7 @@ async def test_a_users_timeout_alone_is_a_timeout() -> None:
 )
 async def test_what_goes_wrong_inside_comes_out_as_it_is(error: Exception) -> None:
     """A time-out that happens inside is not taken for the closing."""
-    house = House()
+    house = TaskScope()
 
     async def fail() -> None:
         raise error
@@ -183,7 +183,7 @@ async def test_what_goes_wrong_inside_comes_out_as_it_is(error: Exception) -> No
 
 async def test_in_a_task_that_was_cancelled_before_it_still_works() -> None:
     """Cleaning up after a cancel may need the client, and may be sent home too."""
-    house = House()
+    house = TaskScope()
 
     async def clean_up() -> str:
         try:
@@ -201,14 +201,14 @@ async def test_in_a_task_that_was_cancelled_before_it_still_works() -> None:
     task.cancel()
     await asyncio.sleep(5)
 
-    house.send_home()
+    house.interrupt()
 
     assert await end_of(task) == "sent home"
     await house.shut()
 
 
 async def test_an_error_inside_while_it_closes_is_that_error() -> None:
-    house = House()
+    house = TaskScope()
 
     async def stubborn() -> None:
         try:
@@ -219,7 +219,7 @@ async def test_an_error_inside_while_it_closes_is_that_error() -> None:
     task = asyncio.create_task(visit(house, stubborn))
     await asyncio.sleep(1)
 
-    house.send_home()
+    house.interrupt()
 
     assert isinstance(await end_of(task), KeyError)
     await house.shut()
@@ -229,8 +229,8 @@ def test_another_loop_is_told_so() -> None:
     """One client, two loops at once: a clear error instead of a hang (C12)."""
     loop = asyncio.new_event_loop()
 
-    async def open_house() -> House:
-        return House()
+    async def open_house() -> TaskScope:
+        return TaskScope()
 
     house = loop.run_until_complete(open_house())
 
@@ -252,7 +252,7 @@ def test_another_loop_is_told_so() -> None:
 
 
 async def test_what_it_spawned_ends_with_it() -> None:
-    house = House()
+    house = TaskScope()
     ended: list[str] = []
 
     async def work() -> None:
@@ -265,7 +265,7 @@ async def test_what_it_spawned_ends_with_it() -> None:
     tasks = [house.spawn(work()) for _ in range(2)]
     await asyncio.sleep(1)
 
-    house.send_home()
+    house.interrupt()
     await house.shut()
 
     assert ended == ["cleaned up"] * 2
@@ -273,7 +273,7 @@ async def test_what_it_spawned_ends_with_it() -> None:
 
 
 async def test_the_last_things_are_done_after_everyone_left_and_in_order() -> None:
-    house = House()
+    house = TaskScope()
     seen: list[str] = []
 
     async def stay() -> None:
@@ -290,7 +290,7 @@ async def test_the_last_things_are_done_after_everyone_left_and_in_order() -> No
     task = asyncio.create_task(visit(house, stay))
     await asyncio.sleep(1)
 
-    house.send_home()
+    house.interrupt()
     await house.shut(lambda: act("first"), lambda: act("second"))
 
     assert seen == ["left", "first", "second"]
@@ -300,7 +300,7 @@ async def test_the_last_things_are_done_after_everyone_left_and_in_order() -> No
 @pytest.mark.parametrize("broken", range(3))
 async def test_one_thing_that_fails_does_not_keep_the_others_from_being_done(broken: int) -> None:
     """Every connection is closed even if closing another one failed, and the error is told."""
-    house = House()
+    house = TaskScope()
     seen: list[int] = []
 
     async def act(number: int) -> None:
@@ -308,7 +308,7 @@ async def test_one_thing_that_fails_does_not_keep_the_others_from_being_done(bro
             raise OSError("stuck")
         seen.append(number)
 
-    house.send_home()
+    house.interrupt()
     with pytest.raises(OSError, match="stuck"):
         await house.shut(*(lambda number=number: act(number) for number in range(3)))
 
@@ -319,14 +319,14 @@ async def test_one_thing_that_fails_does_not_keep_the_others_from_being_done(bro
 @pytest.mark.parametrize("moments", [*itertools.product([0, 0.5, 1.5], [0, 0.7], [0, 0.1])])
 async def test_it_is_shut_whoever_is_cancelled_meanwhile(moments: tuple[float, ...]) -> None:
     """Cancelled once, twice or three times, it finishes, and then the cancel goes on (C5)."""
-    house = House()
+    house = TaskScope()
     seen: list[str] = []
 
     async def act() -> None:
         await asyncio.sleep(2)
         seen.append("done")
 
-    house.send_home()
+    house.interrupt()
     shutting = asyncio.create_task(house.shut(act, act))
     await steps(1)
     for moment in moments:
@@ -339,12 +339,12 @@ async def test_it_is_shut_whoever_is_cancelled_meanwhile(moments: tuple[float, .
 
 
 async def test_others_can_wait_until_it_is_shut() -> None:
-    house = House()
+    house = TaskScope()
     waiting = [asyncio.create_task(house.wait_closed()) for _ in range(3)]
     await asyncio.sleep(1)
     waiting[0].cancel()
 
-    house.send_home()
+    house.interrupt()
     await house.shut(lambda: asyncio.sleep(2))
     await asyncio.gather(*waiting[1:])
 

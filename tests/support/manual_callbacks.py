@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apikley_async._attempts import Receive
+from apikley_async._callbacks import Receive
 
 __all__ = ["ManualCallbacks"]
 

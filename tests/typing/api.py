@@ -18,7 +18,9 @@ from apikley_async import (
     Callbacks,
     Client,
     Clock,
+    Completed,
     Environment,
+    Failed,
     Images,
     Job,
     JobFailedError,
@@ -197,13 +199,26 @@ async def as_batches_do(client: Client, error: SubmissionUncertainError) -> None
 
 async def many_films(client: Client) -> None:
     async for outcome in client.generate_many([kitten, kitten], ordered=True):
-        assert_type(outcome, Outcome)
+        assert_type(outcome, Completed | Failed)
         assert_type(outcome.index, int)
         assert_type(outcome.job, Job | None)
-        assert_type(outcome.error, Exception | None)
-        if outcome.result is not None:
-            assert_type(outcome.result, Result)
         assert_type(outcome.unwrap(), Result)
+        if outcome.error is None:
+            assert_type(outcome, Completed)
+            assert_type(outcome.paths, tuple[Path, ...])
+        else:
+            assert_type(outcome, Failed)
+            assert_type(outcome.error, ApikleyError)
+        if outcome.ok is True:
+            _ = assert_type(outcome.job, Job)
+            assert_type(outcome.result, Result)
+        match outcome:
+            case Completed(result=result):
+                assert_type(result, Result)
+            case Failed(error=error):
+                assert_type(error.resumable, bool)
+    outcomes: list[Outcome] = [each async for each in client.generate_many([kitten])]
+    print(outcomes)
     async for outcome in client.generate_many(endless()):
         assert_type(outcome.result, Result | None)
     async for outcome in client.generate_many(trickle(), timeout=3600):
@@ -263,9 +278,9 @@ class MyRecorder:
     async def intend(self, token: str, request: Request) -> None:
         print(token, request.method, request.path)
 
-    async def settle(self, outcome: Attempt) -> None:
-        assert_type(outcome.verdict, Verdict)
-        assert_type(outcome.task_id, str | None)
+    async def settle(self, attempt: Attempt) -> None:
+        assert_type(attempt.verdict, Verdict)
+        assert_type(attempt.task_id, str | None)
 
 
 class MyCallbacks:

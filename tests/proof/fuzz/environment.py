@@ -246,14 +246,14 @@ def _key_file(setting: Setting, folder: Path) -> str:
 
 def _accepted(client: Client, wanted: str) -> str:
     """It is what stood there, and goes into the header as it is; nothing shows it."""
-    key = client._settings.key
+    key = client.attempts.settings.key
     text = key.reveal()
     demand(text == wanted, "another key than the one given")
     demand(HEADER.fullmatch(text) is not None and not set(text) & set("'\""), "no header's value")
     spelled = f"Bearer {text}".encode("latin-1")
     demand(spelled.isascii() and b"\n" not in spelled, "no header's line")
     if len(text) >= 12:
-        shown = f"{client!r} {key!r} {client.__dict__!r} {client._settings!r}"
+        shown = f"{client!r} {key!r} {client.__dict__!r} {client.attempts.settings!r}"
         demand(text not in shown, "it is shown")
         demand(text not in key.blot(f"a {text} b"), "it is not blotted out")
     return "taken"

@@ -25,7 +25,7 @@ from yarl import URL
 from apikley_async import Client, Shot, Storyboard
 from apikley_async._download.fetch import check_link
 from apikley_async._http import network_fault
-from apikley_async._submission import check_order
+from apikley_async._submission import check_submission
 from apikley_async._urls import AddressPolicy, display_host, url_faults
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.tasks import decode_snapshot
@@ -290,19 +290,19 @@ def _of_an_image(address: Address) -> str:
         client = Client(
             KEY, base_url="https://api.example.com", allow_private=address.allow_private
         )
-        client._settings.check_image_url(address.url)
+        client.attempts.settings.check_image_url(address.url)
     return address.url
 
 
 def _of_a_callback(address: Address) -> str:
-    check_order(Storyboard([Shot("A lighthouse at dawn.", 5)]), address.url)
+    check_submission(Storyboard([Shot("A lighthouse at dawn.", 5)]), address.url)
     return address.url
 
 
 def _of_the_service(address: Address) -> str:
     client = Client(KEY, base_url=address.url)
     demand(CANARY not in repr(client) and repr(client).isprintable(), f"shown as {client!r:.200}")
-    return client._settings.base_url
+    return client.attempts.settings.base_url
 
 
 def _of_a_proxy(address: Address) -> str:

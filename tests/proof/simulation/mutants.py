@@ -13,7 +13,7 @@ __all__ = ["MUTANTS", "QUICK", "install"]
 MUTANTS: dict[str, tuple[Change, ...]] = {
     # --- paying
     "skip the intent": (
-        ("_submission", "await order.recorder.intend(token, request)", "pass"),
+        ("_submission", "await submission.recorder.intend(token, request)", "pass"),
     ),
     "write the intent down behind the request": (
         ("batch.recorder", ("await self._store.intend(self._key, token, request.fingerprint,"
@@ -180,7 +180,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- hearing
     "believe what a callback names": (
-        ("_attempts", "ours = belongs_to_attempt(snapshot, tokens=[token], fingerprints=())",
+        ("_callbacks", "ours = belongs_to_attempt(snapshot, tokens=[token], fingerprints=())",
          "ours = True"),
     ),
     "bind by content alone": (

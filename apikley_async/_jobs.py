@@ -1,0 +1,110 @@
+"""The jobs of one client: those that somebody holds, and those that nobody waits for."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+from weakref import WeakValueDictionary
+
+import attrs
+
+from apikley_async._job import Job
+from apikley_async._storyboard import Work
+from apikley_async.errors import ClientClosedError, SubmissionUncertainError
+
+__all__ = ["Bought", "Jobs"]
+
+logger = logging.getLogger("apikley_async")
+
+
+@attrs.frozen(eq=False)
+class Bought:
+    """A paid task that has no job yet, since its caller was cancelled or does not know of it.
+
+    *at* is when it was submitted, on the client's clock.
+    """
+
+    task_id: str
+    work: Work | None = None
+    metadata: Any = attrs.field(default=None, repr=False)
+    at: float = -math.inf
+
+
+class Jobs:
+    """Jobs by their ids, held weakly; unclaimed ones and uncertain submissions are held."""
+
+    def __init__(self) -> None:
+        self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
+        self._bought: list[Bought] = []
+        self._unclaimed: dict[Job, None] = {}
+        self._uncertain: dict[SubmissionUncertainError, None] = {}
+
+    def get(self, task_id: str | None) -> Job | None:
+        return self._jobs.get(task_id or "")
+
+    def add(self, job: Job) -> None:
+        self._jobs[job.task_id] = job
+
+    def nudge(self, task_id: str | None) -> None:
+        """Let the job poll soon, if anybody holds it."""
+        if (job := self.get(task_id)) is not None:
+            job.nudge()
+
+    def detach(self) -> None:
+        """End all polling with `ClientClosedError`; the films go on."""
+        for job in list(self._jobs.values()):
+            job.detach(ClientClosedError("The client was closed", task_id=job.task_id))
+
+    # --- what nobody waits for ------------------------------------------------------------------
+
+    @property
+    def unclaimed(self) -> list[Job]:
+        """Paid jobs that nobody waits for, in a new list."""
+        return [*self._unclaimed]
+
+    @property
+    def uncertain(self) -> list[SubmissionUncertainError]:
+        """Uncertain submissions that nobody waits for, in a new list."""
+        return [*self._uncertain]
+
+    def leave_behind(self, job: Job) -> None:
+        """Keep a paid job that nobody waits for, and warn."""
+        if job not in self._unclaimed:
+            self._unclaimed[job] = None
+            self._warn(job.task_id)
+
+    def report_bought(self, bought: Bought) -> None:
+        """Keep a paid task whose caller does not know of it, and warn."""
+        known = {each.task_id for each in self._bought} | {job.task_id for job in self._unclaimed}
+        if bought.task_id not in known:
+            self._bought.append(bought)
+            self._warn(bought.task_id)
+
+    def report_uncertain(self, error: SubmissionUncertainError) -> None:
+        """Keep an uncertain submission whose caller does not know of it, and warn."""
+        self._uncertain[error] = None
+        logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
+
+    def take_bought(self) -> Iterator[Bought]:
+        """Yield tasks that have no job yet, once each; the caller makes one and `keep`s it."""
+        while self._bought:
+            yield self._bought.pop(0)
+
+    def keep(self, job: Job) -> None:
+        """Hold a job that was reported before."""
+        self._unclaimed[job] = None
+
+    def claim(self, job: Job) -> None:
+        """Somebody waits for it, or has re-attached to it."""
+        self._unclaimed.pop(job, None)
+
+    def resolve(self, token: str, job: Job, error: SubmissionUncertainError | None) -> None:
+        """An uncertain submission became *job*, which gets its work and metadata."""
+        for each in [each for each in (error, *self._uncertain) if each and each.token == token]:
+            self._uncertain.pop(each, None)
+            job.work, job.metadata = each.work or job.work, each.metadata or job.metadata
+
+    def _warn(self, task_id: str) -> None:
+        logger.warning("film %s is paid and nobody waits for it; see unclaimed", task_id)

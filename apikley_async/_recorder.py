@@ -1,0 +1,92 @@
+"""An attempt to submit, and the protocols around it: `Recorder` and `Callbacks`. Values only."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol, runtime_checkable
+
+import attrs
+
+from apikley_async._wire.requests import Request
+
+__all__ = ["Attempt", "Callbacks", "NoCallbacks", "NoRecorder", "Recorder", "Verdict"]
+
+
+class Verdict(enum.Enum):
+    """What became of one attempt to submit."""
+
+    ACCEPTED = "accepted"
+    THROTTLED = "throttled"
+    REFUSED = "refused"
+    NOT_CREATED = "not_created"
+    UNSENT = "unsent"
+    UNCERTAIN = "uncertain"
+
+
+@attrs.frozen
+class Attempt:
+    """One finished attempt, as a `Recorder` gets it.
+
+    Attributes:
+        token: names the attempt (128 random bits, hexadecimal); also in its callback URL.
+        verdict: what became of it.
+        task_id: the paid task, when it was accepted.
+        http, code: the HTTP status and the service's code, as far as there were any.
+        raw: the answer as far as it was read, the key blotted out.
+        cause: why it was not accepted, in a few words.
+        resumable: whether the same submission may be accepted later.
+        began_at, ended_at: seconds since 1970.
+    """
+
+    token: str
+    verdict: Verdict
+    task_id: str | None = None
+    http: int | None = None
+    code: int | None = None
+    raw: str = attrs.field(default="", repr=False)
+    cause: str = ""
+    began_at: float = 0.0
+    ended_at: float = 0.0
+    resumable: bool = False
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Writes attempts down, before and after each POST.
+
+    What it raises from `intend` prevents the POST, so nothing is paid.
+    """
+
+    async def intend(self, token: str, request: Request) -> None:
+        """Called before the first byte of each attempt; return once the intent is durable."""
+        ...
+
+    async def settle(self, attempt: Attempt) -> None:
+        """Called after each attempt, before the caller learns of it."""
+        ...
+
+
+@runtime_checkable
+class Callbacks(Protocol):
+    """Gives each attempt its own callback URL."""
+
+    def url_for(self, token: str) -> str | None:
+        """Return the URL that the service calls when the task ends; None for no callback."""
+        ...
+
+
+class NoRecorder:
+    """Records nothing: what was paid is with the caller, in `unclaimed` or in an error."""
+
+    async def intend(self, token: str, request: Request) -> None:
+        return
+
+    async def settle(self, attempt: Attempt) -> None:
+        return
+
+
+class NoCallbacks:
+    """Asks the service for no callback."""
+
+    def url_for(self, token: str) -> str | None:
+        return None
