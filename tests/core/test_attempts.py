@@ -635,7 +635,7 @@ async def test_what_nobody_waits_for_names_its_work_and_its_metadata() -> None:
 
         assert [(job.work, job.metadata) for job in client.unclaimed] == [(KITTEN, mine)] * 4
 
-        simulator.script("create", [attrs.evolve(Fault.RESET_AFTER, seconds=5.0)])
+        simulator.script("create", [attrs.evolve(Fault.RESET_AFTER, delay=5.0)])
         submitting = asyncio.create_task(client.submit(KITTEN, metadata=mine))
         await asyncio.sleep(1)
         submitting.cancel()

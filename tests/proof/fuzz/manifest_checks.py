@@ -179,7 +179,8 @@ def _check_work(manifest: Manifest, entry: Entry, base: Path) -> None:
     request = parse_task_request(raw or b"", models="*", strict=isinstance(work, Storyboard))
     demand(isinstance(request, TaskRequest), f"the service refuses it: {request!r:.200}")
     if isinstance(work, Storyboard) and isinstance(request, TaskRequest):
-        shots = tuple((shot.scene, shot.duration) for shot in work.shots)
+        scenes = (shot.scene for shot in work.shots)
+        shots = tuple(zip(scenes, work.durations, strict=True))
         demand(request.shots == shots, "other shots are asked for")
         demand(
             (request.duration, request.image_url) == (work.duration, url),
