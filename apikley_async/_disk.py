@@ -1,7 +1,7 @@
-"""Files on every system: locks, careful ways to open, and names that last.
+"""Files on every system: locks, safe ways to open, and names that survive a power cut.
 
 Made for POSIX. Where `fcntl` is missing, as on Windows, locks are those of `msvcrt`, and what the
-system has no flag or call for is left out. No policy and no message for users stands here.
+system has no flag or call for is left out. No policy and no message for users is here.
 """
 
 from __future__ import annotations
@@ -17,58 +17,58 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "COMMON_FLAGS",
     "OPEN_FILES_MOVE",
     "TOO_MANY_FILES",
-    "UNASKABLE",
-    "USUAL",
+    "UNSUPPORTED",
     "check_own",
+    "check_writable",
+    "create_private",
     "is_own",
     "is_same_file",
+    "link_if_free",
     "lock_file",
-    "longest_name",
     "make_folder",
-    "make_private",
-    "nearest_folder",
+    "max_name_bytes",
+    "nearest_existing_folder",
+    "open_nonblocking",
     "open_own",
     "open_unlinked",
-    "open_without_waiting",
     "read_at",
     "state_folder",
     "sync_file",
     "sync_folder",
-    "synced",
-    "take_name",
-    "try_folder",
+    "synced_folder",
     "try_lock",
     "user_id",
 ]
 
-USUAL = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+COMMON_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | USUAL
-FAR = 2**40  # msvcrt's locks keep others from reading too: behind the end nobody reads
-LINKS = (errno.ELOOP, errno.EMLINK)  # what O_NOFOLLOW says of a link
-NOT_OURS = "it is not a regular file of ours without links"
-UNASKABLE = (
+NONBLOCKING_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | COMMON_FLAGS
+LOCK_OFFSET = 2**40  # behind the end of any file: a lock of msvcrt also keeps others from reading
+LINK_ERRORS = (errno.ELOOP, errno.EMLINK)  # of O_NOFOLLOW at a symbolic link
+NOT_OWN = "it is not a regular file of ours without links"
+UNSUPPORTED = (
     *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EXDEV),
 )
-"""What file systems answer that have no such thing as a hard link, or a folder to sync."""
+"""Errors of file systems without hard links, or whose folders cannot be synced."""
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
-"""What passes when somebody closes theirs."""
+"""Errors that pass: somebody will close a file."""
 
-TAKEN = (errno.EACCES, errno.EDEADLK, errno.EAGAIN)
+LOCKED_ERRORS = (errno.EACCES, errno.EDEADLK, errno.EAGAIN)
 
 
-def module(name: str) -> Any:
-    """A module of the standard library that some systems lack; None there."""
+def optional_module(name: str) -> Any:
+    """A module of the standard library; None on systems that lack it."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         return None
 
 
-fcntl, msvcrt = module("fcntl"), module("msvcrt")
+fcntl, msvcrt = optional_module("fcntl"), optional_module("msvcrt")
 OPEN_FILES_MOVE = fcntl is not None  # on Windows they can be neither renamed nor removed
 
 
@@ -76,22 +76,22 @@ def lock_file(handle: int) -> None:
     """Lock an open file until its handle is closed, without waiting.
 
     Raises:
-        BlockingIOError: somebody else has it, perhaps in this process.
+        BlockingIOError: it is locked already, perhaps in this process.
         OSError: it cannot be locked.
     """
     if fcntl is not None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     elif msvcrt is not None:
-        place = os.lseek(handle, 0, os.SEEK_CUR)
-        os.lseek(handle, FAR, os.SEEK_SET)
+        position = os.lseek(handle, 0, os.SEEK_CUR)
+        os.lseek(handle, LOCK_OFFSET, os.SEEK_SET)
         try:
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         except OSError as error:
-            if error.errno not in TAKEN:
+            if error.errno not in LOCKED_ERRORS:
                 raise
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
         finally:
-            os.lseek(handle, place, os.SEEK_SET)
+            os.lseek(handle, position, os.SEEK_SET)
     else:
         raise OSError(errno.ENOTSUP, "this Python has neither fcntl nor msvcrt")
 
@@ -105,22 +105,26 @@ def try_lock(handle: int) -> bool:
     return True
 
 
-def make_private(path: Path) -> None:
-    """Make an empty file that only its owner may read; refuse a name that is taken."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | USUAL, 0o600))
+def create_private(path: Path) -> None:
+    """Create an empty file that only its owner may read.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | COMMON_FLAGS, 0o600))
 
 
-def take_name(draft: Path, name: Path) -> bool:
-    """Give a finished file its name where that is free; False, and nothing done, when it is not.
+def link_if_free(draft: Path, name: Path) -> bool:
+    """Give a finished file its final name, unless that is taken; says whether it was free.
 
-    The draft's own name may stay: the caller removes it.
+    The name of the draft may stay: the caller removes it.
     """
     try:
         os.link(draft, name)
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in (*UNASKABLE, errno.EMLINK):
+        if error.errno not in (*UNSUPPORTED, errno.EMLINK):
             raise
         if os.path.lexists(name):  # a file system without links
             return False
@@ -128,30 +132,31 @@ def take_name(draft: Path, name: Path) -> bool:
     return True
 
 
-def open_without_waiting(path: str | Path, flags: int, mode: int = 0o600) -> int:
-    """Open it so that a pipe with nobody at its other end cannot hold us."""
-    return os.open(path, flags | WITHOUT_WAITING, mode)
+def open_nonblocking(path: str | Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file without waiting, should it be a pipe with nobody at its other end."""
+    return os.open(path, flags | NONBLOCKING_FLAGS, mode)
 
 
 def open_unlinked(path: str, flags: int) -> int:
     """Open a file that may be anybody's: follow no link, and do not wait at a pipe."""
-    return open_without_waiting(path, flags | NOFOLLOW)
+    return open_nonblocking(path, flags | NOFOLLOW)
 
 
 def open_own(path: str | Path, flags: int, mode: int = 0o600) -> int:
-    """Open a helper file of ours; nothing is cut, written or believed before it is known as such.
+    """Open a file that this program made: nothing is truncated before that is certain.
 
-    No link is followed, and nothing waits at a pipe. It may be used as an `opener`.
+    No link is followed, and nothing waits at a pipe. It may be used as the `opener` of `open`.
 
     Raises:
-        PermissionError: it is a link, no regular file, another user's, or has another name too.
+        PermissionError: it is a link or no regular file, belongs to another user, or has a
+            second name.
         OSError: it cannot be opened.
     """
     try:
-        handle = open_without_waiting(path, (flags & ~os.O_TRUNC) | NOFOLLOW, mode)
+        handle = open_nonblocking(path, (flags & ~os.O_TRUNC) | NOFOLLOW, mode)
     except OSError as error:
-        if error.errno in LINKS:
-            raise PermissionError(errno.EPERM, NOT_OURS, str(path)) from None
+        if error.errno in LINK_ERRORS:
+            raise PermissionError(errno.EPERM, NOT_OWN, str(path)) from None
         raise
     try:
         check_own(os.fstat(handle), path)
@@ -164,9 +169,13 @@ def open_own(path: str | Path, flags: int, mode: int = 0o600) -> int:
 
 
 def check_own(about: os.stat_result, path: str | Path, *, links: int = 1) -> None:
-    """Refuse what is no regular file of ours, or has more names than *links*; see `open_own`."""
+    """Refuse what is no regular file of this user, or has more names than *links*.
+
+    Raises:
+        PermissionError: see `open_own`.
+    """
     if not stat.S_ISREG(about.st_mode) or not is_own(about) or about.st_nlink > links:
-        raise PermissionError(errno.EPERM, NOT_OURS, str(path))
+        raise PermissionError(errno.EPERM, NOT_OWN, str(path))
 
 
 def is_same_file(handle: int, path: Path) -> bool:
@@ -178,33 +187,33 @@ def is_same_file(handle: int, path: Path) -> bool:
         return False
 
 
-def read_at(handle: int, count: int, place: int) -> bytes:
-    """Read at a place. The handle's own place is kept where the system can, else it moves."""
+def read_at(handle: int, count: int, position: int) -> bytes:
+    """Read at a position; that of the handle itself changes where the system has no `pread`."""
     if hasattr(os, "pread"):
-        return os.pread(handle, count, place)
-    os.lseek(handle, place, os.SEEK_SET)
+        return os.pread(handle, count, position)
+    os.lseek(handle, position, os.SEEK_SET)
     return os.read(handle, count)
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where that can be asked for."""
-    with synced(folder):
+    """Put the names in a folder on the disk, where the file system can."""
+    with synced_folder(folder):
         pass
 
 
 @contextlib.contextmanager
-def synced(folder: Path) -> Iterator[None]:
-    """Put the names that a folder has in the end on the disk; it is opened before anything else.
+def synced_folder(folder: Path) -> Iterator[None]:
+    """Sync a folder after the block. It is opened before it.
 
-    So too many open files are found out before a name is given.
+    So an error such as too many open files comes before a name is given.
     """
     handle = None
     try:
         if hasattr(os, "O_DIRECTORY"):
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | USUAL)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | COMMON_FLAGS)
     except OSError as error:
-        if error.errno not in UNASKABLE and not isinstance(error, PermissionError):
-            raise  # else it may be written to but not read
+        if error.errno not in UNSUPPORTED and not isinstance(error, PermissionError):
+            raise  # a folder without read permission cannot be synced, but may be written to
     if handle is None:
         yield
         return
@@ -224,16 +233,16 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_file(handle: int) -> None:
-    """Put what is open on the disk, as far as its file system can be asked to."""
+    """Put an open file or folder on the disk, where the file system can."""
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in UNASKABLE:
+        if error.errno not in UNSUPPORTED:
             raise
 
 
 def state_folder() -> Path:
-    """The user's folder for what programs remember, made if need be; only the user reads it.
+    """The folder for state of this program, made if need be; only its user may read it.
 
     Raises:
         OSError: it cannot be made.
@@ -243,37 +252,37 @@ def state_folder() -> Path:
         home = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
     except RuntimeError:
         raise FileNotFoundError(errno.ENOENT, "the user has no home") from None
-    place = home / "apikley"
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return place
+    folder = home / "apikley"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
-def nearest_folder(folder: Path) -> Path:
-    """*folder*, or what is there already of the way to it."""
+def nearest_existing_folder(folder: Path) -> Path:
+    """*folder*, or the nearest folder above it that exists."""
     folder = folder.absolute()
-    return next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    return next((path for path in (folder, *folder.parents) if path.exists()), folder)
 
 
-def longest_name(folder: Path) -> int:
-    """How many bytes a file's name may have on the disk of *folder*, or where it will be made."""
+def max_name_bytes(folder: Path) -> int:
+    """How many bytes a file's name may have in *folder*, or where that will be made."""
     try:
-        return os.pathconf(nearest_folder(folder), "PC_NAME_MAX")
-    except (OSError, ValueError, AttributeError):  # it cannot be asked, as on Windows
+        return os.pathconf(nearest_existing_folder(folder), "PC_NAME_MAX")
+    except (OSError, ValueError, AttributeError):  # the system does not say, as on Windows
         return 255
 
 
 def user_id() -> int | None:
-    """The number of the user who runs this; None where users have none."""
+    """The id of the user; None where users have none."""
     return os.getuid() if hasattr(os, "getuid") else None
 
 
 def is_own(about: os.stat_result) -> bool:
-    """Say whether a file is ours; where users have no number there is nothing to compare."""
+    """Whether a file belongs to this user; yes where users have no ids."""
     return user_id() in (None, about.st_uid)
 
 
-def try_folder(folder: Path) -> None:
-    """Make a folder if need be, and write a byte into it; nothing of that is left.
+def check_writable(folder: Path) -> None:
+    """Make a folder if need be, and write a byte into it that is removed again.
 
     Raises:
         OSError: it cannot be made, or nothing can be written there.

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import attrs
 
-from apikley_async._disk import TOO_MANY_FILES, open_without_waiting
+from apikley_async._disk import TOO_MANY_FILES, open_nonblocking
 from apikley_async.errors import Blame, UploadError
 
 __all__ = ["ImageFile", "ImageSource", "PinnedImage", "read_image"]
@@ -115,7 +115,7 @@ def check_size(size: int, name: str) -> None:
 
 def _read_path(path: str | os.PathLike[str], name: str) -> bytes:
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
+        with open(path, "rb", opener=open_nonblocking) as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise UploadError(f"{name}: a regular file, not a folder, pipe or device")

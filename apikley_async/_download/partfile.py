@@ -29,13 +29,13 @@ from apikley_async._disk import (
     TOO_MANY_FILES,
     is_own,
     is_same_file,
+    link_if_free,
     make_folder,
     open_own,
     open_unlinked,
     read_at,
     sync_file,
-    synced,
-    take_name,
+    synced_folder,
     try_lock,
 )
 from apikley_async._download.media import (
@@ -281,11 +281,11 @@ class PartFile:
         final = with_matching_suffix(self.target, self.head)
         check_target(final)
         sync_file(self._file)
-        with synced(final.parent):
+        with synced_folder(final.parent):
             self._close_before_rename()
             if overwrite(final) if callable(overwrite) else overwrite:
                 self._path.replace(final)
-            elif not take_name(self._path, final) and not self._equals(final):
+            elif not link_if_free(self._path, final) and not self._equals(final):
                 raise target_error(
                     f"{final} exists and is another file; move it, or say overwrite=True"
                 )

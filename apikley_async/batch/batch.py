@@ -24,7 +24,7 @@ import attrs
 
 from apikley_async import Client, Clock, Limiter, SystemClock, Work, images_of, work_faults
 from apikley_async._budget import Budget, Price, Prices, Reservation
-from apikley_async._disk import try_folder, user_id
+from apikley_async._disk import check_writable, user_id
 from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.evidence import Balance, Doubt, balances_around, doubt_of
 from apikley_async.batch.manifest.fields import (
@@ -392,7 +392,7 @@ class Batch:
             raise KeyError(f"not in the journal: {', '.join(sorted(unknown))}")
         await self.belong_to(client)
         try:
-            await asyncio.to_thread(try_folder, options.folder)
+            await asyncio.to_thread(check_writable, options.folder)
         except OSError as error:
             told = f"{options.folder} cannot be written: {error.strerror}; nothing was sent"
             raise DownloadError(told) from None

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from apikley_async._disk import longest_name
+from apikley_async._disk import max_name_bytes
 from apikley_async.batch.manifest.fields import folded
 from apikley_async.batch.store.protocol import File, Store
 
@@ -38,7 +38,7 @@ class Names:
     def longest(self) -> int:
         """How many bytes a name may have in the folder."""
         if self._longest is None:
-            self._longest = longest_name(self._folder)
+            self._longest = max_name_bytes(self._folder)
         return self._longest
 
     async def stem(self, key: str, files: int) -> str:

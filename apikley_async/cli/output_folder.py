@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 from pathlib import Path
 
-from apikley_async._disk import nearest_folder, try_folder
+from apikley_async._disk import check_writable, nearest_existing_folder
 from apikley_async.batch import Batch, is_rehearsal
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.output.terminal_text import plain
@@ -20,7 +20,7 @@ DEFAULT = Path("films")
 def make_folder(folder: Path) -> None:
     """Make the folder, and make sure before anything is paid that it can be written. Blocks."""
     try:
-        try_folder(folder)
+        check_writable(folder)
     except OSError as error:
         raise _not_writable(folder, error) from None
 
@@ -28,7 +28,7 @@ def make_folder(folder: Path) -> None:
 def check_folder(folder: Path) -> None:
     """Make sure that the folder could be made and written, without making it. Blocks."""
     try:
-        try_folder(nearest_folder(folder))
+        check_writable(nearest_existing_folder(folder))
     except OSError as error:
         raise _not_writable(folder, error) from None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
-from apikley_async._disk import check_own, make_private, sync_folder, take_name
+from apikley_async._disk import check_own, create_private, link_if_free, sync_folder
 from apikley_async._sqlite import MORE_STEPS, Database, connect, make_lasting, schema_fault
 from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook.verify import Notification
@@ -278,7 +278,7 @@ class _InboxFile:
                 f"{self.path} is gone, but {log.name} is there: restore it, or remove both"
             )
         draft = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}")
-        make_private(draft)
+        create_private(draft)
         try:
             with contextlib.closing(connect(draft)) as db:
                 db.execute("PRAGMA journal_mode = WAL")
@@ -289,7 +289,7 @@ class _InboxFile:
                 facts = (("name", secrets.token_hex(16)), ("count", 0))
                 db.executemany("INSERT INTO fact VALUES (?, ?)", facts)
                 db.execute("COMMIT")
-            take_name(draft, self.path)
+            link_if_free(draft, self.path)
         finally:
             draft.unlink(missing_ok=True)
         sync_folder(self.path.parent)

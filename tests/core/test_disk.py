@@ -1,4 +1,4 @@
-"""Locks, careful openings and lasting names, on this system as it is."""
+"""Locks, safe openings and synced names, on this system as it is."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from apikley_async._disk import (
+    create_private,
     is_own,
     lock_file,
-    make_private,
+    open_nonblocking,
     open_own,
-    open_without_waiting,
     read_at,
     sync_folder,
     user_id,
@@ -21,8 +21,8 @@ from apikley_async._disk import (
 
 
 def test_a_lock_has_one_owner(tmp_path: Path) -> None:
-    """Another handle does not get it, in the same process neither, until the first is closed."""
-    make_private(tmp_path / "lock")
+    """Another handle does not get it, even in the same process, until the first is closed."""
+    create_private(tmp_path / "lock")
     first, second = (os.open(tmp_path / "lock", os.O_RDWR) for _ in range(2))
     lock_file(first)
 
@@ -33,33 +33,34 @@ def test_a_lock_has_one_owner(tmp_path: Path) -> None:
     os.close(second)
 
 
-def test_a_private_file_is_new_and_its_owners(tmp_path: Path) -> None:
+def test_a_private_file_is_new_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    make_private(path)
+    create_private(path)
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert is_own(path.stat())
     with pytest.raises(FileExistsError):
-        make_private(path)
+        create_private(path)
 
 
 @pytest.mark.timeout(10)
 def test_a_pipe_is_opened_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    os.close(open_without_waiting(tmp_path / "pipe", os.O_RDONLY))
+    os.close(open_nonblocking(tmp_path / "pipe", os.O_RDONLY))
 
 
-def test_a_place_is_read_where_it_is(tmp_path: Path) -> None:
+def test_a_file_is_read_at_any_position(tmp_path: Path) -> None:
     (tmp_path / "film").write_bytes(b"0123456789")
     handle = os.open(tmp_path / "film", os.O_RDONLY)
 
-    assert [read_at(handle, 3, place) for place in (4, 0, 9, 20)] == [b"456", b"012", b"9", b""]
+    found = [read_at(handle, 3, position) for position in (4, 0, 9, 20)]
+    assert found == [b"456", b"012", b"9", b""]
     os.close(handle)
 
 
 def test_a_folder_can_be_synced(tmp_path: Path) -> None:
-    """What is no folder is an error rather than nothing."""
+    """A folder that is not there is an error."""
     sync_folder(tmp_path)
 
     with pytest.raises(FileNotFoundError):
@@ -67,7 +68,7 @@ def test_a_folder_can_be_synced(tmp_path: Path) -> None:
 
 
 def test_a_link_is_neither_followed_nor_written_through(tmp_path: Path) -> None:
-    """A helper file's name that leads elsewhere: nothing there is cut, whatever we open it for."""
+    """Whatever it is opened for, nothing behind the link is truncated."""
     target = tmp_path / "theirs"
     target.write_bytes(b"precious")
     (tmp_path / "soft").symlink_to(target)
@@ -83,7 +84,7 @@ def test_a_link_is_neither_followed_nor_written_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(10)
-def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
 
@@ -93,7 +94,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(user_id() != 0, reason="only root can give a file away")
-def test_what_another_user_has_made_is_not_opened(tmp_path: Path) -> None:
+def test_a_file_of_another_user_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "planted"
     path.write_bytes(b"believe me")
     os.chown(path, 12345, -1)
@@ -104,7 +105,7 @@ def test_what_another_user_has_made_is_not_opened(tmp_path: Path) -> None:
     assert path.read_bytes() == b"believe me"
 
 
-def test_an_own_file_is_made_read_and_cut(tmp_path: Path) -> None:
+def test_an_own_file_is_created_and_truncated(tmp_path: Path) -> None:
     path = tmp_path / "note"
 
     for text in ("a long note", "short"):

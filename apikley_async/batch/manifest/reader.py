@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import attrs
 
-from apikley_async._disk import longest_name, open_without_waiting
+from apikley_async._disk import max_name_bytes, open_nonblocking
 from apikley_async.batch.manifest.csv_format import read_csv
 from apikley_async.batch.manifest.fields import (
     MOST_FAULTS,
@@ -98,7 +98,7 @@ def survey(
         MissingExtraError: it is YAML, and PyYAML is not installed.
     """
     reading = _Reading(Path(path), allow_duplicates=allow_duplicates, allow_outside=allow_outside)
-    most = longest_name(reading.path.parent)
+    most = max_name_bytes(reading.path.parent)
     faults: Sequence[str] = ()
     names: list[str] = []
     try:
@@ -340,7 +340,7 @@ def films_of(path: Path) -> Iterator[Found]:
     if "\0" in str(path) or not encodes(str(path.absolute())):
         raise ManifestError([f"{name}: a file and folders with names in Unicode"])
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
+        with open(path, "rb", opener=open_nonblocking) as file:
             before = os.fstat(file.fileno())
             if not stat.S_ISREG(before.st_mode):
                 raise ManifestError([f"{name}: a regular file, not a folder, pipe or device"])

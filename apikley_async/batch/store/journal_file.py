@@ -16,12 +16,12 @@ import sys
 from pathlib import Path
 
 from apikley_async._disk import (
+    create_private,
+    link_if_free,
     lock_file,
-    make_private,
+    open_nonblocking,
     open_own,
-    open_without_waiting,
     sync_folder,
-    take_name,
 )
 from apikley_async._sqlite import connect, make_lasting, refuse_special, schema_fault
 from apikley_async.batch.store.rows import ID, Facts, read_facts
@@ -204,7 +204,7 @@ def lock_inode(path: Path) -> int | None:
         )
     if sys.platform != "linux":
         return None
-    handle = open_without_waiting(path, os.O_RDONLY)
+    handle = open_nonblocking(path, os.O_RDONLY)
     try:
         lock_file(handle)
     except BlockingIOError:
@@ -232,13 +232,13 @@ def back_up(db: sqlite3.Connection, target: Path) -> None:
     """
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        make_private(draft)
+        create_private(draft)
         with contextlib.closing(connect(draft)) as copy:
             db.backup(copy)
             make_lasting(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
             copy.execute("DELETE FROM meta WHERE name = 'begun'")
-        if not take_name(draft, target):
+        if not link_if_free(draft, target):
             raise JournalError(f"{target} exists; a backup replaces nothing")
     except OSError as exc:
         raise hindered(f"{target} cannot be written: {exc.strerror}", exc) from None
@@ -263,7 +263,7 @@ def copy_privately(path: Path, copy: Path, migrations: Migrations) -> Facts:
     It may be in use, and it may lie on a disk that cannot be written.
     """
     refuse_special(path)
-    make_private(copy)
+    create_private(copy)
     if not copied_at_rest(path, copy):
         try:
             with contextlib.closing(connect(path, read_only=True)) as db:
@@ -313,7 +313,7 @@ def make(path: Path, migrations: Migrations) -> None:
     draft = path.with_name(f"{path.name}.new")
     for left in (draft, path.with_name(f"{draft.name}-journal")):
         left.unlink(missing_ok=True)
-    make_private(draft)
+    create_private(draft)
     with contextlib.closing(connect(draft)) as db:
         make_lasting(db)
         db.execute("BEGIN IMMEDIATE")
@@ -367,5 +367,5 @@ def keep_copy(db: sqlite3.Connection, path: Path, version: int) -> None:
     """Keep the journal as it is, before its tables are brought up to date."""
     copy = path.with_name(f"{path.name}.v{version}")
     copy.unlink(missing_ok=True)  # of an upgrade that broke off
-    make_private(copy)
+    create_private(copy)
     db.execute("VACUUM INTO ?", (str(copy),))

@@ -156,7 +156,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "        sync_file(self._file)\n        with sync", "        with sync"),
     ),
     "do not sync the folder": (
-        ("_download.partfile", "with synced(final.parent):", "if True:"),
+        ("_download.partfile", "with synced_folder(final.parent):", "if True:"),
     ),
     "call it done before it is saved": (
         ("batch.run", "        target = await self._target(item, len(result.urls))\n",
