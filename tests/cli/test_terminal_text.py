@@ -13,6 +13,7 @@ import pytest
 from cli.conftest import Run
 
 from apikley_async.cli import main
+from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.shell_words import command_line, joined
 from apikley_async.cli.output.terminal_text import HIDDEN, JOINERS, clean, plain
@@ -111,6 +112,22 @@ def test_an_internal_error_has_its_own_exit_code(
     result = capsys.readouterr().err
     assert "RuntimeError: x\\x1b]0;owned" in result
     assert not control_characters(result)
+
+
+def test_a_refusal_is_safe_to_print(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wrote its message: some versions of click repeat what was typed as it is."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise RefusedError(EVIL)
+
+    monkeypatch.setattr("apikley_async.cli.commands.check.check_files", refuse)
+
+    assert main(["check", __file__]) == 2
+    printed = capsys.readouterr().err
+    assert "x\\x1b]0;owned" in printed
+    assert not control_characters(printed)
 
 
 def test_a_text_of_several_lines_keeps_its_lines() -> None:
