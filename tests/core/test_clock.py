@@ -18,7 +18,7 @@ def test_every_clock_keeps_the_protocol(kind: type) -> None:
     assert isinstance(kind(), Clock)
 
 
-def test_outside_of_a_loop_the_machine_tells_the_time() -> None:
+def test_outside_a_loop_the_clock_is_the_machines() -> None:
     """A client may be made before there is a loop."""
     before = time.monotonic()
 
@@ -27,7 +27,7 @@ def test_outside_of_a_loop_the_machine_tells_the_time() -> None:
 
 
 @pytest.mark.virtual
-async def test_inside_of_a_loop_the_loop_tells_the_time() -> None:
+async def test_inside_a_loop_the_clock_is_the_loops() -> None:
     """A loop with virtual time needs no clock of its own."""
     clock = SystemClock()
 
@@ -38,7 +38,7 @@ async def test_inside_of_a_loop_the_loop_tells_the_time() -> None:
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("woken_after", [None, 3.0])
-async def test_it_sleeps_until_it_is_woken_or_rested(woken_after: float | None) -> None:
+async def test_a_sleep_ends_with_the_delay_or_the_event(woken_after: float | None) -> None:
     """`sleep` ends with the delay or with the event, whichever comes first."""
     clock, wake = SystemClock(), asyncio.Event()
     if woken_after is not None:
@@ -113,7 +113,7 @@ async def test_the_shortest_sleep_moves_time(with_event: bool) -> None:
 @pytest.mark.virtual
 @pytest.mark.parametrize("delay", [0, -5])
 @pytest.mark.parametrize("with_event", [False, True])
-async def test_no_delay_is_only_a_breath(delay: float, with_event: bool) -> None:
+async def test_no_delay_takes_no_time(delay: float, with_event: bool) -> None:
     """Nothing to wait for takes no time."""
     clock = SystemClock()
 
@@ -122,5 +122,5 @@ async def test_no_delay_is_only_a_breath(delay: float, with_event: bool) -> None
     assert clock.now() == 0
 
 
-def test_it_shows_its_name() -> None:
+def test_the_clock_has_a_repr() -> None:
     assert repr(SystemClock()) == "SystemClock()"

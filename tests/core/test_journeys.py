@@ -299,7 +299,7 @@ async def test_an_image_may_come_from_a_url_or_through_a_gateway(tmp_path: Path)
         assert (await client.generate(board)).urls
 
 
-async def test_another_model_goes_through_the_same_door(tmp_path: Path) -> None:
+async def test_another_model_can_be_submitted(tmp_path: Path) -> None:
     """A task of another model is submitted, awaited and saved like a storyboard."""
     lighthouse = ModelTask("kling-2.6/text-to-video", {"prompt": "A lighthouse.", "duration": 5})
     async with world() as simulator, customer(simulator) as client:

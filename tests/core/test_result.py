@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
+from rows import failing, failing_rows
 
 from apikley_async import EmptyResultError, JobFailedError, Result, Snapshot, State
 
@@ -30,17 +31,24 @@ def test_only_two_states_are_final() -> None:
     assert {state for state in State if state.final} == {State.SUCCESS, State.FAIL}
 
 
-@pytest.mark.parametrize("state", State)
-def test_a_snapshot_is_done_when_the_service_says_so(state: State) -> None:
-    assert Snapshot("task_1", state).done is state.final
+def test_a_snapshot_is_done_when_the_service_says_so() -> None:
+
+    def check(state: State) -> None:
+        assert Snapshot("task_1", state).done is state.final
+
+    assert failing(check, State) == []
 
 
 # --- success, and what is none --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("snapshot", "empty"),
-    [
+def test_a_success_without_anything_in_it_is_empty() -> None:
+    """Another model's result may be no file at all; a film without a link is none (P5)."""
+
+    def check(snapshot: Snapshot, empty: bool) -> None:
+        assert snapshot.empty is empty
+
+    rows = [
         (success(), True),
         (success(urls=(LINK,)), False),
         (success(content={"other": "field"}), True),
@@ -49,11 +57,8 @@ def test_a_snapshot_is_done_when_the_service_says_so(state: State) -> None:
         (Snapshot("task_1", State.GENERATING), False),
         (Snapshot("task_1", State.FAIL), False),
         (Snapshot("task_1"), False),
-    ],
-)
-def test_a_success_without_anything_in_it_is_empty(snapshot: Snapshot, empty: bool) -> None:
-    """Another model's result may be no file at all; a film without a link is none (P5)."""
-    assert snapshot.empty is empty
+    ]
+    assert failing_rows(check, rows) == []
 
 
 def test_a_result_is_everything_the_caller_needs() -> None:
@@ -74,20 +79,19 @@ def test_a_result_is_everything_the_caller_needs() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("times", "expires_at"),
-    [
+def test_links_are_expected_to_live_a_day_from_the_end() -> None:
+    """When nobody says when the film was ready, nothing is guessed."""
+
+    def check(times: dict[str, Any], expires_at: datetime | None) -> None:
+        assert success(urls=(LINK,), **times).result().expires_at == expires_at
+
+    rows = [
         ({"completed_at": AT, "updated_at": AT + timedelta(hours=1)}, AT + timedelta(hours=24)),
         ({"updated_at": AT}, AT + timedelta(hours=24)),
         ({"created_at": AT}, None),
         ({}, None),
-    ],
-)
-def test_links_are_expected_to_live_a_day_from_the_end(
-    times: dict[str, Any], expires_at: datetime | None
-) -> None:
-    """When nobody says when the film was ready, nothing is guessed."""
-    assert success(urls=(LINK,), **times).result().expires_at == expires_at
+    ]
+    assert failing_rows(check, rows) == []
 
 
 def test_a_result_of_another_kind_is_a_result() -> None:
@@ -97,38 +101,41 @@ def test_a_result_of_another_kind_is_a_result() -> None:
     assert (result.urls, result.raw) == ((), {"characterId": "c_1"})
 
 
-@pytest.mark.parametrize(
-    ("code", "message", "told"),
-    [
+def test_a_failure_repeats_the_services_words() -> None:
+    """As an error with the words apart, so that a caller can decide."""
+
+    def check(code: str, message: str, told: str) -> None:
+        snapshot = Snapshot("task_1", State.FAIL, fail_code=code, fail_message=message)
+
+        with pytest.raises(JobFailedError) as caught:
+            snapshot.result()
+
+        assert caught.value.message == told
+        assert (caught.value.fail_code, caught.value.fail_message) == (code, message)
+        assert caught.value.task_id == "task_1"
+
+    rows = [
         ("500", "Internal Error.", "The film failed: 500 Internal Error."),
         ("", "too similar", "The film failed: too similar"),
         ("E_POLICY", "", "The film failed: E_POLICY"),
         ("", "", "The film failed: no reason given"),
-    ],
-)
-def test_a_failure_is_told_in_the_services_words(code: str, message: str, told: str) -> None:
-    """As an error with the words apart, so that a caller can decide."""
-    snapshot = Snapshot("task_1", State.FAIL, fail_code=code, fail_message=message)
-
-    with pytest.raises(JobFailedError) as caught:
-        snapshot.result()
-
-    assert caught.value.message == told
-    assert (caught.value.fail_code, caught.value.fail_message) == (code, message)
-    assert caught.value.task_id == "task_1"
+    ]
+    assert failing_rows(check, rows) == []
 
 
-@pytest.mark.parametrize(
-    "snapshot", [success(raw={"a": 1}), Snapshot("task_1", State.GENERATING, raw={"a": 1})]
-)
-def test_what_is_not_there_yet_is_no_result(snapshot: Snapshot) -> None:
+def test_a_task_without_a_result_raises() -> None:
     """The error shows what the service said (P5)."""
-    with pytest.raises(EmptyResultError) as caught:
-        snapshot.result()
 
-    assert caught.value.task_id == "task_1"
-    assert caught.value.raw == {"a": 1}
-    assert snapshot.state.value in str(caught.value)
+    def check(snapshot: Snapshot) -> None:
+        with pytest.raises(EmptyResultError) as caught:
+            snapshot.result()
+
+        assert caught.value.task_id == "task_1"
+        assert caught.value.raw == {"a": 1}
+        assert snapshot.state.value in str(caught.value)
+
+    rows = [success(raw={"a": 1}), Snapshot("task_1", State.GENERATING, raw={"a": 1})]
+    assert failing(check, rows) == []
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -146,14 +153,17 @@ SNAPSHOT = Snapshot(
 )
 
 
-@pytest.mark.parametrize("value", [RESULT, SNAPSHOT], ids=["result", "snapshot"])
-def test_they_are_values(value: Any) -> None:
+def test_snapshots_and_results_are_values() -> None:
     """Frozen, equal when they say the same, hashable although they hold a mapping, and mobile."""
-    twins = [copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))]  # noqa: S301
 
-    assert all(twin == value and hash(twin) == hash(value) for twin in twins)
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        value.task_id = "task_2"
+    def check(value: Any) -> None:
+        twins = [copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))]  # noqa: S301
+
+        assert all(twin == value and hash(twin) == hash(value) for twin in twins)
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            value.task_id = "task_2"
+
+    assert failing(check, [RESULT, SNAPSHOT]) == []
 
 
 def test_a_repr_shows_what_a_person_wants_and_no_link() -> None:

@@ -120,7 +120,7 @@ async def test_a_film_comes_however_its_record_is_spelled(
     assert len(result.urls) == 1
 
 
-async def test_a_task_is_known_again_in_an_echo_of_another_spelling(
+async def test_a_task_is_recognized_in_an_echo_of_another_spelling(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """The input as text, with a default that we never send; another film is not ours."""
@@ -163,7 +163,7 @@ async def test_a_model_that_is_no_longer_served_is_a_clear_refusal(
     assert_asked_once_and_paid_nothing(apikley_simulator)
 
 
-async def test_a_disabled_model_in_a_broken_answer_is_a_doubt(
+async def test_a_disabled_model_with_http_505_is_uncertain(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """HTTP 5xx says less than the code in its body: it may have been heard (A3)."""
@@ -176,7 +176,7 @@ async def test_a_disabled_model_in_a_broken_answer_is_a_doubt(
 
 
 @pytest.mark.apikley(terms=Terms(generic_models={"next-year/text-to-video"}))
-async def test_another_model_goes_through_the_same_door(
+async def test_another_model_can_be_submitted(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """The core outlives one model."""
@@ -304,7 +304,7 @@ async def test_the_largest_film_that_is_sent_can_be_polled(
     ],
 )
 @pytest.mark.parametrize("status", [200, 400, 403, 404], ids=lambda status: f"HTTP {status}")
-async def test_the_code_in_the_body_speaks_first(
+async def test_the_code_in_the_body_decides(
     code: int,
     kind: type[ApiError],
     status: int,
@@ -332,7 +332,7 @@ async def test_the_code_in_the_body_speaks_first(
     ("status", "kind"),
     [(401, AuthenticationError), (403, AuthenticationError), (404, NotFoundError)],
 )
-async def test_without_an_envelope_the_status_speaks(
+async def test_without_an_envelope_the_status_decides(
     status: int, kind: type[ApiError], apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """A gateway's page has no code (R9)."""
@@ -454,7 +454,7 @@ async def test_all_files_are_kept_in_their_order(
 
 
 @pytest.mark.parametrize("status", [200, 455])
-async def test_maintenance_is_told_and_not_repeated(
+async def test_maintenance_is_raised_and_not_repeated(
     status: int, apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """Nobody says whether the task was accepted, so that is the caller's to decide (A26)."""
@@ -467,7 +467,7 @@ async def test_maintenance_is_told_and_not_repeated(
 
 
 @pytest.mark.apikley(terms=Terms(duration=Constant(30)))
-async def test_maintenance_while_looking_ends_nothing(
+async def test_maintenance_while_polling_ends_nothing(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """A film that is paid outlives an hour of maintenance that its deadline outlives (P2)."""

@@ -1,4 +1,4 @@
-"""`_lenient`: a value that makes sense or None, whatever strangers write."""
+"""`_wire.lenient`: a value that makes sense or None, whatever comes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rows import failing, failing_rows
 
 from apikley_async._wire.lenient import (
     read_amount,
@@ -39,9 +39,13 @@ ANYTHING = st.recursive(
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
+def test_json_is_read_or_is_nothing() -> None:
+    """A byte order mark, a number of 5,000 digits, a tower of brackets: no exception (P6)."""
+
+    def check(text: str, value: Any) -> None:
+        assert read_json(text) == value
+
+    rows = [
         ('{"a": 1}', {"a": 1}),
         ('\ufeff{"a": 1}', {"a": 1}),
         (' \r\n{"a": 1}\n ', {"a": 1}),
@@ -56,25 +60,27 @@ ANYTHING = st.recursive(
         ("[" * 100_000, None),
         ("[" * 100_000 + "]" * 100_000, None),
         ('{"a":' * 5000 + "1" + "}" * 5000, None),
-    ],
-    ids=lambda value: repr(value)[:20],
-)
-def test_json_is_read_or_is_nothing(text: str, value: Any) -> None:
-    """A byte order mark, a number of 5,000 digits, a tower of brackets: no exception (P6)."""
-    assert read_json(text) == value
+    ]
+    assert failing_rows(check, rows) == []
 
 
-@pytest.mark.parametrize("depth", [1, 20, 90])
-def test_what_people_nest_is_read(depth: int) -> None:
-    assert read_json("[" * depth + "]" * depth) is not None
-    assert read_json('{"a":' * depth + "1" + "}" * depth) is not None
+def test_what_people_nest_is_read() -> None:
+
+    def check(depth: int) -> None:
+        assert read_json("[" * depth + "]" * depth) is not None
+        assert read_json('{"a":' * depth + "1" + "}" * depth) is not None
+
+    assert failing(check, [1, 20, 90]) == []
 
 
-@pytest.mark.parametrize("depth", [200, 900, 980, 995])
-def test_what_is_nested_too_deep_to_be_handled_is_not_read(depth: int) -> None:
+def test_what_is_nested_too_deep_to_be_handled_is_not_read() -> None:
     """What comes out can be printed, copied and pickled, however deep the caller stands (P6)."""
-    assert read_json("[" * depth + "]" * depth) is None
-    assert read_json('[{"a":' * (depth // 2) + "1" + "}]" * (depth // 2)) is None
+
+    def check(depth: int) -> None:
+        assert read_json("[" * depth + "]" * depth) is None
+        assert read_json('[{"a":' * (depth // 2) + "1" + "}]" * (depth // 2)) is None
+
+    assert failing(check, [200, 900, 980, 995]) == []
 
 
 def test_many_small_things_are_not_one_deep_thing() -> None:
@@ -92,9 +98,13 @@ def test_reading_json_never_raises(text: str) -> None:
 # --- numbers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("value", "number"),
-    [
+def test_a_number_is_finite_or_nothing() -> None:
+    """ASCII digits with a point at most; no word, no sign in front, no other script (R7, P14)."""
+
+    def check(value: Any, number: float | None) -> None:
+        assert read_number(value) == number
+
+    rows = [
         (7, 7.0),
         (-7.5, -7.5),
         ("12", 12.0),
@@ -126,17 +136,19 @@ def test_reading_json_never_raises(text: str) -> None:
         ([5], None),
         ({"a": 5}, None),
         (b"5", None),
-    ],
-    ids=lambda value: repr(value)[:20],
-)
-def test_a_number_is_finite_or_nothing(value: Any, number: float | None) -> None:
-    """ASCII digits with a point at most; no word, no sign in front, no other script (R7, P14)."""
-    assert read_number(value) == number
+    ]
+    assert failing_rows(check, rows) == []
 
 
-@pytest.mark.parametrize(
-    ("value", "whole"),
-    [
+def test_a_whole_number_may_be_a_float_or_text() -> None:
+
+    def check(value: Any, whole: int | None) -> None:
+        read = read_whole(value)
+
+        assert read == whole
+        assert type(read) is type(whole)
+
+    rows = [
         (200, 200),
         (200.0, 200),
         ("200", 200),
@@ -144,21 +156,18 @@ def test_a_number_is_finite_or_nothing(value: Any, number: float | None) -> None
         (200.5, None),
         ("x", None),
         (True, None),
-    ],
-)
-def test_a_whole_number_may_come_in_disguise(value: Any, whole: int | None) -> None:
-    read = read_whole(value)
-
-    assert read == whole
-    assert type(read) is type(whole)
+    ]
+    assert failing_rows(check, rows) == []
 
 
-@pytest.mark.parametrize(
-    ("value", "amount"), [(0, 0.0), ("1.5", 1.5), (-0.5, None), ("-1", None), (math.nan, None)]
-)
-def test_an_amount_is_never_below_nothing(value: Any, amount: float | None) -> None:
+def test_an_amount_is_never_below_nothing() -> None:
     """A negative pause, price or progress makes no sense (R7, P14)."""
-    assert read_amount(value) == amount
+
+    def check(value: Any, amount: float | None) -> None:
+        assert read_amount(value) == amount
+
+    rows = [(0, 0.0), ("1.5", 1.5), (-0.5, None), ("-1", None), (math.nan, None)]
+    assert failing_rows(check, rows) == []
 
 
 @given(ANYTHING)
@@ -176,30 +185,32 @@ AT = datetime(2026, 9, 21, 13, 33, 20, tzinfo=UTC)
 SECONDS = int(AT.timestamp())
 
 
-@pytest.mark.parametrize(
-    "value", [SECONDS * 1000, SECONDS, float(SECONDS), str(SECONDS * 1000), str(SECONDS)]
-)
-def test_a_moment_is_read_in_milliseconds_or_seconds(value: Any) -> None:
+def test_a_moment_is_read_in_milliseconds_or_seconds() -> None:
     """The pages say milliseconds; a value that could only be seconds is taken as such (P14)."""
-    assert read_moment(value) == AT
+
+    def check(value: Any) -> None:
+        assert read_moment(value) == AT
+
+    rows = [SECONDS * 1000, SECONDS, float(SECONDS), str(SECONDS * 1000), str(SECONDS)]
+    assert failing(check, rows) == []
 
 
 def test_a_moment_is_exact() -> None:
     assert read_moment(SECONDS * 1000 + 987) == AT.replace(microsecond=987_000)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
+def test_nonsense_is_no_moment() -> None:
+    """No year 1970, none of five digits, no overflow (P14)."""
+
+    def check(value: Any) -> None:
+        assert read_moment(value) is None
+
+    rows = [
         *(0, -1, -SECONDS, 1, 12_345, SECONDS * 10**6, HUGE, 1e308, math.nan),
         *("soon", None, True, [], {}),
         253_402_300_799_000,  # the last second that datetime knows: nothing can be added to it
-    ],
-    ids=lambda value: repr(value)[:20],
-)
-def test_nonsense_is_no_moment(value: Any) -> None:
-    """No year 1970, none of five digits, no overflow (P14)."""
-    assert read_moment(value) is None
+    ]
+    assert failing(check, rows) == []
 
 
 @given(ANYTHING | st.integers(-(10**18), 10**18) | st.floats())
@@ -210,32 +221,34 @@ def test_reading_moments_never_raises(value: Any) -> None:
     assert moment is None or (1973 <= moment.year < 6000 and moment.tzinfo is UTC)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_a_date_of_a_header_is_read() -> None:
+
+    def check(text: str) -> None:
+        assert read_date(text) == SECONDS
+
+    rows = [
         format_datetime(AT, usegmt=True),
         "Mon, 21 Sep 2026 13:33:20 +0000",
         "Mon, 21 Sep 2026 16:33:20 +0300",
         "21 Sep 2026 13:33:20 GMT",
         "Mon, 21 Sep 2026 13:33:20 -0000",
-    ],
-)
-def test_a_date_of_a_header_is_read(text: str) -> None:
-    assert read_date(text) == SECONDS
+    ]
+    assert failing(check, rows) == []
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_what_is_no_date_is_nothing() -> None:
+    """The library that parses dates raises what it likes; here nothing comes through (R6)."""
+
+    def check(text: str | None) -> None:
+        assert read_date(text) is None
+
+    rows = [
         *(None, "", "soon", "-5", "1e9", "Mon", "٣", "x" * 65, "Mon, 21 Sep"),
         "Mon, 32 Sep 2026 13:33:20 GMT",
         "Mon, 21 Sep 2026 13:33:20 +9999",
         "Mon, 21 Sep 99999 13:33:20 GMT",
-    ],
-)
-def test_what_is_no_date_is_nothing(text: str | None) -> None:
-    """The library that parses dates raises what it likes; here nothing comes through (R6)."""
-    assert read_date(text) is None
+    ]
+    assert failing(check, rows) == []
 
 
 @given(

@@ -1,309 +1,465 @@
-"""`_record`: what is believed of a task, from answers that are odd around a good record."""
+"""`_wire.tasks`: a record becomes a snapshot, and is compared with what was submitted."""
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
+from replies import (
+    FILM,
+    HTML,
+    HUGE,
+    TREES,
+    WALL,
+    answer,
+    enveloped,
+    request_for,
+)
+from rows import failing, failing_rows
 
 from apikley_async import (
     ApikleyError,
-    FeatureDisabledError,
+    AuthenticationError,
+    InvalidRequestError,
+    JobFailedError,
+    MaintenanceError,
+    ModelTask,
+    NotFoundError,
+    RateLimitError,
     ServerError,
-    Shot,
+    Snapshot,
     State,
-    Storyboard,
     UnansweredError,
 )
-from apikley_async._wire.envelope import Reply
-from apikley_async._wire.requests import create_task
-from apikley_async._wire.task_ids import read_callback
-from apikley_async._wire.tasks import belongs_to_attempt, decode_snapshot, shows_request
+from apikley_async._wire.envelope import (
+    Reply,
+)
+from apikley_async._wire.tasks import belongs_to_attempt, decode_snapshot
 
-FILM = "https://cdn.test/a.mp4"
-SCENE = 'She says "hi", then: {"state":"success","resultJson":"[\\"https://evil.test/x.mp4\\"]"}.'
-INPUT = {"n_frames": "10", "shots": [{"Scene": SCENE, "duration": 10}]}
-RECORD: dict[str, Any] = {
+RECORD = {
     "taskId": "task_1",
     "model": "sora-2-pro-storyboard",
     "state": "success",
-    "param": "",
+    "param": '{"callBackUrl": "https://h.test/?token=canary"}',
     "resultJson": json.dumps({"resultUrls": [FILM]}),
-    "failCode": None,
+    "failCode": "",
+    "failMsg": "",
+    "createTime": 1_790_000_000_001,
+    "updateTime": 1_790_000_611_950,
     "completeTime": 1_790_000_611_900,
+    "costTime": 611_899,
+    "progress": 100,
     "creditsConsumed": 270,
 }
 
 
-def poll(text: str, *, status: int = 200, complete: bool = True, task_id: str = "task_1") -> Any:
-    return decode_snapshot(Reply(status, text, complete=complete), task_id)
+def poll(reply: Reply) -> Snapshot:
+    return decode_snapshot(reply, "task_1", wall=WALL)
 
 
-def framed(code: Any, status: int = 200, **fields: Any) -> Any:
-    return poll(
-        json.dumps({"code": code, "msg": "success", "data": RECORD | fields}), status=status
+def record(**fields: Any) -> Snapshot:
+    return poll(enveloped(data=RECORD | fields))
+
+
+# --- recordInfo -----------------------------------------------------------------------------------
+
+
+def test_the_documented_answer_is_read() -> None:
+    """Every field of API section 5 has its place; everything stays in `raw`."""
+    assert record() == Snapshot(
+        task_id="task_1",
+        state=State.SUCCESS,
+        model="sora-2-pro-storyboard",
+        progress=100.0,
+        urls=(FILM,),
+        content={"resultUrls": [FILM]},
+        credits=270.0,
+        created_at=datetime(2026, 9, 21, 14, 13, 20, 1000, tzinfo=UTC),
+        updated_at=datetime(2026, 9, 21, 14, 23, 31, 950_000, tzinfo=UTC),
+        completed_at=datetime(2026, 9, 21, 14, 23, 31, 900_000, tzinfo=UTC),
+        raw=RECORD,
     )
 
 
-# --- whatever the code says ----------------------------------------------------------------------
+def test_the_least_answer_is_read() -> None:
+    """Before success most fields are null or absent."""
+    assert poll(enveloped(data={"state": "waiting"})) == Snapshot(
+        "task_1", State.WAITING, raw={"state": "waiting"}
+    )
 
 
-@pytest.mark.parametrize("code", [200, 505, 500, 501, 404, 422, 429, "505", 9999])
-def test_a_record_of_our_task_is_believed_whatever_the_code_says(code: Any) -> None:
-    """505 around a good record is the documentation's own example (API section 12)."""
-    snapshot = framed(code)
+def test_an_unknown_state_is_not_final() -> None:
+    """The word stays in `raw` (P4)."""
 
-    assert (snapshot.state, snapshot.urls) == (State.SUCCESS, (FILM,))
+    def check(word: Any, state: State) -> None:
+        snapshot = record(state=word)
 
+        assert snapshot.state is state
+        assert snapshot.raw["state"] == word
 
-@pytest.mark.parametrize(
-    "fields", [{"taskId": "task_2"}, {"taskId": None}, {"state": "moderating"}]
-)
-@pytest.mark.parametrize(("code", "kind"), [(505, FeatureDisabledError), (500, ServerError)])
-def test_what_is_no_record_of_ours_is_what_its_code_says(
-    fields: dict[str, Any], code: int, kind: type[ApikleyError]
-) -> None:
-    with pytest.raises(kind):
-        framed(code, **fields)
-
-
-# --- other spellings of a state ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("word", "state"),
-    [
-        ("SUCCESS", State.SUCCESS),
-        (" succeeded ", State.SUCCESS),
-        ("Completed", State.SUCCESS),
-        ("FAIL\n", State.FAIL),
-        ("failed", State.FAIL),
-        ("Generating", State.GENERATING),
-        ("unknown", State.UNKNOWN),
-        ("error", State.UNKNOWN),
-        ("complete", State.UNKNOWN),
-        ("success!", State.UNKNOWN),
-        ("fa il", State.UNKNOWN),
-        (3, State.UNKNOWN),
+    rows = [
+        ("waiting", State.WAITING),
+        ("queuing", State.QUEUING),
+        ("generating", State.GENERATING),
+        ("success", State.SUCCESS),
+        ("fail", State.FAIL),
+        ("moderating", State.UNKNOWN),
+        ("", State.UNKNOWN),
         (None, State.UNKNOWN),
-    ],
-)
-def test_known_words_without_regard_to_case_and_blanks(word: Any, state: State) -> None:
-    """A closed list; any other word means "not finished" (DESIGN, Evidence)."""
-    assert framed(200, state=word).state is state
+        (3, State.UNKNOWN),
+        (True, State.UNKNOWN),
+        (["success"], State.UNKNOWN),
+        ({"name": "fail"}, State.UNKNOWN),
+    ]
+    assert failing_rows(check, rows) == []
 
 
-def test_a_word_that_nobody_knows_is_shown() -> None:
-    snapshot = framed(200, state="moderating\x1b[2J")
+def test_a_result_is_decoded_in_every_form() -> None:
+    """JSON in a string once or twice, an object, with a mark or NaN in it (P6)."""
 
-    assert snapshot.word == "moderating [2J"
-    assert "moderating" in repr(snapshot)
-    assert framed(200, state="generating").word == ""
+    def check(value: Any) -> None:
+        snapshot = record(resultJson=value)
 
+        assert snapshot.urls == (FILM,)
+        assert snapshot.result().urls == (FILM,)
 
-# --- an echo that is escaped wrongly -------------------------------------------------------------
-
-
-def torn(name: str = "param", order: tuple[str, ...] = tuple(RECORD), **fields: Any) -> str:
-    """The request repeated as text inside text, with nothing escaped at the outer level."""
-    echo = '{"input":' + json.dumps(json.dumps(INPUT)) + ',"model":"sora-2-pro-storyboard"}'
-    record = {key: RECORD[key] for key in order} | fields
-    record[name] = "ECHO"
-    data = json.dumps(record, separators=(",", ":")).replace('"ECHO"', f'"{echo}"')
-    return '{"code":200,"msg":"success","data":' + data + "}"
-
-
-def is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+    rows = [
+        {"resultUrls": [FILM]},
+        json.dumps({"resultUrls": [FILM]}),
+        json.dumps(json.dumps({"resultUrls": [FILM]})),
+        "\ufeff" + json.dumps({"resultUrls": [FILM]}),
+        '{"n": NaN, "n": Infinity, "resultUrls": ["' + FILM + '"]}',
+        {"resultUrls": FILM},
+        {"resultUrls": [None, 5, "", FILM, "relative.mp4"]},
+        {"resultUrls": [FILM], "resultWaterMarkUrls": ["https://cdn.test/mark.mp4"]},
+    ]
+    assert failing(check, rows) == []
 
 
-ORDERS = [
-    tuple(RECORD),
-    ("param", *(name for name in RECORD if name != "param")),
-    (*(name for name in RECORD if name != "param"), "param"),
-    ("resultJson", "param", "taskId", "state", "completeTime"),
-]
+def test_a_success_without_a_link_is_empty() -> None:
+    """It is read, and nothing raises (P5, P6)."""
+
+    def check(value: Any) -> None:
+        snapshot = record(resultJson=value)
+
+        assert snapshot.state is State.SUCCESS
+        assert snapshot.empty
+
+    rows = [
+        "",
+        None,
+        "null",
+        "{}",
+        {},
+        [],
+        "[]",
+        5,
+        True,
+        "broken {",
+        '{"resultUrls": [',
+        {"resultUrls": []},
+        {"resultUrls": None},
+        {"resultUrls": {}},
+        {"resultUrls": [["https://cdn.test/a.mp4"]]},
+        {"resultUrls": [], "character_id": "c_1"},
+        json.dumps(json.dumps(json.dumps({"resultUrls": [FILM]}))),
+        "[" * 5000,
+    ]
+    assert failing(check, rows) == []
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=str)
-def test_a_record_is_read_though_its_echo_is_escaped_wrongly(order: tuple[str, ...]) -> None:
-    """State and links are whole; only the echo is not (one verbatim body, API section 12)."""
-    text = torn(order=order)
-    assert not is_json(text)
+def test_a_result_of_another_kind_is_no_empty_film() -> None:
+    """Other models answer with other things: what came is the result."""
 
-    snapshot = poll(text)
+    def check(value: Any) -> None:
+        snapshot = record(model="kling-2.6/text-to-video", resultJson=value)
 
-    assert (snapshot.state, snapshot.urls) == (State.SUCCESS, (FILM,))
+        assert not snapshot.empty
+        assert snapshot.result().raw == snapshot.content != {}
 
-
-def test_both_echoes_may_be_torn() -> None:
-    once = torn()
-    echo = once[once.index('"param":') : once.index(',"resultJson"')]
-    text = once.replace(',"failCode"', "," + echo.replace("param", "paramJson", 1) + ',"failCode"')
-
-    assert poll(text).urls == (FILM,)
+    assert failing(check, [{"resultObject": {"a": 1}}, '{"character_id": "c_1"}']) == []
 
 
-def test_a_torn_record_that_is_not_finished_goes_on() -> None:
-    order = tuple(name for name in RECORD if name != "resultJson")
+def test_a_link_that_should_not_be_followed_is_left_out() -> None:
+    """It stays in `raw` and in `content`, for a person to see (P7)."""
 
-    snapshot = poll(torn(order=order, state="generating"))
+    def check(url: Any) -> None:
+        snapshot = record(resultJson={"resultUrls": [url, FILM]})
 
-    assert (snapshot.state, snapshot.urls) == (State.GENERATING, ())
+        assert snapshot.urls == (FILM,)
+        assert snapshot.content["resultUrls"] == [url, FILM]
+
+    rows = [
+        "relative/film.mp4",
+        "//cdn.test/film.mp4",
+        "file:///etc/passwd",
+        "ftp://cdn.test/film.mp4",
+        "javascript:alert(1)",
+        "data:video/mp4;base64,AAAA",
+        "https://user:word@cdn.test/film.mp4",
+        "https://cdn .test/ab.mp4",
+        "https://cdn.test/\x1b[31m.mp4",
+        "https://cdn.test/" + "x" * 100_000,
+        "https://",
+        "https://[::1/film.mp4",
+        5,
+        None,
+        {"url": FILM},
+    ]
+    assert failing(check, rows) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "facts"),
-    [
-        (torn(), {"task_id": "task_2"}),
-        (torn(taskId=None), {}),
-        (torn(state="moderating"), {}),
-        (torn(), {"complete": False}),
-        (torn()[:-1], {}),
-        (torn() + "}", {}),
-        (torn(order=("param", "state", "resultJson")), {}),
-        (torn().replace('"state"', '"state":"fail","state"', 1), {}),
-        (torn(name="echo"), {}),
-    ],
-    ids=["other task", "no id", "unknown", "broke off", "cut", "more", "no id", "twice", "no echo"],
-)
-def test_a_torn_record_is_believed_with_our_id_and_whole_only(
-    text: str, facts: dict[str, Any]
-) -> None:
-    with pytest.raises(UnansweredError):
-        poll(text, **facts)
+def test_every_link_is_kept_in_its_order() -> None:
+    """More than one is a result of several files (P8)."""
+    links = [f"https://cdn.test/{name}.mp4" for name in "cab"]
+
+    assert record(resultJson={"resultUrls": links}).urls == tuple(links)
 
 
-@pytest.mark.parametrize("status", [500, 502])
-def test_a_torn_record_comes_with_2xx(status: int) -> None:
+def test_a_link_in_another_script_is_a_link() -> None:
+    assert record(resultJson={"resultUrls": ["https://тест.test/ф.mp4"]}).urls
+
+
+def test_a_failure_is_read_in_the_services_words() -> None:
+    """One clean line each, whatever their type; the originals stay in `raw` (P16)."""
+
+    def check(fields: dict[str, Any], code: str, message: str) -> None:
+        snapshot = record(state="fail", **fields)
+
+        assert (snapshot.fail_code, snapshot.fail_message) == (code, message)
+        assert snapshot.raw["failMsg"] == fields["failMsg"]
+        with pytest.raises(JobFailedError):
+            snapshot.result()
+
+    rows = [
+        ({"failCode": "500", "failMsg": "Internal Error"}, "500", "Internal Error"),
+        ({"failCode": 422, "failMsg": None}, "422", ""),
+        ({"failCode": None, "failMsg": "why"}, "", "why"),
+        ({"failCode": "POLICY", "failMsg": "no \x1b[2J\nfaces"}, "POLICY", "no [2J faces"),
+        ({"failCode": [1], "failMsg": {"a": 1}}, "[1]", "{'a': 1}"),
+    ]
+    assert failing_rows(check, rows) == []
+
+
+def test_nonsense_in_numbers_and_times_is_nothing() -> None:
+    """Not a reason to lose the film beside it (P14)."""
+
+    def check(nonsense: Any) -> None:
+        snapshot = record(
+            createTime=nonsense,
+            updateTime=nonsense,
+            completeTime=nonsense,
+            progress=nonsense,
+            creditsConsumed=nonsense,
+            costTime=nonsense,
+        )
+
+        assert (snapshot.progress, snapshot.credits) == (None, None)
+        assert (snapshot.created_at, snapshot.updated_at, snapshot.completed_at) == (None,) * 3
+        assert snapshot.result().urls == (FILM,)
+        assert snapshot.result().expires_at is None
+
+    rows = [None, "", "soon", -1, -5000, HUGE, -HUGE, True, [], {}, "1e5", "٣"]
+    assert failing(check, rows) == []
+
+
+def test_a_time_at_the_end_of_the_calendar_breaks_nothing() -> None:
+    """A day cannot be added to it (P14)."""
+    assert record(completeTime=253_402_300_799_000).result().expires_at is not None
+    assert record(completeTime=253_402_300_799_000, updateTime=None).result().expires_at is None
+
+
+def test_credits_may_have_a_fraction() -> None:
+    assert record(creditsConsumed=12.5).credits == 12.5
+    assert record(creditsConsumed="12.5").credits == 12.5
+    assert record(creditsConsumed=0).credits == 0
+
+
+def test_a_task_may_be_unknown_in_many_ways() -> None:
+    """404, "recordInfo is null", no data: how long that is borne is the job's business (P1)."""
+
+    def check(reply: Reply) -> None:
+        with pytest.raises(NotFoundError) as caught:
+            poll(reply)
+
+        assert caught.value.task_id == "task_1"
+
+    rows = [
+        enveloped(404, msg="not found"),
+        enveloped(404, msg="not found", status=404),
+        answer(HTML, 404),
+        enveloped(422, None, "recordInfo is null"),
+        enveloped(422, None, "RecordInfo is NULL", status=422),
+        answer({"code": 422, "message": "recordInfo is null"}),
+        enveloped(200, None),
+        enveloped(200, {}),
+        answer({"code": 200, "msg": "success"}),
+    ]
+    assert failing(check, rows) == []
+
+
+def test_another_422_means_that_the_request_was_wrong() -> None:
+    with pytest.raises(InvalidRequestError, match="aspect_ratio"):
+        poll(enveloped(422, None, "aspect_ratio is not valid"))
+
+
+def test_the_state_of_another_task_is_no_answer() -> None:
+    """Two films are never mixed up (P10)."""
+
+    def check(told: Any) -> None:
+        for code in (200, 501):
+            with pytest.raises(UnansweredError, match="another task") as caught:
+                poll(enveloped(code, RECORD | {"taskId": told}))
+            assert caught.value.task_id == "task_1"
+
+    assert failing(check, ["task_2", 7, "TASK_1"]) == []
+
+
+def test_an_answer_that_names_no_task_is_taken_for_ours() -> None:
+    """We asked for one task, and an id that is none contradicts nothing."""
+
+    def check(told: Any) -> None:
+        snapshot = record(taskId=told)
+
+        assert snapshot.task_id == "task_1"
+        assert snapshot.state is State.SUCCESS
+
+    assert failing(check, [None, "", [], "a b"]) == []
+
+
+def test_an_id_may_come_back_as_a_number() -> None:
+    assert decode_snapshot(enveloped(data=RECORD | {"taskId": 77}), "77").task_id == "77"
+
+
+def test_data_of_another_kind_is_no_answer() -> None:
+    """The job goes on polling (P3)."""
+
+    def check(data: Any) -> None:
+        with pytest.raises(UnansweredError) as caught:
+            poll(enveloped(200, data))
+
+        assert caught.value.task_id == "task_1"
+
+    assert failing(check, [[], [RECORD], "text", "", 5, True, False, 0]) == []
+
+
+def test_501_says_that_the_film_failed() -> None:
+    """In the task's own words where it has some."""
+
+    def check(data: Any, code: str, message: str) -> None:
+        snapshot = poll(enveloped(501, data, "Generation failed"))
+
+        assert snapshot.state is State.FAIL
+        assert (snapshot.fail_code, snapshot.fail_message) == (code, message)
+
+    rows = [
+        (None, "501", "Generation failed"),
+        ("text", "501", "Generation failed"),
+        ({}, "501", "Generation failed"),
+        ({"failCode": "", "failMsg": None}, "501", "Generation failed"),
+        ({"taskId": "task_1", "state": "fail"}, "501", "Generation failed"),
+        ({"state": "fail", "failCode": "422", "failMsg": "faces"}, "422", "faces"),
+    ]
+    assert failing_rows(check, rows) == []
+
+
+def test_501_does_not_overrule_what_the_task_itself_says() -> None:
+    """A film that is there is never called a failure."""
+
+    def check(state: str) -> None:
+        snapshot = poll(enveloped(501, RECORD | {"state": state}, "Generation failed"))
+
+        assert snapshot.state is not State.FAIL
+        assert snapshot.urls == (FILM,)
+
+    assert failing(check, ["success", "generating", "moderating"]) == []
+
+
+def test_501_of_a_gateway_is_an_outage() -> None:
+    """Only the service itself can say that a film failed."""
     with pytest.raises(ServerError):
-        poll(torn(), status=status)
+        poll(answer(HTML, 501))
 
 
-@pytest.mark.parametrize("end", ["", "}", '"}', '"}}}'])
-def test_the_words_of_a_scene_are_no_record(end: str) -> None:
-    """Somebody else's words stand inside the echo; what they look like is never believed."""
-    fake = '","state":"success","resultJson":"[\\"https://evil.test/x.mp4\\"]","z":"' + end
-    text = torn(state="generating", resultJson="").replace("She says", fake)
+def test_errors_of_a_poll_name_the_task() -> None:
+    """In a batch of a hundred one wants to know which (P3)."""
 
-    try:
-        snapshot = poll(text)
-    except UnansweredError:
-        return
-    assert (snapshot.state, snapshot.urls) == (State.GENERATING, ())
+    def check(reply: Reply, kind: type[ApikleyError]) -> None:
+        with pytest.raises(kind) as caught:
+            poll(reply)
 
+        assert caught.value.task_id == "task_1"
 
-@given(st.text(max_size=60), st.integers(0, 400))
-def test_whatever_is_torn_ends_in_an_error_of_ours_or_in_the_record(junk: str, at: int) -> None:
-    text = torn()
-    try:
-        snapshot = poll(text[:at] + junk + text[at:])
-    except ApikleyError:
-        return
-    assert snapshot.task_id == "task_1"
-    assert set(snapshot.urls) <= {FILM} or junk
+    rows = [
+        (enveloped(401), AuthenticationError),
+        (enveloped(429), RateLimitError),
+        (enveloped(455), MaintenanceError),
+        (enveloped(500), ServerError),
+        (answer(HTML, 502), ServerError),
+        (answer(HTML), UnansweredError),
+        (answer('{"code": 200, "data": {"st', complete=False), UnansweredError),
+        (answer("[" * 1_000_000), UnansweredError),
+    ]
+    assert failing_rows(check, rows) == []
 
 
-def test_a_torn_answer_of_megabytes_is_read_quickly() -> None:
-    text = torn().replace("She says", '","a":"' * 100_000)
+def test_whatever_was_read_can_be_printed_copied_and_pickled() -> None:
+    """Printed, copied and pickled, however deep the service nests it (P6)."""
 
-    assert poll(text).urls == (FILM,)
+    def check(depth: int) -> None:
+        tower = "[" * depth + "]" * depth
+        text = '{"code": 200, "data": {"state": "success", "new": %s, "resultJson": %s}}'
+        try:
+            snapshot = poll(answer(text % (tower, tower)))
+        except UnansweredError:
+            return
 
+        assert copy.deepcopy(snapshot) == snapshot
+        assert pickle.loads(pickle.dumps(snapshot)) == snapshot  # noqa: S301
+        assert repr(snapshot.raw)
 
-# --- callbacks -----------------------------------------------------------------------------------
-
-
-def test_the_receiver_takes_the_id_before_a_torn_echo() -> None:
-    """It is a hint, as every callback is: the record is read before it counts."""
-    assert read_callback(torn().encode()) == ("task_1",)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        torn(taskId=None).replace("She says", '"taskId":"task_9"'),
-        torn(order=("param", "taskId", "state")),
-        'taskId":"task_1","param":""',
-        '{"taskId":"task 1","param":"""}',
-    ],
-)
-def test_an_id_inside_or_behind_the_echo_is_none(body: str) -> None:
-    assert read_callback(body.encode()) == ()
+    assert failing(check, [50, 500, 950, 980, 990]) == []
 
 
-# --- is it ours? ---------------------------------------------------------------------------------
+# --- whose task is it -----------------------------------------------------------------------------
 
-BOARD = Storyboard([Shot("A kitten.", 5), Shot("It purrs.", 5)], duration=10)
-SENT = create_task(BOARD.model, BOARD.wire_input({}))
-BODY: dict[str, Any] = {"model": BOARD.model, "input": BOARD.wire_input({})}
+TOKEN = "4f1c" * 8
 
 
-def ours(param: Any) -> bool:
-    snapshot = framed(200, param=param)
-    assert shows_request(snapshot) or param == ""
-    return belongs_to_attempt(snapshot, tokens=(), fingerprints=[SENT.fingerprint])
+def made(param: Any, tokens: list[str], *fingerprints: str) -> bool:
+    return belongs_to_attempt(record(param=param), tokens=tokens, fingerprints=fingerprints)
 
 
-def with_input(**fields: Any) -> dict[str, Any]:
-    given = {**BODY["input"], **fields}
-    return BODY | {"input": {name: value for name, value in given.items() if value is not ...}}
+def test_a_task_is_recognized_by_token_or_fingerprint() -> None:
+    """By what `param` repeats of the request (A16, A17)."""
+
+    def check(spell: Callable[[Any], Any]) -> None:
+        request = request_for(ModelTask("m", {"a": 7}), callback_url=f"https://h.test/{TOKEN}")
+        stranger = request_for(ModelTask("m", {"a": 8})).fingerprint
+
+        assert made(spell(request.body), [TOKEN])
+        assert made(spell(request.body), ["other"], stranger, request.fingerprint)
+        assert not made(spell(request.body), ["other", ""], stranger)
+
+    assert failing(check, [json.dumps, lambda body: body]) == []
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        BODY,
-        BODY | {"input": json.dumps(BODY["input"])},
-        with_input(nsfw_checker=False),
-        with_input(nsfw_checker=False, upload_method="s3"),
-        BODY | {"input": json.dumps(with_input(nsfw_checker=False)["input"]), "extra": 1},
-    ],
-    ids=str,
-)
-def test_a_request_is_known_again_spelled_as_text_and_with_defaults(body: Any) -> None:
-    """Text inside text, and names that we never send (API section 12)."""
-    assert ours(body)
-    assert ours(json.dumps(body))
-    assert ours(json.dumps(json.dumps(body)))
+def test_without_a_request_nothing_is_proved() -> None:
+    """Least of all by an empty token (A16)."""
+
+    def check(param: Any) -> None:
+        assert not made(param, ["", TOKEN], request_for(ModelTask("m")).fingerprint)
+
+    assert failing(check, [None, "", "broken {", "[]", 5, [], {}, "null"]) == []
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        with_input(n_frames="15"),
-        with_input(n_frames=...),
-        with_input(aspect_ratio="portrait"),
-        with_input(aspect_ratio=...),
-        with_input(shots=[*BODY["input"]["shots"], {"Scene": "More.", "duration": 1}]),
-        with_input(image_urls=["https://files.test/kitten.png"]),
-        with_input(image_urls=[]),
-        with_input(image_urls=None, nsfw_checker=False),
-        BODY | {"model": "kling"},
-        BODY | {"input": "not JSON"},
-        BODY | {"input": None},
-        {"model": BOARD.model},
-    ],
-    ids=str,
-)
-def test_our_own_fields_must_be_equal_absence_included(body: Any) -> None:
-    """Another film is never taken for ours, however its request is spelled."""
-    assert not ours(body)
-    assert not ours(json.dumps(body))
-
-
-def test_a_task_of_another_model_must_be_equal_as_it_is() -> None:
-    """Whose fields they are nobody knows: an added one may be somebody's wish."""
-    sent = create_task("kling", {"prompt": "A sea.", "duration": 5})
-    body = {"model": "kling", "input": {"prompt": "A sea.", "duration": 5}}
-
-    for added, equal in ({}, True), ({"seed": 7}, False):
-        text = json.dumps(body | {"input": json.dumps(body["input"] | added)})
-        snapshot = framed(200, model="kling", param=text)
-        assert belongs_to_attempt(snapshot, tokens=(), fingerprints=[sent.fingerprint]) is equal
+@given(TREES)
+def test_comparing_a_task_never_raises(param: Any) -> None:
+    """The request comes back from the service, so it may hold anything (P3)."""
+    assert made(param, [TOKEN], "print") in (True, False)
