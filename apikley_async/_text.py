@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["encodes", "fold_name", "loggable", "one_line", "short_repr", "shorten"]
+__all__ = [
+    "describe_value",
+    "encodes",
+    "escaped_line",
+    "fold_name",
+    "loggable",
+    "one_line",
+    "short_repr",
+    "shorten",
+]
 
 
 def one_line(value: Any, max_length: int = 500) -> str:
@@ -39,6 +49,30 @@ def short_repr(value: object) -> str:
     except Exception:  # noqa: BLE001 - somebody else's repr, or a number too long to print
         text = type(value).__name__
     return shorten(text, 60)
+
+
+def describe_value(value: object) -> str:
+    """Show a value of a file in an error message; of what holds other values, only its kind."""
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, str):
+        return f"{value[:60]!r}{'...' if len(value) > 60 else ''}"
+    try:
+        return shorten(repr(value), 60)
+    except ValueError:  # Python refuses to print an integer of thousands of digits
+        return "a number of thousands of digits"
+
+
+def escaped_line(text: str, max_length: int = 1000) -> str:
+    r"""Turn *text* into one printable line that still shows what was in it, as `\u202e`."""
+    short = shorten(text, max_length)
+    if short.isprintable():
+        return short
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in short
+    )
 
 
 def encodes(text: str) -> bool:

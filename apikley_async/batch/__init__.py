@@ -1,48 +1,52 @@
 """Batches: a manifest in, films out, nothing paid twice, whatever happens in between."""
 
-from apikley_async._budget import Price
-from apikley_async.batch.batch import Batch, Estimate, Status
-from apikley_async.batch.evidence import Balance, Doubt
-from apikley_async.batch.manifest.fields import work_of
-from apikley_async.batch.manifest.reader import Survey, check, is_manifest, survey
+from apikley_async.batch.batch import Batch
+from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.manifest.reader import (
+    ManifestSummary,
+    check_manifest,
+    is_manifest,
+    summarize_manifest,
+)
 from apikley_async.batch.rehearsal import REHEARSAL_MARK, is_rehearsal
-from apikley_async.batch.states import TABLE, Event, State
+from apikley_async.batch.reports import BatchStatus, CostEstimate
+from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState
 from apikley_async.batch.store.protocol import (
-    Charge,
-    Entry,
-    Expected,
-    File,
+    AttemptCost,
+    ExpectedCallback,
     Item,
-    Plan,
-    Step,
+    ManifestEntry,
+    PlanResult,
+    SavedFile,
     Store,
+    Transition,
 )
 from apikley_async.batch.store.sqlite import Journal
+from apikley_async.batch.uncertain import BalanceEvidence, UncertainItem
 
 __all__ = [
     "REHEARSAL_MARK",
-    "TABLE",
-    "Balance",
+    "TRANSITIONS",
+    "AttemptCost",
+    "BalanceEvidence",
     "Batch",
-    "Charge",
-    "Doubt",
-    "Entry",
-    "Estimate",
-    "Event",
-    "Expected",
-    "File",
+    "BatchStatus",
+    "CostEstimate",
+    "ExpectedCallback",
     "Item",
+    "ItemEvent",
+    "ItemState",
     "Journal",
-    "Plan",
-    "Price",
-    "State",
-    "Status",
-    "Step",
+    "ManifestEntry",
+    "ManifestSummary",
+    "PlanResult",
+    "SavedFile",
     "Store",
-    "Survey",
-    "check",
+    "Transition",
+    "UncertainItem",
+    "check_manifest",
     "is_manifest",
     "is_rehearsal",
-    "survey",
+    "summarize_manifest",
     "work_of",
 ]

@@ -1,4 +1,4 @@
-"""Attempts as the journal keeps them: written down before they leave, and when they have ended."""
+"""Attempts on their way into the journal: before they are sent, and when they have ended."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from typing import Any
 
 from apikley_async import Attempt, Client, RateLimiter, Request, Verdict
 from apikley_async._budget import Stake
-from apikley_async.batch.states import Event
-from apikley_async.batch.store.protocol import Item, Step, Store
+from apikley_async.batch.states import ItemEvent
+from apikley_async.batch.store.protocol import ExpectedCallback, Item, Store, Transition
 
-__all__ = ["JournalRecorder", "KeptCallbacks", "restore_window", "step_of"]
+__all__ = [
+    "CALLBACK_TIMEOUT",
+    "JournalRecorder",
+    "StoredCallbacks",
+    "callback_timeout",
+    "restore_limits",
+    "transition_of",
+]
 
+CALLBACK_TIMEOUT = 1800.0  # seconds in which a callback may resolve an uncertain submission
+CONFIRMATION_TIMEOUT = 120.0  # at least so many, where a callback has named the task
 UNCERTAIN_FILM = 1800.0  # seconds for which the film of an uncertain attempt may be running
-LONGEST_REST = 60.0  # of a limiter's slot, after an uncertain attempt
+LONGEST_DELAY = 60.0  # seconds until a limiter's slot is free again, after an uncertain attempt
 
 
-class KeptCallbacks:
-    """What callbacks say about the attempts of a run is in the store before they are answered."""
+class StoredCallbacks:
+    """Callbacks about the attempts of a run: stored before they are answered."""
 
     def __init__(self, store: Store, client: Client) -> None:
         self._store = store
@@ -26,38 +35,59 @@ class KeptCallbacks:
         self._tokens: list[str] = []
 
     def expect(self, token: str, **known: Any) -> bool:
-        """Begin with an attempt. Tells whether a callback has named its task already."""
+        """Expect callbacks about an attempt; whether one has named its task already.
+
+        Args:
+            token: of the attempt.
+            known: what is known of its task, as for `client.attempts.expect`.
+        """
         if not self._attempts.receives_callbacks:
             return False
         self._tokens.append(token)
-        keep = functools.partial(self._store.receive, token)
+        keep = functools.partial(self._store.keep_callback, token)
         return self._attempts.expect(token, **known, keep=keep)
 
     def release(self) -> None:
-        """End it: the store may be closed now."""
+        """Expect nothing more: the store may be closed now."""
         for token in self._tokens:
             self._attempts.release(token)
 
 
-class JournalRecorder:
-    """A `Recorder` for one item: the intent is on the disk before the first byte of the POST.
+def callback_timeout(attempt: ExpectedCallback, *, named: bool) -> float:
+    """How long a callback about an earlier run's attempt is waited for, in seconds.
 
-    *stake* is what is set aside for its attempts; *tell* learns of the item when one has ended.
+    Args:
+        attempt: the attempt.
+        named: whether a callback has named its task, which only has to be confirmed.
+    """
+    left = CALLBACK_TIMEOUT - attempt.age
+    return min(CALLBACK_TIMEOUT, max(left, CONFIRMATION_TIMEOUT if named else 0.0))
+
+
+class JournalRecorder:
+    """A `Recorder` for one item: an attempt is on the disk before its first byte is sent.
+
+    Args:
+        store: where the attempts are stored.
+        key: of the item.
+        callbacks: expect callbacks about them.
+        stake: what is set aside for them.
+        on_settled: gets the item when an attempt has ended.
     """
 
     def __init__(
         self,
         store: Store,
         key: str,
-        callbacks: KeptCallbacks,
+        callbacks: StoredCallbacks,
         stake: Stake,
-        tell: Callable[[Item], None],
+        on_settled: Callable[[Item], None],
     ) -> None:
         self._store = store
         self._key = key
         self._callbacks = callbacks
         self._stake = stake
-        self._tell = tell
+        self._on_settled = on_settled
 
     async def intend(self, token: str, request: Request) -> None:
         price = self._stake.reserve()
@@ -69,31 +99,32 @@ class JournalRecorder:
             self._stake.keep()
         elif outcome.verdict not in (Verdict.ACCEPTED, Verdict.UNCERTAIN):
             self._stake.wait()
-        self._tell(await self._store.settle(self._key, outcome, step_of(outcome)))
+        self._on_settled(await self._store.settle(self._key, outcome, transition_of(outcome)))
 
 
-def step_of(attempt: Attempt) -> Step:
-    """The step that an attempt's outcome means for its item."""
+def transition_of(attempt: Attempt) -> Transition:
+    """What the outcome of an attempt means for its item."""
     if attempt.verdict is Verdict.ACCEPTED:
-        return Step(Event.ACCEPT, task_id=attempt.task_id)
+        return Transition(ItemEvent.ACCEPT, task_id=attempt.task_id)
     event = {
-        Verdict.THROTTLED: Event.THROTTLE,
-        Verdict.UNSENT: Event.UNSENT,
-        Verdict.NOT_CREATED: Event.NOT_CREATED,
-        Verdict.UNCERTAIN: Event.DOUBT,
-    }.get(attempt.verdict, Event.POSTPONE if attempt.resumable else Event.REFUSE)
-    by = "not_created" if event is Event.NOT_CREATED else ""
-    return Step(event, cause=attempt.cause, by=by)
+        Verdict.THROTTLED: ItemEvent.THROTTLE,
+        Verdict.UNSENT: ItemEvent.UNSENT,
+        Verdict.NOT_CREATED: ItemEvent.NOT_CREATED,
+        Verdict.UNCERTAIN: ItemEvent.UNCERTAIN,
+    }.get(attempt.verdict, ItemEvent.POSTPONE if attempt.resumable else ItemEvent.REFUSE)
+    by = "not_created" if event is ItemEvent.NOT_CREATED else ""
+    return Transition(event, cause=attempt.cause, by=by)
 
 
-async def restore_window(store: Store, client: Client) -> None:
-    """Let a client's limits remember the attempts of the last run: a restart is no new window.
+async def restore_limits(store: Store, client: Client) -> None:
+    """Let a client's limiters know of the attempts of earlier runs.
 
-    Films of uncertain attempts may be running, too.
+    A restart begins no new window of the rate limit, and the films of uncertain attempts may be
+    running.
     """
     limiter = client.limiter
-    limiter.remember(await store.ends(LONGEST_REST))
-    ages = [age for age, uncertain in await store.ends(UNCERTAIN_FILM) if uncertain]
+    limiter.remember(await store.recent_attempts(LONGEST_DELAY))
+    ages = [age for age, uncertain in await store.recent_attempts(UNCERTAIN_FILM) if uncertain]
     client.attempts.running.remember_uncertain(ages)
     if isinstance(limiter, RateLimiter):
         limiter.remember_running(ages)

@@ -1,33 +1,35 @@
-"""One run of a batch: take up what is under way, submit what is planned, save what is ready.
+"""One run of a batch: resume what is in flight, submit what is planned, save what is ready.
 
-Everything durable happens in the store, before anybody hears of it. A run can be ended at any
-step, by a person, a crash or an error; the next one goes on where the store says.
+Everything durable happens in the store before anybody is told about it. A run can end at any step,
+by a person, a crash or an error; the next run goes on from what the store holds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import hashlib
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
 
-from apikley_async import Client, Clock, Job, RateLimiter, Result, Work
-from apikley_async._budget import Budget, Prices, Reservation, Stake
+from apikley_async import Client, Clock, Job, RateLimiter
+from apikley_async._budget import Stake
 from apikley_async._retry import Maintenance
-from apikley_async.batch.filenames import Names
-from apikley_async.batch.manifest.fields import name_fault, work_of
-from apikley_async.batch.recorder import JournalRecorder, KeptCallbacks
-from apikley_async.batch.rehearsal import is_rehearsal
-from apikley_async.batch.states import Event, NoStepError, State
-from apikley_async.batch.store.protocol import Expected, File, Item, Step, Store
+from apikley_async.batch.budget import RunBudget
+from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.recorder import (
+    CALLBACK_TIMEOUT,
+    JournalRecorder,
+    StoredCallbacks,
+    callback_timeout,
+)
+from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
+from apikley_async.batch.saving import FilmSaver, result_to_json
+from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
+from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -37,138 +39,112 @@ from apikley_async.errors import (
     JobFailedError,
     JournalError,
     MaintenanceError,
-    ResultExpiredError,
     SubmissionUncertainError,
 )
 
-__all__ = ["Change", "Options", "Run", "summed"]
+__all__ = ["GRACE", "BatchRun"]
 
-Uncertain: TypeAlias = tuple[str, float]
-"""An attempt's token, and for how many seconds a callback is waited for."""
+UncertainAttempt: TypeAlias = tuple[str, float]
+"""An attempt's token, and for how many seconds a callback about it is waited for."""
 
 logger = logging.getLogger("apikley_async.batch")
 
-GRACE = 30.0  # for a POST that is out when the run is left
-LISTENING = 1800.0  # seconds in which a callback may say what became of a submission
-WORTH_TELLING = 10.0  # seconds: a longer wait is told
-CONFIRMING = 120.0  # at the least, where a callback has named the task
-SAVING = 16  # films that may be saved besides those that are made
+GRACE = 30.0  # seconds for the answers of POSTs that are out when the run is interrupted
+SHORT_WAIT = 10.0  # seconds: only longer waits are reported
+SAVED_BESIDES = 16  # films that may be saved besides those that are made
+PAGE_SIZE = 200  # planned items that are read ahead
 LATEST = datetime.max.replace(tzinfo=UTC)
-RESTING = (State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.STALLED, State.EXPIRED)
+LAST_STATES = (
+    *(ItemState.DONE, ItemState.FAILED, ItemState.REJECTED, ItemState.UNCERTAIN),
+    *(ItemState.STALLED, ItemState.EXPIRED),
+)
 
 
-@attrs.frozen
-class Options:
-    """What a run may do.
+class BatchRun:
+    """One run of a batch. `updates()` does all the work and yields what happens.
+
+    Args:
+        store: of the batch.
+        client: makes the films.
+        options: what the run may do.
+        budget: what it may spend.
+        clock: time.
 
     Attributes:
-        folder: where the films go.
-        max_running: films in the making at once, besides the client's own bound.
-        retry: how often a failed film is made again, each a new charge.
-        overwrite: whether a stranger's file may be replaced.
-        keys: the only items that are made, followed and saved; None: all of them.
-        partial: whether a film is done without the links that cannot be used.
+        ending: set when nobody follows the updates any more.
+        grace: seconds for the answers of POSTs that are out when the run is interrupted.
+        stopped: why nothing more is submitted, in one sentence; None while all is well.
     """
-
-    folder: Path
-    max_running: int = attrs.field(default=100, validator=attrs.validators.ge(1))
-    retry: int = attrs.field(default=0, validator=attrs.validators.ge(0))
-    overwrite: bool = False
-    keys: frozenset[str] | None = None
-    partial: bool = False
-
-    def chooses(self, key: str) -> bool:
-        """Whether the run is about the item of that key."""
-        return self.keys is None or key in self.keys
-
-
-@attrs.frozen
-class Change:
-    """An item that has changed, and whether this run has done with it for now."""
-
-    item: Item
-    rests: bool
-
-
-class Run:
-    """One run. `changes()` does it all and yields what happens."""
 
     def __init__(
         self,
         store: Store,
         client: Client,
-        options: Options,
-        *,
-        budget: Budget,
-        prices: Prices,
-        reserved: dict[str, Reservation],
+        options: BatchRunOptions,
+        budget: RunBudget,
         clock: Clock,
     ) -> None:
         self._store = store
         self._client = client
         self._options = options
         self._budget = budget
-        self._prices = prices
-        self._reserved = reserved  # by key: what is in flight, and whose cost is not known yet
         self._clock = clock
         self._submissions = client.attempts.group()
-        self._callbacks = KeptCallbacks(store, client)
-        self._names = Names(store, options.folder)
-        self._seats = asyncio.Semaphore(options.max_running + SAVING)
-        self._making = asyncio.Semaphore(options.max_running)
-        self._changes: asyncio.Queue[Change | None] = asyncio.Queue()
+        self._callbacks = StoredCallbacks(store, client)
+        self._saver = FilmSaver(store, client, options)
+        self._item_slots = asyncio.Semaphore(options.max_running + SAVED_BESIDES)
+        self._film_slots = asyncio.Semaphore(options.max_running)
+        self._updates: asyncio.Queue[ItemUpdate | None] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self.ending = asyncio.Event()  # nobody hears of changes any more
         self._stopping = asyncio.Event()
-        self._wait_is_told = False
-        self._waiting: dict[str, Item] = {}  # for a slot
-        self._decided = asyncio.Event()  # a reservation was kept or given back
+        self._waiting: dict[str, Item] = {}  # for a running slot
+        self._wait_is_reported = False
         self._maintenance = Maintenance()
         self._error: Exception | None = None
+        self.ending = asyncio.Event()
         self.grace = GRACE
         self.stopped: str | None = None
-        """Why nothing more is submitted, in one sentence; None while all is well."""
 
-    async def changes(self) -> AsyncGenerator[Change, None]:
+    async def updates(self) -> AsyncGenerator[ItemUpdate, None]:
         """Run, and yield each item whenever it has changed."""
-        self._driver = self._start(self._drive())
+        _ = self._start(self._run_all())
         try:
-            while (change := await self._changes.get()) is not None:
-                yield change
+            while (update := await self._updates.get()) is not None:
+                yield update
         finally:
             await self.aclose()
-        while not self._changes.empty():  # of what was out at the end
-            if (change := self._changes.get_nowait()) is not None:
-                yield change
+        while not self._updates.empty():  # of POSTs that were out at the end
+            if (update := self._updates.get_nowait()) is not None:
+                yield update
         if self._error is not None:
             raise self._error
 
     @property
     def pending(self) -> int:
-        """How many submissions are out, and their answers awaited."""
+        """How many submissions are out, their answers awaited."""
         return self._submissions.out
 
-    def replanned(self) -> None:
-        """Other items are in the journal from here on."""
-        self._names.forget()
+    def journal_changed(self) -> None:
+        """The journal has other items from here on."""
+        self._saver.names.journal_changed()
 
     def stop(self, reason: str) -> None:
-        """Submit nothing more; what is in the making is followed to its end."""
+        """Submit nothing more; what was submitted is polled to its end and saved."""
         if self.stopped is None:
             self.stopped = reason
             self._stopping.set()
-            self._decided.set()
+            self._budget.close()
             self._submissions.stop()
             logger.info("nothing more is submitted: %s", reason)
 
-    def leave(self, reason: str) -> None:
-        """Submit nothing more, and follow nothing: the next run goes on."""
+    def interrupt(self, reason: str) -> None:
+        """Submit nothing more, and poll nothing more: the next run goes on."""
         self.stop(reason)
         for task in self._tasks:
             task.cancel()
 
     async def aclose(self) -> None:
-        """End every task; wait for the POSTs that are out, since their answers are worth money."""
+        """End every task, and wait for the POSTs that are out: their answers are worth money."""
         self.ending.set()
         while self._tasks:
             for task in self._tasks:
@@ -179,321 +155,286 @@ class Run:
         finally:
             self._callbacks.release()
 
-    # --- the driver --------------------------------------------------------------------------
+    # --- all items ---------------------------------------------------------------------------
 
-    async def _drive(self) -> None:
+    async def _run_all(self) -> None:
         films: set[asyncio.Task[None]] = set()
+
+        def start(item: Item, uncertain: UncertainAttempt | None = None) -> asyncio.Task[None]:
+            film = self._start(self._run_item(item, uncertain))
+            films.add(film)
+            film.add_done_callback(films.discard)
+            return film
+
         try:
-            for item, uncertain in await self._uncertain():  # they only wait, and need no seat
-                film = self._start(self._film(item, uncertain))
-                films.add(film)
-                film.add_done_callback(films.discard)
-            async for item in self._worklist():
-                await self._seats.acquire()
-                film = self._start(self._film(item))
-                films.add(film)
-                film.add_done_callback(films.discard)
-                film.add_done_callback(lambda _: self._seats.release())
+            for item, uncertain in await self._uncertain_items():  # they only wait: no slot
+                _ = start(item, uncertain)
+            async for item in self._items_to_run():
+                await self._item_slots.acquire()
+                start(item).add_done_callback(lambda _: self._item_slots.release())
             while films:
                 await asyncio.wait(films)
-        except Exception as error:  # noqa: BLE001 - it is raised where the changes are heard
+        except Exception as error:  # noqa: BLE001 - `updates` raises it
             self._fail(error)
         finally:
-            self._changes.put_nowait(None)
+            self._updates.put_nowait(None)
 
-    async def _uncertain(self) -> list[tuple[Item, Uncertain]]:
+    async def _uncertain_items(self) -> list[tuple[Item, UncertainAttempt]]:
         """What earlier runs left uncertain, where callbacks may still say what became of it."""
         if not self._client.attempts.receives_callbacks:
             return []
         found = []
         await self._client.attempts.catch_up()
-        for attempt in await self._store.expected():
+        for attempt in await self._store.expected_callbacks():
             known = {"task_id": attempt.task_id, "named": attempt.named}
             named = self._callbacks.expect(attempt.token, **known)
-            if attempt.task_id is None and self._options.chooses(attempt.key):
-                timeout = self._timeout(attempt, named=named)
+            if attempt.task_id is None and self._options.includes(attempt.key):
+                timeout = callback_timeout(attempt, named=named)
                 found.append((await self._store.item(attempt.key), (attempt.token, timeout)))
         return found
 
-    async def _worklist(self) -> AsyncIterator[Item]:
-        """What is paid first, the nearest expiry before the others; then what is planned."""
-        ready = await self._all((State.SUCCESS,))
+    async def _items_to_run(self) -> AsyncIterator[Item]:
+        """What is paid comes first, the nearest expiry before the others; then what is planned."""
+        ready = await self._included(ItemState.SUCCESS)
         for item in sorted(ready, key=lambda item: item.success_at or LATEST):
             yield item
-        for item in await self._all((State.SUBMITTED, State.STALLED)):
+        for item in await self._included(ItemState.SUBMITTED, ItemState.STALLED):
             yield item
-        behind = 0
-        while self.stopped is None:
-            page = await self._store.items((State.PLANNED,), after=behind, count=200)
-            if not page:
+        async for item in all_items(self._store, ItemState.PLANNED, page_size=PAGE_SIZE):
+            if self.stopped is not None:
                 return
-            for item in page:
-                behind = item.order
-                chosen = not item.gone and self._options.chooses(item.key)
-                if chosen and self.stopped is None:
-                    yield item
+            if not item.gone and self._options.includes(item.key):
+                yield item
 
-    async def _all(self, states: tuple[State, ...]) -> list[Item]:
-        found: list[Item] = []
-        behind = 0
-        while page := await self._store.items(states, after=behind):
-            found += [item for item in page if self._options.chooses(item.key)]
-            behind = page[-1].order
-        return found
+    async def _included(self, *states: ItemState) -> list[Item]:
+        return [
+            item
+            async for item in all_items(self._store, *states)
+            if self._options.includes(item.key)
+        ]
 
-    # --- one film ----------------------------------------------------------------------------
+    # --- one item ----------------------------------------------------------------------------
 
-    async def _film(self, item: Item, uncertain: Uncertain | None = None) -> None:
-        """Bring one item as far as it can go today; its troubles are not the others'."""
+    async def _run_item(self, item: Item, uncertain: UncertainAttempt | None = None) -> None:
+        """Bring one item as far as it can go today; its errors do not touch other items."""
         try:
             if uncertain is not None:
-                self._tell_listening(item, uncertain[1])
+                self._report_callback_wait(item, uncertain[1])
                 item = await self._recover(item, *uncertain)
             for _ in range(1 + self._options.retry):
-                if item.state is State.FAILED and self.stopped is None:
-                    item = await self._step(item, Step(Event.RETRY, by="retry"))
+                if item.state is ItemState.FAILED and self.stopped is None:
+                    item = await self._apply(item, Transition(ItemEvent.RETRY, by="retry"))
                 item = await self._make(item)
-                if item.state is not State.FAILED:
+                if item.state is not ItemState.FAILED:
                     break
-            if item.state is State.SUCCESS:
+            if item.state is ItemState.SUCCESS:
                 await self._save(item)
-        except NoStepError:
+        except NoTransitionError:
             logger.info("%s was decided elsewhere meanwhile", item.key)
         except ClientClosedError:
             self.stop("The client was closed")
-        except Exception as error:  # noqa: BLE001 - it is raised where the changes are heard
+        except Exception as error:  # noqa: BLE001 - `updates` raises it
             self._fail(error)
         finally:
-            self._settle(item, ended=True)
+            self._budget.settle(item, ended=True)
 
     def _fail(self, error: Exception) -> None:
-        """Remember the first error; without a journal there is no going on at all."""
+        """Keep the first error for the caller; without a journal nothing at all can go on."""
         self._error = self._error or error
         if isinstance(error, JournalError):
-            self.leave(error.message)
+            self.interrupt(error.message)
         else:
             self.stop(f"An error that was not foreseen: {type(error).__name__}")
 
-    def _tell_listening(self, item: Item, timeout: float) -> None:
-        """Say that a callback of an earlier run is waited for, for how long, and what to do."""
-        if timeout < WORTH_TELLING:
-            return
-        cause = (
-            f"of an earlier run; its callback is waited for, {timeout:.0f} s at most. To cut it "
-            "short, stop, decide about it, and run again"
-        )
-        logger.info("%s is uncertain, %s", item.key, cause)
-        self._tell(attrs.evolve(item, cause=cause))
-
     async def _make(self, item: Item) -> Item:
-        """From wherever it is until the service has finished it."""
-        if item.state not in (State.PLANNED, State.SUBMITTED, State.STALLED):
+        """From where the item stands until the service has finished it, within a running slot."""
+        if item.state not in (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED):
             return item
         job: Job | None = None
         try:
             async with contextlib.AsyncExitStack() as held:
-                await held.enter_async_context(self._making)
-                if item.state is State.PLANNED or not self._resting:
+                await held.enter_async_context(self._film_slots)
+                # A film that runs already needs no slot while slots are kept for uncertain films:
+                # waiting for one would only delay its polls.
+                if item.state is ItemState.PLANNED or not self._slots_free_in:
                     await self._take_slot(item, held)
-                if item.state is State.PLANNED:
+                if item.state is ItemState.PLANNED:
                     item, job = await self._submit_or_recover(item)
-                if item.state is State.STALLED:
-                    item = await self._step(item, Step(Event.RESUME))
-                if item.state is State.SUBMITTED:
+                if item.state is ItemState.STALLED:
+                    item = await self._apply(item, Transition(ItemEvent.RESUME))
+                if item.state is ItemState.SUBMITTED:
                     item = await self._follow(item, job)
-        except SubmissionUncertainError:  # it had to pass the slot: its film may be running
+        except SubmissionUncertainError:
+            # Raised through the slot on purpose: the film may be running, so the slot stays taken.
             for waiting in self._waiting.values():
-                self._tell_wait(waiting)
+                self._report_slot_wait(waiting)
             return await self._store.item(item.key)
         return item
 
     async def _take_slot(self, item: Item, held: contextlib.AsyncExitStack) -> None:
-        """Wait for a slot of a film that is not running yet, or while none rests."""
         self._waiting[item.key] = item
-        self._tell_wait(item)
+        self._report_slot_wait(item)
         try:
             await held.enter_async_context(self._client.attempts.running_slot())
         finally:
             del self._waiting[item.key]
 
     @property
-    def _resting(self) -> float:
-        """Seconds for which all slots rest, after uncertain films; 0 while one is used or free."""
+    def _slots_free_in(self) -> float:
+        """Seconds until a running slot is free, where all are kept for uncertain films; else 0."""
         limiter = self._client.limiter
         shared = limiter.running_free_in if isinstance(limiter, RateLimiter) else 0.0
         return max(self._client.attempts.running.free_in, shared)
 
-    def _tell_wait(self, item: Item) -> None:
-        """Say once that films wait for slots of uncertain ones, for how long, and what to do."""
-        wait = self._resting
-        if wait < WORTH_TELLING or self._wait_is_told:
-            return
-        self._wait_is_told = True
-        cause = (
-            f"all slots rest for up to {wait:.0f} s, since uncertain films may be running; to cut "
-            "it short, stop, decide about them, and run again, or raise max_running"
-        )
-        logger.warning("%s waits: %s", item.key, cause)
-        self._tell(attrs.evolve(item, cause=cause))
+    # --- submitting --------------------------------------------------------------------------
 
     async def _submit_or_recover(self, item: Item) -> tuple[Item, Job | None]:
-        """Submit; where callbacks are received, let one say what became of it, in its slot."""
+        """Submit; an uncertain submission waits in its slot for a callback that resolves it."""
         try:
             return await self._submit(item)
         except SubmissionUncertainError as error:
             uncertain = error
-        item = await self._recover(await self._store.item(item.key), uncertain, LISTENING)
-        if item.state is State.UNCERTAIN:
+        item = await self._store.item(item.key)
+        item = await self._recover(item, uncertain, CALLBACK_TIMEOUT)
+        if item.state is ItemState.UNCERTAIN:
             raise uncertain
         return item, None
 
-    def _timeout(self, attempt: Expected, *, named: bool) -> float:
-        """How long a callback may still come, or be read, for what an earlier run has left."""
-        left = LISTENING - attempt.age
-        return min(LISTENING, max(left, CONFIRMING if named else 0.0))
-
-    async def _recover(
-        self, item: Item, attempt: str | SubmissionUncertainError, timeout: float
-    ) -> Item:
-        """Wait until a callback says which task an uncertain item became, if one does."""
-        if not self._client.attempts.receives_callbacks or item.state is not State.UNCERTAIN:
-            return item
-        try:
-            job = await self._client.attempts.recover(attempt, timeout=timeout)
-        except SubmissionUncertainError:
-            self._tell(item, rests=True)
-            return item
-        except asyncio.CancelledError:
-            self._tell(item, rests=True)
-            raise
-        except AuthenticationError as error:
-            self.stop(str(error))
-            self._tell(item, rests=True)
-            return item
-        token = attempt if isinstance(attempt, str) else attempt.token
-        step = Step(Event.RESOLVE, task_id=job.task_id, token=token, by="callback")
-        try:
-            return await self._step(item, attrs.evolve(step, cause="found by its callback"))
-        except NoStepError:
-            self._report(await self._store.item(item.key), job)
-            raise
-
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
-        """Submit, if we may, and give the job; an item that stays planned has none."""
+        """Submit if that is allowed, and give the job; an item that stays planned has none."""
         work, refused = work_of(item), None
-        while await self._may_submit(item) and (reserved := await self._reserve(work)):
-            stake = Stake(self._budget, reserved, functools.partial(self._prices.of, work))
-            recorder = JournalRecorder(self._store, item.key, self._callbacks, stake, self._tell)
+        while await self._may_submit(item) and (stake := await self._reserve(item)):
+            recorder = JournalRecorder(self._store, item.key, self._callbacks, stake, self._publish)
             try:
                 job = await self._client.attempts.submit(
                     work, recorder=recorder, group=self._submissions
                 )
             except (asyncio.CancelledError, SubmissionUncertainError):
-                self._keep(item, stake, known=False)
+                self._budget.keep(item.key, stake, cost_will_be_known=False)
                 raise
             except MaintenanceError as error:
-                self._release(stake)
-                self._pause(error)
-            except (ClientClosedError, JournalError, NoStepError) as error:
-                self._release(stake)
+                self._budget.release(stake)
+                if self._maintenance.refused(self._clock.now()) is None:
+                    self.stop(str(error))
+            except (ClientClosedError, JournalError, NoTransitionError) as error:
+                self._budget.release(stake)
                 if self.stopped is None or not isinstance(error, ClientClosedError):
                     raise
-            except BudgetExceededError as error:  # dearer than when it began to wait: again, later
-                self._release(stake)
+            except BudgetExceededError as error:
+                # The film has become dearer while it waited: it waits for the budget once more.
+                self._budget.release(stake)
                 refused = error
             except ApikleyError as error:
-                self._release(stake)
+                self._budget.release(stake)
                 return await self._refused(item, error), None
             else:
-                self._keep(item, stake)
+                self._budget.keep(item.key, stake)
                 self._maintenance.ended()
-                item = await self._store.item(item.key)
-                if item.state is State.UNCERTAIN:  # the answer named another film's task
-                    self._settle(item, ended=True)
-                    self._tell(item, rests=True)
-                    return item, None
-                self._report(item, job)
-                return item, job
+                return await self._submitted(item, job)
         if refused is not None and self.stopped is not None:
             item = await self._refused(item, refused)
         return item, None
 
     async def _may_submit(self, item: Item) -> bool:
-        """Wait while the service is under maintenance; say no when nothing more is submitted."""
+        """Wait while the service is under maintenance; False when the item is not submitted."""
         while self.stopped is None and (wait := self._maintenance.opens_at - self._clock.now()) > 0:
             await self._clock.sleep(wait, self._stopping)
-        return self.stopped is None and not await self._is_hindered(item)
+        if self.stopped is not None:
+            return False
+        obstacle = await self._saver.obstacle(item)
+        if obstacle is not None:
+            self._publish(attrs.evolve(item, cause=obstacle), is_last=True)
+        return obstacle is None
 
-    # --- money -------------------------------------------------------------------------------
+    async def _reserve(self, item: Item) -> Stake | None:
+        """Set the film's price aside; None when nothing more is submitted."""
+        try:
+            return await self._budget.reserve(work_of(item))
+        except BudgetExceededError as error:
+            self.stop(error.message)
+            return None
 
-    async def _reserve(self, work: Work) -> Reservation | None:
-        """Set the price aside; wait while one that is out may still turn out to cost less."""
-        while self.stopped is None:
-            try:
-                return self._budget.reserve(self._prices.of(work), work.price_key, sent=False)
-            except BudgetExceededError as error:
-                if not self._budget.may_free:
-                    self.stop(error.message)
-                    return None
-            self._decided.clear()
-            await self._decided.wait()
-        return None
-
-    def _keep(self, item: Item, stake: Stake, *, known: bool = True) -> None:
-        """The film is paid, or may be; nobody waits for the cost of one that is not *known*."""
-        if stake.reservation is not None:
-            self._budget.keep()
-            if not known:
-                self._budget.settle(stake.reservation, None)
-            self._reserved[item.key] = stake.reservation
-        self._decided.set()
-
-    def _release(self, stake: Stake) -> None:
-        if stake.reservation is not None:
-            self._budget.release(stake.reservation)
-        self._decided.set()
-
-    def _settle(self, item: Item, *, ended: bool) -> None:
-        """Let what a film has cost take the place of its price, as soon as that is known.
-
-        A film that was dearer than its price makes its kind dearer, for what is in flight too.
-        When the run is done with it, what is not known by then stays what was reserved.
-        """
-        known = item.state in (State.SUCCESS, State.FAILED)
-        if not known and not ended:
-            return
-        reserved = self._reserved.pop(item.key, None)
-        if reserved is None:
-            return
-        self._budget.settle(reserved, item.credits if known else None)
-        if known and item.credits:
-            work = work_of(item)
-            self._prices.learn(work.price_key, item.credits)
-            self._budget.reprice(work.price_key, self._prices.of(work) or 0.0)
-        self._decided.set()
+    async def _submitted(self, item: Item, job: Job) -> tuple[Item, Job | None]:
+        item = await self._store.item(item.key)
+        if item.state is ItemState.UNCERTAIN:  # the answer named another film's task
+            self._budget.settle(item, ended=True)
+            self._publish(item, is_last=True)
+            return item, None
+        self._leave_behind(item, job)
+        return item, job
 
     async def _refused(self, item: Item, error: ApikleyError) -> Item:
-        """Nothing was created: say whether that is this film's fault or everybody's."""
+        """Nothing was created: decide whether that is about this film or about the account."""
         item = await self._store.item(item.key)
-        if item.state is not State.PLANNED:  # its attempt has decided it
+        if item.state is not ItemState.PLANNED:  # its attempt has decided it
             return item
         if error.affects_all:
             self.stop(str(error))
         elif error.blames is Blame.INPUT and not error.resumable:
-            return await self._step(item, Step(Event.REFUSE, cause=str(error)))
-        self._tell(attrs.evolve(item, cause=str(error)), rests=True)
+            return await self._apply(item, Transition(ItemEvent.REFUSE, cause=str(error)))
+        self._publish(attrs.evolve(item, cause=str(error)), is_last=True)
         return item
 
+    async def _recover(
+        self, item: Item, attempt: str | SubmissionUncertainError, timeout: float
+    ) -> Item:
+        """Wait until a callback says which task an uncertain item became, if one does.
+
+        Args:
+            item: the item.
+            attempt: the token of an earlier run's attempt, or the error of this run's.
+            timeout: seconds.
+        """
+        if not self._client.attempts.receives_callbacks or item.state is not ItemState.UNCERTAIN:
+            return item
+        try:
+            job = await self._client.attempts.recover(attempt, timeout=timeout)
+        except SubmissionUncertainError:
+            self._publish(item, is_last=True)
+            return item
+        except asyncio.CancelledError:
+            self._publish(item, is_last=True)
+            raise
+        except AuthenticationError as error:
+            self.stop(str(error))
+            self._publish(item, is_last=True)
+            return item
+        token = attempt if isinstance(attempt, str) else attempt.token
+        transition = Transition(
+            ItemEvent.RESOLVE,
+            cause="found by its callback",
+            task_id=job.task_id,
+            token=token,
+            by="callback",
+        )
+        try:
+            return await self._apply(item, transition)
+        except NoTransitionError:
+            self._leave_behind(await self._store.item(item.key), job)
+            raise
+
+    def _leave_behind(self, item: Item, job: Job) -> None:
+        """Put a paid job into `client.unclaimed` when its item was decided otherwise meanwhile."""
+        if item.task_id != job.task_id and job not in self._client.unclaimed:
+            logger.warning(
+                "%s was decided otherwise, and film %s is paid all the same: see unclaimed",
+                item.key,
+                job.task_id,
+            )
+            self._client.attempts.leave_behind(job)
+
+    # --- polling and saving ------------------------------------------------------------------
+
     async def _follow(self, item: Item, job: Job | None) -> Item:
-        """Wait for a paid film; only the service's own word ends it."""
+        """Poll a paid film to its end; only what the service says ends it."""
         job = job or self._client.job(item.task_id or "", known=True)
         try:
             result = await job
         except JobFailedError as error:
-            if error.affects_all:  # the account's trouble, not the film's
+            if error.affects_all:  # about the account, not about the film
                 self.stop(str(error))
-            step = Step(
-                Event.FAIL,
+            transition = Transition(
+                ItemEvent.FAIL,
                 cause=error.message,
                 fail_code=error.fail_code,
                 fail_message=error.fail_message,
@@ -503,114 +444,71 @@ class Run:
             raise
         except ApikleyError as error:
             if not error.affects_all:
-                return await self._step(item, Step(Event.STALL, cause=error.message))
+                return await self._apply(item, Transition(ItemEvent.STALL, cause=error.message))
             self.stop(str(error))
-            self._tell(attrs.evolve(item, cause=str(error)), rests=True)
+            self._publish(attrs.evolve(item, cause=str(error)), is_last=True)
             return item
         else:
-            expires = result.expires_at.timestamp() if result.expires_at else None
-            said = {"urls": result.urls, "expires_at": expires, "content": dict(result.raw)}
-            said |= {"unusable": result.unusable} if result.unusable else {}
-            step = Step(
-                Event.SUCCEED,
+            transition = Transition(
+                ItemEvent.SUCCEED,
                 credits=result.credits,
                 success_at=job.snapshot.completed_at,
-                result=json.dumps(said),
+                result=result_to_json(result),
             )
-        return await self._step(item, step)
+        return await self._apply(item, transition)
 
     async def _save(self, item: Item) -> None:
-        """Save the film; it is done when its bytes are on the disk and its sum is written down."""
-        result = result_of(item)
-        if self._options.partial and result.urls:
-            result = attrs.evolve(result, unusable=())
-        if not result.urls:  # another model's answer without a file: its words are in the journal
-            await self._step(item, Step(Event.SAVE))
-            return
-        target = await self._target(item, len(result.urls))
-        overwrite = self._options.overwrite or is_rehearsal
         try:
-            paths = await self._client.save(result, target, overwrite=overwrite)
-            files = await asyncio.to_thread(lambda: tuple(map(summed, paths)))
-        except ResultExpiredError as error:
-            await self._step(item, Step(Event.EXPIRE, cause=error.message))
-        except ClientClosedError:
+            transition = await self._saver.save(item)
+        except (ClientClosedError, JournalError):
             raise
         except (ApikleyError, OSError) as error:
             if isinstance(error, ApikleyError) and error.blames is Blame.ACCOUNT:
                 self.stop(str(error))
-            self._tell(attrs.evolve(item, cause=str(error)), rests=True)
+            self._publish(attrs.evolve(item, cause=str(error)), is_last=True)
         else:
-            await self._step(item, Step(Event.SAVE, files=files))
-            self._names.hold(item.key, files)
+            await self._apply(item, transition)
+            self._saver.names.add_files(item.key, transition.files)
 
-    # --- helpers -----------------------------------------------------------------------------
+    # --- reports -----------------------------------------------------------------------------
 
-    async def _target(self, item: Item, files: int) -> Path:
-        """Where a film's files go: under its key, if no other item has or wants such a name."""
-        stem = await self._names.stem(item.key, files)
-        return self._options.folder / f"{stem}.mp4"
-
-    async def _is_hindered(self, item: Item) -> bool:
-        """Refuse to pay for a film whose name is taken (it may be there already) or too long."""
-        target = await self._target(item, 1)
-        fault = name_fault(target.stem, self._names.longest)
-        taken = [target, target.with_stem(f"{target.stem}-1")]
-        there = [name for name in taken if name.exists() and not is_rehearsal(name)]
-        foreign = [name for name in there if not await self._names.holds(name)]
-        if fault is not None:
-            cause = f"{fault}; nothing was paid"
-        elif foreign and not self._options.overwrite:
-            cause = f"{foreign[0]} exists already; nothing was paid. Move it, or say overwrite"
-        else:
-            return False
-        self._tell(attrs.evolve(item, cause=cause), rests=True)
-        return True
-
-    def _report(self, item: Item, job: Job) -> None:
-        """Leave in `unclaimed` what was paid for an item that was decided otherwise meanwhile."""
-        if item.task_id != job.task_id and job not in self._client.unclaimed:
-            told = "%s was decided otherwise, and film %s is paid all the same: see unclaimed"
-            logger.warning(told, item.key, job.task_id)
-            self._client.attempts.leave_behind(job)
-
-    async def _step(self, item: Item, step: Step) -> Item:
-        changed = await self._store.step(item.key, step)
-        self._settle(changed, ended=False)
-        self._tell(changed)
+    async def _apply(self, item: Item, transition: Transition) -> Item:
+        changed = await self._store.apply(item.key, transition)
+        self._budget.settle(changed, ended=False)
+        self._publish(changed)
         return changed
 
-    def _tell(self, item: Item, *, rests: bool = False) -> None:
-        listens = item.state is State.UNCERTAIN and self._client.attempts.receives_callbacks
-        rests = rests or (item.state in RESTING and not listens)
-        self._changes.put_nowait(Change(item, rests))
+    def _publish(self, item: Item, *, is_last: bool = False) -> None:
+        waits = item.state is ItemState.UNCERTAIN and self._client.attempts.receives_callbacks
+        is_last = is_last or (item.state in LAST_STATES and not waits)
+        self._updates.put_nowait(ItemUpdate(item, is_last))
 
-    def _pause(self, error: MaintenanceError) -> None:
-        """The service is under maintenance: nobody submits for some minutes."""
-        if self._maintenance.refused(self._clock.now()) is None:
-            self.stop(str(error))
+    def _report_callback_wait(self, item: Item, timeout: float) -> None:
+        """Say that a callback of an earlier run is waited for, how long, and what can be done."""
+        if timeout < SHORT_WAIT:
+            return
+        cause = (
+            f"of an earlier run; its callback is waited for, {timeout:.0f} s at most. To cut it "
+            "short, stop, decide about it, and run again"
+        )
+        logger.info("%s is uncertain, %s", item.key, cause)
+        self._publish(attrs.evolve(item, cause=cause))
+
+    def _report_slot_wait(self, item: Item) -> None:
+        """Say once that slots are kept for uncertain films, how long, and what can be done."""
+        wait = self._slots_free_in
+        if wait < SHORT_WAIT or self._wait_is_reported:
+            return
+        self._wait_is_reported = True
+        cause = (
+            f"all running slots are taken for up to {wait:.0f} s, since uncertain films may be "
+            "running; to cut it short, stop, decide about them, and run again, or raise max_running"
+        )
+        logger.warning("%s waits: %s", item.key, cause)
+        self._publish(attrs.evolve(item, cause=cause))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks[task] = None
         task.add_done_callback(self._tasks.pop)
         return task
-
-
-def result_of(item: Item) -> Result:
-    """The result as the journal keeps it."""
-    said = json.loads(item.result)
-    expires = said.get("expires_at")
-    return Result(
-        item.task_id or "",
-        tuple(said.get("urls", ())),
-        expires_at=datetime.fromtimestamp(expires, UTC) if expires else None,
-        unusable=tuple(said.get("unusable", ())),
-    )
-
-
-def summed(path: Path) -> File:
-    """What is on the disk, with its SHA-256. Blocks."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return File(path.absolute(), file.tell(), digest)

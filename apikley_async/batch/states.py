@@ -1,8 +1,8 @@
-"""The life of a paid item: one table, (state, event) -> state, and nothing else.
+"""The states of an item: one table, (state, event) -> next state, and nothing else.
 
-The rules of the table: what guards a request is stored before the request; a film is bought
-again only by an event that a person caused; out of `done` only a person's word leads, to fetch
-files that were lost, and out of `dropped` only new content, where nothing was ever sent.
+The rules of the table: what guards a request is stored before the request. A film is bought again
+only by an event that a person caused. An item leaves `done` only when a person wants lost files
+again, and leaves `dropped` only with new content where nothing was ever sent.
 """
 
 from __future__ import annotations
@@ -10,38 +10,38 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 
-__all__ = ["TABLE", "Event", "NoStepError", "State", "after"]
+__all__ = ["TRANSITIONS", "ItemEvent", "ItemState", "NoTransitionError", "next_state"]
 
 
-class State(enum.StrEnum):
-    """Where an item of a batch stands."""
+class ItemState(enum.StrEnum):
+    """The state of an item of a batch, as it is stored."""
 
     PLANNED = "planned"
-    """Nothing is out, nothing is paid."""
+    """Nothing was sent, or nothing of it counts; nothing is paid."""
     SENDING = "sending"
-    """An attempt is written down and may be on its way."""
+    """An attempt is stored, and its request may be on its way."""
     UNCERTAIN = "uncertain"
-    """An attempt may have been heard, and paid: a person or a callback decides."""
+    """An attempt may have been processed, and paid: a person or a callback decides."""
     SUBMITTED = "submitted"
     """Paid; the task id is known."""
     SUCCESS = "success"
-    """The film is ready at the service; its bytes are not yet here."""
+    """The film is ready at the service; its files are not saved yet."""
     DONE = "done"
-    """The film is whole on the disk."""
+    """Every file of the film is on the disk."""
     FAILED = "failed"
-    """The service reports a failure, twice."""
+    """The service reports a failure, and a second poll confirmed it."""
     REJECTED = "rejected"
-    """Refused for good; nothing was created."""
+    """Refused for good; no task was created."""
     STALLED = "stalled"
-    """Paid, but the looking ended at its deadline; the next run looks again."""
+    """Paid, but polling ended at its deadline; the next run polls again."""
     EXPIRED = "expired"
-    """Ready once, but every link is dead."""
+    """The film was ready, but every link to it has expired."""
     DROPPED = "dropped"
     """Given up by a person."""
 
 
-class Event(enum.StrEnum):
-    """What can happen to an item."""
+class ItemEvent(enum.StrEnum):
+    """What can happen to an item. The values are stored, and older than some of the names."""
 
     INTEND = "intend"
     ACCEPT = "accept"
@@ -50,7 +50,7 @@ class Event(enum.StrEnum):
     POSTPONE = "postpone"
     REFUSE = "refuse"
     NOT_CREATED = "not_created"
-    DOUBT = "doubt"
+    UNCERTAIN = "doubt"
     CRASH = "crash"
     RESOLVE = "resolve"
     RESUBMIT = "resubmit"
@@ -67,60 +67,72 @@ class Event(enum.StrEnum):
     ADOPT = "adopt"
 
 
-TABLE: Mapping[tuple[State, Event], State] = {
-    (State.PLANNED, Event.INTEND): State.SENDING,
-    (State.PLANNED, Event.DROP): State.DROPPED,
-    # New content for what was never created; whether it was is asked of the attempts.
-    (State.PLANNED, Event.CHANGE): State.PLANNED,
-    (State.REJECTED, Event.CHANGE): State.PLANNED,
-    (State.DROPPED, Event.CHANGE): State.PLANNED,
-    (State.PLANNED, Event.REFUSE): State.REJECTED,  # before any attempt: an image that is none
-    (State.PLANNED, Event.ADOPT): State.UNCERTAIN,  # what a lost log may have held
-    # What becomes of an attempt.
-    (State.SENDING, Event.ACCEPT): State.SUBMITTED,
-    (State.SENDING, Event.THROTTLE): State.PLANNED,
-    (State.SENDING, Event.UNSENT): State.PLANNED,
-    (State.SENDING, Event.POSTPONE): State.PLANNED,  # 401, 402, 433, 455: not this item's fault
-    (State.SENDING, Event.NOT_CREATED): State.PLANNED,  # somebody vouches for the code
-    (State.SENDING, Event.REFUSE): State.REJECTED,
-    (State.SENDING, Event.DOUBT): State.UNCERTAIN,
-    (State.SENDING, Event.CRASH): State.UNCERTAIN,  # found so when the journal is opened
+TRANSITIONS: Mapping[tuple[ItemState, ItemEvent], ItemState] = {
+    (ItemState.PLANNED, ItemEvent.INTEND): ItemState.SENDING,
+    (ItemState.PLANNED, ItemEvent.DROP): ItemState.DROPPED,
+    # New content, where no task was ever created; the store checks that in the attempts.
+    (ItemState.PLANNED, ItemEvent.CHANGE): ItemState.PLANNED,
+    (ItemState.REJECTED, ItemEvent.CHANGE): ItemState.PLANNED,
+    (ItemState.DROPPED, ItemEvent.CHANGE): ItemState.PLANNED,
+    (
+        ItemState.PLANNED,
+        ItemEvent.REFUSE,
+    ): ItemState.REJECTED,  # before any attempt: a file that is no image
+    (
+        ItemState.PLANNED,
+        ItemEvent.ADOPT,
+    ): ItemState.UNCERTAIN,  # the lost log may have held an attempt
+    # How an attempt ended.
+    (ItemState.SENDING, ItemEvent.ACCEPT): ItemState.SUBMITTED,
+    (ItemState.SENDING, ItemEvent.THROTTLE): ItemState.PLANNED,
+    (ItemState.SENDING, ItemEvent.UNSENT): ItemState.PLANNED,
+    (
+        ItemState.SENDING,
+        ItemEvent.POSTPONE,
+    ): ItemState.PLANNED,  # 401, 402, 433, 455
+    (ItemState.SENDING, ItemEvent.NOT_CREATED): ItemState.PLANNED,  # the user vouches for this code
+    (ItemState.SENDING, ItemEvent.REFUSE): ItemState.REJECTED,
+    (ItemState.SENDING, ItemEvent.UNCERTAIN): ItemState.UNCERTAIN,
+    (ItemState.SENDING, ItemEvent.CRASH): ItemState.UNCERTAIN,  # found when the journal is opened
     # The only ways out of uncertain.
-    (State.UNCERTAIN, Event.RESOLVE): State.SUBMITTED,
-    (State.UNCERTAIN, Event.RESUBMIT): State.PLANNED,
-    (State.UNCERTAIN, Event.DROP): State.DROPPED,
+    (ItemState.UNCERTAIN, ItemEvent.RESOLVE): ItemState.SUBMITTED,
+    (ItemState.UNCERTAIN, ItemEvent.RESUBMIT): ItemState.PLANNED,
+    (ItemState.UNCERTAIN, ItemEvent.DROP): ItemState.DROPPED,
     # A paid film.
-    (State.SUBMITTED, Event.SUCCEED): State.SUCCESS,
-    (State.SUBMITTED, Event.FAIL): State.FAILED,
-    (State.SUBMITTED, Event.STALL): State.STALLED,
-    (State.STALLED, Event.RESUME): State.SUBMITTED,
-    (State.STALLED, Event.DROP): State.DROPPED,
-    (State.SUCCESS, Event.SAVE): State.DONE,
-    (State.DONE, Event.REFETCH): State.SUCCESS,  # a file is lost, and a person wants it again
-    (State.SUCCESS, Event.EXPIRE): State.EXPIRED,
-    (State.EXPIRED, Event.RESUME): State.SUCCESS,
-    (State.EXPIRED, Event.DROP): State.DROPPED,
-    # A new charge, because somebody says so.
-    (State.FAILED, Event.RETRY): State.PLANNED,
-    (State.REJECTED, Event.RETRY): State.PLANNED,
-    (State.FAILED, Event.DROP): State.DROPPED,
-    (State.REJECTED, Event.DROP): State.DROPPED,
+    (ItemState.SUBMITTED, ItemEvent.SUCCEED): ItemState.SUCCESS,
+    (ItemState.SUBMITTED, ItemEvent.FAIL): ItemState.FAILED,
+    (ItemState.SUBMITTED, ItemEvent.STALL): ItemState.STALLED,
+    (ItemState.STALLED, ItemEvent.RESUME): ItemState.SUBMITTED,
+    (ItemState.STALLED, ItemEvent.DROP): ItemState.DROPPED,
+    (ItemState.SUCCESS, ItemEvent.SAVE): ItemState.DONE,
+    (
+        ItemState.DONE,
+        ItemEvent.REFETCH,
+    ): ItemState.SUCCESS,  # a file is lost
+    (ItemState.SUCCESS, ItemEvent.EXPIRE): ItemState.EXPIRED,
+    (ItemState.EXPIRED, ItemEvent.RESUME): ItemState.SUCCESS,
+    (ItemState.EXPIRED, ItemEvent.DROP): ItemState.DROPPED,
+    # A new charge, because a person asks for it.
+    (ItemState.FAILED, ItemEvent.RETRY): ItemState.PLANNED,
+    (ItemState.REJECTED, ItemEvent.RETRY): ItemState.PLANNED,
+    (ItemState.FAILED, ItemEvent.DROP): ItemState.DROPPED,
+    (ItemState.REJECTED, ItemEvent.DROP): ItemState.DROPPED,
 }
 
 
-class NoStepError(LookupError):
-    """The table has no such step: the item stands elsewhere."""
+class NoTransitionError(LookupError):
+    """The event does not apply to an item in this state."""
 
 
-def after(state: State, event: Event) -> State:
-    """The state that *event* leads to.
+def next_state(state: ItemState, event: ItemEvent) -> ItemState:
+    """The state of an item after *event*.
 
     Raises:
-        NoStepError: the table has no such step.
+        NoTransitionError: the event does not apply to that state.
     """
     try:
-        return TABLE[state, event]
+        return TRANSITIONS[state, event]
     except KeyError:
-        raise NoStepError(
+        raise NoTransitionError(
             f"{event.value} does not apply to an item that is {state.value}"
         ) from None

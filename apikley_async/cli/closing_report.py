@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from apikley_async.batch import Batch, Item, State
+from apikley_async.batch import Batch, Item, ItemState
 from apikley_async.cli.exit_codes import FAILED, OK, RESUME, worst
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
@@ -59,7 +59,7 @@ class ClosingReport:
         async for item in batch.items():
             summary.add(item)
         report_counts(self._reporter, summary.counts, await batch.status())
-        done = [await batch.located(item) for item in summary.done]
+        done = [await batch.locate_files(item) for item in summary.done]
         lost = [item for item in done if not await asyncio.to_thread(self._exists, item, folder)]
         if self._repeat_results:
             saved = {item.key: item for item in done if item not in lost}
@@ -73,7 +73,7 @@ class ClosingReport:
 
     def report_paths(self, item: Item, folder: Path) -> None:
         """Print the files of a film that is done as results."""
-        for path in paths_of(item, folder) if item.state is State.DONE else ():
+        for path in paths_of(item, folder) if item.state is ItemState.DONE else ():
             self._reporter.result(path, shown=True)
 
     def report_resume(self) -> None:
@@ -96,7 +96,7 @@ class ClosingReport:
 
     def _report_next_steps(self, counts: Counts) -> None:
         """Show the commands that make failed films again, and that resume what is unfinished."""
-        failed = [state for state in (State.FAILED, State.REJECTED) if counts.get(state)]
+        failed = [state for state in (ItemState.FAILED, ItemState.REJECTED) if counts.get(state)]
         if failed and self._journal is not None:
             retry = command_line("batch", "retry", names=[self._journal])
             self._reporter.message(f"To make failed films again, each at a new charge: {retry}")
@@ -120,7 +120,7 @@ class ClosingReport:
         if not keys:
             return
         journal = self._journal
-        doubts, balances = await batch.doubts(*keys)
+        doubts, balances = await batch.uncertain_items(*keys)
         resolve = ("batch", "resolve", "--task-id", "TASK_ID", *self._service.words)
         for doubt in doubts:
             commands = {}

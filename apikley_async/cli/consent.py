@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from apikley_async.batch import Batch, Estimate, State
+from apikley_async.batch import Batch, CostEstimate, ItemState
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.output.shell_words import same_command
 from apikley_async.cli.output.terminal_text import count, plain
@@ -22,12 +22,12 @@ async def films_to_pay(batch: Batch, keys: Collection[str] | None) -> dict[str, 
     """The films that a run would pay for: their content digests by their keys."""
     return {
         item.key: item.digest
-        async for item in batch.items(State.PLANNED)
+        async for item in batch.items(ItemState.PLANNED)
         if not item.gone and (keys is None or item.key in keys)
     }
 
 
-def ask_consent(estimate: Estimate) -> None:
+def ask_consent(estimate: CostEstimate) -> None:
     """Ask the user at the terminal whether to pay.
 
     Raises:

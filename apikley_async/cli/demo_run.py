@@ -17,7 +17,7 @@ import attrs
 
 from apikley_async import Client
 from apikley_async._disk import open_own
-from apikley_async.batch import Batch, Plan, State, work_of
+from apikley_async.batch import Batch, ItemState, PlanResult, work_of
 from apikley_async.cli.exit_codes import FAILED, OK, RefusedError
 from apikley_async.cli.film_run import FilmRun, RunRequest
 from apikley_async.cli.journal_location import JournalLocation
@@ -29,7 +29,7 @@ from apikley_async.errors import JournalError
 
 __all__ = ["DemoRun"]
 
-PAID = (State.SUBMITTED, State.STALLED, State.SUCCESS)
+PAID = (ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
 
 
 def key_beside(journal: Path) -> str:
@@ -94,7 +94,7 @@ class DemoRun:
             code = await self._report_finished()
         return code
 
-    async def _plan(self, batch: Batch) -> Plan:
+    async def _plan(self, batch: Batch) -> PlanResult:
         plan = await batch.add_films(self._files)
         status = await batch.status()
         self._was_finished = status.finished
@@ -119,7 +119,7 @@ class DemoRun:
         try:
             async with Batch.open(self._journal, read_only=True) as batch:
                 return [
-                    KnownTask(item.task_id, work_of(item), item.state is State.SUCCESS)
+                    KnownTask(item.task_id, work_of(item), item.state is ItemState.SUCCESS)
                     async for item in batch.items(*PAID)
                     if item.task_id
                 ]

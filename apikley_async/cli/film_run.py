@@ -16,7 +16,7 @@ from typing import TypeAlias
 import attrs
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Item, Plan, State
+from apikley_async.batch import Batch, Item, ItemState, PlanResult
 from apikley_async.cli.closing_report import ClosingReport
 from apikley_async.cli.consent import (
     ask_consent,
@@ -35,13 +35,13 @@ from apikley_async.errors import ApikleyError, JournalError, ManifestError
 
 __all__ = ["FilmRun", "PlanFilms", "RunRequest"]
 
-UNFINISHED = (State.PLANNED, State.SUBMITTED, State.STALLED, State.SUCCESS)
+UNFINISHED = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
 MAX_WATCHED = 20  # jobs whose progress is shown; no terminal has room for more
 WATCH_INTERVAL = 0.25  # seconds
 BALANCE_TIMEOUT = 10.0  # seconds: the balance is only evidence, which may not be needed
 LOCK_NOTICE = 1.0  # seconds of waiting for the journal's lock before the user is told
 
-PlanFilms: TypeAlias = Callable[[Batch], Awaitable[Plan]]
+PlanFilms: TypeAlias = Callable[[Batch], Awaitable[PlanResult]]
 """Adds the films of a command to a journal."""
 
 
@@ -100,8 +100,8 @@ class FilmRun:
         agreed: dict[str, str] | None = None
         if self._request.ask:
             async with self._planned(private=True) as (batch, keys):
-                await batch.belong_to(client)
-                ask_consent(await batch.estimate(price=self._request.bounds.price, keys=keys))
+                await batch.check_account(client)
+                ask_consent(await batch.estimate(prices=self._request.bounds.price, keys=keys))
                 agreed = await films_to_pay(batch, keys)
         elif self._request.location.others:  # may refuse, which must happen before writing
             async with self._planned(private=True, silent=True):
@@ -141,13 +141,13 @@ class FilmRun:
         async with self._planned(private=True) as (batch, keys):
             spendable = None
             if client is not None:
-                await batch.belong_to(client)
+                await batch.check_account(client)
                 balance = await client.credits()
                 self._reporter.message(f"Balance: {balance:.12g} credits")
                 if bounds.min_balance is not None:
                     spendable = balance - bounds.min_balance
             estimate = await batch.estimate(
-                price=bounds.price,
+                prices=bounds.price,
                 keys=keys,
                 max_credits=bounds.max_credits,
                 max_tasks=bounds.max_tasks,
@@ -189,7 +189,7 @@ class FilmRun:
                     self._report_plan(plan)
                 yield batch, keys
 
-    def _report_plan(self, plan: Plan | None) -> None:
+    def _report_plan(self, plan: PlanResult | None) -> None:
         text = "resumed from its journal" if plan is None else str(plan)
         self._reporter.message(f"{self._request.source}: {text}")
         for remark in plan.remarks if plan is not None else ():
@@ -219,7 +219,7 @@ class FilmRun:
             return
         try:
             async with asyncio.timeout(BALANCE_TIMEOUT):
-                await batch.note_balance(client)
+                await batch.record_balance(client)
         except JournalError:
             raise
         except (ApikleyError, TimeoutError):
@@ -238,7 +238,7 @@ class FilmRun:
             max_credits=bounds.max_credits,
             max_tasks=bounds.max_tasks,
             min_balance=bounds.min_balance,
-            price=bounds.price,
+            prices=bounds.price,
             retry=bounds.retry,
             overwrite=bounds.overwrite,
             every_change=True,
@@ -251,7 +251,7 @@ class FilmRun:
             async with contextlib.aclosing(changes):
                 async for item in changes:
                     running.pop(item.key, None)
-                    if item.state is State.SUBMITTED and item.task_id:
+                    if item.state is ItemState.SUBMITTED and item.task_id:
                         running[item.key] = item.task_id
                         if item.task_id in submitted_before:
                             continue
@@ -265,8 +265,8 @@ class FilmRun:
         async for item in batch.items(*UNFINISHED):
             if keys is not None and item.key not in keys:
                 continue
-            films += not item.gone or item.state is not State.PLANNED
-            if item.task_id and item.state in (State.SUBMITTED, State.STALLED):
+            films += not item.gone or item.state is not ItemState.PLANNED
+            if item.task_id and item.state in (ItemState.SUBMITTED, ItemState.STALLED):
                 submitted[item.key] = item.task_id
         self._reporter.view.expect(films)
         return submitted
@@ -285,7 +285,7 @@ class FilmRun:
             await asyncio.sleep(WATCH_INTERVAL)
 
     def _report_change(self, client: Client, item: Item) -> None:
-        if item.state is State.UNCERTAIN:
+        if item.state is ItemState.UNCERTAIN:
             event = "listening" if client.attempts.receives_callbacks else "doubted"
             self._reporter.event(event, key=item.key, cause=item.cause)
         report_item(self._reporter, item, paths_of(item, self._folder))
@@ -315,7 +315,7 @@ class FilmRun:
         self._closing.report_resume()
 
 
-async def _faults_as_refusal(planning: Awaitable[Plan]) -> Plan:
+async def _faults_as_refusal(planning: Awaitable[PlanResult]) -> PlanResult:
     """The plan, or a refusal that lists every fault of the manifest."""
     try:
         return await planning

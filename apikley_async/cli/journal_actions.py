@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Item, State, is_manifest
+from apikley_async.batch import Batch, Item, ItemState, is_manifest
 from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.options import ServiceOptions
@@ -82,10 +82,10 @@ def decide(
 
     async def act() -> int:
         async with Batch.open(existing_journal(path), adopt=adopt) as batch:
-            uncertain = [item.key async for item in batch.items(State.UNCERTAIN)]
+            uncertain = [item.key async for item in batch.items(ItemState.UNCERTAIN)]
             shown = [key for key in uncertain if evidence_for is None or key in evidence_for]
             if shown:
-                report_evidence(reporter, *await batch.doubts(*shown))
+                report_evidence(reporter, *await batch.uncertain_items(*shown))
             await report_decision(decision(batch), reporter)
         return OK
 

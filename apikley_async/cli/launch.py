@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
-from apikley_async.batch import Batch, Plan, State, work_of
+from apikley_async.batch import Batch, ItemState, PlanResult, work_of
 from apikley_async.cli.client_factory import OpenClient, client_for
 from apikley_async.cli.film_run import FilmRun, PlanFilms, RunRequest
 from apikley_async.cli.journal_location import JournalLocation
@@ -87,11 +87,11 @@ def _client_of(options: RunOptions) -> OpenClient:
 def _plan_from(location: JournalLocation) -> PlanFilms:
     """Plans for a rehearsal what a journal has still to submit."""
 
-    async def plan(batch: Batch) -> Plan:
+    async def plan(batch: Batch) -> PlanResult:
         if location.journal is None:
-            return Plan()
+            return PlanResult()
         async with Batch.open(location.journal, private=True) as journal:
-            planned = [item async for item in journal.items(State.PLANNED) if not item.gone]
+            planned = [item async for item in journal.items(ItemState.PLANNED) if not item.gone]
             works = [(item.key, work_of(item)) for item in planned]
             return await batch.add(works, allow_duplicates=True)
 

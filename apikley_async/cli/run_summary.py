@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async.batch import Estimate, Item, State, Status
+from apikley_async.batch import BatchStatus, CostEstimate, Item, ItemState
 from apikley_async.cli.exit_codes import DECIDE, FAILED, OK, RESUME, worst
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count
@@ -25,17 +25,17 @@ __all__ = [
 ]
 
 STATE_CODES = {
-    State.FAILED: FAILED,
-    State.REJECTED: FAILED,
-    State.EXPIRED: FAILED,
-    State.UNCERTAIN: DECIDE,
-    State.PLANNED: RESUME,
-    State.SUBMITTED: RESUME,
-    State.STALLED: RESUME,
-    State.SUCCESS: RESUME,
+    ItemState.FAILED: FAILED,
+    ItemState.REJECTED: FAILED,
+    ItemState.EXPIRED: FAILED,
+    ItemState.UNCERTAIN: DECIDE,
+    ItemState.PLANNED: RESUME,
+    ItemState.SUBMITTED: RESUME,
+    ItemState.STALLED: RESUME,
+    ItemState.SUCCESS: RESUME,
 }
 
-Counts = Mapping[State, int]
+Counts = Mapping[ItemState, int]
 
 
 @attrs.define
@@ -53,14 +53,14 @@ class RunSummary:
     """
 
     keys: frozenset[str] | None
-    counts: Counter[State] = attrs.Factory(Counter)
+    counts: Counter[ItemState] = attrs.Factory(Counter)
     done: list[Item] = attrs.Factory(list)
     uncertain: list[Item] = attrs.Factory(list)
     others: list[Item] = attrs.Factory(list)
 
     def add(self, item: Item) -> None:
         """Count an item."""
-        withdrawn = item.gone and item.state is State.PLANNED
+        withdrawn = item.gone and item.state is ItemState.PLANNED
         if self.keys is not None and item.key not in self.keys:
             if item.state in STATE_CODES and not withdrawn:
                 self.others.append(item)
@@ -68,9 +68,9 @@ class RunSummary:
         if withdrawn:
             return
         self.counts[item.state] += 1
-        if item.state is State.DONE:
+        if item.state is ItemState.DONE:
             self.done.append(item)
-        elif item.state is State.UNCERTAIN:
+        elif item.state is ItemState.UNCERTAIN:
             self.uncertain.append(item)
 
 
@@ -88,13 +88,13 @@ def paths_of(item: Item, folder: Path) -> list[Path]:
 
 
 EVENTS = {
-    State.SUBMITTED: "submitted",
-    State.SUCCESS: "ready",
-    State.DONE: "saved",
-    State.FAILED: "failed",
-    State.REJECTED: "failed",
-    State.EXPIRED: "failed",
-    State.STALLED: "stopped",
+    ItemState.SUBMITTED: "submitted",
+    ItemState.SUCCESS: "ready",
+    ItemState.DONE: "saved",
+    ItemState.FAILED: "failed",
+    ItemState.REJECTED: "failed",
+    ItemState.EXPIRED: "failed",
+    ItemState.STALLED: "stopped",
 }
 
 
@@ -108,11 +108,11 @@ def report_item(reporter: Reporter, item: Item, paths: Collection[Path]) -> None
     elif event is not None and not (item.cause and event == "ready"):
         names = [str(path) for path in paths]
         reporter.event(event, **facts, credits=item.credits, paths=names)
-    elif item.cause and item.state in (State.PLANNED, State.SUCCESS):
+    elif item.cause and item.state in (ItemState.PLANNED, ItemState.SUCCESS):
         reporter.event("delayed", **facts, reason=item.cause)
 
 
-def report_counts(reporter: Reporter, counts: Counts, status: Status) -> None:
+def report_counts(reporter: Reporter, counts: Counts, status: BatchStatus) -> None:
     """Report how many films are in which state, and what the journal has cost."""
     numbers = {state.value: number for state, number in counts.items()}
     reporter.event(
@@ -124,7 +124,7 @@ def report_counts(reporter: Reporter, counts: Counts, status: Status) -> None:
     )
 
 
-def report_estimate(reporter: Reporter, estimate: Estimate) -> None:
+def report_estimate(reporter: Reporter, estimate: CostEstimate) -> None:
     """Report what is still to be paid."""
     text = f"{count(estimate.films)} to be paid, {estimate.credits:.12g} credits"
     if estimate.unpriced:

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from apikley_async import Attempt, Shot, Storyboard, Verdict
-from apikley_async.batch import Event, File, Item, State, Step, Store
-from apikley_async.batch.manifest.fields import entry_of
-from apikley_async.batch.store.protocol import Entry
+from apikley_async.batch import Item, ItemEvent, ItemState, SavedFile, Store, Transition
+from apikley_async.batch.manifest.payload import make_entry
+from apikley_async.batch.store.protocol import ManifestEntry
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
 
 
-def film(key: str, scene: str | None = None, **options: object) -> Entry:
+def film(key: str, scene: str | None = None, **options: object) -> ManifestEntry:
     board = Storyboard([Shot(scene or f"The scene of {key}.", 5)], duration=10)
-    return entry_of(board, key, where=f"entry {key}", **options)  # type: ignore[arg-type]
+    return make_entry(board, key, where=f"entry {key}", **options)  # type: ignore[arg-type]
 
 
 def attempt(token: str, verdict: Verdict, task_id: str | None = None) -> Attempt:
@@ -43,7 +43,7 @@ class StoreContract:
     async def accept(self, store: Store, key: str, task_id: str) -> None:
         await store.intend(key, f"token-{key}", "print", 150.0)
         ended = attempt(f"token-{key}", Verdict.ACCEPTED, task_id)
-        await store.settle(key, ended, Step(Event.ACCEPT, task_id=task_id))
+        await store.settle(key, ended, Transition(ItemEvent.ACCEPT, task_id=task_id))
 
     async def test_a_plan_is_kept(self) -> None:
         """What was planned is there after closing and opening, in its order."""
@@ -54,8 +54,8 @@ class StoreContract:
 
         assert (plan.new, plan.known, plan.gone) == (2, 0, 0)
         assert [(item.key, item.state) for item in items] == [
-            ("b", State.PLANNED),
-            ("a", State.PLANNED),
+            ("b", ItemState.PLANNED),
+            ("a", ItemState.PLANNED),
         ]
 
     async def test_planning_the_same_again_adds_nothing(self, store: Store) -> None:
@@ -98,7 +98,7 @@ class StoreContract:
         await store.plan([film("a")])
         await store.intend("a", "1" * 32, "print", None)
         await store.settle(
-            "a", attempt("1" * 32, Verdict.THROTTLED), Step(Event.THROTTLE, cause="busy")
+            "a", attempt("1" * 32, Verdict.THROTTLED), Transition(ItemEvent.THROTTLE, cause="busy")
         )
 
         with pytest.raises(ManifestConflictError, match=r"'a'.*other content"):
@@ -109,8 +109,8 @@ class StoreContract:
     async def test_content_may_change_until_something_was_sent(self, store: Store) -> None:
         """Planned, dropped before any attempt, or refused for good: it is planned anew. (M11)."""
         await store.plan([film("a"), film("b"), film("c")])
-        await store.step("b", Step(Event.DROP, by="me"))
-        await store.step("c", Step(Event.REFUSE, cause="no picture"))
+        await store.apply("b", Transition(ItemEvent.DROP, by="me"))
+        await store.apply("c", Transition(ItemEvent.REFUSE, cause="no picture"))
 
         plan = await store.plan([film(key, "Something else.") for key in "a"])
         more = await store.plan([film("b", "Another."), film("c", "A third.")])
@@ -118,7 +118,7 @@ class StoreContract:
         assert (plan.changed, plan.new, plan.known, more.changed) == (1, 0, 0, 2)
         for key in "abc":
             item = await store.item(key)
-            assert (item.state, item.cause) == (State.PLANNED, "")
+            assert (item.state, item.cause) == (ItemState.PLANNED, "")
             assert [event["event"] for event in await store.events(key)][-1] == "change"
         assert "A third." in (await store.item("c")).payload
         assert await store.verify() == []
@@ -135,7 +135,7 @@ class StoreContract:
     async def test_a_dropped_film_may_be_planned_under_another_key(self, store: Store) -> None:
         """Nobody pays twice for what was given up. (A22)."""
         await store.plan([film("a", "One scene.")])
-        await store.step("a", Step(Event.DROP, by="me"))
+        await store.apply("a", Transition(ItemEvent.DROP, by="me"))
 
         assert (await store.plan([film("b", "One scene.")])).new == 1
 
@@ -189,21 +189,21 @@ class StoreContract:
         """From planned to done, with everything that is learnt on the way."""
         await store.plan([film("a")])
         await store.intend("a", "t1", "print", 150.0)
-        assert (await store.item("a")).state is State.SENDING
+        assert (await store.item("a")).state is ItemState.SENDING
 
         ended = attempt("t1", Verdict.ACCEPTED, "task_1")
-        await store.settle("a", ended, Step(Event.ACCEPT, task_id="task_1"))
-        await store.step("a", Step(Event.SUCCEED, credits=150.0, result='{"urls": []}'))
-        saved = File(Path("/films/a.mp4"), 5, "00ff" * 16)
-        done = await store.step("a", Step(Event.SAVE, files=(saved,)))
+        await store.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id="task_1"))
+        await store.apply("a", Transition(ItemEvent.SUCCEED, credits=150.0, result='{"urls": []}'))
+        saved = SavedFile(Path("/films/a.mp4"), 5, "00ff" * 16)
+        done = await store.apply("a", Transition(ItemEvent.SAVE, files=(saved,)))
 
         assert done == await store.item("a")
-        assert done.state is State.DONE
+        assert done.state is ItemState.DONE
         assert done.task_id == "task_1"
         assert done.credits == 150.0
         assert done.files == (saved,)
         assert done.attempts == 1
-        [charge] = await store.charges()
+        [charge] = await store.attempt_costs()
         assert (charge.uncertain, charge.reserved, charge.consumed) == (False, 150.0, 150.0)
         assert not await store.verify()
 
@@ -216,7 +216,7 @@ class StoreContract:
 
         assert (renamed.key, renamed.task_id, renamed.attempts) == ("b", "task_1", 1)
         assert [row["token"] for row in await store.attempts("b")] == ["token-a"]
-        assert [charge.key for charge in await store.charges()] == ["b"]
+        assert [charge.key for charge in await store.attempt_costs()] == ["b"]
         last = [*await store.events("b")][-1]
         assert (last["event"], last["by"]) == ("rename", "me")
         with pytest.raises(KeyError):
@@ -230,7 +230,7 @@ class StoreContract:
         """Where films were saved, the newest last."""
         async with self.opened() as store:
             for name in ("one", "two", "one"):
-                await store.keep_folder(Path("/films") / name)
+                await store.add_folder(Path("/films") / name)
         async with self.opened() as store:
             assert [*await store.folders()] == [Path("/films/two"), Path("/films/one")]
 
@@ -239,9 +239,11 @@ class StoreContract:
         await store.plan([film("a")])
 
         with pytest.raises(LookupError):
-            await store.step("a", Step(Event.SUCCEED))
+            await store.apply("a", Transition(ItemEvent.SUCCEED))
         with pytest.raises(LookupError):
-            await store.settle("a", attempt("t", Verdict.ACCEPTED, "x"), Step(Event.ACCEPT))
+            await store.settle(
+                "a", attempt("t", Verdict.ACCEPTED, "x"), Transition(ItemEvent.ACCEPT)
+            )
         await store.intend("a", "t1", "print", None)
         with pytest.raises(LookupError):
             await store.intend("a", "t2", "print", None)
@@ -255,9 +257,9 @@ class StoreContract:
             await store.intend("a", "t1", "print", 150.0)
         async with self.opened() as store:
             item = await store.item("a")
-            [charge] = await store.charges()
+            [charge] = await store.attempt_costs()
 
-            assert item.state is State.UNCERTAIN
+            assert item.state is ItemState.UNCERTAIN
             assert item.cause
             assert charge.uncertain
             assert not await store.verify()
@@ -267,16 +269,18 @@ class StoreContract:
         await store.plan([film(key) for key in "abc"])
         for key in "abc":
             await store.intend(key, f"t-{key}", "print", None)
-            await store.settle(key, attempt(f"t-{key}", Verdict.UNCERTAIN), Step(Event.DOUBT))
+            await store.settle(
+                key, attempt(f"t-{key}", Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN)
+            )
 
-        resolved = await store.step("a", Step(Event.RESOLVE, task_id="task_a", by="me"))
-        again = await store.step("b", Step(Event.RESUBMIT, by="me"))
-        dropped = await store.step("c", Step(Event.DROP, by="me"))
+        resolved = await store.apply("a", Transition(ItemEvent.RESOLVE, task_id="task_a", by="me"))
+        again = await store.apply("b", Transition(ItemEvent.RESUBMIT, by="me"))
+        dropped = await store.apply("c", Transition(ItemEvent.DROP, by="me"))
 
-        assert (resolved.state, resolved.task_id) == (State.SUBMITTED, "task_a")
-        assert (again.state, again.task_id) == (State.PLANNED, None)
-        assert dropped.state is State.DROPPED
-        uncertain = {charge.key for charge in await store.charges() if charge.uncertain}
+        assert (resolved.state, resolved.task_id) == (ItemState.SUBMITTED, "task_a")
+        assert (again.state, again.task_id) == (ItemState.PLANNED, None)
+        assert dropped.state is ItemState.DROPPED
+        uncertain = {charge.key for charge in await store.attempt_costs() if charge.uncertain}
         assert uncertain == {"b", "c"}
         assert not await store.verify()
 
@@ -285,16 +289,18 @@ class StoreContract:
         await store.plan([film("a")])
         for token in ("t1", "t2"):
             await store.intend("a", token, "print", None)
-            await store.settle("a", attempt(token, Verdict.UNCERTAIN), Step(Event.DOUBT))
+            await store.settle(
+                "a", attempt(token, Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN)
+            )
             if token == "t1":
-                await store.step("a", Step(Event.RESUBMIT, by="me"))
+                await store.apply("a", Transition(ItemEvent.RESUBMIT, by="me"))
 
         with pytest.raises(LookupError, match="t1"):
-            await store.step("a", Step(Event.RESOLVE, task_id="task_1", token="t1"))
+            await store.apply("a", Transition(ItemEvent.RESOLVE, task_id="task_1", token="t1"))
         item = await store.item("a")
-        assert (item.state, item.task_id) == (State.UNCERTAIN, None)
+        assert (item.state, item.task_id) == (ItemState.UNCERTAIN, None)
 
-        await store.step("a", Step(Event.RESOLVE, task_id="task_2", token="t2"))
+        await store.apply("a", Transition(ItemEvent.RESOLVE, task_id="task_2", token="t2"))
         named = {row["token"]: row["task_id"] for row in await store.attempts("a")}
         assert named == {"t1": None, "t2": "task_2"}
 
@@ -305,26 +311,26 @@ class StoreContract:
         await store.intend("b", "t-b", "print", None)
 
         ended = attempt("t-b", Verdict.ACCEPTED, "task_1")
-        item = await store.settle("b", ended, Step(Event.ACCEPT, task_id="task_1"))
+        item = await store.settle("b", ended, Transition(ItemEvent.ACCEPT, task_id="task_1"))
 
-        assert (item.state, item.task_id) == (State.UNCERTAIN, None)
+        assert (item.state, item.task_id) == (ItemState.UNCERTAIN, None)
         assert "the task of 'a'" in item.cause
         with pytest.raises(JournalError, match="'a'"):
-            await store.step("b", Step(Event.RESOLVE, task_id="task_1", token="t-b"))
-        assert (await store.item("b")).state is State.UNCERTAIN
+            await store.apply("b", Transition(ItemEvent.RESOLVE, task_id="task_1", token="t-b"))
+        assert (await store.item("b")).state is ItemState.UNCERTAIN
 
     async def test_a_film_made_again_has_a_new_task(self, store: Store) -> None:
         """A retry begins without a task id; the old charge stays in the books. (A27)."""
         await store.plan([film("a")])
         await self.accept(store, "a", "task_1")
-        await store.step("a", Step(Event.FAIL, fail_code="500", credits=9.0))
-        item = await store.step("a", Step(Event.RETRY, by="me"))
+        await store.apply("a", Transition(ItemEvent.FAIL, fail_code="500", credits=9.0))
+        item = await store.apply("a", Transition(ItemEvent.RETRY, by="me"))
         assert (item.task_id, item.credits) == (None, None)
         await store.intend("a", "t2", "print", 150.0)
         ended = attempt("t2", Verdict.ACCEPTED, "task_2")
-        await store.settle("a", ended, Step(Event.ACCEPT, task_id="task_2"))
+        await store.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id="task_2"))
 
-        assert [charge.consumed for charge in await store.charges()] == [9.0, None]
+        assert [charge.consumed for charge in await store.attempt_costs()] == [9.0, None]
         assert not await store.verify()
 
     async def test_pages(self, store: Store) -> None:
@@ -332,31 +338,31 @@ class StoreContract:
         await store.plan([film(f"k{number}") for number in range(7)])
         await self.accept(store, "k3", "task_3")
 
-        first = await store.items((State.PLANNED,), count=4)
-        rest = await store.items((State.PLANNED,), after=first[-1].order)
+        first = await store.items((ItemState.PLANNED,), count=4)
+        rest = await store.items((ItemState.PLANNED,), after=first[-1].order)
 
         assert [item.key for item in (*first, *rest)] == ["k0", "k1", "k2", "k4", "k5", "k6"]
-        assert await store.counts() == {State.PLANNED: 6, State.SUBMITTED: 1}
+        assert await store.counts() == {ItemState.PLANNED: 6, ItemState.SUBMITTED: 1}
 
     async def test_ends_of_attempts(self, store: Store) -> None:
         """The ends of the last attempts are known, for a limiter's window. (R2)."""
         await store.plan([film("a")])
         await self.accept(store, "a", "task_1")
 
-        [(age, uncertain)] = await store.ends(60.0)
+        [(age, uncertain)] = await store.recent_attempts(60.0)
         assert 0 <= age < 60
         assert not uncertain
-        assert await store.ends(-1.0) == []
+        assert await store.recent_attempts(-1.0) == []
 
     async def test_ends_of_uncertain_attempts(self, store: Store) -> None:
         """What may still arrive is told as that; what never left is not told. (R2)."""
         await store.plan([film("a"), film("b")])
         for key, verdict in (("a", Verdict.UNCERTAIN), ("b", Verdict.UNSENT)):
-            event = Event.DOUBT if verdict is Verdict.UNCERTAIN else Event.UNSENT
+            event = ItemEvent.UNCERTAIN if verdict is Verdict.UNCERTAIN else ItemEvent.UNSENT
             await store.intend(key, f"token-{key}", "print", None)
-            await store.settle(key, attempt(f"token-{key}", verdict), Step(event))
+            await store.settle(key, attempt(f"token-{key}", verdict), Transition(event))
 
-        assert [uncertain for _, uncertain in await store.ends(60.0)] == [True]
+        assert [uncertain for _, uncertain in await store.recent_attempts(60.0)] == [True]
 
     async def test_it_belongs_to_one_account(self) -> None:
         """Another key or address is refused, since its tasks would not be found. (J13)."""
@@ -385,38 +391,42 @@ class StoreContract:
         with pytest.raises(LookupError):
             await store.intend("b", "t1", "print", 150.0)
         assert len(await store.attempts("a")) == len(await store.events("a")) == 1
-        assert (await store.item("b")).state is State.PLANNED
+        assert (await store.item("b")).state is ItemState.PLANNED
 
-        await store.settle("a", attempt("t1", Verdict.UNSENT), Step(Event.UNSENT))
+        await store.settle("a", attempt("t1", Verdict.UNSENT), Transition(ItemEvent.UNSENT))
         with pytest.raises(LookupError):
             await store.intend("a", "t1", "print", 150.0)
-        assert (await store.item("a")).state is State.PLANNED
+        assert (await store.item("a")).state is ItemState.PLANNED
 
     @pytest.mark.parametrize(
         ("verdict", "event", "state"),
         [
-            (Verdict.ACCEPTED, Event.ACCEPT, State.SUBMITTED),
-            (Verdict.THROTTLED, Event.THROTTLE, State.PLANNED),
-            (Verdict.UNSENT, Event.UNSENT, State.PLANNED),
-            (Verdict.REFUSED, Event.REFUSE, State.REJECTED),
-            (Verdict.UNCERTAIN, Event.DOUBT, State.UNCERTAIN),
+            (Verdict.ACCEPTED, ItemEvent.ACCEPT, ItemState.SUBMITTED),
+            (Verdict.THROTTLED, ItemEvent.THROTTLE, ItemState.PLANNED),
+            (Verdict.UNSENT, ItemEvent.UNSENT, ItemState.PLANNED),
+            (Verdict.REFUSED, ItemEvent.REFUSE, ItemState.REJECTED),
+            (Verdict.UNCERTAIN, ItemEvent.UNCERTAIN, ItemState.UNCERTAIN),
         ],
     )
     async def test_an_outcome_is_written_once(
-        self, store: Store, verdict: Verdict, event: Event, state: State
+        self, store: Store, verdict: Verdict, event: ItemEvent, state: ItemState
     ) -> None:
         """The same again gives the item, and changes nothing. (I13)."""
         task_id = "task_1" if verdict is Verdict.ACCEPTED else None
-        ended, step = attempt("t1", verdict, task_id), Step(event, task_id=task_id)
+        ended, step = attempt("t1", verdict, task_id), Transition(event, task_id=task_id)
         await store.plan([film("a")])
         await store.intend("a", "t1", "print", 150.0)
         first = await store.settle("a", ended, step)
-        told = await store.events(), await store.attempts("a"), await store.charges()
+        told = await store.events(), await store.attempts("a"), await store.attempt_costs()
 
         assert await store.settle("a", ended, step) == first
 
         assert (first.state, first.task_id) == (state, task_id)
-        assert (await store.events(), await store.attempts("a"), await store.charges()) == told
+        assert (
+            await store.events(),
+            await store.attempts("a"),
+            await store.attempt_costs(),
+        ) == told
         assert not await store.verify()
 
     async def test_an_outcome_needs_its_attempt(self, store: Store) -> None:
@@ -426,11 +436,13 @@ class StoreContract:
         for key, token in (("a", "t2"), ("b", "t1")):
             with pytest.raises(LookupError):
                 await store.settle(
-                    key, attempt(token, Verdict.ACCEPTED, "x"), Step(Event.ACCEPT, task_id="x")
+                    key,
+                    attempt(token, Verdict.ACCEPTED, "x"),
+                    Transition(ItemEvent.ACCEPT, task_id="x"),
                 )
 
-        assert (await store.item("a")).state is State.SENDING
-        assert (await store.item("b")).state is State.PLANNED
+        assert (await store.item("a")).state is ItemState.SENDING
+        assert (await store.item("b")).state is ItemState.PLANNED
 
     async def interrupted(self, *keys: str) -> None:
         """Leave items whose attempts were out when their owner ended."""
@@ -441,7 +453,7 @@ class StoreContract:
 
     async def answer(self, store: Store, key: str, task_id: str) -> Item:
         late = attempt(f"t-{key}", Verdict.ACCEPTED, task_id)
-        return await store.settle(key, late, Step(Event.ACCEPT, task_id=task_id))
+        return await store.settle(key, late, Transition(ItemEvent.ACCEPT, task_id=task_id))
 
     async def test_a_late_answer_binds(self) -> None:
         """Its owner was believed dead; the film is paid, and is not paid again. (A28)."""
@@ -450,44 +462,49 @@ class StoreContract:
             for _ in range(2):
                 item = await self.answer(store, "a", "task_1")
 
-                assert (item.state, item.task_id) == (State.SUBMITTED, "task_1")
+                assert (item.state, item.task_id) == (ItemState.SUBMITTED, "task_1")
             last = (await store.events("a"))[-1]
-            assert (last["from"], last["to"]) == (State.UNCERTAIN, State.SUBMITTED)
+            assert (last["from"], last["to"]) == (ItemState.UNCERTAIN, ItemState.SUBMITTED)
             assert (last["token"], "late" in last["cause"]) == ("t-a", True)
             assert [row["to"] for row in await store.events("a")].count("submitted") == 1
-            [charge] = await store.charges()
+            [charge] = await store.attempt_costs()
             assert not charge.uncertain
             assert not await store.verify()
 
     @pytest.mark.parametrize(
         ("verdict", "event"),
         [
-            (Verdict.THROTTLED, Event.THROTTLE),
-            (Verdict.UNSENT, Event.UNSENT),
-            (Verdict.REFUSED, Event.REFUSE),
-            (Verdict.UNCERTAIN, Event.DOUBT),
+            (Verdict.THROTTLED, ItemEvent.THROTTLE),
+            (Verdict.UNSENT, ItemEvent.UNSENT),
+            (Verdict.REFUSED, ItemEvent.REFUSE),
+            (Verdict.UNCERTAIN, ItemEvent.UNCERTAIN),
         ],
     )
-    async def test_other_late_outcomes_change_nothing(self, verdict: Verdict, event: Event) -> None:
+    async def test_other_late_outcomes_change_nothing(
+        self, verdict: Verdict, event: ItemEvent
+    ) -> None:
         """Whoever has seen the item as uncertain may have decided by that."""
         await self.interrupted("a")
         async with self.opened() as store:
             before = await store.item("a"), await store.events()
 
-            item = await store.settle("a", attempt("t-a", verdict), Step(event))
+            item = await store.settle("a", attempt("t-a", verdict), Transition(event))
 
             assert (item, await store.events()) == before
-            assert item.state is State.UNCERTAIN
+            assert item.state is ItemState.UNCERTAIN
             assert not await store.verify()
 
     @pytest.mark.parametrize(
-        ("event", "state"), [(Event.RESUBMIT, State.PLANNED), (Event.DROP, State.DROPPED)]
+        ("event", "state"),
+        [(ItemEvent.RESUBMIT, ItemState.PLANNED), (ItemEvent.DROP, ItemState.DROPPED)],
     )
-    async def test_a_late_answer_after_a_decision_is_kept(self, event: Event, state: State) -> None:
+    async def test_a_late_answer_after_a_decision_is_kept(
+        self, event: ItemEvent, state: ItemState
+    ) -> None:
         """The decision stays; what was bought besides is in the books, and is read later. (A18)."""
         await self.interrupted("a")
         async with self.opened() as store:
-            await store.step("a", Step(event, by="me"))
+            await store.apply("a", Transition(event, by="me"))
             told = await store.events()
             for _ in range(2):
                 item = await self.answer(store, "a", "task_1")
@@ -496,9 +513,9 @@ class StoreContract:
         async with self.opened() as store:
             [row] = await store.attempts("a")
             assert (row["state"], row["task_id"]) == ("abandoned", "task_1")
-            [expected] = await store.expected()
+            [expected] = await store.expected_callbacks()
             assert (expected.task_id, expected.named) == ("", ("task_1",))
-            [charge] = await store.charges()
+            [charge] = await store.attempt_costs()
             assert (charge.uncertain, charge.reserved) == (False, 150.0)
             assert await store.events() == told
             assert not await store.verify()
@@ -512,8 +529,8 @@ class StoreContract:
         for _ in range(2):
             item = await self.answer(store, "a", "task_2")
 
-            assert (item.state, item.task_id) == (State.SUBMITTED, "task_1")
-        [expected] = await store.expected()
+            assert (item.state, item.task_id) == (ItemState.SUBMITTED, "task_1")
+        [expected] = await store.expected_callbacks()
         assert (expected.task_id, expected.named) == ("task_1", ("task_2",))
         assert not await store.verify()
 
@@ -521,29 +538,29 @@ class StoreContract:
         """However often it calls, and only for an attempt that is known. (W8)."""
         await store.plan([film("a")])
         await store.intend("a", "t1", "print", None)
-        await store.settle("a", attempt("t1", Verdict.UNCERTAIN), Step(Event.DOUBT))
+        await store.settle("a", attempt("t1", Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN))
         for _ in range(2):
-            await store.receive("t1", "task_1")
-            await store.receive("stranger", "task_2")
+            await store.keep_callback("t1", "task_1")
+            await store.keep_callback("stranger", "task_2")
 
-        [expected] = await store.expected()
+        [expected] = await store.expected_callbacks()
         assert (expected.token, expected.task_id, expected.named) == ("t1", None, ("task_1",))
         assert 0 <= expected.age < 60
 
-    @pytest.mark.parametrize("event", [Event.RESOLVE, Event.RESUBMIT, Event.DROP])
-    async def test_a_step_of_an_attempt_is_made_once(self, event: Event) -> None:
+    @pytest.mark.parametrize("event", [ItemEvent.RESOLVE, ItemEvent.RESUBMIT, ItemEvent.DROP])
+    async def test_a_step_of_an_attempt_is_made_once(self, event: ItemEvent) -> None:
         """The same again changes nothing; another one is refused."""
         await self.interrupted("a")
         async with self.opened() as store:
-            task_id = "task_1" if event is Event.RESOLVE else None
-            step = Step(event, token="t-a", task_id=task_id, by="callback")
-            first = await store.step("a", step)
+            task_id = "task_1" if event is ItemEvent.RESOLVE else None
+            step = Transition(event, token="t-a", task_id=task_id, by="callback")
+            first = await store.apply("a", step)
             told = await store.events()
 
-            assert await store.step("a", step) == first
+            assert await store.apply("a", step) == first
             assert await store.events() == told
             with pytest.raises(LookupError):
-                await store.step("a", Step(Event.RESOLVE, token="t-a", task_id="task_2"))
+                await store.apply("a", Transition(ItemEvent.RESOLVE, token="t-a", task_id="task_2"))
             assert await store.item("a") == first
             assert not await store.verify()
 
@@ -562,7 +579,7 @@ class StoreContract:
         """In its order, with who decided and about which attempt."""
         await store.plan([film("a"), film("b")])
         await store.intend("a", "t1", "print", None)
-        await store.step("b", Step(Event.DROP, cause="given up", by="me"))
+        await store.apply("b", Transition(ItemEvent.DROP, cause="given up", by="me"))
 
         one, all_ = await store.events("b"), await store.events()
 
@@ -577,7 +594,7 @@ class StoreContract:
         reading = asyncio.Event()
         await store.plan([film("a")])
 
-        def entries() -> Iterator[Entry]:
+        def entries() -> Iterator[ManifestEntry]:
             loop.call_soon_threadsafe(reading.set)
             yield film("b")
             assert written.wait(10)
@@ -589,4 +606,4 @@ class StoreContract:
         written.set()
 
         assert (await planning).new == 2
-        assert (await store.item("a")).state is State.SUBMITTED
+        assert (await store.item("a")).state is ItemState.SUBMITTED

@@ -8,12 +8,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from apikley_async import Backoff, Client, Environment, RateLimiter, Shot, Storyboard
-from apikley_async.batch import Batch, Item, State
+from apikley_async.batch import Batch, Item, ItemState
 from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 from apikley_async.testing import LoopClock
 
 KEY = "a-key-that-opens-nothing"  # the same in every world
-RESTING = {State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.EXPIRED}
+RESTING = {
+    ItemState.DONE,
+    ItemState.FAILED,
+    ItemState.REJECTED,
+    ItemState.UNCERTAIN,
+    ItemState.EXPIRED,
+}
 
 
 def board(key: str, duration: int = 10) -> Storyboard:
@@ -56,7 +62,7 @@ async def ran(batch: Batch, client: Client, **options: object) -> list[Item]:
     return [item async for item in batch.run(client, **options)]  # type: ignore[arg-type]
 
 
-async def states(batch: Batch) -> dict[str, State]:
+async def states(batch: Batch) -> dict[str, ItemState]:
     return {item.key: item.state async for item in batch.items()}
 
 
@@ -69,7 +75,7 @@ def scene_of(body: object) -> str:
 async def check_books(simulator: Simulator, batch: Batch, folder: Path) -> None:
     """The ledger, the journal and the folder tell one story. (I1, I2, I3, I11, I12)"""
     items = {item.key: item async for item in batch.items()}
-    uncertain = {key for key, item in items.items() if item.state is State.UNCERTAIN}
+    uncertain = {key for key, item in items.items() if item.state is ItemState.UNCERTAIN}
     paid: dict[str, list[str]] = {key: [] for key in items}
     for charge in simulator.ledger.paid:
         paid[scene_of(charge.body)].append(charge.task_id)
@@ -80,7 +86,7 @@ async def check_books(simulator: Simulator, batch: Batch, folder: Path) -> None:
             assert key in uncertain, f"{key} was paid as {tasks[0]} and is {items[key].state}"
     assert len(simulator.ledger.paid) <= len(items) + len(uncertain)
 
-    done = {key: item for key, item in items.items() if item.state is State.DONE}
+    done = {key: item for key, item in items.items() if item.state is ItemState.DONE}
     for item in done.values():
         [file] = item.files
         assert file.path == folder / f"{item.key}.mp4"

@@ -24,7 +24,7 @@ from batch.scenery import (
 from volume import volume
 
 from apikley_async import RateLimiter
-from apikley_async.batch import Batch, Journal, State, Store
+from apikley_async.batch import Batch, ItemState, Journal, Store
 from apikley_async.errors import JournalError, ManifestError, NotFoundError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -32,7 +32,7 @@ from apikley_async.testing import LoopClock
 pytestmark = pytest.mark.virtual
 
 
-async def finish(simulator: Simulator, path: Path, folder: Path) -> dict[str, State]:
+async def finish(simulator: Simulator, path: Path, folder: Path) -> dict[str, ItemState]:
     """Run to the end, and check everything there is to check."""
     async with customer(simulator, seed=9) as client, opened(path) as batch:
         await ran(batch, client, folder=folder)
@@ -61,24 +61,24 @@ async def test_any_store_will_do(tmp_path: Path) -> None:
         simulator.script("create", [Fault.OK, Fault.RESET_AFTER, Fault.code(422)])
         async with customer(simulator) as client, Batch(store, clock=LoopClock()) as batch:
             await batch.add(films(6))
-            await ran(batch, client, folder=folder, price=150, max_credits=9e9, min_balance=1)
+            await ran(batch, client, folder=folder, prices=150, max_credits=9e9, min_balance=1)
             assert (await batch.status()).counts == {
-                State.DONE: 4,
-                State.UNCERTAIN: 1,
-                State.REJECTED: 1,
+                ItemState.DONE: 4,
+                ItemState.UNCERTAIN: 1,
+                ItemState.REJECTED: 1,
             }
-            [lost] = [i.key async for i in batch.items(State.UNCERTAIN)]
+            [lost] = [i.key async for i in batch.items(ItemState.UNCERTAIN)]
             task_id = next(c.task_id for c in simulator.ledger.paid if scene_of(c.body) == lost)
             await batch.resolve(lost, task_id=task_id, client=client)
             await batch.retry()
             assert (await batch.estimate()).films == 1
             await ran(batch, client, folder=folder)
             await check_books(simulator, batch, folder)
-            assert set((await states(batch)).values()) == {State.DONE}
+            assert set((await states(batch)).values()) == {ItemState.DONE}
         with pytest.raises(JournalError, match="not open"):
             await batch.status()
 
-    assert await journal.counts() == {State.DONE: 6}
+    assert await journal.counts() == {ItemState.DONE: 6}
     await journal.aclose()
 
 
@@ -137,15 +137,15 @@ async def test_a_run_can_be_left_at_any_moment(way: str, moment: float, tmp_path
             if not consumer.cancelled() and (error := consumer.exception()) is not None:
                 assert way == "close", error
                 assert moment == 0.0  # it had not begun
-                assert "is not open" in str(error)
+                assert "is closed" in str(error)
             assert client.unclaimed == []
             assert client.uncertain == []
 
         async with opened(path) as batch:
-            assert State.UNCERTAIN not in (await states(batch)).values()
+            assert ItemState.UNCERTAIN not in (await states(batch)).values()
             assert await batch.verify() == []
         stand = await finish(simulator, path, folder)
-    assert set(stand.values()) == {State.DONE}
+    assert set(stand.values()) == {ItemState.DONE}
     assert len(simulator.ledger.paid) == 10
 
 
@@ -165,7 +165,7 @@ async def test_stopping_ends_the_loop_without_an_error(tmp_path: Path) -> None:
             break
         await ran(batch, client, folder=tmp_path)
 
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
         assert batch.stopped is None
         assert len(simulator.ledger.paid) == 3
 
@@ -188,7 +188,7 @@ async def test_what_was_out_at_the_end_is_still_told(tmp_path: Path) -> None:
         heard = await ran(batch, client, folder=tmp_path)
         await stopping
 
-        assert [(item.key, item.state) for item in heard] == [("k0", State.UNCERTAIN)]
+        assert [(item.key, item.state) for item in heard] == [("k0", ItemState.UNCERTAIN)]
 
 
 @pytest.mark.parametrize("first", ["client", "batch"])
@@ -213,7 +213,7 @@ async def test_client_and_batch_may_be_closed_in_either_order(
         await asyncio.wait_for(running, 60)
         assert batch.stopped in ("The client was closed", "The batch was closed")
         assert client.unclaimed == []
-        assert set((await finish(simulator, path, folder)).values()) == {State.DONE}
+        assert set((await finish(simulator, path, folder)).values()) == {ItemState.DONE}
 
 
 async def test_a_post_that_outlives_all_patience_is_uncertain(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ async def test_a_post_that_outlives_all_patience_is_uncertain(tmp_path: Path) ->
             await running
             assert 29 <= asyncio.get_running_loop().time() - began <= 31
         stand = await finish(simulator, path, folder)
-    assert stand == {"k0": State.UNCERTAIN}
+    assert stand == {"k0": ItemState.UNCERTAIN}
 
 
 @pytest.mark.parametrize("seed", range(volume(3, 6)))
@@ -256,7 +256,7 @@ async def test_cancelling_at_random_steps(seed: int, tmp_path: Path) -> None:
                 assert await batch.verify() == []
             assert client.unclaimed == []
         stand = await finish(simulator, path, folder)
-    assert set(stand.values()) == {State.DONE}
+    assert set(stand.values()) == {ItemState.DONE}
     assert len(simulator.ledger.paid) == 8
 
 
@@ -326,7 +326,7 @@ async def test_others_may_look_while_it_runs(tmp_path: Path) -> None:
                 assert await look.verify() == []
                 with pytest.raises(JournalError, match="reading only"):
                     await look.add(films(4))
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
 
 
 async def test_another_account_is_refused(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ async def in_doubt(simulator: Simulator, path: Path, heard: list[bool]) -> list[
     ):
         await batch.add(films(len(heard)))
         await ran(batch, client, folder=path.parent / "films", max_running=1)
-        assert set((await states(batch)).values()) == {State.UNCERTAIN}
+        assert set((await states(batch)).values()) == {ItemState.UNCERTAIN}
     return [f"k{number}" for number in range(len(heard))]
 
 
@@ -370,11 +370,11 @@ async def test_an_uncertain_film_is_resolved_by_its_own_task_only(tmp_path: Path
             with pytest.raises(NotFoundError):
                 await batch.resolve("k0", task_id="task_of_nobody", client=client)
             item = await batch.resolve("k0", task_id=first, client=client)
-            assert (item.state, item.task_id) == (State.SUBMITTED, first)
+            assert (item.state, item.task_id) == (ItemState.SUBMITTED, first)
             await batch.resolve("k1", task_id=second, client=client)
             await ran(batch, client, folder=folder)
             await check_books(simulator, batch, folder)
-            assert set((await states(batch)).values()) == {State.DONE}
+            assert set((await states(batch)).values()) == {ItemState.DONE}
     assert len(simulator.ledger.paid) == 2
 
 
@@ -390,12 +390,12 @@ async def test_an_uncertain_film_is_submitted_again_or_dropped_by_a_person(tmp_p
             await ran(batch, client, folder=folder)
 
             stand = Counter((await states(batch)).values())
-            assert stand == {State.DONE: 2, State.DROPPED: 1}
+            assert stand == {ItemState.DONE: 2, ItemState.DROPPED: 1}
             assert await batch.verify() == []
             status = await batch.status()
             assert status.at_risk + status.unpriced > 0
         async with opened(path) as batch:
-            events = await batch._open.events()  # type: ignore[attr-defined]
+            events = await batch.store.events()  # type: ignore[attr-defined]
             assert [e["key"] for e in events if e["event"] == "resubmit" and e["by"]] == [
                 "k0",
                 "k1",
@@ -434,7 +434,7 @@ async def test_a_decision_in_the_middle_of_a_run(tmp_path: Path) -> None:
         await batch.drop("k3")
         await running
 
-        assert Counter((await states(batch)).values()) == {State.DONE: 3, State.DROPPED: 1}
+        assert Counter((await states(batch)).values()) == {ItemState.DONE: 3, ItemState.DROPPED: 1}
         assert len(simulator.ledger.paid) == 3
 
 
@@ -454,7 +454,7 @@ async def test_a_batch_that_is_left_open_by_a_break_is_closed_well(tmp_path: Pat
             consumer.cancel()
         await asyncio.wait({consumer})
         async with opened(tmp_path / "b.db") as batch:
-            assert set((await states(batch)).values()) == {State.SUBMITTED}
+            assert set((await states(batch)).values()) == {ItemState.SUBMITTED}
 
 
 def test_a_batch_is_only_named_until_it_is_entered(tmp_path: Path) -> None:

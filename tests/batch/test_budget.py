@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard
 from apikley_async._budget import Budget, Prices, Reservation
-from apikley_async.batch import Journal, State
+from apikley_async.batch import ItemState, Journal
 from apikley_async.errors import BudgetExceededError
 from apikley_async.simulator import Constant, Failure, Fault, Terms, Throttle, Uniform
 from apikley_async.testing import LoopClock
@@ -256,12 +256,12 @@ async def test_bounds_are_exact_however_many_run_at_once(
     ):
         await batch.add(films(40))
 
-        await ran(batch, client, folder=tmp_path / "films", price={10: 150}, **bound)
+        await ran(batch, client, folder=tmp_path / "films", prices={10: 150}, **bound)
 
         assert len(simulator.ledger.paid) == paid
         assert Counter((await states(batch)).values()) == {
-            State.DONE: paid,
-            State.PLANNED: 40 - paid,
+            ItemState.DONE: paid,
+            ItemState.PLANNED: 40 - paid,
         }
         assert next(iter(bound)) in (batch.stopped or "")
 
@@ -281,12 +281,12 @@ async def test_a_refusal_gives_its_share_to_the_next(refused: int, tmp_path: Pat
         simulator.script("create", [Fault.code(422)] * refused)
         await batch.add(films(12))
 
-        await ran(batch, client, folder=tmp_path / "films", price=150, max_credits=750)
+        await ran(batch, client, folder=tmp_path / "films", prices=150, max_credits=750)
 
         assert Counter((await states(batch)).values()) == {
-            State.DONE: 5,
-            State.REJECTED: refused,
-            State.PLANNED: 7 - refused,
+            ItemState.DONE: 5,
+            ItemState.REJECTED: refused,
+            ItemState.PLANNED: 7 - refused,
         }
 
 
@@ -320,7 +320,7 @@ async def test_a_price_that_was_too_low_does_not_undo_a_bound(
             await batch.add(films(8))
 
             await ran(
-                batch, client, folder=tmp_path / "films", price=10, max_running=running, **bound
+                batch, client, folder=tmp_path / "films", prices=10, max_running=running, **bound
             )
 
             assert len(simulator.ledger.paid) == paid
@@ -352,12 +352,12 @@ async def test_what_waits_to_be_sent_is_priced_anew_before_it_is(
             simulator.script("create", [Fault.OK, busy, busy, busy, busy])
         await batch.add(films(5))
 
-        await ran(batch, client, folder=tmp_path / "films", price=10, max_credits=bound)
+        await ran(batch, client, folder=tmp_path / "films", prices=10, max_credits=bound)
 
         assert len(simulator.ledger.paid) == paid
         assert "max_credits" in (batch.stopped or "")
         assert (await batch.status()).spent == 150 * paid
-        assert [*(await states(batch)).values()].count(State.PLANNED) == 5 - paid
+        assert [*(await states(batch)).values()].count(ItemState.PLANNED) == 5 - paid
         await check_books(simulator, batch, tmp_path / "films")
 
 
@@ -373,7 +373,7 @@ async def test_a_request_that_is_out_is_priced_anew_too(tmp_path: Path) -> None:
         await batch.add(films(3))
 
         await ran(
-            batch, client, folder=tmp_path / "films", price=10, max_credits=400, max_running=2
+            batch, client, folder=tmp_path / "films", prices=10, max_credits=400, max_running=2
         )
 
         assert len(simulator.ledger.paid) == 2  # 300 are charged, and 150 more do not fit
@@ -390,7 +390,7 @@ async def test_a_refund_is_not_spent(tmp_path: Path) -> None:
         opened(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
-        bound = {"price": 150, "max_credits": 450}
+        bound = {"prices": 150, "max_credits": 450}
 
         await ran(batch, client, folder=tmp_path / "films", **bound)
         assert (await batch.status()).spent == 0
@@ -399,7 +399,7 @@ async def test_a_refund_is_not_spent(tmp_path: Path) -> None:
         await ran(batch, client, folder=tmp_path / "films", **bound)
 
         status = await batch.status()
-    assert status.counts == {State.DONE: 3}
+    assert status.counts == {ItemState.DONE: 3}
     assert status.spent == 450
     assert len(simulator.ledger.paid) == 6
 
@@ -414,7 +414,7 @@ async def test_what_turns_out_cheaper_makes_room(tmp_path: Path) -> None:
     ):
         await batch.add(films(6))
 
-        await ran(batch, client, folder=tmp_path / "films", price=300, max_credits=750)
+        await ran(batch, client, folder=tmp_path / "films", prices=300, max_credits=750)
 
         assert len(simulator.ledger.paid) == 4  # 600 are spent, and 300 more do not fit
         assert (await batch.status()).spent == 600
@@ -432,16 +432,16 @@ async def test_uncertain_films_count_and_so_do_earlier_runs(tmp_path: Path) -> N
                 opened(tmp_path / "b.db") as batch,
             ):
                 await batch.add(films(20))
-                await ran(batch, client, folder=tmp_path / "films", price=150, max_credits=900)
+                await ran(batch, client, folder=tmp_path / "films", prices=150, max_credits=900)
                 status = await batch.status()
 
-        assert status.counts == {State.DONE: 2, State.UNCERTAIN: 4, State.PLANNED: 14}
+        assert status.counts == {ItemState.DONE: 2, ItemState.UNCERTAIN: 4, ItemState.PLANNED: 14}
         assert (status.spent, status.at_risk) == (300.0, 600.0)
         assert len(simulator.ledger.paid) == 4
 
         async with customer(simulator, limiter=swift()) as client, opened(tmp_path / "b.db") as b:
-            await ran(b, client, folder=tmp_path / "films", price=150, max_credits=1050)
-            assert (await b.status()).counts[State.DONE] == 3
+            await ran(b, client, folder=tmp_path / "films", prices=150, max_credits=1050)
+            assert (await b.status()).counts[ItemState.DONE] == 3
 
 
 @pytest.mark.virtual
@@ -454,7 +454,7 @@ async def test_a_balance_is_kept(tmp_path: Path) -> None:
     ):
         await batch.add(films(10))
 
-        await ran(batch, client, folder=tmp_path / "films", price=150, min_balance=300)
+        await ran(batch, client, folder=tmp_path / "films", prices=150, min_balance=300)
 
         assert len(simulator.ledger.paid) == 4
         assert await client.credits() == 400
@@ -477,7 +477,7 @@ async def test_without_a_price_a_bound_in_credits_refuses(
         with pytest.raises(BudgetExceededError, match=r"10, kling.*nothing was spent"):
             await ran(batch, client, folder=tmp_path / "films", **bound)
         with pytest.raises(BudgetExceededError, match=r"for: kling"):
-            await ran(batch, client, folder=tmp_path / "films", price={10: 150}, **bound)
+            await ran(batch, client, folder=tmp_path / "films", prices={10: 150}, **bound)
 
         assert not simulator.ledger.arrivals("create")
 
@@ -516,7 +516,7 @@ async def test_an_earlier_film_without_a_price_is_not_counted_as_free(tmp_path: 
         await batch.add(films(1))
 
         with pytest.raises(BudgetExceededError, match="kling"):
-            await ran(batch, client, folder=tmp_path / "films", price={10: 1}, max_credits=100)
+            await ran(batch, client, folder=tmp_path / "films", prices={10: 1}, max_credits=100)
 
         assert len(simulator.ledger.arrivals("create")) == 1
 
@@ -531,17 +531,17 @@ async def test_what_is_vouched_for_keeps_its_reservation(tmp_path: Path) -> None
             opened(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(1))
-            heard = await ran(batch, client, folder=tmp_path, price=150, max_credits=300)
+            heard = await ran(batch, client, folder=tmp_path, prices=150, max_credits=300)
             assert "max_credits" in (batch.stopped or "")
-            assert (heard[-1].state, heard[-1].attempts) == (State.PLANNED, 2)
+            assert (heard[-1].state, heard[-1].attempts) == (ItemState.PLANNED, 2)
             assert (await batch.status()).at_risk == 300
         async with (
             customer(simulator, seed=8, limiter=swift(), not_created={500}) as client,
             opened(tmp_path / "b.db") as batch,
         ):
-            await ran(batch, client, folder=tmp_path, price=150, max_credits=449)
+            await ran(batch, client, folder=tmp_path, prices=150, max_credits=449)
             assert "max_credits" in (batch.stopped or "")
-            await ran(batch, client, folder=tmp_path, price=150, max_credits=450)
+            await ran(batch, client, folder=tmp_path, prices=150, max_credits=450)
             assert (await batch.status()).spent == 150
             await check_books(simulator, batch, tmp_path)
 
@@ -557,10 +557,10 @@ async def test_a_busy_service_leaves_films_planned(tmp_path: Path) -> None:
         ):
             await batch.add(films(1))
             [item] = await ran(batch, client, folder=tmp_path)
-            assert (item.state, item.attempts) == (State.PLANNED, 4)
+            assert (item.state, item.attempts) == (ItemState.PLANNED, 4)
             assert "nothing is created" in item.cause
             [done] = await ran(batch, client, folder=tmp_path)
-            assert (done.state, done.attempts) == (State.DONE, 6)
+            assert (done.state, done.attempts) == (ItemState.DONE, 6)
             await check_books(simulator, batch, tmp_path)
     journal = await Journal.open(tmp_path / "b.db", read_only=True)
     said = [event["by"] for event in await journal.events() if event["event"] == "not_created"]

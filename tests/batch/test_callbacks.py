@@ -12,7 +12,7 @@ from batch.scenery import customer, films, opened, ran, states, world
 from manual_callbacks import ManualCallbacks
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Journal, State
+from apikley_async.batch import Batch, ItemState, Journal
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox
@@ -68,8 +68,8 @@ async def test_a_lost_answer_is_found_while_the_batch_runs(tmp_path: Path) -> No
         await callbacks.deliver(token_of(simulator, 1), simulator.ledger.creations[1].task_id or "")
         items = await running
 
-        assert set((await states(batch)).values()) == {State.DONE}
-        assert {item.state for item in items} == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
+        assert {item.state for item in items} == {ItemState.DONE}
         assert len(simulator.ledger.creations) == 3
         assert await batch.verify() == []
         assert now() < 500
@@ -96,10 +96,10 @@ async def test_what_was_heard_before_a_crash_counts_after_it(tmp_path: Path) -> 
             hearing(simulator, ManualCallbacks()) as client,
             opened(tmp_path / "b.db") as batch,
         ):
-            assert await states(batch) == {"k0": State.UNCERTAIN}
+            assert await states(batch) == {"k0": ItemState.UNCERTAIN}
             await ran(batch, client, folder=tmp_path / "films")
 
-            assert await states(batch) == {"k0": State.DONE}
+            assert await states(batch) == {"k0": ItemState.DONE}
         assert len(simulator.ledger.paid) == 1
 
 
@@ -117,12 +117,12 @@ async def test_a_later_run_still_hears(tmp_path: Path) -> None:
             running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
             await until_paid(simulator, 2)
             await asyncio.sleep(300)
-            assert await states(batch) == {"k0": State.UNCERTAIN, "k1": State.DONE}
+            assert await states(batch) == {"k0": ItemState.UNCERTAIN, "k1": ItemState.DONE}
             await callbacks.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
             await running
 
-            assert await states(batch) == {"k0": State.DONE, "k1": State.DONE}
-            history = await batch._open.events("k0")  # type: ignore[attr-defined]
+            assert await states(batch) == {"k0": ItemState.DONE, "k1": ItemState.DONE}
+            history = await batch.store.events("k0")  # type: ignore[attr-defined]
             assert [event["by"] for event in history if event["event"] == "resolve"] == ["callback"]
 
 
@@ -145,7 +145,7 @@ async def test_waiting_for_an_old_callback_is_told(tmp_path: Path) -> None:
             item = await anext(batch.run(client, folder=tmp_path / "films", every_change=True))
 
     assert now() - began < 5
-    assert (item.key, item.state) == ("k0", State.UNCERTAIN)
+    assert (item.key, item.state) == ("k0", ItemState.UNCERTAIN)
     assert "its callback is waited for, 1" in item.cause
     assert "To cut it short, stop, decide about it" in item.cause
 
@@ -161,7 +161,7 @@ async def test_a_run_ends_without_any_callback(tmp_path: Path, hears: bool) -> N
 
             items = await ran(batch, client, folder=tmp_path / "films")
 
-        assert {item.state for item in items} == {State.DONE, State.UNCERTAIN}
+        assert {item.state for item in items} == {ItemState.DONE, ItemState.UNCERTAIN}
         assert (now() >= 1800) is hears
         assert now() < 2400
 
@@ -185,7 +185,7 @@ async def test_an_old_doubt_is_not_waited_for(tmp_path: Path) -> None:
         ):
             items = await ran(batch, client, folder=tmp_path / "films")
 
-        assert [item.state for item in items] == [State.UNCERTAIN]
+        assert [item.state for item in items] == [ItemState.UNCERTAIN]
         assert now() - began < 5
 
 
@@ -231,14 +231,14 @@ async def test_the_inbox_is_bounded_and_knows_its_own(tmp_path: Path) -> None:
         await journal.plan([film("a")])
         await journal.intend("a", "t1", "print", None)
         for number in range(20):
-            await journal.receive("t1", f"task_{number}")
-            await journal.receive("other", f"task_{number}")
+            await journal.keep_callback("t1", f"task_{number}")
+            await journal.keep_callback("other", f"task_{number}")
     finally:
         await journal.aclose()
 
     again = await Journal.open(tmp_path / "b.db", clock=LoopClock())
     try:
-        (attempt,) = await again.expected()
+        (attempt,) = await again.expected_callbacks()
         assert attempt.task_id is None
         assert attempt.named == tuple(f"task_{number}" for number in range(8))
     finally:
@@ -264,7 +264,7 @@ async def test_what_nobody_keeps_is_not_acknowledged(tmp_path: Path) -> None:
         await asyncio.sleep(1)
         assert await callbacks.deliver(token, task_id)
         await running
-        assert await states(batch) == {"k0": State.DONE}
+        assert await states(batch) == {"k0": ItemState.DONE}
 
 
 async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path
         async with client, opened(tmp_path / "b.db") as batch:
             await ran(batch, client, folder=tmp_path / "films")
 
-            assert await states(batch) == {"k0": State.DONE}
+            assert await states(batch) == {"k0": ItemState.DONE}
         assert len(simulator.ledger.paid) == 1
 
 
@@ -313,7 +313,7 @@ async def test_a_receiver_that_has_kept_something_is_waited_for(tmp_path: Path) 
         async with hearing(simulator, Late()) as client, opened(tmp_path / "b.db") as batch:
             await ran(batch, client, folder=tmp_path / "films")
 
-            assert await states(batch) == {"k0": State.DONE}
+            assert await states(batch) == {"k0": ItemState.DONE}
 
 
 async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
@@ -341,7 +341,7 @@ async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
             await later.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
             assert [item.key for item in await running] == ["k1"]
 
-            assert await states(batch) == {"k0": State.UNCERTAIN, "k1": State.DONE}
+            assert await states(batch) == {"k0": ItemState.UNCERTAIN, "k1": ItemState.DONE}
             assert now() < 300  # and nobody waited for the other
         async with (
             hearing(simulator, ManualCallbacks()) as client,
@@ -349,5 +349,5 @@ async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
         ):
             await ran(batch, client, folder=tmp_path / "films")
 
-            assert set((await states(batch)).values()) == {State.DONE}
+            assert set((await states(batch)).values()) == {ItemState.DONE}
         assert len(simulator.ledger.paid) == 2

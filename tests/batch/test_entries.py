@@ -24,18 +24,13 @@ from apikley_async import (
     with_images,
 )
 from apikley_async._images import read_image
-from apikley_async.batch import Entry, Item, State
-from apikley_async.batch.manifest.fields import (
-    Record,
-    defaults_of,
-    entries_of,
-    entry_of,
-    folded,
-    image_digest,
-    key_faults,
-    shown,
-    work_of,
-)
+from apikley_async._text import describe_value, fold_name
+from apikley_async.batch import Item, ItemState, ManifestEntry
+from apikley_async.batch.keys import key_faults
+from apikley_async.batch.manifest.fields import check_defaults, make_entries
+from apikley_async.batch.manifest.film_record import FilmRecord
+from apikley_async.batch.manifest.image_files import image_digest
+from apikley_async.batch.manifest.payload import make_entry, work_of
 from apikley_async.errors import StoryboardError, UploadError
 
 SHOTS = [{"scene": "A kitten eats cake.", "duration": 7.5}, {"scene": "It is gone.", "duration": 5}]
@@ -45,9 +40,9 @@ def entries(
     fields: Mapping[str, Any],
     defaults: Mapping[str, Any] | None = None,
     base: Path = Path("/films"),
-) -> list[Entry]:
-    return entries_of(
-        Record("films.yaml", "line", 3, fields),
+) -> list[ManifestEntry]:
+    return make_entries(
+        FilmRecord("films.yaml", "line", 3, fields),
         defaults or {},
         base=base,
         digest_of=lambda image: image_digest(base, image, False),
@@ -65,8 +60,8 @@ def numbered(*values: object) -> list[Any]:
     return [pytest.param(value, id=str(number)) for number, value in enumerate(values)]
 
 
-def item(entry: Entry) -> Item:
-    return Item(entry.key, State.PLANNED, payload=entry.payload, base=entry.base)
+def item(entry: ManifestEntry) -> Item:
+    return Item(entry.key, ItemState.PLANNED, payload=entry.payload, base=entry.base)
 
 
 # --- keys ---------------------------------------------------------------------------------------
@@ -152,7 +147,7 @@ def test_a_key_stays_in_its_folder(key: str) -> None:
 )
 def test_keys_that_share_a_file_somewhere(one: str, other: str) -> None:
     """Case and composition are not told apart by every disk. (M4)."""
-    assert folded(one) == folded(other)
+    assert fold_name(one) == fold_name(other)
 
 
 def test_a_key_is_composed() -> None:
@@ -168,7 +163,7 @@ def test_a_number_is_a_key(key: object, named: str) -> None:
     """Also from Python."""
     board = Storyboard([Shot("A cat.", 5)])
 
-    assert entry_of(board, key).key == named
+    assert make_entry(board, key).key == named
     assert [each.key for each in entries({"key": key, "shots": SHOTS})] == [named]
 
 
@@ -272,7 +267,7 @@ def test_defaults_of_a_task() -> None:
 )
 def test_defaults_are_checked_once(defaults: Mapping[str, Any], told: str, tmp_path: Path) -> None:
     """What is wrong with them is no fault of each film."""
-    usual, found = defaults_of(defaults, lambda image: image_digest(tmp_path, image, False))
+    usual, found = check_defaults(defaults, lambda image: image_digest(tmp_path, image, False))
 
     [fault] = found
     assert_matches(told, fault)
@@ -560,12 +555,12 @@ TASKS = st.builds(
 @given(BOARDS | TASKS, st.integers(1, 3))
 def test_a_work_survives_the_journal(work: Storyboard | ModelTask, take: int) -> None:
     """What was planned is what is paid, to the last character. (M11)."""
-    entry = entry_of(work, "a", take=take, base=Path("/films"))
+    entry = make_entry(work, "a", take=take, base=Path("/films"))
 
     entry.payload.encode()
     back = work_of(item(entry))
     assert back == work
-    assert entry_of(back, "a", take=take, base=Path("/films")) == entry
+    assert make_entry(back, "a", take=take, base=Path("/films")) == entry
 
 
 @pytest.mark.parametrize(
@@ -574,7 +569,7 @@ def test_a_work_survives_the_journal(work: Storyboard | ModelTask, take: int) ->
 def test_an_image_is_found_where_the_manifest_was(image: str | Path) -> None:
     """Whatever folder the next run is started in; even under a name that is no Unicode."""
     board = Storyboard([Shot("A cat.", 5)], image=image)
-    entry = entry_of(board, "a", base=Path("/films"), digests={os.fsdecode(image): "00"})
+    entry = make_entry(board, "a", base=Path("/films"), digests={os.fsdecode(image): "00"})
 
     entry.payload.encode()
     assert work_of(item(entry)) == attrs.evolve(
@@ -588,5 +583,5 @@ def test_an_image_is_found_where_the_manifest_was(image: str | Path) -> None:
 )
 def test_any_value_can_be_shown(value: object) -> None:
     """Short, and on one line."""
-    assert len(shown(value)) <= 80
-    assert shown(value).isprintable()
+    assert len(describe_value(value)) <= 80
+    assert describe_value(value).isprintable()

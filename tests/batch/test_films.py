@@ -15,11 +15,11 @@ from apikley_async import Attempt, Verdict
 from apikley_async.batch import (
     REHEARSAL_MARK,
     Batch,
-    Event,
+    ItemEvent,
     Journal,
-    Step,
     Store,
-    check,
+    Transition,
+    check_manifest,
     is_rehearsal,
 )
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
@@ -98,7 +98,7 @@ async def paid(store: Store, key: str) -> None:
     token = f"{len(await store.attempts(key)):032x}{key}"
     await store.intend(key, token, "0" * 64, None)
     attempt = Attempt(token, Verdict.ACCEPTED, task_id=f"task_{key}")
-    await store.settle(key, attempt, Step(Event.ACCEPT, task_id=f"task_{key}"))
+    await store.settle(key, attempt, Transition(ItemEvent.ACCEPT, task_id=f"task_{key}"))
 
 
 @pytest.mark.virtual
@@ -185,14 +185,14 @@ async def test_a_file_is_one_film(tmp_path: Path) -> None:
         with pytest.raises(ManifestError, match=told):
             async with opened(tmp_path / "a.db") as batch:
                 await batch.add_films([file])
-    assert check(many) == []
+    assert check_manifest(many) == []
 
 
 def test_a_name_that_is_no_key_says_that_it_is_the_file_s(tmp_path: Path) -> None:
-    (fault,) = check(written(tmp_path / "tea (1).json"))
+    (fault,) = check_manifest(written(tmp_path / "tea (1).json"))
 
     assert fault.startswith("tea (1).json: key, here the file's name: ")
-    assert check(written(tmp_path / "tea (1).json", key="tea")) == []
+    assert check_manifest(written(tmp_path / "tea (1).json", key="tea")) == []
 
 
 @pytest.mark.virtual

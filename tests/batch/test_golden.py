@@ -12,8 +12,8 @@ import pytest
 from batch.scenery import opened, ran, states, swift
 
 from apikley_async import Client, Environment, ModelTask, Shot, Storyboard
-from apikley_async.batch import Batch, Journal, State
-from apikley_async.batch.manifest.fields import VERSION, given, takes_of
+from apikley_async.batch import Batch, ItemState, Journal
+from apikley_async.batch.manifest.payload import DIGEST_VERSION, make_takes, without_defaults
 from apikley_async.errors import ManifestConflictError
 from apikley_async.testing import LoopClock, Reply, Request, reply
 
@@ -75,24 +75,28 @@ def test_a_digest_never_changes(
     work: Storyboard | ModelTask, take: int, first: str, second: str
 ) -> None:
     """In each version; whoever plans the same again would pay for all of it again. (A21)"""
-    [entry] = takes_of(work, "a", [take])
+    [entry] = make_takes(work, "a", [take])
 
     assert (entry.digest, entry.former) == (second, (first,))
     assert entry.matches(first)
     assert entry.matches(second)
-    [other] = takes_of(work, "a", [take + 1])
+    [other] = make_takes(work, "a", [take + 1])
     assert not any(entry.matches(digest) for digest in (other.digest, *other.former))
 
 
-@pytest.mark.parametrize("version", range(1, VERSION + 1))
+@pytest.mark.parametrize("version", range(1, DIGEST_VERSION + 1))
 def test_a_field_that_is_added_changes_no_digest(version: int) -> None:
     """As long as nobody gives it; where somebody does, the film is another one."""
     usual = {"duration": 15, "image": None}
     later = {**usual, "sound": "on"}
     film = {"shots": [], "duration": 15, "image": None}
 
-    assert given({**film, "sound": "on"}, later, version) == given(film, usual, version)
-    assert given({**film, "sound": "off"}, later, version) != given(film, usual, version)
+    assert without_defaults({**film, "sound": "on"}, later, version) == without_defaults(
+        film, usual, version
+    )
+    assert without_defaults({**film, "sound": "off"}, later, version) != without_defaults(
+        film, usual, version
+    )
 
 
 @pytest.fixture
@@ -107,25 +111,29 @@ async def test_an_earlier_journal_is_brought_up_to_date(path: Path) -> None:
     try:
         assert await journal.verify() == []
         assert await journal.counts() == {
-            State.PLANNED: 8,
-            State.UNCERTAIN: 2,
-            State.SUBMITTED: 1,
-            State.STALLED: 1,
-            State.SUCCESS: 1,
-            State.DONE: 3,
-            State.FAILED: 1,
-            State.REJECTED: 1,
-            State.EXPIRED: 1,
-            State.DROPPED: 1,
+            ItemState.PLANNED: 8,
+            ItemState.UNCERTAIN: 2,
+            ItemState.SUBMITTED: 1,
+            ItemState.STALLED: 1,
+            ItemState.SUCCESS: 1,
+            ItemState.DONE: 3,
+            ItemState.FAILED: 1,
+            ItemState.REJECTED: 1,
+            ItemState.EXPIRED: 1,
+            ItemState.DROPPED: 1,
         }
         assert [row["state"] for row in await journal.attempts("again")] == [
             "accepted",
             "refused",
             "accepted",
         ]
-        [named] = [found.named for found in await journal.expected() if found.key == "uncertain"]
+        [named] = [
+            found.named for found in await journal.expected_callbacks() if found.key == "uncertain"
+        ]
         assert named == ("task_words_1790000009999",)
-        charged = {(c.key, c.token): (c.uncertain, c.consumed) for c in await journal.charges()}
+        charged = {
+            (c.key, c.token): (c.uncertain, c.consumed) for c in await journal.attempt_costs()
+        }
         assert charged["failed", "token-failed"] == (False, 0.0)
         assert charged["again", "token-again-3"] == (False, 5.0)
         assert charged["sending", "token-sending"] == (True, None)
@@ -191,7 +199,7 @@ async def test_it_is_resumed(path: Path, tmp_path: Path) -> None:
             await ran(batch, client, folder=tmp_path / "films", keys=words)
 
         found = await states(batch)
-        assert Counter(found[key] for key in words) == {State.DONE: 6, State.UNCERTAIN: 2}
+        assert Counter(found[key] for key in words) == {ItemState.DONE: 6, ItemState.UNCERTAIN: 2}
         after = await tasks(batch)
         assert {key: after[key] for key in after if after[key] != before[key]} == {
             "planned": "task_words_1799000000000"

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from volume import volume
 
-from apikley_async.batch import Batch, Item, State, check
-from apikley_async.batch.manifest.fields import work_of
-from apikley_async.batch.manifest.reader import entries_in
+from apikley_async.batch import Batch, Item, ItemState, check_manifest
+from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.manifest.reader import read_manifest
 from apikley_async.errors import ManifestError
 
 CORPUS = Path(__file__).with_name("hostile")
@@ -30,8 +30,8 @@ HOSTILE = {
     "alias.yaml": "{}, line 3: no anchors and aliases",
     "alias-bomb.yaml": "{}, line 2: no anchors and aliases",
     "merge.yaml": "{}, line 4: no merge keys",
-    "twice.yaml": "{}, line 6: 'scene' stands there twice",
-    "twice-films.yaml": "{}, line 3: 'films' stands there twice",
+    "twice.yaml": "{}, line 6: 'scene' is given twice",
+    "twice-films.yaml": "{}, line 3: 'films' is given twice",
     "documents.yaml": "{}, line 3: one document",
     "tab.yaml": "{}, line 2: YAML: ",
     "deep.yaml": "{}, line 2: at most 32 levels",
@@ -52,7 +52,7 @@ HOSTILE = {
     "nan.json": r"{}, line [12]: shots\[0\].duration: a number of seconds, not nan",
     "too-large-number.json": "{}, line [12]: task.input.seed: a finite number",
     "endless-number.json": "{}, line [12]: task.input.seed: a number of at most 300 digits",
-    "twice.json": r"{}, line [12]: shots\[0\]: 'duration' stands there twice",
+    "twice.json": r"{}, line [12]: shots\[0\]: 'duration' is given twice",
     "deep.json": "{}: at most 32 levels|{}, line 1",
     "deep-input.json": "{}, line [12]: task.input.x.*: at most 32 levels",
     "trailing.json": "{}, line 1, column 74: JSON: ",
@@ -65,7 +65,7 @@ HOSTILE = {
     "string.json": "{}: a list of films",
     # JSON lines
     "document.jsonl": "{}, line 1: one film a line",
-    "twice.jsonl": "{}, line 1: 'key' stands twice",
+    "twice.jsonl": "{}, line 1: 'key' is given twice",
     "not-a-film.jsonl": "{}, line 2: a film as a JSON object",
     "half.jsonl": "{}, line 2, column 25: JSON: ",
     "bom-inside.jsonl": "{}, line 2, column 1: JSON: ",
@@ -79,7 +79,7 @@ HOSTILE = {
     # CSV (M8)
     "unknown-column.csv": "{}, line 1: .*column C: 'durations': perhaps duration is meant",
     "missing-column.csv": "{}, line 1: .*missing: duration",
-    "column-twice.csv": "{}, line 1: .*each once.*column B: 'scene' stands there twice",
+    "column-twice.csv": "{}, line 1: .*each once.*column B: 'scene' is given twice",
     "formula-at.csv": "{}, line 2, cell A2: key: letters, digits",
     "short-row.csv": "{}, line 2: 6 cells as in the line of names, not 2; duration is missing",
     "long-row.csv": "{}, line 2: 6 cells as in the line of names, not 7; a text with ','",
@@ -117,7 +117,7 @@ def test_the_table_is_the_corpus() -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_it_is_refused_with_a_clear_fault(name: str) -> None:
     """Each names the file, the place and the rule, in one printable line. (M1 to M10, M12)."""
-    faults = check(CORPUS / name)
+    faults = check_manifest(CORPUS / name)
 
     wanted = re.compile(
         HOSTILE[name].replace("{}", re.escape(name)).replace(": ", r"(?: \(\w+\))?: ", 1)
@@ -178,10 +178,10 @@ def test_any_document_is_entries_or_faults(folder: Path, document: Any) -> None:
     for name in ("any.json", "any.yaml", "any.jsonl"):
         path = folder / name
         path.write_text(text)
-        if not check(path):
-            for entry in entries_in(path):
+        if not check_manifest(path):
+            for entry in read_manifest(path):
                 entry.payload.encode()
-                work_of(Item(entry.key, State.PLANNED, payload=entry.payload, base=entry.base))
+                work_of(Item(entry.key, ItemState.PLANNED, payload=entry.payload, base=entry.base))
 
 
 @settings(max_examples=volume(60, 300))
@@ -197,6 +197,6 @@ def test_any_bytes_are_entries_or_faults(folder: Path, name: str, content: bytes
     path = folder / name
     path.write_bytes(content)
 
-    for fault in check(path):
+    for fault in check_manifest(path):
         assert fault.startswith((name, "and more"))
         assert fault.isprintable()

@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 from batch.conformance import StoreContract, attempt, film
+from batch.conftest import SmallDisk
 
 from apikley_async import Verdict
-from apikley_async.batch import Entry, Event, Journal, State, Step
-from apikley_async.batch.store import journal_file
-from apikley_async.batch.store.journal_file import kind_of_disk
+from apikley_async.batch import ItemEvent, ItemState, Journal, ManifestEntry, Transition
+from apikley_async.batch.store import local_disk, locks
+from apikley_async.batch.store.local_disk import file_system_of
 from apikley_async.batch.store.schema import APPLICATION, MIGRATIONS, VERSION
 from apikley_async.errors import Blame, JournalError
 
@@ -109,7 +110,7 @@ async def test_a_stolen_journal_writes_nothing(path: Path) -> None:
         with pytest.raises(JournalError, match="another owner"):
             await owner.intend("a", "t", "print", None)
 
-        assert (await owner.item("a")).state is State.PLANNED
+        assert (await owner.item("a")).state is ItemState.PLANNED
 
 
 async def test_a_former_owner_s_late_answer_is_not_lost(
@@ -117,30 +118,30 @@ async def test_a_former_owner_s_late_answer_is_not_lost(
 ) -> None:
     """It may send nothing more, but what it has bought binds, by its token. (J5, J6, A28)."""
     # A disk whose locks hold nobody off.
-    monkeypatch.setattr(journal_file, "lock_file", lambda handle: None)
+    monkeypatch.setattr(locks, "lock_file", lambda handle: None)
     async with journal(path) as former:
         await former.plan([film(key) for key in "abc"])
         for key in "ab":
             await former.intend(key, f"t-{key}", "print", 150.0)
         async with journal(path) as owner:
-            assert (await owner.counts())[State.UNCERTAIN] == 2
+            assert (await owner.counts())[ItemState.UNCERTAIN] == 2
             with pytest.raises(JournalError, match="another owner"):
                 await former.intend("c", "t-c", "print", None)
 
             late = attempt("t-a", Verdict.ACCEPTED, "task_1")
-            item = await former.settle("a", late, Step(Event.ACCEPT, task_id="task_1"))
+            item = await former.settle("a", late, Transition(ItemEvent.ACCEPT, task_id="task_1"))
             refused = attempt("t-b", Verdict.REFUSED)
-            other = await former.settle("b", refused, Step(Event.REFUSE))
+            other = await former.settle("b", refused, Transition(ItemEvent.REFUSE))
 
-            assert (item.state, other.state) == (State.SUBMITTED, State.UNCERTAIN)
+            assert (item.state, other.state) == (ItemState.SUBMITTED, ItemState.UNCERTAIN)
             assert [i.state for i in await owner.items()] == [
-                State.SUBMITTED,
-                State.UNCERTAIN,
-                State.PLANNED,
+                ItemState.SUBMITTED,
+                ItemState.UNCERTAIN,
+                ItemState.PLANNED,
             ]
             with pytest.raises(JournalError, match="another owner"):
-                await former.step("a", Step(Event.STALL))
-            assert (await owner.step("a", Step(Event.STALL))).task_id == "task_1"
+                await former.apply("a", Transition(ItemEvent.STALL))
+            assert (await owner.apply("a", Transition(ItemEvent.STALL))).task_id == "task_1"
             assert await owner.verify() == []
 
 
@@ -148,7 +149,7 @@ async def test_many_entries_wait_in_a_file_without_a_name(path: Path) -> None:
     """What does not fit into some megabytes leaves nothing behind, planned or not."""
     long = "x" * 1_000_000
 
-    def entries(broken: bool) -> Iterator[Entry]:
+    def entries(broken: bool) -> Iterator[ManifestEntry]:
         for number in range(20):
             yield film(f"k{number}", f"{number} {long}")
         if broken:
@@ -238,11 +239,11 @@ async def test_a_damaged_journal_is_refused_or_unharmed(path: Path, tmp_path: Pa
     assert refused > 10
 
 
-async def test_a_full_disk_closes_the_gate(path: Path) -> None:
+async def test_a_full_disk_closes_the_gate(path: Path, disk: type[SmallDisk]) -> None:
     """What cannot be written down is not sent, and the error says what to do. (J1)."""
     async with journal(path) as owner:
         await owner.plan([film(f"k{number}") for number in range(50)])
-        await owner._run(lambda: owner._db.execute("PRAGMA max_page_count = 1"))
+        disk.pages = 1
 
         async def fill() -> None:
             for number in range(50):
@@ -257,13 +258,13 @@ async def test_a_full_disk_closes_the_gate(path: Path) -> None:
 
     async with journal(path) as again:
         assert not await again.verify()
-        assert (await again.step("k49", Step(Event.DROP))).state is State.DROPPED
+        assert (await again.apply("k49", Transition(ItemEvent.DROP))).state is ItemState.DROPPED
 
 
 FAILING = """
 import asyncio, resource, signal, sys
 from pathlib import Path
-from apikley_async.batch import Entry, Journal
+from apikley_async.batch import Journal, ManifestEntry
 from apikley_async.errors import JournalError
 
 async def main(path):
@@ -296,7 +297,7 @@ async def test_after_a_write_that_failed_nothing_more_is_intended(path: Path) ->
     first, second = done.stdout.splitlines()
     assert "cannot be written" in first == second
     async with journal(path) as again:
-        assert (await again.item("a")).state is State.PLANNED
+        assert (await again.item("a")).state is ItemState.PLANNED
         await again.intend("a", "t2", "print", None)
 
 
@@ -318,7 +319,7 @@ async def test_a_child_does_not_write_in_its_parent_s_journal(path: Path) -> Non
         _, status = await asyncio.to_thread(os.waitpid, child, 0)
 
         assert os.waitstatus_to_exitcode(status) == 0
-        assert (await opened.item("a")).state is State.PLANNED
+        assert (await opened.item("a")).state is ItemState.PLANNED
 
 
 async def test_the_log_does_not_stay_large(path: Path) -> None:
@@ -352,7 +353,7 @@ half a line
 )
 def test_the_nearest_mount_says_what_a_disk_is(place: str, kind: str) -> None:
     """As Linux tells it, blanks in names included. (J7)."""
-    assert kind_of_disk(Path(place), MOUNTS) == kind
+    assert file_system_of(Path(place), MOUNTS) == kind
 
 
 async def test_a_network_disk_is_refused(
@@ -361,7 +362,7 @@ async def test_a_network_disk_is_refused(
     """Before anything is made there; a missing list of mounts refuses nothing. (J7)."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"21 1 0:1 / / rw - ext4 a rw\n22 21 0:2 / {tmp_path} rw - cifs b rw\n")
-    monkeypatch.setattr(journal_file, "MOUNTS", mounts)
+    monkeypatch.setattr(local_disk, "MOUNTS", mounts)
 
     with pytest.raises(JournalError, match=r"network disk \(cifs\)"):
         await Journal.open(path)
@@ -376,7 +377,7 @@ async def test_foreign_text_is_kept_as_far_as_it_can_be(path: Path) -> None:
     """Lone surrogates from a strange answer do not break a commit. (M6)."""
     async with journal(path) as owner:
         await owner.plan([film("a")])
-        item = await owner.step("a", Step(Event.DROP, cause="odd \ud800 text"))
+        item = await owner.apply("a", Transition(ItemEvent.DROP, cause="odd \ud800 text"))
 
         assert item.cause == "odd ? text"
 
@@ -395,7 +396,7 @@ async def test_verify_finds_a_broken_history(path: Path) -> None:
     """A row that was changed behind the journal's back is found. (I12)."""
     async with journal(path) as owner:
         await owner.plan([film("a")])
-        await owner.step("a", Step(Event.DROP))
+        await owner.apply("a", Transition(ItemEvent.DROP))
     db = sqlite3.connect(path)
     db.execute("UPDATE item SET state = 'done'")
     db.commit()
@@ -475,13 +476,14 @@ async def test_a_write_is_seen_to_its_end(path: Path) -> None:
     async with journal(path) as owner:
         await owner.plan([film(f"k{number}") for number in range(50)])
         drops = [
-            asyncio.create_task(owner.step(f"k{number}", Step(Event.DROP))) for number in range(50)
+            asyncio.create_task(owner.apply(f"k{number}", Transition(ItemEvent.DROP)))
+            for number in range(50)
         ]
         await asyncio.sleep(0)
         for drop in drops:
             drop.cancel()
         await asyncio.wait(drops)
-        assert await owner.counts() == {State.DROPPED: 50}
+        assert await owner.counts() == {ItemState.DROPPED: 50}
         assert await owner.verify() == []
 
 
@@ -491,7 +493,7 @@ SECOND = ("ALTER TABLE item ADD COLUMN mood TEXT", "UPDATE item SET mood = 'calm
 THIRD = ("CREATE INDEX item_mood ON item (mood)",)
 
 
-def version_of(path: Path) -> int:
+def choose_version(path: Path) -> int:
     with contextlib.closing(sqlite3.connect(path)) as db:
         [version] = db.execute("PRAGMA user_version").fetchone()
         return int(version)
@@ -510,13 +512,13 @@ async def test_an_older_journal_is_brought_up_to_date_step_by_step(path: Path) -
     for more in ((SECOND,), (SECOND, THIRD), (SECOND, THIRD)):
         owner = await upgraded(path, *more)
         assert [item.key for item in await owner.items()] == ["a"]
-        assert (await owner.item("a")).state is State.UNCERTAIN
+        assert (await owner.item("a")).state is ItemState.UNCERTAIN
         assert await owner.verify() == []
         await owner.aclose()
-        assert version_of(path) == VERSION + len(more)
+        assert choose_version(path) == VERSION + len(more)
 
     copies = [path.with_name(f"batch.db.v{VERSION + step}") for step in (0, 1)]
-    assert [version_of(copy) for copy in copies] == [VERSION, VERSION + 1]
+    assert [choose_version(copy) for copy in copies] == [VERSION, VERSION + 1]
     assert all(stat.S_IMODE(copy.stat().st_mode) == 0o600 for copy in copies)
     with pytest.raises(JournalError, match="newer version"):
         await Journal.open(path)
@@ -530,12 +532,12 @@ async def test_an_upgrade_that_breaks_off_changes_nothing(path: Path) -> None:
     with pytest.raises(JournalError):
         await upgraded(path, SECOND, ("ALTER TABLE nothing ADD COLUMN x",))
 
-    assert version_of(path) == VERSION
+    assert choose_version(path) == VERSION
     async with journal(path) as owner:
         assert await owner.verify() == []
     owner = await upgraded(path, SECOND, THIRD)
     await owner.aclose()
-    assert version_of(path) == VERSION + 2
+    assert choose_version(path) == VERSION + 2
 
 
 async def test_an_older_journal_is_not_upgraded_by_looking(path: Path) -> None:
@@ -544,14 +546,14 @@ async def test_an_older_journal_is_not_upgraded_by_looking(path: Path) -> None:
         pass
     with pytest.raises(JournalError, match="older version"):
         await Journal.open(path, read_only=True, migrations=(*MIGRATIONS, SECOND))
-    assert version_of(path) == VERSION
+    assert choose_version(path) == VERSION
 
 
 async def test_a_new_journal_is_made_with_all_steps(path: Path) -> None:
     """The first version and the newest are made by the same steps."""
     owner = await upgraded(path, SECOND, THIRD)
     await owner.aclose()
-    assert version_of(path) == VERSION + 2
+    assert choose_version(path) == VERSION + 2
     assert not list(path.parent.glob("*.v*"))
 
 
@@ -588,8 +590,8 @@ async def test_a_journal_that_was_killed_goes_on(path: Path) -> None:
     await left_by_a_kill(path)
     for _ in range(2):
         async with journal(path) as owner:
-            assert (await owner.item("a")).state is State.UNCERTAIN
-            assert (await owner.item("b")).state is State.PLANNED
+            assert (await owner.item("a")).state is ItemState.UNCERTAIN
+            assert (await owner.item("b")).state is ItemState.PLANNED
 
 
 async def test_a_journal_without_its_log_after_a_crash_is_refused(
@@ -618,7 +620,7 @@ async def test_a_log_that_another_program_has_written_back_is_no_lost_one(path: 
     assert not path.with_name("batch.db-wal").exists()
 
     async with journal(path) as owner:
-        assert (await owner.item("a")).state is State.UNCERTAIN
+        assert (await owner.item("a")).state is ItemState.UNCERTAIN
 
 
 async def test_a_file_left_by_itself_after_a_kill_is_refused_here_too(
@@ -643,7 +645,7 @@ async def test_an_older_copy_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="older copy"):
         await Journal.open(tmp_path / "copy.db")
     async with journal(path) as owner:
-        assert (await owner.item("a")).state is State.UNCERTAIN
+        assert (await owner.item("a")).state is ItemState.UNCERTAIN
 
 
 async def test_a_missing_witness_is_no_refusal(
@@ -665,10 +667,12 @@ async def test_an_adopted_copy_takes_nothing_for_unpaid(path: Path, tmp_path: Pa
     copy = tmp_path / "copy.db"
     async with journal(path) as owner:
         await owner.plan([film(key) for key in "abcd"])
-        await owner.step("d", Step(Event.DROP))
+        await owner.apply("d", Transition(ItemEvent.DROP))
         await owner.intend("a", "t0", "print", None)
         await owner.settle(
-            "a", attempt("t0", Verdict.ACCEPTED, "task_1"), Step(Event.ACCEPT, task_id="task_1")
+            "a",
+            attempt("t0", Verdict.ACCEPTED, "task_1"),
+            Transition(ItemEvent.ACCEPT, task_id="task_1"),
         )
         await owner.backup(copy)
         await owner.intend("b", "t1", "print", None)
@@ -676,16 +680,16 @@ async def test_an_adopted_copy_takes_nothing_for_unpaid(path: Path, tmp_path: Pa
     adopted = await Journal.open(copy, adopt=True)
     stand = {item.key: item.state for item in await adopted.items()}
     assert stand == {
-        "a": State.SUBMITTED,
-        "b": State.UNCERTAIN,
-        "c": State.UNCERTAIN,
-        "d": State.DROPPED,
+        "a": ItemState.SUBMITTED,
+        "b": ItemState.UNCERTAIN,
+        "c": ItemState.UNCERTAIN,
+        "d": ItemState.DROPPED,
     }
     assert await adopted.verify() == []
     await adopted.aclose()
 
     async with journal(copy) as owner:
-        assert (await owner.step("b", Step(Event.RESUBMIT))).state is State.PLANNED
+        assert (await owner.apply("b", Transition(ItemEvent.RESUBMIT))).state is ItemState.PLANNED
     with pytest.raises(JournalError, match="older copy"):
         await Journal.open(path)
 
@@ -698,8 +702,8 @@ async def test_what_came_after_an_adopted_copy_is_not_paid_again(
     async with journal(path) as owner:
         await owner.plan([film("a"), film("b")])
         await owner.intend("a", "t1", "print", None)
-        await owner.settle("a", attempt("t1", Verdict.REFUSED), Step(Event.REFUSE))
-        await owner.step("b", Step(Event.DROP))
+        await owner.settle("a", attempt("t1", Verdict.REFUSED), Transition(ItemEvent.REFUSE))
+        await owner.apply("b", Transition(ItemEvent.DROP))
         await owner.backup(copy)
         await owner.plan([film("a", "corrected"), film("c")])
         for key, token in (("a", "t2"), ("c", "t3")):
@@ -709,21 +713,21 @@ async def test_what_came_after_an_adopted_copy_is_not_paid_again(
 
     async with journal(copy, private=True) as rehearsal:  # a dry run tells the same
         await rehearsal.plan([film("c")])
-        assert (await rehearsal.item("c")).state is State.UNCERTAIN
+        assert (await rehearsal.item("c")).state is ItemState.UNCERTAIN
     async with journal(copy) as owner:
         plan = await owner.plan([film("a", "corrected"), film("c")])
         assert (plan.new, plan.changed) == (1, 1)
         for key in "ac":
             item = await owner.item(key)
-            assert item.state is State.UNCERTAIN
+            assert item.state is ItemState.UNCERTAIN
             assert "may have been sent" in item.cause
-        await owner.step("a", Step(Event.RESOLVE, task_id="task_a"))
+        await owner.apply("a", Transition(ItemEvent.RESOLVE, task_id="task_a"))
     async with journal(copy) as owner:  # one is still missing
         await owner.plan([film("d")])
-        assert (await owner.item("d")).state is State.UNCERTAIN
-        await owner.step("c", Step(Event.RESOLVE, task_id="task_c"))
+        assert (await owner.item("d")).state is ItemState.UNCERTAIN
+        await owner.apply("c", Transition(ItemEvent.RESOLVE, task_id="task_c"))
         await owner.plan([film("e")])
-        assert (await owner.item("e")).state is State.PLANNED
+        assert (await owner.item("e")).state is ItemState.PLANNED
         assert await owner.verify() == []
     with pytest.raises(JournalError, match="older copy"):
         await Journal.open(path)
@@ -737,12 +741,12 @@ async def test_a_copy_adopted_without_a_witness_may_have_lost_anything(
         await owner.plan([film("a")])
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
     adopted = await Journal.open(path, adopt=True)
-    await adopted.step("a", Step(Event.RESOLVE, task_id="task_a"))
+    await adopted.apply("a", Transition(ItemEvent.RESOLVE, task_id="task_a"))
     await adopted.aclose()
 
     async with journal(path) as owner:
         await owner.plan([film("b")])
-        assert (await owner.item("b")).state is State.UNCERTAIN
+        assert (await owner.item("b")).state is ItemState.UNCERTAIN
 
 
 async def test_the_newest_journal_loses_nothing_by_an_adoption(path: Path) -> None:
@@ -751,8 +755,8 @@ async def test_the_newest_journal_loses_nothing_by_an_adoption(path: Path) -> No
         await owner.plan([film("a")])
     adopted = await Journal.open(path, adopt=True)
     await adopted.plan([film("b")])
-    assert (await adopted.item("a")).state is State.UNCERTAIN
-    assert (await adopted.item("b")).state is State.PLANNED
+    assert (await adopted.item("a")).state is ItemState.UNCERTAIN
+    assert (await adopted.item("b")).state is ItemState.PLANNED
     await adopted.aclose()
 
 
@@ -788,7 +792,7 @@ async def test_a_backup_goes_to_a_disk_without_links(
             await owner.backup(target)
         with pytest.raises(JournalError, match=r"nowhere/stick\.db cannot be written"):
             await owner.backup(path.with_name("nowhere") / "stick.db")
-        assert (await owner.item("a")).state is State.PLANNED
+        assert (await owner.item("a")).state is ItemState.PLANNED
     assert not [*path.parent.glob(".stick*")]
     async with journal(target) as copy:
         assert [item.key for item in await copy.items()] == ["a"]
@@ -828,7 +832,7 @@ def test_shares_that_look_local_are_known(
     """What FUSE or a virtual machine's host serves may lie anywhere, unless it is known. (J7)"""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"21 1 0:1 / / rw - ext4 a rw\n22 21 0:2 / {tmp_path} rw - {kind} b rw\n")
-    monkeypatch.setattr(journal_file, "MOUNTS", mounts)
+    monkeypatch.setattr(local_disk, "MOUNTS", mounts)
 
     assert (Journal.disk_fault(tmp_path / "batch.db") is not None) == refused
 
@@ -869,7 +873,7 @@ async def test_a_private_copy_leaves_the_journal_as_it_is(path: Path) -> None:
 
     assert {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()} == files
     async with journal(path) as own:  # and no witness says that this one is older
-        assert (await own.item("a")).state is State.PLANNED
+        assert (await own.item("a")).state is ItemState.PLANNED
 
 
 async def test_a_private_copy_of_what_is_not_there_is_empty(path: Path) -> None:
@@ -934,7 +938,7 @@ async def test_a_journal_that_is_gone_is_not_begun_anew(path: Path) -> None:
             await Journal.open(path, private=private)
     path.with_name("copy.db").rename(path)
     async with journal(path) as own:
-        assert (await own.item("a")).state is State.UNCERTAIN
+        assert (await own.item("a")).state is ItemState.UNCERTAIN
     path.unlink()
     path.with_name("batch.db.lock").unlink()
     async with journal(path) as own:

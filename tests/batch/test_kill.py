@@ -25,7 +25,7 @@ from batch.worker import HOOK_KEY, POINTS, REFUSED
 from rawserver import unused_port
 from volume import volume
 
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, ItemState
 from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
@@ -89,7 +89,7 @@ def busy_world(seed: int, **signing: str) -> Simulator:
     )  # type: ignore[arg-type]
 
 
-async def check_the_end(simulator: Simulator, place: Path) -> dict[str, State]:
+async def check_the_end(simulator: Simulator, place: Path) -> dict[str, ItemState]:
     async with Batch.open(place / "batch.db") as batch:
         await check_books(simulator, batch, place / "films")
         return await states(batch)
@@ -116,7 +116,7 @@ async def test_killed_at_every_point_and_resumed(turn: int, tmp_path: Path) -> N
 
         assert len(simulator.ledger.paid) >= paid
         stand = await check_the_end(simulator, tmp_path)
-    assert set(stand.values()) <= {State.DONE, State.UNCERTAIN}
+    assert set(stand.values()) <= {ItemState.DONE, ItemState.UNCERTAIN}
 
 
 @pytest.mark.parametrize("turn", range(-(-RANDOM_KILLS // LIVES)))
@@ -197,7 +197,7 @@ async def test_receiver_and_runner_are_killed_at_random(turn: int, tmp_path: Pat
 
         assert len(simulator.ledger.arrivals("create")) == posts
         stand = await check_the_end(simulator, tmp_path)
-        doubtful = [key for key, state in stand.items() if state is State.UNCERTAIN]
+        doubtful = [key for key, state in stand.items() if state is ItemState.UNCERTAIN]
         told = {call.task_id for call in simulator.ledger.callbacks if call.status == 200}
         async with Batch.open(tmp_path / "batch.db", read_only=True) as batch:
             bound = {item.task_id async for item in batch.items()}
@@ -281,7 +281,7 @@ async def test_killed_and_the_journal_is_moved_about(turn: int, tmp_path: Path) 
             paid
         )
         for key, task_id in paid.items():
-            assert items[key].state is State.UNCERTAIN or items[key].task_id == task_id
+            assert items[key].state is ItemState.UNCERTAIN or items[key].task_id == task_id
 
 
 async def test_a_disk_that_fills_up_while_a_post_is_out(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ async def test_a_disk_that_fills_up_while_a_post_is_out(tmp_path: Path) -> None:
 
         assert not (tmp_path / "batch.db.rescue.jsonl").exists()
         stand = await check_the_end(simulator, tmp_path)
-        assert set(stand.values()) == {State.DONE}
+        assert set(stand.values()) == {ItemState.DONE}
         assert len(simulator.ledger.paid) == 5
 
 
@@ -326,7 +326,7 @@ async def test_interrupted_during_a_post(life: dict[str, Any], tmp_path: Path) -
             stand = await states(batch)
             bound = {item.task_id async for item in batch.items()}
             assert await batch.verify() == []
-        doubts = list(stand.values()).count(State.UNCERTAIN)
+        doubts = list(stand.values()).count(ItemState.UNCERTAIN)
         assert len({charge.task_id for charge in simulator.ledger.paid} - bound) <= doubts
         assert not doubts or "after" in life, "one Ctrl-C waits for the answer"
         assert await lives.live() == 0

@@ -17,9 +17,9 @@ from batch.pictures import png
 from volume import volume
 
 from apikley_async import Storyboard
-from apikley_async.batch import Batch, Entry, check, survey
-from apikley_async.batch.manifest.fields import work_of
-from apikley_async.batch.manifest.reader import entries_in
+from apikley_async.batch import Batch, ManifestEntry, check_manifest, summarize_manifest
+from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.manifest.reader import read_manifest
 from apikley_async.errors import ManifestConflictError, ManifestError
 
 SHOTS = '"shots": [{"scene": "A cat.", "duration": 5}]'
@@ -37,11 +37,11 @@ def write(tmp_path: Path) -> Any:
     return written
 
 
-def read(path: Path, **options: bool) -> list[Entry]:
-    return list(entries_in(path, **options))
+def read(path: Path, **options: bool) -> list[ManifestEntry]:
+    return list(read_manifest(path, **options))
 
 
-def bare(entries: list[Entry]) -> list[tuple[str, str, str, str]]:
+def bare(entries: list[ManifestEntry]) -> list[tuple[str, str, str, str]]:
     """Entries but for where they stand."""
     return [(entry.key, entry.payload, entry.digest, entry.base) for entry in entries]
 
@@ -135,7 +135,7 @@ def test_every_form_says_the_same(write: Any, name: str, newline: str, bom: byte
 
     path = write(name, bom + FORMS[name].replace("\n", newline).encode())
 
-    assert check(path) == []
+    assert check_manifest(path) == []
     assert bare(read(path)) == bare(usual)
     assert [entry.key for entry in usual] == ["kitten", "010"]
 
@@ -185,7 +185,7 @@ def test_one_film_alone_is_a_manifest_too(write: Any, name: str, text: str) -> N
     """A film's own file, as `apikley generate` takes it."""
     path = write(name, text)
 
-    assert check(path) == []
+    assert check_manifest(path) == []
     assert [entry.where for entry in read(path)] == [name]
 
 
@@ -193,7 +193,9 @@ def test_quotes_and_line_breaks_in_cells(write: Any) -> None:
     """A cell is text as it stands, and places are counted in lines of the file."""
     path = write("films.csv", 'key,scene,duration\na,"One,\n""two"".",5\nb,Three.,5\nc,,5\n')
 
-    assert check(path) == ["films.csv, line 5, cell B4 (c): scene: a description, not blank"]
+    assert check_manifest(path) == [
+        "films.csv, line 5, cell B4 (c): scene: a description, not blank"
+    ]
     path.write_text(path.read_text().replace("c,,5\n", ""))
     assert json.loads(read(path)[0].payload)["shots"][0]["scene"] == 'One,\n"two".'
 
@@ -202,7 +204,7 @@ def test_a_csv_film_is_told_in_its_columns(write: Any) -> None:
     """What is `duration` elsewhere is `film_duration` there."""
     path = write("films.csv", "key,scene,duration,film_duration\na,One.,5,12\n")
 
-    assert check(path) == [
+    assert check_manifest(path) == [
         "films.csv, line 2, cell D2 (a): film_duration: 10, 15 or 25 seconds, not 12"
     ]
 
@@ -218,7 +220,7 @@ def test_a_csv_film_of_too_many_rows(write: Any) -> None:
     """They are counted, not gathered."""
     path = write("films.csv", "key,scene,duration\n" + "a,A cat.,1\n" * 50_000)
 
-    assert check(path) == ["films.csv, line 2 (a): shots: 1 to 10, not 11"]
+    assert check_manifest(path) == ["films.csv, line 2 (a): shots: 1 to 10, not 11"]
 
 
 # --- all faults, at once --------------------------------------------------------------------------
@@ -236,7 +238,7 @@ def test_all_faults_of_a_manifest_are_told(write: Any) -> None:
     ]
     path = write("films.jsonl", "\n".join(lines))
 
-    found = check(path)
+    found = check_manifest(path)
 
     assert [fault.split(": ")[:2] for fault in found] == [
         ["films.jsonl, line 2", "key"],
@@ -262,7 +264,7 @@ def test_a_hundred_faults_are_enough(write: Any, name: str) -> None:
         ".json": json.dumps(films),
     }[Path(name).suffix]
 
-    found = check(write(name, text))
+    found = check_manifest(write(name, text))
 
     assert len(found) == 101
     assert found[-1] == "and more; these come first"
@@ -304,7 +306,7 @@ def test_two_films_of_one_name(write: Any, one: str, other: str) -> None:
     """They would overwrite each other's files, here or elsewhere; both places are told. (M4)."""
     path = write("films.jsonl", f"{scene(one, 'One.')}\n\n{scene(other, 'Two.')}\n")
 
-    [fault] = check(path)
+    [fault] = check_manifest(path)
     assert fault.startswith("films.jsonl, line 3: key: ")
     assert "films.jsonl, line 1" in fault
     with pytest.raises(ManifestConflictError):
@@ -317,7 +319,7 @@ def test_a_take_and_a_film_of_its_name(write: Any, turned: bool) -> None:
     films = [scene("kitten", "One.", takes=2), scene("Kitten.2", "Two.")]
     path = write("films.jsonl", "\n".join(reversed(films) if turned else films))
 
-    [fault] = check(path)
+    [fault] = check_manifest(path)
     assert fault.startswith("films.jsonl, line 2: key: ")
 
 
@@ -326,7 +328,7 @@ def test_films_on_one_line_of_yaml(write: Any) -> None:
     film = "{key: a, shots: [{scene: %s., duration: 5}]}"
     path = write("films.yaml", f"films: [{film % 'One'}, {film % 'Two'}]")
 
-    [fault] = check(path)
+    [fault] = check_manifest(path)
     assert fault.startswith("films.yaml, line 1: key: 'a'")
 
 
@@ -336,11 +338,11 @@ def test_the_same_film_under_two_keys(write: Any) -> None:
         "films.jsonl", f"{scene('a', 'One.')}\n{scene('b', 'Two.')}\n{scene('c', 'One.')}\n"
     )
 
-    [fault] = check(path)
+    [fault] = check_manifest(path)
     assert fault.startswith(
         "films.jsonl, line 3: 'c' has the same content as the film at films.jsonl, line 1"
     )
-    assert check(path, allow_duplicates=True) == []
+    assert check_manifest(path, allow_duplicates=True) == []
 
 
 async def test_what_an_edited_manifest_changes(write: Any, tmp_path: Path) -> None:
@@ -379,8 +381,8 @@ async def test_images_outside_if_that_is_said(write: Any, tmp_path: Path) -> Non
     write("a.png", png())
     path = write("sub/films.jsonl", scene("a", "One.", image="../a.png"))
 
-    assert len(check(path)) == 1
-    assert check(path, allow_outside=True) == []
+    assert len(check_manifest(path)) == 1
+    assert check_manifest(path, allow_outside=True) == []
     async with Batch.open(tmp_path / "batch.db") as batch:
         with pytest.raises(ManifestError, match="inside the manifest's folder"):
             await batch.add(path)
@@ -402,7 +404,9 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path, name: str) ->
         file.truncate(100 * 1024 * 1024)
 
     began = time.process_time()
-    assert check(path) == [f"{name}: at most 64 MB, not 105; JSON lines and CSV may be larger"]
+    assert check_manifest(path) == [
+        f"{name}: at most 64 MB, not 105; JSON lines and CSV may be larger"
+    ]
     assert time.process_time() - began < 0.5
 
 
@@ -416,7 +420,7 @@ def test_a_line_without_end(tmp_path: Path, name: str) -> None:
         file.write(b"\n{}\n")
     tracemalloc.start()
     try:
-        found = check(path)
+        found = check_manifest(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -445,7 +449,7 @@ def test_what_is_no_file(tmp_path: Path, write: Any) -> None:
         "x" * 300 + ".json": "cannot be read: ",
         "a\x1b[31m\n.json": "cannot be read",
     }.items():
-        [fault] = check(tmp_path / name)
+        [fault] = check_manifest(tmp_path / name)
         assert re.search(told, fault), fault
         assert fault.isprintable()
 
@@ -453,7 +457,7 @@ def test_what_is_no_file(tmp_path: Path, write: Any) -> None:
 def test_a_file_that_is_edited_meanwhile(write: Any) -> None:
     """Half of one manifest and half of another is neither. (M11)."""
     path = write("films.jsonl", "\n".join(scene(f"k{n}", f"{n}.") for n in range(2000)))
-    reading = entries_in(path)
+    reading = read_manifest(path)
     next(reading)
     with path.open("a") as file:
         file.write("\n" + scene("late", "Late."))
@@ -539,7 +543,7 @@ def test_a_table_is_read_as_spreadsheets_save_it(write: Any) -> None:
             for bom in (b"", b"\xef\xbb\xbf"):
                 raw = bom + text.replace("\r\n", "\n").replace("\n", end).encode()
                 path = write("sheet.csv", raw)
-                found = check(path) or bare(
+                found = check_manifest(path) or bare(
                     [attrs.evolve(entry, payload=without_notes(entry)) for entry in read(path)]
                 )
                 if found != usual:
@@ -548,7 +552,7 @@ def test_a_table_is_read_as_spreadsheets_save_it(write: Any) -> None:
     assert wrong == {}
 
 
-def without_notes(entry: Entry) -> str:
+def without_notes(entry: ManifestEntry) -> str:
     payload = json.loads(entry.payload)
     payload.pop("metadata", None)
     return json.dumps(payload, ensure_ascii=False, sort_keys=True)
@@ -560,7 +564,7 @@ def test_text_in_a_table_is_text(write: Any) -> None:
     rows = "".join(f'k{number},"{text}",5\n' for number, text in enumerate(scenes))
     path = write("films.csv", "key,scene,duration\n" + rows)
 
-    assert check(path) == []
+    assert check_manifest(path) == []
     assert [json.loads(e.payload)["shots"][0]["scene"] for e in read(path)] == scenes
 
 
@@ -575,7 +579,7 @@ def test_faults_of_a_table_name_the_cell(write: Any) -> None:
     missing = f"cell D5 (b): image: {str(place)!r}: cannot be read: No such file or directory"
     missing = f"films.csv, line 6, {missing}"
 
-    assert check(path) == [
+    assert check_manifest(path) == [
         "films.csv, line 4, cell B3 (a): duration: a number of seconds, not 'x'",
         "films.csv, line 7: 5 cells as in the line of names, not 2; scene is missing",
         "films.csv, line 6, cell B5 (b): duration: 0.1 to 15 seconds, not 16",
@@ -588,7 +592,7 @@ def test_faults_of_a_table_name_the_cell(write: Any) -> None:
 def test_other_columns_are_notes_and_near_names_are_faults(write: Any) -> None:
     """What may be meant for one of ours never becomes a note unseen."""
     path = write("films.csv", "key,scene,duration,Client,shot by\na,A cat.,5,ACME,me\n")
-    found = survey(path)
+    found = summarize_manifest(path)
 
     assert found.faults == ()
     assert found.remarks[0] == (
@@ -601,11 +605,11 @@ def test_other_columns_are_notes_and_near_names_are_faults(write: Any) -> None:
 
     wrong = {}
     for name in ("scenes", "Szene", "durations", "keys", "imag", "aspectratios", "film duratoin"):
-        found = check(write("films.csv", f"key,scene,duration,{name}\na,A cat.,5,x\n"))
+        found = check_manifest(write("films.csv", f"key,scene,duration,{name}\na,A cat.,5,x\n"))
         if not (len(found) == 1 and "perhaps" in found[0] and "column D" in found[0]):
             wrong[name] = found
     for name in ("takes", "Model", "shots", "task"):
-        found = check(write("films.csv", f"key,scene,duration,{name}\na,A cat.,5,2\n"))
+        found = check_manifest(write("films.csv", f"key,scene,duration,{name}\na,A cat.,5,2\n"))
         if not (len(found) == 1 and "no such column" in found[0]):
             wrong[name] = found
     assert wrong == {}
@@ -620,7 +624,7 @@ def test_a_shift_of_cells_is_a_fault(write: Any) -> None:
         (name, row)
         for name in names
         for row in rows
-        if not check(write("f.csv", f"{name}\n{row}\n"))
+        if not check_manifest(write("f.csv", f"{name}\n{row}\n"))
     ]
 
     assert passed == []
@@ -647,7 +651,7 @@ def test_json_and_toml_faults_name_key_and_line(write: Any) -> None:
     }
     wrong = {}
     for name, (text, place) in texts.items():
-        found = check(write(name, text))
+        found = check_manifest(write(name, text))
         if found != [f"{name}, {place}: shots[0].scene: a description, not blank"]:
             wrong[name] = place, found
 
@@ -665,7 +669,7 @@ def test_a_film_with_a_fault_takes_part_in_the_other_checks(write: Any) -> None:
         "films.json": f'[{{"key": "a", "key": "a", {SHOTS}}}, {{"key": "a", {SHOTS}}}]',
     }
 
-    found = {name: check(write(name, text)) for name, text in texts.items()}
+    found = {name: check_manifest(write(name, text)) for name, text in texts.items()}
 
     told = {name: sum("names the same file" in each for each in found[name]) for name in found}
     assert told == {"films.jsonl": 2, "films.yaml": 2, "films.csv": 1, "films.json": 1}, found
@@ -675,8 +679,8 @@ def test_a_comma_between_braces_wants_quotes(write: Any) -> None:
     """YAML would make another field of the text behind it."""
     path = write("films.yaml", "shots:\n- {scene: A kitten, with a cake., duration: 5}\n")
 
-    assert check(path)[0].startswith(
-        "films.yaml, line 2: 'with a cake.' has no value; a text with a comma in it wants quotes"
+    assert check_manifest(path)[0].startswith(
+        "films.yaml, line 2: 'with a cake.' has no value; a text with a comma in it needs quotes"
     )
 
 
@@ -684,7 +688,7 @@ def test_shots_that_do_not_fill_their_film_are_told_before_it_is_paid(write: Any
     """It is no fault: the page of the model allows it, and the whole film is paid."""
     films = [{"key": f"k{n}", "shots": [{"scene": f"{n}.", "duration": n}]} for n in range(1, 6)]
     films.append({"key": "full", "duration": 10, "shots": [{"scene": "X.", "duration": 10}]})
-    found = survey(write("films.jsonl", "\n".join(map(json.dumps, films))))
+    found = summarize_manifest(write("films.jsonl", "\n".join(map(json.dumps, films))))
 
     assert (found.faults, found.films, found.shots, found.seconds) == ((), 6, 6, 85)
     [told] = found.remarks
@@ -712,12 +716,12 @@ def test_shots_without_a_duration_are_written_down_as_they_are(write: Any) -> No
     assert found == [found[0]] * len(paths)
     [(_key, payload, _digest, _base)] = found[0]
     assert json.loads(payload)["shots"] == shots
-    assert all(not survey(path).remarks for path in paths)
+    assert all(not summarize_manifest(path).remarks for path in paths)
 
 
 def test_a_shot_without_a_duration_and_without_time_is_a_fault(write: Any) -> None:
     film = {"shots": [{"scene": "A."}, {"scene": "B.", "duration": 15}]}
 
-    [fault] = check(write("film.json", json.dumps(film)))
+    [fault] = check_manifest(write("film.json", json.dumps(film)))
 
     assert "shots: 0 seconds are left for each shot without a duration" in fault

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from batch.scenery import board, customer, films, opened, ran, states, world
 
-from apikley_async.batch import State, check
+from apikley_async.batch import ItemState, check_manifest
 from apikley_async.errors import ManifestConflictError, ManifestError
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -23,7 +23,7 @@ TWO = Terms(duration=Constant(5), results=2)
 
 async def made(
     folder: Path, terms: Terms, *keys: str, scene: str = "", overwrite: bool = False
-) -> dict[str, State]:
+) -> dict[str, ItemState]:
     """Make films of these keys; every life has a service of its own, and all know one API key."""
     life = sum(1 for _ in folder.iterdir())
     service = Simulator(terms, api_key=KEY, clock=LoopClock(), rng=random.Random(life))
@@ -48,7 +48,7 @@ async def test_a_film_of_two_files_leaves_its_names_to_nobody_else(tmp_path: Pat
     before = contents(tmp_path)
     assert before.keys() == {"a-1.mp4", "a-2.mp4"}
 
-    assert set((await made(tmp_path, QUICK, "a-1", overwrite=True)).values()) == {State.DONE}
+    assert set((await made(tmp_path, QUICK, "a-1", overwrite=True)).values()) == {ItemState.DONE}
 
     after = contents(tmp_path)
     assert after.keys() == before.keys() | {"a-1 (film).mp4"}
@@ -60,7 +60,7 @@ async def test_a_film_of_two_files_leaves_others_theirs(tmp_path: Path) -> None:
     await made(tmp_path, QUICK, "a-1")
     before = contents(tmp_path)
 
-    assert set((await made(tmp_path, TWO, "a", overwrite=True)).values()) == {State.DONE}
+    assert set((await made(tmp_path, TWO, "a", overwrite=True)).values()) == {ItemState.DONE}
 
     after = contents(tmp_path)
     assert after.keys() == {"a-1.mp4", "a (film)-1.mp4", "a (film)-2.mp4"}
@@ -73,7 +73,7 @@ async def test_another_films_file_is_no_strangers(tmp_path: Path) -> None:
 
     ends = await made(tmp_path, QUICK, "kitten")
 
-    assert set(ends.values()) == {State.DONE}
+    assert set(ends.values()) == {ItemState.DONE}
     assert contents(tmp_path).keys() == {"kitten-1.mp4", "kitten.mp4"}
 
 
@@ -91,8 +91,8 @@ async def test_a_name_that_the_disk_cannot_take_is_that_films_trouble(
         await batch.add([(key, board(key)) for key in (long, "k1")])
         heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
 
-        assert heard["k1"].state is State.DONE
-        assert heard[long].state is State.PLANNED
+        assert heard["k1"].state is ItemState.DONE
+        assert heard[long].state is ItemState.PLANNED
         assert "146 bytes, and the disk takes 143" in heard[long].cause
         assert len(simulator.ledger.paid) == 1
 
@@ -104,11 +104,11 @@ def test_check_tells_of_a_name_that_the_disk_cannot_take(
     path = tmp_path / "films.csv"
     key = "\u0436" * 70
     path.write_text(f"key,scene,duration,film_duration\n{key},A cat.,5,10\n", encoding="utf-8")
-    assert check(path) == []
+    assert check_manifest(path) == []
 
     monkeypatch.setattr(os, "pathconf", lambda _path, _name: 143)
 
-    [fault] = check(path)
+    [fault] = check_manifest(path)
     assert fault.startswith("films.csv, line 2: key: ")
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 import attrs
 import pytest
 from batch.conformance import attempt, film
+from batch.conftest import SmallDisk
 from batch.scenery import check_books, customer, films, opened, ran, states, world
 from batch.test_journal import journal
 
 from apikley_async import Verdict
 from apikley_async._disk import user_id
-from apikley_async.batch import Event, Journal, State, Step
-from apikley_async.batch.store import journal_file
+from apikley_async.batch import ItemEvent, ItemState, Journal, Transition
+from apikley_async.batch.store import locks
 from apikley_async.errors import JournalError
 from apikley_async.simulator import Fault
 
@@ -35,48 +36,45 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "batch.db"
 
 
-async def allow(owner: Journal, pages: int) -> None:
-    """Let the journal grow to so many pages, and no further."""
-    await owner._do(lambda: owner._db.execute(f"PRAGMA max_page_count = {pages}"))
-
-
-async def paid(owner: Journal, *, raw: str = "x" * 60_000) -> None:
+async def paid(owner: Journal, disk: type[SmallDisk], *, raw: str = "x" * 60_000) -> None:
     """Settle an accepted attempt whose answer needs room."""
     await owner.plan([film("a"), film("b")])
     await owner.intend("a", "t1", "print", 150.0)
-    await allow(owner, 1)
+    disk.pages = 1
     ended = attempt("t1", Verdict.ACCEPTED, TASK)
     object.__setattr__(ended, "raw", raw)
-    await owner.settle("a", ended, Step(Event.ACCEPT, task_id=TASK))
+    await owner.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id=TASK))
 
 
-async def test_a_disk_that_is_full_for_a_moment_loses_nothing(path: Path) -> None:
+async def test_a_disk_that_is_full_for_a_moment_loses_nothing(
+    path: Path, disk: type[SmallDisk]
+) -> None:
     """The id is tried again for two seconds; but the gate stays closed. (J2)"""
     async with journal(path) as owner:
 
         async def make_room() -> None:
             await asyncio.sleep(0.3)
-            await allow(owner, 1_000_000)
+            disk.pages = 1_000_000
 
         room = asyncio.create_task(make_room())
-        await paid(owner)
+        await paid(owner, disk)
         await room
 
         with pytest.raises(JournalError, match="free some space"):
             await owner.intend("b", "t2", "print", None)
     async with journal(path) as owner:
         item = await owner.item("a")
-        assert (item.state, item.task_id) == (State.SUBMITTED, TASK)
+        assert (item.state, item.task_id) == (ItemState.SUBMITTED, TASK)
         assert await owner.verify() == []
 
 
 async def test_a_full_disk_leads_to_a_note_that_is_bound_later(
-    path: Path, caplog: pytest.LogCaptureFixture
+    path: Path, caplog: pytest.LogCaptureFixture, disk: type[SmallDisk]
 ) -> None:
     """Error and log hold the id, a private note keeps it, and the next opening binds it. (J2)"""
     async with journal(path) as owner:
         with pytest.raises(JournalError, match="'a' is paid, its id is written down in") as caught:
-            await paid(owner)
+            await paid(owner, disk)
     note = path.with_name("batch.db.rescue.jsonl")
     [critical] = [r for r in caplog.records if r.levelno == logging.CRITICAL]
 
@@ -88,13 +86,13 @@ async def test_a_full_disk_leads_to_a_note_that_is_bound_later(
     for _ in range(2):
         async with journal(path) as owner:
             item = await owner.item("a")
-            assert (item.state, item.task_id) == (State.SUBMITTED, TASK)
+            assert (item.state, item.task_id) == (ItemState.SUBMITTED, TASK)
             assert await owner.verify() == []
         assert not note.exists()
 
 
 async def test_where_nothing_can_be_written_another_folder_can(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
 ) -> None:
     """The folder for temporary files is the second place. (J2)"""
     path.with_name("batch.db.rescue.jsonl").mkdir()
@@ -102,21 +100,21 @@ async def test_where_nothing_can_be_written_another_folder_can(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
     async with journal(path) as owner:
         with pytest.raises(JournalError, match="elsewhere"):
-            await paid(owner)
+            await paid(owner, disk)
     async with journal(path) as owner:
         assert (await owner.item("a")).task_id == TASK
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 async def test_where_no_place_is_left_the_error_is_the_place(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
 ) -> None:
     """Then the id stands in the error and the log, and they say to keep it. (J2)"""
     path.with_name("batch.db.rescue.jsonl").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     async with journal(path) as owner:
         with pytest.raises(JournalError, match="keep it") as caught:
-            await paid(owner)
+            await paid(owner, disk)
     assert caught.value.task_id == TASK
 
 
@@ -138,17 +136,19 @@ async def test_a_note_that_means_nothing_binds_nothing(path: Path, line: bytes) 
     async with journal(path) as owner:
         await owner.plan([film("a")])
         await owner.intend("a", "t1", "print", None)
-        line = line.replace(b"ID", owner._journal_id.encode())
+        line = line.replace(b"ID", owner.journal_id.encode())
     note = path.with_name("batch.db.rescue.jsonl")
     note.write_bytes(line + b"\n")
 
     async with journal(path) as owner:
-        assert (await owner.item("a")).state is State.UNCERTAIN
+        assert (await owner.item("a")).state is ItemState.UNCERTAIN
         assert await owner.verify() == []
     assert note.exists()
 
 
-async def test_a_note_outlives_a_power_cut(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_note_outlives_a_power_cut(
+    path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
+) -> None:
     """The note and its name are on the disk before the error is raised that speaks of it. (J2)"""
     synced, fsync = set(), os.fsync
 
@@ -159,43 +159,45 @@ async def test_a_note_outlives_a_power_cut(path: Path, monkeypatch: pytest.Monke
     async with journal(path) as owner:
         monkeypatch.setattr(os, "fsync", noticed)
         with pytest.raises(JournalError, match="written down in"):
-            await paid(owner)
+            await paid(owner, disk)
         note = path.with_name("batch.db.rescue.jsonl")
         assert synced >= {note.stat().st_ino, path.parent.stat().st_ino}
 
 
 def note_of(owner: Journal, key: str, token: str) -> str:
-    said = {"journal": owner._journal_id, "key": key, "token": token, "task_id": TASK, "at": 1}
+    said = {"journal": owner.journal_id, "key": key, "token": token, "task_id": TASK, "at": 1}
     return json.dumps(said) + "\n"
 
 
-async def test_half_a_note_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_half_a_note_is_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
+) -> None:
     """A disk that takes a part only keeps no id: the error says so, and is the place. (J2)"""
     write = os.write
     async with journal(path) as owner:
         monkeypatch.setattr(os, "write", lambda handle, line: write(handle, line[:9]))
         with pytest.raises(JournalError, match="keep it"):
-            await paid(owner)
+            await paid(owner, disk)
 
 
-async def test_every_paid_film_has_a_note(path: Path) -> None:
+async def test_every_paid_film_has_a_note(path: Path, disk: type[SmallDisk]) -> None:
     """Two answers came while nothing could be written: both ids are kept, and both bound. (J2)"""
     async with journal(path) as owner:
         await owner.plan([film("b")])
         await owner.intend("b", "t2", "print", None)
         with pytest.raises(JournalError):
-            await paid(owner)
+            await paid(owner, disk)
         ended = attrs.evolve(attempt("t2", Verdict.ACCEPTED, "task_2"), raw="x" * 60_000)
         with pytest.raises(JournalError, match="'b' is paid"):
-            await owner.settle("b", ended, Step(Event.ACCEPT, task_id="task_2"))
+            await owner.settle("b", ended, Transition(ItemEvent.ACCEPT, task_id="task_2"))
 
     async with journal(path) as owner:
-        found = {item.key: item.task_id for item in await owner.items((State.SUBMITTED,))}
+        found = {item.key: item.task_id for item in await owner.items((ItemState.SUBMITTED,))}
     assert found == {"a": TASK, "b": "task_2"}
 
 
 async def test_a_note_is_neither_written_nor_read_through_a_link(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
 ) -> None:
     """The folder for temporary files belongs to all: a link there leads wherever they like."""
     victim, elsewhere = tmp_path / "victim", tmp_path / "elsewhere"
@@ -204,12 +206,12 @@ async def test_a_note_is_neither_written_nor_read_through_a_link(
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     async with journal(path) as owner:
         with pytest.raises(JournalError, match="elsewhere"):
-            await paid(owner)
+            await paid(owner, disk)
     [note] = elsewhere.iterdir()
     note.rename(victim)
 
     async with journal(path) as owner:
-        assert (await owner.item("a")).state is State.UNCERTAIN
+        assert (await owner.item("a")).state is ItemState.UNCERTAIN
     assert victim.exists()
 
 
@@ -238,7 +240,7 @@ async def test_a_note_that_another_user_has_written_binds_nothing(path: Path) ->
     os.chown(note, 12345, -1)
     async with journal(path) as owner:
         item = await owner.item("a")
-    assert (item.state, item.task_id) == (State.UNCERTAIN, None)
+    assert (item.state, item.task_id) == (ItemState.UNCERTAIN, None)
     assert note.exists()
 
     os.chown(note, 0, -1)
@@ -253,15 +255,15 @@ async def test_a_note_about_a_film_that_was_given_up_binds_nothing(
     async with journal(path) as owner:
         await owner.plan([film("a")])
         await owner.intend("a", "t1", "print", None)
-        await owner.settle("a", attempt("t1", Verdict.UNCERTAIN), Step(Event.DOUBT))
-        await owner.step("a", Step(Event.DROP, by="me"))
+        await owner.settle("a", attempt("t1", Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN))
+        await owner.apply("a", Transition(ItemEvent.DROP, by="me"))
         note = path.with_name("batch.db.rescue.jsonl")
         note.write_text(note_of(owner, "a", "t1"))
 
     async with journal(path) as owner:
         item = await owner.item("a")
         [row] = await owner.attempts("a")
-        assert (item.state, item.task_id, row["task_id"]) == (State.DROPPED, None, TASK)
+        assert (item.state, item.task_id, row["task_id"]) == (ItemState.DROPPED, None, TASK)
         assert await owner.verify() == []
     assert not note.exists()
     assert [r for r in caplog.records if r.levelno == logging.CRITICAL and TASK in r.getMessage()]
@@ -275,14 +277,14 @@ async def test_a_note_about_a_task_of_another_film_binds_nothing(
         await owner.plan([film("a"), film("b")])
         await owner.intend("a", "t1", "print", None)
         ended = attempt("t1", Verdict.ACCEPTED, TASK)
-        await owner.settle("a", ended, Step(Event.ACCEPT, task_id=TASK))
+        await owner.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id=TASK))
         await owner.intend("b", "t2", "print", None)
         note = path.with_name("batch.db.rescue.jsonl")
         note.write_text(note_of(owner, "b", "t2"))
 
     async with journal(path) as owner:
         found = {item.key: (item.state, item.task_id) for item in await owner.items()}
-        assert found == {"a": (State.SUBMITTED, TASK), "b": (State.UNCERTAIN, None)}
+        assert found == {"a": (ItemState.SUBMITTED, TASK), "b": (ItemState.UNCERTAIN, None)}
     assert note.exists()
     [critical] = [r for r in caplog.records if r.levelno == logging.CRITICAL]
     assert TASK in critical.getMessage()
@@ -304,13 +306,13 @@ async def test_a_stolen_journal_does_not_lose_what_is_out(tmp_path: Path, path: 
                 await running
             item = await batch.item("k0")
         [charge] = simulator.ledger.paid
-        assert (item.state, item.task_id) == (State.SUBMITTED, charge.task_id)
+        assert (item.state, item.task_id) == (ItemState.SUBMITTED, charge.task_id)
         assert not path.with_name("batch.db.rescue.jsonl").exists()
 
         async with customer(simulator) as client, opened(path) as batch:
             await ran(batch, client, folder=tmp_path)
             await check_books(simulator, batch, tmp_path)
-            assert await states(batch) == {"k0": State.DONE}
+            assert await states(batch) == {"k0": ItemState.DONE}
 
 
 @pytest.mark.virtual
@@ -319,16 +321,14 @@ async def test_an_owner_that_was_believed_dead_hands_over_what_it_has_bought(
     tmp_path: Path, path: Path, decided: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answer comes when another one has the journal: it binds, or is bought besides. (A18)"""
-    monkeypatch.setattr(
-        journal_file, "lock_file", lambda handle: None
-    )  # locks that hold nobody off
+    monkeypatch.setattr(locks, "lock_file", lambda handle: None)  # locks that hold nobody off
     async with world() as simulator, customer(simulator) as client, opened(path) as former:
         simulator.script("create", [Fault.late(5)])
         await former.add(films(1))
         running = asyncio.create_task(ran(former, client, folder=tmp_path))
         await asyncio.sleep(2)
         async with opened(path) as owner:
-            assert await states(owner) == {"k0": State.UNCERTAIN}
+            assert await states(owner) == {"k0": ItemState.UNCERTAIN}
             if decided:
                 await owner.resubmit("k0")
             await asyncio.wait({running})
@@ -336,7 +336,7 @@ async def test_an_owner_that_was_believed_dead_hands_over_what_it_has_bought(
 
             bought = [job.task_id for job in client.unclaimed]
             if decided:
-                assert (await owner.item("k0")).state is State.PLANNED
+                assert (await owner.item("k0")).state is ItemState.PLANNED
                 assert bought == [charge.task_id]
                 assert running.exception() is None
                 return
@@ -344,7 +344,7 @@ async def test_an_owner_that_was_believed_dead_hands_over_what_it_has_bought(
             assert isinstance(running.exception(), JournalError)  # it may not go on
             await ran(owner, client, folder=tmp_path)
             await check_books(simulator, owner, tmp_path)
-            assert await states(owner) == {"k0": State.DONE}
+            assert await states(owner) == {"k0": ItemState.DONE}
 
 
 async def test_an_answer_after_the_journal_was_closed_is_noted(tmp_path: Path, path: Path) -> None:
@@ -357,8 +357,8 @@ async def test_an_answer_after_the_journal_was_closed_is_noted(tmp_path: Path, p
             await asyncio.sleep(5)
             batch.stop()
             await running
-            assert (await batch.item("k0")).state is State.SENDING
+            assert (await batch.item("k0")).state is ItemState.SENDING
         async with customer(simulator) as client, opened(path) as batch:
             await ran(batch, client, folder=tmp_path)
             await check_books(simulator, batch, tmp_path)
-            assert await states(batch) == {"k0": State.DONE}
+            assert await states(batch) == {"k0": ItemState.DONE}

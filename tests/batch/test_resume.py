@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from batch.scenery import (
 )
 
 from apikley_async import RateLimiter
-from apikley_async.batch import Batch, Event, State, Step
+from apikley_async.batch import Batch, ItemEvent, ItemState, Transition
 from apikley_async.errors import BudgetExceededError, ManifestError
 from apikley_async.simulator import Constant, Fault, Terms
 from apikley_async.testing import LoopClock
@@ -40,7 +42,7 @@ async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
             await batch.add(films(60))
             submitted = 0
             async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
-                submitted += item.state is State.SUBMITTED
+                submitted += item.state is ItemState.SUBMITTED
                 if submitted == 20:
                     break
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
@@ -70,34 +72,34 @@ async def test_an_uncertain_attempt_rests_its_minute_over_a_restart(tmp_path: Pa
         assert 59 < second - first < 62
 
 
-async def leave_at(batch: Batch, key: str, state: State, url: str) -> None:
+async def leave_at(batch: Batch, key: str, state: ItemState, url: str) -> None:
     """Bring an item to *state* by hand, as an earlier run would have left it."""
-    store = batch._open
+    store = batch.store
     steps = {
-        State.STALLED: [Step(Event.STALL, cause="too long")],
-        State.SUCCESS: [
-            Step(
-                Event.SUCCEED,
+        ItemState.STALLED: [Transition(ItemEvent.STALL, cause="too long")],
+        ItemState.SUCCESS: [
+            Transition(
+                ItemEvent.SUCCEED,
                 result=json.dumps({"urls": [url]}),
                 success_at=datetime(2026, 9, 21, tzinfo=UTC),
             )
         ],
     }
     for step in steps.get(state, []):
-        await store.step(key, step)
+        await store.apply(key, step)
 
 
-@pytest.mark.parametrize("state", [State.SUBMITTED, State.STALLED, State.SUCCESS])
+@pytest.mark.parametrize("state", [ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS])
 @pytest.mark.parametrize("pause", [100.0, 7200.0, 90_000.0], ids=["soon", "2h", "25h"])
 async def test_a_paid_film_is_taken_up_in_every_state(
-    state: State, pause: float, tmp_path: Path
+    state: ItemState, pause: float, tmp_path: Path
 ) -> None:
     """Submitted, stalled or ready: the next run saves it, hours later too, for nothing. (I3)"""
     async with world() as simulator:
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
             await batch.add(films(2))
             async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
-                if item.key == "k0" and item.state is State.SUBMITTED:
+                if item.key == "k0" and item.state is ItemState.SUBMITTED:
                     break
         async with opened(tmp_path / "b.db") as batch:
             [url] = simulator.result_urls((await batch.item("k0")).task_id or "")
@@ -107,7 +109,7 @@ async def test_a_paid_film_is_taken_up_in_every_state(
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
             await ran(batch, client, folder=tmp_path / "films")
 
-            assert set((await states(batch)).values()) == {State.DONE}
+            assert set((await states(batch)).values()) == {ItemState.DONE}
             await check_books(simulator, batch, tmp_path / "films")
         assert len(simulator.ledger.paid) == 2
 
@@ -119,19 +121,19 @@ async def test_a_result_that_is_dead_everywhere_expires_and_can_be_revived(tmp_p
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
-                if item.state is State.SUCCESS:
+                if item.state is ItemState.SUCCESS:
                     break
         await asyncio.sleep(3600)
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
             [item] = await ran(batch, client, folder=tmp_path / "films")
-            assert item.state is State.SUCCESS  # its day is not over: not yet is not never
+            assert item.state is ItemState.SUCCESS  # its day is not over: not yet is not never
         await asyncio.sleep(24 * 3600)
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
             [item] = await ran(batch, client, folder=tmp_path / "films")
-            assert item.state is State.EXPIRED
+            assert item.state is ItemState.EXPIRED
             assert await ran(batch, client, folder=tmp_path / "films") == []
             await batch.revive()
-            assert (await batch.item("k0")).state is State.SUCCESS
+            assert (await batch.item("k0")).state is ItemState.SUCCESS
         assert len(simulator.ledger.paid) == 1
 
 
@@ -142,7 +144,7 @@ async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
             await b.add(films(30))
             simulator.script("file", [Fault.HANG] * 40)
             async for _ in b.run(client, folder=tmp_path / "films", every_change=True):
-                if (await b.status()).counts.get(State.SUCCESS, 0) == 30:
+                if (await b.status()).counts.get(ItemState.SUCCESS, 0) == 30:
                     break
         simulator.clear_scripts()
         born = {}
@@ -151,7 +153,7 @@ async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
             for number in range(30):
                 item = await batch.item(f"k{number}")
                 born[item.task_id] = rng.randrange(80_000)
-                await shift(batch, item.key, 1_790_000_000 + born[item.task_id])
+                shift(tmp_path / "b.db", item.key, 1_790_000_000 + born[item.task_id])
         seen = len(simulator.ledger.files)
 
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
@@ -171,16 +173,14 @@ async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
             assert sum(other < dies for other in order[place:]) <= 5
 
 
-async def shift(batch: Batch, key: str, born: float) -> None:
+def shift(path: Path, key: str, born: float) -> None:
     """Let a film have been ready at another time."""
-    journal = batch._open
-    await journal._run(  # type: ignore[attr-defined]
-        lambda: journal._db.execute(  # type: ignore[attr-defined]
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        db.execute(
             "UPDATE item SET success_at = ?, result = json_set(result, '$.expires_at', ? + 86400)"
             " WHERE key = ?",
             (born, born, key),
         )
-    )
 
 
 async def test_a_run_makes_only_the_films_it_was_given(tmp_path: Path) -> None:
@@ -193,23 +193,23 @@ async def test_a_run_makes_only_the_films_it_was_given(tmp_path: Path) -> None:
             async for item in batch.run(
                 client, folder=folder, keys=["k1", "k2"], every_change=True
             ):
-                submitted += item.state is State.SUBMITTED
+                submitted += item.state is ItemState.SUBMITTED
                 if submitted == 2:
                     break
             [url] = simulator.result_urls((await batch.item("k2")).task_id or "")
         async with opened(tmp_path / "b.db") as batch:
-            await leave_at(batch, "k2", State.SUCCESS, url)
+            await leave_at(batch, "k2", ItemState.SUCCESS, url)
 
         async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
             assert await ran(batch, client, folder=folder, keys=[]) == []
             [item] = await ran(batch, client, folder=folder, keys={"k3"})
 
-            assert (item.key, item.state) == ("k3", State.DONE)
+            assert (item.key, item.state) == ("k3", ItemState.DONE)
             assert await states(batch) == {
-                "k0": State.PLANNED,
-                "k1": State.SUBMITTED,
-                "k2": State.SUCCESS,
-                "k3": State.DONE,
+                "k0": ItemState.PLANNED,
+                "k1": ItemState.SUBMITTED,
+                "k2": ItemState.SUCCESS,
+                "k3": ItemState.DONE,
             }
             await ran(batch, client, folder=folder)
             await check_books(simulator, batch, folder)
@@ -231,7 +231,7 @@ async def test_a_key_that_is_not_in_the_journal_is_refused_before_anything_is_pa
             await ran(batch, client, folder=tmp_path / "films", keys=["k0", "k7"])
 
         assert not simulator.ledger.creations
-        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert set((await states(batch)).values()) == {ItemState.PLANNED}
 
 
 async def test_only_the_films_of_a_run_need_a_price(tmp_path: Path) -> None:
@@ -242,13 +242,13 @@ async def test_only_the_films_of_a_run_need_a_price(tmp_path: Path) -> None:
         opened(tmp_path / "b.db") as batch,
     ):
         await batch.add([("short", board("short")), ("long", board("long", 25))])
-        bound = {"folder": tmp_path / "films", "max_credits": 1000, "price": {10: 150}}
+        bound = {"folder": tmp_path / "films", "max_credits": 1000, "prices": {10: 150}}
 
         with pytest.raises(BudgetExceededError, match="25"):
             await ran(batch, client, **bound)
         [item] = await ran(batch, client, **bound, keys=["short"])
 
-        assert (item.key, item.state) == ("short", State.DONE)
+        assert (item.key, item.state) == ("short", ItemState.DONE)
         assert len(simulator.ledger.paid) == 1
 
 
@@ -279,7 +279,7 @@ async def test_a_person_takes_what_links_there_are(tmp_path: Path) -> None:
     ):
         await batch.add(films(1))
         async for item in batch.run(client, folder=tmp_path, every_change=True):
-            if item.state is State.SUBMITTED:
+            if item.state is ItemState.SUBMITTED:
                 break
         [link] = simulator.result_urls(item.task_id or "")
         simulator.script("record", [Fault.result_urls(link, "https://a\u202eb/x.mp4")] * 9)
@@ -288,7 +288,11 @@ async def test_a_person_takes_what_links_there_are(tmp_path: Path) -> None:
         [again] = [item async for item in batch.save(client)]
         [done] = [item async for item in batch.save(client, "k0", partial=True)]
 
-        assert (rests.state, again.state, done.state) == (State.SUCCESS, State.SUCCESS, State.DONE)
+        assert (rests.state, again.state, done.state) == (
+            ItemState.SUCCESS,
+            ItemState.SUCCESS,
+            ItemState.DONE,
+        )
         assert "cannot be used" in rests.cause
         assert len(done.files) == 1
         assert len(simulator.ledger.paid) == 1
@@ -307,7 +311,7 @@ async def test_a_wait_for_an_uncertain_film_is_told(tmp_path: Path) -> None:
 
         heard = [item async for item in batch.run(client, folder=tmp_path, every_change=True)]
 
-        told = [item for item in heard if "all slots rest" in item.cause]
+        told = [item for item in heard if "all running slots are taken" in item.cause]
         assert [item.key for item in told] == ["k1"]
         assert re.search(r"up to (1799|1800) s.* decide about them", told[0].cause)
         assert heard.index(told[0]) < 5
@@ -325,7 +329,7 @@ async def test_running_films_are_counted_after_a_restart(tmp_path: Path) -> None
         ):
             await batch.add(films(2))
             async for item in batch.run(client, folder=tmp_path):
-                if item.state is State.UNCERTAIN:
+                if item.state is ItemState.UNCERTAIN:
                     break
         async with (
             customer(simulator, max_running=1) as client,
@@ -356,6 +360,6 @@ async def test_words_that_a_cause_repeats_are_forgotten_too(tmp_path: Path) -> N
             await ran(batch, client, folder=tmp_path / "films")
 
             assert "a secret scene" in insisted.cause
-            assert [item.state for item in await batch.purge()] == [State.DONE]
+            assert [item.state for item in await batch.purge()] == [ItemState.DONE]
 
     assert b"a secret scene" not in path.read_bytes()

@@ -29,8 +29,8 @@ from batch.scenery import (
 from volume import volume
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, UploadError
-from apikley_async.batch import REHEARSAL_MARK, State, is_rehearsal
-from apikley_async.batch.manifest.fields import work_of
+from apikley_async.batch import REHEARSAL_MARK, ItemState, is_rehearsal
+from apikley_async.batch.manifest.payload import work_of
 from apikley_async.errors import DownloadError
 from apikley_async.simulator import (
     Constant,
@@ -141,7 +141,7 @@ async def test_a_limiter_of_ones_own_remembers_the_attempts_of_the_last_run(tmp_
             batch_run = batch.run(client, folder=tmp_path / "films", every_change=True)
             async with contextlib.aclosing(batch_run) as changes:
                 async for _ in changes:
-                    if Counter((await states(batch)).values())[State.UNCERTAIN]:
+                    if Counter((await states(batch)).values())[ItemState.UNCERTAIN]:
                         break
         await asyncio.sleep(10)
         own = Own()
@@ -169,7 +169,7 @@ async def test_each_film_is_told_once_when_it_rests(tmp_path: Path) -> None:
         heard = await ran(batch, client, folder=tmp_path / "films")
 
         assert Counter(item.key for item in heard) == dict.fromkeys(await states(batch), 1)
-        assert Counter(item.state for item in heard) == {State.DONE: 4, State.UNCERTAIN: 1}
+        assert Counter(item.state for item in heard) == {ItemState.DONE: 4, ItemState.UNCERTAIN: 1}
         assert batch.stopped is None
 
 
@@ -192,13 +192,13 @@ async def test_what_is_everybody_s_trouble_stops_the_submitting(
 
         await ran(batch, client, folder=tmp_path / "films")
 
-        assert Counter((await states(batch)).values()) == {State.DONE: 3, State.PLANNED: 27}
+        assert Counter((await states(batch)).values()) == {ItemState.DONE: 3, ItemState.PLANNED: 27}
         assert batch.stopped
         assert told in batch.stopped.casefold()
         assert len(simulator.ledger.arrivals("create")) <= 3 + 3
         simulator.clear_scripts()
         await ran(batch, client, folder=tmp_path / "films")
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
         assert batch.stopped is None
         await check_books(simulator, batch, tmp_path / "films")
 
@@ -232,7 +232,7 @@ async def test_maintenance_pauses_everybody_and_the_item_is_planned_again(tmp_pa
 
         await ran(batch, client, folder=tmp_path / "films", max_running=4)
 
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
         times = simulator.ledger.arrivals("create")
         assert max(late - early for early, late in itertools.pairwise(times)) >= 119
 
@@ -249,7 +249,7 @@ async def test_films_that_meet_one_maintenance_are_one_pause(tmp_path: Path) -> 
 
         await ran(batch, client, folder=tmp_path / "films")
 
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
         assert batch.stopped is None
 
 
@@ -265,7 +265,7 @@ async def test_a_film_between_two_maintenances_is_a_new_beginning(tmp_path: Path
 
         await ran(batch, client, folder=tmp_path / "films", max_running=1)
 
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
         assert batch.stopped is None
 
 
@@ -282,7 +282,7 @@ async def test_endless_maintenance_stops_the_run(tmp_path: Path) -> None:
         await ran(batch, client, folder=tmp_path / "films")
 
         assert batch.stopped
-        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert set((await states(batch)).values()) == {ItemState.PLANNED}
         assert asyncio.get_running_loop().time() < 3600
 
 
@@ -301,7 +301,7 @@ async def test_a_service_that_cannot_be_reached_stops_the_run(tmp_path: Path) ->
 
         assert batch.stopped
         assert "not reached" in batch.stopped
-        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert set((await states(batch)).values()) == {ItemState.PLANNED}
         assert await batch.verify() == []
 
 
@@ -317,7 +317,7 @@ async def test_a_redirect_is_nobody_s_film(tmp_path: Path) -> None:
 
         await ran(batch, client, folder=tmp_path / "films")
 
-        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert set((await states(batch)).values()) == {ItemState.PLANNED}
         assert len(simulator.ledger.arrivals("create")) == 1
 
 
@@ -331,13 +331,13 @@ async def test_what_is_refused_for_good_stops_nobody(tmp_path: Path) -> None:
         simulator.script("create", [Fault.code(422, "no such thing")])
         await batch.add(films(4))
         heard = await ran(batch, client, folder=tmp_path / "films")
-        [rejected] = [item for item in heard if item.state is State.REJECTED]
+        [rejected] = [item for item in heard if item.state is ItemState.REJECTED]
 
         assert "no such thing" in rejected.cause
-        assert Counter((await states(batch)).values()) == {State.DONE: 3, State.REJECTED: 1}
+        assert Counter((await states(batch)).values()) == {ItemState.DONE: 3, ItemState.REJECTED: 1}
         await batch.retry(rejected.key)
         await ran(batch, client, folder=tmp_path / "films")
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
 
 
 async def test_an_image_that_the_service_does_not_store_keeps_its_film_planned(
@@ -357,11 +357,11 @@ async def test_an_image_that_the_service_does_not_store_keeps_its_film_planned(
         heard = await ran(batch, client, folder=tmp_path / "films")
 
         stand = await states(batch)
-        assert stand.pop("picture") is State.PLANNED
-        assert set(stand.values()) == {State.DONE}
+        assert stand.pop("picture") is ItemState.PLANNED
+        assert set(stand.values()) == {ItemState.DONE}
         assert any(item.key == "picture" and "without a URL" in item.cause for item in heard)
         await ran(batch, client, folder=tmp_path / "films")
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
 
 
 async def test_an_address_that_redirects_stops_the_run(tmp_path: Path) -> None:
@@ -376,7 +376,7 @@ async def test_an_address_that_redirects_stops_the_run(tmp_path: Path) -> None:
 
         await ran(batch, client, folder=tmp_path / "films")
 
-        assert set((await states(batch)).values()) == {State.PLANNED}
+        assert set((await states(batch)).values()) == {ItemState.PLANNED}
         assert len(simulator.ledger.arrivals("create")) == 1
         assert "redirected" in (batch.stopped or "")
 
@@ -415,13 +415,13 @@ async def test_an_image_that_was_exchanged_is_not_filmed(tmp_path: Path) -> None
 
         await ran(batch, client, folder=tmp_path / "films")
 
-        assert (await states(batch)) == {"a": State.REJECTED}
+        assert (await states(batch)) == {"a": ItemState.REJECTED}
         assert "not the picture" in (await batch.item("a")).cause
         assert not simulator.ledger.creations
         await asyncio.to_thread(shutil.copy, shipped / "kitten.webp", picture)
         await batch.retry("a")
         await ran(batch, client, folder=tmp_path / "films")
-        assert (await states(batch)) == {"a": State.DONE}
+        assert (await states(batch)) == {"a": ItemState.DONE}
 
 
 async def test_an_image_is_compared_with_the_plan_where_it_is_read_to_be_sent(
@@ -470,8 +470,8 @@ async def test_an_image_that_is_none_rejects_its_film_alone(tmp_path: Path) -> N
         await ran(batch, client, folder=tmp_path / "films")
 
         stand = await states(batch)
-        assert stand.pop("lost") is State.REJECTED
-        assert set(stand.values()) == {State.DONE}
+        assert stand.pop("lost") is ItemState.REJECTED
+        assert set(stand.values()) == {ItemState.DONE}
         assert "lost.png" in (await batch.item("lost")).cause
 
 
@@ -486,7 +486,7 @@ async def test_a_file_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
         await batch.add(films(3))
         heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
 
-        assert heard["k1"].state is State.PLANNED
+        assert heard["k1"].state is ItemState.PLANNED
         assert "exists already" in heard["k1"].cause
         assert len(simulator.ledger.paid) == 2
         assert (tmp_path / "k1.mp4").read_bytes() == b"somebody's"
@@ -519,10 +519,10 @@ async def test_a_rehearsal_gives_way_and_a_person_s_file_of_another_kind_does_no
         await batch.add([("k0", task), ("k1", attrs.evolve(task, input={"prompt": "Dusk."}))])
         heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
 
-        assert heard["k0"].state is State.SUCCESS  # paid, and at the service still
+        assert heard["k0"].state is ItemState.SUCCESS  # paid, and at the service still
         assert "k0.jpg exists and is another file" in heard["k0"].cause
         assert photo.read_bytes() == b"\xff\xd8\xff\xe0 somebody's"
-        assert heard["k1"].state is State.DONE
+        assert heard["k1"].state is ItemState.DONE
         assert not is_rehearsal(rehearsed)
         photo.rename(tmp_path / "mine.jpg")
         await ran(batch, client, folder=tmp_path)
@@ -541,7 +541,7 @@ async def test_the_first_of_several_files_in_the_way_is_not_paid_for(tmp_path: P
 
         [item] = await ran(batch, client, folder=tmp_path)
 
-        assert item.state is State.PLANNED
+        assert item.state is ItemState.PLANNED
         assert "k0-1.mp4 exists already" in item.cause
         assert not simulator.ledger.paid
 
@@ -555,9 +555,9 @@ async def test_a_film_that_cannot_be_saved_is_saved_by_the_next_run(tmp_path: Pa
     ):
         await batch.add(films(1))
         async for item in batch.run(client, folder=tmp_path, every_change=True):
-            if item.state is State.SUBMITTED:
+            if item.state is ItemState.SUBMITTED:
                 (tmp_path / "k0.mp4").write_bytes(b"somebody's")
-        assert item.state is State.SUCCESS
+        assert item.state is ItemState.SUCCESS
         assert "another file" in item.cause
         (tmp_path / "k0.mp4").unlink()
 
@@ -586,7 +586,7 @@ async def test_a_failed_film_is_made_again_only_on_request(
         assert len(simulator.ledger.paid) == paid
         assert {item.fail_message for item in heard} == {"no luck"}
         assert again == []
-        assert set((await states(batch)).values()) == {State.FAILED}
+        assert set((await states(batch)).values()) == {ItemState.FAILED}
         assert await batch.verify() == []
 
 
@@ -609,8 +609,12 @@ async def test_a_film_that_was_taken_from_the_manifest_is_not_made(tmp_path: Pat
         await ran(batch, client, folder=tmp_path / "films")
 
         assert str(plan) == "1 new, 1 known, 1 gone"
-        assert await states(batch) == {"a": State.PLANNED, "b": State.DONE, "c": State.DONE}
-        assert (await batch.estimate(price=1)).films == 0
+        assert await states(batch) == {
+            "a": ItemState.PLANNED,
+            "b": ItemState.DONE,
+            "c": ItemState.DONE,
+        }
+        assert (await batch.estimate(prices=1)).films == 0
 
 
 async def test_films_without_a_manifest_can_be_added_one_by_one(tmp_path: Path) -> None:
@@ -625,7 +629,7 @@ async def test_films_without_a_manifest_can_be_added_one_by_one(tmp_path: Path) 
 
         await ran(batch, client, folder=tmp_path / "films")
 
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
 
 
 async def test_a_success_without_a_link_waits_for_the_next_run(tmp_path: Path) -> None:
@@ -638,7 +642,7 @@ async def test_a_success_without_a_link_waits_for_the_next_run(tmp_path: Path) -
         await batch.add([("talk", ModelTask("kling-2.6/text-to-video", {"prompt": "Hello."}))])
         for _ in range(2):
             [item] = await ran(batch, client, folder=tmp_path / "films")
-            assert (item.state, item.attempts) == (State.STALLED, 1)
+            assert (item.state, item.attempts) == (ItemState.STALLED, 1)
             assert "link" in item.cause
         assert len(simulator.ledger.paid) == 1
 
@@ -674,7 +678,7 @@ async def test_no_more_films_run_than_allowed(tmp_path: Path) -> None:
         await ran(batch, client, folder=tmp_path / "films", max_running=3)
 
         assert simulator.ledger.most_running == 3
-        assert set((await states(batch)).values()) == {State.DONE}
+        assert set((await states(batch)).values()) == {ItemState.DONE}
 
 
 async def test_an_uncertain_film_keeps_its_place_for_a_while(tmp_path: Path) -> None:
@@ -691,10 +695,13 @@ async def test_an_uncertain_film_keeps_its_place_for_a_while(tmp_path: Path) -> 
         await ran(batch, client, folder=tmp_path / "films")
 
         assert simulator.ledger.most_running == 2
-        assert Counter((await states(batch)).values()) == {State.DONE: 3, State.UNCERTAIN: 1}
+        assert Counter((await states(batch)).values()) == {
+            ItemState.DONE: 3,
+            ItemState.UNCERTAIN: 1,
+        }
 
 
-@pytest.mark.parametrize("wrong", [{"max_running": 0}, {"retry": -1}, {"price": -1.0}])
+@pytest.mark.parametrize("wrong", [{"max_running": 0}, {"retry": -1}, {"prices": -1.0}])
 async def test_options_that_make_no_sense_are_refused(
     wrong: dict[str, float], tmp_path: Path
 ) -> None:
@@ -706,7 +713,7 @@ async def test_options_that_make_no_sense_are_refused(
     ):
         await batch.add(films(1))
 
-        with pytest.raises(ValueError, match=next(iter(wrong))):
+        with pytest.raises(ValueError, match=next(iter(wrong)).removesuffix("s")):
             await ran(batch, client, folder=tmp_path, **wrong)
 
         assert not simulator.ledger.arrivals("create")
@@ -751,8 +758,8 @@ async def test_an_answer_with_another_film_s_task_is_that_film_s_trouble_only(
         assert unclaimed == []
         assert len(simulator.ledger.paid) == 4
         assert await states(batch) == {
-            **dict.fromkeys(("k0", "k2", "k3"), State.DONE),
-            "k1": State.UNCERTAIN,
+            **dict.fromkeys(("k0", "k2", "k3"), ItemState.DONE),
+            "k1": ItemState.UNCERTAIN,
         }
         [doubtful] = [item async for item in batch.items() if item.key == "k1"]
         assert "the answer names" in doubtful.cause

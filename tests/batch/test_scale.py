@@ -21,7 +21,7 @@ import pytest
 from batch.scenery import opened, swift
 
 from apikley_async import Client, Environment
-from apikley_async.batch import State
+from apikley_async.batch import ItemState
 from apikley_async.testing import LoopClock, Reply, Request, reply
 
 COUNT = int(os.environ.get("APIKLEY_SCALE", "400"))
@@ -73,8 +73,8 @@ async def test_ten_thousand_films(tmp_path: Path) -> None:
 
         done, early = 0, 0.0
         began = time.perf_counter()
-        async for item in batch.run(client, folder=tmp_path / "films", max_credits=9e9, price=5):
-            assert item.state is State.DONE
+        async for item in batch.run(client, folder=tmp_path / "films", max_credits=9e9, prices=5):
+            assert item.state is ItemState.DONE
             done += 1
             if done == COUNT // 10:
                 early = resident()

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from batch.test_kill import WORKER
 
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, ItemState
 from apikley_async.simulator import Constant, Simulator, Terms
 
 CALLS = "pwrite64,write,fdatasync,fsync,sendto,link"
@@ -80,8 +80,8 @@ async def test_what_is_on_the_disk_before_what(tmp_path: Path) -> None:
     await traced_run(tmp_path, log)
     async with Batch.open(tmp_path / "batch.db", read_only=True) as batch:
         items = [item async for item in batch.items()]
-        tokens = {item.key: (await batch._open.attempts(item.key))[0]["token"] for item in items}
-    assert {item.state for item in items} == {State.DONE}
+        tokens = {item.key: (await batch.store.attempts(item.key))[0]["token"] for item in items}
+    assert {item.state for item in items} == {ItemState.DONE}
     calls = calls_in(log.read_text(errors="replace"))
     films = f"<{tmp_path / 'films'}>"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from apikley_async.batch import check
+from apikley_async.batch import check_manifest
 from apikley_async.batch.manifest.yaml_format import compose
 from apikley_async.errors import ManifestError, MissingExtraError
 
@@ -89,11 +89,11 @@ def test_all_faults_of_a_yaml_file_are_told(loader: Any) -> None:
     assert faults == [
         "f, line 1: no anchors and aliases; write it out",
         "f, line 2: no anchors and aliases; write it out",
-        "f, line 3: 'b' stands there twice",
+        "f, line 3: 'b' is given twice",
         "f, line 4: names are words",
         "f, line 5: no tags such as 'tag:yaml.org,2002:str'",
         "f, line 6: no merge keys (<<); write it out",
-        "f, line 7: '<<' stands there twice",
+        "f, line 7: '<<' is given twice",
     ]
     assert document.broken
 
@@ -165,9 +165,9 @@ def test_only_the_broken_film_is_passed_over(tmp_path: Path) -> None:
         "films:\n- {key: a, takes: !x 9, shots: []}\n- {key: b, shots: []}\n- {key: a/b, key: c}\n",
     )
 
-    assert check(path) == [
+    assert check_manifest(path) == [
         "films.yaml, line 2: no tags such as '!x'",
-        "films.yaml, line 4: 'key' stands there twice",
+        "films.yaml, line 4: 'key' is given twice",
         "films.yaml, line 3 (b): shots: 1 to 10, not 0",
     ]
 
@@ -180,5 +180,5 @@ def test_without_pyyaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "yaml", None)
 
     with pytest.raises(MissingExtraError, match=r'pip install "\.\[yaml\]"'):
-        check(tmp_path / "film.yaml")
-    assert check(tmp_path / "film.json") == []
+        check_manifest(tmp_path / "film.yaml")
+    assert check_manifest(tmp_path / "film.json") == []

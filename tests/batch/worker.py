@@ -34,7 +34,8 @@ from typing import Any
 from apikley_async import Backoff, Client, JournalError, RateLimiter, Shot, Storyboard, Timeouts
 from apikley_async._download.partfile import PartFile
 from apikley_async._http import HttpTransport
-from apikley_async.batch import Batch, Event, Journal, State, run
+from apikley_async.batch import Batch, ItemEvent, ItemState, recorder, run
+from apikley_async.batch.store import attempts, items
 from apikley_async.webhook import Callback
 
 POINTS = (
@@ -46,10 +47,10 @@ POINTS = (
 HOOK_KEY = "a-word-that-signs"
 REFUSED = 7
 MOVES = {
-    Event.INTEND: "intent",
-    Event.ACCEPT: "id",
-    Event.SUCCEED: "success",
-    Event.SAVE: "done",
+    ItemEvent.INTEND: "intent",
+    ItemEvent.ACCEPT: "id",
+    ItemEvent.SUCCEED: "success",
+    ItemEvent.SAVE: "done",
 }
 
 
@@ -90,15 +91,15 @@ def around(owner: Any, name: str, trap: Trap, point: Callable[..., str | None]) 
 
 
 def set_traps(trap: Trap) -> None:
-    around(Journal, "_intend", trap, lambda *_: "intent")
-    around(Journal, "_settle", trap, lambda self, key, attempt, step: MOVES.get(step.event))
-    around(Journal, "_step", trap, lambda self, key, step: MOVES.get(step.event))
+    around(attempts, "intend", trap, lambda *_: "intent")
+    around(attempts, "settle", trap, lambda *args: MOVES.get(args[-1].event))
+    around(attempts, "apply", trap, lambda *args: MOVES.get(args[-1].event))
     around(os, "link", trap, lambda *_, **__: "link")
-    move, write, send = Journal._move, PartFile.write, HttpTransport.send
+    move, write, send = items.move, PartFile.write, HttpTransport.send
 
-    def moving(self: Journal, key: str, step: Any) -> None:
-        move(self, key, step)
-        trap.pass_by(f"inside {MOVES.get(step.event)}")
+    def moving(journal: Any, key: str, transition: Any) -> None:
+        move(journal, key, transition)
+        trap.pass_by(f"inside {MOVES.get(transition.event)}")
 
     async def writing(self: PartFile, chunk: bytes) -> None:
         await write(self, chunk)
@@ -116,7 +117,7 @@ def set_traps(trap: Trap) -> None:
         trap.pass_by("after answer")
         return reply
 
-    Journal._move = moving  # type: ignore[method-assign]
+    items.move = moving
     PartFile.write = writing  # type: ignore[method-assign]
     HttpTransport.send = sending  # type: ignore[method-assign]
     for name in ("write", "writelines"):
@@ -146,7 +147,7 @@ async def live(place: Path, setting: dict[str, Any], *, adopt: bool) -> int:
     callback = None
     if setting.get("hook"):
         callback = Callback(setting["hook"], hmac_keys=[HOOK_KEY], inbox=place / "calls.db")
-        run.LISTENING = setting["listening"]
+        recorder.CALLBACK_TIMEOUT = run.CALLBACK_TIMEOUT = setting["listening"]
     client = Client(
         setting["key"],
         callback=callback,
@@ -161,7 +162,13 @@ async def live(place: Path, setting: dict[str, Any], *, adopt: bool) -> int:
         await batch.add(films(setting["films"]))
         async for _ in batch.run(client, folder=place / "films", max_running=setting["running"]):
             pass
-        rest = {State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.EXPIRED}
+        rest = {
+            ItemState.DONE,
+            ItemState.FAILED,
+            ItemState.REJECTED,
+            ItemState.UNCERTAIN,
+            ItemState.EXPIRED,
+        }
         return 0 if set((await batch.status()).counts) <= rest else 4
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, fail_bad_films, write_manifest
 
-from apikley_async.batch import State
+from apikley_async.batch import ItemState
 from apikley_async.cli import simulated_service
 from apikley_async.cli.run_summary import exit_code_of
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -225,23 +225,23 @@ def test_a_simulated_batch_leaves_no_journal(
 
 
 CODES = {
-    State.DONE: 0,
-    State.DROPPED: 0,
-    State.FAILED: 1,
-    State.REJECTED: 1,
-    State.EXPIRED: 1,
-    State.UNCERTAIN: 3,
-    State.SENDING: 0,  # another process is at it
-    State.PLANNED: 4,
-    State.SUBMITTED: 4,
-    State.STALLED: 4,
-    State.SUCCESS: 4,
+    ItemState.DONE: 0,
+    ItemState.DROPPED: 0,
+    ItemState.FAILED: 1,
+    ItemState.REJECTED: 1,
+    ItemState.EXPIRED: 1,
+    ItemState.UNCERTAIN: 3,
+    ItemState.SENDING: 0,  # another process is at it
+    ItemState.PLANNED: 4,
+    ItemState.SUBMITTED: 4,
+    ItemState.STALLED: 4,
+    ItemState.SUCCESS: 4,
 }
 
 
 def test_each_state_has_its_exit_code() -> None:
     """0: all is well; 1: a film has failed; 3: needs a decision; 4: can be resumed."""
-    found = {state: exit_code_of({state: 1}) for state in State}
+    found = {state: exit_code_of({state: 1}) for state in ItemState}
 
     assert found == CODES
 

@@ -10,7 +10,7 @@ import pytest
 from cli.conftest import Run
 
 from apikley_async import Attempt, Client, Verdict
-from apikley_async.batch import Batch, Event, Journal, State, Step
+from apikley_async.batch import Batch, ItemEvent, ItemState, Journal, Transition
 from apikley_async.cli import simulated_service
 from apikley_async.cli.commands.demo import STORYBOARDS
 
@@ -90,7 +90,7 @@ async def planned_journal(path: Path) -> Journal:
     client = Client(key, base_url="http://127.0.0.1:1")
     async with client, Batch.open(path) as batch:
         await batch.add_films(sorted(STORYBOARDS.glob("*.json")))
-        await batch.belong_to(client)
+        await batch.check_account(client)
     return await Journal.open(path)
 
 
@@ -103,9 +103,9 @@ async def write_killed_run(path: Path) -> None:
             token, task_id = f"{number:032x}", f"task_{key}"
             await journal.intend(key, token, "0" * 64, None)
             attempt = Attempt(token, Verdict.ACCEPTED, task_id=task_id, ended_at=1.0)
-            await journal.settle(key, attempt, Step(Event.ACCEPT, task_id=task_id))
-        await journal.step("kitten", Step(Event.SUCCEED, result=json.dumps(clip)))
-        await journal.step("lighthouse", Step(Event.STALL, cause="the time was up"))
+            await journal.settle(key, attempt, Transition(ItemEvent.ACCEPT, task_id=task_id))
+        await journal.apply("kitten", Transition(ItemEvent.SUCCEED, result=json.dumps(clip)))
+        await journal.apply("lighthouse", Transition(ItemEvent.STALL, cause="the time was up"))
     finally:
         await journal.aclose()
 
@@ -134,7 +134,7 @@ def test_it_resumes_from_any_state(run: Run, tmp_path: Path) -> None:
 
     async def tasks() -> dict[str, str | None]:
         async with Batch.open(folder / "demo.db", read_only=True) as batch:
-            assert (await batch.status()).counts == {State.DONE: 6}
+            assert (await batch.status()).counts == {ItemState.DONE: 6}
             return {item.key: item.task_id async for item in batch.items()}
 
     bought = asyncio.run(tasks())

@@ -16,7 +16,7 @@ import pytest
 from batch.scenery import check_books, states
 
 import apikley_async
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, ItemState
 from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_GENERATE_KILLS", "3"))
@@ -85,4 +85,4 @@ async def test_killed_at_random_moments_the_same_command_resumes(tmp_path: Path)
 
             async with Batch.open(place / "films" / "apikley.db") as batch:
                 await check_books(service, batch, place / "films")
-                assert {*(await states(batch)).values()} <= {State.DONE, State.UNCERTAIN}
+                assert {*(await states(batch)).values()} <= {ItemState.DONE, ItemState.UNCERTAIN}

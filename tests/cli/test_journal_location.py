@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from cli.conftest import Run, edit_film, write_films
 
-from apikley_async.batch.store import journal_file
+from apikley_async.batch.store import local_disk, locks
 from apikley_async.cli.commands import generate
 from apikley_async.cli.journal_location import MARKER
 from apikley_async.simulator import Constant, Simulator, Terms
@@ -83,7 +84,7 @@ def network_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         f"1 0 0:1 / / rw - ext4 disk rw\n2 1 0:2 / {tmp_path}/films rw - nfs4 far:/films rw\n",
         encoding="utf-8",
     )
-    monkeypatch.setattr(journal_file, "MOUNTS", mounts)
+    monkeypatch.setattr(local_disk, "MOUNTS", mounts)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state" / "apikley"
 
@@ -151,12 +152,12 @@ def test_the_journal_s_lock_is_waited_for(
     """After the wait the command ends with 4; nothing was sent."""
     monkeypatch.setattr(generate, "LOCK_WAIT", 0.3)
     Path("films").mkdir()
-    lock = journal_file.take_lock(Path("films/apikley.db").absolute())
+    lock = locks.take_lock(Path("films/apikley.db").absolute())
 
     result = run("generate", "--yes", *write_films("tea"))
 
     assert result.code == 4
     assert "is in use by process" in result.err
     assert service.ledger.creations == []
-    journal_file.os.close(lock)
+    os.close(lock)
     assert run("generate", "--yes", *write_films("tea")).code == 0

@@ -18,7 +18,7 @@ from rawserver import unused_port
 from volume import volume
 
 from apikley_async import Client, Environment, Shot, Storyboard, SubmissionUncertainError
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, ItemState
 from apikley_async.simulator import Constant, Fault, Lognormal, RandomFaults, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox, Receiver
@@ -193,6 +193,6 @@ async def test_a_receiver_in_another_place_is_as_good(tmp_path: Path) -> None:
         ):
             async for _ in batch.run(client, folder=tmp_path / "films"):
                 pass
-            assert (await batch.status()).counts == {State.DONE: 4}
+            assert (await batch.status()).counts == {ItemState.DONE: 4}
             assert await batch.verify() == []
         assert len(simulator.ledger.creations) == 4

@@ -30,7 +30,7 @@ from apikley_async import (
     SubmissionUncertainError,
     SystemClock,
 )
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, ItemState
 from apikley_async.errors import JobTimeoutError, JournalError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock, ScriptedTransport, reply
@@ -153,7 +153,7 @@ async def test_what_lies_in_the_inbox_is_read_before_an_old_doubt_is_given_up(
 
         async with called() as client, Batch.open(tmp_path / "b.db", clock=Later()) as batch:
             await ran(batch, client, folder=tmp_path / "films")
-            assert await states(batch) == {"k0": State.DONE}
+            assert await states(batch) == {"k0": ItemState.DONE}
 
 
 @virtual
@@ -191,7 +191,7 @@ async def test_an_older_attempt_does_not_settle_a_newer_one(tmp_path: Path) -> N
             await until(lambda: len(simulator.ledger.paid) == 30)
             await asyncio.sleep(5)
             await end(running)
-            [key] = [k for k, s in (await states(batch)).items() if s is State.UNCERTAIN]
+            [key] = [k for k, s in (await states(batch)).items() if s is ItemState.UNCERTAIN]
         scenes = [scene_of(creation.body) for creation in simulator.ledger.creations]
         first = scenes.index(key)
         async with (
@@ -208,7 +208,7 @@ async def test_an_older_attempt_does_not_settle_a_newer_one(tmp_path: Path) -> N
             await callbacks.deliver(token_of(simulator, first), task_id)
             await running
 
-            attempts = await batch._open.attempts(key)
+            attempts = await batch.store.attempts(key)
             second = simulator.ledger.paid[-1].task_id
             told = {job.task_id for job in client.unclaimed} | {(await batch.item(key)).task_id}
             assert second in told or any(each["state"] == "unknown" for each in attempts)
@@ -304,7 +304,7 @@ async def test_what_is_heard_after_the_batch_was_closed_is_not_lost(tmp_path: Pa
         await asyncio.sleep(3600)
         async with opened(tmp_path / "b.db") as batch:
             await ran(batch, client, folder=tmp_path / "films")
-            assert await states(batch) == {"k0": State.DONE}
+            assert await states(batch) == {"k0": ItemState.DONE}
 
 
 @virtual
@@ -333,7 +333,7 @@ async def test_one_outage_at_the_start_does_not_hide_a_named_task(tmp_path: Path
         await asyncio.sleep(3600)
         async with customer(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
             await ran(batch, client, folder=tmp_path / "films")
-            assert await states(batch) == {"k0": State.DONE}
+            assert await states(batch) == {"k0": ItemState.DONE}
 
 
 @virtual
@@ -448,7 +448,7 @@ async def test_what_is_uncertain_is_yielded_when_the_run_is_stopped(tmp_path: Pa
         await asyncio.sleep(200)
         batch.stop()
 
-        assert State.UNCERTAIN in {item.state for item in await running}
+        assert ItemState.UNCERTAIN in {item.state for item in await running}
 
 
 # --- the rest ------------------------------------------------------------------------------------

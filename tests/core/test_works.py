@@ -24,7 +24,7 @@ from apikley_async import (
     images_of,
     with_images,
 )
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, ItemState
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -231,7 +231,7 @@ async def test_a_batch_writes_a_typed_model_down(
         await batch.add([("cat", work)])
         found = [item async for item in batch.run(apikley_client, folder=tmp_path / "films")]
 
-    assert found[-1].state is State.DONE
+    assert found[-1].state is ItemState.DONE
     [fields] = inputs(apikley_simulator)
     assert fields == work.wire_input({"frames": fields["frames"]})
 

@@ -1,9 +1,14 @@
-"""YAML manifests: plain values from YAML's events, without what surprises.
+"""YAML manifests: plain values from YAML's events, without YAML's surprises.
 
-No tags, no anchors and aliases, no merge keys, no name twice, one document. A plain scalar is
-what JSON would make of it (a number, true, false, null) and text otherwise: `no` and `010` are
-text. A quoted one is always text. Inside a task's `input`, where nobody else would notice, a
-plain scalar that other readers of YAML would take for something else than text is a fault.
+Tags, anchors, aliases, merge keys, duplicate names and several documents are faults. A plain scalar
+is what JSON would make of it (a number, true, false, null), and text otherwise: `no` and `010` are
+text. A quoted scalar is always text. Inside a task's `input`, where nobody would notice the
+difference, a plain scalar that other readers of YAML would not read as text is a fault.
+
+The values are built from PyYAML's events and not from the nodes that `yaml.compose` gives. A node
+does not show an explicit tag or an unused anchor; an event does. Events also let the bounds on
+depth and on the number of values hold before memory is filled, and the faults before a syntax error
+are reported together with it.
 """
 
 from __future__ import annotations
@@ -12,39 +17,42 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
-from apikley_async.batch.manifest.fields import MOST_FAULTS, shown
-from apikley_async.batch.manifest.formats import (
+from apikley_async._text import describe_value
+from apikley_async.batch.manifest.document import plain_value, read_document
+from apikley_async.batch.manifest.parts import (
     DEEPEST,
-    Fault,
-    Found,
-    Marked,
-    Remark,
-    films_in,
-    plain_value,
-    read_whole,
+    AnnotatedDict,
+    ManifestFault,
+    ManifestPart,
+    ManifestRemark,
 )
+from apikley_async.batch.manifest.text import read_whole
+from apikley_async.batch.manifest.work_fields import MOST_FAULTS
 from apikley_async.errors import ManifestError, MissingExtraError
 
 __all__ = ["compose", "read_yaml"]
 
-MOST_NODES = 1_000_000
-CUT = re.compile(r"[ \t]+#[^\s#]")  # a comment as nobody writes one behind a text
+MOST_VALUES = 1_000_000
+# A comment without a blank behind its #: it may be meant as a part of the text before it.
+ACCIDENTAL_COMMENT = re.compile(r"[ \t]+#[^\s#]")
 TOO_DEEP = f"at most {DEEPEST} levels deep"
-# Booleans and numbers of YAML 1.1 and 1.2 that are neither JSON's nor ours.
-DOUBTFUL = re.compile(
+# Booleans and numbers of YAML 1.1 and 1.2 that JSON does not know.
+AMBIGUOUS = re.compile(
     r"yes|no|on|off|[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)(e[-+]?[0-9]+)?|[-+]?0[xob][0-9a-f_]+",
     re.IGNORECASE,
 )
-QUOTED = re.compile(r"""(?<![^\s\[{,:])("([^"\\]|\\.)*+"?|'[^']*+'?|#[^\n]*+)""", re.DOTALL)
+QUOTED_OR_COMMENT = re.compile(
+    r"""(?<![^\s\[{,:])("([^"\\]|\\.)*+"?|'[^']*+'?|#[^\n]*+)""", re.DOTALL
+)
 
 
-WANTS_QUOTES = (
-    "a text with a comma in it wants quotes between braces, or a line of its own: "
+NEEDS_QUOTES = (
+    "a text with a comma in it needs quotes between braces, or a line of its own: "
     'scene: "A kitten, with a cake."'
 )
 
 
-def read_yaml(file: BinaryIO, name: str) -> Iterator[Found]:
+def read_yaml(file: BinaryIO, name: str) -> Iterator[ManifestPart]:
     """Read the films of a YAML manifest; PyYAML is imported here."""
     try:
         import yaml
@@ -53,10 +61,10 @@ def read_yaml(file: BinaryIO, name: str) -> Iterator[Found]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     remarks: list[str] = []
     document, faults = compose(yaml, loader, read_whole(file, name), name, remarks)
-    yield from map(Fault, faults)
-    yield from map(Remark, remarks[:MOST_FAULTS])
+    yield from map(ManifestFault, faults)
+    yield from map(ManifestRemark, remarks[:MOST_FAULTS])
     try:
-        yield from films_in(document, name)
+        yield from read_document(document, name)
     except ManifestError:
         if not faults:
             raise
@@ -65,12 +73,12 @@ def read_yaml(file: BinaryIO, name: str) -> Iterator[Found]:
 def compose(
     yaml: Any, loader: Any, text: str, name: str, remarks: list[str] | None = None
 ) -> tuple[Any, list[str]]:
-    """The document as plain values, and what is wrong with it, line by line.
+    """The document as plain values, and its faults with their lines.
 
     Texts that a comment may have cut off are added to *remarks*.
 
     Raises:
-        ManifestError: it is no YAML, or too deep or too large to go on.
+        ManifestError: it is not YAML, or too deep or too large to go on.
     """
     composer = _Composer(yaml, name, text, [] if remarks is None else remarks)
     try:
@@ -80,20 +88,20 @@ def compose(
         line = mark.line if mark else text.count("\n", 0, getattr(exc, "position", 0))
         if mark and composer.levels_at(mark.index, text) > DEEPEST:
             composer.stop(line, TOO_DEEP)
-        told = getattr(exc, "problem", None) or getattr(exc, "reason", None) or "not readable"
-        faults = [*composer.faults, f"{name}, line {line + 1}: YAML: {told}"]
+        rule = getattr(exc, "problem", None) or getattr(exc, "reason", None) or "not readable"
+        faults = [*composer.faults, f"{name}, line {line + 1}: YAML: {rule}"]
         raise ManifestError(faults) from None
     return document, composer.faults
 
 
-def _is_nothing(event: Any) -> bool:
-    """Whether an event is a value that nobody wrote: what a comma leaves behind between braces."""
-    nothing = getattr(event, "value", "x") == "" and not event.style
-    return nothing and event.tag is None and event.anchor is None
+def _is_missing(event: Any) -> bool:
+    """Whether an event is a value that was not written: what follows a comma between braces."""
+    missing = getattr(event, "value", "x") == "" and not event.style
+    return missing and event.tag is None and event.anchor is None
 
 
 class _Composer:
-    """Builds plain values from YAML's events, and notes what may not stand in a manifest."""
+    """Builds plain values from YAML's events, and collects what a manifest may not hold."""
 
     def __init__(self, yaml: Any, name: str, text: str, remarks: list[str]) -> None:
         self.faults: list[str] = []
@@ -117,17 +125,17 @@ class _Composer:
         return document
 
     def levels_at(self, index: int, text: str) -> int:
-        """How deep the text is nested where the library gave up.
+        """How deep the text is nested at *index*, where the parser stopped.
 
-        It reads ahead of its events, and may have a limit of its own, with words of its own.
-        Brackets inside quotes and comments do not count.
+        The parser reads ahead of its events, and may have a limit of its own with a message of its
+        own. Brackets inside quotes and comments do not count.
         """
-        ahead = QUOTED.sub("", text[self._end : index])
+        ahead = QUOTED_OR_COMMENT.sub("", text[self._end : index])
         opened = ahead.count("[") + ahead.count("{") - ahead.count("]") - ahead.count("}")
         return self._depth + opened - 1
 
     def stop(self, line: int, rule: str) -> NoReturn:
-        """Refuse the manifest, with all that was found so far."""
+        """Refuse the manifest, with all faults that were found so far."""
         raise ManifestError([*self.faults, f"{self._name}, line {line + 1}: {rule}"]) from None
 
     def _value(
@@ -143,31 +151,33 @@ class _Composer:
             return listed
         if isinstance(event, self._yaml.MappingStartEvent):
             return self._mapping(event, events, depth, strict)
-        return None  # an alias, which has been told
+        return None  # an alias, which _check has reported
 
-    def _mapping(self, event: Any, events: Iterator[Any], depth: int, strict: bool) -> Marked:
-        found = Marked()
-        found.line = event.start_mark.line + 1
+    def _mapping(
+        self, event: Any, events: Iterator[Any], depth: int, strict: bool
+    ) -> AnnotatedDict:
+        mapping = AnnotatedDict()
+        mapping.line = event.start_mark.line + 1
         before = len(self.faults)
         while not isinstance(inner := next(events), self._yaml.MappingEndEvent):
             name = self._name_of(inner, events, depth)
-            if name in found:
-                self._tell(inner, f"{shown(name)} stands there twice")
+            if name in mapping:
+                self._report(inner, f"{describe_value(name)} is given twice")
             value = next(events)
-            if event.flow_style and _is_nothing(value):
-                self._tell(inner, f"{shown(name)} has no value; {WANTS_QUOTES}")
-            found[name] = self._value(value, events, depth + 1, strict=strict or name == "input")
-        found.broken = len(self.faults) > before
-        return found
+            if event.flow_style and _is_missing(value):
+                self._report(inner, f"{describe_value(name)} has no value; {NEEDS_QUOTES}")
+            mapping[name] = self._value(value, events, depth + 1, strict=strict or name == "input")
+        mapping.broken = len(self.faults) > before
+        return mapping
 
     def _name_of(self, event: Any, events: Iterator[Any], depth: int) -> str:
         if not isinstance(event, self._yaml.ScalarEvent):
-            self._tell(event, "names are words")
+            self._report(event, "names are words")
             self._value(event, events, depth + 1)
             return ""
         self._check(event, depth)
         if event.value == "<<" and not event.style:
-            self._tell(event, "no merge keys (<<); write it out")
+            self._report(event, "no merge keys (<<); write it out")
         return str(event.value)
 
     def _scalar(self, event: Any, strict: bool) -> Any:
@@ -176,15 +186,15 @@ class _Composer:
         try:
             value = plain_value(event.value)
         except ValueError as exc:
-            self._tell(event, str(exc))
+            self._report(event, str(exc))
             return None
-        if isinstance(value, str) and CUT.match(self._text, event.end_mark.index):
+        if isinstance(value, str) and ACCIDENTAL_COMMENT.match(self._text, event.end_mark.index):
             self._remarks.append(
                 f"{self._name}, line {event.end_mark.line + 1}: the text ends before ' #', since "
-                "a comment begins there; a text with # in it wants quotes"
+                "a comment begins there; a text with # in it needs quotes"
             )
-        if strict and isinstance(value, str) and DOUBTFUL.fullmatch(value):
-            self._tell(event, f"a value as JSON has it, or text in quotes, not {value[:40]}")
+        if strict and isinstance(value, str) and AMBIGUOUS.fullmatch(value):
+            self._report(event, f"a value as JSON has it, or text in quotes, not {value[:40]}")
         return value
 
     def _check(self, event: Any, depth: int) -> None:
@@ -192,15 +202,15 @@ class _Composer:
         self._depth = depth + bool(getattr(event, "flow_style", False))
         self._end = event.end_mark.index
         if isinstance(event, self._yaml.AliasEvent) or event.anchor is not None:
-            self._tell(event, "no anchors and aliases; write it out")
+            self._report(event, "no anchors and aliases; write it out")
         elif event.tag is not None:
-            self._tell(event, f"no tags such as {shown(event.tag)}")
+            self._report(event, f"no tags such as {describe_value(event.tag)}")
         if depth > DEEPEST:
             self.stop(event.start_mark.line, TOO_DEEP)
-        if self._nodes > MOST_NODES:
+        if self._nodes > MOST_VALUES:
             self.stop(event.start_mark.line, "at most a million values; JSON lines may have more")
 
-    def _tell(self, event: Any, rule: str) -> None:
+    def _report(self, event: Any, rule: str) -> None:
         self.faults.append(f"{self._name}, line {event.start_mark.line + 1}: {rule}")
         if len(self.faults) > MOST_FAULTS:
             raise ManifestError(self.faults)

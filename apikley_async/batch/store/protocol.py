@@ -1,14 +1,14 @@
-"""What a batch needs of a journal: values, and the narrow protocol that stores implement.
+"""The store of a batch: its values, and the protocol that every store implements.
 
-Every step of an item is one transaction, made on the condition that the item is still in the
-state the step begins in; it is on the disk when the call returns. What is written about an
-attempt is found by its token, and may be written again: a commit may have been made although its
-answer was lost. Times are the store's own. `tests/batch/conformance.py` holds any store to that.
+Every change of an item is one transaction. It is made only if the item is still in the state that
+the change begins in, and it is on the disk when the call returns. What is stored about an attempt
+is found by its token, and may be stored again: a commit may have succeeded although its answer was
+lost. Times are the store's own. `tests/batch/conformance.py` tests any store for all of this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,23 +16,33 @@ from typing import Any, Protocol
 import attrs
 
 from apikley_async import Attempt
-from apikley_async.batch.states import Event, State
+from apikley_async.batch.states import ItemEvent, ItemState
 
-__all__ = ["Charge", "Entry", "Expected", "File", "Item", "Plan", "Step", "Store"]
+__all__ = [
+    "AttemptCost",
+    "ExpectedCallback",
+    "Item",
+    "ManifestEntry",
+    "PlanResult",
+    "SavedFile",
+    "Store",
+    "Transition",
+    "all_items",
+]
 
 
 @attrs.frozen
-class Entry:
+class ManifestEntry:
     """One film to be made, as a manifest names it.
 
     Attributes:
         key: its name in the batch, and the stem of its files.
-        payload: the work as plain JSON values.
-        digest: the version and the SHA-256 of the content, "2:<hex>". What equals its default
-            is left out, so that a new optional field changes no digest.
+        payload: the work as JSON.
+        digest: the version and the SHA-256 of the content, "2:<hex>". Fields that equal their
+            default are left out, so that a new optional field changes no digest.
         former: the digests of the same content in earlier versions. Version 1 has no prefix.
         base: the folder that a relative image belongs to.
-        where: where it stands, for messages ("films.yaml, line 12").
+        where: its place in the manifest, for messages ("films.yaml, line 12").
         named: whether the manifest gave the key; otherwise it was made from the content.
     """
 
@@ -45,13 +55,13 @@ class Entry:
     former: tuple[str, ...] = attrs.field(default=(), converter=tuple[str, ...], repr=False)
 
     def matches(self, digest: str) -> bool:
-        """Whether a digest, of any version, is that of this content."""
+        """Whether *digest*, of any version, is that of this content."""
         return digest == self.digest or digest in self.former
 
 
 @attrs.frozen
-class File:
-    """A saved file: where it is, and what must be in it."""
+class SavedFile:
+    """A file that was saved: its path, and the size in bytes and SHA-256 that it must have."""
 
     path: Path
     size: int
@@ -65,19 +75,24 @@ class Item:
     Attributes:
         key: its name in the batch.
         state: where it stands.
-        digest: of its content, in the version in which it was planned; see `Entry.matches`.
+        order: its number in the batch; items are made in this order.
+        payload: the work as JSON; `work_of` gives the work.
+        base: the folder that a relative image belongs to.
+        digest: of its content, in the version in which it was planned; see
+            `ManifestEntry.matches`.
         task_id: the paid task, once it is known.
-        cause: why it stands where it does, where that needs a word.
+        cause: why it is in this state, where the state does not say it.
         fail_code, fail_message: the service's words for a failure.
         credits: what the service says it consumed, or None.
         files: what was saved.
         attempts: how often it was sent.
+        result: the links of the film as JSON, once it is ready.
         success_at: when the film was ready, as far as known.
-        gone: the manifest no longer names it.
+        gone: whether the manifest no longer names it.
     """
 
     key: str
-    state: State
+    state: ItemState
     order: int = 0
     payload: str = attrs.field(default="", repr=False)
     base: str = attrs.field(default="", repr=False)
@@ -87,7 +102,7 @@ class Item:
     fail_code: str = ""
     fail_message: str = ""
     credits: float | None = None
-    files: tuple[File, ...] = ()
+    files: tuple[SavedFile, ...] = ()
     attempts: int = 0
     result: str = attrs.field(default="", repr=False)
     success_at: datetime | None = None
@@ -95,16 +110,22 @@ class Item:
 
     @property
     def may_change(self) -> bool:
-        """Whether other content may take its place: nothing was ever created for it."""
-        never_sent = self.state in (State.PLANNED, State.DROPPED) and not self.attempts
-        return never_sent or self.state is State.REJECTED
+        """Whether it may get other content: no task was ever created for it."""
+        never_sent = self.state in (ItemState.PLANNED, ItemState.DROPPED) and not self.attempts
+        return never_sent or self.state is ItemState.REJECTED
 
 
 @attrs.frozen
-class Plan:
-    """What adding films changed: counts of items, and the *keys* of the films that were added.
+class PlanResult:
+    """What adding films has changed.
 
-    *remarks* say what should be known before paying; see `Survey`.
+    Attributes:
+        new: films that were added.
+        known: films that were in the journal already, with the same content.
+        gone: films of the same manifest that it no longer names.
+        changed: films that have other content now.
+        keys: the keys of all films that were named.
+        remarks: what should be known before paying; see `ManifestSummary`.
     """
 
     new: int = 0
@@ -121,13 +142,23 @@ class Plan:
 
 
 @attrs.frozen
-class Step:
-    """A step of an item, and what is to be remembered with it.
+class Transition:
+    """An event of an item, and what is stored with it.
 
-    *token* names the uncertain attempt that it is about; without one it is about all of them.
+    Attributes:
+        event: what happened; it decides the next state.
+        cause: why, for a person.
+        task_id: the paid task, where the event tells it.
+        token: the uncertain attempt that the event is about; empty for all of the item.
+        fail_code, fail_message: the service's words for a failure.
+        credits: what the service says the film consumed.
+        result: the links of the film as JSON.
+        success_at: when the film was ready.
+        files: what was saved.
+        by: who caused it, where that was a person or a callback.
     """
 
-    event: Event
+    event: ItemEvent
     cause: str = ""
     task_id: str | None = None
     token: str = ""
@@ -136,13 +167,21 @@ class Step:
     credits: float | None = None
     result: str = attrs.field(default="", repr=False)
     success_at: datetime | None = None
-    files: tuple[File, ...] = ()
+    files: tuple[SavedFile, ...] = ()
     by: str = ""
 
 
 @attrs.frozen
-class Charge:
-    """What an attempt that was, or may have been, accepted costs as far as is known."""
+class AttemptCost:
+    """What an attempt costs that was accepted, or may have been.
+
+    Attributes:
+        token: of the attempt.
+        key: of its item.
+        uncertain: whether no task is known for it.
+        reserved: credits that were set aside for it; None without a price.
+        consumed: credits that the service says it consumed; None until then.
+    """
 
     token: str
     key: str
@@ -152,10 +191,12 @@ class Charge:
 
 
 @attrs.frozen
-class Expected:
+class ExpectedCallback:
     """An attempt about which a callback may still come.
 
     Attributes:
+        token: of the attempt.
+        key: of its item.
         task_id: the task it became; None when that is uncertain, "" when it was given up.
         named: other tasks that were named for it, by callbacks or by a late answer.
         age: seconds since it began, by the store's clock.
@@ -169,54 +210,73 @@ class Expected:
 
 
 class Store(Protocol):
-    """Where a batch is written down. Every method is durable when it returns.
+    """Where a batch is stored. What a method has changed is durable when it returns.
 
-    Raises everywhere: `JournalError`, after which nothing more is sent.
+    Every method raises `JournalError` when the store fails; nothing more is sent after that.
     """
 
     async def plan(
         self,
-        entries: Iterable[Entry],
+        entries: Iterable[ManifestEntry],
         *,
         source: str = "",
         allow_duplicates: bool = False,
         failed: Collection[str] | None = (),
-    ) -> Plan:
-        """Write all entries down, or none; `ManifestConflictError` where they contradict.
+    ) -> PlanResult:
+        """Store all entries, or none.
 
-        *entries* are read to their end, in a thread, before the transaction begins: whoever
-        reads a long manifest keeps nobody from writing.
+        *entries* are read to their end, in a thread, before the transaction begins: reading a
+        long manifest blocks no other writer.
 
-        A FAILED item takes new content, and is planned again, where *failed* names it (None: any).
-        Items that an earlier state of the same *source* named, and this one does not, are gone.
+        Args:
+            entries: the films.
+            source: the manifest that names them. Items that it named before, and does not name
+                now, are marked as gone.
+            allow_duplicates: whether two keys may have the same content.
+            failed: the FAILED items that may take new content, and are planned again then; None
+                for all of them.
+
+        Raises:
+            ManifestConflictError: an entry contradicts another one, or the journal.
         """
         ...
 
     async def intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
-        """PLANNED to SENDING, with a new attempt. No POST before this has returned.
+        """Move an item from PLANNED to SENDING, with a new attempt, before its POST is sent.
 
-        The same again changes nothing while the attempt is out. A former owner is refused.
+        The same call again changes nothing while the attempt is out. A former owner of the store
+        is refused.
+
+        Args:
+            key: of the item.
+            token: of the new attempt.
+            fingerprint: of its request.
+            reserved: credits that were set aside for it; None without a price.
         """
         ...
 
-    async def settle(self, key: str, attempt: Attempt, step: Step) -> Item:
-        """Write down what became of an attempt; the item as it stands then.
+    async def settle(self, key: str, attempt: Attempt, transition: Transition) -> Item:
+        """Store how an attempt has ended, and give the item as it is then.
 
-        While the attempt is out, *step* is made. A late answer, for an attempt that seemed to be
-        interrupted, counts only with a task's id: an UNCERTAIN item becomes SUBMITTED. Where the
-        item was decided otherwise, or has another task, the id is kept with the attempt, logged,
-        and given by `expected`: it was bought besides. The same again changes nothing. A former
-        owner may settle too: an id that was paid for is never lost.
+        While the attempt is out, *transition* is applied. A late answer, for an attempt that
+        seemed to be interrupted, counts only with a task's id: an UNCERTAIN item becomes
+        SUBMITTED. Where the item was decided otherwise, or has another task, the id is kept with
+        the attempt, logged, and given by `expected_callbacks`: that task was paid as well. The
+        same call again changes nothing. A former owner may settle too, so that the id of a paid
+        task is never lost.
 
         Raises:
             KeyError: the item has no such attempt.
         """
         ...
 
-    async def step(self, key: str, step: Step) -> Item:
-        """Any other step; `LookupError` when the item is in no state for it.
+    async def apply(self, key: str, transition: Transition) -> Item:
+        """Apply any other transition, and give the item as it is then.
 
-        With a token, the same again changes nothing.
+        With a token, the same call again changes nothing.
+
+        Raises:
+            LookupError: the event does not apply to the item's state.
         """
         ...
 
@@ -231,9 +291,9 @@ class Store(Protocol):
         ...
 
     async def purge(self, payloads: Mapping[str, str], *, by: str = "") -> None:
-        """Put other payloads in the place of items', by key; forget what answers repeat of them.
+        """Replace the payloads of items, by key, and remove what answers repeat of them.
 
-        The digest stays, so that the film is known again. Nothing of the old text is left in what
+        The digest stays, so that the film is recognised. Nothing of the old text is left in what
         the store holds now.
         """
         ...
@@ -243,65 +303,74 @@ class Store(Protocol):
         ...
 
     async def items(
-        self, states: Iterable[State] | None = None, *, after: int = 0, count: int = 1000
+        self, states: Iterable[ItemState] | None = None, *, after: int = 0, count: int = 1000
     ) -> Sequence[Item]:
-        """Items in their order, those behind number *after*, at most *count*."""
+        """Items in their order: those behind number *after*, *count* of them at most."""
         ...
 
-    async def counts(self) -> Mapping[State, int]:
-        """How many items stand where."""
+    async def counts(self) -> Mapping[ItemState, int]:
+        """How many items are in each state; states without items are left out."""
         ...
 
-    async def charges(self) -> Sequence[Charge]:
-        """Every attempt that was, or may have been, accepted, with what it was charged."""
+    async def attempt_costs(self) -> Sequence[AttemptCost]:
+        """What every attempt costs that was accepted, or may have been."""
         ...
 
     async def attempts(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
         """The attempts of an item, or of all, oldest first."""
         ...
 
-    async def note_balance(self, balance: float) -> None:
-        """Write down what the account has now."""
+    async def record_balance(self, balance: float) -> None:
+        """Store the credits that the account has now."""
         ...
 
     async def balances(self) -> Sequence[tuple[float, float]]:
-        """When the balance was written down, in seconds since 1970, and what it was."""
+        """The balances that were stored: the time, in seconds since 1970, and the credits."""
         ...
 
     async def events(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
         """The history of an item, or of all, oldest first: at, key, event, from, to, token, by."""
         ...
 
-    async def receive(self, token: str, task_id: str) -> None:
-        """Keep what a callback has named for an attempt; a few tasks for each, others are lost."""
+    async def keep_callback(self, token: str, task_id: str) -> None:
+        """Store the task that a callback names for an attempt; a few for each, no more."""
         ...
 
-    async def expected(self) -> Sequence[Expected]:
+    async def expected_callbacks(self) -> Sequence[ExpectedCallback]:
         """The attempts about which a callback may still come, oldest first."""
         ...
 
-    async def ends(self, within: float) -> Sequence[tuple[float, bool]]:
-        """How many seconds ago the last attempts ended, and whether they are uncertain."""
+    async def recent_attempts(self, within: float) -> Sequence[tuple[float, bool]]:
+        """The attempts that ended within so many seconds: their age, and whether uncertain."""
         ...
 
     async def bind(self, base_url: str, account: str) -> None:
-        """Belong to an account; `JournalError` when it belongs to another."""
+        """Belong to an account; `JournalError` when the store belongs to another one."""
         ...
 
-    async def keep_folder(self, folder: Path) -> None:
-        """Remember where films are saved; the path of a saved file lies in such a folder."""
+    async def add_folder(self, folder: Path) -> None:
+        """Remember that films are saved in *folder*; a saved file lies in such a folder."""
         ...
 
     async def folders(self) -> Sequence[Path]:
-        """Where films are or were saved, the newest last."""
+        """The folders that films are or were saved in, the newest last."""
         ...
 
     async def salt(self) -> bytes:
-        """What an account's mark is salted with."""
+        """The salt of the account's mark, which is stored instead of the API key."""
         ...
 
     async def verify(self) -> Sequence[str]:
-        """Every fault found in what is written down; empty when all is well."""
+        """Every fault found in what is stored; empty when all is well."""
         ...
 
     async def aclose(self) -> None: ...
+
+
+async def all_items(store: Store, *states: ItemState, page_size: int = 1000) -> AsyncIterator[Item]:
+    """Yield the items of a store in their order; only those in *states*, if any are given."""
+    last = 0
+    while page := await store.items(states or None, after=last, count=page_size):
+        for item in page:
+            yield item
+        last = page[-1].order

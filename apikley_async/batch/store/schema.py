@@ -1,4 +1,4 @@
-"""The tables of a journal, how they came about, and what must always hold in them.
+"""The tables of a journal, the migrations that make them, and what must always hold in them.
 
 A migration is only ever added at the end; the number of migrations is the schema's version.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TypeAlias
 
-from apikley_async.batch.states import TABLE, Event, State
+from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState
 
 __all__ = [
     "APPLICATION",
@@ -23,10 +23,10 @@ __all__ = [
 
 Migrations: TypeAlias = tuple[tuple[str, ...], ...]
 
-APPLICATION = 0x41506B6C  # "APkl", so that a journal is known from other databases
+APPLICATION = 0x41506B6C  # "APkl": tells a journal from other databases
 
 RENAME, PURGE = "rename", "purge"  # events of the history that change no state
-STATES = ", ".join(f"'{state}'" for state in State)
+STATES = ", ".join(f"'{state}'" for state in ItemState)
 
 MIGRATIONS: Migrations = (
     (
@@ -84,7 +84,7 @@ MIGRATIONS: Migrations = (
         "CREATE INDEX event_key ON event (key, seq)",
     ),
     (
-        # What callbacks have said about attempts whose answer was not there yet.
+        # The tasks that callbacks have named for attempts whose answer was missing.
         """CREATE TABLE inbox (
             token TEXT NOT NULL REFERENCES attempt (token),
             task_id TEXT NOT NULL,
@@ -97,13 +97,13 @@ MIGRATIONS: Migrations = (
         "ALTER TABLE attempt ADD COLUMN credits REAL",
         """UPDATE attempt SET credits =
             (SELECT credits FROM item WHERE item.task_id = attempt.task_id)""",
-        # Which attempt an event is about, where it is about one.
+        # The attempt that an event is about, where it is about one.
         "ALTER TABLE event ADD COLUMN token TEXT",
     ),
     (
-        # Where runs have saved films, relative to the journal: no file lies elsewhere.
+        # The folders that films were saved in, relative to the journal; no file lies elsewhere.
         "CREATE TABLE folder (path TEXT PRIMARY KEY) STRICT",
-        # What the account had, before and after runs: evidence for uncertain films.
+        # The balance of the account before and after runs: evidence for uncertain films.
         "CREATE TABLE balance (at REAL PRIMARY KEY, credits REAL NOT NULL) STRICT",
     ),
 )
@@ -111,7 +111,7 @@ VERSION = len(MIGRATIONS)
 
 
 def migrate(db: sqlite3.Connection, migrations: Migrations = MIGRATIONS) -> None:
-    """Bring the tables up to date, one version after the other, within the caller's transaction."""
+    """Upgrade the tables, one version after the other, within the caller's transaction."""
     [version] = db.execute("PRAGMA user_version").fetchone()
     for number, script in enumerate(migrations[version:], start=version + 1):
         for statement in script:
@@ -121,17 +121,17 @@ def migrate(db: sqlite3.Connection, migrations: Migrations = MIGRATIONS) -> None
 
 # --- what must always hold ------------------------------------------------------------------------
 
-ROWS = {
+INVARIANTS = {
     "an item is submitted, ready or done without a task id": """
         SELECT key FROM item WHERE task_id IS NULL
         AND state IN ('submitted', 'success', 'done', 'failed', 'stalled', 'expired')""",
-    "an item is planned although an attempt may have been heard": """
+    "an item is planned although an attempt may have been processed": """
         SELECT key FROM attempt JOIN item USING (key)
         WHERE item.state = 'planned' AND attempt.state IN ('intent', 'unknown')""",
     "an item is uncertain without an uncertain attempt": """
         SELECT key FROM item WHERE state = 'uncertain'
         AND key NOT IN (SELECT key FROM attempt WHERE state = 'unknown')""",
-    "two attempts of one item were accepted without a person's word": """
+    "two attempts of one item were accepted without a person's decision": """
         SELECT key FROM attempt WHERE state IN ('accepted', 'resolved') GROUP BY key
         HAVING count(*) > 1 + (SELECT count(*) FROM event
             WHERE event.key = attempt.key AND event IN ('retry', 'resubmit'))""",
@@ -141,30 +141,30 @@ ROWS = {
         SELECT item.key FROM item JOIN event ON event.seq =
             (SELECT max(seq) FROM event WHERE event.key = item.key)
         WHERE event."to" != item.state""",
-    "an item has moved without a history": """
+    "an item has changed its state without a history": """
         SELECT key FROM item WHERE state != 'planned' AND key NOT IN (SELECT key FROM event)""",
 }
 
 
 def faults_of(db: sqlite3.Connection) -> list[str]:
-    """Check pages, rows and history; say every fault found."""
+    """Check pages, rows and history; list every fault found."""
     faults = [
         f"the file: {row[0]}" for row in db.execute("PRAGMA integrity_check(20)") if row[0] != "ok"
     ]
     faults += [
         f"a reference leads nowhere: {tuple(row)}" for row in db.execute("PRAGMA foreign_key_check")
     ]
-    for fault, query in ROWS.items():
+    for fault, query in INVARIANTS.items():
         faults += [f"{row[0]}: {fault}" for row in db.execute(query)]
-    stands: dict[str, str] = {}
+    states: dict[str, str] = {}
     for key, event, before, following in db.execute(
         'SELECT key, event, "from", "to" FROM event ORDER BY seq'
     ):
-        if stands.get(key, State.PLANNED) != before:
+        if states.get(key, ItemState.PLANNED) != before:
             faults.append(f"{key}: the history breaks off before {event}")
         if event in (RENAME, PURGE) and before == following:
             continue
-        if TABLE.get((State(before), Event(event))) != following:
+        if TRANSITIONS.get((ItemState(before), ItemEvent(event))) != following:
             faults.append(f"{key}: {event} does not lead from {before} to {following}")
-        stands[key] = following
+        states[key] = following
     return faults

@@ -1,10 +1,10 @@
-"""What shows that a journal is the newest of its kind: a mark within it, a witness outside.
+"""What shows that a journal is the newest copy of itself: a mark in it, and a witness elsewhere.
 
-The mark stands in the main file while an owner has the journal open: a file that was copied or
-moved without its log after a crash is known by it. The witness stands in the user's state folder
-and holds the epoch and the number of intents; it is written when the journal is opened, and after
-each intent's commit, before the POST. A missing witness means nothing; a journal that is older
-than its witness is refused.
+The mark is in the journal's main file while an owner has it open. It reveals a file that was copied
+or moved without its log after a crash. The witness is a file in the user's state folder with the
+journal's epoch and its number of intents. It is written when the journal is opened, and after each
+intent's commit, before the POST. A missing witness means nothing. A journal that is older than its
+witness is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["WAY_OUT", "Witness", "check_newest"]
 logger = logging.getLogger("apikley_async.batch")
 
 sync_content = getattr(os, "fdatasync", os.fsync)  # the size never changes: half the work
-FORM = re.compile(rb"([0-9]{12}) ([0-9]{12})\n")
+CONTENT = re.compile(rb"([0-9]{12}) ([0-9]{12})\n")
 WAY_OUT = (
     "or, if that is lost, run `apikley batch adopt`: every film that may have been paid is then "
     "uncertain, and decided by you"
@@ -31,7 +31,7 @@ WAY_OUT = (
 
 
 class Witness:
-    """The witness of one journal. Blocks."""
+    """The witness of the journal with this id. Blocks."""
 
     def __init__(self, journal_id: str) -> None:
         self._name = journal_id
@@ -46,16 +46,16 @@ class Witness:
         return self._handle
 
     def read(self) -> tuple[int, int] | None:
-        """The newest epoch and number of intents that were seen; None when nothing is known."""
+        """The newest epoch and number of intents that were stored; None when nothing is known."""
         try:
             with open(state_folder() / "witnesses" / self._name, "rb", opener=open_own) as file:
-                said = FORM.fullmatch(file.read(64))
+                content = CONTENT.fullmatch(file.read(64))
         except OSError:
             return None
-        return None if said is None else (int(said[1]), int(said[2]))
+        return None if content is None else (int(content[1]), int(content[2]))
 
     def write(self, epoch: int, intents: int) -> None:
-        """Put it on the disk. A place that cannot take it is told of once, and no failure."""
+        """Store both durably. Where that fails it is logged, and is no error."""
         try:
             handle = self._open()
             os.lseek(handle, 0, os.SEEK_SET)
@@ -63,7 +63,7 @@ class Witness:
             sync_content(handle)
         except OSError as error:
             logger.info("no witness of the journal can be kept: %s", error.strerror)
-            with contextlib.suppress(OSError):  # one that lags behind would be believed
+            with contextlib.suppress(OSError):  # an outdated one would be believed
                 (state_folder() / "witnesses" / self._name).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -75,16 +75,23 @@ class Witness:
 def check_newest(
     path: Path, here: tuple[int, int], seen: tuple[int, int] | None, *, log_is_lost: bool
 ) -> None:
-    """Refuse a journal that is not the newest of its kind.
+    """Refuse a journal that is not the newest copy of itself.
 
-    *here* and *seen* are epoch and number of intents: of the journal, and of its witness.
+    Args:
+        path: of the journal, for messages.
+        here: its epoch and number of intents.
+        seen: those of its witness; None when there is no witness.
+        log_is_lost: whether it was not closed, and its log is missing.
+
+    Raises:
+        JournalError: it is older than its witness, or what was written last may be missing.
     """
     if seen is not None and (here[0] < seen[0] or here[1] < seen[1]):
         raise JournalError(
             f"{path} is an older copy: {here[1]} attempts stand in it, and {seen[1]} were made. "
             f"Use the newest one; {WAY_OUT}"
         )
-    if log_is_lost and seen is None:  # with a witness, all that was sent stands in it
+    if log_is_lost and seen is None:  # the witness would have shown that nothing is missing
         raise JournalError(
             f"{path} was not closed, and its log {path.name}-wal is not there: what was paid last "
             f"may be missing. Bring the log back; {WAY_OUT}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Item, Plan, State, is_manifest
+from apikley_async.batch import Batch, Item, ItemState, PlanResult, is_manifest
 from apikley_async.cli import options
 from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.exit_codes import FAILED, OK, RefusedError
@@ -57,7 +57,7 @@ def run(path: Path, folder: Path | None, journal: Path | None, run_options: RunO
     like and run it again: it resumes, and pays nothing twice.
     """
 
-    async def plan(films: Batch) -> Plan:
+    async def plan(films: Batch) -> PlanResult:
         return await films.add(path, allow_duplicates=run_options.spending.allow_duplicates)
 
     if not is_manifest(path):
@@ -84,7 +84,7 @@ def status(path: Path, as_json: bool) -> int:
         summary = RunSummary(None)
         async for item in films.items():
             summary.add(item)
-            if item.state not in (State.DONE, State.DROPPED):
+            if item.state not in (ItemState.DONE, ItemState.DROPPED):
                 cause = f": {item.cause}" if item.cause else ""
                 task = f" ({item.task_id})" if item.task_id else ""
                 reporter.result(f"{item.key}: {item.state.value}{task}{cause}")
@@ -104,7 +104,7 @@ def estimate(path: Path, price: PriceOption, as_json: bool) -> int:
     Of a manifest its films, of a journal (.db) all that it holds; before the first run too.
     """
 
-    async def plan(films: Batch) -> Plan:
+    async def plan(films: Batch) -> PlanResult:
         return await films.add(path)
 
     reporter = new_reporter(as_json=as_json)
@@ -280,7 +280,7 @@ def adopt(path: Path, as_json: bool) -> int:
     """
 
     async def uncertain(films: Batch) -> list[Item]:
-        return [item async for item in films.items(State.UNCERTAIN)]
+        return [item async for item in films.items(ItemState.UNCERTAIN)]
 
     return decide(path, uncertain, as_json=as_json, adopt=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 import click
 
-from apikley_async.batch import Batch, Plan, Survey, is_rehearsal, survey
+from apikley_async.batch import Batch, ManifestSummary, PlanResult, is_rehearsal, summarize_manifest
 from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK, USAGE, RefusedError
 from apikley_async.cli.film_run import FilmRun, RunRequest
@@ -46,7 +46,7 @@ def check_files(files: Sequence[Path], reporter: Reporter) -> int:
     """Report every fault of every manifest; return the exit code."""
     faulty = 0
     for file in files:
-        found = survey(file)
+        found = summarize_manifest(file)
         faulty += bool(found.faults)
         reporter.event("checked", file=str(file), **attrs.asdict(found))
         for fault in found.faults:
@@ -59,7 +59,7 @@ def check_files(files: Sequence[Path], reporter: Reporter) -> int:
     return USAGE if faulty else OK
 
 
-def _size_of(found: Survey) -> str:
+def _size_of(found: ManifestSummary) -> str:
     """How much a manifest asks for: films, shots, seconds."""
     films = count(found.films)
     return f"{films}, {count(found.shots, 'shot')}, {found.seconds} s" if found.shots else films
@@ -83,7 +83,7 @@ def preview(manifest: Path, folder: Path, kind: str, as_json: bool) -> int:
     reporter = new_reporter(as_json=as_json, films=0)
     simulated = SimulatedService(SPEED, films=kind, short_side=720)
 
-    async def plan(batch: Batch) -> Plan:
+    async def plan(batch: Batch) -> PlanResult:
         planned = await batch.add(manifest, allow_duplicates=True)
         await _refuse_other_files(batch, folder)
         return planned

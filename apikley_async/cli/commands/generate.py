@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from apikley_async.batch import Batch, Plan
+from apikley_async.batch import Batch, PlanResult
 from apikley_async.cli import options
 from apikley_async.cli.help_texts import BATCH_EVENTS
 from apikley_async.cli.journal_location import (
@@ -70,7 +70,7 @@ def generate(
             return locate_named_journal(journal, folder, wait=LOCK_WAIT)
         return locate_journal(folder, wait=LOCK_WAIT)
 
-    async def plan(batch: Batch) -> Plan:
+    async def plan(batch: Batch) -> PlanResult:
         duplicates = run_options.spending.allow_duplicates
         return await batch.add_films(files, takes=takes, again=again, allow_duplicates=duplicates)
 

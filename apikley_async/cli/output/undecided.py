@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from apikley_async.batch import Balance, Doubt
+from apikley_async.batch import BalanceEvidence, UncertainItem
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count
 
@@ -13,7 +13,7 @@ __all__ = ["evidence_facts", "report_balances", "report_evidence"]
 
 
 def report_evidence(
-    reporter: Reporter, doubts: Sequence[Doubt], balances: Sequence[Balance]
+    reporter: Reporter, doubts: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]
 ) -> None:
     """Report what a person needs to know to decide about uncertain films."""
     for doubt in doubts:
@@ -21,7 +21,7 @@ def report_evidence(
     report_balances(reporter, balances)
 
 
-def evidence_facts(doubt: Doubt) -> dict[str, str]:
+def evidence_facts(doubt: UncertainItem) -> dict[str, str]:
     """When the attempt was sent, to which model, and the first words of its prompt."""
     return {
         "sent_at": doubt.at.isoformat(timespec="seconds"),
@@ -36,7 +36,7 @@ def local_and_utc(at: datetime) -> str:
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S %z} ({at:%H:%M:%S} UTC)"
 
 
-def report_balances(reporter: Reporter, balances: Sequence[Balance]) -> None:
+def report_balances(reporter: Reporter, balances: Sequence[BalanceEvidence]) -> None:
     """Report how the balance has changed, and how much of that is accounted for."""
     for balance in balances:
         unexplained = balance.unexplained
@@ -48,12 +48,12 @@ def report_balances(reporter: Reporter, balances: Sequence[Balance]) -> None:
             ended_at=balance.ended_at.isoformat(timespec="seconds"),
             films=balance.films,
             cost=balance.cost,
-            doubts=balance.doubts,
+            doubts=balance.uncertain,
             unexplained=unexplained,
         )
         text = (
-            f"The balance fell by {balance.fell:.12g} from {local_and_utc(balance.began_at)} to "
-            f"{local_and_utc(balance.ended_at)}; {count(balance.films)} accounted for"
+            f"The balance fell by {balance.decrease:.12g} from {local_and_utc(balance.began_at)} "
+            f"to {local_and_utc(balance.ended_at)}; {count(balance.films)} accounted for"
         )
         if unexplained is None:
             text += f", {balance.cost:.12g} credits and {count(balance.unpriced)} of unknown price"

@@ -24,10 +24,11 @@ from fuzz.manifests import Manifest
 from fuzz.promises import Findings, demand
 
 from apikley_async import Storyboard
+from apikley_async._text import fold_name
 from apikley_async._wire.requests import create_task
-from apikley_async.batch import Entry, Item, State, check
-from apikley_async.batch.manifest.fields import entry_of, folded, work_of
-from apikley_async.batch.manifest.reader import entries_in
+from apikley_async.batch import Item, ItemState, ManifestEntry, check_manifest
+from apikley_async.batch.manifest.payload import make_entry, work_of
+from apikley_async.batch.manifest.reader import read_manifest
 from apikley_async.errors import ManifestConflictError, ManifestError
 from apikley_async.simulator.service.request_rules import TaskRequest, parse_task_request
 
@@ -69,9 +70,9 @@ def examine_manifest(
     size = len(manifest.raw)
     findings.characters += size
 
-    def read() -> list[Entry]:
+    def read() -> list[ManifestEntry]:
         return [
-            *entries_in(
+            *read_manifest(
                 path,
                 allow_duplicates=manifest.allow_duplicates,
                 allow_outside=manifest.allow_outside,
@@ -110,8 +111,8 @@ def _check_memory(read: Any, size: int) -> None:
 
 
 def _check_again(manifest: Manifest, path: Path, outcome: Any, read: Any) -> None:
-    """A second reading finds the same, and so does `check`."""
-    told = check(
+    """A second reading finds the same, and so does `check_manifest`."""
+    told = check_manifest(
         path, allow_duplicates=manifest.allow_duplicates, allow_outside=manifest.allow_outside
     )
     if isinstance(outcome, ManifestError):
@@ -137,9 +138,9 @@ def _check_faults(manifest: Manifest, error: ManifestError) -> None:
 # --- what was accepted ---------------------------------------------------------------------------
 
 
-def _check_entries(manifest: Manifest, entries: list[Entry], base: Path) -> None:
+def _check_entries(manifest: Manifest, entries: list[ManifestEntry], base: Path) -> None:
     demand(entries != [], "no film, and no fault")
-    for fold in (folded, _disk):
+    for fold in (fold_name, _disk):
         names = {fold(entry.key) for entry in entries}
         demand(len(names) == len(entries), "two films of one name")
     digests = {entry.digest for entry in entries}
@@ -159,18 +160,18 @@ def _disk(key: str) -> str:
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", key).casefold())
 
 
-def _check_work(manifest: Manifest, entry: Entry, base: Path) -> None:
+def _check_work(manifest: Manifest, entry: ManifestEntry, base: Path) -> None:
     """It is a valid work, the same when it comes back, and a request that the service takes."""
     entry.payload.encode()
     demand(Path(entry.base) == base, f"its folder is {entry.base!r}")
     payload = json.loads(entry.payload)
-    item = Item(entry.key, State.PLANNED, payload=entry.payload, base=entry.base)
+    item = Item(entry.key, ItemState.PLANNED, payload=entry.payload, base=entry.base)
     work = work_of(item)
     url = None
     if isinstance(work, Storyboard):
         url = _checked_image(manifest, payload, work, base)
         bare = attrs.evolve(work, image=payload["image"])
-        kept = json.loads(entry_of(bare, entry.key).payload)
+        kept = json.loads(make_entry(bare, entry.key).payload)
         payload.pop("image_sha256", None)
         demand(kept == payload, "another film comes back")
     # Whatever id a storyboard is sold under, its input is that of the model the service knows.
@@ -207,7 +208,7 @@ def _checked_image(
 # --- what another reader finds -------------------------------------------------------------------
 
 
-def _compare(manifest: Manifest, entries: list[Entry]) -> None:
+def _compare(manifest: Manifest, entries: list[ManifestEntry]) -> None:
     """The films are those that stand there: as many takes, the same scenes and durations."""
     document = _read(manifest)
     usual: Mapping[str, Any] = {}

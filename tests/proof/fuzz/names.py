@@ -22,7 +22,9 @@ from fuzz.promises import Findings, demand
 from apikley_async import Result, Shot, Storyboard
 from apikley_async._download.names import safe_name, target_paths, with_matching_suffix
 from apikley_async._download.partfile import PartFile
-from apikley_async.batch.manifest.fields import entry_of, folded, key_faults
+from apikley_async._text import fold_name
+from apikley_async.batch.keys import key_faults
+from apikley_async.batch.manifest.payload import make_entry
 from apikley_async.cli.output.terminal_text import plain
 from apikley_async.errors import DownloadError
 
@@ -181,10 +183,10 @@ def _examine_key(name: Name, folder: Path | None) -> str:
         demand(len(faults) == 1 and faults[0].startswith("key: "), f"{faults!r:.200}")
         demand(faults[0].isprintable() and len(faults[0]) < 400, f"told as {faults[0]!r:.200}")
         return "refused"
-    key = entry_of(BOARD, name.text).key
-    last = entry_of(BOARD, name.text, take=TAKES).key
-    demand([*key_faults(key)] == [] and entry_of(BOARD, key).key == key, f"{key!r} is not stable")
-    demand(folded(folded(key)) == folded(key), f"{key!r} folds again")
+    key = make_entry(BOARD, name.text).key
+    last = make_entry(BOARD, name.text, take=TAKES).key
+    demand([*key_faults(key)] == [] and make_entry(BOARD, key).key == key, f"{key!r} is not stable")
+    demand(fold_name(fold_name(key)) == fold_name(key), f"{key!r} folds again")
     demand(UNSEEN.search(key) is None, f"{key!r} holds what is not seen")
     for stem in (key, last):
         for file in (f"{stem}.mp4", f"{stem}-10.webm"):
@@ -195,11 +197,13 @@ def _examine_key(name: Name, folder: Path | None) -> str:
         )
     if [*key_faults(name.other)]:
         return "a file"
-    other = entry_of(BOARD, name.other).key
+    other = make_entry(BOARD, name.other).key
     for disk in DISKS:
         shared = disk(key) == disk(other)
-        demand(not shared or folded(key) == folded(other), f"{key!r} and {other!r} share a file")
-    return "a file, twins told" if folded(key) == folded(other) else "two files"
+        demand(
+            not shared or fold_name(key) == fold_name(other), f"{key!r} and {other!r} share a file"
+        )
+    return "a file, twins told" if fold_name(key) == fold_name(other) else "two files"
 
 
 def _check_file(file: str, folder: Path | None) -> None:

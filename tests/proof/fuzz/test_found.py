@@ -13,9 +13,9 @@ from apikley_async import Client, DownloadError, Result, StoryboardError
 from apikley_async._download.fetch import check_link
 from apikley_async._download.names import safe_name, target_paths
 from apikley_async._urls import AddressPolicy
-from apikley_async.batch import check
-from apikley_async.batch.manifest.fields import key_faults
-from apikley_async.batch.manifest.reader import entries_in
+from apikley_async.batch import check_manifest
+from apikley_async.batch.keys import key_faults
+from apikley_async.batch.manifest.reader import read_manifest
 from apikley_async.cli.callback_server import read_hmac_keys
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.errors import AuthenticationError
@@ -43,7 +43,7 @@ def test_a_name_of_thousands_of_parts_is_not_read(tmp_path: Path, text: str) -> 
     path = tmp_path / "a.toml"
     path.write_text(text)
 
-    assert check(path) == ["a.toml: at most 32 levels deep"]
+    assert check_manifest(path) == ["a.toml: at most 32 levels deep"]
 
 
 @pytest.mark.parametrize("quotes", ['"', "'", '"""', "'''"])
@@ -58,7 +58,7 @@ def test_dots_in_a_text_are_no_name(tmp_path: Path, quotes: str) -> None:
         f'[[films]]\ntask.model = "m"\ntask.input.{deep} = 1 # "{dots}'
     )
 
-    assert check(path) == []
+    assert check_manifest(path) == []
 
 
 def test_a_hundred_takes_share_what_they_have_in_common(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_hundred_takes_share_what_they_have_in_common(tmp_path: Path) -> None:
 
     tracemalloc.start()
     try:
-        entries = [*entries_in(path)]
+        entries = [*read_manifest(path)]
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

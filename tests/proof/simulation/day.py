@@ -47,7 +47,7 @@ from simulation.world import LONGEST, NEVER, World, served
 
 import apikley_async
 from apikley_async import Client, Shot, Storyboard
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, ItemState
 from apikley_async.simulator import RandomFaults
 
 __all__ = ["Day", "Hour", "day"]
@@ -304,9 +304,9 @@ class LongWorld(World):
             self._before = of_package()
         hour = Hour(
             number=number,
-            done=counts.get(State.DONE, 0),
-            failed=counts.get(State.FAILED, 0),
-            uncertain=counts.get(State.UNCERTAIN, 0),
+            done=counts.get(ItemState.DONE, 0),
+            failed=counts.get(ItemState.FAILED, 0),
+            uncertain=counts.get(ItemState.UNCERTAIN, 0),
             paid=self._attic.paid,
             crashes=self.report.died,
             memory=resident(),

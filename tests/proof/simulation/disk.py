@@ -21,7 +21,7 @@ from typing import Any
 
 from simulation.loop import DRIVER, HOST, Killed, SimLoop
 
-from apikley_async.batch.store import sqlite
+from apikley_async.batch.store import journal_file
 
 __all__ = ["Disk"]
 
@@ -117,7 +117,7 @@ class Disk:
     def watched(self) -> Iterator[None]:
         """Count commits and file operations as steps, and note what has become durable."""
         taken: dict[str, Any] = {name: getattr(os, name) for name in LINKING + TOUCHING}
-        connect = sqlite.file.connect
+        connect = journal_file.connect
         for name, inner in taken.items():
             around = self._around if name in LINKING else self._kept_from_the_dead
             setattr(os, name, around(name, inner))
@@ -127,7 +127,7 @@ class Disk:
             self._opened.append((HOST.get(), db))
             return Tap(db, path, self)
 
-        sqlite.file.connect = tapped  # type: ignore[assignment]
+        journal_file.connect = tapped  # type: ignore[assignment]
         home, os.environ["XDG_STATE_HOME"] = os.environ.get("XDG_STATE_HOME"), str(self._state)
         try:
             yield
@@ -135,7 +135,7 @@ class Disk:
             os.environ.pop("XDG_STATE_HOME")
             if home is not None:
                 os.environ["XDG_STATE_HOME"] = home
-            sqlite.file.connect = connect
+            journal_file.connect = connect
             for name, inner in taken.items():
                 setattr(os, name, inner)
 

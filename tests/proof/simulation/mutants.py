@@ -18,10 +18,10 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "write the intent down behind the request": (
         ("batch.recorder", ("await self._store.intend(self._key, token, request.fingerprint,"
          " price)"), "self._late = (token, request, price)"),
-        ("batch.recorder", "        self._tell(await self._store.settle(",
+        ("batch.recorder", "        self._on_settled(await self._store.settle(",
          ("        token, request, price = self._late\n"
           "        await self._store.intend(self._key, token, request.fingerprint, price)\n"
-          "        self._tell(await self._store.settle(")),
+          "        self._on_settled(await self._store.settle(")),
     ),
     "try again whatever the error": (
         ("_submission", "except (RateLimitError, ServerError, UnreachableError) as error:",
@@ -29,9 +29,9 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
           " SubmissionUncertainError) as error:")),
         ("_submission", "delay = retry_delay(error, repeatable=repeatable, delay=next(delays))",
          "delay = next(delays)"),
-        ("batch.states", "(State.PLANNED, Event.INTEND): State.SENDING,",
-         ("(State.PLANNED, Event.INTEND): State.SENDING,\n"
-         "    (State.UNCERTAIN, Event.INTEND): State.SENDING,")),
+        ("batch.states", "(ItemState.PLANNED, ItemEvent.INTEND): ItemState.SENDING,",
+         ("(ItemState.PLANNED, ItemEvent.INTEND): ItemState.SENDING,\n"
+         "    (ItemState.UNCERTAIN, ItemEvent.INTEND): ItemState.SENDING,")),
     ),
     "take a lost answer for a lost request": (
         ("_http", "        if mark.sent:\n", "        if False:\n"),
@@ -54,33 +54,33 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "    if envelope.ok and (task_id := find_task_id(read_any_json(reply.text))):"),
     ),
     "plan again what was out in a crash": (
-        ("batch.states", "(State.SENDING, Event.CRASH): State.UNCERTAIN",
-         "(State.SENDING, Event.CRASH): State.PLANNED"),
+        ("batch.states", "(ItemState.SENDING, ItemEvent.CRASH): ItemState.UNCERTAIN",
+         "(ItemState.SENDING, ItemEvent.CRASH): ItemState.PLANNED"),
     ),
     "plan again what is in doubt": (
-        ("batch.states", "(State.SENDING, Event.DOUBT): State.UNCERTAIN",
-         "(State.SENDING, Event.DOUBT): State.PLANNED"),
+        ("batch.states", "(ItemState.SENDING, ItemEvent.UNCERTAIN): ItemState.UNCERTAIN",
+         "(ItemState.SENDING, ItemEvent.UNCERTAIN): ItemState.PLANNED"),
     ),
     "do not keep the id": (
-        ("batch.recorder", "return Step(Event.ACCEPT, task_id=attempt.task_id)",
-         "return Step(Event.UNSENT)"),
+        ("batch.recorder", "return Transition(ItemEvent.ACCEPT, task_id=attempt.task_id)",
+         "return Transition(ItemEvent.UNSENT)"),
     ),
     "tell of the id before it is written down": (
-        ("batch.recorder", "        self._tell(await self._store.settle(",
+        ("batch.recorder", "        self._on_settled(await self._store.settle(",
          ("        import asyncio\n"
           "        self._late = asyncio.ensure_future(self._settle_late(outcome))\n\n"
           "    async def _settle_late(self, outcome: Attempt) -> None:\n"
-          "        self._tell(await self._store.settle(")),
+          "        self._on_settled(await self._store.settle(")),
     ),
     "NORMAL instead of FULL": (
         ("_sqlite", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
     ),
     "do not undo a step that failed": (
-        ("batch.store.sqlite", "            yield\n            self._db.execute(\"COMMIT\")",
-         ("            self._db.execute(\"COMMIT\")\n            self._db.execute(\"BEGIN\")\n"
-         "            yield\n            self._db.execute(\"COMMIT\")")),
-        ("batch.store.sqlite",
-         "            self._move(key, Step(Event.INTEND, token=token))\n", ""),
+        ("batch.store.open_journal", "            yield\n            self.db.execute(\"COMMIT\")",
+         ("            self.db.execute(\"COMMIT\")\n            self.db.execute(\"BEGIN\")\n"
+         "            yield\n            self.db.execute(\"COMMIT\")")),
+        ("batch.store.attempts",
+         "        items.move(journal, key, Transition(ItemEvent.INTEND, token=token))\n", ""),
     ),
     # --- pacing
     "forget the limiter": (
@@ -126,16 +126,17 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "take an unknown task for a failed one": (
         ("batch.run", "            if not error.affects_all:\n",
          ("            if error.code == 404:\n"
-          "                return await self._step(item, Step(Event.FAIL, cause=error.message))\n"
+          "                failed = Transition(ItemEvent.FAIL, cause=error.message)\n"
+          "                return await self._apply(item, failed)\n"
           "            if not error.affects_all:\n")),
         ("_job", "MISSING_OWN = 600.0", "MISSING_OWN = 0.0"),
     ),
     "give up at the first outage": (
         ("_job", 'over = error.retry == "never"', "over = True"),
         ("batch.run", ("            if not error.affects_all:\n"
-         "                return await self._step(item, Step(Event.STALL"),
+         "                return await self._apply(item, Transition(ItemEvent.STALL"),
          ("            if True:\n"
-          "                return await self._step(item, Step(Event.FAIL")),
+          "                return await self._apply(item, Transition(ItemEvent.FAIL")),
     ),
     # --- saving
     "do not look whether a film is whole": (
@@ -159,14 +160,13 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_download.partfile", "with synced_folder(final.parent):", "if True:"),
     ),
     "call it done before it is saved": (
-        ("batch.run", "        target = await self._target(item, len(result.urls))\n",
-         ("        item = await self._step(item, Step(Event.SAVE))\n"
-         "        target = await self._target(item, len(result.urls))\n")),
-        ("batch.run", "            await self._step(item, Step(Event.SAVE, files=files))",
-         "            pass"),
-        ("batch.states", "(State.EXPIRED, Event.RESUME): State.SUCCESS,",
-         ("(State.EXPIRED, Event.RESUME): State.SUCCESS,\n"
-          "    (State.DONE, Event.EXPIRE): State.EXPIRED,")),
+        ("batch.run", "            transition = await self._saver.save(item)\n",
+         ("            item = await self._apply(item, Transition(ItemEvent.SAVE))\n"
+         "            transition = await self._saver.save(item)\n")),
+        ("batch.run", "            await self._apply(item, transition)\n", "            pass\n"),
+        ("batch.states", "(ItemState.EXPIRED, ItemEvent.RESUME): ItemState.SUCCESS,",
+         ("(ItemState.EXPIRED, ItemEvent.RESUME): ItemState.SUCCESS,\n"
+          "    (ItemState.DONE, ItemEvent.EXPIRE): ItemState.EXPIRED,")),
     ),
     "give up on the first dead link": (
         ("_download.saver",
@@ -213,7 +213,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
           "                self.inbox.add(notification.token, notification.task_id))\n")),
     ),
     "give up what an inbox holds": (
-        ("batch.run", "max(left, CONFIRMING if named else 0.0)", "max(left, 0.0)"),
+        ("batch.recorder", "max(left, CONFIRMATION_TIMEOUT if named else 0.0)", "max(left, 0.0)"),
     ),
     # --- clocks
     "read nothing behind a stall": (

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from apikley_async.batch import State
+from apikley_async.batch import ItemState
 from apikley_async.batch.store.schema import faults_of
 from apikley_async.simulator import Simulator
 from apikley_async.simulator.service.file_store import changed_bytes, with_label_box
@@ -27,7 +27,14 @@ __all__ = [
     "unheard_answers",
 ]
 
-RESTING = {State.DONE, State.FAILED, State.REJECTED, State.UNCERTAIN, State.EXPIRED, State.DROPPED}
+RESTING = {
+    ItemState.DONE,
+    ItemState.FAILED,
+    ItemState.REJECTED,
+    ItemState.UNCERTAIN,
+    ItemState.EXPIRED,
+    ItemState.DROPPED,
+}
 
 
 def small_film() -> bytes:
@@ -81,8 +88,8 @@ class Books:
             db.close()
 
     @property
-    def states(self) -> dict[str, State]:
-        return {key: State(item["state"]) for key, item in self.items.items()}
+    def states(self) -> dict[str, ItemState]:
+        return {key: ItemState(item["state"]) for key, item in self.items.items()}
 
     def film_of(self, key: str) -> bytes | None:
         """The bytes that stand under an item's name."""
@@ -130,7 +137,7 @@ def _of_money(books: Books) -> Iterator[str]:
             yield f"I1: {key} was paid {len(charges)} times"
         for charge in charges:
             bound = books.items[key]["task_id"] == charge.task_id
-            if not bound and states[key] is not State.UNCERTAIN:
+            if not bound and states[key] is not ItemState.UNCERTAIN:
                 yield f"I2: {charge.task_id} of {key} is lost, {states[key].value}"
     for creation in ledger.creations:
         token = str(creation.callback_url).rpartition("/")[2][:32]
@@ -160,7 +167,7 @@ def _of_files(books: Books) -> Iterator[str]:
     there = {path.name for path in folder.glob("*.mp4")} if folder.exists() else set()
     for key, state in books.states.items():
         name = f"{key}.mp4"
-        if state is State.DONE and name not in there:
+        if state is ItemState.DONE and name not in there:
             yield f"I3: {name} is done and not there"
         if name in there and not books.is_whole(key):
             yield f"I11: {name} has other bytes than its film"
@@ -172,9 +179,9 @@ def _of_ends(books: Books) -> Iterator[str]:
     service = books.simulator.service
     for key, state in books.states.items():
         item = books.items[key]
-        if state is State.EXPIRED:
+        if state is ItemState.EXPIRED:
             yield f"I3: {key} was given up, though its film is there"
-        if state is State.FAILED and books.happened("fail for now") < 2:
+        if state is ItemState.FAILED and books.happened("fail for now") < 2:
             task = service.task(item["task_id"]) if item["task_id"] else None
             if task is None or task.failure is None:
                 yield f"I3: {key} is failed, though its film is well"
@@ -199,7 +206,7 @@ def refused_on_purpose(books: Books, key: str) -> bool:
     is whole and its own, and is not replaced by something that is different.
     """
     changed = books.happened("changed")
-    return books.states[key] is State.SUCCESS and bool(changed) and books.is_whole(key)
+    return books.states[key] is ItemState.SUCCESS and bool(changed) and books.is_whole(key)
 
 
 def journalled(place: Path, question: str, *values: Any) -> bool:

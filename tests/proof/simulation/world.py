@@ -31,7 +31,7 @@ from simulation.promises import (
 )
 
 from apikley_async import Backoff, Client, Environment, Job, RateLimiter, Shot, Storyboard, Timeouts
-from apikley_async.batch import Batch, State
+from apikley_async.batch import Batch, ItemState
 from apikley_async.errors import ClientClosedError
 from apikley_async.simulator import Constant, FixedRenderer, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -323,9 +323,9 @@ class World:
         if not journalled(self.disk.place, question, value):
             self.report.broken.append(f"{told} {value[:40]}, which is not in the journal")
 
-    def _check_patience(self, key: str, state: State, seconds: float) -> None:
+    def _check_patience(self, key: str, state: ItemState, seconds: float) -> None:
         """Looking ends after minutes: of no link, of a missing task, or of its deadline."""
-        if state is State.STALLED and seconds < PATIENCE:
+        if state is ItemState.STALLED and seconds < PATIENCE:
             self.report.broken.append(f"I3: {key} was not looked for after {seconds:.0f} s")
 
     def check(self) -> None:

@@ -1,0 +1,180 @@
+"""The money of one run: what films cost, what may be spent, and what is set aside for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Self
+
+from apikley_async import Work
+from apikley_async._budget import Budget, Price, Prices, Reservation, Stake
+from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.run_options import BatchRunOptions
+from apikley_async.batch.states import ItemState
+from apikley_async.batch.store.protocol import Item, Store, all_items
+from apikley_async.errors import Blame, BudgetExceededError
+
+__all__ = ["RunBudget", "known_prices"]
+
+
+async def known_prices(store: Store, price: Price = None) -> Prices:
+    """What films cost: the user's *price*, and what earlier films of the journal consumed."""
+    prices = Prices(price)
+    async for item in all_items(store, ItemState.DONE, ItemState.SUCCESS, ItemState.EXPIRED):
+        if item.credits:
+            prices.learn(work_of(item).price_key, item.credits)
+    return prices
+
+
+class RunBudget:
+    """What one run may spend, earlier runs of the journal included."""
+
+    def __init__(
+        self, store: Store, options: BatchRunOptions, prices: Prices, budget: Budget
+    ) -> None:
+        self.prices = prices
+        self._store = store
+        self._options = options
+        self._budget = budget
+        self._in_flight: dict[str, Reservation] = {}  # by key: their cost is not known yet
+        self._changed = asyncio.Event()  # a reservation was kept or given back
+        self._closed = False
+
+    @classmethod
+    async def load(
+        cls,
+        store: Store,
+        options: BatchRunOptions,
+        *,
+        price: Price,
+        max_credits: float | None,
+        max_tasks: int | None,
+    ) -> Self:
+        """The budget of a run, after what earlier runs have used up.
+
+        Of films that this run does not follow, the actual cost is not waited for: nobody would
+        learn it.
+        """
+        prices = await known_prices(store, price)
+        budget = Budget(max_credits=max_credits, max_tasks=max_tasks)
+        self = cls(store, options, prices, budget)
+        followed = {
+            item.key
+            async for item in all_items(store, ItemState.SUBMITTED, ItemState.STALLED)
+            if options.includes(item.key)
+        }
+        for cost in await store.attempt_costs():
+            known = cost.consumed if cost.consumed is not None else cost.reserved
+            if cost.consumed is not None or max_credits is None:
+                budget.count(known)
+                continue
+            work = work_of(await store.item(cost.key))
+            amounts = (known or 0.0, prices.of(work) or 0.0)
+            counted = budget.count(max(amounts), work.price_key)
+            if cost.key in followed - self._in_flight.keys() and not cost.uncertain:
+                budget.follow(counted)
+                self._in_flight[cost.key] = counted
+        return self
+
+    def limit_to(self, spendable: float | None) -> None:
+        """Spend at most so many credits from now on; None for no such bound."""
+        self._budget.spendable = spendable
+
+    async def check_prices(self) -> None:
+        """Refuse a bound in credits that cannot be kept, before anything is spent.
+
+        Raises:
+            BudgetExceededError: there is a bound, and films without a price.
+        """
+        if not self._budget.needs_prices:
+            return
+        store = self._store
+        unpriced = [
+            item
+            async for item in all_items(store, ItemState.PLANNED)
+            if not item.gone and self._options.includes(item.key)
+        ]
+        # A bound on all credits of the journal counts what was paid before, too.
+        costs = await store.attempt_costs() if self._budget.max_credits is not None else ()
+        unpriced += [
+            await store.item(cost.key)
+            for cost in costs
+            if cost.consumed is None and cost.reserved is None
+        ]
+        works = map(work_of, unpriced)
+        unknown = {str(work.price_key) for work in works if self.prices.of(work) is None}
+        if unknown:
+            raise BudgetExceededError(
+                "A bound in credits needs a price for every film, and nobody knows it for: "
+                f"{', '.join(sorted(unknown))}; say prices=, nothing was spent",
+                resumable=False,
+                blames=Blame.INPUT,
+            )
+
+    def close(self) -> None:
+        """Reserve nothing more, and let those that wait for it go."""
+        self._closed = True
+        self._changed.set()
+
+    async def reserve(self, work: Work) -> Stake | None:
+        """Set a film's price aside, or wait while another film may turn out to cost less.
+
+        Returns:
+            What is set aside for the film's attempts; None when the budget was closed.
+
+        Raises:
+            BudgetExceededError: the bound is used up, and nothing can be given back.
+        """
+        while not self._closed:
+            try:
+                price = functools.partial(self.prices.of, work)
+                reservation = self._budget.reserve(price(), work.price_key, sent=False)
+                return Stake(self._budget, reservation, price)
+            except BudgetExceededError:
+                if not self._budget.may_free:
+                    raise
+            self._changed.clear()
+            await self._changed.wait()
+        return None
+
+    def fits(self, work: Work) -> bool:
+        """Whether a film still fits into the bounds; if so, its price is set aside."""
+        try:
+            self._budget.reserve(self.prices.of(work), work.price_key)
+        except BudgetExceededError:
+            return False
+        return True
+
+    def keep(self, key: str, stake: Stake, *, cost_will_be_known: bool = True) -> None:
+        """The film of *key* is paid, or may be: keep what is set aside for it."""
+        if stake.reservation is not None:
+            self._budget.keep()
+            if not cost_will_be_known:
+                self._budget.settle(stake.reservation, None)
+            self._in_flight[key] = stake.reservation
+        self._changed.set()
+
+    def release(self, stake: Stake) -> None:
+        """Nothing was created: give back what was set aside."""
+        if stake.reservation is not None:
+            self._budget.release(stake.reservation)
+        self._changed.set()
+
+    def settle(self, item: Item, *, ended: bool) -> None:
+        """Replace what was set aside for an item by what it has cost, once that is known.
+
+        A film that was dearer than its price makes its kind dearer, for films in flight too. When
+        the run has *ended* for the item, and its cost is not known, the reservation stays.
+        """
+        known = item.state in (ItemState.SUCCESS, ItemState.FAILED)
+        if not known and not ended:
+            return
+        reserved = self._in_flight.pop(item.key, None)
+        if reserved is None:
+            return
+        self._budget.settle(reserved, item.credits if known else None)
+        if known and item.credits:
+            work = work_of(item)
+            self.prices.learn(work.price_key, item.credits)
+            self._budget.reprice(work.price_key, self.prices.of(work) or 0.0)
+        self._changed.set()

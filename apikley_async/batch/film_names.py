@@ -1,0 +1,80 @@
+"""File names of a batch's films: no two films want the same one.
+
+A film of one file is `<key>.mp4`, a film of several is `<key>-1.mp4`, `<key>-2.mp4`, ... Where
+another item has that key, or that file, it is `<key> (film).mp4`: no key can contain brackets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from apikley_async._disk import max_name_bytes
+from apikley_async._text import fold_name
+from apikley_async.batch.store.protocol import SavedFile, Store, all_items
+
+__all__ = ["FilmNames"]
+
+NUMBERED = re.compile(r".*-[0-9]+", re.DOTALL)
+
+
+class FilmNames:
+    """The names of films in the folder of a run.
+
+    The items of the journal are read only when a name could be another item's: for films of several
+    files, for keys such as `kitten-1`, and for files that exist already.
+    """
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = folder.absolute()
+        self._keys: dict[str, str] | None = None  # by folded key
+        self._saved: dict[str, str] = {}  # keys by the folded stems of their files
+        self._longest: int | None = None
+        self._changes = 0
+
+    @property
+    def longest(self) -> int:
+        """How many bytes a name may have in the folder."""
+        if self._longest is None:
+            self._longest = max_name_bytes(self._folder)
+        return self._longest
+
+    async def stem(self, key: str, files: int) -> str:
+        """The stem of the film of *key*, when it has so many files."""
+        ambiguous = (self._folder / f"{key}.mp4").exists() or NUMBERED.fullmatch(key) is not None
+        if files == 1 and not ambiguous:
+            return key
+        stems = [key] if files == 1 else [f"{key}-{number}" for number in range(1, files + 1)]
+        keys = await self._all_keys()
+        owners = {
+            names.get(fold_name(stem), key) for stem in stems for names in (keys, self._saved)
+        }
+        return key if owners <= {key} else f"{key} (film)"
+
+    async def is_saved_file(self, path: Path) -> bool:
+        """Whether a file that exists is one that the journal knows."""
+        await self._all_keys()
+        return fold_name(path.stem) in self._saved
+
+    def add_files(self, key: str, files: Iterable[SavedFile]) -> None:
+        """Remember what has been saved."""
+        for file in files:
+            if file.path.parent == self._folder:
+                self._saved[fold_name(file.path.stem)] = key
+
+    def journal_changed(self) -> None:
+        """Read the items again before the next name: the journal has other items now."""
+        self._keys = None
+        self._changes += 1
+
+    async def _all_keys(self) -> dict[str, str]:
+        while self._keys is None:
+            before, keys = self._changes, dict[str, str]()
+            async for item in all_items(self._store):
+                keys[fold_name(item.key)] = item.key
+                self.add_files(item.key, item.files)
+            if before == self._changes:  # else items were added while these were read
+                self._keys = keys
+        return self._keys

@@ -1,0 +1,49 @@
+"""What a run may do, and what it reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+
+from apikley_async.batch.store.protocol import Item
+
+__all__ = ["ItemUpdate", "RunOptions"]
+
+
+@attrs.frozen
+class BatchRunOptions:
+    """What a run may do.
+
+    Attributes:
+        folder: where the films are saved.
+        max_running: films in the making at once, besides the client's own bound.
+        retry: how often a failed film is made again; each time is a new charge.
+        overwrite: whether other files of the films' names may be replaced.
+        keys: the only items that are made, polled and saved; None for all of them.
+        partial: whether a film is done without those of its links that cannot be used.
+    """
+
+    folder: Path
+    max_running: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    retry: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    overwrite: bool = False
+    keys: frozenset[str] | None = None
+    partial: bool = False
+
+    def includes(self, key: str) -> bool:
+        """Whether the run is about the item of that key."""
+        return self.keys is None or key in self.keys
+
+
+@attrs.frozen
+class ItemUpdate:
+    """An item that has changed.
+
+    Attributes:
+        item: as it is now.
+        is_last: whether this run does nothing more with it, as far as is known.
+    """
+
+    item: Item
+    is_last: bool

@@ -1,0 +1,93 @@
+"""How a run saves its films: under which names, and what stands in their way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import attrs
+
+from apikley_async import Client, Result
+from apikley_async.batch.film_names import FilmNames
+from apikley_async.batch.keys import file_name_fault
+from apikley_async.batch.rehearsal import is_rehearsal
+from apikley_async.batch.run_options import BatchRunOptions
+from apikley_async.batch.saved_files import hash_file
+from apikley_async.batch.states import ItemEvent
+from apikley_async.batch.store.protocol import Item, Store, Transition
+from apikley_async.errors import ResultExpiredError
+
+__all__ = ["FilmSaver", "result_to_json"]
+
+
+class FilmSaver:
+    """Saves the films of one run into its folder."""
+
+    def __init__(self, store: Store, client: Client, options: BatchRunOptions) -> None:
+        self._client = client
+        self._options = options
+        self.names = FilmNames(store, options.folder)
+
+    async def obstacle(self, item: Item) -> str | None:
+        """Say why a film cannot be saved, before it is paid; None when nothing is in the way.
+
+        Its name may be too long for the disk, or another file may have it.
+        """
+        target = await self._target(item, 1)
+        fault = file_name_fault(target.stem, self.names.longest)
+        if fault is not None:
+            return f"{fault}; nothing was paid"
+        if self._options.overwrite:
+            return None
+        for path in (target, target.with_stem(f"{target.stem}-1")):
+            exists = path.exists() and not is_rehearsal(path)
+            if exists and not await self.names.is_saved_file(path):
+                return f"{path} exists already; nothing was paid. Move it, or say overwrite"
+        return None
+
+    async def save(self, item: Item) -> Transition:
+        """Save a film, and give what happened; it is done when its files are on the disk.
+
+        Raises:
+            ApikleyError, OSError: it could not be saved; it stays as it is.
+        """
+        result = result_from_json(item)
+        if self._options.partial and result.urls:
+            result = attrs.evolve(result, unusable=())
+        if not result.urls:  # another model's answer without a file: its text is in the journal
+            return Transition(ItemEvent.SAVE)
+        target = await self._target(item, len(result.urls))
+        overwrite = self._options.overwrite or is_rehearsal
+        try:
+            paths = await self._client.save(result, target, overwrite=overwrite)
+        except ResultExpiredError as error:
+            return Transition(ItemEvent.EXPIRE, cause=error.message)
+        files = await asyncio.to_thread(lambda: tuple(map(hash_file, paths)))
+        return Transition(ItemEvent.SAVE, files=files)
+
+    async def _target(self, item: Item, files: int) -> Path:
+        """The path of a film with so many files: its key, if no other item needs that name."""
+        stem = await self.names.stem(item.key, files)
+        return self._options.folder / f"{stem}.mp4"
+
+
+def result_to_json(result: Result) -> str:
+    """A result as the journal stores it."""
+    expires = result.expires_at.timestamp() if result.expires_at else None
+    fields = {"urls": result.urls, "expires_at": expires, "content": dict(result.raw)}
+    fields |= {"unusable": result.unusable} if result.unusable else {}
+    return json.dumps(fields)
+
+
+def result_from_json(item: Item) -> Result:
+    """The result that the journal has stored for an item."""
+    fields = json.loads(item.result)
+    expires = fields.get("expires_at")
+    return Result(
+        item.task_id or "",
+        tuple(fields.get("urls", ())),
+        expires_at=datetime.fromtimestamp(expires, UTC) if expires else None,
+        unusable=tuple(fields.get("unusable", ())),
+    )

@@ -1,0 +1,162 @@
+"""Attempts in the journal's tables: stored before they are sent, and when they have ended.
+
+Every function here runs in the journal's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+
+import attrs
+
+from apikley_async import Attempt
+from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
+from apikley_async.batch.store import items
+from apikley_async.batch.store.open_journal import OpenJournal
+from apikley_async.batch.store.protocol import Item, Transition
+from apikley_async.batch.store.rows import ATTEMPT_STATES, storable_text
+
+__all__ = ["apply", "bind_late", "intend", "keep_callback", "settle"]
+
+logger = logging.getLogger("apikley_async.batch")
+
+MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or forgeries
+
+
+def intend(
+    journal: OpenJournal, key: str, token: str, fingerprint: str, reserved: float | None
+) -> None:
+    """Store a new attempt before it is sent; see `Store.intend`."""
+    with journal.transaction():
+        known = _find(journal, token)
+        if known is not None and (known["key"], known["attempt"]) == (key, "intent"):
+            return
+        if known is not None:
+            raise NoTransitionError(f"attempt {token} of {known['key']!r} is {known['attempt']}")
+        items.move(journal, key, Transition(ItemEvent.INTEND, token=token))
+        journal.db.execute(
+            "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, began_at) VALUES"
+            " (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'intent', ?, ?, ?)",
+            (token, key, key, fingerprint, reserved, journal.now[0]),
+        )
+    journal.intents += 1
+    journal.write_witness()
+
+
+def settle(journal: OpenJournal, key: str, attempt: Attempt, transition: Transition) -> Item:
+    """Store how an attempt has ended; see `Store.settle`."""
+    # A former owner may do this too: the id of a paid task must not be lost.
+    with journal.transaction(owner_only=False):
+        known = _find(journal, attempt.token)
+        if known is None or known["key"] != key:
+            raise KeyError(f"{key!r} has no attempt {attempt.token}")
+        if known["attempt"] != "intent":
+            if attempt.task_id is not None:
+                bind_late(journal, attempt.token, attempt.task_id, "the answer came late")
+            return items.get(journal, key)
+        owner = attempt.task_id and items.owner_of(journal, attempt.task_id)
+        if owner:  # the answer was another attempt's, so this attempt's own task is unknown
+            cause = f"the answer names {attempt.task_id}, the task of {owner!r}"
+            transition = Transition(ItemEvent.UNCERTAIN, cause=cause)
+            attempt = attrs.evolve(attempt, task_id=None, cause=cause)
+        items.move(journal, key, attrs.evolve(transition, token=attempt.token))
+        journal.db.execute(
+            "UPDATE attempt SET state = ?, ended_at = ?, http = ?, code = ?, task_id = ?,"
+            " raw = ?, cause = ? WHERE token = ?",
+            (
+                ATTEMPT_STATES[transition.event],
+                journal.now[0],
+                attempt.http,
+                attempt.code,
+                attempt.task_id,
+                storable_text(attempt.raw),
+                storable_text(attempt.cause),
+                attempt.token,
+            ),
+        )
+    return items.get(journal, key)
+
+
+def apply(journal: OpenJournal, key: str, transition: Transition) -> Item:
+    """Apply a transition to an item and to its uncertain attempts; see `Store.apply`."""
+    with journal.transaction():
+        known, state = _find(journal, transition.token), ATTEMPT_STATES.get(transition.event)
+        applied = known is not None and (known["key"], known["attempt"]) == (key, state)
+        if known is not None and applied and transition.task_id in (None, known["task_id"]):
+            return items.get(journal, key)  # the same call again
+        items.move(journal, key, transition)
+        if state is not None:
+            done = journal.db.execute(
+                "UPDATE attempt SET state = ?, task_id = coalesce(?, task_id)"
+                " WHERE key = ? AND state = 'unknown' AND ? IN ('', token)",
+                (state, transition.task_id, key, transition.token),
+            )
+            if transition.token and not done.rowcount:
+                raise NoTransitionError(
+                    f"attempt {transition.token} of {key!r} is uncertain no more"
+                )
+    return items.get(journal, key)
+
+
+def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> bool:
+    """Give a paid task to the attempt that paid for it, after that attempt seemed to be over.
+
+    The caller has begun a transaction. An uncertain item becomes submitted. Any other item keeps
+    its state, and the task is stored beside the attempt and logged.
+
+    Returns:
+        Whether the journal has the task now; False when it has no such attempt.
+    """
+    known, owner = _find(journal, token), items.owner_of(journal, task_id)
+    if known is not None and (task_id == known["task_id"] or owner == known["key"]):
+        return True
+    if known is None or owner is not None:
+        logger.critical(
+            "film %s was paid; its attempt is not in this journal, or it is %r: see client.job",
+            task_id,
+            owner,
+        )
+        return False
+    if (known["item"], known["attempt"]) == (ItemState.UNCERTAIN, "unknown"):
+        transition = Transition(ItemEvent.RESOLVE, task_id=task_id, cause=cause, token=token)
+        items.move(journal, known["key"], transition)
+        journal.db.execute(
+            "UPDATE attempt SET state = 'resolved', task_id = ?, ended_at = ? WHERE token = ?",
+            (task_id, journal.now[0], token),
+        )
+        logger.warning("film %s of %r is bound: %s", task_id, known["key"], cause)
+        return True
+    journal.db.execute(
+        "UPDATE attempt SET task_id = coalesce(task_id, ?) WHERE token = ?", (task_id, token)
+    )
+    kept = journal.db.execute(
+        "INSERT OR IGNORE INTO inbox VALUES (?, ?, ?)", (token, task_id, journal.now[0])
+    )
+    if kept.rowcount:
+        logger.critical(
+            "film %s was paid for %r, which was decided otherwise: see client.job",
+            task_id,
+            known["key"],
+        )
+    return True
+
+
+def keep_callback(journal: OpenJournal, token: str, task_id: str) -> None:
+    """Store the task that a callback names for an attempt."""
+    with journal.transaction():
+        journal.db.execute(
+            "INSERT OR IGNORE INTO inbox SELECT token, ?, ? FROM attempt WHERE token = ?"
+            " AND (SELECT count(*) FROM inbox WHERE inbox.token = attempt.token) < ?",
+            (storable_text(task_id), journal.now[0], token, MOST_NAMED),
+        )
+
+
+def _find(journal: OpenJournal, token: str) -> sqlite3.Row | None:
+    """An attempt, with the state of its item."""
+    row: sqlite3.Row | None = journal.db.execute(
+        "SELECT item.key, item.state AS item, attempt.state AS attempt, attempt.task_id"
+        " FROM attempt JOIN item USING (key) WHERE token = ?",
+        (token,),
+    ).fetchone()
+    return row

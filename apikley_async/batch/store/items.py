@@ -1,0 +1,224 @@
+"""Items in the journal's tables: read, moved from state to state, renamed, purged.
+
+Every function here runs in the journal's thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from apikley_async._text import fold_name
+from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError, next_state
+from apikley_async.batch.store.open_journal import OpenJournal
+from apikley_async.batch.store.protocol import Item, Transition
+from apikley_async.batch.store.rows import (
+    SELECT_ITEM,
+    files_to_json,
+    payload_sum,
+    read_item,
+    resolve_path,
+    storable_text,
+    stored_path,
+)
+from apikley_async.batch.store.schema import PURGE, RENAME
+from apikley_async.errors import JournalError, ManifestConflictError
+
+__all__ = [
+    "add_folder",
+    "get",
+    "listed",
+    "move",
+    "owner_of",
+    "purge",
+    "rename",
+]
+
+
+def get(journal: OpenJournal, key: str) -> Item:
+    """One item; `KeyError` when there is none of that key."""
+    row = journal.db.execute(f"{SELECT_ITEM} WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        raise KeyError(key)
+    return _from_row(journal, row)
+
+
+def listed(
+    journal: OpenJournal, states: Sequence[ItemState] | None, after: int, count: int
+) -> list[Item]:
+    """Items behind number *after* in their order, those in *states* or all, *count* at most."""
+    marks = ", ".join("?" * len(states or ()))
+    chosen = "1" if states is None else f"state IN ({marks})"
+    rows = journal.db.execute(
+        f"{SELECT_ITEM} WHERE {chosen} AND ord > ? ORDER BY ord LIMIT ?",
+        (*(states or ()), after, count),
+    )
+    return [_from_row(journal, row) for row in rows]
+
+
+def _from_row(journal: OpenJournal, row: sqlite3.Row) -> Item:
+    return read_item(row, journal.home, journal.folders)
+
+
+def owner_of(journal: OpenJournal, task_id: str) -> str | None:
+    """The key of the item that a task belongs to; None when it belongs to none."""
+    row = journal.db.execute("SELECT key FROM item WHERE task_id = ?", (task_id,)).fetchone()
+    return None if row is None else str(row["key"])
+
+
+def move(journal: OpenJournal, key: str, transition: Transition) -> None:
+    """Move an item to its next state: the only place where an item's state changes.
+
+    The caller has begun a transaction.
+
+    Raises:
+        KeyError: there is no item of that key.
+        NoTransitionError: the event does not apply to its state.
+        JournalError: the task belongs to another item.
+    """
+    row = journal.db.execute("SELECT state FROM item WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        raise KeyError(key)
+    before = ItemState(row["state"])
+    following = next_state(before, transition.event)
+    if transition.task_id is not None:
+        owner = owner_of(journal, transition.task_id)
+        if owner not in (None, key):
+            raise JournalError(f"{transition.task_id} is the task of {owner!r}")
+    for saved in transition.files:
+        _insert_folder(journal, saved.path.parent)
+    buys_again = transition.event in (ItemEvent.RETRY, ItemEvent.RESUBMIT)
+    journal.db.execute(
+        "UPDATE item SET state = :to, cause = :cause,"
+        " task_id = CASE WHEN :again THEN NULL ELSE coalesce(:task_id, task_id) END,"
+        " fail_code = :fail_code, fail_message = :fail_message,"
+        " credits = CASE WHEN :again THEN NULL ELSE coalesce(:credits, credits) END,"
+        " result = coalesce(:result, result),"
+        " success_at = coalesce(:success_at, success_at), files = coalesce(:files, files)"
+        " WHERE key = :key AND state = :before",
+        {
+            "to": following,
+            "cause": storable_text(transition.cause),
+            "again": buys_again,
+            "task_id": transition.task_id,
+            "fail_code": storable_text(transition.fail_code),
+            "fail_message": storable_text(transition.fail_message),
+            "credits": transition.credits,
+            "result": storable_text(transition.result) or None,
+            "success_at": transition.success_at and transition.success_at.timestamp(),
+            "files": files_to_json(transition.files, journal.home) if transition.files else None,
+            "key": key,
+            "before": before,
+        },
+    )
+    if transition.credits is not None:
+        journal.db.execute(
+            "UPDATE attempt SET credits = ?"
+            " WHERE key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)",
+            (transition.credits, key, key),
+        )
+    _note_event(
+        journal,
+        key,
+        transition.event,
+        before,
+        following,
+        cause=transition.cause,
+        by=transition.by,
+        token=transition.token,
+    )
+
+
+def _note_event(
+    journal: OpenJournal,
+    key: str,
+    event: str,
+    before: ItemState,
+    following: ItemState,
+    *,
+    cause: str = "",
+    by: str = "",
+    token: str = "",
+) -> None:
+    journal.db.execute(
+        'INSERT INTO event (at, mono, key, event, "from", "to", cause, by, token)'
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*journal.now, key, event, before, following, storable_text(cause), by, token or None),
+    )
+
+
+def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
+    """Give an item another key; see `Store.rename`."""
+    item = get(journal, key)
+    if item.state is ItemState.SENDING:
+        raise NoTransitionError(f"{key!r} is being sent")
+    with journal.transaction():
+        _check_new_key(journal, key, new)
+        journal.db.execute("PRAGMA defer_foreign_keys = ON")
+        journal.db.execute(
+            "UPDATE item SET key = ?, payload_sum = ? WHERE key = ?",
+            (new, payload_sum(new, item.payload), key),
+        )
+        journal.db.execute("UPDATE attempt SET key = ? WHERE key = ?", (new, key))
+        journal.db.execute("UPDATE event SET key = ? WHERE key = ?", (new, key))
+        _note_event(journal, new, RENAME, item.state, item.state, cause=f"it was {key}", by=by)
+    return get(journal, new)
+
+
+def _check_new_key(journal: OpenJournal, key: str, new: str) -> None:
+    """Refuse a new key that another item has, or one that names the same file."""
+    journal.db.create_function("folded", 1, fold_name, deterministic=True)
+    other = journal.db.execute(
+        "SELECT key, state FROM item WHERE key != ? AND folded(key) = ?", (key, fold_name(new))
+    ).fetchone()
+    if other is not None:
+        raise ManifestConflictError(
+            f"{other['key']!r} is in the journal already ({other['state']}), and {new!r} would "
+            "name the same file; nothing was changed"
+        )
+
+
+def purge(journal: OpenJournal, payloads: Mapping[str, str], by: str) -> None:
+    """Replace the payloads of items, and remove what answers and causes repeat of them."""
+    journal.db.execute("PRAGMA secure_delete = ON")
+    with journal.transaction():
+        for key, payload in payloads.items():
+            item = get(journal, key)
+            result = json.loads(item.result) if item.result else None
+            if isinstance(result, dict):
+                result.pop("content", None)
+            journal.db.execute(
+                "UPDATE item SET payload = ?, payload_sum = ?, result = ?, cause = NULL,"
+                " fail_message = NULL WHERE key = ?",
+                (payload, payload_sum(key, payload), result and json.dumps(result), key),
+            )
+            # Causes may repeat words of the prompt: what was compared, what was refused.
+            journal.db.execute("UPDATE attempt SET raw = NULL, cause = NULL WHERE key = ?", (key,))
+            journal.db.execute("UPDATE event SET cause = NULL WHERE key = ?", (key,))
+            _note_event(journal, key, PURGE, item.state, item.state, by=by)
+    # The log and free pages still hold the old text until both are written anew.
+    journal.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    journal.db.execute("VACUUM")
+    journal.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def add_folder(journal: OpenJournal, folder: Path) -> None:
+    """Remember that films are saved in *folder*, as the newest one."""
+    folder = resolve_path(stored_path(folder.absolute(), journal.home), journal.home)
+    if [*journal.folders][-1:] == [folder]:
+        return
+    with journal.transaction():
+        journal.db.execute(
+            "DELETE FROM folder WHERE path = ?", (stored_path(folder, journal.home),)
+        )
+        journal.folders.pop(folder, None)
+        _insert_folder(journal, folder)
+
+
+def _insert_folder(journal: OpenJournal, folder: Path) -> None:
+    path = stored_path(folder, journal.home)
+    if (found := resolve_path(path, journal.home)) not in journal.folders:
+        journal.db.execute("INSERT OR IGNORE INTO folder VALUES (?)", (path,))
+        journal.folders[found] = None

@@ -1,0 +1,42 @@
+"""The errors of a journal: which of them may pass, and which mean damage."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from apikley_async.errors import Blame, JournalError
+
+__all__ = ["JournalInUseError", "damaged", "journal_error"]
+
+# Primary codes of SQLite for what may be over the next time: a lock, a full or read-only disk.
+TEMPORARY = frozenset(
+    (
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
+    )
+)
+
+
+class JournalInUseError(JournalError):
+    """Another process owns the journal."""
+
+
+def journal_error(message: str, cause: OSError | int | None = None) -> JournalError:
+    """An error of the journal, resumable where running again may help.
+
+    Args:
+        message: for the user.
+        cause: the system's error, or SQLite's primary code. A wrong path, or a code that means
+            damage, makes the error not resumable.
+    """
+    wrong_path = isinstance(cause, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    if wrong_path or (isinstance(cause, int) and cause not in TEMPORARY):
+        return JournalError(message)
+    return JournalError(message, resumable=True, blames=Blame.NETWORK)
+
+
+def damaged(fault: str) -> JournalError:
+    """An error for content that this program would not have written."""
+    return JournalError(
+        f"the journal is damaged, or was not written by this program: {fault}. It is left as it is"
+    )

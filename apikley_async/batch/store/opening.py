@@ -1,0 +1,160 @@
+"""How a journal is opened: locked, checked, compared with its witness, upgraded and owned.
+
+Everything that can refuse a journal happens before anything in it is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+from apikley_async.batch.states import ItemEvent
+from apikley_async.batch.store import adoption, attempts, items, journal_file, rescue
+from apikley_async.batch.store.local_disk import check_local_disk
+from apikley_async.batch.store.locks import check_never_used, lock_inode, note_owner, take_lock
+from apikley_async.batch.store.open_journal import OpenJournal
+from apikley_async.batch.store.protocol import Transition
+from apikley_async.batch.store.rows import relativize_paths, resolve_path
+from apikley_async.batch.store.schema import migrate
+from apikley_async.batch.store.witness import Witness, check_newest
+from apikley_async.errors import JournalError
+
+__all__ = ["open_journal"]
+
+RELATIVE_PATHS = 4  # the version of the schema from which on paths are relative
+LOG_PAGES = 200  # some dozens of commits, until they are copied into the main file
+
+
+def open_journal(journal: OpenJournal) -> None:
+    """Open the file of *journal*, or make it. Runs in the journal's thread.
+
+    Raises:
+        JournalError: it is in use, damaged, of another program or of a newer version, an older
+            copy, or without its log after a crash. The file is left as it is.
+    """
+    if journal.origin is not None:
+        _copy(journal, journal.origin)
+    elif not journal.read_only:
+        check_local_disk(journal.path)
+        journal.locks.append(take_lock(journal.path))
+    if not journal.path.exists():
+        if journal.read_only:
+            raise JournalError(f"{journal.path}: there is no such journal")
+        journal_file.make_journal(journal.path, journal.migrations)
+    journal_file.refuse_special(journal.path)
+    shared = journal.read_only or journal.origin is not None
+    if not shared and (lock := lock_inode(journal.path)) is not None:
+        journal.locks.append(lock)
+    had_log = journal_file.has_log(journal.path)  # before SQLite makes one
+    journal.db = journal_file.connect(journal.path, read_only=journal.read_only)
+    version = journal_file.check_journal(journal.db, journal.path, journal.migrations)
+    facts = journal_file.facts_in(journal.db)
+    journal.journal_id, journal.epoch = facts.journal_id, facts.epoch
+    journal.intents, journal.lost = facts.intents, facts.lost
+    if not journal.read_only:
+        _begin(journal, version, log_is_lost=facts.begun and not had_log)
+    elif version < len(journal.migrations):
+        reason = "was written by an older version; run the batch once to bring it up to date"
+        raise JournalError(f"{journal.path} {reason}")
+    for [path] in journal.db.execute("SELECT path FROM folder ORDER BY rowid LIMIT 1000"):
+        journal.folders[resolve_path(path, journal.home)] = None
+
+
+def _begin(journal: OpenJournal, version: int, *, log_is_lost: bool) -> None:
+    """Make the journal this process's own, once it is known to be the newest."""
+    if journal.locks:
+        note_owner(journal.locks[0], journal.journal_id)
+    journal_file.make_lasting(journal.db)
+    journal.db.execute("PRAGMA journal_mode = WAL")
+    journal.db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    if journal.origin is None:  # a private copy was compared with the witness before
+        _compare_with_witness(journal, log_is_lost=log_is_lost)
+    _own(journal, version)
+    journal.db.execute("PRAGMA wal_checkpoint(FULL)")  # puts the mark into the main file
+
+
+def _copy(journal: OpenJournal, origin: Path) -> None:
+    """Make a private copy, which is refused where the journal itself would be."""
+    journal.copies = tempfile.TemporaryDirectory(prefix="apikley-", ignore_cleanup_errors=True)
+    folder = Path(journal.copies.name).resolve()
+    journal.path = folder / "journal.db"
+    if not origin.exists():
+        journal_file.check_no_log_left(origin)
+        check_never_used(origin)
+        return
+    facts = journal_file.copy_privately(origin, journal.path, journal.migrations)
+    seen, had_log = Witness(facts.journal_id).read(), journal_file.has_log(origin)
+    with contextlib.suppress(JournalError):
+        log_is_lost = facts.begun and not had_log
+        check_newest(origin, (facts.epoch, facts.intents), seen, log_is_lost=log_is_lost)
+        return
+    # The owner may have written between the copy and the reading of the witness. A second copy is
+    # certainly newer than the witness that was read.
+    journal.path = folder / "second.db"
+    facts = journal_file.copy_privately(origin, journal.path, journal.migrations)
+    log_is_lost = facts.begun and not (had_log or journal_file.has_log(origin))
+    check_newest(origin, (facts.epoch, facts.intents), seen, log_is_lost=log_is_lost)
+
+
+def _compare_with_witness(journal: OpenJournal, *, log_is_lost: bool) -> None:
+    """Refuse an older copy, and what a crash has left without its log, unless it is adopted."""
+    journal.witness = Witness(journal.journal_id)
+    seen = journal.witness.read()
+    if journal.adopting:
+        journal.epoch = max(journal.epoch, seen[0] if seen else 0)
+        if seen is None:
+            journal.lost = None
+        elif journal.lost is not None:
+            journal.lost += max(0, seen[1] - journal.intents)
+        return
+    here = (journal.epoch, journal.intents)
+    check_newest(journal.path, here, seen, log_is_lost=log_is_lost)
+    journal.write_witness()  # before the mark in the journal, which it vouches for
+
+
+def _own(journal: OpenJournal, version: int) -> None:
+    """Upgrade the tables, take the next epoch, and settle what was left `sending`."""
+    db = journal.db
+    if version < len(journal.migrations):
+        journal_file.keep_copy(db, journal.path, version)
+    db.execute("BEGIN IMMEDIATE")
+    migrate(db, journal.migrations)
+    if version < RELATIVE_PATHS <= len(journal.migrations):
+        relativize_paths(db, journal.home)
+    journal.epoch += 1
+    facts = (("epoch", str(journal.epoch)), ("begun", "1"))
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts)
+    _settle_interrupted(journal)
+    notes = rescue.read_notes(journal.origin or journal.path, journal.journal_id)
+    cause = "the journal could not be written when the answer came"
+    bound = {
+        path: [attempts.bind_late(journal, note.token, note.task_id, cause) for note in found]
+        for path, found in notes.items()
+    }
+    if journal.adopting:
+        adoption.adopt(journal)
+    db.execute("COMMIT")
+    journal.owned = True
+    if journal.adopting:
+        adoption.recount_intents(journal)
+    if journal.origin is None:
+        rescue.remove_notes(path for path, all_bound in bound.items() if all(all_bound))
+
+
+def _settle_interrupted(journal: OpenJournal) -> None:
+    """What the last owner was sending when it ended is uncertain."""
+    left = journal.db.execute(
+        "SELECT item.key, coalesce(token, '') AS token FROM item LEFT JOIN attempt"
+        " ON attempt.key = item.key AND attempt.state = 'intent' WHERE item.state = 'sending'"
+    ).fetchall()
+    cause = "the last run ended while the submission was out"
+    for row in left:
+        items.move(
+            journal, row["key"], Transition(ItemEvent.CRASH, cause=cause, token=row["token"])
+        )
+    journal.db.execute(
+        "UPDATE attempt SET state = 'unknown', cause = 'interrupted', ended_at = ?"
+        " WHERE state = 'intent'",
+        (journal.now[0],),
+    )

@@ -1,0 +1,256 @@
+"""Entries on their way into a journal: read to their end, then compared with what it knows.
+
+Reading takes as long as the manifest is long. So it happens before the journal's transaction, and
+holds no more than some megabytes in memory. All entries are stored, or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sqlite3
+import tempfile
+from collections.abc import Callable, Collection, Generator, Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import attrs
+
+from apikley_async._text import fold_name
+from apikley_async.batch.states import ItemEvent, ItemState
+from apikley_async.batch.store import adoption, items
+from apikley_async.batch.store.journal_errors import journal_error
+from apikley_async.batch.store.open_journal import OpenJournal
+from apikley_async.batch.store.protocol import ManifestEntry, PlanResult, Transition
+from apikley_async.batch.store.rows import payload_sum, stored_path
+from apikley_async.errors import ManifestConflictError
+
+__all__ = ["plan", "spool"]
+
+logger = logging.getLogger("apikley_async.batch")
+
+MOST_IN_MEMORY = 1024**2  # bytes of entries; more of them wait in a file without a name
+NEW_IN_ADOPTED = (
+    "may have been sent: the journal was adopted, and attempts that it has lost are not accounted "
+    "for. Resolve the film with its task's id, or resubmit it; what is certainly new may go into a "
+    "journal of its own"
+)
+
+
+def spool(entries: Iterable[ManifestEntry], folder: Path) -> Generator[ManifestEntry | None]:
+    """Read *entries* to their end, and give a generator that gives them again. Blocks.
+
+    Args:
+        entries: read once.
+        folder: for the file that holds what does not fit into memory.
+    """
+    spooled = _spooled(entries, folder)
+    next(spooled)
+    return spooled
+
+
+def _spooled(entries: Iterable[ManifestEntry], folder: Path) -> Generator[ManifestEntry | None]:
+    """Yield None when all entries are read, and then the entries."""
+    with tempfile.SpooledTemporaryFile(max_size=MOST_IN_MEMORY, dir=str(folder)) as file:
+        for entry in entries:
+            line = json.dumps(attrs.astuple(entry, recurse=False)).encode()
+            try:
+                file.write(line + b"\n")
+            except OSError as exc:
+                message = f"{folder} has no room for what is to be planned: {exc.strerror}"
+                raise journal_error(message, exc) from None
+        file.seek(0)
+        yield None
+        for line in file:
+            yield ManifestEntry(*json.loads(line))
+
+
+def plan(
+    journal: OpenJournal,
+    entries: Generator[ManifestEntry | None],
+    source: str,
+    allow_duplicates: bool,
+    failed: Collection[str] | None,
+) -> PlanResult:
+    """Store *entries* in one transaction; see `Store.plan`. Runs in the journal's thread."""
+    planned: list[str] = []
+    with contextlib.closing(entries), journal.transaction():
+        result = _store_entries(
+            journal,
+            entries,
+            source,
+            allow_duplicates,
+            failed,
+            planned.append if adoption.lost_attempts_remain(journal) else None,
+        )
+        for key in planned:
+            adoption.add_stand_in(journal, key, NEW_IN_ADOPTED)
+    if planned:
+        adoption.recount_intents(journal)
+        logger.warning(
+            "%d films of %s are uncertain, as %r: each %s",
+            len(planned),
+            journal.path,
+            planned[0],
+            NEW_IN_ADOPTED,
+        )
+    journal.db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    return result
+
+
+def _store_entries(
+    journal: OpenJournal,
+    entries: Iterable[ManifestEntry | None],
+    source: str,
+    allow_duplicates: bool,
+    failed: Collection[str] | None,
+    on_planned: Callable[[str], None] | None,
+) -> PlanResult:
+    """Store each entry; *on_planned* gets the keys of items that are new or have new content."""
+    db = journal.db
+    new = known = changed = 0
+    _make_temporary_tables(db)
+    for entry in filter(None, entries):
+        _check_repeated_key(db, entry)
+        digest = _digest_of(db, entry.key)
+        if digest is not None and entry.matches(digest):
+            known += 1
+            _update_base(journal, entry)
+            continue
+        if digest is None:
+            _check_file_name(db, entry)
+        elif not _may_change(journal, entry.key, failed):
+            raise _conflict(journal, entry)
+        if not allow_duplicates:
+            _check_duplicate(db, entry)
+        _write(journal, entry, source)
+        if digest is None:
+            new += 1
+        else:
+            _plan_again(journal, entry.key)
+            changed += 1
+        if on_planned is not None:
+            on_planned(entry.key)
+    # Films without a manifest are added one by one: what is not named again is not gone.
+    db.execute(
+        "UPDATE item SET gone = key NOT IN (SELECT key FROM seen)"
+        " WHERE (source = :source AND :source != '') OR key IN (SELECT key FROM seen)",
+        {"source": source},
+    )
+    [gone] = db.execute("SELECT count(*) FROM item WHERE gone AND source = ?", (source,)).fetchone()
+    return PlanResult(new, known, gone, changed)
+
+
+def _make_temporary_tables(db: sqlite3.Connection) -> None:
+    """The keys that were seen, and the folded names of all items: they need not fit in memory."""
+    db.create_function("folded", 1, fold_name, deterministic=True)
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (key PRIMARY KEY, place)")
+    db.execute("CREATE TEMP TABLE IF NOT EXISTS stem (folded PRIMARY KEY, key)")
+    db.execute("DELETE FROM seen")
+    db.execute("DELETE FROM stem")
+    db.execute("INSERT OR IGNORE INTO stem SELECT folded(key), key FROM item")
+
+
+def _plan_again(journal: OpenJournal, key: str) -> None:
+    """Plan an item with new content: no task was created for it, or a person wants it again."""
+    failed = items.get(journal, key).state is ItemState.FAILED
+    event = ItemEvent.RETRY if failed else ItemEvent.CHANGE
+    items.move(journal, key, Transition(event, by="content"))
+
+
+def _write(journal: OpenJournal, entry: ManifestEntry, source: str) -> None:
+    """Insert a new item, or replace the content of an existing one."""
+    journal.db.execute(
+        "INSERT INTO item (key, payload, payload_sum, digest, base, source, state)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET payload = excluded.payload,"
+        " payload_sum = excluded.payload_sum, digest = excluded.digest, base = excluded.base,"
+        " source = excluded.source",
+        (
+            entry.key,
+            entry.payload,
+            payload_sum(entry.key, entry.payload),
+            entry.digest,
+            _base_of(entry, journal.home),
+            source,
+            ItemState.PLANNED,
+        ),
+    )
+
+
+def _update_base(journal: OpenJournal, entry: ManifestEntry) -> None:
+    """Store where a known film's images are now: its manifest may have been moved."""
+    base = _base_of(entry, journal.home)
+    [known] = journal.db.execute("SELECT base FROM item WHERE key = ?", (entry.key,)).fetchone()
+    if known != base:
+        journal.db.execute("UPDATE item SET base = ? WHERE key = ?", (base, entry.key))
+
+
+def _base_of(entry: ManifestEntry, home: Path) -> str:
+    return _stored_folder(entry.base, home) if entry.base else ""
+
+
+@lru_cache(maxsize=64)
+def _stored_folder(base: str, home: Path) -> str:
+    """A folder as it is stored; cached, since the films of one manifest share theirs."""
+    return stored_path(Path(base), home)
+
+
+def _check_repeated_key(db: sqlite3.Connection, entry: ManifestEntry) -> None:
+    """Refuse a key that an earlier entry has, and remember this one."""
+    earlier = db.execute("SELECT place FROM seen WHERE key = ?", (entry.key,)).fetchone()
+    if earlier is not None:
+        raise ManifestConflictError(
+            f"{entry.where}: the key {entry.key!r} was given before, at {earlier['place']}; "
+            "say takes: 2 for two films of one storyboard"
+        )
+    db.execute("INSERT INTO seen VALUES (?, ?)", (entry.key, entry.where))
+
+
+def _check_file_name(db: sqlite3.Connection, entry: ManifestEntry) -> None:
+    """Refuse a key whose file is another item's where letter case or Unicode form is ignored."""
+    name = fold_name(entry.key)
+    other = db.execute("SELECT key FROM stem WHERE folded = ?", (name,)).fetchone()
+    if other is not None:
+        raise ManifestConflictError(
+            f"{entry.where}: {entry.key!r} names the same file as {other['key']!r} on many disks; "
+            "give it another key"
+        )
+    db.execute("INSERT INTO stem VALUES (?, ?)", (name, entry.key))
+
+
+def _digest_of(db: sqlite3.Connection, key: str) -> str | None:
+    """The digest of an item's content; None where there is no such item."""
+    row = db.execute("SELECT digest FROM item WHERE key = ?", (key,)).fetchone()
+    return None if row is None else str(row["digest"])
+
+
+def _may_change(journal: OpenJournal, key: str, failed: Collection[str] | None) -> bool:
+    """Whether no task was ever created for an item, or it is one of the *failed* (None: any)."""
+    item = items.get(journal, key)
+    if item.state is ItemState.FAILED and (failed is None or key in failed):
+        return True
+    return item.may_change
+
+
+def _conflict(journal: OpenJournal, entry: ManifestEntry) -> ManifestConflictError:
+    state = items.get(journal, entry.key).state
+    retry = ", or say `apikley batch retry --changed`" if state is ItemState.FAILED else ""
+    return ManifestConflictError(
+        f"{entry.where}: {entry.key!r} is in the journal with other content "
+        f"({state}); give the changed film a new key{retry}"
+    )
+
+
+def _check_duplicate(db: sqlite3.Connection, entry: ManifestEntry) -> None:
+    """Refuse content that another item has: it would be paid twice."""
+    other = db.execute(
+        "SELECT key FROM item WHERE digest IN (SELECT value FROM json_each(?))"
+        " AND state != 'dropped'",
+        (json.dumps([entry.digest, *entry.former]),),
+    ).fetchone()
+    if other is not None:
+        raise ManifestConflictError(
+            f"{entry.where}: {entry.key!r} has the same content as {other['key']!r}: it would "
+            "be paid twice; say takes: 2, or allow duplicates"
+        )
