@@ -21,6 +21,7 @@ COLUMNS = ("key", "scene", "duration", "film_duration", "aspect_ratio", "image")
 REQUIRED_COLUMNS = ("scene", "duration")
 COLUMNS_OF_FILM = ("film_duration", "aspect_ratio", "image")
 NUMBER_COLUMNS = ("duration", "film_duration")
+FIELDS_ELSEWHERE = (*FIELDS, "films", "defaults", "input", "images")  # in other formats
 SEPARATORS = ",;\t"
 MISSPELT = 2  # letters by which a misspelt name differs at most
 MOST_COLUMNS = 1000
@@ -150,18 +151,13 @@ def is_same_name(one: str, other: str) -> bool:
 
 def misspelling(name: str) -> str:
     """Why a column of that name cannot be metadata; empty when it can."""
-    if any(
-        is_same_name(field, name) for field in (*FIELDS, "films", "defaults", "input", "images")
-    ):
-        return (
-            f"{describe_value(name)}: a CSV has no such column; YAML, JSON and TOML have that field"
-        )
+    given = describe_value(name)
+    if any(is_same_name(field, name) for field in FIELDS_ELSEWHERE):
+        return f"{given}: a CSV has no such column; YAML, JSON and TOML have that field"
     word = plain_name(name)
     for column in COLUMNS:
         if edit_distance(plain_name(column), word) <= MISSPELT:
-            return (
-                f"{describe_value(name)}: perhaps {column} is meant; a note has a name less like it"
-            )
+            return f"{given}: perhaps {column} is meant; a note has a name less like it"
     return ""
 
 
