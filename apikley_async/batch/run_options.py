@@ -8,7 +8,7 @@ import attrs
 
 from apikley_async.batch.store.protocol import Item
 
-__all__ = ["ItemUpdate", "RunOptions"]
+__all__ = ["BatchRunOptions", "ItemUpdate"]
 
 
 @attrs.frozen
