@@ -1,7 +1,7 @@
-"""How much may be spent: reserved before each POST, exact however many run at once.
+"""How much may be spent: credits are reserved before each POST, however many run at once.
 
-Pure: no clock, no file. What a film costs comes from the user, or from what earlier films
-consumed; nothing is ever assumed (https://docs.apikley.ru publishes no prices).
+Pure: no clock, no file. The price of a film comes from the user, or from what earlier films
+consumed; nothing is assumed (https://docs.apikley.ru publishes no prices).
 """
 
 from __future__ import annotations
@@ -19,11 +19,21 @@ from apikley_async.errors import Blame, BudgetExceededError
 __all__ = ["Budget", "Price", "Prices", "Reservation", "Stake"]
 
 Price: TypeAlias = float | Mapping[int | str, float] | Callable[[Work], float | None] | None
-Kind: TypeAlias = int | str
+PriceKey: TypeAlias = int | str
+"""`Work.price_key`: works with one key cost the same."""
 
 
 class Prices:
-    """What films cost, as far as is known: what the user says, or more where one was dearer."""
+    """What films cost, as far as it is known: the user's price, or more where a film cost more.
+
+    Args:
+        price: credits for each film, a mapping from `Work.price_key` to credits, or a function
+            from a work to credits (None where it does not know); None: nothing is known.
+
+    Raises:
+        TypeError: a price is not a number.
+        ValueError: a price is negative, infinite or NaN.
+    """
 
     def __init__(self, price: Price = None) -> None:
         if isinstance(price, Mapping):
@@ -34,21 +44,21 @@ class Prices:
             self._given = lambda _: price
         for stated in price.values() if isinstance(price, Mapping) else [price]:
             if not callable(stated):
-                checked(stated)
-        self._learnt: dict[Kind, float] = {}
+                validate_price(stated)
+        self._learned: dict[PriceKey, float] = {}
 
-    def learn(self, kind: Kind, credits: float) -> None:  # noqa: A002 - as the service says
-        """Remember what a finished film consumed; the dearest of its kind counts."""
-        self._learnt[kind] = max(self._learnt.get(kind, 0.0), credits)
+    def learn(self, key: PriceKey, credits: float) -> None:  # noqa: A002 - as the service says
+        """Remember what a finished film consumed; the highest of its key counts."""
+        self._learned[key] = max(self._learned.get(key, 0.0), credits)
 
     def of(self, work: Work) -> float | None:
-        """Credits for *work*; None when nobody knows."""
-        known = checked(self._given(work)), self._learnt.get(work.price_key)
+        """Credits for *work*; None when its price is unknown."""
+        known = validate_price(self._given(work)), self._learned.get(work.price_key)
         return max((price for price in known if price is not None), default=None)
 
 
-def checked(price: float | None) -> float | None:
-    """A price that bounds can be kept with: one below 0 would let everything through."""
+def validate_price(price: float | None) -> float | None:
+    """Return *price* as a float, or raise: a negative one would defeat every bound."""
     if price is None:
         return None
     if isinstance(price, bool) or not isinstance(price, int | float):
@@ -64,26 +74,28 @@ class Reservation:
 
     Attributes:
         amount: credits.
-        kind: what it is priced by, so that a dearer price can be set aside for it.
-        own: whether this run has reserved it, so that the balance pays for it from now on.
-        sent: whether its request may be out; what only waits is priced anew before it is sent.
+        price_key: what it is priced by, so that a higher price can be set aside for it later.
+        own: whether this run has reserved it, so that it reduces the balance from now on.
+        sent: whether its request may have been sent; one that still waits is priced again
+            before it is sent.
     """
 
     amount: Decimal
-    kind: Kind | None = None
+    price_key: PriceKey | None = None
     own: bool = True
     sent: bool = True
 
 
 class Budget:
-    """What may be reserved, and what is: known costs, and prices where a cost is not known yet.
+    """The sum of all reservations, and the bounds on it.
 
-    A film that is dearer than its price can make the sum exceed a bound, by no more than what was
-    in flight; then nothing more is reserved.
+    A reservation counts with its price until its cost is known. A film that costs more than its
+    price can make the sum exceed a bound, by no more than what was in flight; then nothing more
+    is reserved.
 
     Args:
-        max_credits: of all films that count, accepted or uncertain; None: no bound.
-        max_tasks: films that count, accepted or uncertain; None: no bound.
+        max_credits: for all films that were accepted or are uncertain; None: no bound.
+        max_tasks: films that were accepted or are uncertain; None: no bound.
         spendable: credits that may be taken from the balance; None: no bound.
     """
 
@@ -98,36 +110,42 @@ class Budget:
         self.max_tasks = max_tasks
         self.spendable = spendable
         self.tasks = 0
-        self.undecided = 0  # reserved for films of which nobody knows yet whether they are paid
-        self._open: dict[Reservation, None] = {}  # their cost will be known
-        self._spent = Decimal(0)  # decimal: ten times 0.1 fit into 1
-        self._taken = Decimal(0)
+        self.undecided = 0  # reservations that neither `keep` nor `release` has decided yet
+        self._open: dict[Reservation, None] = {}  # those whose cost will be known
+        self._spent = Decimal(0)  # decimal: ten times 0.1 fits into 1
+        self._taken = Decimal(0)  # from the balance, by this run
 
     @property
     def spent(self) -> float:
+        """Credits that are spent or reserved."""
         return float(self._spent)
 
     @property
     def needs_prices(self) -> bool:
+        """Whether a bound in credits is set."""
         return self.max_credits is not None or self.spendable is not None
 
-    def count(self, price: float | None, kind: Kind | None = None) -> Reservation:
-        """Count a film of an earlier run; `follow` it if its cost is still to be known."""
-        counted = Reservation(exact(price or 0.0), kind, own=False)
+    def count(self, price: float | None, key: PriceKey | None = None) -> Reservation:
+        """Count a film of an earlier run; `follow` it if its cost is not known yet."""
+        counted = Reservation(exact_decimal(price or 0.0), key, own=False)
         self._spent += counted.amount
         self.tasks += 1
         return counted
 
     def follow(self, reservation: Reservation) -> None:
-        """Expect that the cost will be known: until then a dearer price is set aside for it too."""
+        """Expect its cost to become known; until then `reprice` changes it too."""
         self._open[reservation] = None
 
     def reserve(
-        self, price: float | None, kind: Kind | None = None, *, sent: bool = True
+        self, price: float | None, key: PriceKey | None = None, *, sent: bool = True
     ) -> Reservation:
-        """Set *price* aside, before the POST; `keep` or `release` decides what becomes of it.
+        """Set *price* aside before the POST; `keep` or `release` decides what becomes of it.
 
-        What is not *sent* at once is released and reserved again just before it is.
+        Args:
+            price: credits, or None when the price is unknown.
+            key: the work's `price_key`.
+            sent: False if the request is sent later; it is then released and reserved again
+                just before that.
 
         Raises:
             BudgetExceededError: it does not fit; nothing is set aside, nothing was spent.
@@ -139,55 +157,56 @@ class Budget:
                 resumable=False,
                 blames=Blame.INPUT,
             )
-        amount = exact(price or 0.0)
-        if self.max_credits is not None and self._spent + amount > exact(self.max_credits):
+        amount = exact_decimal(price or 0.0)
+        if self.max_credits is not None and self._spent + amount > exact_decimal(self.max_credits):
             raise BudgetExceededError(
                 f"{amount:f} credits more would exceed max_credits: {self._spent:f} of "
                 f"{self.max_credits:g} are spent or reserved"
             )
-        if self.spendable is not None and self._taken + amount > exact(self.spendable):
+        if self.spendable is not None and self._taken + amount > exact_decimal(self.spendable):
             raise BudgetExceededError(f"{amount:f} credits more would go below min_balance")
         if self.tasks_are_used_up:
             raise BudgetExceededError(f"{self.tasks} of max_tasks {self.max_tasks} are used up")
         self.tasks += 1
         self.undecided += 1
-        reserved = Reservation(Decimal(0), kind, sent=sent)
+        reserved = Reservation(Decimal(0), key, sent=sent)
         self._set(reserved, amount)
         self.follow(reserved)
         return reserved
 
     @property
     def may_free(self) -> bool:
-        """Whether what is reserved now may still turn out to be less."""
+        """Whether what is reserved now may still become less, so that waiting can help."""
         if self.undecided:
             return True
         return not self.tasks_are_used_up and any(film.amount for film in self._open)
 
     @property
     def tasks_are_used_up(self) -> bool:
+        """Whether `max_tasks` allows no more films."""
         return self.max_tasks is not None and self.tasks + 1 > self.max_tasks
 
     def keep(self) -> None:
-        """The film is paid, or may be: what was reserved for it stays reserved."""
+        """Decide that a film is paid, or may be: its reservation stays."""
         self.undecided -= 1
 
     def release(self, reservation: Reservation) -> None:
-        """Give back what was reserved for an attempt that created nothing."""
+        """Give back the reservation of an attempt that created nothing."""
         self.settle(reservation, 0.0)
         self.tasks -= 1
         self.undecided -= 1
 
     def settle(self, reservation: Reservation, cost: float | None) -> None:
-        """Put what a film has cost in the place of what was reserved; None: that stays unknown."""
+        """Replace the reservation by the cost; None: the cost will never be known."""
         self._open.pop(reservation, None)
         if cost is not None:
-            self._set(reservation, exact(cost))
+            self._set(reservation, exact_decimal(cost))
 
-    def reprice(self, kind: Kind, price: float) -> None:
-        """Set at least *price* aside for each film of a kind that is out, cost unknown."""
+    def reprice(self, key: PriceKey, price: float) -> None:
+        """Set at least *price* aside for each film of *key* in flight whose cost is unknown."""
         for film in self._open:
-            if film.sent and film.kind == kind and film.amount < exact(price):
-                self._set(film, exact(price))
+            if film.sent and film.price_key == key and film.amount < exact_decimal(price):
+                self._set(film, exact_decimal(price))
 
     def _set(self, reservation: Reservation, amount: Decimal) -> None:
         change = amount - reservation.amount
@@ -198,47 +217,50 @@ class Budget:
 
 
 class Stake:
-    """What is set aside for the attempts of one film: each that may have cost something keeps it.
+    """The reservations for the attempts of one film: each attempt that may have cost keeps one.
 
-    *price* says what the film costs as far as is known then; it was reserved for once before.
+    Args:
+        budget: what is reserved from.
+        reserved: the first reservation.
+        price: returns the film's price as far as it is known when it is called.
     """
 
     def __init__(
         self, budget: Budget, reserved: Reservation, price: Callable[[], float | None]
     ) -> None:
         self._budget = budget
-        self._kind = reserved.kind
+        self._price_key = reserved.price_key
         self._price = price
         self.reservation: Reservation | None = reserved
 
     def reserve(self) -> float | None:
-        """Just before an attempt is sent, at the price of now, which it gives.
+        """Reserve for an attempt just before it is sent, at today's price, and return that price.
 
-        It may have waited for long, and films have become dearer meanwhile.
+        The attempt may have waited for long, and prices may have been learned meanwhile.
 
         Raises:
-            BudgetExceededError: there is no room for it any more; nothing is set aside.
+            BudgetExceededError: it does not fit any more; nothing is set aside.
         """
         price = self._price()
         if self.reservation is not None:
             self._budget.release(self.reservation)
             self.reservation = None
-        self.reservation = self._budget.reserve(price, self._kind)
+        self.reservation = self._budget.reserve(price, self._price_key)
         return price
 
     def wait(self) -> None:
-        """An attempt has created nothing, and the next has to wait: nothing of it is out."""
+        """Note that an attempt created nothing and the next one waits: nothing is in flight."""
         if self.reservation is not None:
             self.reservation.sent = False
 
     def keep(self) -> None:
-        """An attempt keeps it, though it is said that nothing was created."""
+        """Leave an attempt its reservation although it is said to have created nothing."""
         if self.reservation is not None:
             self._budget.keep()
             self._budget.settle(self.reservation, None)
             self.reservation = None
 
 
-def exact(credits: float) -> Decimal:  # noqa: A002 - it is what the service calls them
-    """The number that was written, not the binary one beside it."""
+def exact_decimal(credits: float) -> Decimal:  # noqa: A002 - it is what the service calls them
+    """Return the number that was written, not its binary value."""
     return Decimal(repr(float(credits)))

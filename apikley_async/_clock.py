@@ -1,7 +1,7 @@
-"""Time, as the rooms above see it: a clock that is handed in and never reached for.
+"""Time: the `Clock` protocol, and the clock of the running event loop.
 
-Holds the `Clock` protocol and the one that tells real time. Everything that waits in this
-package waits here, so whoever hands in another clock (or another event loop) owns the time.
+A clock is handed in and never reached for. Everything in this package that waits does so here,
+so a test that hands in another clock, or another event loop, controls the time.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Protocol, runtime_checkable
 
 __all__ = ["Clock", "SystemClock"]
 
-SHORTEST_SLEEP = 0.001  # a timer at "now" may fire before now: whoever looks again would spin
+MIN_SLEEP = 0.001  # a timer at "now" may fire before now, and a loop around it would spin
 
 
 @runtime_checkable
 class Clock(Protocol):
-    """What time it is, and how to wait. Seconds everywhere."""
+    """What time it is, and how to wait; all in seconds."""
 
     def now(self) -> float:
-        """Seconds on a clock that never jumps; only differences mean something."""
+        """Return the time of a clock that never jumps; only differences have a meaning."""
         ...
 
     def wall(self) -> float:
-        """Seconds since 1970 (UTC), as a calendar sees them; may jump."""
+        """Return the seconds since 1970 (UTC); this clock may be set and jump."""
         ...
 
     async def sleep(self, delay: float, wake: asyncio.Event | None = None) -> None:
-        """Wait *delay* seconds, or less when *wake* is set before."""
+        """Wait *delay* seconds, or until *wake* is set."""
         ...
 
 
 class SystemClock:
-    """The clock of the running event loop; outside of one, the machine's monotonic clock.
+    """The clock of the running event loop; outside a loop, the machine's monotonic clock.
 
-    Because it asks the loop, a loop with virtual time needs no other clock for its intervals.
+    On a loop with virtual time it is virtual too, except for `wall`.
     """
 
     def now(self) -> float:
@@ -48,7 +48,7 @@ class SystemClock:
         return time.time()
 
     async def sleep(self, delay: float, wake: asyncio.Event | None = None) -> None:
-        pause = max(delay, SHORTEST_SLEEP) if delay > 0 else 0
+        pause = max(delay, MIN_SLEEP) if delay > 0 else 0
         if wake is None:
             await asyncio.sleep(pause)
             return
