@@ -1,4 +1,4 @@
-"""Virtual time: what everybody relies on who waits for minutes in a test."""
+"""Virtual time: what tests that wait for minutes rely on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def serve() -> AsyncIterator[Serve]:
     async def start(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> str:
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", handler)
-        # Without it a handler outlives the client that gave up on it, and the end of the test.
+        # Otherwise a handler outlives a client that has given up, and the test.
         runner = web.AppRunner(app, handler_cancellation=True)
         runners.append(runner)
         await runner.setup()
@@ -46,8 +46,8 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def test_waiting_costs_nothing() -> None:
-    """Four minutes pass in the blink of an eye, and are exactly four minutes."""
+async def test_waiting_takes_no_real_time() -> None:
+    """Four minutes take less than a second, and are exactly four minutes."""
     started = time.monotonic()
 
     await asyncio.sleep(240)
@@ -56,8 +56,8 @@ async def test_waiting_costs_nothing() -> None:
     assert time.monotonic() - started < 1
 
 
-async def test_timers_fire_in_their_order() -> None:
-    """Whoever waits less is woken first, whatever the order of the calls."""
+async def test_timers_fire_in_the_order_of_their_delays() -> None:
+    """Whatever the order of the calls."""
     woken: list[tuple[float, float]] = []
 
     async def wait(delay: float) -> None:
@@ -71,8 +71,8 @@ async def test_timers_fire_in_their_order() -> None:
     assert [when for _, when in woken] == pytest.approx(delays)
 
 
-async def test_no_timer_fires_a_hair_too_early() -> None:
-    """Code that asks the clock again, and waits for what is left, finds nothing left."""
+async def test_no_timer_fires_slightly_too_early() -> None:
+    """Code that reads the clock again, and waits for the remainder, finds none."""
     loop = asyncio.get_running_loop()
     early = []
     for turn in range(500):
@@ -93,7 +93,7 @@ async def test_no_timer_fires_a_hair_too_early() -> None:
 
 
 async def test_an_idle_connection_is_closed_in_time(serve: Serve) -> None:
-    """A server's own timers work over a day and more."""
+    """A server's own timers work for more than a day."""
 
     async def greet(request: web.Request) -> web.Response:
         return web.Response(text="hello")
@@ -110,15 +110,15 @@ async def test_an_idle_connection_is_closed_in_time(serve: Serve) -> None:
 async def test_requests_over_sockets_take_exactly_their_virtual_time(
     serve: Serve, repetition: int
 ) -> None:
-    """200 requests, a second of thought in each and 1.2 s between them: 440 s, every time."""
+    """200 requests of one second with 1.2 s between them: 440 s, every time."""
 
-    async def think(request: web.Request) -> web.Response:
+    async def answer_late(request: web.Request) -> web.Response:
         await asyncio.sleep(1)
         return web.json_response(await request.json())
 
-    address = await serve(think)
+    address = await serve(answer_late)
     answered = []
-    # A request whose bytes were overlooked would run into this time-out at once.
+    # A request whose bytes the loop overlooked would time out here at once.
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=1.5)) as session:
         for turn in range(200):
             async with session.post(address, json=turn) as response:
@@ -130,7 +130,7 @@ async def test_requests_over_sockets_take_exactly_their_virtual_time(
 
 
 async def test_bodies_larger_than_a_socket_take_no_time(serve: Serve) -> None:
-    """A megabyte each way, six at a time, while other timers are due: the clock waits for them."""
+    """A megabyte each way, six at a time: the clock waits for them although timers are due."""
     body = bytes(1_000_000)
 
     async def echo(request: web.Request) -> web.Response:
@@ -158,14 +158,14 @@ async def test_bodies_larger_than_a_socket_take_no_time(serve: Serve) -> None:
     assert ticks == 0
 
 
-async def test_a_connection_that_nobody_answers_times_out(serve: Serve) -> None:
-    """Silence is not mistaken for data on its way."""
+async def test_a_request_without_a_response_times_out(serve: Serve) -> None:
+    """A silent server is not mistaken for data in transit."""
 
-    async def silence(request: web.Request) -> web.Response:
+    async def stay_silent(request: web.Request) -> web.Response:
         await asyncio.sleep(3600)
         return web.Response()
 
-    address = await serve(silence)
+    address = await serve(stay_silent)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
         with pytest.raises(TimeoutError):
             await session.get(address)
@@ -173,8 +173,8 @@ async def test_a_connection_that_nobody_answers_times_out(serve: Serve) -> None:
     assert now() == pytest.approx(120)
 
 
-async def test_the_clock_stands_still_while_a_thread_is_at_work() -> None:
-    """Work in an executor takes no virtual time, so no time-out can hit it by accident."""
+async def test_the_clock_stands_still_while_a_thread_is_busy() -> None:
+    """Work in an executor takes no virtual time, so no timeout can strike by accident."""
     async with asyncio.timeout(0.01):
         await asyncio.to_thread(time.sleep, 0.4)
 
@@ -183,58 +183,58 @@ async def test_the_clock_stands_still_while_a_thread_is_at_work() -> None:
 
 @pytest.mark.parametrize("work", [0, 0.02])
 async def test_the_clock_waits_for_a_writer_thread(work: float) -> None:
-    """A thread with a queue, as a journal has one, is waited for while it has something to do."""
+    """A thread with a queue, such as a journal's, is waited for while it has work."""
     loop = asyncio.get_running_loop()
-    orders: queue.Queue[asyncio.Future[None] | None] = queue.Queue()
+    jobs: queue.Queue[asyncio.Future[None] | None] = queue.Queue()
 
     def write() -> None:
-        while (order := orders.get()) is not None:
+        while (job := jobs.get()) is not None:
             time.sleep(work)
-            loop.call_soon_threadsafe(order.set_result, None)
+            loop.call_soon_threadsafe(job.set_result, None)
 
     writer = threading.Thread(target=write)
     writer.start()
     for _ in range(20):
-        order = loop.create_future()
+        job = loop.create_future()
         async with asyncio.timeout(1):
-            orders.put(order)
-            await order
+            jobs.put(job)
+            await job
         await asyncio.sleep(30)
-    orders.put(None)
+    jobs.put(None)
     writer.join()
 
     assert now() == 600
 
 
-def test_a_deadlock_is_named() -> None:
-    """A test that can never end says who waits, instead of hanging."""
+def test_a_deadlock_is_an_error() -> None:
+    """It names the tasks that wait, instead of a hang."""
 
-    async def wait_for_nobody() -> None:
+    async def wait_forever() -> None:
         await asyncio.sleep(5)
         await asyncio.get_running_loop().create_future()
 
     with (
         asyncio.Runner(loop_factory=VirtualLoop) as runner,
-        pytest.raises(Deadlock, match=r"(?s)At 5 s .*wait_for_nobody") as caught,
+        pytest.raises(Deadlock, match=r"(?s)At 5 s .*wait_forever") as caught,
     ):
-        runner.run(wait_for_nobody())
+        runner.run(wait_forever())
 
     assert "\n" in str(caught.value)
 
 
-class Reluctant(ThreadPoolExecutor):
-    """One that needs a moment to end, as on a machine that has other things to do."""
+class SlowExecutor(ThreadPoolExecutor):
+    """An executor that takes a moment to shut down, as on a busy machine."""
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         time.sleep(0.4)
         super().shutdown(wait, cancel_futures=cancel_futures)
 
 
-def test_threads_may_take_their_time_to_end() -> None:
-    """Closing a runner waits for them; the five minutes that Python gives them do not pass."""
+def test_a_runner_waits_for_threads_to_end() -> None:
+    """Meanwhile no virtual time passes, so Python's limit of five minutes is not reached."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         loop = runner.get_loop()
-        loop.set_default_executor(Reluctant())
+        loop.set_default_executor(SlowExecutor())
 
         assert runner.run(asyncio.to_thread(threading.get_ident)) != threading.get_ident()
 

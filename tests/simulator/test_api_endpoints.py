@@ -375,7 +375,7 @@ STREAM = "/file-upload/api/file-stream-upload"
 
 
 async def test_the_content_type_must_fit_the_body(start):
-    """A form must be with_label_box as one, and JSON must be an object."""
+    """A form must be labelled as one, and JSON must be an object."""
     caller = await start()
     answers = [
         await caller.call("POST", STREAM, json={}),

@@ -1,4 +1,6 @@
-"""Doing something at every turn of the event loop: what a cancel at any moment must not break.
+"""Runs a scenario again and again, and strikes at each turn of the event loop in turn.
+
+For promises that a cancel at any moment must not break:
 
     def test_...() -> None:
         async def scenario(loop: StrikingLoop) -> None:
@@ -8,9 +10,9 @@
 
         at_every_turn(scenario)
 
-The scenario sets `loop.strike` to what shall be done. It is done at the next turn in the first
-run, at the one after that in the second, and so on, until a run ends before its strike. Each run
-has a loop of its own, whose time is virtual.
+The scenario sets `loop.strike` to a function. It is called at the next turn of the loop in the
+first run, at the turn after that in the second, and so on, until a run ends before its strike.
+Each run has a loop of its own with virtual time.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from apikley_async.virtual import VirtualLoop
 
 __all__ = ["StrikingLoop", "at_every_turn"]
 
-MOST = 2000
+MAX_TURNS = 2000
 
 
 class StrikingLoop(VirtualLoop):
@@ -32,7 +34,7 @@ class StrikingLoop(VirtualLoop):
 
     def __init__(self, at: int = 0) -> None:
         self.strike: Callable[[], Any] | None = None
-        self.turns = 0  # since there is a strike
+        self.turns = 0  # since `strike` was set
         self._at = at
         super().__init__()
 
@@ -49,9 +51,9 @@ class StrikingLoop(VirtualLoop):
 
 
 def at_every_turn(scenario: Callable[[StrikingLoop], Coroutine[Any, Any, None]]) -> None:
-    """Run *scenario* again and again, with its strike one turn later each time."""
+    """Run *scenario* again and again, with the strike one turn later each time."""
     for at in itertools.count(1):
-        assert at < MOST, "the scenario takes more turns than a test should"
+        assert at < MAX_TURNS, "the scenario takes more turns than a test should"
         loop = StrikingLoop(at)
         with asyncio.Runner(loop_factory=lambda made=loop: made) as runner:  # type: ignore[misc]
             runner.run(scenario(loop))
