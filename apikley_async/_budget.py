@@ -16,7 +16,7 @@ import attrs
 from apikley_async._storyboard import Work
 from apikley_async.errors import Blame, BudgetExceededError
 
-__all__ = ["Budget", "Price", "Prices", "Reservation", "Stake"]
+__all__ = ["Budget", "FilmBudget", "Price", "Prices", "Reservation"]
 
 Price: TypeAlias = float | Mapping[int | str, float] | Callable[[Work], float | None] | None
 PriceKey: TypeAlias = int | str
@@ -165,7 +165,7 @@ class Budget:
             )
         if self.spendable is not None and self._taken + amount > exact_decimal(self.spendable):
             raise BudgetExceededError(f"{amount:f} credits more would go below min_balance")
-        if self.tasks_are_used_up:
+        if self.tasks_exhausted:
             raise BudgetExceededError(f"{self.tasks} of max_tasks {self.max_tasks} are used up")
         self.tasks += 1
         self.undecided += 1
@@ -175,14 +175,14 @@ class Budget:
         return reserved
 
     @property
-    def may_free(self) -> bool:
+    def may_shrink(self) -> bool:
         """Whether what is reserved now may still become less, so that waiting can help."""
         if self.undecided:
             return True
-        return not self.tasks_are_used_up and any(film.amount for film in self._open)
+        return not self.tasks_exhausted and any(film.amount for film in self._open)
 
     @property
-    def tasks_are_used_up(self) -> bool:
+    def tasks_exhausted(self) -> bool:
         """Whether `max_tasks` allows no more films."""
         return self.max_tasks is not None and self.tasks + 1 > self.max_tasks
 
@@ -216,7 +216,7 @@ class Budget:
             self._taken += change
 
 
-class Stake:
+class FilmBudget:
     """The reservations for the attempts of one film: each attempt that may have cost keeps one.
 
     Args:

@@ -193,7 +193,7 @@ class Spending:
                 price = self._prices.of(work)
                 reserved = self._budget.reserve(price, work.price_key, sent=False)
             except BudgetExceededError as error:
-                if not self._may_free(follow):
+                if not self._may_shrink(follow):
                     raise
                 if not said:
                     said = True
@@ -209,11 +209,11 @@ class Spending:
             finally:
                 self._waiting.pop(moved, None)
 
-    def _may_free(self, follow: bool) -> bool:
+    def _may_shrink(self, follow: bool) -> bool:
         """Whether waiting may make room; whoever follows no film waits for requests only."""
         if self._budget.undecided:
             return True
-        if not follow or self._budget.tasks_are_used_up:
+        if not follow or self._budget.tasks_exhausted:
             return False
         return any(expense.may_be_less for expense in self._open)
 

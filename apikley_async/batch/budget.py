@@ -7,7 +7,7 @@ import functools
 from typing import Self
 
 from apikley_async import Work
-from apikley_async._budget import Budget, Price, Prices, Reservation, Stake
+from apikley_async._budget import Budget, FilmBudget, Price, Prices, Reservation
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.states import ItemState
@@ -116,7 +116,7 @@ class RunBudget:
         self._closed = True
         self._changed.set()
 
-    async def reserve(self, work: Work) -> Stake | None:
+    async def reserve(self, work: Work) -> FilmBudget | None:
         """Set a film's price aside, or wait while another film may turn out to cost less.
 
         Returns:
@@ -129,9 +129,9 @@ class RunBudget:
             try:
                 price = functools.partial(self.prices.of, work)
                 reservation = self._budget.reserve(price(), work.price_key, sent=False)
-                return Stake(self._budget, reservation, price)
+                return FilmBudget(self._budget, reservation, price)
             except BudgetExceededError:
-                if not self._budget.may_free:
+                if not self._budget.may_shrink:
                     raise
             self._changed.clear()
             await self._changed.wait()
@@ -145,19 +145,19 @@ class RunBudget:
             return False
         return True
 
-    def keep(self, key: str, stake: Stake, *, cost_will_be_known: bool = True) -> None:
+    def keep(self, key: str, film_budget: FilmBudget, *, cost_will_be_known: bool = True) -> None:
         """The film of *key* is paid, or may be: keep what is set aside for it."""
-        if stake.reservation is not None:
+        if film_budget.reservation is not None:
             self._budget.keep()
             if not cost_will_be_known:
-                self._budget.settle(stake.reservation, None)
-            self._in_flight[key] = stake.reservation
+                self._budget.settle(film_budget.reservation, None)
+            self._in_flight[key] = film_budget.reservation
         self._changed.set()
 
-    def release(self, stake: Stake) -> None:
+    def release(self, film_budget: FilmBudget) -> None:
         """Nothing was created: give back what was set aside."""
-        if stake.reservation is not None:
-            self._budget.release(stake.reservation)
+        if film_budget.reservation is not None:
+            self._budget.release(film_budget.reservation)
         self._changed.set()
 
     def settle(self, item: Item, *, ended: bool) -> None:

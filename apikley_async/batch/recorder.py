@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apikley_async import Attempt, Client, RateLimiter, Request, Verdict
-from apikley_async._budget import Stake
+from apikley_async._budget import FilmBudget
 from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store.protocol import ExpectedCallback, Item, Store, Transition
 
@@ -71,7 +71,7 @@ class JournalRecorder:
         store: where the attempts are stored.
         key: of the item.
         callbacks: expect callbacks about them.
-        stake: what is set aside for them.
+        film_budget: what is set aside for them.
         on_settled: gets the item when an attempt has ended.
     """
 
@@ -80,25 +80,25 @@ class JournalRecorder:
         store: Store,
         key: str,
         callbacks: StoredCallbacks,
-        stake: Stake,
+        film_budget: FilmBudget,
         on_settled: Callable[[Item], None],
     ) -> None:
         self._store = store
         self._key = key
         self._callbacks = callbacks
-        self._stake = stake
+        self._film_budget = film_budget
         self._on_settled = on_settled
 
     async def intend(self, token: str, request: Request) -> None:
-        price = self._stake.reserve()
+        price = self._film_budget.reserve()
         await self._store.intend(self._key, token, request.fingerprint, price)
         self._callbacks.expect(token)
 
     async def settle(self, outcome: Attempt) -> None:
         if outcome.verdict is Verdict.NOT_CREATED:
-            self._stake.keep()
+            self._film_budget.keep()
         elif outcome.verdict not in (Verdict.ACCEPTED, Verdict.UNCERTAIN):
-            self._stake.wait()
+            self._film_budget.wait()
         self._on_settled(await self._store.settle(self._key, outcome, transition_of(outcome)))
 
 

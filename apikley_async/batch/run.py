@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from apikley_async import Client, Clock, Job, RateLimiter
-from apikley_async._budget import Stake
+from apikley_async._budget import FilmBudget
 from apikley_async._retry import Maintenance
 from apikley_async.batch.budget import RunBudget
 from apikley_async.batch.manifest.payload import work_of
@@ -303,32 +303,34 @@ class BatchRun:
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
         """Submit if that is allowed, and give the job; an item that stays planned has none."""
         work, refused = work_of(item), None
-        while await self._may_submit(item) and (stake := await self._reserve(item)):
-            recorder = JournalRecorder(self._store, item.key, self._callbacks, stake, self._publish)
+        while await self._may_submit(item) and (film_budget := await self._reserve(item)):
+            recorder = JournalRecorder(
+                self._store, item.key, self._callbacks, film_budget, self._publish
+            )
             try:
                 job = await self._client.attempts.submit(
                     work, recorder=recorder, group=self._submissions
                 )
             except (asyncio.CancelledError, SubmissionUncertainError):
-                self._budget.keep(item.key, stake, cost_will_be_known=False)
+                self._budget.keep(item.key, film_budget, cost_will_be_known=False)
                 raise
             except MaintenanceError as error:
-                self._budget.release(stake)
+                self._budget.release(film_budget)
                 if self._maintenance.refused(self._clock.now()) is None:
                     self.stop(str(error))
             except (ClientClosedError, JournalError, NoTransitionError) as error:
-                self._budget.release(stake)
+                self._budget.release(film_budget)
                 if self.stopped is None or not isinstance(error, ClientClosedError):
                     raise
             except BudgetExceededError as error:
                 # The film has become dearer while it waited: it waits for the budget once more.
-                self._budget.release(stake)
+                self._budget.release(film_budget)
                 refused = error
             except ApikleyError as error:
-                self._budget.release(stake)
+                self._budget.release(film_budget)
                 return await self._refused(item, error), None
             else:
-                self._budget.keep(item.key, stake)
+                self._budget.keep(item.key, film_budget)
                 self._maintenance.ended()
                 return await self._submitted(item, job)
         if refused is not None and self.stopped is not None:
@@ -346,7 +348,7 @@ class BatchRun:
             self._publish(attrs.evolve(item, cause=obstacle), is_last=True)
         return obstacle is None
 
-    async def _reserve(self, item: Item) -> Stake | None:
+    async def _reserve(self, item: Item) -> FilmBudget | None:
         """Set the film's price aside; None when nothing more is submitted."""
         try:
             return await self._budget.reserve(work_of(item))

@@ -205,14 +205,14 @@ def test_an_unknown_cost_stays_what_was_reserved() -> None:
     for film in (lost, free, paid):
         budget.keep()
         budget.follow(film)
-    assert budget.may_free
+    assert budget.may_shrink
 
     budget.settle(lost, None)
     budget.settle(free, 0)
     budget.settle(paid, 7)
 
     assert budget.spent == 12
-    assert not budget.may_free
+    assert not budget.may_shrink
     budget.reprice(10, 100)  # what is settled is not priced again
     assert budget.spent == 12
     with pytest.raises(BudgetExceededError):
