@@ -26,7 +26,7 @@ from apikley_async.errors import ApikleyError
 
 __all__ = ["apikley", "library_warnings", "run"]
 
-COMMANDS = (
+COMMANDS: tuple[click.Command, ...] = (
     generate,
     batch,
     wait,
@@ -51,8 +51,8 @@ def apikley() -> None:
     """Videos from storyboards, by the Apikley API."""
 
 
-for command in COMMANDS:
-    apikley.add_command(command)
+for _command in COMMANDS:
+    apikley.add_command(_command)
 
 
 def run(args: Sequence[str] | None = None) -> int:

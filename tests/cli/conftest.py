@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from apikley_async import Backoff
-from apikley_async.cli import client_factory, main
+from apikley_async.cli import client_factory, main, simulated_service
 from apikley_async.simulator import Constant, Failure, Simulator, TaskRequest, Terms
 
 __all__ = [
@@ -136,6 +136,12 @@ def service(terms: Terms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
 
 def quick_polling() -> Backoff:
     return Backoff(initial=0.02, factor=1)
+
+
+@pytest.fixture
+def placeholder_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulated services render the same small film for all: a test about journals is quick."""
+    monkeypatch.setattr(simulated_service, "rendering_available", lambda: False)
 
 
 @pytest.fixture

@@ -209,6 +209,7 @@ def test_status_estimate_and_verify_are_read_only(service: Simulator, run: Run) 
     assert "tea" in hurt.out
 
 
+@pytest.mark.usefixtures("placeholder_films")
 def test_a_simulated_batch_leaves_no_journal(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,12 +87,12 @@ def test_an_acknowledged_callback_is_stored(receiver: tuple[int, Path]) -> None:
     with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - loopback
         assert answer.status == 200
 
-    async def kept() -> list[tuple[str, str]]:
+    async def stored_callbacks() -> list[tuple[str, str]]:
         async with Inbox(inbox) as stored:
             notifications, _ = await stored.read_after(None)
             return [(each.token, each.task_id) for each in notifications]
 
-    assert asyncio.run(kept()) == [(token, "task_1")]
+    assert asyncio.run(stored_callbacks()) == [(token, "task_1")]
 
 
 IMPOSSIBLE: list[tuple[list[str], str]] = [

@@ -102,6 +102,7 @@ def test_an_estimate_works_before_the_first_run(service: Simulator, run: Run) ->
     assert left == set()
 
 
+@pytest.mark.usefixtures("placeholder_films")
 def test_a_rehearsal_of_a_journal_makes_its_planned_films(service: Simulator, run: Run) -> None:
     """And leaves the journal alone."""
     path = write_manifest("tea", "sea")

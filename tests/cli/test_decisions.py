@@ -29,14 +29,14 @@ def test_the_evidence_for_uncertain_films_is_shown(service: Simulator, run: Run)
     output = run_with_uncertain_films(service, run)
     shown = run("batch", "resubmit", "campaign.db", "bee").err
 
-    for said in (output, shown):
+    for text in (output, shown):
         assert re.search(
             r"bee: UNCERTAIN: .*500.*\n  sent 2\S+ \S+ [+-]\d{4} \(\S+ UTC\) to "
             "sora-2-pro-storyboard: bee at dawn\n",
-            said,
+            text,
         )
         assert re.search(
-            "The balance fell by 450 from .* to .*; 2 films accounted for by 300: 150 more", said
+            "The balance fell by 450 from .* to .*; 2 films accounted for by 300: 150 more", text
         )
     assert "bee: UNCERTAIN: it may have been received, and paid: HTTP 500" in output
     assert output.index("What to do is said at the end") < output.index("films/key.mp4")

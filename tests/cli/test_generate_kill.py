@@ -1,6 +1,6 @@
-"""`apikley generate`, killed at random moments: the same line goes on, and the books are true.
+"""`apikley generate`, killed at random moments: the same command resumes, and pays nothing twice.
 
-How many kills there are is result by APIKLEY_GENERATE_KILLS; `nox -s kill` wants fifty.
+APIKLEY_GENERATE_KILLS says how many kills there are; `nox -s kill` sets fifty.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def slow_service(rng: random.Random) -> Simulator:
     return Simulator(terms, faults=faults, speed=100, rng=rng)
 
 
-async def start(place: Path, service: Simulator, files: list[str]) -> asyncio.subprocess.Process:
+async def start(folder: Path, service: Simulator, files: list[str]) -> asyncio.subprocess.Process:
     env = {**os.environ, "PYTHONPATH": ROOT}
     env |= {"APIKLEY_API_KEY": service.api_key, "APIKLEY_BASE_URL": service.base_url}
     words = ("-m", "apikley_async", "generate", "--yes", *files)
     quiet = asyncio.subprocess.DEVNULL
     return await asyncio.create_subprocess_exec(
-        sys.executable, *words, cwd=place, env=env, stdout=quiet, stderr=quiet
+        sys.executable, *words, cwd=folder, env=env, stdout=quiet, stderr=quiet
     )
 
 
@@ -67,22 +67,22 @@ async def test_killed_at_random_moments_the_same_command_resumes(tmp_path: Path)
     kills = runs = 0
     while kills < KILLS:
         runs += 1
-        place = tmp_path / f"run{runs}"
-        place.mkdir()
+        folder = tmp_path / f"run{runs}"
+        folder.mkdir()
         files = [f"film{number}.json" for number in range(FILMS)]
         for file in files:
             shots = [{"scene": f"The scene of {file.removesuffix('.json')}.", "duration": 10}]
-            (place / file).write_text(json.dumps({"shots": shots, "duration": 10}))
+            (folder / file).write_text(json.dumps({"shots": shots, "duration": 10}))
         async with slow_service(rng) as service:
             while kills < KILLS:
-                process = await start(place, service, files)
+                process = await start(folder, service, files)
                 if not await kill_soon(process, service, rng):
                     break
                 kills += 1
-            last = await start(place, service, files)
+            last = await start(folder, service, files)
 
             assert await last.wait() in (0, 3)
 
-            async with Batch.open(place / "films" / "apikley.db") as batch:
-                await check_books(service, batch, place / "films")
+            async with Batch.open(folder / "films" / "apikley.db") as batch:
+                await check_books(service, batch, folder / "films")
                 assert {*(await states(batch)).values()} <= {ItemState.DONE, ItemState.UNCERTAIN}

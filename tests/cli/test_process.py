@@ -195,7 +195,7 @@ def test_a_killed_demo_resumes(start: Start, tmp_path: Path) -> None:
     words = ("demo", "-o", "films", "--films", "placeholder", "--json")
     quicker = (
         "from apikley_async.cli import main, simulated_service\n"
-        "simulated_service.DEMO_SPEED = 60\n"
+        "simulated_service.DEMO_SPEED = 150\n"
         "exit(main())"
     )
     killed = start(*words, python=("-c", quicker))

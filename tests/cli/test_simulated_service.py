@@ -69,6 +69,7 @@ async def test_equal_storyboards_become_equal_films() -> None:
     assert once.endswith(b"freeapikley: simulated")
 
 
+@pytest.mark.usefixtures("placeholder_films")
 def test_a_rehearsal_does_not_block_the_real_run(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_rehearsal_does_not_block_the_real_run(
     assert not Path("films/tea.mp4").read_bytes().endswith(REHEARSAL_MARK)
 
 
+@pytest.mark.usefixtures("placeholder_films")
 def test_a_rehearsal_is_resumed_as_a_rehearsal(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,9 +28,9 @@ FILM = '{"key": "a", "shots": [{"scene": "Rain.", "duration": 15}]}\n'
 def control_characters(text: str) -> list[str]:
     """The characters of a text that a terminal would obey."""
     return [
-        letter
-        for letter in text
-        if letter != "\n" and letter not in JOINERS and unicodedata.category(letter) in HIDDEN
+        character
+        for character in text
+        if character not in JOINERS + "\n" and unicodedata.category(character) in HIDDEN
     ]
 
 

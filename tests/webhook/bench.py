@@ -1,9 +1,9 @@
-"""How fast callbacks are answered: 200 a second for 10 s, signed, on real sockets.
+"""Benchmark: how fast callbacks are answered, 200 a second for 10 s, signed, on real sockets.
 
     python tests/webhook/bench.py [--rate 200] [--seconds 10] [--inbox] [--asgi] [--keep-alive]
 
-The receiver runs in this process, the sender in another, as in life. Every callback is a new one,
-on a connection of its own unless it is said. Prints the answer times as the sender sees them.
+The receiver runs in this process, the sender in another. Every callback is a new one, on a
+connection of its own unless --keep-alive is given. Prints the answer times that the sender sees.
 """
 
 from __future__ import annotations
@@ -75,42 +75,43 @@ async def send(port: int, rate: int, seconds: float, keep_alive: bool) -> dict[s
 
 
 @contextlib.asynccontextmanager
-async def receiving(options: argparse.Namespace, heard: list[str]) -> AsyncIterator[int]:
+async def receiving(options: argparse.Namespace, dispatched: list[str]) -> AsyncIterator[int]:
     async with contextlib.AsyncExitStack() as stack:
         if options.inbox:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             inbox = await stack.enter_async_context(Inbox(Path(folder) / "inbox.db"))
-            house: Callback | Receiver = Receiver(inbox, hmac_keys=[KEY])
+            endpoint: Callback | Receiver = Receiver(inbox, hmac_keys=[KEY])
         else:
-            house = Callback("https://hooks.test", hmac_keys=[KEY])
+            endpoint = Callback("https://hooks.test", hmac_keys=[KEY])
 
-            async def hear(token: str, task_id: str) -> bool:
-                heard.append(task_id)
+            async def listener(token: str, task_id: str) -> bool:
+                dispatched.append(task_id)
                 return True
 
-            stack.callback(house.listen(hear))
+            stack.callback(endpoint.listen(listener))
         if options.asgi:
-            yield await stack.enter_async_context(uvicorn_of(house.asgi_app()))
+            yield await stack.enter_async_context(uvicorn_of(endpoint.asgi_app()))
         else:
-            yield (await stack.enter_async_context(house.serve(port=0))).port
+            yield (await stack.enter_async_context(endpoint.serve(port=0))).port
 
 
 async def main(options: argparse.Namespace) -> None:
-    heard: list[str] = []
-    async with receiving(options, heard) as port:
+    dispatched: list[str] = []
+    async with receiving(options, dispatched) as port:
         words = [sys.executable, __file__, "--send-to", str(port), *sys.argv[1:]]
         sender = await asyncio.create_subprocess_exec(*words)
         await sender.wait()
-    print(f"heard: {len(heard)}, different: {len(set(heard))}" if not options.inbox else "kept")
+    if not options.inbox:
+        print(f"dispatched: {len(dispatched)}, different: {len(set(dispatched))}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rate", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--inbox", action="store_true", help="keep them on the disk")
+    parser.add_argument("--inbox", action="store_true", help="store them in an inbox")
     parser.add_argument("--asgi", action="store_true", help="behind uvicorn")
-    parser.add_argument("--keep-alive", action="store_true", help="use connections again")
+    parser.add_argument("--keep-alive", action="store_true", help="reuse connections")
     parser.add_argument("--send-to", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.send_to:

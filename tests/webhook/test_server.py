@@ -1,4 +1,4 @@
-"""Our own server: where it listens, and how it cuts slow, deaf and too many clients."""
+"""Our own server: where it listens, and how it cuts slow, unread and too many connections."""
 
 from __future__ import annotations
 

@@ -421,10 +421,10 @@ def test_random_bytes_are_no_signature(stamp: bytes, signed: bytes, body: bytes)
     headers = [(b"content-type", b"application/json"), (b"x-webhook-timestamp", stamp)]
     headers += [(b"x-webhook-signature", signed)]
 
-    for said in (BODY, body):
+    for sent in (BODY, body):
         assert (
             verify(
-                CallbackRequest("POST", f"/{TOKEN}", headers), said, keys=KEYS, wall=WALL
+                CallbackRequest("POST", f"/{TOKEN}", headers), sent, keys=KEYS, wall=WALL
             ).notification
             is None
         )

@@ -115,7 +115,7 @@ class Reporter:
     """
 
     def __init__(self, view: View, *, as_json: bool) -> None:
-        self.view = view
+        self.view: View = view
         self.as_json = as_json
         self._results: list[str | Path] = []
         # Checked before bars are drawn: while they are, rich before 15 replaces stderr with an
@@ -163,7 +163,8 @@ class Reporter:
         """Write past all buffers from now on: the process may end at any moment."""
         if not isinstance(self.view, LineView):
             os.write(2, b"\r\x1b[J\x1b[?25h")  # erase the bars, show the cursor
-        self.view, self._unbuffered = UnbufferedView(), True
+        self.view = UnbufferedView()
+        self._unbuffered = True
 
     def _write_out(self, line: str | Path) -> None:
         try:
