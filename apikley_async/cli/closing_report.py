@@ -12,7 +12,7 @@ from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line, same_command
 from apikley_async.cli.output.terminal_text import count
-from apikley_async.cli.output.undecided import evidence_facts, report_balances
+from apikley_async.cli.output.uncertain import evidence_facts, report_balances
 from apikley_async.cli.run_summary import (
     STATE_CODES,
     Counts,
@@ -120,16 +120,16 @@ class ClosingReport:
         if not keys:
             return
         journal = self._journal
-        doubts, balances = await batch.uncertain_items(*keys)
+        uncertain, balances = await batch.uncertain_items(*keys)
         resolve = ("batch", "resolve", "--task-id", "TASK_ID", *self._service.words)
-        for doubt in doubts:
+        for item in uncertain:
             commands = {}
             if journal is not None:  # a rehearsal keeps no journal: there is nothing to decide
-                names = (journal, doubt.key)
+                names = (journal, item.key)
                 commands["if_found"] = command_line(*resolve, names=names)
                 commands["if_not_found"] = command_line("batch", "resubmit", names=names)
-            facts = evidence_facts(doubt)
-            self._reporter.event("undecided", key=doubt.key, cause=doubt.cause, **facts, **commands)
+            facts = evidence_facts(item)
+            self._reporter.event("undecided", key=item.key, cause=item.cause, **facts, **commands)
         report_balances(self._reporter, balances)
         if journal is None:
             return

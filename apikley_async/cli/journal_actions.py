@@ -14,7 +14,7 @@ from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
-from apikley_async.cli.output.undecided import report_evidence
+from apikley_async.cli.output.uncertain import report_evidence
 from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_item
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
 from apikley_async.errors import ManifestError

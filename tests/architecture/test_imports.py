@@ -149,7 +149,7 @@ SUBPACKAGE_ORDER = {
         "output.reporter",
         "output.progress_view",
         "output.shell_words",
-        "output.undecided",
+        "output.uncertain",
         "help_texts",
         "exit_codes",
         "signals",

@@ -13,21 +13,21 @@ __all__ = ["evidence_facts", "report_balances", "report_evidence"]
 
 
 def report_evidence(
-    reporter: Reporter, doubts: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]
+    reporter: Reporter, uncertain: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]
 ) -> None:
     """Report what a person needs to know to decide about uncertain films."""
-    for doubt in doubts:
-        reporter.event("doubt", key=doubt.key, cause=doubt.cause, **evidence_facts(doubt))
+    for item in uncertain:
+        reporter.event("doubt", key=item.key, cause=item.cause, **evidence_facts(item))
     report_balances(reporter, balances)
 
 
-def evidence_facts(doubt: UncertainItem) -> dict[str, str]:
+def evidence_facts(item: UncertainItem) -> dict[str, str]:
     """When the attempt was sent, to which model, and the first words of its prompt."""
     return {
-        "sent_at": doubt.at.isoformat(timespec="seconds"),
-        "sent": local_and_utc(doubt.at),
-        "model": doubt.model,
-        "words": doubt.words,
+        "sent_at": item.at.isoformat(timespec="seconds"),
+        "sent": local_and_utc(item.at),
+        "model": item.model,
+        "words": item.words,
     }
 
 
