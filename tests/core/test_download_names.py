@@ -47,7 +47,7 @@ def test_a_folder_may_look_like_a_film(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("usual", ["task_sora-2-pro-storyboard_1790000000001", "a.b-c_D9", "0"])
-def test_a_usual_id_is_a_name_as_it_is(usual: str) -> None:
+def test_a_usual_id_is_the_name(usual: str) -> None:
     """Users find their films under the ids they were given."""
     assert safe_name(usual) == usual
 
@@ -87,7 +87,7 @@ def test_no_id_is_a_dangerous_name(task_id: str) -> None:
 @example({"a/b", "a\\b", "a_b", "a b"})
 @example({"x" * 101, "x" * 102, "x" * 100})
 @example({chr(0xD800), chr(0xDFFF), "?"})
-def test_two_ids_are_two_names(task_ids: set[str]) -> None:
+def test_two_ids_never_share_a_name(task_ids: set[str]) -> None:
     """Cleaning a name never makes two tasks share a file (D16)."""
     assert len({safe_name(task_id) for task_id in task_ids}) == len(task_ids)
 

@@ -18,7 +18,17 @@ from typing import Any
 
 import attrs
 import pytest
-from filehost import PAGE, Answer, Asked, FileHost, Turn, Version, film, honest, says
+from filehost import (
+    PAGE,
+    FileHost,
+    FileRequest,
+    FileResponse,
+    FileVersion,
+    Responder,
+    film,
+    respond_with,
+    serve_file,
+)
 from volume import volume
 
 from apikley_async import Result
@@ -31,41 +41,41 @@ from apikley_async.errors import DownloadError, ResultExpiredError, ServerError
 COUNT = int(os.environ.get("FAULTY_DOWNLOADS", volume(150, 500)))
 ONE = os.environ.get("FAULTY_SEED")
 BATCH = 50
-MOST_FAULTS = 8
+MAX_FAULTS = 8
 VERSIONS = 3
 
 
 @attrs.define
-class World:
-    """One file, its versions over time, and a host that is honest in the end."""
+class FaultyFile:
+    """A file whose versions change, on a host that makes mistakes at first."""
 
     seed: int
     rng: random.Random
-    versions: list[Version]
-    kinds: list[Callable[[World, Asked], Answer]]
+    versions: list[FileVersion]
+    kinds: list[Callable[[FaultyFile, FileRequest], FileResponse]]
     now: int = 0
     faults: int = 0
     ends: bool = False
-    met: list[str] = attrs.Factory(list)
+    faults_met: list[str] = attrs.Factory(list)
 
-    def turn(self, asked: Asked) -> Answer:
-        """What the host does with one request."""
+    def respond(self, request: FileRequest) -> FileResponse:
+        """The response to one request: with a fault, until none is left."""
         if self.faults == 0:
-            return GONE(asked) if self.ends else honest(self.version)(asked)
+            return GONE(request) if self.ends else serve_file(self.version)(request)
         self.faults -= 1
         fault = self.rng.choice(self.kinds)
-        self.met.append(fault.__name__)
-        return fault(self, asked)
+        self.faults_met.append(fault.__name__)
+        return fault(self, request)
 
     @property
-    def version(self) -> Version:
+    def version(self) -> FileVersion:
         return self.versions[self.now]
 
-    def honest(self, asked: Asked) -> Answer:
-        return honest(self.version)(asked)
+    def correct_response(self, request: FileRequest) -> FileResponse:
+        return serve_file(self.version)(request)
 
 
-def make_world(seed: int) -> World:
+def make_file(seed: int) -> FaultyFile:
     rng = random.Random(seed)
     size = rng.choice([500, 3000, 20_000, 90_000])
     etag: Callable[[int], str] = rng.choice(
@@ -73,137 +83,147 @@ def make_world(seed: int) -> World:
     )
     same_size = rng.random() < 0.7
     versions = [
-        Version(film(seed * VERSIONS + n, size if same_size else size + 977 * n), etag(n))
+        FileVersion(film(seed * VERSIONS + n, size if same_size else size + 977 * n), etag(n))
         for n in range(VERSIONS)
     ]
     kinds = [cut_off] * rng.randint(0, 3) + rng.sample(FAULTS, rng.randint(1, 4))
-    world = World(seed, rng, versions, kinds, faults=rng.randint(0, MOST_FAULTS))
-    world.ends = rng.random() < 0.1
-    return world
+    file = FaultyFile(seed, rng, versions, kinds, faults=rng.randint(0, MAX_FAULTS))
+    file.ends = rng.random() < 0.1
+    return file
 
 
-# --- faults: each bends the honest answer to one request ---------------------------------------
+# --- faults: each alters the correct response to one request -----------------------------------
 
-GONE = says(403)
+GONE = respond_with(403)
 MORE = b"more" * 20
 
 
-def cut_off(world: World, asked: Asked) -> Answer:
-    answer = world.honest(asked)
-    sent = world.rng.randint(0, len(answer.body))
-    ending = world.rng.choice(["close", "close", "reset", "stall"])
-    framing = world.rng.choice(["length", "length", "chunked", "close"])
-    return answer.but(sent=sent, ending=ending, framing=framing)
+def cut_off(file: FaultyFile, request: FileRequest) -> FileResponse:
+    response = file.correct_response(request)
+    sent = file.rng.randint(0, len(response.body))
+    ending = file.rng.choice(["close", "close", "reset", "stall"])
+    framing = file.rng.choice(["length", "length", "chunked", "close"])
+    return response.replace(sent=sent, ending=ending, framing=framing)
 
 
-def changed(world: World, asked: Asked) -> Answer:
+def changed(file: FaultyFile, request: FileRequest) -> FileResponse:
     """Another version from now on; this request may still fall between the two."""
-    before = world.honest(asked)
-    world.now = (world.now + 1) % VERSIONS
-    return world.rng.choice([before, world.honest(asked), cut_off(world, asked)])
+    before = file.correct_response(request)
+    file.now = (file.now + 1) % VERSIONS
+    return file.rng.choice([before, file.correct_response(request), cut_off(file, request)])
 
 
-def wrong_range(world: World, asked: Asked) -> Answer:
-    answer, size = world.honest(asked), len(world.version.data)
-    if answer.status != 206:
-        return answer.but(status=206, headers={"Content-Range": f"bytes 0-{size - 1}/{size}"})
-    start = max(0, asked.begins + world.rng.choice([-asked.begins, -1, 1, 100]))
-    told = world.rng.choice(
-        [f"bytes {start}-{size - 1}/{size}", f"bytes {asked.begins}-{size}/{size + 1}", ""]
+def wrong_range(file: FaultyFile, request: FileRequest) -> FileResponse:
+    response, size = file.correct_response(request), len(file.version.data)
+    if response.status != 206:
+        return response.replace(status=206, headers={"Content-Range": f"bytes 0-{size - 1}/{size}"})
+    start = max(0, request.range_start + file.rng.choice([-request.range_start, -1, 1, 100]))
+    content_range = file.rng.choice(
+        [f"bytes {start}-{size - 1}/{size}", f"bytes {request.range_start}-{size}/{size + 1}", ""]
     )
-    if told.startswith(f"bytes {asked.begins}-{size - 1}/"):
-        told = ""  # that would be the truth about other bytes: nobody could tell
-    return answer.but(headers={"Content-Range": told}, body=world.version.data[start:])
+    if content_range.startswith(f"bytes {request.range_start}-{size - 1}/"):
+        content_range = ""  # that would be the truth about other bytes: nobody could tell
+    return response.replace(
+        headers={"Content-Range": content_range}, body=file.version.data[start:]
+    )
 
 
-def other_part(world: World, asked: Asked) -> Answer:
+def range_of_another_version(file: FaultyFile, request: FileRequest) -> FileResponse:
     """The right place in the wrong version, which says so or says nothing."""
-    other = world.versions[(world.now + 1) % VERSIONS]
-    if not asked.begins or asked.begins >= len(other.data):
-        return cut_off(world, asked)
-    told = f"bytes {asked.begins}-{len(other.data) - 1}/{len(other.data)}"
-    etag = world.rng.choice([other.etag, ""])
-    return Answer(206, {"Content-Range": told, "ETag": etag}, other.data[asked.begins :])
-
-
-def lie_about_length(world: World, asked: Asked) -> Answer:
-    answer = world.honest(asked)
-    length = max(0, len(answer.body) + world.rng.choice([-400, -7, -1, 1, 99, 10_000]))
-    return answer.but(length=length, ending="close")
-
-
-def too_much(world: World, asked: Asked) -> Answer:
-    answer = world.honest(asked)
-    framing = world.rng.choice(["chunked", "close"])
-    return answer.but(body=answer.body + MORE, framing=framing)
-
-
-def without_framing(world: World, asked: Asked) -> Answer:
-    return world.honest(asked).but(framing=world.rng.choice(["chunked", "close"]))
-
-
-def without_ranges(world: World, asked: Asked) -> Answer:
-    return world.honest(Asked(asked.method, asked.path, {}))
-
-
-def refused_range(world: World, asked: Asked) -> Answer:
-    if not asked.begins:
-        return says(503)(asked)
-    told = world.rng.choice(["", f"bytes */{len(world.version.data)}", f"bytes */{asked.begins}"])
-    return Answer(416, {"Content-Range": told} if told else {}, b"")
-
-
-def page(world: World, asked: Asked) -> Answer:
-    kind = world.rng.choice(["text/html", "video/mp4", "application/octet-stream"])
-    return Answer(200, {"Content-Type": kind, "ETag": world.version.etag or '"p"'}, PAGE)
-
-
-def expired(world: World, asked: Asked) -> Answer:
-    return says(world.rng.choice([401, 403, 404, 410]))(asked)
-
-
-def out_of_order(world: World, asked: Asked) -> Answer:
-    return says(world.rng.choice([408, 429, 500, 502, 503, 504]))(asked)
-
-
-def redirected(world: World, asked: Asked) -> Answer:
-    return says(world.rng.choice([301, 302, 303, 307, 308]), Location=asked.path + "&on")(asked)
-
-
-def compressed(world: World, asked: Asked) -> Answer:
-    return Answer(
-        200, {"Content-Encoding": "gzip", "ETag": world.version.etag or '"z"'}, b"\x1f\x8b" * 99
+    other = file.versions[(file.now + 1) % VERSIONS]
+    if not request.range_start or request.range_start >= len(other.data):
+        return cut_off(file, request)
+    content_range = f"bytes {request.range_start}-{len(other.data) - 1}/{len(other.data)}"
+    etag = file.rng.choice([other.etag, ""])
+    return FileResponse(
+        206, {"Content-Range": content_range, "ETag": etag}, other.data[request.range_start :]
     )
 
 
-def nothing(world: World, asked: Asked) -> Answer:
-    return world.honest(asked).but(sent=0, ending=world.rng.choice(["close", "reset"]))
+def lie_about_length(file: FaultyFile, request: FileRequest) -> FileResponse:
+    response = file.correct_response(request)
+    length = max(0, len(response.body) + file.rng.choice([-400, -7, -1, 1, 99, 10_000]))
+    return response.replace(length=length, ending="close")
 
 
-FAULTS: list[Callable[[World, Asked], Answer]] = [
+def trailing_bytes(file: FaultyFile, request: FileRequest) -> FileResponse:
+    response = file.correct_response(request)
+    framing = file.rng.choice(["chunked", "close"])
+    return response.replace(body=response.body + MORE, framing=framing)
+
+
+def without_framing(file: FaultyFile, request: FileRequest) -> FileResponse:
+    return file.correct_response(request).replace(framing=file.rng.choice(["chunked", "close"]))
+
+
+def without_ranges(file: FaultyFile, request: FileRequest) -> FileResponse:
+    return file.correct_response(FileRequest(request.method, request.path, {}))
+
+
+def refused_range(file: FaultyFile, request: FileRequest) -> FileResponse:
+    if not request.range_start:
+        return respond_with(503)(request)
+    content_range = file.rng.choice(
+        ["", f"bytes */{len(file.version.data)}", f"bytes */{request.range_start}"]
+    )
+    return FileResponse(416, {"Content-Range": content_range} if content_range else {}, b"")
+
+
+def page(file: FaultyFile, request: FileRequest) -> FileResponse:
+    kind = file.rng.choice(["text/html", "video/mp4", "application/octet-stream"])
+    return FileResponse(200, {"Content-Type": kind, "ETag": file.version.etag or '"p"'}, PAGE)
+
+
+def expired(file: FaultyFile, request: FileRequest) -> FileResponse:
+    return respond_with(file.rng.choice([401, 403, 404, 410]))(request)
+
+
+def unavailable(file: FaultyFile, request: FileRequest) -> FileResponse:
+    return respond_with(file.rng.choice([408, 429, 500, 502, 503, 504]))(request)
+
+
+def redirected(file: FaultyFile, request: FileRequest) -> FileResponse:
+    return respond_with(file.rng.choice([301, 302, 303, 307, 308]), Location=request.path + "&on")(
+        request
+    )
+
+
+def compressed(file: FaultyFile, request: FileRequest) -> FileResponse:
+    return FileResponse(
+        200, {"Content-Encoding": "gzip", "ETag": file.version.etag or '"z"'}, b"\x1f\x8b" * 99
+    )
+
+
+def nothing(file: FaultyFile, request: FileRequest) -> FileResponse:
+    return file.correct_response(request).replace(
+        sent=0, ending=file.rng.choice(["close", "reset"])
+    )
+
+
+FAULTS: list[Callable[[FaultyFile, FileRequest], FileResponse]] = [
     *(
         changed,
         wrong_range,
-        other_part,
+        range_of_another_version,
         lie_about_length,
-        too_much,
+        trailing_bytes,
         without_framing,
         without_ranges,
         refused_range,
         page,
     ),
-    *(expired, out_of_order, redirected, compressed, nothing),
+    *(expired, unavailable, redirected, compressed, nothing),
 ]
 
 
 # --- one download ------------------------------------------------------------------------------
 
 
-def links(world: World, url: str, rng: random.Random) -> Callable[..., AsyncIterator[str]]:
-    """The service's new links, which come, or come late, until everything is at an end."""
+def links(file: FaultyFile, url: str, rng: random.Random) -> Callable[..., AsyncIterator[str]]:
+    """New links of the service, some of them late, until there are none."""
 
     async def reissue(*_: Any) -> AsyncIterator[str]:
-        if world.ends and world.faults == 0:
+        if file.ends and file.faults == 0:
             return
         if rng.random() < 0.2:
             raise ServerError("down", code=500)
@@ -213,50 +233,52 @@ def links(world: World, url: str, rng: random.Random) -> Callable[..., AsyncIter
     return reissue
 
 
-async def download(world: World, host: FileHost, folder: Path) -> str:
-    """Save the file of one world, interrupted and taken up again; says how it ended."""
-    rng = random.Random(~world.seed)
-    base = f"/{world.seed}?x"
-    served: Turn = world.turn
+async def download(file: FaultyFile, host: FileHost, folder: Path) -> str:
+    """Save a file, with interruptions and retries; says how it ended."""
+    rng = random.Random(~file.seed)
+    base = f"/{file.seed}?x"
+    served: Responder = file.respond
     for tail in ("", "&on", "&again", "&again&on", "&on&on", "&again&on&on"):
         host.serve(base + tail, served)
     url = host.base + base
-    target = folder / f"{world.seed}.mp4"
-    day_over = datetime(2020, 1, 1, tzinfo=UTC) if world.ends else None
-    wanted = Result(f"task_{world.seed}", (url,), expires_at=day_over)
+    target = folder / f"{file.seed}.mp4"
+    expires_at = datetime(2020, 1, 1, tzinfo=UTC) if file.ends else None
+    result = Result(f"task_{file.seed}", (url,), expires_at=expires_at)
     for _ in range(10):
         saver = Saver(
-            reissue=links(world, url, rng),
+            reissue=links(file, url, rng),
             clock=SystemClock(),
             rng=rng,
             network=Network(),
             policy=AddressPolicy(loopback=True),
         )
-        patience = rng.choice([None, None, 0.01, 0.03, 2.0])
+        timeout = rng.choice([None, None, 0.01, 0.03, 2.0])
         try:
-            async with asyncio.timeout(patience):
-                assert await saver.save(wanted, target) == [target]
+            async with asyncio.timeout(timeout):
+                assert await saver.save(result, target) == [target]
             return "saved"
         except TimeoutError:
-            world.met.append("interrupted")
+            file.faults_met.append("interrupted")
         except ResultExpiredError:
             return "expired"
         except DownloadError as error:
             return f"failed: {error}"
         finally:
             await saver.aclose()
-            check(world, target)
+            check(file, target)
     return "interrupted"
 
 
-def check(world: World, target: Path) -> None:
-    """The one thing that must never be: a film under its name that nobody ever served."""
+def check(file: FaultyFile, target: Path) -> None:
+    """Refuse a film under its final name that nobody ever served."""
     if target.exists():
         data = target.read_bytes()
-        if "too_much" in world.met:  # odd bytes behind a whole film that came twice the same
+        if (
+            "trailing_bytes" in file.faults_met
+        ):  # odd bytes behind a whole film that came twice the same
             data = data.removesuffix(MORE)
-        assert data in [version.data for version in world.versions], (
-            f"seed {world.seed}: {len(data)} wrong bytes after {world.met}"
+        assert data in [version.data for version in file.versions], (
+            f"seed {file.seed}: {len(data)} wrong bytes after {file.faults_met}"
         )
 
 
@@ -278,14 +300,14 @@ async def test_no_fault_ever_makes_a_wrong_film(tmp_path: Path, batch: range) ->
     faults: Counter[str] = Counter()
     async with FileHost() as host:
         for seed in batch:
-            world = make_world(seed)
-            how = await download(world, host, tmp_path)
-            ended[how] += 1
-            faults.update(world.met)
+            file = make_file(seed)
+            outcome = await download(file, host, tmp_path)
+            ended[outcome] += 1
+            faults.update(file.faults_met)
             target = tmp_path / f"{seed}.mp4"
-            assert target.exists() == (how == "saved"), f"seed {seed}: {how}"
-            possible = {"saved", "expired"} if world.ends else {"saved"}
-            assert how in possible, f"seed {seed}: {how} after {world.met}"
+            assert target.exists() == (outcome == "saved"), f"seed {seed}: {outcome}"
+            possible = {"saved", "expired"} if file.ends else {"saved"}
+            assert outcome in possible, f"seed {seed}: {outcome} after {file.faults_met}"
             host.requests.clear()
     parts = {path.name for path in tmp_path.iterdir() if path.suffix != ".mp4"}
     assert parts == set()

@@ -18,7 +18,16 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp.abc import AbstractResolver, ResolveResult
-from filehost import FileHost, Turn, Version, bent, cut, film, honest, says
+from filehost import (
+    FileHost,
+    FileVersion,
+    Responder,
+    altered,
+    film,
+    respond_with,
+    serve_file,
+    truncated,
+)
 from rawserver import Act, Heard, Line, RawServer
 
 from apikley_async._download.fetch import FileFetcher
@@ -35,6 +44,7 @@ from apikley_async._wire.requests import Request
 from apikley_async.errors import DownloadError, UnreachableError
 
 FILM = film()
+SERVE_FILM = serve_file(FileVersion(FILM))
 
 
 class Sink:
@@ -113,7 +123,7 @@ async def test_a_file_comes_as_it_is() -> None:
     """No compression, no cookies, and nothing that tells who we are beyond the usual."""
     sink = Sink()
     async with FileHost() as host, opened() as fetcher:
-        url = host.serve("/1.mp4?Signature=a%2Fb+c%20d", honest(Version(FILM)))
+        url = host.serve("/1.mp4?Signature=a%2Fb+c%20d", SERVE_FILM)
 
         await fetcher.fetch(url, HeldBytes(), sink)
 
@@ -128,18 +138,18 @@ async def test_a_link_with_foreign_letters_is_encoded() -> None:
     """Not every host escapes the names of its files."""
     sink = Sink()
     async with FileHost() as host, opened() as fetcher:
-        host.serve("/%D1%84%D0%B8%D0%BB%D1%8C%D0%BC.mp4", honest(Version(FILM)))
+        host.serve("/%D1%84%D0%B8%D0%BB%D1%8C%D0%BC.mp4", SERVE_FILM)
 
         await fetcher.fetch(f"{host.base}/фильм.mp4", HeldBytes(), sink)
 
     assert sink.data == FILM
 
 
-async def test_the_rest_is_asked_for_with_its_version() -> None:
+async def test_the_rest_is_requested_with_its_etag() -> None:
     """Range and If-Range travel together (D4)."""
     sink = Sink()
     async with FileHost() as host, opened() as fetcher:
-        url = host.serve("/1.mp4", honest(Version(FILM)))
+        url = host.serve("/1.mp4", SERVE_FILM)
 
         await fetcher.fetch(url, HeldBytes(500, len(FILM), '"v1"'), sink)
 
@@ -148,13 +158,13 @@ async def test_the_rest_is_asked_for_with_its_version() -> None:
     assert host.requests[0].headers["if-range"] == '"v1"'
 
 
-def gzipped(data: bytes, **changes: Any) -> Turn:
+def gzipped(data: bytes, **changes: Any) -> Responder:
     """Serve *data* as a host that says it is gzip."""
-    return bent(honest(Version(data)), headers={"Content-Encoding": "gzip"}, **changes)
+    return altered(serve_file(FileVersion(data)), headers={"Content-Encoding": "gzip"}, **changes)
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_packed_film_is_ungzipped(framing: str) -> None:
+async def test_a_gzipped_film_is_decoded(framing: str) -> None:
     """Some hosts pack everything, asked or not; what comes vouches for no version."""
     sink = Sink()
     async with FileHost() as host, opened() as fetcher:
@@ -166,7 +176,7 @@ async def test_a_packed_film_is_ungzipped(framing: str) -> None:
     assert sink.body == BodyRange(0, None, None, None, gzipped=True)
 
 
-async def test_what_is_only_called_gzip_comes_as_it_is() -> None:
+async def test_what_is_only_labelled_gzip_comes_as_it_is() -> None:
     """The bytes decide before the label."""
     sink = Sink()
     async with FileHost() as host, opened() as fetcher:
@@ -177,7 +187,7 @@ async def test_what_is_only_called_gzip_comes_as_it_is() -> None:
     assert sink.data == FILM
 
 
-async def test_a_bomb_is_unpacked_in_pieces() -> None:
+async def test_a_decompression_bomb_is_decoded_in_pieces() -> None:
     """A few kilobytes never become gigabytes at once (D12)."""
     largest = 0
 
@@ -194,7 +204,7 @@ async def test_a_bomb_is_unpacked_in_pieces() -> None:
     assert 0 < largest <= 256 * 1024
 
 
-async def test_packed_bytes_that_end_too_early_are_broken_off() -> None:
+async def test_gzipped_bytes_that_are_cut_off_are_an_interruption() -> None:
     """The packing itself says whether it is all there."""
     async with FileHost() as host, opened() as fetcher:
         url = host.serve("/1.mp4", gzipped(gzip.compress(FILM)[:-9]))
@@ -203,7 +213,7 @@ async def test_packed_bytes_that_end_too_early_are_broken_off() -> None:
             await fetcher.fetch(url, HeldBytes(), Sink())
 
 
-async def test_what_cannot_be_unpacked_is_no_film() -> None:
+async def test_invalid_gzip_is_no_film() -> None:
     """Another link may do better."""
     async with FileHost() as host, opened() as fetcher:
         url = host.serve("/1.mp4", gzipped(b"\x1f\x8b" + b"\0" * 500))
@@ -213,30 +223,30 @@ async def test_what_cannot_be_unpacked_is_no_film() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turn", "expected"),
+    ("responder", "expected"),
     [
-        (cut(honest(Version(FILM)), 100), TransferInterruptedError),
-        (cut(honest(Version(FILM)), 100, "reset"), TransferInterruptedError),
-        (cut(honest(Version(FILM)), 0, "reset"), TransferInterruptedError),
-        (bent(cut(honest(Version(FILM)), 100), framing="chunked"), TransferInterruptedError),
-        (bent(honest(Version(FILM)), length=len(FILM) + 1, ending="close"),
+        (truncated(SERVE_FILM, 100), TransferInterruptedError),
+        (truncated(SERVE_FILM, 100, "reset"), TransferInterruptedError),
+        (truncated(SERVE_FILM, 0, "reset"), TransferInterruptedError),
+        (altered(truncated(SERVE_FILM, 100), framing="chunked"), TransferInterruptedError),
+        (altered(SERVE_FILM, length=len(FILM) + 1, ending="close"),
          TransferInterruptedError),
-        (says(503), TransferInterruptedError),
-        (says(403), LinkRefusedError),
-        (says(418), DownloadError),
-        (says(200, b"", Nonsense="a" * 20_000), TransferInterruptedError),
-        (says(301, Location="ftp://cdn.test/1.mp4"), DownloadError),
-        (says(302, Location="file:///etc/passwd"), DownloadError),
-        (says(302, Location="https://user:secret@cdn.test/"), DownloadError),
-        (says(302, Location="//[broken/"), DownloadError),
-        (says(302, Location="http://cdn.test/a b"), DownloadError),
-        (says(302, Location="http://127.0.0.1:99999/"), DownloadError),
+        (respond_with(503), TransferInterruptedError),
+        (respond_with(403), LinkRefusedError),
+        (respond_with(418), DownloadError),
+        (respond_with(200, b"", Nonsense="a" * 20_000), TransferInterruptedError),
+        (respond_with(301, Location="ftp://cdn.test/1.mp4"), DownloadError),
+        (respond_with(302, Location="file:///etc/passwd"), DownloadError),
+        (respond_with(302, Location="https://user:secret@cdn.test/"), DownloadError),
+        (respond_with(302, Location="//[broken/"), DownloadError),
+        (respond_with(302, Location="http://cdn.test/a b"), DownloadError),
+        (respond_with(302, Location="http://127.0.0.1:99999/"), DownloadError),
     ],
 )  # fmt: skip
-async def test_trouble_is_told_in_our_own_words(turn: Any, expected: type[Exception]) -> None:
+async def test_every_error_is_one_of_our_own(responder: Any, expected: type[Exception]) -> None:
     """No exception of aiohttp gets out, nor a signed link, not even as a context (S2, S11)."""
     async with FileHost() as host, opened() as fetcher:
-        url = host.serve("/1.mp4?Signature=canary", turn)
+        url = host.serve("/1.mp4?Signature=canary", responder)
 
         with pytest.raises(expected) as raised:
             await fetcher.fetch(url, HeldBytes(), Sink())
@@ -249,7 +259,7 @@ async def test_trouble_is_told_in_our_own_words(turn: Any, expected: type[Except
 
 
 @pytest.mark.parametrize("port", [1])
-async def test_a_host_that_is_not_there_may_come_back(port: int) -> None:
+async def test_a_refused_connection_is_retried(port: int) -> None:
     """A refused connection is a pause, not an end."""
     async with opened() as fetcher:
         with pytest.raises(TransferInterruptedError):
@@ -257,7 +267,7 @@ async def test_a_host_that_is_not_there_may_come_back(port: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["a" * 70 + ".test", "a..test", ".", "xn--", "exa$mple.test"])
-async def test_a_host_that_cannot_be_spelled(host: str) -> None:
+async def test_a_host_name_that_cannot_be_encoded(host: str) -> None:
     """A name that is none is a bad link, never an error of a library."""
     async with opened() as fetcher:
         with pytest.raises((DownloadError, TransferInterruptedError)) as raised:
@@ -267,11 +277,11 @@ async def test_a_host_that_cannot_be_spelled(host: str) -> None:
 
 
 @pytest.mark.virtual
-async def test_silence_ends() -> None:
+async def test_a_silent_host_is_given_up() -> None:
     """A host that stops sending is given up after a minute, one that takes no call after ten."""
     loop = asyncio.get_running_loop()
     async with FileHost() as host, opened(timeouts=Timeouts(connect=10)) as fetcher:
-        url = host.serve("/1.mp4", cut(honest(Version(FILM)), 100, "stall"))
+        url = host.serve("/1.mp4", truncated(SERVE_FILM, 100, "stall"))
         begun = loop.time()
 
         with pytest.raises(TransferInterruptedError):
@@ -305,7 +315,7 @@ DRIBBLE = {
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("what", DRIBBLE)
-async def test_a_host_that_dribbles_is_given_up(what: str) -> None:
+async def test_a_host_that_sends_only_framing_is_given_up(what: str) -> None:
     """Bytes that are none of the film are silence: a minute of them is enough."""
     loop = asyncio.get_running_loop()
     async with RawServer(DRIBBLE[what]) as server, opened() as fetcher:
@@ -321,7 +331,7 @@ async def test_each_request_is_logged_without_its_link(caplog: pytest.LogCapture
     """A link is as good as the film: the log has its host, what was answered, and when."""
     caplog.set_level("DEBUG", "apikley_async")
     async with FileHost() as host, opened() as fetcher:
-        url = host.serve("/secret.mp4?signature=secret", honest(Version(FILM)))
+        url = host.serve("/secret.mp4?signature=secret", SERVE_FILM)
         await fetcher.fetch(url, HeldBytes(), Sink())
 
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "DEBUG"]
@@ -336,7 +346,7 @@ NOTHING_PACKED = {
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("what", NOTHING_PACKED)
-async def test_what_unpacks_to_nothing_is_silence(what: str) -> None:
+async def test_gzipped_bytes_that_decode_to_nothing_are_silence(what: str) -> None:
     """Packed bytes without end of which no film comes: a minute of them is enough."""
     loop = asyncio.get_running_loop()
     begins, piece = NOTHING_PACKED[what]
@@ -357,11 +367,11 @@ async def test_what_unpacks_to_nothing_is_silence(what: str) -> None:
 
 
 @pytest.mark.virtual
-async def test_silence_is_what_the_caller_says() -> None:
+async def test_the_idle_timeout_is_the_callers() -> None:
     """`Timeouts.idle` bounds it."""
     loop = asyncio.get_running_loop()
     async with FileHost() as host, opened(timeouts=Timeouts(idle=7)) as fetcher:
-        url = host.serve("/1.mp4", cut(honest(Version(FILM)), 100, "stall"))
+        url = host.serve("/1.mp4", truncated(SERVE_FILM, 100, "stall"))
         begun = loop.time()
 
         with pytest.raises(TransferInterruptedError):
@@ -375,8 +385,8 @@ async def test_silence_is_what_the_caller_says() -> None:
 
 def chain(host: FileHost, length: int, status: int = 302) -> str:
     for number in range(length):
-        host.serve(f"/{number}", says(status, Location=f"/{number + 1}"))
-    host.serve(f"/{length}", honest(Version(FILM)))
+        host.serve(f"/{number}", respond_with(status, Location=f"/{number + 1}"))
+    host.serve(f"/{length}", SERVE_FILM)
     return f"{host.base}/0"
 
 
@@ -399,7 +409,7 @@ async def test_six_redirects_are_too_many() -> None:
     async with FileHost() as host, opened() as fetcher:
         with pytest.raises(DownloadError, match="redirects more than 5 times"):
             await fetcher.fetch(chain(host, 6), HeldBytes(), Sink())
-        host.serve("/again", says(302))  # without a Location: to itself
+        host.serve("/again", respond_with(302))  # without a Location: to itself
 
         with pytest.raises(DownloadError, match="redirects more than 5 times"):
             await fetcher.fetch(f"{host.base}/again", HeldBytes(), Sink())
@@ -408,7 +418,7 @@ async def test_six_redirects_are_too_many() -> None:
 async def test_no_error_shows_the_link() -> None:
     """A signed link is as good as the film: errors name the host alone (S11)."""
     async with FileHost() as host, opened() as fetcher:
-        link = host.serve("/film.mp4?Signature=canary", says(302))
+        link = host.serve("/film.mp4?Signature=canary", respond_with(302))
 
         with pytest.raises(DownloadError, match="redirects more than") as caught:
             await fetcher.fetch(link, HeldBytes(), Sink())
@@ -417,11 +427,11 @@ async def test_no_error_shows_the_link() -> None:
     assert "canary" not in str(caught.value)
 
 
-async def test_no_host_knows_us_again() -> None:
+async def test_no_cookie_is_kept() -> None:
     """What one request is given to remember, the next does not show (S10)."""
     async with FileHost() as host, opened() as fetcher:
-        host.serve("/a", says(302, Location="/b", Set_Cookie="visitor=7; Path=/"))
-        host.serve("/b", says(200, b"film", Content_Type="video/mp4"))
+        host.serve("/a", respond_with(302, Location="/b", Set_Cookie="visitor=7; Path=/"))
+        host.serve("/b", respond_with(200, b"film", Content_Type="video/mp4"))
 
         await fetcher.fetch(f"http://localhost:{host.port}/a", HeldBytes(), Sink())
 
@@ -440,13 +450,13 @@ def certified(host: str = "127.0.0.1") -> tuple[tls.SSLContext, tls.SSLContext]:
 
 
 @pytest.mark.parametrize("scheme", ["http", "HTTP"])
-async def test_https_never_leads_to_http(scheme: str) -> None:
+async def test_https_never_redirects_to_http(scheme: str) -> None:
     """What began in private does not end in the open (D10)."""
     server, client = certified()
     async with FileHost(ssl=server) as safe, FileHost() as plain, opened(ssl=client) as fetcher:
-        plain.serve("/1.mp4", honest(Version(FILM)))
+        plain.serve("/1.mp4", SERVE_FILM)
         onward = f"{scheme}://127.0.0.1:{plain.port}/1.mp4"
-        url = safe.serve("/0", says(302, Location=onward))
+        url = safe.serve("/0", respond_with(302, Location=onward))
 
         with pytest.raises(DownloadError, match="from https to something less"):
             await fetcher.fetch(url, HeldBytes(), Sink())
@@ -454,13 +464,13 @@ async def test_https_never_leads_to_http(scheme: str) -> None:
     assert plain.connections == 0
 
 
-async def test_http_may_lead_to_https() -> None:
+async def test_http_may_redirect_to_https() -> None:
     """The other way round is an improvement."""
     server, client = certified()
     sink = Sink()
     async with FileHost(ssl=server) as safe, FileHost() as plain, opened(ssl=client) as fetcher:
-        onward = safe.serve("/1.mp4", honest(Version(FILM)))
-        url = plain.serve("/0", says(302, Location=onward))
+        onward = safe.serve("/1.mp4", SERVE_FILM)
+        url = plain.serve("/0", respond_with(302, Location=onward))
 
         await fetcher.fetch(url, HeldBytes(), sink)
 
@@ -468,12 +478,12 @@ async def test_http_may_lead_to_https() -> None:
 
 
 @pytest.mark.parametrize("issued_for", ["127.0.0.1", "somebody-else.test"])
-async def test_a_wrong_certificate_is_the_end(issued_for: str) -> None:
+async def test_a_wrong_certificate_is_not_retried(issued_for: str) -> None:
     """An untrusted or foreign certificate is refused at once and no request is sent (N1)."""
     server, client = certified(issued_for)
     trusted = None if issued_for == "127.0.0.1" else client
     async with FileHost(ssl=server) as host, opened(ssl=trusted) as fetcher:
-        url = host.serve("/1.mp4", honest(Version(FILM)))
+        url = host.serve("/1.mp4", SERVE_FILM)
 
         with pytest.raises(DownloadError, match="certificate"):
             await fetcher.fetch(url, HeldBytes(), Sink())
@@ -534,7 +544,7 @@ INNER = [
 
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize("proxied", [False, True])
-async def test_no_link_leads_inside(inner: str, proxied: bool) -> None:
+async def test_no_link_leads_to_a_private_address(inner: str, proxied: bool) -> None:
     """However an inner address is written, it is refused and gets no request (D10).
 
     Through a proxy too, which would resolve it for us.
@@ -549,10 +559,10 @@ async def test_no_link_leads_inside(inner: str, proxied: bool) -> None:
 
 
 @pytest.mark.parametrize("inner", ["169.254.169.254", "2852039166", "[::ffff:10.0.0.1]", "10.1"])
-async def test_no_redirect_leads_inside(inner: str) -> None:
+async def test_no_redirect_leads_to_a_private_address(inner: str) -> None:
     """No host can send us where we would not go ourselves (D10)."""
     async with FileHost() as host, opened() as fetcher:
-        url = host.serve("/0", says(302, Location=f"https://{inner}:{host.port}/1.mp4"))
+        url = host.serve("/0", respond_with(302, Location=f"https://{inner}:{host.port}/1.mp4"))
 
         with pytest.raises(DownloadError, match="private network"):
             await fetcher.fetch(url, HeldBytes(), Sink())
@@ -561,7 +571,7 @@ async def test_no_redirect_leads_inside(inner: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["１２７.0.0.1", "①②⑦.0.0.1", "rebound.test"])
-async def test_a_name_that_means_an_inner_address(name: str) -> None:
+async def test_a_name_that_resolves_to_a_private_address(name: str) -> None:
     """What counts is the address a connection is made to, whatever its name (D10)."""
     names = Names("127.0.0.1")
     async with FileHost() as host, opened(loopback=False, connector=with_names(names)) as fetcher:
@@ -579,7 +589,7 @@ async def asked_for_the_api(network: Network, url: str = "https://api.test") -> 
     await transport.aclose()
 
 
-async def test_names_may_be_made_up_while_the_apis_own_name_is(
+async def test_fake_ips_are_permitted_while_the_apis_name_has_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A proxy or VPN here that answers every name with 198.18.0.0/15; said once (D10)."""
@@ -610,7 +620,7 @@ async def test_names_may_be_made_up_while_the_apis_own_name_is(
     assert caplog.text.count("198.18.0.0/15") == 1
 
 
-async def test_an_api_at_a_literal_address_makes_no_name_up() -> None:
+async def test_an_api_at_an_address_permits_no_fake_ips() -> None:
     """Whoever writes 198.18.0.5 himself has no proxy that answers so (D10)."""
     network = Network(connector=with_names(Names("198.18.0.5")))
     async with contextlib.aclosing(FileFetcher(network)) as fetcher:
@@ -620,7 +630,7 @@ async def test_an_api_at_a_literal_address_makes_no_name_up() -> None:
 
 
 @pytest.mark.parametrize("variables", [False, True])
-async def test_a_name_that_means_an_inner_address_is_not_asked_of_a_proxy(
+async def test_a_name_that_resolves_to_a_private_address_is_not_sent_to_a_proxy(
     variables: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proxy would look it up once more; what means nothing here is the proxy's business."""
@@ -649,7 +659,7 @@ async def test_a_name_that_means_an_inner_address_is_not_asked_of_a_proxy(
 
 
 @pytest.mark.parametrize("inner", ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.1"])
-async def test_a_name_that_changes_its_mind(inner: str) -> None:
+async def test_a_name_that_resolves_anew_to_a_private_address(inner: str) -> None:
     """A resolver that says public first and inner afterwards leads nowhere (D11)."""
     names = Names("93.184.215.14", inner)
     async with FileHost() as host, opened(loopback=False, connector=with_names(names)) as fetcher:
@@ -663,29 +673,33 @@ async def test_a_name_that_changes_its_mind(inner: str) -> None:
     assert host.connections == 0
 
 
-async def test_private_hosts_may_be_allowed() -> None:
+async def test_private_addresses_may_be_permitted() -> None:
     """Whoever runs a service at home says so; loopback is then allowed too, by http."""
     sink = Sink()
     async with FileHost() as host, opened(loopback=False, private=True) as fetcher:
-        url = host.serve("/1.mp4", honest(Version(FILM)))
+        url = host.serve("/1.mp4", SERVE_FILM)
 
         await fetcher.fetch(url, HeldBytes(), sink)
 
     assert sink.data == FILM
 
 
-async def test_nothing_stays_open(recwarn: pytest.WarningsRecorder) -> None:
+async def test_every_connection_is_given_back(recwarn: pytest.WarningsRecorder) -> None:
     """After every kind of trouble the connections are back or closed (N8)."""
     network = {"connector": lambda **options: aiohttp.TCPConnector(**options | {"limit": 1})}
     async with FileHost() as host, opened(**network) as fetcher:
-        for turn in (cut(honest(Version(FILM)), 100), says(403), says(302, Location="/1")):
-            url = host.serve("/1", turn)
+        for responder in (
+            truncated(SERVE_FILM, 100),
+            respond_with(403),
+            respond_with(302, Location="/1"),
+        ):
+            url = host.serve("/1", responder)
             for _ in range(3):
                 with contextlib.suppress(TransferInterruptedError, LinkRefusedError, DownloadError):
                     await fetcher.fetch(url, HeldBytes(), Sink())
         sink = Sink()
         async with asyncio.timeout(5):  # the only connection that there may be is free
-            await fetcher.fetch(host.serve("/1", honest(Version(FILM))), HeldBytes(), sink)
+            await fetcher.fetch(host.serve("/1", SERVE_FILM), HeldBytes(), sink)
 
     assert sink.data == FILM
     assert recwarn.list == []

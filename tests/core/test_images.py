@@ -76,7 +76,7 @@ def test_nothing_else_is_an_image(tmp_path: Path, content: bytes) -> None:
 @example(b"\xff\xd8\xff")
 @example(b"\x89PNG\r\n\x1a\n")
 @example(b"RIFF\0\0\0\0WEBP")
-def test_no_bytes_upset_the_look(noise: bytes) -> None:
+def test_checking_never_raises_another_error(noise: bytes) -> None:
     """Whatever an image holds, there is an answer, and only `UploadError` says no (U1)."""
     for start in (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\0\0\0\0WEBPVP8", png()[:16]):
         try:
@@ -106,7 +106,7 @@ def test_no_bytes_upset_the_look(noise: bytes) -> None:
         (extended(16_777_216, 1), (16_777_216, 1)),
     ],
 )
-def test_dimensions_are_read_and_nothing_is_unpacked(
+def test_dimensions_are_read_and_nothing_is_decompressed(
     content: bytes, expected: tuple[int, int]
 ) -> None:
     """The header alone says how large a picture is (U2)."""
@@ -116,7 +116,7 @@ def test_dimensions_are_read_and_nothing_is_unpacked(
     assert dimensions(content, kind) == expected
 
 
-def test_real_pictures_are_read_as_their_makers_meant() -> None:
+def test_the_headers_of_a_common_library_are_understood() -> None:
     """The headers that a common library writes give its own dimensions (U2)."""
     image = pytest.importorskip("PIL.Image")
     formats: list[tuple[str, dict[str, Any]]] = [
@@ -145,7 +145,7 @@ def test_real_pictures_are_read_as_their_makers_meant() -> None:
         extended(2**24, 2**24),
     ],
 )
-def test_a_trap_for_unpackers_is_refused(content: bytes) -> None:
+def test_a_decompression_bomb_is_refused(content: bytes) -> None:
     """A few bytes that say they are gigapixels go nowhere (U2)."""
     with pytest.raises(UploadError, match="at most 64,000,000 pixels, not"):
         read_image(content)
@@ -178,13 +178,13 @@ def test_large_pictures_are_fine() -> None:
         webp(b"ANIM", b"\0" * 30),
     ],
 )
-def test_a_header_without_dimensions_is_no_picture(content: bytes) -> None:
+def test_a_header_without_dimensions_is_no_image(content: bytes) -> None:
     """What the service could not open either is refused here, for nothing (U2)."""
     with pytest.raises(UploadError, match="no width and height"):
         read_image(content)
 
 
-def test_a_jpeg_of_nothing_but_segments_is_walked_quickly() -> None:
+def test_a_jpeg_of_nothing_but_segments_is_read_quickly() -> None:
     """Ten megabytes of empty segments end within a moment (U2)."""
     content = (b"\xff\xd8" + b"\xff\xe0\0\2" * 2_500_000)[:MAX_BYTES]
     filling = b"\xff\xd8" + b"\xff" * (MAX_BYTES - 2)
@@ -256,7 +256,7 @@ def test_a_path_may_be_text_or_a_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [bytes, bytearray, memoryview])
-def test_content_may_come_in_any_wrapping(content: Callable[[bytes], Any]) -> None:
+def test_content_may_be_any_bytes_like_object(content: Callable[[bytes], Any]) -> None:
     assert read_image(content(png())).content == png()
 
 
@@ -289,7 +289,7 @@ def test_only_regular_files_are_read(path: str, fault: str) -> None:
         read_image(path)
 
 
-def test_a_pipe_does_not_hold_us(tmp_path: Path) -> None:
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     """A FIFO with nobody at its other end, or with somebody, is refused without waiting (U4)."""
     path = tmp_path / "a.png"
     os.mkfifo(path)
@@ -306,7 +306,7 @@ def test_a_pipe_does_not_hold_us(tmp_path: Path) -> None:
         os.close(writer)
 
 
-def test_a_link_is_followed_to_a_picture_and_no_further(tmp_path: Path) -> None:
+def test_a_symlink_to_an_image_is_followed(tmp_path: Path) -> None:
     """What a caller names may be a link; what it leads to must be a picture all the same (U4)."""
     (tmp_path / "real.png").write_bytes(png())
     (tmp_path / "good.png").symlink_to(tmp_path / "real.png")
@@ -353,7 +353,7 @@ def test_too_many_open_files_pass(
 
 
 @pytest.mark.parametrize("tail", [b"\r\n", b"\0\0\0", b"\0\0\0\x18ftypmp42" + b"\0" * 90])
-def test_bytes_behind_the_end_of_a_picture_are_its_owners(tail: bytes) -> None:
+def test_trailing_bytes_of_an_image_are_kept(tail: bytes) -> None:
     """Line ends, or the film that a telephone hangs on: the picture is sent as it is."""
     for content in (png(), jpeg(), lossy()):
         assert read_image(content + tail).content == content + tail
@@ -404,7 +404,7 @@ def test_a_file_that_vanishes_while_it_is_read(
     assert read_image(path).content == png()
 
 
-def test_a_file_object_is_read_from_where_it_stands() -> None:
+def test_a_file_object_is_read_from_its_position() -> None:
     """In one piece or in crumbs."""
 
     class Crumbs(io.BytesIO):
@@ -418,7 +418,7 @@ def test_a_file_object_is_read_from_where_it_stands() -> None:
 
 
 @pytest.mark.parametrize("image", [None, 7, ["a.png"], object()])
-def test_what_is_no_image_at_all(image: Any) -> None:
+def test_other_types_are_refused(image: Any) -> None:
     with pytest.raises(UploadError, match="a path, bytes or a binary file"):
         read_image(image)
 

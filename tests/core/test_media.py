@@ -107,7 +107,7 @@ def test_no_truncated_film_is_complete() -> None:
     assert [at for at in range(len(data)) if is_complete(data[:at])] == []
 
 
-def test_a_file_of_nothing_but_boxes_ends_the_walk() -> None:
+def test_a_file_of_nothing_but_boxes_is_read_quickly() -> None:
     """Four gigabytes of empty boxes cost a moment, not an hour (D12)."""
     counted = itertools.count()
 
@@ -120,7 +120,7 @@ def test_a_file_of_nothing_but_boxes_ends_the_walk() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_upset_the_walk(data: bytes) -> None:
+def test_reading_boxes_never_raises(data: bytes) -> None:
     """Noise is never a whole film, and never an error."""
     assert completeness(FTYP + data) is not Completeness.COMPLETE or data.count(b"moov")
     assert is_mp4((FTYP + data)[:16])

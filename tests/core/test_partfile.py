@@ -58,7 +58,7 @@ def names(folder: Path) -> list[str]:
 # --- taking up again -------------------------------------------------------------------------
 
 
-async def test_it_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
+async def test_a_part_file_is_resumed_where_it_ended(tmp_path: Path) -> None:
     """A part and its note outlive the process that began them."""
     await left_behind(tmp_path)
     part = make(tmp_path)
@@ -73,7 +73,7 @@ async def test_it_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert (tmp_path / "task_1.mp4").read_bytes() == FILM
 
 
-async def test_the_note_is_private_and_names_no_link(tmp_path: Path) -> None:
+async def test_the_checkpoint_is_private_and_holds_no_link(tmp_path: Path) -> None:
     """0600, and nothing in it that opens anything (J15, S11)."""
     await left_behind(tmp_path)
 
@@ -95,7 +95,7 @@ async def test_a_film_has_the_usual_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "task_1.mp4").stat().st_mode) == 0o640
 
 
-async def test_without_a_version_nothing_is_kept(tmp_path: Path) -> None:
+async def test_without_an_etag_nothing_is_kept(tmp_path: Path) -> None:
     """What no validator vouches for cannot be gone on with, so it does not stay (D4)."""
     part = await begun(tmp_path, tag=None)
 
@@ -104,7 +104,7 @@ async def test_without_a_version_nothing_is_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-async def test_what_is_not_to_be_kept_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_part_file_that_is_not_kept_leaves_nothing(tmp_path: Path) -> None:
     """A failed save cleans up behind itself."""
     await left_behind(tmp_path)
     part = make(tmp_path)
@@ -115,7 +115,7 @@ async def test_what_is_not_to_be_kept_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-async def test_more_than_the_note_says_is_not_trusted(tmp_path: Path) -> None:
+async def test_bytes_behind_the_checkpoint_are_not_trusted(tmp_path: Path) -> None:
     """Bytes behind the last note are fetched again: a crash may have left anything there (D14)."""
     await left_behind(tmp_path)
     with (tmp_path / PART).open("ab") as file:
@@ -154,7 +154,9 @@ def as_a_pipe(_part: Path, note: Path) -> None:
         lambda part, note: (note.rename(note.with_name("n")), note.symlink_to(note.with_name("n"))),
     ],
 )  # fmt: skip
-async def test_what_does_not_match_is_begun_again(tmp_path: Path, damage: Any) -> None:
+async def test_a_part_file_that_does_not_match_its_checkpoint_is_started_again(
+    tmp_path: Path, damage: Any
+) -> None:
     """Nothing that happened to a part or its note while nobody looked gets into a film (D14)."""
     await left_behind(tmp_path)
     damage(tmp_path / PART, tmp_path / NOTE)
@@ -183,7 +185,7 @@ async def test_what_does_not_match_is_begun_again(tmp_path: Path, damage: Any) -
 )
 @example({"version": '"v1"', "total": 10, "have": 11, "sha256": "ab" * 32})
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_note_makes_sense_or_says_nothing(tmp_path: Path, said: dict[str, Any]) -> None:
+def test_a_checkpoint_is_valid_or_ignored(tmp_path: Path, said: dict[str, Any]) -> None:
     """Hostile notes give no range that a request could not carry."""
     path = tmp_path / "note.json"
     path.write_text(json.dumps(said))
@@ -195,7 +197,7 @@ def test_a_note_makes_sense_or_says_nothing(tmp_path: Path, said: dict[str, Any]
         assert held.etag == '"v1"'
 
 
-async def test_a_disk_that_takes_little_at_a_time_gets_all(
+async def test_a_partial_write_is_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write may take a part of what it is given: the rest is written after it (D8)."""
@@ -209,7 +211,7 @@ async def test_a_disk_that_takes_little_at_a_time_gets_all(
     assert (tmp_path / "task_1.mp4").read_bytes() == FILM
 
 
-async def test_a_long_film_is_noted_on_the_way(tmp_path: Path) -> None:
+async def test_a_checkpoint_is_written_every_eight_megabytes(tmp_path: Path) -> None:
     """A crash costs eight megabytes at most."""
     part = make(tmp_path)
     await part.open()
@@ -228,7 +230,7 @@ async def test_a_long_film_is_noted_on_the_way(tmp_path: Path) -> None:
 # --- side by side ----------------------------------------------------------------------------
 
 
-async def test_two_of_one_film_do_not_mix(tmp_path: Path) -> None:
+async def test_two_downloads_of_one_film_do_not_mix(tmp_path: Path) -> None:
     """Who comes second writes beside the first, and both end well (D17)."""
     first, second = make(tmp_path), make(tmp_path)
     await first.open()
@@ -245,7 +247,7 @@ async def test_two_of_one_film_do_not_mix(tmp_path: Path) -> None:
     assert (tmp_path / "task_1.mp4").read_bytes() == FILM
 
 
-async def test_another_process_keeps_its_part(tmp_path: Path) -> None:
+async def test_another_process_keeps_its_part_file(tmp_path: Path) -> None:
     """A part that somebody writes is neither taken over nor swept (D17)."""
     await left_behind(tmp_path)
     os.utime(tmp_path / PART, (0, 0))
@@ -272,7 +274,7 @@ async def test_another_process_keeps_its_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ["symlink", "dangling", "fifo", "folder", "hard link"])
-async def test_what_stands_in_its_place_is_left_alone(tmp_path: Path, odd: str) -> None:
+async def test_an_odd_file_in_its_place_is_left_alone(tmp_path: Path, odd: str) -> None:
     """A part is never written through somebody else's file (D15)."""
     stranger, place = tmp_path / "precious", tmp_path / PART
     stranger.write_text("precious")
@@ -299,7 +301,7 @@ async def test_what_stands_in_its_place_is_left_alone(tmp_path: Path, odd: str) 
 
 @pytest.mark.skipif(user_id() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize("planted", [PART, NOTE])
-async def test_what_another_user_has_planted_is_not_taken_up(tmp_path: Path, planted: str) -> None:
+async def test_a_part_file_of_another_user_is_not_resumed(tmp_path: Path, planted: str) -> None:
     """In a shared folder a part and its note may be anybody's; only ours are believed."""
     await left_behind(tmp_path)
     os.chown(tmp_path / planted, 12345, -1)
@@ -311,7 +313,7 @@ async def test_what_another_user_has_planted_is_not_taken_up(tmp_path: Path, pla
     await part.close()
 
 
-async def test_leftovers_do_not_pile_up(tmp_path: Path) -> None:
+async def test_leftovers_are_removed_after_a_week(tmp_path: Path) -> None:
     """After a week what a crash left is swept; nothing else ever is."""
     week_ago = 8 * 24 * 3600
     part = make(tmp_path)
@@ -334,7 +336,7 @@ async def test_leftovers_do_not_pile_up(tmp_path: Path) -> None:
     await part.close()
 
 
-async def test_folders_that_are_made_for_it_are_made_to_last(
+async def test_folders_that_are_made_are_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A film is not on the disk while a folder above it is only in memory (D14)."""
@@ -357,7 +359,7 @@ async def test_folders_that_are_made_for_it_are_made_to_last(
 
 
 @pytest.mark.parametrize(("free", "fits"), [(3000, True), (2999, False)])
-async def test_room_is_needed_for_what_is_still_to_come(
+async def test_the_disk_needs_room_for_the_missing_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, fits: bool
 ) -> None:
     """The first 2000 of 5000 bytes are on the disk already (D8)."""
@@ -397,7 +399,7 @@ async def published(
         (FILM + b"\0\0\0\x08free", FILM, False),  # what is there goes on with a box of its own
     ],
 )
-async def test_odd_bytes_behind_a_film_make_no_other_film_of_it(
+async def test_trailing_bytes_make_no_other_film_of_it(
     tmp_path: Path, there: bytes, came: bytes, same: bool
 ) -> None:
     """A film that was named before a crash is known again, whatever stood behind its last box."""
@@ -410,7 +412,7 @@ async def test_odd_bytes_behind_a_film_make_no_other_film_of_it(
     assert target.read_bytes() == there
 
 
-async def test_what_may_be_replaced_is_asked_about_the_very_name(tmp_path: Path) -> None:
+async def test_overwrite_is_called_with_the_final_path(tmp_path: Path) -> None:
     """A function decides when the kind of the file is known; its "no" is as if nobody had asked."""
     target = tmp_path / "task_1.mp4"
     photo = target.with_suffix(".jpg")
@@ -425,7 +427,7 @@ async def test_what_may_be_replaced_is_asked_about_the_very_name(tmp_path: Path)
     assert target.read_bytes() == FILM
 
 
-async def test_a_strangers_file_is_never_overwritten(tmp_path: Path) -> None:
+async def test_another_file_is_never_overwritten(tmp_path: Path) -> None:
     """Another file of that name stays as it is, and the error says what to do (D15)."""
     target = tmp_path / "task_1.mp4"
     target.write_bytes(FILM[:-1] + b"?")
@@ -439,9 +441,7 @@ async def test_a_strangers_file_is_never_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("by", ["another file", "a link", "nothing"])
-async def test_only_what_was_written_gets_the_name(
-    tmp_path: Path, by: str, overwrite: bool
-) -> None:
+async def test_only_what_was_written_is_published(tmp_path: Path, by: str, overwrite: bool) -> None:
     """In a folder that others may write to, the part may be exchanged before its end (D13)."""
     part = await begun(tmp_path, len(FILM))
     (tmp_path / PART).unlink()
@@ -500,7 +500,7 @@ async def test_a_target_is_a_file_or_nothing(tmp_path: Path, kind: str, overwrit
     assert names(tmp_path) == ["other", "task_1.mp4"]
 
 
-async def test_a_link_that_appears_meanwhile_is_refused_too(tmp_path: Path) -> None:
+async def test_a_symlink_that_appears_meanwhile_is_refused_too(tmp_path: Path) -> None:
     """The look before the download is not the last one (D16)."""
     part = make(tmp_path)
     await part.open()
@@ -553,7 +553,7 @@ async def test_a_disk_without_hard_links(
     assert names(tmp_path) == ["task_1.mp4"]
 
 
-async def test_a_crash_between_two_names_does_no_harm(tmp_path: Path) -> None:
+async def test_a_crash_between_two_hard_links_does_no_harm(tmp_path: Path) -> None:
     """A part that is a finished film's second name is not written into (D14)."""
     target = await published(tmp_path)
     (tmp_path / PART).hardlink_to(target)
@@ -569,7 +569,7 @@ async def test_a_crash_between_two_names_does_no_harm(tmp_path: Path) -> None:
 # --- the disk --------------------------------------------------------------------------------
 
 
-async def test_a_film_too_large_for_the_disk_is_not_begun(tmp_path: Path) -> None:
+async def test_a_film_too_large_for_the_disk_is_not_started(tmp_path: Path) -> None:
     """What will not fit is refused before its first byte, and says so (D13)."""
     part = make(tmp_path)
     await part.open()
@@ -582,7 +582,7 @@ async def test_a_film_too_large_for_the_disk_is_not_begun(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("folder", ["file/below", "nul\0/x", "/proc/none/x"])
-async def test_a_folder_that_cannot_be(tmp_path: Path, folder: str) -> None:
+async def test_an_impossible_folder(tmp_path: Path, folder: str) -> None:
     """Trouble with the disk is a `DownloadError` that names the place."""
     (tmp_path / "file").touch()
 
@@ -596,7 +596,7 @@ async def test_new_folders_are_made(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "task_1.mp4").read_bytes() == FILM
 
 
-async def test_a_cancelled_step_is_seen_to_its_end(tmp_path: Path) -> None:
+async def test_a_thread_is_waited_for_when_cancelled(tmp_path: Path) -> None:
     """However often we are cancelled, no thread writes to a file that is closed (C14)."""
     go, ended = threading.Event(), []
 
@@ -621,7 +621,7 @@ async def test_a_cancelled_step_is_seen_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", UNASKED)
-async def test_a_disk_that_syncs_nothing(
+async def test_a_disk_that_cannot_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """What it cannot be asked for is no error: the film is there, in a folder that was made."""
@@ -638,7 +638,7 @@ async def test_a_disk_that_syncs_nothing(
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT])
-async def test_a_sync_that_fails_is_told(
+async def test_a_failed_sync_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """A disk that can be asked and says no has not kept the film."""

@@ -25,17 +25,17 @@ from typing import Any
 import pytest
 from filehost import (
     PAGE,
-    Answer,
-    Asked,
     FileHost,
-    Turn,
-    Version,
-    bent,
+    FileRequest,
+    FileResponse,
+    FileVersion,
+    Responder,
+    altered,
     box,
-    cut,
     film,
-    honest,
-    says,
+    respond_with,
+    serve_file,
+    truncated,
 )
 
 from apikley_async import Result
@@ -55,8 +55,9 @@ from apikley_async.errors import (
 
 ROOT = Path(__file__).resolve().parents[2]
 FILM, OTHER = film(1), film(2, 22_000)
-V1, V2 = Version(FILM), Version(OTHER, '"v2"')
-GONE = says(403)
+V1, V2 = FileVersion(FILM), FileVersion(OTHER, '"v2"')
+SERVE_V1, SERVE_V2 = serve_file(V1), serve_file(V2)
+GONE = respond_with(403)
 
 
 class Reissue:
@@ -124,7 +125,7 @@ def open_files() -> set[str]:
 async def test_every_file_of_a_result_is_saved(tmp_path: Path) -> None:
     """Several URLs make several files, numbered in their order (P8)."""
     async with FileHost() as host, saving() as saver:
-        urls = [host.serve("/1", honest(V1)), host.serve("/2", honest(V2))]
+        urls = [host.serve("/1", SERVE_V1), host.serve("/2", SERVE_V2)]
 
         paths = await saver.save(result(*urls), tmp_path / "new" / "films")
 
@@ -139,7 +140,7 @@ async def test_what_is_no_mp4_gets_its_own_suffix(tmp_path: Path) -> None:
     """Other models make other things; a name never lies about them."""
     picture = b"\x89PNG\r\n\x1a\n" + b"." * 100
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(Version(picture, kind="application/octet-stream")))
+        url = host.serve("/1", serve_file(FileVersion(picture, kind="application/octet-stream")))
 
         (path,) = await saver.save(result(url), tmp_path)
 
@@ -152,8 +153,8 @@ async def test_one_bad_file_does_not_cost_the_others(tmp_path: Path) -> None:
     """The error comes after everything that could be saved is saved."""
     async with FileHost() as host, saving() as saver:
         urls = [
-            host.serve("/1", says(418)),
-            host.serve("/2", honest(V1)),
+            host.serve("/1", respond_with(418)),
+            host.serve("/2", SERVE_V1),
             host.serve("/3", GONE),
         ]
 
@@ -164,7 +165,7 @@ async def test_one_bad_file_does_not_cost_the_others(tmp_path: Path) -> None:
     assert raised.value.task_id == "task_1"
 
 
-async def test_a_result_without_files_is_told() -> None:
+async def test_a_result_without_files_is_an_error() -> None:
     async with saving() as saver:
         with pytest.raises(DownloadError, match="no file"):
             await saver.save(result(), "nowhere")
@@ -174,7 +175,7 @@ async def test_a_result_without_files_is_told() -> None:
 async def test_saving_twice_changes_nothing(tmp_path: Path) -> None:
     """An existing identical file is a success (D15)."""
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(V1))
+        url = host.serve("/1", SERVE_V1)
         (path,) = await saver.save(result(url), tmp_path)
         before = path.stat()
 
@@ -185,12 +186,12 @@ async def test_saving_twice_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual
-async def test_a_strangers_file_stays(tmp_path: Path) -> None:
+async def test_another_file_of_that_name_stays(tmp_path: Path) -> None:
     """Refused unasked, replaced when asked (D15)."""
     target = tmp_path / "kitten.mp4"
     target.write_text("not a film")
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(V1))
+        url = host.serve("/1", SERVE_V1)
 
         with pytest.raises(DownloadError, match="overwrite=True"):
             await saver.save(result(url), target)
@@ -202,11 +203,11 @@ async def test_a_strangers_file_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual
-async def test_a_symlinked_target_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+async def test_a_symlinked_target_is_refused_before_any_request(tmp_path: Path) -> None:
     """Nothing is written through a link, and nothing is fetched in vain (D16)."""
     (tmp_path / "kitten.mp4").symlink_to(tmp_path / "elsewhere")
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(V1))
+        url = host.serve("/1", SERVE_V1)
 
         with pytest.raises(DownloadError, match="symbolic link"):
             await saver.save(result(url), tmp_path / "kitten.mp4")
@@ -222,7 +223,7 @@ async def test_hostile_ids_stay_in_the_folder(tmp_path: Path, task_id: str) -> N
     """An id is never a path (D16)."""
     folder = tmp_path / "in" / "here"
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(V1))
+        url = host.serve("/1", SERVE_V1)
 
         (path,) = await saver.save(result(url, task_id=task_id), folder)
 
@@ -235,27 +236,29 @@ async def test_hostile_ids_stay_in_the_folder(tmp_path: Path, task_id: str) -> N
 
 
 async def outcome(
-    tmp_path: Path, turns: list[Turn], reissue: Reissue | None = None
-) -> tuple[bytes, list[Asked]]:
-    """Save a film that is served by *turns*: what is on the disk, and what was asked."""
+    tmp_path: Path, responders: list[Responder], reissue: Reissue | None = None
+) -> tuple[bytes, list[FileRequest]]:
+    """Save a film that is served by *responders*: what is on the disk, and what was asked."""
     async with FileHost() as host, saving(reissue) as saver:
-        (path,) = await saver.save(result(host.serve("/1", turns)), tmp_path)
+        (path,) = await saver.save(result(host.serve("/1", responders)), tmp_path)
     assert names(tmp_path) == ["task_1.mp4"]
     return path.read_bytes(), host.requests
 
 
-def ranges(asked: list[Asked]) -> list[str]:
+def ranges(asked: list[FileRequest]) -> list[str]:
     return [request.headers.get("range", "") for request in asked]
 
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("ending", ["close", "reset", "stall"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_cut_download_goes_on(tmp_path: Path, ending: str, framing: str) -> None:
+async def test_an_interrupted_download_is_resumed(
+    tmp_path: Path, ending: str, framing: str
+) -> None:
     """What broke off is resumed where it stopped, of the same version (D1, D2)."""
-    broken = bent(cut(honest(V1), 7000, ending), framing=framing)
+    broken = altered(truncated(SERVE_V1, 7000, ending), framing=framing)
 
-    data, asked = await outcome(tmp_path, [broken, cut(honest(V1), 5000, ending), honest(V1)])
+    data, asked = await outcome(tmp_path, [broken, truncated(SERVE_V1, 5000, ending), SERVE_V1])
 
     assert data == FILM
     assert ranges(asked) == ["", "bytes=7000-", "bytes=12000-"]
@@ -264,13 +267,13 @@ async def test_a_cut_download_goes_on(tmp_path: Path, ending: str, framing: str)
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("etag", ["", 'W/"v1"', '"v 1"'])
-async def test_without_a_strong_validator_all_of_it_is_fetched_anew(
+async def test_without_a_strong_etag_the_whole_file_is_fetched_again(
     tmp_path: Path, etag: str
 ) -> None:
     """A weak or missing version vouches for nothing (D4)."""
-    turn = honest(Version(FILM, etag))
+    responder = serve_file(FileVersion(FILM, etag))
 
-    data, asked = await outcome(tmp_path, [cut(turn, 7000), turn])
+    data, asked = await outcome(tmp_path, [truncated(responder, 7000), responder])
 
     assert data == FILM
     assert ranges(asked) == ["", ""]
@@ -280,7 +283,7 @@ async def test_without_a_strong_validator_all_of_it_is_fetched_anew(
 @pytest.mark.parametrize("sent", [0, 1, 12, 19_999])
 async def test_a_file_that_changes_is_never_spliced(tmp_path: Path, sent: int) -> None:
     """The new version is fetched from its start (D4)."""
-    data, _ = await outcome(tmp_path, [cut(honest(V1), sent), honest(V2)])
+    data, _ = await outcome(tmp_path, [truncated(SERVE_V1, sent), SERVE_V2])
 
     assert data == OTHER
 
@@ -288,9 +291,9 @@ async def test_a_file_that_changes_is_never_spliced(tmp_path: Path, sent: int) -
 @pytest.mark.virtual
 async def test_a_file_that_changes_to_one_of_the_same_size(tmp_path: Path) -> None:
     """Size is no version (D4)."""
-    twin = Version(film(3), '"v3"')
+    twin = FileVersion(film(3), '"v3"')
 
-    data, _ = await outcome(tmp_path, [cut(honest(V1), 7000), honest(twin)])
+    data, _ = await outcome(tmp_path, [truncated(SERVE_V1, 7000), serve_file(twin)])
 
     assert data == twin.data
 
@@ -311,10 +314,10 @@ async def test_a_file_that_changes_to_one_of_the_same_size(tmp_path: Path) -> No
         {"status": 416, "headers": {"Content-Range": "bytes */20000"}},
     ],
 )
-async def test_a_lie_about_the_rest_is_a_new_beginning(tmp_path: Path, lie: dict[str, Any]) -> None:
+async def test_a_wrong_range_starts_the_file_again(tmp_path: Path, lie: dict[str, Any]) -> None:
     """Whatever does not provably go on where we stopped is not appended (D3, D6)."""
     data, asked = await outcome(
-        tmp_path, [cut(honest(V1), 7000), bent(honest(V1), **lie), honest(V1)]
+        tmp_path, [truncated(SERVE_V1, 7000), altered(SERVE_V1, **lie), SERVE_V1]
     )
 
     assert data == FILM
@@ -322,37 +325,37 @@ async def test_a_lie_about_the_rest_is_a_new_beginning(tmp_path: Path, lie: dict
 
 
 @pytest.mark.virtual
-async def test_all_of_it_instead_of_the_rest(tmp_path: Path) -> None:
+async def test_the_whole_file_instead_of_the_rest(tmp_path: Path) -> None:
     """A host without ranges is served from the start, not appended to (D5)."""
-    everything = bent(lambda asked: honest(V1)(Asked("GET", asked.path, {})))
+    everything = altered(lambda asked: SERVE_V1(FileRequest("GET", asked.path, {})))
 
-    data, asked = await outcome(tmp_path, [cut(honest(V1), 7000), everything])
+    data, asked = await outcome(tmp_path, [truncated(SERVE_V1, 7000), everything])
 
     assert data == FILM
     assert ranges(asked) == ["", "bytes=7000-"]
 
 
 @pytest.mark.virtual
-async def test_less_than_the_rest_is_gone_on_from(tmp_path: Path) -> None:
+async def test_a_shorter_range_is_resumed_from(tmp_path: Path) -> None:
     """A host may hand out a range in portions."""
 
-    def portion(asked: Asked) -> Answer:
-        at = asked.begins
+    def portion(asked: FileRequest) -> FileResponse:
+        at = asked.range_start
         told = {"Content-Range": f"bytes {at}-{at + 3999}/20000"}
-        return honest(V1)(asked).but(headers=told, body=FILM[at : at + 4000])
+        return SERVE_V1(asked).replace(headers=told, body=FILM[at : at + 4000])
 
-    data, asked = await outcome(tmp_path, [cut(honest(V1), 8000), portion, portion, portion])
+    data, asked = await outcome(tmp_path, [truncated(SERVE_V1, 8000), portion, portion, portion])
 
     assert data == FILM
     assert ranges(asked) == ["", "bytes=8000-", "bytes=12000-", "bytes=16000-"]
 
 
 @pytest.mark.virtual
-async def test_nothing_is_left_to_ask_for(tmp_path: Path) -> None:
+async def test_nothing_is_left_to_request(tmp_path: Path) -> None:
     """The break came behind the last byte, and 416 says so: that is the whole film (D6)."""
-    unended = bent(cut(honest(V1), len(FILM)), framing="chunked")
+    unended = altered(truncated(SERVE_V1, len(FILM)), framing="chunked")
 
-    data, asked = await outcome(tmp_path, [unended, honest(V1)])
+    data, asked = await outcome(tmp_path, [unended, SERVE_V1])
 
     assert data == FILM
     assert ranges(asked) == ["", "bytes=20000-"]
@@ -360,41 +363,41 @@ async def test_nothing_is_left_to_ask_for(tmp_path: Path) -> None:
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("length", [1, 500, 19_999])
-async def test_a_length_that_is_too_short_is_found_out(tmp_path: Path, length: int) -> None:
+async def test_a_content_length_that_is_too_short_is_noticed(tmp_path: Path, length: int) -> None:
     """The host says where the film ends; the film knows better (D3)."""
-    data, _ = await outcome(tmp_path, [bent(honest(V1), length=length), honest(V1)])
+    data, _ = await outcome(tmp_path, [altered(SERVE_V1, length=length), SERVE_V1])
 
     assert data == FILM
 
 
 @pytest.mark.virtual
-async def test_a_length_that_is_too_long_is_found_out(tmp_path: Path) -> None:
+async def test_a_content_length_that_is_too_long_is_noticed(tmp_path: Path) -> None:
     """What never comes is not waited for in vain (D3)."""
-    long = bent(honest(V1), length=30_000, ending="close")
+    long = altered(SERVE_V1, length=30_000, ending="close")
 
-    data, _ = await outcome(tmp_path, [long, honest(V1)])
+    data, _ = await outcome(tmp_path, [long, SERVE_V1])
 
     assert data == FILM
 
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("etag", ["", '"v1"'])
-async def test_a_film_without_a_length_shows_its_end_itself(tmp_path: Path, etag: str) -> None:
+async def test_a_film_without_a_length_may_mark_its_own_end(tmp_path: Path, etag: str) -> None:
     """Without any framing, the boxes of the film must add up (D2)."""
-    open_end = bent(honest(Version(FILM, etag)), framing="close")
+    open_end = altered(serve_file(FileVersion(FILM, etag)), framing="close")
 
-    data, _ = await outcome(tmp_path, [bent(open_end, sent=15_000), open_end])
+    data, _ = await outcome(tmp_path, [altered(open_end, sent=15_000), open_end])
 
     assert data == FILM
 
 
 @pytest.mark.virtual
-async def test_what_cannot_show_its_end_must_come_twice_the_same(tmp_path: Path) -> None:
+async def test_a_file_whose_end_is_not_marked_must_come_twice(tmp_path: Path) -> None:
     """A sound without any framing is believed when a second fetch agrees (D2)."""
-    sound = Version(b"ID3" + random.Random(5).randbytes(5000), "", "audio/mpeg")
-    open_end = bent(honest(sound), framing="close")
+    sound = FileVersion(b"ID3" + random.Random(5).randbytes(5000), "", "audio/mpeg")
+    open_end = altered(serve_file(sound), framing="close")
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", [bent(open_end, sent=4000), open_end])
+        url = host.serve("/1", [altered(open_end, sent=4000), open_end])
 
         (path,) = await saver.save(result(url), tmp_path)
 
@@ -405,11 +408,11 @@ async def test_what_cannot_show_its_end_must_come_twice_the_same(tmp_path: Path)
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("tail", [b"\r\n", b"\0\0\0", b"ID3\x04" + b"\0" * 124])
-async def test_a_whole_film_with_odd_bytes_behind_it_is_saved(
+async def test_a_complete_film_with_trailing_bytes_is_saved(
     tmp_path: Path, tail: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its own length is satisfied: it is kept as it came, once, and that is said."""
-    data, asked = await outcome(tmp_path, [honest(Version(FILM + tail))])
+    data, asked = await outcome(tmp_path, [serve_file(FileVersion(FILM + tail))])
 
     assert data == FILM + tail
     assert len(asked) == 1
@@ -418,21 +421,23 @@ async def test_a_whole_film_with_odd_bytes_behind_it_is_saved(
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-async def test_odd_bytes_of_no_told_length_must_come_twice(tmp_path: Path, framing: str) -> None:
+async def test_trailing_bytes_without_a_length_must_come_twice(
+    tmp_path: Path, framing: str
+) -> None:
     """Nothing vouches for their end but that they come again."""
-    turn = bent(honest(Version(FILM + b"\r\n", "")), framing=framing)
+    responder = altered(serve_file(FileVersion(FILM + b"\r\n", "")), framing=framing)
 
-    data, asked = await outcome(tmp_path, [turn])
+    data, asked = await outcome(tmp_path, [responder])
 
     assert data == FILM + b"\r\n"
     assert len(asked) == 2
 
 
 @pytest.mark.virtual
-async def test_a_cut_box_is_never_a_film(tmp_path: Path) -> None:
+async def test_a_truncated_box_is_never_a_film(tmp_path: Path) -> None:
     """However often it arrives, and whatever length its host tells."""
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(Version(FILM + box(b"moof", b"m" * 90)[:-1])))
+        url = host.serve("/1", serve_file(FileVersion(FILM + box(b"moof", b"m" * 90)[:-1])))
 
         with pytest.raises(DownloadError, match="not whole"):
             await saver.save(result(url), tmp_path)
@@ -444,18 +449,18 @@ async def test_a_cut_box_is_never_a_film(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["application/json", "text/html; charset=utf-8", ""])
 async def test_the_bytes_decide_before_the_label(tmp_path: Path, kind: str) -> None:
     """A film that is called something else is a film."""
-    data, asked = await outcome(tmp_path, [honest(Version(FILM, kind=kind))])
+    data, asked = await outcome(tmp_path, [serve_file(FileVersion(FILM, kind=kind))])
 
     assert data == FILM
     assert len(asked) == 1
 
 
 @pytest.mark.virtual
-async def test_a_page_costs_nothing_of_what_is_there(tmp_path: Path) -> None:
+async def test_a_page_does_not_overwrite_what_is_there(tmp_path: Path) -> None:
     """A portal's page in the middle of a download is not written over its beginning."""
-    page = says(200, PAGE, Content_Type="text/html")
+    page = respond_with(200, PAGE, Content_Type="text/html")
     async with FileHost() as host:
-        url = host.serve("/1", [cut(honest(V1), 7000), page, honest(V1)])
+        url = host.serve("/1", [truncated(SERVE_V1, 7000), page, SERVE_V1])
         async with saving(Reissue([url])) as saver:
             (path,) = await saver.save(result(url), tmp_path)
 
@@ -464,11 +469,13 @@ async def test_a_page_costs_nothing_of_what_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual
-async def test_a_packed_film_is_saved(tmp_path: Path) -> None:
+async def test_a_gzipped_film_is_saved(tmp_path: Path) -> None:
     """Unpacked, and begun anew after a break: nothing vouches for the same packing."""
-    turn = bent(honest(Version(gzip.compress(FILM))), headers={"Content-Encoding": "gzip"})
+    responder = altered(
+        serve_file(FileVersion(gzip.compress(FILM))), headers={"Content-Encoding": "gzip"}
+    )
 
-    data, asked = await outcome(tmp_path, [cut(turn, 9000), turn])
+    data, asked = await outcome(tmp_path, [truncated(responder, 9000), responder])
 
     assert data == FILM
     assert ranges(asked) == ["", ""]
@@ -479,7 +486,7 @@ async def test_every_retry_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFi
     """What went wrong, how much is there, and when it goes on; never the link."""
     caplog.set_level("INFO", "apikley_async")
 
-    await outcome(tmp_path, [cut(honest(V1), 7000), says(503), honest(V1)])
+    await outcome(tmp_path, [truncated(SERVE_V1, 7000), respond_with(503), SERVE_V1])
 
     logged = [record.getMessage() for record in caplog.records if "again in" in record.msg]
     assert len(logged) == 2
@@ -489,11 +496,13 @@ async def test_every_retry_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
-async def test_an_outage_is_waited_for(tmp_path: Path, status: int) -> None:
+async def test_an_outage_is_retried(tmp_path: Path, status: int) -> None:
     """Five minutes without an answer cost five minutes, not the film."""
     begun = seconds()
 
-    data, asked = await outcome(tmp_path, [cut(honest(V1), 7000), *[says(status)] * 12, honest(V1)])
+    data, asked = await outcome(
+        tmp_path, [truncated(SERVE_V1, 7000), *[respond_with(status)] * 12, SERVE_V1]
+    )
 
     assert data == FILM
     assert 200 < seconds() - begun < 400
@@ -501,10 +510,10 @@ async def test_an_outage_is_waited_for(tmp_path: Path, status: int) -> None:
 
 
 @pytest.mark.virtual
-async def test_patience_ends_and_what_came_is_kept_for_the_next_time(tmp_path: Path) -> None:
+async def test_retries_end_and_what_came_is_kept_for_the_next_save(tmp_path: Path) -> None:
     """Ten minutes without progress end it; a later save goes on from there (D1)."""
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1?Signature=canary", [cut(honest(V1), 7000), says(500)])
+        url = host.serve("/1?Signature=canary", [truncated(SERVE_V1, 7000), respond_with(500)])
         begun = seconds()
 
         with pytest.raises(DownloadError, match="broke off again and again: HTTP 500") as raised:
@@ -514,7 +523,7 @@ async def test_patience_ends_and_what_came_is_kept_for_the_next_time(tmp_path: P
         assert "canary" not in str(raised.value)
         assert names(tmp_path) == [".task_1-1.apikley.part", ".task_1-1.apikley.part.json"]
         assert open_files() == set()
-        host.serve("/1?Signature=canary", honest(V1))
+        host.serve("/1?Signature=canary", SERVE_V1)
         (path,) = await saver.save(result(url), tmp_path)
     assert path.read_bytes() == FILM
     assert names(tmp_path) == ["task_1.mp4"]
@@ -523,36 +532,36 @@ async def test_patience_ends_and_what_came_is_kept_for_the_next_time(tmp_path: P
 
 @pytest.mark.virtual
 @pytest.mark.parametrize(
-    "turn",
+    "responder",
     [
-        says(500),
-        cut(honest(V1), 0),
-        cut(honest(Version(FILM, "")), 15_000),  # the same start for ever
-        bent(honest(V1), length=500),  # never whole
-        bent(honest(V1), length=0),
-        bent(honest(V1), headers={"Content-Range": "x"}, status=206),
+        respond_with(500),
+        truncated(SERVE_V1, 0),
+        truncated(serve_file(FileVersion(FILM, "")), 15_000),  # the same start for ever
+        altered(SERVE_V1, length=500),  # never whole
+        altered(SERVE_V1, length=0),
+        altered(SERVE_V1, headers={"Content-Range": "x"}, status=206),
     ],
 )
-async def test_it_never_goes_on_for_ever(tmp_path: Path, turn: Turn) -> None:
+async def test_retries_always_end(tmp_path: Path, responder: Responder) -> None:
     """A host that never gets anywhere is given up (D6, D12)."""
     async with FileHost() as host, saving() as saver:
         begun = seconds()
 
         with pytest.raises(DownloadError, match="again and again"):
-            await saver.save(result(host.serve("/1", turn)), tmp_path)
+            await saver.save(result(host.serve("/1", responder)), tmp_path)
 
         assert 600 < seconds() - begun < 700
         assert len(host.requests) < 50
 
 
 @pytest.mark.virtual
-async def test_a_file_that_is_always_another_is_given_up(tmp_path: Path) -> None:
+async def test_a_file_that_changes_every_time_is_given_up(tmp_path: Path) -> None:
     """Changing between any two attempts is no progress (D4)."""
     numbers = iter(range(10_000))
 
-    def another(asked: Asked) -> Answer:
+    def another(asked: FileRequest) -> FileResponse:
         number = next(numbers)
-        return cut(honest(Version(film(number), f'"{number}"')), 15_000)(asked)
+        return truncated(serve_file(FileVersion(film(number), f'"{number}"')), 15_000)(asked)
 
     async with FileHost() as host, saving() as saver:
         with pytest.raises(DownloadError, match="again and again"):
@@ -565,7 +574,7 @@ async def test_a_file_that_is_always_another_is_given_up(tmp_path: Path) -> None
 @pytest.mark.virtual
 async def test_a_trickle_is_not_progress(tmp_path: Path) -> None:
     """Less than 1 KiB a second, over a minute and over ten, is given up (D12)."""
-    trickle = bent(honest(V1), pace=(10, 1.0))
+    trickle = altered(SERVE_V1, pace=(10, 1.0))
     async with FileHost() as host, saving() as saver:
         begun = seconds()
 
@@ -576,11 +585,11 @@ async def test_a_trickle_is_not_progress(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual
-async def test_a_slow_film_is_no_broken_one(tmp_path: Path) -> None:
+async def test_a_slow_download_is_not_interrupted(tmp_path: Path) -> None:
     """Two kilobytes a second are slow, and fast enough (D12)."""
-    long = Version(film(4, 600_000))
+    long = FileVersion(film(4, 600_000))
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", bent(honest(long), pace=(2000, 1.0)))
+        url = host.serve("/1", altered(serve_file(long), pace=(2000, 1.0)))
 
         (path,) = await saver.save(result(url), tmp_path)
 
@@ -593,9 +602,9 @@ async def test_a_slow_film_is_no_broken_one(tmp_path: Path) -> None:
 async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the largest film is refused while it comes (D12)."""
     monkeypatch.setattr("apikley_async._download.saver.MAX_FILE_BYTES", 100_000)
-    endless = Version(film(5, 300_000), "")
+    endless = FileVersion(film(5, 300_000), "")
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", bent(honest(endless), framing="chunked"))
+        url = host.serve("/1", altered(serve_file(endless), framing="chunked"))
 
         with pytest.raises(DownloadError, match="more than 100000 bytes"):
             await saver.save(result(url), tmp_path)
@@ -608,21 +617,21 @@ async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 PAGES = [
-    says(403),
-    says(404),
-    says(410),
-    says(200, PAGE, Content_Type="text/html"),
-    says(200, PAGE, Content_Type="video/mp4"),  # a captive portal that lies
-    says(200, b'{"code": 403}', Content_Type="application/json"),
+    respond_with(403),
+    respond_with(404),
+    respond_with(410),
+    respond_with(200, PAGE, Content_Type="text/html"),
+    respond_with(200, PAGE, Content_Type="video/mp4"),  # a captive portal that lies
+    respond_with(200, b'{"code": 403}', Content_Type="application/json"),
 ]
 
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("dead", PAGES)
-async def test_a_dead_link_is_replaced(tmp_path: Path, dead: Turn) -> None:
+async def test_a_dead_link_is_replaced(tmp_path: Path, dead: Responder) -> None:
     """Expired, refused, or a page in its place: a new link is asked for (D7, D19, P15)."""
     async with FileHost() as host:
-        fresh = Reissue([host.serve("/fresh", honest(V1))])
+        fresh = Reissue([host.serve("/fresh", SERVE_V1)])
         async with saving(fresh) as saver:
             url = host.serve("/old?Signature=x", dead)
 
@@ -634,11 +643,11 @@ async def test_a_dead_link_is_replaced(tmp_path: Path, dead: Turn) -> None:
 
 
 @pytest.mark.virtual
-async def test_a_host_that_is_gone_is_left_for_another(tmp_path: Path) -> None:
+async def test_an_unreachable_host_is_left_for_another_link(tmp_path: Path) -> None:
     """After three refused connections a new link is asked for; it may lead elsewhere (D7)."""
     nobody = "http://127.0.0.1:1/1.mp4"
     async with FileHost() as host:
-        fresh = Reissue([host.serve("/fresh", honest(V1))])
+        fresh = Reissue([host.serve("/fresh", SERVE_V1)])
         async with saving(fresh) as saver:
             (path,) = await saver.save(result(nobody), tmp_path)
 
@@ -649,9 +658,7 @@ async def test_a_host_that_is_gone_is_left_for_another(tmp_path: Path) -> None:
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("fresh", [[], [None], ["the same"]])
-async def test_a_host_that_is_not_reached_is_no_dead_link(
-    tmp_path: Path, fresh: list[str | None]
-) -> None:
+async def test_an_unreachable_host_is_no_dead_link(tmp_path: Path, fresh: list[str | None]) -> None:
     """However often: it ends with patience, and the film can still be had (D7, D20)."""
     nobody = "http://127.0.0.1:1/1.mp4"
     links = Reissue([nobody if link else UnansweredError("no answer") for link in fresh])
@@ -665,26 +672,26 @@ async def test_a_host_that_is_not_reached_is_no_dead_link(
 
 
 @pytest.mark.virtual
-async def test_a_link_that_dies_on_the_way_is_replaced_and_gone_on_with(tmp_path: Path) -> None:
+async def test_a_link_that_dies_during_the_download_is_replaced_and_resumed(tmp_path: Path) -> None:
     """Nothing is fetched twice where the version is the same (D8)."""
     async with FileHost() as host:
-        fresh = Reissue([host.serve("/fresh", honest(V1))])
+        fresh = Reissue([host.serve("/fresh", SERVE_V1)])
         async with saving(fresh) as saver:
-            url = host.serve("/old", [cut(honest(V1), 18_000), GONE])
+            url = host.serve("/old", [truncated(SERVE_V1, 18_000), GONE])
 
             (path,) = await saver.save(result(url), tmp_path)
 
     assert path.read_bytes() == FILM
-    assert ranges(host.asked("/fresh")) == ["bytes=18000-"]
+    assert ranges(host.requests_for("/fresh")) == ["bytes=18000-"]
 
 
 @pytest.mark.virtual
 async def test_another_file_behind_a_new_link_is_fetched_from_its_start(tmp_path: Path) -> None:
     """A new link must lead to the same file, or nothing of the old one is used (D4)."""
     async with FileHost() as host:
-        fresh = Reissue([host.serve("/fresh", honest(V2))])
+        fresh = Reissue([host.serve("/fresh", SERVE_V2)])
         async with saving(fresh) as saver:
-            url = host.serve("/old", [cut(honest(V1), 18_000), GONE])
+            url = host.serve("/old", [truncated(SERVE_V1, 18_000), GONE])
 
             (path,) = await saver.save(result(url), tmp_path)
 
@@ -692,12 +699,14 @@ async def test_another_file_behind_a_new_link_is_fetched_from_its_start(tmp_path
 
 
 @pytest.mark.virtual
-async def test_links_that_keep_dying_do_not_end_a_download_that_moves(tmp_path: Path) -> None:
+async def test_links_that_keep_dying_do_not_end_a_download_with_progress(
+    tmp_path: Path,
+) -> None:
     """A slow film may outlive any number of links (D8)."""
-    portions = [[cut(honest(V1), 2000), GONE] for _ in range(9)]
+    portions = [[truncated(SERVE_V1, 2000), GONE] for _ in range(9)]
     async with FileHost() as host:
-        links = [host.serve(f"/{number}", turns) for number, turns in enumerate(portions)]
-        last = host.serve("/last", honest(V1))
+        links = [host.serve(f"/{number}", responders) for number, responders in enumerate(portions)]
+        last = host.serve("/last", SERVE_V1)
         rounds: list[list[str | ApikleyError]] = [[link] for link in [*links[1:], last]]
         fresh = Reissue(*rounds)
         async with saving(fresh) as saver:
@@ -707,15 +716,15 @@ async def test_links_that_keep_dying_do_not_end_a_download_that_moves(tmp_path: 
     assert {url for _, _, url in fresh.asked} == {links[0]}  # the result's own, every time
 
 
-def after(delay: float, early: Turn, late: Turn) -> Turn:
+def after(delay: float, early: Responder, late: Responder) -> Responder:
     """*early* for so many seconds from the first request, then *late*."""
     begun: list[float] = []
 
-    def turn(asked: Asked) -> Answer:
+    def responder(asked: FileRequest) -> FileResponse:
         begun.append(seconds())
         return (early if seconds() - begun[0] < delay else late)(asked)
 
-    return turn
+    return responder
 
 
 @pytest.mark.virtual
@@ -727,7 +736,7 @@ async def test_a_new_film_may_be_refused_for_a_minute(
     """A host that does not know it yet, or refuses us for a while, has it in the end (D7)."""
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     async with FileHost() as host:
-        url = host.serve("/1", after(delay, says(status), honest(V1)))
+        url = host.serve("/1", after(delay, respond_with(status), SERVE_V1))
         async with saving(Reissue([url])) as saver:
             (path,) = await saver.save(result(url, expires_at=tomorrow), tmp_path)
 
@@ -743,12 +752,12 @@ async def test_a_film_within_its_day_is_never_expired_by_its_host(
     """Two minutes of refusals end in an error after which saving again may help (D7)."""
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     async with FileHost() as host:
-        url = host.serve("/1", [cut(honest(V1), 7000), says(status)])
+        url = host.serve("/1", [truncated(SERVE_V1, 7000), respond_with(status)])
         async with saving(Reissue([url] if named else [])) as saver:
             with pytest.raises(DownloadError, match=f"not yet: .*{why}") as raised:
                 await saver.save(result(url, expires_at=tomorrow), tmp_path)
             assert 120 <= seconds() < 200
-            host.serve("/1", honest(V1))
+            host.serve("/1", SERVE_V1)
             (path,) = await saver.save(result(url, expires_at=tomorrow), tmp_path)
 
     assert type(raised.value) is DownloadError
@@ -766,7 +775,7 @@ async def test_a_film_that_the_service_has_lost_is_expired_ten_minutes_later(
     lost = Reissue([NotFoundError("no such task", code=404)])
     due = None if days is None else datetime.now(UTC) + timedelta(days=days)
     async with FileHost() as host, saving(lost) as saver:
-        url = host.serve("/1?Signature=canary", [cut(honest(V1), 7000), GONE])
+        url = host.serve("/1?Signature=canary", [truncated(SERVE_V1, 7000), GONE])
 
         with pytest.raises(ResultExpiredError, match="HTTP 403") as raised:
             await saver.save(result(url, expires_at=due), tmp_path)
@@ -782,7 +791,7 @@ async def test_what_the_service_finds_again_is_not_expired(tmp_path: Path) -> No
     """One answer that it knows the film begins the ten minutes anew (P15)."""
     lost = NotFoundError("no such task", code=404)
     async with FileHost() as host:
-        url = host.serve("/1", after(800, GONE, honest(V1)))
+        url = host.serve("/1", after(800, GONE, SERVE_V1))
         async with saving(Reissue(*[[lost]] * 15, [url], [lost])) as saver:
             (path,) = await saver.save(result(url), tmp_path)
 
@@ -790,14 +799,14 @@ async def test_what_the_service_finds_again_is_not_expired(tmp_path: Path) -> No
 
 
 @pytest.mark.virtual
-async def test_expired_is_said_when_its_day_is_over_and_every_way_is_refused(
+async def test_a_film_is_expired_when_its_day_is_over_and_every_link_is_refused(
     tmp_path: Path,
 ) -> None:
     """For two minutes; within its day the same is no end (D7)."""
     yesterday = datetime.now(UTC) - timedelta(days=1)
     async with FileHost() as host:
         url = host.serve("/1", GONE)
-        fresh = Reissue([host.serve("/a", says(410)), host.serve("/b", PAGES[3])])
+        fresh = Reissue([host.serve("/a", respond_with(410)), host.serve("/b", PAGES[3])])
         async with saving(fresh) as saver:
             with pytest.raises(ResultExpiredError):
                 await saver.save(result(url, expires_at=yesterday), tmp_path)
@@ -806,10 +815,10 @@ async def test_expired_is_said_when_its_day_is_over_and_every_way_is_refused(
 
 
 @pytest.mark.virtual
-async def test_films_that_are_waited_for_keep_nobody_waiting(tmp_path: Path) -> None:
+async def test_films_that_are_paused_hold_no_slot(tmp_path: Path) -> None:
     """Six links that are refused hold no place while they are (D18)."""
     async with FileHost() as host, saving() as saver:
-        dead = [host.serve(f"/{n}", says(404)) for n in range(MAX_CONCURRENT_FILES)]
+        dead = [host.serve(f"/{n}", respond_with(404)) for n in range(MAX_CONCURRENT_FILES)]
         waiting = [
             asyncio.ensure_future(saver.save(result(url, task_id=f"t{n}"), tmp_path))
             for n, url in enumerate(dead)
@@ -817,7 +826,7 @@ async def test_films_that_are_waited_for_keep_nobody_waiting(tmp_path: Path) -> 
         await asyncio.sleep(3)
 
         begun = seconds()
-        (path,) = await saver.save(result(host.serve("/good", honest(V1))), tmp_path)
+        (path,) = await saver.save(result(host.serve("/good", SERVE_V1)), tmp_path)
 
         assert seconds() - begun < 1
         ended = await asyncio.gather(*waiting, return_exceptions=True)
@@ -827,16 +836,16 @@ async def test_films_that_are_waited_for_keep_nobody_waiting(tmp_path: Path) -> 
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_host_that_asks_to_be_left_alone_is(tmp_path: Path, status: int) -> None:
+async def test_retry_after_of_a_host_is_honoured(tmp_path: Path, status: int) -> None:
     """For as long as it says, by every film that is there (Retry-After, as the API's)."""
-    busy = says(status, Retry_After="90")
+    busy = respond_with(status, Retry_After="90")
     async with FileHost() as host, saving() as saver:
-        one = host.serve("/1", after(80, busy, honest(V1)))
+        one = host.serve("/1", after(80, busy, SERVE_V1))
         asked_at: list[float] = []
 
-        def noted(asked: Asked) -> Answer:
+        def noted(asked: FileRequest) -> FileResponse:
             asked_at.append(seconds())
-            return honest(V2)(asked)
+            return SERVE_V2(asked)
 
         two = host.serve("/2", noted)
         first = asyncio.ensure_future(saver.save(result(one, task_id="a"), tmp_path))
@@ -850,10 +859,10 @@ async def test_a_host_that_asks_to_be_left_alone_is(tmp_path: Path, status: int)
 
 
 @pytest.mark.virtual
-async def test_a_pause_beyond_patience_is_not_waited_for(tmp_path: Path) -> None:
+async def test_a_retry_after_beyond_retry_for_is_not_waited_for(tmp_path: Path) -> None:
     """It is told at once, and can be resumed."""
     async with FileHost() as host, saving(retry_for=60) as saver:
-        url = host.serve("/1", says(503, Retry_After="90"))
+        url = host.serve("/1", respond_with(503, Retry_After="90"))
 
         with pytest.raises(DownloadError, match="HTTP 503"):
             await saver.save(result(url), tmp_path)
@@ -866,7 +875,7 @@ async def test_too_many_open_files_pass(tmp_path: Path) -> None:
     """Others close theirs; nothing final is concluded from it."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(V1))
+        url = host.serve("/1", SERVE_V1)
         await saver.save(result(url, task_id="warm"), tmp_path)  # threads and sockets are there
         hoard = []
         with contextlib.suppress(OSError):
@@ -905,7 +914,7 @@ async def test_too_many_open_files_pass_whatever_is_to_be_opened(
 
     monkeypatch.setattr(os, "open", once)
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(V1))
+        url = host.serve("/1", SERVE_V1)
         for failing in range(1, 30):
             opened = 0
             folder = tmp_path / str(failing)
@@ -922,12 +931,10 @@ async def test_too_many_open_files_pass_whatever_is_to_be_opened(
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("trouble", [ServerError("down", code=500), UnansweredError("silent")])
-async def test_an_outage_of_the_service_is_not_an_end(
-    tmp_path: Path, trouble: ApikleyError
-) -> None:
+async def test_an_outage_of_the_service_is_retried(tmp_path: Path, trouble: ApikleyError) -> None:
     """Only a definite no of the service means expired (P15)."""
     async with FileHost() as host:
-        good = host.serve("/good", honest(V1))
+        good = host.serve("/good", SERVE_V1)
         dead = host.serve("/dead", GONE)
         fresh = Reissue([trouble], [dead, trouble], [trouble], [dead, good])
         async with saving(fresh) as saver:
@@ -937,7 +944,7 @@ async def test_an_outage_of_the_service_is_not_an_end(
 
 
 @pytest.mark.virtual
-async def test_a_refused_key_is_told_as_such(tmp_path: Path) -> None:
+async def test_a_refused_key_is_an_authentication_error(tmp_path: Path) -> None:
     """Nobody waits ten minutes for a key that is wrong."""
     refused = AuthenticationError("no", code=401)
     async with FileHost() as host, saving(Reissue([refused])) as saver:
@@ -949,11 +956,11 @@ async def test_a_refused_key_is_told_as_such(tmp_path: Path) -> None:
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("years", [-10, 10])
-async def test_the_clock_never_decides(tmp_path: Path, years: int) -> None:
+async def test_the_wall_clock_never_decides(tmp_path: Path, years: int) -> None:
     """A link that should be dead is tried; one that should live may be dead (D20)."""
     expires_at = datetime.now(UTC) + timedelta(days=365 * years)
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(V1))
+        url = host.serve("/1", SERVE_V1)
 
         (path,) = await saver.save(result(url, expires_at=expires_at), tmp_path)
 
@@ -967,7 +974,7 @@ async def test_the_clock_never_decides(tmp_path: Path, years: int) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 async def test_the_same_target_many_times_at_once(tmp_path: Path, overwrite: bool) -> None:
     """All of them succeed, with one whole file (D17)."""
-    slow = bent(honest(V1), pace=(1000, 0.01))
+    slow = altered(SERVE_V1, pace=(1000, 0.01))
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", slow)
 
@@ -984,7 +991,7 @@ async def test_the_same_target_many_times_at_once(tmp_path: Path, overwrite: boo
 async def test_two_films_for_one_name(tmp_path: Path) -> None:
     """One gets the name, the other an error; neither gets a mixture (D17)."""
     async with FileHost() as host, saving() as saver:
-        one, two = host.serve("/1", honest(V1)), host.serve("/2", honest(V2))
+        one, two = host.serve("/1", SERVE_V1), host.serve("/2", SERVE_V2)
 
         ended = await asyncio.gather(
             saver.save(result(one, task_id="a"), tmp_path / "x.mp4"),
@@ -998,18 +1005,18 @@ async def test_two_films_for_one_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual
-async def test_few_at_once_and_the_most_urgent_first(tmp_path: Path) -> None:
+async def test_few_files_at_once_and_the_earliest_expiry_first(tmp_path: Path) -> None:
     """Ten thousand finished films need six connections, and none expires in the line (D18)."""
     life = random.Random(3).sample(range(40), 40)
     out: list[int] = []
     most = 0
 
-    def serve(number: int) -> Turn:
-        def turn(asked: Asked) -> Answer:
+    def serve(number: int) -> Responder:
+        def responder(asked: FileRequest) -> FileResponse:
             out.append(life[number])
-            return honest(V1)(asked).but(pace=(10_000, 1.0))
+            return SERVE_V1(asked).replace(pace=(10_000, 1.0))
 
-        return turn
+        return responder
 
     async with FileHost() as host, saving() as saver:
         now = datetime.now(UTC)
@@ -1032,7 +1039,7 @@ async def test_few_at_once_and_the_most_urgent_first(tmp_path: Path) -> None:
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("seed", range(20))
-async def test_no_place_in_the_line_is_ever_lost(seed: int) -> None:
+async def test_no_slot_is_ever_lost(seed: int) -> None:
     """Whoever is cancelled, waiting or served or in between, the line stays whole (C4)."""
     rng = random.Random(seed)
     slots = DownloadSlots(2)
@@ -1065,14 +1072,18 @@ async def test_no_place_in_the_line_is_ever_lost(seed: int) -> None:
 @pytest.mark.parametrize("etag", ["", '"v1"'])
 async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, etag: str) -> None:
     """No open file, no lock, no film that is not whole; at most a part that is gone on with."""
-    turns = [cut(honest(Version(FILM, etag)), 9000), GONE, honest(Version(FILM, etag))]
+    responders = [
+        truncated(serve_file(FileVersion(FILM, etag)), 9000),
+        GONE,
+        serve_file(FileVersion(FILM, etag)),
+    ]
     cancelled = finished = 0
     async with FileHost() as host:
         again = f"{host.base}/1"
         async with saving(Reissue([again])) as saver:
             for step in (*range(40), *range(40, 400, 3)):
                 folder = tmp_path / str(step)
-                url = host.serve("/1", list(turns))
+                url = host.serve("/1", list(responders))
                 task = asyncio.ensure_future(saver.save(result(url), folder))
                 for _ in range(step):
                     await asyncio.sleep(0)
@@ -1090,7 +1101,7 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
                 left = names(folder) if folder.exists() else []
                 kept = [".task_1-1.apikley.part", ".task_1-1.apikley.part.json"]
                 assert left in ([], ["task_1.mp4"], *([kept] if etag else []))
-                host.serve("/1", honest(Version(FILM, etag)))
+                host.serve("/1", serve_file(FileVersion(FILM, etag)))
                 (path,) = await saver.save(result(url), folder)
                 assert path.read_bytes() == FILM
                 assert names(folder) == ["task_1.mp4"]
@@ -1104,9 +1115,9 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
 
 async def test_memory_stays_small(tmp_path: Path) -> None:
     """A film is never in memory as a whole."""
-    large = Version(film(6, 24 * 1024**2))
+    large = FileVersion(film(6, 24 * 1024**2))
     async with FileHost() as host, saving() as saver:
-        url = host.serve("/1", honest(large))
+        url = host.serve("/1", serve_file(large))
         gc.collect()
         tracemalloc.start()
         try:
@@ -1164,7 +1175,7 @@ async def start(command: list[str], **options: Any) -> asyncio.subprocess.Proces
 
 async def test_two_processes_save_the_same_film(tmp_path: Path) -> None:
     """Both succeed, with one whole file between them (D17)."""
-    slow = bent(honest(Version(film(7, 200_000))), pace=(20_000, 0.05))
+    slow = altered(serve_file(FileVersion(film(7, 200_000))), pace=(20_000, 0.05))
     async with FileHost() as host:
         url = host.serve("/1", slow)
         both = [await start(program(url, tmp_path)) for _ in range(2)]
@@ -1175,11 +1186,13 @@ async def test_two_processes_save_the_same_film(tmp_path: Path) -> None:
     assert (tmp_path / "task_1.mp4").read_bytes() == film(7, 200_000)
 
 
-async def test_a_killed_process_leaves_what_the_next_goes_on_with(tmp_path: Path) -> None:
+async def test_what_a_killed_process_leaves_is_resumed(tmp_path: Path) -> None:
     """After a SIGKILL there is no film under its name, and few bytes are fetched again (D14)."""
-    large = Version(film(8, 10 * 1024**2))
+    large = FileVersion(film(8, 10 * 1024**2))
     async with FileHost() as host:
-        url = host.serve("/1", [cut(honest(large), 9 * 1024**2, "stall"), honest(large)])
+        url = host.serve(
+            "/1", [truncated(serve_file(large), 9 * 1024**2, "stall"), serve_file(large)]
+        )
         process = await start(program(url, tmp_path))
         part = tmp_path / ".task_1-1.apikley.part"
         async with asyncio.timeout(20):
@@ -1194,16 +1207,16 @@ async def test_a_killed_process_leaves_what_the_next_goes_on_with(tmp_path: Path
 
     assert path.read_bytes() == large.data
     assert names(tmp_path) == ["task_1.mp4"]
-    begins = host.requests[-1].begins
+    begins = host.requests[-1].range_start
     assert 8 * 1024**2 <= begins <= 9 * 1024**2
 
 
-async def test_a_quota_is_a_full_disk(tmp_path: Path) -> None:
+async def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
     """A file that may not grow is told, and leaves nothing half done (D13)."""
     limit = resource.RLIMIT_FSIZE
     before = f"import resource; resource.setrlimit({limit}, (50_000, 50_000))"
     async with FileHost() as host:
-        url = host.serve("/1", honest(Version(film(9, 200_000))))
+        url = host.serve("/1", serve_file(FileVersion(film(9, 200_000))))
         process = await start(program(url, tmp_path, before))
         _, told = await process.communicate()
 
@@ -1236,7 +1249,7 @@ async def test_a_full_disk(small_disk: Path, framing: str) -> None:
     """A film of known length is refused at once, another when there is no more room (D13)."""
     stranger = small_disk / "stranger"
     stranger.write_bytes(b"." * 300_000)
-    large = bent(honest(Version(film(9, 1_000_000))), framing=framing)
+    large = altered(serve_file(FileVersion(film(9, 1_000_000))), framing=framing)
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", large)
 
@@ -1249,14 +1262,14 @@ async def test_a_full_disk(small_disk: Path, framing: str) -> None:
         assert path.stat().st_size == 1_000_000
 
 
-async def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
+async def test_a_read_only_folder(tmp_path: Path) -> None:
     """It is told before a byte is fetched (D13)."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o555)
     was = os.geteuid()
     try:
         async with FileHost() as host, saving() as saver:
-            url = host.serve("/1", honest(V1))
+            url = host.serve("/1", SERVE_V1)
             if was == 0:
                 os.seteuid(65534)  # root may write anywhere
             try:
@@ -1271,7 +1284,7 @@ async def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-async def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_answer(
+async def test_the_file_is_synced_before_its_name_and_the_folder_after_it(
     tmp_path: Path, overwrite: bool
 ) -> None:
     """File, name, folder: in this order, as the kernel sees it (D14)."""
@@ -1288,7 +1301,7 @@ async def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_a
             "target):\n            print", "target, overwrite=True):\n            print"
         )
     async with FileHost() as host:
-        url = host.serve("/1", honest(V1))
+        url = host.serve("/1", SERVE_V1)
         process = await start([*command, words[0], "-c", text, url, str(tmp_path / "films")])
         out, told = await process.communicate()
     if process.returncode and b"ptrace" in told:

@@ -46,7 +46,7 @@ def make(store: Callable[[File, str], Awaitable[str]], clock: FakeClock | None =
 
 
 @pytest.mark.virtual
-async def test_a_file_that_vanishes_after_the_look(tmp_path: Path) -> None:
+async def test_a_file_that_vanishes_after_it_was_read(tmp_path: Path) -> None:
     """What was checked is what is sent, even if the file is gone by then (U3)."""
     path = tmp_path / "a.png"
     path.write_bytes(png())
@@ -86,7 +86,7 @@ async def test_the_same_content_is_uploaded_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("passed", "expected"), [(0, 1), (REUSED_FOR - 1, 1), (REUSED_FOR, 2), (-10, 2), (1e9, 2)]
 )
-async def test_an_old_upload_is_not_relied_on(passed: float, expected: int) -> None:
+async def test_an_old_upload_is_not_reused(passed: float, expected: int) -> None:
     """Older than is safe, or younger than now: uploaded again (U7)."""
     store, clock = Store(), FakeClock()
     uploads = make(store, clock)
@@ -98,7 +98,7 @@ async def test_an_old_upload_is_not_relied_on(passed: float, expected: int) -> N
     assert len(store.files) == expected
 
 
-async def test_what_is_old_is_forgotten() -> None:
+async def test_old_uploads_are_forgotten() -> None:
     """A client that runs for weeks does not remember every image it ever saw (X6)."""
     store, clock = Store(), FakeClock()
     uploads = make(store, clock)
@@ -140,7 +140,7 @@ async def test_a_failure_is_shared_and_then_forgotten() -> None:
 
 
 @pytest.mark.virtual
-async def test_a_cancelled_upload_is_taken_over() -> None:
+async def test_a_cancelled_upload_is_continued_by_another_waiter() -> None:
     """Whoever is cancelled while uploading leaves the others nothing but the work."""
     store = Store()
     store.gate = asyncio.Event()
@@ -183,7 +183,7 @@ async def test_few_images_are_in_memory_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", ['a"\r\nX-Evil: 1.png', "котёнок.png", "../up.png", "a;b.png"])
-async def test_names_are_made_here(tmp_path: Path, name: str) -> None:
+async def test_file_names_are_random(tmp_path: Path, name: str) -> None:
     """No name from outside gets into a header or a path of the service (U9)."""
     path = tmp_path / name.replace("/", "_")
     path.write_bytes(png())
@@ -204,7 +204,7 @@ async def test_names_are_made_here(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", GOOD)
-async def test_the_type_is_what_it_is(tmp_path: Path, kind: str) -> None:
+async def test_the_content_type_comes_from_the_content(tmp_path: Path, kind: str) -> None:
     """The declared type comes from the content (U1)."""
     path = tmp_path / "a.html"
     path.write_bytes(GOOD[kind])
@@ -216,7 +216,7 @@ async def test_the_type_is_what_it_is(tmp_path: Path, kind: str) -> None:
     assert store.files[0].content == GOOD[kind]
 
 
-async def test_metadata_travels_as_it_is() -> None:
+async def test_metadata_of_an_image_is_kept() -> None:
     """A photo is sent byte for byte, its place included: `Client.upload` says so (U5)."""
     photo = jpeg(before=EXIF)
     store = Store()
