@@ -109,8 +109,8 @@ class Budget:
         self.max_credits = max_credits
         self.max_tasks = max_tasks
         self.spendable = spendable
-        self.tasks = 0
-        self.undecided = 0  # reservations that neither `keep` nor `release` has decided yet
+        self.tasks: int = 0
+        self.undecided: int = 0  # reservations that neither `keep` nor `release` has decided yet
         self._open: dict[Reservation, None] = {}  # those whose cost will be known
         self._spent = Decimal(0)  # decimal: ten times 0.1 fits into 1
         self._taken = Decimal(0)  # from the balance, by this run

@@ -7,15 +7,19 @@ import contextlib
 import time
 
 import pytest
+from rows import failing
 
 from apikley_async import Clock, SystemClock
 from apikley_async.testing import FakeClock, LoopClock
 
 
-@pytest.mark.parametrize("kind", [SystemClock, FakeClock, LoopClock])
-def test_every_clock_keeps_the_protocol(kind: type) -> None:
+def test_every_clock_keeps_the_protocol() -> None:
     """Whatever is offered as a clock can be handed in as one."""
-    assert isinstance(kind(), Clock)
+
+    def check(kind: type) -> None:
+        assert isinstance(kind(), Clock)
+
+    assert failing(check, [SystemClock, FakeClock, LoopClock]) == []
 
 
 def test_outside_a_loop_the_clock_is_the_machines() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import failing, failing_rows
 from threads import another_loop
 from turns import StrikingLoop, at_every_turn
 
@@ -111,18 +112,25 @@ async def submit_all(
 # --- the rate -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("latency", LATENCIES)
-@pytest.mark.parametrize("phase", [None, 0.0, 7.3])
-def test_no_window_ever_holds_too_many(latency: str, phase: float | None) -> None:
+def test_no_window_ever_holds_too_many() -> None:
     """Sliding or fixed, with any latency: 300 attempts, not one refusal (R1)."""
-    service = Service(20, 10.0, phase=phase)
-    rng = random.Random(f"{latency} {phase}")
 
-    virtually(lambda: submit_all(RateLimiter(), service, 300, LATENCIES[latency], rng))
+    def check(latency: str, phase: float | None) -> None:
+        service = Service(20, 10.0, phase=phase)
+        rng = random.Random(f"{latency} {phase}")
 
-    assert service.refused == 0
-    assert len(service.arrivals) == 300
-    assert service.most_in_a_window() <= 20
+        virtually(lambda: submit_all(RateLimiter(), service, 300, LATENCIES[latency], rng))
+
+        assert service.refused == 0
+        assert len(service.arrivals) == 300
+        assert service.most_in_a_window() <= 20
+
+    assert (
+        failing_rows(
+            check, [(latency, phase) for latency in LATENCIES for phase in [None, 0.0, 7.3]]
+        )
+        == []
+    )
 
 
 @given(
@@ -154,20 +162,23 @@ def test_no_arrivals_break_the_rate(
     assert service.most_in_a_window() <= limit
 
 
-@pytest.mark.parametrize("latency", ["none", "even", "jittered", "long-tailed"])
-def test_it_is_as_fast_as_the_service_allows(latency: str) -> None:
+def test_it_is_as_fast_as_the_service_allows() -> None:
     """At least 95 % of the ideal rate, the service's own latency included."""
-    rng = random.Random(latency)
-    took = list[float]()
 
-    async def main() -> None:
-        service = Service(20, 10.0)
-        await submit_all(RateLimiter(), service, 400, LATENCIES[latency], rng)
-        took.append(service.arrivals[-1] - service.arrivals[0])
+    def check(latency: str) -> None:
+        rng = random.Random(latency)
+        took = list[float]()
 
-    virtually(main)
+        async def main() -> None:
+            service = Service(20, 10.0)
+            await submit_all(RateLimiter(), service, 400, LATENCIES[latency], rng)
+            took.append(service.arrivals[-1] - service.arrivals[0])
 
-    assert (400 / 20 - 1) * 10 / took[0] >= 0.95
+        virtually(main)
+
+        assert (400 / 20 - 1) * 10 / took[0] >= 0.95
+
+    assert failing(check, ["none", "even", "jittered", "long-tailed"]) == []
 
 
 @pytest.mark.virtual
@@ -692,33 +703,44 @@ async def is_full(limiter: RateLimiter) -> None:
     assert now() == began
 
 
-@pytest.mark.parametrize("victims", [[0], [1], [2], [3], [4], [0, 2], [2, 3], [3, 4]])
-@pytest.mark.parametrize("refused", [False, True])
-def test_a_cancel_at_any_moment_loses_no_slot(victims: list[int], refused: bool) -> None:
+def test_a_cancel_at_any_moment_loses_no_slot() -> None:
     """Five want two slots; whoever is cancelled whenever, all others get through (R5, C2, C4)."""
 
-    async def scenario(loop: StrikingLoop) -> None:
-        limiter = RateLimiter(2, 3.0, rng=random.Random(1))
-        sent = 0
+    def check(victims: list[int], refused: bool) -> None:
+        async def scenario(loop: StrikingLoop) -> None:
+            limiter = RateLimiter(2, 3.0, rng=random.Random(1))
+            sent = 0
 
-        async def answer() -> bool:
-            nonlocal sent
-            sent += 1
-            refuse = refused and sent in (2, 3)
-            await asyncio.sleep(0.3)
-            return not refuse
+            async def answer() -> bool:
+                nonlocal sent
+                sent += 1
+                refuse = refused and sent in (2, 3)
+                await asyncio.sleep(0.3)
+                return not refuse
 
-        tasks = [asyncio.create_task(hammer(limiter, answer)) for _ in range(5)]
-        loop.strike = lambda: [tasks[victim].cancel() for victim in victims]
-        await asyncio.wait(tasks)
+            tasks = [asyncio.create_task(hammer(limiter, answer)) for _ in range(5)]
+            loop.strike = lambda: [tasks[victim].cancel() for victim in victims]
+            await asyncio.wait(tasks)
 
-        for number, task in enumerate(tasks):
-            assert not task.cancelled() or number in victims
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        loop.strike = None
-        await is_full(limiter)
+            for number, task in enumerate(tasks):
+                assert not task.cancelled() or number in victims
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            loop.strike = None
+            await is_full(limiter)
 
-    at_every_turn(scenario)
+        at_every_turn(scenario)
+
+    assert (
+        failing_rows(
+            check,
+            [
+                (victims, refused)
+                for victims in [[0], [1], [2], [3], [4], [0, 2], [2, 3], [3, 4]]
+                for refused in [False, True]
+            ],
+        )
+        == []
+    )
 
 
 def test_cancelling_all_at_any_moment_loses_no_slot() -> None:
@@ -839,22 +861,25 @@ def test_slots_may_be_given_back_in_the_next_loop() -> None:
             others.run(second())
 
 
-@pytest.mark.parametrize("method", ["slot", "running_slot"])
-def test_two_loops_at_once_are_refused_and_do_not_hang(method: str) -> None:
+def test_two_loops_at_once_are_refused_and_do_not_hang() -> None:
     """A waiter in one loop is never woken from another; asyncio's own locks say so too."""
-    limiter = RateLimiter(1, 0.0, max_running=1)
 
-    async def hold() -> None:
-        async with getattr(limiter, method)():
-            await asyncio.sleep(60)
+    def check(method: str) -> None:
+        limiter = RateLimiter(1, 0.0, max_running=1)
 
-    async def attempt() -> None:
-        async with getattr(limiter, method)():
-            pass
+        async def hold() -> None:
+            async with getattr(limiter, method)():
+                await asyncio.sleep(60)
 
-    with another_loop(hold), pytest.raises(RuntimeError, match="in another event loop"):
-        asyncio.run(attempt())
-    asyncio.run(attempt())  # one after another is fine
+        async def attempt() -> None:
+            async with getattr(limiter, method)():
+                pass
+
+        with another_loop(hold), pytest.raises(RuntimeError, match="in another event loop"):
+            asyncio.run(attempt())
+        asyncio.run(attempt())  # one after another is fine
+
+    assert failing(check, ["slot", "running_slot"]) == []
 
 
 def test_a_limiter_whose_loop_is_paused_with_a_waiter_is_refused_elsewhere() -> None:

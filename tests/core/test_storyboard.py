@@ -17,9 +17,10 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from rows import failing, failing_rows
+from volume import volume
 
 from apikley_async import ModelTask, Shot, Storyboard, StoryboardError
 from apikley_async._validation import image_faults
@@ -326,6 +327,7 @@ def test_shots_that_do_not_fit_are_refused() -> None:
     assert failing_rows(check, rows) == []
 
 
+@settings(max_examples=volume(50, 300))
 @given(
     st.lists(st.integers(100_000, 15_000_000), min_size=1, max_size=10),
     st.sampled_from([10, 15, 25]),
@@ -343,6 +345,7 @@ def test_decimals_of_up_to_six_places_add_up_exactly(micros: list[int], duration
         faults_of(film, *durations, duration=duration)
 
 
+@settings(max_examples=volume(50, 300))
 @given(
     st.lists(st.floats(0.2, 1.0), min_size=2, max_size=10),
     st.sampled_from([10, 15, 25]),
@@ -361,6 +364,7 @@ def test_shares_of_a_film_are_never_refused(
     assert film(*durations, duration=duration).duration == duration
 
 
+@settings(max_examples=volume(50, 300))
 @given(st.lists(st.floats(0.1, 15), min_size=1, max_size=10), st.sampled_from([10, 15, 25]))
 def test_a_sum_is_judged_to_a_millionth(durations: list[float], duration: int) -> None:
     """Against exact arithmetic: no false refusal, and no acceptance by more than 1e-6."""
@@ -448,6 +452,7 @@ def test_shots_without_a_duration_share_what_is_left_equally() -> None:
     assert found == [expected for _, _, expected in rows]
 
 
+@settings(max_examples=volume(50, 300))
 @given(
     st.lists(st.none() | st.floats(0.1, 15), min_size=1, max_size=10),
     st.sampled_from([10, 15, 25]),
@@ -749,6 +754,7 @@ ANY_VALUE = st.recursive(
 )
 
 
+@settings(max_examples=volume(50, 300))
 @given(model=ANY_TEXT, fields=st.dictionaries(ANY_TEXT, ANY_VALUE) | ANY_VALUE)
 def test_a_task_that_exists_can_be_sent(model: Any, fields: Any) -> None:
     """It is refused with a `StoryboardError`, or it has a spelling that reads back the same."""
@@ -762,6 +768,7 @@ def test_a_task_that_exists_can_be_sent(model: Any, fields: Any) -> None:
     assert sent == {"model": model, "input": task.input}
 
 
+@settings(max_examples=volume(50, 300))
 @given(
     shots=st.lists(
         st.fixed_dictionaries({"scene": ANY_VALUE, "duration": ANY_VALUE | st.floats(0.1, 5)})

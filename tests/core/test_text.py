@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from volume import volume
 
 from apikley_async._text import loggable, one_line, shorten
 
@@ -48,6 +49,7 @@ def test_a_line_is_cut_to_its_bound() -> None:
     assert shorten("abcdefg", 6) == "abc..."
 
 
+@settings(max_examples=volume(50, 300))
 @given(ANYTHING, st.integers(3, 600))
 def test_a_line_is_printable_and_within_its_bound_whatever_comes(value: Any, bound: int) -> None:
     line = one_line(value, bound)

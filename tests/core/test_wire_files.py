@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from replies import answer, enveloped
 from rows import failing, failing_rows
+from volume import volume
 
 from apikley_async import (
     ApikleyError,
@@ -180,6 +181,7 @@ NASTY = st.recursive(
 )
 
 
+@settings(max_examples=volume(50, 300))
 @given(st.dictionaries(st.sampled_from(["resultJson", "result", "resultUrls", "param"]), NASTY))
 def test_whatever_is_found_could_be_requested_and_is_not_ours(data: dict[str, Any]) -> None:
     """Any JSON at all: what comes out passes the check that the request makes."""

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rows import failing, failing_rows
+from volume import volume
 
 from apikley_async._wire.lenient import (
     read_amount,
@@ -88,6 +89,7 @@ def test_many_small_things_are_not_one_deep_thing() -> None:
     assert read_json("[" + ",".join(["[[]]"] * 500) + "]") == [[[]]] * 500
 
 
+@settings(max_examples=volume(50, 300))
 @given(ANY_TEXT | ANYTHING.map(json.dumps))
 def test_reading_json_never_raises(text: str) -> None:
     value = read_json(text)
@@ -170,6 +172,7 @@ def test_an_amount_is_never_below_nothing() -> None:
     assert failing_rows(check, rows) == []
 
 
+@settings(max_examples=volume(50, 300))
 @given(ANYTHING)
 @example("9" * 15 + "." + "9" * 15)
 @example(HUGE)
@@ -213,6 +216,7 @@ def test_nonsense_is_no_moment() -> None:
     assert failing(check, rows) == []
 
 
+@settings(max_examples=volume(50, 300))
 @given(ANYTHING | st.integers(-(10**18), 10**18) | st.floats())
 def test_reading_moments_never_raises(value: Any) -> None:
     """Whatever is read is in UTC and far from the ends of the calendar."""
@@ -251,6 +255,7 @@ def test_what_is_no_date_is_nothing() -> None:
     assert failing(check, rows) == []
 
 
+@settings(max_examples=volume(50, 300))
 @given(
     ANY_TEXT
     | st.from_regex(

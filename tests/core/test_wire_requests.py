@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from replies import (
     CARD,
@@ -14,6 +14,7 @@ from replies import (
     request_for,
 )
 from rows import failing, failing_rows
+from volume import volume
 
 from apikley_async import (
     ModelTask,
@@ -140,6 +141,7 @@ BOARDS = st.builds(
 )
 
 
+@settings(max_examples=volume(50, 300))
 @given(BOARDS, st.none() | st.just(CARD), st.none() | st.just("https://h.test/?t=1"))
 def test_every_storyboard_is_spelled_by_the_pages_rules(
     board: Storyboard, image: str | None, callback: str | None

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from replies import (
     FILM,
     HTML,
@@ -22,6 +22,7 @@ from replies import (
     request_for,
 )
 from rows import failing, failing_rows
+from volume import volume
 
 from apikley_async import (
     ApikleyError,
@@ -459,6 +460,7 @@ def test_without_a_request_nothing_is_proved() -> None:
     assert failing(check, [None, "", "broken {", "[]", 5, [], {}, "null"]) == []
 
 
+@settings(max_examples=volume(50, 300))
 @given(TREES)
 def test_comparing_a_task_never_raises(param: Any) -> None:
     """The request comes back from the service, so it may hold anything (P3)."""
