@@ -1,7 +1,7 @@
-"""Callers of the single calls: several wait for one film, and some of them are cancelled.
+"""A run of single calls: several callers wait for one film, and some of them are cancelled.
 
-Whoever is left must hear what the service really made of the film (I14), and each saved file must
-be whole (I11). There is no journal here and no machine dies: what is cancelled are single tasks.
+The others must get the real outcome of the film (I14), and each saved file must be whole (I11).
+There is no journal here and no machine dies; only single tasks are cancelled.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from simulation.plans import Plan
 from simulation.promises import small_film
-from simulation.world import World, boards, served
+from simulation.simulation_run import SimulationRun, serving, storyboards
 
 from apikley_async import Client, Job, Result
 from apikley_async.errors import (
@@ -25,59 +25,59 @@ from apikley_async.errors import (
 )
 from apikley_async.simulator.service.file_store import changed_bytes, with_label_box
 
-__all__ = ["Callers"]
+__all__ = ["CallersRun"]
 
-AWAITERS = 3  # of each film, whom nobody cancels
-HASTE = 30.0  # seconds, where a film takes 40
+AWAITERS = 3  # of each film, who are not cancelled
+SHORT_TIMEOUT = 30.0  # seconds, where a film takes 40
 
 
-class Callers(World):
+class CallersRun(SimulationRun):
     """The run of one plan, with callers instead of a batch."""
 
     def __init__(self, plan: Plan, root: Path) -> None:
         super().__init__(plan, root)
         self.victims: list[asyncio.Task[Any]] = []
-        self.refused: dict[str, ApikleyError] = {}  # by the scene
+        self.refused: dict[str, ApikleyError] = {}  # by scene
 
-    async def story(self) -> None:
-        """One life, in which some of those who wait are cancelled."""
-        await self.on("world", self.simulator.start())
+    async def play(self) -> None:
+        """One life, in which some of the waiting callers are cancelled."""
+        await self.on("service", self.simulator.start())
         await self.life(None, {self.plan.cancel_at or 0: self._cancel}, ends=False)
         self._check_ledger()
-        await self.on("world", self.simulator.aclose())
+        await self.on("service", self.simulator.aclose())
 
     def arrived(self, creation: Any) -> None:
-        """There is no journal that could hold an intent."""
+        """Without a journal there is no intent to check."""
 
     def _cancel(self) -> None:
-        """Cancel some of those who wait, any of them."""
+        """Cancel some of the waiting callers at random."""
         for task in self.victims:
             if self.rng.random() < 0.7:
                 task.cancel()
 
     async def live(self) -> None:
-        """What a user's program does."""
-        client, callback = self.a_client()
-        async with client, served(callback):
-            films = [self._film(client, board) for _, board in boards(self.plan.films)]
+        """The user's program."""
+        client, callback = self.new_client()
+        async with client, serving(callback):
+            films = [self._film(client, board) for _, board in storyboards(self.plan.films)]
             await asyncio.gather(*films)
 
     async def _film(self, client: Client, board: Any) -> None:
         try:
             job = await client.submit(board)
         except SubmissionUncertainError:
-            return  # whether it is paid, the ledger says; nobody may pay again
+            return  # it may be paid; it must not be paid again
         except ApikleyError as error:
             self.refused[board.shots[0].scene] = error  # then it is not paid
             return
         left, hasty = [], []
         kinds = ["stays"] * AWAITERS + ["hurries", "waits", "saves", "watches"]
-        self.rng.shuffle(kinds)  # who comes first is who asks
+        self.rng.shuffle(kinds)  # the first one polls for all
         for kind in kinds:
             if kind == "stays":
                 left.append(asyncio.create_task(self._wait(client, job)))
             elif kind == "hurries":
-                hasty.append(asyncio.create_task(job.wait(timeout=HASTE)))
+                hasty.append(asyncio.create_task(job.wait(timeout=SHORT_TIMEOUT)))
             elif kind == "waits":
                 self.victims.append(asyncio.create_task(job.wait()))
             elif kind == "saves":
@@ -91,9 +91,9 @@ class Callers(World):
             self._check_outcome(job, end)
 
     async def _wait(self, client: Client, job: Job) -> Result:
-        """Wait, and save, beside others who save the same film under the same name."""
+        """Wait and save, while others save the same film under the same name."""
         result = await job
-        with contextlib.suppress(DownloadError):  # of links that die, and files that change
+        with contextlib.suppress(DownloadError):  # links expire, and files change
             for path in await client.save(result, self.disk.place / "films", overwrite=True):
                 self._check_file(job, path)
         return result
@@ -102,39 +102,39 @@ class Callers(World):
         async for _ in job.updates():
             pass
 
-    # --- what came of it --------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------
 
-    def _broken(self, told: str) -> None:
-        self.report.broken.append(told)
+    def _broken(self, promise: str) -> None:
+        self.report.broken.append(promise)
 
     def _check_outcome(self, job: Job, end: Any) -> None:
-        """What a caller hears is what the service has made of the film."""
+        """The outcome of a caller is the outcome of the film at the service."""
         task = self.simulator.service.task(job.task_id)
         failed = task is None or task.failure is not None
         if isinstance(end, Result if not failed else JobFailedError):
             return
-        lies = any(name in ("fail for now", "another's failure") for name in self.inflicted)
+        lies = any(name in ("fail for now", "another's failure") for name in self.struck)
         if isinstance(end, JobFailedError) and lies:
-            return  # it was told so twice
+            return  # two polls have reported it
         lies_or_late = (JobFailedError, JobTimeoutError)  # half an hour, for a film of 40 seconds
         troubled = isinstance(end, ApikleyError) and not isinstance(end, lies_or_late)
-        if troubled and self.inflicted:
-            return  # no link for minutes, and the like: said as what it is
-        told = f"{type(end).__name__}: {end}"
+        if troubled and self.struck:
+            return  # no link for minutes, and the like
+        shown = f"{type(end).__name__}: {end}"
         self._broken(
-            f"I14: {job.task_id} is {'failed' if failed else 'made'}; a caller heard {told}"
+            f"I14: {job.task_id} is {'failed' if failed else 'made'}; a caller got {shown}"
         )
 
     @property
-    def inflicted(self) -> set[str]:
-        """The faults that there were."""
+    def struck(self) -> set[str]:
+        """The faults that struck."""
         return {entry.fault for entry in self.simulator.ledger.faults}
 
     def _check_file(self, job: Job, path: Path) -> None:
         film = with_label_box(small_film(), f"{job.task_id} 1")
         changed = sum(entry.fault == "changed" for entry in self.simulator.ledger.faults)
         data = path.read_bytes()
-        if "odd tail" in self.inflicted:
+        if "odd tail" in self.struck:
             data = data.removesuffix(b"\r\n")
         if data not in [changed_bytes(film, n) for n in range(changed + 1)]:
             self._broken(f"I11: {path.name} has other bytes than its film")
@@ -147,7 +147,7 @@ class Callers(World):
         for charge in ledger.paid:
             scene = charge.body["input"]["shots"][0]["Scene"]
             if scene in self.refused:
-                self._broken(f"I2: {charge.task_id} is paid, and said to be refused")
+                self._broken(f"I2: {charge.task_id} is paid, and reported as refused")
         if ledger.leaks:
             self._broken("I8: a file host was sent the key")
         self.report.paid = len(ledger.paid)

@@ -1,11 +1,10 @@
-"""The disk of a machine that dies: what is left of it, after a kill or after a power cut.
+"""The disk of a machine that dies: what is left of it after a kill or a power cut.
 
-A machine works in one folder. When it dies, a copy of that folder is what its next life finds;
-what the dead one may still do, while Python unwinds it, happens in the folder it leaves behind.
+A machine works in one folder. When it dies, its next life gets a copy of that folder. What the
+dead machine still does while Python unwinds it happens in the old folder.
 
-After a power cut less may be left: a name that was given and not synced with its folder may be
-gone, the end of a file that was not synced too, and of the journal's log everything behind the
-last commit that waited for the disk.
+A power cut may lose more: a name whose folder was not synced, the end of a file that was not
+synced, and everything in the journal's log after the last commit that waited for the disk.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ TOUCHING = (
     *("open", "write", "truncate", "ftruncate", "utime", "mkdir"),
     *("unlink", "remove", "rmdir"),
 )
-"""What the dead may not do either. No steps: plans count on those there are."""
+"""What dead machines may not do either. They are no steps, because plans count the steps."""
 
 
 class Disk:
@@ -39,12 +38,12 @@ class Disk:
     def __init__(self, loop: SimLoop, root: Path, rng: random.Random) -> None:
         self.place = root / "place"
         self.place.mkdir()
-        self._left = root / "left"
-        self._state = root / "state"  # its user's, which neither kills nor cuts take anything from
+        self._next_life = root / "left"
+        self._state = root / "state"  # the user's state folder, which loses nothing
         self._root = root
         self._loop = loop
         self._rng = rng
-        self._buried = 0
+        self._deaths = 0
         self.power_cuts = False
         self.commits = 0
         self.synced_sizes: dict[int, int] = {}  # of files, by inode
@@ -53,16 +52,16 @@ class Disk:
         self._opened: list[tuple[str, sqlite3.Connection]] = []  # by which machine
 
     def die(self, host: str) -> None:
-        """Keep what the next life will find."""
-        shutil.rmtree(self._left, ignore_errors=True)
-        shutil.copytree(self.place, self._left)
+        """Copy the folder for the next life."""
+        shutil.rmtree(self._next_life, ignore_errors=True)
+        shutil.copytree(self.place, self._next_life)
         if self.power_cuts:
             self._lose()
 
-    def let_go(self) -> None:
-        """Close what dead machines hold open in their folder, while it still has its name.
+    def close_dead_files(self) -> None:
+        """Close the files of dead machines in their folder, while it still has its name.
 
-        SQLite removes a log by its path when the last connection ends, whoever has it by then.
+        SQLite removes a log by its path when the last connection ends, whichever log that is then.
         """
         for _, db in (each for each in self._opened if each[0] in self._loop.dead):
             with contextlib.suppress(sqlite3.Error):
@@ -75,13 +74,13 @@ class Disk:
                     os.close(int(entry.name))
 
     def revive(self) -> None:
-        """Give the next life what was left."""
-        self._buried += 1
-        self.place.rename(self._root / f"dead-{self._buried}")
-        self._left.rename(self.place)
+        """Give the next life its folder."""
+        self._deaths += 1
+        self.place.rename(self._root / f"dead-{self._deaths}")
+        self._next_life.rename(self.place)
         for known in (self.synced_sizes, self.synced_names, self.logs):
-            known.clear()  # of files that are others now
-        for path in [self.place, *self.place.rglob("*")]:  # what has survived is on the disk
+            known.clear()  # they describe files of the old folder
+        for path in [self.place, *self.place.rglob("*")]:  # what has survived is durable
             about = path.stat()
             if path.is_dir():
                 self.synced_names |= {(about.st_ino, each.name) for each in path.iterdir()}
@@ -92,7 +91,7 @@ class Disk:
 
     def _lose(self) -> None:
         for old in [*self.place.rglob("*")]:
-            new = self._left / old.relative_to(self.place)
+            new = self._next_life / old.relative_to(self.place)
             if not old.is_file() or not new.exists():
                 continue
             if old.name.endswith("-wal"):
@@ -103,7 +102,7 @@ class Disk:
                     new.unlink()
                 else:
                     self._cut(new, self.synced_sizes.get(old.stat().st_ino, 0))
-        for shared in self._left.glob("*-shm"):
+        for shared in self._next_life.glob("*-shm"):
             shared.unlink()
 
     def _cut(self, file: Path, certain: int) -> None:
@@ -111,7 +110,7 @@ class Disk:
         if size > certain:
             os.truncate(file, self._rng.randint(certain, size))
 
-    # --- what is watched --------------------------------------------------------------------------
+    # --- watching ---------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -119,15 +118,15 @@ class Disk:
         taken: dict[str, Any] = {name: getattr(os, name) for name in LINKING + TOUCHING}
         connect = journal_file.connect
         for name, inner in taken.items():
-            around = self._around if name in LINKING else self._kept_from_the_dead
+            around = self._around if name in LINKING else self._refused_to_the_dead
             setattr(os, name, around(name, inner))
 
-        def tapped(path: Path, **options: Any) -> Any:
+        def tapped_connect(path: Path, **options: Any) -> Any:
             db = connect(path, **options)
             self._opened.append((HOST.get(), db))
-            return Tap(db, path, self)
+            return CommitTap(db, path, self)
 
-        journal_file.connect = tapped  # type: ignore[assignment]
+        journal_file.connect = tapped_connect  # type: ignore[assignment]
         home, os.environ["XDG_STATE_HOME"] = os.environ.get("XDG_STATE_HOME"), str(self._state)
         try:
             yield
@@ -152,7 +151,7 @@ class Disk:
 
         return call
 
-    def _kept_from_the_dead(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+    def _refused_to_the_dead(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if HOST.get() in self._loop.dead:
                 raise Killed(name)
@@ -168,30 +167,30 @@ class Disk:
         else:
             self.synced_sizes[about.st_ino] = about.st_size
 
-    def note_commit(self, path: Path, *, lasting: bool) -> None:
+    def note_commit(self, path: Path, *, durable: bool) -> None:
         self.commits += 1
-        if lasting:
+        if durable:
             log = path.with_name(f"{path.name}-wal")
             self.logs[log] = log.stat().st_size if log.exists() else 0
 
 
-class Tap:
+class CommitTap:
     """A connection to a journal; commits are steps."""
 
     def __init__(self, db: sqlite3.Connection, path: Path, disk: Disk) -> None:
         self._db = db
         self._path = path.resolve()
         self._disk = disk
-        self._lasting = False
+        self._durable = False
 
     def execute(self, statement: str, *values: Any) -> Any:
         if statement.startswith("PRAGMA synchronous"):
-            self._lasting = statement.endswith("FULL")
+            self._durable = statement.endswith("FULL")
         if statement != "COMMIT":
             return self._db.execute(statement, *values)
         self._disk._loop.tick()
         done = self._db.execute(statement)
-        self._disk.note_commit(self._path, lasting=self._lasting)
+        self._disk.note_commit(self._path, durable=self._durable)
         self._disk._loop.tick()
         return done
 

@@ -1,9 +1,9 @@
-"""One event loop for several machines: virtual time, a network of memory, and real crashes.
+"""One event loop for several machines: virtual time, a network in memory, and real crashes.
 
-Every handle carries the name of its machine in a context variable. Killing a machine means that
-none of its handles ever runs again: no `finally`, no `__aexit__`. Its connections end; bytes that
-were already on their way still arrive. A machine that sleeps runs nothing for a while; its clock
-goes on, as when somebody blocks its loop, or stands still, as when its lid is closed.
+Every handle has the name of its machine in a context variable. When a machine is killed, none of
+its handles ever runs again: no `finally`, no `__aexit__`. Its connections end; bytes in transit
+still arrive. A sleeping machine runs nothing for a while; its clock goes on, as when its loop is
+blocked, or stands still, as when a laptop is suspended.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from simulation.network import DRIVER, HOST, Listener, Network
 
 __all__ = ["DRIVER", "HOST", "Deadlock", "Killed", "SimLoop"]
 
-LARGEST_INSTANT = 200_000  # handles that run without any time passing: a livelock
-DISK = 20  # so much faster than the network is what threads do
+MAX_HANDLES_AT_ONCE = 200_000  # handles that run without any time passing: a livelock
+DISK = 20  # times as fast as the network is the work of threads
 
 
-class Deadlock(AssertionError):  # noqa: N818 - a verdict
-    """Nothing is scheduled, and somebody waits."""
+class Deadlock(AssertionError):  # noqa: N818 - it judges the run
+    """Nothing is scheduled, and a task waits."""
 
 
 class Killed(BaseException):
-    """The machine is dead; whoever catches this does not live either."""
+    """The machine is dead, and so is the code that catches this."""
 
 
 class _Handle(asyncio.Handle):
@@ -52,13 +52,13 @@ class _TimerHandle(asyncio.TimerHandle):
 
 
 class _Arrival(_TimerHandle):
-    """A piece of a connection; it comes when it comes, whatever the clock of its machine says."""
+    """Data of a connection; it arrives in the network's time, not in its machine's."""
 
     __slots__ = ()
 
 
 class _NoSelector:
-    """There are no files to watch: waiting is a jump to the next timer."""
+    """Watches no files; waiting jumps to the next timer."""
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
@@ -75,7 +75,7 @@ class _NoSelector:
 
 
 class SimLoop(asyncio.BaseEventLoop):
-    """The loop. *latency* draws the seconds that bytes travel."""
+    """The loop. *rng* draws the latencies of the network."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
@@ -89,61 +89,61 @@ class SimLoop(asyncio.BaseEventLoop):
         self.steps = 0  # of machines that may be killed
         self.kill_at: int | None = None
         self.acts: dict[int, Callable[[], Any]] = {}  # what happens at a step
-        self.fuses: dict[str, int] = {}  # the steps that other machines live
+        self.steps_left: dict[str, int] = {}  # the steps that other machines live
         self.on_kill: Callable[[str], None] = lambda host: None
         self.mortal = ""
         self._instant = 0
-        self.tasks: dict[asyncio.Task[Any], str] = {}  # all there ever were, each on its machine
-        self.set_task_factory(self._born)
-        self._busy: dict[Executor | None, float] = {}  # when a thread begins its last piece of work
-        self._kept: dict[str, list[Any]] = {}  # what a machine that sleeps will do
-        self._stood: dict[str, float] = {}  # how long a machine's clock has stood still
+        self.tasks: dict[asyncio.Task[Any], str] = {}  # all of them, each with its machine
+        self.set_task_factory(self._new_task)
+        self.busy: dict[Executor | None, float] = {}  # when a thread begins its last piece of work
+        self._deferred: dict[str, list[Any]] = {}  # what a machine that sleeps will do
+        self._clock_lag: dict[str, float] = {}  # how long a machine's clock has stood still
 
     # --- time and steps ---------------------------------------------------------------------------
 
     def time(self) -> float:
-        """The time of the machine that asks."""
-        return self._now - self._stood.get(HOST.get(), 0.0)
+        """The time of the calling machine."""
+        return self._now - self._clock_lag.get(HOST.get(), 0.0)
 
     def true_time(self) -> float:
-        """The time of the world, on which all calendars are based."""
+        """The time without any machine's delays, on which all calendars are based."""
         return self._now
 
     def jump(self) -> None:
-        """Land on the next timer exactly: no rounding, or its owner asks for ever."""
+        """Jump to the next timer exactly: after a rounding error its owner would wait forever."""
         self._now = max(self._now, self._scheduled[0].when())
         self._instant = 0
 
     def may_run(self, handle: asyncio.Handle, host: str) -> bool:
-        """Whether a handle of *host* runs; counts its steps, and kills it where that was asked."""
+        """Whether a handle of *host* runs; counts its steps, and kills it at the planned one."""
         self._instant += 1
-        if self._instant > LARGEST_INSTANT:
+        if self._instant > MAX_HANDLES_AT_ONCE:
             raise Deadlock(f"at {self._now:g} s time does not pass any more\n{self.waiting()}")
         if host in self.dead:
             return False
-        if host in self._kept:
-            self._kept[host].append(handle)
+        if host in self._deferred:
+            self._deferred[host].append(handle)
             return False
-        if host in self.fuses:
-            self.fuses[host] -= 1
-            if not self.fuses[host]:
+        if host in self.steps_left:
+            self.steps_left[host] -= 1
+            if not self.steps_left[host]:
                 self.kill(host)
                 return False
-        return host != self.mortal or not self._strikes()
+        return host != self.mortal or not self._dies_now()
 
     def sleep(self, host: str, seconds: float, *, stands: bool) -> None:
-        """Nothing of *host* runs for a while; *stands*: its clock and its timers stand still."""
-        if host not in self._kept and host not in self.dead:
-            self._kept[host] = []
-            awake = contextvars.Context()  # nobody's: the driver wakes it
+        """Run nothing of *host* for a while; *stands*: its clock and its timers stand still."""
+        if host not in self._deferred and host not in self.dead:
+            self._deferred[host] = []
+            awake = contextvars.Context()  # no machine's: the driver wakes it
             still = seconds if stands else 0.0
             self._at(self._now + seconds, self._wake, host, still, context=awake)
 
     def _wake(self, host: str, still: float) -> None:
-        """As a loop goes on: first what was ready, then what has arrived, then what is due."""
-        kept = self._kept.pop(host)
+        """Resume as a loop does: first what was ready, then what has arrived, then what is due."""
+        kept = self._deferred.pop(host)
         if still:
-            self._stood[host] = self._stood.get(host, 0.0) + still
+            self._clock_lag[host] = self._clock_lag.get(host, 0.0) + still
             due = [handle for handle in kept if type(handle) is _TimerHandle]
             for timer in [*due, *self._scheduled]:
                 if timer._context.get(HOST, DRIVER) == host and type(timer) is _TimerHandle:  # type: ignore[union-attr]
@@ -156,12 +156,12 @@ class SimLoop(asyncio.BaseEventLoop):
             self._ready.extend(handle for handle in kept if type(handle) is kind)
 
     def tick(self) -> None:
-        """A step within a handle: around a commit, around a file operation."""
+        """Count a step within a handle: before or after a commit or a file operation."""
         host = HOST.get()
-        if host in self.dead or (host == self.mortal and self._strikes()):
+        if host in self.dead or (host == self.mortal and self._dies_now()):
             raise Killed
 
-    def _strikes(self) -> bool:
+    def _dies_now(self) -> bool:
         if self.mortal in self.dead:
             return True
         self.steps += 1
@@ -173,7 +173,7 @@ class SimLoop(asyncio.BaseEventLoop):
         return True
 
     def kill(self, host: str) -> None:
-        """From here on nothing of *host* runs."""
+        """Let nothing of *host* run any more."""
         self.on_kill(host)
         self.dead.add(host)
         self.network.cut(host)
@@ -186,14 +186,14 @@ class SimLoop(asyncio.BaseEventLoop):
         """The tasks that have not ended, and their machines."""
         return [(host, task) for task, host in self.tasks.items() if not task.done()]
 
-    def _born(self, loop: Any, work: Any, **options: Any) -> asyncio.Task[Any]:
-        """Hold on to every task: one that Python collects runs its `finally` amid the others."""
+    def _new_task(self, loop: Any, work: Any, **options: Any) -> asyncio.Task[Any]:
+        """Keep every task: a collected one would run its `finally` blocks among the others."""
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
         context = options.get("context")
         self.tasks[task] = HOST.get() if context is None else context.get(HOST, DRIVER)
         return task
 
-    # --- what BaseEventLoop leaves open -----------------------------------------------------------
+    # --- what BaseEventLoop requires --------------------------------------------------------------
 
     def _process_events(self, event_list: list[Any]) -> None:
         return
@@ -212,7 +212,7 @@ class SimLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         host = HOST.get() if context is None else context.get(HOST, DRIVER)
-        stood = self._stood.get(host, 0.0)
+        stood = self._clock_lag.get(host, 0.0)
         return self._at(when + stood, callback, *args, context=context)
 
     def arrive(self, when: float, callback: Any, *args: Any, context: Any) -> None:
@@ -241,12 +241,12 @@ class SimLoop(asyncio.BaseEventLoop):
         future = self.create_future()
         begins = self.time() + self.network.pause() / DISK
         if getattr(executor, "_max_workers", 0) == 1:
-            begins = self._busy[executor] = max(begins, self._busy.get(executor, 0.0) + 1e-6)
+            begins = self.busy[executor] = max(begins, self.busy.get(executor, 0.0) + 1e-6)
         self.call_at(begins, self._work, future, func, args)
         return future
 
     def _work(self, future: asyncio.Future[Any], func: Any, args: tuple[Any, ...]) -> None:
-        """What a thread does; whoever waits for it hears of its end a moment later."""
+        """The work of a thread; its result arrives a moment later."""
         try:
             result = func(*args)
         except Killed:

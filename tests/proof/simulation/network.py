@@ -1,6 +1,6 @@
-"""The network between machines, made of memory: who listens, how long bytes travel, what breaks.
+"""The network between machines, in memory: listeners, latencies, broken connections.
 
-Each side of a connection belongs to a machine and lives in its context.
+Each side of a connection belongs to a machine and runs in its context.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["DRIVER", "HOST", "Listener", "Network"]
 
 DRIVER = "driver"
 HOST: contextvars.ContextVar[str] = contextvars.ContextVar("host", default=DRIVER)
-"""The machine that something runs on."""
+"""The machine that the current code runs on."""
 
 REFUSED = 111
-GIVES_UP = 60.0  # seconds until a side hears that the other one does not answer
+RESET_AFTER = 60.0  # seconds until a side without an answer gets a reset
 
 
 class _Name:
-    """What a listening socket says of itself."""
+    """The address of a listening socket."""
 
     family = socket.AF_INET
 
@@ -58,14 +58,14 @@ class Listener(asyncio.AbstractServer):
 
 
 class Network:
-    """Who listens, who is connected, and how long bytes travel."""
+    """The listeners, the connections, and their latencies."""
 
     def __init__(self, loop: SimLoop, rng: random.Random) -> None:
         self._loop = loop
         self._rng = rng
         self.listeners: dict[tuple[str, int], Listener] = {}
         self.open: dict[int, Endpoint] = {}
-        self._dialled: dict[socket.socket, Listener] = {}
+        self.dialled: dict[socket.socket, Listener] = {}
         self._ports = iter(range(20_000, 60_000))
         self.slowest = 0.05
         self.splits = 0.1  # share of writes that arrive in two pieces
@@ -93,10 +93,10 @@ class Network:
         listener = self.listeners.get(address)
         if listener is None or listener.host in self._loop.dead:
             raise ConnectionRefusedError(REFUSED, "Connection refused")
-        self._dialled[sock] = listener
+        self.dialled[sock] = listener
 
     def connect(self, factory: Any, sock: socket.socket) -> tuple[Endpoint, Any]:
-        listener = self._dialled.pop(sock)
+        listener = self.dialled.pop(sock)
         here = Endpoint(self._loop, self, HOST.get(), contextvars.copy_context(), sock)
         there = Endpoint(self._loop, self, listener.host, listener.context.copy(), None)
         here.peer, there.peer = there, here
@@ -105,16 +105,16 @@ class Network:
         return here, here.protocol
 
     def drop(self, host: str, seconds: float) -> None:
-        """The lines of *host* break while it sleeps so long: both sides hear a reset, later."""
+        """Break the connections of *host*, which sleeps for *seconds*; both sides get a reset."""
         for endpoint in [e for e in self.open.values() if e.host == host]:
-            endpoint.deaf = True
-            far = self._loop._now + min(seconds, GIVES_UP)
+            endpoint.cut_off = True
+            far = self._loop._now + min(seconds, RESET_AFTER)
             near = self._loop._now + seconds
             for side, when in ((endpoint.peer, far), (endpoint, near)):
                 self._loop.arrive(when, side._take, "reset", context=side.context)
 
     def cut(self, host: str) -> None:
-        """A machine is gone: its other sides hear the end of the line, after what was sent."""
+        """End the connections of a dead machine: the other sides get an EOF after what was sent."""
         for address in [a for a, listener in self.listeners.items() if listener.host == host]:
             del self.listeners[address]
         for endpoint in [*self.open.values()]:
@@ -138,13 +138,13 @@ class Endpoint(asyncio.Transport):
         self._network = network
         self.host = host
         self.context = context
-        self._sock = sock
+        self.sock = sock
         self.peer: Endpoint
         self.protocol: Any = None
         self._closing = False
         self._lost = False
         self._paused = False
-        self.deaf = False  # nothing but the end arrives here
+        self.cut_off = False  # only a reset arrives
         self._waiting: list[tuple[Any, ...]] = []
         self._arrives = 0.0
 
@@ -186,21 +186,21 @@ class Endpoint(asyncio.Transport):
             self._loop.call_soon(self._lose, None, context=self.context)
 
     def vanish(self) -> None:
-        """The machine is dead: nobody here hears of it, and the other side hears the end."""
+        """The machine is dead: this side is not notified, the other one gets an EOF."""
         self._closing = self._lost = True
         self._send("eof")
         self._forget()
 
     def _send(self, kind: str, *content: Any) -> None:
         peer = self.peer
-        # Never two at one time: a heap of timers does not keep the order of equals.
+        # Never two at one time, because a heap does not keep the order of equal timers.
         self._arrives = max(self._arrives + 1e-6, self._loop._now + self._network.pause())
         self._loop.arrive(self._arrives, peer._take, kind, *content, context=peer.context)
 
     # --- receiving --------------------------------------------------------------------------------
 
     def _take(self, kind: str, *content: Any) -> None:
-        if self._lost or (self.deaf and kind != "reset"):
+        if self._lost or (self.cut_off and kind != "reset"):
             return
         if self.protocol is None or self._paused:
             self._waiting.append((kind, *content))
@@ -222,10 +222,10 @@ class Endpoint(asyncio.Transport):
 
     def _forget(self) -> None:
         self._network.open.pop(id(self), None)
-        if self._sock is not None:
-            self._sock.close()
+        if self.sock is not None:
+            self.sock.close()
 
-    # --- what a transport is asked --------------------------------------------------------------
+    # --- the rest of a transport ----------------------------------------------------------------
 
     def is_closing(self) -> bool:
         return self._closing

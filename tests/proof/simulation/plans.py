@@ -1,7 +1,4 @@
-"""What is drawn for one run: the troubles, and how a plan is spelled in one line.
-
-Pure: a number in, a `Plan` out; nothing happens here.
-"""
+"""Plans of runs: how one is drawn from a seed, and written as one line. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ import attrs
 from apikley_async.simulator import Fault, RandomFaults
 from apikley_async.simulator.service.responses import ServiceResponse
 
-__all__ = ["Plan", "at_every_step", "drawn", "quiet", "read", "scenario", "spelled"]
+__all__ = ["Plan", "at_every_step", "draw_plan", "quiet", "read", "scenario", "to_line"]
 
 ANOTHERS_FAILURE = Fault(
-    "another's failure",  # somebody in between has mixed up two answers
+    "another's failure",  # a proxy has mixed up two responses
     response=ServiceResponse(
         raw=json.dumps(
             {
@@ -66,7 +63,7 @@ THEMES: tuple[dict[str, tuple[Fault, ...]], ...] = (
     {"create": (Fault.RESET_AFTER, Fault.HTTP_500_AFTER), "callback": (Fault.OTHER_TASK,)},
     {"create": (Fault.CLOSE_AFTER, Fault.NO_TASK_ID), "callback": (Fault.OVERTAKEN, Fault.TWICE)},
 )
-"""What only shows when it comes often, or together."""
+"""Faults that show something only when they strike often, or together."""
 
 HOUR, DAY = 3600.0, 86_400.0
 UPSETS: dict[str, tuple[float, ...]] = {
@@ -80,7 +77,7 @@ WALLS = (0.0, 0.0, -DAY, -HOUR, -2.0, HOUR, 2 * DAY)
 
 @attrs.frozen
 class Plan:
-    """What is drawn for one run.
+    """What happens in one run.
 
     Attributes:
         kills: after how many steps of each life the machine dies.
@@ -142,8 +139,8 @@ class Plan:
         return RandomFaults(seed=self.seed, **mixes)
 
 
-def drawn(seed: int) -> Plan:
-    """A plan by chance; the mix of faults is drawn too, since one mix hides what another shows."""
+def draw_plan(seed: int) -> Plan:
+    """A random plan; its mix of faults is random too, because one mix hides what another shows."""
     rng = random.Random(f"plan {seed}")
     theme = rng.choice(THEMES) if rng.random() < 0.35 else {}
     mixes = []
@@ -158,7 +155,7 @@ def drawn(seed: int) -> Plan:
             mixes.append((endpoint, tuple((kind.name, share / len(chosen)) for kind in chosen)))
     crashes = rng.choice([0, 1, 1, 2, 3])
     upsets, walls = upset(seed, crashes)
-    apart, spared = divided(seed)
+    apart, spared = draw_receiver_and_budget(seed)
     films, running = rng.randint(2, 5), rng.randint(1, 4)
     kills = tuple(int(rng.uniform(1, 40) ** 2) for _ in range(crashes))
     power = rng.random() < 0.4
@@ -178,8 +175,8 @@ def drawn(seed: int) -> Plan:
     )
 
 
-def divided(seed: int) -> tuple[tuple[int, ...] | None, int]:
-    """The lives of a receiver that stands apart, and how many films there is no money for."""
+def draw_receiver_and_budget(seed: int) -> tuple[tuple[int, ...] | None, int]:
+    """The lives of a separate receiver, and how many films the budget does not cover."""
     rng = random.Random(f"division {seed}")
     apart = None
     if rng.random() < 0.4:
@@ -188,7 +185,7 @@ def divided(seed: int) -> tuple[tuple[int, ...] | None, int]:
 
 
 def upset(seed: int, crashes: int) -> tuple[tuple[tuple[int, str, float], ...], tuple[float, ...]]:
-    """What happens to a machine's clocks: in two runs of five something, else nothing."""
+    """What happens to a machine and its clocks: something in two runs of five."""
     rng = random.Random(f"clocks {seed}")
     if rng.random() < 0.6:
         return (), ()
@@ -202,18 +199,18 @@ def upset(seed: int, crashes: int) -> tuple[tuple[tuple[int, str, float], ...], 
 
 def quiet(seed: int) -> Plan:
     """A scenario with faults, and without crashes."""
-    return attrs.evolve(drawn(seed), kills=(), power=False, upsets=(), walls=())
+    return attrs.evolve(draw_plan(seed), kills=(), power=False, upsets=(), walls=())
 
 
 def scenario(kind: str, seed: int) -> Plan:
-    """Where troubles of one *kind* are put in, step by step."""
+    """The plan in which events of one *kind* are placed, step by step."""
     base = quiet(seed)
     lone = attrs.evolve(base, callers=True, apart=None, budget=None)
     return lone if kind == "callers" else base
 
 
 def at_every_step(kind: str, base: Plan, steps: range) -> list[Plan]:
-    """*base* with a trouble of one *kind* at each of these steps of its first life."""
+    """*base* with an event of one *kind* at each of these steps of its first life."""
     rng = random.Random(base.seed)
     last = max(steps, default=1)
     plans = []
@@ -234,19 +231,19 @@ def at_every_step(kind: str, base: Plan, steps: range) -> list[Plan]:
     return plans
 
 
-def spelled(plan: Plan) -> str:
-    """A plan in one line."""
+def to_line(plan: Plan) -> str:
+    """A plan as one line of JSON."""
     return json.dumps(attrs.asdict(plan))
 
 
 def read(text: str) -> Plan:
-    """A plan from its line; what the line leaves out is as usual, "why" is for people."""
-    said: dict[str, Any] = json.loads(text)
-    said.pop("why", None)
-    said["kills"] = tuple(said.get("kills", ()))
-    if said.get("apart") is not None:
-        said["apart"] = tuple(said["apart"])
-    said["upsets"] = tuple(map(tuple, said.get("upsets", ())))
-    said["walls"] = tuple(said.get("walls", ()))
-    said["mixes"] = tuple((e, tuple(map(tuple, mix))) for e, mix in said.get("mixes", ()))
-    return Plan(**said)
+    """A plan from its line. Missing fields have their defaults; "why" is a comment."""
+    fields: dict[str, Any] = json.loads(text)
+    fields.pop("why", None)
+    fields["kills"] = tuple(fields.get("kills", ()))
+    if fields.get("apart") is not None:
+        fields["apart"] = tuple(fields["apart"])
+    fields["upsets"] = tuple(map(tuple, fields.get("upsets", ())))
+    fields["walls"] = tuple(fields.get("walls", ()))
+    fields["mixes"] = tuple((e, tuple(map(tuple, mix))) for e, mix in fields.get("mixes", ()))
+    return Plan(**fields)

@@ -1,6 +1,6 @@
-"""The promises, held against what really happened: ledger, journal and files.
+"""Compares the promises with what really happened: ledger, journal and files.
 
-`faults_at_the_end` is asked when all is over; `Watched` tells of requests as they arrive.
+`broken_promises` is called at the end of a run; `NotifyingList` reports requests as they arrive.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from apikley_async.simulator import Simulator
 from apikley_async.simulator.service.file_store import changed_bytes, with_label_box
 
 __all__ = [
-    "RESTING",
-    "Books",
-    "Watched",
-    "faults_at_the_end",
+    "FINAL",
+    "Evidence",
+    "NotifyingList",
+    "broken_promises",
     "scene_of",
     "small_film",
-    "unheard_answers",
+    "unread_responses",
 ]
 
-RESTING = {
+FINAL = {
     ItemState.DONE,
     ItemState.FAILED,
     ItemState.REJECTED,
@@ -38,7 +38,7 @@ RESTING = {
 
 
 def small_film() -> bytes:
-    """A film of some hundred bytes, no two places alike: a splice or a shift shows."""
+    """A film of some hundred bytes without a repetition: a splice or a shift shows."""
 
     def box(kind: bytes, content: bytes) -> bytes:
         return (8 + len(content)).to_bytes(4, "big") + kind + content
@@ -48,26 +48,26 @@ def small_film() -> bytes:
 
 
 def scene_of(body: Any) -> str:
-    """Which item a request was made for."""
-    told: str = body["input"]["shots"][0]["Scene"]
-    return told.removeprefix("The scene of ").removesuffix(".")
+    """The key of the item that a request was made for."""
+    scene: str = body["input"]["shots"][0]["Scene"]
+    return scene.removeprefix("The scene of ").removesuffix(".")
 
 
-class Watched(list[Any]):
-    """A list of the ledger; somebody is told of what is added, when it is added."""
+class NotifyingList(list[Any]):
+    """A list that calls *notify* with each entry when it is added."""
 
-    def __init__(self, told: Any) -> None:
+    def __init__(self, notify: Any) -> None:
         super().__init__()
-        self._told = told
+        self._notify = notify
 
     def append(self, entry: Any) -> None:
         super().append(entry)
-        self._told(entry)
+        self._notify(entry)
 
 
 @attrs.frozen
-class Books:
-    """Everything that is written down somewhere when a run is over."""
+class Evidence:
+    """Journal, ledger and files at the end of a run."""
 
     items: dict[str, dict[str, Any]]
     attempts: dict[str, dict[str, Any]]
@@ -76,7 +76,7 @@ class Books:
     simulator: Simulator
 
     @classmethod
-    def opened(cls, place: Path, simulator: Simulator) -> Books:
+    def opened(cls, place: Path, simulator: Simulator) -> Evidence:
         """Read the journal in *place*."""
         db = sqlite3.connect(place / "batch.db")
         db.row_factory = sqlite3.Row
@@ -92,43 +92,43 @@ class Books:
         return {key: ItemState(item["state"]) for key, item in self.items.items()}
 
     def film_of(self, key: str) -> bytes | None:
-        """The bytes that stand under an item's name."""
+        """The bytes of the file with an item's name."""
         file = self.folder / "films" / f"{key}.mp4"
         return file.read_bytes() if file.exists() else None
 
     def is_whole(self, key: str) -> bool:
-        """Whether the file of *key* is its own film, in one of the versions there were."""
+        """Whether the file of *key* is its own film, in one of its versions."""
         data, task_id = self.film_of(key), self.items[key]["task_id"]
         film = with_label_box(small_film(), f"{task_id} 1")
-        versions = range(self.happened("changed") + 1)
-        if data is not None and self.happened("odd tail"):
+        versions = range(self.times_struck("changed") + 1)
+        if data is not None and self.times_struck("odd tail"):
             data = data.removesuffix(b"\r\n")
         return any(data == changed_bytes(film, version) for version in versions)
 
-    def happened(self, fault: str) -> int:
-        """How often a fault was inflicted."""
+    def times_struck(self, fault: str) -> int:
+        """How often a fault struck."""
         return sum(entry.fault == fault for entry in self.simulator.ledger.faults)
 
 
-def faults_at_the_end(books: Books, *, limit: int, per: float, key: str) -> Iterator[str]:
+def broken_promises(evidence: Evidence, *, limit: int, per: float, key: str) -> Iterator[str]:
     """Name every promise that was broken."""
-    ledger = books.simulator.ledger
-    yield from (f"I12: {fault}" for fault in books.faults)
-    yield from _of_money(books)
-    yield from _of_files(books)
-    yield from _of_ends(books)
-    yield from _of_callbacks(books)
+    ledger = evidence.simulator.ledger
+    yield from (f"I12: {fault}" for fault in evidence.faults)
+    yield from _of_money(evidence)
+    yield from _of_files(evidence)
+    yield from _of_ends(evidence)
+    yield from _of_callbacks(evidence)
     if ledger.leaks:
         yield "I8: a file host was sent the key"
     if ledger.busiest_window(per) > limit:
         yield f"I7: {ledger.busiest_window(per)} creations in {per:g} s"
-    for file in books.folder.rglob("*"):
+    for file in evidence.folder.rglob("*"):
         if file.is_file() and key.encode() in file.read_bytes():
             yield f"I8: the key is in {file.name}"
 
 
-def _of_money(books: Books) -> Iterator[str]:
-    ledger, states = books.simulator.ledger, books.states
+def _of_money(evidence: Evidence) -> Iterator[str]:
+    ledger, states = evidence.simulator.ledger, evidence.states
     paid: dict[str, list[Any]] = {}
     for charge in ledger.paid:
         paid.setdefault(scene_of(charge.body), []).append(charge)
@@ -136,88 +136,88 @@ def _of_money(books: Books) -> Iterator[str]:
         if len(charges) > 1:
             yield f"I1: {key} was paid {len(charges)} times"
         for charge in charges:
-            bound = books.items[key]["task_id"] == charge.task_id
+            bound = evidence.items[key]["task_id"] == charge.task_id
             if not bound and states[key] is not ItemState.UNCERTAIN:
                 yield f"I2: {charge.task_id} of {key} is lost, {states[key].value}"
     for creation in ledger.creations:
         token = str(creation.callback_url).rpartition("/")[2][:32]
-        if token not in books.attempts:
+        if token not in evidence.attempts:
             yield f"I5: attempt {token[:8]} was sent and is not in the journal"
     tasks = {charge.task_id for charge in ledger.paid}
-    for key, item in books.items.items():
+    for key, item in evidence.items.items():
         if item["task_id"] and item["task_id"] not in tasks:
-            yield f"I2: {key} is bound to a task that nobody paid"
+            yield f"I2: {key} is bound to a task that was never paid"
 
 
-def unheard_answers(books: Books) -> Iterator[str]:
+def unread_responses(evidence: Evidence) -> Iterator[str]:
     """Name what was paid and answered without a fault, and is not bound.
 
-    Only where no machine has died, nobody has cancelled, and no connection was broken: however
-    late the program reads it, an answer that has arrived is read.
+    Only for runs without kills, cancels and broken connections: there a response that has arrived
+    is read, however late.
     """
-    for creation in books.simulator.ledger.creations:
+    for creation in evidence.simulator.ledger.creations:
         if creation.outcome == "created" and creation.fault == "ok":
             key = scene_of(creation.body)
-            if books.items[key]["task_id"] != creation.task_id:
-                yield f"I2: the answer for {creation.task_id} of {key} was there and not read"
+            if evidence.items[key]["task_id"] != creation.task_id:
+                yield f"I2: the answer for {creation.task_id} of {key} had arrived and was not read"
 
 
-def _of_files(books: Books) -> Iterator[str]:
-    folder = books.folder / "films"
+def _of_files(evidence: Evidence) -> Iterator[str]:
+    folder = evidence.folder / "films"
     there = {path.name for path in folder.glob("*.mp4")} if folder.exists() else set()
-    for key, state in books.states.items():
+    for key, state in evidence.states.items():
         name = f"{key}.mp4"
         if state is ItemState.DONE and name not in there:
             yield f"I3: {name} is done and not there"
-        if name in there and not books.is_whole(key):
+        if name in there and not evidence.is_whole(key):
             yield f"I11: {name} has other bytes than its film"
-    if strangers := there - {f"{key}.mp4" for key in books.items}:
-        yield f"I11: nobody knows {sorted(strangers)}"
+    if unknown := there - {f"{key}.mp4" for key in evidence.items}:
+        yield f"I11: unknown files {sorted(unknown)}"
 
 
-def _of_ends(books: Books) -> Iterator[str]:
-    service = books.simulator.service
-    for key, state in books.states.items():
-        item = books.items[key]
+def _of_ends(evidence: Evidence) -> Iterator[str]:
+    service = evidence.simulator.service
+    for key, state in evidence.states.items():
+        item = evidence.items[key]
         if state is ItemState.EXPIRED:
             yield f"I3: {key} was given up, though its film is there"
-        if state is ItemState.FAILED and books.happened("fail for now") < 2:
+        if state is ItemState.FAILED and evidence.times_struck("fail for now") < 2:
             task = service.task(item["task_id"]) if item["task_id"] else None
             if task is None or task.failure is None:
                 yield f"I3: {key} is failed, though its film is well"
-        if state not in RESTING and not refused_on_purpose(books, key):
+        if state not in FINAL and not refused_on_purpose(evidence, key):
             yield f"I4: {key} is left {state.value}: {item['cause']}"
 
 
-def _of_callbacks(books: Books) -> Iterator[str]:
-    """A callback that was taken says what became of its attempt: no item stays uncertain then."""
-    for call in books.simulator.ledger.callbacks:
-        attempt = books.attempts.get(call.url.rpartition("/")[2][:32])
+def _of_callbacks(evidence: Evidence) -> Iterator[str]:
+    """A callback that was accepted names its task: its item must not stay uncertain."""
+    for call in evidence.simulator.ledger.callbacks:
+        attempt = evidence.attempts.get(call.url.rpartition("/")[2][:32])
         if attempt is None or call.status != 200 or call.body_task_id != call.task_id:
             continue
-        if books.items[attempt["key"]]["task_id"] is None:
-            yield f"I2: {call.task_id} of {attempt['key']} was called out, heard and not bound"
+        if evidence.items[attempt["key"]]["task_id"] is None:
+            yield f"I2: {call.task_id} of {attempt['key']} came by a callback and is not bound"
 
 
-def refused_on_purpose(books: Books, key: str) -> bool:
-    """Whether an item stays in SUCCESS because another version than ours is offered now.
+def refused_on_purpose(evidence: Evidence, key: str) -> bool:
+    """Whether an item stays in SUCCESS because the service has another version of its film now.
 
-    A crash between naming the file and writing that down, then an exchanged film: what is there
-    is whole and its own, and is not replaced by something that is different.
+    After a crash between naming the file and recording it, and a changed film: the file is whole
+    and the item's own, and is not replaced by a different one.
     """
-    changed = books.happened("changed")
-    return books.states[key] is ItemState.SUCCESS and bool(changed) and books.is_whole(key)
+    changed = evidence.times_struck("changed")
+    return evidence.states[key] is ItemState.SUCCESS and bool(changed) and evidence.is_whole(key)
 
 
-def journalled(place: Path, question: str, *values: Any) -> bool:
-    """Whether the journal in *place* has such a row, for somebody who reads it from outside."""
+def in_journal(place: Path, query: str, *values: Any) -> bool:
+    """Whether the journal in *place* has such a row, read by another connection."""
     db = sqlite3.connect(place / "batch.db")
     try:
-        return db.execute(question, values).fetchone() is not None
+        return db.execute(query, values).fetchone() is not None
     finally:
         db.close()
 
 
-def of_lives(states: Iterable[str]) -> bool:
-    """Whether every item has come to rest."""
-    return set(states) <= {state.value for state in RESTING}
+def all_final(states: Iterable[str]) -> bool:
+    """Whether every item is in a final state."""
+    return set(states) <= {state.value for state in FINAL}

@@ -1,17 +1,17 @@
 """The long runs of the simulation, in parts that can be run one by one.
 
-  prove.py seeds --count 20000    chance: faults, crashes, power cuts
+  prove.py seeds --count 20000    random plans: faults, crashes, power cuts
   prove.py kills --count 10000    a kill at every step of scenarios
   prove.py twice --count 2000     a second one while recovering
   prove.py power --count 5000     power cuts at every step
   prove.py cancels --count 5000   cancelled, or closed, at every step
   prove.py upsets --count 5000    stalled, asleep, cut off, a clock set
-  prove.py callers --count 5000   some of those who wait are cancelled
+  prove.py callers --count 5000   some of the waiting callers are cancelled
   prove.py same --count 50        the same history in every process;
                                                             paths of other Pythons may follow
-  prove.py mutants [NAME ...]     our own mistakes, each noticed
-  prove.py quick-mutants          those that are soon noticed
-  prove.py pacing --count 20000   no refusal of our own making
+  prove.py mutants [NAME ...]     planted mistakes, each noticed
+  prove.py quick-mutants          those that are noticed soon
+  prove.py pacing --count 20000   no refusal caused by our limiter
   prove.py day --count 24         so many hours of 360 films and a crash
   prove.py one PLAN               one run, as a failure has printed it
 
@@ -41,13 +41,13 @@ if mutant := os.environ.get("APIKLEY_MUTANT"):
 
     install(mutant)
 
-import attrs  # noqa: E402 - behind the mutant, which changes what is imported
+import attrs  # noqa: E402 - after the mutant, which changes what is imported
 from simulation.mutants import MUTANTS, QUICK  # noqa: E402
-from simulation.plans import Plan, at_every_step, drawn, read, scenario, spelled  # noqa: E402
+from simulation.plans import Plan, at_every_step, draw_plan, read, scenario, to_line  # noqa: E402
 from simulation.runs import Report, run  # noqa: E402
 
-warnings.simplefilter("ignore", RuntimeWarning)  # the dead leave coroutines behind,
-sys.unraisablehook = lambda _: None  # and complain when they are buried
+warnings.simplefilter("ignore", RuntimeWarning)  # dead machines leave coroutines behind,
+sys.unraisablehook = lambda _: None  # which complain when they are collected
 
 RUNS_A_MUTANT = 2_000
 SALTS = ("0", "1", "2")
@@ -57,7 +57,7 @@ SALTS = ("0", "1", "2")
 
 
 def seeds(first: int, count: int) -> Iterator[Plan]:
-    return map(drawn, range(first, first + count))
+    return map(draw_plan, range(first, first + count))
 
 
 def points(kind: str, first: int, count: int) -> Iterator[list[Plan]]:
@@ -76,7 +76,7 @@ def points(kind: str, first: int, count: int) -> Iterator[list[Plan]]:
 
 
 def smaller(plan: Plan) -> Iterator[Plan]:
-    """The plan without one of its troubles."""
+    """The plan without one of its events."""
     for place in range(len(plan.kills)):
         yield attrs.evolve(plan, kills=plan.kills[:place] + plan.kills[place + 1 :])
     for place, (endpoint, mix) in enumerate(plan.mixes):
@@ -116,11 +116,11 @@ def shrunk(plan: Plan, broken: Iterable[str]) -> Plan:
     return plan
 
 
-def tell(report: Report) -> None:
+def print_failure(report: Report) -> None:
     plan = shrunk(report.plan, report.broken)
     broken = run(plan).broken
     print(f"BROKEN: {'; '.join(broken)[:1000]}")
-    print(f"  python tests/proof/simulation/prove.py one '{spelled(plan)}'", flush=True)
+    print(f"  python tests/proof/simulation/prove.py one '{to_line(plan)}'", flush=True)
 
 
 # --- the parts -----------------------------------------------------------------------------------
@@ -139,60 +139,62 @@ def chunks(plans: Iterator[Plan], size: int = 50) -> Iterator[list[Plan]]:
 
 
 def part(name: str, work: Iterable[list[Plan]], jobs: int) -> int:
-    """Run chunks of plans in *jobs* processes, and say what came of it."""
-    began, told, done, died, commits = time.monotonic(), 0, 0, 0, 0
+    """Run chunks of plans in *jobs* processes, and print the result."""
+    began, failures, done, died, commits = time.monotonic(), 0, 0, 0, 0
     with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=40) as pool:
         for number, deaths, more, bad in pool.imap_unordered(many, work):
             done, died, commits = done + number, died + deaths, commits + more
             for report in bad:
-                told += 1
-                if told <= 5:
-                    tell(report)
+                failures += 1
+                if failures <= 5:
+                    print_failure(report)
         pool.terminate()
     seconds = time.monotonic() - began
     pace = 60 * done / seconds / jobs
     print(
-        f"{name}: {done} runs, {died} deaths, {commits} commits, {told} broken; {seconds:.0f} s, "
-        f"{pace:.0f} a minute and process",
+        f"{name}: {done} runs, {died} deaths, {commits} commits, {failures} broken; "
+        f"{seconds:.0f} s, {pace:.0f} a minute and process",
         flush=True,
     )
-    return told
+    return failures
 
 
 def same(first: int, count: int, pythons: list[str]) -> int:
-    """The histories of some seeds, told by processes with other hash seeds, on all *pythons*."""
-    told = {
-        (version, salt): told_elsewhere(first, count, salt, python)
-        for version, python in sorted(asked_pythons(pythons).items())
+    """Compare the histories of some seeds in processes with other hash seeds, on all *pythons*."""
+    fingerprints = {
+        (version, salt): fingerprint_elsewhere(first, count, salt, python)
+        for version, python in sorted(python_versions(pythons).items())
         for salt in SALTS
     }
-    versions = ", ".join(sorted({version for version, _ in told}))
-    whole = {*told.values()}
-    print(f"same: {count} seeds, {len(told)} processes ({versions}): {len(whole)} histories")
-    for where, what in told.items() if len(whole) > 1 else ():
+    versions = ", ".join(sorted({version for version, _ in fingerprints}))
+    whole = {*fingerprints.values()}
+    print(
+        f"same: {count} seeds, {len(fingerprints)} processes ({versions}): {len(whole)} histories"
+    )
+    for where, what in fingerprints.items() if len(whole) > 1 else ():
         print(f"  {where}: {what}")
     return len(whole) - 1
 
 
-def asked_pythons(paths: list[str]) -> dict[str, str]:
+def python_versions(paths: list[str]) -> dict[str, str]:
     """The versions of this Python and of those at *paths*."""
-    ask = "import platform; print(platform.python_version())"
+    script = "import platform; print(platform.python_version())"
     return {
         subprocess.run(
-            [path, "-c", ask], capture_output=True, text=True, check=True
+            [path, "-c", script], capture_output=True, text=True, check=True
         ).stdout.strip(): path
         for path in [sys.executable, *paths]
     }
 
 
-def told_elsewhere(first: int, count: int, salt: str, python: str = sys.executable) -> str:
+def fingerprint_elsewhere(first: int, count: int, salt: str, python: str = sys.executable) -> str:
     """The fingerprint of some seeds from a process of its own."""
     words = ["fingerprint", "--first", str(first), "--count", str(count)]
-    return asked_of(words, python, PYTHONHASHSEED=salt)
+    return last_line_of(words, python, PYTHONHASHSEED=salt)
 
 
-def asked_of(words: list[str], python: str = sys.executable, **more: str) -> str:
-    """What this file says last, in a process of its own."""
+def last_line_of(words: list[str], python: str = sys.executable, **more: str) -> str:
+    """The last line that this file prints in a process of its own."""
     command = [python, str(HERE), *words]
     done = subprocess.run(
         command, env=os.environ | more, capture_output=True, text=True, check=False
@@ -205,24 +207,24 @@ def asked_of(words: list[str], python: str = sys.executable, **more: str) -> str
 def fingerprint(first: int, count: int) -> int:
     """A sum over whole histories, and one over ledgers and final states only."""
     reports = [run(attrs.evolve(plan, even=True)) for plan in seeds(first, count)]
-    told = ["".join(r.history for r in reports), "".join(r.ends for r in reports)]
-    print(*(hashlib.sha256(each.encode()).hexdigest()[:16] for each in told))
+    sums = ["".join(r.history for r in reports), "".join(r.ends for r in reports)]
+    print(*(hashlib.sha256(each.encode()).hexdigest()[:16] for each in sums))
     return 0
 
 
-def hunted(name: str, runs: int = RUNS_A_MUTANT) -> tuple[str, int, str]:
-    """Look for a mutant: after how many runs it was noticed, 0 for never."""
+def find_mutant(name: str, runs: int = RUNS_A_MUTANT) -> tuple[str, int, str]:
+    """Run until a mutant is noticed; after how many runs, 0 for never."""
     try:
-        told = asked_of(["hunt", "--count", str(runs)], APIKLEY_MUTANT=name)
-        number, what = told.split(" ", 1)
+        line = last_line_of(["hunt", "--count", str(runs)], APIKLEY_MUTANT=name)
+        number, what = line.split(" ", 1)
         return name, int(number), what
     except (RuntimeError, ValueError) as error:
         return name, 0, f"the hunt failed: {error}"
 
 
 def hunt(runs: int) -> int:
-    """Seeds, and steps of some scenarios in between, until a promise is broken."""
-    for tried, plan in enumerate(itertools.islice(hunting(), runs), start=1):
+    """Run random plans, and steps of some scenarios, until a promise is broken."""
+    for tried, plan in enumerate(itertools.islice(hunt_plans(), runs), start=1):
         if broken := run(plan).broken:
             print(f"{tried} {broken[0].splitlines()[0][:100]}")
             return 0
@@ -230,46 +232,46 @@ def hunt(runs: int) -> int:
     return 1
 
 
-def hunting() -> Iterator[Plan]:
+def hunt_plans() -> Iterator[Plan]:
     kinds = itertools.cycle(("cancels", "kills", "power", "upsets", "callers"))
     for seed in itertools.count():
-        yield drawn(seed)
+        yield draw_plan(seed)
         if seed % 10 == 0:
             kind = next(kinds)
             yield from at_every_step(kind, scenario(kind, seed), range(1, 400, 21))
 
 
 def mutants(names: list[str], jobs: int, runs: int) -> int:
-    """Put each mistake into the code, and look whether it is noticed within so many *runs*."""
+    """Plant each mistake in the code, and check that it is noticed within so many *runs*."""
     wanted = names or [*MUTANTS]
     missed = 0
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        hunts = functools.partial(hunted, runs=runs)
+        hunts = functools.partial(find_mutant, runs=runs)
         for name, number, what in pool.imap_unordered(hunts, wanted):
             missed += not number
-            told = f"noticed in run {number}: {what}" if number else f"MISSED: {what}"
-            print(f"  {name}: {told}", flush=True)
+            result = f"noticed in run {number}: {what}" if number else f"MISSED: {what}"
+            print(f"  {name}: {result}", flush=True)
     print(f"mutants: {len(wanted) - missed} of {len(wanted)} noticed")
     return missed
 
 
 def pacing(count: int) -> int:
-    """*count* submissions under fixed and sliding windows, answers late with a long tail."""
+    """*count* submissions under fixed and sliding windows, late responses with a long tail."""
     from simulation.pacing import paced
 
     broken = 0
     for window in ("fixed", "sliding"):
-        told = paced(count, window)
-        broken += told["refused"] != 0 or told["share"] < 0.96
-        print(f"pacing: {told}", flush=True)
+        result = paced(count, window)
+        broken += result["refused"] != 0 or result["share"] < 0.96
+        print(f"pacing: {result}", flush=True)
     return broken
 
 
 def a_day(hours: int, seed: int) -> int:
-    """Hours of one journal, with a crash in each; `day.py` has more to choose from."""
-    from simulation.day import tell
+    """Hours of one journal, with a crash in each; `day.py` has more options."""
+    from simulation.day import run_and_print
 
-    return tell(hours, hours, seed)
+    return run_and_print(hours, hours, seed)
 
 
 def main() -> int:
@@ -279,23 +281,23 @@ def main() -> int:
     parser.add_argument("--count", type=int)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    asked = parser.parse_intermixed_args()
-    count, first, jobs = asked.count or 1000, asked.first, asked.jobs
-    runs = asked.count or RUNS_A_MUTANT
+    options = parser.parse_intermixed_args()
+    count, first, jobs = options.count or 1000, options.first, options.jobs
+    runs = options.count or RUNS_A_MUTANT
     kinds: dict[str, Callable[[], int]] = {
         "seeds": lambda: part("seeds", chunks(seeds(first, count)), jobs),
-        "same": lambda: same(first, count, asked.words),
+        "same": lambda: same(first, count, options.words),
         "fingerprint": lambda: fingerprint(first, count),
-        "mutants": lambda: mutants(asked.words, jobs, runs),
+        "mutants": lambda: mutants(options.words, jobs, runs),
         "quick-mutants": lambda: mutants([*QUICK], jobs, runs),
         "hunt": lambda: hunt(runs),
         "pacing": lambda: pacing(count),
-        "day": lambda: a_day(asked.count or 24, first),
-        "one": lambda: one(asked.words[0]),
+        "day": lambda: a_day(options.count or 24, first),
+        "one": lambda: one(options.words[0]),
     }
     for kind in ("kills", "twice", "power", "cancels", "upsets", "callers"):
         kinds[kind] = functools.partial(spread, kind, first, count, jobs)
-    return 1 if kinds[asked.part]() else 0
+    return 1 if kinds[options.part]() else 0
 
 
 def spread(kind: str, first: int, count: int, jobs: int) -> int:
@@ -312,4 +314,4 @@ def one(text: str) -> int:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    os._exit(code)  # the dead of a simulation need no burial at the end
+    os._exit(code)  # dead machines need no cleanup at the end

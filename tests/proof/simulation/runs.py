@@ -1,4 +1,4 @@
-"""Running one plan: `run(plan)` gives what happened, and every promise that was broken.
+"""Running one plan: `run(plan)` returns what happened, and every promise that was broken.
 
 The same plan gives the same history, in every process; with `even`, on every Python.
 """
@@ -18,50 +18,53 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from simulation.callers import Callers
-from simulation.even import evenly
+from simulation.callers import CallersRun
 from simulation.loop import Deadlock
 from simulation.plans import Plan
-from simulation.world import Report, World
+from simulation.python_order import in_oldest_order
+from simulation.simulation_run import Report, SimulationRun
 
-__all__ = ["Report", "run", "unheard"]
+__all__ = ["Report", "run", "silenced"]
 
 MEMORY = Path("/dev/shm")
 
 
 def run(plan: Plan) -> Report:
-    """Let a plan happen."""
+    """Run a plan."""
     root = Path(tempfile.mkdtemp(prefix="apikley-", dir=MEMORY if MEMORY.is_dir() else None))
-    with unheard():
-        world = (Callers if plan.callers else World)(plan, root)
-        world.loop.set_exception_handler(lambda _loop, context: None)
-        asyncio.set_event_loop(world.loop)
+    with silenced():
+        current = (CallersRun if plan.callers else SimulationRun)(plan, root)
+        current.loop.set_exception_handler(lambda _loop, context: None)
+        asyncio.set_event_loop(current.loop)
         try:
-            with world.disk.watched(), evenly() if plan.even else contextlib.nullcontext():
-                world.loop.run_until_complete(world.story())
+            with (
+                current.disk.watched(),
+                in_oldest_order() if plan.even else contextlib.nullcontext(),
+            ):
+                current.loop.run_until_complete(current.play())
         except Deadlock as error:
-            world.report.broken.append(f"I9: nobody moves any more: {error}")
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a verdict as well
-            told = f"{type(error).__name__}: {error}"
-            world.report.broken.append(f"I9: the story breaks off: {told}")
+            current.report.broken.append(f"I9: nothing can happen any more: {error}")
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - any error breaks a promise
+            shown = f"{type(error).__name__}: {error}"
+            current.report.broken.append(f"I9: the run breaks off: {shown}")
         finally:
             asyncio.set_event_loop(None)
-            _tell(world)
+            _record(current)
             shutil.rmtree(root, ignore_errors=True)
-            world.loop.close()
-            world.loop.tasks.clear()
-            bury()
-    return world.report
+            current.loop.close()
+            current.loop.tasks.clear()
+            release()
+    return current.report
 
 
 _runs = itertools.count(1)
 
 
 @contextlib.contextmanager
-def unheard() -> Iterator[None]:
-    """Nobody hears the dead, and none is buried while others live: burying runs their `finally`."""
-    was, off = sys.unraisablehook, logging.root.manager.disable
-    collected = gc.isenabled()
+def silenced() -> Iterator[None]:
+    """Silence logs and warnings, and rest the collector, which would run `finally` blocks."""
+    hook, level = sys.unraisablehook, logging.root.manager.disable
+    collects = gc.isenabled()
     sys.unraisablehook = lambda _: None
     logging.disable(logging.CRITICAL)
     gc.disable()
@@ -70,27 +73,27 @@ def unheard() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(off)
-        sys.unraisablehook = was
-        if collected:
+        logging.disable(level)
+        sys.unraisablehook = hook
+        if collects:
             gc.enable()
 
 
-def bury() -> None:
-    """Collect what dead machines have left, now and then."""
+def release() -> None:
+    """Collect the garbage of dead machines every 25 runs."""
     if next(_runs) % 25 == 0:
         gc.collect()
 
 
-def _tell(world: World) -> None:
-    ledger, report = world.simulator.ledger, world.report
-    report.steps, report.commits = world.loop.steps, world.disk.commits
-    told = [(c.at, c.task_id, c.outcome, c.fault, c.callback_url) for c in ledger.creations]
-    more = [(c.at, c.task_id, c.outcome, c.status) for c in ledger.callbacks]
+def _record(finished: SimulationRun) -> None:
+    ledger, report = finished.simulator.ledger, finished.report
+    report.steps, report.commits = finished.loop.steps, finished.disk.commits
+    creations = [(c.at, c.task_id, c.outcome, c.fault, c.callback_url) for c in ledger.creations]
+    callbacks = [(c.at, c.task_id, c.outcome, c.status) for c in ledger.callbacks]
     files = [(f.at, f.method, f.range, f.fault) for f in ledger.files]
     polls = sorted(ledger.polls.items())
     states = sorted(report.states.items())
-    whole = repr((told, more, files, polls, states, report.steps))
+    whole = repr((creations, callbacks, files, polls, states, report.steps))
     report.history = hashlib.sha256(whole.encode()).hexdigest()
-    ends = repr(([c[1:4] for c in told], states))
+    ends = repr(([c[1:4] for c in creations], states))
     report.ends = hashlib.sha256(ends.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The machines of the simulation: asleep, stalled, cut off; and what stands beside them."""
+"""The machines of the simulation: suspended, stalled, cut off; and a separate receiver."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from simulation.loop import HOST, SimLoop
-from simulation.plans import Plan, at_every_step, drawn, scenario, spelled
-from simulation.runs import run, unheard
+from simulation.plans import Plan, at_every_step, draw_plan, scenario, to_line
+from simulation.runs import run, silenced
 from volume import volume
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # coroutines of the dead
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # coroutines of dead machines
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # and their files
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -29,18 +29,18 @@ def on(loop: SimLoop, host: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task
 
 def broken(plans: Iterable[Plan]) -> list[str]:
     reports = map(run, plans)
-    return [f"{'; '.join(r.broken)}\n{spelled(r.plan)}" for r in reports if r.broken]
+    return [f"{'; '.join(r.broken)}\n{to_line(r.plan)}" for r in reports if r.broken]
 
 
-async def ticks(told: list[tuple[float, float]], loop: SimLoop) -> None:
-    """Note every second, as the machine and as the world see it."""
+async def ticks(seen: list[tuple[float, float]], loop: SimLoop) -> None:
+    """Note every second, in the machine's time and in the true time."""
     for _ in range(4):
         await asyncio.sleep(1)
-        told.append((loop.time(), loop.true_time()))
+        seen.append((loop.time(), loop.true_time()))
 
 
 @pytest.mark.parametrize(
-    ("stands", "heard"),
+    ("stands", "expected"),
     [
         # Asleep from 1.5 to 101.5: a clock that stands has half a second left to the next tick.
         (True, [(1, 1), (2, 102), (3, 103), (4, 104)]),
@@ -48,37 +48,37 @@ async def ticks(told: list[tuple[float, float]], loop: SimLoop) -> None:
     ],
     ids=["suspended", "stalled"],
 )
-def test_a_machine_sleeps(stands: bool, heard: list[tuple[float, float]]) -> None:
-    """Nothing of it runs meanwhile; its clock has stood still, or its timers come late (X4)."""
-    loop, told = SimLoop(random.Random(1)), list[tuple[float, float]]()
-    with unheard():
-        _ = on(loop, "life 1", ticks(told, loop))
+def test_a_machine_can_sleep(stands: bool, expected: list[tuple[float, float]]) -> None:
+    """Nothing of it runs meanwhile; then its clock has stood still, or its timers are late (X4)."""
+    loop, seen = SimLoop(random.Random(1)), list[tuple[float, float]]()
+    with silenced():
+        _ = on(loop, "life 1", ticks(seen, loop))
         loop.call_later(1.5, lambda: loop.sleep("life 1", 100.0, stands=stands))
         loop.run_until_complete(asyncio.sleep(200))
     loop.close()
 
-    assert told == [pytest.approx(pair) for pair in heard]
+    assert seen == [pytest.approx(pair) for pair in expected]
 
 
-def test_what_has_arrived_comes_before_what_is_due() -> None:
-    """As a loop that was blocked goes on: bytes in the socket first, then timers (X7)."""
-    loop, told = SimLoop(random.Random(1)), list[str]()
+def test_data_is_handled_before_timers_after_a_stall() -> None:
+    """As by a loop that was blocked: bytes in the socket first, then timers (X7)."""
+    loop, seen = SimLoop(random.Random(1)), list[str]()
     context = contextvars.copy_context()
     context.run(HOST.set, "life 1")
-    with unheard():
-        loop.call_later(2, told.append, "a timer", context=context)
-        loop.arrive(3.0, told.append, "an answer", context=context)
+    with silenced():
+        loop.call_later(2, seen.append, "a timer", context=context)
+        loop.arrive(3.0, seen.append, "a response", context=context)
         loop.sleep("life 1", 10.0, stands=False)
         loop.run_until_complete(asyncio.sleep(20))
     loop.close()
 
-    assert told == ["an answer", "a timer"]
+    assert seen == ["a response", "a timer"]
 
 
 @pytest.mark.parametrize("seed", [3, 5])
 @pytest.mark.parametrize(("kind", "every"), [("upsets", 37), ("callers", 29)])
-def test_the_promises_hold_for_whoever_sleeps_or_waits(kind: str, every: int, seed: int) -> None:
-    """Stalled, suspended, cut off, clock set, a waiter cancelled, at any step (I1 to I14)."""
+def test_the_promises_hold_for_sleepers_and_callers(kind: str, every: int, seed: int) -> None:
+    """Stalled, suspended, cut off, clock set, a caller cancelled, at any step (I1 to I14)."""
     base = scenario(kind, seed)
     every *= volume(5, 1)
     plans = at_every_step(kind, base, range(1 + seed % every, run(base).first_life, every))
@@ -87,9 +87,9 @@ def test_the_promises_hold_for_whoever_sleeps_or_waits(kind: str, every: int, se
     assert broken(plans) == []
 
 
-def test_a_receiver_apart_may_die() -> None:
-    """What a process of its own has answered with 200 is found, whenever it or the batch died."""
-    plans = [plan for plan in map(drawn, range(volume(60, 120))) if plan.apart]
+def test_a_separate_receiver_may_die() -> None:
+    """A callback that it has answered with 200 is found, whenever it or the batch died."""
+    plans = [plan for plan in map(draw_plan, range(volume(60, 120))) if plan.apart]
 
     assert len(plans) > volume(2, 5)
     assert broken(plans) == []
@@ -97,15 +97,15 @@ def test_a_receiver_apart_may_die() -> None:
 
 def test_a_budget_holds_through_crashes() -> None:
     """What is paid or uncertain stays within it, in all lives together (I10, A23)."""
-    plans = [plan for plan in map(drawn, range(volume(80, 120))) if plan.budget and plan.kills]
+    plans = [plan for plan in map(draw_plan, range(volume(80, 120))) if plan.budget and plan.kills]
 
     assert len(plans) > volume(3, 5)
     assert broken(plans) == []
 
 
-def test_the_world_has_all_of_it() -> None:
-    """What is drawn for runs reaches every kind of trouble that there is."""
-    plans = [drawn(seed) for seed in range(400)]
+def test_random_plans_have_every_kind_of_event() -> None:
+    """None is left out by chance."""
+    plans = [draw_plan(seed) for seed in range(400)]
 
     assert {what for plan in plans for _, what, _ in plan.upsets} == {
         *("stall", "suspend", "cut off", "jump")

@@ -1,6 +1,6 @@
-"""A short share of the simulation: the promises hold in a world with faults, kills, power cuts.
+"""A short share of the simulation: the promises hold with faults, kills and power cuts.
 
-`nox -s simulate` runs more of it, `nox -s prove` as much as wanted; `prove.py one` repeats a plan.
+`nox -s simulate` runs more of it, `nox -s prove` as many as wanted; `prove.py one` repeats a plan.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Any, Literal
 
 import attrs
 import pytest
-from simulation.burial import bury
 from simulation.day import day, descriptors
+from simulation.dead_hosts import release
 from simulation.disk import Disk
 from simulation.loop import HOST, Deadlock, SimLoop
 from simulation.pacing import paced
-from simulation.plans import Plan, at_every_step, drawn, quiet, read, spelled
-from simulation.prove import hunted, shrunk, told_elsewhere
-from simulation.runs import run, unheard
+from simulation.plans import Plan, at_every_step, draw_plan, quiet, read, to_line
+from simulation.prove import find_mutant, fingerprint_elsewhere, shrunk
+from simulation.runs import run, silenced
 from volume import LONG, volume
 
 from apikley_async.batch.store import journal_file
@@ -34,7 +34,7 @@ CORPUS = Path(__file__).with_name("corpus.jsonl").read_text(encoding="utf-8").sp
 SCENARIOS = (3, 5)  # one without callbacks, one with
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # coroutines of the dead
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # coroutines of dead machines
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # and their files
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.timeout(300),
@@ -42,24 +42,24 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def buried() -> Iterator[None]:
-    """Bury the dead of a test before the next one begins."""
+def collected() -> Iterator[None]:
+    """Collect the dead machines of a test before the next one begins."""
     yield
-    with unheard():
+    with silenced():
         gc.collect()
 
 
 def broken(plans: Iterable[Plan]) -> list[str]:
-    """What was broken, each with the line that repeats it."""
+    """The broken promises, each with the plan that repeats it."""
     return [
-        f"{'; '.join(report.broken)}\n{spelled(report.plan)}"
+        f"{'; '.join(report.broken)}\n{to_line(report.plan)}"
         for report in map(run, plans)
         if report.broken
     ]
 
 
 def each(kind: str, seed: int, every: int) -> list[Plan]:
-    """A trouble at every so-many-th step of a scenario's first life."""
+    """An event at some steps of a scenario's first life, *every* so many."""
     every *= volume(5, 1)
     base = quiet(seed)
     return at_every_step(kind, base, range(1 + seed % every, run(base).first_life, every))
@@ -67,8 +67,8 @@ def each(kind: str, seed: int, every: int) -> list[Plan]:
 
 @pytest.mark.parametrize("first", range(0, volume(20, 40), 20))
 def test_the_promises_hold_whatever_happens(first: int) -> None:
-    """Faults, crashes and power cuts by chance break none of I1 to I13 (J1, J9, W6)."""
-    assert broken(map(drawn, range(first, first + 20))) == []
+    """Random faults, crashes and power cuts break none of I1 to I13 (J1, J9, W6)."""
+    assert broken(map(draw_plan, range(first, first + 20))) == []
 
 
 @pytest.mark.parametrize("seed", SCENARIOS)
@@ -82,16 +82,16 @@ def test_the_promises_hold_at_every_step(kind: str, every: int, seed: int) -> No
 
 
 @pytest.mark.parametrize("line", CORPUS, ids=lambda line: str(read(line).seed))
-def test_what_was_found_stays_mended(line: str) -> None:
-    """Each plan that once broke a promise, or looked so, holds now."""
+def test_plans_that_failed_once_pass(line: str) -> None:
+    """Each plan in the corpus keeps the promises now."""
     assert broken([read(line)]) == []
 
 
 def test_one_number_gives_one_history() -> None:
-    """Processes with other hash seeds see the same requests, looks and ends at the same times."""
-    told = {told_elsewhere(0, volume(4, 8), salt) for salt in ("1", "77")}
+    """Processes with other hash seeds see the same requests, polls and ends at the same times."""
+    histories = {fingerprint_elsewhere(0, volume(4, 8), salt) for salt in ("1", "77")}
 
-    assert len(told) == 1
+    assert len(histories) == 1
 
 
 @pytest.mark.parametrize(
@@ -102,67 +102,67 @@ def test_one_number_gives_one_history() -> None:
         *(["do not undo a step that failed"] if LONG else []),  # takes half a minute
     ],
 )
-def test_a_mistake_of_ours_is_noticed(name: str) -> None:
-    """The simulation sees what it is there to see."""
-    _, number, what = hunted(name, runs=100)
+def test_a_planted_mistake_is_noticed(name: str) -> None:
+    """The simulation fails when the package has a mistake."""
+    _, number, what = find_mutant(name, runs=100)
 
     assert number, what
 
 
 @pytest.mark.parametrize("window", ["fixed", "sliding"])
-def test_the_limit_is_used_and_never_passed(window: Literal["fixed", "sliding"]) -> None:
-    """400 submissions, late answers: no refusal of our own making, at 96 % of the limit (I7)."""
-    told = paced(400, window)
+def test_the_rate_limit_is_used_and_never_exceeded(window: Literal["fixed", "sliding"]) -> None:
+    """400 submissions, late responses: none is refused, at 96 % of the limit (I7)."""
+    result = paced(400, window)
 
-    assert told["refused"] == 0
-    assert told["share"] >= 0.96
+    assert result["refused"] == 0
+    assert result["share"] >= 0.96
 
 
 @pytest.mark.parametrize("crashes", [True, *([False] if LONG else [])])
-def test_a_long_run_keeps_its_promises_and_lets_go(crashes: bool) -> None:
+def test_a_long_run_keeps_its_promises_and_leaks_nothing(crashes: bool) -> None:
     """Two hours of one journal, with a crash in each or with none: no descriptor is left (N8)."""
     films = volume(4, 20)
-    came = day(hours=2, films_an_hour=films, crashes=crashes, seed=3)
+    result = day(hours=2, films_an_hour=films, crashes=crashes, seed=3)
 
-    assert came.broken == []
-    assert came.is_flat
-    assert (came.hours[-1].crashes, came.paid) == (2 * crashes, 2 * films)
+    assert result.broken == []
+    assert result.is_flat
+    assert (result.hours[-1].crashes, result.paid) == (2 * crashes, 2 * films)
 
 
 # --- the simulation itself -----------------------------------------------------------------------
 
 
-def test_a_plan_survives_its_line() -> None:
-    """What a failure prints is what is run again."""
-    plans = [drawn(seed) for seed in range(50)]
+def test_a_plan_can_be_written_and_read() -> None:
+    """The line that a failure prints gives the same plan."""
+    plans = [draw_plan(seed) for seed in range(50)]
 
-    assert [read(spelled(plan)) for plan in plans] == plans
+    assert [read(to_line(plan)) for plan in plans] == plans
 
 
-def test_nobody_waits_unseen() -> None:
-    """When nothing is scheduled and somebody waits, that is told with a name (I9)."""
+def test_a_deadlock_is_an_error() -> None:
+    """When nothing is scheduled and a task waits, the error names it (I9)."""
     loop = SimLoop(random.Random(1))
 
-    async def waits_for_ever() -> None:
+    async def waits_forever() -> None:
         await loop.create_future()
 
-    with pytest.raises(Deadlock, match="waits_for_ever"), unheard():
-        loop.run_until_complete(waits_for_ever())
+    with pytest.raises(Deadlock, match="waits_forever"), silenced():
+        loop.run_until_complete(waits_forever())
     loop.close()
 
 
-def test_a_story_that_breaks_off_is_a_violation() -> None:
-    """An error that nobody foresaw does not end the runner; it is told with its plan."""
-    impossible = attrs.evolve(drawn(1), running=0)
+def test_an_unexpected_error_breaks_a_promise() -> None:
+    """It does not end the runner, and is reported with its plan."""
+    impossible = attrs.evolve(draw_plan(1), running=0)
 
     report = run(impossible)
 
     assert any(line.startswith("I9:") for line in report.broken)
 
 
-def test_a_failure_shrinks() -> None:
-    """What a failure does not need is left out of its plan."""
-    plan = attrs.evolve(drawn(5), running=0, kills=(), films=3)
+def test_the_plan_of_a_failure_is_shrunk() -> None:
+    """Faults, films and events that it does not need are left out."""
+    plan = attrs.evolve(draw_plan(5), running=0, kills=(), films=3)
 
     small = shrunk(plan, run(plan).broken)
 
@@ -178,8 +178,8 @@ TOUCHES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("touches", TOUCHES)
-def test_the_dead_touch_nothing_of_the_living(tmp_path: Path, touches: str) -> None:
-    """What a dead program's `finally` would do to a file of the next life is not done."""
+def test_a_dead_machine_changes_no_file_of_the_next_life(tmp_path: Path, touches: str) -> None:
+    """Although its `finally` blocks try."""
     loop = SimLoop(random.Random(1))
     disk = Disk(loop, tmp_path, random.Random(1))
     loop.on_kill = disk.die
@@ -197,10 +197,10 @@ def test_the_dead_touch_nothing_of_the_living(tmp_path: Path, touches: str) -> N
                 tried.append(touches)
                 TOUCHES[touches](file)
 
-    with unheard(), disk.watched():
+    with silenced(), disk.watched():
         killed(loop, lives())
         disk.revive()
-        bury(loop)
+        release(loop)
 
     assert tried == [touches]
     assert file.read_bytes() == b"whole"
@@ -209,8 +209,8 @@ def test_the_dead_touch_nothing_of_the_living(tmp_path: Path, touches: str) -> N
     loop.close()
 
 
-def test_the_dead_let_go_of_their_journal(tmp_path: Path) -> None:
-    """A journal that was open is closed with its machine; the log stays the next life's."""
+def test_a_dead_machine_closes_its_journal(tmp_path: Path) -> None:
+    """The log of the next life stays where it is."""
     loop = SimLoop(random.Random(1))
     disk = Disk(loop, tmp_path, random.Random(1))
     loop.on_kill = disk.die
@@ -223,10 +223,10 @@ def test_the_dead_let_go_of_their_journal(tmp_path: Path) -> None:
         db.execute("CREATE TABLE film (key)")
         await asyncio.sleep(60)
 
-    with unheard(), disk.watched():
+    with silenced(), disk.watched():
         killed(loop, lives())
-        bury(loop)
-        disk.let_go()
+        release(loop)
+        disk.close_dead_files()
         disk.revive()
 
     assert not [name for name in descriptors() if name.startswith(str(tmp_path))]
@@ -237,7 +237,7 @@ def test_the_dead_let_go_of_their_journal(tmp_path: Path) -> None:
 
 
 def killed(loop: SimLoop, work: Coroutine[Any, Any, None]) -> None:
-    """Let a machine work until it waits, and die."""
+    """Run a machine until it waits, and kill it."""
     context = contextvars.copy_context()
     context.run(HOST.set, "life 1")
     _ = loop.create_task(work, context=context)

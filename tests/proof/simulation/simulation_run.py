@@ -1,6 +1,6 @@
-"""The story of one run: a batch of films in a world with faults, on a machine that may die.
+"""One run: a batch of films against a service with faults, on a machine that may die.
 
-Everything is drawn from the number of its plan; `runs.run` lets it happen.
+Everything is drawn from the seed of its plan; `runs.run` runs it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from simulation.disk import Disk
 from simulation.loop import DRIVER, HOST, SimLoop
 from simulation.plans import Plan
 from simulation.promises import (
-    Books,
-    Watched,
-    faults_at_the_end,
-    journalled,
-    of_lives,
+    Evidence,
+    NotifyingList,
+    all_final,
+    broken_promises,
+    in_journal,
     small_film,
-    unheard_answers,
+    unread_responses,
 )
 
 from apikley_async import Backoff, Client, Environment, Job, RateLimiter, Shot, Storyboard, Timeouts
@@ -37,7 +37,7 @@ from apikley_async.simulator import Constant, FixedRenderer, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox, Limits, Receiver
 
-__all__ = ["Report", "World", "boards", "served"]
+__all__ = ["Report", "SimulationRun", "serving", "storyboards"]
 
 
 KEY = "canary-0000-this-key-opens-nothing"
@@ -45,16 +45,16 @@ SIGNING = "a-word-that-signs"
 HOOKS = 18_787
 WINDOW, PER = 3, 10.0
 UNCERTAIN_DELAY = 60.0  # the longest that a slot of the limiter is delayed
-PATIENCE = 300.0  # no look that goes wrong ends the looking sooner
-LONGEST = 6 * 3600.0  # virtual seconds in which a life comes to its end
+MIN_POLLING = 300.0  # seconds: no failed poll ends the polling sooner
+MAX_LIFE = 6 * 3600.0  # virtual seconds in which a life must end
 LIVES = 9
 NEVER = 10**12  # steps
-START = 1_790_000_000.0  # when it all begins, in seconds since 1970
+START = 1_790_000_000.0  # of the run, in seconds since 1970
 
 
 @attrs.define
 class Report:
-    """What came of a run; *first_life* of its *steps* were those before the first end."""
+    """The result of a run. *first_life*: how many of its *steps* the first life had."""
 
     plan: Plan
     broken: list[str] = attrs.Factory(list)
@@ -70,24 +70,24 @@ class Report:
 
 @attrs.frozen
 class Tokens:
-    """Gives each attempt a URL with its token, which nobody hears."""
+    """Gives each attempt a URL with its token, without a receiver."""
 
     def url_for(self, token: str) -> str:
         return f"https://hooks.test/{token}"
 
 
 class MachineClock(LoopClock):
-    """The clocks of the machine that may be killed; the one on the wall may be *ahead*."""
+    """The clocks of the machine that may be killed; its wall clock may be *ahead*."""
 
     ahead = 0.0
 
     def wall(self) -> float:
-        """The true time, and what the machine's own is off: it has no part in the loop's pauses."""
+        """The true time plus the error of this machine, which the loop's pauses do not affect."""
         loop: Any = asyncio.get_running_loop()
         return START + float(loop.true_time()) + self.ahead
 
 
-class World:
+class SimulationRun:
     """The run of one plan."""
 
     def __init__(self, plan: Plan, root: Path) -> None:
@@ -99,19 +99,19 @@ class World:
         self.rng = random.Random(f"driver {plan.seed}")
         self.clock = MachineClock()
         self.inbox = root / "calls.db"
-        self.ears = ""  # the process that receives
-        self.deaf = asyncio.Event()  # it has died
+        self.receiver_host = ""  # the process that receives callbacks
+        self.receiver_died = asyncio.Event()
         self.killed: asyncio.Future[None]
         self.lives = 0
         self.client: Client | None = None
         self.limiter: RateLimiter | None = None
         self.current: asyncio.Task[Any]
-        self.simulator = a_service(plan)
-        self.simulator.ledger.creations = Watched(self.arrived)
+        self.simulator = new_simulator(plan)
+        self.simulator.ledger.creations = NotifyingList(self.arrived)
 
     def _died(self, host: str) -> None:
-        if host.startswith("ears"):
-            self.deaf.set()
+        if host.startswith("receiver"):
+            self.receiver_died.set()
             return
         self.disk.die(host)
         self.report.died += 1
@@ -124,13 +124,13 @@ class World:
         context.run(HOST.set, host)
         return self.loop.create_task(work, context=context)
 
-    # --- the story ------------------------------------------------------------------------------
+    # --- lives ----------------------------------------------------------------------------------
 
-    async def story(self) -> None:
-        """Lives with faults, then lives without, until all rests; then one that changes nothing."""
+    async def play(self) -> None:
+        """Lives with faults, then without, until all items are final; then one without a change."""
         plan = self.plan
-        await self.on("world", self.simulator.start())
-        receiving = self.on(DRIVER, self._hear()) if plan.apart is not None else None
+        await self.on("service", self.simulator.start())
+        receiving = self.on(DRIVER, self._run_receiver()) if plan.apart is not None else None
         if plan.cancel_at is not None:
             await self.life(None, {plan.cancel_at: lambda: self.current.cancel()})
         if plan.close_at is not None:
@@ -140,48 +140,47 @@ class World:
             await self.life(kill, self._upsets() if first else {}, ends=False)
         self._check_budget()
         self.simulator.faults = None
-        await self._come_to_rest()
+        await self._run_until_final()
         self.check()
         if receiving is not None:
             receiving.cancel()
-        await self.on("world", self.simulator.aclose())
+        await self.on("service", self.simulator.aclose())
 
-    async def _come_to_rest(self) -> None:
-        """Lives without faults, until one finds all at rest and must change nothing.
+    async def _run_until_final(self) -> None:
+        """Lives without faults, until one finds all items final and must change nothing.
 
-        A callback that came in the last one, or comes in this one, is news that it may act on.
+        A callback that arrived in the last one, or in this one, is new: it may change something.
         """
         quiet = False
         for _ in range(LIVES):
-            before, taken = self._stand(), self._taken()
-            at_rest = quiet and of_lives(self.report.states.values())
+            before, taken = self._snapshot(), self._accepted_callbacks()
+            final = quiet and all_final(self.report.states.values())
             await self.life(None)
-            quiet = self._taken() == taken
-            if at_rest and quiet:
-                if self._stand() != before:
-                    told = "I13: running a batch that has come to rest has changed it"
-                    self.report.broken.append(told)
+            quiet = self._accepted_callbacks() == taken
+            if final and quiet:
+                if self._snapshot() != before:
+                    self.report.broken.append("I13: a run of a final batch has changed it")
                 return
             await asyncio.sleep(1800)
 
-    def _stand(self) -> tuple[list[Any], int]:
-        """What stands in the journal, and how often was submitted."""
+    def _snapshot(self) -> tuple[list[Any], int]:
+        """The journal's rows, and the number of submissions."""
         journal = self.disk.place / "batch.db"
         return self.rows() if journal.exists() else [], len(self.simulator.ledger.creations)
 
-    async def _hear(self) -> None:
-        """A process that receives, dies, and is started again."""
+    async def _run_receiver(self) -> None:
+        """A process that receives callbacks, dies, and is started again."""
         for number, steps in enumerate((*(self.plan.apart or ()), 0)):
-            self.ears = f"ears {number}"
-            self.deaf.clear()
+            self.receiver_host = f"receiver {number}"
+            self.receiver_died.clear()
             if steps:
-                self.loop.fuses[self.ears] = steps
-            _ = self.on(self.ears, self._receive())
+                self.loop.steps_left[self.receiver_host] = steps
+            _ = self.on(self.receiver_host, self._receive())
             try:
-                await self.deaf.wait()
+                await self.receiver_died.wait()
             finally:
-                if self.ears not in self.loop.dead:
-                    self.loop.kill(self.ears)
+                if self.receiver_host not in self.loop.dead:
+                    self.loop.kill(self.receiver_host)
             await asyncio.sleep(self.rng.choice([0.5, 30.0, 600.0]))
 
     async def _receive(self) -> None:
@@ -195,18 +194,18 @@ class World:
             _ = self.on(f"life {self.lives}", self.client.aclose(grace=5))
 
     def _upsets(self) -> dict[int, Callable[[], Any]]:
-        """What happens to the machine and to its clocks at a step of its first life."""
+        """What happens to the machine and its clocks, by the step of its first life."""
 
-        def upset(what: str, much: float) -> None:
+        def upset(what: str, seconds: float) -> None:
             host = f"life {self.lives}"
             if what == "jump":
-                self.clock.ahead += much
+                self.clock.ahead += seconds
                 return
-            self.loop.sleep(host, much, stands=what != "stall")
-            if self.ears and what != "stall":  # one machine, two processes
-                self.loop.sleep(self.ears, much, stands=True)
+            self.loop.sleep(host, seconds, stands=what != "stall")
+            if self.receiver_host and what != "stall":  # one machine, two processes
+                self.loop.sleep(self.receiver_host, seconds, stands=True)
             if what == "cut off":
-                self.loop.network.drop(host, much)
+                self.loop.network.drop(host, seconds)
 
         return {step: functools.partial(upset, what, much) for step, what, much in self.plan.upsets}
 
@@ -217,9 +216,12 @@ class World:
         *,
         ends: bool = True,
     ) -> None:
-        """Let a machine live until its work ends or it dies; *acts* happen at steps of it.
+        """Run a machine until its work ends or it is killed.
 
-        *ends*: they may end its work.
+        Args:
+            kill: after so many steps; None for never.
+            acts: what happens at which step.
+            ends: the acts may end its work.
         """
         self.lives += 1
         walls = self.plan.walls
@@ -233,7 +235,7 @@ class World:
         self.limiter = None
         self.current = life = self.on(host, self.live())
         try:
-            async with asyncio.timeout(LONGEST + self.plan.asleep):
+            async with asyncio.timeout(MAX_LIFE + self.plan.asleep):
                 await asyncio.wait({life, self.killed}, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             self.report.broken.append(f"I4: life {self.lives} does not end\n{self.loop.waiting()}")
@@ -249,8 +251,8 @@ class World:
         await asyncio.sleep(UNCERTAIN_DELAY)
         self._check_nothing_is_left(host)
 
-    def a_client(self) -> tuple[Client, Any]:
-        """A client for a new life, and its callbacks."""
+    def new_client(self) -> tuple[Client, Any]:
+        """A client for a new life, and its `callback`."""
         rng = random.Random(f"life {self.plan.seed} {self.lives}")
         callback: Any = Tokens()
         if self.plan.callbacks:
@@ -275,13 +277,18 @@ class World:
         return client, callback
 
     async def live(self) -> None:
-        """What a user's program does."""
-        client, callback = self.a_client()
-        self.overhear(client)
+        """The user's program."""
+        client, callback = self.new_client()
+        self.watch_submissions(client)
         batch, began = Batch.open(self.disk.place / "batch.db", clock=self.clock), self.loop.time()
         apart = self.plan.apart is not None
-        async with client, self._seen_to_end("Run."), batch, served(None if apart else callback):
-            await batch.add(boards(self.plan.films))
+        async with (
+            client,
+            self._leaves_no_tasks("Run."),
+            batch,
+            serving(None if apart else callback),
+        ):
+            await batch.add(storyboards(self.plan.films))
             async for item in batch.run(
                 client,
                 folder=self.disk.place / "films",
@@ -289,8 +296,8 @@ class World:
                 max_tasks=self.plan.budget if self.simulator.faults else None,
             ):
                 if item.task_id is not None:
-                    self.must_stand("task_id", "item", item.task_id, "I6: somebody was told of")
-                self._check_patience(item.key, item.state, self.loop.time() - began)
+                    self.require_row("task_id", "item", item.task_id, "I6: the program has")
+                self._check_polling(item.key, item.state, self.loop.time() - began)
                 self.report.states[item.key] = item.state.value
             self.report.states = {item.key: item.state.value async for item in batch.items()}
 
@@ -300,66 +307,66 @@ class World:
         with contextlib.closing(sqlite3.connect(self.disk.place / "batch.db")) as db:
             return db.execute("SELECT * FROM item ORDER BY ord").fetchall()
 
-    def overhear(self, client: Client) -> None:
-        """What a client's submissions give must be in the journal by then."""
+    def watch_submissions(self, client: Client) -> None:
+        """When a submission returns a task id, the journal must have it."""
         submit = client.attempts.submit
 
-        async def overheard(*args: Any, **options: Any) -> Job:
+        async def watched_submit(*args: Any, **options: Any) -> Job:
             job = await submit(*args, **options)
-            self.must_stand("task_id", "item", job.task_id, "I6: somebody was told of")
+            self.require_row("task_id", "item", job.task_id, "I6: the program has")
             return job
 
-        client.attempts.submit = overheard  # type: ignore[method-assign]
+        client.attempts.submit = watched_submit  # type: ignore[method-assign]
 
     def arrived(self, creation: Any) -> None:
-        """At this moment the intent must be in the journal of whoever has sent it."""
+        """When a creation arrives, its intent must be in the sender's journal."""
         if self.loop.mortal and self.loop.mortal not in self.loop.dead:
             token = str(creation.callback_url).rpartition("/")[2][:32]
-            self.must_stand("token", "attempt", token, "I5: there arrived")
+            self.require_row("token", "attempt", token, "I5: the service has")
 
-    def must_stand(self, column: str, table: str, value: str, told: str) -> None:
-        """Report what is told, and does not stand in the journal."""
-        question = f"SELECT 1 FROM {table} WHERE {column} = ?"  # noqa: S608 - names of ours
-        if not journalled(self.disk.place, question, value):
-            self.report.broken.append(f"{told} {value[:40]}, which is not in the journal")
+    def require_row(self, column: str, table: str, value: str, known: str) -> None:
+        """Report a value that is known elsewhere and missing in the journal."""
+        query = f"SELECT 1 FROM {table} WHERE {column} = ?"  # noqa: S608 - names of ours
+        if not in_journal(self.disk.place, query, value):
+            self.report.broken.append(f"{known} {value[:40]}, which is not in the journal")
 
-    def _check_patience(self, key: str, state: ItemState, seconds: float) -> None:
-        """Looking ends after minutes: of no link, of a missing task, or of its deadline."""
-        if state is ItemState.STALLED and seconds < PATIENCE:
-            self.report.broken.append(f"I3: {key} was not looked for after {seconds:.0f} s")
+    def _check_polling(self, key: str, state: ItemState, seconds: float) -> None:
+        """Polling ends only after minutes: without a link, without the task, or at its deadline."""
+        if state is ItemState.STALLED and seconds < MIN_POLLING:
+            self.report.broken.append(f"I3: {key} was polled no longer than {seconds:.0f} s")
 
     def check(self) -> None:
-        """Hold everything that was written down against the promises."""
-        books = Books.opened(self.disk.place, self.simulator)
-        self.report.states = {key: state.value for key, state in books.states.items()}
+        """Compare journal, ledger and files with the promises."""
+        evidence = Evidence.opened(self.disk.place, self.simulator)
+        self.report.states = {key: state.value for key, state in evidence.states.items()}
         self.report.paid = len(self.simulator.ledger.paid)
         limit = WINDOW if self.plan.timely else WINDOW * self.lives
-        self.report.broken += faults_at_the_end(books, limit=limit, per=PER, key=KEY)
+        self.report.broken += broken_promises(evidence, limit=limit, per=PER, key=KEY)
         if self.plan.unbroken:
-            self.report.broken += unheard_answers(books)
+            self.report.broken += unread_responses(evidence)
 
-    def _taken(self) -> int:
-        """How many callbacks were taken: one that comes late is read by the next life."""
+    def _accepted_callbacks(self) -> int:
+        """How many callbacks were accepted; a late one is read by the next life."""
         return sum(call.status == 200 for call in self.simulator.ledger.callbacks)
 
     def _check_budget(self) -> None:
-        """What is paid, and what may be, is within the budget while there was one."""
+        """What was paid under a budget is within it."""
         budget, paid = self.plan.budget, len(self.simulator.ledger.paid)
         if budget is not None and paid > budget:
             self.report.broken.append(f"I10: {paid} films are paid, {budget} were allowed")
 
     def _check_end(self, life: asyncio.Task[Any], *, expected: bool) -> None:
-        """A life may end in a trouble only when somebody has cancelled it, or closed its client."""
+        """A life may end with an error only when it was cancelled, or its client closed."""
         error = None if life.cancelled() else life.exception()
         if error is not None and not (expected and isinstance(error, ClientClosedError)):
-            told = f"{type(error).__name__}: {error}"
-            self.report.broken.append(f"I9: life {self.lives} ends in {told}")
+            shown = f"{type(error).__name__}: {error}"
+            self.report.broken.append(f"I9: life {self.lives} ends with {shown}")
         if life.cancelled() and not expected:
-            self.report.broken.append(f"I9: life {self.lives} was cancelled by nobody")
+            self.report.broken.append(f"I9: life {self.lives} ends with a cancellation")
 
     @contextlib.asynccontextmanager
-    async def _seen_to_end(self, kind: str) -> AsyncIterator[None]:
-        """What is closed inside of this has ended its tasks of a *kind* then."""
+    async def _leaves_no_tasks(self, kind: str) -> AsyncIterator[None]:
+        """What is closed inside this block has ended its tasks of a *kind* afterwards."""
         try:
             yield
         finally:
@@ -372,18 +379,18 @@ class World:
             self.report.broken.append(f"I9: tasks are left: {', '.join(names)}")
 
     def _check_nothing_is_left(self, host: str) -> None:
-        lines = [e for e in self.loop.network.open.values() if e.host == host]
-        if lines:
-            self.report.broken.append(f"I9: {len(lines)} connections are left")
+        connections = [e for e in self.loop.network.open.values() if e.host == host]
+        if connections:
+            self.report.broken.append(f"I9: {len(connections)} connections are left")
         limiter = self.limiter
         if limiter and (limiter.in_flight or limiter.idle_in > UNCERTAIN_DELAY):
             self.report.broken.append(f"I9: a slot never comes back: {limiter!r}")
 
 
-LATE = (0.0, 0.0, 15.0, 60.0)  # so long a new film's links do not work
+FILE_DELAYS = (0.0, 0.0, 15.0, 60.0)  # seconds until the links of a new film work
 
 
-def a_service(plan: Plan) -> Simulator:
+def new_simulator(plan: Plan) -> Simulator:
     """The service that the run's machine talks to."""
     terms = Terms(
         limit=WINDOW,
@@ -391,7 +398,7 @@ def a_service(plan: Plan) -> Simulator:
         max_running=None,
         duration=Constant(40.0),
         fail_rate=0.1 if plan.mixes else 0.0,
-        files_after=random.Random(f"files {plan.seed}").choice(LATE) if plan.mixes else 0.0,
+        files_after=random.Random(f"files {plan.seed}").choice(FILE_DELAYS) if plan.mixes else 0.0,
         refused_agents=("Python/",),
     )
     return Simulator(
@@ -407,15 +414,15 @@ def a_service(plan: Plan) -> Simulator:
 
 
 @contextlib.asynccontextmanager
-async def served(callback: Any) -> AsyncIterator[None]:
-    """Serve a receiver as long as this lasts, where there is one."""
+async def serving(callback: Any) -> AsyncIterator[None]:
+    """Serve a receiver inside this block, if there is one."""
     async with contextlib.AsyncExitStack() as server:
         if isinstance(callback, Callback):
             await server.enter_async_context(callback.serve(port=HOOKS))
         yield
 
 
-def boards(count: int) -> list[tuple[str, Storyboard]]:
-    """Films that can be told apart."""
+def storyboards(count: int) -> list[tuple[str, Storyboard]]:
+    """Films with different scenes."""
     shots = [Shot(f"The scene of k{number}.", 5) for number in range(count)]
     return [(f"k{n}", Storyboard([shot], duration=10)) for n, shot in enumerate(shots)]

@@ -1,8 +1,8 @@
-"""What becomes of dead machines in a long run: their memory is given back, and they touch nothing.
+"""Releases the memory of killed machines in a long run, without letting their code do anything.
 
-A short run keeps its dead until it is over. A day cannot: it would hold every task there ever
-was. So the dead are buried at once, while their folder still has its name; their `finally` blocks
-run now, in the name of the dead, to whom disk and journal are closed.
+A short run keeps the tasks of killed machines until its end. A day cannot: it would hold every
+task there ever was. So they are unwound at once, while their folder still has its name. Their
+`finally` blocks then run on the dead machine, for which disk and journal are closed.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any
 
 from simulation.loop import DRIVER, HOST, SimLoop
 
-__all__ = ["bury"]
+__all__ = ["release"]
 
-LAYERS = 100  # of `finally` blocks that wait for something, around one another
+LAYERS = 100  # of nested `finally` blocks that await something
 
 
-def bury(loop: SimLoop) -> None:
-    """Let go of dead machines, and of all tasks that have ended."""
-    name = max(loop.dead, default=HOST.get())
+def release(loop: SimLoop) -> None:
+    """Drop the tasks, handles and sockets of dead machines, and all tasks that have ended."""
+    host = max(loop.dead, default=HOST.get())
     context = contextvars.copy_context()
-    context.run(HOST.set, name)
-    context.run(_bury, loop)
+    context.run(HOST.set, host)
+    context.run(_release, loop)
 
 
-def _bury(loop: SimLoop) -> None:
+def _release(loop: SimLoop) -> None:
     gone = [task for task, host in loop.tasks.items() if host in loop.dead]
     for task in gone:
         if not task.done():
-            end(task.get_coro())
+            unwind(task.get_coro())
     for task in [task for task in loop.tasks if task.done()]:
         del loop.tasks[task]
     for task in gone:
@@ -42,12 +42,12 @@ def _bury(loop: SimLoop) -> None:
     del gone
     _drop_handles(loop)
     _drop_sockets(loop)
-    loop._busy = {thread: at for thread, at in loop._busy.items() if at > loop.time()}
+    loop.busy = {thread: at for thread, at in loop.busy.items() if at > loop.time()}
     gc.collect()
 
 
-def end(work: Any) -> None:
-    """Unwind a coroutine, however many of its `finally` blocks want to wait."""
+def unwind(work: Any) -> None:
+    """Close a coroutine, however many of its `finally` blocks await something."""
     if isinstance(work, Coroutine):
         for _ in range(LAYERS):
             with contextlib.suppress(BaseException):
@@ -56,7 +56,7 @@ def end(work: Any) -> None:
 
 
 def _drop_handles(loop: SimLoop) -> None:
-    """Forget what the dead have still meant to do."""
+    """Drop the timers and callbacks of dead machines."""
     whole: Any = loop
     timers: list[asyncio.TimerHandle] = [*whole._scheduled]
     whole._scheduled[:] = [timer for timer in timers if not is_dead(timer, loop)]
@@ -73,7 +73,7 @@ def is_dead(handle: Any, loop: SimLoop) -> bool:
 
 
 def _drop_sockets(loop: SimLoop) -> None:
-    """Close what was dialled and never connected: between the two no time passes."""
-    for sock in loop.network._dialled:
+    """Close sockets that were dialled and never connected; no time passes between the two."""
+    for sock in loop.network.dialled:
         sock.close()
-    loop.network._dialled.clear()
+    loop.network.dialled.clear()

@@ -1,8 +1,8 @@
-"""One history on all Pythons: what newer ones order otherwise is ordered as on the oldest.
+"""Orders the steps of aiohttp as on the oldest Python, so that a plan has one history on all.
 
-From 3.12 on aiohttp lets some tasks begin at once, without a turn of the loop, and `gather` takes
-notice of what has ended already at once. Both is right, and moves steps and latencies. Runs that
-are compared between Pythons do neither; all others are as their Python has them.
+From 3.12 on aiohttp starts some tasks eagerly, without a turn of the loop, and `gather` notices at
+once what has ended already. Both are correct, and move steps and latencies. Runs that are compared
+between Pythons do neither; all other runs are as their Python orders them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 
 from aiohttp import client_reqrep, connector, web_protocol
 
-__all__ = ["evenly"]
+__all__ = ["in_oldest_order"]
 
-ROOMS: tuple[Any, ...] = (client_reqrep, connector, web_protocol)
+AIOHTTP_MODULES: tuple[Any, ...] = (client_reqrep, connector, web_protocol)
 
 
 class _Asyncio:
-    """asyncio, as those modules of aiohttp see it."""
+    """asyncio, as these modules of aiohttp see it."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -33,12 +33,12 @@ class _Asyncio:
         eager_start: bool = False,
         **options: Any,
     ) -> asyncio.Task[Any]:
-        """Begin in a turn of its own."""
+        """Start in a turn of its own."""
         return (loop or asyncio.get_running_loop()).create_task(work, **options)
 
     @staticmethod
     async def gather(*works: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
-        """Wait for one after the other; here all are under way already."""
+        """Await one after the other; all of them are running already."""
         ends: list[Any] = []
         for work in works:
             try:
@@ -51,12 +51,12 @@ class _Asyncio:
 
 
 @contextlib.contextmanager
-def evenly() -> Iterator[None]:
-    """Let aiohttp order its steps as on every Python."""
-    for room in ROOMS:
-        room.asyncio = _Asyncio()
+def in_oldest_order() -> Iterator[None]:
+    """Let aiohttp order its steps as on the oldest Python."""
+    for module in AIOHTTP_MODULES:
+        module.asyncio = _Asyncio()
     try:
         yield
     finally:
-        for room in ROOMS:
-            room.asyncio = asyncio
+        for module in AIOHTTP_MODULES:
+            module.asyncio = asyncio
