@@ -234,7 +234,7 @@ class StoreContract:
         async with self.opened() as store:
             assert [*await store.folders()] == [Path("/films/two"), Path("/films/one")]
 
-    async def test_a_step_needs_its_state(self, store: Store) -> None:
+    async def test_a_transition_needs_its_state(self, store: Store) -> None:
         """A step from another state is refused, and changes nothing. (I12)."""
         await store.plan([film("a")])
 
@@ -284,7 +284,7 @@ class StoreContract:
         assert uncertain == {"b", "c"}
         assert not await store.verify()
 
-    async def test_a_step_about_one_attempt_leaves_the_others_alone(self, store: Store) -> None:
+    async def test_a_transition_of_one_attempt_leaves_the_others_alone(self, store: Store) -> None:
         """A late word about an attempt that was given up decides nothing about a newer one."""
         await store.plan([film("a")])
         for token in ("t1", "t2"):
@@ -344,7 +344,7 @@ class StoreContract:
         assert [item.key for item in (*first, *rest)] == ["k0", "k1", "k2", "k4", "k5", "k6"]
         assert await store.counts() == {ItemState.PLANNED: 6, ItemState.SUBMITTED: 1}
 
-    async def test_ends_of_attempts(self, store: Store) -> None:
+    async def test_recent_attempts(self, store: Store) -> None:
         """The ends of the last attempts are known, for a limiter's window. (R2)."""
         await store.plan([film("a")])
         await self.accept(store, "a", "task_1")
@@ -354,7 +354,7 @@ class StoreContract:
         assert not uncertain
         assert await store.recent_attempts(-1.0) == []
 
-    async def test_ends_of_uncertain_attempts(self, store: Store) -> None:
+    async def test_recent_uncertain_attempts(self, store: Store) -> None:
         """What may still arrive is told as that; what never left is not told. (R2)."""
         await store.plan([film("a"), film("b")])
         for key, verdict in (("a", Verdict.UNCERTAIN), ("b", Verdict.UNSENT)):
@@ -375,7 +375,7 @@ class StoreContract:
             with pytest.raises(JournalError, match="another address"):
                 await store.bind("https://b.test", "mark")
 
-    async def test_there_is_no_such_item(self, store: Store) -> None:
+    async def test_an_unknown_key_is_an_error(self, store: Store) -> None:
         """An unknown key is a KeyError."""
         with pytest.raises(KeyError):
             await store.item("nobody")
@@ -455,7 +455,7 @@ class StoreContract:
         late = attempt(f"t-{key}", Verdict.ACCEPTED, task_id)
         return await store.settle(key, late, Transition(ItemEvent.ACCEPT, task_id=task_id))
 
-    async def test_a_late_answer_binds(self) -> None:
+    async def test_a_late_answer_resolves_its_attempt(self) -> None:
         """Its owner was believed dead; the film is paid, and is not paid again. (A28)."""
         await self.interrupted("a")
         async with self.opened() as store:
@@ -548,7 +548,7 @@ class StoreContract:
         assert 0 <= expected.age < 60
 
     @pytest.mark.parametrize("event", [ItemEvent.RESOLVE, ItemEvent.RESUBMIT, ItemEvent.DROP])
-    async def test_a_step_of_an_attempt_is_made_once(self, event: ItemEvent) -> None:
+    async def test_a_transition_of_an_attempt_is_applied_once(self, event: ItemEvent) -> None:
         """The same again changes nothing; another one is refused."""
         await self.interrupted("a")
         async with self.opened() as store:
@@ -588,7 +588,7 @@ class StoreContract:
         assert (one[0]["cause"], one[0]["by"]) == ("given up", "me")
         assert [row["token"] for row in all_] == ["t1", None]
 
-    async def test_whoever_reads_a_manifest_keeps_nobody_from_writing(self, store: Store) -> None:
+    async def test_reading_a_manifest_blocks_no_writer(self, store: Store) -> None:
         """The entries are read before the transaction: a paid film's id need not wait for them."""
         loop, written = asyncio.get_running_loop(), threading.Event()
         reading = asyncio.Event()

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch.scenery import (
+from batch.helpers import (
     board,
-    check_books,
-    customer,
+    check_consistency,
+    fast_limiter,
     films,
-    opened,
-    ran,
-    scene_of,
+    key_of_request,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
     states,
-    swift,
-    world,
 )
 from volume import volume
 
@@ -34,9 +34,9 @@ pytestmark = pytest.mark.virtual
 
 async def finish(simulator: Simulator, path: Path, folder: Path) -> dict[str, ItemState]:
     """Run to the end, and check everything there is to check."""
-    async with customer(simulator, seed=9) as client, opened(path) as batch:
-        await ran(batch, client, folder=folder)
-        await check_books(simulator, batch, folder)
+    async with make_client(simulator, seed=9) as client, open_batch(path) as batch:
+        await run_batch(batch, client, folder=folder)
+        await check_consistency(simulator, batch, folder)
         return await states(batch)
 
 
@@ -57,23 +57,27 @@ async def test_any_store_will_do(tmp_path: Path) -> None:
     journal = await Journal.open(tmp_path / "b.db", clock=LoopClock())
     store = AnyStore(journal)
     folder = tmp_path / "films"
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.OK, Fault.RESET_AFTER, Fault.code(422)])
-        async with customer(simulator) as client, Batch(store, clock=LoopClock()) as batch:
+        async with make_client(simulator) as client, Batch(store, clock=LoopClock()) as batch:
             await batch.add(films(6))
-            await ran(batch, client, folder=folder, prices=150, max_credits=9e9, min_balance=1)
+            await run_batch(
+                batch, client, folder=folder, prices=150, max_credits=9e9, min_balance=1
+            )
             assert (await batch.status()).counts == {
                 ItemState.DONE: 4,
                 ItemState.UNCERTAIN: 1,
                 ItemState.REJECTED: 1,
             }
             [lost] = [i.key async for i in batch.items(ItemState.UNCERTAIN)]
-            task_id = next(c.task_id for c in simulator.ledger.paid if scene_of(c.body) == lost)
+            task_id = next(
+                c.task_id for c in simulator.ledger.paid if key_of_request(c.body) == lost
+            )
             await batch.resolve(lost, task_id=task_id, client=client)
             await batch.retry()
             assert (await batch.estimate()).films == 1
-            await ran(batch, client, folder=folder)
-            await check_books(simulator, batch, folder)
+            await run_batch(batch, client, folder=folder)
+            await check_consistency(simulator, batch, folder)
             assert set((await states(batch)).values()) == {ItemState.DONE}
         with pytest.raises(JournalError, match="not open"):
             await batch.status()
@@ -115,9 +119,12 @@ async def test_a_run_can_be_left_at_any_moment(way: str, moment: float, tmp_path
     Nothing keeps running (the fixture looks), and nothing is uncertain: every answer came.
     """
     path, folder = tmp_path / "b.db", tmp_path / "films"
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         await slow_answers(simulator, 2.0)
-        async with customer(simulator, limiter=swift(4)) as client, opened(path) as batch:
+        async with (
+            make_client(simulator, limiter=fast_limiter(4)) as client,
+            open_batch(path) as batch,
+        ):
             await batch.add(films(10))
 
             async def consume() -> None:
@@ -141,7 +148,7 @@ async def test_a_run_can_be_left_at_any_moment(way: str, moment: float, tmp_path
             assert client.unclaimed == []
             assert client.uncertain == []
 
-        async with opened(path) as batch:
+        async with open_batch(path) as batch:
             assert ItemState.UNCERTAIN not in (await states(batch)).values()
             assert await batch.verify() == []
         stand = await finish(simulator, path, folder)
@@ -152,9 +159,9 @@ async def test_a_run_can_be_left_at_any_moment(way: str, moment: float, tmp_path
 async def test_stopping_ends_the_loop_without_an_error(tmp_path: Path) -> None:
     """After `stop` the loop ends by itself, says why, and can be begun again at once."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
         async for _ in batch.run(client, folder=tmp_path, every_change=True):
@@ -163,19 +170,19 @@ async def test_stopping_ends_the_loop_without_an_error(tmp_path: Path) -> None:
 
         async for _ in batch.run(client, folder=tmp_path, every_change=True):
             break
-        await ran(batch, client, folder=tmp_path)
+        await run_batch(batch, client, folder=tmp_path)
 
         assert set((await states(batch)).values()) == {ItemState.DONE}
         assert batch.stopped is None
         assert len(simulator.ledger.paid) == 3
 
 
-async def test_what_was_out_at_the_end_is_still_told(tmp_path: Path) -> None:
+async def test_submissions_that_were_out_at_the_end_are_yielded(tmp_path: Path) -> None:
     """An attempt that ends in doubt after `stop` is told before the loop ends."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault("late and lost", delivery=Fault.RESET.delivery, hold=5)])
         await batch.add(films(1))
@@ -185,7 +192,7 @@ async def test_what_was_out_at_the_end_is_still_told(tmp_path: Path) -> None:
             batch.stop()
 
         stopping = asyncio.create_task(stop())
-        heard = await ran(batch, client, folder=tmp_path)
+        heard = await run_batch(batch, client, folder=tmp_path)
         await stopping
 
         assert [(item.key, item.state) for item in heard] == [("k0", ItemState.UNCERTAIN)]
@@ -198,13 +205,13 @@ async def test_client_and_batch_may_be_closed_in_either_order(
 ) -> None:
     """Whichever is closed first: what is out is bound, and the loop ends without an error. (C5)"""
     path, folder = tmp_path / "b.db", tmp_path / "films"
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         await slow_answers(simulator, 2.0)
-        client, batch = customer(simulator, limiter=swift(4)), opened(path)
+        client, batch = make_client(simulator, limiter=fast_limiter(4)), open_batch(path)
         await client.__aenter__()
         await batch.__aenter__()
         await batch.add(films(6))
-        running = asyncio.create_task(ran(batch, client, folder=folder))
+        running = asyncio.create_task(run_batch(batch, client, folder=folder))
         await asyncio.sleep(moment)
         order = [client, batch] if first == "client" else [batch, client]
         for closing in order:
@@ -216,14 +223,14 @@ async def test_client_and_batch_may_be_closed_in_either_order(
         assert set((await finish(simulator, path, folder)).values()) == {ItemState.DONE}
 
 
-async def test_a_post_that_outlives_all_patience_is_uncertain(tmp_path: Path) -> None:
+async def test_a_post_without_an_answer_in_the_grace_period_is_uncertain(tmp_path: Path) -> None:
     """Thirty seconds after leaving nobody waits any more: the attempt is uncertain. (C6)"""
     path, folder = tmp_path / "b.db", tmp_path / "films"
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.HANG_AFTER])
-        async with customer(simulator) as client, opened(path) as batch:
+        async with make_client(simulator) as client, open_batch(path) as batch:
             await batch.add(films(1))
-            running = asyncio.create_task(ran(batch, client, folder=folder))
+            running = asyncio.create_task(run_batch(batch, client, folder=folder))
             await asyncio.sleep(5)
             began = asyncio.get_running_loop().time()
             batch.stop()
@@ -238,15 +245,15 @@ async def test_cancelling_at_random_steps(seed: int, tmp_path: Path) -> None:
     """Cancelled again and again, at steps drawn by chance, the batch still ends well. (I14, C14)"""
     path, folder = tmp_path / "b.db", tmp_path / "films"
     rng = random.Random(seed)
-    async with world(Terms(duration=Constant(3)), seed=seed) as simulator:
+    async with simulated_service(Terms(duration=Constant(3)), seed=seed) as simulator:
         simulator.script("create", [Fault.late(rng.uniform(0, 1)) for _ in range(40)])
         for _ in range(12):
             async with (
-                customer(simulator, limiter=swift(2)) as client,
-                opened(path) as batch,
+                make_client(simulator, limiter=fast_limiter(2)) as client,
+                open_batch(path) as batch,
             ):
                 await batch.add(films(8))
-                running = asyncio.create_task(ran(batch, client, folder=folder))
+                running = asyncio.create_task(run_batch(batch, client, folder=folder))
                 if rng.random() < 0.5:
                     await asyncio.sleep(rng.uniform(0, 4))
                 for _ in range(rng.randrange(200)):
@@ -264,17 +271,17 @@ async def test_two_batches_share_one_client_and_its_limiter(tmp_path: Path) -> N
     """Two batches in one process keep one pace, and do not mix their films."""
     limiter = RateLimiter(20, 10, clock=LoopClock())
     async with (
-        world() as simulator,
-        customer(simulator, limiter=limiter) as client,
-        opened(tmp_path / "one.db") as one,
-        opened(tmp_path / "two.db") as two,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=limiter) as client,
+        open_batch(tmp_path / "one.db") as one,
+        open_batch(tmp_path / "two.db") as two,
     ):
         await one.add(films(30))
         await two.add([(f"z{number}", board(f"z{number}")) for number in range(30)])
 
         await asyncio.gather(
-            ran(one, client, folder=tmp_path / "films1"),
-            ran(two, client, folder=tmp_path / "films2"),
+            run_batch(one, client, folder=tmp_path / "films1"),
+            run_batch(two, client, folder=tmp_path / "films2"),
         )
 
         assert set((await states(one)).values()) == set((await states(two)).values())
@@ -287,23 +294,23 @@ async def test_two_batches_share_one_client_and_its_limiter(tmp_path: Path) -> N
 async def test_one_run_at_a_time(tmp_path: Path) -> None:
     """A second loop over the same batch is refused, and the first goes on."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
-        running = asyncio.create_task(ran(batch, client, folder=tmp_path))
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path))
         await asyncio.sleep(1)
 
         with pytest.raises(JournalError, match="running already"):
-            await ran(batch, client, folder=tmp_path)
+            await run_batch(batch, client, folder=tmp_path)
 
         assert len(await running) == 3
 
 
 async def test_a_closed_batch_says_so(tmp_path: Path) -> None:
     """Whatever is asked of a closed batch, the answer is how to open it."""
-    batch = opened(tmp_path / "b.db")
+    batch = open_batch(tmp_path / "b.db")
     for ask in (batch.status, batch.verify, batch.estimate):
         with pytest.raises(JournalError, match="async with"):
             await ask()
@@ -312,16 +319,16 @@ async def test_a_closed_batch_says_so(tmp_path: Path) -> None:
         await batch.aclose()
 
 
-async def test_others_may_look_while_it_runs(tmp_path: Path) -> None:
+async def test_a_running_batch_can_be_read(tmp_path: Path) -> None:
     """Status, estimate and verify are read from a second handle, which can change nothing."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
         async for _ in batch.run(client, folder=tmp_path, every_change=True):
-            async with opened(tmp_path / "b.db", read_only=True) as look:
+            async with open_batch(tmp_path / "b.db", read_only=True) as look:
                 assert (await look.status()).total == 3
                 assert await look.verify() == []
                 with pytest.raises(JournalError, match="reading only"):
@@ -331,14 +338,14 @@ async def test_others_may_look_while_it_runs(tmp_path: Path) -> None:
 
 async def test_another_account_is_refused(tmp_path: Path) -> None:
     """A journal belongs to one key: with another its tasks would not be found. (J13)"""
-    async with world() as simulator, customer(simulator) as client:
-        async with opened(tmp_path / "b.db") as batch:
+    async with simulated_service() as simulator, make_client(simulator) as client:
+        async with open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(1))
-            await ran(batch, client, folder=tmp_path)
+            await run_batch(batch, client, folder=tmp_path)
         simulator.api_key = "canary-0000-another-key"
-        async with customer(simulator) as other, opened(tmp_path / "b.db") as batch:
+        async with make_client(simulator) as other, open_batch(tmp_path / "b.db") as batch:
             with pytest.raises(JournalError, match="another key"):
-                await ran(batch, other, folder=tmp_path)
+                await run_batch(batch, other, folder=tmp_path)
 
 
 # --- what a person decides ------------------------------------------------------------------------
@@ -349,11 +356,11 @@ async def in_doubt(simulator: Simulator, path: Path, heard: list[bool]) -> list[
     for was_heard in heard:
         simulator.script("create", [Fault.RESET_AFTER if was_heard else Fault.RESET])
     async with (
-        customer(simulator, limiter=RateLimiter(1, 1, clock=LoopClock())) as client,
-        opened(path) as batch,
+        make_client(simulator, limiter=RateLimiter(1, 1, clock=LoopClock())) as client,
+        open_batch(path) as batch,
     ):
         await batch.add(films(len(heard)))
-        await ran(batch, client, folder=path.parent / "films", max_running=1)
+        await run_batch(batch, client, folder=path.parent / "films", max_running=1)
         assert set((await states(batch)).values()) == {ItemState.UNCERTAIN}
     return [f"k{number}" for number in range(len(heard))]
 
@@ -361,10 +368,10 @@ async def in_doubt(simulator: Simulator, path: Path, heard: list[bool]) -> list[
 async def test_an_uncertain_film_is_resolved_by_its_own_task_only(tmp_path: Path) -> None:
     """`resolve` reads the task first: only a task of the same content is taken. (A17)"""
     path, folder = tmp_path / "b.db", tmp_path / "films"
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         await in_doubt(simulator, path, [True, True])
         first, second = (charge.task_id for charge in simulator.ledger.paid)
-        async with customer(simulator) as client, opened(path) as batch:
+        async with make_client(simulator) as client, open_batch(path) as batch:
             with pytest.raises(ManifestError, match="something else"):
                 await batch.resolve("k0", task_id=second, client=client)
             with pytest.raises(NotFoundError):
@@ -372,8 +379,8 @@ async def test_an_uncertain_film_is_resolved_by_its_own_task_only(tmp_path: Path
             item = await batch.resolve("k0", task_id=first, client=client)
             assert (item.state, item.task_id) == (ItemState.SUBMITTED, first)
             await batch.resolve("k1", task_id=second, client=client)
-            await ran(batch, client, folder=folder)
-            await check_books(simulator, batch, folder)
+            await run_batch(batch, client, folder=folder)
+            await check_consistency(simulator, batch, folder)
             assert set((await states(batch)).values()) == {ItemState.DONE}
     assert len(simulator.ledger.paid) == 2
 
@@ -381,20 +388,20 @@ async def test_an_uncertain_film_is_resolved_by_its_own_task_only(tmp_path: Path
 async def test_an_uncertain_film_is_submitted_again_or_dropped_by_a_person(tmp_path: Path) -> None:
     """`resubmit` may pay twice and says who did it; `drop` gives up. (A18)"""
     path, folder = tmp_path / "b.db", tmp_path / "films"
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         await in_doubt(simulator, path, [False, True, True])
-        async with customer(simulator) as client, opened(path) as batch:
+        async with make_client(simulator) as client, open_batch(path) as batch:
             await batch.resubmit("k0")
             await batch.resubmit("k1")
             await batch.drop("k2")
-            await ran(batch, client, folder=folder)
+            await run_batch(batch, client, folder=folder)
 
             stand = Counter((await states(batch)).values())
             assert stand == {ItemState.DONE: 2, ItemState.DROPPED: 1}
             assert await batch.verify() == []
             status = await batch.status()
             assert status.at_risk + status.unpriced > 0
-        async with opened(path) as batch:
+        async with open_batch(path) as batch:
             events = await batch.store.events()  # type: ignore[attr-defined]
             assert [e["key"] for e in events if e["event"] == "resubmit" and e["by"]] == [
                 "k0",
@@ -406,12 +413,12 @@ async def test_an_uncertain_film_is_submitted_again_or_dropped_by_a_person(tmp_p
 async def test_a_decision_that_does_not_apply_is_refused(tmp_path: Path) -> None:
     """What is done stays done, and the message says where the item stands."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
-        await ran(batch, client, folder=tmp_path)
+        await run_batch(batch, client, folder=tmp_path)
 
         for decide in (batch.drop, batch.resubmit, batch.retry, batch.revive):
             with pytest.raises(ManifestError, match=r"k0: .*done"):
@@ -423,12 +430,12 @@ async def test_a_decision_that_does_not_apply_is_refused(tmp_path: Path) -> None
 async def test_a_decision_in_the_middle_of_a_run(tmp_path: Path) -> None:
     """A planned film that is dropped while others run is not made, and disturbs nobody."""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=RateLimiter(1, 10, clock=LoopClock())) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=RateLimiter(1, 10, clock=LoopClock())) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(4))
-        running = asyncio.create_task(ran(batch, client, folder=tmp_path))
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path))
         await asyncio.sleep(5)
 
         await batch.drop("k3")
@@ -440,9 +447,9 @@ async def test_a_decision_in_the_middle_of_a_run(tmp_path: Path) -> None:
 
 async def test_a_batch_that_is_left_open_by_a_break_is_closed_well(tmp_path: Path) -> None:
     """Breaking off the loop and closing at once loses nothing: both wait for what is out. (A10)"""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         await slow_answers(simulator, 5.0)
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(5))
 
             async def consume() -> None:
@@ -453,7 +460,7 @@ async def test_a_batch_that_is_left_open_by_a_break_is_closed_well(tmp_path: Pat
             await asyncio.sleep(1)
             consumer.cancel()
         await asyncio.wait({consumer})
-        async with opened(tmp_path / "b.db") as batch:
+        async with open_batch(tmp_path / "b.db") as batch:
             assert set((await states(batch)).values()) == {ItemState.SUBMITTED}
 
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import attrs
 import pytest
-from batch.scenery import check_books, customer, films, opened, ran, states, swift, world
+from batch.helpers import (
+    check_consistency,
+    fast_limiter,
+    films,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
+    states,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,7 +119,7 @@ def test_decimal_prices_add_up() -> None:
 
 
 @pytest.mark.parametrize("bound", [{"max_credits": 1}, {"spendable": 1}, {"max_tasks": 1}])
-def test_what_is_given_back_can_be_reserved_again(bound: Mapping[str, int]) -> None:
+def test_what_was_released_can_be_reserved_again(bound: Mapping[str, int]) -> None:
     """A refused film takes nothing from any bound, however often it is refused."""
     budget = Budget(**bound)  # type: ignore[arg-type]
 
@@ -250,13 +259,13 @@ async def test_bounds_are_exact_however_many_run_at_once(
 ) -> None:
     """With 40 films and 100 places exactly what fits is paid, and the run says why. (I10, A23)"""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(40))
 
-        await ran(batch, client, folder=tmp_path / "films", prices={10: 150}, **bound)
+        await run_batch(batch, client, folder=tmp_path / "films", prices={10: 150}, **bound)
 
         assert len(simulator.ledger.paid) == paid
         assert Counter((await states(batch)).values()) == {
@@ -268,20 +277,20 @@ async def test_bounds_are_exact_however_many_run_at_once(
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("refused", [3, 5])
-async def test_a_refusal_gives_its_share_to_the_next(refused: int, tmp_path: Path) -> None:
+async def test_a_refused_film_releases_its_reservation(refused: int, tmp_path: Path) -> None:
     """What a refused film had reserved pays for another: the bound is used up, not undercut.
 
     With five, all that is reserved at first is given back, and nothing else wakes who waits.
     """
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.code(422)] * refused)
         await batch.add(films(12))
 
-        await ran(batch, client, folder=tmp_path / "films", prices=150, max_credits=750)
+        await run_batch(batch, client, folder=tmp_path / "films", prices=150, max_credits=750)
 
         assert Counter((await states(batch)).values()) == {
             ItemState.DONE: 5,
@@ -313,13 +322,13 @@ async def test_a_price_that_was_too_low_does_not_undo_a_bound(
     spent = 150 * paid
     for _ in range(2):
         async with (
-            world(terms) as simulator,
-            customer(simulator, limiter=swift()) as client,
-            opened(tmp_path / f"{running}.db") as batch,
+            simulated_service(terms) as simulator,
+            make_client(simulator, limiter=fast_limiter()) as client,
+            open_batch(tmp_path / f"{running}.db") as batch,
         ):
             await batch.add(films(8))
 
-            await ran(
+            await run_batch(
                 batch, client, folder=tmp_path / "films", prices=10, max_running=running, **bound
             )
 
@@ -343,36 +352,36 @@ async def test_what_waits_to_be_sent_is_priced_anew_before_it_is(
     """
     slow = RateLimiter(1, 300, clock=LoopClock(), rng=random.Random(1))
     async with (
-        world() as simulator,
-        customer(simulator, limiter=slow if wait == "limiter" else swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=slow if wait == "limiter" else fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         if wait == "throttled":
             busy = Fault.throttled(Throttle.SECONDS, 90)
             simulator.script("create", [Fault.OK, busy, busy, busy, busy])
         await batch.add(films(5))
 
-        await ran(batch, client, folder=tmp_path / "films", prices=10, max_credits=bound)
+        await run_batch(batch, client, folder=tmp_path / "films", prices=10, max_credits=bound)
 
         assert len(simulator.ledger.paid) == paid
         assert "max_credits" in (batch.stopped or "")
         assert (await batch.status()).spent == 150 * paid
         assert [*(await states(batch)).values()].count(ItemState.PLANNED) == 5 - paid
-        await check_books(simulator, batch, tmp_path / "films")
+        await check_consistency(simulator, batch, tmp_path / "films")
 
 
 @pytest.mark.virtual
 async def test_a_request_that_is_out_is_priced_anew_too(tmp_path: Path) -> None:
     """Its kind became dearer while the answer was on its way: so much is set aside for it."""
     async with (
-        world(Terms(duration=Constant(1))) as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(Terms(duration=Constant(1))) as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.OK, Fault.late(30)])
         await batch.add(films(3))
 
-        await ran(
+        await run_batch(
             batch, client, folder=tmp_path / "films", prices=10, max_credits=400, max_running=2
         )
 
@@ -385,18 +394,18 @@ async def test_a_refund_is_not_spent(tmp_path: Path) -> None:
     fates = iter([Failure("500", "try again")] * 3)
     terms = Terms(duration=Constant(30), decide=lambda _order: next(fates, None))
     async with (
-        world(terms) as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(terms) as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
         bound = {"prices": 150, "max_credits": 450}
 
-        await ran(batch, client, folder=tmp_path / "films", **bound)
+        await run_batch(batch, client, folder=tmp_path / "films", **bound)
         assert (await batch.status()).spent == 0
         await batch.retry()
         assert (await batch.status()).spent == 0
-        await ran(batch, client, folder=tmp_path / "films", **bound)
+        await run_batch(batch, client, folder=tmp_path / "films", **bound)
 
         status = await batch.status()
     assert status.counts == {ItemState.DONE: 3}
@@ -408,13 +417,13 @@ async def test_a_refund_is_not_spent(tmp_path: Path) -> None:
 async def test_what_turns_out_cheaper_makes_room(tmp_path: Path) -> None:
     """A run goes on while it fits: it waits for the costs of what is in flight."""
     async with (
-        world(Terms(duration=Constant(30))) as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(Terms(duration=Constant(30))) as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(6))
 
-        await ran(batch, client, folder=tmp_path / "films", prices=300, max_credits=750)
+        await run_batch(batch, client, folder=tmp_path / "films", prices=300, max_credits=750)
 
         assert len(simulator.ledger.paid) == 4  # 600 are spent, and 300 more do not fit
         assert (await batch.status()).spent == 600
@@ -424,37 +433,42 @@ async def test_what_turns_out_cheaper_makes_room(tmp_path: Path) -> None:
 @pytest.mark.virtual
 async def test_uncertain_films_count_and_so_do_earlier_runs(tmp_path: Path) -> None:
     """What may be paid is spent as far as the bound is concerned, in the next run too. (I10)"""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.RESET_AFTER, Fault.RESET] * 2)
         for _ in range(2):
             async with (
-                customer(simulator, limiter=swift()) as client,
-                opened(tmp_path / "b.db") as batch,
+                make_client(simulator, limiter=fast_limiter()) as client,
+                open_batch(tmp_path / "b.db") as batch,
             ):
                 await batch.add(films(20))
-                await ran(batch, client, folder=tmp_path / "films", prices=150, max_credits=900)
+                await run_batch(
+                    batch, client, folder=tmp_path / "films", prices=150, max_credits=900
+                )
                 status = await batch.status()
 
         assert status.counts == {ItemState.DONE: 2, ItemState.UNCERTAIN: 4, ItemState.PLANNED: 14}
         assert (status.spent, status.at_risk) == (300.0, 600.0)
         assert len(simulator.ledger.paid) == 4
 
-        async with customer(simulator, limiter=swift()) as client, opened(tmp_path / "b.db") as b:
-            await ran(b, client, folder=tmp_path / "films", prices=150, max_credits=1050)
+        async with (
+            make_client(simulator, limiter=fast_limiter()) as client,
+            open_batch(tmp_path / "b.db") as b,
+        ):
+            await run_batch(b, client, folder=tmp_path / "films", prices=150, max_credits=1050)
             assert (await b.status()).counts[ItemState.DONE] == 3
 
 
 @pytest.mark.virtual
-async def test_a_balance_is_kept(tmp_path: Path) -> None:
+async def test_a_minimum_balance_is_left_in_the_account(tmp_path: Path) -> None:
     """`min_balance` leaves at least so many credits in the account."""
     async with (
-        world(Terms(credits=1000, duration=Constant(30))) as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(Terms(credits=1000, duration=Constant(30))) as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(10))
 
-        await ran(batch, client, folder=tmp_path / "films", prices=150, min_balance=300)
+        await run_batch(batch, client, folder=tmp_path / "films", prices=150, min_balance=300)
 
         assert len(simulator.ledger.paid) == 4
         assert await client.credits() == 400
@@ -468,16 +482,16 @@ async def test_without_a_price_a_bound_in_credits_refuses(
 ) -> None:
     """Before anything is spent, and the message names the films without a price. (A23)"""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add([*films(2), ("other", OTHER)])
 
         with pytest.raises(BudgetExceededError, match=r"10, kling.*nothing was spent"):
-            await ran(batch, client, folder=tmp_path / "films", **bound)
+            await run_batch(batch, client, folder=tmp_path / "films", **bound)
         with pytest.raises(BudgetExceededError, match=r"for: kling"):
-            await ran(batch, client, folder=tmp_path / "films", prices={10: 150}, **bound)
+            await run_batch(batch, client, folder=tmp_path / "films", prices={10: 150}, **bound)
 
         assert not simulator.ledger.arrivals("create")
 
@@ -486,82 +500,84 @@ async def test_without_a_price_a_bound_in_credits_refuses(
 async def test_what_earlier_films_consumed_is_a_price(tmp_path: Path) -> None:
     """A bound needs no price once the journal has learnt it."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
         await batch.add(films(9))
         estimate = await batch.estimate()
 
-        await ran(batch, client, folder=tmp_path / "films", max_credits=750)
+        await run_batch(batch, client, folder=tmp_path / "films", max_credits=750)
 
         assert (estimate.films, estimate.credits, estimate.unpriced) == (8, 1200.0, 0)
         assert len(simulator.ledger.paid) == 5
-        await check_books(simulator, batch, tmp_path / "films")
+        await check_consistency(simulator, batch, tmp_path / "films")
 
 
 @pytest.mark.virtual
 async def test_an_earlier_film_without_a_price_is_not_counted_as_free(tmp_path: Path) -> None:
     """A bound on all films cannot be kept while nobody knows what one of them has cost."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.RESET_AFTER])
         await batch.add([("other", OTHER)])
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
         await batch.add(films(1))
 
         with pytest.raises(BudgetExceededError, match="kling"):
-            await ran(batch, client, folder=tmp_path / "films", prices={10: 1}, max_credits=100)
+            await run_batch(
+                batch, client, folder=tmp_path / "films", prices={10: 1}, max_credits=100
+            )
 
         assert len(simulator.ledger.arrivals("create")) == 1
 
 
 @pytest.mark.virtual
-async def test_what_is_vouched_for_keeps_its_reservation(tmp_path: Path) -> None:
+async def test_a_not_created_attempt_keeps_its_reservation(tmp_path: Path) -> None:
     """Each attempt counts as what it may have cost, in this run and in the next. (A4, A23)"""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.HTTP_500] * 2)
         async with (
-            customer(simulator, limiter=swift(), not_created={500}) as client,
-            opened(tmp_path / "b.db") as batch,
+            make_client(simulator, limiter=fast_limiter(), not_created={500}) as client,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(1))
-            heard = await ran(batch, client, folder=tmp_path, prices=150, max_credits=300)
+            heard = await run_batch(batch, client, folder=tmp_path, prices=150, max_credits=300)
             assert "max_credits" in (batch.stopped or "")
             assert (heard[-1].state, heard[-1].attempts) == (ItemState.PLANNED, 2)
             assert (await batch.status()).at_risk == 300
         async with (
-            customer(simulator, seed=8, limiter=swift(), not_created={500}) as client,
-            opened(tmp_path / "b.db") as batch,
+            make_client(simulator, seed=8, limiter=fast_limiter(), not_created={500}) as client,
+            open_batch(tmp_path / "b.db") as batch,
         ):
-            await ran(batch, client, folder=tmp_path, prices=150, max_credits=449)
+            await run_batch(batch, client, folder=tmp_path, prices=150, max_credits=449)
             assert "max_credits" in (batch.stopped or "")
-            await ran(batch, client, folder=tmp_path, prices=150, max_credits=450)
+            await run_batch(batch, client, folder=tmp_path, prices=150, max_credits=450)
             assert (await batch.status()).spent == 150
-            await check_books(simulator, batch, tmp_path)
+            await check_consistency(simulator, batch, tmp_path)
 
 
 @pytest.mark.virtual
 async def test_a_busy_service_leaves_films_planned(tmp_path: Path) -> None:
     """After three tries more the film waits for the next run; nobody has to decide. (A4)"""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.HTTP_500] * 5)
         async with (
-            customer(simulator, limiter=swift(), not_created={500}) as client,
-            opened(tmp_path / "b.db") as batch,
+            make_client(simulator, limiter=fast_limiter(), not_created={500}) as client,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(1))
-            [item] = await ran(batch, client, folder=tmp_path)
+            [item] = await run_batch(batch, client, folder=tmp_path)
             assert (item.state, item.attempts) == (ItemState.PLANNED, 4)
             assert "nothing is created" in item.cause
-            [done] = await ran(batch, client, folder=tmp_path)
+            [done] = await run_batch(batch, client, folder=tmp_path)
             assert (done.state, done.attempts) == (ItemState.DONE, 6)
-            await check_books(simulator, batch, tmp_path)
+            await check_consistency(simulator, batch, tmp_path)
     journal = await Journal.open(tmp_path / "b.db", read_only=True)
     said = [event["by"] for event in await journal.events() if event["event"] == "not_created"]
     await journal.aclose()
@@ -569,12 +585,12 @@ async def test_a_busy_service_leaves_films_planned(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual
-async def test_a_client_s_bound_counts_what_is_vouched_for(tmp_path: Path) -> None:
+async def test_a_client_s_bound_counts_not_created_attempts(tmp_path: Path) -> None:
     """Without a journal, too."""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.HTTP_500] * 3)
-        async with customer(
-            simulator, limiter=swift(), not_created={500}, prices=150, max_credits=300
+        async with make_client(
+            simulator, limiter=fast_limiter(), not_created={500}, prices=150, max_credits=300
         ) as client:
             with pytest.raises(BudgetExceededError):
                 await client.submit(TEN)

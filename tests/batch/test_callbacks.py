@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from batch.conformance import film
-from batch.scenery import customer, films, opened, ran, states, world
+from batch.helpers import films, make_client, open_batch, run_batch, simulated_service, states
 from manual_callbacks import ManualCallbacks
 
 from apikley_async import Client
@@ -21,11 +21,11 @@ pytestmark = pytest.mark.virtual
 
 
 def service(duration: float = 60.0) -> Simulator:
-    return world(Terms(duration=Constant(duration), callbacks="none"))
+    return simulated_service(Terms(duration=Constant(duration), callbacks="none"))
 
 
 def hearing(simulator: Simulator, callbacks: ManualCallbacks, **options: Any) -> Client:
-    return customer(simulator, callback=callbacks, polling=None, **options)
+    return make_client(simulator, callback=callbacks, polling=None, **options)
 
 
 def now() -> float:
@@ -43,7 +43,7 @@ async def until_paid(simulator: Simulator, count: int) -> None:
 
 async def left(batch: Batch, client: Client, folder: Path, simulator: Simulator) -> None:
     """Run until everything is paid, and leave."""
-    running = asyncio.create_task(ran(batch, client, folder=folder))
+    running = asyncio.create_task(run_batch(batch, client, folder=folder))
     await until_paid(simulator, 1)
     await asyncio.sleep(5)
     running.cancel()
@@ -56,11 +56,11 @@ async def test_a_lost_answer_is_found_while_the_batch_runs(tmp_path: Path) -> No
     async with (
         service() as simulator,
         hearing(simulator, callbacks) as client,
-        opened(tmp_path / "b.db") as batch,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
         simulator.script("create", [Fault.OK, Fault.RESET_AFTER])
-        running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
         await until_paid(simulator, 3)
         await asyncio.sleep(400)
         assert sorted((await batch.status()).counts.items()) == [("done", 2), ("uncertain", 1)]
@@ -75,15 +75,15 @@ async def test_a_lost_answer_is_found_while_the_batch_runs(tmp_path: Path) -> No
         assert now() < 500
 
 
-async def test_what_was_heard_before_a_crash_counts_after_it(tmp_path: Path) -> None:
+async def test_callbacks_before_a_crash_count_after_it(tmp_path: Path) -> None:
     """The inbox is on the disk before the callback is answered. (W8)"""
     callbacks = ManualCallbacks()
     async with service() as simulator:
-        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             simulator.script("record", [Fault.HTTP_500] * 30)
-            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
             await until_paid(simulator, 1)
             await asyncio.sleep(5)
             await callbacks.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
@@ -94,27 +94,27 @@ async def test_what_was_heard_before_a_crash_counts_after_it(tmp_path: Path) -> 
 
         async with (
             hearing(simulator, ManualCallbacks()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             assert await states(batch) == {"k0": ItemState.UNCERTAIN}
-            await ran(batch, client, folder=tmp_path / "films")
+            await run_batch(batch, client, folder=tmp_path / "films")
 
             assert await states(batch) == {"k0": ItemState.DONE}
         assert len(simulator.ledger.paid) == 1
 
 
-async def test_a_later_run_still_hears(tmp_path: Path) -> None:
+async def test_a_later_run_receives_callbacks(tmp_path: Path) -> None:
     """An item that an earlier run left uncertain is listened for. (W8)"""
     callbacks = ManualCallbacks()
     async with service() as simulator:
-        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             await left(batch, client, tmp_path / "films", simulator)
 
-        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add([*films(1), *films(2)[1:]])
-            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
             await until_paid(simulator, 2)
             await asyncio.sleep(300)
             assert await states(batch) == {"k0": ItemState.UNCERTAIN, "k1": ItemState.DONE}
@@ -126,12 +126,12 @@ async def test_a_later_run_still_hears(tmp_path: Path) -> None:
             assert [event["by"] for event in history if event["event"] == "resolve"] == ["callback"]
 
 
-async def test_waiting_for_an_old_callback_is_told(tmp_path: Path) -> None:
+async def test_waiting_for_an_old_callback_is_reported(tmp_path: Path) -> None:
     """When the run begins: for how long, and how to cut it short. (W13)"""
     async with service() as simulator:
         async with (
             hearing(simulator, ManualCallbacks()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
@@ -140,7 +140,7 @@ async def test_waiting_for_an_old_callback_is_told(tmp_path: Path) -> None:
         began = now()
         async with (
             hearing(simulator, ManualCallbacks()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             item = await anext(batch.run(client, folder=tmp_path / "films", every_change=True))
 
@@ -153,25 +153,25 @@ async def test_waiting_for_an_old_callback_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("hears", [True, False])
 async def test_a_run_ends_without_any_callback(tmp_path: Path, hears: bool) -> None:
     """What stays uncertain is for a person to decide, half an hour later or at once. (W13)"""
-    async with service() as simulator, opened(tmp_path / "b.db") as batch:
-        client = hearing(simulator, ManualCallbacks()) if hears else customer(simulator)
+    async with service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        client = hearing(simulator, ManualCallbacks()) if hears else make_client(simulator)
         async with client:
             await batch.add(films(2))
             simulator.script("create", [Fault.RESET_AFTER])
 
-            items = await ran(batch, client, folder=tmp_path / "films")
+            items = await run_batch(batch, client, folder=tmp_path / "films")
 
         assert {item.state for item in items} == {ItemState.DONE, ItemState.UNCERTAIN}
         assert (now() >= 1800) is hears
         assert now() < 2400
 
 
-async def test_an_old_doubt_is_not_waited_for(tmp_path: Path) -> None:
+async def test_an_old_uncertain_attempt_is_not_waited_for(tmp_path: Path) -> None:
     """A callback of yesterday's submission does not come any more."""
     async with service() as simulator:
         async with (
             hearing(simulator, ManualCallbacks()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
@@ -181,9 +181,9 @@ async def test_an_old_doubt_is_not_waited_for(tmp_path: Path) -> None:
 
         async with (
             hearing(simulator, ManualCallbacks()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
-            items = await ran(batch, client, folder=tmp_path / "films")
+            items = await run_batch(batch, client, folder=tmp_path / "films")
 
         assert [item.state for item in items] == [ItemState.UNCERTAIN]
         assert now() - began < 5
@@ -193,14 +193,14 @@ async def test_a_film_that_was_given_up_and_made_after_all_is_named(tmp_path: Pa
     """Submitted again, and then the first one's callback comes: both are paid, and told. (A14)"""
     callbacks = ManualCallbacks()
     async with service() as simulator:
-        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
             await left(batch, client, tmp_path / "films", simulator)
             await batch.resubmit("k0")
 
-        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
-            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
             await until_paid(simulator, 2)
             await callbacks.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
             await running
@@ -215,10 +215,10 @@ async def test_a_callback_of_another_batch_changes_nothing(tmp_path: Path) -> No
     async with (
         service() as simulator,
         hearing(simulator, callbacks) as client,
-        opened(tmp_path / "b.db") as batch,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert not await callbacks.deliver("f" * 32, "task_1")
         assert await batch.verify() == []
@@ -245,13 +245,13 @@ async def test_the_inbox_is_bounded_and_knows_its_own(tmp_path: Path) -> None:
         await again.aclose()
 
 
-async def test_what_nobody_keeps_is_not_acknowledged(tmp_path: Path) -> None:
+async def test_a_callback_that_cannot_be_stored_is_not_acknowledged(tmp_path: Path) -> None:
     """The run is over and its client is not: the service has to call again. (W8)"""
     callbacks = ManualCallbacks()
     async with (
         service() as simulator,
         hearing(simulator, callbacks) as client,
-        opened(tmp_path / "b.db") as batch,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
         simulator.script("create", [Fault.RESET_AFTER])
@@ -260,20 +260,20 @@ async def test_what_nobody_keeps_is_not_acknowledged(tmp_path: Path) -> None:
 
         assert not await callbacks.deliver(token, task_id)
 
-        running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
         await asyncio.sleep(1)
         assert await callbacks.deliver(token, task_id)
         await running
         assert await states(batch) == {"k0": ItemState.DONE}
 
 
-async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path) -> None:
+async def test_stored_callbacks_are_read_however_old_the_attempt(tmp_path: Path) -> None:
     """A receiver heard it while nobody ran; the next run takes the time to confirm it. (W8)"""
     terms = Terms(duration=Constant(60), callbacks="none", latency={"record": Constant(0.3)})
-    async with world(terms) as simulator:
+    async with simulated_service(terms) as simulator:
         async with (
             hearing(simulator, ManualCallbacks()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
@@ -283,9 +283,9 @@ async def test_what_lay_in_an_inbox_is_read_however_old_the_doubt(tmp_path: Path
         await asyncio.sleep(3 * 3600)
 
         callback = Callback("https://hooks.test/apikley", inbox=inbox.path, clock=LoopClock())
-        client = customer(simulator, callback=callback, polling=None)
-        async with client, opened(tmp_path / "b.db") as batch:
-            await ran(batch, client, folder=tmp_path / "films")
+        client = make_client(simulator, callback=callback, polling=None)
+        async with client, open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=tmp_path / "films")
 
             assert await states(batch) == {"k0": ItemState.DONE}
         assert len(simulator.ledger.paid) == 1
@@ -299,10 +299,10 @@ async def test_a_receiver_that_has_kept_something_is_waited_for(tmp_path: Path) 
             await asyncio.sleep(5)
             await self.deliver(token, task_id)
 
-    async with world(Terms(duration=Constant(60), callbacks="none")) as simulator:
+    async with simulated_service(Terms(duration=Constant(60), callbacks="none")) as simulator:
         async with (
             hearing(simulator, ManualCallbacks()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
@@ -310,32 +310,32 @@ async def test_a_receiver_that_has_kept_something_is_waited_for(tmp_path: Path) 
         token, task_id = token_of(simulator, 0), simulator.ledger.paid[0].task_id
         await asyncio.sleep(3 * 3600)
 
-        async with hearing(simulator, Late()) as client, opened(tmp_path / "b.db") as batch:
-            await ran(batch, client, folder=tmp_path / "films")
+        async with hearing(simulator, Late()) as client, open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=tmp_path / "films")
 
             assert await states(batch) == {"k0": ItemState.DONE}
 
 
-async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
+async def test_a_run_of_other_films_stores_callbacks_and_polls_nothing(
     tmp_path: Path,
 ) -> None:
     """A callback about a film that the run was not given is kept for the run that is."""
     callbacks = ManualCallbacks()
     async with service() as simulator:
-        async with hearing(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(2))
             simulator.script("create", [Fault.RESET_AFTER])
             running = asyncio.create_task(
-                ran(batch, client, folder=tmp_path / "films", keys=["k0"])
+                run_batch(batch, client, folder=tmp_path / "films", keys=["k0"])
             )
             await until_paid(simulator, 1)
             await asyncio.sleep(5)
             running.cancel()
             await asyncio.wait({running})
         later = ManualCallbacks()
-        async with hearing(simulator, later) as client, opened(tmp_path / "b.db") as batch:
+        async with hearing(simulator, later) as client, open_batch(tmp_path / "b.db") as batch:
             running = asyncio.create_task(
-                ran(batch, client, folder=tmp_path / "films", keys=["k1"])
+                run_batch(batch, client, folder=tmp_path / "films", keys=["k1"])
             )
             await until_paid(simulator, 2)
             await later.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
@@ -345,9 +345,9 @@ async def test_a_run_of_other_films_keeps_what_it_hears_and_follows_nothing(
             assert now() < 300  # and nobody waited for the other
         async with (
             hearing(simulator, ManualCallbacks()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
-            await ran(batch, client, folder=tmp_path / "films")
+            await run_batch(batch, client, folder=tmp_path / "films")
 
             assert set((await states(batch)).values()) == {ItemState.DONE}
         assert len(simulator.ledger.paid) == 2

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from batch.scenery import opened, ran, states, swift
+from batch.helpers import fast_limiter, open_batch, run_batch, states
 
 from apikley_async import Client, Environment, ModelTask, Shot, Storyboard
 from apikley_async.batch import Batch, ItemState, Journal
@@ -142,9 +142,9 @@ async def test_an_earlier_journal_is_brought_up_to_date(path: Path) -> None:
     assert path.with_name("b.db.v2").read_bytes().startswith(b"SQLite format 3")
 
 
-async def test_its_films_are_known_and_their_twins_are_refused(path: Path) -> None:
+async def test_films_of_earlier_versions_are_known_and_duplicates_are_refused(path: Path) -> None:
     """Digests of version 1 are compared in version 1. (A21, A22)"""
-    async with opened(path) as batch:
+    async with open_batch(path) as batch:
         again = await batch.add(GOLDEN / "films.yaml")
         pair = await batch.add([("pair", Storyboard([Shot("Out of Python.", 2)], duration=25))])
 
@@ -184,7 +184,7 @@ def customer(service: Service) -> Client:
         "key-of-the-golden-journal",
         base_url="http://127.0.0.1:1",
         environment=Environment(transport=service, clock=LoopClock(), rng=random.Random(1)),
-        limiter=swift(),
+        limiter=fast_limiter(),
     )
 
 
@@ -192,11 +192,11 @@ async def test_it_is_resumed(path: Path, tmp_path: Path) -> None:
     """What is paid is followed and saved, what is planned is paid once, and nothing else is."""
     service = Service()
     words = ["planned", "uncertain", "sending", "submitted", "stalled", "success", "done", "again"]
-    async with customer(service) as client, opened(path) as batch:
+    async with customer(service) as client, open_batch(path) as batch:
         await batch.add(GOLDEN / "films.yaml")
         before = await tasks(batch)
         for _ in range(2):
-            await ran(batch, client, folder=tmp_path / "films", keys=words)
+            await run_batch(batch, client, folder=tmp_path / "films", keys=words)
 
         found = await states(batch)
         assert Counter(found[key] for key in words) == {ItemState.DONE: 6, ItemState.UNCERTAIN: 2}

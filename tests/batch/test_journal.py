@@ -72,7 +72,7 @@ async def test_a_second_owner_is_refused_at_once(path: Path) -> None:
         pass
 
 
-async def test_another_process_is_refused_and_may_look(path: Path) -> None:
+async def test_another_process_is_refused_and_may_read(path: Path) -> None:
     """A second process cannot run the batch, but it can look at it."""
     code = (
         "import asyncio, sys\n"
@@ -98,7 +98,7 @@ async def test_another_process_is_refused_and_may_look(path: Path) -> None:
     assert "in use by process" in done.stderr
 
 
-async def test_a_stolen_journal_writes_nothing(path: Path) -> None:
+async def test_a_former_owner_writes_nothing(path: Path) -> None:
     """An owner whose epoch has passed cannot write any more. (J5, J6)."""
     async with journal(path) as owner:
         await owner.plan([film("a")])
@@ -239,7 +239,7 @@ async def test_a_damaged_journal_is_refused_or_unharmed(path: Path, tmp_path: Pa
     assert refused > 10
 
 
-async def test_a_full_disk_closes_the_gate(path: Path, disk: type[SmallDisk]) -> None:
+async def test_after_a_full_disk_nothing_more_is_written(path: Path, disk: type[SmallDisk]) -> None:
     """What cannot be written down is not sent, and the error says what to do. (J1)."""
     async with journal(path) as owner:
         await owner.plan([film(f"k{number}") for number in range(50)])
@@ -458,7 +458,7 @@ async def test_the_lock_writes_through_no_link(path: Path, tmp_path: Path, kind:
     assert not path.exists()
 
 
-async def test_closing_cannot_be_cut_in_two(path: Path) -> None:
+async def test_closing_is_finished_when_it_is_cancelled(path: Path) -> None:
     """Whoever is cancelled while closing leaves a closed journal behind. (C14)."""
     for _ in range(3):
         owner = await Journal.open(path)
@@ -540,7 +540,7 @@ async def test_an_upgrade_that_breaks_off_changes_nothing(path: Path) -> None:
     assert choose_version(path) == VERSION + 2
 
 
-async def test_an_older_journal_is_not_upgraded_by_looking(path: Path) -> None:
+async def test_an_older_journal_is_not_upgraded_by_reading(path: Path) -> None:
     """Whoever only looks changes nothing, and is told what to do. (J10)."""
     async with journal(path):
         pass
@@ -839,7 +839,7 @@ def test_shares_that_look_local_are_known(
 
 @pytest.mark.parametrize("name", ["batch.db", "batch.db-wal"])
 @pytest.mark.parametrize("way", [{}, {"read_only": True}, {"private": True}])
-async def test_a_pipe_in_a_journals_place_holds_nobody(
+async def test_a_pipe_instead_of_a_journal_blocks_nothing(
     path: Path, name: str, way: dict[str, bool]
 ) -> None:
     """SQLite would wait at it for good, and no signal would end that."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch.scenery import check_books, scene_of, states
+from batch.helpers import check_consistency, key_of_request, states
 from batch.worker import HOOK_KEY, POINTS, REFUSED
 from rawserver import unused_port
 from volume import volume
@@ -91,7 +91,7 @@ def busy_world(seed: int, **signing: str) -> Simulator:
 
 async def check_the_end(simulator: Simulator, place: Path) -> dict[str, ItemState]:
     async with Batch.open(place / "batch.db") as batch:
-        await check_books(simulator, batch, place / "films")
+        await check_consistency(simulator, batch, place / "films")
         return await states(batch)
 
 
@@ -276,10 +276,10 @@ async def test_killed_and_the_journal_is_moved_about(turn: int, tmp_path: Path) 
 
         async with Batch.open(tmp_path / "batch.db") as batch:
             items = {item.key: item async for item in batch.items()}
-        paid = {scene_of(charge.body): charge.task_id for charge in simulator.ledger.paid}
-        assert Counter(scene_of(charge.body) for charge in simulator.ledger.paid).total() == len(
-            paid
-        )
+        paid = {key_of_request(charge.body): charge.task_id for charge in simulator.ledger.paid}
+        assert Counter(
+            key_of_request(charge.body) for charge in simulator.ledger.paid
+        ).total() == len(paid)
         for key, task_id in paid.items():
             assert items[key].state is ItemState.UNCERTAIN or items[key].task_id == task_id
 

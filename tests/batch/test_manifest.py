@@ -128,7 +128,9 @@ FORMS = {
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_says_the_same(write: Any, name: str, newline: str, bom: bytes) -> None:
+def test_every_format_gives_the_same_entries(
+    write: Any, name: str, newline: str, bom: bytes
+) -> None:
     """The same films in any form, with any line ends, are the same entries. (M6)."""
     write("kitten.png", png())
     usual = read(write("usual.json", json.dumps(JSON)))
@@ -140,7 +142,7 @@ def test_every_form_says_the_same(write: Any, name: str, newline: str, bom: byte
     assert [entry.key for entry in usual] == ["kitten", "010"]
 
 
-def test_where_films_stand(write: Any) -> None:
+def test_counts_of_items_by_state(write: Any) -> None:
     """Lines where the form has them, numbers elsewhere."""
     write("kitten.png", png())
     places = {
@@ -200,7 +202,7 @@ def test_quotes_and_line_breaks_in_cells(write: Any) -> None:
     assert json.loads(read(path)[0].payload)["shots"][0]["scene"] == 'One,\n"two".'
 
 
-def test_a_csv_film_is_told_in_its_columns(write: Any) -> None:
+def test_faults_of_a_csv_film_name_its_columns(write: Any) -> None:
     """What is `duration` elsewhere is `film_duration` there."""
     path = write("films.csv", "key,scene,duration,film_duration\na,One.,5,12\n")
 
@@ -226,7 +228,7 @@ def test_a_csv_film_of_too_many_rows(write: Any) -> None:
 # --- all faults, at once --------------------------------------------------------------------------
 
 
-def test_all_faults_of_a_manifest_are_told(write: Any) -> None:
+def test_all_faults_of_a_manifest_are_reported(write: Any) -> None:
     """With file, place, field and rule: a user mends a manifest once. (M9)."""
     lines = [
         f"{{{SHOTS}}}",
@@ -675,7 +677,7 @@ def test_a_film_with_a_fault_takes_part_in_the_other_checks(write: Any) -> None:
     assert told == {"films.jsonl": 2, "films.yaml": 2, "films.csv": 1, "films.json": 1}, found
 
 
-def test_a_comma_between_braces_wants_quotes(write: Any) -> None:
+def test_a_comma_between_braces_needs_quotes(write: Any) -> None:
     """YAML would make another field of the text behind it."""
     path = write("films.yaml", "shots:\n- {scene: A kitten, with a cake., duration: 5}\n")
 
@@ -684,7 +686,7 @@ def test_a_comma_between_braces_wants_quotes(write: Any) -> None:
     )
 
 
-def test_shots_that_do_not_fill_their_film_are_told_before_it_is_paid(write: Any) -> None:
+def test_shots_that_do_not_fill_their_film_give_a_remark(write: Any) -> None:
     """It is no fault: the page of the model allows it, and the whole film is paid."""
     films = [{"key": f"k{n}", "shots": [{"scene": f"{n}.", "duration": n}]} for n in range(1, 6)]
     films.append({"key": "full", "duration": 10, "shots": [{"scene": "X.", "duration": 10}]})
@@ -699,7 +701,7 @@ def test_shots_that_do_not_fill_their_film_are_told_before_it_is_paid(write: Any
     )
 
 
-def test_shots_without_a_duration_are_written_down_as_they_are(write: Any) -> None:
+def test_shots_without_a_duration_are_stored_as_they_are(write: Any) -> None:
     """Their shares are worked out when the film is sent; such a film is always full."""
     shots = [{"scene": "A."}, {"scene": "B.", "duration": 7}]
     forms = {

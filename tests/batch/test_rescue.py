@@ -16,7 +16,15 @@ import attrs
 import pytest
 from batch.conformance import attempt, film
 from batch.conftest import SmallDisk
-from batch.scenery import check_books, customer, films, opened, ran, states, world
+from batch.helpers import (
+    check_consistency,
+    films,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
+    states,
+)
 from batch.test_journal import journal
 
 from apikley_async import Verdict
@@ -106,7 +114,7 @@ async def test_where_nothing_can_be_written_another_folder_can(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-async def test_where_no_place_is_left_the_error_is_the_place(
+async def test_where_no_note_can_be_written_the_error_holds_the_id(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
 ) -> None:
     """Then the id stands in the error and the log, and they say to keep it. (J2)"""
@@ -169,7 +177,7 @@ def note_of(owner: Journal, key: str, token: str) -> str:
     return json.dumps(said) + "\n"
 
 
-async def test_half_a_note_is_none(
+async def test_an_incomplete_note_is_ignored(
     path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
 ) -> None:
     """A disk that takes a part only keeps no id: the error says so, and is the place. (J2)"""
@@ -215,7 +223,7 @@ async def test_a_note_is_neither_written_nor_read_through_a_link(
     assert victim.exists()
 
 
-async def test_a_pipe_in_a_note_s_place_does_not_hold_the_journal(path: Path) -> None:
+async def test_a_pipe_instead_of_a_note_does_not_block_the_journal(path: Path) -> None:
     """Nobody writes into it, and nobody need."""
     note = path.with_name("batch.db.rescue.jsonl")
     os.mkfifo(note)
@@ -290,13 +298,15 @@ async def test_a_note_about_a_task_of_another_film_binds_nothing(
     assert TASK in critical.getMessage()
 
 
-async def test_a_stolen_journal_does_not_lose_what_is_out(tmp_path: Path, path: Path) -> None:
+async def test_a_former_owner_stores_the_task_that_it_was_waiting_for(
+    tmp_path: Path, path: Path
+) -> None:
     """Its owner lost it while the POST was out: the id is in the journal all the same. (J5)"""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.late(5)])
-        async with customer(simulator) as client, opened(path) as batch:
+        async with make_client(simulator) as client, open_batch(path) as batch:
             await batch.add(films(1))
-            running = asyncio.create_task(ran(batch, client, folder=tmp_path))
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path))
             await asyncio.sleep(2)
             thief = sqlite3.connect(path)
             with thief:
@@ -309,25 +319,29 @@ async def test_a_stolen_journal_does_not_lose_what_is_out(tmp_path: Path, path: 
         assert (item.state, item.task_id) == (ItemState.SUBMITTED, charge.task_id)
         assert not path.with_name("batch.db.rescue.jsonl").exists()
 
-        async with customer(simulator) as client, opened(path) as batch:
-            await ran(batch, client, folder=tmp_path)
-            await check_books(simulator, batch, tmp_path)
+        async with make_client(simulator) as client, open_batch(path) as batch:
+            await run_batch(batch, client, folder=tmp_path)
+            await check_consistency(simulator, batch, tmp_path)
             assert await states(batch) == {"k0": ItemState.DONE}
 
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("decided", [False, True], ids=["undecided", "resubmitted"])
-async def test_an_owner_that_was_believed_dead_hands_over_what_it_has_bought(
+async def test_a_former_owner_hands_over_what_it_has_paid(
     tmp_path: Path, path: Path, decided: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its answer comes when another one has the journal: it binds, or is bought besides. (A18)"""
     monkeypatch.setattr(locks, "lock_file", lambda handle: None)  # locks that hold nobody off
-    async with world() as simulator, customer(simulator) as client, opened(path) as former:
+    async with (
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(path) as former,
+    ):
         simulator.script("create", [Fault.late(5)])
         await former.add(films(1))
-        running = asyncio.create_task(ran(former, client, folder=tmp_path))
+        running = asyncio.create_task(run_batch(former, client, folder=tmp_path))
         await asyncio.sleep(2)
-        async with opened(path) as owner:
+        async with open_batch(path) as owner:
             assert await states(owner) == {"k0": ItemState.UNCERTAIN}
             if decided:
                 await owner.resubmit("k0")
@@ -342,23 +356,23 @@ async def test_an_owner_that_was_believed_dead_hands_over_what_it_has_bought(
                 return
             assert bought == []
             assert isinstance(running.exception(), JournalError)  # it may not go on
-            await ran(owner, client, folder=tmp_path)
-            await check_books(simulator, owner, tmp_path)
+            await run_batch(owner, client, folder=tmp_path)
+            await check_consistency(simulator, owner, tmp_path)
             assert await states(owner) == {"k0": ItemState.DONE}
 
 
 async def test_an_answer_after_the_journal_was_closed_is_noted(tmp_path: Path, path: Path) -> None:
     """It came after all patience, while the client was closing: the film is bound later. (C6)"""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.late(40)])
-        async with customer(simulator) as client, opened(path) as batch:
+        async with make_client(simulator) as client, open_batch(path) as batch:
             await batch.add(films(1))
-            running = asyncio.create_task(ran(batch, client, folder=tmp_path))
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path))
             await asyncio.sleep(5)
             batch.stop()
             await running
             assert (await batch.item("k0")).state is ItemState.SENDING
-        async with customer(simulator) as client, opened(path) as batch:
-            await ran(batch, client, folder=tmp_path)
-            await check_books(simulator, batch, tmp_path)
+        async with make_client(simulator) as client, open_batch(path) as batch:
+            await run_batch(batch, client, folder=tmp_path)
+            await check_consistency(simulator, batch, tmp_path)
             assert await states(batch) == {"k0": ItemState.DONE}

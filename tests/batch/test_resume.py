@@ -12,17 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from batch.scenery import (
+from batch.helpers import (
     board,
-    check_books,
-    customer,
+    check_consistency,
+    fast_limiter,
     films,
-    opened,
-    ran,
-    scene_of,
+    key_of_request,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
     states,
-    swift,
-    world,
 )
 
 from apikley_async import RateLimiter
@@ -37,17 +37,17 @@ pytestmark = pytest.mark.virtual
 async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
     """Twenty submissions, a restart, and no 429: the window is in the journal. (R2)"""
     terms = Terms(limit=20, per=10.0, duration=Constant(60))
-    async with world(terms) as simulator:
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+    async with simulated_service(terms) as simulator:
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(60))
             submitted = 0
             async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
                 submitted += item.state is ItemState.SUBMITTED
                 if submitted == 20:
                     break
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
-            await ran(batch, client, folder=tmp_path / "films")
-            await check_books(simulator, batch, tmp_path / "films")
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=tmp_path / "films")
+            await check_consistency(simulator, batch, tmp_path / "films")
 
         assert not simulator.ledger.refused
         assert simulator.ledger.busiest_window(10.0) <= 20
@@ -56,16 +56,16 @@ async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
 
 async def test_an_uncertain_attempt_rests_its_minute_over_a_restart(tmp_path: Path) -> None:
     """It may still arrive at the service: its slot is used again a minute after it. (R2)"""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.RESET_AFTER])
         for key, pause in (("first", 20), ("second", 0)):
             limiter = RateLimiter(1, 10.0, clock=LoopClock())
             async with (
-                customer(simulator, limiter=limiter) as client,
-                opened(tmp_path / "b.db") as batch,
+                make_client(simulator, limiter=limiter) as client,
+                open_batch(tmp_path / "b.db") as batch,
             ):
                 await batch.add([(key, board(key))])
-                await ran(batch, client, folder=tmp_path / "films")
+                await run_batch(batch, client, folder=tmp_path / "films")
             await asyncio.sleep(pause)
 
         first, second = simulator.ledger.arrivals("create")
@@ -91,47 +91,47 @@ async def leave_at(batch: Batch, key: str, state: ItemState, url: str) -> None:
 
 @pytest.mark.parametrize("state", [ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS])
 @pytest.mark.parametrize("pause", [100.0, 7200.0, 90_000.0], ids=["soon", "2h", "25h"])
-async def test_a_paid_film_is_taken_up_in_every_state(
+async def test_a_paid_film_is_resumed_in_every_state(
     state: ItemState, pause: float, tmp_path: Path
 ) -> None:
     """Submitted, stalled or ready: the next run saves it, hours later too, for nothing. (I3)"""
-    async with world() as simulator:
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+    async with simulated_service() as simulator:
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(2))
             async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
                 if item.key == "k0" and item.state is ItemState.SUBMITTED:
                     break
-        async with opened(tmp_path / "b.db") as batch:
+        async with open_batch(tmp_path / "b.db") as batch:
             [url] = simulator.result_urls((await batch.item("k0")).task_id or "")
             await leave_at(batch, "k0", state, url)
         await asyncio.sleep(pause)
 
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
-            await ran(batch, client, folder=tmp_path / "films")
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=tmp_path / "films")
 
             assert set((await states(batch)).values()) == {ItemState.DONE}
-            await check_books(simulator, batch, tmp_path / "films")
+            await check_consistency(simulator, batch, tmp_path / "films")
         assert len(simulator.ledger.paid) == 2
 
 
 async def test_a_result_that_is_dead_everywhere_expires_and_can_be_revived(tmp_path: Path) -> None:
     """When no way leads to a film any more it is told as expired; `revive` tries once more. (D7)"""
     terms = Terms(duration=Constant(30), result_life=600, reissue_life=600)
-    async with world(terms) as simulator:
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+    async with simulated_service(terms) as simulator:
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
                 if item.state is ItemState.SUCCESS:
                     break
         await asyncio.sleep(3600)
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
-            [item] = await ran(batch, client, folder=tmp_path / "films")
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            [item] = await run_batch(batch, client, folder=tmp_path / "films")
             assert item.state is ItemState.SUCCESS  # its day is not over: not yet is not never
         await asyncio.sleep(24 * 3600)
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
-            [item] = await ran(batch, client, folder=tmp_path / "films")
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            [item] = await run_batch(batch, client, folder=tmp_path / "films")
             assert item.state is ItemState.EXPIRED
-            assert await ran(batch, client, folder=tmp_path / "films") == []
+            assert await run_batch(batch, client, folder=tmp_path / "films") == []
             await batch.revive()
             assert (await batch.item("k0")).state is ItemState.SUCCESS
         assert len(simulator.ledger.paid) == 1
@@ -139,8 +139,11 @@ async def test_a_result_that_is_dead_everywhere_expires_and_can_be_revived(tmp_p
 
 async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
     """Of many films that are ready, those whose links die first are fetched first. (D18)"""
-    async with world(Terms(duration=Constant(5))) as simulator:
-        async with customer(simulator, limiter=swift()) as client, opened(tmp_path / "b.db") as b:
+    async with simulated_service(Terms(duration=Constant(5))) as simulator:
+        async with (
+            make_client(simulator, limiter=fast_limiter()) as client,
+            open_batch(tmp_path / "b.db") as b,
+        ):
             await b.add(films(30))
             simulator.script("file", [Fault.HANG] * 40)
             async for _ in b.run(client, folder=tmp_path / "films", every_change=True):
@@ -148,7 +151,7 @@ async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
                     break
         simulator.clear_scripts()
         born = {}
-        async with opened(tmp_path / "b.db") as batch:
+        async with open_batch(tmp_path / "b.db") as batch:
             rng = random.Random(1)
             for number in range(30):
                 item = await batch.item(f"k{number}")
@@ -156,8 +159,8 @@ async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
                 shift(tmp_path / "b.db", item.key, 1_790_000_000 + born[item.task_id])
         seen = len(simulator.ledger.files)
 
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
-            await ran(batch, client, folder=tmp_path / "films")
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=tmp_path / "films")
             tasks = {
                 simulator.result_urls(item.task_id or "")[0].partition("?")[0]: item.task_id
                 async for item in batch.items()
@@ -186,8 +189,8 @@ def shift(path: Path, key: str, born: float) -> None:
 async def test_a_run_makes_only_the_films_it_was_given(tmp_path: Path) -> None:
     """The others are neither made nor followed nor saved, whatever earlier runs have left."""
     folder = tmp_path / "films"
-    async with world() as simulator:
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+    async with simulated_service() as simulator:
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(4))
             submitted = 0
             async for item in batch.run(
@@ -197,12 +200,12 @@ async def test_a_run_makes_only_the_films_it_was_given(tmp_path: Path) -> None:
                 if submitted == 2:
                     break
             [url] = simulator.result_urls((await batch.item("k2")).task_id or "")
-        async with opened(tmp_path / "b.db") as batch:
+        async with open_batch(tmp_path / "b.db") as batch:
             await leave_at(batch, "k2", ItemState.SUCCESS, url)
 
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
-            assert await ran(batch, client, folder=folder, keys=[]) == []
-            [item] = await ran(batch, client, folder=folder, keys={"k3"})
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            assert await run_batch(batch, client, folder=folder, keys=[]) == []
+            [item] = await run_batch(batch, client, folder=folder, keys={"k3"})
 
             assert (item.key, item.state) == ("k3", ItemState.DONE)
             assert await states(batch) == {
@@ -211,8 +214,8 @@ async def test_a_run_makes_only_the_films_it_was_given(tmp_path: Path) -> None:
                 "k2": ItemState.SUCCESS,
                 "k3": ItemState.DONE,
             }
-            await ran(batch, client, folder=folder)
-            await check_books(simulator, batch, folder)
+            await run_batch(batch, client, folder=folder)
+            await check_consistency(simulator, batch, folder)
         assert len(simulator.ledger.paid) == 4
 
 
@@ -221,14 +224,14 @@ async def test_a_key_that_is_not_in_the_journal_is_refused_before_anything_is_pa
 ) -> None:
     """`KeyError` with its name; the films that are there are not begun."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(2))
 
         with pytest.raises(KeyError, match="k7"):
-            await ran(batch, client, folder=tmp_path / "films", keys=["k0", "k7"])
+            await run_batch(batch, client, folder=tmp_path / "films", keys=["k0", "k7"])
 
         assert not simulator.ledger.creations
         assert set((await states(batch)).values()) == {ItemState.PLANNED}
@@ -237,16 +240,16 @@ async def test_a_key_that_is_not_in_the_journal_is_refused_before_anything_is_pa
 async def test_only_the_films_of_a_run_need_a_price(tmp_path: Path) -> None:
     """A bound in credits asks for the prices of what may be made, not of the others."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add([("short", board("short")), ("long", board("long", 25))])
         bound = {"folder": tmp_path / "films", "max_credits": 1000, "prices": {10: 150}}
 
         with pytest.raises(BudgetExceededError, match="25"):
-            await ran(batch, client, **bound)
-        [item] = await ran(batch, client, **bound, keys=["short"])
+            await run_batch(batch, client, **bound)
+        [item] = await run_batch(batch, client, **bound, keys=["short"])
 
         assert (item.key, item.state) == ("short", ItemState.DONE)
         assert len(simulator.ledger.paid) == 1
@@ -254,28 +257,28 @@ async def test_only_the_films_of_a_run_need_a_price(tmp_path: Path) -> None:
 
 async def test_an_adopted_film_is_resolved_by_its_content(tmp_path: Path) -> None:
     """Its attempt is unknown: the task is compared with the film itself. (A17)"""
-    async with world() as simulator:
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+    async with simulated_service() as simulator:
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(2))
             await batch.backup(tmp_path / "older.db")
-            await ran(batch, client, folder=tmp_path / "films")
-        tasks = {scene_of(charge.body): charge.task_id for charge in simulator.ledger.paid}
+            await run_batch(batch, client, folder=tmp_path / "films")
+        tasks = {key_of_request(charge.body): charge.task_id for charge in simulator.ledger.paid}
         adopted = Batch.open(tmp_path / "older.db", clock=LoopClock(), adopt=True)
-        async with customer(simulator, seed=9) as client, adopted as batch:
+        async with make_client(simulator, seed=9) as client, adopted as batch:
             with pytest.raises(ManifestError, match=r"shots: .*scene of k0.*scene of k1"):
                 await batch.resolve("k0", task_id=tasks["k1"], client=client)
             for key, task_id in tasks.items():
                 await batch.resolve(key, task_id=task_id, client=client)
-            await ran(batch, client, folder=tmp_path / "films", overwrite=True)
-            await check_books(simulator, batch, tmp_path / "films")
+            await run_batch(batch, client, folder=tmp_path / "films", overwrite=True)
+            await check_consistency(simulator, batch, tmp_path / "films")
 
 
-async def test_a_person_takes_what_links_there_are(tmp_path: Path) -> None:
+async def test_a_film_can_be_saved_without_its_unusable_links(tmp_path: Path) -> None:
     """One unusable link among several: the film rests until a person says that it will do. (D11)"""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
         async for item in batch.run(client, folder=tmp_path, every_change=True):
@@ -284,7 +287,7 @@ async def test_a_person_takes_what_links_there_are(tmp_path: Path) -> None:
         [link] = simulator.result_urls(item.task_id or "")
         simulator.script("record", [Fault.result_urls(link, "https://a\u202eb/x.mp4")] * 9)
 
-        [rests] = await ran(batch, client, folder=tmp_path)
+        [rests] = await run_batch(batch, client, folder=tmp_path)
         [again] = [item async for item in batch.save(client)]
         [done] = [item async for item in batch.save(client, "k0", partial=True)]
 
@@ -299,12 +302,12 @@ async def test_a_person_takes_what_links_there_are(tmp_path: Path) -> None:
         assert await batch.verify() == []
 
 
-async def test_a_wait_for_an_uncertain_film_is_told(tmp_path: Path) -> None:
+async def test_a_wait_for_an_uncertain_film_is_reported(tmp_path: Path) -> None:
     """Half an hour of silence says how long it is, and how to cut it short. (R9)"""
     async with (
-        world() as simulator,
-        customer(simulator, max_running=1) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, max_running=1) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
         simulator.script("create", [Fault.RESET_AFTER])
@@ -321,19 +324,19 @@ async def test_a_wait_for_an_uncertain_film_is_told(tmp_path: Path) -> None:
 
 async def test_running_films_are_counted_after_a_restart(tmp_path: Path) -> None:
     """An uncertain film may be running still, until a person says what became of it. (R9)"""
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.OK, Fault.RESET_AFTER])
         async with (
-            customer(simulator, max_running=2) as client,
-            opened(tmp_path / "b.db") as batch,
+            make_client(simulator, max_running=2) as client,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(2))
             async for item in batch.run(client, folder=tmp_path):
                 if item.state is ItemState.UNCERTAIN:
                     break
         async with (
-            customer(simulator, max_running=1) as client,
-            opened(tmp_path / "b.db") as batch,
+            make_client(simulator, max_running=1) as client,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add([*films(3)][2:])
             began = asyncio.get_running_loop().time()
@@ -347,17 +350,17 @@ async def test_running_films_are_counted_after_a_restart(tmp_path: Path) -> None
     assert first <= second
 
 
-async def test_words_that_a_cause_repeats_are_forgotten_too(tmp_path: Path) -> None:
+async def test_words_that_a_cause_repeats_are_purged_too(tmp_path: Path) -> None:
     """What was compared when a person insisted stands in the history, until it is purged. (A21)"""
     path = tmp_path / "b.db"
-    async with world(Terms(duration=Constant(5))) as simulator:
+    async with simulated_service(Terms(duration=Constant(5))) as simulator:
         simulator.script("create", [Fault.RESET_AFTER])
-        async with customer(simulator) as client, opened(path) as batch:
+        async with make_client(simulator) as client, open_batch(path) as batch:
             await batch.add([("k", board("a secret scene"))])
-            await ran(batch, client, folder=tmp_path / "films")
+            await run_batch(batch, client, folder=tmp_path / "films")
             other = await client.submit(board("another"))
             insisted = await batch.resolve("k", task_id=other.task_id, client=client, force=True)
-            await ran(batch, client, folder=tmp_path / "films")
+            await run_batch(batch, client, folder=tmp_path / "films")
 
             assert "a secret scene" in insisted.cause
             assert [item.state for item in await batch.purge()] == [ItemState.DONE]

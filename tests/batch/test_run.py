@@ -13,18 +13,18 @@ from pathlib import Path
 
 import attrs
 import pytest
-from batch.scenery import (
-    RESTING,
+from batch.helpers import (
+    END_STATES,
     board,
-    check_books,
-    customer,
+    check_consistency,
+    evenly,
+    fast_limiter,
     films,
-    often,
-    opened,
-    ran,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
     states,
-    swift,
-    world,
 )
 from volume import volume
 
@@ -71,7 +71,7 @@ def bad_day(seed: int) -> RandomFaults:
     rng = random.Random(seed)
 
     def mix(faults: list[Fault], most: float) -> dict[Fault, float]:
-        return often(rng.uniform(0, most), rng.sample(faults, rng.randint(1, len(faults))))
+        return evenly(rng.uniform(0, most), rng.sample(faults, rng.randint(1, len(faults))))
 
     return RandomFaults(
         seed=seed,
@@ -84,7 +84,7 @@ def bad_day(seed: int) -> RandomFaults:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_a_bad_day_ends_with_true_books(seed: int, tmp_path: Path) -> None:
+async def test_a_run_with_random_faults_ends_consistently(seed: int, tmp_path: Path) -> None:
     """Whatever goes wrong, every film ends somewhere, whole, and nothing is paid twice.
 
     Running again sends nothing and changes nothing. (I1, I2, I3, I13)
@@ -92,25 +92,28 @@ async def test_a_bad_day_ends_with_true_books(seed: int, tmp_path: Path) -> None
     rng = random.Random(seed)
     terms = Terms(duration=Lognormal(), fail_rate=rng.choice([0.0, 0.2]))
     folder = tmp_path / "films"
-    async with world(terms, faults=bad_day(seed), seed=seed) as simulator:
+    async with simulated_service(terms, faults=bad_day(seed), seed=seed) as simulator:
         for life in range(8):
             if life == 6:
                 simulator.faults = None
-            async with customer(simulator, seed=seed) as client, opened(tmp_path / "b.db") as batch:
+            async with (
+                make_client(simulator, seed=seed) as client,
+                open_batch(tmp_path / "b.db") as batch,
+            ):
                 await batch.add(films(rng.randint(5, 20)))
-                await ran(batch, client, folder=folder, max_running=rng.choice([3, 100]))
-                await check_books(simulator, batch, folder)
+                await run_batch(batch, client, folder=folder, max_running=rng.choice([3, 100]))
+                await check_consistency(simulator, batch, folder)
                 stand = await states(batch)
-            if set(stand.values()) <= RESTING:
+            if set(stand.values()) <= END_STATES:
                 break
-        assert set(stand.values()) <= RESTING, stand
+        assert set(stand.values()) <= END_STATES, stand
         posts, paid = len(simulator.ledger.arrivals("create")), len(simulator.ledger.paid)
         simulator.faults = None
 
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
-            assert await ran(batch, client, folder=folder, every_change=True) == []
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            assert await run_batch(batch, client, folder=folder, every_change=True) == []
             assert await states(batch) == stand
-            await check_books(simulator, batch, folder)
+            await check_consistency(simulator, batch, folder)
 
         assert (len(simulator.ledger.arrivals("create")), len(simulator.ledger.paid)) == (
             posts,
@@ -134,9 +137,9 @@ async def test_a_limiter_of_ones_own_remembers_the_attempts_of_the_last_run(tmp_
         def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
             self.remembered.append(list(attempts))
 
-    async with world() as simulator:
+    async with simulated_service() as simulator:
         simulator.script("create", [Fault.OK, Fault.RESET_AFTER])
-        async with customer(simulator) as client, opened(tmp_path / "b.db") as batch:
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(2))
             batch_run = batch.run(client, folder=tmp_path / "films", every_change=True)
             async with contextlib.aclosing(batch_run) as changes:
@@ -146,27 +149,27 @@ async def test_a_limiter_of_ones_own_remembers_the_attempts_of_the_last_run(tmp_
         await asyncio.sleep(10)
         own = Own()
         async with (
-            customer(simulator, limiter=own) as client,
-            opened(tmp_path / "b.db") as batch,
+            make_client(simulator, limiter=own) as client,
+            open_batch(tmp_path / "b.db") as batch,
         ):
-            await ran(batch, client, folder=tmp_path / "films")
-            await ran(batch, client, folder=tmp_path / "films")
+            await run_batch(batch, client, folder=tmp_path / "films")
+            await run_batch(batch, client, folder=tmp_path / "films")
 
     [attempts] = own.remembered
     assert sorted(uncertain for _, uncertain in attempts) == [False, True]
     assert all(10 <= ago <= 60 for ago, _ in attempts)
 
 
-async def test_each_film_is_told_once_when_it_rests(tmp_path: Path) -> None:
+async def test_each_film_is_yielded_once_at_its_end(tmp_path: Path) -> None:
     """The loop hears of each film as it comes to rest, and of throttling and the like not."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.THROTTLED, Fault.OK, Fault.RESET_AFTER])
         await batch.add(films(5))
-        heard = await ran(batch, client, folder=tmp_path / "films")
+        heard = await run_batch(batch, client, folder=tmp_path / "films")
 
         assert Counter(item.key for item in heard) == dict.fromkeys(await states(batch), 1)
         assert Counter(item.state for item in heard) == {ItemState.DONE: 4, ItemState.UNCERTAIN: 1}
@@ -178,42 +181,42 @@ async def test_each_film_is_told_once_when_it_rests(tmp_path: Path) -> None:
     [(Fault.code(402), "credits"), (Fault.code(401), "key"), (Fault.code(433), "")],
     ids=lambda value: str(value),
 )
-async def test_what_is_everybody_s_trouble_stops_the_submitting(
+async def test_errors_of_the_account_stop_submitting(
     fault: Fault, told: str, tmp_path: Path
 ) -> None:
     """402, 401 and 433 stop the submitting; films in the making are followed. (A24, A25)"""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=RateLimiter(3, 10, clock=LoopClock())) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=RateLimiter(3, 10, clock=LoopClock())) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.OK] * 3 + [fault] * 50)
         await batch.add(films(30))
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert Counter((await states(batch)).values()) == {ItemState.DONE: 3, ItemState.PLANNED: 27}
         assert batch.stopped
         assert told in batch.stopped.casefold()
         assert len(simulator.ledger.arrivals("create")) <= 3 + 3
         simulator.clear_scripts()
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
         assert set((await states(batch)).values()) == {ItemState.DONE}
         assert batch.stopped is None
-        await check_books(simulator, batch, tmp_path / "films")
+        await check_consistency(simulator, batch, tmp_path / "films")
 
 
-async def test_a_film_that_fails_for_want_of_credits_stops_the_run(tmp_path: Path) -> None:
+async def test_a_film_that_fails_for_lack_of_credits_stops_the_run(tmp_path: Path) -> None:
     """The account's trouble, not the film's: nothing more is submitted, and nothing retried."""
     failure = Failure("402", "Credits insufficient")
     terms = Terms(duration=Constant(60), fail_rate=1.0, failure=failure)
     async with (
-        world(terms) as simulator,
-        customer(simulator, max_running=2) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(terms) as simulator,
+        make_client(simulator, max_running=2) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(20))
-        await ran(batch, client, folder=tmp_path / "films", retry=3)
+        await run_batch(batch, client, folder=tmp_path / "films", retry=3)
 
         assert len(simulator.ledger.paid) == 2
         assert batch.stopped is not None
@@ -223,14 +226,14 @@ async def test_a_film_that_fails_for_want_of_credits_stops_the_run(tmp_path: Pat
 async def test_maintenance_pauses_everybody_and_the_item_is_planned_again(tmp_path: Path) -> None:
     """A 455 costs minutes, not the batch: nobody submits meanwhile, then all go on. (A26)"""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift(4)) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter(4)) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.OK, Fault.code(455), Fault.code(455)])
         await batch.add(films(8))
 
-        await ran(batch, client, folder=tmp_path / "films", max_running=4)
+        await run_batch(batch, client, folder=tmp_path / "films", max_running=4)
 
         assert set((await states(batch)).values()) == {ItemState.DONE}
         times = simulator.ledger.arrivals("create")
@@ -240,14 +243,14 @@ async def test_maintenance_pauses_everybody_and_the_item_is_planned_again(tmp_pa
 async def test_films_that_meet_one_maintenance_are_one_pause(tmp_path: Path) -> None:
     """Six at once are told to wait: that is one maintenance, not six in a row. (A26)"""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.code(455)] * 6)
         await batch.add(films(6))
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert set((await states(batch)).values()) == {ItemState.DONE}
         assert batch.stopped is None
@@ -256,14 +259,14 @@ async def test_films_that_meet_one_maintenance_are_one_pause(tmp_path: Path) -> 
 async def test_a_film_between_two_maintenances_is_a_new_beginning(tmp_path: Path) -> None:
     """Four short ones in a day end no run: only those without a film between them add up. (A26)"""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.code(455), Fault.OK] * 5)
         await batch.add(films(5))
 
-        await ran(batch, client, folder=tmp_path / "films", max_running=1)
+        await run_batch(batch, client, folder=tmp_path / "films", max_running=1)
 
         assert set((await states(batch)).values()) == {ItemState.DONE}
         assert batch.stopped is None
@@ -272,14 +275,14 @@ async def test_a_film_between_two_maintenances_is_a_new_beginning(tmp_path: Path
 async def test_endless_maintenance_stops_the_run(tmp_path: Path) -> None:
     """After the last pause the run ends, and can be run again: it never hangs. (A26)"""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.code(455)] * 100)
         await batch.add(films(3))
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert batch.stopped
         assert set((await states(batch)).values()) == {ItemState.PLANNED}
@@ -288,16 +291,16 @@ async def test_endless_maintenance_stops_the_run(tmp_path: Path) -> None:
 
 async def test_a_service_that_cannot_be_reached_stops_the_run(tmp_path: Path) -> None:
     """When patience ends nothing was paid and everything is planned still. (A15)"""
-    simulator = world()
+    simulator = simulated_service()
     async with simulator:  # and its address leads nowhere from here on
-        client = customer(simulator, retry_for=60)
+        client = make_client(simulator, retry_for=60)
     async with (
         client,
-        opened(tmp_path / "b.db") as batch,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert batch.stopped
         assert "not reached" in batch.stopped
@@ -305,38 +308,38 @@ async def test_a_service_that_cannot_be_reached_stops_the_run(tmp_path: Path) ->
         assert await batch.verify() == []
 
 
-async def test_a_redirect_is_nobody_s_film(tmp_path: Path) -> None:
+async def test_a_redirected_submission_leaves_its_film_planned(tmp_path: Path) -> None:
     """A wrong address refuses every film: none of them is rejected for that. (A13)"""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift(1)) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter(1)) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.redirect(308, "https://other.test/")] * 9)
         await batch.add(films(9))
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert set((await states(batch)).values()) == {ItemState.PLANNED}
         assert len(simulator.ledger.arrivals("create")) == 1
 
 
-async def test_what_is_refused_for_good_stops_nobody(tmp_path: Path) -> None:
+async def test_a_rejected_film_does_not_stop_the_others(tmp_path: Path) -> None:
     """A 422 rejects its film; the others are made, and `retry` plans it again."""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.code(422, "no such thing")])
         await batch.add(films(4))
-        heard = await ran(batch, client, folder=tmp_path / "films")
+        heard = await run_batch(batch, client, folder=tmp_path / "films")
         [rejected] = [item for item in heard if item.state is ItemState.REJECTED]
 
         assert "no such thing" in rejected.cause
         assert Counter((await states(batch)).values()) == {ItemState.DONE: 3, ItemState.REJECTED: 1}
         await batch.retry(rejected.key)
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
         assert set((await states(batch)).values()) == {ItemState.DONE}
 
 
@@ -347,34 +350,34 @@ async def test_an_image_that_the_service_does_not_store_keeps_its_film_planned(
     shipped = Path(__file__).parents[2] / "apikley_async/cli/storyboards/kitten.webp"
     board = Storyboard([Shot("A picture.", 5)], duration=10, image=shipped)
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("upload", [Fault.NO_UPLOAD_URL])
         await batch.add([("picture", board), *films(3)])
 
-        heard = await ran(batch, client, folder=tmp_path / "films")
+        heard = await run_batch(batch, client, folder=tmp_path / "films")
 
         stand = await states(batch)
         assert stand.pop("picture") is ItemState.PLANNED
         assert set(stand.values()) == {ItemState.DONE}
         assert any(item.key == "picture" and "without a URL" in item.cause for item in heard)
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
         assert set((await states(batch)).values()) == {ItemState.DONE}
 
 
 async def test_an_address_that_redirects_stops_the_run(tmp_path: Path) -> None:
     """The base URL is not the service's: no other film is sent there, and none is rejected."""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift(), max_running=1) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter(), max_running=1) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.redirect(307, "https://elsewhere.test/")] * 9)
         await batch.add(films(3))
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert set((await states(batch)).values()) == {ItemState.PLANNED}
         assert len(simulator.ledger.arrivals("create")) == 1
@@ -387,11 +390,11 @@ async def test_no_file_of_a_batch_holds_the_key(tmp_path: Path) -> None:
     faults = RandomFaults(seed=3, create={Fault.HTTP_500_AFTER: 0.3}, file={Fault.CUT: 0.3})
     async with (
         Simulator(faults=faults, api_key=key, clock=LoopClock()) as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(8))
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         held = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert len(held) > 5
@@ -399,28 +402,28 @@ async def test_no_file_of_a_batch_holds_the_key(tmp_path: Path) -> None:
             assert key.encode() not in await asyncio.to_thread(path.read_bytes), path
 
 
-async def test_an_image_that_was_exchanged_is_not_filmed(tmp_path: Path) -> None:
+async def test_an_image_that_was_replaced_is_not_sent(tmp_path: Path) -> None:
     """What is paid is what was planned; with the picture back in its place it is made. (M11)"""
     shipped = Path(__file__).parents[2] / "apikley_async/cli/storyboards"
     picture = tmp_path / "picture.png"
     board = Storyboard([Shot("A picture.", 5)], duration=10, image=str(picture))
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await asyncio.to_thread(shutil.copy, shipped / "kitten.webp", picture)
         await batch.add([("a", board)])
         await asyncio.to_thread(shutil.copy, shipped / "lighthouse.webp", picture)
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert (await states(batch)) == {"a": ItemState.REJECTED}
         assert "not the picture" in (await batch.item("a")).cause
         assert not simulator.ledger.creations
         await asyncio.to_thread(shutil.copy, shipped / "kitten.webp", picture)
         await batch.retry("a")
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
         assert (await states(batch)) == {"a": ItemState.DONE}
 
 
@@ -433,9 +436,9 @@ async def test_an_image_is_compared_with_the_plan_where_it_is_read_to_be_sent(
     picture.write_bytes((shipped / "kitten.webp").read_bytes())
     board = Storyboard([Shot("A picture.", 5)], duration=10, image=str(picture))
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add([("a", board)])
         planned = work_of(await batch.item("a"))
@@ -451,9 +454,9 @@ async def test_an_image_is_compared_with_the_plan_where_it_is_read_to_be_sent(
 async def test_an_image_that_is_none_rejects_its_film_alone(tmp_path: Path) -> None:
     """An image that has become unreadable costs nothing and stops nobody."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         gone = Storyboard(
             [Shot("A picture.", 5)], duration=10, image="https://127.0.0.1.test/a.png"
@@ -467,7 +470,7 @@ async def test_an_image_that_is_none_rejects_its_film_alone(tmp_path: Path) -> N
         await batch.add([("lost", lost)])
         await asyncio.to_thread((tmp_path / "lost.png").write_bytes, b"no picture")
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         stand = await states(batch)
         assert stand.pop("lost") is ItemState.REJECTED
@@ -475,23 +478,23 @@ async def test_an_image_that_is_none_rejects_its_film_alone(tmp_path: Path) -> N
         assert "lost.png" in (await batch.item("lost")).cause
 
 
-async def test_a_file_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
+async def test_a_film_whose_file_exists_is_not_paid(tmp_path: Path) -> None:
     """A name that is taken may be the film, from a journal that was lost. (A21, D15)"""
     (tmp_path / "k1.mp4").write_bytes(b"somebody's")
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
-        heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
+        heard = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
 
         assert heard["k1"].state is ItemState.PLANNED
         assert "exists already" in heard["k1"].cause
         assert len(simulator.ledger.paid) == 2
         assert (tmp_path / "k1.mp4").read_bytes() == b"somebody's"
-        await ran(batch, client, folder=tmp_path, overwrite=True)
-        await check_books(simulator, batch, tmp_path)
+        await run_batch(batch, client, folder=tmp_path, overwrite=True)
+        await check_consistency(simulator, batch, tmp_path)
 
 
 class Photos:
@@ -501,7 +504,7 @@ class Photos:
         return b"\xff\xd8\xff\xe0" + request.task_id.encode() * 99
 
 
-async def test_a_rehearsal_gives_way_and_a_person_s_file_of_another_kind_does_not(
+async def test_a_rehearsal_is_replaced_and_any_other_file_is_not(
     tmp_path: Path,
 ) -> None:
     """`k0.mp4` was rehearsed, `k0.jpg` is somebody's: the bytes say which is meant."""
@@ -513,11 +516,11 @@ async def test_a_rehearsal_gives_way_and_a_person_s_file_of_another_kind_does_no
     simulator = Simulator(clock=LoopClock(), rng=random.Random(7), renderer=Photos())
     async with (
         simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add([("k0", task), ("k1", attrs.evolve(task, input={"prompt": "Dusk."}))])
-        heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
+        heard = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
 
         assert heard["k0"].state is ItemState.SUCCESS  # paid, and at the service still
         assert "k0.jpg exists and is another file" in heard["k0"].cause
@@ -525,21 +528,21 @@ async def test_a_rehearsal_gives_way_and_a_person_s_file_of_another_kind_does_no
         assert heard["k1"].state is ItemState.DONE
         assert not is_rehearsal(rehearsed)
         photo.rename(tmp_path / "mine.jpg")
-        await ran(batch, client, folder=tmp_path)
+        await run_batch(batch, client, folder=tmp_path)
         assert (await batch.item("k0")).files[0].path == photo
 
 
-async def test_the_first_of_several_files_in_the_way_is_not_paid_for(tmp_path: Path) -> None:
+async def test_a_film_whose_first_of_several_files_exists_is_not_paid(tmp_path: Path) -> None:
     """A film of several files is `k0-1.mp4`, `k0-2.mp4`, and there is no `k0.mp4`. (A21, D15)"""
     (tmp_path / "k0-1.mp4").write_bytes(b"somebody's")
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
 
-        [item] = await ran(batch, client, folder=tmp_path)
+        [item] = await run_batch(batch, client, folder=tmp_path)
 
         assert item.state is ItemState.PLANNED
         assert "k0-1.mp4 exists already" in item.cause
@@ -549,9 +552,9 @@ async def test_the_first_of_several_files_in_the_way_is_not_paid_for(tmp_path: P
 async def test_a_film_that_cannot_be_saved_is_saved_by_the_next_run(tmp_path: Path) -> None:
     """A file that gets in the way after paying keeps the film waiting, not lost. (D15)"""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
         async for item in batch.run(client, folder=tmp_path, every_change=True):
@@ -561,10 +564,10 @@ async def test_a_film_that_cannot_be_saved_is_saved_by_the_next_run(tmp_path: Pa
         assert "another file" in item.cause
         (tmp_path / "k0.mp4").unlink()
 
-        await ran(batch, client, folder=tmp_path)
+        await run_batch(batch, client, folder=tmp_path)
 
         assert len(simulator.ledger.paid) == 1
-        await check_books(simulator, batch, tmp_path)
+        await check_consistency(simulator, batch, tmp_path)
 
 
 @pytest.mark.parametrize(("retry", "paid"), [(0, 4), (1, 8), (2, 12)])
@@ -574,14 +577,14 @@ async def test_a_failed_film_is_made_again_only_on_request(
     """A new film is a new charge: `retry` says how often, and 0 is the default. (A27)"""
     terms = Terms(duration=Constant(30), decide=lambda _: Failure("500", "no luck"))
     async with (
-        world(terms) as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(terms) as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(4))
 
-        heard = await ran(batch, client, folder=tmp_path / "films", retry=retry)
-        again = await ran(batch, client, folder=tmp_path / "films", retry=retry)
+        heard = await run_batch(batch, client, folder=tmp_path / "films", retry=retry)
+        again = await run_batch(batch, client, folder=tmp_path / "films", retry=retry)
 
         assert len(simulator.ledger.paid) == paid
         assert {item.fail_message for item in heard} == {"no luck"}
@@ -597,16 +600,16 @@ async def test_a_film_that_was_taken_from_the_manifest_is_not_made(tmp_path: Pat
         '{"key": "%s", "shots": [{"scene": "The scene of %s.", "duration": 5}], "duration": 10}\n'
     )
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         manifest.write_text(line % ("a", "a") + line % ("b", "b"))
         await batch.add(manifest)
         manifest.write_text(line % ("b", "b") + line % ("c", "c"))
         plan = await batch.add(manifest)
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert str(plan) == "1 new, 1 known, 1 gone"
         assert await states(batch) == {
@@ -620,14 +623,14 @@ async def test_a_film_that_was_taken_from_the_manifest_is_not_made(tmp_path: Pat
 async def test_films_without_a_manifest_can_be_added_one_by_one(tmp_path: Path) -> None:
     """Pairs of a key and a film add up; none makes the others gone."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         for key in "abc":
             await batch.add([(key, board(key))])
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert set((await states(batch)).values()) == {ItemState.DONE}
 
@@ -635,13 +638,13 @@ async def test_films_without_a_manifest_can_be_added_one_by_one(tmp_path: Path) 
 async def test_a_success_without_a_link_waits_for_the_next_run(tmp_path: Path) -> None:
     """A film that is said to be ready and has no link is paid: it stalls, and is not lost."""
     async with (
-        world(Terms(duration=Constant(5), results=0)) as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(Terms(duration=Constant(5), results=0)) as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add([("talk", ModelTask("kling-2.6/text-to-video", {"prompt": "Hello."}))])
         for _ in range(2):
-            [item] = await ran(batch, client, folder=tmp_path / "films")
+            [item] = await run_batch(batch, client, folder=tmp_path / "films")
             assert (item.state, item.attempts) == (ItemState.STALLED, 1)
             assert "link" in item.cause
         assert len(simulator.ledger.paid) == 1
@@ -651,48 +654,48 @@ async def test_several_files_of_one_task(tmp_path: Path) -> None:
     """A task with three files has three names, and all of them are in the journal."""
     terms = Terms(duration=Constant(5), results=3)
     async with (
-        world(terms) as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(terms) as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
-        await ran(batch, client, folder=tmp_path)
+        await run_batch(batch, client, folder=tmp_path)
 
         item = await batch.item("k0")
         assert [file.path.name for file in item.files] == ["k0-1.mp4", "k0-2.mp4", "k0-3.mp4"]
         for number, file in enumerate(item.files, start=1):
             true = await simulator.film(item.task_id or "", number)
             assert file.path.read_bytes() == true
-        assert await ran(batch, client, folder=tmp_path) == []
+        assert await run_batch(batch, client, folder=tmp_path) == []
 
 
 async def test_no_more_films_run_than_allowed(tmp_path: Path) -> None:
     """`max_running` bounds the films in the making, whatever the client allows."""
     async with (
-        world() as simulator,
-        customer(simulator, limiter=swift()) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator, limiter=fast_limiter()) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(20))
 
-        await ran(batch, client, folder=tmp_path / "films", max_running=3)
+        await run_batch(batch, client, folder=tmp_path / "films", max_running=3)
 
         assert simulator.ledger.most_running == 3
         assert set((await states(batch)).values()) == {ItemState.DONE}
 
 
-async def test_an_uncertain_film_keeps_its_place_for_a_while(tmp_path: Path) -> None:
+async def test_an_uncertain_film_keeps_its_running_slot_for_a_while(tmp_path: Path) -> None:
     """What may be running counts as running: the service never has more than allowed. (R13)"""
     terms = Terms(duration=Constant(1000))
     async with (
-        world(terms) as simulator,
-        customer(simulator, limiter=swift(), max_running=2) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(terms) as simulator,
+        make_client(simulator, limiter=fast_limiter(), max_running=2) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         simulator.script("create", [Fault.RESET_AFTER])
         await batch.add(films(4))
 
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert simulator.ledger.most_running == 2
         assert Counter((await states(batch)).values()) == {
@@ -707,14 +710,14 @@ async def test_options_that_make_no_sense_are_refused(
 ) -> None:
     """An option that would hang the run, or undo a bound, is an error."""
     async with (
-        world() as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
 
         with pytest.raises(ValueError, match=next(iter(wrong)).removesuffix("s")):
-            await ran(batch, client, folder=tmp_path, **wrong)
+            await run_batch(batch, client, folder=tmp_path, **wrong)
 
         assert not simulator.ledger.arrivals("create")
 
@@ -723,35 +726,39 @@ async def test_options_that_make_no_sense_are_refused(
 async def test_a_folder_that_takes_no_film_is_found_before_paying(tmp_path: Path) -> None:
     """It is tried: made, and written to. Nothing of the trial is left. (D13)"""
     (tmp_path / "file").touch()
-    async with world() as simulator, customer(simulator) as client, opened(tmp_path / "b.db") as b:
+    async with (
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as b,
+    ):
         await b.add(films(1))
 
         for folder in (tmp_path / "file", tmp_path / "file" / "films", Path("/proc/films")):
             with pytest.raises(DownloadError, match="nothing was sent"):
-                await ran(b, client, folder=folder)
+                await run_batch(b, client, folder=folder)
 
         assert simulator.ledger.creations == []
-        await ran(b, client, folder=tmp_path / "films")
+        await run_batch(b, client, folder=tmp_path / "films")
         assert [path.name for path in (tmp_path / "films").iterdir()] == ["k0.mp4"]
 
 
 @pytest.mark.virtual
 @pytest.mark.parametrize("restarted", [False, True], ids=["one run", "the next run"])
-async def test_an_answer_with_another_film_s_task_is_that_film_s_trouble_only(
+async def test_an_answer_with_another_film_s_task_stops_only_that_film(
     restarted: bool, tmp_path: Path
 ) -> None:
     """That film is uncertain, with the answer; the others go on, and nothing has to be rescued."""
-    async with world() as simulator, opened(tmp_path / "b.db") as batch:
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
         if restarted:
             await batch.add(films(1))
-            async with customer(simulator, limiter=swift()) as client:
-                await ran(batch, client, folder=tmp_path / "films")
+            async with make_client(simulator, limiter=fast_limiter()) as client:
+                await run_batch(batch, client, folder=tmp_path / "films")
         simulator.script(
             "create", [Fault.OTHER_TASK] if restarted else [Fault.OK, Fault.OTHER_TASK]
         )
         await batch.add(films(4))
-        async with customer(simulator, limiter=swift()) as client:
-            await ran(batch, client, folder=tmp_path / "films", max_running=1)
+        async with make_client(simulator, limiter=fast_limiter()) as client:
+            await run_batch(batch, client, folder=tmp_path / "films", max_running=1)
             unclaimed = client.unclaimed
 
         assert batch.stopped is None
@@ -763,5 +770,5 @@ async def test_an_answer_with_another_film_s_task_is_that_film_s_trouble_only(
         }
         [doubtful] = [item async for item in batch.items() if item.key == "k1"]
         assert "the answer names" in doubtful.cause
-        await check_books(simulator, batch, tmp_path / "films")
+        await check_consistency(simulator, batch, tmp_path / "films")
     assert not [*tmp_path.glob("*.rescue.jsonl")]

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from batch.scenery import opened, swift
+from batch.helpers import fast_limiter, open_batch
 
 from apikley_async import Client, Environment
 from apikley_async.batch import ItemState
@@ -64,9 +64,9 @@ async def test_ten_thousand_films(tmp_path: Path) -> None:
     manifest.write_text("".join(task % (number, number) for number in range(COUNT)))
     client = Client(
         environment=Environment(transport=Service(), clock=LoopClock(), rng=random.Random(1)),
-        limiter=swift(),
+        limiter=fast_limiter(),
     )
-    async with client, opened(tmp_path / "b.db") as batch:
+    async with client, open_batch(tmp_path / "b.db") as batch:
         began = time.perf_counter()
         await batch.add(manifest)
         planned = time.perf_counter() - began

@@ -90,7 +90,7 @@ def test_content_may_change_only_where_nothing_was_created(state: ItemState, att
     )
 
 
-def test_a_step_that_is_not_in_the_table_is_refused() -> None:
+def test_a_transition_that_is_not_in_the_table_is_refused() -> None:
     """Every other pair is an error that names both."""
     pairs = [pair for pair in itertools.product(ItemState, ItemEvent) if pair not in TRANSITIONS]
     for state, event in pairs:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from batch.scenery import check_books, states
+from batch.helpers import check_books, states
 
 import apikley_async
 from apikley_async.batch import Batch, ItemState

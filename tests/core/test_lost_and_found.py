@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 import pytest
-from batch.scenery import films, opened, ran, scene_of, states
+from batch.helpers import films, key_of_request, open_batch, run_batch, states
 from manual_callbacks import ManualCallbacks
 from threads import another_loop
 
@@ -98,11 +98,11 @@ async def lost_one(
     dropped: bool = False,
 ) -> None:
     """A run that was left with its one film uncertain; *named*, but not yet read."""
-    async with customer(simulator, callbacks) as client, opened(path / "b.db") as batch:
+    async with customer(simulator, callbacks) as client, open_batch(path / "b.db") as batch:
         await batch.add(films(1))
         simulator.script("create", [Fault.RESET_AFTER])
         simulator.script("record", [Fault.HTTP_500] * 30)
-        running = asyncio.create_task(ran(batch, client, folder=path / "films"))
+        running = asyncio.create_task(run_batch(batch, client, folder=path / "films"))
         await until(lambda: simulator.ledger.paid)
         await asyncio.sleep(3)
         if named:
@@ -138,7 +138,7 @@ async def test_what_lies_in_the_inbox_is_read_before_an_old_doubt_is_given_up(
         simulator.script("create", [Fault.RESET_AFTER])
         async with called() as client, Batch.open(tmp_path / "b.db") as batch:
             await batch.add([("k0", KITTEN)])
-            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
             async with asyncio.timeout(10):
                 await until(lambda: simulator.ledger.paid)
             await asyncio.sleep(0.2)
@@ -152,7 +152,7 @@ async def test_what_lies_in_the_inbox_is_read_before_an_old_doubt_is_given_up(
         simulator.finish(simulator.ledger.paid[0].task_id)
 
         async with called() as client, Batch.open(tmp_path / "b.db", clock=Later()) as batch:
-            await ran(batch, client, folder=tmp_path / "films")
+            await run_batch(batch, client, folder=tmp_path / "films")
             assert await states(batch) == {"k0": ItemState.DONE}
 
 
@@ -183,22 +183,22 @@ async def test_an_older_attempt_does_not_settle_a_newer_one(tmp_path: Path) -> N
         folder = tmp_path / "films"
         async with (
             customer(simulator, callbacks, Backoff()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(30))
             simulator.script("create", [*[Fault.OK] * 25, Fault.RESET_AFTER])
-            running = asyncio.create_task(ran(batch, client, folder=folder))
+            running = asyncio.create_task(run_batch(batch, client, folder=folder))
             await until(lambda: len(simulator.ledger.paid) == 30)
             await asyncio.sleep(5)
             await end(running)
             [key] = [k for k, s in (await states(batch)).items() if s is ItemState.UNCERTAIN]
-        scenes = [scene_of(creation.body) for creation in simulator.ledger.creations]
+        scenes = [key_of_request(creation.body) for creation in simulator.ledger.creations]
         first = scenes.index(key)
         async with (
             customer(simulator, callbacks, Backoff()) as client,
-            opened(tmp_path / "b.db") as batch,
+            open_batch(tmp_path / "b.db") as batch,
         ):
-            running = asyncio.create_task(ran(batch, client, folder=folder, max_running=1))
+            running = asyncio.create_task(run_batch(batch, client, folder=folder, max_running=1))
             await asyncio.sleep(2)
             await batch.resubmit(key)
             simulator.script("create", [Fault.RESET_AFTER])
@@ -221,17 +221,17 @@ async def test_the_callback_of_what_is_submitted_again_meanwhile_is_told(tmp_pat
     async with (
         world() as simulator,
         customer(simulator, callbacks) as client,
-        opened(tmp_path / "b.db") as batch,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
         simulator.script("create", [Fault.RESET_AFTER])
-        running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
         await until(lambda: simulator.ledger.paid)
         await asyncio.sleep(5)
         await batch.resubmit("k0")
         await callbacks.deliver(token_of(simulator), simulator.ledger.paid[0].task_id)
         await running
-        await ran(batch, client, folder=tmp_path / "films")
+        await run_batch(batch, client, folder=tmp_path / "films")
 
         assert [j.task_id for j in client.unclaimed] == [simulator.ledger.paid[0].task_id]
 
@@ -242,8 +242,8 @@ async def test_what_was_named_before_it_was_given_up_is_told(tmp_path: Path) -> 
     callbacks = ManualCallbacks()
     async with world() as simulator:
         await lost_one(simulator, callbacks, tmp_path, named=True, dropped=True)
-        async with customer(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
-            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+        async with customer(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
             await until(lambda: len(simulator.ledger.paid) == 2)
             await callbacks.deliver(token_of(simulator), simulator.ledger.paid[0].task_id)
             await running
@@ -292,18 +292,18 @@ async def test_what_is_heard_after_the_batch_was_closed_is_not_lost(tmp_path: Pa
     """The client lives on, as in a server; the batch is opened again. (W8)"""
     callbacks = ManualCallbacks()
     async with world() as simulator, customer(simulator, callbacks) as client:
-        async with opened(tmp_path / "b.db") as batch:
+        async with open_batch(tmp_path / "b.db") as batch:
             await batch.add(films(1))
             simulator.script("create", [Fault.RESET_AFTER])
-            running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
             await until(lambda: simulator.ledger.paid)
             await asyncio.sleep(5)
             await end(running)
         with contextlib.suppress(JournalError):
             await callbacks.deliver(token_of(simulator), simulator.ledger.paid[0].task_id)
         await asyncio.sleep(3600)
-        async with opened(tmp_path / "b.db") as batch:
-            await ran(batch, client, folder=tmp_path / "films")
+        async with open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=tmp_path / "films")
             assert await states(batch) == {"k0": ItemState.DONE}
 
 
@@ -331,8 +331,8 @@ async def test_one_outage_at_the_start_does_not_hide_a_named_task(tmp_path: Path
         await lost_one(simulator, callbacks, tmp_path, named=True)
         simulator.script("record", [Fault.HTTP_500])
         await asyncio.sleep(3600)
-        async with customer(simulator, callbacks) as client, opened(tmp_path / "b.db") as batch:
-            await ran(batch, client, folder=tmp_path / "films")
+        async with customer(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=tmp_path / "films")
             assert await states(batch) == {"k0": ItemState.DONE}
 
 
@@ -382,7 +382,7 @@ async def test_a_calendar_that_is_set_back_does_not_prolong_the_wait(tmp_path: P
             customer(simulator, callbacks) as client,
             Batch.open(path, clock=Yesterday()) as b,
         ):
-            await ran(b, client, folder=tmp_path / "films")
+            await run_batch(b, client, folder=tmp_path / "films")
 
         assert now() - began < 1900
 
@@ -439,11 +439,11 @@ async def test_what_is_uncertain_is_yielded_when_the_run_is_stopped(tmp_path: Pa
     async with (
         world() as simulator,
         customer(simulator, callbacks, Backoff()) as client,
-        opened(tmp_path / "b.db") as batch,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(2))
         simulator.script("create", [Fault.RESET_AFTER])
-        running = asyncio.create_task(ran(batch, client, folder=tmp_path / "films"))
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
         await until(lambda: len(simulator.ledger.paid) == 2)
         await asyncio.sleep(200)
         batch.stop()

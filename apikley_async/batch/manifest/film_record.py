@@ -44,14 +44,14 @@ class FilmRecord:
     @property
     def where(self) -> str:
         """The film's place in the manifest: "films.yaml, line 12"."""
-        return self.stored_path(self.number)
+        return self.where_of(self.number)
 
     @property
     def where_and_key(self) -> str:
         """The film's place and its key: "films.yaml, line 12 (kitten)"."""
         return f"{self.where}{self._key_in_brackets('')}"
 
-    def stored_path(self, number: int) -> str:
+    def where_of(self, number: int) -> str:
         """The place of another film in the same file."""
         return f"{self.file}, {self.unit} {number}" if self.unit else self.file
 

@@ -342,7 +342,7 @@ class _Reading:
                 continue
             yield (
                 f"{film.where}: key: {key!r} names the same file as the film at "
-                f"{film.stored_path(first)}; the rows of a CSV's film stand together, and "
+                f"{film.where_of(first)}; the rows of a CSV's film stand together, and "
                 "takes: 2 makes two films of one storyboard"
             )
 
@@ -357,7 +357,7 @@ class _Reading:
             return
         yield (
             f"{film.where}: {entries[0].key!r} has the same content as the film at "
-            f"{film.stored_path(first)}: it would be paid twice; say takes: 2, or allow duplicates"
+            f"{film.where_of(first)}: it would be paid twice; say takes: 2, or allow duplicates"
         )
 
 

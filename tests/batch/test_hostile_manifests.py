@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,25 +109,29 @@ HOSTILE = {
 }
 
 
-def test_the_table_is_the_corpus() -> None:
+def test_the_table_lists_every_file_of_the_corpus() -> None:
     """No file of the corpus is forgotten."""
     assert {path.name for path in CORPUS.iterdir()} == {*HOSTILE, ".gitattributes"}
 
 
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize("name", HOSTILE)
-def test_it_is_refused_with_a_clear_fault(name: str) -> None:
-    """Each names the file, the place and the rule, in one printable line. (M1 to M10, M12)."""
-    faults = check_manifest(CORPUS / name)
+def test_every_hostile_file_is_refused_with_a_clear_fault() -> None:
+    """Each fault names file, place and rule, in one printable line. (M1 to M10, M12)."""
+    failures = []
+    for name, pattern in HOSTILE.items():
+        began = time.process_time()
+        faults = check_manifest(CORPUS / name)
+        wanted = re.compile(
+            pattern.replace("{}", re.escape(name)).replace(": ", r"(?: \(\w+\))?: ", 1)
+        )
+        found = any(wanted.match(fault) for fault in faults)
+        clear = all(fault.startswith(name) and fault.isprintable() for fault in faults)
+        if not found or not clear or time.process_time() - began > 20:
+            failures.append((name, faults))
 
-    wanted = re.compile(
-        HOSTILE[name].replace("{}", re.escape(name)).replace(": ", r"(?: \(\w+\))?: ", 1)
-    )
-    assert any(wanted.match(fault) for fault in faults), faults
-    assert all(fault.startswith(name) and fault.isprintable() for fault in faults)
+    assert failures == []
 
 
-async def test_nothing_of_any_is_planned(tmp_path: Path) -> None:
+async def test_nothing_of_a_hostile_file_is_planned(tmp_path: Path) -> None:
     """Through the front door as well: an error of ours each, and an empty journal. (M9)."""
     async with Batch.open(tmp_path / "batch.db") as batch:
         for name in HOSTILE:

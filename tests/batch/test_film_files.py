@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch.scenery import opened
+from batch.helpers import open_batch
 
 from apikley_async import Attempt, Verdict
 from apikley_async.batch import (
@@ -59,7 +59,7 @@ async def test_a_film_is_named_after_its_file_in_every_form(tmp_path: Path) -> N
         written(tmp_path / "named.json", "Cup.", key="mine"),
     ]
 
-    async with opened(tmp_path / "a.db") as batch:
+    async with open_batch(tmp_path / "a.db") as batch:
         plan = await batch.add_films(files)
         again = await batch.add_films(files)
 
@@ -72,7 +72,7 @@ async def test_a_manifest_of_one_film_alone_is_that_film(tmp_path: Path) -> None
     """`batch run tea.json` and `generate tea.json` make the same film, under the same key."""
     file = written(tmp_path / "tea.json")
 
-    async with opened(tmp_path / "a.db") as batch:
+    async with open_batch(tmp_path / "a.db") as batch:
         await batch.add(file)
         plan = await batch.add_films([file])
 
@@ -80,10 +80,10 @@ async def test_a_manifest_of_one_film_alone_is_that_film(tmp_path: Path) -> None
 
 
 @pytest.mark.virtual
-async def test_takes_may_be_told_from_outside(tmp_path: Path) -> None:
+async def test_takes_may_be_given_from_outside(tmp_path: Path) -> None:
     file = written(tmp_path / "tea.json", takes=2)
 
-    async with opened(tmp_path / "a.db") as batch:
+    async with open_batch(tmp_path / "a.db") as batch:
         said = await batch.add_films([file])
         more = await batch.add_films([file], takes=3)
         fewer = await batch.add_films([file], takes=1)
@@ -163,7 +163,7 @@ async def test_two_files_of_one_name_are_a_fault(tmp_path: Path, second: str) ->
     bad = written(tmp_path / "bad.json", "", duration=3)
 
     with pytest.raises(ManifestError) as caught:
-        async with opened(tmp_path / "a.db") as batch:
+        async with open_batch(tmp_path / "a.db") as batch:
             await batch.add_films([*files, bad, tmp_path / "none.json"])
 
     told = "\n".join(caught.value.faults)
@@ -183,7 +183,7 @@ async def test_a_file_is_one_film(tmp_path: Path) -> None:
 
     for file, told in ((many, "many.json: one film, not 2"), (none, "none.json: no film in it")):
         with pytest.raises(ManifestError, match=told):
-            async with opened(tmp_path / "a.db") as batch:
+            async with open_batch(tmp_path / "a.db") as batch:
                 await batch.add_films([file])
     assert check_manifest(many) == []
 
@@ -198,7 +198,7 @@ def test_a_name_that_is_no_key_says_that_it_is_the_file_s(tmp_path: Path) -> Non
 @pytest.mark.virtual
 async def test_another_process_may_be_waited_for(tmp_path: Path) -> None:
     """As long as is said; then it is the error of a journal that is in use. (J5)"""
-    async with opened(tmp_path / "a.db"):
+    async with open_batch(tmp_path / "a.db"):
         with pytest.raises(JournalError, match="in use") as caught:
             async with Batch.open(tmp_path / "a.db", wait=0.5):
                 pass

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from batch.helpers import board, films, make_client, open_batch, run_batch, simulated_service
 from batch.pictures import png
-from batch.scenery import board, customer, films, opened, ran, world
 
 from apikley_async.batch.store.rows import payload_sum
 from apikley_async.errors import JournalError, ManifestError
@@ -37,7 +37,7 @@ def edited(path: Path) -> Iterator[sqlite3.Connection]:
 
 async def begun(path: Path) -> Path:
     """A journal of one planned film, k0, that was closed well."""
-    async with opened(path) as batch:
+    async with open_batch(path) as batch:
         await batch.add(films(1))
     return path
 
@@ -54,7 +54,7 @@ def rewritten(db: sqlite3.Connection, **fields: object) -> None:
 
 
 async def looked_at(path: Path, *, read_only: bool = True) -> list[str]:
-    async with opened(path, read_only=read_only) as batch:
+    async with open_batch(path, read_only=read_only) as batch:
         await batch.status()
         await batch.estimate()
         faults = await batch.verify()
@@ -95,7 +95,7 @@ async def test_only_our_schema_is_opened(tmp_path: Path) -> None:
     assert believed == []
 
 
-async def test_statistics_are_nobodys_business(tmp_path: Path) -> None:
+async def test_statistics_of_sqlite_are_accepted(tmp_path: Path) -> None:
     """What ANALYZE leaves behind changes nothing."""
     path = await begun(tmp_path / "b.db")
     with edited(path) as db:
@@ -213,9 +213,13 @@ async def test_no_picture_is_uploaded_that_was_not_planned(tmp_path: Path) -> No
     for change in changes:
         with edited(path) as db:
             rewritten(db, **change)
-        async with world() as simulator, customer(simulator) as client, opened(path) as batch:
+        async with (
+            simulated_service() as simulator,
+            make_client(simulator) as client,
+            open_batch(path) as batch,
+        ):
             with contextlib.suppress(JournalError):
-                await ran(batch, client, folder=tmp_path / "films")
+                await run_batch(batch, client, folder=tmp_path / "films")
             assert simulator.ledger.paid == []
             assert not simulator.ledger.arrivals("upload")
 
@@ -232,11 +236,15 @@ async def test_an_image_outside_by_permission_is_found_again(tmp_path: Path) -> 
     manifest.parent.mkdir()
     manifest.write_text(json.dumps({**board("x").to_dict(), "image": "../a.png"}))
 
-    async with world() as simulator, customer(simulator) as client, opened(tmp_path / "b") as batch:
+    async with (
+        simulated_service() as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b") as batch,
+    ):
         with pytest.raises(ManifestError):
             await batch.add(manifest)
         await batch.add(manifest, allow_outside=True)
-        [item] = await ran(batch, client, folder=tmp_path / "films")
+        [item] = await run_batch(batch, client, folder=tmp_path / "films")
 
     assert item.files
 
@@ -253,14 +261,14 @@ async def test_a_moved_project_goes_on(tmp_path: Path) -> None:
     lines = [{"key": key, **board(key).to_dict(), "image": "a.png"} for key in ("k0", "k1")]
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    async with world() as simulator:
-        async with customer(simulator) as client, opened(old / "films.db") as batch:
+    async with simulated_service() as simulator:
+        async with make_client(simulator) as client, open_batch(old / "films.db") as batch:
             await batch.add(manifest)
-            await ran(batch, client, folder=old / "films", max_tasks=1)
+            await run_batch(batch, client, folder=old / "films", max_tasks=1)
         old.rename(new)
-        async with customer(simulator) as client, opened(new / "films.db") as batch:
+        async with make_client(simulator) as client, open_batch(new / "films.db") as batch:
             assert (await batch.add(new / "films.jsonl")).known == 2
-            await ran(batch, client, folder=new / "films")
+            await run_batch(batch, client, folder=new / "films")
             assert await batch.verify() == []
             items = [item async for item in batch.items()]
         assert len(simulator.ledger.paid) == 2
@@ -306,19 +314,19 @@ async def test_a_journal_of_attempts_without_an_account_is_refused(
 ) -> None:
     """Whoever has removed it would have the next one's client fetch and write for a stranger."""
     path = await begun(tmp_path / "b.db")
-    async with world() as simulator, customer(simulator) as client:
-        async with opened(path) as batch:
-            await ran(batch, client, folder=tmp_path)
+    async with simulated_service() as simulator, make_client(simulator) as client:
+        async with open_batch(path) as batch:
+            await run_batch(batch, client, folder=tmp_path)
         with edited(path) as db:
             db.executemany("DELETE FROM meta WHERE name = ?", [(name,) for name in missing])
 
-        async with opened(path) as batch:
+        async with open_batch(path) as batch:
             with pytest.raises(JournalError, match="base_url or account is missing"):
-                await ran(batch, client, folder=tmp_path / "films")
+                await run_batch(batch, client, folder=tmp_path / "films")
         assert not (tmp_path / "films").exists()
 
 
-async def test_no_journal_says_where_films_go(tmp_path: Path) -> None:
+async def test_a_journal_does_not_decide_where_films_are_saved(tmp_path: Path) -> None:
     """A stored folder is a default inside the journal's own only, and a link leads out of it."""
     (tmp_path / "home").mkdir()
     (tmp_path / "victim").mkdir()
@@ -328,6 +336,6 @@ async def test_no_journal_says_where_films_go(tmp_path: Path) -> None:
         with edited(path) as db:
             db.execute("DELETE FROM folder")
             db.execute("INSERT INTO folder VALUES (?)", (place,))
-        async with opened(path) as batch:
+        async with open_batch(path) as batch:
             with pytest.raises(ManifestError, match="name a folder with -o"):
                 await batch.output_folder()

@@ -72,7 +72,7 @@ def first(calls: list[str], *marks: str, after: int = 0) -> int:
 
 
 @pytest.mark.timeout(120)
-async def test_what_is_on_the_disk_before_what(tmp_path: Path) -> None:
+async def test_what_is_durable_before_what(tmp_path: Path) -> None:
     """Intent, fdatasync, POST; film, fsync, name, fsync of the folder, done. (A9, D14, I5)"""
     if reason := await asyncio.to_thread(why_not):
         pytest.skip(reason)

@@ -7,7 +7,15 @@ import random
 from pathlib import Path
 
 import pytest
-from batch.scenery import board, customer, films, opened, ran, states, world
+from batch.helpers import (
+    board,
+    films,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
+    states,
+)
 
 from apikley_async.batch import ItemState, check_manifest
 from apikley_async.errors import ManifestConflictError, ManifestError
@@ -29,11 +37,11 @@ async def made(
     service = Simulator(terms, api_key=KEY, clock=LoopClock(), rng=random.Random(life))
     async with (
         service as simulator,
-        customer(simulator, seed=life) as client,
-        opened(folder / "b.db") as batch,
+        make_client(simulator, seed=life) as client,
+        open_batch(folder / "b.db") as batch,
     ):
         await batch.add([(key, board(scene or key)) for key in keys])
-        await ran(batch, client, folder=folder, overwrite=overwrite)
+        await run_batch(batch, client, folder=folder, overwrite=overwrite)
         assert await batch.verify() == []
         return await states(batch)
 
@@ -42,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.mp4")}
 
 
-async def test_a_film_of_two_files_leaves_its_names_to_nobody_else(tmp_path: Path) -> None:
+async def test_no_other_film_takes_the_names_of_a_film_of_two_files(tmp_path: Path) -> None:
     """`a` has a-1.mp4 and a-2.mp4; then `a-1` is made, even with overwrite. (A21, D15)"""
     await made(tmp_path, TWO, "a")
     before = contents(tmp_path)
@@ -55,7 +63,7 @@ async def test_a_film_of_two_files_leaves_its_names_to_nobody_else(tmp_path: Pat
     assert before.items() <= after.items()
 
 
-async def test_a_film_of_two_files_leaves_others_theirs(tmp_path: Path) -> None:
+async def test_a_film_of_two_files_takes_no_other_film_s_name(tmp_path: Path) -> None:
     """`a-1` is there, made or planned, when `a` turns out to have two files."""
     await made(tmp_path, QUICK, "a-1")
     before = contents(tmp_path)
@@ -77,19 +85,19 @@ async def test_another_films_file_is_no_strangers(tmp_path: Path) -> None:
     assert contents(tmp_path).keys() == {"kitten-1.mp4", "kitten.mp4"}
 
 
-async def test_a_name_that_the_disk_cannot_take_is_that_films_trouble(
+async def test_a_name_that_the_disk_cannot_take_stops_only_that_film(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On eCryptfs one has 143 bytes at most; that film is not paid. (D16)"""
     monkeypatch.setattr(os, "pathconf", lambda _path, _name: 143)
     long = "\u0436" * 70
     async with (
-        world(QUICK) as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(QUICK) as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add([(key, board(key)) for key in (long, "k1")])
-        heard = {item.key: item for item in await ran(batch, client, folder=tmp_path)}
+        heard = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
 
         assert heard["k1"].state is ItemState.DONE
         assert heard[long].state is ItemState.PLANNED
@@ -97,7 +105,7 @@ async def test_a_name_that_the_disk_cannot_take_is_that_films_trouble(
         assert len(simulator.ledger.paid) == 1
 
 
-def test_check_tells_of_a_name_that_the_disk_cannot_take(
+def test_check_reports_a_name_that_the_disk_cannot_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is planned, with its place."""
@@ -118,7 +126,7 @@ async def test_a_film_of_other_bytes_is_not_the_film(tmp_path: Path) -> None:
     film = tmp_path / "a.mp4"
     film.write_bytes(b"x" * film.stat().st_size)
 
-    async with opened(tmp_path / "b.db") as batch:
+    async with open_batch(tmp_path / "b.db") as batch:
         [fault] = await batch.verify()
 
     assert "a.mp4 has changed" in fault
@@ -130,12 +138,12 @@ async def test_a_film_of_other_bytes_is_not_the_film(tmp_path: Path) -> None:
 async def test_a_renamed_film_is_not_paid_again(tmp_path: Path) -> None:
     """Its attempts and files stay with it, and its manifest knows it under the new key. (A21)"""
     async with (
-        world(QUICK) as simulator,
-        customer(simulator) as client,
-        opened(tmp_path / "b.db") as batch,
+        simulated_service(QUICK) as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(1))
-        [done] = await ran(batch, client, folder=tmp_path)
+        [done] = await run_batch(batch, client, folder=tmp_path)
         renamed = [("new", board("k0"))]
         with pytest.raises(ManifestConflictError, match="paid twice"):
             await batch.add(renamed)
@@ -145,7 +153,7 @@ async def test_a_renamed_film_is_not_paid_again(tmp_path: Path) -> None:
         assert (item.key, item.task_id, item.files) == ("new", done.task_id, done.files)
         assert item.attempts == 1
         assert (await batch.add(renamed)).known == 1
-        await ran(batch, client, folder=tmp_path)
+        await run_batch(batch, client, folder=tmp_path)
         assert await batch.verify() == []
         assert len(simulator.ledger.paid) == 1
 
@@ -154,7 +162,7 @@ async def test_a_new_film_of_the_old_key_leaves_the_file_alone(tmp_path: Path) -
     """The renamed film's file keeps its name; with overwrite too."""
     await made(tmp_path, QUICK, "a")
     before = contents(tmp_path)
-    async with opened(tmp_path / "b.db") as batch:
+    async with open_batch(tmp_path / "b.db") as batch:
         await batch.rename("a", "b")
 
     await made(tmp_path, QUICK, "a", scene="another", overwrite=True)
@@ -166,7 +174,7 @@ async def test_a_new_film_of_the_old_key_leaves_the_file_alone(tmp_path: Path) -
 
 async def test_a_key_that_is_taken_is_given_to_nobody_else(tmp_path: Path) -> None:
     """Nor one of the same file, nor one that is no key; nothing has changed."""
-    async with opened(tmp_path / "b.db") as batch:
+    async with open_batch(tmp_path / "b.db") as batch:
         await batch.add([(key, board(key)) for key in ("a", "b")])
         for new in ("b", "B", "../a", "", "nul"):
             with pytest.raises(ManifestError):

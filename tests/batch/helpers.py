@@ -13,7 +13,7 @@ from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Te
 from apikley_async.testing import LoopClock
 
 KEY = "a-key-that-opens-nothing"  # the same in every world
-RESTING = {
+END_STATES = {
     ItemState.DONE,
     ItemState.FAILED,
     ItemState.REJECTED,
@@ -30,14 +30,14 @@ def films(count: int) -> list[tuple[str, Storyboard]]:
     return [(f"k{number}", board(f"k{number}")) for number in range(count)]
 
 
-def world(
+def simulated_service(
     terms: Terms | None = None, *, faults: RandomFaults | None = None, seed: int = 7
 ) -> Simulator:
     terms = terms or Terms(duration=Constant(60))
     return Simulator(terms, api_key=KEY, faults=faults, clock=LoopClock(), rng=random.Random(seed))
 
 
-def customer(simulator: Simulator, *, seed: int | None = None, **options: object) -> Client:
+def make_client(simulator: Simulator, *, seed: int | None = None, **options: object) -> Client:
     """A client with chance of its own: no two lives make the same tokens."""
     if seed is None:
         seed = len(simulator.ledger.creations)
@@ -49,16 +49,16 @@ def customer(simulator: Simulator, *, seed: int | None = None, **options: object
     )
 
 
-def swift(limit: int = 1000) -> RateLimiter:
+def fast_limiter(limit: int = 1000) -> RateLimiter:
     """A limiter that is not what the test is about."""
     return RateLimiter(limit, 0.1, clock=LoopClock(), rng=random.Random(2))
 
 
-def opened(path: Path, **options: bool) -> Batch:
+def open_batch(path: Path, **options: bool) -> Batch:
     return Batch.open(path, clock=LoopClock(), **options)
 
 
-async def ran(batch: Batch, client: Client, **options: object) -> list[Item]:
+async def run_batch(batch: Batch, client: Client, **options: object) -> list[Item]:
     return [item async for item in batch.run(client, **options)]  # type: ignore[arg-type]
 
 
@@ -66,19 +66,19 @@ async def states(batch: Batch) -> dict[str, ItemState]:
     return {item.key: item.state async for item in batch.items()}
 
 
-def scene_of(body: object) -> str:
+def key_of_request(body: object) -> str:
     """The key of the film that a paid request asks for."""
     told: str = body["input"]["shots"][0]["Scene"]  # type: ignore[index]
     return told.removeprefix("The scene of ").removesuffix(".")
 
 
-async def check_books(simulator: Simulator, batch: Batch, folder: Path) -> None:
+async def check_consistency(simulator: Simulator, batch: Batch, folder: Path) -> None:
     """The ledger, the journal and the folder tell one story. (I1, I2, I3, I11, I12)"""
     items = {item.key: item async for item in batch.items()}
     uncertain = {key for key, item in items.items() if item.state is ItemState.UNCERTAIN}
     paid: dict[str, list[str]] = {key: [] for key in items}
     for charge in simulator.ledger.paid:
-        paid[scene_of(charge.body)].append(charge.task_id)
+        paid[key_of_request(charge.body)].append(charge.task_id)
 
     for key, tasks in paid.items():
         assert len(tasks) <= 1, f"{key} was paid {len(tasks)} times"
@@ -97,7 +97,7 @@ async def check_books(simulator: Simulator, batch: Batch, folder: Path) -> None:
     assert not simulator.ledger.leaks
 
 
-def often(share: float, faults: Iterable[Fault]) -> dict[Fault, float]:
+def evenly(share: float, faults: Iterable[Fault]) -> dict[Fault, float]:
     """Each of *faults* equally often, *share* in all."""
     chosen = list(faults)
     return {fault: share / len(chosen) for fault in chosen}
