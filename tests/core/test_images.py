@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,54 +23,66 @@ from apikley_async.errors import Blame, UploadError
 # --- what may be uploaded --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("content", "kind", "suffix"),
-    [
-        (png(), "image/png", ".png"),
-        (jpeg(), "image/jpeg", ".jpg"),
-        (lossy(), "image/webp", ".webp"),
-        (lossless(), "image/webp", ".webp"),
-        (extended(), "image/webp", ".webp"),
-    ],
-)
-@pytest.mark.parametrize("name", ["a.png", "a.html", "a"])
-def test_the_first_bytes_say_what_it_is(
-    tmp_path: Path, content: bytes, kind: str, suffix: str, name: str
-) -> None:
+FORMATS = [
+    (png(), "image/png", ".png"),
+    (jpeg(), "image/jpeg", ".jpg"),
+    (lossy(), "image/webp", ".webp"),
+    (lossless(), "image/webp", ".webp"),
+    (extended(), "image/webp", ".webp"),
+]
+
+
+def test_the_first_bytes_say_what_it_is(tmp_path: Path) -> None:
     """Neither the name nor its suffix matters (U1)."""
-    path = tmp_path / name
-    path.write_bytes(content)
+    wrong = []
+    for content, content_type, suffix in FORMATS:
+        for name in ("a.png", "a.html", "a"):
+            (tmp_path / name).write_bytes(content)
+            image = read_image(tmp_path / name)
+            if (image.content, image.content_type, image.suffix) != (content, content_type, suffix):
+                wrong.append((name, image))
 
-    image = read_image(path)
-
-    assert (image.content, image.content_type, image.suffix) == (content, kind, suffix)
+    assert wrong == []
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"<!doctype html><img>",
-        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        b"MZ\x90\0" * 9,
-        b"%PDF-1.7",
-        b"GIF89a" + b"\0" * 30,
-        b"BM" + b"\0" * 60,
-        b"RIFF\0\0\0\0AVI " + b"\0" * 30,
-        b"RIFF\0\0\0\0WAVE" + b"\0" * 30,
-        b"\0\0\0\x20ftypavif",
-        b"\x89PNG\n\x1a\n",
-        b"\xff\xd8",
-        b" " + png(),
-    ],
-)
-def test_nothing_else_is_an_image(tmp_path: Path, content: bytes) -> None:
+NO_IMAGES = [
+    b"<!doctype html><img>",
+    b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    b"MZ\x90\0" * 9,
+    b"%PDF-1.7",
+    b"GIF89a" + b"\0" * 30,
+    b"BM" + b"\0" * 60,
+    b"RIFF\0\0\0\0AVI " + b"\0" * 30,
+    b"RIFF\0\0\0\0WAVE" + b"\0" * 30,
+    b"\0\0\0\x20ftypavif",
+    b"\x89PNG\n\x1a\n",
+    b"\xff\xd8",
+    b" " + png(),
+]
+
+
+def refusal(source: Any) -> str | None:
+    """The message with which a source is refused; None when it is not."""
+    try:
+        read_image(source)
+    except UploadError as error:
+        return str(error)
+    return None
+
+
+def test_nothing_else_is_an_image(tmp_path: Path) -> None:
     """A page, a drawing or a program is refused under any name, before it costs a film (U1)."""
     path = tmp_path / "holiday.png"
-    path.write_bytes(content)
+    wrong = []
+    for content in NO_IMAGES:
+        path.write_bytes(content)
+        wrong += [
+            (content, type(source), message)
+            for source in (content, path, io.BytesIO(content))
+            if "none of them" not in (message := refusal(source) or "")
+        ]
 
-    for image in (content, path, io.BytesIO(content)):
-        with pytest.raises(UploadError, match="none of them"):
-            read_image(image)
+    assert wrong == []
 
 
 @given(st.binary(max_size=300))
@@ -89,31 +102,31 @@ def test_checking_never_raises_another_error(noise: bytes) -> None:
 # --- dimensions ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        (png(1, 1), (1, 1)),
-        (png(70_000, 2), (70_000, 2)),
-        (jpeg(640, 480), (640, 480)),
-        (jpeg(640, 480, frame=0xC2), (640, 480)),  # progressive
-        (jpeg(640, 480, before=EXIF), (640, 480)),  # a thumbnail has a frame of its own
-        (jpeg(640, 480, before=b"\xff\xff\xff\xff\xc4\0\4ab"), (640, 480)),  # filling, a table
-        (jpeg(640, 480, before=b"\xff\x01\xff\xd0"), (640, 480)),
-        (lossy(640, 480), (640, 480)),
-        (lossy(0xC000 | 640, 0x4000 | 480), (640, 480)),  # two bits are a scale
-        (lossless(16_384, 1), (16_384, 1)),
-        (lossless(1, 16_384), (1, 16_384)),
-        (extended(16_777_216, 1), (16_777_216, 1)),
-    ],
-)
-def test_dimensions_are_read_and_nothing_is_decompressed(
-    content: bytes, expected: tuple[int, int]
-) -> None:
-    """The header alone says how large a picture is (U2)."""
-    kind = image_format(content)
+DIMENSIONS = [
+    (png(1, 1), (1, 1)),
+    (png(70_000, 2), (70_000, 2)),
+    (jpeg(640, 480), (640, 480)),
+    (jpeg(640, 480, frame=0xC2), (640, 480)),  # progressive
+    (jpeg(640, 480, before=EXIF), (640, 480)),  # a thumbnail has a frame of its own
+    (jpeg(640, 480, before=b"\xff\xff\xff\xff\xc4\0\4ab"), (640, 480)),  # filling, a table
+    (jpeg(640, 480, before=b"\xff\x01\xff\xd0"), (640, 480)),
+    (lossy(640, 480), (640, 480)),
+    (lossy(0xC000 | 640, 0x4000 | 480), (640, 480)),  # two bits are a scale
+    (lossless(16_384, 1), (16_384, 1)),
+    (lossless(1, 16_384), (1, 16_384)),
+    (extended(16_777_216, 1), (16_777_216, 1)),
+]
 
-    assert kind is not None
-    assert dimensions(content, kind) == expected
+
+def test_dimensions_are_read_and_nothing_is_decompressed() -> None:
+    """The header alone says how large an image is (U2)."""
+    wrong = [
+        (content, found)
+        for content, expected in DIMENSIONS
+        if (found := dimensions(content, str(image_format(content)))) != expected
+    ]
+
+    assert wrong == []
 
 
 def test_the_headers_of_a_common_library_are_understood() -> None:
@@ -134,21 +147,21 @@ def test_the_headers_of_a_common_library_are_understood() -> None:
         assert dimensions(content, str(image_format(content))) == (123, 45), (format_, options)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        png(8001, 8000),
-        png(2**31, 2**31),
-        jpeg(65_535, 65_535),
-        lossy(16_383, 16_383),
-        lossless(16_384, 16_384),
-        extended(2**24, 2**24),
-    ],
-)
-def test_a_decompression_bomb_is_refused(content: bytes) -> None:
-    """A few bytes that say they are gigapixels go nowhere (U2)."""
-    with pytest.raises(UploadError, match="at most 64,000,000 pixels, not"):
-        read_image(content)
+BOMBS = [
+    png(8001, 8000),
+    png(2**31, 2**31),
+    jpeg(65_535, 65_535),
+    lossy(16_383, 16_383),
+    lossless(16_384, 16_384),
+    extended(2**24, 2**24),
+]
+
+
+def test_a_decompression_bomb_is_refused() -> None:
+    """A few bytes that claim to be gigapixels are not uploaded (U2)."""
+    rule = "at most 64,000,000 pixels, not"
+
+    assert [content for content in BOMBS if rule not in (refusal(content) or "")] == []
 
 
 def test_large_pictures_are_fine() -> None:
@@ -156,32 +169,32 @@ def test_large_pictures_are_fine() -> None:
     assert read_image(png(8000, 8000)).content_type == "image/png"
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        png(0, 3),
-        png(3, 0),
-        png()[:20],
-        b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x04CgBI" + b"\0" * 40,
-        jpeg(0, 3),
-        jpeg(3, 0),
-        jpeg()[:22],
-        b"\xff\xd8\xff\xda" + b"\0" * 40,
-        b"\xff\xd8\xff\xd9" + b"\0" * 40,
-        b"\xff\xd8\xff\xe0" + b"\0" * 40,
-        b"\xff\xd8\xff\xe0\xff\xff" + b"\0" * 40,
-        b"\xff\xd8" + b"\xff" * 40,
-        lossy()[:28],
-        lossy(0, 3),
-        webp(b"VP8 ", b"\0" * 30),
-        webp(b"VP8L", b"\0" * 30),
-        webp(b"ANIM", b"\0" * 30),
-    ],
-)
-def test_a_header_without_dimensions_is_no_image(content: bytes) -> None:
+INCOMPLETE = [
+    png(0, 3),
+    png(3, 0),
+    png()[:20],
+    b"\x89PNG\r\n\x1a\n" + b"\0\0\0\x04CgBI" + b"\0" * 40,
+    jpeg(0, 3),
+    jpeg(3, 0),
+    jpeg()[:22],
+    b"\xff\xd8\xff\xda" + b"\0" * 40,
+    b"\xff\xd8\xff\xd9" + b"\0" * 40,
+    b"\xff\xd8\xff\xe0" + b"\0" * 40,
+    b"\xff\xd8\xff\xe0\xff\xff" + b"\0" * 40,
+    b"\xff\xd8" + b"\xff" * 40,
+    lossy()[:28],
+    lossy(0, 3),
+    webp(b"VP8 ", b"\0" * 30),
+    webp(b"VP8L", b"\0" * 30),
+    webp(b"ANIM", b"\0" * 30),
+]
+
+
+def test_a_header_without_dimensions_is_no_image() -> None:
     """What the service could not open either is refused here, for nothing (U2)."""
-    with pytest.raises(UploadError, match="no width and height"):
-        read_image(content)
+    rule = "no width and height"
+
+    assert [content for content in INCOMPLETE if rule not in (refusal(content) or "")] == []
 
 
 def test_a_jpeg_of_nothing_but_segments_is_read_quickly() -> None:
@@ -197,23 +210,29 @@ def test_a_jpeg_of_nothing_but_segments_is_read_quickly() -> None:
 # --- sizes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("size", "fault"),
-    [(0, "not 0 bytes"), (MAX_BYTES, None), (MAX_BYTES + 1, "10.0 MB"), (11_000_000, "10.0 MB")],
-)
-@pytest.mark.parametrize("way", ["bytes", "path", "file"])
-def test_ten_megabytes_are_the_most(tmp_path: Path, size: int, fault: str | None, way: str) -> None:
-    """Exactly 10.0 MB pass, and one byte more does not (U2)."""
-    content = (png() + b"\0" * size)[:size]
-    path = tmp_path / "a.png"
-    path.write_bytes(content)
-    image: Any = {"bytes": content, "path": path, "file": io.BytesIO(content)}[way]
+SIZES = [
+    (0, "not 0 bytes"),
+    (MAX_BYTES, None),
+    (MAX_BYTES + 1, "10.0 MB"),
+    (11_000_000, "10.0 MB"),
+]
 
-    if fault is None:
-        assert len(read_image(image).content) == size
-    else:
-        with pytest.raises(UploadError, match=fault):
-            read_image(image)
+
+def test_ten_megabytes_are_the_most(tmp_path: Path) -> None:
+    """Exactly 10.0 MB pass, and one byte more does not (U2)."""
+    path = tmp_path / "a.png"
+    wrong = []
+    for size, fault in SIZES:
+        content = (png() + b"\0" * size)[:size]
+        path.write_bytes(content)
+        for source in (content, path, io.BytesIO(content)):
+            message = refusal(source)
+            if (fault is None) is not (message is None) or (fault or "") not in (message or ""):
+                wrong.append((size, type(source), message))
+    path.write_bytes((png() + b"\0" * MAX_BYTES)[:MAX_BYTES])
+
+    assert wrong == []
+    assert len(read_image(path).content) == MAX_BYTES
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
@@ -260,33 +279,34 @@ def test_content_may_be_any_bytes_like_object(content: Callable[[bytes], Any]) -
     assert read_image(content(png())).content == png()
 
 
-@pytest.mark.parametrize(
-    ("path", "fault"),
-    [
-        ("/dev/null", "a regular file"),
-        ("/dev/zero", "a regular file"),
-        ("/dev/random", "a regular file"),
-        ("/dev/tty", "a regular file|cannot be read"),
-        ("/proc/self/environ", "0 bytes"),
-        ("/proc/self/mem", "0 bytes"),
-        ("/proc/kmsg", "0 bytes|cannot be read"),
-        ("/proc/kcore", "larger|cannot be read|0 bytes"),
-        ("/etc/passwd", "none of them"),
-        ("/", "cannot be read: "),
-        ("/nowhere/at/all.png", "cannot be read: "),
-        ("a\0b.png", "cannot be read"),
-        ("\ud800.png", "cannot be read"),
-        ("x" * 5000, "cannot be read"),
-        ("https://cdn.test/a.png", "a URL is used as it is"),
-    ],
-)
-def test_only_regular_files_are_read(path: str, fault: str) -> None:
-    """Devices, folders and the kernel's files are refused at once, and give nothing away (U4)."""
-    if path.startswith(("/proc", "/dev")) and not Path(path).exists():
-        pytest.skip(f"there is no {path} here")
+PATHS = [
+    ("/dev/null", "a regular file"),
+    ("/dev/zero", "a regular file"),
+    ("/dev/random", "a regular file"),
+    ("/dev/tty", "a regular file|cannot be read"),
+    ("/proc/self/environ", "0 bytes"),
+    ("/proc/self/mem", "0 bytes"),
+    ("/proc/kmsg", "0 bytes|cannot be read"),
+    ("/proc/kcore", "larger|cannot be read|0 bytes"),
+    ("/etc/passwd", "none of them"),
+    ("/", "cannot be read: "),
+    ("/nowhere/at/all.png", "cannot be read: "),
+    ("a\0b.png", "cannot be read"),
+    ("\ud800.png", "cannot be read"),
+    ("x" * 5000, "cannot be read"),
+    ("https://cdn.test/a.png", "a URL is used as it is"),
+]
 
-    with pytest.raises(UploadError, match=fault):
-        read_image(path)
+
+def test_only_regular_files_are_read() -> None:
+    """Devices, folders and the kernel's files are refused at once, and nothing is shown (U4)."""
+    wrong = []
+    for path, fault in PATHS:
+        absent = path.startswith(("/proc", "/dev")) and not Path(path).exists()
+        if not absent and not re.search(fault, message := refusal(path) or ""):
+            wrong.append((path, message))
+
+    assert wrong == []
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
