@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from batch.helpers import check_books, states
+from batch.helpers import check_consistency, states
 
 import apikley_async
 from apikley_async.batch import Batch, ItemState
@@ -84,5 +84,5 @@ async def test_killed_at_random_moments_the_same_command_resumes(tmp_path: Path)
             assert await last.wait() in (0, 3)
 
             async with Batch.open(folder / "films" / "apikley.db") as batch:
-                await check_books(service, batch, folder / "films")
+                await check_consistency(service, batch, folder / "films")
                 assert {*(await states(batch)).values()} <= {ItemState.DONE, ItemState.UNCERTAIN}
