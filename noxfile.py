@@ -349,13 +349,12 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Types: mypy strict on the package, pyright on what users see of it."""
+    """Types: mypy strict on the package, pyright on what users see of it, both on the docs."""
     install(session, "-e", ".[all]", *group("typing"))
-    users = ["tests/typing"] if (ROOT / "tests" / "typing").is_dir() else []
-    session.run("mypy", *session.posargs, "apikley_async", *users)
-    if users:
-        session.run("pyright", *users)
+    session.run("mypy", *session.posargs, "apikley_async", "tests/typing")
+    session.run("pyright", "tests/typing")
     session.run("pyright", "--verifytypes", "apikley_async", "--ignoreexternal")
+    session.run("python", "tests/support/page_types.py")
 
 
 @nox.session(default=False)

@@ -9,7 +9,9 @@ The conventions, for whoever writes a page:
   The simulator is in the same loop, whose time is virtual: waiting costs nothing.
 - `<!-- file: name -->` above a block of any language writes the block into the folder, and does
   not run it; later blocks may import it. Files `test_*.py` are run by `tests/plugin`.
-- `<!-- not run: reason -->` above a ```python block: it has to compile, and that is all.
+- `<!-- not run: reason -->` above a ```python block: it is compiled and type-checked, not run.
+- `nox -s typing` type-checks all Python blocks (`tests/support/page_types.py`), so functions in
+  them are annotated.
 - `<!-- real time: reason -->` anywhere in a page: the loop is a plain one, and the simulator is in
   a thread beside it, a hundred times as fast as the service. For threads, processes and signals.
 """
