@@ -1,1 +1,1 @@
-"""Every JSON spelling of the service: requests, envelopes, records, links. Pure."""
+"""The service's JSON, and the only place that spells it: requests out, answers in. Pure."""

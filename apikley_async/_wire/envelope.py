@@ -131,7 +131,7 @@ def decode_data(
         reply: the answer.
         wall: now, in seconds since 1970, for a Retry-After that is a date.
         subject: what was requested, as the first words of an error's message.
-        task_id: the task that was asked for, if it was one.
+        task_id: the task that the request was about, if it was about one.
     """
     envelope = read_envelope(reply)
     if envelope.ok:

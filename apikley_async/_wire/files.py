@@ -64,13 +64,13 @@ def encode_link(url: str) -> str:
     """
     url = url.strip()
     host = re.match(r"[^:/?#]+://[^/?#]*", url)
-    rest = url[host.end() :] if host else ""
-    if not host or all(char in ASCII for char in rest):
+    path = url[host.end() :] if host else ""
+    if not host or all(char in ASCII for char in path):
         return url
-    if not rest.isprintable():
+    if not path.isprintable():
         return url  # not a link; `url_faults` says so
     try:
-        return host[0] + quote(rest, safe=ASCII)
+        return host[0] + quote(path, safe=ASCII)
     except UnicodeEncodeError:
         return url
 

@@ -1,6 +1,6 @@
 """Reading what cannot be trusted: a value that makes sense, or None, whatever comes. Pure.
 
-Knows nothing of the service: JSON, numbers and times as strangers write them. No function here
+Knows nothing of the service: JSON, numbers and times as other programs write them. No function here
 raises, whatever it is given.
 """
 

@@ -67,6 +67,7 @@ def decode_submission(
     envelope = read_envelope(reply)
     status, code = reply.status, envelope.code
     if task_id := find_task_id(read_any_json(reply.text)):
+        # Whatever else the answer says: what is paid is never dropped.
         if not envelope.ok:
             logger.warning("%s was created although the answer says %s", task_id, _cause(reply))
         return task_id
@@ -74,22 +75,28 @@ def decode_submission(
         raise certain
     refused = error_of(reply, envelope, wall=wall, subject=subject)
     if status < 500 and (status == 429 or code in (429, 430)):
+        # A rate limit is checked before anything is created.
         known = isinstance(refused, RateLimitError | InsufficientCreditsError)
         raise refused if known else _throttled(reply, wall)
     if 300 <= status < 400:
         raise refused
     bad = {number for number in (status, code) if number >= 400}
+    # A 5xx may come from a gateway in front of a service that goes on working.
     sure = status < 500 and code in ERROR_OF_CODE
     if isinstance(refused, ApiError) and sure:
         raise refused
     cause = _cause(reply)
     if bad and bad <= not_created - AMBIGUOUS_CODES:
         raise ServerError(f"{subject} got {cause}, where nothing is created", code=max(bad))
-    raise SubmissionUncertainError(
+    raise _uncertain(reply, code, cause)
+
+
+def _uncertain(reply: Reply, code: int, cause: str) -> SubmissionUncertainError:
+    return SubmissionUncertainError(
         f"The submission may have been processed: {cause}",
         code=code,
         cause=cause,
-        http=status,
+        http=reply.status,
         raw=reply.excerpt,
     )
 

@@ -1,7 +1,7 @@
 """recordInfo: what the service says of a task, read into a `Snapshot`. Pure, and tolerant.
 
 The page behind it: https://docs.apikley.ru/get-task-detail. A record repeats the request as
-text, sometimes escaped wrongly. It is believed only when it names the task that was asked for.
+text, sometimes escaped wrongly. It is believed only when it names the task that was polled.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _read_record(record: dict[str, Any], raw: dict[str, Any], task_id: str) -> S
 
 
 def _is_record_of(record: dict[str, Any], task_id: str) -> bool:
-    """Say whether it names the task that was asked for, and a known state."""
+    """Say whether it names the polled task and a known state."""
     named = read_task_id(record.get("taskId"))
     return named == task_id and _state(record.get("state")) is not State.UNKNOWN
 
@@ -218,7 +218,7 @@ def differences(
     pairs: list[tuple[str, Any, Any]] = [("model", work.model, body.get("model"))]
     pairs += [(name, expected.get(name), actual.get(name)) for name in sorted(names)]
     return tuple(
-        f"{name}: {_shown(ours)} was asked for, and the task has {_shown(theirs)}"
+        f"{name}: {_shown(ours)} was submitted, and the task has {_shown(theirs)}"
         for name, ours, theirs in pairs
         if fingerprint_of({"input": ours}) != fingerprint_of({"input": theirs})
     )

@@ -89,7 +89,7 @@ def test_resolve_may_be_forced(service: Simulator, run: Run) -> None:
 
     assert refused.code == 2
     assert "made of something else; nothing was changed" in refused.err
-    difference = r"shots: \[.*bee at dawn.* was asked for, and the task has \[.*sea at dawn"
+    difference = r"shots: \[.*bee at dawn.* was submitted, and the task has \[.*sea at dawn"
     assert re.search(difference, refused.err)
     assert result.code == 0
     assert re.search(difference, result.err)

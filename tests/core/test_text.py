@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from volume import volume
 
-from apikley_async._text import loggable, one_line, shorten
+from apikley_async._text import (
+    describe_value,
+    encodes,
+    escaped_line,
+    fold_name,
+    loggable,
+    one_line,
+    short_repr,
+    shorten,
+)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
 ANYTHING = st.recursive(
@@ -64,3 +73,42 @@ def test_a_log_line_holds_no_url() -> None:
 
     assert line == "no answer from <url> and custom+<url> sorry"
     assert line.isprintable()
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_any_value_is_shown_shortly() -> None:
+    """In an error message, whatever its `repr` does."""
+    shown: list[tuple[Any, str, str]] = [
+        (7.5, "7.5", "7.5"),
+        ("a\nb", r"'a\nb'", r"'a\nb'"),
+        ("x" * 100, "'" + "x" * 56 + "...", "'" + "x" * 60 + "'..."),
+        ({"a": 1}, "{'a': 1}", "a mapping"),
+        ([1, 2], "[1, 2]", "a list"),
+        (10**5000, "int", "a number of thousands of digits"),
+    ]
+
+    assert [(value, short_repr(value), describe_value(value)) for value, _, _ in shown] == shown
+    assert short_repr(Unprintable()) == "Unprintable"
+
+
+def test_an_escaped_line_shows_what_was_in_it() -> None:
+    assert escaped_line("plain, Ж") == "plain, Ж"
+    assert escaped_line("right\u202eleft\x1b[2J") == r"right\u202eleft\x1b[2J"
+    assert escaped_line("x" * 2000) == "x" * 997 + "..."
+
+
+def test_names_fold_as_on_the_least_discerning_disk() -> None:
+    """Case, width and composition do not tell two files apart there."""
+    names = ["Straße.mp4", "STRASSE.MP4", "Ｓtrasse.mp4", "strasse.mp4"]
+
+    assert len({fold_name(name) for name in names}) == 1
+    assert fold_name("e\u0301") == fold_name("\u00e9") != fold_name("e")
+
+
+def test_lone_surrogates_cannot_be_sent() -> None:
+    assert encodes("Кот 🍰")
+    assert not encodes("half \ud800")
