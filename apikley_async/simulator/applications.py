@@ -80,13 +80,7 @@ def create_apps(
         service.reset()
         faults.restart()
 
-    async def result_bytes(url: str) -> bytes:
-        result = service.files.result_of(url)
-        if result is None:
-            raise LookupError(f"no result is served at {url}")
-        return await queue.result_bytes(result)
-
     control = ControlEndpoints(service, faults, reset).app()
     api = ApiEndpoints(pipeline, queue, callbacks, outbound, api_key).app(control)
     files = FileEndpoints(pipeline, queue, api_key).app()
-    return SimulatorApps(api, files, close, reset, result_bytes)
+    return SimulatorApps(api, files, close, reset, queue.bytes_at)

@@ -7,9 +7,7 @@ host that is not on the list is not even looked up.
 from __future__ import annotations
 
 import asyncio
-import functools
 import io
-import ipaddress
 import socket
 from collections.abc import Collection, Mapping
 from urllib.parse import urljoin, urlsplit
@@ -18,7 +16,9 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-__all__ = ["USER_AGENT", "FetchError", "OutboundClient", "is_loopback"]
+from apikley_async._urls import is_loopback
+
+__all__ = ["USER_AGENT", "FetchError", "OutboundClient"]
 
 USER_AGENT = "apikley-simulator"
 """The User-Agent of its requests. The control endpoints refuse requests that carry it."""
@@ -139,10 +139,10 @@ class _Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        if host.lower() in self._hosts and host.lower() != "localhost":
+        if not is_loopback(host):
+            if host.lower() not in self._hosts:
+                raise OSError(f"{host} is not looked up")
             return await aiohttp.ThreadedResolver().resolve(host, port, family)
-        if host.lower() != "localhost":
-            raise OSError(f"{host} is not looked up")
         addresses = (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6))
         return [
             ResolveResult(
@@ -158,19 +158,6 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing to close."""
-
-
-@functools.lru_cache(1024)
-def is_loopback(host: str) -> bool:
-    """Whether *host*, a name or an address, is certainly this machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def _encoded(url: str) -> URL:

@@ -11,10 +11,10 @@ from typing import Self
 from aiohttp import web
 
 from apikley_async import Clock, SystemClock
+from apikley_async._urls import is_loopback
 from apikley_async.simulator.applications import SimulatorApps, create_apps
 from apikley_async.simulator.faults.catalogue import Fault
 from apikley_async.simulator.faults.schedule import FaultSchedule, RandomFaults
-from apikley_async.simulator.outbound import is_loopback
 from apikley_async.simulator.service.ledger import Ledger
 from apikley_async.simulator.service.lifecycle import Failure
 from apikley_async.simulator.service.service import Service

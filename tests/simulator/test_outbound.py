@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from apikley_async.simulator import Constant, Fault, FixedRenderer, Simulator, Terms
-from apikley_async.simulator.outbound import MAX_FILE_SIZE, OutboundClient, is_loopback
+from apikley_async.simulator.outbound import MAX_FILE_SIZE, OutboundClient
 
 PNG = b"\x89PNG\r\n\x1a\n and the rest of it"
 UPLOAD = "/file-upload/api/file-url-upload"
@@ -38,9 +38,12 @@ LOOPBACK = {
 }
 
 
-def test_only_certain_names_of_this_machine_are_loopback():
-    """Odd spellings of addresses and names in other domains are not (D10)."""
-    assert {host: is_loopback(host) for host in LOOPBACK} == LOOPBACK
+def test_localhost_allows_plain_names_of_this_machine_only():
+    """Odd spellings of addresses and names in other domains are refused (D10)."""
+    client = OutboundClient(["localhost"])
+    urls = {host: f"http://[{host}]/" if ":" in host else f"http://{host}/" for host in LOOPBACK}
+
+    assert {host: client.allows(url) for host, url in urls.items()} == LOOPBACK
 
 
 ALLOWED = {

@@ -12,10 +12,11 @@ from typing import Any, get_args
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from apikley_async._urls import is_loopback
 from apikley_async.simulator.faults.catalogue import Fault
 from apikley_async.simulator.faults.schedule import FaultSchedule, RandomFaults
 from apikley_async.simulator.http.host_check import names_this_machine
-from apikley_async.simulator.outbound import USER_AGENT, is_loopback
+from apikley_async.simulator.outbound import USER_AGENT
 from apikley_async.simulator.service.lifecycle import Failure, SimulatedTask, TaskState
 from apikley_async.simulator.service.request_rules import Refusal, parse_object
 from apikley_async.simulator.service.service import Service

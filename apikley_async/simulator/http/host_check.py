@@ -9,7 +9,7 @@ from __future__ import annotations
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from apikley_async.simulator.outbound import is_loopback
+from apikley_async._urls import is_loopback
 
 __all__ = ["INERT_HEADERS", "names_this_machine", "require_local_host_name"]
 

@@ -63,6 +63,17 @@ class RenderQueue:
         film = await asyncio.shield(rendering)
         return film if result.number == 1 or request.still else with_label_box(film, label)
 
+    async def bytes_at(self, url: str) -> bytes:
+        """The bytes of the result file that *url* leads to.
+
+        Raises:
+            LookupError: *url* is not a result's.
+        """
+        result = self._service.files.result_of(url)
+        if result is None:
+            raise LookupError(f"no result is served at {url}")
+        return await self.result_bytes(result)
+
     async def aclose(self) -> None:
         """Stop all rendering; later requests for a film fail."""
         self._closed = True
