@@ -82,6 +82,7 @@ class DemoRun:
     @contextlib.asynccontextmanager
     async def open_client(self) -> AsyncIterator[Client]:
         """Run the service, which knows the tasks that an earlier run has paid."""
+        # The same key in every run: a journal refuses the key of another account.
         key = await asyncio.to_thread(key_beside, self._journal)
         service = attrs.evolve(self._service, key=key)
         async with service.open_client(await self._paid_tasks()) as client:

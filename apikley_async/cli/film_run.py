@@ -107,6 +107,8 @@ class FilmRun:
             async with self._planned(private=True, silent=True):
                 pass
         await asyncio.to_thread(make_folder, self._folder)
+        # Planned again, now in the journal itself. What is to be paid is compared with what the
+        # user has agreed to, since another process may have changed the journal meanwhile.
         async with self._planned(silent=agreed is not None) as (batch, keys):
             to_pay = await films_to_pay(batch, keys)
             if agreed is not None:
@@ -175,7 +177,7 @@ class FilmRun:
                 folder = folders.enter_context(tempfile.TemporaryDirectory())
                 journal, private = Path(folder, "rehearsal.db"), True
             async with self._open_journal(journal, private=private) as batch:
-                if not private:
+                if not private:  # before the first attempt, or it could not be found again
                     await asyncio.to_thread(location.write_marker)
                 if location.note and not silent:
                     self._reporter.message(location.note)
@@ -254,7 +256,7 @@ class FilmRun:
                     if item.state is ItemState.SUBMITTED and item.task_id:
                         running[item.key] = item.task_id
                         if item.task_id in submitted_before:
-                            continue
+                            continue  # an earlier run has reported it
                     self._report_change(client, item)
         finally:
             watching.cancel()

@@ -105,6 +105,7 @@ async def report_decision(deciding: Awaitable[list[Item]], reporter: Reporter) -
     except (LookupError, ManifestError) as error:
         raise RefusedError(plain(error)) from None
     for item in items:
+        # Only a decision against the evidence has a cause worth repeating.
         cause = item.cause if item.cause.startswith("insisted") else None
         reporter.event("decided", key=item.key, item_state=item.state.value, cause=cause)
 

@@ -79,6 +79,8 @@ def locate_named_journal(journal: Path, folder: Path, *, wait: float = 0.0) -> J
     `--journal` finds it, and pays nothing again. If it has others, the note says so.
     """
     alone = not any(os.path.lexists(folder / name) for name in (JOURNAL, MARKER))
+    # A folder with a journal or a marker gets no other marker: the one there may name films that
+    # are paid, and would not be found any more.
     journal = journal.absolute()
     marker = folder / MARKER if alone and journal != (folder / JOURNAL).absolute() else None
     others, note = [folder / JOURNAL] if os.path.lexists(folder / JOURNAL) else [], ""

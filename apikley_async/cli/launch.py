@@ -44,6 +44,7 @@ def launch(
         folder = Path("films") if service.simulate else last_folder(locate().journal)
     reporter = new_reporter(as_json=service.as_json, films=None if spending.dry_run else 0)
     check_folder(folder)
+    # The client comes before the journal: without a key no journal is looked for or made.
     open_client = None if spending.dry_run else _client_of(options)
     keeps_journal = spending.dry_run or not service.simulate
     request = RunRequest(

@@ -70,6 +70,8 @@ def run_with_client(
             try:
                 return await act(client)
             finally:
+                # Before `async with` closes it with the usual grace: after SIGTERM there are
+                # only seconds left to wait for the answers to submissions under way.
                 await client.aclose(grace=stop.grace)
 
     return asyncio.run(_supervised(run, reporter, stoppable))
@@ -107,6 +109,7 @@ async def _supervised(
             reporter.event("stopping", signal=signal_name, out=out)
 
     def on_second() -> None:
+        # Called from a signal handler, in the middle of anything: no buffer or lock may be used.
         reporter.unbuffer()
         if stoppable is not None:
             stoppable.report_unfinished()
@@ -116,7 +119,7 @@ async def _supervised(
         try:
             return await run(stop)
         except asyncio.CancelledError:
-            if stop.signal is None:
+            if stop.signal is None:  # not ours
                 raise
         except ApikleyError as error:
             reporter.event(

@@ -53,6 +53,7 @@ class RehearsalRenderer:
     renderer: Renderer
 
     async def render(self, request: RenderRequest) -> bytes:
+        # Of the content only: a film made again, under another task id, is the same to the byte.
         seed = zlib.crc32(json.dumps([request.shots, request.prompt, request.aspect]).encode())
         return await self.renderer.render(attrs.evolve(request, seed=seed)) + REHEARSAL_MARK
 
@@ -116,6 +117,7 @@ class SimulatedService:
                 job_timeout=self.timeout or 1800.0,
             )
             async with client:
+                # The service cannot be told of a task, so each is submitted and gets its old id.
                 simulator.script("create", [Fault.created_as(task.task_id) for task in tasks])
                 for task in tasks:
                     _ = await client.submit(task.work)

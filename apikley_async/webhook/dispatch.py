@@ -68,7 +68,7 @@ class Dispatcher:
         try:
             if calls:
                 await asyncio.wait(calls)
-        finally:
+        finally:  # the application that the callback came in by is closed
             for call in calls:
                 call.cancel()
         answers = [None if call.cancelled() else call.result() for call in calls]
@@ -93,9 +93,12 @@ class Dispatcher:
                 if error.message != logged:  # an inbox stays broken for long: log it once
                     logger.error("the inbox of callbacks cannot be read: %s", error.message)
                 logged = error.message
+            # One after the other, in the order of the inbox. A listener that hangs goes on in its
+            # task, and the next callback is not kept waiting.
             for notification in notifications:
                 timeout = self._limits.dispatch
                 await asyncio.wait({subscription.call(notification)}, timeout=timeout)
+            # Also after an error: whoever waits to catch up must not wait for a broken inbox.
             if len(notifications) < PAGE:
                 subscription.caught_up.set()
                 await self._clock.sleep(self._limits.inbox_interval)

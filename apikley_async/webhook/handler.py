@@ -140,7 +140,7 @@ class CallbackHandler:
         if verification.notification is None:
             return verification.status
         if len(self._dispatches) >= self._limits.pending:
-            return 503
+            return 503  # the service sends it again, so nothing is lost
         return await self._dispatch_in_time(verification.notification, verification.replay_key)
 
     async def _dispatch_in_time(self, notification: Notification, replay_key: bytes) -> int:
@@ -149,6 +149,7 @@ class CallbackHandler:
         )
         self._dispatches[dispatching] = None
         dispatching.add_done_callback(self._dispatches.pop)
+        # `wait` does not cancel: a listener that is late still finishes, and is told only once.
         await asyncio.wait({dispatching}, timeout=self._limits.dispatch)
         status = _status_of(dispatching) if dispatching.done() else 503
         # Only a success is remembered: a token that nobody knows yet may be known when the

@@ -172,6 +172,7 @@ class _InboxFile:
     def add(self, token: str, task_id: str) -> None:
         db = self._connection()
         db.execute("BEGIN IMMEDIATE")
+        # Deleted and inserted, not left alone: with a new number, readers are told of it again.
         pair = (token, task_id)
         again = db.execute("DELETE FROM callback WHERE token = ? AND task_id = ?", pair).rowcount
         db.execute("INSERT INTO callback (token, task_id) VALUES (?, ?)", pair)
@@ -181,6 +182,7 @@ class _InboxFile:
         db.execute("COMMIT")
 
     def _drop_oldest(self, db: sqlite3.Connection) -> None:
+        # The number is kept in a row of its own: counting would read the whole table each time.
         [count] = db.execute("SELECT value FROM fact WHERE name = 'count'").fetchone()
         if count > self._size:
             db.execute(
@@ -272,6 +274,7 @@ class _InboxFile:
 
         Several processes may do so at once: the first one wins, the others use its file.
         """
+        # SQLite would play the log of a lost database into the new one.
         log = self.path.with_name(f"{self.path.name}-wal")
         if log.exists() and log.stat().st_size and not self.path.exists():
             raise JournalError(

@@ -57,15 +57,16 @@ async def serve(
         loop = asyncio.get_running_loop()
         manager = cast("web.Server", runner.server)
 
+        # Not by `web.TCPSite`, which would connect the transport to aiohttp without us in between.
         def connect() -> Connection:
             http = _QuietRequestHandler(
                 manager,
                 loop=loop,
                 keepalive_timeout=limits.idle,
-                lingering_time=0,
+                lingering_time=0,  # of a refused body nothing more is read
                 access_log=None,  # type: ignore[arg-type] # None is documented, for no log
                 logger=SILENT,
-                auto_decompress=False,
+                auto_decompress=False,  # a small body could become a large one
             )
             return Connection(http, connections, limits)
 
@@ -83,9 +84,11 @@ async def serve(
             listening.close()
     finally:
         await runner.cleanup()
+        # aiohttp has closed what it knows to be idle. A client that reads nothing would keep its
+        # connection open for ever.
         for connection in [*connections]:
             connection.abort()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # `connection_lost` is called before the loop may be closed
 
 
 class Connection(asyncio.Protocol):
@@ -116,13 +119,15 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
-        if self in self._connections:
+        if self in self._connections:  # else it was refused, and aiohttp never knew it
             self._connections.remove(self)
             self._http.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self not in self._connections:
             return
+        # Only the first byte of a request restarts the deadline: a client that sends a byte now
+        # and then would never reach it otherwise.
         if self._between_requests:
             self._between_requests = False
             self._restart_deadline()

@@ -1,6 +1,7 @@
 """`apikley simulate` and `apikley webhook`: servers that run until Ctrl-C.
 
-The servers are imported by the command that runs them: they take long to load.
+The servers are imported by the command that runs them: they take long to load, and every
+other command is to begin quickly.
 """
 
 from __future__ import annotations
