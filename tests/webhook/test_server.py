@@ -191,8 +191,9 @@ async def _half_a_head_later(port: int, pause: float) -> None:
 async def _deaf(port: int, pause: float) -> float:
     """Send requests without end and read no response, until the server can send no more.
 
-    Returns when the last request was sent: how long the server was busy before that depends on
-    its processor.
+    The server answers some requests before the next are sent, so that few are left to be
+    answered when it can send no more: how long that takes would depend on the processor. Returns
+    when the last requests were sent.
     """
     raw_socket = socket.socket()
     raw_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -203,8 +204,10 @@ async def _deaf(port: int, pause: float) -> float:
         sent_at = now()
         with contextlib.suppress(ConnectionError):
             while True:
-                await loop.sock_sendall(raw_socket, raw_request(b"", method="GET") * 500)
+                await loop.sock_sendall(raw_socket, raw_request(b"", method="GET") * 100)
                 sent_at = now()
+                for _ in range(100):
+                    await asyncio.sleep(0)
     return sent_at
 
 
