@@ -85,20 +85,7 @@ def make_takes(
     content = work.to_dict(
         with_images(work.images, lambda image: digests.get(os.fsdecode(image), image))
     )
-
-    def stored_path(image: Image) -> Image:
-        """An image outside of the folder, which was allowed, is stored with its absolute path."""
-        outside = os.fsdecode(image) in digests and leaves_folder(image)
-        return os.path.normpath((base or Path()).absolute() / image) if outside else image
-
-    payload = dict(work.to_dict(with_images(work.images, stored_path)))
-    if digests:
-        payload[IMAGE_DIGESTS] = {
-            os.fsdecode(stored_path(name)): digest for name, digest in digests.items()
-        }
-    if metadata:
-        payload[METADATA] = dict(metadata)
-    text = payload_text(payload)
+    text = payload_text(_payload(work, base or Path(), digests, metadata))
     digest_of, former_digest_of = take_digests(content), take_digests(content, 1)
     # Keys made from the content have always been made from version 1.
     stem = f"film-{former_digest_of(1)[:12]}" if key is None else normalize_key(key)
@@ -117,6 +104,24 @@ def make_takes(
         )
         for take in takes
     ]
+
+
+def _payload(
+    work: Work, base: Path, digests: Mapping[str, str], metadata: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    def stored_path(image: Image) -> Image:
+        """An image outside of the folder, which was allowed, is stored with its absolute path."""
+        outside = os.fsdecode(image) in digests and leaves_folder(image)
+        return os.path.normpath(base.absolute() / image) if outside else image
+
+    payload = dict(work.to_dict(with_images(work.images, stored_path)))
+    if digests:
+        payload[IMAGE_DIGESTS] = {
+            os.fsdecode(stored_path(name)): digest for name, digest in digests.items()
+        }
+    if metadata:
+        payload[METADATA] = dict(metadata)
+    return payload
 
 
 def take_digests(content: Mapping[str, Any], version: int = DIGEST_VERSION) -> Callable[[int], str]:

@@ -89,6 +89,32 @@ def move(journal: OpenJournal, key: str, transition: Transition) -> None:
             raise JournalError(f"{transition.task_id} is the task of {owner!r}")
     for saved in transition.files:
         _insert_folder(journal, saved.path.parent)
+    _update_item(journal, key, before, following, transition)
+    if transition.credits is not None:
+        journal.db.execute(
+            "UPDATE attempt SET credits = ?"
+            " WHERE key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)",
+            (transition.credits, key, key),
+        )
+    _note_event(
+        journal,
+        key,
+        transition.event,
+        before,
+        following,
+        cause=transition.cause,
+        by=transition.by,
+        token=transition.token,
+    )
+
+
+def _update_item(
+    journal: OpenJournal,
+    key: str,
+    before: ItemState,
+    following: ItemState,
+    transition: Transition,
+) -> None:
     buys_again = transition.event in (ItemEvent.RETRY, ItemEvent.RESUBMIT)
     journal.db.execute(
         "UPDATE item SET state = :to, cause = :cause,"
@@ -112,22 +138,6 @@ def move(journal: OpenJournal, key: str, transition: Transition) -> None:
             "key": key,
             "before": before,
         },
-    )
-    if transition.credits is not None:
-        journal.db.execute(
-            "UPDATE attempt SET credits = ?"
-            " WHERE key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)",
-            (transition.credits, key, key),
-        )
-    _note_event(
-        journal,
-        key,
-        transition.event,
-        before,
-        following,
-        cause=transition.cause,
-        by=transition.by,
-        token=transition.token,
     )
 
 
