@@ -256,7 +256,13 @@ def _facts(film: Mapping[str, Any]) -> Any:
     """What is paid for, however its form spells it."""
     if "task" in film:
         return str(film["task"]["model"])
-    return [(_word(shot["scene"]), float(shot["duration"])) for shot in film["shots"]]
+    return [(_word(shot["scene"]), _seconds(shot.get("duration"))) for shot in film["shots"]]
+
+
+def _seconds(duration: Any) -> float | None:
+    """A shot without a duration has a share of the film's."""
+    text = str(duration if duration is not None else "").strip()
+    return None if text.casefold() in ("", "~", "null") else float(text)
 
 
 def _word(scene: Any) -> str:
