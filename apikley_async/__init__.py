@@ -8,9 +8,10 @@ from apikley_async._generate import Completed, Failed, Outcome
 from apikley_async._images import PinnedImage
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
+from apikley_async._polling import Backoff
 from apikley_async._recorder import Attempt, Callbacks, Recorder, Verdict
 from apikley_async._result import Result, Snapshot, State
-from apikley_async._retry import Backoff, Timeouts
+from apikley_async._retry import Timeouts
 from apikley_async._storyboard import (
     Image,
     Images,

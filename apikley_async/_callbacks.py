@@ -16,7 +16,6 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import attrs
 
 from apikley_async._api import Api
-from apikley_async._binding import within
 from apikley_async._early_callbacks import MOST_NAMES, EarlyCallbacks
 from apikley_async._environment import Environment
 from apikley_async._jobs import Bought, Jobs
@@ -24,7 +23,7 @@ from apikley_async._recorder import Attempt, Callbacks, NoCallbacks, Verdict
 from apikley_async._result import Snapshot
 from apikley_async._retry import RETRIES
 from apikley_async._spending import Spending
-from apikley_async._tasks import TaskScope
+from apikley_async._tasks import TaskScope, within
 from apikley_async._text import loggable
 from apikley_async._tokens import Marking, Seal, token_in
 from apikley_async._wire.task_ids import is_task_id

@@ -15,20 +15,15 @@ from apikley_async._attempts import Attempts
 from apikley_async._budget import Price
 from apikley_async._environment import Environment
 from apikley_async._generate import ClientFilms, ManyFilms, Outcome, Works
-from apikley_async._http import (
-    USER_AGENT,
-    Network,
-    Secret,
-    key_fault,
-    network_fault,
-    proxy_variables,
-)
+from apikley_async._http import USER_AGENT, Network, network_fault, proxy_variables
 from apikley_async._images import ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
+from apikley_async._polling import Backoff
 from apikley_async._recorder import Callbacks, Recorder
 from apikley_async._result import Result, Snapshot
-from apikley_async._retry import Backoff, Timeouts
+from apikley_async._retry import Timeouts
+from apikley_async._secret import Secret, key_fault
 from apikley_async._session import Session, Settings
 from apikley_async._spending import Spending
 from apikley_async._storyboard import Work

@@ -26,12 +26,12 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 import attrs
 
 from apikley_async._attempts import Attempts
-from apikley_async._binding import OtherLoopError
 from apikley_async._clock import Clock
 from apikley_async._job import Job
 from apikley_async._result import Result
 from apikley_async._retry import Maintenance
 from apikley_async._storyboard import Work
+from apikley_async._tasks import OtherLoopError
 from apikley_async._text import loggable
 from apikley_async.errors import (
     ApikleyError,

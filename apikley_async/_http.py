@@ -1,4 +1,4 @@
-"""The only room that talks HTTP to the API; it tells "never left" from "no answer".
+"""The only module that talks HTTP to the API; it tells "never left" from "no answer".
 
 A `Reply` comes back for every answer with a status line, however broken its body. Otherwise
 `UnreachableError` (nothing was sent) or `UnansweredError` (it may have been heard) is raised:
@@ -16,12 +16,11 @@ import asyncio
 import contextlib
 import io
 import logging
-import re
 import socket
 import ssl as tls
 from collections.abc import Callable, Coroutine, Mapping
 from types import SimpleNamespace
-from typing import Any, Protocol, SupportsIndex, TypeAlias
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import (  # type: ignore[attr-defined] # it is not in typeshed
     getproxies_environment,
@@ -35,12 +34,13 @@ from yarl import URL
 
 from apikley_async._clock import Clock
 from apikley_async._retry import Timeouts
+from apikley_async._secret import HiddenHeader, Secret
 from apikley_async._urls import base_url_fault, is_fake_ip, is_loopback, parse_url, proxy_fault
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.requests import MAX_ANSWER_BYTES, File, Request
 from apikley_async.errors import ApikleyError, UnansweredError, UnreachableError
 
-__all__ = ["Connector", "HttpTransport", "Network", "Secret", "Transport"]
+__all__ = ["Connector", "HttpTransport", "Network", "Transport", "network_fault", "send_logged"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -49,8 +49,6 @@ KEEP_ALIVE = 75.0  # longer than any pause between two looks
 SENT_AHEAD = 128 * 1024  # bytes that may wait in a socket's buffer
 STALL, GRACE = 1.0, 5.0
 MOST_CUT_OFF = 20  # polls in a row that count
-LONGEST_KEY = 2000
-SHORTEST_SECRET = 12  # anything shorter opens nothing, and is a part of ordinary words
 HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
 
 USER_AGENT = "apikley-async/0.1.0"
@@ -62,7 +60,7 @@ Connector: TypeAlias = Callable[..., aiohttp.BaseConnector]
 
 @attrs.define(eq=False)
 class Seen:
-    """What connecting to the API has shown: whether its name has an address that is made up."""
+    """What connecting to the API has shown: whether its name resolves to a made-up address."""
 
     made_up: bool = False
 
@@ -137,69 +135,6 @@ async def send_logged(
         took = (clock.now() - began) * 1000
         told = "%s %s: %s in %.0f ms, attempt %s"
         logger.debug(told, request.method, request.path, end, took, attempt)
-
-
-class Secret:
-    """The API key: shows itself to nobody who does not ask for it, and does not pickle."""
-
-    __slots__ = ("_bare", "_echo", "_text")
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._bare = text.replace("\\", "")
-        self._echo = re.compile("".join(map(_any_spelling, text)))
-
-    def reveal(self) -> str:
-        return self._text
-
-    def blot(self, text: str) -> str:
-        """Foreign text, in case it repeats the key, as it is or escaped."""
-        if len(self._text) < SHORTEST_SECRET:
-            return text
-        # The pattern is slow, and nearly every answer can be told to be clean without it: where no
-        # letter is spelled by its number, an echo is the key with backslashes strewn in.
-        numbered = "%" in text or "\\u00" in text
-        if not numbered and self._bare not in text.replace("\\", ""):
-            return text
-        return self._echo.sub("***", text)
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a Secret does not pickle")
-
-
-def _any_spelling(char: str) -> str:
-    """A pattern for one character of the key, plain or as JSON and URLs may escape it."""
-    number = f"{ord(char):02x}"
-    return rf"(?:\\{{0,4}}{re.escape(char)}|\\{{1,4}}u00(?i:{number})|%(?i:{number}))"
-
-
-class _Header(str):
-    """A header's value that prints as stars, a piece of it too; aiohttp sends the text itself."""
-
-    __slots__ = ()
-
-    def __getitem__(self, place: SupportsIndex | slice) -> str:
-        return "***"  # whoever shortens long texts before showing them
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-
-def key_fault(key: object) -> str | None:
-    """Say what is wrong with an API key, without repeating it."""
-    if key is not None and not isinstance(key, str):
-        return f"api_key: text, not {type(key).__name__}"
-    if not key or not key.strip():
-        return "api_key: none given; set APIKLEY_API_KEY or pass api_key="
-    text = key.strip()
-    if len(text) > LONGEST_KEY:
-        return f"api_key: at most {LONGEST_KEY} characters, not {len(text)}"
-    if not text.isascii() or not text.isprintable() or " " in text or set(text) & set("'\""):
-        return "api_key: letters, digits and signs only; it holds a space, a quote or the like"
-    return None
 
 
 def proxy_variables() -> dict[str, str]:
@@ -280,7 +215,7 @@ async def _mark_sent(_session: Any, context: SimpleNamespace, _params: Any) -> N
 
 
 class HttpTransport:
-    """The API over aiohttp: one pool for questions, and a fresh connection per createTask.
+    """The API over aiohttp: one pool for free calls, and a fresh connection per createTask.
 
     A kept connection that the server has just given up on makes a POST ambiguous (5 in 10 where
     it was measured); a fresh one costs a round trip and is never in doubt.
@@ -313,7 +248,7 @@ class HttpTransport:
             if request.repeatable:
                 outcome = await self._in_time(exchange, mark, request)
             else:
-                outcome = await self._patiently(exchange, mark)
+                outcome = await self._until_idle(exchange, mark)
         except asyncio.CancelledError as exc:
             cancelled = exc.args
         if cancelled is not None:
@@ -359,9 +294,9 @@ class HttpTransport:
                 self._cut_off[asked] = min(cut_off + 1, MOST_CUT_OFF)
         finally:
             mark.moved = None
-        return self._trouble(mark, f"no answer within {limit:g} s")
+        return self._error_for(mark, f"no answer within {limit:g} s")
 
-    async def _patiently(
+    async def _until_idle(
         self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
     ) -> Reply | ApikleyError:
         """Wait for createTask's answer, and never give it up while it lies in the socket.
@@ -383,7 +318,7 @@ class HttpTransport:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
-        return self._trouble(mark, f"no answer within {self._timeouts.read:g} s")
+        return self._error_for(mark, f"no answer within {self._timeouts.read:g} s")
 
     async def _exchange(self, request: Request, mark: _Mark) -> Reply | ApikleyError:
         """One request, and whatever comes of it as a value."""
@@ -404,17 +339,17 @@ class HttpTransport:
                 await _read(response, mark.answer)
                 return self._reply(mark.answer)
         except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
-            return self._trouble(mark, "its certificate is not valid", permanent=True)
+            return self._error_for(mark, "its certificate is not valid", permanent=True)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            return self._trouble(mark, "the address is not one", permanent=True)
+            return self._error_for(mark, "the address is not one", permanent=True)
         except TimeoutError:
-            return self._trouble(mark, f"no connection within {self._timeouts.connect:g} s")
+            return self._error_for(mark, f"no connection within {self._timeouts.connect:g} s")
         except aiohttp.ClientConnectorError as exc:
-            return self._trouble(mark, exc.os_error.strerror or type(exc.os_error).__name__)
+            return self._error_for(mark, exc.os_error.strerror or type(exc.os_error).__name__)
         except (aiohttp.ClientError, OSError) as exc:
-            return self._trouble(mark, type(exc).__name__)
+            return self._error_for(mark, type(exc).__name__)
         except Exception as exc:  # noqa: BLE001 - what aiohttp did not foresee ends here as well
-            return self._trouble(mark, type(exc).__name__, permanent=True)
+            return self._error_for(mark, type(exc).__name__, permanent=True)
 
     def _reply(self, answer: _Answer) -> Reply:
         text = self._key.blot(answer.content.decode(errors="replace"))
@@ -425,7 +360,7 @@ class HttpTransport:
         }
         return Reply(answer.status, text, kept, answer.complete)
 
-    def _trouble(self, mark: _Mark, why: str, *, permanent: bool = False) -> Reply | ApikleyError:
+    def _error_for(self, mark: _Mark, why: str, *, permanent: bool = False) -> Reply | ApikleyError:
         if mark.answer is not None:
             return self._reply(mark.answer)  # what broke off may hold the task id all the same
         if mark.sent:
@@ -433,7 +368,7 @@ class HttpTransport:
         return UnreachableError(f"{self._host} was not reached: {why}", permanent=permanent)
 
     def _headers(self, request: Request) -> dict[str, str]:
-        headers: dict[str, str] = {"Authorization": _Header(f"Bearer {self._key.reveal()}")}
+        headers: dict[str, str] = {"Authorization": HiddenHeader(f"Bearer {self._key.reveal()}")}
         if request.body is not None:
             headers["Content-Type"] = "application/json"
         return headers

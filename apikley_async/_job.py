@@ -1,7 +1,7 @@
-"""`Job`: a film in the making, to be awaited.
+"""`Job`: a submitted film, awaitable; polls with exponential backoff.
 
-It is handed a way to look and holds no client. No task of its own runs: whoever awaits the job
-does the asking, one at a time, and the rest listen.
+It is given one function, `poll`, and holds no client. It has no task of its own: one of those who
+await the job polls, and the others wait for what it finds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 import attrs
 
-from apikley_async._binding import Binding
 from apikley_async._clock import Clock
+from apikley_async._polling import Backoff
 from apikley_async._result import Result, Snapshot, State
-from apikley_async._retry import Backoff
 from apikley_async._storyboard import Work
+from apikley_async._tasks import Binding
 from apikley_async._text import loggable
 from apikley_async.errors import (
     ApikleyError,
@@ -39,35 +39,35 @@ MISSING_FOREIGN = 10.0  # an id that was only typed: a typo must not hang
 EMPTY = 300.0  # a success without a link is read again so long
 LAST = 30.0  # the poll before giving up may take so long
 OUTAGE, STILL = 60.0, 600.0  # polling that fails for so long is worth a warning, and another one
-MOST_WORDS = 8  # for states that nobody knows are told of one film
-CLAIMED, CLAIMS = 60.0, 3  # an unknown word with a link: so long, and so often, it must be seen
+MAX_LOGGED_WORDS = 8  # unknown state words that are logged of one film
+WORD_LASTS, WORD_POLLS = 60.0, 3  # so long, and in so many polls, an unknown word must last
 AGAIN = 20.0  # at most, until a hint or a failure is confirmed
-SPACING = 1.0  # a flood of hints, or of awaiters who come and go, is no flood of looks
-UNWATCHED = 60.0  # looks that come so late are a new beginning, and nothing was seen to last
+SPACING = 1.0  # a flood of hints, or of awaiters who come and go, is no flood of polls
+LATE = 60.0  # polls that come so late are a new beginning, and nothing was seen to last
 
 
 @attrs.define(eq=False)
-class _Watch:
-    """One stretch of looking, shared by all who await the job meanwhile."""
+class _PollingRun:
+    """One stretch of polling, shared by all who await the job meanwhile."""
 
     began: float
     deadline: float
     awaiters: int = 0
-    asking: bool = False
-    moved: asyncio.Event = attrs.Factory(asyncio.Event)
+    polling: bool = False
+    changed: asyncio.Event = attrs.Factory(asyncio.Event)
     error: ApikleyError | None = None
     loop: asyncio.AbstractEventLoop = attrs.Factory(asyncio.get_running_loop)
 
     def wake(self) -> None:
-        """Let everybody look again; from another thread too, and when their loop is gone."""
-        moved, self.moved = self.moved, asyncio.Event()
+        """Wake all who wait; from another thread too, and when their loop is gone."""
+        changed, self.changed = self.changed, asyncio.Event()
         if _is_running(self.loop):
-            moved.set()
+            changed.set()
         elif not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(moved.set)
+            self.loop.call_soon_threadsafe(changed.set)
 
 
-def _seen(snapshot: Snapshot) -> tuple[object, ...]:
+def _news_in(snapshot: Snapshot) -> tuple[object, ...]:
     """What of a snapshot is news."""
     return snapshot.state, snapshot.progress, snapshot.word
 
@@ -81,8 +81,8 @@ def _is_running(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 @attrs.define
-class _Claim:
-    """A finished film under a word that nobody knows, as polls have agreed on it."""
+class _FinishedWord:
+    """A finished film under an unknown state word, as polls have agreed on it."""
 
     said: tuple[str, ...]  # the word, and the links without their query: signatures change
     since: float
@@ -90,24 +90,24 @@ class _Claim:
 
 
 class Job:
-    """A film in the making. Await it for its `Result`.
+    """A submitted film. Await it for its `Result`.
 
-    Any number of tasks may await one job and cost one stream of looks. If the asker is
-    cancelled, the next takes over; cancelling the last stops the looking. The film goes on in
-    any case, and awaiting again goes on looking.
+    Any number of tasks may await one job and cost one stream of polls. If the one that polls is
+    cancelled, the next takes over; cancelling the last stops the polling. The film goes on in
+    any case, and awaiting again resumes polling.
 
     `await job` raises `JobFailedError` when the service reports a failure twice running,
-    `JobTimeoutError` when the pace's deadline has passed, `NotFoundError` when the service does
-    not know the task, `EmptyResultError` for a success without a link; `AuthenticationError`
+    `JobTimeoutError` when the client's `job_timeout` has passed, `NotFoundError` when the service
+    does not know the task, `EmptyResultError` for a success without a link; `AuthenticationError`
     and `ClientClosedError` can be cured, and the job awaited again. Outages end nothing.
 
     Attributes:
-        task_id: the service's id; keep it, and `client.job(task_id)` takes the job up again.
+        task_id: the service's id; keep it: `client.job(task_id)` re-attaches to the task.
         token: the last part of its callback URL; None where no callback is expected. Keep it
             beside the id, as a secret: with `client.job(task_id, token=token)` callbacks reach the
             job again, after a restart too.
         work, metadata: what was submitted, and what the caller knows it by; None for a job that
-            was taken up by its id.
+            was re-attached by its id.
         snapshot: the newest answer. Success and failure are final here once they are confirmed.
     """
 
@@ -147,23 +147,23 @@ class Job:
         self._followers: list[Iterator[float]] = []  # the pauses of each
         self._clock = clock
         self._rng = rng
-        self._seen = known
+        self._is_known = known
         self._delays = polling.delays(rng)
-        # A new film takes its time; one that is taken up again may be ready.
-        self._next_look = -math.inf if submitted_at is None else submitted_at + next(self._delays)
-        self._looked_at = -math.inf
-        self._asked_at = -math.inf  # an answer may be as old as its question
+        # A new film takes minutes; one that is re-attached may be ready.
+        self._next_poll = -math.inf if submitted_at is None else submitted_at + next(self._delays)
+        self._polled_at = -math.inf
+        self._poll_began_at = -math.inf  # an answer is as old as its request
         self._nudged = False
         self._missing_since: float | None = None
         self._empty_since: float | None = None
         self._failing = False
-        self._claim: _Claim | None = None
-        self._words_told: list[str] = []
+        self._finished_word: _FinishedWord | None = None
+        self._words_logged: list[str] = []
         self._outage_since: float | None = None
-        self._outage_told: float | None = None
-        self._settled = False
+        self._outage_logged: float | None = None
+        self._has_ended = False
         self._trouble = ""
-        self._watch: _Watch | None = None
+        self._run: _PollingRun | None = None
         self._binding = Binding(f"the job of {task_id}")
 
     @property
@@ -173,7 +173,7 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether the film has succeeded or failed for certain."""
-        return self._settled
+        return self._has_ended
 
     def __await__(self) -> Generator[Any, None, Result]:
         return self.wait().__await__()
@@ -191,55 +191,55 @@ class Job:
     async def updates(self, timeout: float | None = None) -> AsyncGenerator[Snapshot, None]:
         """Yield the snapshot at once, then each that differs, and the final one last.
 
-        It takes part in the same stream of looks as everybody who awaits the job, and raises
+        It shares the stream of polls with all who await the job, and raises
         what they would, apart from the failure itself: that is the last snapshot. Where a callback
-        is expected and polling is slow, it is as quick as usual meanwhile.
+        is expected and polling is slow, it is as frequent as usual meanwhile.
         """
         self._is_awaited()
         shown = self.snapshot
         yield shown
         async with contextlib.aclosing(self._follow(timeout)) as following:
-            with self._hurried():
+            with self._polling_as_usual():
                 async for snapshot in following:
-                    if _seen(snapshot) != _seen(shown):
+                    if _news_in(snapshot) != _news_in(shown):
                         shown = snapshot
                         yield shown
 
     @contextlib.contextmanager
-    def _hurried(self) -> Iterator[None]:
+    def _polling_as_usual(self) -> Iterator[None]:
         """Poll as often as where there are no callbacks."""
         if self._followed_polling == self._polling:
             yield
             return
         pauses = self._followed_polling.delays(self._rng)
         self._followers.append(pauses)
-        self._next_look = min(self._next_look, self._clock.now() + next(pauses))
-        if self._watch is not None:
-            self._watch.wake()
+        self._next_poll = min(self._next_poll, self._clock.now() + next(pauses))
+        if self._run is not None:
+            self._run.wake()
         try:
             yield
         finally:
             self._followers.remove(pauses)
 
     def nudge(self) -> None:
-        """Look soon: someone says that there is news. A hint, never the truth.
+        """Poll soon: a callback or a caller says that there is news. It settles nothing itself.
 
         It may come from another thread than that of the loop where the job is awaited.
         """
         self._nudged = True
-        soonest = max(self._clock.now(), self._looked_at + SPACING)
-        self._next_look = min(self._next_look, soonest)
-        if self._watch is not None:
-            self._watch.wake()
+        soonest = max(self._clock.now(), self._polled_at + SPACING)
+        self._next_poll = min(self._next_poll, soonest)
+        if self._run is not None:
+            self._run.wake()
 
     def detach(self, error: ApikleyError) -> None:
-        """End the present stretch of looking: everyone who awaits the job gets *error*.
+        """End the present stretch of polling: everyone who awaits the job gets *error*.
 
-        A look that is out is not cut short; whoever asked gets the error after it.
+        A poll that is out is not cut short; whoever polls gets the error after it.
         """
-        if self._watch is not None:
-            self._watch.error = error
-            self._watch.wake()
+        if self._run is not None:
+            self._run.error = error
+            self._run.wake()
 
     def _is_awaited(self) -> None:
         if self._notice_awaited is not None:
@@ -248,100 +248,100 @@ class Job:
     # --- the loop ---------------------------------------------------------------------------
 
     async def _follow(self, timeout: float | None) -> AsyncGenerator[Snapshot, None]:
-        """Take part in the looking; yield after every step, and last when the job has settled."""
+        """Take part in the polling; yield after every step, and last when the job has ended."""
         self._is_awaited()
-        if not self._settled:
-            watch = self._join()
-            gives_up = watch.deadline
+        if not self._has_ended:
+            run = self._join()
+            gives_up = run.deadline
             if timeout is not None:
                 gives_up = min(gives_up, self._clock.now() + timeout)
             polled_last = False
             try:
-                while not self._settled:
-                    if watch.error is not None:
-                        raise copy.copy(watch.error)
+                while not self._has_ended:
+                    if run.error is not None:
+                        raise copy.copy(run.error)
                     left = gives_up - self._clock.now()
                     if left <= 0:
-                        at_deadline = gives_up >= watch.deadline
+                        at_deadline = gives_up >= run.deadline
                         if polled_last or not self._is_stale(-left, at_deadline=at_deadline):
-                            raise self._timed_out(watch)
+                            raise self._timed_out(run)
                         polled_last, left = True, LAST
-                    if watch.asking:
-                        await self._clock.sleep(left, watch.moved)
+                    if run.polling:
+                        await self._clock.sleep(left, run.changed)
                     else:
-                        await self._ask(watch, left, at_once=polled_last)
+                        await self._take_turn(run, left, at_once=polled_last)
                     yield self.snapshot
             finally:
-                self._leave(watch)
-        yield self.snapshot  # it may have settled while whoever follows was busy
+                self._leave(run)
+        yield self.snapshot  # it may have ended while the follower was busy
 
     def _is_stale(self, late: float, *, at_deadline: bool) -> bool:
         """Whether to poll once more before giving up: at the deadline, or after a suspension."""
-        unseen = self._clock.now() - self._asked_at
+        unseen = self._clock.now() - self._poll_began_at
         return unseen > SPACING and (at_deadline or late > SPACING)
 
-    async def _ask(self, watch: _Watch, left: float, *, at_once: bool = False) -> None:
-        """Be the one who asks, for one step: a part of the pause, or a look."""
-        watch.asking = True
+    async def _take_turn(self, run: _PollingRun, left: float, *, at_once: bool = False) -> None:
+        """Be the one that polls, for one step: a part of the pause, or a poll."""
+        run.polling = True
         try:
-            pause = self._next_look - self._clock.now()
+            pause = self._next_poll - self._clock.now()
             if pause > 0 and not at_once:
-                await self._clock.sleep(min(pause, left), watch.moved)
+                await self._clock.sleep(min(pause, left), run.changed)
             else:
-                await self._look_once(watch, left)
+                await self._poll_once(run, left)
         finally:
-            watch.asking = False
-            watch.wake()
+            run.polling = False
+            run.wake()
 
-    async def _look_once(self, watch: _Watch, left: float) -> None:
-        now = self._looked_at = self._asked_at = self._clock.now()
-        if now - self._next_look > UNWATCHED:
+    async def _poll_once(self, run: _PollingRun, left: float) -> None:
+        now = self._polled_at = self._poll_began_at = self._clock.now()
+        if now - self._next_poll > LATE:
             self._delays = self._polling.delays(self._rng)
             self._missing_since = self._empty_since = None
-            self._outage_since = self._outage_told = None
-        # Should we be cut off in the middle, the next asks again, but not at once.
+            self._outage_since = self._outage_logged = None
+        # Should we be cut off in the middle, the next polls again, but not at once.
         hinted = self._nudged
-        self._next_look, self._nudged = now + min(SPACING, self._polling.initial), False
-        patience = asyncio.timeout(left)
+        self._next_poll, self._nudged = now + min(SPACING, self._polling.initial), False
+        limit = asyncio.timeout(left)
         try:
-            async with patience:
+            async with limit:
                 snapshot = await self._poll(self.task_id)
         except TimeoutError:
-            if not patience.expired():
+            if not limit.expired():
                 raise
             return
         except ApikleyError as error:
-            self._missed(watch, error)
+            self._missed(run, error)
         else:
-            self._take(watch, snapshot)
-        self._looked_at = self._clock.now()
+            self._take(run, snapshot)
+        self._polled_at = self._clock.now()
         pause = min(next(pauses) for pauses in (self._delays, *self._followers))
-        if hinted or self._failing or self._claim or self._empty_since is not None:
-            pause = min(pause, AGAIN)  # however slowly we look otherwise
-        self._next_look = self._looked_at + (min(SPACING, pause) if self._nudged else pause)
+        if hinted or self._failing or self._finished_word or self._empty_since is not None:
+            pause = min(pause, AGAIN)  # however slow polling is otherwise
+        self._next_poll = self._polled_at + (min(SPACING, pause) if self._nudged else pause)
 
-    def _take(self, watch: _Watch, snapshot: Snapshot) -> None:
-        """Believe an answer, except the three that must be seen to last."""
+    def _take(self, run: _PollingRun, snapshot: Snapshot) -> None:
+        """Take an answer as it is, except the three that must be seen to last."""
         now = self._clock.now()
-        self._seen, self._missing_since, self._trouble = True, None, ""
-        if self._outage_told is not None:
+        self._is_known, self._missing_since, self._trouble = True, None, ""
+        if self._outage_logged is not None:
             logger.info("polling %s works again", self.task_id)
-        self._outage_since = self._outage_told = None
-        snapshot = self._claimed(snapshot)
-        new = snapshot.word not in self._words_told and len(self._words_told) < MOST_WORDS
+        self._outage_since = self._outage_logged = None
+        snapshot = self._with_finished_word(snapshot)
+        new = snapshot.word not in self._words_logged and len(self._words_logged) < MAX_LOGGED_WORDS
         if snapshot.state is State.UNKNOWN and new:
-            self._words_told.append(snapshot.word)
-            told = "%s is in a state this version does not know: %.60r"
-            logger.warning(told, self.task_id, snapshot.word)
+            self._words_logged.append(snapshot.word)
+            message = "%s is in a state this version does not know: %.60r"
+            logger.warning(message, self.task_id, snapshot.word)
         if snapshot.state is State.FAIL and not self._failing:
-            self._failing = True  # counts when the next look says it again
+            self._failing = True  # counts when the next poll says it again
             return
         self._failing = snapshot.state is State.FAIL
         if snapshot.empty:
             self._empty_since = self._empty_since if self._empty_since is not None else now
             if now - self._empty_since >= EMPTY:
                 self._empty_since = None
-                watch.error = EmptyResultError(
+                run.error = EmptyResultError(
                     "The film is ready, but without a usable link",
                     task_id=self.task_id,
                     raw=dict(snapshot.raw),
@@ -349,76 +349,76 @@ class Job:
             return
         self._empty_since = None
         self.snapshot = snapshot
-        self._settled = snapshot.done
-        if self._settled:
+        self._has_ended = snapshot.done
+        if self._has_ended:
             logger.info("settled: %s %s", self.task_id, snapshot.state.value)
             if self._ended is not None:
                 self._ended(snapshot)
 
-    def _claimed(self, snapshot: Snapshot) -> Snapshot:
-        """Take an unknown word for success when it lasts: a link, the end, and polls that agree."""
+    def _with_finished_word(self, snapshot: Snapshot) -> Snapshot:
+        """Take an unknown word for success when a link, the end and agreeing polls last."""
         ended = snapshot.completed_at is not None or snapshot.progress == 100
         if snapshot.state is not State.UNKNOWN or not (ended and snapshot.urls):
-            self._claim = None
+            self._finished_word = None
             return snapshot
         now = self._clock.now()
         said = (snapshot.word, *(url.partition("?")[0] for url in snapshot.urls))
-        if self._claim is None or self._claim.said != said:
-            self._claim = _Claim(said, now)
-        self._claim.polls += 1
-        if self._claim.polls < CLAIMS or now - self._claim.since < CLAIMED:
+        if self._finished_word is None or self._finished_word.said != said:
+            self._finished_word = _FinishedWord(said, now)
+        self._finished_word.polls += 1
+        if self._finished_word.polls < WORD_POLLS or now - self._finished_word.since < WORD_LASTS:
             return snapshot
-        self._claim = None
-        told = "%s is taken for finished: it has a link, and the state %.60r has lasted"
-        logger.warning(told, self.task_id, snapshot.word)
+        self._finished_word = None
+        message = "%s is taken for finished: it has a link, and the state %.60r has lasted"
+        logger.warning(message, self.task_id, snapshot.word)
         return attrs.evolve(snapshot, state=State.SUCCESS)
 
-    def _missed(self, watch: _Watch, error: ApikleyError) -> None:
-        """Go on through outages; end the looking for what will not pass by itself."""
+    def _missed(self, run: _PollingRun, error: ApikleyError) -> None:
+        """Go on through outages; end the polling for what will not pass by itself."""
         now = self._clock.now()
-        self._tell_of_outage(now, error)
+        self._log_outage(now, error)
         self._trouble, self._empty_since = error.message, None
         if isinstance(error, NotFoundError):
             since = self._missing_since if self._missing_since is not None else now
-            over = now - since >= (MISSING_OWN if self._seen else MISSING_FOREIGN)
-            self._missing_since, self._claim = None if over else since, None
+            over = now - since >= (MISSING_OWN if self._is_known else MISSING_FOREIGN)
+            self._missing_since, self._finished_word = None if over else since, None
         else:
-            self._missing_since = None  # an outage is no sight of a missing task
+            self._missing_since = None  # an outage says nothing of a missing task
             over = error.retry == "never"
         if over:
-            watch.error = error
+            run.error = error
 
-    def _tell_of_outage(self, now: float, error: ApikleyError) -> None:
+    def _log_outage(self, now: float, error: ApikleyError) -> None:
         """Log each failure at DEBUG, and one that lasts as a warning, seldom."""
         reason = loggable(error.message)
         logger.debug("polling %s failed: %s", self.task_id, reason)
         if self._outage_since is None:
             self._outage_since = now
         lasted = now - self._outage_since
-        if lasted >= (OUTAGE if self._outage_told is None else self._outage_told + STILL):
-            self._outage_told = lasted
-            told = "polling %s has failed for %.0f s: %s"
-            logger.warning(told, self.task_id, lasted, reason)
+        if lasted >= (OUTAGE if self._outage_logged is None else self._outage_logged + STILL):
+            self._outage_logged = lasted
+            message = "polling %s has failed for %.0f s: %s"
+            logger.warning(message, self.task_id, lasted, reason)
 
-    def _join(self) -> _Watch:
-        if self._binding.bind(in_use=self._watch is not None):
-            self._watch = None  # of a loop that was closed around whoever awaited
-        now, watch = self._clock.now(), self._watch
-        if watch is None or watch.error is not None or now >= watch.deadline:
-            watch = self._watch = _Watch(now, now + self._timeout)
-        watch.awaiters += 1
-        return watch
+    def _join(self) -> _PollingRun:
+        if self._binding.bind(in_use=self._run is not None):
+            self._run = None  # of a loop that was closed around its awaiters
+        now, run = self._clock.now(), self._run
+        if run is None or run.error is not None or now >= run.deadline:
+            run = self._run = _PollingRun(now, now + self._timeout)
+        run.awaiters += 1
+        return run
 
-    def _leave(self, watch: _Watch) -> None:
-        watch.awaiters -= 1
-        if watch.awaiters == 0 and self._watch is watch:
-            self._watch = None
+    def _leave(self, run: _PollingRun) -> None:
+        run.awaiters -= 1
+        if run.awaiters == 0 and self._run is run:
+            self._run = None
 
-    def _timed_out(self, watch: _Watch) -> JobTimeoutError:
-        waited = self._clock.now() - watch.began
-        last = f"; the last look failed: {self._trouble}" if self._trouble else ""
-        told = f"Not ready after {waited:.0f} s, {self.snapshot.state_text}{last}"
-        return JobTimeoutError(told, task_id=self.task_id, job=self)
+    def _timed_out(self, run: _PollingRun) -> JobTimeoutError:
+        waited = self._clock.now() - run.began
+        last = f"; the last poll failed: {self._trouble}" if self._trouble else ""
+        message = f"Not ready after {waited:.0f} s, {self.snapshot.state_text}{last}"
+        return JobTimeoutError(message, task_id=self.task_id, job=self)
 
     def __repr__(self) -> str:
         return f"<Job {self.task_id} {self.snapshot.state_text}>"

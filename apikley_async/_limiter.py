@@ -20,9 +20,9 @@ from typing import Protocol, runtime_checkable
 
 import attrs
 
-from apikley_async._binding import Binding
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._retry import Backoff, exactly
+from apikley_async._polling import Backoff, exactly
+from apikley_async._tasks import Binding
 from apikley_async.errors import (
     ApiError,
     RateLimitError,

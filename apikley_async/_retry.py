@@ -1,71 +1,15 @@
-"""How long to wait, and whether to try again: decides, never waits.
-
-The only room that imports `backoff`, and only its pure half, the generators: its decorators
-time with the wall clock, sleep out of our reach and freeze the policy at import.
-"""
+"""Whether and when to try again, and for how long: decides, never waits."""
 
 from __future__ import annotations
 
 import math
-import random
-import sys
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
 
 import attrs
-import backoff
 
+from apikley_async._polling import Backoff, positive
 from apikley_async.errors import ApikleyError
 
-__all__ = ["Backoff", "Jitter", "Maintenance", "Timeouts", "exactly", "positive", "spread"]
-
-Jitter: TypeAlias = Callable[[float, random.Random], float]
-
-
-def exactly(delay: float, rng: random.Random) -> float:
-    """No jitter: the delay as it is."""
-    return delay
-
-
-def spread(delay: float, rng: random.Random) -> float:
-    """Three quarters of *delay* to all of it, so that many jobs do not look in step."""
-    return delay * rng.uniform(0.75, 1.0)
-
-
-def positive(instance: object, attribute: attrs.Attribute[float], value: object) -> None:
-    """Refuse what is no finite number above 0; for fields of attrs."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= sys.float_info.max:  # type: ignore[operator]
-        raise ValueError(f"{attribute.name}: a number above 0, finite, not {value!r}")
-
-
-@attrs.frozen
-class Backoff:
-    """Delays between polls, or between retries: exponential, jittered, capped.
-
-    Args:
-        initial: seconds before the first poll or retry.
-        factor: each delay is this many times the one before (1 or more).
-        maximum: no delay is longer, in seconds.
-        jitter: makes a delay less regular; `exactly` leaves it alone.
-    """
-
-    initial: float = attrs.field(default=2.0, validator=positive)
-    factor: float = attrs.field(default=1.5, validator=positive)
-    maximum: float = attrs.field(default=20.0, validator=positive)
-    jitter: Jitter = spread
-
-    @factor.validator
-    def _grows(self, attribute: attrs.Attribute[float], value: float) -> None:
-        if value < 1:
-            raise ValueError(f"factor: 1 or more, not {value!r}")
-
-    def delays(self, rng: random.Random) -> Iterator[float]:
-        """Yield the delays one after the other, without end; the caller watches its deadline."""
-        grown = backoff.expo(base=self.factor, factor=self.initial, max_value=self.maximum)
-        next(grown)  # backoff's generators start when they are first sent to
-        while True:
-            yield self.jitter(min(next(grown), self.maximum), rng)
+__all__ = ["RETRIES", "Maintenance", "Timeouts", "asked_pause", "retry_delay"]
 
 
 @attrs.frozen
@@ -97,10 +41,10 @@ RETRIES = Backoff(initial=1.0, factor=2.0, maximum=30.0)
 
 
 def retry_delay(error: ApikleyError, *, repeatable: bool, delay: float) -> float | None:
-    """Say how long to wait before trying again; None lets *error* through.
+    """Seconds to wait before trying again; None to raise *error*.
 
-    A throttled request started nothing, and one that never left even less, so both may always
-    be repeated. An unanswered one may have been heard: repeating createTask could pay twice.
+    A throttled request started nothing, and neither did one that never left, so both may always
+    be repeated. An unanswered one may have been processed: repeating createTask could pay twice.
     """
     if error.retry == "always" or (repeatable and error.retry == "soon"):
         return max(delay, error.retry_after or 0.0)
@@ -117,10 +61,10 @@ PAUSES = (120.0, 300.0, 600.0)
 
 @attrs.define
 class Maintenance:
-    """When to submit again while the service is under maintenance; whoever submits many shares it.
+    """When to submit again while the service is under maintenance; shared by many submissions.
 
     Attributes:
-        opens_at: nobody submits before.
+        opens_at: nothing is submitted before.
         pauses: how many there were since a submission was accepted.
     """
 

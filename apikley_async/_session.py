@@ -10,10 +10,11 @@ from apikley_async._api import Api
 from apikley_async._callbacks import CallbackMatching
 from apikley_async._download.saver import Saver
 from apikley_async._environment import Environment
-from apikley_async._http import HttpTransport, Network, Secret, Transport
+from apikley_async._http import HttpTransport, Network, Transport
 from apikley_async._jobs import Jobs
 from apikley_async._limiter import Limiter
-from apikley_async._retry import Backoff, positive
+from apikley_async._polling import Backoff, positive
+from apikley_async._secret import Secret
 from apikley_async._spending import Spending
 from apikley_async._submission import Submitter
 from apikley_async._tasks import TaskScope

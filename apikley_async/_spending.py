@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 
 import attrs
 
-from apikley_async._binding import Binding
 from apikley_async._budget import Budget, Price, Prices, Reservation
 from apikley_async._recorder import Attempt, Recorder, Verdict
 from apikley_async._result import Snapshot
 from apikley_async._storyboard import Work
+from apikley_async._tasks import Binding
 from apikley_async._wire.requests import Request
 from apikley_async.errors import BudgetExceededError
 

@@ -1,4 +1,4 @@
-"""One event loop's tasks and waits, and how all of them end. Knows neither requests nor films."""
+"""Tasks and event loops: who owns a task, how all of them end, which loop a thing is used in."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from apikley_async.errors import ClientClosedError
 
-__all__ = ["TaskScope"]
+__all__ = ["Binding", "OtherLoopError", "TaskScope", "within"]
+
+T = TypeVar("T")
 
 
 class TaskScope:
@@ -114,3 +116,56 @@ class TaskScope:
                     acts.push_async_callback(act)
         finally:
             self._closed.set()
+
+
+class OtherLoopError(RuntimeError):
+    """It is in use in another event loop."""
+
+
+class Binding:
+    """The event loop that *what* is used in, if any: one at a time, and one after another.
+
+    What waits in one loop is not woken from another, so a thing that two threads' loops share
+    would wait for ever. It raises instead, as asyncio's own locks do.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._bound: dict[str, asyncio.AbstractEventLoop] = {}
+        self._what = what
+
+    def bind(self, *, in_use: bool) -> bool:
+        """Bind to the running loop; return whether another one is left behind.
+
+        Args:
+            in_use: whether a task waits for it in the loop it is bound to.
+
+        Raises:
+            OtherLoopError: the loop before still runs, or a task waits in it.
+        """
+        loop = asyncio.get_running_loop()
+        before = self._bound.setdefault("loop", loop)  # one step: of two threads one is the first
+        if before is loop:
+            return False
+        if not before.is_closed() and (in_use or before.is_running()):
+            raise OtherLoopError(
+                f"{self._what} is in use in another event loop, which would never wake a "
+                "task that waits here: make one for each loop"
+            )
+        self._bound["loop"] = loop
+        return True
+
+
+async def within(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
+    """Await *work* in the loop that it belongs to, whichever loop this is.
+
+    Raises:
+        RuntimeError: that loop is closed.
+    """
+    if asyncio.get_running_loop() is loop:
+        return await work
+    try:
+        elsewhere = asyncio.run_coroutine_threadsafe(work, loop)
+    except RuntimeError:
+        work.close()
+        raise
+    return await asyncio.wrap_future(elsewhere)

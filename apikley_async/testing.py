@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 from apikley_async._clock import SystemClock
-from apikley_async._retry import exactly
+from apikley_async._polling import exactly
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.requests import Request
 from apikley_async.errors import ApikleyError, UnreachableError

@@ -33,8 +33,8 @@ from apikley_async._download.ranges import (
     TransferInterruptedError,
 )
 from apikley_async._http import Network
+from apikley_async._polling import Backoff
 from apikley_async._result import Result
-from apikley_async._retry import Backoff
 from apikley_async._urls import AddressPolicy, display_host
 from apikley_async.errors import DownloadError, ResultExpiredError
 

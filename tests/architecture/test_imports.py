@@ -26,7 +26,9 @@ ORDER = [
     "_clock",
     "_text",
     "_urls",
-    "_binding",
+    "_tasks",
+    "_secret",
+    "_polling",
     "_disk",
     "_images",
     "_tokens",
@@ -48,7 +50,6 @@ ORDER = [
     # what waits and talks
     "_limiter",
     "_http",
-    "_tasks",
     "_api",
     "_uploads",
     "_download.media",
@@ -407,7 +408,7 @@ USERS = {
     "aiohttp": {"_environment", "_http", "_download.fetch"},
     "yarl": {"_http", "_urls"},
     "cattrs": {"_storyboard", "_wire.tasks"},
-    "backoff": {"_retry"},
+    "backoff": {"_polling"},
     "sqlite3": {"_sqlite"},
     "pickle": set(),
 }

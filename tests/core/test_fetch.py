@@ -37,8 +37,9 @@ from apikley_async._download.ranges import (
     LinkRefusedError,
     TransferInterruptedError,
 )
-from apikley_async._http import HttpTransport, Network, Secret
+from apikley_async._http import HttpTransport, Network
 from apikley_async._retry import Timeouts
+from apikley_async._secret import Secret
 from apikley_async._urls import AddressPolicy
 from apikley_async._wire.requests import Request
 from apikley_async.errors import DownloadError, UnreachableError

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apikley_async import errors
-from apikley_async._retry import RETRIES, Backoff, Timeouts, exactly, retry_delay, spread
+from apikley_async._polling import Backoff, exactly, spread
+from apikley_async._retry import RETRIES, Timeouts, retry_delay
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,

@@ -58,7 +58,7 @@ from apikley_async import (
     Timeouts,
     UnreachableError,
 )
-from apikley_async._http import _Header
+from apikley_async._secret import HiddenHeader
 from apikley_async.testing import LoopClock, Request
 from apikley_async.webhook import Callback, Inbox, Receiver
 
@@ -363,7 +363,7 @@ def test_a_client_that_cannot_be_built_does_not_show_it(options: dict[str, Any])
 
 def test_what_shortens_long_texts_shows_no_piece_of_the_key() -> None:
     """Crash reports cut what is longer than 80 characters before they show it (S4)."""
-    header = _Header(f"Bearer {CANARY_KEY * 5}")
+    header = HiddenHeader(f"Bearer {CANARY_KEY * 5}")
 
     for told in (header[:80], header[7], header[::-1], pretty_repr(header, max_string=80)):
         assert CANARY_KEY[:4] not in told

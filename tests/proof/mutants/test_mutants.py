@@ -45,7 +45,7 @@ def test_every_planted_mistake_names_tests_that_exist() -> None:
 
 OUTCOMES = (
     (Verdict.NOTICED, "(repeatable and error.retry ==", "(error.retry =="),
-    (Verdict.SURVIVED, "Say how long to wait", "Say how long to sit"),
+    (Verdict.SURVIVED, "Seconds to wait before", "Seconds to sit before"),
     (Verdict.BROKEN, "RETRIES = ", "RETRIES = 1 / 0 or "),
 )
 

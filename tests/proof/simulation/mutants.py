@@ -202,9 +202,9 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- others
     "leave the asking to one who is gone": (
-        ("_job", "            watch.asking = False\n", "            pass\n"),
-        ("_job", "                await self._look_once(watch, left)\n",
-         "                await self._look_once(watch, left)\n            watch.asking = False\n"),
+        ("_job", "            run.polling = False\n", "            pass\n"),
+        ("_job", "                await self._poll_once(run, left)\n",
+         "                await self._poll_once(run, left)\n            run.polling = False\n"),
     ),
     "answer a callback before it is stored": (
         ("webhook.receiver",
