@@ -1,7 +1,7 @@
 """Which attempt became which task: callbacks are matched to attempts here.
 
 A callback names a task for the attempt whose token is in its URL. That is a hint: a task belongs
-to an attempt when the task's own record shows the token. Records are read only while somebody
+to an attempt when the task's own record shows the token. Records are read only while a task
 waits for them, or when a second task of one attempt may have been paid.
 """
 
@@ -38,7 +38,7 @@ MOST_ATTEMPTS = 20_000
 OVERDUE = 60.0  # seconds after a film's end by which its callback should have come
 SHORTEST = 0.01  # seconds: a caller without time left may still get what is known already
 UNANNOUNCED = 5  # films in a row whose end no callback has announced
-SECOND_TASK_TRIES = 10  # to read a task that seems to be paid besides another one
+SECOND_TASK_TRIES = 10  # to read a task that seems to be paid in addition to another one
 GIVEN_UP = ""  # instead of a task's id: the attempt was given up, or seemed to be refused
 
 Receive: TypeAlias = Callable[[str, str], Awaitable[bool]]
@@ -336,7 +336,7 @@ class CallbackMatching:
         entry.wake()
         self._look_for_second_tasks(token, entry)
 
-    # --- what was bought besides ----------------------------------------------------------------
+    # --- second tasks of one attempt ------------------------------------------------------------
 
     def _look_for_second_tasks(self, token: str, entry: _Entry) -> None:
         """Every other task that was named for an attempt may have been paid as well."""

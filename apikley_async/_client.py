@@ -39,9 +39,7 @@ __all__ = ["Client"]
 
 BASE_URL = "https://api.apikley.ru"
 CALLS_AT_ONCE = 40
-CALLBACK_POLLING = Backoff(
-    initial=180.0, factor=1.5, maximum=300.0
-)  # where callbacks say when to look
+CALLBACK_POLLING = Backoff(initial=180.0, factor=1.5, maximum=300.0)  # a callback nudges the job
 
 
 class Client:
@@ -168,7 +166,7 @@ class Client:
         recorder: Recorder | None = None,
         metadata: Any = None,
     ) -> Job:
-        """Submit one film and give its job: exactly one paid request, when a place is free.
+        """Submit one film and give its job: exactly one paid request, when a slot is free.
 
         A storyboard's image file is uploaded first. What was never sent and what was throttled
         is tried again for `retry_for` seconds. Cancelling before the request is out
@@ -179,16 +177,16 @@ class Client:
             work: a `Storyboard`, a `ModelTask` of any model, or a `Work` of your own.
             callback_url: where the service shall report the end; otherwise the client's
                 `callback` says.
-            recorder: is told before and after every attempt.
+            recorder: is called before and after every attempt.
             metadata: what you know it by. It is with the job, and never leaves this process: it
                 is not sent and not logged.
 
         Raises:
             StoryboardError, UploadError: nothing was sent, nothing was paid.
-            SubmissionUncertainError: it may have been heard, and paid; never repeated silently.
+            SubmissionUncertainError: it may have been processed, and paid; never repeated silently.
             ApiError: refused; nothing was created.
             UnreachableError, RateLimitError: `retry_for` has passed; nothing was created.
-            BudgetExceededError: a bound of the client leaves no room; nothing was sent.
+            BudgetExceededError: it does not fit into a bound of the client; nothing was sent.
         """
         return await self.attempts.submit(
             work, callback_url=callback_url, recorder=recorder, metadata=metadata
@@ -204,7 +202,7 @@ class Client:
     ) -> Result:
         """Submit one film and wait for it, as one of `max_running`.
 
-        Where callbacks are heard, an uncertain submission waits for its callback.
+        Where callbacks are received, an uncertain submission waits for its callback.
 
         Args:
             work: a `Storyboard`, a `ModelTask` of any model, or a `Work` of your own.
@@ -364,8 +362,8 @@ class Client:
     async def aclose(self, *, grace: float = 30.0) -> None:
         """Close: submit nothing more, and leave nothing behind.
 
-        Submissions whose request is out get *grace* seconds for their answer; whoever awaits a
-        job gets `ClientClosedError`, and the film goes on. Closing twice is closing once.
+        Submissions whose request is out get *grace* seconds for their answer; every task that
+        awaits a job gets `ClientClosedError`, and the film goes on. Closing twice is closing once.
         """
         await self.attempts.sessions.aclose(grace)
 

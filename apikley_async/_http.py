@@ -1,8 +1,8 @@
 """The only module that talks HTTP to the API; it tells "never left" from "no answer".
 
 A `Reply` comes back for every answer with a status line, however broken its body. Otherwise
-`UnreachableError` (nothing was sent) or `UnansweredError` (it may have been heard) is raised:
-told apart by a flag set when the first byte leaves, never by the type of an exception.
+`UnreachableError` (nothing was sent) or `UnansweredError` (it may have been processed) is raised;
+they differ by a flag set when the first byte leaves, never by the type of an exception.
 
 Exceptions of aiohttp hold the request's headers, so they end here, as values; what is raised is
 raised outside of their handlers and has no trace of them. A cancellation is raised anew for the
@@ -45,7 +45,7 @@ __all__ = ["Connector", "HttpTransport", "Network", "Transport", "network_fault"
 logger = logging.getLogger("apikley_async")
 
 CONNECTIONS = 40
-KEEP_ALIVE = 75.0  # longer than any pause between two looks
+KEEP_ALIVE = 75.0  # longer than any pause between two polls
 SENT_AHEAD = 128 * 1024  # bytes that may wait in a socket's buffer
 STALL, GRACE = 1.0, 5.0
 MOST_CUT_OFF = 20  # polls in a row that count
@@ -94,7 +94,7 @@ class Network:
 
 
 class Transport(Protocol):
-    """What the client asks of a transport; `apikley_async.testing` has a scripted one."""
+    """What the client needs of a transport; `apikley_async.testing` has a scripted one."""
 
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
         """Send one request once.
@@ -133,8 +133,8 @@ async def send_logged(
         raise
     finally:
         took = (clock.now() - began) * 1000
-        told = "%s %s: %s in %.0f ms, attempt %s"
-        logger.debug(told, request.method, request.path, end, took, attempt)
+        message = "%s %s: %s in %.0f ms, attempt %s"
+        logger.debug(message, request.method, request.path, end, took, attempt)
 
 
 def proxy_variables() -> dict[str, str]:
@@ -150,7 +150,7 @@ def network_fault(
     user_agent: str = USER_AGENT,
     variables: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Say with which address, proxy or TLS context nothing could be asked safely.
+    """Say which address, proxy or TLS context allows no safe request.
 
     Who raises it lets go of them first: a traceback may show the locals of its frames.
     """
@@ -192,7 +192,7 @@ class _Mark:
     kept: bool = False  # it went out on a kept connection, which may have been dead
     sent: bool = False
     answer: _Answer | None = None
-    moved: Callable[[], None] | None = None  # is told when a piece of the body is taken
+    moved: Callable[[], None] | None = None  # called when a piece of the body is taken
 
 
 async def _mark_kept(_session: Any, context: SimpleNamespace, _params: Any) -> None:
@@ -201,7 +201,7 @@ async def _mark_kept(_session: Any, context: SimpleNamespace, _params: Any) -> N
 
 
 async def _refuse_repeat(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-    """Keep a GET that was cut off from being asked again, unless a kept connection was dead."""
+    """Prevent aiohttp from repeating a GET that was cut off, unless a kept connection was dead."""
     mark: _Mark = context.trace_request_ctx
     if mark.sent and not mark.kept:
         raise aiohttp.ServerDisconnectedError
@@ -218,7 +218,7 @@ class HttpTransport:
     """The API over aiohttp: one pool for free calls, and a fresh connection per createTask.
 
     A kept connection that the server has just given up on makes a POST ambiguous (5 in 10 where
-    it was measured); a fresh one costs a round trip and is never in doubt.
+    it was measured); a fresh one costs a round trip and is certain.
     """
 
     def __init__(
@@ -275,8 +275,8 @@ class HttpTransport:
         is always slow is read in the end.
         """
         loop, idle = asyncio.get_running_loop(), self._timeouts.idle
-        asked = (request.path, *request.query.values())
-        cut_off = self._cut_off.pop(asked, 0)
+        key = (request.path, *request.query.values())
+        cut_off = self._cut_off.pop(key, 0)
         limit = min(self._timeouts.read, self._timeouts.repeatable * 2.0 ** (cut_off // 2))
         try:
             async with asyncio.timeout(limit) as clock:
@@ -291,7 +291,7 @@ class HttpTransport:
                 return await exchange
         except TimeoutError:
             if request.query:  # of one task: others may be answered at once
-                self._cut_off[asked] = min(cut_off + 1, MOST_CUT_OFF)
+                self._cut_off[key] = min(cut_off + 1, MOST_CUT_OFF)
         finally:
             mark.moved = None
         return self._error_for(mark, f"no answer within {limit:g} s")
@@ -410,7 +410,7 @@ class HttpTransport:
 
 
 class _Body(io.BytesIO):
-    """A body that tells when a piece of it is taken to be sent."""
+    """A body that reports when a piece of it is taken to be sent."""
 
     def __init__(self, content: bytes, mark: _Mark) -> None:
         super().__init__(content)

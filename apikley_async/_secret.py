@@ -28,8 +28,8 @@ class Secret:
         """Replace the key in foreign text by stars, plain or escaped."""
         if len(self._text) < SHORTEST_SECRET:
             return text
-        # The pattern is slow, and nearly every answer can be told to be clean without it: where no
-        # letter is spelled by its number, an echo is the key with backslashes strewn in.
+        # The pattern is slow, and a cheaper check clears nearly every answer: where no character is
+        # escaped by its number, an echo is the key with backslashes in it.
         numbered = "%" in text or "\\u00" in text
         if not numbered and self._bare not in text.replace("\\", ""):
             return text
@@ -54,7 +54,7 @@ class HiddenHeader(str):
     __slots__ = ()
 
     def __getitem__(self, place: SupportsIndex | slice) -> str:
-        return "***"  # whoever shortens long texts before showing them
+        return "***"  # for code that shortens long texts before it shows them
 
     def __repr__(self) -> str:
         return "'***'"

@@ -32,10 +32,10 @@ class Expense:
 
     Attributes:
         work: the film.
-        followed: whether somebody waits for the film, so that its cost will be known.
+        followed: whether a task waits for the film, so that its cost will be known.
         sending: whether its request is out, or being written down.
         kept: whether the film is paid, or may be.
-        left: whether nobody waits for the submission any more.
+        left: whether no task waits for the submission any more.
         price: credits that were set aside at first.
         spent: whether an attempt keeps what was set aside, so that the next needs more.
     """
@@ -98,7 +98,7 @@ class Spending:
 
         Args:
             work: the film.
-            follow: whether whoever is inside follows the film to its end.
+            follow: whether the block follows the film to its end.
 
         Raises:
             BudgetExceededError: it does not fit; nothing was sent.
@@ -116,7 +116,7 @@ class Spending:
             self._wake()
 
     def recorder(self, recorder: Recorder, expense: Expense | None) -> Recorder:
-        """*recorder*, and what becomes of each attempt is noted besides."""
+        """Wrap *recorder*, so that what becomes of each attempt is noted here too."""
         return recorder if expense is None else _Noted(recorder, self, expense)
 
     def note(self, expense: Expense, attempt: Attempt | None) -> None:
@@ -143,7 +143,7 @@ class Spending:
         """Just before an attempt is sent, set aside what the film costs as far as is known now.
 
         Raises:
-            BudgetExceededError: there is no room for it any more; nothing is set aside.
+            BudgetExceededError: it does not fit any more; nothing is reserved.
         """
         price = self._prices.of(expense.work)
         if not expense.spent:
@@ -169,7 +169,7 @@ class Spending:
         self._tasks[task_id] = twin
 
     def ended(self, snapshot: Snapshot) -> None:
-        """A film has ended: what it has cost takes the place of what was set aside, if known.
+        """A film has ended: its cost replaces its reservation, if known.
 
         A film that was dearer than its price makes its kind dearer, for what is in flight too.
         """
@@ -210,7 +210,7 @@ class Spending:
                 self._waiting.pop(moved, None)
 
     def _may_shrink(self, follow: bool) -> bool:
-        """Whether waiting may make room; whoever follows no film waits for requests only."""
+        """Whether waiting may free a reservation; without following a film, only requests may."""
         if self._budget.undecided:
             return True
         if not follow or self._budget.tasks_exhausted:
@@ -228,7 +228,7 @@ class Spending:
             self._budget.release(expense.reservation)
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # whoever waited in a loop that is closed
+        with contextlib.suppress(RuntimeError):  # those that waited in a loop that is closed
             for moved in self._waiting:
                 moved.set()
 
@@ -245,7 +245,7 @@ class Spending:
 
 @attrs.frozen
 class _Noted:
-    """A recorder that notes besides what becomes of an expense."""
+    """A recorder that also notes what becomes of an expense."""
 
     recorder: Recorder
     spending: Spending

@@ -48,7 +48,7 @@ __all__ = ["Group", "Submission", "Submitter", "check_submission"]
 
 logger = logging.getLogger("apikley_async")
 
-MOST_NOT_CREATED = 3  # tries more, where somebody vouches that nothing was created
+MOST_NOT_CREATED = 3  # more attempts, where the user vouches that nothing was created
 WRITING = 5.0  # seconds for a recorder, when everything ends
 
 
@@ -57,7 +57,7 @@ class Group:
 
     Args:
         clock: bounds the waiting.
-        recorded: what its recorder has written down need not be reported besides.
+        recorded: what its recorder has written down need not be reported again.
     """
 
     def __init__(self, clock: Clock, *, recorded: bool = False) -> None:
@@ -439,8 +439,8 @@ class Submitter:
         if not pending.wanted and error is not None and not isinstance(error, ApikleyError):
             logger.error("an abandoned submission ended in %s", type(error).__name__)
         # A recorder or limiter may have failed, or been cut off, after the film was bought.
-        told = not task.cancelled() and (error or task.result()) is pending.outcome
-        if not (told and pending.wanted):
+        known = not task.cancelled() and (error or task.result()) is pending.outcome
+        if not (known and pending.wanted):
             self._report(pending)
 
     def _report(self, pending: _Pending) -> None:
@@ -459,13 +459,13 @@ class Submitter:
     def _stopped_error(self, pending: _Pending) -> ClientClosedError:
         """The error for a caller whose submission was stopped."""
         if isinstance(pending.outcome, str):
-            told, task_id = "the film is paid, and in unclaimed", pending.outcome
+            state, task_id = "the film is paid, and in unclaimed", pending.outcome
         elif isinstance(pending.outcome, SubmissionUncertainError):
-            told, task_id = "a film may be paid, see uncertain", None
+            state, task_id = "a film may be paid, see uncertain", None
         else:
-            told, task_id = "nothing was sent", None
+            state, task_id = "nothing was sent", None
         who = "The client was closed" if self._all.stopped else "Submitting was stopped"
-        return ClientClosedError(f"{who}: {told}", task_id=task_id)
+        return ClientClosedError(f"{who}: {state}", task_id=task_id)
 
 
 def _verdict(outcome: object) -> Verdict:
@@ -473,7 +473,7 @@ def _verdict(outcome: object) -> Verdict:
         return Verdict.ACCEPTED
     if isinstance(outcome, RateLimitError):
         return Verdict.THROTTLED
-    if isinstance(outcome, ServerError):  # a code that somebody vouches for
+    if isinstance(outcome, ServerError):  # a code that the user vouches for
         return Verdict.NOT_CREATED
     if isinstance(outcome, ApiError):
         return Verdict.REFUSED

@@ -1,7 +1,7 @@
-"""The mark behind a token: it says that the token was made by somebody who has the API key.
+"""The MAC behind a token: it proves that the token was made by a holder of the API key.
 
 A receiver of callbacks in a process of its own knows no attempts. With the derived secret, which
-opens nothing else, it tells tokens of ours from those that a stranger has made up. Pure.
+opens nothing else, it accepts our tokens and refuses made-up ones. Pure.
 """
 
 from __future__ import annotations
