@@ -1,0 +1,30 @@
+"""docs/architecture.md shows the tree and the three lives as they are in the source."""
+
+from __future__ import annotations
+
+import pytest
+from architecture_page import PAGE, hops_of, missing_hops, tree_of_package, tree_on_page
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return PAGE.read_text(encoding="utf-8")
+
+
+def test_the_tree_is_the_one_that_was_built(text: str) -> None:
+    """`python tests/support/architecture_page.py` writes it again."""
+    assert tree_on_page(text).splitlines() == tree_of_package().splitlines()
+
+
+def test_every_hop_names_a_function_of_its_file(text: str) -> None:
+    hops = hops_of(text)
+
+    assert len(hops) > 60
+    assert missing_hops(hops) == []
+
+
+def test_a_hop_that_does_not_exist_is_noticed() -> None:
+    assert missing_hops([("_client.py", "Client.submit"), ("_client.py", "Client.nothing")]) == [
+        "_client.py: Client.nothing"
+    ]
+    assert missing_hops([("no_such.py", "f")]) == ["no_such.py: f"]

@@ -1,0 +1,80 @@
+"""The parts of docs/architecture.md that follow the source: the tree, and the hops.
+
+    python tests/support/architecture_page.py        # writes the tree into the page again
+
+`tests/docs/test_architecture_page.py` compares.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pages import ROOT
+
+__all__ = ["PAGE", "hops_of", "missing_hops", "tree_of_package", "tree_on_page"]
+
+PAGE = ROOT / "docs" / "architecture.md"
+PACKAGE = ROOT / "apikley_async"
+TREE = re.compile(r"(?<=<!-- tree -->\n```text\n).*?(?=```\n)", re.DOTALL)
+HOP = re.compile(r"^\d+\. `(?P<file>[\w/]+\.py)`: `(?P<name>[\w.]+)`", re.MULTILINE)
+
+
+def tree_of_package() -> str:
+    """Every module with the first sentence of its docstring, folder by folder."""
+    return "".join(f"{line}\n" for line in _lines_of(PACKAGE, ""))
+
+
+def _lines_of(folder: Path, indent: str) -> Iterator[str]:
+    yield f"{indent}{folder.name}/  {_sentence(folder / '__init__.py')}"
+    indent += "  "
+    modules = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
+    width = max((len(path.name) for path in modules), default=0) + 2
+    for path in modules:
+        yield f"{indent}{path.name:{width}}{_sentence(path)}"
+    for below in sorted(path for path in folder.iterdir() if (path / "__init__.py").is_file()):
+        yield from _lines_of(below, indent)
+
+
+def _sentence(path: Path) -> str:
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def tree_on_page(text: str) -> str:
+    """The tree as the page shows it."""
+    (found,) = TREE.findall(text)
+    return str(found)
+
+
+def hops_of(text: str) -> list[tuple[str, str]]:
+    """The hops that a page lists: pairs of a file and a function in it."""
+    return [(match["file"], match["name"]) for match in HOP.finditer(text)]
+
+
+def missing_hops(hops: list[tuple[str, str]]) -> list[str]:
+    """Those hops whose function is not in their file."""
+    return [
+        f"{file}: {name}" for file, name in hops if name not in set(_functions_in(PACKAGE / file))
+    ]
+
+
+def _functions_in(path: Path) -> Iterator[str]:
+    if not path.is_file():
+        return
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        yield from _names_of(node, "")
+
+
+def _names_of(node: ast.AST, prefix: str) -> Iterator[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield prefix + node.name
+        for inner in node.body:
+            yield from _names_of(inner, f"{prefix}{node.name}.")
+
+
+if __name__ == "__main__":
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(TREE.sub(lambda _: tree_of_package(), page), encoding="utf-8")
