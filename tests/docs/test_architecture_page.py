@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from architecture_page import PAGE, hops_of, missing_hops, tree_of_package, tree_on_page
+from architecture_page import GENERATED, PAGE, generated_part, hops_of, missing_hops
 
 
 @pytest.fixture(scope="module")
@@ -11,9 +11,10 @@ def text() -> str:
     return PAGE.read_text(encoding="utf-8")
 
 
-def test_the_tree_is_the_one_that_was_built(text: str) -> None:
-    """`python tests/support/architecture_page.py` writes it again."""
-    assert tree_on_page(text).splitlines() == tree_of_package().splitlines()
+def test_tree_and_order_are_those_of_the_source(text: str) -> None:
+    """`python tests/support/architecture_page.py` writes them again."""
+    for name, generate in GENERATED.items():
+        assert generated_part(name, text).splitlines() == generate().splitlines()
 
 
 def test_every_hop_names_a_function_of_its_file(text: str) -> None:

@@ -1,6 +1,6 @@
-"""The parts of docs/architecture.md that follow the source: the tree, and the hops.
+"""The parts of docs/architecture.md that follow the source: the tree, the order, the hops.
 
-    python tests/support/architecture_page.py        # writes the tree into the page again
+    python tests/support/architecture_page.py        # writes tree and order into the page again
 
 `tests/docs/test_architecture_page.py` compares.
 """
@@ -14,11 +14,10 @@ from pathlib import Path
 
 from pages import ROOT
 
-__all__ = ["PAGE", "hops_of", "missing_hops", "tree_of_package", "tree_on_page"]
+__all__ = ["GENERATED", "PAGE", "generated_part", "hops_of", "missing_hops"]
 
 PAGE = ROOT / "docs" / "architecture.md"
 PACKAGE = ROOT / "apikley_async"
-TREE = re.compile(r"(?<=<!-- tree -->\n```text\n).*?(?=```\n)", re.DOTALL)
 HOP = re.compile(r"^\d+\. `(?P<file>[\w/]+\.py)`: `(?P<name>[\w.]+)`", re.MULTILINE)
 
 
@@ -43,10 +42,29 @@ def _sentence(path: Path) -> str:
     return " ".join(text.partition("\n\n")[0].split())
 
 
-def tree_on_page(text: str) -> str:
-    """The tree as the page shows it."""
-    (found,) = TREE.findall(text)
+def order_of_imports() -> str:
+    """The order of the core's modules from the bottom up, as tests/architecture holds it."""
+    source = (ROOT / "tests" / "architecture" / "test_imports.py").read_text(encoding="utf-8")
+    groups: list[list[str]] = []
+    for line in source.partition("\nORDER = [\n")[2].partition("]\n")[0].splitlines():
+        if line.strip().startswith("#"):
+            groups.append([line.strip(" #")])
+        else:
+            groups[-1].append(line.strip(' ",'))
+    return "".join(f"{title}\n    {' '.join(modules)}\n" for title, *modules in groups)
+
+
+GENERATED = {"tree": tree_of_package, "order": order_of_imports}
+
+
+def generated_part(name: str, text: str) -> str:
+    """A generated part as the page shows it."""
+    (found,) = _pattern(name).findall(text)
     return str(found)
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<=<!-- {name} -->\n```text\n).*?(?=```\n)", re.DOTALL)
 
 
 def hops_of(text: str) -> list[tuple[str, str]]:
@@ -77,4 +95,7 @@ def _names_of(node: ast.AST, prefix: str) -> Iterator[str]:
 
 if __name__ == "__main__":
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(TREE.sub(lambda _: tree_of_package(), page), encoding="utf-8")
+    for name, generate in GENERATED.items():
+        start, end = next(_pattern(name).finditer(page)).span()
+        page = page[:start] + generate() + page[end:]
+    PAGE.write_text(page, encoding="utf-8")
