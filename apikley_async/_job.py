@@ -111,6 +111,18 @@ class Job:
         snapshot: the newest answer. Success and failure are final here once they are confirmed.
     """
 
+    # What polls have shown so far. A final state needs evidence that lasts, so it has a beginning.
+    _run: _PollingRun | None = None
+    _nudged = False
+    _missing_since: float | None = None
+    _empty_since: float | None = None
+    _failing = False
+    _finished_word: _FinishedWord | None = None
+    _outage_since: float | None = None
+    _outage_logged: float | None = None
+    _trouble = ""
+    _has_ended = False
+
     def __init__(
         self,
         task_id: str,
@@ -141,9 +153,7 @@ class Job:
         self._ended = ended
         self._polling = polling
         self._timeout = timeout
-        self._followed_polling = (
-            followed_polling or polling
-        )  # as long as somebody follows `updates`
+        self._followed_polling = followed_polling or polling  # while `updates` is followed
         self._followers: list[Iterator[float]] = []  # the pauses of each
         self._clock = clock
         self._rng = rng
@@ -153,17 +163,7 @@ class Job:
         self._next_poll = -math.inf if submitted_at is None else submitted_at + next(self._delays)
         self._polled_at = -math.inf
         self._poll_began_at = -math.inf  # an answer is as old as its request
-        self._nudged = False
-        self._missing_since: float | None = None
-        self._empty_since: float | None = None
-        self._failing = False
-        self._finished_word: _FinishedWord | None = None
         self._words_logged: list[str] = []
-        self._outage_since: float | None = None
-        self._outage_logged: float | None = None
-        self._has_ended = False
-        self._trouble = ""
-        self._run: _PollingRun | None = None
         self._binding = Binding(f"the job of {task_id}")
 
     @property
