@@ -1,4 +1,4 @@
-"""A film in the making: found again after a crash, never mistaken, never in anybody's way."""
+"""Part files: resumed after a crash, never confused, never in the way of others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from apikley_async.errors import DownloadError
 
 FILM = film(size=5000)
 TAG = '"v1"'
-PART, NOTE = ".task_1-1.apikley.part", ".task_1-1.apikley.part.json"
+PART, CHECKPOINT = ".task_1-1.apikley.part", ".task_1-1.apikley.part.json"
 
 
 def make(folder: Path, name: str = "task_1.mp4") -> PartFile:
@@ -38,7 +38,7 @@ def make(folder: Path, name: str = "task_1.mp4") -> PartFile:
 
 
 async def begun(folder: Path, count: int = 2000, tag: str | None = TAG) -> PartFile:
-    """A part with the first bytes of the film in it."""
+    """A part file with the first bytes of the film in it."""
     part = make(folder)
     await part.open()
     await part.expect(len(FILM), tag)
@@ -55,11 +55,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- taking up again -------------------------------------------------------------------------
+# --- resuming --------------------------------------------------------------------------------
 
 
 async def test_a_part_file_is_resumed_where_it_ended(tmp_path: Path) -> None:
-    """A part and its note outlive the process that began them."""
+    """A part file and its checkpoint outlive the process that wrote them."""
     await left_behind(tmp_path)
     part = make(tmp_path)
 
@@ -77,9 +77,9 @@ async def test_the_checkpoint_is_private_and_holds_no_link(tmp_path: Path) -> No
     """0600, and nothing in it that opens anything (J15, S11)."""
     await left_behind(tmp_path)
 
-    note = tmp_path / NOTE
-    assert stat.S_IMODE(note.stat().st_mode) == 0o600
-    assert set(json.loads(note.read_text())) == {"version", "total", "have", "sha256"}
+    checkpoint = tmp_path / CHECKPOINT
+    assert stat.S_IMODE(checkpoint.stat().st_mode) == 0o600
+    assert set(json.loads(checkpoint.read_text())) == {"version", "total", "have", "sha256"}
 
 
 async def test_a_film_has_the_usual_permissions(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ async def test_a_film_has_the_usual_permissions(tmp_path: Path) -> None:
 
 
 async def test_without_an_etag_nothing_is_kept(tmp_path: Path) -> None:
-    """What no validator vouches for cannot be gone on with, so it does not stay (D4)."""
+    """Bytes without a strong ETag cannot be resumed, so they are not kept (D4)."""
     part = await begun(tmp_path, tag=None)
 
     await part.close(keep=True)
@@ -116,7 +116,7 @@ async def test_a_part_file_that_is_not_kept_leaves_nothing(tmp_path: Path) -> No
 
 
 async def test_bytes_behind_the_checkpoint_are_not_trusted(tmp_path: Path) -> None:
-    """Bytes behind the last note are fetched again: a crash may have left anything there (D14)."""
+    """They are fetched again: a crash may have left anything there (D14)."""
     await left_behind(tmp_path)
     with (tmp_path / PART).open("ab") as file:
         file.write(b"\0" * 7000)
@@ -131,9 +131,9 @@ async def test_bytes_behind_the_checkpoint_are_not_trusted(tmp_path: Path) -> No
     await part.close()
 
 
-def as_a_pipe(_part: Path, note: Path) -> None:
-    note.unlink()
-    os.mkfifo(note)
+def as_a_pipe(_part: Path, checkpoint: Path) -> None:
+    checkpoint.unlink()
+    os.mkfifo(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def as_a_pipe(_part: Path, note: Path) -> None:
 async def test_a_part_file_that_does_not_match_its_checkpoint_is_started_again(
     tmp_path: Path, damage: Any
 ) -> None:
-    """Nothing that happened to a part or its note while nobody looked gets into a film (D14)."""
+    """Nothing that happened to the two files meanwhile gets into a film (D14)."""
     await left_behind(tmp_path)
-    damage(tmp_path / PART, tmp_path / NOTE)
+    damage(tmp_path / PART, tmp_path / CHECKPOINT)
     part = make(tmp_path)
 
-    if (tmp_path / NOTE).is_dir():
+    if (tmp_path / CHECKPOINT).is_dir():
         with pytest.raises(DownloadError):
             await part.open()
     else:
@@ -184,10 +184,11 @@ async def test_a_part_file_that_does_not_match_its_checkpoint_is_started_again(
     )
 )
 @example({"version": '"v1"', "total": 10, "have": 11, "sha256": "ab" * 32})
+@example({"version": 'W/"v1"', "total": 10, "have": 5, "sha256": "ab" * 32})
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_checkpoint_is_valid_or_ignored(tmp_path: Path, said: dict[str, Any]) -> None:
-    """Hostile notes give no range that a request could not carry."""
-    path = tmp_path / "note.json"
+    """A hostile checkpoint never leads to an impossible range request."""
+    path = tmp_path / "checkpoint.json"
     path.write_text(json.dumps(said))
 
     held, _ = read_checkpoint(path)
@@ -200,7 +201,7 @@ def test_a_checkpoint_is_valid_or_ignored(tmp_path: Path, said: dict[str, Any]) 
 async def test_a_partial_write_is_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A write may take a part of what it is given: the rest is written after it (D8)."""
+    """The system may write less than it was given (D8)."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:700]))
 
@@ -221,9 +222,9 @@ async def test_a_checkpoint_is_written_every_eight_megabytes(tmp_path: Path) -> 
     for _ in range(9):
         await part.write(piece)
 
-    assert json.loads((tmp_path / NOTE).read_text())["have"] == 8 * 1024**2
+    assert json.loads((tmp_path / CHECKPOINT).read_text())["have"] == 8 * 1024**2
     await part.restart()
-    assert names(tmp_path) == [PART]  # the note never speaks of bytes that are gone
+    assert names(tmp_path) == [PART]  # the checkpoint never describes bytes that are gone
     await part.close()
 
 
@@ -231,7 +232,7 @@ async def test_a_checkpoint_is_written_every_eight_megabytes(tmp_path: Path) -> 
 
 
 async def test_two_downloads_of_one_film_do_not_mix(tmp_path: Path) -> None:
-    """Who comes second writes beside the first, and both end well (D17)."""
+    """The second one writes beside the first, and both are saved (D17)."""
     first, second = make(tmp_path), make(tmp_path)
     await first.open()
     await second.open()
@@ -248,7 +249,7 @@ async def test_two_downloads_of_one_film_do_not_mix(tmp_path: Path) -> None:
 
 
 async def test_another_process_keeps_its_part_file(tmp_path: Path) -> None:
-    """A part that somebody writes is neither taken over nor swept (D17)."""
+    """A part file that is being written is neither taken over nor removed (D17)."""
     await left_behind(tmp_path)
     os.utime(tmp_path / PART, (0, 0))
     hold = (
@@ -270,12 +271,12 @@ async def test_another_process_keeps_its_part_file(tmp_path: Path) -> None:
         assert PART in names(tmp_path)
         await part.close()
         other.communicate(b"\n")
-    assert names(tmp_path) == [PART, NOTE]
+    assert names(tmp_path) == [PART, CHECKPOINT]
 
 
 @pytest.mark.parametrize("odd", ["symlink", "dangling", "fifo", "folder", "hard link"])
 async def test_an_odd_file_in_its_place_is_left_alone(tmp_path: Path, odd: str) -> None:
-    """A part is never written through somebody else's file (D15)."""
+    """Nothing is written through another file (D15)."""
     stranger, place = tmp_path / "precious", tmp_path / PART
     stranger.write_text("precious")
     if odd == "symlink":
@@ -300,9 +301,9 @@ async def test_an_odd_file_in_its_place_is_left_alone(tmp_path: Path, odd: str) 
 
 
 @pytest.mark.skipif(user_id() != 0, reason="only root can give a file away")
-@pytest.mark.parametrize("planted", [PART, NOTE])
+@pytest.mark.parametrize("planted", [PART, CHECKPOINT])
 async def test_a_part_file_of_another_user_is_not_resumed(tmp_path: Path, planted: str) -> None:
-    """In a shared folder a part and its note may be anybody's; only ours are believed."""
+    """In a shared folder both files may be anybody's; only our own are believed."""
     await left_behind(tmp_path)
     os.chown(tmp_path / planted, 12345, -1)
     part = make(tmp_path)
@@ -314,7 +315,7 @@ async def test_a_part_file_of_another_user_is_not_resumed(tmp_path: Path, plante
 
 
 async def test_leftovers_are_removed_after_a_week(tmp_path: Path) -> None:
-    """After a week what a crash left is swept; nothing else ever is."""
+    """What a crash left is removed after a week; nothing else ever is."""
     week_ago = 8 * 24 * 3600
     part = make(tmp_path)
     await part.open()
@@ -402,7 +403,7 @@ async def published(
 async def test_trailing_bytes_make_no_other_film_of_it(
     tmp_path: Path, there: bytes, came: bytes, same: bool
 ) -> None:
-    """A film that was named before a crash is known again, whatever stood behind its last box."""
+    """A film that was published before a crash is recognised, whatever is behind its last box."""
     target = tmp_path / "task_1.mp4"
     target.write_bytes(there)
 
@@ -413,7 +414,7 @@ async def test_trailing_bytes_make_no_other_film_of_it(
 
 
 async def test_overwrite_is_called_with_the_final_path(tmp_path: Path) -> None:
-    """A function decides when the kind of the file is known; its "no" is as if nobody had asked."""
+    """A function is called when the format of the file is known; "no" is like overwrite=False."""
     target = tmp_path / "task_1.mp4"
     photo = target.with_suffix(".jpg")
     for there in (target, photo):
@@ -442,7 +443,7 @@ async def test_another_file_is_never_overwritten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("by", ["another file", "a link", "nothing"])
 async def test_only_what_was_written_is_published(tmp_path: Path, by: str, overwrite: bool) -> None:
-    """In a folder that others may write to, the part may be exchanged before its end (D13)."""
+    """In a folder that others may write to, the part file may be exchanged meanwhile (D13)."""
     part = await begun(tmp_path, len(FILM))
     (tmp_path / PART).unlink()
     if by == "another file":
@@ -501,7 +502,7 @@ async def test_a_target_is_a_file_or_nothing(tmp_path: Path, kind: str, overwrit
 
 
 async def test_a_symlink_that_appears_meanwhile_is_refused_too(tmp_path: Path) -> None:
-    """The look before the download is not the last one (D16)."""
+    """The target is checked again at the end (D16)."""
     part = make(tmp_path)
     await part.open()
     await part.write(FILM)
@@ -554,7 +555,7 @@ async def test_a_disk_without_hard_links(
 
 
 async def test_a_crash_between_two_hard_links_does_no_harm(tmp_path: Path) -> None:
-    """A part that is a finished film's second name is not written into (D14)."""
+    """A part file that is a second name of a finished film is not written into (D14)."""
     target = await published(tmp_path)
     (tmp_path / PART).hardlink_to(target)
     part = make(tmp_path)
@@ -583,7 +584,7 @@ async def test_a_film_too_large_for_the_disk_is_not_started(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("folder", ["file/below", "nul\0/x", "/proc/none/x"])
 async def test_an_impossible_folder(tmp_path: Path, folder: str) -> None:
-    """Trouble with the disk is a `DownloadError` that names the place."""
+    """An error of the disk is a `DownloadError` that names the path."""
     (tmp_path / "file").touch()
 
     with pytest.raises(DownloadError, match=r"cannot be written|is not a path"):
@@ -597,7 +598,7 @@ async def test_new_folders_are_made(tmp_path: Path) -> None:
 
 
 async def test_a_thread_is_waited_for_when_cancelled(tmp_path: Path) -> None:
-    """However often we are cancelled, no thread writes to a file that is closed (C14)."""
+    """However often it is cancelled, no thread writes to a file that is closed (C14)."""
     go, ended = threading.Event(), []
 
     class Slow(PartFile):
@@ -624,7 +625,7 @@ async def test_a_thread_is_waited_for_when_cancelled(tmp_path: Path) -> None:
 async def test_a_disk_that_cannot_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """What it cannot be asked for is no error: the film is there, in a folder that was made."""
+    """That is no error: the film is there, in a folder that was made."""
 
     def unable(*_: object, **__: object) -> None:
         raise OSError(number, "no such thing here")
@@ -641,7 +642,7 @@ async def test_a_disk_that_cannot_sync(
 async def test_a_failed_sync_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """A disk that can be asked and says no has not kept the film."""
+    """A disk that can sync and fails has not kept the film."""
 
     def failing(_handle: int) -> None:
         raise OSError(number, os.strerror(number))
