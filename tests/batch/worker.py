@@ -125,7 +125,7 @@ def set_traps(trap: Trap) -> None:
 
 
 def watch_socket(name: str, trap: Trap) -> None:
-    transport = selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    transport = selector_events._SelectorSocketTransport  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio's own
     inner = getattr(transport, name)
 
     def write(self: Any, data: Any) -> None:

@@ -1260,7 +1260,7 @@ def test_closing_never_hangs_after_a_loop_was_closed_around_an_awaited_job() -> 
         return credits_left
 
     assert asyncio.run(use()) == 1
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio's own
     task.get_coro().close()  # type: ignore[union-attr]
 
 
@@ -1283,7 +1283,7 @@ def test_running_slots_of_a_closed_loop_are_free_again() -> None:
             return (await client.generate(WORK)).task_id
 
     assert asyncio.run(use()) == "task_2"
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio's own
     task.get_coro().close()  # type: ignore[union-attr]
 
 

@@ -708,7 +708,7 @@ async def test_a_server_that_stops_reading_cannot_keep_a_connection(
             told = await send(transport, picture)
         await asyncio.sleep(0.1)
 
-        assert {opened.fileno() for opened in transport._sockets} <= {-1}
+        assert {opened.fileno() for opened in transport._sockets} <= {-1}  # noqa: SLF001 - whether a socket is left open shows nowhere else
     assert isinstance(told.outcome, UnansweredError)
     assert now() == pytest.approx(60, abs=1)
 
@@ -765,7 +765,7 @@ async def test_the_key_goes_with_the_request_and_with_nothing_else() -> None:
         assert {heard.headers["authorization"] for heard in server.requests} == {
             f"Bearer {CANARY_KEY}"
         }
-        for session in transport._sessions.values():
+        for session in transport._sessions.values():  # noqa: SLF001 - what a session holds by default shows nowhere else
             assert "Authorization" not in session.headers
             assert not session.trust_env
             assert session.auth is None

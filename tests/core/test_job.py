@@ -525,7 +525,7 @@ def test_a_loop_that_was_closed_around_an_awaited_job_does_not_matter() -> None:
     job.nudge()
     assert asyncio.run(job.wait()) == READY.result()
     for task in (waiting, listening):  # nobody will ever end them, and nobody is to be told
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio's own
         task.get_coro().close()  # type: ignore[union-attr]
 
 

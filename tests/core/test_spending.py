@@ -303,7 +303,7 @@ def test_a_loop_that_was_closed_around_films_leaves_its_bound_usable() -> None:
         assert 1 <= asyncio.run(use(client)) <= 2
         assert len(transport.requests) <= 2
         for task in {submitting, *left}:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio's own
 
 
 # --- at any moment --------------------------------------------------------------------------------

@@ -284,9 +284,9 @@ def _hmac_file(setting: Setting, folder: Path) -> str:
 def _signed(setting: Setting, callback: Callback, keys: list[str]) -> str:
     for key in keys:
         demand(key.isprintable() and key == key.strip() and bool(key), "a key with a blank")
-    shown = f"{callback!r} {callback.__dict__!r} {callback._verifier.keys!r}"
+    shown = f"{callback!r} {callback.__dict__!r} {callback._verifier.keys!r}"  # noqa: SLF001 - what it holds shows nowhere else
     demand(not _holds(shown, setting), "a key is shown")
-    demand(len(callback._verifier.keys) == len(keys), "keys are lost")
+    demand(len(callback._verifier.keys) == len(keys), "keys are lost")  # noqa: SLF001 - what it holds shows nowhere else
     return "taken" if keys else "none"
 
 
