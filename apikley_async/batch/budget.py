@@ -69,6 +69,7 @@ class RunBudget:
                 budget.count(known)
                 continue
             work = work_of(await store.item(cost.key))
+            # What was set aside in an earlier run may be less than such a film costs by now.
             amounts = (known or 0.0, prices.of(work) or 0.0)
             counted = budget.count(max(amounts), work.price_key)
             if cost.key in followed - self._in_flight.keys() and not cost.uncertain:
@@ -133,6 +134,7 @@ class RunBudget:
             except BudgetExceededError:
                 if not self._budget.may_shrink:
                     raise
+            # A film in flight may turn out to cost less than was set aside for it.
             self._changed.clear()
             await self._changed.wait()
         return None

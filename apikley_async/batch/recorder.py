@@ -90,11 +90,15 @@ class JournalRecorder:
         self._on_settled = on_settled
 
     async def intend(self, token: str, request: Request) -> None:
+        # In this order: without a reservation nothing is stored, and without the stored intent
+        # nothing is sent. After a crash from here on, the attempt is uncertain and not forgotten.
         price = self._film_budget.reserve()
         await self._store.intend(self._key, token, request.fingerprint, price)
         self._callbacks.expect(token)
 
     async def settle(self, outcome: Attempt) -> None:
+        # "Not created" is the provider's word: it may have cost something, so its price stays set
+        # aside, and the next attempt needs a reservation of its own.
         if outcome.verdict is Verdict.NOT_CREATED:
             self._film_budget.keep()
         elif outcome.verdict not in (Verdict.ACCEPTED, Verdict.UNCERTAIN):

@@ -251,7 +251,7 @@ class StoreContract:
         assert [row["token"] for row in await store.attempts("a")] == ["t1"]
 
     async def test_what_was_being_sent_is_uncertain_after_opening_again(self) -> None:
-        """An intent without an outcome may have been heard: honest, and never sent again. (A7)."""
+        """An intent without an outcome may have been processed: it is never sent again. (A7)."""
         async with self.opened() as store:
             await store.plan([film("a")])
             await store.intend("a", "t1", "print", 150.0)
@@ -285,7 +285,7 @@ class StoreContract:
         assert not await store.verify()
 
     async def test_a_transition_of_one_attempt_leaves_the_others_alone(self, store: Store) -> None:
-        """A late word about an attempt that was given up decides nothing about a newer one."""
+        """A late answer about an attempt that was given up decides nothing about a newer one."""
         await store.plan([film("a")])
         for token in ("t1", "t2"):
             await store.intend("a", token, "print", None)
@@ -355,7 +355,7 @@ class StoreContract:
         assert await store.recent_attempts(-1.0) == []
 
     async def test_recent_uncertain_attempts(self, store: Store) -> None:
-        """What may still arrive is told as that; what never left is not told. (R2)."""
+        """Attempts that may still arrive are listed; those that never left are not. (R2)."""
         await store.plan([film("a"), film("b")])
         for key, verdict in (("a", Verdict.UNCERTAIN), ("b", Verdict.UNSENT)):
             event = ItemEvent.UNCERTAIN if verdict is Verdict.UNCERTAIN else ItemEvent.UNSENT
@@ -383,7 +383,7 @@ class StoreContract:
     # --- what is written about an attempt ---------------------------------------------------------
 
     async def test_an_intent_is_written_once(self, store: Store) -> None:
-        """Its commit may have been made although nobody heard of it: the same again is quiet."""
+        """Its commit may have succeeded although the answer was lost: again is no change."""
         await store.plan([film("a"), film("b")])
         for _ in range(2):
             await store.intend("a", "t1", "print", 150.0)

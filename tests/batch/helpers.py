@@ -73,7 +73,7 @@ def key_of_request(body: object) -> str:
 
 
 async def check_consistency(simulator: Simulator, batch: Batch, folder: Path) -> None:
-    """The ledger, the journal and the folder tell one story. (I1, I2, I3, I11, I12)"""
+    """Ledger, journal and folder agree with each other. (I1, I2, I3, I11, I12)"""
     items = {item.key: item async for item in batch.items()}
     uncertain = {key for key, item in items.items() if item.state is ItemState.UNCERTAIN}
     paid: dict[str, list[str]] = {key: [] for key in items}

@@ -178,7 +178,7 @@ async def test_stopping_ends_the_loop_without_an_error(tmp_path: Path) -> None:
 
 
 async def test_submissions_that_were_out_at_the_end_are_yielded(tmp_path: Path) -> None:
-    """An attempt that ends in doubt after `stop` is told before the loop ends."""
+    """An attempt that ends uncertain after `stop` is yielded before the loop ends."""
     async with (
         simulated_service() as simulator,
         make_client(simulator) as client,
@@ -352,7 +352,7 @@ async def test_another_account_is_refused(tmp_path: Path) -> None:
 
 
 async def in_doubt(simulator: Simulator, path: Path, heard: list[bool]) -> list[str]:
-    """Make films uncertain that were *heard* or not; give the keys in their order."""
+    """Make films uncertain that were processed (*heard*) or not; give the keys in order."""
     for was_heard in heard:
         simulator.script("create", [Fault.RESET_AFTER if was_heard else Fault.RESET])
     async with (

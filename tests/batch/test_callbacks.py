@@ -190,7 +190,7 @@ async def test_an_old_uncertain_attempt_is_not_waited_for(tmp_path: Path) -> Non
 
 
 async def test_a_film_that_was_given_up_and_made_after_all_is_named(tmp_path: Path) -> None:
-    """Submitted again, and then the first one's callback comes: both are paid, and told. (A14)"""
+    """Submitted again, and then the first one's callback comes: both are paid, and shown. (A14)"""
     callbacks = ManualCallbacks()
     async with service() as simulator:
         async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
@@ -268,7 +268,7 @@ async def test_a_callback_that_cannot_be_stored_is_not_acknowledged(tmp_path: Pa
 
 
 async def test_stored_callbacks_are_read_however_old_the_attempt(tmp_path: Path) -> None:
-    """A receiver heard it while nobody ran; the next run takes the time to confirm it. (W8)"""
+    """A receiver got it while no run was on; the next run takes the time to confirm it. (W8)"""
     terms = Terms(duration=Constant(60), callbacks="none", latency={"record": Constant(0.3)})
     async with simulated_service(terms) as simulator:
         async with (
@@ -292,7 +292,7 @@ async def test_stored_callbacks_are_read_however_old_the_attempt(tmp_path: Path)
 
 
 async def test_a_receiver_that_has_kept_something_is_waited_for(tmp_path: Path) -> None:
-    """It takes five seconds to pass on what it heard; an old doubt is judged behind that. (W8)"""
+    """It takes five seconds to pass on what it got; old attempts are decided after that. (W8)"""
 
     class Late(ManualCallbacks):
         async def catch_up(self) -> None:

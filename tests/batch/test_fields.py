@@ -427,7 +427,7 @@ def task_of(images: object) -> dict[str, object]:
 
 
 def test_the_images_of_a_task_are_those_that_were_planned(folder: Path) -> None:
-    """Found in the manifest's folder, part of the content, and looked at again before paying."""
+    """Found in the manifest's folder, part of the content, and read again before paying."""
     images = {"frames": ["a.png", "pictures/b.png"], "face": "https://x.test/c.png"}
     [entry] = entries(task_of(images), base=folder)
 

@@ -197,7 +197,7 @@ def test_a_name_that_is_no_key_says_that_it_is_the_file_s(tmp_path: Path) -> Non
 
 @pytest.mark.virtual
 async def test_another_process_may_be_waited_for(tmp_path: Path) -> None:
-    """As long as is said; then it is the error of a journal that is in use. (J5)"""
+    """As long as `wait` says; then the error is that the journal is in use. (J5)"""
     async with open_batch(tmp_path / "a.db"):
         with pytest.raises(JournalError, match="in use") as caught:
             async with Batch.open(tmp_path / "a.db", wait=0.5):

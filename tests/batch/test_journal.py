@@ -541,7 +541,7 @@ async def test_an_upgrade_that_breaks_off_changes_nothing(path: Path) -> None:
 
 
 async def test_an_older_journal_is_not_upgraded_by_reading(path: Path) -> None:
-    """Whoever only looks changes nothing, and is told what to do. (J10)."""
+    """Reading changes nothing, and the error says what to do. (J10)."""
     async with journal(path):
         pass
     with pytest.raises(JournalError, match="older version"):
@@ -778,7 +778,7 @@ async def test_a_backup_is_made_while_another_has_the_journal(path: Path, tmp_pa
 async def test_a_backup_goes_to_a_disk_without_links(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As most sticks are; what hinders a backup is told of its place, not of the journal."""
+    """As on most memory sticks; the error names the backup, not the journal."""
 
     def link(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")

@@ -257,7 +257,7 @@ def test_all_faults_of_a_manifest_are_reported(write: Any) -> None:
 
 @pytest.mark.parametrize("name", ["films.jsonl", "films.csv", "films.yaml", "films.json"])
 def test_a_hundred_faults_are_enough(write: Any, name: str) -> None:
-    """More are said to be there."""
+    """The last one says that there are more."""
     films = [{"key": f"k{number}", "shots": []} for number in range(5000)]
     text = {
         ".jsonl": "\n".join(map(json.dumps, films)),
@@ -305,7 +305,7 @@ def scene(key: str, text: str, **more: Any) -> str:
     [("a", "a"), ("Kitten", "kitten"), ("é", "e\u0301"), ("straße", "STRASSE"), ("7", "7")],
 )
 def test_two_films_of_one_name(write: Any, one: str, other: str) -> None:
-    """They would overwrite each other's files, here or elsewhere; both places are told. (M4)."""
+    """They would overwrite each other's files, here or elsewhere; both places are named. (M4)."""
     path = write("films.jsonl", f"{scene(one, 'One.')}\n\n{scene(other, 'Two.')}\n")
 
     [fault] = check_manifest(path)
@@ -661,7 +661,7 @@ def test_json_and_toml_faults_name_key_and_line(write: Any) -> None:
 
 
 def test_a_film_with_a_fault_takes_part_in_the_other_checks(write: Any) -> None:
-    """Two films of one name are told although one of them has another fault."""
+    """Two films of one name are reported although one of them has another fault."""
     shots = '"shots": [{"scene": "", "duration": 5}]'
     texts = {
         "films.jsonl": f'{{"key": "a", {shots}}}\n{{"key": "a", "takes": 2, {SHOTS}}}\n'

@@ -1,4 +1,4 @@
-"""A paid task's id when the journal cannot be written: retried, told, noted elsewhere, bound."""
+"""A paid task's id when the journal cannot be written: stored again, noted, bound."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ async def test_a_paid_film_is_resumed_in_every_state(
 
 
 async def test_a_result_that_is_dead_everywhere_expires_and_can_be_revived(tmp_path: Path) -> None:
-    """When no way leads to a film any more it is told as expired; `revive` tries once more. (D7)"""
+    """When no link leads to a film any more it is expired; `revive` tries once more. (D7)"""
     terms = Terms(duration=Constant(30), result_life=600, reissue_life=600)
     async with simulated_service(terms) as simulator:
         async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:

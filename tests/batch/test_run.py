@@ -241,7 +241,7 @@ async def test_maintenance_pauses_everybody_and_the_item_is_planned_again(tmp_pa
 
 
 async def test_films_that_meet_one_maintenance_are_one_pause(tmp_path: Path) -> None:
-    """Six at once are told to wait: that is one maintenance, not six in a row. (A26)"""
+    """Six at once are refused for it: that is one maintenance, not six in a row. (A26)"""
     async with (
         simulated_service() as simulator,
         make_client(simulator, limiter=fast_limiter()) as client,

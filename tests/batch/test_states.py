@@ -54,7 +54,7 @@ def test_only_what_is_planned_is_ever_sent() -> None:
 
 
 def test_nothing_that_may_be_paid_is_planned_again_but_by_a_person() -> None:
-    """From a state that may have cost something only a person's word leads back. (A1, A27)."""
+    """From a state that may have cost something only a person's decision leads back. (A1, A27)."""
     paid = set(ItemState) - {ItemState.PLANNED, ItemState.SENDING, ItemState.REJECTED}
     back = {
         event

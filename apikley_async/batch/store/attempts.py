@@ -30,6 +30,8 @@ def intend(
     """Store a new attempt before it is sent; see `Store.intend`."""
     with journal.transaction():
         known = _find(journal, token)
+        # The same call again: its commit succeeded, and the answer was lost. A second row would
+        # be a second attempt that nobody sends.
         if known is not None and (known["key"], known["attempt"]) == (key, "intent"):
             return
         if known is not None:
@@ -51,6 +53,8 @@ def settle(journal: OpenJournal, key: str, attempt: Attempt, transition: Transit
         known = _find(journal, attempt.token)
         if known is None or known["key"] != key:
             raise KeyError(f"{key!r} has no attempt {attempt.token}")
+        # Settled before, perhaps as uncertain by another process that opened the journal while this
+        # one seemed to be dead. Only a task's id still counts: it was paid for.
         if known["attempt"] != "intent":
             if attempt.task_id is not None:
                 bind_late(journal, attempt.token, attempt.task_id, "the answer came late")
@@ -86,6 +90,8 @@ def apply(journal: OpenJournal, key: str, transition: Transition) -> Item:
         if known is not None and applied and transition.task_id in (None, known["task_id"]):
             return items.get(journal, key)  # the same call again
         items.move(journal, key, transition)
+        # A decision about the item settles its uncertain attempts as well, or the one it names:
+        # no item may leave UNCERTAIN with an attempt that stays unknown.
         if state is not None:
             done = journal.db.execute(
                 "UPDATE attempt SET state = ?, task_id = coalesce(?, task_id)"
@@ -111,6 +117,8 @@ def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> boo
     known, owner = _find(journal, token), items.owner_of(journal, task_id)
     if known is not None and (task_id == known["task_id"] or owner == known["key"]):
         return True
+    # One task belongs to one item. Giving it to a second one would hide the film that this
+    # attempt really paid for.
     if known is None or owner is not None:
         logger.critical(
             "film %s was paid; its attempt is not in this journal, or it is %r: see client.job",
@@ -127,6 +135,8 @@ def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> boo
         )
         logger.warning("film %s of %r is bound: %s", task_id, known["key"], cause)
         return True
+    # The item was decided otherwise, so the decision stays. The id is kept with the attempt, and
+    # in the inbox, from where the next run shows it as paid and unclaimed.
     journal.db.execute(
         "UPDATE attempt SET task_id = coalesce(task_id, ?) WHERE token = ?", (task_id, token)
     )

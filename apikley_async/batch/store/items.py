@@ -90,6 +90,8 @@ def move(journal: OpenJournal, key: str, transition: Transition) -> None:
     for saved in transition.files:
         _insert_folder(journal, saved.path.parent)
     _update_item(journal, key, before, following, transition)
+    # An item holds what its last task consumed; each attempt keeps its own, so that a film that is
+    # made again still counts what the first one cost.
     if transition.credits is not None:
         journal.db.execute(
             "UPDATE attempt SET credits = ?"
@@ -115,6 +117,7 @@ def _update_item(
     following: ItemState,
     transition: Transition,
 ) -> None:
+    # The task and the credits of an earlier attempt stay with that attempt; the item starts anew.
     buys_again = transition.event in (ItemEvent.RETRY, ItemEvent.RESUBMIT)
     journal.db.execute(
         "UPDATE item SET state = :to, cause = :cause,"
@@ -166,6 +169,7 @@ def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
         raise NoTransitionError(f"{key!r} is being sent")
     with journal.transaction():
         _check_new_key(journal, key, new)
+        # Attempts refer to the item's key, and both change in this transaction.
         journal.db.execute("PRAGMA defer_foreign_keys = ON")
         journal.db.execute(
             "UPDATE item SET key = ?, payload_sum = ? WHERE key = ?",

@@ -118,6 +118,8 @@ def _own(journal: OpenJournal, version: int) -> None:
     db = journal.db
     if version < len(journal.migrations):
         journal_file.keep_copy(db, journal.path, version)
+    # One transaction: an upgrade that is interrupted leaves the journal as it was, and an epoch is
+    # never taken without settling what the last owner was sending.
     db.execute("BEGIN IMMEDIATE")
     migrate(db, journal.migrations)
     if version < RELATIVE_PATHS <= len(journal.migrations):
@@ -126,6 +128,7 @@ def _own(journal: OpenJournal, version: int) -> None:
     facts = (("epoch", str(journal.epoch)), ("begun", "1"))
     db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts)
     _settle_interrupted(journal)
+    # Before adoption: a film whose id was rescued is paid, and needs no decision.
     notes = rescue.read_notes(journal.origin or journal.path, journal.journal_id)
     cause = "the journal could not be written when the answer came"
     bound = {
@@ -138,6 +141,7 @@ def _own(journal: OpenJournal, version: int) -> None:
     journal.owned = True
     if journal.adopting:
         adoption.recount_intents(journal)
+    # A note stays until the journal has all that it says; a private copy proves nothing.
     if journal.origin is None:
         rescue.remove_notes(path for path, all_bound in bound.items() if all(all_bound))
 

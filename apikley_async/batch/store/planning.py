@@ -75,6 +75,7 @@ def plan(
 ) -> PlanResult:
     """Store *entries* in one transaction; see `Store.plan`. Runs in the journal's thread."""
     planned: list[str] = []
+    # Whether attempts are missing is read within the transaction, before any entry is stored.
     with contextlib.closing(entries), journal.transaction():
         result = _store_entries(
             journal,
@@ -114,6 +115,7 @@ def _store_entries(
     for entry in filter(None, entries):
         _check_repeated_key(db, entry)
         digest = _digest_of(db, entry.key)
+        # A digest of any version: an upgrade of this package must not make a paid film look new.
         if digest is not None and entry.matches(digest):
             known += 1
             _update_base(journal, entry)

@@ -345,6 +345,8 @@ class Journal:
             )
         except RuntimeError:
             raise JournalError(f"{self.path} is closed") from None
+        # A cancelled caller does not stop the piece of work: half a transaction is none, but its
+        # answer would be lost, and with it the knowledge whether a POST may be sent.
         return await asyncio.shield(doing)
 
     def _guarded(self, now: tuple[float, float], work: Callable[[], T]) -> T:
@@ -377,6 +379,8 @@ class Journal:
         else:
             advice = "keep the file, and run `apikley batch verify` on it"
         error = journal_error(f"{self.path} cannot be written or read: {reason}; {advice}", number)
+        # A violated constraint is about one call; anything else may be about the whole file, whose
+        # handle must not be trusted again after a failed write.
         if not isinstance(exc, sqlite3.IntegrityError):
             self._failure = error
         return error
