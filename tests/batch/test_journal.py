@@ -612,6 +612,22 @@ async def test_a_journal_without_its_log_after_a_crash_is_refused(
     assert moved.read_bytes() == held
 
 
+async def test_the_main_file_of_an_open_journal_is_marked(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is sent: a copy of it without the log is refused, on another machine too."""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+    moved = tmp_path / "moved.db"
+    async with journal(path) as owner:
+        await owner.intend("a", "t1", "print", None)
+        moved.write_bytes(path.read_bytes())
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another machine"))
+
+    with pytest.raises(JournalError, match="batch adopt"):
+        await Journal.open(moved)
+
+
 async def test_a_log_that_another_program_has_written_back_is_no_lost_one(path: Path) -> None:
     """Looking into it with the tools of SQLite takes it its log, and loses nothing."""
     await left_by_a_kill(path)
