@@ -189,7 +189,7 @@ class Desk:
 
     async def quiet(self) -> None:
         while self.submitter.pending:
-            await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=1)
+            await asyncio.wait(set(self.submitter._all._tasks))  # noqa: SLF001 - of no caller
         await steps(3)
 
     async def close(self, grace: float = 30.0) -> None:
