@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import attrs
 
@@ -101,7 +102,7 @@ class Session:
             rng=rng,
         )
         self._jobs = jobs
-        self.stop_receiving = matching.open(self.api, self.tasks)
+        self.stop_receiving: Callable[[], None] = matching.open(self.api, self.tasks)
 
     async def aclose(self, grace: float) -> None:
         """Submit nothing more, wait for requests that are out, then end all that runs."""
@@ -127,7 +128,7 @@ class Sessions:
         self._matching = matching
         self._jobs = jobs
         self._session: Session | None = None
-        self.closed = False
+        self.closed: bool = False
 
     def current(self) -> Session:
         """Return the session of the running loop; open one if need be.

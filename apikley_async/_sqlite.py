@@ -40,7 +40,7 @@ class Database(sqlite3.Connection):
     """A connection whose work between two calls of `begin` has a bound."""
 
     path: Path
-    steps = 0
+    steps: int = 0
 
     def begin(self) -> None:
         """Count from here."""

@@ -22,8 +22,8 @@ class TaskScope:
     """
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.closing = False
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.closing: bool = False
         self._closed = asyncio.Event()
         self._no_waits = asyncio.Event()
         self._pid = os.getpid()

@@ -51,7 +51,7 @@ from apikley_async.errors import DownloadError
 
 __all__ = ["FileFetcher", "check_link"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 MAX_CONNECTIONS = 12
 CHUNK_BYTES = 256 * 1024

@@ -40,7 +40,7 @@ from apikley_async.errors import DownloadError, ResultExpiredError
 
 __all__ = ["Saver"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 MAX_CONCURRENT_FILES = 6
 FAILURES_BEFORE_NEW_LINK = 3  # connections that failed; another link may lead to another host

@@ -35,7 +35,7 @@ from apikley_async.errors import (
 
 __all__ = ["read_callback"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 AMBIGUOUS_CODES = frozenset((408, 499, 502, 503, 504, *range(520, 530)))
 """Gateways answer these for a service that may still be at work: they never mean "not created"."""

@@ -47,7 +47,7 @@ __all__ = ["GRACE", "BatchRun"]
 UncertainAttempt: TypeAlias = tuple[str, float]
 """An attempt's token, and for how many seconds a callback about it is waited for."""
 
-logger = logging.getLogger("apikley_async.batch")
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 GRACE = 30.0  # seconds for the answers of POSTs that are out when the run is interrupted
 SHORT_WAIT = 10.0  # seconds: only longer waits are reported
@@ -101,7 +101,7 @@ class BatchRun:
         self._wait_is_reported = False
         self._maintenance = Maintenance()
         self._error: Exception | None = None
-        self.ending = asyncio.Event()
+        self.ending: asyncio.Event = asyncio.Event()
         self.grace = GRACE
         self.stopped: str | None = None
 

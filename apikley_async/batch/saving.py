@@ -28,7 +28,7 @@ class FilmSaver:
     def __init__(self, store: Store, client: Client, options: BatchRunOptions) -> None:
         self._client = client
         self._options = options
-        self.names = FilmNames(store, options.folder)
+        self.names: FilmNames = FilmNames(store, options.folder)
 
     async def obstacle(self, item: Item) -> str | None:
         """Say why a film cannot be saved, before it is paid; None when nothing is in the way.

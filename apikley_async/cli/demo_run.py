@@ -77,7 +77,7 @@ class DemoRun:
             source=f"The demo, in {folder}",
             folder=folder,
         )
-        self.film_run = FilmRun(request, ServiceOptions(simulate=True), reporter)
+        self.film_run: FilmRun = FilmRun(request, ServiceOptions(simulate=True), reporter)
 
     @contextlib.asynccontextmanager
     async def open_client(self) -> AsyncIterator[Client]:

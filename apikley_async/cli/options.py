@@ -76,7 +76,10 @@ class ServiceOptions:
         )
 
 
-as_json = click.option(
+Option: TypeAlias = Callable[[Any], Any]
+"""A decorator that gives a command an option."""
+
+as_json: Option = click.option(
     "--json",
     "as_json",
     is_flag=True,
@@ -135,7 +138,7 @@ def service_options(command: Callable[..., int]) -> Callable[..., int]:
     return _with_options(wrapped, *SERVICE_OPTIONS)
 
 
-task_timeout = click.option(
+task_timeout: Option = click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
@@ -175,7 +178,7 @@ def _read_address(
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-hmac_key_file = click.option(
+hmac_key_file: Option = click.option(
     "--hmac-key-file",
     metavar="PATH",
     type=click.Path(path_type=Path),
@@ -285,7 +288,7 @@ def _read_price(_context: click.Context, _option: click.Parameter, text: str | N
         raise click.BadParameter("credits, or 10=150,15=270,25=270") from None
 
 
-price = click.option(
+price: Option = click.option(
     "--price",
     metavar="CREDITS",
     callback=_read_price,
@@ -419,7 +422,7 @@ def output_folder(default: Path | None, purpose: str) -> Callable[[Command], Com
     )
 
 
-rendered_films = click.option(
+rendered_films: Option = click.option(
     "--films",
     "kind",
     type=click.Choice(["animatic", "placeholder"]),

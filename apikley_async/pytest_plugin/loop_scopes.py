@@ -41,8 +41,8 @@ def _service_in(scope: Literal["session", "package", "module", "class", "functio
     return running_service
 
 
-in_function = _service_in("function")
-in_class = _service_in("class")
-in_module = _service_in("module")
-in_package = _service_in("package")
-in_session = _service_in("session")
+in_function: Any = _service_in("function")
+in_class: Any = _service_in("class")
+in_module: Any = _service_in("module")
+in_package: Any = _service_in("package")
+in_session: Any = _service_in("session")

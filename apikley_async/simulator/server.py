@@ -25,7 +25,7 @@ from apikley_async.simulator.video.renderers import PlaceholderRenderer, Rendere
 
 __all__ = ["Simulator"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 SHUTDOWN_TIMEOUT = 1.0
 """Seconds that requests get to end at closing; only one whose body never comes needs them."""

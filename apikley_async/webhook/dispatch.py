@@ -16,7 +16,7 @@ from apikley_async.webhook.verify import Notification
 
 __all__ = ["Dispatcher", "Listener"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 CATCH_UP_TIMEOUT = 30.0  # seconds for each listener to be told what was in an inbox
 

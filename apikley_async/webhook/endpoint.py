@@ -16,7 +16,7 @@ from apikley_async.webhook.server import Server, serve
 
 __all__ = ["Endpoint"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 
 class Endpoint:

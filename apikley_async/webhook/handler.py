@@ -27,7 +27,7 @@ from apikley_async.webhook.verify import (
 
 __all__ = ["RESPONSE_TEXTS", "CallbackHandler", "Dispatch", "Verifier", "content_type"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 Dispatch: TypeAlias = Callable[[Notification], Awaitable[int]]
 """Passes a notification on, and returns the HTTP status to answer with."""

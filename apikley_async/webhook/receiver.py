@@ -16,7 +16,7 @@ from apikley_async.webhook.verify import HmacKeys, Notification
 
 __all__ = ["Receiver"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 
 class Receiver(Endpoint):

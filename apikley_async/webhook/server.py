@@ -25,7 +25,7 @@ from apikley_async.webhook.limits import Limits
 
 __all__ = ["Server", "serve"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 # aiohttp logs what it cannot parse, and its tracebacks, with parts of the request, in which a
 # token may stand. It can only be kept from that by a logger that logs nothing.

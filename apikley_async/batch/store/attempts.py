@@ -19,7 +19,7 @@ from apikley_async.batch.store.rows import ATTEMPT_STATES, storable_text
 
 __all__ = ["apply", "bind_late", "intend", "keep_callback", "settle"]
 
-logger = logging.getLogger("apikley_async.batch")
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or forgeries
 

@@ -52,9 +52,9 @@ class OpenJournal:
         adopting: bool = False,
         private: bool = False,
     ) -> None:
-        self.path = path.resolve()  # one lock for one file, whatever name it is opened by
-        self.home = self.path.parent
-        self.origin = self.path if private else None
+        self.path: Path = path.resolve()  # one lock for a file, whatever name it is opened by
+        self.home: Path = self.path.parent
+        self.origin: Path | None = self.path if private else None
         self.read_only = read_only
         self.migrations = migrations
         self.adopting = adopting
@@ -67,7 +67,7 @@ class OpenJournal:
         self.intents = 0
         self.lost: int | None = 0
         self.folders: dict[Path, None] = {}
-        self.now = (0.0, 0.0)
+        self.now: tuple[float, float] = (0.0, 0.0)
 
     @property
     def is_open(self) -> bool:

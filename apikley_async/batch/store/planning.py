@@ -28,7 +28,7 @@ from apikley_async.errors import ManifestConflictError
 
 __all__ = ["plan", "spool"]
 
-logger = logging.getLogger("apikley_async.batch")
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 MOST_IN_MEMORY = 1024**2  # bytes of entries; more of them wait in a file without a name
 NEW_IN_ADOPTED = (

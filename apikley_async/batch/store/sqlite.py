@@ -45,7 +45,7 @@ __all__ = ["Journal"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-logger = logging.getLogger("apikley_async.batch")
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 LOCK_INTERVAL = 0.25  # seconds between two attempts to take a lock that another process has
 RETRY_DELAYS = (0.1, 0.4, 1.5)  # seconds before a paid task's id is stored again on a full disk

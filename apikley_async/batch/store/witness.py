@@ -20,9 +20,9 @@ from apikley_async.errors import JournalError
 
 __all__ = ["WAY_OUT", "Witness", "check_newest"]
 
-logger = logging.getLogger("apikley_async.batch")
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
-sync_content = getattr(os, "fdatasync", os.fsync)  # the size never changes: half the work
+_sync_content = getattr(os, "fdatasync", os.fsync)  # the size never changes: half the work
 CONTENT = re.compile(rb"([0-9]{12}) ([0-9]{12})\n")
 WAY_OUT = (
     "or, if that is lost, run `apikley batch adopt`: every film that may have been paid is then "
@@ -60,7 +60,7 @@ class Witness:
             handle = self._open()
             os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, b"%012d %012d\n" % (epoch, intents))
-            sync_content(handle)
+            _sync_content(handle)
         except OSError as error:
             logger.info("no witness of the journal can be kept: %s", error.strerror)
             with contextlib.suppress(OSError):  # an outdated one would be believed

@@ -24,7 +24,7 @@ from apikley_async.cli.journal_actions import (
 )
 from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.launch import launch
-from apikley_async.cli.options import Bounds, PriceOption, RunOptions, ServiceOptions
+from apikley_async.cli.options import Bounds, Option, PriceOption, RunOptions, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_counts
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
@@ -32,9 +32,11 @@ from apikley_async.cli.runner import new_reporter, run_with_client, run_without_
 __all__ = ["batch"]
 
 PATH = click.Path(path_type=Path)
-path_argument = click.argument("path", metavar="FILE", type=PATH)
-keys_argument = click.argument("keys", nargs=-1, metavar="[KEY...]")
-undecided_option = click.option("--undecided", is_flag=True, help="All films that are uncertain.")
+path_argument: Option = click.argument("path", metavar="FILE", type=PATH)
+keys_argument: Option = click.argument("keys", nargs=-1, metavar="[KEY...]")
+undecided_option: Option = click.option(
+    "--undecided", is_flag=True, help="All films that are uncertain."
+)
 
 
 @click.group()

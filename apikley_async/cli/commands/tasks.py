@@ -14,7 +14,7 @@ from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.exit_codes import FAILED, OK, worst
 from apikley_async.cli.free_call import call_service, report_failure
 from apikley_async.cli.help_texts import TASK_EVENTS
-from apikley_async.cli.options import ServiceOptions
+from apikley_async.cli.options import Option, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output_folder import make_folder
 from apikley_async.cli.runner import new_reporter, run_with_client
@@ -22,7 +22,9 @@ from apikley_async.cli.task_follower import TaskFollower
 
 __all__ = ["download", "status", "wait"]
 
-task_ids_argument = click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID...")
+task_ids_argument: Option = click.argument(
+    "task_ids", nargs=-1, required=True, metavar="TASK_ID..."
+)
 
 
 @click.command(epilog=TASK_EVENTS)

@@ -19,7 +19,7 @@ __all__ = ["ProgressView"]
 FINAL_EVENTS = ("failed", "saved", "stopped")
 
 
-class TextColumn(ProgressColumn):
+class _TextColumn(ProgressColumn):
     """One of a bar's fields as text: nothing in it is markup."""
 
     def __init__(self, field: str, *, min_width: int, max_width: int) -> None:
@@ -44,9 +44,9 @@ class ProgressView:
     def __init__(self, films: int, *, final_event: str = "saved") -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._progress = Progress(
-            TextColumn("name", min_width=20, max_width=40),
+            _TextColumn("name", min_width=20, max_width=40),
             BarColumn(bar_width=30),
-            TextColumn("state", min_width=16, max_width=64),
+            _TextColumn("state", min_width=16, max_width=64),
             TimeElapsedColumn(),
             console=self._console,
             transient=True,

@@ -25,7 +25,7 @@ from apikley_async.simulator.service.service import Service
 
 __all__ = ["CallbackSender"]
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 SHORTEST_WAIT = 0.001
 """Seconds. Without it, a wait for an end that rounding puts at now would spin."""

@@ -33,7 +33,7 @@ class RequestPipeline:
 
     def __init__(self, service: Service, clock: Clock, schedule: FaultSchedule) -> None:
         self.service = service
-        self.responses = ResponseBuilder(service.terms, service.clock)
+        self.responses: ResponseBuilder = ResponseBuilder(service.terms, service.clock)
         self._schedule = schedule
         self._sender = ResponseSender(clock)
         self._queued: dict[asyncio.Task[ServiceResponse], None] = {}

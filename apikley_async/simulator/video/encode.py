@@ -24,7 +24,7 @@ from apikley_async.simulator.video import frames
 
 __all__ = ["StoppedError", "encode_film"]
 
-logger = logging.getLogger("apikley_async.simulator")
+logger: logging.Logger = logging.getLogger("apikley_async.simulator")
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]

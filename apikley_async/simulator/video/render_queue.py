@@ -15,7 +15,7 @@ from apikley_async.simulator.video.renderers import FixedRenderer, PlaceholderRe
 
 __all__ = ["RenderQueue"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class RenderQueue:
