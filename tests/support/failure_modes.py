@@ -11,9 +11,9 @@ import ast
 import re
 import tokenize
 from collections import defaultdict
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 from pages import ROOT
 
@@ -56,37 +56,59 @@ def codes_used() -> dict[str, list[str]]:
 
 @cache
 def citing_tests() -> dict[str, list[str]]:
-    """The tests that name each code in a docstring, a comment, or the table of cases above them.
+    """The tests that name each code, in a docstring, a comment, or a table or helper they use.
 
     Tests that name few other codes come first.
     """
     ranked: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for path in _sources():
         if path.name.startswith("test_"):
-            by_line = _codes_by_line(path)
-            for name, first, last in _tests_in(path):
-                codes = set().union(*(by_line.get(line, ()) for line in range(first, last + 1)))
+            for name, codes in _codes_by_test(path).items():
                 for code in codes:
                     ranked[code].append((len(codes), f"{path.relative_to(ROOT)}::{name}"))
     return {code: [name for _, name in sorted(tests)] for code, tests in ranked.items()}
 
 
-def _tests_in(path: Path) -> Iterator[tuple[str, int, int]]:
-    """The tests of a module; what stands between two tests belongs to the second one."""
-    previous = 0
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if is_function and node.name.startswith("test_"):
-            last = node.end_lineno or node.lineno
-            yield node.name, previous + 1, last
-            previous = last
-        elif isinstance(node, ast.ClassDef):
-            for inner in node.body:
-                if isinstance(
-                    inner, ast.FunctionDef | ast.AsyncFunctionDef
-                ) and inner.name.startswith("test_"):
-                    yield f"{node.name}::{inner.name}", inner.lineno, inner.end_lineno or 0
-            previous = node.end_lineno or previous
+def _codes_by_test(path: Path) -> dict[str, set[str]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    by_line = _codes_by_line(path)
+    tests: dict[str, tuple[set[str], set[str]]] = {}  # its codes, and the names that it uses
+    shared: dict[str, set[str]] = {}  # the codes of tables and helpers
+    previous, pending = 0, set[str]()
+    for node in tree.body:
+        last = node.end_lineno or node.lineno
+        codes = set[str]().union(*(by_line.get(line, ()) for line in range(previous + 1, last + 1)))
+        previous = last
+        members = node.body if isinstance(node, ast.ClassDef) else [node]
+        found = [each for each in members if _is_test(each)]
+        for test in found:
+            prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+            tests[prefix + test.name] = (codes | pending, _names_in(test))
+        names = _names_bound_by(node)
+        if not found and names:
+            shared.update(dict.fromkeys(names, codes))
+        pending = set() if found or names else pending | codes
+    for codes, names in tests.values():
+        codes.update(*(shared[name] for name in names & shared.keys()))
+    return {name: codes for name, (codes, _) in tests.items()}
+
+
+def _is_test(node: ast.AST) -> TypeGuard[ast.FunctionDef | ast.AsyncFunctionDef]:
+    is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    return is_function and node.name.startswith("test_")
+
+
+def _names_in(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} | {
+        each.arg for each in ast.walk(node) if isinstance(each, ast.arg)
+    }
+
+
+def _names_bound_by(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", node)]
+    return {name.id for each in targets for name in ast.walk(each) if isinstance(name, ast.Name)}
 
 
 def with_tests(page: str) -> str:
