@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from architecture_page import GENERATED, PAGE, generated_part, hops_of, missing_hops
+from pages import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +25,18 @@ def test_every_hop_names_a_function_of_its_file(text: str) -> None:
 
     assert len(hops) > 60
     assert missing_hops(hops) == []
+
+
+def test_every_file_that_the_page_names_exists(text: str) -> None:
+    package = ROOT / "apikley_async"
+    named = set(re.findall(r"`([\w/]+\.py)`", text)) | set(re.findall(r"`(tests/\w+)`", text))
+
+    missing = [
+        name
+        for name in sorted(named)
+        if not any((folder / name).exists() for folder in (ROOT, package, package / "webhook"))
+    ]
+    assert missing == []
 
 
 def test_a_hop_that_does_not_exist_is_noticed() -> None:

@@ -1,10 +1,10 @@
-"""The pages of the documentation, read as their readers do: block by block.
+"""The pages of the documentation: their fenced code blocks, found and run.
 
     for block in blocks_of(page.read_text()):
         ...
     run_page(page, text, folder)
 
-`tests/docs/test_examples.py` tells the conventions.
+`tests/docs/test_examples.py` lists the conventions.
 """
 
 from __future__ import annotations
