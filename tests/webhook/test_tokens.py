@@ -19,7 +19,7 @@ from webhook.callback_requests import (
 )
 
 from apikley_async import Client, Environment, Shot, Storyboard
-from apikley_async._early_callbacks import MOST_PARKED, Parked
+from apikley_async._early_callbacks import MOST_EARLY, EarlyCallbacks
 from apikley_async._tokens import Seal
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -94,10 +94,10 @@ async def test_a_client_adds_a_mac_to_its_tokens_and_expects_them_with_any_mac()
 def test_forged_tokens_displace_none_of_ours() -> None:
     """A callback that arrives before its attempt is known is kept for it."""
     seal = Seal([token_secret(KEY)])
-    parked = Parked(seal)
-    parked.park(seal.text(TOKEN), TASK)
-    for number in range(MOST_PARKED + 1):
-        parked.park(f"{number:032x}{0:032x}", TASK)
+    parked = EarlyCallbacks(seal)
+    parked.add(seal.text(TOKEN), TASK)
+    for number in range(MOST_EARLY + 1):
+        parked.add(f"{number:032x}{0:032x}", TASK)
 
     assert parked.take(TOKEN) == {TASK: False}
     assert parked.take("0" * 32) == {}
