@@ -1,4 +1,4 @@
-"""How much may be spent: credits are reserved before each POST, however many run at once.
+"""The arithmetic of a bound: credits reserved, settled and released, however many run at once.
 
 Pure: no clock, no file. The price of a film comes from the user, or from what earlier films
 consumed; nothing is assumed (https://docs.apikley.ru publishes no prices).

@@ -1,4 +1,4 @@
-"""What tests hand to a client in place of the real thing: time, randomness, network."""
+"""Where a client gets time, randomness and connections from; tests hand in their own."""
 
 from __future__ import annotations
 

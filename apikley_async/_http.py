@@ -1,4 +1,4 @@
-"""The only module that talks HTTP to the API; it tells "never left" from "no answer".
+"""The only module that talks HTTP to the API; it knows whether a failed request may have arrived.
 
 A `Reply` comes back for every answer with a status line, however broken its body. Otherwise
 `UnreachableError` (nothing was sent) or `UnansweredError` (it may have been processed) is raised;

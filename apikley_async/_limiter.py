@@ -1,4 +1,4 @@
-"""The rate limiter: how many attempts in a span, how many films at once, the pause after a 429.
+"""The rate limiter and its defaults: attempts in a span, films at once, the pause after a 429.
 
 `Gate` is pure and is given the time; `RateLimiter` is the thin shell that sleeps. Neither makes
 a request. Why the rate is exact: the service counts an attempt no later than its answer, and a

@@ -1,4 +1,4 @@
-"""An attempt to submit, and the protocols around it: `Recorder` and `Callbacks`. Values only."""
+"""An attempt (one createTask POST), and the protocols around it: `Recorder` and `Callbacks`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one client may spend: set aside before each POST, and replaced by what the film has cost.
+"""The bounds of one client: what its films may cost, reserved before each POST.
 
 The sums are those of `_budget`; here is who waits for them, and which film they belong to. A
 client without bounds keeps no books.

@@ -1,4 +1,4 @@
-"""What every room's tests share: an obviously fake key, a loop that is watched, virtual time.
+"""What all tests share: an obviously fake key, a loop that is watched, virtual time.
 
 `@pytest.mark.virtual` runs an async test on a loop whose time jumps (`apikley_async.virtual`);
 `--uvloop` runs the other async tests on uvloop.

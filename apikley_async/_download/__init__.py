@@ -1,1 +1,1 @@
-"""Films on their way to the disk: whole files under their names, or none."""
+"""Downloads of films: links, range requests, part files, and the saver that joins them."""

@@ -1,4 +1,4 @@
-"""The envelope of every answer, and the error that a refusal means. Pure.
+"""The envelope of every answer: its code, its Retry-After, and the error they mean. Pure.
 
 Reading is tolerant: unknown fields and codes are normal, and whatever arrives, only the errors
 of `apikley_async.errors` come out. Nothing here waits, retries or opens a socket. The codes are

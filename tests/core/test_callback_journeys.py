@@ -1,4 +1,4 @@
-"""Films announced by signed callbacks, and lost submissions found by them: nothing is played.
+"""Films announced by signed callbacks, and lost submissions found by them: all with real sockets.
 
 The real client, the real receiver and the real simulator talk over sockets, in virtual time.
 """

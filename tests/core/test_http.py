@@ -1,4 +1,4 @@
-"""The room that talks HTTP: what was sent, what was answered, and what the key never does."""
+"""`_http`: what was sent, what was answered, and that the key is never shown."""
 
 from __future__ import annotations
 

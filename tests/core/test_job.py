@@ -1,4 +1,4 @@
-"""`_job`: one stream of looks for all who wait, and an end only for what is certain."""
+"""`Job`: one stream of polls for all who wait, and an end only for what is certain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks in the corners: sent twice, decided otherwise, heard too early, kept too late.
+"""Callbacks and uncertain submissions in rare orders: late, early, twice, after a restart.
 
 What they have in common: whatever was paid is bound, or told by name.
 """

@@ -1,4 +1,4 @@
-"""`_policy`: how long to wait and whether to try again, as tables; nothing here waits."""
+"""`_retry` and `_polling`: how long to wait, and whether to try again."""
 
 from __future__ import annotations
 

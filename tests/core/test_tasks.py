@@ -1,4 +1,4 @@
-"""The house of one event loop: who is inside is sent home, what runs is ended, all of it."""
+"""`TaskScope`: closing interrupts every wait and ends every task."""
 
 from __future__ import annotations
 

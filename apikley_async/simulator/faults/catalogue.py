@@ -1,4 +1,4 @@
-"""What can go wrong between a request and its response.
+"""The catalogue of faults: what can go wrong between a request and its response.
 
 A `Fault` is a value: whether the request is processed, how the response is changed, and how it is
 delivered. It changes responses and callbacks; it opens no socket and keeps no time.
