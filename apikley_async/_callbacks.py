@@ -70,14 +70,15 @@ class CatchingUp(Protocol):
 class _Entry:
     """What is known of one attempt.
 
-    *named* holds ids from callbacks, True once their records were read. *text* is the last part
-    of its callback URL, as a job shows it.
+    *named* holds ids from callbacks, True once their records were read; *kept* are those that
+    `keep` has written down. *text* is the last part of its callback URL, as a job shows it.
     """
 
     text: str
     task_id: str | None = None
     named: dict[str, bool] = attrs.Factory(dict)
     keep: Keep | None = None
+    kept: dict[str, None] = attrs.Factory(dict)
     waiting: dict[asyncio.Event, None] = attrs.Factory(dict)
     reading: bool = False
     checking: dict[str, None] = attrs.Factory(dict)
@@ -193,9 +194,11 @@ class CallbackMatching:
         if entry is None:
             entry = self._entries[token] = _Entry(text, named=self._early.take(token))
             self._forget_the_oldest()
-        entry.keep = keep or entry.keep
+        if keep is not None:
+            entry.keep, entry.kept = keep, {}
         for name in named:
             entry.named.setdefault(name, False)
+            entry.kept[name] = None
         if task_id is not None:
             self._bind(token, entry, task_id)
         entry.wake()
@@ -227,16 +230,18 @@ class CallbackMatching:
                 self._early.add(text, task_id)
             return False
         self._unannounced, self._silent, self._warned = 0, False, False
-        old = task_id in entry.named or not is_task_id(task_id)
-        if not old and len(entry.named) < MOST_NAMES:
-            entry.named[task_id] = False
-            old = task_id == entry.task_id
+        if is_task_id(task_id) and len(entry.named) < MOST_NAMES:
+            entry.named.setdefault(task_id, False)
         entry.wake()
         if entry.task_id is not None:
             self._jobs.nudge(entry.task_id)
             self._look_for_second_tasks(token, entry)
-        if not old and entry.keep is not None:
+        # After a failure it does not count as kept: the service sends it again, and then it is.
+        new = is_task_id(task_id) and task_id != entry.task_id and task_id not in entry.kept
+        if new and entry.keep is not None:
             await entry.keep(task_id)
+            if task_id in entry.named:
+                entry.kept[task_id] = None
         return True
 
     # --- jobs -----------------------------------------------------------------------------------

@@ -471,6 +471,17 @@ class StoreContract:
             assert not charge.uncertain
             assert not await store.verify()
 
+    async def test_a_late_answer_finds_its_item_under_a_new_key(self) -> None:
+        """It was renamed meanwhile, as an uncertain film may be; its attempt is found by token."""
+        await self.interrupted("a")
+        async with self.opened() as store:
+            await store.rename("a", "b", by="a person")
+
+            item = await self.answer(store, "a", "task_1")
+
+            assert (item.key, item.state, item.task_id) == ("b", ItemState.SUBMITTED, "task_1")
+            assert not await store.verify()
+
     @pytest.mark.parametrize(
         ("verdict", "event"),
         [

@@ -245,6 +245,42 @@ async def test_a_submission_that_was_refused_is_nobody_s_film() -> None:
         assert not await callbacks.deliver(callbacks.tokens[0], "task_1")
 
 
+async def test_a_callback_that_could_not_be_kept_is_kept_when_it_comes_again() -> None:
+    """It was not answered with 200, so the service sends it again. (W8)"""
+    callbacks, kept = ManualCallbacks(), list[str]()
+    full = True
+
+    async def keep(task_id: str) -> None:
+        if full:
+            raise OSError("No space left on device")
+        kept.append(task_id)
+
+    async with world() as simulator, customer(simulator, callbacks) as client:
+        client.attempts.expect("a" * 32, keep=keep)
+        with pytest.raises(OSError, match="No space left"):
+            await callbacks.deliver("a" * 32, "task_1")
+        full = False
+
+        for _ in range(2):
+            assert await callbacks.deliver("a" * 32, "task_1")
+        assert kept == ["task_1"]
+
+
+async def test_a_callback_that_came_too_early_is_kept_when_it_comes_again() -> None:
+    """It was answered with 404, and is written down before it is answered with 200. (W8)"""
+    callbacks, kept = ManualCallbacks(), list[str]()
+
+    async def keep(task_id: str) -> None:
+        kept.append(task_id)
+
+    async with world() as simulator, customer(simulator, callbacks) as client:
+        assert not await callbacks.deliver("a" * 32, "task_1")
+        assert client.attempts.expect("a" * 32, keep=keep)
+
+        assert await callbacks.deliver("a" * 32, "task_1")
+        assert kept == ["task_1"]
+
+
 async def test_a_callback_is_acknowledged_when_it_is_kept() -> None:
     """Until then the service must call again: it takes no answer for a lost call. (W8)"""
     callbacks, kept = ManualCallbacks(), []

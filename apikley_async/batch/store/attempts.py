@@ -51,8 +51,10 @@ def settle(journal: OpenJournal, key: str, attempt: Attempt, transition: Transit
     # A former owner may do this too: the id of a paid task must not be lost.
     with journal.transaction(owner_only=False):
         known = _find(journal, attempt.token)
-        if known is None or known["key"] != key:
+        # After another process has settled it, its item may have been renamed.
+        if known is None or (known["key"] != key and known["attempt"] == "intent"):
             raise KeyError(f"{key!r} has no attempt {attempt.token}")
+        key = str(known["key"])
         # Settled before, perhaps as uncertain by another process that opened the journal while this
         # one seemed to be dead. Only a task's id still counts: it was paid for.
         if known["attempt"] != "intent":
