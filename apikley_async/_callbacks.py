@@ -126,7 +126,7 @@ class CallbackMatching:
     def open(self, api: Api, tasks: TaskScope) -> Callable[[], None]:
         """Receive callbacks in the running loop, and read records with *api*; return what ends it.
 
-        An earlier loop that was closed took those with it who waited in it.
+        Waits of an earlier loop, which was closed, are discarded.
         """
         self._api, self._tasks = api, tasks
         for entry in self._entries.values():
@@ -164,9 +164,11 @@ class CallbackMatching:
         elif attempt.verdict is Verdict.NOT_CREATED or (
             attempt.verdict is not Verdict.UNCERTAIN and entry.named
         ):
-            self._bind(attempt.token, entry, GIVEN_UP)  # it may call, or has called, all the same
+            self._bind(
+                attempt.token, entry, GIVEN_UP
+            )  # a callback may come, or has come, all the same
         elif attempt.verdict is not Verdict.UNCERTAIN:
-            del self._entries[attempt.token]  # nothing was created, so nobody will call
+            del self._entries[attempt.token]  # nothing was created, so no callback will come
 
     # --- callbacks ------------------------------------------------------------------------------
 
@@ -298,7 +300,7 @@ class CallbackMatching:
                     await self._clock.sleep(min(left, later), news)
         finally:
             entry.waiting.pop(news, None)
-            entry.wake()  # the one that read for all has left: the next takes over
+            entry.wake()  # the task that was reading has ended; another waiter reads next
 
     async def _read_named(self, token: str, entry: _Entry, ends: float) -> bool:
         """Read the tasks that were named and not read yet; False when one has to be read later."""

@@ -257,13 +257,13 @@ class Client:
             task_id: what `submit` gave.
             token: what `job.token` was: callbacks about the task count again, and are answered.
                 Without it, it is polled as often as where there are no callbacks.
-            known: it was certainly created a moment ago: then the service may be ignorant of it
-                for ten minutes, and not only for ten seconds.
+            known: it was certainly created a moment ago: then the service may not know it yet,
+                for ten minutes instead of ten seconds.
         """
         return self.attempts.job(task_id, token=token, known=known)
 
     async def poll(self, task_id: str) -> Snapshot:
-        """Ask once how far a task is.
+        """Poll a task once.
 
         https://docs.apikley.ru/get-task-detail
 

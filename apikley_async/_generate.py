@@ -153,7 +153,7 @@ class ManyFilms:
     def __init__(self, maker: FilmMaker, works: Works, *, window: int) -> None:
         self._maker = maker
         self._works = works
-        self._room = asyncio.Semaphore(window)
+        self._window_slots = asyncio.Semaphore(window)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._started = 0
@@ -177,7 +177,7 @@ class ManyFilms:
                     following = waiting.pop(yielded if ordered else next(iter(waiting)))
                     yielded += 1
                     yield following
-                    self._room.release()
+                    self._window_slots.release()
             self._raise_end(driver, complete=yielded == self._started)
         finally:
             await self._abandon(driver, waiting)
@@ -196,7 +196,7 @@ class ManyFilms:
         async with contextlib.aclosing(_each(self._works)) as source:
             for index in itertools.count():
                 self._pulling = True
-                await self._room.acquire()
+                await self._window_slots.acquire()
                 async with contextlib.AsyncExitStack() as held:
                     await held.enter_async_context(self._maker.running_slot())
                     try:
@@ -204,12 +204,12 @@ class ManyFilms:
                     except StopAsyncIteration:
                         return
                     self._pulling = False
-                    if self._abandoned:  # the source has swallowed the cancellation
+                    if self._abandoned:  # the source has suppressed the cancellation
                         return
                     self._started += 1
                     self._keep(self._maker.spawn(self._film(index, item, held)))
-                    # In this moment the film takes over what is held. If it is ended before it
-                    # begins, nobody has taken it over and it is given back here.
+                    # Yield once, so that `_film` can take the slot over (`pop_all`). If it is
+                    # cancelled before it begins, the slot is released here.
                     await asyncio.sleep(0)
                 if self._ended_by is not None:
                     return
@@ -224,7 +224,7 @@ class ManyFilms:
                 else:
                     self._outcomes.put_nowait(outcome)
                 if isinstance(outcome.error, SubmissionUncertainError):
-                    raise outcome.error  # its film may be running: the slot has to know
+                    raise outcome.error  # its film may be running: the slot stays taken
 
     def _checked(self, outcome: Outcome) -> Outcome:
         """End the pulling for an error that affects all films; unsent films get that error too."""
@@ -254,7 +254,7 @@ class ManyFilms:
         self._outcomes.put_nowait(None)
 
     async def _abandon(self, driver: asyncio.Task[None], waiting: dict[int, Outcome]) -> None:
-        """Stop pulling and polling; what was bought and not yielded is left behind by name."""
+        """Stop pulling and polling; what was bought and not yielded is left to the maker."""
         self._abandoned = True
         for task in self._tasks:
             task.cancel()
@@ -276,7 +276,7 @@ class ManyFilms:
 
 
 class MaintenanceGate:
-    """Lets submissions through one pause of the service after the other, shared by all of them."""
+    """Submits again after each maintenance pause; all films share the pauses."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

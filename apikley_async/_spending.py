@@ -1,7 +1,7 @@
 """The bounds of one client: what its films may cost, reserved before each POST.
 
 The sums are those of `_budget`; here is who waits for them, and which film they belong to. A
-client without bounds keeps no books.
+client without bounds counts nothing.
 """
 
 from __future__ import annotations
@@ -163,10 +163,10 @@ class Spending:
         if expense is None or task_id in self._tasks:
             return
         counted = self._budget.count(expense.price, expense.kind)
-        twin = Expense(counted, expense.work, followed=False, price=expense.price, kept=True)
+        second = Expense(counted, expense.work, followed=False, price=expense.price, kept=True)
         self._budget.follow(counted)
-        self._open[twin] = None
-        self._tasks[task_id] = twin
+        self._open[second] = None
+        self._tasks[task_id] = second
 
     def ended(self, snapshot: Snapshot) -> None:
         """A film has ended: its cost replaces its reservation, if known.

@@ -306,7 +306,7 @@ class Submitter:
         raise ended
 
     async def _attempt(self, pending: _Pending) -> str:
-        """Write down the intent, send, write down the outcome: never cut in two by a caller."""
+        """Record the intent, send, record the outcome; a cancelled caller does not interrupt it."""
         if pending.stopped:
             raise asyncio.CancelledError
         token = f"{self._rng.getrandbits(4 * TOKEN):0{TOKEN}x}"

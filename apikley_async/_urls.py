@@ -1,4 +1,4 @@
-"""The judge of URLs and addresses: what may be requested, and from where.
+"""Checks URLs and addresses: what may be requested, and from where.
 
 A URL is read as aiohttp reads it when it sends the request, and its text is never changed, since
 a signature covers it letter by letter. Nothing here looks up a name or opens a socket, and no

@@ -70,7 +70,7 @@ def _begin(journal: OpenJournal, version: int, *, log_is_lost: bool) -> None:
     journal.db.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     if journal.origin is None:  # a private copy was compared with the witness before
         _compare_with_witness(journal, log_is_lost=log_is_lost)
-    _own(journal, version)
+    _take_over(journal, version)
     journal.db.execute("PRAGMA wal_checkpoint(FULL)")  # puts the mark into the main file
 
 
@@ -113,7 +113,7 @@ def _compare_with_witness(journal: OpenJournal, *, log_is_lost: bool) -> None:
     journal.write_witness()  # before the mark in the journal, which it vouches for
 
 
-def _own(journal: OpenJournal, version: int) -> None:
+def _take_over(journal: OpenJournal, version: int) -> None:
     """Upgrade the tables, take the next epoch, and settle what was left `sending`."""
     db = journal.db
     if version < len(journal.migrations):

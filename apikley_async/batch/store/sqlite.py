@@ -302,7 +302,7 @@ class Journal:
             for delay in RETRY_DELAYS if self._disk_is_full else ():
                 await self._clock.sleep(delay)
                 with contextlib.suppress(JournalError):
-                    return await self._run_after_failure(attempts.settle, key, attempt, transition)
+                    return await self._run_in_thread(attempts.settle, key, attempt, transition)
         except asyncio.CancelledError:
             self._rescue(key, attempt)
             raise
@@ -329,9 +329,9 @@ class Journal:
         """Do *work* in the journal's thread, unless the journal has failed before."""
         if self._failure is not None:
             raise copy.copy(self._failure)
-        return await self._run_after_failure(work, *args, **kwargs)
+        return await self._run_in_thread(work, *args, **kwargs)
 
-    async def _run_after_failure(
+    async def _run_in_thread(
         self, work: Callable[Concatenate[OpenJournal, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         if self._pid != os.getpid():
