@@ -255,7 +255,7 @@ class DayRun(SimulationRun):
         client, callback = self.new_client()
         self.watch_submissions(client)
         batch = Batch.open(self.disk.place / "batch.db", clock=self.clock)
-        async with client, self._leaves_no_tasks("Run."), batch, serving(callback):
+        async with client, self._leaves_no_tasks("BatchRun."), batch, serving(callback):
             await self._add(batch, wait=False)
             async with asyncio.TaskGroup() as work:
                 _ = work.create_task(self._add(batch, wait=True))

@@ -32,6 +32,7 @@ from simulation.promises import (
 
 from apikley_async import Backoff, Client, Environment, Job, RateLimiter, Shot, Storyboard, Timeouts
 from apikley_async.batch import Batch, ItemState
+from apikley_async.batch.run import BatchRun
 from apikley_async.errors import ClientClosedError
 from apikley_async.simulator import Constant, FixedRenderer, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -284,7 +285,7 @@ class SimulationRun:
         apart = self.plan.apart is not None
         async with (
             client,
-            self._leaves_no_tasks("Run."),
+            self._leaves_no_tasks(f"{BatchRun.__name__}."),
             batch,
             serving(None if apart else callback),
         ):
