@@ -164,9 +164,8 @@ class CallbackMatching:
         elif attempt.verdict is Verdict.NOT_CREATED or (
             attempt.verdict is not Verdict.UNCERTAIN and entry.named
         ):
-            self._bind(
-                attempt.token, entry, GIVEN_UP
-            )  # a callback may come, or has come, all the same
+            # A callback may come, or has come, all the same.
+            self._bind(attempt.token, entry, GIVEN_UP)
         elif attempt.verdict is not Verdict.UNCERTAIN:
             del self._entries[attempt.token]  # nothing was created, so no callback will come
 
@@ -180,17 +179,7 @@ class CallbackMatching:
         named: Iterable[str] = (),
         keep: Keep | None = None,
     ) -> bool:
-        """Accept callbacks about an attempt that this client did not submit, or must keep.
-
-        Args:
-            token: of the attempt, or the last part of its callback URL (`Job.token`).
-            task_id: the task it became; "" if it was given up.
-            named: tasks that callbacks have named before.
-            keep: awaited with each new one before the callback is answered, until `release`.
-
-        Returns:
-            Whether any callback has named its task, one from an inbox for example.
-        """
+        """Accept callbacks about an attempt; see `Attempts.expect`."""
         text, token = token, token_in(token)
         entry = self._entries.get(token)
         if entry is None:

@@ -37,7 +37,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self._jobs: WeakValueDictionary[str, Job] = WeakValueDictionary()
-        self._bought: list[Bought] = []
+        self._bought: dict[str, Bought] = {}
         self._unclaimed: dict[Job, None] = {}
         self._uncertain: dict[SubmissionUncertainError, None] = {}
 
@@ -77,9 +77,8 @@ class Jobs:
 
     def report_bought(self, bought: Bought) -> None:
         """Keep a paid task whose caller does not know of it, and warn."""
-        known = {each.task_id for each in self._bought} | {job.task_id for job in self._unclaimed}
-        if bought.task_id not in known:
-            self._bought.append(bought)
+        if bought.task_id not in self._bought and self.get(bought.task_id) not in self._unclaimed:
+            self._bought[bought.task_id] = bought
             self._warn(bought.task_id)
 
     def report_uncertain(self, error: SubmissionUncertainError) -> None:
@@ -90,7 +89,7 @@ class Jobs:
     def take_bought(self) -> Iterator[Bought]:
         """Yield tasks that have no job yet, once each; the caller makes one and `keep`s it."""
         while self._bought:
-            yield self._bought.pop(0)
+            yield self._bought.pop(next(iter(self._bought)))
 
     def keep(self, job: Job) -> None:
         """Hold a job that was reported before."""

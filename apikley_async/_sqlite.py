@@ -22,6 +22,7 @@ __all__ = [
     "Database",
     "connect",
     "make_lasting",
+    "read_ids",
     "refuse_special",
     "schema_fault",
 ]
@@ -98,6 +99,22 @@ def make_lasting(db: sqlite3.Connection) -> None:
     if sys.platform == "darwin":
         db.execute("PRAGMA fullfsync = ON")
         db.execute("PRAGMA checkpoint_fullfsync = ON")
+
+
+def read_ids(db: sqlite3.Connection) -> tuple[int, int] | None:
+    """Read the application id and the version of the schema; None where it is no database.
+
+    Raises:
+        sqlite3.DatabaseError: it is a database, and cannot be read.
+    """
+    try:
+        [application] = db.execute("PRAGMA application_id").fetchone()
+        [version] = db.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        return None
+    return application, version
 
 
 def schema_fault(db: sqlite3.Connection, statements: tuple[str, ...]) -> str | None:

@@ -18,7 +18,14 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from apikley_async._disk import check_own, create_private, link_if_free, sync_folder
-from apikley_async._sqlite import MORE_STEPS, Database, connect, make_lasting, schema_fault
+from apikley_async._sqlite import (
+    MORE_STEPS,
+    Database,
+    connect,
+    make_lasting,
+    read_ids,
+    schema_fault,
+)
 from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook.verify import Notification
 
@@ -240,14 +247,9 @@ class _InboxFile:
 
     def _check_content(self, db: sqlite3.Connection) -> None:
         """Refuse a database that is not an inbox, is from a newer version, or is damaged."""
-        try:
-            [application] = db.execute("PRAGMA application_id").fetchone()
-            [version] = db.execute("PRAGMA user_version").fetchone()
-        except sqlite3.DatabaseError as exc:
-            if exc.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
-                raise
-            message = f"{self.path} is not an inbox of this program; it is left unchanged"
-            raise JournalError(message) from None
+        if (ids := read_ids(db)) is None:
+            raise JournalError(f"{self.path} is not an inbox of this program; it is left unchanged")
+        application, version = ids
         if application != APPLICATION_ID:
             raise JournalError(f"{self.path} is another database, no inbox; it is left unchanged")
         if version > VERSION:

@@ -13,7 +13,7 @@ import sqlite3
 from pathlib import Path
 
 from apikley_async._disk import create_private, link_if_free, sync_folder
-from apikley_async._sqlite import connect, make_lasting, refuse_special, schema_fault
+from apikley_async._sqlite import connect, make_lasting, read_ids, refuse_special, schema_fault
 from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.rows import JournalFacts, read_facts
 from apikley_async.batch.store.schema import APPLICATION, Migrations, migrate
@@ -88,14 +88,9 @@ def check_journal(db: sqlite3.Connection, path: Path, migrations: Migrations) ->
             f"{path} is empty: a journal that was lost, or none. It is left as it is; "
             "bring back a copy, or name another file"
         )
-    try:
-        [application] = db.execute("PRAGMA application_id").fetchone()
-        [version] = db.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError as exc:
-        if exc.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
-            raise
-        message = f"{path} is not a journal of this program; it is left as it is"
-        raise JournalError(message) from None
+    if (ids := read_ids(db)) is None:
+        raise JournalError(f"{path} is not a journal of this program; it is left as it is")
+    application, version = ids
     if application != APPLICATION:
         raise JournalError(f"{path} is a database of another program; it is left as it is")
     if version > newest:
