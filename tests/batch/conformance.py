@@ -364,6 +364,33 @@ class StoreContract:
 
         assert [uncertain for _, uncertain in await store.recent_attempts(60.0)] == [True]
 
+    async def test_what_was_learned_is_there_in_the_next_run(self) -> None:
+        """The latest value of each name, and how old it is; nothing for a name nobody wrote."""
+        async with self.opened() as store:
+            for name, value in (("pace", "18"), ("durations", "[180.5]"), ("pace", "17")):
+                await store.write_learned(name, value)
+        async with self.opened() as store:
+            pace, durations = (
+                await store.read_learned("pace"),
+                await store.read_learned("durations"),
+            )
+
+            assert pace is not None
+            assert durations is not None
+            assert (pace.value, durations.value) == ("17", "[180.5]")
+            assert 0 <= pace.age < 60
+            assert await store.read_learned("nothing") is None
+
+    async def test_what_was_learned_is_no_history(self, store: Store) -> None:
+        """It changes no film, and removing a film's words leaves it."""
+        await store.plan([film("a")])
+        await store.write_learned("pace", "18")
+        await store.purge({"a": (await store.item("a")).payload})
+
+        assert await store.read_learned("pace") is not None
+        assert [event["event"] for event in await store.events()] == ["purge"]
+        assert await store.verify() == []
+
     async def test_it_belongs_to_one_account(self) -> None:
         """Another key or address is refused, since its tasks would not be found. (J13)."""
         async with self.opened() as store:

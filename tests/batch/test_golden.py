@@ -137,6 +137,8 @@ async def test_an_earlier_journal_is_brought_up_to_date(path: Path) -> None:
         assert charged["failed", "token-failed"] == (False, 0.0)
         assert charged["again", "token-again-3"] == (False, 5.0)
         assert charged["sending", "token-sending"] == (True, None)
+        assert await journal.read_learned("pace") is None
+        await journal.write_learned("pace", "18")
     finally:
         await journal.aclose()
     assert path.with_name("b.db.v2").read_bytes().startswith(b"SQLite format 3")

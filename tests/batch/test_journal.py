@@ -678,6 +678,36 @@ async def test_a_missing_witness_is_no_refusal(
             assert await owner.verify() == []
 
 
+async def test_what_was_learned_comes_with_a_copy(path: Path, tmp_path: Path) -> None:
+    """A backup has it, and adopting the copy keeps it: it is a hint about the service only."""
+    copy = tmp_path / "copy.db"
+    async with journal(path) as owner:
+        await owner.write_learned("pace", "18")
+        await owner.backup(copy)
+        await owner.plan([film("a")])
+        await owner.intend("a", "t1", "print", None)
+
+    adopted = await Journal.open(copy, adopt=True)
+    found = await adopted.read_learned("pace")
+    await adopted.aclose()
+
+    assert found is not None
+    assert found.value == "18"
+
+
+async def test_a_reader_learns_nothing(path: Path) -> None:
+    """It reads what was learned, and writes nothing."""
+    async with journal(path) as owner:
+        await owner.write_learned("pace", "18")
+    reader = await Journal.open(path, read_only=True)
+    try:
+        assert await reader.read_learned("pace") is not None
+        with pytest.raises(JournalError, match="for reading only"):
+            await reader.write_learned("pace", "17")
+    finally:
+        await reader.aclose()
+
+
 async def test_an_adopted_copy_takes_nothing_for_unpaid(path: Path, tmp_path: Path) -> None:
     """What was planned may have been sent: each is uncertain. The copy is the newest then."""
     copy = tmp_path / "copy.db"

@@ -22,6 +22,7 @@ __all__ = [
     "AttemptCost",
     "ExpectedCallback",
     "Item",
+    "LearnedValue",
     "ManifestEntry",
     "PlanResult",
     "SavedFile",
@@ -209,6 +210,21 @@ class ExpectedCallback:
     age: float
 
 
+@attrs.frozen
+class LearnedValue:
+    """What an earlier run has learned of the service; a hint, never a fact.
+
+    A store may come from elsewhere, so whoever reads a value validates it.
+
+    Attributes:
+        value: as it was written.
+        age: seconds since then, by the store's clock.
+    """
+
+    value: str
+    age: float
+
+
 class Store(Protocol):
     """Where a batch is stored. What a method has changed is durable when it returns.
 
@@ -342,6 +358,17 @@ class Store(Protocol):
 
     async def recent_attempts(self, within: float) -> Sequence[tuple[float, bool]]:
         """The attempts that ended within so many seconds: their age, and whether uncertain."""
+        ...
+
+    async def write_learned(self, name: str, value: str) -> None:
+        """Store what was learned of the service, in the place of what *name* was before.
+
+        It holds no words of a film and no key: `purge` leaves it as it is.
+        """
+        ...
+
+    async def read_learned(self, name: str) -> LearnedValue | None:
+        """What was learned last under that name, by any run; None for nothing."""
         ...
 
     async def bind(self, base_url: str, account: str) -> None:

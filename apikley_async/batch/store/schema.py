@@ -106,6 +106,14 @@ MIGRATIONS: Migrations = (
         # The balance of the account before and after runs: evidence for uncertain films.
         "CREATE TABLE balance (at REAL PRIMARY KEY, credits REAL NOT NULL) STRICT",
     ),
+    (
+        # What runs have learned of the service, such as its rate limit: hints for the next run.
+        """CREATE TABLE learned (
+            name TEXT PRIMARY KEY,
+            value TEXT NOT NULL,
+            at REAL NOT NULL
+        ) STRICT""",
+    ),
 )
 VERSION = len(MIGRATIONS)
 

@@ -33,6 +33,7 @@ from apikley_async.batch.store.protocol import (
     AttemptCost,
     ExpectedCallback,
     Item,
+    LearnedValue,
     ManifestEntry,
     PlanResult,
     Transition,
@@ -273,6 +274,13 @@ class Journal:
     def _age(self, row: sqlite3.Row) -> float:
         return max(0.0, self._clock.wall() - float(row["at"]))
 
+    async def write_learned(self, name: str, value: str) -> None:
+        await self._run(_write_learned, name, value)
+
+    async def read_learned(self, name: str) -> LearnedValue | None:
+        rows = await self._read("SELECT value, at FROM learned WHERE name = ?", name)
+        return LearnedValue(rows[0]["value"], self._age(rows[0])) if rows else None
+
     async def salt(self) -> bytes:
         return bytes.fromhex(self._journal.journal_id)
 
@@ -393,4 +401,11 @@ def _record_balance(journal: OpenJournal, balance: float) -> None:
     with journal.transaction():
         journal.db.execute(
             "INSERT OR REPLACE INTO balance VALUES (?, ?)", (journal.now[0], balance)
+        )
+
+
+def _write_learned(journal: OpenJournal, name: str, value: str) -> None:
+    with journal.transaction():
+        journal.db.execute(
+            "INSERT OR REPLACE INTO learned VALUES (?, ?, ?)", (name, value, journal.now[0])
         )
