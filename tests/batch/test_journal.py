@@ -524,6 +524,23 @@ async def test_an_older_journal_is_brought_up_to_date_step_by_step(path: Path) -
         await Journal.open(path)
 
 
+async def test_a_journal_of_the_schema_before_learns(path: Path) -> None:
+    """Its films stay as they are; from here on there is a place for what runs learn. (J10)."""
+    before = await Journal.open(path, migrations=MIGRATIONS[:4])
+    await before.plan([film("a")])
+    await before.aclose()
+    assert choose_version(path) == 4
+
+    async with journal(path) as owner:
+        assert [item.key for item in await owner.items()] == ["a"]
+        assert await owner.read_learned("pace") is None
+        await owner.write_learned("pace", "18")
+        assert await owner.verify() == []
+
+    assert choose_version(path) == VERSION
+    assert choose_version(path.with_name("batch.db.v4")) == 4
+
+
 async def test_an_upgrade_that_breaks_off_changes_nothing(path: Path) -> None:
     """All steps are one transaction: what fails leaves the journal as it was. (J10)."""
     async with journal(path) as owner:
