@@ -327,10 +327,13 @@ class Submitter:
         if not isinstance(outcome, asyncio.CancelledError):
             pending.outcome, pending.reported = outcome, False
         attempt = self._describe(token, began, outcome, reply)
-        await submission.recorder.settle(attempt)
+        try:
+            await submission.recorder.settle(attempt)
+        finally:
+            # Also when it could not be recorded: its callback still finds the task.
+            self._matching.settle(attempt)
         pending.writing = False
         pending.reported = any(group.recorded for group in pending.groups)
-        self._matching.settle(attempt)
         if isinstance(outcome, str):
             logger.info("submitted: %s", outcome)
             return outcome

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import errno
 import logging
 import random
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import pytest
 from manual_callbacks import ManualCallbacks
 
 from apikley_async import (
+    Attempt,
     Backoff,
     Client,
     Environment,
@@ -28,6 +30,7 @@ from apikley_async import (
     SubmissionUncertainError,
 )
 from apikley_async._early_callbacks import MOST_EARLY, MOST_NAMES
+from apikley_async._recorder import NoRecorder
 from apikley_async.errors import ClientClosedError, InsufficientCreditsError, JobTimeoutError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -704,6 +707,30 @@ async def test_a_job_that_is_awaited_or_taken_up_is_not_unclaimed() -> None:
         assert [job.task_id for job in client.unclaimed] == bought[2:]
         assert [(await job).task_id for job in client.unclaimed] == bought[2:]
         assert client.unclaimed == []
+
+
+async def test_what_could_not_be_recorded_is_still_called_by_its_callback() -> None:
+    """A recorder that fails loses no film: its job has the token, and a callback ends its pause."""
+
+    class Full(NoRecorder):
+        async def settle(self, attempt: Attempt) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    callbacks = ManualCallbacks()
+    async with world(50) as simulator, customer(simulator, callbacks) as client:
+        with pytest.raises(OSError, match="No space left"):
+            await client.submit(KITTEN, recorder=Full())
+        (job,) = client.unclaimed
+        assert job.token == callbacks.tokens[0]
+
+        waiting = asyncio.ensure_future(job)
+        await asyncio.sleep(50.5)
+        assert simulator.ledger.polls[job.task_id] == 0
+        assert await callbacks.deliver(job.token, job.task_id)
+        await waiting
+
+        assert now() < 52
+        assert simulator.ledger.polls[job.task_id] == 1
 
 
 async def test_an_outcome_has_the_metadata_of_its_work() -> None:
