@@ -331,6 +331,13 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Cost, memory, start-up, pacing and more beside others; `-- cost startup` for some parts."""
+    install(session, "-e", ".[all]", *group("bench"))
+    session.run("python", "tests/bench/run.py", *session.posargs)
+
+
+@nox.session(default=False)
 def alike(session: nox.Session) -> None:
     """The same histories on all Pythons that `tests-all` has made environments for."""
     install(session, "-e", ".[all]", *group("tests"))

@@ -1,0 +1,98 @@
+"""Part 1: what a job costs beside hand-written aiohttp and beside the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from bench.films import new_key
+from bench.processes import service, workers
+from bench.tables import Figure, ratios
+
+__all__ = ["OURS", "PEERS", "RAW", "jobs", "memory", "polls"]
+
+RAW = {"raw": "bench.raw:films"}
+OURS = {"submit": "bench.ours:submitted", "generate_many": "bench.ours:many"}
+PEERS = {
+    "replicate": ("replicate", "bench.peers:replicate"),
+    "openai": ("openai", "bench.peers:openai"),
+    "fal-client": ("fal_client", "bench.peers:fal"),
+    "runwayml": ("runwayml", "bench.peers:runway"),
+}
+GATES = {  # beside raw, and beside the best peer
+    (100, "submit"): (1.7, 0.22),
+    (100, "generate_many"): (2.2, 0.22),
+    (10, "submit"): (1.5, 0.32),
+    (10, "generate_many"): (1.7, 0.32),
+}
+
+
+def installed_peers() -> dict[str, str]:
+    return {name: place for name, (module, place) in PEERS.items() if find_spec(module)}
+
+
+def jobs(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
+    """CPU per job at 10 and at 100 in flight."""
+    peers = installed_peers()
+    with service() as url, workers({**RAW, **OURS, **peers}) as contenders:
+        order = {"url": url, "key": new_key()}
+        for flight in (100, 10):
+            cpu: dict[str, list[float]] = {name: [] for name in contenders}
+            for _ in range(rounds):
+                for name, contender in contenders.items():
+                    count = max(flight, round((200 if name in peers else 600) * scale))
+                    cost = contender.measure(**order, jobs=count, flight=flight)
+                    cpu[name].append(cost["cpu"])
+            yield f"CPU per job, {flight} in flight", figures_of(cpu, flight, [*peers])
+
+
+def figures_of(cpu: dict[str, list[float]], flight: int, peers: list[str]) -> list[Figure]:
+    """Each contender's cost, beside raw, and ours beside the best peer."""
+    figures = [Figure("raw aiohttp", [1000 * value for value in cpu["raw"]], "ms")]
+    for name in (*OURS, *peers):
+        gate = GATES.get((flight, name), (None, None))[0]
+        figures.append(Figure(f"{name} / raw", ratios(cpu[name], cpu["raw"]), gate=gate))
+    if peers:
+        best = min(peers, key=lambda name: Figure(name, cpu[name]).median)
+        for name in OURS:
+            gate = GATES[flight, name][1]
+            figures.append(Figure(f"{name} / {best}", ratios(cpu[name], cpu[best]), gate=gate))
+    return figures
+
+
+def polls(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
+    """CPU per poll with 10,000 jobs in flight."""
+    count, window = round(10_000 * scale), max(1.0, 8 * scale)
+    cost: dict[str, list[float]] = {name: [] for name in (*RAW, *OURS)}
+    with service() as url, workers({**RAW, **OURS}) as contenders:
+        order = {"url": url, "key": new_key(), "jobs": count, "flight": count}
+        for _ in range(rounds):
+            for name, contender in contenders.items():
+                measured = contender.measure(**order, interval=window, window=window)
+                cost[name].append(measured["poll"])
+    figures = [Figure("raw aiohttp", [1e6 * value for value in cost["raw"]], "us")]
+    figures += [Figure(f"{name} / raw", ratios(cost[name], cost["raw"]), gate=1.4) for name in OURS]
+    yield f"CPU per poll, {count:,} in flight", figures
+
+
+def memory(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
+    """Memory per job with 10,000 in flight: Python's allocations, and what is resident."""
+    count, interval = round(10_000 * scale), max(1.0, 8 * scale)
+    for traced, what in ((True, "allocated"), (False, "resident")):
+        kept: dict[str, list[float]] = {name: [] for name in (*RAW, *OURS)}
+        with service() as url:
+            order = {"url": url, "key": new_key(), "jobs": count, "flight": count}
+            for _ in range(rounds):
+                for name, place in {**RAW, **OURS}.items():
+                    with workers({name: place}) as fresh:  # what was freed is not given back
+                        measured = fresh[name].measure(
+                            **order, interval=interval, window=0, traced=traced
+                        )
+                    kept[name].append(measured["memory"] / 1024)
+        yield (
+            f"Memory per job {what}, {count:,} in flight",
+            [
+                Figure(name, kept[name], "KiB", gate=5.0 if traced and name in OURS else None)
+                for name in kept
+            ],
+        )

@@ -1,0 +1,54 @@
+"""Part 2: how long it takes to start, beside `import aiohttp`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from bench.processes import child_environment
+from bench.tables import Figure, ratios
+
+__all__ = ["starts"]
+
+AIOHTTP = "import aiohttp"
+PEERS = ("fal_client", "replicate", "runwayml", "openai")
+COMMAND = ("-c", "from apikley_async.cli import main; main()", "--help")  # as `apikley` does
+
+
+def run(*words: str) -> tuple[float, float]:
+    """Wall and CPU seconds of one start of Python."""
+    before, wall = os.times(), time.perf_counter()
+    subprocess.run(
+        [sys.executable, *words], env=child_environment(), stdout=subprocess.DEVNULL, check=True
+    )
+    after = os.times()
+    cpu = after.children_user + after.children_system
+    return time.perf_counter() - wall, cpu - before.children_user - before.children_system
+
+
+def starts(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
+    """`apikley --help` and `import apikley_async` beside `import aiohttp`, interleaved."""
+    imports = ["apikley_async", *(name for name in PEERS if find_spec(name))]
+    starts = {name: ("-c", f"import {name}") for name in ("aiohttp", *imports)}
+    starts["--help"] = COMMAND
+    wall: dict[str, list[float]] = {name: [] for name in starts}
+    cpu: dict[str, list[float]] = {name: [] for name in starts}
+    for turn in range(rounds + 1):
+        for name, words in starts.items():
+            took = run(*words)
+            if turn:  # the first start of each writes bytecode and fills the disk's cache
+                wall[name].append(took[0])
+                cpu[name].append(took[1])
+    base = f"`{AIOHTTP}`"
+    figures = [Figure(f"{base}, wall", [1000 * took for took in wall["aiohttp"]], "ms")]
+    help_ratio = ratios(wall["--help"], wall["aiohttp"])
+    figures.append(Figure(f"`apikley --help` / {base}, wall", help_ratio, gate=0.4))
+    for name in imports:
+        gate = 1.25 if name == "apikley_async" else None
+        of_both = ratios(cpu[name], cpu["aiohttp"])
+        figures.append(Figure(f"`import {name}` / {base}, CPU", of_both, gate=gate))
+    yield "Start-up", figures

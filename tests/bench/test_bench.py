@@ -1,0 +1,33 @@
+"""The benchmarks still run: the smallest of them, with a few jobs, so that they do not rot."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from bench import ours, raw
+from bench.films import Order, new_key
+from bench.processes import service
+from bench.tables import Figure, ratios, table
+from bench.worker import Contender, in_flight, whole
+
+
+@pytest.mark.parametrize("contend", [raw.films, ours.submitted, ours.many])
+def test_each_contender_makes_the_films_it_is_asked_for(contend: Contender) -> None:
+    with service() as url:
+        order = Order(url, new_key(), jobs=12, flight=12)
+        cost = asyncio.run(whole(contend, order))
+        measured = asyncio.run(in_flight(contend, order, window=0.5, traced=False))
+
+    assert cost["cpu"] > 0
+    assert cost["films"] == 12
+    assert measured["polls"] > 0
+
+
+def test_ratios_are_made_within_a_round() -> None:
+    """A slow round strikes both, and leaves the ratio alone."""
+    figure = Figure("ours / raw", ratios([2.0, 20.0, 4.0], [1.0, 10.0, 1.0]), gate=2.5)
+
+    assert figure.median == 2.0
+    assert figure.spread == (2.0, 4.0)
+    assert "| ours / raw | 2 | 2 to 4 | 2.5 |" in table("Cost", [figure])
