@@ -204,9 +204,10 @@ class Budget:
 
     def reprice(self, key: PriceKey, price: float) -> None:
         """Set at least *price* aside for each film of *key* in flight whose cost is unknown."""
+        amount = exact_decimal(price)
         for film in self._open:
-            if film.sent and film.price_key == key and film.amount < exact_decimal(price):
-                self._set(film, exact_decimal(price))
+            if film.sent and film.price_key == key and film.amount < amount:
+                self._set(film, amount)
 
     def _set(self, reservation: Reservation, amount: Decimal) -> None:
         change = amount - reservation.amount

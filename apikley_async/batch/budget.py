@@ -175,8 +175,7 @@ class RunBudget:
         if reserved is None:
             return
         self._budget.settle(reserved, item.credits if known else None)
-        if known and item.credits:
-            work = work_of(item)
-            self.prices.learn(work.price_key, item.credits)
-            self._budget.reprice(work.price_key, self.prices.of(work) or 0.0)
+        if known and item.credits and (kind := reserved.price_key) is not None:
+            self.prices.learn(kind, item.credits)
+            self._budget.reprice(kind, item.credits)
         self._changed.set()

@@ -73,6 +73,9 @@ class JournalRecorder:
         callbacks: expect callbacks about them.
         film_budget: what is set aside for them.
         on_settled: gets the item when an attempt has ended.
+
+    Attributes:
+        item: as the end of its last attempt was stored; None before.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class JournalRecorder:
         self._callbacks = callbacks
         self._film_budget = film_budget
         self._on_settled = on_settled
+        self.item: Item | None = None
 
     async def intend(self, token: str, request: Request) -> None:
         # In this order: without a reservation nothing is stored, and without the stored intent
@@ -103,7 +107,8 @@ class JournalRecorder:
             self._film_budget.keep()
         elif outcome.verdict not in (Verdict.ACCEPTED, Verdict.UNCERTAIN):
             self._film_budget.wait()
-        self._on_settled(await self._store.settle(self._key, outcome, transition_of(outcome)))
+        self.item = await self._store.settle(self._key, outcome, transition_of(outcome))
+        self._on_settled(self.item)
 
 
 def transition_of(attempt: Attempt) -> Transition:

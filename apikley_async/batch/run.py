@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from apikley_async import Client, Clock, Job, RateLimiter
+from apikley_async import Client, Clock, Job, RateLimiter, Work
 from apikley_async._budget import FilmBudget
 from apikley_async._retry import Maintenance
 from apikley_async.batch.budget import RunBudget
@@ -303,7 +303,7 @@ class BatchRun:
     async def _submit(self, item: Item) -> tuple[Item, Job | None]:
         """Submit if that is allowed, and give the job; an item that stays planned has none."""
         work, refused = work_of(item), None
-        while await self._may_submit(item) and (film_budget := await self._reserve(item)):
+        while await self._may_submit(item) and (film_budget := await self._reserve(work)):
             recorder = JournalRecorder(
                 self._store, item.key, self._callbacks, film_budget, self._publish
             )
@@ -332,7 +332,7 @@ class BatchRun:
             else:
                 self._budget.keep(item.key, film_budget)
                 self._maintenance.ended()
-                return await self._submitted(item, job)
+                return self._submitted(recorder.item or item, job)
         if refused is not None and self.stopped is not None:
             item = await self._refused(item, refused)
         return item, None
@@ -348,16 +348,16 @@ class BatchRun:
             self._publish(attrs.evolve(item, cause=obstacle), is_last=True)
         return obstacle is None
 
-    async def _reserve(self, item: Item) -> FilmBudget | None:
+    async def _reserve(self, work: Work) -> FilmBudget | None:
         """Set the film's price aside; None when nothing more is submitted."""
         try:
-            return await self._budget.reserve(work_of(item))
+            return await self._budget.reserve(work)
         except BudgetExceededError as error:
             self.stop(error.message)
             return None
 
-    async def _submitted(self, item: Item, job: Job) -> tuple[Item, Job | None]:
-        item = await self._store.item(item.key)
+    def _submitted(self, item: Item, job: Job) -> tuple[Item, Job | None]:
+        """Go on with an item as its attempt's answer has left it."""
         if item.state is ItemState.UNCERTAIN:  # the answer named another film's task
             self._budget.settle(item, ended=True)
             self._publish(item, is_last=True)

@@ -18,10 +18,10 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "write the intent down behind the request": (
         ("batch.recorder", ("await self._store.intend(self._key, token, request.fingerprint,"
          " price)"), "self._late = (token, request, price)"),
-        ("batch.recorder", "        self._on_settled(await self._store.settle(",
+        ("batch.recorder", "        self.item = await self._store.settle(",
          ("        token, request, price = self._late\n"
           "        await self._store.intend(self._key, token, request.fingerprint, price)\n"
-          "        self._on_settled(await self._store.settle(")),
+          "        self.item = await self._store.settle(")),
     ),
     "try again whatever the error": (
         ("_submission", "except (RateLimitError, ServerError, UnreachableError) as error:",
@@ -66,11 +66,11 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "return Transition(ItemEvent.UNSENT)"),
     ),
     "tell of the id before it is written down": (
-        ("batch.recorder", "        self._on_settled(await self._store.settle(",
+        ("batch.recorder", "        self.item = await self._store.settle(",
          ("        import asyncio\n"
           "        self._late = asyncio.ensure_future(self._settle_late(outcome))\n\n"
           "    async def _settle_late(self, outcome: Attempt) -> None:\n"
-          "        self._on_settled(await self._store.settle(")),
+          "        self.item = await self._store.settle(")),
     ),
     "NORMAL instead of FULL": (
         ("_sqlite", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
