@@ -3,6 +3,7 @@
 from apikley_async._budget import Price
 from apikley_async._client import Client
 from apikley_async._clock import Clock, SystemClock
+from apikley_async._download.partfile import SavedFile
 from apikley_async._environment import Environment
 from apikley_async._generate import Completed, Failed, Outcome
 from apikley_async._images import PinnedImage
@@ -100,6 +101,7 @@ __all__ = [
     "Request",
     "Result",
     "ResultExpiredError",
+    "SavedFile",
     "ServerError",
     "Shot",
     "Snapshot",

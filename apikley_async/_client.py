@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from apikley_async._attempts import Attempts
 from apikley_async._budget import Price
+from apikley_async._download.partfile import SavedFile
 from apikley_async._environment import Environment
 from apikley_async._generate import ClientFilms, ManyFilms, Outcome, Works
 from apikley_async._http import USER_AGENT, Network, network_fault, proxy_variables
@@ -340,6 +341,27 @@ class Client:
             DownloadError: it could not be saved. `ResultExpiredError` when it is gone: the service
                 knows neither the task nor the link, and still does not ten minutes later; or
                 every way is refused and the day that links live is over.
+        """
+        saved = await self.save_files(result, target, overwrite=overwrite)
+        return [file.path for file in saved]
+
+    async def save_files(
+        self,
+        result: Result,
+        target: str | os.PathLike[str],
+        *,
+        overwrite: bool | Callable[[Path], bool] = False,
+    ) -> list[SavedFile]:
+        """Save every file of a result, as `save` does, and give its size and SHA-256 as well.
+
+        They are those of the bytes that came, which were hashed on their way to the disk; an equal
+        file that was there already is read.
+
+        Args:
+            result, target, overwrite: as for `save`.
+
+        Raises:
+            DownloadError: as `save`.
         """
         session = self._session
         async with session.tasks.inside():

@@ -20,7 +20,7 @@ import re
 import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import attrs
 
@@ -49,13 +49,16 @@ from apikley_async._download.names import with_matching_suffix
 from apikley_async._download.ranges import HeldBytes, TransferInterruptedError, strong_etag
 from apikley_async.errors import Blame, DownloadError
 
-__all__ = ["PartFile"]
+__all__ = ["PartFile", "SavedFile"]
 
 COMPARED_BYTES = 256 * 1024  # at once
 CHECKPOINT_EVERY = 8 * 1024**2  # at most so many bytes are fetched again after a crash
 MAX_CHECKPOINT_BYTES = 4096
 WEEK = 7 * 24 * 3600.0
 PART_NAME = re.compile(r"\..+\.apikley\.part(\.json)?")
+
+Check: TypeAlias = Callable[[Completeness], None]
+"""Raises unless a film whose content says so about its end is whole."""
 
 Owner = TypeVar("Owner", bound="PartFile")
 Returned = TypeVar("Returned")
@@ -93,6 +96,15 @@ def in_thread(
         return future.result()
 
     return awaitable
+
+
+@attrs.frozen
+class SavedFile:
+    """A file that was saved: its path, and the size in bytes and SHA-256 that it must have."""
+
+    path: Path
+    size: int
+    sha256: str
 
 
 @attrs.define
@@ -220,15 +232,31 @@ class PartFile:
         self._digest = hashlib.sha256()
 
     @in_thread
-    def expect(self, total: int | None, etag: str | None) -> None:
-        """Set what is coming, and refuse it before its first byte where the disk has no room."""
+    def begin(
+        self, total: int | None, etag: str | None, first: bytes = b"", *, anew: bool = False
+    ) -> None:
+        """Begin with the bytes of one response; a short film is written in this one piece.
+
+        Args:
+            total: bytes of the whole film, where they are known. They are refused before the
+                first one is written where the disk has no room.
+            etag: strong ETag of the version that comes.
+            first: the first bytes of the response.
+            anew: whether they are the first ones of the film; what is there is discarded.
+        """
+        if anew:
+            self._restart()
         self.total, self.etag = total, etag
         disk = shutil.disk_usage(self._folder)
         if disk.total and disk.free < (total or 0) - self.size:
             raise OSError(errno.ENOSPC, f"{total} bytes are too many for this disk")
+        self._write(first)
 
     @in_thread
     def write(self, chunk: bytes) -> None:
+        self._write(chunk)
+
+    def _write(self, chunk: bytes) -> None:
         rest = memoryview(chunk)
         while rest:
             rest = rest[os.write(self._file, rest) :]
@@ -253,8 +281,7 @@ class PartFile:
     def _is_resumable(self) -> bool:
         return self._has_usual_name and self.size > 0 and self.etag is not None
 
-    @in_thread
-    def completeness(self) -> Completeness:
+    def _completeness(self) -> Completeness:
         """What the content says about its end; `TRUNCATED` for what is no film either."""
         if not is_mp4(self.head):
             unknown = suffix_of(self.head) is None
@@ -266,41 +293,60 @@ class PartFile:
     # --- the end ---------------------------------------------------------------------------------
 
     @in_thread
-    def publish(self, *, overwrite: bool | Callable[[Path], bool] = False) -> Path:
-        """Give the film its final name: sync the file, rename it, sync the folder.
+    def publish(
+        self,
+        *,
+        check: Check = lambda found: None,
+        overwrite: bool | Callable[[Path], bool] = False,
+    ) -> SavedFile:
+        """Give the film its final name, and close: sync the file, rename it, sync the folder.
 
         Args:
+            check: is given what the content says about its end, in a thread; nothing is published
+                when it raises.
             overwrite: whether to replace another file of that name; or a function that is given
                 the final path, whose suffix fits the content, at the last moment.
+
+        Returns:
+            The file that has the name now; it was hashed while it was written.
 
         Raises:
             DownloadError: another file has the name; one of the same content is left as it is.
         """
+        check(self._completeness())
         if not is_same_file(self._file, self._path):  # only what was written here is published
             raise OSError(errno.ESTALE, "somebody has exchanged or removed the part")
         final = with_matching_suffix(self.target, self.head)
         check_target(final)
         sync_file(self._file)
+        saved: SavedFile | None = SavedFile(final, self.size, self.sha256)
         with synced_folder(final.parent):
             self._close_before_rename()
             if overwrite(final) if callable(overwrite) else overwrite:
                 self._path.replace(final)
-            elif not link_if_free(self._path, final) and not self._equals(final):
+            elif not link_if_free(self._path, final):
+                saved = self._equal_file(final)
+            if saved is None:
                 raise target_error(
                     f"{final} exists and is another file; move it, or say overwrite=True"
                 )
             self._remove()
-        return final
+        self._close()
+        self._path = Path()
+        return saved
 
-    def _equals(self, final: Path) -> bool:
-        """Whether the same film is there already, bytes behind its end not counted."""
+    def _equal_file(self, final: Path) -> SavedFile | None:
+        """The file of that name, if it is the same film, bytes behind its end not counted."""
         if not final.is_file():
-            return False
+            return None
         size = final.stat().st_size
         with final.open("rb") as file:
-            if size == self.size:
-                return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
-            return self._equals_up_to_trailing_bytes(file, size)
+            if size != self.size and not self._equals_up_to_trailing_bytes(file, size):
+                return None
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        same = size != self.size or sha256 == self.sha256
+        return SavedFile(final, size, sha256) if same else None
 
     def _equals_up_to_trailing_bytes(self, other: BinaryIO, size: int) -> bool:
         """Whether the longer file is the shorter, a whole film, and bytes that are no box."""
@@ -324,11 +370,13 @@ class PartFile:
                 left -= len(pieces[0])
         return True
 
-    @in_thread
-    def close(self, *, keep: bool = False) -> None:
+    async def close(self, *, keep: bool = False) -> None:
         """Close the file, and remove it unless *keep* says so and it can be resumed."""
-        if not self._path.name:
-            return
+        if self._path.name:
+            await self._give_up(keep=keep)
+
+    @in_thread
+    def _give_up(self, *, keep: bool) -> None:
         try:
             if keep and self._is_resumable:
                 self._write_checkpoint()

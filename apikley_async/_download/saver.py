@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import itertools
 import logging
@@ -23,7 +24,7 @@ from apikley_async._download.fetch import FileFetcher
 from apikley_async._download.links import AllLinksRefusedError, Reissue, RenewableLink
 from apikley_async._download.media import HEAD_BYTES, Completeness, suffix_of
 from apikley_async._download.names import safe_name, target_paths
-from apikley_async._download.partfile import PartFile
+from apikley_async._download.partfile import Check, PartFile, SavedFile
 from apikley_async._download.ranges import (
     MAX_FILE_BYTES,
     BodyRange,
@@ -84,15 +85,15 @@ class Saver:
 
     async def save(
         self, result: Result, target: str | os.PathLike[str], *, overwrite: Overwrite = False
-    ) -> list[Path]:
-        """Save every file of *result*; see `Client.save`."""
+    ) -> list[SavedFile]:
+        """Save every file of *result*; see `Client.save_files`."""
         if not result.urls:
             raise DownloadError("The result has no file to save", task_id=result.task_id)
-        paths: list[Path] = []
+        saved: list[SavedFile] = []
         first_error: DownloadError | None = None
         for index, path in enumerate(target_paths(result, target)):
             try:
-                paths.append(await self._save_file(result, index, path, overwrite))
+                saved.append(await self._save_file(result, index, path, overwrite))
             except DownloadError as error:  # the other files are wanted all the same
                 first_error = first_error or error
         if first_error is None and result.unusable:
@@ -103,14 +104,14 @@ class Saver:
         if first_error is not None:
             first_error.task_id = result.task_id
             raise first_error
-        return paths
+        return saved
 
     async def aclose(self) -> None:
         await self._fetcher.aclose()
 
     async def _save_file(
         self, result: Result, index: int, target: Path, overwrite: Overwrite
-    ) -> Path:
+    ) -> SavedFile:
         part = PartFile(target, f"{safe_name(result.task_id)}-{index + 1}", self._rng)
         link = RenewableLink(self._reissue, result, index, self._clock)
         keep = False
@@ -131,7 +132,7 @@ class Saver:
 
     async def _fetch_and_publish(
         self, part: PartFile, link: RenewableLink, overwrite: Overwrite
-    ) -> Path:
+    ) -> SavedFile:
         """Fetch the whole file and publish it; resume after interruptions while that may help.
 
         A slot is held while bytes are fetched, not during pauses, and waiting for one does not
@@ -150,8 +151,8 @@ class Saver:
                     if not part.is_open:
                         await self._open(part)
                         largest = part.size
-                    await self._fetch(part, link, seen)
-                    return await part.publish(overwrite=overwrite)
+                    check = await self._fetch(part, link, seen)
+                    return await part.publish(check=check, overwrite=overwrite)
                 except TransferInterruptedError as error:
                     interruption = error
             if isinstance(interruption, HostUnreachableError):
@@ -208,8 +209,8 @@ class Saver:
             self._cleaned.add(part.target.parent)
             await part.remove_leftovers()
 
-    async def _fetch(self, part: PartFile, link: RenewableLink, seen: set[str]) -> None:
-        """Fetch the missing bytes, from other links if need be, and check that the film is whole.
+    async def _fetch(self, part: PartFile, link: RenewableLink, seen: set[str]) -> Check:
+        """Fetch the missing bytes, from other links if need be; gives the check of the film.
 
         *seen* holds the digests of contents whose end nothing marked: one that has come twice is
         believed.
@@ -226,38 +227,25 @@ class Saver:
             except LinkRefusedError as error:
                 reason = str(error)
             await link.renew(reason, part.size)
-        found = await part.completeness()
-        if found is Completeness.TRUNCATED:
-            raise FileChangedError("the film was not whole")
-        ends = framed
-        if found is Completeness.TRAILING_BYTES:
-            ends = part.total is not None
-        if found is not Completeness.COMPLETE and not ends and part.sha256 not in seen:
-            seen.add(part.sha256)
-            raise FileChangedError("the film came without its length")
-        if found is Completeness.TRAILING_BYTES:
-            logger.warning("%s: odd bytes behind the film are kept as they came", part.target.name)
+        return functools.partial(check_whole, part, framed, seen)
 
     async def _receive(self, part: PartFile, body: BodyRange, chunks: AsyncIterator[bytes]) -> None:
         """Write the bytes of one response; the first ones decide whether they are a film."""
-        first = b""
-        if body.start == 0:
+        first, anew = b"", body.start == 0
+        if anew:
             first = await first_bytes(chunks)
             if not first:
                 raise TransferInterruptedError("nothing came")
             if suffix_of(first[:HEAD_BYTES]) is None:
                 raise LinkRefusedError("something that is no film")
-            await part.restart()
-        await part.expect(body.total, body.etag)
+        await part.begin(body.total, body.etag, first, anew=anew)
         if body.start == body.end:
             return
+        check_size(part.size, body)
         size, since = part.size, self._clock.now()
-        async for chunk in prepend(first, chunks):
+        async for chunk in chunks:
             await part.write(chunk)
-            if body.end is not None and part.size > body.end:
-                raise FileChangedError("more came than was announced")
-            if part.size > MAX_FILE_BYTES:
-                raise DownloadError(f"The film has more than {MAX_FILE_BYTES} bytes")
+            check_size(part.size, body)
             if (elapsed := self._clock.now() - since) >= SPEED_WINDOW:
                 if part.size - size < MIN_BYTES_PER_SECOND * elapsed:
                     raise TransferInterruptedError("slower than 1 KiB a second")
@@ -274,11 +262,33 @@ async def first_bytes(chunks: AsyncIterator[bytes]) -> bytes:
     return found
 
 
-async def prepend(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if first:
-        yield first
-    async for chunk in chunks:
-        yield chunk
+def check_size(size: int, body: BodyRange) -> None:
+    """Refuse more bytes than the response announced, or than any film has."""
+    if body.end is not None and size > body.end:
+        raise FileChangedError("more came than was announced")
+    if size > MAX_FILE_BYTES:
+        raise DownloadError(f"The film has more than {MAX_FILE_BYTES} bytes")
+
+
+def check_whole(part: PartFile, framed: bool, seen: set[str], found: Completeness) -> None:
+    """Refuse a film that is not whole, as far as can be known.
+
+    Args:
+        part: the film.
+        framed: whether the response that brought its end said where that is.
+        seen: the digests of contents whose end nothing marked.
+        found: what its content says about its end.
+    """
+    if found is Completeness.TRUNCATED:
+        raise FileChangedError("the film was not whole")
+    ends = framed
+    if found is Completeness.TRAILING_BYTES:
+        ends = part.total is not None
+    if found is not Completeness.COMPLETE and not ends and part.sha256 not in seen:
+        seen.add(part.sha256)
+        raise FileChangedError("the film came without its length")
+    if found is Completeness.TRAILING_BYTES:
+        logger.warning("%s: odd bytes behind the film are kept as they came", part.target.name)
 
 
 class DownloadSlots:

@@ -18,7 +18,6 @@ from apikley_async.batch.store.protocol import (
     LearnedValue,
     ManifestEntry,
     PlanResult,
-    SavedFile,
     Store,
     Transition,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "ManifestEntry",
     "ManifestSummary",
     "PlanResult",
-    "SavedFile",
     "Store",
     "Transition",
     "UncertainItem",

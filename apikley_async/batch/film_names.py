@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from apikley_async import SavedFile
 from apikley_async._disk import max_name_bytes
 from apikley_async._text import fold_name
-from apikley_async.batch.store.protocol import SavedFile, Store, all_items
+from apikley_async.batch.store.protocol import Store, all_items
 
 __all__ = ["FilmNames"]
 

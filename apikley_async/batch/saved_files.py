@@ -8,7 +8,8 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async.batch.store.protocol import Item, SavedFile
+from apikley_async import SavedFile
+from apikley_async.batch.store.protocol import Item
 
 __all__ = ["file_faults", "hash_file", "is_lost", "locate"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,6 @@ from apikley_async.batch.film_names import FilmNames
 from apikley_async.batch.keys import file_name_fault
 from apikley_async.batch.rehearsal import is_rehearsal
 from apikley_async.batch.run_options import BatchRunOptions
-from apikley_async.batch.saved_files import hash_file
 from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store.protocol import Item, Store, Transition
 from apikley_async.errors import ResultExpiredError
@@ -61,11 +59,11 @@ class FilmSaver:
         target = await self._target(item, len(result.urls))
         overwrite = self._options.overwrite or is_rehearsal
         try:
-            paths = await self._client.save(result, target, overwrite=overwrite)
+            files = await self._client.save_files(result, target, overwrite=overwrite)
         except ResultExpiredError as error:
             return Transition(ItemEvent.EXPIRE, cause=error.message)
-        files = await asyncio.to_thread(lambda: tuple(map(hash_file, paths)))
-        return Transition(ItemEvent.SAVE, files=files)
+        absolute = (attrs.evolve(file, path=file.path.absolute()) for file in files)
+        return Transition(ItemEvent.SAVE, files=tuple(absolute))
 
     async def _target(self, item: Item, files: int) -> Path:
         """The path of a film with so many files: its key, if no other item needs that name."""

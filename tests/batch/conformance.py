@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from apikley_async import Attempt, Shot, Storyboard, Verdict
-from apikley_async.batch import Item, ItemEvent, ItemState, SavedFile, Store, Transition
+from apikley_async import Attempt, SavedFile, Shot, Storyboard, Verdict
+from apikley_async.batch import Item, ItemEvent, ItemState, Store, Transition
 from apikley_async.batch.manifest.payload import make_entry
 from apikley_async.batch.store.protocol import ManifestEntry
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError

@@ -95,11 +95,16 @@ def set_traps(trap: Trap) -> None:
     around(attempts, "settle", trap, lambda *args: MOVES.get(args[-1].event))
     around(attempts, "apply", trap, lambda *args: MOVES.get(args[-1].event))
     around(os, "link", trap, lambda *_, **__: "link")
-    move, write, send = items.move, PartFile.write, HttpTransport.send
+    move, send = items.move, HttpTransport.send
+    begin, write = PartFile.begin, PartFile.write
 
     def moving(journal: Any, key: str, transition: Any) -> None:
         move(journal, key, transition)
         trap.pass_by(f"inside {MOVES.get(transition.event)}")
+
+    async def beginning(self: PartFile, *args: Any, **kwargs: Any) -> None:
+        await begin(self, *args, **kwargs)
+        trap.pass_by("during download")
 
     async def writing(self: PartFile, chunk: bytes) -> None:
         await write(self, chunk)
@@ -118,6 +123,7 @@ def set_traps(trap: Trap) -> None:
         return reply
 
     items.move = moving
+    PartFile.begin = beginning  # type: ignore[method-assign]
     PartFile.write = writing  # type: ignore[method-assign]
     HttpTransport.send = sending  # type: ignore[method-assign]
     for name in ("write", "writelines"):

@@ -29,6 +29,7 @@ from filehost import (
     respond_with,
     serve_file,
 )
+from saved_paths import save
 from volume import volume
 
 from apikley_async import Result
@@ -255,7 +256,7 @@ async def download(file: FaultyFile, host: FileHost, folder: Path) -> str:
         timeout = rng.choice([None, None, 0.01, 0.03, 2.0])
         try:
             async with asyncio.timeout(timeout):
-                assert await saver.save(result, target) == [target]
+                assert await save(saver, result, target) == [target]
             return "saved"
         except TimeoutError:
             file.faults_met.append("interrupted")

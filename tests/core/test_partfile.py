@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import random
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 
 from apikley_async._disk import user_id
 from apikley_async._download.media import Completeness
-from apikley_async._download.partfile import PartFile, in_thread, read_checkpoint
+from apikley_async._download.partfile import PartFile, SavedFile, in_thread, read_checkpoint
 from apikley_async._download.ranges import HeldBytes
 from apikley_async.errors import DownloadError
 
@@ -41,7 +42,7 @@ async def begun(folder: Path, count: int = 2000, tag: str | None = TAG) -> PartF
     """A part file with the first bytes of the film in it."""
     part = make(folder)
     await part.open()
-    await part.expect(len(FILM), tag)
+    await part.begin(len(FILM), tag)
     await part.write(FILM[:count])
     return part
 
@@ -126,8 +127,11 @@ async def test_bytes_behind_the_checkpoint_are_not_trusted(tmp_path: Path) -> No
 
     assert part.size == 2000
     await part.write(FILM[2000:])
-    assert await part.completeness() is Completeness.COMPLETE
-    assert (await part.publish()).read_bytes() == FILM
+    found: list[Completeness] = []
+    saved = await part.publish(check=found.append)
+    assert found == [Completeness.COMPLETE]
+    assert saved.path.read_bytes() == FILM
+    assert saved == SavedFile(saved.path, len(FILM), hashlib.sha256(FILM).hexdigest())
     await part.close()
 
 
@@ -216,7 +220,7 @@ async def test_a_checkpoint_is_written_every_eight_megabytes(tmp_path: Path) -> 
     """A crash costs eight megabytes at most."""
     part = make(tmp_path)
     await part.open()
-    await part.expect(None, TAG)
+    await part.begin(None, TAG)
     piece = film(size=1024**2)
 
     for _ in range(9):
@@ -241,7 +245,8 @@ async def test_two_downloads_of_one_film_do_not_mix(tmp_path: Path) -> None:
         await first.write(FILM[at : at + 500])
         await second.write(FILM[at : at + 500])
 
-    assert await first.publish() == await second.publish() == tmp_path / "task_1.mp4"
+    whole = SavedFile(tmp_path / "task_1.mp4", len(FILM), hashlib.sha256(FILM).hexdigest())
+    assert await first.publish() == await second.publish() == whole
     await first.close()
     await second.close()
     assert names(tmp_path) == ["task_1.mp4"]
@@ -293,7 +298,7 @@ async def test_an_odd_file_in_its_place_is_left_alone(tmp_path: Path, odd: str) 
 
     await part.open()
     await part.write(FILM)
-    assert (await part.publish()).read_bytes() == FILM
+    assert (await part.publish()).path.read_bytes() == FILM
     await part.close()
 
     assert stranger.read_text() == "precious"
@@ -369,7 +374,7 @@ async def test_the_disk_needs_room_for_the_missing_bytes(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
 
     with contextlib.nullcontext() if fits else pytest.raises(DownloadError, match="make room"):
-        await part.expect(len(FILM), TAG)
+        await part.begin(len(FILM), TAG)
 
     await part.close()
 
@@ -384,9 +389,12 @@ async def published(
     try:
         await part.open()
         await part.write(data)
-        return await part.publish(overwrite=overwrite)
+        saved = await part.publish(overwrite=overwrite)
     finally:
         await part.close()
+    content = saved.path.read_bytes()
+    assert saved == SavedFile(saved.path, len(content), hashlib.sha256(content).hexdigest())
+    return saved.path
 
 
 @pytest.mark.parametrize(
@@ -576,7 +584,7 @@ async def test_a_film_too_large_for_the_disk_is_not_started(tmp_path: Path) -> N
     await part.open()
 
     with pytest.raises(DownloadError, match=r"cannot be written.*too many.*make room"):
-        await part.expect(10**15, TAG)
+        await part.begin(10**15, TAG)
 
     await part.close()
     assert names(tmp_path) == []

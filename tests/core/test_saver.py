@@ -37,6 +37,7 @@ from filehost import (
     serve_file,
     truncated,
 )
+from saved_paths import save
 
 from apikley_async import Result
 from apikley_async._clock import SystemClock
@@ -127,7 +128,7 @@ async def test_every_file_of_a_result_is_saved(tmp_path: Path) -> None:
     async with FileHost() as host, saving() as saver:
         urls = [host.serve("/1", SERVE_V1), host.serve("/2", SERVE_V2)]
 
-        paths = await saver.save(result(*urls), tmp_path / "new" / "films")
+        paths = await save(saver, result(*urls), tmp_path / "new" / "films")
 
     assert [path.name for path in paths] == ["task_1-1.mp4", "task_1-2.mp4"]
     assert [path.read_bytes() for path in paths] == [FILM, OTHER]
@@ -142,7 +143,7 @@ async def test_what_is_no_mp4_gets_its_own_suffix(tmp_path: Path) -> None:
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", serve_file(FileVersion(picture, kind="application/octet-stream")))
 
-        (path,) = await saver.save(result(url), tmp_path)
+        (path,) = await save(saver, result(url), tmp_path)
 
     assert path == tmp_path / "task_1.png"
     assert path.read_bytes() == picture
@@ -159,7 +160,7 @@ async def test_one_bad_file_does_not_cost_the_others(tmp_path: Path) -> None:
         ]
 
         with pytest.raises(DownloadError, match="418") as raised:
-            await saver.save(result(*urls), tmp_path)
+            await save(saver, result(*urls), tmp_path)
 
     assert names(tmp_path) == ["task_1-2.mp4"]
     assert raised.value.task_id == "task_1"
@@ -168,7 +169,7 @@ async def test_one_bad_file_does_not_cost_the_others(tmp_path: Path) -> None:
 async def test_a_result_without_files_is_an_error() -> None:
     async with saving() as saver:
         with pytest.raises(DownloadError, match="no file"):
-            await saver.save(result(), "nowhere")
+            await save(saver, result(), "nowhere")
 
 
 @pytest.mark.virtual
@@ -176,10 +177,10 @@ async def test_saving_twice_changes_nothing(tmp_path: Path) -> None:
     """An existing identical file is a success (D15)."""
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", SERVE_V1)
-        (path,) = await saver.save(result(url), tmp_path)
+        (path,) = await save(saver, result(url), tmp_path)
         before = path.stat()
 
-        assert await saver.save(result(url), tmp_path) == [path]
+        assert await save(saver, result(url), tmp_path) == [path]
 
     assert path.stat().st_mtime_ns == before.st_mtime_ns
     assert path.stat().st_ino == before.st_ino
@@ -194,10 +195,10 @@ async def test_another_file_of_that_name_stays(tmp_path: Path) -> None:
         url = host.serve("/1", SERVE_V1)
 
         with pytest.raises(DownloadError, match="overwrite=True"):
-            await saver.save(result(url), target)
+            await save(saver, result(url), target)
         assert target.read_text() == "not a film"
 
-        assert await saver.save(result(url), target, overwrite=True) == [target]
+        assert await save(saver, result(url), target, overwrite=True) == [target]
     assert target.read_bytes() == FILM
     assert names(tmp_path) == ["kitten.mp4"]
 
@@ -210,7 +211,7 @@ async def test_a_symlinked_target_is_refused_before_any_request(tmp_path: Path) 
         url = host.serve("/1", SERVE_V1)
 
         with pytest.raises(DownloadError, match="symbolic link"):
-            await saver.save(result(url), tmp_path / "kitten.mp4")
+            await save(saver, result(url), tmp_path / "kitten.mp4")
 
     assert host.requests == []
 
@@ -225,7 +226,7 @@ async def test_hostile_ids_stay_in_the_folder(tmp_path: Path, task_id: str) -> N
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", SERVE_V1)
 
-        (path,) = await saver.save(result(url, task_id=task_id), folder)
+        (path,) = await save(saver, result(url, task_id=task_id), folder)
 
     assert path.parent == folder
     assert names(folder) == [path.name]
@@ -240,7 +241,7 @@ async def outcome(
 ) -> tuple[bytes, list[FileRequest]]:
     """Save a film that is served by *responders*: what is on the disk, and the requests."""
     async with FileHost() as host, saving(reissue) as saver:
-        (path,) = await saver.save(result(host.serve("/1", responders)), tmp_path)
+        (path,) = await save(saver, result(host.serve("/1", responders)), tmp_path)
     assert names(tmp_path) == ["task_1.mp4"]
     return path.read_bytes(), host.requests
 
@@ -400,7 +401,7 @@ async def test_a_file_whose_end_is_not_marked_must_come_twice(tmp_path: Path) ->
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", [altered(open_end, sent=4000), open_end])
 
-        (path,) = await saver.save(result(url), tmp_path)
+        (path,) = await save(saver, result(url), tmp_path)
 
     assert path.name == "task_1.mp3"
     assert path.read_bytes() == sound.data
@@ -441,7 +442,7 @@ async def test_a_truncated_box_is_never_a_film(tmp_path: Path) -> None:
         url = host.serve("/1", serve_file(FileVersion(FILM + box(b"moof", b"m" * 90)[:-1])))
 
         with pytest.raises(DownloadError, match="not whole"):
-            await saver.save(result(url), tmp_path)
+            await save(saver, result(url), tmp_path)
 
     assert [name for name in names(tmp_path) if name.endswith(".mp4")] == []
 
@@ -463,7 +464,7 @@ async def test_a_page_does_not_overwrite_what_is_there(tmp_path: Path) -> None:
     async with FileHost() as host:
         url = host.serve("/1", [truncated(SERVE_V1, 7000), page, SERVE_V1])
         async with saving(Reissue([url])) as saver:
-            (path,) = await saver.save(result(url), tmp_path)
+            (path,) = await save(saver, result(url), tmp_path)
 
     assert path.read_bytes() == FILM
     assert ranges(host.requests) == ["", "bytes=7000-", "bytes=7000-"]
@@ -518,14 +519,14 @@ async def test_retries_end_and_what_came_is_kept_for_the_next_save(tmp_path: Pat
         begun = seconds()
 
         with pytest.raises(DownloadError, match="broke off again and again: HTTP 500") as raised:
-            await saver.save(result(url), tmp_path)
+            await save(saver, result(url), tmp_path)
 
         assert 600 < seconds() - begun < 700
         assert "canary" not in str(raised.value)
         assert names(tmp_path) == [".task_1-1.apikley.part", ".task_1-1.apikley.part.json"]
         assert open_files() == set()
         host.serve("/1?Signature=canary", SERVE_V1)
-        (path,) = await saver.save(result(url), tmp_path)
+        (path,) = await save(saver, result(url), tmp_path)
     assert path.read_bytes() == FILM
     assert names(tmp_path) == ["task_1.mp4"]
     assert host.requests[-1].headers["range"] == "bytes=7000-"
@@ -549,7 +550,7 @@ async def test_retries_always_end(tmp_path: Path, responder: Responder) -> None:
         begun = seconds()
 
         with pytest.raises(DownloadError, match="again and again"):
-            await saver.save(result(host.serve("/1", responder)), tmp_path)
+            await save(saver, result(host.serve("/1", responder)), tmp_path)
 
         assert 600 < seconds() - begun < 700
         assert len(host.requests) < 50
@@ -566,7 +567,7 @@ async def test_a_file_that_changes_every_time_is_given_up(tmp_path: Path) -> Non
 
     async with FileHost() as host, saving() as saver:
         with pytest.raises(DownloadError, match="again and again"):
-            await saver.save(result(host.serve("/1", another)), tmp_path)
+            await save(saver, result(host.serve("/1", another)), tmp_path)
 
         assert seconds() < 1300
     assert [name for name in names(tmp_path) if name.endswith(".mp4")] == []
@@ -580,7 +581,7 @@ async def test_a_trickle_is_not_progress(tmp_path: Path) -> None:
         begun = seconds()
 
         with pytest.raises(DownloadError, match="slower than 1 KiB a second"):
-            await saver.save(result(host.serve("/1", trickle)), tmp_path)
+            await save(saver, result(host.serve("/1", trickle)), tmp_path)
 
         assert 600 < seconds() - begun < 800
 
@@ -592,7 +593,7 @@ async def test_a_slow_download_is_not_interrupted(tmp_path: Path) -> None:
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", altered(serve_file(long), pace=(2000, 1.0)))
 
-        (path,) = await saver.save(result(url), tmp_path)
+        (path,) = await save(saver, result(url), tmp_path)
 
     assert path.read_bytes() == long.data
     assert len(host.requests) == 1
@@ -608,7 +609,7 @@ async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         url = host.serve("/1", altered(serve_file(endless), framing="chunked"))
 
         with pytest.raises(DownloadError, match="more than 100000 bytes"):
-            await saver.save(result(url), tmp_path)
+            await save(saver, result(url), tmp_path)
 
     assert len(host.requests) == 1
     assert names(tmp_path) == []
@@ -636,7 +637,7 @@ async def test_a_dead_link_is_replaced(tmp_path: Path, dead: Responder) -> None:
         async with saving(fresh) as saver:
             url = host.serve("/old?Signature=x", dead)
 
-            (path,) = await saver.save(result(url), tmp_path)
+            (path,) = await save(saver, result(url), tmp_path)
 
     assert path.read_bytes() == FILM
     assert fresh.calls == [("task_1", 0, url)]
@@ -650,7 +651,7 @@ async def test_an_unreachable_host_is_left_for_another_link(tmp_path: Path) -> N
     async with FileHost() as host:
         fresh = Reissue([host.serve("/fresh", SERVE_V1)])
         async with saving(fresh) as saver:
-            (path,) = await saver.save(result(nobody), tmp_path)
+            (path,) = await save(saver, result(nobody), tmp_path)
 
     assert path.read_bytes() == FILM
     assert fresh.calls == [("task_1", 0, nobody)]
@@ -665,7 +666,7 @@ async def test_an_unreachable_host_is_no_dead_link(tmp_path: Path, fresh: list[s
     links = Reissue([nobody if link else UnansweredError("no answer") for link in fresh])
     async with saving(links) as saver:
         with pytest.raises(DownloadError, match="again and again") as raised:
-            await saver.save(result(nobody), tmp_path)
+            await save(saver, result(nobody), tmp_path)
 
     assert type(raised.value) is DownloadError
     assert 600 < seconds() < 700
@@ -680,7 +681,7 @@ async def test_a_link_that_dies_during_the_download_is_replaced_and_resumed(tmp_
         async with saving(fresh) as saver:
             url = host.serve("/old", [truncated(SERVE_V1, 18_000), GONE])
 
-            (path,) = await saver.save(result(url), tmp_path)
+            (path,) = await save(saver, result(url), tmp_path)
 
     assert path.read_bytes() == FILM
     assert ranges(host.requests_for("/fresh")) == ["bytes=18000-"]
@@ -694,7 +695,7 @@ async def test_another_file_behind_a_new_link_is_fetched_from_its_start(tmp_path
         async with saving(fresh) as saver:
             url = host.serve("/old", [truncated(SERVE_V1, 18_000), GONE])
 
-            (path,) = await saver.save(result(url), tmp_path)
+            (path,) = await save(saver, result(url), tmp_path)
 
     assert path.read_bytes() == OTHER
 
@@ -711,7 +712,7 @@ async def test_links_that_keep_dying_do_not_end_a_download_with_progress(
         rounds: list[list[str | ApikleyError]] = [[link] for link in [*links[1:], last]]
         fresh = Reissue(*rounds)
         async with saving(fresh) as saver:
-            (path,) = await saver.save(result(links[0]), tmp_path)
+            (path,) = await save(saver, result(links[0]), tmp_path)
 
     assert path.read_bytes() == FILM
     assert {url for _, _, url in fresh.calls} == {links[0]}  # the result's own, every time
@@ -739,7 +740,7 @@ async def test_a_new_film_may_be_refused_for_a_minute(
     async with FileHost() as host:
         url = host.serve("/1", after(delay, respond_with(status), SERVE_V1))
         async with saving(Reissue([url])) as saver:
-            (path,) = await saver.save(result(url, expires_at=tomorrow), tmp_path)
+            (path,) = await save(saver, result(url, expires_at=tomorrow), tmp_path)
 
     assert path.read_bytes() == FILM
 
@@ -756,10 +757,10 @@ async def test_a_film_within_its_day_is_never_expired_by_its_host(
         url = host.serve("/1", [truncated(SERVE_V1, 7000), respond_with(status)])
         async with saving(Reissue([url] if named else [])) as saver:
             with pytest.raises(DownloadError, match=f"not yet: .*{why}") as raised:
-                await saver.save(result(url, expires_at=tomorrow), tmp_path)
+                await save(saver, result(url, expires_at=tomorrow), tmp_path)
             assert 120 <= seconds() < 200
             host.serve("/1", SERVE_V1)
-            (path,) = await saver.save(result(url, expires_at=tomorrow), tmp_path)
+            (path,) = await save(saver, result(url, expires_at=tomorrow), tmp_path)
 
     assert type(raised.value) is DownloadError
     assert raised.value.resumable
@@ -779,7 +780,7 @@ async def test_a_film_that_the_service_has_lost_is_expired_ten_minutes_later(
         url = host.serve("/1?Signature=canary", [truncated(SERVE_V1, 7000), GONE])
 
         with pytest.raises(ResultExpiredError, match="HTTP 403") as raised:
-            await saver.save(result(url, expires_at=due), tmp_path)
+            await save(saver, result(url, expires_at=due), tmp_path)
 
     assert raised.value.task_id == "task_1"
     assert "canary" not in str(raised.value)
@@ -794,7 +795,7 @@ async def test_what_the_service_finds_again_is_not_expired(tmp_path: Path) -> No
     async with FileHost() as host:
         url = host.serve("/1", after(800, GONE, SERVE_V1))
         async with saving(Reissue(*[[lost]] * 15, [url], [lost])) as saver:
-            (path,) = await saver.save(result(url), tmp_path)
+            (path,) = await save(saver, result(url), tmp_path)
 
     assert path.read_bytes() == FILM
 
@@ -810,7 +811,7 @@ async def test_a_film_is_expired_when_its_day_is_over_and_every_link_is_refused(
         fresh = Reissue([host.serve("/a", respond_with(410)), host.serve("/b", PAGES[3])])
         async with saving(fresh) as saver:
             with pytest.raises(ResultExpiredError):
-                await saver.save(result(url, expires_at=yesterday), tmp_path)
+                await save(saver, result(url, expires_at=yesterday), tmp_path)
 
     assert 120 <= seconds() < 200
 
@@ -821,13 +822,13 @@ async def test_films_that_are_paused_hold_no_slot(tmp_path: Path) -> None:
     async with FileHost() as host, saving() as saver:
         dead = [host.serve(f"/{n}", respond_with(404)) for n in range(MAX_CONCURRENT_FILES)]
         waiting = [
-            asyncio.ensure_future(saver.save(result(url, task_id=f"t{n}"), tmp_path))
+            asyncio.ensure_future(save(saver, result(url, task_id=f"t{n}"), tmp_path))
             for n, url in enumerate(dead)
         ]
         await asyncio.sleep(3)
 
         begun = seconds()
-        (path,) = await saver.save(result(host.serve("/good", SERVE_V1)), tmp_path)
+        (path,) = await save(saver, result(host.serve("/good", SERVE_V1)), tmp_path)
 
         assert seconds() - begun < 1
         ended = await asyncio.gather(*waiting, return_exceptions=True)
@@ -849,10 +850,10 @@ async def test_retry_after_of_a_host_is_honoured(tmp_path: Path, status: int) ->
             return SERVE_V2(asked)
 
         two = host.serve("/2", noted)
-        first = asyncio.ensure_future(saver.save(result(one, task_id="a"), tmp_path))
+        first = asyncio.ensure_future(save(saver, result(one, task_id="a"), tmp_path))
         await asyncio.sleep(5)
 
-        await asyncio.gather(saver.save(result(two, task_id="b"), tmp_path), first)
+        await asyncio.gather(save(saver, result(two, task_id="b"), tmp_path), first)
 
     assert host.requests[0].path == "/1"
     assert len(host.requests) == 3
@@ -866,7 +867,7 @@ async def test_a_retry_after_beyond_retry_for_is_not_waited_for(tmp_path: Path) 
         url = host.serve("/1", respond_with(503, Retry_After="90"))
 
         with pytest.raises(DownloadError, match="HTTP 503"):
-            await saver.save(result(url), tmp_path)
+            await save(saver, result(url), tmp_path)
 
     assert seconds() < 5
 
@@ -877,7 +878,7 @@ async def test_too_many_open_files_pass(tmp_path: Path) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", SERVE_V1)
-        await saver.save(result(url, task_id="warm"), tmp_path)  # threads and sockets are there
+        await save(saver, result(url, task_id="warm"), tmp_path)  # threads and sockets are there
         hoard = []
         with contextlib.suppress(OSError):
             while True:
@@ -885,7 +886,7 @@ async def test_too_many_open_files_pass(tmp_path: Path) -> None:
                 if len(hoard) == 300:
                     resource.setrlimit(resource.RLIMIT_NOFILE, (hoard[-1] + 1, limit[1]))
         try:
-            task = asyncio.ensure_future(saver.save(result(url), tmp_path))
+            task = asyncio.ensure_future(save(saver, result(url), tmp_path))
             await asyncio.sleep(5)
             assert not task.done()
         finally:
@@ -920,9 +921,9 @@ async def test_too_many_open_files_pass_whatever_is_to_be_opened(
             opened = 0
             folder = tmp_path / str(failing)
             if there:
-                await saver.save(result(url), folder)
+                await save(saver, result(url), folder)
                 opened = 0
-            (path,) = await saver.save(result(url), folder)
+            (path,) = await save(saver, result(url), folder)
             assert path.read_bytes() == FILM
             assert names(folder) == ["task_1.mp4"]
             if opened < failing:
@@ -939,7 +940,7 @@ async def test_an_outage_of_the_service_is_retried(tmp_path: Path, trouble: Apik
         dead = host.serve("/dead", GONE)
         fresh = Reissue([trouble], [dead, trouble], [trouble], [dead, good])
         async with saving(fresh) as saver:
-            (path,) = await saver.save(result(dead), tmp_path)
+            (path,) = await save(saver, result(dead), tmp_path)
 
     assert path.read_bytes() == FILM
 
@@ -950,7 +951,7 @@ async def test_a_refused_key_is_an_authentication_error(tmp_path: Path) -> None:
     refused = AuthenticationError("no", code=401)
     async with FileHost() as host, saving(Reissue([refused])) as saver:
         with pytest.raises(AuthenticationError):
-            await saver.save(result(host.serve("/1", GONE)), tmp_path)
+            await save(saver, result(host.serve("/1", GONE)), tmp_path)
 
     assert names(tmp_path) == []
 
@@ -963,7 +964,7 @@ async def test_the_wall_clock_never_decides(tmp_path: Path, years: int) -> None:
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", SERVE_V1)
 
-        (path,) = await saver.save(result(url, expires_at=expires_at), tmp_path)
+        (path,) = await save(saver, result(url, expires_at=expires_at), tmp_path)
 
     assert path.read_bytes() == FILM
 
@@ -980,7 +981,7 @@ async def test_the_same_target_many_times_at_once(tmp_path: Path, overwrite: boo
         url = host.serve("/1", slow)
 
         paths = await asyncio.gather(
-            *(saver.save(result(url), tmp_path, overwrite=overwrite) for _ in range(9))
+            *(save(saver, result(url), tmp_path, overwrite=overwrite) for _ in range(9))
         )
 
     assert paths == [[tmp_path / "task_1.mp4"]] * 9
@@ -995,8 +996,8 @@ async def test_two_films_for_one_name(tmp_path: Path) -> None:
         one, two = host.serve("/1", SERVE_V1), host.serve("/2", SERVE_V2)
 
         ended = await asyncio.gather(
-            saver.save(result(one, task_id="a"), tmp_path / "x.mp4"),
-            saver.save(result(two, task_id="b"), tmp_path / "x.mp4"),
+            save(saver, result(one, task_id="a"), tmp_path / "x.mp4"),
+            save(saver, result(two, task_id="b"), tmp_path / "x.mp4"),
             return_exceptions=True,
         )
 
@@ -1025,7 +1026,7 @@ async def test_few_files_at_once_and_the_earliest_expiry_first(tmp_path: Path) -
         for number, hours in enumerate(life):
             url = host.serve(f"/{number}", serve(number))
             due = result(url, task_id=f"t{number}", expires_at=now + timedelta(hours=hours))
-            tasks.append(asyncio.ensure_future(saver.save(due, tmp_path)))
+            tasks.append(asyncio.ensure_future(save(saver, due, tmp_path)))
         while not all(task.done() for task in tasks):
             most = max(most, len([n for n in names(tmp_path) if n.endswith(".part")]))
             await asyncio.sleep(0.5)
@@ -1090,7 +1091,7 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
             for step in (*range(40), *range(40, 400, 3)):
                 folder = tmp_path / str(step)
                 url = host.serve("/1", list(responders))
-                task = asyncio.ensure_future(saver.save(result(url), folder))
+                task = asyncio.ensure_future(save(saver, result(url), folder))
                 for _ in range(step):
                     await asyncio.sleep(0)
                     if task.done():
@@ -1108,7 +1109,7 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
                 kept = [".task_1-1.apikley.part", ".task_1-1.apikley.part.json"]
                 assert left in ([], ["task_1.mp4"], *([kept] if etag else []))
                 host.serve("/1", serve_file(FileVersion(FILM, etag)))
-                (path,) = await saver.save(result(url), folder)
+                (path,) = await save(saver, result(url), folder)
                 assert path.read_bytes() == FILM
                 assert names(folder) == ["task_1.mp4"]
                 if finished > 2:
@@ -1127,7 +1128,7 @@ async def test_memory_stays_small(tmp_path: Path) -> None:
         gc.collect()
         tracemalloc.start()
         try:
-            (path,) = await saver.save(result(url), tmp_path)
+            (path,) = await save(saver, result(url), tmp_path)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -1152,8 +1153,8 @@ async def main(url, target):
     saver = Saver(reissue=reissue, clock=SystemClock(), rng=random.SystemRandom(),
                   network=Network(), policy=AddressPolicy(loopback=True))
     try:
-        for path in await saver.save(Result("task_1", (url,)), target):
-            print(path)
+        for file in await saver.save(Result("task_1", (url,)), target):
+            print(file.path)
     finally:
         await saver.aclose()
 
@@ -1209,7 +1210,7 @@ async def test_what_a_killed_process_leaves_is_resumed(tmp_path: Path) -> None:
         assert names(tmp_path) == [part.name, f"{part.name}.json"]
 
         async with saving() as saver:
-            (path,) = await saver.save(result(url), tmp_path)
+            (path,) = await save(saver, result(url), tmp_path)
 
     assert path.read_bytes() == large.data
     assert names(tmp_path) == ["task_1.mp4"]
@@ -1260,11 +1261,11 @@ async def test_a_full_disk(small_disk: Path, framing: str) -> None:
         url = host.serve("/1", large)
 
         with pytest.raises(DownloadError, match=r"cannot be written: .*make room"):
-            await saver.save(result(url), small_disk)
+            await save(saver, result(url), small_disk)
         assert names(small_disk) == ["stranger"]
 
         stranger.unlink()
-        (path,) = await saver.save(result(url), small_disk)
+        (path,) = await save(saver, result(url), small_disk)
         assert path.stat().st_size == 1_000_000
 
 
@@ -1280,7 +1281,7 @@ async def test_a_read_only_folder(tmp_path: Path) -> None:
                 os.seteuid(65534)  # root may write anywhere
             try:
                 with pytest.raises(DownloadError, match="cannot be written: "):
-                    await saver.save(result(url), folder)
+                    await save(saver, result(url), folder)
             finally:
                 os.seteuid(was)
         assert host.requests == []

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from apikley_async import Attempt
+from apikley_async import Attempt, SavedFile
 from apikley_async.batch.states import ItemEvent, ItemState
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "LearnedValue",
     "ManifestEntry",
     "PlanResult",
-    "SavedFile",
     "Store",
     "Transition",
     "all_items",
@@ -58,15 +57,6 @@ class ManifestEntry:
     def matches(self, digest: str) -> bool:
         """Whether *digest*, of any version, is that of this content."""
         return digest == self.digest or digest in self.former
-
-
-@attrs.frozen
-class SavedFile:
-    """A file that was saved: its path, and the size in bytes and SHA-256 that it must have."""
-
-    path: Path
-    size: int
-    sha256: str
 
 
 @attrs.frozen

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import attrs
 
+from apikley_async import SavedFile
 from apikley_async._text import describe_value
 from apikley_async.batch.keys import is_stored_key
 from apikley_async.batch.states import ItemEvent, ItemState
 from apikley_async.batch.store.journal_errors import damaged
-from apikley_async.batch.store.protocol import Item, SavedFile
+from apikley_async.batch.store.protocol import Item
 
 __all__ = [
     "ATTEMPT_STATES",

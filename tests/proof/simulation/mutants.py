@@ -154,7 +154,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     "give a file its name before it is on the disk": (
         ("_download.partfile",
-         "        sync_file(self._file)\n        with sync", "        with sync"),
+         "        sync_file(self._file)\n", ""),
     ),
     "do not sync the folder": (
         ("_download.partfile", "with synced_folder(final.parent):", "if True:"),
