@@ -12,7 +12,7 @@ import importlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ __all__ = [
     "synced_folder",
     "try_lock",
     "user_id",
+    "write_whole",
 ]
 
 COMMON_FLAGS = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -279,6 +280,34 @@ def user_id() -> int | None:
 def is_own(about: os.stat_result) -> bool:
     """Whether a file belongs to this user; yes where users have no ids."""
     return user_id() in (None, about.st_uid)
+
+
+def write_whole(path: Path, content: bytes, *, mode: int, is_ours: Callable[[], bool]) -> bool:
+    """Write a file that appears whole; one that is there is replaced only if it is ours.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        mode: its permissions, before the umask.
+        is_ours: says whether the file that has the name may be replaced.
+
+    Returns:
+        False when another file has the name; it is left as it is.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)  # of a process that was killed and had the same number
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | COMMON_FLAGS
+    try:
+        with os.fdopen(os.open(draft, flags, mode), "wb") as file:
+            file.write(content)
+        if link_if_free(draft, path):
+            return True
+        if not is_ours():
+            return False
+        draft.replace(path)
+        return True
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:

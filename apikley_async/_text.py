@@ -9,13 +9,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 __all__ = [
+    "count",
     "describe_value",
     "encodes",
     "escaped_line",
     "fold_name",
+    "local_and_utc",
     "loggable",
     "one_line",
     "short_repr",
@@ -35,6 +38,16 @@ def one_line(value: Any, max_length: int = 500) -> str:
 def shorten(text: str, max_length: int) -> str:
     """Cut *text* to *max_length* characters; the last three are dots when something was cut."""
     return text if len(text) <= max_length else text[: max_length - 3] + "..."
+
+
+def count(number: int, noun: str = "film") -> str:
+    """Count things in words: "1 film", "2 films"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def local_and_utc(at: datetime) -> str:
+    """Show a time as people here read it, and as the service shows it."""
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S %z} ({at.astimezone(UTC):%H:%M:%S} UTC)"
 
 
 def loggable(text: str) -> str:

@@ -10,13 +10,15 @@ from typing import Any, TypeAlias
 import attrs
 
 from apikley_async import Storyboard, Work
-from apikley_async._text import one_line
+from apikley_async._text import count, local_and_utc, one_line
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.store.rows import read_time
 
 __all__ = ["BalanceEvidence", "UncertainItem", "balance_evidence", "uncertain_item"]
 
 LONGEST_EXCERPT = 60
+EPOCH = datetime.fromtimestamp(0, UTC)  # where a time is missing
 AttemptRow: TypeAlias = Mapping[str, Any]
 
 
@@ -73,6 +75,21 @@ class BalanceEvidence:
         """Credits that no known film accounts for; None where a film has no known cost."""
         return None if self.unpriced else self.decrease - self.cost
 
+    @property
+    def sentence(self) -> str:
+        """How the balance has changed, and how much of that is accounted for, in words."""
+        text = (
+            f"The balance fell by {self.decrease:.12g} from {local_and_utc(self.began_at)} "
+            f"to {local_and_utc(self.ended_at)}; {count(self.films)} accounted for"
+        )
+        if self.unexplained is None:
+            return f"{text}, {self.cost:.12g} credits and {count(self.unpriced)} of unknown price"
+        if self.unexplained == 0:
+            return (
+                f"{text} by {self.cost:.12g}: nothing else was paid, as far as this journal knows"
+            )
+        return f"{text} by {self.cost:.12g}: {self.unexplained:.12g} more than that"
+
 
 def uncertain_item(item: Item, attempts: Sequence[AttemptRow]) -> UncertainItem:
     """What should be known of an uncertain item, from its attempts."""
@@ -81,7 +98,7 @@ def uncertain_item(item: Item, attempts: Sequence[AttemptRow]) -> UncertainItem:
     work = work_of(item)
     return UncertainItem(
         item.key,
-        datetime.fromtimestamp(last.get("began_at") or 0.0, UTC),
+        read_time(last.get("began_at")) or EPOCH,
         work.model,
         excerpt(work),
         item.cause or str(last.get("cause") or ""),
@@ -89,7 +106,7 @@ def uncertain_item(item: Item, attempts: Sequence[AttemptRow]) -> UncertainItem:
     )
 
 
-def excerpt(work: Work) -> str:
+def excerpt(work: Work, longest: int = LONGEST_EXCERPT) -> str:
     """The beginning of a film's text, on one line."""
     if isinstance(work, Storyboard):
         text = work.shots[0].scene
@@ -97,7 +114,7 @@ def excerpt(work: Work) -> str:
         task = work.to_dict().get("task")
         given = task.get("input", {}) if isinstance(task, dict) else {}
         text = str(given.get("prompt", "")) if isinstance(given, dict) else ""
-    return one_line(text, LONGEST_EXCERPT)
+    return one_line(text, longest)
 
 
 def balance_evidence(
@@ -124,8 +141,8 @@ def balance_evidence(
         ]
         found.append(
             BalanceEvidence(
-                datetime.fromtimestamp(began, UTC),
-                datetime.fromtimestamp(ended, UTC),
+                read_time(began) or EPOCH,
+                read_time(ended) or EPOCH,
                 before,
                 after,
                 len(known),

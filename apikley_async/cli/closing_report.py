@@ -35,6 +35,9 @@ class ClosingReport:
         journal: the journal, for commands to type; None for a rehearsal, which keeps none.
         service: the options that lead those commands to the same service.
         repeat_results: whether the paths of all films are results, those of earlier runs too.
+
+    Attributes:
+        resume: the command that resumes the run.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class ClosingReport:
         self._journal = journal
         self._service = service
         self._repeat_results = repeat_results
-        self._resume = same_command()  # now: the context of click is known only in this thread
+        self.resume: str = same_command()  # now: the context of click is known only in this thread
 
     async def report(self, batch: Batch, keys: Collection[str] | None, folder: Path) -> int:
         """Report the films in *keys* (None: all), saved in *folder*; return the exit code."""
@@ -78,7 +81,7 @@ class ClosingReport:
 
     def report_resume(self) -> None:
         """Show the command that resumes the run."""
-        self._reporter.message(f"To go on: {self._resume}")
+        self._reporter.message(f"To go on: {self.resume}")
 
     def _exists(self, item: Item, folder: Path) -> bool:
         """Whether a saved film is still there; reports it if not. Blocks."""

@@ -76,6 +76,7 @@ class DemoRun:
             plan=self._plan,
             source=f"The demo, in {folder}",
             folder=folder,
+            named=self._journal,
         )
         self.film_run: FilmRun = FilmRun(request, ServiceOptions(simulate=True), reporter)
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 import attrs
+import click
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Item, ItemState, PlanResult
+from apikley_async.batch import Batch, Item, ItemState, PlanResult, SavedFile
 from apikley_async.cli.closing_report import ClosingReport
 from apikley_async.cli.consent import (
     ask_consent,
@@ -30,7 +31,7 @@ from apikley_async.cli.options import Bounds, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output_folder import make_folder, rehearsal_folder
-from apikley_async.cli.run_summary import paths_of, report_estimate, report_item
+from apikley_async.cli.run_summary import paths_of, report_estimate, report_item, report_written
 from apikley_async.errors import ApikleyError, JournalError, ManifestError
 
 __all__ = ["FilmRun", "PlanFilms", "RunRequest"]
@@ -58,6 +59,7 @@ class RunRequest:
         planned_only: whether the run is about the planned films and not the journal's others.
         ask: whether the user has to agree before anything is paid.
         repeat_results: whether the paths of films that were made before are printed too.
+        named: what names the batch in the commands of its report; None for no report.
     """
 
     location: JournalLocation
@@ -68,6 +70,7 @@ class RunRequest:
     planned_only: bool = False
     ask: bool = False
     repeat_results: bool = False
+    named: Path | None = None
 
 
 class FilmRun:
@@ -132,6 +135,7 @@ class FilmRun:
         code = await self._closing.report(batch, keys, self._folder)
         if stopped is not None:
             raise stopped
+        await self._write_report(batch)
         return code
 
     async def estimate(self, client: Client | None = None) -> int:
@@ -250,7 +254,7 @@ class FilmRun:
         submitted_before = {*running.values()}
         watching = asyncio.create_task(self._watch_progress(client, running))
         try:
-            async with contextlib.aclosing(changes):
+            async with contextlib.aclosing(changes), self._posters() as add_poster:
                 async for item in changes:
                     running.pop(item.key, None)
                     if item.state is ItemState.SUBMITTED and item.task_id:
@@ -258,8 +262,21 @@ class FilmRun:
                         if item.task_id in submitted_before:
                             continue  # an earlier run has reported it
                     self._report_change(client, item)
+                    if item.state is ItemState.DONE:
+                        add_poster(item.files)
         finally:
             watching.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _posters(self) -> AsyncIterator[Callable[[Sequence[SavedFile]], None]]:
+        """Make posters of what is saved, where a report will show them."""
+        if self._request.named is None or self._request.location.journal is None:
+            yield lambda files: None
+            return
+        from apikley_async.cli.report_files import PosterMaker
+
+        async with PosterMaker() as maker:
+            yield maker.add
 
     async def _expect(self, batch: Batch, keys: Collection[str] | None) -> dict[str, str]:
         """Tell the view how many films are to come; return the tasks submitted before, by key."""
@@ -293,6 +310,26 @@ class FilmRun:
         report_item(self._reporter, item, paths_of(item, self._folder))
         if not self._request.repeat_results:
             self._closing.report_paths(item, self._folder)
+
+    async def _write_report(self, batch: Batch) -> None:
+        """Write the report. It may fail: the films are there, and so is the journal."""
+        journal, named = self._request.location.journal, self._request.named
+        if journal is None or named is None:
+            return
+        # Imported only here: a run that writes no report needs none of it.
+        from apikley_async.cli.report_files import ReportRequest, write_report
+
+        request = ReportRequest(
+            journal=journal,
+            name=named,
+            resume=self._closing.resume,
+            words=self._service.words,
+            folder=self._folder,
+        )
+        try:
+            report_written(self._reporter, await write_report(batch, request))
+        except (ApikleyError, click.ClickException, OSError) as error:
+            self._reporter.message(f"There is no report: {plain(error)}")
 
     # --- when it is stopped -------------------------------------------------------------------
 

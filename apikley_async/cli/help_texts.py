@@ -38,6 +38,7 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   stopping     signal, out (submissions whose answer is awaited)
   estimate     films, credits, unpriced, fitting (into the bounds): what is still to be paid
   batch        how many films are in which state, spent, at_risk, unpriced
+  report       path, url: a page about the whole batch
   decided      item_state after a decision, cause of one that was forced
   error        error, code, message, advice: the whole command failed
 """

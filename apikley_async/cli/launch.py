@@ -26,6 +26,7 @@ def launch(
     source: str,
     folder: Path | None,
     repeat_results: bool = False,
+    named: Path | None = None,
 ) -> int:
     """Plan films, ask for consent, make them, and return the exit code.
 
@@ -33,7 +34,7 @@ def launch(
 
     Args:
         locate: says where the journal is; called when *folder* is known to be writable.
-        plan, source, repeat_results: see `RunRequest`.
+        plan, source, repeat_results, named: see `RunRequest`.
         options: what may be spent, and on which service.
         folder: where the films go; None for where they were saved last.
     """
@@ -55,6 +56,7 @@ def launch(
         bounds=spending.bounds,
         planned_only=plan is not None,
         repeat_results=repeat_results,
+        named=named,
         ask=not (service.simulate or spending.agreed),
     )
     run = FilmRun(request, service, reporter)

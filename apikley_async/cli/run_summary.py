@@ -22,6 +22,7 @@ __all__ = [
     "report_counts",
     "report_estimate",
     "report_item",
+    "report_written",
 ]
 
 STATE_CODES = {
@@ -133,3 +134,8 @@ def report_estimate(reporter: Reporter, estimate: CostEstimate) -> None:
         text += f"; the bounds let {count(estimate.fitting)} through"
     reporter.event("estimate", **attrs.asdict(estimate))
     reporter.result(text)
+
+
+def report_written(reporter: Reporter, page: Path) -> None:
+    """Report where the report of a batch is, as a link that terminals and browsers open."""
+    reporter.event("report", path=str(page), url=page.resolve().as_uri())

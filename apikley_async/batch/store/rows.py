@@ -34,6 +34,7 @@ __all__ = [
     "payload_sum",
     "read_facts",
     "read_item",
+    "read_time",
     "relativize_paths",
     "resolve_path",
     "storable_text",
@@ -169,6 +170,16 @@ def read_files(text: str, home: Path, folders: Collection[Path]) -> Iterator[Sav
         if type(size) is not int or size < 0 or not SHA256.fullmatch(digest):
             raise UnreadableError("the size or SHA-256 of a file is none")
         yield SavedFile(path, size, digest)
+
+
+def read_time(at: object) -> datetime | None:
+    """A time as it is stored, in seconds since 1970; None for what is none."""
+    if not isinstance(at, int | float) or isinstance(at, bool):
+        return None
+    try:
+        return datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def files_to_json(files: tuple[SavedFile, ...], home: Path) -> str:

@@ -70,6 +70,7 @@ def run(path: Path, folder: Path | None, journal: Path | None, run_options: RunO
         run_options,
         source=str(path),
         folder=folder,
+        named=path,
     )
 
 
@@ -139,6 +140,30 @@ def verify(path: Path, as_json: bool) -> int:
         return FAILED if faults else OK
 
     return read_journal(path, read, as_json=as_json)
+
+
+@batch.command()
+@click.argument("path", metavar="[FILE|JOURNAL]", type=PATH, required=False)
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="REPORT",
+    type=PATH,
+    help="The page; JSON and CSV go beside it.  [default: report.html beside the films]",
+)
+@options.as_json
+def report(path: Path | None, target: Path | None, as_json: bool) -> int:
+    """Write a page about a batch: what needs you, every film to play, and how the run went.
+
+    It opens in a browser without any network, and lies beside the films that it shows. The same
+    as data is in report.json and report.csv. Without FILE it is the only journal that is here or
+    in the folder films.
+    """
+    # Imported only here: no other command needs a page.
+    from apikley_async.cli.report_command import report_batch
+
+    return report_batch(path, target, as_json=as_json)
 
 
 @batch.command()

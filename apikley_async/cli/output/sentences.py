@@ -122,6 +122,7 @@ SENTENCES: dict[str, Callable[[Facts, str], str]] = {
     "ready": lambda facts, name: f"{name}: ready",
     "receiving": _receiving,
     "remark": lambda facts, name: f"Note: {facts['message']}",
+    "report": lambda facts, name: f"Report: {facts['url']}",
     "saved": _saved,
     "state": lambda facts, name: f"{name}: {facts['state']}",
     "stopped": _stopped,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from apikley_async._text import count
+
 __all__ = ["clean", "count", "plain"]
 
 JOINERS = "\u200c\u200d"  # they shape words of some scripts, and emoji
@@ -23,8 +25,3 @@ def plain(text: object) -> str:
 def clean(text: str) -> str:
     """Text of several lines, each made `plain`. Everything that is printed goes through it."""
     return "\n".join(map(plain, text.split("\n")))
-
-
-def count(number: int, noun: str = "film") -> str:
-    """A number and its noun: "1 film", "2 films"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

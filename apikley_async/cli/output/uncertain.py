@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
+from apikley_async._text import local_and_utc
 from apikley_async.batch import BalanceEvidence, UncertainItem
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.terminal_text import count
 
 __all__ = ["evidence_facts", "report_balances", "report_evidence"]
 
@@ -31,15 +30,9 @@ def evidence_facts(item: UncertainItem) -> dict[str, str]:
     }
 
 
-def local_and_utc(at: datetime) -> str:
-    """A time as people here read it, and as the service shows it."""
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S %z} ({at:%H:%M:%S} UTC)"
-
-
 def report_balances(reporter: Reporter, balances: Sequence[BalanceEvidence]) -> None:
     """Report how the balance has changed, and how much of that is accounted for."""
     for balance in balances:
-        unexplained = balance.unexplained
         reporter.event(
             "balance",
             before=balance.before,
@@ -49,16 +42,6 @@ def report_balances(reporter: Reporter, balances: Sequence[BalanceEvidence]) -> 
             films=balance.films,
             cost=balance.cost,
             doubts=balance.uncertain,
-            unexplained=unexplained,
+            unexplained=balance.unexplained,
         )
-        text = (
-            f"The balance fell by {balance.decrease:.12g} from {local_and_utc(balance.began_at)} "
-            f"to {local_and_utc(balance.ended_at)}; {count(balance.films)} accounted for"
-        )
-        if unexplained is None:
-            text += f", {balance.cost:.12g} credits and {count(balance.unpriced)} of unknown price"
-        elif unexplained == 0:
-            text += f" by {balance.cost:.12g}: nothing else was paid, as far as this journal knows"
-        else:
-            text += f" by {balance.cost:.12g}: {unexplained:.12g} more than that"
-        reporter.message(text)
+        reporter.message(balance.sentence)

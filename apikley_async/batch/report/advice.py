@@ -1,0 +1,224 @@
+"""What a person can do about films: causes of failures, their cures, commands and costs. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+
+import attrs
+
+from apikley_async._text import count
+from apikley_async.batch.report.model import Advice, Category, FailureGroup, Film, Undecided
+from apikley_async.batch.report.rows import JournalRows
+from apikley_async.batch.report.texts import amount, duration, shown, without_links
+from apikley_async.batch.states import ItemState
+from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.uncertain import UncertainItem
+
+__all__ = [
+    "CommandLines",
+    "decide_all",
+    "failure_groups",
+    "lost_group",
+    "undecided_films",
+    "unfinished_group",
+]
+
+# What differs between films that failed for one cause: ids and numbers.
+VARIABLE = re.compile(r"\b\w*\d\w*\b")
+# Words with which services refuse a content: the same content is refused again.
+CONTENT = re.compile(
+    r"polic|violat|unsafe|moderat|sensitive|photorealistic|prohibit|copyright|likeness|nsfw"
+    r"|not (?:allowed|permitted)|inappropriate",
+    re.IGNORECASE,
+)
+ACCOUNT = re.compile(r"credits? insufficient|insufficient credits?|top up", re.IGNORECASE)
+
+
+@attrs.frozen
+class CommandLines:
+    """The commands of a report, spelled by who knows the shell and the options in use.
+
+    Attributes:
+        decision: spells `apikley batch <words>` about the films of some keys.
+        resume: the line that goes on.
+        of_manifest: whether the batch is named by its manifest, so that films can be changed.
+    """
+
+    decision: Callable[[Sequence[str], Sequence[str]], str]
+    resume: str
+    of_manifest: bool = True
+
+
+def undecided_films(rows: JournalRows, commands: CommandLines) -> tuple[Undecided, ...]:
+    """The films that may have been paid, the oldest first."""
+    return tuple(
+        _undecided(item, commands) for item in sorted(rows.uncertain, key=lambda each: each.at)
+    )
+
+
+def decide_all(rows: JournalRows, commands: CommandLines) -> tuple[Advice, ...]:
+    """The ways out for all films that may have been paid, where there are several."""
+    if len(rows.uncertain) < 2:
+        return ()
+    known = [item.reserved for item in rows.uncertain if item.reserved is not None]
+    cost = f"{amount(sum(known))} credits more" if known else "new charges"
+    again, drop = (commands.decision((word, "--undecided"), ()) for word in ("resubmit", "drop"))
+    return (
+        Advice("None of them has a task: make all again", again, cost),
+        Advice("Give all of them up", drop, "nothing more"),
+    )
+
+
+def _undecided(item: UncertainItem, commands: CommandLines) -> Undecided:
+    again = "a new charge" if item.reserved is None else f"{amount(item.reserved)} credits more"
+    ways = (
+        Advice(
+            "There is a task of that time at app.apikley.ru: name its id",
+            commands.decision(("resolve", "--task-id", "TASK_ID"), (item.key,)),
+            "nothing more",
+        ),
+        Advice(
+            "There is none: make the film again",
+            commands.decision(("resubmit",), (item.key,)),
+            f"{again}; it is paid twice if it was received after all",
+        ),
+        Advice("Give it up", commands.decision(("drop",), (item.key,)), "nothing more"),
+    )
+    return Undecided(
+        item.key,
+        item.at,
+        shown(item.model, 200),
+        shown(item.words, 200),
+        without_links(item.cause),
+        item.reserved,
+        ways,
+    )
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def failure_groups(
+    rows: JournalRows, films: Mapping[str, Film], commands: CommandLines
+) -> tuple[FailureGroup, ...]:
+    """Films that failed, by cause; the largest group first."""
+    groups: dict[tuple[ItemState, str, str], list[Item]] = {}
+    for item in rows.items:
+        if films[item.key].category is Category.FAILED:
+            cause = VARIABLE.sub("#", failure_of(item).replace(item.key, "#").casefold())
+            groups.setdefault((item.state, item.fail_code, cause), []).append(item)
+    failed = {ItemState.FAILED, ItemState.REJECTED}
+    # Without keys `retry` is about all films that failed: shorter, where that is what is meant.
+    all_retried = sum(state in failed for state, *_ in groups) == 1
+    made = [
+        _failure_group(state, items, rows, commands, all_retried=all_retried)
+        for (state, *_), items in groups.items()
+    ]
+    return tuple(sorted(made, key=lambda group: -len(group.keys)))
+
+
+def failure_of(item: Item) -> str:
+    """The words for a failure: the service's code and message, or our cause."""
+    said = " ".join(filter(None, (item.fail_code, item.fail_message)))
+    return without_links(said or item.cause or item.state.value)
+
+
+def _failure_group(
+    state: ItemState,
+    items: Sequence[Item],
+    rows: JournalRows,
+    commands: CommandLines,
+    *,
+    all_retried: bool,
+) -> FailureGroup:
+    keys, cause = tuple(item.key for item in items), failure_of(items[0])
+    films, them = count(len(keys)), "it" if len(keys) == 1 else "them"
+    if state is ItemState.EXPIRED:
+        cure = "Ready and paid, but every link ended before it was saved."
+        revive = commands.decision(("revive",), keys)
+        way = Advice("Ask the service for new links", revive, "nothing")
+        return FailureGroup(f"{films} expired", cause, keys, cure, (way,))
+    named = () if all_retried else keys
+    cost = _price(items, rows)
+    again = Advice(f"Plan {them} again", commands.decision(("retry",), named), cost)
+    if state is ItemState.REJECTED:
+        cure = (
+            f"Nothing was made or charged. Change {them} in the manifest and run it again: a film "
+            "that was refused takes its new content."
+        )
+        return FailureGroup(f"{films} refused", cause, keys, cure, (again,))
+    ways = [again]
+    if commands.of_manifest:
+        changed = commands.decision(("retry", "--changed"), named)
+        ways.append(Advice(f"Plan {them} with the manifest's new content", changed, cost))
+    if CONTENT.search(cause):
+        ways = ways[-1:]
+    cure = f"{_charged(items)} {_outlook(cause)}"
+    return FailureGroup(f"{films} failed", cause, keys, cure, tuple(ways))
+
+
+def _charged(items: Sequence[Item]) -> str:
+    """What failed films have cost so far."""
+    if all(item.credits == 0 for item in items):
+        return "The service charged nothing."
+    known = sum(item.credits or 0.0 for item in items)
+    if known:
+        return f"{amount(known)} credits were charged, and perhaps refunded."
+    return "Whether that was charged is not known; it is perhaps refunded."
+
+
+def _outlook(cause: str) -> str:
+    """Whether the same input can succeed."""
+    if ACCOUNT.search(cause):
+        return "The account had no credits: top it up first."
+    if CONTENT.search(cause):
+        return "The service refuses this content, and will refuse it again: change it first."
+    return "The same input may succeed another time."
+
+
+def _price(items: Iterable[Item], rows: JournalRows) -> str:
+    prices = [rows.prices.of(rows.works[item.key]) for item in items]
+    known = [price for price in prices if price is not None]
+    if len(known) == len(prices):
+        return f"{amount(sum(known))} credits, a new charge"
+    return f"{count(len(prices), 'new charge')} of unknown price"
+
+
+# --- files and what is not finished ---------------------------------------------------------------
+
+
+def lost_group(films: Sequence[Film], commands: CommandLines, now: datetime) -> FailureGroup | None:
+    """Films that are done and whose files are not where they were saved; None without any."""
+    lost = [film for film in films if film.category is Category.LOST]
+    if not lost:
+        return None
+    keys = tuple(film.key for film in lost)
+    missing = next(file.path for film in lost for file in film.files if not file.here)
+    ends = [film.link_ends_at for film in lost if film.link_ends_at is not None]
+    alive = [at for at in ends if at > now]
+    them = "it" if len(keys) == 1 else "them"
+    cure = "Paid, saved, and gone from the disk. "
+    if alive:
+        left = duration((min(alive) - now).total_seconds())
+        cure += f"The service still has {count(len(alive))}, the first for {left}."
+    else:
+        cure += "The service keeps a film for about a day, and that is over; a backup may have it."
+    again = Advice(f"Fetch {them} again", commands.decision(("save",), keys), "nothing")
+    return FailureGroup(
+        f"{count(len(lost))} without a file", f"{missing} is gone", keys, cure, (again,)
+    )
+
+
+def unfinished_group(films: Sequence[Film], commands: CommandLines) -> FailureGroup | None:
+    """Films that the next run goes on with; None without any."""
+    left = [film for film in films if film.category is Category.UNFINISHED]
+    if not left:
+        return None
+    paid = sum(bool(film.task_id) for film in left)
+    cure = "Run it again: it resumes, and pays for nothing a second time."
+    cause = f"{paid} of them paid, in the making or ready to be saved" if paid else "none is paid"
+    again = Advice("Go on", commands.resume, "what is not paid yet")
+    keys = tuple(film.key for film in left)
+    return FailureGroup(f"{count(len(left))} not finished", cause, keys, cure, (again,))

@@ -1,0 +1,640 @@
+"""The report of a batch: what it says of a journal, as a value, a page, JSON and CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jsonschema_rs
+import pytest
+from manual_clock import ManualClock
+from sample_batch import BEGAN, make_batch, storyboards
+
+from apikley_async import Shot, Storyboard
+from apikley_async.batch import Batch, ItemState
+from apikley_async.batch.report import charts, history
+from apikley_async.batch.report.advice import CommandLines
+from apikley_async.batch.report.build import build_report
+from apikley_async.batch.report.exports import cell, report_csv, report_json
+from apikley_async.batch.report.model import Category, Report, ShotLine, Span
+from apikley_async.batch.report.page import report_page
+from apikley_async.batch.report.rows import JournalRows, picture_of, read_rows
+from apikley_async.batch.report.texts import amount, duration, sentence, shown, without_links
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+NOW = datetime.fromtimestamp(ManualClock(BEGAN + 3600).wall(), UTC)
+COMMANDS = CommandLines(
+    lambda words, keys: " ".join(["apikley", "batch", *words, "--", "campaign.yaml", *keys]),
+    "apikley batch run campaign.yaml",
+)
+FATES = {
+    "paper-boat.2": "refused",
+    "kitten.2": "refused",
+    "night-train.2": "failed",
+    "lighthouse": "uncertain",
+    "tea.2": "uncertain",
+    "lighthouse.2": "lost",
+    "night-train": "expired",
+    "olive-grove.2": "ready",
+    "olive-grove": "throttled",
+    "tea": "retried",
+    "harbour": "planned",
+    "paper-boat": "rejected",
+}
+
+
+async def rows_of(folder: Path, fates: dict[str, str], takes: int = 2) -> JournalRows:
+    journal = folder / "campaign.db"
+    await make_batch(journal, storyboards(takes), fates)
+    async with Batch.open(journal, read_only=True) as batch:
+        return await read_rows(batch, folder)
+
+
+def report_of(rows: JournalRows, folder: Path, now: datetime = NOW) -> Report:
+    return build_report(rows, COMMANDS, title="campaign", folder=folder / "films", now=now)
+
+
+def page_of(report: Report) -> str:
+    return report_page(report, json_url="report.json", csv_url="report.csv")
+
+
+def words(report: Report) -> str:
+    return "".join(text for text, _ in sentence(report.totals, report.made_at)).strip()
+
+
+# --- the value ------------------------------------------------------------------------------------
+
+
+async def test_the_sentence_of_truth(tmp_path: Path) -> None:
+    """Films here, films that need somebody, money, risk, the first deadline, nothing paid twice."""
+    report = report_of(await rows_of(tmp_path, FATES), tmp_path)
+
+    assert words(report) == (
+        "3 of 13 films are here; 8 need you: 2 may have been paid, 5 failed and 1 lost a file; "
+        "2 not finished. 1,620 credits, 270 a film; 540 more at risk. The first link to a film "
+        "that is not here ends in 23 h 2 min. Nothing was paid twice."
+    )
+
+
+async def test_a_batch_that_went_well_needs_nobody(tmp_path: Path) -> None:
+    report = report_of(await rows_of(tmp_path, {"harbour": "dropped"}), tmp_path)
+
+    assert words(report) == (
+        "12 of 13 films are here; none needs you. 3,240 credits, 270 a film. "
+        "Nothing was paid twice."
+    )
+    assert (report.undecided, report.failures, report.lost, report.unfinished) == (
+        (),
+        (),
+        None,
+        None,
+    )
+
+
+async def test_an_empty_batch(tmp_path: Path) -> None:
+    async with Batch.open(tmp_path / "empty.db") as batch:
+        rows = await read_rows(batch, tmp_path)
+
+    report = report_of(rows, tmp_path)
+
+    assert words(report) == "No film is planned yet."
+    assert "No film is planned yet." in page_of(report)
+    assert list(csv.reader(io.StringIO(report_csv(report))))[1:] == []
+
+
+async def test_what_was_paid_twice_is_said(tmp_path: Path) -> None:
+    """By the journal's own books: more tasks than a person has asked for."""
+    rows = await rows_of(tmp_path, {"tea": "retried"})
+    assert report_of(rows, tmp_path).totals.paid_twice == ()
+
+    twice = {**rows.attempts[0], "task_id": "task_other", "token": "f" * 32}
+    report = report_of(attrs.evolve(rows, attempts=[*rows.attempts, twice]), tmp_path)
+
+    assert report.totals.paid_twice == (twice["key"],)
+    assert words(report).endswith("1 film was paid more than once.")
+
+
+async def test_undecided_films_come_with_all_that_is_known(tmp_path: Path) -> None:
+    """Time, model, first words, cause, what is at risk, the balance and the commands."""
+    report = report_of(await rows_of(tmp_path, FATES), tmp_path)
+
+    first, second = report.undecided
+    assert (first.key, second.key) == ("lighthouse", "tea.2")
+    assert first.sent_at < second.sent_at < NOW
+    assert first.model == "sora-2-pro-storyboard"
+    assert first.words == "A lighthouse at dawn, aerial, slow push in."
+    assert first.cause == "the connection broke off after 3.1 s"
+    assert first.credits == 270
+    assert [way.command for way in first.ways] == [
+        "apikley batch resolve --task-id TASK_ID -- campaign.yaml lighthouse",
+        "apikley batch resubmit -- campaign.yaml lighthouse",
+        "apikley batch drop -- campaign.yaml lighthouse",
+    ]
+    assert [way.command for way in report.decide_all] == [
+        "apikley batch resubmit --undecided -- campaign.yaml",
+        "apikley batch drop --undecided -- campaign.yaml",
+    ]
+    assert "nothing else was paid" in report.balances[0]
+
+
+async def test_failures_are_grouped_by_cause_with_cure_and_cost(tmp_path: Path) -> None:
+    """Ids and numbers do not tell causes apart; a refused content is not sent again as it is."""
+    report = report_of(await rows_of(tmp_path, FATES), tmp_path)
+
+    groups = {group.title: group for group in report.failures}
+    assert set(groups) == {"2 films failed", "1 film failed", "1 film expired", "1 film refused"}
+    content = groups["2 films failed"]
+    assert content.keys == ("kitten.2", "paper-boat.2")
+    assert "photorealistic people" in content.cause
+    assert "will refuse it again" in content.cure
+    assert [way.command for way in content.ways] == [
+        "apikley batch retry --changed -- campaign.yaml kitten.2 paper-boat.2"
+    ]
+    assert content.ways[0].cost == "540 credits, a new charge"
+    other = groups["1 film failed"]
+    assert other.ways[0].command == "apikley batch retry -- campaign.yaml night-train.2"
+    assert other.cure == "The service charged nothing. The same input may succeed another time."
+    assert groups["1 film expired"].ways[0].command.startswith("apikley batch revive")
+    assert "takes its new content" in groups["1 film refused"].cure
+
+
+async def test_one_cause_needs_no_list_of_keys(tmp_path: Path) -> None:
+    fates = {f"{name}.2": "failed" for name in ("tea", "kitten", "lighthouse")}
+    report = report_of(await rows_of(tmp_path, fates), tmp_path)
+
+    [group] = report.failures
+    assert group.title == "3 films failed"
+    assert group.ways[0].command == "apikley batch retry -- campaign.yaml"
+
+
+async def test_a_lost_file_is_fetched_again_while_the_service_has_it(tmp_path: Path) -> None:
+    rows = await rows_of(tmp_path, FATES)
+
+    lost = report_of(rows, tmp_path).lost
+    too_late = report_of(rows, tmp_path, NOW + timedelta(days=2)).lost
+
+    assert lost is not None
+    assert lost.keys == ("lighthouse.2",)
+    assert lost.ways[0].command == "apikley batch save -- campaign.yaml lighthouse.2"
+    assert "still has 1 film" in lost.cure
+    assert too_late is not None
+    assert "that is over" in too_late.cure
+    assert report_of(rows, tmp_path).totals.counts[Category.LOST] == 1
+
+
+async def test_takes_stand_beside_each_other(tmp_path: Path) -> None:
+    report = report_of(await rows_of(tmp_path, {}, takes=3), tmp_path)
+
+    assert [[film.key for film in group.films] for group in report.groups][:1] == [
+        ["kitten", "kitten.2", "kitten.3"]
+    ]
+    assert [film.take for film in report.groups[0].films] == [1, 2, 3]
+    assert [film.take for film in report.groups[-1].films] == [0]
+
+
+async def test_purged_films_are_no_takes_of_each_other(tmp_path: Path) -> None:
+    """Without their prompts they look alike."""
+    works = [(key, Storyboard([Shot(f"{key} walks.", 10)], duration=10)) for key in ("ann", "bob")]
+    await make_batch(tmp_path / "campaign.db", works, {})
+    async with Batch.open(tmp_path / "campaign.db") as batch:
+        await batch.purge()
+        rows = await read_rows(batch, tmp_path)
+
+    assert len(report_of(rows, tmp_path).groups) == 2
+    assert "walks" not in report_json(report_of(rows, tmp_path))
+
+
+async def test_times_of_a_film(tmp_path: Path) -> None:
+    """Of its last attempt; and the service's own time of completion where it fits."""
+    report = report_of(await rows_of(tmp_path, FATES), tmp_path)
+
+    tea = next(film for film in report.films if film.key == "tea")
+    assert tea.attempts == 2
+    assert tea.sent_at is not None
+    assert tea.ready_at is not None
+    assert tea.saved_at is not None
+    assert tea.sent_at < tea.ready_at < tea.saved_at
+    assert tea.made_in == pytest.approx((tea.ready_at - tea.sent_at).total_seconds(), abs=2)
+
+
+async def test_a_picture_outside_of_the_batch_is_not_shown(tmp_path: Path) -> None:
+    """A journal may come from elsewhere."""
+    inside, outside = tmp_path / "here", tmp_path / "secret.png"
+    inside.mkdir()
+    for path in (inside / "a.png", outside):
+        path.write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows = await rows_of(inside, {})
+    shown_of = {}
+    for name, image in (("kitten", inside / "a.png"), ("tea", outside)):
+        board = attrs.evolve(rows.works[name], image=str(image))  # type: ignore[misc]
+        shown_of[name] = picture_of(board, [inside])
+
+    assert shown_of == {"kitten": inside / "a.png", "tea": None}
+    link = inside / "link.png"
+    link.symlink_to(outside)
+    board = attrs.evolve(rows.works["tea"], image=str(link))  # type: ignore[misc]
+    assert picture_of(board, [inside]) is None
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_percentiles_are_by_nearest_rank() -> None:
+    assert history.spread([]) is None
+    assert history.spread([3.0]) == history.Spread(1, 3.0, 3.0)
+    hundred = history.spread(float(number) for number in range(1, 101))
+    assert hundred == history.Spread(100, 50.0, 95.0)
+
+
+def test_the_busiest_ten_seconds() -> None:
+    """A window that is full for exactly ten seconds."""
+    sent = [0.0, 1.0, 9.9, 10.0, 10.5]
+
+    assert [*history.in_window(sent)] == [1, 2, 3, 3, 4]
+
+
+def test_a_pause_ends_a_run() -> None:
+    """Waiting overnight is no waiting for the limiter."""
+    spans = [
+        Span("a", 0.0, 1.0, 100.0, 101.0, Category.HERE),
+        Span("b", 50.0, 51.0, 1_000.0, 1_001.0, Category.HERE),
+        Span("c", 1_500.0, 1_501.0, None, None, Category.UNFINISHED),
+        Span("d", 90_000.0, 90_001.0, None, None, Category.UNFINISHED),
+    ]
+
+    assert history.starts_of_runs(spans) == [0.0, 0.0, 0.0, 90_000.0]
+
+
+async def test_the_figures_of_a_run(tmp_path: Path) -> None:
+    run = report_of(await rows_of(tmp_path, FATES), tmp_path).run
+
+    assert run.refused == 1
+    assert None not in (run.made, run.fetched, run.waited)
+    assert run.made is not None
+    assert 60 < run.made.median <= run.made.high < 600
+    assert 0 < run.busiest <= 20
+    assert len(run.sent) == 14  # a film was refused once, one was retried, one never sent
+
+
+async def test_charts_stay_inside_their_frame(tmp_path: Path) -> None:
+    run = report_of(await rows_of(tmp_path, FATES), tmp_path).run
+    for chart in (charts.timeline(run), charts.pace(run)):
+        assert chart is not None
+        numbers = re.findall(r"M([\d.]+) ([\d.]+)", "".join(chart.paths.values()))
+        assert numbers
+        assert all(0 <= float(x) <= 1000 and 0 <= float(y) <= chart.height for x, y in numbers)
+        assert all(0 <= tick.x <= 1000 for tick in chart.ticks)
+        assert len(chart.ticks) < 15
+
+
+def test_a_clock_gone_wild_costs_no_time() -> None:
+    """A journal from elsewhere may say that a film took a thousand years."""
+    spans = (
+        Span("a", 0.0, 1.0, 3e10, 3e10, Category.HERE),
+        Span("b", 1.0, 1.0, None, None, Category.UNFINISHED),
+    )
+    empty = history.run_figures([], {}, [], [])
+    began = time.perf_counter()
+
+    chart = charts.timeline(attrs.evolve(empty, spans=spans, sent=(0.0, 1.0)))
+
+    assert chart is not None
+    assert len(chart.ticks) < 15
+    assert time.perf_counter() - began < 1
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+class Tags(HTMLParser):
+    """The tags of a page, with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.inside = ""
+        self.raw: dict[str, str] = {}
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, given: Sequence[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(given)))
+        self.inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside in ("script", "style"):
+            self.raw[self.inside] = self.raw.get(self.inside, "") + data
+        else:
+            self.text.append(data)
+
+    def counts(self) -> Counter[tuple[str, tuple[str, ...]]]:
+        return Counter((tag, tuple(sorted(given))) for tag, given in self.tags)
+
+    def values(self, attribute: str) -> list[str]:
+        return [given[attribute] or "" for _, given in self.tags if attribute in given]
+
+
+async def test_only_our_script_and_style_run(tmp_path: Path) -> None:
+    """The policy names both by their hash; nothing comes from elsewhere."""
+    page = page_of(report_of(await rows_of(tmp_path, FATES), tmp_path))
+    tags = Tags(page)
+    [policy] = [
+        given["content"] or ""
+        for tag, given in tags.tags
+        if given.get("http-equiv") == "Content-Security-Policy"
+    ]
+
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    for name in ("script", "style"):
+        [text] = re.findall(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in policy
+        assert len(re.findall(rf"<{name}\b", page)) == 1
+    assert not [name for _, given in tags.tags for name in given if name.startswith("on")]
+    assert tags.values("style") == []
+    links = [*tags.values("src"), *tags.values("href")]
+    assert [link for link in links if re.match(r"\w+:|//", link) and link != "data:,"] == []
+    assert page.index("Content-Security-Policy") < page.index("<style")
+
+
+async def test_every_film_is_on_the_page(tmp_path: Path) -> None:
+    rows = await rows_of(tmp_path, FATES)
+    report = report_of(rows, tmp_path)
+    tags = Tags(page_of(report))
+    text = " ".join(tags.text)
+
+    assert [link for link in tags.values("href") if link.endswith(".mp4")] == [
+        file.url for film in report.films for file in film.files if file.here
+    ]
+    for film in report.films:
+        assert film.key in text
+        assert all(shot.text in text for shot in film.shots)
+    ids = tags.values("id")
+    assert len(ids) == len(set(ids))
+    assert {f"f{film.number}" for film in report.films} <= set(ids)
+    assert {link[1:] for link in tags.values("href") if link.startswith("#")} <= set(ids)
+
+
+async def test_no_secret_is_in_a_report(tmp_path: Path) -> None:
+    """No signed link, no token of an attempt, no link in a cause."""
+    rows = await rows_of(tmp_path, FATES)
+    token = rows.attempts[0]["token"]
+    cause = f"https://files.example.com/x.mp4?sign=hush and {token}"
+    items = [
+        attrs.evolve(item, cause=cause, fail_message=cause)
+        if item.state is not ItemState.DONE
+        else item
+        for item in rows.items
+    ]
+    report = report_of(attrs.evolve(rows, items=items), tmp_path)
+
+    for text in (page_of(report), report_json(report), report_csv(report)):
+        assert "hush" not in text
+        assert "sign=" not in text
+        assert not [each["token"] for each in rows.attempts if each["token"] in text]
+        assert "files.example.com" not in text
+
+
+async def test_many_undecided_films_stay_readable(tmp_path: Path) -> None:
+    works = [(f"k{number}", Storyboard([Shot("A cat.", 10)], duration=10)) for number in range(40)]
+    fates = {key: "uncertain" for key, _ in works}
+    await make_batch(tmp_path / "campaign.db", works, fates)
+    async with Batch.open(tmp_path / "campaign.db", read_only=True) as batch:
+        rows = await read_rows(batch, tmp_path)
+
+    page = page_of(report_of(rows, tmp_path))
+
+    assert "28 more that may have been paid" in page
+    assert page.count("resolve --task-id") == 12
+    assert page.count("--undecided") == 2
+
+
+async def test_a_thousand_films_are_a_small_page_in_seconds(tmp_path: Path) -> None:
+    """Under 1 MB without posters, and under 5 s with everything (here on a busy machine)."""
+    scenes = "A long scene with many words about a lighthouse at dawn, its keeper and the sea. "
+    works = [
+        (f"film-{number:04d}", Storyboard([Shot(f"{number}: {scenes * 2}"), Shot(scenes * 3)]))
+        for number in range(1000)
+    ]
+    fates = dict(zip((key for key, _ in works[::7]), ["uncertain", "failed"] * 500, strict=False))
+    rows = await rows_with(tmp_path, works, fates)
+    began = time.process_time()
+
+    report = report_of(rows, tmp_path)
+    page = page_of(report)
+    data, table = report_json(report), report_csv(report)
+
+    assert time.process_time() - began < 4
+    assert len(page.encode()) < 1_000_000
+    assert len(json.loads(data)["films"]) == len(list(csv.reader(io.StringIO(table)))) - 1 == 1000
+
+
+async def rows_with(folder: Path, works: Sequence[Any], fates: dict[str, str]) -> JournalRows:
+    """The rows of a journal that is written once, without waiting for the disk each time."""
+    journal = folder / "campaign.db"
+    await make_batch(journal, works[:2], {})
+    async with Batch.open(journal) as batch:
+        await batch.add(works[2:])
+        rows = await read_rows(batch, folder)
+    done, attempt = rows.items[0], rows.attempts[0]
+    items = [
+        attrs.evolve(
+            done,
+            key=item.key,
+            order=item.order,
+            payload=item.payload,
+            state=ItemState(STATES.get(fates.get(item.key, ""), "done")),
+            cause=f"internal error {item.key}-1",
+            fail_message=f"internal error {item.key}-1",
+            task_id=f"task_{item.key}",
+        )
+        for item in rows.items
+    ]
+    began = float(attempt["began_at"])
+    attempts = [
+        {**attempt, "key": item.key, "task_id": item.task_id, "began_at": began + number * 0.5}
+        for number, item in enumerate(items)
+    ]
+    events = [
+        {"key": item.key, "event": event, "at": began + number * 0.5 + after}
+        for number, item in enumerate(items)
+        for event, after in (("intend", 0.0), ("accept", 0.2), ("succeed", 180.0), ("save", 183.0))
+    ]
+    files = {item.key: rows.files[done.key] for item in items}
+    return attrs.evolve(rows, items=items, attempts=attempts, events=events, files=files)
+
+
+STATES = {"uncertain": "uncertain", "failed": "failed"}
+
+
+# --- hostile texts --------------------------------------------------------------------------------
+
+PIECES = (
+    *("<script>alert(1)</script>", "</script>", "</style>", "<!--", "-->", "]]>"),
+    *('"><img src=x onerror=alert(1)>', "' onfocus=alert(1) autofocus '", "</title>"),
+    *("<svg onload=alert(1)>", "</textarea>", "javascript:alert(1)", "{{ 7 * 7 }}", "{% raw %}"),
+    *("&lt;b&gt;", "&#x3c;script&#x3e;", "`${alert(1)}`", "'", '"', "\\", "<", "&"),
+    *("\0", "\x1b[31m", "\u202e", "\u2028", "\u2066", "\ud800", "\ufeff", "\r\n", "\t", "\x85"),
+    *("=HYPERLINK(1)", "+1", "-1", "@SUM(1)", ";=1+1", "|calc", '","=1', "\uff1d1", "%0A=1"),
+    *("ß", "漢", "😀"),
+)
+
+
+def hostile_texts(number: int) -> list[str]:
+    rng = random.Random(7)
+    return ["".join(rng.choices(PIECES, k=rng.randint(1, 5))) for _ in range(number)]
+
+
+async def test_ten_thousand_hostile_texts_stay_text(tmp_path: Path) -> None:
+    """In elements, attributes and the title: a page of them has the tags of a harmless one."""
+    base = report_of(await rows_of(tmp_path, FATES), tmp_path)
+    texts = hostile_texts(10_000)
+    page = page_of(filled(base, texts))
+    harmless = Tags(page_of(filled(base, ["plain words"] * len(texts))))
+
+    tags = Tags(page)
+
+    assert tags.counts() == harmless.counts()
+    assert tags.raw == harmless.raw
+    assert tags.values("id") == harmless.values("id")
+    assert tags.values("class") == harmless.values("class")
+    assert not re.search("[\0\x1b\u202e\u2066\u2028\x85]", page)
+    found = " ".join("".join(tags.text).split())
+    for group in filled(base, texts).groups:
+        assert all(shot.text in found for shot in group.films[0].shots)
+
+
+def filled(report: Report, texts: Sequence[str]) -> Report:
+    """A report in which every text is one of *texts*, as far as a journal could bring it there."""
+    rest = iter(texts)
+
+    def text(longest: int = 500) -> str:
+        return shown(next(rest), longest)
+
+    groups = []
+    for group in report.groups * 70:
+        films = tuple(
+            attrs.evolve(
+                film,
+                number=len(groups) * 10 + number,
+                key=text() or "-",
+                model=text(),
+                words=text(),
+                cause=text() or "-",
+                task_id=text(),
+                shots=tuple(ShotLine(text() or "-", 5.0) for _ in range(5)),
+                files=tuple(attrs.evolve(file, path=text()) for file in film.files),
+            )
+            for number, film in enumerate(group.films)
+        )
+        groups.append(attrs.evolve(group, films=films))
+    keys = [film.key for group in groups for film in group.films]
+    return attrs.evolve(
+        report,
+        title=text() or "-",
+        groups=tuple(groups),
+        undecided=tuple(
+            attrs.evolve(
+                film,
+                key=keys[number],
+                model=text(),
+                words=text(),
+                cause=text(),
+                ways=tuple(attrs.evolve(way, command=text()) for way in film.ways),
+            )
+            for number, film in enumerate(report.undecided)
+        ),
+        balances=(text(),),
+        failures=tuple(
+            attrs.evolve(group, cause=text(), keys=tuple(keys[:3])) for group in report.failures
+        ),
+        lost=None,
+        unfinished=None,
+        run=attrs.evolve(
+            report.run, spans=tuple(attrs.evolve(span, key=text()) for span in report.run.spans)
+        ),
+    )
+
+
+def test_hostile_texts_are_no_formulas_in_a_spreadsheet() -> None:
+    """Whatever separates its cells."""
+    for text in hostile_texts(10_000):
+        written = cell(shown(text, 500))
+        for part in re.split("[;\t]", written):
+            assert not re.match(r"\s*[=+\-@|%\uff1d\uff0b\uff0d\uff20]", part), text
+
+
+def test_what_is_shown_is_visible() -> None:
+    assert shown("a\0b\u202ec\r\nd", 100) == "a b c d"
+    assert shown("👨\u200d👩\u200d👧 می\u200cخواهم", 100) == "👨\u200d👩\u200d👧 می\u200cخواهم"
+    assert shown("x" * 50, 10) == "xxxxxxx..."
+    assert without_links(f"see https://a.b/c?d=e {'0f' * 16}!") == "see <url> ...!"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0 s"),
+        (4.24, "4.2 s"),
+        (59.6, "1 min"),
+        (310, "5 min 10 s"),
+        (12_000, "3 h 20 min"),
+        (86_400, "1 d"),
+        (187_300, "2 d 4 h"),
+    ],
+)
+def test_spans_of_time_in_words(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_credits_in_words() -> None:
+    assert [amount(each) for each in (0, 270, 5940.0, 0.5, 1234567.891)] == [
+        *("0", "270", "5,940", "0.5", "1,234,567.89")
+    ]
+
+
+# --- JSON and CSV ---------------------------------------------------------------------------------
+
+
+async def test_the_json_is_as_documented(tmp_path: Path) -> None:
+    schema = jsonschema_rs.validator_for(json.loads((DOCS / "report.schema.json").read_text()))
+    rows = await rows_of(tmp_path, FATES)
+    infinite = [attrs.evolve(item, credits=float("inf")) for item in rows.items]
+    empty = attrs.evolve(rows, items=[], attempts=[], events=[], uncertain=[], balances=[])
+
+    for each in (rows, attrs.evolve(rows, items=infinite), empty):
+        text = report_json(report_of(each, tmp_path))
+        schema.validate(json.loads(text))
+        assert "Infinity" not in text
+
+
+async def test_the_csv_has_a_row_a_film(tmp_path: Path) -> None:
+    report = report_of(await rows_of(tmp_path, FATES), tmp_path)
+
+    text = report_csv(report)
+    table = list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"))))
+
+    assert text.startswith("\ufeff")
+    assert [row["key"] for row in table] == [film.key for film in report.films]
+    assert {row["state"] for row in table} >= {"done", "failed", "uncertain"}
+    [tea] = [row for row in table if row["key"] == "tea"]
+    assert (tea["take"], tea["credits"], tea["seconds"]) == ("1", "270.0", "15.0")

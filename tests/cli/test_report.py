@@ -1,0 +1,192 @@
+"""`apikley batch report`, and the report at the end of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from cli.conftest import Run, write_manifest
+from sample_batch import make_batch, storyboards
+
+from apikley_async.simulator import Fault, Simulator
+
+FATES = {"lighthouse": "uncertain", "tea": "failed", "harbour": "planned"}
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the journal of a batch, as the current one."""
+    monkeypatch.chdir(tmp_path)
+    asyncio.run(make_batch(tmp_path / "campaign.db", storyboards(1), FATES))
+    return tmp_path
+
+
+def data_of(page: Path) -> dict[str, object]:
+    data: dict[str, object] = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    return data
+
+
+def test_the_report_lies_beside_the_films(here: Path, run: Run) -> None:
+    """As a page, JSON and CSV, for its owner only; the link is printed."""
+    result = run("batch", "report", "campaign.db")
+
+    page = here / "films" / "report.html"
+    assert result.code == 0
+    assert result.out == "films/report.html\n" or result.out == f"{page}\n"
+    assert f"Report: {page.as_uri()}" in result.err
+    for suffix in (".html", ".json", ".csv"):
+        assert stat.S_IMODE(page.with_suffix(suffix).stat().st_mode) == 0o600
+    assert data_of(page)["title"] == "campaign"
+    assert 'href="kitten.mp4"' in page.read_text(encoding="utf-8")
+
+
+def test_it_may_be_written_elsewhere(here: Path, run: Run) -> None:
+    """Films are found from there."""
+    (here / "out").mkdir()
+
+    result = run("batch", "report", "campaign.db", "-o", "out/look.html", "--json")
+
+    assert result.code == 0
+    assert result.event("report")["path"] == "out/look.html"
+    assert 'href="../films/kitten.mp4"' in Path("out/look.html").read_text(encoding="utf-8")
+    names = sorted(path.name for path in Path("out").iterdir())
+    assert names == ["look.csv", "look.html", "look.json"]
+    assert not Path("films/report.html").exists()
+
+
+def test_without_a_name_it_is_the_only_journal_here(here: Path, run: Run) -> None:
+    assert run("batch", "report").code == 0
+    (here / "notes.db").write_bytes(b"SQLite format 3\0" + b"\0" * 100)
+    assert run("batch", "report").code == 0
+
+    asyncio.run(make_batch(here / "other.db", storyboards(1), {}))
+    several = run("batch", "report")
+    assert several.code == 2
+    assert "name one of campaign.db, other.db" in several.err
+
+    for path in here.glob("*.db"):
+        path.unlink()
+    none = run("batch", "report")
+    assert none.code == 2
+    assert "no journal here" in none.err
+
+
+def test_the_commands_can_be_typed(here: Path, run: Run) -> None:
+    """Exactly as the report prints them."""
+    run("batch", "report", "campaign.db")
+    data = data_of(here / "films" / "report.json")
+
+    [film] = data["undecided"]  # type: ignore[misc]
+    commands = [way["command"] for way in film["ways"]]  # type: ignore[index]
+    assert commands == [
+        "apikley batch resolve --task-id TASK_ID -- campaign.db lighthouse",
+        "apikley batch resubmit -- campaign.db lighthouse",
+        "apikley batch drop -- campaign.db lighthouse",
+    ]
+    assert run(*commands[2].split()[1:]).code == 0
+    again = run("batch", "report", "campaign.db")
+    assert again.code == 0
+    assert data_of(here / "films" / "report.json")["undecided"] == []
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.json", "report.csv"])
+def test_a_file_of_somebody_else_is_not_replaced(here: Path, run: Run, name: str) -> None:
+    """The report takes another name; where a name was asked for, it refuses."""
+    mine = here / "films" / name
+    mine.write_text("mine")
+
+    result = run("batch", "report", "campaign.db")
+    asked = run("batch", "report", "campaign.db", "-o", mine.with_suffix(".html"))
+
+    assert result.code == 0
+    assert (here / "films" / "campaign.report.html").exists()
+    assert asked.code == 2
+    assert f"{name} exists and is no report" in asked.err
+    assert mine.read_text() == "mine"
+
+
+def test_a_link_in_its_place_is_not_followed(here: Path, run: Run) -> None:
+    victim = here / "victim.html"
+    victim.write_text("apikley batch report")
+    (here / "films" / "report.html").symlink_to(victim)
+
+    assert run("batch", "report", "campaign.db").code == 0
+
+    assert victim.read_text() == "apikley batch report"
+    assert (here / "films" / "report.html").is_symlink()
+
+
+def test_two_batches_in_one_folder_have_two_reports(here: Path, run: Run) -> None:
+    asyncio.run(make_batch(here / "other.db", storyboards(1), {}))
+    run("batch", "report", "campaign.db")
+    run("batch", "report", "other.db")
+    run("batch", "report", "campaign.db")
+
+    assert data_of(here / "films" / "report.json")["title"] == "campaign"
+    assert data_of(here / "films" / "other.report.json")["title"] == "other"
+
+
+def test_it_changes_nothing_in_the_journal(here: Path, run: Run) -> None:
+    before = Path("campaign.db").read_bytes()
+
+    run("batch", "report", "campaign.db")
+
+    assert Path("campaign.db").read_bytes() == before
+
+
+def test_a_run_ends_with_its_report(service: Simulator, run: Run) -> None:
+    """With posters where they can be made; the resume line is the command that was typed."""
+    service.script("create", [Fault.code(402)])
+    path = write_manifest("tea", "sea")
+
+    stopped = run("batch", "run", "--yes", "--max-running", "1", path)
+    page = Path("films/report.html")
+    data = data_of(page)
+
+    assert stopped.code == 4
+    assert f"Report: {page.resolve().as_uri()}" in stopped.err
+    assert data["unfinished"]["ways"][0]["command"] == (  # type: ignore[index]
+        "apikley batch run --yes --max-running 1 campaign.jsonl"
+    )
+
+    done = run("batch", "run", "--yes", "--json", path)
+
+    assert done.code == 0
+    assert done.event("report")["url"] == page.resolve().as_uri()
+    assert data_of(page)["totals"]["counts"] == {"here": 2}  # type: ignore[index]
+
+
+def test_a_report_that_cannot_be_written_spoils_no_run(service: Simulator, run: Run) -> None:
+    """The films are there: exit code 0, and a line that says why."""
+    path = write_manifest("tea")
+    Path("films").mkdir()
+    for name in ("report.html", "campaign.report.html"):
+        Path("films", name).write_text("mine")
+
+    result = run("batch", "run", "--yes", path)
+
+    assert result.code == 0
+    assert "There is no report: films/report.html exists" in result.err
+    assert Path("films/report.html").read_text() == "mine"
+
+
+def test_posters_are_made_of_what_is_saved(service: Simulator, run: Run) -> None:
+    """Once, beside the film, of this very film, and never in place of another file."""
+    pytest.importorskip("av")
+    pytest.importorskip("PIL")
+    Path("films").mkdir()
+    Path("films/sea.poster.jpg").write_bytes(b"mine")
+
+    assert run("batch", "run", "--yes", write_manifest("tea", "sea")).code == 0
+
+    assert Path("films/tea.poster.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+    assert Path("films/sea.poster.jpg").read_bytes() == b"mine"
+    page = Path("films/report.html").read_text(encoding="utf-8")
+    assert 'src="tea.poster.jpg"' in page
+    assert "sea.poster.jpg" not in page
+    assert sorted(path.name for path in Path("films").iterdir() if path.name[0] == ".") == []
