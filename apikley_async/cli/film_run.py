@@ -16,8 +16,8 @@ from typing import TypeAlias
 import attrs
 import click
 
-from apikley_async import Client
-from apikley_async.batch import Batch, Item, ItemState, PlanResult, SavedFile
+from apikley_async import Client, SavedFile
+from apikley_async.batch import Batch, Item, ItemState, PlanResult
 from apikley_async.cli.closing_report import ClosingReport
 from apikley_async.cli.consent import (
     ask_consent,

@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 import attrs
 
+from apikley_async import SavedFile
 from apikley_async._disk import open_own, write_whole
-from apikley_async.batch import Batch, SavedFile, is_manifest
+from apikley_async.batch import Batch, is_manifest
 from apikley_async.batch.report.advice import CommandLines
 from apikley_async.batch.report.build import build_report
 from apikley_async.batch.report.exports import CSV_HEADER, GENERATOR, report_csv, report_json

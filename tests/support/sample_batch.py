@@ -16,8 +16,8 @@ from pathlib import Path
 
 from manual_clock import ManualClock
 
-from apikley_async import Attempt, ModelTask, Shot, Storyboard, Verdict, Work
-from apikley_async.batch import Batch, ItemEvent, Journal, SavedFile, Transition
+from apikley_async import Attempt, ModelTask, SavedFile, Shot, Storyboard, Verdict, Work
+from apikley_async.batch import Batch, ItemEvent, Journal, Transition
 from apikley_async.batch.report.posters import make_posters
 from apikley_async.batch.saved_files import hash_file
 

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from apikley_async import SavedFile
 from apikley_async._disk import open_own, write_whole
-from apikley_async.batch.store.protocol import SavedFile
 
 __all__ = ["make_posters", "poster_of", "poster_path"]
 
