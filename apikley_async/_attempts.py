@@ -94,7 +94,7 @@ class Attempts:
         session, spending = self._session, self.settings.spending
         async with contextlib.AsyncExitStack() as held:
             if expense is None:
-                expense = await held.enter_async_context(self.expense(work))
+                expense = await held.enter_async_context(self._reserved(work))
             recorder = spending.recorder(recorder or NoRecorder(), expense)
             submission = Submission(work, callback_url, recorder, group, metadata)
             task_id = await session.submitter.submit(submission)
@@ -143,7 +143,16 @@ class Attempts:
             work: the film.
             follow: whether the block follows the film to its end.
         """
-        check_submission(work, None)
+        check_submission(work)
+        async with self._reserved(work, follow=follow) as expense:
+            yield expense
+
+    @contextlib.asynccontextmanager
+    async def _reserved(self, work: Work, *, follow: bool = False) -> AsyncIterator[Expense | None]:
+        """Surround one film whose work was checked, as `expense` does."""
+        if not self.settings.spending.bounded:
+            yield None
+            return
         async with contextlib.AsyncExitStack() as held:
             async with self._session.tasks.inside():
                 entering = self.settings.spending.expense(work, follow=follow)

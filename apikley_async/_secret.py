@@ -14,12 +14,13 @@ SHORTEST_SECRET = 12  # anything shorter opens nothing, and is a part of ordinar
 class Secret:
     """The API key: not shown by `repr`, not pickled; `reveal` gives it."""
 
-    __slots__ = ("_bare", "_echo", "_text")
+    __slots__ = ("_bare", "_echo", "_numbers", "_text")
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._bare = text.replace("\\", "")
         self._echo = re.compile("".join(map(_any_spelling, text)))
+        self._numbers = frozenset(f"{ord(char):02x}" for char in text)
 
     def reveal(self) -> str:
         return self._text
@@ -28,12 +29,19 @@ class Secret:
         """Replace the key in foreign text by stars, plain or escaped."""
         if len(self._text) < SHORTEST_SECRET:
             return text
-        # The pattern is slow, and a cheaper check clears nearly every answer: where no character is
-        # escaped by its number, an echo is the key with backslashes in it.
-        numbered = "%" in text or "\\u00" in text
-        if not numbered and self._bare not in text.replace("\\", ""):
-            return text
-        return self._echo.sub("***", text)
+        # The pattern is slow, and a cheaper check clears nearly every answer: where none of the
+        # key's characters is escaped by its number, an echo is the key with backslashes in it.
+        if self._bare in text.replace("\\", "") or self._is_numbered(text):
+            return self._echo.sub("***", text)
+        return text
+
+    def _is_numbered(self, text: str) -> bool:
+        """Whether *text* has the number of one of the key's characters behind an escape."""
+        return any(
+            escaped[:2].lower() in self._numbers
+            for escape in ("%", "\\u00")
+            for escaped in text.split(escape)[1:]
+        )
 
     def __repr__(self) -> str:
         return "Secret(***)"

@@ -339,7 +339,7 @@ def with_images(images: Images, new: Callable[[Image], T]) -> dict[str, T | list
 
 def work_faults(work: object) -> Iterator[str]:
     """Say why *work* cannot be submitted; a user's own class may return anything."""
-    if not isinstance(work, Work):
+    if not isinstance(work, Storyboard | ModelTask | Work):  # the protocol last: it is slow
         yield f"work: a Storyboard, a ModelTask or a Work of your own, not {type(work).__name__}"
         return
     yield from model_faults(work.model)

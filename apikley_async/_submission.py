@@ -130,7 +130,7 @@ class Submission:
     metadata: Any = attrs.field(default=None, repr=False)
 
 
-def check_submission(work: object, callback_url: str | None) -> None:
+def check_submission(work: Work, callback_url: str | None = None) -> None:
     """Refuse what cannot be submitted, before anything is sent.
 
     Raises:
@@ -139,7 +139,7 @@ def check_submission(work: object, callback_url: str | None) -> None:
     faults = [*work_faults(work)]
     if callback_url is not None:
         faults += [f"callback_url: {fault}" for fault in url_faults(callback_url)]
-    if not faults and isinstance(work, Work):
+    if not faults:
         uploaded = dict.fromkeys(work.images, "https://" + "x" * 200)
         faults += echo_faults(fields_of(work, uploaded))
     if faults:

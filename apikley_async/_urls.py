@@ -195,7 +195,7 @@ def public_url_fault(url: object) -> str | None:
 
 
 def _has_blanks(url: str) -> bool:
-    return any(letter.isspace() or not letter.isprintable() for letter in url)
+    return " " in url or not url.isprintable()  # of all blanks only the space is printable
 
 
 # --- judging an address --------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def encode_link(url: str) -> str:
     url = url.strip()
     host = re.match(r"[^:/?#]+://[^/?#]*", url)
     path = url[host.end() :] if host else ""
-    if not host or all(char in ASCII for char in path):
+    if not host or re.fullmatch("[!-~]*", path):
         return url
     if not path.isprintable():
         return url  # not a link; `url_faults` says so
@@ -103,6 +103,8 @@ def _values_named(value: Any, name: str) -> Iterator[Any]:
     layer = [value]
     for _ in range(MAX_DEPTH):
         layer = [inner for inner in layer if isinstance(inner, dict)]
+        if not layer:
+            return
         yield from (inner[name] for inner in layer if name in inner)
         layer = [v for inner in layer for key, v in inner.items() if not NOT_FILMS.search(str(key))]
 

@@ -50,6 +50,8 @@ def strings_in(value: Any) -> Iterator[str]:
     """Give every string in a JSON value, also in JSON inside strings."""
     layer = [value]
     for _ in range(MAX_DEPTH):
+        if not layer:
+            return
         layer = [unwrap_json(inner) for inner in layer]
         yield from (inner for inner in layer if isinstance(inner, str))
         layer = [inner for outer in layer for inner in _children(outer)]

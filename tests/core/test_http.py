@@ -965,6 +965,20 @@ def test_however_an_answer_spells_the_key_it_is_blotted_out(
     assert key not in Secret(key).blot(json.dumps(json.dumps({"msg": f"x{key}"})))
 
 
+@given(key=KEYS, around=st.sampled_from(["", "%2F", "\\\\u0026", "%"]), data=st.data())
+def test_each_character_of_the_key_may_be_spelled_in_its_own_way(
+    key: str, around: str, data: st.DataObject
+) -> None:
+    """The check that spares most answers the search overlooks no spelling (S3)."""
+    spelled = "".join(
+        data.draw(
+            st.sampled_from([c, f"\\{c}", f"%{ord(c):02x}", f"%{ord(c):02X}", f"\\u00{ord(c):02X}"])
+        )
+        for c in key
+    )
+    assert spelled not in Secret(key).blot(f"{around}x{spelled}y{around}")
+
+
 def test_a_stand_in_for_a_key_mangles_no_answer() -> None:
     """Tests and simulators use short keys, which occur in every other word."""
     text = '{"code": 200, "data": {"taskId": "test-1"}}'

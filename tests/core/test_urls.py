@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def test_a_signed_url_is_not_changed() -> None:
     """A signature covers each letter, and a second encoding would change it."""
     for url in ("https://a.test/b%2Fc+d%20e?X=%2f~&Y=a/b", "https://a.test/%7E'()*?q="):
         assert str(request_url(url)) == url
+
+
+def test_no_blank_and_no_control_character_is_in_a_url() -> None:
+    """Every character of Unicode, one after the other."""
+    letters = map(chr, range(sys.maxunicode + 1))
+    odd = (letter for letter in letters if letter.isspace() or not letter.isprintable())
+
+    assert [letter for letter in odd if not any(url_faults(f"https://a.example/{letter}"))] == []
 
 
 def test_a_url_is_told_from_a_path() -> None:
