@@ -185,8 +185,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests on the Python that runs this."""
-    install(session, "-e", ".[all]", *group("tests"))
+    """The tests on the Python that runs this; those of the report in a browser need Chromium."""
+    install(session, "-e", ".[all]", *group("tests"), *group("browser"))
     session.run("pytest", *pytest_args(session))
 
 

@@ -7,39 +7,29 @@ import csv
 import hashlib
 import io
 import json
-import random
 import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import attrs
 import jsonschema_rs
 import pytest
-from manual_clock import ManualClock
-from sample_batch import BEGAN, make_batch, storyboards
+from sample_batch import make_batch, storyboards
+from sample_report import NOW, filled, hostile_texts, page_of, report_of, rows_with
 
 from apikley_async import Shot, Storyboard
 from apikley_async.batch import Batch, ItemState
 from apikley_async.batch.report import charts, history
-from apikley_async.batch.report.advice import CommandLines
-from apikley_async.batch.report.build import build_report
 from apikley_async.batch.report.exports import cell, report_csv, report_json
-from apikley_async.batch.report.model import Category, Report, ShotLine, Span
-from apikley_async.batch.report.page import report_page
+from apikley_async.batch.report.model import Category, Report, Span
 from apikley_async.batch.report.rows import JournalRows, picture_of, read_rows
 from apikley_async.batch.report.texts import amount, duration, sentence, shown, without_links
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-NOW = datetime.fromtimestamp(ManualClock(BEGAN + 3600).wall(), UTC)
-COMMANDS = CommandLines(
-    lambda words, keys: " ".join(["apikley", "batch", *words, "--", "campaign.yaml", *keys]),
-    "apikley batch run campaign.yaml",
-)
 FATES = {
     "paper-boat.2": "refused",
     "kitten.2": "refused",
@@ -61,14 +51,6 @@ async def rows_of(folder: Path, fates: dict[str, str], takes: int = 2) -> Journa
     await make_batch(journal, storyboards(takes), fates)
     async with Batch.open(journal, read_only=True) as batch:
         return await read_rows(batch, folder)
-
-
-def report_of(rows: JournalRows, folder: Path, now: datetime = NOW) -> Report:
-    return build_report(rows, COMMANDS, title="campaign", folder=folder / "films", now=now)
-
-
-def page_of(report: Report) -> str:
-    return report_page(report, json_url="report.json", csv_url="report.csv")
 
 
 def words(report: Report) -> str:
@@ -448,60 +430,7 @@ async def test_a_thousand_films_are_a_small_page_in_seconds(tmp_path: Path) -> N
     assert len(json.loads(data)["films"]) == len(list(csv.reader(io.StringIO(table)))) - 1 == 1000
 
 
-async def rows_with(folder: Path, works: Sequence[Any], fates: dict[str, str]) -> JournalRows:
-    """The rows of a journal that is written once, without waiting for the disk each time."""
-    journal = folder / "campaign.db"
-    await make_batch(journal, works[:2], {})
-    async with Batch.open(journal) as batch:
-        await batch.add(works[2:])
-        rows = await read_rows(batch, folder)
-    done, attempt = rows.items[0], rows.attempts[0]
-    items = [
-        attrs.evolve(
-            done,
-            key=item.key,
-            order=item.order,
-            payload=item.payload,
-            state=ItemState(STATES.get(fates.get(item.key, ""), "done")),
-            cause=f"internal error {item.key}-1",
-            fail_message=f"internal error {item.key}-1",
-            task_id=f"task_{item.key}",
-        )
-        for item in rows.items
-    ]
-    began = float(attempt["began_at"])
-    attempts = [
-        {**attempt, "key": item.key, "task_id": item.task_id, "began_at": began + number * 0.5}
-        for number, item in enumerate(items)
-    ]
-    events = [
-        {"key": item.key, "event": event, "at": began + number * 0.5 + after}
-        for number, item in enumerate(items)
-        for event, after in (("intend", 0.0), ("accept", 0.2), ("succeed", 180.0), ("save", 183.0))
-    ]
-    files = {item.key: rows.files[done.key] for item in items}
-    return attrs.evolve(rows, items=items, attempts=attempts, events=events, files=files)
-
-
-STATES = {"uncertain": "uncertain", "failed": "failed"}
-
-
 # --- hostile texts --------------------------------------------------------------------------------
-
-PIECES = (
-    *("<script>alert(1)</script>", "</script>", "</style>", "<!--", "-->", "]]>"),
-    *('"><img src=x onerror=alert(1)>', "' onfocus=alert(1) autofocus '", "</title>"),
-    *("<svg onload=alert(1)>", "</textarea>", "javascript:alert(1)", "{{ 7 * 7 }}", "{% raw %}"),
-    *("&lt;b&gt;", "&#x3c;script&#x3e;", "`${alert(1)}`", "'", '"', "\\", "<", "&"),
-    *("\0", "\x1b[31m", "\u202e", "\u2028", "\u2066", "\ud800", "\ufeff", "\r\n", "\t", "\x85"),
-    *("=HYPERLINK(1)", "+1", "-1", "@SUM(1)", ";=1+1", "|calc", '","=1', "\uff1d1", "%0A=1"),
-    *("ß", "漢", "😀"),
-)
-
-
-def hostile_texts(number: int) -> list[str]:
-    rng = random.Random(7)
-    return ["".join(rng.choices(PIECES, k=rng.randint(1, 5))) for _ in range(number)]
 
 
 async def test_ten_thousand_hostile_texts_stay_text(tmp_path: Path) -> None:
@@ -521,58 +450,6 @@ async def test_ten_thousand_hostile_texts_stay_text(tmp_path: Path) -> None:
     found = " ".join("".join(tags.text).split())
     for group in filled(base, texts).groups:
         assert all(shot.text in found for shot in group.films[0].shots)
-
-
-def filled(report: Report, texts: Sequence[str]) -> Report:
-    """A report in which every text is one of *texts*, as far as a journal could bring it there."""
-    rest = iter(texts)
-
-    def text(longest: int = 500) -> str:
-        return shown(next(rest), longest)
-
-    groups = []
-    for group in report.groups * 70:
-        films = tuple(
-            attrs.evolve(
-                film,
-                number=len(groups) * 10 + number,
-                key=text() or "-",
-                model=text(),
-                words=text(),
-                cause=text() or "-",
-                task_id=text(),
-                shots=tuple(ShotLine(text() or "-", 5.0) for _ in range(5)),
-                files=tuple(attrs.evolve(file, path=text()) for file in film.files),
-            )
-            for number, film in enumerate(group.films)
-        )
-        groups.append(attrs.evolve(group, films=films))
-    keys = [film.key for group in groups for film in group.films]
-    return attrs.evolve(
-        report,
-        title=text() or "-",
-        groups=tuple(groups),
-        undecided=tuple(
-            attrs.evolve(
-                film,
-                key=keys[number],
-                model=text(),
-                words=text(),
-                cause=text(),
-                ways=tuple(attrs.evolve(way, command=text()) for way in film.ways),
-            )
-            for number, film in enumerate(report.undecided)
-        ),
-        balances=(text(),),
-        failures=tuple(
-            attrs.evolve(group, cause=text(), keys=tuple(keys[:3])) for group in report.failures
-        ),
-        lost=None,
-        unfinished=None,
-        run=attrs.evolve(
-            report.run, spans=tuple(attrs.evolve(span, key=text()) for span in report.run.spans)
-        ),
-    )
 
 
 def test_hostile_texts_are_no_formulas_in_a_spreadsheet() -> None:
