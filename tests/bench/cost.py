@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from bench.films import new_key
 from bench.processes import service, workers
-from bench.tables import Figure, ratios
+from bench.tables import Figure, Table, ratios
 
 __all__ = ["OURS", "PEERS", "RAW", "jobs", "memory", "polls"]
 
@@ -31,7 +31,7 @@ def installed_peers() -> dict[str, str]:
     return {name: place for name, (module, place) in PEERS.items() if find_spec(module)}
 
 
-def jobs(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
+def jobs(rounds: int, scale: float) -> Iterator[Table]:
     """CPU per job at 10 and at 100 in flight."""
     peers = installed_peers()
     with service() as url, workers({**RAW, **OURS, **peers}) as contenders:
@@ -43,7 +43,7 @@ def jobs(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
                     count = max(flight, round((200 if name in peers else 600) * scale))
                     cost = contender.measure(**order, jobs=count, flight=flight)
                     cpu[name].append(cost["cpu"])
-            yield f"CPU per job, {flight} in flight", figures_of(cpu, flight, [*peers])
+            yield Table(f"CPU per job, {flight} in flight", figures_of(cpu, flight, [*peers]))
 
 
 def figures_of(cpu: dict[str, list[float]], flight: int, peers: list[str]) -> list[Figure]:
@@ -60,7 +60,7 @@ def figures_of(cpu: dict[str, list[float]], flight: int, peers: list[str]) -> li
     return figures
 
 
-def polls(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
+def polls(rounds: int, scale: float) -> Iterator[Table]:
     """CPU per poll with 10,000 jobs in flight."""
     count, window = round(10_000 * scale), max(1.0, 8 * scale)
     cost: dict[str, list[float]] = {name: [] for name in (*RAW, *OURS)}
@@ -72,10 +72,10 @@ def polls(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
                 cost[name].append(measured["poll"])
     figures = [Figure("raw aiohttp", [1e6 * value for value in cost["raw"]], "us")]
     figures += [Figure(f"{name} / raw", ratios(cost[name], cost["raw"]), gate=1.4) for name in OURS]
-    yield f"CPU per poll, {count:,} in flight", figures
+    yield Table(f"CPU per poll, {count:,} in flight", figures)
 
 
-def memory(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
+def memory(rounds: int, scale: float) -> Iterator[Table]:
     """Memory per job with 10,000 in flight: Python's allocations, and what is resident."""
     count, interval = round(10_000 * scale), max(1.0, 8 * scale)
     for traced, what in ((True, "allocated"), (False, "resident")):
@@ -89,7 +89,7 @@ def memory(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
                             **order, interval=interval, window=0, traced=traced
                         )
                     kept[name].append(measured["memory"] / 1024)
-        yield (
+        yield Table(
             f"Memory per job {what}, {count:,} in flight",
             [
                 Figure(name, kept[name], "KiB", gate=5.0 if traced and name in OURS else None)

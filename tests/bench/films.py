@@ -11,7 +11,17 @@ from typing import Any
 
 import attrs
 
-__all__ = ["ID_LENGTH", "IMAGE", "Order", "input_of", "link_of", "new_key", "scenes", "task_id"]
+__all__ = [
+    "HOST",
+    "ID_LENGTH",
+    "IMAGE",
+    "Order",
+    "input_of",
+    "link_of",
+    "new_key",
+    "scenes",
+    "task_id",
+]
 
 FIRST = (
     "A small orange lighthouse keeper's cat wearing a knitted scarf, sitting on a cosy kitchen "
@@ -23,6 +33,7 @@ SECOND = (
     "the cake now finished; the cat licks its lips and looks out at the sea, warm ambient "
     "lighting, cinematic close-up, shallow depth of field, calm and content mood."
 )
+HOST = "https://tempfile.results.example"  # of the films, unless the fake serves them itself
 IMAGE = "https://file.results.example/custom-page/akr/section-images/1760776438785hyue5ogz.png"
 FIRST_NUMBER = 1_790_000_000_000
 ID_LENGTH = len(f"task_sora-2-pro-storyboard_{FIRST_NUMBER}")
@@ -55,7 +66,7 @@ def task_id(number: int) -> str:
 def link_of(task: str) -> str:
     """A signed link of the length that file hosts give."""
     query = f"Expires=1790086400&Signature={'Q1cD' * 10}&Key-Pair-Id=K2JCJMDEHXQW5F"
-    return f"https://tempfile.results.example/f/{task}/0001.mp4?{query}"
+    return f"{HOST}/f/{task}/0001.mp4?{query}"
 
 
 @attrs.frozen

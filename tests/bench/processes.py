@@ -11,16 +11,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Service", "Worker", "child_environment", "service", "workers"]
+__all__ = ["Service", "Worker", "child_environment", "run_module", "service", "use_core", "workers"]
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
 def child_environment() -> dict[str, str]:
     """Where a child finds these modules and the package, whatever started us."""
-    path = [str(TESTS), str(TESTS.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    path = [
+        str(TESTS),
+        str(TESTS / "support"),
+        str(TESTS.parent),
+        *os.environ.get("PYTHONPATH", "").split(os.pathsep),
+    ]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("APIKLEY_")}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)  # each start would compile everything anew
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def use_core(last: bool) -> None:
+    """Keep this process on the last core of the machine, or off it, where that can be said."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(cores) > 1:
+        os.sched_setaffinity(0, cores[-1:] if last else cores[:-1])
 
 
 class Child:
@@ -56,6 +69,13 @@ class Child:
         self._process.stdout.close()
 
 
+def run_module(*words: str) -> dict[str, float]:
+    """Run a module of this folder once; the figures it prints."""
+    with contextlib.closing(Child(*words)) as child:
+        figures: dict[str, float] = json.loads(child.read())
+    return figures
+
+
 class Worker(Child):
     """A contender; `measure` gives what an order cost."""
 
@@ -71,15 +91,15 @@ class Worker(Child):
 class Service(Child):
     """The fake; `url` is where it listens."""
 
-    def __init__(self) -> None:
-        super().__init__("bench.service")
+    def __init__(self, film_size: int = 0) -> None:
+        super().__init__("bench.service", str(film_size))
         self.url = f"http://127.0.0.1:{self.read()}"
 
 
 @contextlib.contextmanager
-def service() -> Iterator[str]:
-    """The URL of a fake that runs for as long."""
-    with contextlib.closing(Service()) as running:
+def service(film_size: int = 0) -> Iterator[str]:
+    """The URL of a fake that runs for as long, and serves films of that size if any."""
+    with contextlib.closing(Service(film_size)) as running:
         yield running.url
 
 

@@ -20,16 +20,21 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import cost, startup
-from bench.tables import Figure, table
+from bench import batches, callbacks, cost, downloads, growth, pacing, startup
+from bench.tables import Measured
 
-Part = Callable[[int, float], Iterator[tuple[str, list[Figure]]]]
+Part = Callable[[int, float], Iterator[Measured]]
 
 PARTS: dict[str, Part] = {
     "cost": cost.jobs,
     "polls": cost.polls,
     "memory": cost.memory,
     "startup": startup.starts,
+    "limiter": pacing.limits,
+    "growth": growth.exponents,
+    "batch": batches.batches,
+    "downloads": downloads.downloads,
+    "callbacks": callbacks.answer_times,
 }
 PACKAGES = (
     *("aiohttp", "replicate", "openai", "fal-client", "runwayml"),
@@ -66,9 +71,9 @@ def main(words: list[str] | None = None) -> None:
     found: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "tables": {}}
     print(json.dumps(found["machine"]), flush=True)
     for name in options.parts or PARTS:
-        for title, figures in PARTS[name](options.rounds, options.scale):
-            print(f"\n{table(title, figures)}", flush=True)
-            found["tables"][title] = [figure.to_dict() for figure in figures]
+        for measured in PARTS[name](options.rounds, options.scale):
+            print(f"\n{measured.markdown()}", flush=True)
+            found["tables"][measured.title] = measured.to_dict()
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -1,11 +1,12 @@
 """A fast fake of the service, and of the peers' services, in a process and on a core of its own.
 
-    python -m bench.service        prints its port, and ends when its standard input does
+    python -m bench.service [BYTES]     prints its port, and ends when its standard input does
 
 Answers are made once and only filled with the task's id. Nothing is checked and nothing is
 delayed: what is measured is the client. `POST /bench/ready?after=N` lets each task be ready at
 its poll after *N* others, `/bench/reset?after=N` also forgets all tasks. `GET /bench/counts` says
-how many were created, how often they were polled, and how many of them at least once.
+how many were created, how often they were polled, and how many of them at least once. With a
+number of bytes it serves the films too, each as large.
 """
 
 from __future__ import annotations
@@ -13,23 +14,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections import Counter
 
 import attrs
 from bench.dialects import DIALECTS, PLACEHOLDER, Dialect, Shape
-from bench.films import task_id
+from bench.films import HOST, task_id
+from bench.processes import use_core
+from filehost import film
 
 BACKLOG = 4096
 NOT_FOUND = b'{"code":404,"msg":"no such path","data":null}'
-
-
-def use_core(last: bool) -> None:
-    """Keep this process on the last core of the machine, or off it, where that can be said."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(cores) > 1:
-        os.sched_setaffinity(0, cores[-1:] if last else cores[:-1])
 
 
 @attrs.frozen
@@ -39,8 +34,8 @@ class Filled:
     pieces: tuple[bytes, ...]
 
     @classmethod
-    def of(cls, shape: Shape, url: str, status: int = 200) -> Filled:
-        body = json.dumps(shape(PLACEHOLDER, url)).encode()
+    def of(cls, shape: Shape, url: str, host: str, status: int = 200) -> Filled:
+        body = json.dumps(shape(PLACEHOLDER, url)).replace(HOST, host).encode()
         return cls(tuple(response(body, status).split(PLACEHOLDER.encode())))
 
     def with_id(self, task: bytes) -> bytes:
@@ -56,17 +51,27 @@ def response(body: bytes, status: int = 200) -> bytes:
     return head.encode() + body
 
 
+def film_response(size: int) -> bytes:
+    if not size:
+        return response(NOT_FOUND, 404)
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nAccept-Ranges: bytes\r\n"
+        f'ETag: "bench"\r\nContent-Length: {size}\r\n\r\n'
+    )
+    return head.encode() + film(size=size)
+
+
 class Answers:
     """The answers of one dialect, made once."""
 
-    def __init__(self, dialect: Dialect, url: str) -> None:
+    def __init__(self, dialect: Dialect, url: str, host: str) -> None:
         self.dialect = dialect
         self.submits = dialect.submits.encode()
         self.before, self.behind = (part.encode() for part in dialect.polls)
-        self.created = Filled.of(dialect.created, url, dialect.status)
-        self.waiting = Filled.of(dialect.waiting, url)
-        self.ready = Filled.of(dialect.ready, url)
-        self.result = Filled.of(dialect.result or dialect.ready, url)
+        self.created = Filled.of(dialect.created, url, host, dialect.status)
+        self.waiting = Filled.of(dialect.waiting, url, host)
+        self.ready = Filled.of(dialect.ready, url, host)
+        self.result = Filled.of(dialect.result or dialect.ready, url, host)
 
     def find(self, target: bytes) -> tuple[bytes, bool] | None:
         """The task that *target* is about, and whether it is polled, not its result fetched."""
@@ -81,13 +86,17 @@ class Answers:
 class Service:
     """Tasks, how often each was polled, and what is answered."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, film_size: int = 0) -> None:
         self.created = 0
         self.polls: Counter[bytes] = Counter()
         self.ready_after = 0
-        self._answers = [Answers(dialect, url) for dialect in DIALECTS]
+        host = url if film_size else HOST
+        self._answers = [Answers(dialect, url, host) for dialect in DIALECTS]
+        self._film = film_response(film_size)
 
     def answer(self, method: bytes, target: bytes) -> bytes:
+        if target.startswith(b"/f/"):
+            return self._film
         for answers in self._answers:
             if method == b"POST" and target == answers.submits:
                 self.created += 1
@@ -150,14 +159,14 @@ def content_length(head: bytes) -> int:
     return int(rest.partition(b"\r\n")[0]) if name else 0
 
 
-async def serve() -> None:
+async def serve(film_size: int) -> None:
     loop = asyncio.get_running_loop()
     service: list[Service] = []
     server = await loop.create_server(
         lambda: Connection(service[0]), "127.0.0.1", 0, backlog=BACKLOG
     )
     port = server.sockets[0].getsockname()[1]
-    service.append(Service(f"http://127.0.0.1:{port}"))
+    service.append(Service(f"http://127.0.0.1:{port}", film_size))
     print(port, flush=True)
     ended = asyncio.Event()
     loop.add_reader(sys.stdin, ended.set)  # its end is the end of who started us
@@ -168,4 +177,4 @@ async def serve() -> None:
 if __name__ == "__main__":
     use_core(last=True)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+        asyncio.run(serve(int(sys.argv[1]) if sys.argv[1:] else 0))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from bench.processes import child_environment
-from bench.tables import Figure, ratios
+from bench.tables import Figure, Table, ratios
 
 __all__ = ["starts"]
 
@@ -30,7 +30,7 @@ def run(*words: str) -> tuple[float, float]:
     return time.perf_counter() - wall, cpu - before.children_user - before.children_system
 
 
-def starts(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
+def starts(rounds: int, scale: float) -> Iterator[Table]:
     """`apikley --help` and `import apikley_async` beside `import aiohttp`, interleaved."""
     imports = ["apikley_async", *(name for name in PEERS if find_spec(name))]
     starts = {name: ("-c", f"import {name}") for name in ("aiohttp", *imports)}
@@ -51,4 +51,4 @@ def starts(rounds: int, scale: float) -> Iterator[tuple[str, list[Figure]]]:
         gate = 1.25 if name == "apikley_async" else None
         of_both = ratios(cpu[name], cpu["aiohttp"])
         figures.append(Figure(f"`import {name}` / {base}, CPU", of_both, gate=gate))
-    yield "Start-up", figures
+    yield Table("Start-up", figures)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
-__all__ = ["Figure", "ratios", "table"]
+__all__ = ["Figure", "Grid", "Measured", "Table", "ratios"]
 
 
 @attrs.frozen
@@ -36,14 +36,10 @@ class Figure:
         """The smallest and the largest round."""
         return min(self.rounds), max(self.rounds)
 
-    @property
-    def deviation(self) -> float:
-        """The median of the distances from the median."""
-        return statistics.median(abs(value - self.median) for value in self.rounds)
-
     def to_dict(self) -> dict[str, Any]:
         low, high = self.spread
-        values = {"median": self.median, "min": low, "max": high, "mad": self.deviation}
+        deviation = statistics.median(abs(value - self.median) for value in self.rounds)
+        values = {"median": self.median, "min": low, "max": high, "mad": deviation}
         return {**attrs.asdict(self), **values}
 
 
@@ -52,21 +48,61 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
     return [value / base for value, base in zip(above, below, strict=True)]
 
 
-def table(title: str, figures: Iterable[Figure]) -> str:
+@attrs.frozen
+class Table:
+    """Figures one below the other, each with its noise."""
+
+    title: str
+    figures: Sequence[Figure]
+
+    def markdown(self) -> str:
+        rows = []
+        for figure in self.figures:
+            low, high = figure.spread
+            unit = f" {figure.unit}" if figure.unit else ""
+            gate = "" if figure.gate is None else digits(figure.gate)
+            span = f"{digits(low)} to {digits(high)}"
+            rows.append([figure.name, f"{digits(figure.median)}{unit}", span, gate])
+        return markdown(self.title, ["figure", "median", "min to max", "gate"], rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"figures": [figure.to_dict() for figure in self.figures]}
+
+
+@attrs.frozen
+class Grid:
+    """Two figures in each cell, by row and column: no noise, since nothing of it is measured time.
+
+    Attributes:
+        title: what it holds.
+        corner: what the rows are, and what the two figures are.
+        columns: their heads.
+        rows: for each name, one cell a column.
+    """
+
+    title: str
+    corner: str
+    columns: Sequence[str]
+    rows: dict[str, Sequence[tuple[float, float]]]
+
+    def markdown(self) -> str:
+        lines = [
+            [name, *("; ".join(map(digits, cell)) for cell in cells)]
+            for name, cells in self.rows.items()
+        ]
+        return markdown(self.title, [self.corner, *self.columns], lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"columns": self.columns, "rows": self.rows}
+
+
+Measured: TypeAlias = Table | Grid
+
+
+def markdown(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, with its title."""
-    lines = [
-        f"### {title}",
-        "",
-        "| figure | median | min to max | gate |",
-        "| --- | --- | --- | --- |",
-    ]
-    for figure in figures:
-        low, high = figure.spread
-        unit = f" {figure.unit}" if figure.unit else ""
-        gate = "" if figure.gate is None else digits(figure.gate)
-        span = f"{digits(low)} to {digits(high)}"
-        lines.append(f"| {figure.name} | {digits(figure.median)}{unit} | {span} | {gate} |")
-    return "\n".join([*lines, ""])
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 
 def digits(value: float) -> str:

@@ -8,7 +8,7 @@ import pytest
 from bench import ours, raw
 from bench.films import Order, new_key
 from bench.processes import service
-from bench.tables import Figure, ratios, table
+from bench.tables import Figure, Table, ratios
 from bench.worker import Contender, in_flight, whole
 
 
@@ -30,4 +30,4 @@ def test_ratios_are_made_within_a_round() -> None:
 
     assert figure.median == 2.0
     assert figure.spread == (2.0, 4.0)
-    assert "| ours / raw | 2 | 2 to 4 | 2.5 |" in table("Cost", [figure])
+    assert "| ours / raw | 2 | 2 to 4 | 2.5 |" in Table("Cost", [figure]).markdown()

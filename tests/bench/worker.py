@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.films import Order
-from bench.service import use_core
+from bench.processes import use_core
 
 WARM_UP = 50  # jobs before anything is measured: imports, caches, first connections
 STEP = 0.25  # seconds between two looks at the service's counts
@@ -74,7 +74,7 @@ async def in_flight(
     before = held(traced)
     running = asyncio.ensure_future(contend(order))
     polled = 0
-    while polled < order.jobs and not running.done():  # noqa: ASYNC110 - another process counts
+    while polled < order.jobs and not running.done():
         await asyncio.sleep(STEP)
         polled = (await tell(order.url, "/bench/counts"))["polled"]
     memory = held(traced) - before

@@ -1,9 +1,10 @@
-"""Benchmark: how fast callbacks are answered, 200 a second for 10 s, signed, on real sockets.
+"""How fast callbacks are answered, 200 a second for 10 s, signed, on real sockets.
 
-    python tests/webhook/bench.py [--rate 200] [--seconds 10] [--inbox] [--asgi] [--keep-alive]
+    python -m bench.callbacks [--rate 200] [--seconds 10] [--inbox] [--asgi] [--keep-alive]
 
 The receiver runs in this process, the sender in another. Every callback is a new one, on a
-connection of its own unless --keep-alive is given. Prints the answer times that the sender sees.
+connection of its own unless --keep-alive is given. Prints the answer times that the sender sees,
+as JSON.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from bench.processes import run_module
+from bench.tables import Figure, Table
 from webhook.callback_requests import (
     JSON,
     KEY,
@@ -33,6 +34,24 @@ from webhook.callback_requests import (
 )
 
 from apikley_async.webhook import Callback, Inbox, Receiver
+
+__all__ = ["answer_times"]
+
+WAYS = {"": (), ", kept in an inbox": ("--inbox",), ", behind uvicorn": ("--asgi",)}
+
+
+def answer_times(rounds: int, scale: float) -> Iterator[Table]:
+    """The time to the answer that a sender sees, without and with an inbox."""
+    seconds = str(max(1.0, 10 * scale))
+    figures = []
+    for way, options in WAYS.items():
+        runs = [
+            run_module("bench.callbacks", "--seconds", seconds, *options)
+            for _ in range(min(rounds, 3))
+        ]
+        for name, words in (("p50_ms", "half"), ("p99_ms", "99 of 100")):
+            figures.append(Figure(f"{words} within{way}", [run[name] for run in runs], "ms"))
+    yield Table("Callbacks answered, 200 a second", figures)
 
 
 async def send(port: int, rate: int, seconds: float, keep_alive: bool) -> dict[str, object]:
@@ -98,15 +117,14 @@ async def receiving(options: argparse.Namespace, dispatched: list[str]) -> Async
 async def main(options: argparse.Namespace) -> None:
     dispatched: list[str] = []
     async with receiving(options, dispatched) as port:
-        words = [sys.executable, __file__, "--send-to", str(port), *sys.argv[1:]]
+        words = [sys.executable, "-m", "bench.callbacks", "--send-to", str(port), *sys.argv[1:]]
         sender = await asyncio.create_subprocess_exec(*words)
         await sender.wait()
-    if not options.inbox:
-        print(f"dispatched: {len(dispatched)}, different: {len(set(dispatched))}")
+    assert options.inbox or len(dispatched) == len(set(dispatched)) > 0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rate", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--inbox", action="store_true", help="store them in an inbox")
@@ -115,6 +133,7 @@ if __name__ == "__main__":
     parser.add_argument("--send-to", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.send_to:
-        print(asyncio.run(send(given.send_to, given.rate, given.seconds, given.keep_alive)))
+        times = asyncio.run(send(given.send_to, given.rate, given.seconds, given.keep_alive))
+        print(json.dumps(times))
     else:
         asyncio.run(main(given))
