@@ -944,7 +944,7 @@ def test_closing_at_any_turn(use: str, tmp_path: Path) -> None:
             struck = asyncio.Event()
             loop.strike = struck.set
             quitting = asyncio.create_task(struck.wait())
-            await asyncio.wait({task, quitting}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, quitting}, timeout=6, return_when=asyncio.FIRST_COMPLETED)
             quitting.cancel()
 
             began = now()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import re
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import aiohttp
-import fastapi
 import pytest
 from aiohttp import web
 from pages import ROOT, blocks_of
@@ -31,6 +32,9 @@ from webhook.callback_requests import (
 
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.webhook import Callback, token_secret
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 HOWTO = ROOT / "docs" / "howto" / "callbacks.md"
 
@@ -53,8 +57,8 @@ def sub_app(callback: Callback) -> web.Application:
     return app
 
 
-def in_fastapi(callback: Callback) -> fastapi.FastAPI:
-    app = fastapi.FastAPI()
+def in_fastapi(callback: Callback) -> FastAPI:
+    app: FastAPI = importlib.import_module("fastapi").FastAPI()  # a second of imports
     app.mount("/apikley/films", callback.asgi_app())
     return app
 
