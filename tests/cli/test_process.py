@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from cli.conftest import Run, quick_polling
 
 import apikley_async
+from apikley_async.cli import client_factory
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 KEY = "canary-0000-this-key-opens-nothing"
@@ -48,26 +50,39 @@ def service(tmp_path: Path) -> Iterator[Simulator]:
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
+QUICK = """
+import sys
+from apikley_async import Backoff
+from apikley_async.cli import client_factory, main
+client_factory.Backoff = lambda: Backoff(initial=0.02, factor=1)
+sys.exit(main())
+"""
+
 
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Start the command in a folder of its own; a process left at the end is killed."""
+    """Start the command in a folder of its own; a process left at the end is killed.
+
+    With `service` it polls without the usual delays.
+    """
     started: list[subprocess.Popen[str]] = []
     path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
     usual = {**os.environ, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
+    usual_python: Sequence[str] = ("-m", "apikley_async")
     if "service" in request.fixturenames:
         base_url = request.getfixturevalue("service").base_url
         usual |= {"APIKLEY_API_KEY": KEY, "APIKLEY_BASE_URL": base_url}
+        usual_python = ("-c", QUICK)
 
     def start_it(
         *words: str,
-        python: Sequence[str] = ("-m", "apikley_async"),
+        python: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         terminal: int | None = None,
     ) -> subprocess.Popen[str]:
         stream = subprocess.PIPE if terminal is None else terminal
         process = subprocess.Popen(
-            [sys.executable, *python, *words],
+            [sys.executable, *(python or usual_python), *words],
             stdin=stream,
             stdout=stream,
             stderr=stream,
@@ -88,6 +103,16 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+@pytest.fixture
+def again(service: Simulator, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in this process, after one that was a process of its own."""
+    monkeypatch.setenv("APIKLEY_BASE_URL", service.base_url)
+    monkeypatch.setenv("APIKLEY_API_KEY", KEY)
+    monkeypatch.setattr(client_factory, "Backoff", quick_polling)
+    monkeypatch.chdir(tmp_path)
+    return run
 
 
 def wait_until(happened: Callable[[], object]) -> None:
@@ -123,7 +148,7 @@ def test_a_signal_ends_the_command_in_good_order(
 
 
 def test_nothing_is_submitted_after_a_signal(
-    service: Simulator, start: Start, tmp_path: Path
+    service: Simulator, start: Start, again: Run, tmp_path: Path
 ) -> None:
     """Films that waited are named, and the command that resumes them."""
     for name in ("a", "b"):
@@ -141,12 +166,13 @@ def test_nothing_is_submitted_after_a_signal(
     assert process.returncode == 130
     assert len(service.ledger.creations) == 1
     assert (stands["event"], stands["submitted"], stands["planned"]) == ("batch", 1, 2)
-    again = start("generate", "--yes", *boards)
-    assert again.wait(TIMEOUT) == 0
+    assert again("generate", "--yes", *boards).code == 0
     assert len(service.ledger.paid) == 3
 
 
-def test_a_second_signal_ends_the_command_at_once(service: Simulator, start: Start) -> None:
+def test_a_second_signal_ends_the_command_at_once(
+    service: Simulator, start: Start, again: Run
+) -> None:
     """A submission without an answer is uncertain, never "not submitted"."""
     service.script("create", [Fault.HANG_AFTER])
     process = start("generate", "--yes", "tea.json")
@@ -163,30 +189,31 @@ def test_a_second_signal_ends_the_command_at_once(service: Simulator, start: Sta
     assert process.returncode == 130
     assert time.monotonic() - began < 5
     assert "1 submission may be out" in err
-    again = start("generate", "--yes", "tea.json")
-    _, err = again.communicate(timeout=TIMEOUT)
-    assert again.returncode == 3
-    assert "tea: UNCERTAIN" in err
+    resumed = again("generate", "--yes", "tea.json")
+    assert resumed.code == 3
+    assert "tea: UNCERTAIN" in resumed.err
     assert len(service.ledger.paid) == 1
 
 
-def test_simulate_serves_until_a_signal(start: Start) -> None:
+def test_simulate_serves_until_a_signal(
+    start: Start, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its first two lines configure a client; a signal is its normal end."""
     process = start("simulate", "--port", "0", "--speed", "100", "--films", "placeholder")
     assert process.stdout is not None
     lines = [process.stdout.readline().removeprefix("export ").strip() for _ in range(2)]
     env = dict(line.split("=", 1) for line in lines)
 
-    asked = start("credits", env=env)
-    assert asked.communicate(timeout=TIMEOUT)[0] == "10000000\n"
-    port = env["APIKLEY_BASE_URL"].rpartition(":")[2]
-    second = start("simulate", "--port", port)
-    _, refused = second.communicate(timeout=TIMEOUT)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    asked = run("credits")
+    second = run("simulate", "--port", env["APIKLEY_BASE_URL"].rpartition(":")[2])
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=TIMEOUT)
 
-    assert (asked.returncode, second.returncode, process.returncode) == (0, 2, 0)
-    assert refused.count("\n") == 1
+    assert (asked.code, asked.out) == (0, "10000000\n")
+    assert (second.code, process.returncode) == (2, 0)
+    assert second.err.count("\n") == 1
     assert "Traceback" not in err
 
 
@@ -232,7 +259,9 @@ def test_two_commands_in_one_folder(service: Simulator, start: Start, tmp_path: 
     assert len(service.ledger.paid) == 1
 
 
-def test_killed_while_a_submission_is_under_way(service: Simulator, start: Start) -> None:
+def test_killed_while_a_submission_is_under_way(
+    service: Simulator, start: Start, again: Run
+) -> None:
     """The same command does not submit again: it reports what is uncertain. (A7, A8)"""
     service.script("create", [Fault.late(5)])
     killed = start("generate", "--yes", "tea.json")
@@ -241,10 +270,9 @@ def test_killed_while_a_submission_is_under_way(service: Simulator, start: Start
     killed.wait(TIMEOUT)
 
     for _ in range(2):
-        again = start("generate", "--yes", "tea.json")
-        _, err = again.communicate(timeout=TIMEOUT)
-        assert again.returncode == 3
-        assert "tea: UNCERTAIN" in err
+        resumed = again("generate", "--yes", "tea.json")
+        assert resumed.code == 3
+        assert "tea: UNCERTAIN" in resumed.err
 
     assert len(service.ledger.creations) == 1
 

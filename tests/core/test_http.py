@@ -1004,19 +1004,21 @@ def timed(seconds: float) -> Iterator[None]:
 # --- uploads -------------------------------------------------------------------------------------
 
 
-def slowly(pace: int, *, until: int | None = None) -> Callable[[Line], Awaitable[None]]:
-    """A server that reads *pace* bytes a second, as far as *until*, and then answers."""
+def slowly(
+    portion: int, *, pause: float = 1, until: int | None = None
+) -> Callable[[Line], Awaitable[None]]:
+    """A server that reads *portion* bytes after each *pause*, as far as *until*, then answers."""
 
     async def greet(line: Line) -> None:
         head = (await line.reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         left = int(head.partition("content-length: ")[2].split("\r\n")[0])
         read = 0
         while left > 0 and (until is None or read < until):
-            await asyncio.sleep(1)
+            await asyncio.sleep(pause)
             piece = b""
             with contextlib.suppress(TimeoutError):  # a timer at all times: time goes in steps
                 async with asyncio.timeout(1):
-                    piece = await line.reader.read(min(pace, left))
+                    piece = await line.reader.readexactly(min(portion, left))
             left, read = left - len(piece), read + len(piece)
         if until is not None:
             await asyncio.Event().wait()
@@ -1033,7 +1035,7 @@ async def test_an_upload_that_makes_progress_goes_on() -> None:
     """There is no clock on the whole of it: its length depends on its size and on the line."""
     patient = Timeouts(idle=10_000)
     async with (
-        RawServer(greet=slowly(100_000)) as server,
+        RawServer(greet=slowly(1_000_000, pause=10)) as server,
         talking(server.url, timeouts=patient) as transport,
     ):
         told = await send(transport, LARGE_IMAGE)

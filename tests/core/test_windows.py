@@ -76,7 +76,7 @@ sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
 """
 FILMS = """
 from pathlib import Path
-from apikley_async import Client, JournalError, Shot, Storyboard
+from apikley_async import Backoff, Client, JournalError, Shot, Storyboard
 from apikley_async.batch import Batch
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.webhook import Inbox
@@ -89,7 +89,7 @@ def world():
 
 
 def client_of(service):
-    return Client(service.api_key, base_url=service.base_url)
+    return Client(service.api_key, base_url=service.base_url, polling=Backoff(initial=0.05))
 """
 
 

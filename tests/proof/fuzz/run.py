@@ -101,8 +101,8 @@ def again(name: str) -> int:
     return told(read(seed, number + 1, only=number))
 
 
-def main() -> int:
-    """Read the arguments and the cases, and tell."""
+def main(words: list[str] | None = None) -> int:
+    """Read the arguments (*words*, or the command line's) and the cases, and tell."""
     parser = argparse.ArgumentParser(description="Fuzz the wire, or what is named.")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--count", type=int, default=100_000, help="of each part")
@@ -111,7 +111,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=None, help="by default another one each time")
     parser.add_argument("--only", help="SEED:NUMBER of a case to be read again")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if options.only:
         return again(options.only)
     counts = dict.fromkeys(options.parts, options.count)
