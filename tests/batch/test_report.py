@@ -148,7 +148,7 @@ async def test_failures_are_grouped_by_cause_with_cure_and_cost(tmp_path: Path) 
     assert content.ways[0].cost == "540 credits, a new charge"
     other = groups["1 film failed"]
     assert other.ways[0].command == "apikley batch retry -- campaign.yaml night-train.2"
-    assert other.cure == "The service charged nothing. The same input may succeed another time."
+    assert other.cure == "Nothing was charged. The same input may succeed another time."
     assert groups["1 film expired"].ways[0].command.startswith("apikley batch revive")
     assert "takes its new content" in groups["1 film refused"].cure
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from cli.conftest import Run, write_manifest
 from sample_batch import make_batch, storyboards
 
+import apikley_async
 from apikley_async.simulator import Fault, Simulator
 
 FATES = {"lighthouse": "uncertain", "tea": "failed", "harbour": "planned"}
@@ -190,3 +195,32 @@ def test_posters_are_made_of_what_is_saved(service: Simulator, run: Run) -> None
     assert 'src="tea.poster.jpg"' in page
     assert "sea.poster.jpg" not in page
     assert sorted(path.name for path in Path("films").iterdir() if path.name[0] == ".") == []
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux and util-linux")
+def test_a_journal_on_a_read_only_disk_is_read(here: Path) -> None:
+    """`status` and `report` read a copy, with what the log holds; nothing is written there. (J9)"""
+    disk = here / "disk"
+    disk.mkdir()
+    script = f"""
+        mount -t tmpfs none {disk} && cp -r campaign.db* films {disk} || exit 99
+        rm -f {disk}/*-shm {disk}/*-wal
+        mount -o remount,ro {disk} || exit 99
+        {sys.executable} -m apikley_async batch status {disk}/campaign.db
+        [ $? -eq 3 ] || exit 1
+        {sys.executable} -m apikley_async batch report {disk}/campaign.db
+    """
+    root = Path(apikley_async.__file__).parents[1]
+    ran = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if ran.returncode == 99 or "unshare" in ran.stderr:
+        pytest.skip("this process may mount nothing")
+
+    assert ran.returncode == 0, ran.stderr
+    assert f"Report: {(here / 'report.html').as_uri()}" in ran.stderr
+    assert 'href="disk/films/kitten.mp4"' in Path("report.html").read_text(encoding="utf-8")

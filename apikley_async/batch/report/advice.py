@@ -142,7 +142,9 @@ def _failure_group(
         return FailureGroup(f"{films} expired", cause, keys, cure, (way,))
     named = () if all_retried else keys
     cost = _price(items, rows)
-    again = Advice(f"Plan {them} again", commands.decision(("retry",), named), cost)
+    content = CONTENT.search(cause) is not None
+    when = f"Plan {them} again" + (" as before" if content else "")
+    again = Advice(when, commands.decision(("retry",), named), cost)
     if state is ItemState.REJECTED:
         cure = (
             f"Nothing was made or charged. Change {them} in the manifest and run it again: a film "
@@ -153,7 +155,7 @@ def _failure_group(
     if commands.of_manifest:
         changed = commands.decision(("retry", "--changed"), named)
         ways.append(Advice(f"Plan {them} with the manifest's new content", changed, cost))
-    if CONTENT.search(cause):
+    if content:
         ways = ways[-1:]
     cure = f"{_charged(items)} {_outlook(cause)}"
     return FailureGroup(f"{films} failed", cause, keys, cure, tuple(ways))
@@ -162,7 +164,7 @@ def _failure_group(
 def _charged(items: Sequence[Item]) -> str:
     """What failed films have cost so far."""
     if all(item.credits == 0 for item in items):
-        return "The service charged nothing."
+        return "Nothing was charged."
     known = sum(item.credits or 0.0 for item in items)
     if known:
         return f"{amount(known)} credits were charged, and perhaps refunded."

@@ -30,6 +30,7 @@ STEPS = (
     *(3600, 7200, 10_800, 21_600, 43_200, 86_400),
 )
 BINS = 240
+LEAST = {"uncertain": 5.0}  # pixels: what has no length must still be seen
 
 
 @attrs.frozen
@@ -110,6 +111,11 @@ class Axis:
         return tuple(piece.left - BREAK / 2 for piece in self.pieces[1:])
 
 
+def left_of(run: RunFigures) -> float:
+    """Where the axis begins: right of the films' names, if there is room for them."""
+    return NAMES if len(run.spans) <= MOST_NAMED else 10.0
+
+
 def axis_of(spans: Sequence[Span], left: float) -> Axis:
     """The axis for some spans, which are in the order of their start: the last runs only."""
     runs: dict[float, float] = {}
@@ -134,10 +140,9 @@ def last_of(span: Span) -> float:
 
 def timeline(run: RunFigures) -> Chart | None:
     """Films over time: one line each, in the order in which they were sent."""
-    named = len(run.spans) <= MOST_NAMED
-    left = NAMES if named else 10.0
     if not run.spans:
         return None
+    named, left = len(run.spans) <= MOST_NAMED, left_of(run)
     axis = axis_of(run.spans, left)
     shown = [span for span in run.spans if axis.piece(span.sent)][-MOST_DRAWN:]
     row = min(16.0, max(1.0, 640.0 / len(shown)))
@@ -181,16 +186,17 @@ def parts_of(span: Span, axis: Axis) -> Iterator[tuple[str, float, float]]:
             ("saving", span.ready, end),
         ]
     for kind, begin, until in points:
-        yield kind, piece.x(begin), max(piece.x(until), piece.x(begin) + 0.6)
+        yield kind, piece.x(begin), max(piece.x(until), piece.x(begin) + LEAST.get(kind, 0.6))
 
 
 def pace(run: RunFigures) -> Chart | None:
     """Submissions in ten seconds, against the limit."""
     if not run.spans or not run.sent:
         return None
-    axis = axis_of(run.spans, 10.0)
+    left = left_of(run)
+    axis = axis_of(run.spans, left)
     most = max(run.busiest, LIMIT)
-    height, base = 120.0, 94.0
+    height, base = 140.0, 114.0
     heights: dict[int, int] = {}
     for at, number in zip(run.sent, in_window(run.sent), strict=True):
         if piece := axis.piece(at):

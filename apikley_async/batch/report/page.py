@@ -25,6 +25,7 @@ __all__ = ["report_page"]
 PAGE = Path(__file__).with_name("page")
 ROOM_FOR_SCENES = 400_000  # bytes of a page; more are cut, each scene at the same length
 MOST_UNDECIDED = 12  # that are shown with all that is known; more are listed
+MOST_EAGER = 200  # films whose posters are loaded at once, so that they are printed as well
 MOST_KEYS = 24  # that are listed of a group of failures
 WORDS: Mapping[Category, str] = {
     Category.HERE: "here",
@@ -112,6 +113,7 @@ def facts_of(report: Report) -> dict[str, Any]:
         "amount": amount,
         "both_times": local_and_utc,
         "cut": cutter(report),
+        "lazy": len(report.films) > MOST_EAGER,
         "facts": facts_line,
         "label_of": label_of,
         "sortable": sortable,
@@ -223,7 +225,7 @@ def figures_of(run: RunFigures) -> Iterator[dict[str, str]]:
         ("Until it was here", run.fetched),
     ):
         if spread is not None:
-            note = f"in the middle; {duration(spread.high)} for the slowest 5 %"
+            note = f"median; 95 % within {duration(spread.high)}"
             yield {"name": name, "value": duration(spread.median), "note": note}
     if run.sent:
         note = f"of {charts.LIMIT} submissions in the busiest ten seconds"

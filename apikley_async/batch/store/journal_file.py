@@ -27,6 +27,7 @@ __all__ = [
     "copy_privately",
     "facts_in",
     "has_log",
+    "is_read_only_disk",
     "keep_copy",
     "make_journal",
     "make_lasting",
@@ -133,10 +134,7 @@ def copy_privately(path: Path, copy: Path, migrations: Migrations) -> JournalFac
                 with contextlib.closing(connect(copy)) as target:
                     db.backup(target)
         except sqlite3.OperationalError as exc:
-            if exc.sqlite_errorcode & 0xFF not in (
-                sqlite3.SQLITE_CANTOPEN,
-                sqlite3.SQLITE_READONLY,
-            ):
+            if not is_read_only_disk(exc):
                 raise
             # On a read-only disk SQLite cannot read the log: it would have to write beside it.
             for end in ("-wal", ""):
@@ -145,6 +143,11 @@ def copy_privately(path: Path, copy: Path, migrations: Migrations) -> JournalFac
     with contextlib.closing(connect(copy)) as db:
         check_journal(db, path, migrations)
         return facts_in(db)
+
+
+def is_read_only_disk(error: sqlite3.OperationalError) -> bool:
+    """Whether SQLite says that it cannot write beside a file that it only reads."""
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 
 def copied_at_rest(path: Path, copy: Path) -> bool:

@@ -6,6 +6,7 @@ Everything that can refuse a journal happens before anything in it is written.
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -47,8 +48,7 @@ def open_journal(journal: OpenJournal) -> None:
     if not shared and (lock := lock_inode(journal.path)) is not None:
         journal.locks.append(lock)
     had_log = journal_file.has_log(journal.path)  # before SQLite makes one
-    journal.db = journal_file.connect(journal.path, read_only=journal.read_only)
-    version = journal_file.check_journal(journal.db, journal.path, journal.migrations)
+    version = _connect(journal)
     facts = journal_file.facts_in(journal.db)
     journal.journal_id, journal.epoch = facts.journal_id, facts.epoch
     journal.intents, journal.lost = facts.intents, facts.lost
@@ -59,6 +59,25 @@ def open_journal(journal: OpenJournal) -> None:
         raise JournalError(f"{journal.path} {reason}")
     for [path] in journal.db.execute("SELECT path FROM folder ORDER BY rowid LIMIT 1000"):
         journal.folders[resolve_path(path, journal.home)] = None
+
+
+def _connect(journal: OpenJournal) -> int:
+    """Connect to the file, or to a copy where its disk cannot be written; give its version.
+
+    Even to read a journal, SQLite writes beside it.
+    """
+    journal.db = journal_file.connect(journal.path, read_only=journal.read_only)
+    try:
+        return journal_file.check_journal(journal.db, journal.path, journal.migrations)
+    except sqlite3.OperationalError as exc:
+        if not (journal.read_only and journal_file.is_read_only_disk(exc)):
+            raise
+    journal.db.close()
+    journal.copies = tempfile.TemporaryDirectory(prefix="apikley-", ignore_cleanup_errors=True)
+    copy = Path(journal.copies.name).resolve() / "journal.db"
+    journal_file.copy_privately(journal.path, copy, journal.migrations)
+    journal.db = journal_file.connect(copy, read_only=True)
+    return journal_file.check_journal(journal.db, copy, journal.migrations)
 
 
 def _begin(journal: OpenJournal, version: int, *, log_is_lost: bool) -> None:
