@@ -27,7 +27,7 @@ from bench.processes import run_module, service, use_core, workers
 from bench.tables import Figure, Table, ratios
 
 from apikley_async import Backoff, Client, Environment, RateLimiter
-from apikley_async.batch import Batch
+from apikley_async.batch import Batch, ItemState
 from apikley_async.testing import Reply, Request, reply
 
 __all__ = ["batches"]
@@ -107,7 +107,7 @@ async def broken(count: int) -> dict[str, float]:
         async with client, planned(Path(name), count) as batch:
             run = batch.run(client, folder=Path(name) / "films", max_running=count)
             running = asyncio.ensure_future(anext(run))
-            while (await batch.status()).counts.get("submitted", 0) < count:  # noqa: ASYNC110
+            while (await batch.status()).counts.get(ItemState.SUBMITTED, 0) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
             began = time.perf_counter()
             running.cancel()

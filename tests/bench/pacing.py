@@ -76,7 +76,7 @@ class Loop(VirtualLoop):
     aiolimiter sets timers of less than a rounding error; exact time never passes those.
     """
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, **options: Any
     ) -> asyncio.TimerHandle:
         return super().call_at(max(when, self.time() + 1e-4), callback, *args, **options)

@@ -33,7 +33,9 @@ def run(*words: str) -> tuple[float, float]:
 def starts(rounds: int, scale: float) -> Iterator[Table]:
     """`apikley --help` and `import apikley_async` beside `import aiohttp`, interleaved."""
     imports = ["apikley_async", *(name for name in PEERS if find_spec(name))]
-    starts = {name: ("-c", f"import {name}") for name in ("aiohttp", *imports)}
+    starts: dict[str, tuple[str, ...]] = {
+        name: ("-c", f"import {name}") for name in ("aiohttp", *imports)
+    }
     starts["--help"] = COMMAND
     wall: dict[str, list[float]] = {name: [] for name in starts}
     cpu: dict[str, list[float]] = {name: [] for name in starts}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import attrs
@@ -71,11 +71,11 @@ class Table:
 
 @attrs.frozen
 class Grid:
-    """Two figures in each cell, by row and column: no noise, since nothing of it is measured time.
+    """Figures by row and column, without noise: nothing of it is measured time.
 
     Attributes:
         title: what it holds.
-        corner: what the rows are, and what the two figures are.
+        corner: what the rows are, and what the figures of a cell are.
         columns: their heads.
         rows: for each name, one cell a column.
     """
@@ -83,7 +83,7 @@ class Grid:
     title: str
     corner: str
     columns: Sequence[str]
-    rows: dict[str, Sequence[tuple[float, float]]]
+    rows: Mapping[str, Sequence[tuple[float, ...]]]
 
     def markdown(self) -> str:
         lines = [
