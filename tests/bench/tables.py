@@ -63,7 +63,7 @@ class Table:
             gate = "" if figure.gate is None else digits(figure.gate)
             span = f"{digits(low)} to {digits(high)}"
             rows.append([figure.name, f"{digits(figure.median)}{unit}", span, gate])
-        return markdown(self.title, ["figure", "median", "min to max", "gate"], rows)
+        return markdown(self.title, ["figure", "median", "min to max", "goal"], rows)
 
     def to_dict(self) -> dict[str, Any]:
         return {"figures": [figure.to_dict() for figure in self.figures]}
