@@ -8,17 +8,11 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 
 import click
 
 from apikley_async import __version__
-from apikley_async.cli.commands.account import balance, upload
-from apikley_async.cli.commands.batch import batch
-from apikley_async.cli.commands.check import check, preview
-from apikley_async.cli.commands.demo import demo
-from apikley_async.cli.commands.generate import generate
-from apikley_async.cli.commands.servers import simulate, webhook
-from apikley_async.cli.commands.tasks import download, status, wait
 from apikley_async.cli.exit_codes import INTERNAL, INTERRUPTED, OK, USAGE
 from apikley_async.cli.help_texts import EXIT_CODES
 from apikley_async.cli.output.terminal_text import clean
@@ -26,33 +20,67 @@ from apikley_async.errors import ApikleyError
 
 __all__ = ["apikley", "library_warnings", "run"]
 
-COMMANDS: tuple[click.Command, ...] = (
-    generate,
-    batch,
-    wait,
-    download,
-    status,
-    upload,
-    balance,
-    check,
-    preview,
-    simulate,
-    webhook,
-    demo,
-)
+COMMANDS_PACKAGE = "apikley_async.cli.commands"
+COMMANDS = {  # where each is, and what the list of commands says of it
+    "generate": ("generate.generate", "Make one film of each FILE, and save it."),
+    "batch": (
+        "batch.batch",
+        "Many films from a manifest, paid once each, whatever happens in between.",
+    ),
+    "wait": ("tasks.wait", "Wait for films that were submitted before, wherever that was."),
+    "download": (
+        "tasks.download",
+        "Save films that are finished; those that are not are named, not waited for.",
+    ),
+    "status": ("tasks.status", "Print how far films are."),
+    "upload": ("account.upload", "Store images at the service, and print their URLs."),
+    "credits": ("account.balance", "Print how many credits are left."),
+    "check": ("check.check", "Report everything that is wrong with manifests, images included."),
+    "preview": (
+        "check.preview",
+        "Render the films of a manifest on this machine, before they are paid.",
+    ),
+    "simulate": ("servers.simulate", "Serve a simulated service on this machine until Ctrl-C."),
+    "webhook": ("servers.webhook", "Receive the service's callbacks in a process of its own."),
+    "demo": (
+        "demo.demo",
+        "The tour: six storyboards become films in half a minute, all on this machine.",
+    ),
+}
+
+
+class Named(click.Command):
+    """A command by its name and what the list says of it; `load` imports the command itself."""
+
+    def __init__(self, name: str, place: str, summary: str) -> None:
+        super().__init__(name, help=summary)
+        self._place = place
+
+    def load(self) -> click.Command:
+        module, _, name = self._place.partition(".")
+        command: click.Command = getattr(import_module(f"{COMMANDS_PACKAGE}.{module}"), name)
+        return command
+
+
+class Commands(click.Group):
+    """A group that imports only the command that is run: listing them takes no time."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, words = super().resolve_command(ctx, args)
+        return name, command.load() if isinstance(command, Named) else command, words
 
 
 @click.group(
+    cls=Commands,
+    commands=[Named(name, *entry) for name, entry in COMMANDS.items()],
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def apikley() -> None:
     """Videos from storyboards, by the Apikley API."""
-
-
-for _command in COMMANDS:
-    apikley.add_command(_command)
 
 
 def run(args: Sequence[str] | None = None) -> int:
