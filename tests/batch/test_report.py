@@ -97,6 +97,17 @@ async def test_an_empty_batch(tmp_path: Path) -> None:
     assert list(csv.reader(io.StringIO(report_csv(report))))[1:] == []
 
 
+async def test_a_rehearsal_has_paid_nothing(tmp_path: Path) -> None:
+    rows = await rows_of(tmp_path, {"harbour": "dropped"})
+    files = {key: attrs.evolve(facts, simulated=True) for key, facts in rows.files.items()}
+    report = report_of(attrs.evolve(rows, files=files), tmp_path)
+
+    assert words(report) == (
+        "12 of 13 films are here; none needs you. "
+        "All was rehearsed on this machine, and nothing was paid."
+    )
+
+
 async def test_what_was_paid_twice_is_said(tmp_path: Path) -> None:
     """By the journal's own books: more tasks than a person has asked for."""
     rows = await rows_of(tmp_path, {"tea": "retried"})

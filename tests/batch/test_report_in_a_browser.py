@@ -23,7 +23,9 @@ from apikley_async import Shot, Storyboard
 from apikley_async.batch import Batch
 from apikley_async.batch.report.build import build_report
 from apikley_async.batch.report.model import Report
+from apikley_async.batch.report.posters import make_posters
 from apikley_async.batch.report.rows import read_rows
+from apikley_async.batch.saved_files import hash_file
 
 T = TypeVar("T")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the group browser")
@@ -91,6 +93,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     async def make() -> Report:
         journal = folder / "campaign.db"
         await make_batch(journal, storyboards(2), FATES, films=films)
+        make_posters([hash_file(path) for path in (folder / "films").glob("*.mp4")])
         async with Batch.open(journal, read_only=True) as batch:
             rows = await read_rows(batch, folder)
         return build_report(rows, COMMANDS, title="campaign", folder=folder / "films", now=NOW)
@@ -350,6 +353,7 @@ def test_on_paper_it_has_no_buttons(browser: Any, place: Path) -> None:
     assert hidden == [False, False, False]
     assert ground == "rgb(255, 255, 255)"
     assert paper.startswith(b"%PDF")
+    assert b"/Subtype /Image" in paper  # the posters
 
 
 def test_hostile_texts_do_nothing(browser: Any, report: Report, tmp_path: Path) -> None:

@@ -127,10 +127,11 @@ def facts_of(report: Report) -> dict[str, Any]:
 
 def shares_of(report: Report) -> list[dict[str, Any]]:
     """The categories as parts of a bar of 1000 pixels."""
-    shares, at = [], 0.0
+    shares, at, gap = [], 0.0, 3.0
     for category, number in report.totals.counts.items():
         width = 1000.0 * number / max(1, report.totals.films)
-        path = f"M{at:.1f} 0h{max(1.0, width - 3):.1f}v10h-{max(1.0, width - 3):.1f}z"
+        shown = max(1.0, width - (gap if at + width < 999.0 else 0.0))
+        path = f"M{at:.1f} 0h{shown:.1f}v10h-{shown:.1f}z"
         shares.append({"category": category, "number": number, "path": path})
         at += width
     return shares

@@ -105,7 +105,7 @@ def _open(totals: Totals) -> int:
 
 def _money(totals: Totals) -> list[tuple[str, bool]]:
     if totals.simulated and not totals.at_risk:
-        return [("Rehearsed on this machine: nothing was paid. ", False)]
+        return [("All was rehearsed on this machine, and nothing was paid.", False)]
     pieces = [(f"{amount(totals.spent)} credits", True)]
     if totals.per_film is not None:
         pieces.append((f", {amount(totals.per_film)} a film", False))
@@ -131,6 +131,8 @@ def _deadline(totals: Totals, now: datetime) -> list[tuple[str, bool]]:
 
 
 def _paid_once(totals: Totals) -> list[tuple[str, bool]]:
+    if totals.simulated and not totals.at_risk:
+        return []
     if totals.paid_twice:
         number = len(totals.paid_twice)
         return [(f"{count(number)} {'was' if number == 1 else 'were'} paid more than once.", True)]
