@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # for type checkers; at run time a module is imported when it
     from apikley_async._client import Client
     from apikley_async._clock import Clock, SystemClock
     from apikley_async._download.partfile import SavedFile
+    from apikley_async._durations import Expected
     from apikley_async._environment import Environment
     from apikley_async._generate import Completed, Failed, Outcome
     from apikley_async._images import PinnedImage
@@ -78,6 +79,7 @@ __all__ = [
     "DownloadError",
     "EmptyResultError",
     "Environment",
+    "Expected",
     "Failed",
     "FeatureDisabledError",
     "Image",
@@ -135,6 +137,7 @@ _NAMES = {
     "_client": "Client",
     "_clock": "Clock SystemClock",
     "_download.partfile": "SavedFile",
+    "_durations": "Expected",
     "_environment": "Environment",
     "_generate": "Completed Failed Outcome",
     "_images": "PinnedImage",

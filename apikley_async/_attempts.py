@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from apikley_async._callbacks import CallbackMatching, Keep
+from apikley_async._durations import LearnedDurations, duration_between
 from apikley_async._job import Job
 from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Slots, running_slots
 from apikley_async._recorder import Callbacks, NoRecorder, Recorder
-from apikley_async._result import Result, Snapshot
+from apikley_async._result import Result, Snapshot, State
 from apikley_async._session import Session, Sessions, Settings
 from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
@@ -42,6 +43,7 @@ class Attempts:
     Attributes:
         receives_callbacks: whether callbacks come back to this client.
         settings: the checked arguments of the client.
+        durations: how long films take, as successes have shown.
         running: the slots of its films.
         sessions: one session for each event loop, one after another.
         unclaimed, uncertain: those of the client.
@@ -49,6 +51,7 @@ class Attempts:
 
     def __init__(self, settings: Settings, callbacks: Callbacks | None) -> None:
         self.settings: Settings = settings
+        self.durations: LearnedDurations = LearnedDurations()
         self._clock = settings.environment.clock
         self._jobs = Jobs()
         self._matching = CallbackMatching(
@@ -78,6 +81,7 @@ class Attempts:
         metadata: Any = None,
         group: Group | None = None,
         expense: Expense | None = None,
+        learned: bool = False,
     ) -> Job:
         """Submit one film, as `Client.submit` does, and as one of a *group*.
 
@@ -85,6 +89,8 @@ class Attempts:
             work, callback_url, recorder, metadata: as for `Client.submit`.
             group: what it is stopped with.
             expense: what was reserved for it; by default it is reserved here.
+            learned: it is one of many films: polled as `durations` say, not with backoff alone,
+                unless the client has a `polling` of its own.
 
         Raises:
             ClientClosedError: the group was stopped, or the client closed, before it was sent.
@@ -98,7 +104,7 @@ class Attempts:
             recorder = spending.recorder(recorder or NoRecorder(), expense)
             submission = Submission(work, callback_url, recorder, group, metadata)
             task_id = await session.submitter.submit(submission)
-        return self._new_job(Bought(task_id, work, metadata, self._clock.now()))
+        return self._new_job(Bought(task_id, work, metadata, self._clock.now(), learned))
 
     async def submit_or_recover(
         self, work: Work, *, timeout: float | None, **options: Any
@@ -224,8 +230,8 @@ class Attempts:
         if token is not None:
             self.expect(token, task_id=task_id)
         self._make_bought_jobs()
-        facts = {"submitted_at": -math.inf} if known else {}
-        job = self._jobs.get(task_id) or self._add_job(task_id, **facts)
+        submitted_at = -math.inf if known else None
+        job = self._jobs.get(task_id) or self._add_job(task_id, submitted_at=submitted_at)
         if token is not None:
             job.token = token
         self._jobs.claim(job)
@@ -238,23 +244,32 @@ class Attempts:
             model=bought.work.model if bought.work is not None else "",
             work=bought.work,
             metadata=bought.metadata,
+            learned=bought.learned,
         )
 
-    def _add_job(self, task_id: str, **facts: Any) -> Job:
+    def _add_job(
+        self, task_id: str, *, work: Work | None = None, learned: bool = False, **facts: Any
+    ) -> Job:
         text = self._matching.text_of(task_id)
         settings = self.settings
         called = text is not None and self.receives_callbacks
+        durations = None
+        if learned and settings.learns and work is not None:
+            durations = self.durations.of(work.model, work.price_key)
         job = Job(
             task_id,
             poll=self.poll,
             polling=settings.callback_polling if called else settings.polling,
             followed_polling=settings.polling,
+            durations=durations,
+            called=called,
             timeout=settings.job_timeout,
             token=text,
             clock=self._clock,
             rng=settings.environment.rng,
             awaited=self._jobs.claim,
             ended=self._note_end,
+            work=work,
             **facts,
         )
         self._jobs.add(job)
@@ -262,10 +277,17 @@ class Attempts:
             job.nudge()
         return job
 
-    def _note_end(self, snapshot: Snapshot) -> None:
-        """A film has ended: its cost replaces its reservation."""
+    def _note_end(self, job: Job, age: float) -> None:
+        """A film has ended: its cost replaces its reservation, and a success teaches."""
+        snapshot, work = job.snapshot, job.work
         self.settings.spending.ended(snapshot)
         self._matching.note_end(snapshot)
+        if snapshot.state is not State.SUCCESS or work is None:
+            return  # a failure says nothing of how long a film takes
+        durations = self.durations.of(work.model, work.price_key)
+        seconds = duration_between(snapshot.created_at, snapshot.completed_at, age=age)
+        if seconds is not None and durations.learn(seconds):
+            self._jobs.hasten(durations)
 
     def leave_behind(self, job: Job) -> None:
         """Keep a paid job that nobody waits for, in `unclaimed`."""

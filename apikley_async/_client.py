@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from apikley_async._attempts import Attempts
 from apikley_async._budget import Price
 from apikley_async._download.partfile import SavedFile
+from apikley_async._durations import Expected
 from apikley_async._environment import Environment
 from apikley_async._generate import ClientFilms, ManyFilms, Outcome, Works
 from apikley_async._http import USER_AGENT, Network, network_fault, proxy_variables
@@ -63,8 +64,9 @@ class Client:
         max_tasks: bound on the number of those films.
         prices: credits for a film: one number, a mapping by duration or model, or a function of
             the work. Nothing is assumed.
-        polling: delays between the polls of a job; by default longer ones where its callback is
-            expected.
+        polling: delays between the polls of every job. By default `Backoff()`, except that
+            `generate_many` and batches learn from earlier films when a poll may find something,
+            and that delays are longer where a callback is expected.
         job_timeout: seconds for which a job is polled before `JobTimeoutError`; the film goes on.
         retry_for: seconds for which a submission that was never sent or was throttled is tried
             again (attempts and pauses count, waiting for a slot does not), and a download that
@@ -147,6 +149,7 @@ class Client:
             call_limiter=RateLimiter(CALLS_AT_ONCE, 0, clock=clock, rng=rng),
             polling=polling or Backoff(),
             callback_polling=polling or CALLBACK_POLLING,
+            learns=polling is None,
             job_timeout=job_timeout,
             retry_for=retry_for,
             max_running=max_running,
@@ -227,7 +230,12 @@ class Client:
             return await self.attempts.finish(job, left)
 
     async def generate_many(
-        self, works: Works, *, ordered: bool = False, timeout: float | None = None
+        self,
+        works: Works,
+        *,
+        ordered: bool = False,
+        timeout: float | None = None,
+        expected: Expected = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Make many films; yield an `Outcome` for each, as they finish.
 
@@ -243,7 +251,11 @@ class Client:
                 its metadata.
             ordered: yield in the order of the input; a slow film then holds up those behind it.
             timeout: seconds for each film from its submission.
+            expected: seconds that a film is expected to take: one number, or a mapping by
+                duration (10, 15, 25) or model. Polls begin at a third of it; it counts until five
+                films of the kind have shown better.
         """
+        self.attempts.durations.expect(expected)
         clock, window = self._settings.environment.clock, self._settings.max_running
         maker = ClientFilms(self.attempts, clock=clock, timeout=timeout)
         outcomes = ManyFilms(maker, works, window=window).outcomes(ordered=ordered)

@@ -342,6 +342,7 @@ class ClientFilms:
                         group=self._group,
                         expense=expense,
                         metadata=metadata,
+                        learned=True,
                     )
 
                 paid, left = await self._gate.through(submit)

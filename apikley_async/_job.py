@@ -1,4 +1,4 @@
-"""`Job`: a submitted film, awaitable; polls with exponential backoff.
+"""`Job`: a submitted film, awaitable; polls with exponential backoff, or as durations have taught.
 
 It is given one function, `poll`, and holds no client. It has no task of its own: one of those who
 await the job polls, and the others wait for what it finds.
@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 
 from apikley_async._clock import Clock
+from apikley_async._durations import Durations
 from apikley_async._polling import Backoff
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._storyboard import Work
@@ -130,6 +131,8 @@ class Job:
         poll: Callable[[str], Awaitable[Snapshot]],
         polling: Backoff,
         followed_polling: Backoff | None = None,
+        durations: Durations | None = None,
+        called: bool = False,
         timeout: float = 1800.0,
         clock: Clock,
         rng: random.Random,
@@ -139,7 +142,7 @@ class Job:
         work: Work | None = None,
         metadata: Any = None,
         awaited: Callable[[Job], None] | None = None,
-        ended: Callable[[Snapshot], None] | None = None,
+        ended: Callable[[Job, float], None] | None = None,
     ) -> None:
         self.task_id = task_id
         self.token = token
@@ -155,12 +158,17 @@ class Job:
         self._timeout = timeout
         self._followed_polling = followed_polling or polling  # while `updates` is followed
         self._followers: list[Iterator[float]] = []  # the pauses of each
+        # They say nothing where the age is not known.
+        self._durations = durations if known and math.isfinite(submitted_at or 0) else None
+        self._called = called
         self._clock = clock
         self._rng = rng
         self._is_known = known
         self._delays = polling.delays(rng)
-        # A new film takes minutes; one that is re-attached may be ready.
-        self._next_poll = -math.inf if submitted_at is None else submitted_at + next(self._delays)
+        self._submitted_at = self._next_poll = -math.inf  # one that is re-attached may be ready
+        if submitted_at is not None:  # a new film takes minutes
+            self._submitted_at = submitted_at
+            self._next_poll = submitted_at + self._pause(submitted_at)
         self._polled_at = -math.inf
         self._poll_began_at = -math.inf  # an answer is as old as its request
         self._words_logged: list[str] = []
@@ -208,7 +216,7 @@ class Job:
     @contextlib.contextmanager
     def _polling_as_usual(self) -> Iterator[None]:
         """Poll as often as where there are no callbacks."""
-        if self._followed_polling == self._polling:
+        if self._followed_polling == self._polling and self._durations is None:
             yield
             return
         pauses = self._followed_polling.delays(self._rng)
@@ -231,6 +239,17 @@ class Job:
         self._next_poll = min(self._next_poll, soonest)
         if self._run is not None:
             self._run.wake()
+
+    def hasten(self, durations: Durations) -> None:
+        """Poll earlier where *durations* say so now: such films take less time than they did."""
+        if durations is not self._durations:
+            return
+        now = self._clock.now()
+        pause = self._learned_pause(now)
+        if pause is not None and now + pause < self._next_poll:
+            self._next_poll = now + pause
+            if self._run is not None:
+                self._run.wake()
 
     def detach(self, error: ApikleyError) -> None:
         """End the present stretch of polling: everyone who awaits the job gets *error*.
@@ -300,7 +319,7 @@ class Job:
             self._missing_since = self._empty_since = None
             self._outage_since = self._outage_logged = None
         # Should we be cut off in the middle, the next polls again, but not at once.
-        hinted = self._nudged
+        hinted, missed = self._nudged, False
         self._next_poll, self._nudged = now + min(SPACING, self._polling.initial), False
         limit = asyncio.timeout(left)
         try:
@@ -312,13 +331,28 @@ class Job:
             return
         except ApikleyError as error:
             self._missed(run, error)
+            missed = True
         else:
             self._take(run, snapshot)
         self._polled_at = self._clock.now()
-        pause = min(next(pauses) for pauses in (self._delays, *self._followers))
-        if hinted or self._failing or self._finished_word or self._empty_since is not None:
+        in_doubt = hinted or self._failing or self._finished_word or self._empty_since is not None
+        pause = self._pause(self._polled_at, learned=not (in_doubt or missed))
+        if in_doubt:
             pause = min(pause, AGAIN)  # however slow polling is otherwise
         self._next_poll = self._polled_at + (min(SPACING, pause) if self._nudged else pause)
+
+    def _pause(self, now: float, *, learned: bool = True) -> float:
+        """Seconds until the next poll: as durations have taught, else longer each time."""
+        pause = self._learned_pause(now) if learned else None
+        if pause is None:
+            pause = next(self._delays)
+        return min([pause, *map(next, self._followers)])
+
+    def _learned_pause(self, now: float) -> float | None:
+        if self._durations is None:
+            return None
+        age = now - self._submitted_at
+        return self._durations.delay(age, self._rng, called=self._called)
 
     def _take(self, run: _PollingRun, snapshot: Snapshot) -> None:
         """Take an answer as it is, except the three that must be seen to last."""
@@ -353,7 +387,7 @@ class Job:
         if self._has_ended:
             logger.info("settled: %s %s", self.task_id, snapshot.state.value)
             if self._ended is not None:
-                self._ended(snapshot)
+                self._ended(self, now - self._submitted_at)
 
     def _with_finished_word(self, snapshot: Snapshot) -> Snapshot:
         """Take an unknown word for success when a link, the end and agreeing polls last."""

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 
 import attrs
 
+from apikley_async._durations import Durations
 from apikley_async._job import Job
 from apikley_async._storyboard import Work
 from apikley_async.errors import ClientClosedError, SubmissionUncertainError
@@ -23,13 +24,14 @@ logger = logging.getLogger("apikley_async")
 class Bought:
     """A paid task that has no job yet, since its caller was cancelled or does not know of it.
 
-    *at* is when it was submitted, on the client's clock.
+    *at* is when it was submitted, on the client's clock; *learned* is that of `Attempts.submit`.
     """
 
     task_id: str
     work: Work | None = None
     metadata: Any = attrs.field(default=None, repr=False)
     at: float = -math.inf
+    learned: bool = False
 
 
 class Jobs:
@@ -51,6 +53,11 @@ class Jobs:
         """Let the job poll soon, if anybody holds it."""
         if (job := self.get(task_id)) is not None:
             job.nudge()
+
+    def hasten(self, durations: Durations) -> None:
+        """Let the jobs that are polled by *durations* poll earlier, if these say so now."""
+        for job in list(self._jobs.values()):
+            job.hasten(durations)
 
     def detach(self) -> None:
         """End all polling with `ClientClosedError`; the films go on."""

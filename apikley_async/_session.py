@@ -34,6 +34,7 @@ class Settings:
         limiter: paces submissions; *call_limiter* bounds the calls that cost nothing.
         spending: bounds what submissions may cost.
         polling: how often jobs poll; *callback_polling* where a callback is expected.
+        learns: whether many films are polled as earlier ones have taught.
         job_timeout: seconds for which a job is polled.
         retry_for: seconds for which a request or a download that fails is tried again.
         max_running: films that it has running at once.
@@ -48,6 +49,7 @@ class Settings:
     spending: Spending
     polling: Backoff
     callback_polling: Backoff
+    learns: bool
     job_timeout: float = attrs.field(validator=positive)
     retry_for: float = attrs.field(validator=positive)
     max_running: int

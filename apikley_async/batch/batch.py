@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from pathlib import Path
 
-from apikley_async import Client, Clock, Limiter
+from apikley_async import Client, Clock, Expected, Limiter
 from apikley_async._budget import Price
 from apikley_async._disk import check_writable
 from apikley_async._urls import is_loopback, parse_url
@@ -63,6 +63,7 @@ class Batch(BatchReports, BatchDecisions):
         overwrite: bool = False,
         every_change: bool = False,
         keys: Collection[str] | None = None,
+        expected: Expected = None,
     ) -> AsyncGenerator[Item, None]:
         """Make what is not made yet; yield each item when the run has done what it can for it.
 
@@ -84,13 +85,18 @@ class Batch(BatchReports, BatchDecisions):
             every_change: yield every change of an item, not only the last one of the run.
             keys: make, poll and save these items only; None: all that the journal holds.
                 The bounds still count what all items of the journal have cost.
+            expected: seconds that a film is expected to take: one number, or a mapping by duration
+                (10, 15, 25) or model. It says when polls begin, until five films of the kind have
+                shown better, in this run or an earlier one.
 
         Raises:
             KeyError: one of *keys* is not in the journal; nothing was spent.
+            ValueError: *expected* is no number of seconds; nothing was spent.
             DownloadError: nothing can be written into *folder*; nothing was spent.
             BudgetExceededError: a bound in credits without a price; nothing was spent.
             JournalError: the journal cannot be written; nothing was sent without it.
         """
+        client.attempts.durations.expect(expected)
         chosen = None if keys is None else frozenset(keys)
         options = BatchRunOptions(Path(folder), max_running, retry, overwrite, chosen)
         updates = self._updates(

@@ -30,6 +30,7 @@ from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
 from apikley_async.batch.saving import FilmSaver, result_to_json
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
+from apikley_async.batch.stored_durations import StoredDurations
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -92,6 +93,7 @@ class BatchRun:
         self._submissions = client.attempts.group()
         self._callbacks = StoredCallbacks(store, client)
         self._saver = FilmSaver(store, client, options)
+        self._durations = StoredDurations(store, client)
         self._item_slots = asyncio.Semaphore(options.max_running + SAVED_BESIDES)
         self._film_slots = asyncio.Semaphore(options.max_running)
         self._updates: asyncio.Queue[ItemUpdate | None] = asyncio.Queue()
@@ -167,6 +169,7 @@ class BatchRun:
             return film
 
         try:
+            await self._durations.recall()
             for item, uncertain in await self._uncertain_items():  # they only wait: no slot
                 _ = start(item, uncertain)
             async for item in self._items_to_run():
@@ -174,6 +177,7 @@ class BatchRun:
                 start(item).add_done_callback(lambda _: self._item_slots.release())
             while films:
                 await asyncio.wait(films)
+            await self._durations.save()
         except Exception as error:  # noqa: BLE001 - `updates` raises it
             self._fail(error)
         finally:
@@ -228,6 +232,7 @@ class BatchRun:
                 if item.state is not ItemState.FAILED:
                     break
             if item.state is ItemState.SUCCESS:
+                await self._durations.film_is_ready()
                 await self._save(item)
         except NoTransitionError:
             logger.info("%s was decided elsewhere meanwhile", item.key)
@@ -309,7 +314,7 @@ class BatchRun:
             )
             try:
                 job = await self._client.attempts.submit(
-                    work, recorder=recorder, group=self._submissions
+                    work, recorder=recorder, group=self._submissions, learned=True
                 )
             except (asyncio.CancelledError, SubmissionUncertainError):
                 self._budget.keep(item.key, film_budget, cost_will_be_known=False)

@@ -29,6 +29,7 @@ ORDER = [
     "_tasks",
     "_secret",
     "_polling",
+    "_durations",
     "_disk",
     "_images",
     "_tokens",
@@ -134,6 +135,7 @@ SUBPACKAGE_ORDER = {
         "saved_files",
         "film_names",
         "saving",
+        "stored_durations",
         "run",
         # the batch, by capability
         "open_batch",

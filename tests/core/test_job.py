@@ -646,7 +646,7 @@ async def test_the_end_is_told_once() -> None:
         polling=EVEN,
         clock=SystemClock(),
         rng=random.Random(1),
-        ended=told.append,
+        ended=lambda job, age: told.append(job.snapshot),
     )
 
     await asyncio.gather(job, job.wait(), job.wait())
