@@ -35,6 +35,7 @@ __all__ = [
     "open_own",
     "open_unlinked",
     "read_at",
+    "read_own",
     "state_folder",
     "sync_file",
     "sync_folder",
@@ -167,6 +168,16 @@ def open_own(path: str | Path, flags: int, mode: int = 0o600) -> int:
         os.close(handle)
         raise
     return handle
+
+
+def read_own(path: str | Path, size: int) -> bytes:
+    """The first *size* bytes of a small file that this program made.
+
+    Raises:
+        PermissionError, OSError: see `open_own`.
+    """
+    with open(path, "rb", opener=open_own) as file:
+        return file.read(size)
 
 
 def check_own(about: os.stat_result, path: str | Path, *, links: int = 1) -> None:

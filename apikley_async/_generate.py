@@ -79,6 +79,11 @@ class Completed:
         """Return the result; `Failed.unwrap` raises."""
         return self.result
 
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON values; `metadata` is not among them."""
+        paths = [str(path) for path in self.paths]
+        return _as_dict(self) | {"result": self.result.to_dict(), "paths": paths}
+
 
 @attrs.frozen
 class Failed:
@@ -105,6 +110,19 @@ class Failed:
     def unwrap(self) -> Result:
         """Raise the error; `Completed.unwrap` returns the result."""
         raise self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON values; `metadata` is not among them."""
+        return _as_dict(self) | {"error": self.error.to_dict()}
+
+
+def _as_dict(outcome: Completed | Failed) -> dict[str, Any]:
+    return {
+        "ok": outcome.ok,
+        "index": outcome.index,
+        "work": dict(outcome.work.to_dict()),
+        "task_id": outcome.job.task_id if outcome.job is not None else None,
+    }
 
 
 Outcome: TypeAlias = Completed | Failed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 
@@ -48,6 +48,15 @@ class Attempt:
     began_at: float = 0.0
     ended_at: float = 0.0
     resumable: bool = False
+
+    def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
+        """Give plain JSON values.
+
+        Args:
+            raw: whether `raw` is included.
+        """
+        names = [field.name for field in attrs.fields(Attempt) if raw or field.name != "raw"]
+        return {name: getattr(self, name) for name in names} | {"verdict": self.verdict.value}
 
 
 @runtime_checkable

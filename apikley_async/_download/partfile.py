@@ -1,7 +1,7 @@
 """A film that is being downloaded: its part file, the checkpoint beside it, and its final name.
 
 A part file belongs to one file of one task, and is locked while somebody writes it. After a crash
-the next `save` of that task into that folder resumes it as far as the checkpoint vouches for it:
+the next `save` of that task into that folder resumes it as far as the checkpoint says:
 so many bytes, with this SHA-256, of the version with this ETag. What does not match is started
 again, and what nobody resumes is removed after a week.
 """
@@ -197,7 +197,7 @@ class PartFile:
         return False
 
     def _resume(self) -> None:
-        """Continue behind what the checkpoint vouches for; without one, at the beginning."""
+        """Continue behind the bytes of the checkpoint; without one, at the beginning."""
         held, sha256 = (
             read_checkpoint(self._checkpoint) if self._has_usual_name else (HeldBytes(), "")
         )
@@ -225,7 +225,7 @@ class PartFile:
         self._restart()
 
     def _restart(self) -> None:
-        self._checkpoint.unlink(missing_ok=True)  # first: it vouches for the bytes
+        self._checkpoint.unlink(missing_ok=True)  # first: it says that the bytes are good
         os.lseek(self._file, 0, os.SEEK_SET)
         os.ftruncate(self._file, 0)
         self.size, self.total, self.etag, self.head, self._checkpoint_size = 0, None, None, b"", 0
@@ -457,7 +457,7 @@ def remove_older(path: Path, when: float) -> None:
 
 
 def read_checkpoint(path: Path) -> tuple[HeldBytes, str]:
-    """The bytes that a checkpoint vouches for, and their SHA-256; none unless all of it is valid.
+    """The bytes that a checkpoint confirms, and their SHA-256; none unless all of it is valid.
 
     Whoever can write into the folder can write a checkpoint: it is believed field by field.
     """

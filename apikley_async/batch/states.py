@@ -90,7 +90,7 @@ TRANSITIONS: Mapping[tuple[ItemState, ItemEvent], ItemState] = {
         ItemState.SENDING,
         ItemEvent.POSTPONE,
     ): ItemState.PLANNED,  # 401, 402, 433, 455
-    (ItemState.SENDING, ItemEvent.NOT_CREATED): ItemState.PLANNED,  # the user vouches for this code
+    (ItemState.SENDING, ItemEvent.NOT_CREATED): ItemState.PLANNED,  # see `not_created`
     (ItemState.SENDING, ItemEvent.REFUSE): ItemState.REJECTED,
     (ItemState.SENDING, ItemEvent.UNCERTAIN): ItemState.UNCERTAIN,
     (ItemState.SENDING, ItemEvent.CRASH): ItemState.UNCERTAIN,  # found when the journal is opened

@@ -305,7 +305,7 @@ class FilmRun:
 
     def _report_change(self, client: Client, item: Item) -> None:
         if item.state is ItemState.UNCERTAIN:
-            event = "listening" if client.attempts.receives_callbacks else "doubted"
+            event = "listening" if client.attempts.receives_callbacks else "uncertain"
             self._reporter.event(event, key=item.key, cause=item.cause)
         report_item(self._reporter, item, paths_of(item, self._folder))
         if not self._request.repeat_results:

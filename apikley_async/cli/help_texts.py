@@ -31,9 +31,9 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   stopped      the same; nothing is lost
   remark       message: what should be known before paying
   listening    cause: it is uncertain, and a callback may still tell what became of it
-  doubted      cause: it is uncertain from now on, and its film may be running
+  uncertain    cause: it may be paid, and its film may be running; before a decision also
+               sent_at, model, words
   undecided    cause, sent_at, model, words, if_found, if_not_found (commands)
-  doubt        the same without commands, before a decision
   balance      before, after, began_at, ended_at; films and their cost in between, unexplained
   stopping     signal, out (submissions whose answer is awaited)
   estimate     films, credits, unpriced, fitting (into the bounds): what is still to be paid

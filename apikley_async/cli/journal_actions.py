@@ -92,8 +92,15 @@ def decide(
     return run_without_client(act, reporter)
 
 
-async def report_decision(deciding: Awaitable[list[Item]], reporter: Reporter) -> None:
+async def report_decision(
+    deciding: Awaitable[list[Item]], reporter: Reporter, *, forced: bool = False
+) -> None:
     """Report the films' states after a decision.
+
+    Args:
+        deciding: carries the decision out, and returns the films.
+        reporter: gets an event for each of them.
+        forced: whether it was made against the evidence; that is then its cause.
 
     Raises:
         RefusedError: the decision does not apply to them.
@@ -105,8 +112,7 @@ async def report_decision(deciding: Awaitable[list[Item]], reporter: Reporter) -
     except (LookupError, ManifestError) as error:
         raise RefusedError(plain(error)) from None
     for item in items:
-        # Only a decision against the evidence has a cause worth repeating.
-        cause = item.cause if item.cause.startswith("insisted") else None
+        cause = item.cause or None if forced else None
         reporter.event("decided", key=item.key, item_state=item.state.value, cause=cause)
 
 

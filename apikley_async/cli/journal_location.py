@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import open_own, state_folder
+from apikley_async._disk import read_own, state_folder
 from apikley_async.batch import Journal
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.output.terminal_text import plain
@@ -141,7 +141,7 @@ def read_marker(marker: Path) -> Path | None:
     """The journal that *marker* names, which must exist; None if there is no marker."""
     fault = ""
     try:
-        fields = json.loads(read_own(marker))
+        fields = json.loads(read_own(marker, MAX_MARKER))
         journal, machine = Path(fields["journal"]), str(fields["machine"])
     except FileNotFoundError:
         return None
@@ -157,9 +157,3 @@ def read_marker(marker: Path) -> Path | None:
         f"{plain(marker)} names the journal of these films, and {plain(fault)}. Nothing was "
         "sent: run this where that journal is, or name a journal with --journal"
     )
-
-
-def read_own(path: Path) -> bytes:
-    """The content of a small file of ours; links are not followed."""
-    with open(path, "rb", opener=open_own) as file:
-        return file.read(MAX_MARKER)

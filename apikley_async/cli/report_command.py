@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apikley_async._disk import open_own
+from apikley_async._disk import read_own
 from apikley_async.batch import Batch
 from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.journal_actions import existing_journal, read_journal
@@ -82,7 +82,6 @@ def only_journal() -> Path:
 def is_journal(path: Path) -> bool:
     """Whether a file of ours is a journal, by its first bytes."""
     try:
-        with open(path, "rb", opener=open_own) as file:
-            return file.read(APPLICATION_AT + 4)[APPLICATION_AT:] == APPLICATION
+        return read_own(path, APPLICATION_AT + 4)[APPLICATION_AT:] == APPLICATION
     except OSError:
         return False

@@ -60,7 +60,11 @@ def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
         ("sea", "dropped"),
         ("bee", "dropped"),
     ]
-    assert [event["key"] for event in dropped.events if event["event"] == "doubt"] == ["sea", "bee"]
+    uncertain = [event for event in dropped.events if event["event"] == "uncertain"]
+    assert [(event["key"], "sent_at" in event) for event in uncertain] == [
+        ("sea", True),
+        ("bee", True),
+    ]
 
 
 def test_several_films_are_resolved_at_once(service: Simulator, run: Run) -> None:

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +37,7 @@ from apikley_async.errors import (
     JobFailedError,
     JobTimeoutError,
     MaintenanceError,
+    ServerError,
     SubmissionUncertainError,
 )
 from apikley_async.virtual import VirtualLoop
@@ -181,6 +184,22 @@ def test_an_outcome_unwraps_to_its_result_or_raises() -> None:
     assert Completed(0, work(0), job_of(0), result).unwrap() is result
     with pytest.raises(JobFailedError, match="failed"):
         Failed(0, work(0), error).unwrap()
+
+
+def test_outcomes_can_be_sent_on_as_json() -> None:
+    """With the film, the task, and what was saved or went wrong; without the metadata."""
+    path, error = Path("films/1.mp4"), ServerError("no", code=500)
+    result = Result("task-0", ("https://films.test/1.mp4",))
+    made = Completed(0, work(0), job_of(0), result, (path,), metadata="mine")
+    common = {"work": dict(work(1).to_dict()), "index": 1}
+
+    completed, failed = made.to_dict(), Failed(1, work(1), error, metadata="mine").to_dict()
+
+    assert json.loads(json.dumps([completed, failed])) == [completed, failed]
+    assert (completed["task_id"], completed["result"]) == (job_of(0).task_id, result.to_dict())
+    assert (completed["ok"], completed["paths"]) == (True, [str(path)])
+    assert failed == {**common, "ok": False, "task_id": None, "error": error.to_dict()}
+    assert "mine" not in str([completed, failed])
 
 
 @virtual

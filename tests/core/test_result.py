@@ -13,7 +13,15 @@ import attrs
 import pytest
 from rows import failing, failing_rows
 
-from apikley_async import EmptyResultError, JobFailedError, Result, Snapshot, State
+from apikley_async import (
+    Attempt,
+    EmptyResultError,
+    JobFailedError,
+    Result,
+    Snapshot,
+    State,
+    Verdict,
+)
 
 LINK = "https://cdn.test/film.mp4?signature=canary"
 AT = datetime(2026, 9, 21, 13, 33, 20, tzinfo=UTC)
@@ -255,3 +263,14 @@ def test_a_state_is_a_word() -> None:
     assert (f"{State.SUCCESS}", json.dumps([State.FAIL])) == ("success", '["fail"]')
     assert State.WAITING == "waiting"
     assert State("queuing") is State.QUEUING
+
+
+def test_an_attempt_can_be_sent_on_as_json() -> None:
+    """The answer as it was read is left out, unless it is asked for."""
+    attempt = Attempt("a" * 32, Verdict.REFUSED, http=422, code=422, raw="{}", cause="no")
+
+    spelled = attempt.to_dict()
+
+    assert json.loads(json.dumps(spelled)) == spelled
+    assert (spelled["verdict"], spelled["code"], spelled["task_id"]) == ("refused", 422, None)
+    assert attempt.to_dict(raw=True) == {**spelled, "raw": "{}"}

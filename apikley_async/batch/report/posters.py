@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apikley_async import SavedFile
-from apikley_async._disk import open_own, write_whole
+from apikley_async._disk import read_own, write_whole
 
 __all__ = ["make_posters", "poster_of", "poster_path"]
 
@@ -72,8 +72,7 @@ def mark_of(sha256: str) -> bytes:
 def head_of(path: Path) -> bytes:
     """The first bytes of a file of ours; empty for any other."""
     try:
-        with open(path, "rb", opener=open_own) as file:
-            return file.read(HEAD)
+        return read_own(path, HEAD)
     except OSError:
         return b""
 

@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from apikley_async._disk import lock_file, open_nonblocking, open_own
+from apikley_async._disk import lock_file, open_nonblocking, open_own, read_own
 from apikley_async.batch.store.journal_errors import JournalInUseError, journal_error
 from apikley_async.batch.store.rows import JOURNAL_ID
 from apikley_async.batch.store.witness import WAY_OUT, Witness
@@ -84,8 +84,7 @@ def check_never_used(path: Path, lock_text: bytes | None = None) -> None:
     lock_path = path.with_name(f"{path.name}.lock")
     if lock_text is None:
         try:
-            with open(lock_path, "rb", opener=open_own) as file:
-                lock_text = file.read(LONGEST_LOCK)
+            lock_text = read_own(lock_path, LONGEST_LOCK)
         except OSError:
             return
     lines = lock_text.decode(errors="replace").splitlines()

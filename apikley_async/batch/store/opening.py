@@ -129,7 +129,7 @@ def _compare_with_witness(journal: OpenJournal, *, log_is_lost: bool) -> None:
         return
     here = (journal.epoch, journal.intents)
     check_newest(journal.path, here, seen, log_is_lost=log_is_lost)
-    journal.write_witness()  # before the mark in the journal, which it vouches for
+    journal.write_witness()  # before the mark in the journal, which it has to confirm
 
 
 def _take_over(journal: OpenJournal, version: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import open_own, sync_folder
+from apikley_async._disk import open_own, read_own, sync_folder
 
 __all__ = ["RescuedTask", "read_notes", "remove_notes", "write_note"]
 
@@ -76,8 +76,7 @@ def read_notes(journal: Path, journal_id: str) -> dict[Path, list[RescuedTask]]:
 def _notes_in(path: Path, journal_id: str) -> Iterable[RescuedTask]:
     """The notes of one file, if it is a file of ours; incomplete lines are skipped."""
     try:
-        with open(path, "rb", opener=open_own) as file:
-            lines = file.read(LONGEST).splitlines()
+        lines = read_own(path, LONGEST).splitlines()
     except OSError:
         return
     for line in lines:

@@ -15,7 +15,7 @@ import os
 import re
 from pathlib import Path
 
-from apikley_async._disk import open_own, state_folder, sync_folder
+from apikley_async._disk import open_own, read_own, state_folder, sync_folder
 from apikley_async.errors import JournalError
 
 __all__ = ["WAY_OUT", "Witness", "check_newest"]
@@ -48,8 +48,7 @@ class Witness:
     def read(self) -> tuple[int, int] | None:
         """The newest epoch and number of intents that were stored; None when nothing is known."""
         try:
-            with open(state_folder() / "witnesses" / self._name, "rb", opener=open_own) as file:
-                content = CONTENT.fullmatch(file.read(64))
+            content = CONTENT.fullmatch(read_own(state_folder() / "witnesses" / self._name, 64))
         except OSError:
             return None
         return None if content is None else (int(content[1]), int(content[2]))

@@ -265,7 +265,7 @@ def resolve(
         async with Batch.open(journal) as films:
             for key, task_id in zip(keys, task_ids, strict=True):
                 resolving = films.resolve(key, task_id=task_id, client=client, force=force)
-                await report_decision(_as_list(resolving), reporter)
+                await report_decision(_as_list(resolving), reporter, forced=force)
         return OK
 
     return run_with_client(client_for(service, list(task_ids)), act, reporter)

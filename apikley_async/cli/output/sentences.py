@@ -63,7 +63,7 @@ def _undecided(facts: Facts, name: str) -> str:
     )
 
 
-def _doubted(facts: Facts, name: str) -> str:
+def _uncertain(facts: Facts, name: str) -> str:
     return (
         f"{name}: UNCERTAIN: it may have been received, and paid: {facts['cause']}. "
         "What to do is said at the end"
@@ -114,8 +114,6 @@ SENTENCES: dict[str, Callable[[Facts, str], str]] = {
     "batch": _batch,
     "decided": _decided,
     "delayed": lambda facts, name: f"{name}: not accepted yet, retrying: {facts['reason']}",
-    "doubt": _undecided,
-    "doubted": _doubted,
     "error": _error,
     "failed": _failed,
     "listening": _listening,
@@ -128,6 +126,7 @@ SENTENCES: dict[str, Callable[[Facts, str], str]] = {
     "stopped": _stopped,
     "stopping": _stopping,
     "submitted": lambda facts, name: f"{name}: submitted as {facts['task_id']}",
+    "uncertain": lambda facts, name: (_undecided if "sent" in facts else _uncertain)(facts, name),
     "undecided": _undecided,
     "unfinished": _unfinished,
     "uploaded": lambda facts, name: f"{name}: uploaded",

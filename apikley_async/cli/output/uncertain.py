@@ -16,7 +16,7 @@ def report_evidence(
 ) -> None:
     """Report what a person needs to know to decide about uncertain films."""
     for item in uncertain:
-        reporter.event("doubt", key=item.key, cause=item.cause, **evidence_facts(item))
+        reporter.event("uncertain", key=item.key, cause=item.cause, **evidence_facts(item))
     report_balances(reporter, balances)
 
 
@@ -41,7 +41,7 @@ def report_balances(reporter: Reporter, balances: Sequence[BalanceEvidence]) -> 
             ended_at=balance.ended_at.isoformat(timespec="seconds"),
             films=balance.films,
             cost=balance.cost,
-            doubts=balance.uncertain,
+            uncertain=balance.uncertain,
             unexplained=balance.unexplained,
         )
         reporter.message(balance.sentence)
