@@ -19,7 +19,7 @@ class Secret:
     def __init__(self, text: str) -> None:
         self._text = text
         self._bare = text.replace("\\", "")
-        self._echo = re.compile("".join(map(_any_spelling, text)))
+        self._echo: re.Pattern[str] | None = None  # compiled when a text needs it: that is slow
         self._numbers = frozenset(f"{ord(char):02x}" for char in text)
 
     def reveal(self) -> str:
@@ -32,6 +32,8 @@ class Secret:
         # The pattern is slow, and a cheaper check clears nearly every answer: where none of the
         # key's characters is escaped by its number, an echo is the key with backslashes in it.
         if self._bare in text.replace("\\", "") or self._is_numbered(text):
+            if self._echo is None:
+                self._echo = re.compile("".join(map(_any_spelling, self._text)))
             return self._echo.sub("***", text)
         return text
 

@@ -60,8 +60,8 @@ def test_an_image_of_the_demo_is_small(name):
 
     size = [int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28)]
     assert (data[:4], data[8:16]) == (b"RIFF", b"WEBPVP8 ")
-    assert max(size) >= 1024
-    assert len(data) < 30 * 1024
+    assert max(size) >= 640
+    assert len(data) < 12 * 1024
 
 
 @needs_codec
