@@ -311,6 +311,8 @@ def write_whole(path: Path, content: bytes, *, mode: int, is_ours: Callable[[], 
     try:
         with os.fdopen(os.open(draft, flags, mode), "wb") as file:
             file.write(content)
+            file.flush()
+            sync_file(file.fileno())  # or a power cut leaves an empty one, which is nobody's
         if link_if_free(draft, path):
             return True
         if not is_ours():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import plain
 
 __all__ = ["PosterMaker", "ReportRequest", "write_report"]
+
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 NAME = "report.html"
 HEAD = 4096  # bytes in which a report says what it is
@@ -166,7 +169,10 @@ class PosterMaker:
 
     async def _make(self, files: Collection[SavedFile]) -> None:
         async with self._turn:
-            await asyncio.to_thread(make_posters, files)
+            try:
+                await asyncio.to_thread(make_posters, files)
+            except Exception:  # a strange film must not end a run: it is saved, and paid
+                logger.debug("no poster", exc_info=True)
 
     async def __aenter__(self) -> Self:
         return self

@@ -26,7 +26,7 @@ from apikley_async.batch import Batch, ItemState
 from apikley_async.batch.report import charts, history
 from apikley_async.batch.report.exports import cell, report_csv, report_json
 from apikley_async.batch.report.model import Category, Report, Span
-from apikley_async.batch.report.rows import JournalRows, picture_of, read_rows
+from apikley_async.batch.report.rows import FileFacts, JournalRows, picture_of, read_rows
 from apikley_async.batch.report.texts import amount, duration, sentence, shown, without_links
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -186,6 +186,19 @@ async def test_a_lost_file_is_fetched_again_while_the_service_has_it(tmp_path: P
     assert too_late is not None
     assert "that is over" in too_late.cure
     assert report_of(rows, tmp_path).totals.counts[Category.LOST] == 1
+
+
+async def test_a_film_of_two_files_is_lost_with_one_of_them(tmp_path: Path) -> None:
+    rows = await rows_of(tmp_path, {})
+    kitten, *others = rows.items
+    two = attrs.evolve(kitten, files=kitten.files * 2)
+    facts = FileFacts(here=(True, False), posters=(None, None))
+    files = {**rows.files, kitten.key: facts}
+
+    report = report_of(attrs.evolve(rows, items=[two, *others], files=files), tmp_path)
+
+    assert report.films[0].category is Category.LOST
+    assert 'href="kitten.mp4">file 2' not in page_of(report)
 
 
 async def test_takes_stand_beside_each_other(tmp_path: Path) -> None:
@@ -439,6 +452,34 @@ async def test_a_thousand_films_are_a_small_page_in_seconds(tmp_path: Path) -> N
     assert time.process_time() - began < 4
     assert len(page.encode()) < 1_000_000
     assert len(json.loads(data)["films"]) == len(list(csv.reader(io.StringIO(table)))) - 1 == 1000
+
+
+async def test_a_page_of_very_many_films_has_those_that_need_somebody(tmp_path: Path) -> None:
+    """All are in JSON and CSV; nothing on the page leads to a film that it has not."""
+    base = report_of(await rows_of(tmp_path, FATES), tmp_path)
+    groups = tuple(
+        attrs.evolve(
+            group,
+            films=tuple(
+                attrs.evolve(film, number=number * 10 + take, key=f"{film.key}-{number}")
+                for take, film in enumerate(group.films)
+            ),
+        )
+        for number, group in enumerate(base.groups * 1000)
+    )
+    report = attrs.evolve(base, groups=groups, undecided=(), failures=(), lost=None)
+    needing = sum(film.category is not Category.HERE for film in report.films)
+    assert needing > 5000
+
+    tags = Tags(page_of(report))
+
+    cards = [given["class"] for tag, given in tags.tags if tag == "article" and given.get("id")]
+    assert 4900 < len(cards) <= 5000
+    assert f"{len(report.films) - len(cards)} more films are not on this page" in " ".join(
+        tags.text
+    )
+    ids = set(tags.values("id"))
+    assert {link[1:] for link in tags.values("href") if link.startswith("#")} <= ids
 
 
 # --- hostile texts --------------------------------------------------------------------------------

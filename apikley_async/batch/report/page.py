@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from apikley_async import __version__
 from apikley_async._text import count, local_and_utc
 from apikley_async.batch.report import charts
-from apikley_async.batch.report.model import Category, Film, Report, RunFigures
+from apikley_async.batch.report.model import Category, Film, FilmGroup, Report, RunFigures
 from apikley_async.batch.report.texts import amount, duration, sentence
 from apikley_async.batch.states import ItemState
 from apikley_async.errors import MissingExtraError
@@ -25,6 +25,7 @@ __all__ = ["report_page"]
 PAGE = Path(__file__).with_name("page")
 ROOM_FOR_SCENES = 400_000  # bytes of a page; more are cut, each scene at the same length
 MOST_UNDECIDED = 12  # that are shown with all that is known; more are listed
+MOST_FILMS = 5000  # on the page; JSON and CSV have all of them
 MOST_EAGER = 200  # films whose posters are loaded at once, so that they are printed as well
 MOST_KEYS = 24  # that are listed of a group of failures
 WORDS: Mapping[Category, str] = {
@@ -94,14 +95,16 @@ def digest_of(text: str) -> str:
 def facts_of(report: Report) -> dict[str, Any]:
     """The values and functions that the template uses besides the report."""
     timeline = charts.timeline(report.run)
-    shares = shares_of(report)
+    shares, groups = shares_of(report), groups_shown(report)
     return {
         "here": report.totals.counts.get(Category.HERE, 0),
         "sentence": sentence(report.totals, report.made_at),
         "shares": shares,
         "legend": ", ".join(f"{each['number']} {WORDS[each['category']]}" for each in shares),
         "words": WORDS,
-        "numbers": {film.key: film.number for film in report.films},
+        "groups": groups,
+        "numbers": {film.key: film.number for group in groups for film in group.films},
+        "left_out": len(report.films) - sum(len(group.films) for group in groups),
         "most_keys": MOST_KEYS,
         "most_undecided": MOST_UNDECIDED,
         "timeline": timeline,
@@ -138,6 +141,22 @@ def shares_of(report: Report) -> list[dict[str, Any]]:
 
 
 # --- films ----------------------------------------------------------------------------------------
+
+
+def groups_shown(report: Report) -> Sequence[FilmGroup]:
+    """The films of the page: all, or of very many those that need somebody first."""
+    if len(report.films) <= MOST_FILMS:
+        return report.groups
+    ranked = sorted(
+        report.groups, key=lambda group: all(film.category is Category.HERE for film in group.films)
+    )
+    kept, films = set[int](), 0
+    for group in ranked:
+        films += len(group.films)
+        if films > MOST_FILMS:
+            break
+        kept.add(group.films[0].number)
+    return [group for group in report.groups if group.films[0].number in kept]
 
 
 def label_of(film: Film) -> str:

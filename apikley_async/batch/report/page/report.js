@@ -62,7 +62,7 @@
     ranked.sort(([a], [b]) => (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b));
     grid.append(...ranked.map(([, block]) => block));
     for (const chip of chips) chip.setAttribute("aria-pressed", String(chip.dataset.show === state.show));
-    $(".none").hidden = shown > 0 || !cards.length;
+    $("#none").hidden = shown > 0 || !cards.length;
     $("#kept-count").textContent = state.kept.size;
     if (announce) said.textContent = shown === cards.length ? "" : `${shown} of ${cards.length} films`;
   }
