@@ -9,7 +9,7 @@ from bench.films import new_key
 from bench.processes import service, workers
 from bench.tables import Figure, Table, ratios
 
-__all__ = ["OURS", "PEERS", "RAW", "jobs", "memory", "polls"]
+__all__ = ["OURS", "PEERS", "RAW", "in_flight", "jobs", "memory", "polls"]
 
 RAW = {"raw": "bench.raw:films"}
 OURS = {"submit": "bench.ours:submitted", "generate_many": "bench.ours:many"}
@@ -19,6 +19,8 @@ PEERS = {
     "fal-client": ("fal_client", "bench.peers:fal"),
     "runwayml": ("runwayml", "bench.peers:runway"),
 }
+INTERVAL, WINDOW = 16.0, 8.0  # seconds: between the polls of a job, and for which they are counted
+MEMORY = 5.0  # KiB
 GATES = {  # beside raw, and beside the best peer
     (100, "submit"): (1.7, 0.22),
     (100, "generate_many"): (2.2, 0.22),
@@ -61,38 +63,45 @@ def figures_of(cpu: dict[str, list[float]], flight: int, peers: list[str]) -> li
 
 
 def polls(rounds: int, scale: float) -> Iterator[Table]:
-    """CPU per poll with 10,000 jobs in flight."""
-    count, window = round(10_000 * scale), max(1.0, 8 * scale)
+    """CPU per poll and resident memory with 10,000 jobs in flight."""
+    count = round(10_000 * scale)
     cost: dict[str, list[float]] = {name: [] for name in (*RAW, *OURS)}
-    with service() as url, workers({**RAW, **OURS}) as contenders:
-        order = {"url": url, "key": new_key(), "jobs": count, "flight": count}
+    resident: dict[str, list[float]] = {name: [] for name in (*RAW, *OURS)}
+    with service() as url:
         for _ in range(rounds):
-            for name, contender in contenders.items():
-                measured = contender.measure(**order, interval=window, window=window)
+            for name, place in {**RAW, **OURS}.items():
+                measured = in_flight(url, place, count, window=WINDOW * scale)
                 cost[name].append(measured["poll"])
+                resident[name].append(measured["memory"] / 1024)
     figures = [Figure("raw aiohttp", [1e6 * value for value in cost["raw"]], "us")]
     figures += [Figure(f"{name} / raw", ratios(cost[name], cost["raw"]), gate=1.4) for name in OURS]
     yield Table(f"CPU per poll, {count:,} in flight", figures)
+    yield memory_table("resident", count, resident)
 
 
 def memory(rounds: int, scale: float) -> Iterator[Table]:
-    """Memory per job with 10,000 in flight: Python's allocations, and what is resident."""
-    count, interval = round(10_000 * scale), max(1.0, 8 * scale)
-    for traced, what in ((True, "allocated"), (False, "resident")):
-        kept: dict[str, list[float]] = {name: [] for name in (*RAW, *OURS)}
-        with service() as url:
-            order = {"url": url, "key": new_key(), "jobs": count, "flight": count}
-            for _ in range(rounds):
-                for name, place in {**RAW, **OURS}.items():
-                    with workers({name: place}) as fresh:  # what was freed is not given back
-                        measured = fresh[name].measure(
-                            **order, interval=interval, window=0, traced=traced
-                        )
-                    kept[name].append(measured["memory"] / 1024)
-        yield Table(
-            f"Memory per job {what}, {count:,} in flight",
-            [
-                Figure(name, kept[name], "KiB", gate=5.0 if traced and name in OURS else None)
-                for name in kept
-            ],
-        )
+    """What Python has allocated for a job with 10,000 in flight."""
+    count = round(10_000 * scale)
+    allocated: dict[str, list[float]] = {name: [] for name in (*RAW, *OURS)}
+    with service() as url:
+        for _ in range(min(rounds, 3)):  # allocations hardly differ, and following them is slow
+            for name, place in {**RAW, **OURS}.items():
+                measured = in_flight(url, place, count, window=0.0, traced=True)
+                allocated[name].append(measured["memory"] / 1024)
+    yield memory_table("allocated", count, allocated)
+
+
+def in_flight(
+    url: str, place: str, count: int, *, window: float, traced: bool = False
+) -> dict[str, float]:
+    """Hold *count* jobs in flight in a fresh process: what was freed would not be given back."""
+    interval = max(1.0, INTERVAL * count / 10_000)  # so that the polls do not fill a core
+    order = {"url": url, "key": new_key(), "jobs": count, "flight": count, "interval": interval}
+    with workers({"one": place}) as fresh:
+        return fresh["one"].measure(**order, window=window, traced=traced)
+
+
+def memory_table(what: str, count: int, kept: dict[str, list[float]]) -> Table:
+    goals = {name: MEMORY for name in OURS if what == "allocated"}
+    figures = [Figure(name, values, "KiB", gate=goals.get(name)) for name, values in kept.items()]
+    return Table(f"Memory per job {what}, {count:,} in flight", figures)

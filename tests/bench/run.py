@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from bench import batches, callbacks, cost, downloads, growth, pacing, startup
+from bench import batches, callbacks, cost, downloads, growth, pacing, polling, startup
 from bench.tables import Measured
 
 Part = Callable[[int, float], Iterator[Measured]]
@@ -31,6 +32,7 @@ PARTS: dict[str, Part] = {
     "memory": cost.memory,
     "startup": startup.starts,
     "limiter": pacing.limits,
+    "polling": polling.products,
     "growth": growth.exponents,
     "batch": batches.batches,
     "downloads": downloads.downloads,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from bench import ours, raw
+from bench import ours, pacing, plots, polling, raw
 from bench.films import Order, new_key
 from bench.processes import service
 from bench.tables import Figure, Table, ratios
@@ -17,7 +17,7 @@ def test_each_contender_makes_the_films_it_is_asked_for(contend: Contender) -> N
     with service() as url:
         order = Order(url, new_key(), jobs=12, flight=12)
         cost = asyncio.run(whole(contend, order))
-        measured = asyncio.run(in_flight(contend, order, window=0.5, traced=False))
+        measured = asyncio.run(in_flight(contend, order, 0.5, traced=False, finish=True))
 
     assert cost["cpu"] > 0
     assert cost["films"] == 12
@@ -31,3 +31,26 @@ def test_ratios_are_made_within_a_round() -> None:
     assert figure.median == 2.0
     assert figure.spread == (2.0, 4.0)
     assert "| ours / raw | 2 | 2 to 4 | 2.5 |" in Table("Cost", [figure]).markdown()
+
+
+def test_each_way_to_keep_a_rate_submits_everything() -> None:
+    """Where the limit is right this limiter is never refused; without one nearly all are."""
+    ours_paced, alone = (pacing.paced(way, 20) for way in ("this limiter", "retry on 429 alone"))
+
+    assert ours_paced.refusals == 0
+    assert 1.0 <= ours_paced.seconds / ours_paced.ideal < 1.05
+    assert alone.refusals > 200
+
+
+def test_policies_of_polling_are_compared() -> None:
+    """Twice the interval is half the polls and twice the lag."""
+    often, seldom = (polling.fixed(seconds)("lognormal", 1) for seconds in (5, 10))
+
+    assert often.polls > 1.8 * seldom.polls
+    assert often.lag < 0.6 * seldom.lag
+
+
+@pytest.mark.parametrize("name", plots.SHOWN)
+def test_the_plots_show_the_data_beside_them(name: str) -> None:
+    """`python tests/bench/plots.py` writes both again."""
+    assert (plots.PLOTS / f"{name}.svg").read_text(encoding="utf-8") == plots.drawn(name)

@@ -2,9 +2,9 @@
 
     python -m bench.worker bench.raw:films
 
-An order is a `bench.films.Order`. With a *window* of seconds, all jobs are in flight when the cost
-of polls is taken for so long. The memory of a job is then what Python has allocated where *traced*
-is true, else what the process has resident.
+An order is a `bench.films.Order`. With a *window* of seconds it is the last one: all jobs are in
+flight when the cost of polls is taken for so long. The memory of a job is then what Python has
+allocated where *traced* is true, else what the process has resident.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 from bench.films import Order
 from bench.processes import use_core
 
@@ -67,9 +68,17 @@ async def whole(contend: Contender, order: Order) -> dict[str, float]:
 
 
 async def in_flight(
-    contend: Contender, order: Order, window: float, traced: bool
+    contend: Contender, order: Order, window: float, *, traced: bool, finish: bool
 ) -> dict[str, float]:
-    """Hold all jobs in flight; what a poll costs, and the memory of a job."""
+    """Hold all jobs in flight; what a poll costs, and the memory of a job.
+
+    Args:
+        contend: the contender.
+        order: what it is to do; its *interval* is that of the polls.
+        window: seconds for which polls are counted.
+        traced: whether memory is what Python has allocated, not what is resident.
+        finish: whether all jobs are brought to their ends afterwards.
+    """
     await tell(order.url, f"/bench/reset?after={10**9}")
     before = held(traced)
     running = asyncio.ensure_future(contend(order))
@@ -83,16 +92,9 @@ async def in_flight(
     cpu = time.process_time() - cpu
     polls = (await tell(order.url, "/bench/counts"))["polls"] - polls
     await tell(order.url, "/bench/ready?after=0")
-    await running
+    if finish or running.done():
+        await running
     return {"memory": memory / order.jobs, "poll": cpu / max(polls, 1), "polls": polls}
-
-
-async def measure(contend: Contender, asked: dict[str, Any]) -> dict[str, float]:
-    window, traced = asked.pop("window", None), asked.pop("traced", False)
-    order = Order(**asked)
-    if window is None:
-        return await whole(contend, order)
-    return await in_flight(contend, order, window, traced)
 
 
 def main(name: str) -> None:
@@ -100,21 +102,30 @@ def main(name: str) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
     module, _, function = name.partition(":")
     contend: Contender = getattr(importlib.import_module(module), function)
+
+    def answer(figures: dict[str, float]) -> None:
+        print(json.dumps(figures), file=answers, flush=True)
+
+    async def hold(order: Order, window: float, traced: bool) -> None:
+        answer(await in_flight(contend, order, window, traced=traced, finish=False))
+        os._exit(0)  # ten thousand jobs need not be brought to their ends
+
     warm = False
     for line in sys.stdin:
         asked = json.loads(line)
+        window, traced = asked.pop("window", None), asked.pop("traced", False)
+        order = Order(**asked)
         if not warm:
-            few = {name: asked[name] for name in ("url", "key")}
-            asyncio.run(measure(contend, {**few, "jobs": WARM_UP, "flight": 10}))
+            asyncio.run(whole(contend, attrs.evolve(order, jobs=WARM_UP, flight=10, interval=0.01)))
             gc.collect()
             gc.freeze()  # what the imports left is nobody's work
             warm = True
-        if asked.get("traced"):
+        if traced:
             tracemalloc.start()
-        answer = asyncio.run(measure(contend, asked))
-        if asked.get("traced"):
-            tracemalloc.stop()
-        print(json.dumps(answer), file=answers, flush=True)
+        if window is None:
+            answer(asyncio.run(whole(contend, order)))
+        else:
+            asyncio.run(hold(order, window, traced))
 
 
 if __name__ == "__main__":

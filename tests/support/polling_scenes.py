@@ -150,7 +150,13 @@ def scene(name: str, seed: int) -> Scene:
     return {**SCENES, **FURTHER}[name](random.Random(f"{name} {seed}"))
 
 
-def play(scene: Scene, *, seed: int = 0, durations: Durations | None = None) -> Measured:
+def play(
+    scene: Scene,
+    *,
+    seed: int = 0,
+    durations: Durations | None = None,
+    polling: Backoff | None = None,
+) -> Measured:
     """Poll the films of a scene to their ends.
 
     Args:
@@ -158,8 +164,9 @@ def play(scene: Scene, *, seed: int = 0, durations: Durations | None = None) -> 
         seed: of the jitter.
         durations: what is known at the beginning, and learned on the way; None: each film is
             polled with exponential backoff.
+        polling: the backoff, where it is not the client's.
     """
-    return _Play(scene, random.Random(seed), durations).run()
+    return _Play(scene, random.Random(seed), durations, polling).run()
 
 
 @attrs.define(eq=False)
@@ -178,12 +185,18 @@ class _Flight:
 
 
 class _Play:
-    def __init__(self, scene: Scene, rng: random.Random, durations: Durations | None) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        rng: random.Random,
+        durations: Durations | None,
+        polling: Backoff | None,
+    ) -> None:
         self._scene = scene
         self._rng = rng
         self._durations = durations
         called = durations is not None and scene.called
-        self._backoff = CALLBACK_POLLING if called else Backoff()
+        self._backoff = polling or (CALLBACK_POLLING if called else Backoff())
         self._waiting = list(reversed(scene.films))
         self._flights: dict[_Flight, None] = {}
         self._sent: list[float] = []
