@@ -22,7 +22,7 @@ import attrs
 
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._polling import Backoff, exactly
-from apikley_async._tasks import Binding
+from apikley_async._tasks import Binding, FairLock
 from apikley_async.errors import (
     ApiError,
     RateLimitError,
@@ -151,7 +151,7 @@ class Slots:
         self._free_at = [-math.inf] * count  # a heap: when each slot that is not in use is free
         self._uses: dict[object, asyncio.AbstractEventLoop] = {}
         self._binding = Binding(owner)
-        self._queue = asyncio.Lock()
+        self._queue = FairLock()
         self._changed = asyncio.Event()
         self._created_at = clock.now()
 
@@ -225,7 +225,7 @@ class Slots:
 
     def _bind(self) -> None:
         if self._binding.bind(in_use=self._queue.locked()):
-            self._queue, self._changed = asyncio.Lock(), asyncio.Event()
+            self._queue, self._changed = FairLock(), asyncio.Event()
             for use in [use for use, loop in self._uses.items() if loop.is_closed()]:
                 del self._uses[use]  # nothing else gives it back any more
                 heappush(self._free_at, self._clock.now() + self._delay)

@@ -1,16 +1,19 @@
-"""`TaskScope`: closing interrupts every wait and ends every task."""
+"""`TaskScope`: closing interrupts waits and ends tasks. `FairLock`: in order, at any size."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from turns import StrikingLoop, at_every_turn
 
 from apikley_async import ClientClosedError
-from apikley_async._tasks import TaskScope
+from apikley_async._tasks import FairLock, TaskScope
+from apikley_async.virtual import VirtualLoop
 
 pytestmark = pytest.mark.virtual
 
@@ -350,3 +353,85 @@ async def test_others_can_wait_until_it_is_shut() -> None:
 
     assert house.gone
     assert waiting[0].cancelled()
+
+
+# --- a lock that is given on in order ------------------------------------------------------------
+
+
+async def test_a_fair_lock_is_given_on_in_order() -> None:
+    """One at a time, in the order in which they asked, whoever leaves the queue meanwhile."""
+    lock, entered = FairLock(), list[int]()
+
+    async def hold(number: int) -> None:
+        async with lock:
+            entered.append(number)
+            await asyncio.sleep(1)
+            assert entered[-1] == number
+
+    tasks = [asyncio.create_task(hold(number)) for number in range(6)]
+    await asyncio.sleep(0.5)
+    tasks[1].cancel()
+    tasks[3].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert entered == [0, 2, 4, 5]
+    assert not lock.locked()
+
+
+def test_a_cancel_at_any_turn_leaves_a_fair_lock_usable() -> None:
+    """Whether it waits, is about to hold it, or holds it: the next one gets it. (C3)"""
+
+    async def scenario(loop: StrikingLoop) -> None:
+        lock, entered = FairLock(), list[str]()
+
+        async def hold(name: str) -> None:
+            async with lock:
+                entered.append(name)
+                await steps(2)
+
+        first, struck, last = (asyncio.create_task(hold(name)) for name in ("a", "b", "c"))
+        loop.strike = struck.cancel
+        await asyncio.wait_for(asyncio.gather(first, last), 60)
+        await asyncio.wait({struck})
+        assert entered in (["a", "b", "c"], ["a", "c"])
+        assert not lock.locked()
+
+    at_every_turn(scenario)
+
+
+def test_the_queue_of_a_fair_lock_is_left_in_one_step() -> None:
+    """However many wait, and in whichever order they are cancelled, none of them is searched for.
+
+    The futures of the loop count how often they are compared: a search would compare them.
+    """
+    compared = 0
+
+    class Counted(asyncio.Future[Any]):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return self is other
+
+        __hash__ = asyncio.Future.__hash__
+
+    class CountingLoop(VirtualLoop):
+        def create_future(self) -> asyncio.Future[Any]:
+            return Counted(loop=self)
+
+    async def scenario() -> None:
+        lock = FairLock()
+
+        async def hold() -> None:
+            async with lock:
+                await for_ever()
+
+        tasks = [asyncio.create_task(hold()) for _ in range(1000)]
+        await asyncio.sleep(1)
+        for task in random.Random(1).sample(tasks, len(tasks)):
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert not lock.locked()
+
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        runner.run(scenario())
+    assert compared < 100  # asyncio.Lock: 250,000
