@@ -47,6 +47,11 @@ class Prices:
                 validate_price(stated)
         self._learned: dict[PriceKey, float] = {}
 
+    @property
+    def learned(self) -> bool:
+        """Whether any film has told a price."""
+        return bool(self._learned)
+
     def learn(self, key: PriceKey, credits: float) -> None:  # noqa: A002 - as the service says
         """Remember what a finished film consumed; the highest of its key counts."""
         self._learned[key] = max(self._learned.get(key, 0.0), credits)

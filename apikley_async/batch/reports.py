@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async._budget import Price
+from apikley_async._budget import Price, Prices
 from apikley_async.batch.budget import RunBudget, known_prices
 from apikley_async.batch.decisions import check_state
 from apikley_async.batch.manifest.payload import work_of
@@ -80,20 +80,24 @@ class BatchReports(OpenBatch):
 
     async def status(self) -> BatchStatus:
         """How many items are in which state, and what the batch has cost."""
-        prices = await known_prices(self.store)
-        spent, at_risk, unpriced = 0.0, 0.0, 0
+        amounts = {True: 0.0, False: 0.0}  # of uncertain attempts, and of the others
+        unknown = []
         for cost in await self.store.attempt_costs():
             amount = cost.consumed if cost.consumed is not None else cost.reserved
             if amount is None:
-                item = await self.store.item(cost.key)
-                amount = prices.of(work_of(item))
-            if amount is None:
-                unpriced += 1
-            elif cost.uncertain:
-                at_risk += amount
+                unknown.append(cost)
             else:
-                spent += amount
-        return BatchStatus(await self.store.counts(), spent, at_risk, unpriced)
+                amounts[cost.uncertain] += amount
+        # Films are read only where a price is missing: it is what others of their kind have cost.
+        prices = await known_prices(self.store) if unknown else Prices()
+        unpriced = 0
+        for cost in unknown:
+            known = prices.of(work_of(await self.store.item(cost.key))) if prices.learned else None
+            if known is None:
+                unpriced += 1
+            else:
+                amounts[cost.uncertain] += known
+        return BatchStatus(await self.store.counts(), amounts[False], amounts[True], unpriced)
 
     async def estimate(
         self,

@@ -18,6 +18,7 @@ __all__ = [
     "Counts",
     "RunSummary",
     "exit_code_of",
+    "is_withdrawn",
     "paths_of",
     "report_counts",
     "report_estimate",
@@ -61,7 +62,7 @@ class RunSummary:
 
     def add(self, item: Item) -> None:
         """Count an item."""
-        withdrawn = item.gone and item.state is ItemState.PLANNED
+        withdrawn = is_withdrawn(item)
         if self.keys is not None and item.key not in self.keys:
             if item.state in STATE_CODES and not withdrawn:
                 self.others.append(item)
@@ -73,6 +74,11 @@ class RunSummary:
             self.done.append(item)
         elif item.state is ItemState.UNCERTAIN:
             self.uncertain.append(item)
+
+
+def is_withdrawn(item: Item) -> bool:
+    """Whether its manifest no longer names a film that was never sent."""
+    return item.gone and item.state is ItemState.PLANNED
 
 
 def exit_code_of(counts: Counts) -> int:

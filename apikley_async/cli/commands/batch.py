@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable
 from pathlib import Path
 
@@ -26,11 +27,12 @@ from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.launch import launch
 from apikley_async.cli.options import Bounds, Option, PriceOption, RunOptions, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_counts
+from apikley_async.cli.run_summary import exit_code_of, is_withdrawn, report_counts
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
 
 __all__ = ["batch"]
 
+UNFINISHED = tuple(set(ItemState) - {ItemState.DONE, ItemState.DROPPED})
 PATH = click.Path(path_type=Path)
 path_argument: Option = click.argument("path", metavar="FILE", type=PATH)
 keys_argument: Option = click.argument("keys", nargs=-1, metavar="[KEY...]")
@@ -84,15 +86,15 @@ def status(path: Path, as_json: bool) -> int:
     """Print the state of every film, and what it has cost. Another process may be running it."""
 
     async def read(films: Batch, reporter: Reporter) -> int:
-        summary = RunSummary(None)
-        async for item in films.items():
-            summary.add(item)
-            if item.state not in (ItemState.DONE, ItemState.DROPPED):
-                cause = f": {item.cause}" if item.cause else ""
-                task = f" ({item.task_id})" if item.task_id else ""
-                reporter.result(f"{item.key}: {item.state.value}{task}{cause}")
-        report_counts(reporter, summary.counts, await films.status())
-        return exit_code_of(summary.counts)
+        status = await films.status()
+        counts = Counter(status.counts)
+        async for item in films.items(*UNFINISHED):
+            counts[ItemState.PLANNED] -= is_withdrawn(item)
+            cause = f": {item.cause}" if item.cause else ""
+            task = f" ({item.task_id})" if item.task_id else ""
+            reporter.result(f"{item.key}: {item.state.value}{task}{cause}")
+        report_counts(reporter, +counts, status)
+        return exit_code_of(+counts)
 
     return read_journal(path, read, as_json=as_json)
 
