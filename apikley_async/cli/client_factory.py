@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import click
 
-from apikley_async import Backoff, Callbacks, Client, RateLimiter
+from apikley_async import Callbacks, Client, RateLimiter
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.key_files import read_api_key
 from apikley_async.cli.options import ServiceOptions
@@ -58,7 +58,6 @@ def client_for(
             key,
             base_url=options.base_url,
             limiter=RateLimiter(max_running=max_running),
-            polling=None if callback else Backoff(),  # with callbacks the client polls less often
             job_timeout=timeout or 1800.0,
             callback=callback,
             not_created=not_created,

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import pytest
 
-from apikley_async import Backoff
+from apikley_async import Backoff, Client
 from apikley_async.cli import client_factory, main, simulated_service
 from apikley_async.simulator import Constant, Failure, Simulator, TaskRequest, Terms
 
@@ -128,14 +128,16 @@ def service(terms: Terms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     with ServedSimulator(terms) as simulator:
         monkeypatch.setenv("APIKLEY_BASE_URL", simulator.base_url)
         monkeypatch.setenv("APIKLEY_API_KEY", simulator.api_key)
-        monkeypatch.setattr(client_factory, "Backoff", quick_polling)
+        monkeypatch.setattr(client_factory, "Client", quick_client)
         monkeypatch.chdir(tmp_path)
         yield simulator
         assert simulator.ledger.leaks == []
 
 
-def quick_polling() -> Backoff:
-    return Backoff(initial=0.02, factor=1)
+def quick_client(*args: Any, **options: Any) -> Client:
+    """A client that polls without the usual delays, unless it is called."""
+    quick = None if options.get("callback") else Backoff(initial=0.02, factor=1)
+    return Client(*args, polling=quick, **options)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run, quick_polling
+from cli.conftest import Run, quick_client
 
 import apikley_async
 from apikley_async.cli import client_factory
@@ -51,10 +51,11 @@ def service(tmp_path: Path) -> Iterator[Simulator]:
 Start = Callable[..., "subprocess.Popen[str]"]
 
 QUICK = """
+import functools
 import sys
-from apikley_async import Backoff
+from apikley_async import Backoff, Client
 from apikley_async.cli import client_factory, main
-client_factory.Backoff = lambda: Backoff(initial=0.02, factor=1)
+client_factory.Client = functools.partial(Client, polling=Backoff(initial=0.02, factor=1))
 sys.exit(main())
 """
 
@@ -110,7 +111,7 @@ def again(service: Simulator, run: Run, tmp_path: Path, monkeypatch: pytest.Monk
     """Run the command in this process, after one that was a process of its own."""
     monkeypatch.setenv("APIKLEY_BASE_URL", service.base_url)
     monkeypatch.setenv("APIKLEY_API_KEY", KEY)
-    monkeypatch.setattr(client_factory, "Backoff", quick_polling)
+    monkeypatch.setattr(client_factory, "Client", quick_client)
     monkeypatch.chdir(tmp_path)
     return run
 
