@@ -9,9 +9,11 @@ Every async test fails when it leaves a task running or an exception that nobody
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import importlib
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -29,6 +31,9 @@ pytest_plugins = ("pytester",)  # for projects of users, run by `tests/plugin`
 
 # Unmistakable in a log, a repr or a traceback, and worth nothing anywhere.
 CANARY_KEY = "canary-0000-this-key-opens-nothing"
+
+MEMORY = Path("/dev/shm")
+ENOUGH_MEMORY = 2 * 2**30  # bytes; a run needs about a twentieth
 
 # What a loop in debug mode says when a client breaks off the handshake with a server.
 HARMLESS = {"Error on transport creation for incoming connection"}
@@ -59,6 +64,19 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.pluginmanager.is_registered(pytest_plugin):
         config.pluginmanager.register(pytest_plugin, "apikley")
     stop_ignoring_signals()
+    use_memory_for_files(config)
+
+
+def use_memory_for_files(config: pytest.Config) -> None:
+    """Keep the files of tests in memory, where there is plenty: thousands of times they are synced.
+
+    What reaches a disk, and in which order, is tested by kills, power cuts and `strace`.
+    `--basetemp` and PYTEST_DEBUG_TEMPROOT name another place.
+    """
+    if config.option.basetemp is None and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(MEMORY).free > ENOUGH_MEMORY and os.access(MEMORY, os.W_OK):
+                os.environ["PYTEST_DEBUG_TEMPROOT"] = str(MEMORY)
 
 
 def stop_ignoring_signals() -> None:
