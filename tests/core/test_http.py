@@ -679,6 +679,26 @@ async def test_a_look_on_a_dead_connection_is_asked_on_another() -> None:
     assert isinstance(told.outcome, Reply)
 
 
+async def test_a_look_that_is_cut_off_on_a_new_connection_is_not_sent_again() -> None:
+    """Whoever polls decides when the next one is due, and counts it."""
+    async with RawServer(closes) as server, talking(server.url) as transport:
+        told = await send(transport, LOOK)
+
+        assert len(server.requests) == 1
+    assert isinstance(told.outcome, UnansweredError)
+
+
+async def test_a_look_leaves_nothing_behind_that_hinders_a_submission() -> None:
+    """Both may be sent by one task, one after the other."""
+    async with RawServer(in_turn(closes, service())) as server, talking(server.url) as transport:
+        await send(transport, LOOK)
+        told = await send(transport, PAID)
+
+        assert server.connections == 2
+    assert isinstance(told.outcome, Reply)
+    assert told.sent == 1
+
+
 @pytest.mark.parametrize("act", [*UNANSWERED.values()], ids=[*UNANSWERED])
 async def test_no_failure_leaves_a_connection_open(act: Act) -> None:
     """After each fault every socket is given back (N8)."""

@@ -37,7 +37,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_http", "        if mark.sent:\n", "        if False:\n"),
     ),
     "forget that the first byte has left": (
-        ("_http", "    mark.sent = True\n", "    mark.sent = False\n"),
+        ("_http", "        self.sent = True\n", "        self.sent = False\n"),
     ),
     "take a 5xx for a refusal": (
         ("_wire.task_ids", "sure = status < 500 and code in ERROR_OF_CODE",
