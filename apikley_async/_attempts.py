@@ -20,7 +20,7 @@ from apikley_async._session import Session, Sessions, Settings
 from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._submission import Group, Submission, check_submission
-from apikley_async._tokens import Seal, token_in, token_secret
+from apikley_async._tokens import TokenMac, token_in, token_secret
 from apikley_async._wire.task_ids import is_task_id
 from apikley_async._wire.tasks import belongs_to_attempt, differences
 from apikley_async.errors import (
@@ -56,7 +56,7 @@ class Attempts:
         self._jobs = Jobs()
         self._matching = CallbackMatching(
             callbacks,
-            Seal([token_secret(settings.key.reveal())]),
+            TokenMac([token_secret(settings.key.reveal())]),
             self._jobs,
             settings.spending,
             settings.environment,
@@ -189,7 +189,7 @@ class Attempts:
             yield
 
     def account(self, salt: bytes) -> str:
-        """A mark that tells accounts apart and says nothing of the key."""
+        """A digest that tells accounts apart and says nothing of the key."""
         key = self.settings.key.reveal().encode()
         return hmac.new(salt, key, "sha256").hexdigest()[:16]
 

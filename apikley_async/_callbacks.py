@@ -25,12 +25,12 @@ from apikley_async._retry import RETRIES
 from apikley_async._spending import Spending
 from apikley_async._tasks import TaskScope, within
 from apikley_async._text import loggable
-from apikley_async._tokens import Marking, Seal, token_in
+from apikley_async._tokens import CarriesMac, TokenMac, token_in
 from apikley_async._wire.task_ids import is_task_id
 from apikley_async._wire.tasks import belongs_to_attempt, shows_request
 from apikley_async.errors import ApikleyError, AuthenticationError, ClientClosedError
 
-__all__ = ["CallbackMatching", "CatchingUp", "Keep", "Listening", "Receive"]
+__all__ = ["CallbackMatching", "CatchingUp", "Keep", "Listener", "Listening"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -39,9 +39,9 @@ OVERDUE = 60.0  # seconds after a film's end by which its callback should have c
 SHORTEST = 0.01  # seconds: a caller without time left may still get what is known already
 UNANNOUNCED = 5  # films in a row whose end no callback has announced
 SECOND_TASK_TRIES = 10  # to read a task that seems to be paid in addition to another one
-GIVEN_UP = ""  # instead of a task's id: the attempt was given up, or seemed to be refused
+NO_TASK = ""  # instead of a task's id: the attempt was given up, or seemed to be refused
 
-Receive: TypeAlias = Callable[[str, str], Awaitable[bool]]
+Listener: TypeAlias = Callable[[str, str], Awaitable[bool]]
 """Is given a callback's token and task id; returns whether the token is known."""
 
 Keep: TypeAlias = Callable[[str], Awaitable[None]]
@@ -52,7 +52,7 @@ Keep: TypeAlias = Callable[[str], Awaitable[None]]
 class Listening(Callbacks, Protocol):
     """Callbacks that also receive the service's calls, such as `apikley_async.webhook.Callback`."""
 
-    def listen(self, receive: Receive) -> Callable[[], None]:
+    def listen(self, listener: Listener) -> Callable[[], None]:
         """Pass on every callback, in the running loop; return what ends it."""
         ...
 
@@ -71,10 +71,10 @@ class _Entry:
     """What is known of one attempt.
 
     *named* holds ids from callbacks, True once their records were read; *kept* are those that
-    `keep` has written down. *text* is the last part of its callback URL, as a job shows it.
+    `keep` has written down. *url_part* is the last part of its callback URL, as a job shows it.
     """
 
-    text: str
+    url_part: str
     task_id: str | None = None
     named: dict[str, bool] = attrs.Factory(dict)
     keep: Keep | None = None
@@ -102,21 +102,21 @@ class CallbackMatching:
     def __init__(
         self,
         callbacks: Callbacks | None,
-        seal: Seal,
+        token_mac: TokenMac,
         jobs: Jobs,
         spending: Spending,
         environment: Environment,
     ) -> None:
         self.receives_callbacks: bool = isinstance(callbacks, Listening)
         self._callbacks = callbacks or NoCallbacks()
-        self._seal = seal
+        self._token_mac = token_mac
         self._jobs = jobs
         self._spending = spending
         self._clock = environment.clock
         self._rng = environment.rng
         self._entries: dict[str, _Entry] = {}
         self._tokens: dict[str, str] = {}
-        self._early = EarlyCallbacks(seal)
+        self._early = EarlyCallbacks(token_mac)
         self._unannounced = 0
         self._silent = True  # no callback has ever come
         self._warned = False
@@ -146,12 +146,12 @@ class CallbackMatching:
 
     def url_for(self, token: str) -> str | None:
         """The callback URL of a new attempt; from now on callbacks about it are ours."""
-        marked = self._seal.text(token) if isinstance(self._callbacks, Marking) else token
-        url = self._callbacks.url_for(marked)
+        carries_mac = isinstance(self._callbacks, CarriesMac)
+        url = self._callbacks.url_for(self._token_mac.append_to(token) if carries_mac else token)
         if url is not None:
             self.expect(token)
             last = url.partition("?")[0].rpartition("/")[2]
-            self._entries[token].text = last if token in last else token
+            self._entries[token].url_part = last if token in last else token
         return url
 
     def settle(self, attempt: Attempt) -> None:
@@ -165,7 +165,7 @@ class CallbackMatching:
             attempt.verdict is not Verdict.UNCERTAIN and entry.named
         ):
             # A callback may come, or has come, all the same.
-            self._bind(attempt.token, entry, GIVEN_UP)
+            self._bind(attempt.token, entry, NO_TASK)
         elif attempt.verdict is not Verdict.UNCERTAIN:
             del self._entries[attempt.token]  # nothing was created, so no callback will come
 
@@ -240,7 +240,7 @@ class CallbackMatching:
     def text_of(self, task_id: str) -> str | None:
         """The last part of a task's callback URL; None where no callback is expected."""
         entry = self._entries.get(self._tokens.get(task_id, ""))
-        return entry.text if entry is not None else None
+        return entry.url_part if entry is not None else None
 
     def was_announced(self, task_id: str) -> bool:
         """Whether a callback has announced a task already."""
@@ -326,7 +326,7 @@ class CallbackMatching:
 
     def _bind(self, token: str, entry: _Entry, task_id: str) -> None:
         entry.task_id = task_id
-        if task_id != GIVEN_UP:
+        if task_id != NO_TASK:
             self._tokens[task_id] = token
             self._spending.found(token, task_id)
         entry.wake()

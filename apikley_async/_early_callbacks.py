@@ -6,7 +6,7 @@ tokens push out none of them. Pure.
 
 from __future__ import annotations
 
-from apikley_async._tokens import TOKEN, Seal
+from apikley_async._tokens import TOKEN, TokenMac
 
 __all__ = ["MOST_EARLY", "MOST_NAMES", "EarlyCallbacks"]
 
@@ -15,16 +15,16 @@ MOST_EARLY = 100_000  # attempts, of either kind
 
 
 class EarlyCallbacks:
-    """Task ids by the tokens that callbacks have named them for; *seal* knows our tokens."""
+    """Task ids by the tokens that callbacks have named them for; *token_mac* knows our tokens."""
 
-    def __init__(self, seal: Seal) -> None:
-        self._seal = seal
+    def __init__(self, token_mac: TokenMac) -> None:
+        self._token_mac = token_mac
         self._ours: dict[str, dict[str, bool]] = {}
         self._others: dict[str, dict[str, bool]] = {}
 
     def add(self, text: str, task_id: str) -> None:
         """Remember a task for the token that *text* begins with."""
-        held = self._ours if self._seal.fits(text) else self._others
+        held = self._ours if self._token_mac.verifies(text) else self._others
         named = held.setdefault(text[:TOKEN], {})
         if len(named) < MOST_NAMES:
             named[task_id] = False

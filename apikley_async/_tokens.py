@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn, Protocol, runtime_checkable
 
-__all__ = ["TOKEN", "Marking", "Seal", "token_in", "token_secret"]
+__all__ = ["TOKEN", "CarriesMac", "TokenMac", "token_in", "token_secret"]
 
-TOKEN = 32  # hexadecimal digits: 128 random bits, and as many for the mark
+TOKEN = 32  # hexadecimal digits: 128 random bits, and as many for the MAC
 PURPOSE = b"apikley-async: marks of callback tokens, version 1"
 SECRET = re.compile("[0-9a-f]{64}")
-SEALED = re.compile("[0-9a-f]{64}")
+WITH_MAC = re.compile("[0-9a-f]{64}")
 
 
 def token_secret(api_key: str) -> str:
@@ -34,14 +34,14 @@ def token_in(text: str) -> str:
 
 
 @runtime_checkable
-class Marking(Protocol):
-    """Callbacks that take a token with the mark behind it."""
+class CarriesMac(Protocol):
+    """Callbacks whose URLs take a token with its MAC behind it."""
 
-    marked_tokens: bool
+    tokens_with_mac: bool
 
 
-class Seal:
-    """Marks tokens with the first of the secrets *given*, and knows the marks of any of them.
+class TokenMac:
+    """Makes MACs of tokens with the first of the secrets *given*, and verifies those of any.
 
     The secrets cannot be read from it, shown or pickled.
 
@@ -49,16 +49,16 @@ class Seal:
         ValueError: one of them is no such secret; it is not repeated.
     """
 
-    __slots__ = ("_macs",)
+    __slots__ = ("_keyed",)
 
     def __init__(self, given: Iterable[str] = ()) -> None:
-        self._macs: tuple[hmac.HMAC, ...] = ()  # what is counted, should one be refused
+        self._keyed: tuple[hmac.HMAC, ...] = ()  # what is counted, should one be refused
         fault = ": a list of secrets, not a single text"
         if not isinstance(given, str | bytes):
             given = [*given]
             fault = next(filter(None, map(_fault, given, range(len(given)))), "")
         if not fault:
-            self._macs = tuple(
+            self._keyed = tuple(
                 hmac.new(each.strip().encode(), digestmod="sha256") for each in given
             )
         del given  # a traceback that shows locals must not show them
@@ -66,30 +66,30 @@ class Seal:
             raise ValueError(f"token_secrets{fault}")
 
     def __len__(self) -> int:
-        return len(self._macs)
+        return len(self._keyed)
 
-    def text(self, token: str) -> str:
-        """The token with its mark behind it: the last part of a callback URL."""
-        return token + _mark(self._macs[0], token) if self._macs else token
+    def append_to(self, token: str) -> str:
+        """The token with its MAC behind it: the last part of a callback URL."""
+        return token + _mac_of(self._keyed[0], token) if self._keyed else token
 
-    def fits(self, text: str) -> bool:
-        """Whether it is a token with a mark that was made with one of the secrets."""
-        if not SEALED.fullmatch(text):
+    def verifies(self, text: str) -> bool:
+        """Whether it is a token with a MAC that was made with one of the secrets."""
+        if not WITH_MAC.fullmatch(text):
             return False
-        token, mark = text[:TOKEN], text[TOKEN:]
-        return any(hmac.compare_digest(_mark(mac, token), mark) for mac in self._macs)
+        token, mac = text[:TOKEN], text[TOKEN:]
+        return any(hmac.compare_digest(_mac_of(keyed, token), mac) for keyed in self._keyed)
 
     def __repr__(self) -> str:
-        return f"<Seal {len(self)}>"
+        return f"<TokenMac {len(self)}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a seal does not pickle")
+        raise TypeError("a TokenMac does not pickle")
 
 
-def _mark(mac: hmac.HMAC, token: str) -> str:
-    trial = mac.copy()
-    trial.update(token.encode())
-    return trial.hexdigest()[:TOKEN]
+def _mac_of(keyed: hmac.HMAC, token: str) -> str:
+    mac = keyed.copy()
+    mac.update(token.encode())
+    return mac.hexdigest()[:TOKEN]
 
 
 def _fault(secret: object, number: int) -> str:

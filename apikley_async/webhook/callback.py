@@ -37,7 +37,7 @@ class Callback(Endpoint):
             message does not repeat them.
     """
 
-    marked_tokens = True
+    tokens_with_mac = True
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import TypeAlias
 
 from apikley_async import Clock
-from apikley_async._tokens import Seal
+from apikley_async._tokens import TokenMac
 from apikley_async.webhook.limits import Limits
 from apikley_async.webhook.verify import (
     MAX_BODY,
@@ -58,19 +58,19 @@ class Verifier:
     Args:
         keys: the keys that callbacks may be signed with.
         clock: tells the time.
-        seal: verifies the MAC behind a token, where tokens of others are refused.
+        token_mac: verifies the MAC behind a token, where tokens of others are refused.
     """
 
-    def __init__(self, keys: HmacKeys, *, clock: Clock, seal: Seal | None = None) -> None:
+    def __init__(self, keys: HmacKeys, *, clock: Clock, token_mac: TokenMac | None = None) -> None:
         self.keys = keys
-        self.seal = seal
+        self.token_mac = token_mac
         self._clock = clock
         self._replays = ReplayCache()
         self._warned = False
 
     def refusal_status(self, request: CallbackRequest) -> int | None:
         """The status of a request whose body need not be read; None: read it."""
-        return refusal_status(request, self.seal)
+        return refusal_status(request, self.token_mac)
 
     def verify(self, request: CallbackRequest, body: bytes) -> Verification:
         """Verify a whole request at this time."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from apikley_async import Clock, SystemClock
-from apikley_async._tokens import Seal
+from apikley_async._tokens import TokenMac
 from apikley_async.errors import JournalError
 from apikley_async.webhook.endpoint import Endpoint
 from apikley_async.webhook.handler import Verifier
@@ -50,17 +50,17 @@ class Receiver(Endpoint):
         self.inbox = inbox
         self._logged = ""
         try:
-            seal, keys = Seal(token_secrets), HmacKeys(hmac_keys)
+            token_mac, keys = TokenMac(token_secrets), HmacKeys(hmac_keys)
         finally:
             # a traceback that shows local variables must not show them
             del hmac_keys, token_secrets
-        verifier = Verifier(keys, clock=clock or SystemClock(), seal=seal)
+        verifier = Verifier(keys, clock=clock or SystemClock(), token_mac=token_mac)
         super().__init__(verifier, self._store, limits or Limits())
 
     @property
     def gate(self) -> str:
         required = []
-        if self._verifier.seal:
+        if self._verifier.token_mac:
             required.append("a token that was made with the API key")
         if self._verifier.keys:
             required.append("a signature")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from apikley_async import read_callback
-from apikley_async._tokens import Seal
+from apikley_async._tokens import TokenMac
 
 __all__ = [
     "MAX_BODY",
@@ -142,14 +142,14 @@ def verify(
     return Verification(200, Notification(token, task_id), replay_key)
 
 
-def refusal_status(request: CallbackRequest, seal: Seal | None = None) -> int | None:
+def refusal_status(request: CallbackRequest, token_mac: TokenMac | None = None) -> int | None:
     """The status of a request that is refused whatever its body says; None: read the body.
 
-    The content type is not checked. With a *seal* the token must carry a MAC of ours.
+    The content type is not checked. With *token_mac* the token must carry a MAC of ours.
     """
     if request.method != "POST":
         return 405
-    if request.token is None or (seal and not seal.fits(request.token)):
+    if request.token is None or (token_mac and not token_mac.verifies(request.token)):
         return 404
     codings, lengths = request.values(b"content-encoding"), request.values(b"content-length")
     if max(len(codings), len(lengths)) > 1:

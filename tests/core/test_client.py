@@ -79,7 +79,7 @@ from apikley_async import (
     Verdict,
 )
 from apikley_async import __version__ as version
-from apikley_async._callbacks import Receive
+from apikley_async._callbacks import Listener
 from apikley_async.testing import FakeClock, LoopClock, Request, ScriptedTransport, reply
 from apikley_async.virtual import VirtualLoop
 
@@ -1291,7 +1291,7 @@ async def test_closing_never_hangs_after_listening_could_not_be_ended() -> None:
     """Callbacks of the user's own may fail: that is raised once, and the client is closed."""
 
     class Failing(ManualCallbacks):
-        def listen(self, hear: Receive) -> Callable[[], None]:
+        def listen(self, hear: Listener) -> Callable[[], None]:
             def end() -> None:
                 raise ZeroDivisionError
 

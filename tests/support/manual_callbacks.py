@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from apikley_async._callbacks import Receive
+from apikley_async._callbacks import Listener
 
 __all__ = ["ManualCallbacks"]
 
@@ -20,13 +20,13 @@ class ManualCallbacks:
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
-        self.listeners: list[Receive] = []
+        self.listeners: list[Listener] = []
 
     def url_for(self, token: str) -> str:
         self.tokens.append(token)
         return f"https://hooks.test/apikley/{token}"
 
-    def listen(self, listener: Receive) -> Callable[[], None]:
+    def listen(self, listener: Listener) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
 

@@ -20,7 +20,7 @@ from webhook.callback_requests import (
 
 from apikley_async import Client, Environment, Shot, Storyboard
 from apikley_async._early_callbacks import MOST_EARLY, EarlyCallbacks
-from apikley_async._tokens import Seal
+from apikley_async._tokens import TokenMac
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox, Receiver, token_secret
@@ -36,18 +36,18 @@ def receiver(folder: Path, *keys: str) -> Receiver:
 
 async def test_a_receiver_accepts_tokens_of_its_keys_and_no_others(tmp_path: Path) -> None:
     """A stranger who knows the address cannot fill the inbox, signed or not (W2)."""
-    ours, other = Seal([token_secret(KEY)]), Seal([token_secret("another-key-altogether")])
-    old = Seal([token_secret(NEXT_KEY)])
+    ours, other = TokenMac([token_secret(KEY)]), TokenMac([token_secret("another-key-altogether")])
+    old = TokenMac([token_secret(NEXT_KEY)])
     tested = receiver(tmp_path, KEY, NEXT_KEY)
     paths = {
-        ours.text(TOKEN): 200,
-        old.text(TOKEN): 200,
+        ours.append_to(TOKEN): 200,
+        old.append_to(TOKEN): 200,
         TOKEN: 404,
         TOKEN + "0" * 32: 404,
-        other.text(TOKEN): 404,
-        ours.text(TOKEN)[:-1] + "g": 404,
-        ours.text(TOKEN).upper(): 404,
-        "f" * 32 + ours.text(TOKEN)[32:]: 404,
+        other.append_to(TOKEN): 404,
+        ours.append_to(TOKEN)[:-1] + "g": 404,
+        ours.append_to(TOKEN).upper(): 404,
+        "f" * 32 + ours.append_to(TOKEN)[32:]: 404,
     }
     async with tested.serve(port=0) as server:
         found = {
@@ -58,7 +58,7 @@ async def test_a_receiver_accepts_tokens_of_its_keys_and_no_others(tmp_path: Pat
     await tested.inbox.aclose()
 
     assert found == paths
-    assert {each.token for each in stored} == {ours.text(TOKEN), old.text(TOKEN)}
+    assert {each.token for each in stored} == {ours.append_to(TOKEN), old.append_to(TOKEN)}
 
 
 @pytest.mark.virtual
@@ -79,7 +79,7 @@ async def test_a_client_adds_a_mac_to_its_tokens_and_expects_them_with_any_mac()
         text = str(simulator.ledger.paid[0].body["callBackUrl"]).rpartition("/")[2]
 
         assert job.token == text
-        assert Seal([token_secret(simulator.api_key)]).fits(text)
+        assert TokenMac([token_secret(simulator.api_key)]).verifies(text)
         async with callback.serve(port=0) as server:
             for path in (text, text[:32], text[:32] + "0" * 32):
                 status, _ = await send_request(
@@ -93,9 +93,9 @@ async def test_a_client_adds_a_mac_to_its_tokens_and_expects_them_with_any_mac()
 
 def test_forged_tokens_displace_none_of_ours() -> None:
     """A callback that arrives before its attempt is known is kept for it."""
-    seal = Seal([token_secret(KEY)])
-    parked = EarlyCallbacks(seal)
-    parked.add(seal.text(TOKEN), TASK)
+    token_mac = TokenMac([token_secret(KEY)])
+    parked = EarlyCallbacks(token_mac)
+    parked.add(token_mac.append_to(TOKEN), TASK)
     for number in range(MOST_EARLY + 1):
         parked.add(f"{number:032x}{0:032x}", TASK)
 
@@ -106,15 +106,15 @@ def test_forged_tokens_displace_none_of_ours() -> None:
 def test_a_token_secret_reveals_no_key_and_is_never_shown() -> None:
     """It is printed on purpose only, and opens nothing else."""
     secret = token_secret(KEY)
-    seal = Seal([secret])
+    token_mac = TokenMac([secret])
 
     assert (len(secret), KEY in secret, token_secret(f" {KEY}\n")) == (64, False, secret)
-    assert secret not in repr(seal)
+    assert secret not in repr(token_mac)
     with pytest.raises(TypeError):
-        pickle.dumps(seal)
+        pickle.dumps(token_mac)
     for wrong in ([secret[:-1]], [KEY], [""], [7], secret):
         with pytest.raises(ValueError, match="token_secrets") as caught:
-            Seal(wrong)  # type: ignore[arg-type]
+            TokenMac(wrong)  # type: ignore[arg-type]
         assert KEY not in str(caught.value)
         assert secret[:-1] not in str(caught.value)
 
