@@ -3,7 +3,9 @@
 `Gate` is pure and is given the time; `RateLimiter` is the thin shell that sleeps. Neither makes
 a request. Why the rate is exact: the service counts an attempt no later than its answer, and a
 slot is used again no earlier than *per* seconds after that answer. So no span of *per* seconds
-at the service holds more than *limit* attempts, whatever the latencies and whichever window.
+at the service holds more than *limit* attempts, whatever the latencies and whichever window. The
+same holds of what passes where the gate has learned a smaller width: no more slots than that are
+in use or delayed.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ import contextlib
 import itertools
 import math
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from heapq import heappop, heappush, heappushpop
+from heapq import heappop, heappush, heappushpop, nsmallest
 from typing import Protocol, runtime_checkable
 
-import attrs
-
 from apikley_async._clock import Clock, SystemClock
+from apikley_async._gate import Gate
 from apikley_async._polling import Backoff, exactly
 from apikley_async._tasks import Binding, FairLock
 from apikley_async.errors import (
@@ -72,52 +74,6 @@ class Limiter(Protocol):
         ...
 
 
-@attrs.frozen
-class Gate:
-    """When the next attempt may be sent, and how many at once. Knows no clock and never sleeps.
-
-    After a pause one attempt goes first; every answer lets one more go at the same time, until
-    the gate is as wide as before. It is a time and a number, never a lock that somebody holds.
-
-    Attributes:
-        opens_at: when the pause ends.
-        refusals: how many pauses in a row the service has asked for.
-        width: how many attempts may be in flight.
-    """
-
-    opens_at: float = -math.inf
-    refusals: int = 0
-    width: float = math.inf
-
-    def delay(self, now: float, in_flight: int = 0) -> float:
-        """Seconds until an attempt may be sent; inf while it depends on one in flight."""
-        if now < self.opens_at:
-            return self.opens_at - now
-        return 0.0 if in_flight < self.width else math.inf
-
-    def refused(self, sent_at: float) -> Gate:
-        """Count a 429, given when the latest attempt was sent.
-
-        As long as none was sent since the gate opened, it belongs to the pause before: many
-        refusals of one burst count once.
-        """
-        return Gate(self.opens_at, self.refusals + (sent_at >= self.opens_at), width=1)
-
-    def closed_for(self, pause: float, now: float) -> Gate:
-        """Close for *pause* seconds from *now*; never open earlier than before."""
-        return attrs.evolve(self, opens_at=max(self.opens_at, now + pause))
-
-    def answered(self, sent_at: float, full_width: int) -> Gate:
-        """Let one more attempt go at the same time, since one got an answer; in the end all.
-
-        An attempt that was sent before the gate closed says nothing of the time after.
-        """
-        if self.refusals == 0 or sent_at < self.opens_at:
-            return self
-        wider = self.width + 1
-        return Gate() if wider >= full_width else attrs.evolve(self, width=wider)
-
-
 class Slots:
     """*count* slots, each free again a delay after its use; `slot` waits for one, in order.
 
@@ -145,10 +101,12 @@ class Slots:
         if count != int(count) or count < 1:
             raise ValueError(f"a number of slots: a whole one, 1 or more, not {count!r}")
         self.count = count
+        self.width = count  # how many of them may be in use or delayed
         self._delay = delay
         self._uncertain_delay = uncertain_delay
         self._clock = clock
         self._free_at = [-math.inf] * count  # a heap: when each slot that is not in use is free
+        self._refused: list[float] = []  # another: of the slots whose attempts were refused
         self._uses: dict[object, asyncio.AbstractEventLoop] = {}
         self._binding = Binding(owner)
         self._queue = FairLock()
@@ -158,7 +116,7 @@ class Slots:
     @property
     def in_use(self) -> int:
         """How many are in use."""
-        return self.count - len(self._free_at)
+        return self.count - len(self._free_at) - len(self._refused)
 
     @property
     def free_in(self) -> float:
@@ -169,7 +127,7 @@ class Slots:
     @property
     def idle_in(self) -> float:
         """Seconds until all slots that are not in use are free."""
-        return max(0.0, max(self._free_at, default=0.0) - self._clock.now())
+        return max(0.0, max((*self._free_at, *self._refused), default=0.0) - self._clock.now())
 
     @contextlib.asynccontextmanager
     async def slot(self, gate: Callable[[float], float] | None = None) -> AsyncIterator[None]:
@@ -185,6 +143,7 @@ class Slots:
             use = object()
             self._uses[use] = asyncio.get_running_loop()
         delay = self._delay
+        heap = self._free_at
         try:
             yield
         except SubmissionUncertainError as error:
@@ -193,9 +152,12 @@ class Slots:
         except UnreachableError:  # nothing was sent, so the service counts nothing
             delay = 0.0
             raise
+        except RateLimitError:  # it counts against the slots there are, not against the width
+            heap = self._refused
+            raise
         finally:
             if self._uses.pop(use, None):  # else its loop was closed, and `_bind` gave it back
-                heappush(self._free_at, self._clock.now() + delay)
+                heappush(heap, self._clock.now() + delay)
                 self._changed.set()  # the first in the queue checks again
 
     def occupy(self, uses: Iterable[tuple[float, bool]]) -> None:
@@ -218,10 +180,36 @@ class Slots:
         own = self._clock.now() - self._created_at  # later uses were this process's own
         self.occupy((ago, True) for ago in ages if ago >= own)
 
+    def resize(self, width: int) -> None:
+        """Let at most *width* slots be in use or delayed; one that was refused does not count."""
+        if width != self.width:
+            self.width = width
+            self._changed.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many slots are in use or delayed as may be."""
+        now = self._clock.now()
+        free = sum(at <= now for at in self._free_at)
+        return self.count - len(self._refused) - free >= self.width
+
     def _delay_now(self, gate: Callable[[float], float] | None) -> float:
         now = self._clock.now()
-        delay = self._free_at[0] - now if self._free_at else math.inf
+        while self._refused and self._refused[0] <= now:
+            heappush(self._free_at, heappop(self._refused))
+        delay = self._next_free() - now
         return max(delay, gate(now) if gate else 0.0)
+
+    def _next_free(self) -> float:
+        """When a slot is free, and fewer than the width are in use or delayed."""
+        free_at, refused = self._free_at, self._refused
+        needed = self.count - len(refused) - self.width + 1  # so many must be free
+        if needed > len(free_at):
+            return math.inf
+        if needed > 1:
+            return nsmallest(needed, free_at)[-1]
+        first = free_at[0] if free_at else math.inf
+        return first if needed == 1 or not refused else min(first, refused[0])
 
     def _bind(self) -> None:
         if self._binding.bind(in_use=self._queue.locked()):
@@ -236,11 +224,13 @@ class RateLimiter:
 
     Share one between the clients of an event loop that use the same key; it may be used in several
     loops one after another, and refuses two at once (`RuntimeError`). The defaults are the
-    upstream's published limits (20 creations per 10 seconds). Apikley's may be lower: after a 429
-    the limiter pauses and then sends less at a time.
+    upstream's published limits (20 creations per 10 seconds). Apikley's may be lower, and others
+    may use the same key: after a 429 the limiter pauses, and learns how many attempts in a span
+    the service takes (`takes`). It tries one more after 40 submissions or more, and never exceeds
+    *limit*.
 
     Args:
-        limit: attempts in any span of *per* seconds.
+        limit: attempts in any span of *per* seconds, at most.
         per: the span, in seconds; 0 bounds only how many attempts are in flight.
         max_running: films at once over all clients that share this limiter; None: not bounded
             here (each client has a `max_running` of its own).
@@ -266,8 +256,8 @@ class RateLimiter:
         self.max_running = max_running
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
-        self._gate = Gate()
-        self._sent_at = -math.inf  # when the latest attempt was sent
+        self._gate = Gate(limit=limit, per=per)
+        self._passed = 0  # attempts that were not refused for the rate
         self._slots = Slots(
             limit,
             delay=per + SLACK if per else 0.0,
@@ -275,22 +265,27 @@ class RateLimiter:
             clock=self._clock,
             owner="this RateLimiter",
         )
+        self._recent = deque[float](maxlen=limit)  # when those ended that passed, or may have
         self._running = None if max_running is None else running_slots(max_running, self._clock)
 
     @contextlib.asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
         """Enter when an attempt may be sent: a slot is free and the gate is open."""
         async with self._slots.slot(lambda now: self._gate.delay(now, self._slots.in_use)):
-            sent_at = self._sent_at = self._clock.now()
+            sent_at = self._clock.now()
+            filled = self._slots.width < self.limit and self._slots.is_full
             try:
                 yield
             except RateLimitError as error:
-                self._close_gate(error.retry_after)
+                self._close_gate(sent_at, error.retry_after)
                 raise
             except ApiError:
-                self._widen_gate(sent_at)  # refused, but not for the rate
+                self._count_pass(sent_at, filled)  # refused, but not for the rate
                 raise
-            self._widen_gate(sent_at)
+            except SubmissionUncertainError:
+                self._recent.append(self._clock.now())  # it may have passed: no slot less for it
+                raise
+            self._count_pass(sent_at, filled)
 
     @contextlib.asynccontextmanager
     async def running_slot(self) -> AsyncIterator[None]:
@@ -304,6 +299,8 @@ class RateLimiter:
         Args:
             attempts: for each, how many seconds ago it ended, and whether it is uncertain.
         """
+        now, attempts = self._clock.now(), [*attempts]
+        self._recent.extend(now - ago for ago, _ in attempts)
         self._slots.occupy(attempts)
 
     def remember_running(self, ages: Iterable[float]) -> None:
@@ -315,9 +312,21 @@ class RateLimiter:
         if self._running:
             self._running.remember_uncertain(ages)
 
+    def assume(self, takes: int) -> None:
+        """Begin with *takes* attempts in a span, as an earlier process has learned.
+
+        It is a hint: never more than *limit*, and corrected by what the service does.
+        """
+        self._set_gate(self._gate.assuming(takes))
+
+    @property
+    def takes(self) -> int | None:
+        """How many attempts in a span the service takes, learned from 429s; None for *limit*."""
+        return self._gate.width if self._gate.width < self.limit else None
+
     @property
     def gate(self) -> Gate:
-        """Until when the limiter pauses after a 429, and how much it sends at a time then."""
+        """Until when the limiter pauses after a 429, and how much it sends then."""
         return self._gate
 
     @property
@@ -335,21 +344,35 @@ class RateLimiter:
         """Seconds until one more film may run, where that only takes time; else 0."""
         return self._running.free_in if self._running else 0.0
 
-    def _close_gate(self, retry_after: float | None) -> None:
+    def _close_gate(self, sent_at: float, retry_after: float | None) -> None:
         """Close the gate for everyone: *retry_after* seconds, and longer at each new refusal."""
-        gate = self._gate.refused(self._sent_at)
+        gate = self._gate.refused(
+            sent_at,
+            passed=self._passed,
+            in_span=sum(at > sent_at - self.per for at in self._recent),
+            full=self._slots.is_full,
+        )
         pauses = itertools.islice(PAUSE_BACKOFF.delays(self._rng), min(gate.refusals, 10))
         # Jitter only upwards: a pause the service asked for is never undercut.
         pause = max(retry_after or 0.0, *pauses) * self._rng.uniform(1.0, 1.1)
-        self._gate = gate.closed_for(pause, self._clock.now())
+        self._set_gate(gate.closed_for(pause, self._clock.now()))
 
-    def _widen_gate(self, sent_at: float) -> None:
-        self._gate = self._gate.answered(sent_at, self.limit)
+    def _count_pass(self, sent_at: float, filled: bool) -> None:
+        self._passed += 1
+        self._recent.append(self._clock.now())
+        self._set_gate(self._gate.answered(sent_at, passed=self._passed, full=filled))
+
+    def _set_gate(self, gate: Gate) -> None:
+        self._gate = gate
+        self._slots.resize(gate.width)
 
     def __repr__(self) -> str:
         pause = self._gate.opens_at - self._clock.now()
         closed = f", opens in {pause:.0f} s" if pause > 0 else ""
-        return f"<RateLimiter {self.in_flight}/{self.limit} in flight{closed}>"
+        learned = (
+            "" if self.takes is None else f", the service takes {self.takes} per {self.per:g} s"
+        )
+        return f"<RateLimiter {self.in_flight}/{self.limit} in flight{closed}{learned}>"
 
 
 def running_slots(count: int, clock: Clock) -> Slots:

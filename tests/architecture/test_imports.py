@@ -48,6 +48,7 @@ ORDER = [
     "_wire.tasks",
     # decisions: how long to wait, whether to try again
     "_retry",
+    "_gate",
     # what waits and talks
     "_limiter",
     "_http",

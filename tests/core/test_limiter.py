@@ -20,7 +20,7 @@ from threads import another_loop
 from turns import StrikingLoop, at_every_turn
 
 from apikley_async import Limiter, RateLimiter, SystemClock
-from apikley_async._limiter import Gate, running_slots
+from apikley_async._limiter import running_slots
 from apikley_async.errors import (
     InvalidRequestError,
     RateLimitError,
@@ -390,68 +390,6 @@ async def test_films_are_bounded_only_if_asked() -> None:
         assert now() == 0
 
 
-# --- the gate, a value ----------------------------------------------------------------------------
-
-
-def test_a_gate_says_how_long_to_wait() -> None:
-    """First the time, then the number; inf: until an attempt in flight ends."""
-    rows = [
-        (Gate(), 0.0, 19, 0.0),
-        (Gate(opens_at=5), 2.0, 0, 3.0),
-        (Gate(opens_at=5), 5.0, 0, 0.0),
-        (Gate(opens_at=5, refusals=1, width=1), 5.0, 0, 0.0),
-        (Gate(opens_at=5, refusals=1, width=1), 9.0, 1, math.inf),
-        (Gate(opens_at=5, refusals=1, width=3), 9.0, 2, 0.0),
-        (Gate(opens_at=5, refusals=1, width=3), 9.0, 3, math.inf),
-    ]
-
-    failures = [row for row in rows if row[0].delay(row[1], row[2]) != row[3]]
-
-    assert failures == []
-
-
-def test_refusals_of_one_burst_count_once() -> None:
-    """An attempt that was sent before the pause says nothing about the pause."""
-    rows = [
-        (Gate(), 0.0, 1),
-        (Gate(opens_at=5, refusals=1), 0.0, 1),  # another of the burst that closed it
-        (Gate(opens_at=5, refusals=1), 5.0, 2),  # the one that went first is refused as well
-        (Gate(opens_at=5, refusals=4), 9.0, 5),
-    ]
-
-    failures = [
-        (gate, sent_at)
-        for gate, sent_at, refusals in rows
-        if (gate.refused(sent_at).refusals, gate.refused(sent_at).width) != (refusals, 1)
-    ]
-
-    assert failures == []
-
-
-def test_a_gate_never_opens_earlier_than_promised() -> None:
-    """The longest pause wins."""
-    gate = Gate().closed_for(30, now=100)
-
-    assert gate.closed_for(5, now=110).opens_at == 130
-    assert gate.closed_for(25, now=110).opens_at == 135
-
-
-def test_a_gate_widens_by_one_with_each_answer() -> None:
-    """Additive recovery: 1, 2, 3 and in the end as wide as ever, with a clean record (R4)."""
-    gates = [Gate(opens_at=5, refusals=3, width=1)]
-    while gates[-1] != Gate():
-        gates.append(gates[-1].answered(sent_at=6, full_width=4))
-
-    assert [gate.width for gate in gates] == [1, 2, 3, math.inf]
-
-
-def test_an_answer_from_before_the_pause_widens_nothing() -> None:
-    """It shows how things were, not how they are."""
-    gate = Gate(opens_at=5, refusals=1, width=1)
-
-    assert gate.answered(sent_at=4.9, full_width=4) is gate
-
-
 # --- the pauses -----------------------------------------------------------------------------------
 
 
@@ -645,8 +583,8 @@ async def test_only_an_answer_widens_the_gate_again() -> None:
             async with limiter.slot():
                 if error is not None:
                     raise error
-        if limiter.gate.width != width:
-            failures.append((error, limiter.gate.width))
+        if limiter.gate.at_once != width:
+            failures.append((error, limiter.gate.at_once))
 
     assert failures == []
 
@@ -684,6 +622,7 @@ def test_a_service_that_allows_less_is_obeyed(
 async def is_full(limiter: RateLimiter) -> None:
     """Check that every slot is there: after a while as many as ever enter at once."""
     await asyncio.sleep(200)  # pauses and the delays of uncertain attempts are over
+    limiter.assume(limiter.limit)  # what was learned from refusals is another matter
     for _ in range(limiter.limit):  # the gate has its full width again
         async with limiter.slot():
             pass

@@ -10,6 +10,7 @@ from apikley_async.simulator.service.rate_windows import (
     FixedWindow,
     NoLimit,
     SlidingWindow,
+    TokenBucket,
     make_window,
 )
 
@@ -38,7 +39,31 @@ def test_a_fixed_window_forgets_all_requests_at_once():
     assert accepted_at(window, [8, 9, 9.5, 10, 11, 12, 20]) == [8, 9, 10, 11, 20]
 
 
-@pytest.mark.parametrize(("kind", "wait"), [("sliding", 7.0), ("fixed", 5.0)])
+def test_a_bucket_is_filled_evenly():
+    """Full at first; then a token comes back every *per* / *limit* seconds."""
+    window = TokenBucket(2, 10)
+
+    assert accepted_at(window, [0, 0, 4.9, 5, 9.9, 10, 40, 40, 40]) == [0, 0, 5, 10, 40, 40]
+
+
+def test_a_limit_may_change_while_it_counts():
+    """What was accepted before is counted against the new limit."""
+    rows = [("sliding", [], [9]), ("fixed", [], [9]), ("bucket", [8, 8], [])]
+    failures = []
+    for kind, under_two, under_four in rows:
+        window = make_window(kind, 4, 10)
+        before = accepted_at(window, [0, 1, 2])
+        window.limit = 2
+        fewer = accepted_at(window, [8, 8])
+        window.limit = 4
+        more = accepted_at(window, [9, 9])
+        if (before, fewer, more) != ([0, 1, 2], under_two, under_four):
+            failures.append((kind, before, fewer, more))
+
+    assert failures == []
+
+
+@pytest.mark.parametrize(("kind", "wait"), [("sliding", 7.0), ("fixed", 5.0), ("bucket", 7.0)])
 def test_the_delay_is_exact(kind, wait):
     """A request after it is accepted, an earlier one is not."""
     window = make_window(kind, 1, 10)

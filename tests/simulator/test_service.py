@@ -220,7 +220,7 @@ def test_failures_are_a_rate_or_a_decision(make):
 
 def test_the_twenty_first_creation_in_ten_seconds_is_refused(make, clock):
     """It creates nothing and costs nothing, and the refusal says how long to wait."""
-    for window in ("sliding", "fixed"):
+    for window, wait in (("sliding", 10.0), ("fixed", 10.0), ("bucket", 0.5)):
         service = make(window=window)
         codes = [code(service.create(body())) for _ in range(21)]
 
@@ -228,11 +228,22 @@ def test_the_twenty_first_creation_in_ten_seconds_is_refused(make, clock):
 
         assert codes == [200] * 20 + [429], window
         assert isinstance(refusal, Refusal)
-        assert refusal.wait == 10.0, window
+        assert refusal.wait == wait, window
         assert len(service.ledger.paid) == len(service.tasks) == 20
         assert len(service.ledger.refused) == len(service.ledger.throttled) == 2
         clock.time += 10
         assert code(service.create(body())) == 200, window
+
+
+def test_a_limit_may_change_in_mid_run(make, clock):
+    """From that time on, whatever was accepted before."""
+    service = make(limit=3, limit_changes=((10.0, 1), (20.0, 2)))
+    accepted = []
+    for _ in range(3):
+        accepted.append(sum(code(service.create(body())) == 200 for _ in range(4)))
+        clock.time += 10
+
+    assert accepted == [3, 1, 2]
 
 
 def test_windows_count_in_service_seconds(make, clock):

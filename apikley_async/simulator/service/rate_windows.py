@@ -1,20 +1,35 @@
 """How the service counts requests against its rate limit. Pure: *now* is handed in.
 
-There are two kinds of window because nobody knows which one the real service uses.
+There are several kinds of window because nobody knows which one the real service uses. The limit
+of a window may be changed while it counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Literal, Protocol
 
-__all__ = ["FixedWindow", "NoLimit", "SlidingWindow", "Window", "WindowKind", "make_window"]
+__all__ = [
+    "FixedWindow",
+    "NoLimit",
+    "SlidingWindow",
+    "TokenBucket",
+    "Window",
+    "WindowKind",
+    "make_window",
+]
 
-WindowKind = Literal["sliding", "fixed"]
+WindowKind = Literal["sliding", "fixed", "bucket"]
+
+
+ROUNDING = 1e-9  # tokens that a sum of times may miss
 
 
 class Window(Protocol):
     """At most so many requests in so many seconds."""
+
+    limit: int
 
     def delay(self, now: float) -> float:
         """Seconds until one more request would be accepted; 0.0 accepts it now."""
@@ -68,8 +83,32 @@ class FixedWindow:
             self._index, self._count = index, 0
 
 
+class TokenBucket:
+    """Each request takes a token; *limit* fit into the bucket, and as many come back in *per*."""
+
+    def __init__(self, limit: int, per: float) -> None:
+        self.limit = limit
+        self.per = per
+        self._tokens = float(limit)
+        self._filled_at = -math.inf
+
+    def delay(self, now: float) -> float:
+        missing = 1 - self._tokens_at(now)
+        return 0.0 if missing <= ROUNDING else missing * self.per / self.limit
+
+    def count(self, now: float) -> None:
+        # Refused requests may be counted too: what is missing then has to come back first.
+        self._tokens, self._filled_at = self._tokens_at(now) - 1, now
+
+    def _tokens_at(self, now: float) -> float:
+        came_back = (now - self._filled_at) * self.limit / self.per
+        return min(float(self.limit), self._tokens + came_back)
+
+
 class NoLimit:
     """Accepts every request."""
+
+    limit = 0
 
     def delay(self, now: float) -> float:
         return 0.0
@@ -88,4 +127,6 @@ def make_window(kind: WindowKind, limit: int | None, per: float) -> Window:
         return SlidingWindow(limit, per)
     if kind == "fixed":
         return FixedWindow(limit, per)
-    raise ValueError(f"window: 'sliding' or 'fixed', not {kind!r}")
+    if kind == "bucket":
+        return TokenBucket(limit, per)
+    raise ValueError(f"window: 'sliding', 'fixed' or 'bucket', not {kind!r}")

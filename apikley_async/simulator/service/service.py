@@ -124,6 +124,9 @@ class Service:
         self._note_creation(_json_object(raw), self.clock.now(), fault, "refused", refusal.code)
 
     def _check(self, raw: bytes, now: float) -> TaskRequest | Refusal:
+        for changes_at, limit in self.terms.limit_changes:
+            if changes_at <= now:
+                self._window.limit = limit
         delay = self._window.delay(now)
         if delay > 0:
             if self.terms.count_refused:

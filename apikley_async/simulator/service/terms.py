@@ -50,7 +50,9 @@ class Terms:
     Args:
         limit: creations accepted per window; None for no limit. Others get a *throttle* response.
         per: length of the window in seconds.
-        window: "sliding", or "fixed" windows laid end to end.
+        window: "sliding", "fixed" windows laid end to end, or a token "bucket" that holds *limit*
+            and gets as many in *per*.
+        limit_changes: pairs of a time in seconds and the limit from then on.
         count_refused: refused requests count against the limit too.
         max_running: tasks that may run at once; None for no cap.
         throttle: the form of the response to a request beyond a limit.
@@ -94,6 +96,7 @@ class Terms:
     limit: int | None = 20
     per: float = 10.0
     window: WindowKind = "sliding"
+    limit_changes: tuple[tuple[float, int], ...] = ()
     count_refused: bool = False
     max_running: int | None = 100
     throttle: Throttle = Throttle.SECONDS

@@ -87,8 +87,8 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_submission", "async with self._limiter.slot():", "if True:"),
     ),
     "let slots come back when an attempt begins": (
-        ("_limiter", "                heappush(self._free_at, self._clock.now() + delay)\n",
-         "                heappush(self._free_at, began + delay)\n"),
+        ("_limiter", "                heappush(heap, self._clock.now() + delay)\n",
+         "                heappush(heap, began + delay)\n"),
         ("_limiter", "        delay = self._delay\n",
          "        delay, began = self._delay - 2.0, self._clock.now()\n"),
     ),

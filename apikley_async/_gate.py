@@ -1,0 +1,150 @@
+"""The gate of a rate limiter: how long it pauses after a 429, and how much the service takes.
+
+Pure: it is given the time and the counts, and never sleeps. `RateLimiter` is the shell.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+__all__ = ["PROBE_SPACING", "Gate"]
+
+PROBE_SPACING = 40  # submissions, at least, between a refusal or probe and the next probe
+PROBE_SPANS = 10  # after a refusal: as many spans, too
+SMALL_SPACING = 120  # ... and for a small width at most so many submissions, 40 for each slot
+PAUSE_SHARE = 0.05  # of the time: what pauses after refused probes may cost
+
+
+@attrs.frozen(kw_only=True)
+class Gate:
+    """When the next attempt may be sent, and how many in a span. Knows no clock, never sleeps.
+
+    It learns how many attempts in a span the service takes (*width*), from 429s and from nothing
+    else, and why that ends near the service's limit L, whatever L is:
+
+    - A refusal that follows others, or comes when the slots are full, leaves as many slots as
+      attempts passed in the span before it. Under a window or a bucket of L that is L at most a
+      boundary too high, and the next refusal corrects it. The first refusal after 40 submissions,
+      or with slots to spare, is somebody else's burst or a deploy, as far as is known: it costs a
+      pause and one attempt at a time, and no slot. So does a row of refusals, however long,
+      because where nothing passes the width is not what is wrong.
+    - A probe is one slot more, after *spacing* submissions that filled the width: 40 or more.
+      Where it is refused, the slots are as before; where it holds, the next is twice as wide. So
+      it recovers from any width, needing only that submissions pass. After a refusal, *spacing*
+      is also ten spans, longer for two to four slots, and so long that the pause costs little:
+      clients that share a key probe equally often, however many slots each has, so that
+      who has more loses more, and the shares get closer.
+    - A pass ends the row of refusals, and pauses begin at the shortest again.
+    - Where *limit* is right nothing is refused, and then none of this happens.
+
+    Attributes:
+        limit: the most attempts in a span; never exceeded.
+        per: the span in seconds; where it is 0 nothing is learned.
+        opens_at: when the pause ends.
+        refusals: how many pauses in a row the service has asked for.
+        at_once: how many attempts may be in flight: one after a pause, one more with each answer.
+        takes: how many attempts passed in the span before the last refusal; 0: unknown.
+        former: the width before that.
+        changed_at: how many submissions had passed at the last refusal or probe; None for never.
+        spacing: how many must pass from there to the next probe.
+        step: by how many slots the next probe is wider.
+    """
+
+    limit: int
+    per: float = 10.0
+    opens_at: float = -math.inf
+    refusals: int = 0
+    at_once: float = math.inf
+    takes: int = 0
+    former: int = attrs.field(default=attrs.Factory(lambda gate: gate.limit, takes_self=True))
+    changed_at: int | None = None
+    spacing: float = PROBE_SPACING
+    step: int = 1
+
+    @property
+    def width(self) -> int:
+        """How many attempts of a span the service takes, as far as is known."""
+        return self.takes or self.former
+
+    def delay(self, now: float, in_flight: int = 0) -> float:
+        """Seconds until an attempt may be sent; inf while it depends on one in flight."""
+        if now < self.opens_at:
+            return self.opens_at - now
+        return 0.0 if in_flight < self.at_once else math.inf
+
+    def refused(self, sent_at: float, *, passed: int, in_span: int, full: bool) -> Gate:
+        """Count a 429.
+
+        One that was sent before the gate opened belongs to the pause before: many refusals of one
+        burst count once.
+
+        Args:
+            sent_at: when the refused attempt was sent.
+            passed: how many submissions have passed in all.
+            in_span: how many of them in the span before it, those that may have passed included.
+            full: whether as many slots were in use, or delayed, as there are.
+        """
+        if sent_at < self.opens_at:
+            return self
+        width = self.width
+        gate = attrs.evolve(
+            self,
+            refusals=self.refusals + 1,
+            at_once=1,
+            takes=width,
+            former=width,
+            changed_at=passed,
+            step=1,
+        )
+        known = self.changed_at is not None and passed - self.changed_at < PROBE_SPACING
+        if self.refusals or self.per == 0 or not (known or (self.changed_at is None and full)):
+            return gate
+        return attrs.evolve(gate, takes=min(in_span, width))
+
+    def closed_for(self, pause: float, now: float) -> Gate:
+        """Close for *pause* seconds from *now*; never open earlier than before."""
+        cost = pause * self.width / self.per / PAUSE_SHARE if self.per else 0.0
+        small = min(PROBE_SPACING * self.width, SMALL_SPACING)
+        spacing = max(small, PROBE_SPANS * self.width, cost)
+        return attrs.evolve(self, opens_at=max(self.opens_at, now + pause), spacing=spacing)
+
+    def answered(self, sent_at: float, *, passed: int, full: bool) -> Gate:
+        """Count an attempt that passed: one more may go at the same time, in the end all.
+
+        One that was sent before the gate closed says nothing of the time after; it is one of
+        those that passed in the span before the refusal.
+
+        Args:
+            sent_at: when it was sent.
+            passed: how many submissions have passed in all, with this one.
+            full: whether it had taken the last slot of the width.
+        """
+        if sent_at < self.opens_at:
+            return attrs.evolve(self, takes=min(self.takes + 1, self.former))
+        gate = self
+        if gate.at_once < math.inf:
+            at_once = gate.at_once + 1
+            at_once = at_once if at_once < gate.width else math.inf
+            gate = attrs.evolve(gate, refusals=0, at_once=at_once)
+        return gate.probed(passed) if full and gate.width < gate.limit else gate
+
+    def probed(self, passed: int) -> Gate:
+        """Have more slots, if enough submissions have passed since the last refusal or probe."""
+        if passed - (self.changed_at or 0) < self.spacing:
+            return self
+        width = min(self.width + self.step, self.limit)
+        return attrs.evolve(
+            self,
+            takes=width,
+            former=width,
+            changed_at=passed,
+            spacing=PROBE_SPACING,
+            step=2 * self.step,
+        )
+
+    def assuming(self, takes: int) -> Gate:
+        """Begin with what an earlier process has learned; a hint, which probes correct."""
+        width = max(1, min(takes, self.limit))
+        return attrs.evolve(self, takes=width, former=width)
