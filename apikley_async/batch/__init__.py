@@ -22,6 +22,7 @@ from apikley_async.batch.store.protocol import (
     Transition,
 )
 from apikley_async.batch.store.sqlite import Journal
+from apikley_async.batch.stored_pace import ServicePace
 from apikley_async.batch.uncertain import BalanceEvidence, UncertainItem
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "ManifestEntry",
     "ManifestSummary",
     "PlanResult",
+    "ServicePace",
     "Store",
     "Transition",
     "UncertainItem",

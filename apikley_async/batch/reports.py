@@ -19,6 +19,7 @@ from apikley_async.batch.saved_files import file_faults, locate
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.protocol import Item
 from apikley_async.batch.store.sqlite import Journal
+from apikley_async.batch.stored_pace import ServicePace, read_pace
 from apikley_async.batch.uncertain import (
     BalanceEvidence,
     UncertainItem,
@@ -41,12 +42,14 @@ class BatchStatus:
         spent: credits of accepted films, as far as the service or a price says.
         at_risk: credits of uncertain attempts, which may have been charged.
         unpriced: films, accepted or uncertain, whose credits nobody knows.
+        pace: how many submissions the service takes, where that is less than the limiter's limit.
     """
 
     counts: Mapping[ItemState, int]
     spent: float
     at_risk: float
     unpriced: int
+    pace: ServicePace | None = None
 
     @property
     def total(self) -> int:
@@ -97,7 +100,8 @@ class BatchReports(OpenBatch):
                 unpriced += 1
             else:
                 amounts[cost.uncertain] += known
-        return BatchStatus(await self.store.counts(), amounts[False], amounts[True], unpriced)
+        counts, pace = await self.store.counts(), await read_pace(self.store)
+        return BatchStatus(counts, amounts[False], amounts[True], unpriced, pace)
 
     async def estimate(
         self,

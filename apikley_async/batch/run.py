@@ -31,6 +31,7 @@ from apikley_async.batch.saving import FilmSaver, result_to_json
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
 from apikley_async.batch.stored_durations import StoredDurations
+from apikley_async.batch.stored_pace import StoredPace
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -94,6 +95,7 @@ class BatchRun:
         self._callbacks = StoredCallbacks(store, client)
         self._saver = FilmSaver(store, client, options)
         self._durations = StoredDurations(store, client)
+        self._pace = StoredPace(store, client)
         self._item_slots = asyncio.Semaphore(options.max_running + SAVED_BESIDES)
         self._film_slots = asyncio.Semaphore(options.max_running)
         self._updates: asyncio.Queue[ItemUpdate | None] = asyncio.Queue()
@@ -170,6 +172,7 @@ class BatchRun:
 
         try:
             await self._durations.recall()
+            await self._pace.recall()
             for item, uncertain in await self._uncertain_items():  # they only wait: no slot
                 _ = start(item, uncertain)
             async for item in self._items_to_run():
@@ -178,6 +181,7 @@ class BatchRun:
             while films:
                 await asyncio.wait(films)
             await self._durations.save()
+            await self._pace.save(again=True)
         except Exception as error:  # noqa: BLE001 - `updates` raises it
             self._fail(error)
         finally:
@@ -337,6 +341,7 @@ class BatchRun:
             else:
                 self._budget.keep(item.key, film_budget)
                 self._maintenance.ended()
+                await self._pace.save()
                 return self._submitted(recorder.item or item, job)
         if refused is not None and self.stopped is not None:
             item = await self._refused(item, refused)

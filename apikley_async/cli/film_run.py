@@ -16,7 +16,7 @@ from typing import TypeAlias
 import attrs
 import click
 
-from apikley_async import Client, SavedFile
+from apikley_async import Client, RateLimiter, SavedFile
 from apikley_async.batch import Batch, Item, ItemState, PlanResult
 from apikley_async.cli.closing_report import ClosingReport
 from apikley_async.cli.consent import (
@@ -88,6 +88,7 @@ class FilmRun:
         self._reporter = reporter
         self._batch: Batch | None = None  # while it is running
         self._folder = request.folder
+        self._takes: int | None = None  # what was reported of the pace
         self._closing = ClosingReport(
             reporter,
             journal=request.location.journal,
@@ -307,6 +308,7 @@ class FilmRun:
         if item.state is ItemState.UNCERTAIN:
             event = "listening" if client.attempts.receives_callbacks else "uncertain"
             self._reporter.event(event, key=item.key, cause=item.cause)
+        self._report_pace(client)
         report_item(self._reporter, item, paths_of(item, self._folder))
         if not self._request.repeat_results:
             self._closing.report_paths(item, self._folder)
@@ -330,6 +332,14 @@ class FilmRun:
             report_written(self._reporter, await write_report(batch, request))
         except (ApikleyError, click.ClickException, OSError) as error:
             self._reporter.message(f"There is no report: {plain(error)}")
+
+    def _report_pace(self, client: Client) -> None:
+        """Report how much the service takes, whenever the limiter has learned something new."""
+        limiter = client.limiter
+        takes = limiter.takes if isinstance(limiter, RateLimiter) else None
+        if isinstance(limiter, RateLimiter) and takes is not None and takes != self._takes:
+            self._reporter.event("pace", takes=takes, per=limiter.per)
+        self._takes = takes
 
     # --- when it is stopped -------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   submitted    the film is paid, and has a task_id
   delayed      throttled or not sent yet, retrying: reason
   state        state, progress (per cent, if the service says)
+  pace         takes, per: the service takes so many submissions in so many seconds
   ready        credits
   saved        paths, credits
   failed       error, message
@@ -37,7 +38,7 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   balance      before, after, began_at, ended_at; films and their cost in between, unexplained
   stopping     signal, out (submissions whose answer is awaited)
   estimate     films, credits, unpriced, fitting (into the bounds): what is still to be paid
-  batch        how many films are in which state, spent, at_risk, unpriced
+  batch        how many films are in which state, spent, at_risk, unpriced, takes, per
   report       path, url: a page about the whole batch
   decided      item_state after a decision, cause of one that was forced
   error        error, code, message, advice: the whole command failed

@@ -120,7 +120,7 @@ def report_item(reporter: Reporter, item: Item, paths: Collection[Path]) -> None
 
 
 def report_counts(reporter: Reporter, counts: Counts, status: BatchStatus) -> None:
-    """Report how many films are in which state, and what the journal has cost."""
+    """Report how many films are in which state, what the journal has cost, and the pace."""
     numbers = {state.value: number for state, number in counts.items()}
     reporter.event(
         "batch",
@@ -128,6 +128,8 @@ def report_counts(reporter: Reporter, counts: Counts, status: BatchStatus) -> No
         spent=status.spent,
         at_risk=status.at_risk or None,
         unpriced=status.unpriced or None,
+        takes=status.pace and status.pace.takes,
+        per=status.pace and status.pace.per,
     )
 
 

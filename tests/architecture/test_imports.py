@@ -137,6 +137,7 @@ SUBPACKAGE_ORDER = {
         "film_names",
         "saving",
         "stored_durations",
+        "stored_pace",
         "run",
         # the batch, by capability
         "open_batch",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from cli.conftest import Run, fail_bad_films, write_manifest
 
-from apikley_async.batch import ItemState
+from apikley_async.batch import ItemState, Journal
 from apikley_async.cli import simulated_service
 from apikley_async.cli.run_summary import exit_code_of
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -207,6 +208,27 @@ def test_status_estimate_and_verify_are_read_only(service: Simulator, run: Run) 
     hurt = run("batch", "verify", path)
     assert hurt.code == 1
     assert "tea" in hurt.out
+
+
+def test_what_the_service_takes_is_shown(service: Simulator, run: Run) -> None:
+    """While films are made, at the end and in `status`; as a line, and as facts of events."""
+    path = write_manifest("tea", "sea")
+    run("batch", "run", "--yes", "--max-tasks", "1", path)
+
+    async def learn() -> None:
+        journal = await Journal.open("campaign.db")
+        await journal.write_learned("pace", '{"takes": 18, "per": 10.0}')
+        await journal.aclose()
+
+    asyncio.run(learn())
+    result = run("batch", "run", "--yes", "--json", path)
+    status = run("batch", "status", "campaign.db")
+
+    takes = {"takes": 18, "per": 10.0}
+    for name in ("pace", "batch"):
+        assert takes.items() <= result.event(name).items()
+    assert "2 done; 300 credits spent; the service takes 18 per 10 s" in status.err
+    assert len(service.ledger.paid) == 2
 
 
 @pytest.mark.usefixtures("placeholder_films")

@@ -79,7 +79,7 @@ def _decided(facts: Facts, name: str) -> str:
 
 
 def _batch(facts: Facts, name: str) -> str:
-    others = ("spent", "at_risk", "unpriced", "name", "event")
+    others = ("spent", "at_risk", "unpriced", "takes", "per", "name", "event")
     states = ", ".join(
         f"{number} {state}" for state, number in facts.items() if state not in others
     )
@@ -88,7 +88,11 @@ def _batch(facts: Facts, name: str) -> str:
         text += f", {facts['at_risk']:.12g} more if the uncertain ones were received"
     if "unpriced" in facts:
         text += f", and {count(facts['unpriced'])} of unknown price"
-    return text
+    return f"{text}; {_pace(facts, name)}" if "takes" in facts else text
+
+
+def _pace(facts: Facts, name: str) -> str:
+    return f"the service takes {facts['takes']} per {facts['per']:g} s"
 
 
 def _stopping(facts: Facts, name: str) -> str:
@@ -112,6 +116,7 @@ def _receiving(facts: Facts, name: str) -> str:
 
 SENTENCES: dict[str, Callable[[Facts, str], str]] = {
     "batch": _batch,
+    "pace": _pace,
     "decided": _decided,
     "delayed": lambda facts, name: f"{name}: not accepted yet, retrying: {facts['reason']}",
     "error": _error,
