@@ -87,7 +87,8 @@ def settle(journal: OpenJournal, key: str, attempt: Attempt, transition: Transit
 def apply(journal: OpenJournal, key: str, transition: Transition) -> Item:
     """Apply a transition to an item and to its uncertain attempts; see `Store.apply`."""
     with journal.transaction():
-        known, state = _find(journal, transition.token), ATTEMPT_STATES.get(transition.event)
+        known = _find(journal, transition.token) if transition.token else None
+        state = ATTEMPT_STATES.get(transition.event)
         applied = known is not None and (known["key"], known["attempt"]) == (key, state)
         if known is not None and applied and transition.task_id in (None, known["task_id"]):
             return items.get(journal, key)  # the same call again

@@ -13,6 +13,7 @@ import re
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -57,6 +58,7 @@ ATTEMPT_STATES: Mapping[ItemEvent, str] = {
 
 LOST_UNKNOWN = "unknown"  # how many attempts an adopted journal has lost, without a witness
 JOURNAL_ID = re.compile("[0-9a-f]{32}")
+NO_NAMES = ("", ".", "..")
 NUMBER = re.compile("[0-9]{1,12}")
 SHA256 = re.compile("[0-9a-f]{64}")
 SELECT_ITEM = (
@@ -139,7 +141,7 @@ def read_item(row: sqlite3.Row, home: Path, folders: Collection[Path]) -> Item:
         state=ItemState(row["state"]),
         order=row["ord"],
         payload=row["payload"],
-        base=str(resolve_path(row["base"], home)) if row["base"] else "",
+        base=str(resolve_folder(row["base"], home)) if row["base"] else "",
         digest=row["digest"],
         task_id=row["task_id"],
         cause=row["cause"] or "",
@@ -199,7 +201,16 @@ def stored_path(path: Path, home: Path) -> str:
 
 def resolve_path(path: str, home: Path) -> Path:
     """The path that was stored as *path*."""
-    return Path(os.path.normpath(home / path))
+    folder, name = os.path.split(path)
+    return (
+        resolve_folder(folder, home) / name if name not in NO_NAMES else resolve_folder(path, home)
+    )
+
+
+@lru_cache(maxsize=64)
+def resolve_folder(folder: str, home: Path) -> Path:
+    """The folder that was stored as *folder*; cached, since the films of a batch share theirs."""
+    return Path(os.path.normpath(home / folder))
 
 
 def relativize_paths(db: sqlite3.Connection, home: Path) -> None:
