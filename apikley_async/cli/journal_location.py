@@ -20,7 +20,7 @@ from apikley_async.batch import Journal
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.output.terminal_text import plain
 
-__all__ = ["MARKER", "JournalLocation", "locate_journal", "locate_named_journal"]
+__all__ = ["JOURNAL", "MARKER", "JournalLocation", "locate_journal", "locate_named_journal"]
 
 JOURNAL = "apikley.db"
 MARKER = "apikley.journal.json"

@@ -24,6 +24,7 @@ from apikley_async.batch.report.page import report_page
 from apikley_async.batch.report.posters import make_posters
 from apikley_async.batch.report.rows import JournalRows, read_rows
 from apikley_async.cli.exit_codes import RefusedError
+from apikley_async.cli.journal_location import JOURNAL
 from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import plain
 
@@ -75,7 +76,7 @@ def _write(rows: JournalRows, request: ReportRequest) -> Path:
     report = build_report(
         rows,
         _commands(request),
-        title=request.journal.stem,
+        title=_title(request.journal),
         folder=page.parent.absolute(),
         now=datetime.now(UTC),
     )
@@ -87,6 +88,11 @@ def _write(rows: JournalRows, request: ReportRequest) -> Path:
         if not write_whole(path, content, mode=PRIVATE, is_ours=partial(_is_ours, path)):
             raise _taken(path)
     return page
+
+
+def _title(journal: Path) -> str:
+    """The name of a batch: its journal's, or its folder's where all journals have one name."""
+    return journal.resolve().parent.name if journal.name == JOURNAL else journal.stem
 
 
 # --- commands -------------------------------------------------------------------------------------

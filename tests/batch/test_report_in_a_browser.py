@@ -240,6 +240,11 @@ def test_good_takes_are_kept_by_keyboard_and_exported(opened: Shown, tmp_path: P
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     wait_until_it_plays(page, "kitten")
+    page.keyboard.press("k")
+    assert opened.hash() == "#show=kept&kept=3"
+    page.keyboard.press("Escape")
+    assert playing(page) == []
+    assert page.evaluate("document.activeElement.id") == "f1"
 
 
 def test_shortcuts_can_be_turned_off(opened: Shown) -> None:

@@ -136,6 +136,15 @@ def test_two_batches_in_one_folder_have_two_reports(here: Path, run: Run) -> Non
     assert data_of(here / "films" / "other.report.json")["title"] == "other"
 
 
+def test_a_journal_of_generate_is_named_after_its_folder(here: Path, run: Run) -> None:
+    """All of them have one name."""
+    Path("campaign.db").rename("films/apikley.db")
+
+    assert run("batch", "report").code == 0
+
+    assert data_of(here / "report.json")["title"] == "films"
+
+
 def test_it_changes_nothing_in_the_journal(here: Path, run: Run) -> None:
     before = Path("campaign.db").read_bytes()
 

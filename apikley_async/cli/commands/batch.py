@@ -156,11 +156,11 @@ def verify(path: Path, as_json: bool) -> int:
 )
 @options.as_json
 def report(path: Path | None, target: Path | None, as_json: bool) -> int:
-    """Write a page about a batch: what needs you, every film to play, and how the run went.
+    """Write a page about a batch, to look at in a browser.
 
-    It opens in a browser without any network, and lies beside the films that it shows. The same
-    as data is in report.json and report.csv. Without FILE it is the only journal that is here or
-    in the folder films.
+    It shows what needs you, every film to play, and how the run went. It needs no network, and
+    lies beside the films; report.json and report.csv have the same as data. Without FILE it is
+    about the only journal that is here or in the folder films.
     """
     # Imported only here: no other command needs a page.
     from apikley_async.cli.report_command import report_batch

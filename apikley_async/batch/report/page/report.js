@@ -75,10 +75,12 @@
 
   // --- playing ----------------------------------------------------------------------------------
 
+  const opens = (link) => ($("img", link)?.alt || link.textContent).startsWith("Open "); // no film
+
   function play(card, { muted = false, alone = true } = {}) {
     let video = $("video", card);
     const link = $("a.v", card);
-    if (!video && link && $("img, b", link)?.alt?.startsWith("Open ")) return link.click();
+    if (!video && link && opens(link)) return link.click();
     if (!video && link) {
       video = make("video", { controls: true, preload: "none", playsInline: true, src: link.href, poster: $("img", link)?.src || "" });
       video.setAttribute("aria-label", keyOf(card));
@@ -162,12 +164,14 @@
 
   function onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
-    if (event.target.closest("input, select, textarea, video")) return;
-    const card = document.activeElement?.closest(".c");
+    if (event.target.closest("input, select, textarea")) return;
+    const card = document.activeElement?.closest(".c"), video = event.target.closest("video");
     const letters = { k: () => card && keep(card), "/": () => find.focus(), e: exportKept, "?": () => $("#keys").showModal() };
     const act = { ArrowRight: () => step(1), ArrowLeft: () => step(-1), ...(singleKeys ? letters : {}) }[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const moves = event.key.startsWith("Arrow") && event.target.closest(".chart, video"); // its own
     if (event.key === "Enter" && event.target === card) play(card);
-    else if (act && !(event.key.startsWith("Arrow") && event.target.closest(".chart"))) act();
+    else if (event.key === "Escape" && video) { video.pause(); focus(card); }
+    else if (act && !moves) act();
     else return;
     event.preventDefault();
   }
@@ -184,7 +188,7 @@
     else if (button?.id === "export") exportKept();
     else if (button?.id === "help") $("#keys").showModal();
     else if (link?.matches("a.v") && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
-      if ($("img", link)?.alt.startsWith("Open ") || $("b", link)?.textContent.startsWith("Open ")) return;
+      if (opens(link)) return;
       event.preventDefault();
       play(link.closest(".c"));
     } else if (link?.hash.match(/^#f\d+$/)) {
