@@ -73,8 +73,10 @@ def refuse_special(path: Path) -> None:
     for name in (path, *(path.with_name(f"{path.name}{end}") for end in LOGS)):
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(name.stat().st_mode):
-                told = "is not a regular file; it is left as it is. Name another file, or remove it"
-                raise JournalError(f"{name} {told}")
+                fault = (
+                    "is not a regular file; it is left as it is. Name another file, or remove it"
+                )
+                raise JournalError(f"{name} {fault}")
 
 
 def connect(path: Path, *, read_only: bool = False) -> Database:
@@ -144,7 +146,7 @@ def schema_in(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
         "SELECT name, type, tbl_name, sql FROM sqlite_schema"
     )
     return {
-        str(name): tuple(BLANKS.sub(" ", str(word)) for word in told)
-        for name, *told in rows
-        if not (told[0] == "table" and STATISTICS.fullmatch(str(name)))
+        str(name): tuple(BLANKS.sub(" ", str(word)) for word in columns)
+        for name, *columns in rows
+        if not (columns[0] == "table" and STATISTICS.fullmatch(str(name)))
     }
