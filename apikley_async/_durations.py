@@ -200,8 +200,7 @@ class LearnedDurations:
 
     def to_json(self) -> str:
         """What successes have taught, to be kept for a later client."""
-        kinds = {name: kind.known for name, kind in self._kinds.items() if kind.known}
-        return json.dumps({name: [round(each, 3) for each in kinds[name]] for name in kinds})
+        return json.dumps({name: kind.known for name, kind in self._kinds.items() if kind.known})
 
     def recall(self, text: str) -> None:
         """Take what an earlier client has kept, where this one has seen no success of the kind.

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from polling_scenes import FURTHER, GOALS, SCENES, Measured, play, scene
 from rows import failing_rows
@@ -280,6 +280,7 @@ values = st.recursive(
 
 
 @given(text=st.text() | values.map(json.dumps) | st.just("[" * 100_000))
+@example(text='{"sora 10": [5e-324, 1e-5, 1e400, 86401, true, "9", 30]}')
 @settings(max_examples=100)
 def test_a_journal_from_elsewhere_teaches_durations_or_nothing(text: str) -> None:
     learned = LearnedDurations()
