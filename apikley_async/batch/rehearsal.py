@@ -6,6 +6,8 @@ import os
 import struct
 from pathlib import Path
 
+from apikley_async._disk import open_nonblocking
+
 __all__ = ["REHEARSAL_MARK", "is_rehearsal"]
 
 REHEARSAL_MARK = struct.pack(">I4s", 26, b"free") + b"apikley: simulated"
@@ -17,8 +19,9 @@ def is_rehearsal(path: Path) -> bool:
     try:
         if path.is_symlink() or not path.is_file():
             return False
-        with path.open("rb") as file:
+        # A journal from elsewhere may name what never ends, such as the kernel's messages.
+        with open(path, "rb", opener=open_nonblocking) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - len(REHEARSAL_MARK)))
-            return file.read() == REHEARSAL_MARK
+            return file.read(len(REHEARSAL_MARK) + 1) == REHEARSAL_MARK
     except OSError:  # a file that we cannot read is not ours to replace
         return False

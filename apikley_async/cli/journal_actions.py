@@ -133,6 +133,9 @@ def fetch_films(
         expired: whether expired films are revived first.
         options: further arguments of `Batch.save`.
     """
+    # Imported only here: a decision needs no report.
+    from apikley_async.cli.report_files import PosterMaker
+
     reporter = new_reporter(as_json=service.as_json, films=0)
 
     async def act(client: Client) -> int:
@@ -146,10 +149,12 @@ def fetch_films(
                         reporter.message("no film is expired")
                         return OK
                 saving = batch.save(client, *chosen, **options)
-                async with contextlib.aclosing(saving) as items:
+                async with contextlib.aclosing(saving) as items, PosterMaker() as posters:
                     async for item in items:
                         summary.add(item)
                         report_item(reporter, item, [file.path for file in item.files])
+                        if item.state is ItemState.DONE:
+                            posters.add(item.files)
             except KeyError as error:
                 raise _no_such_film(error) from None
             except ManifestError as error:

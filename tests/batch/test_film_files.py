@@ -208,6 +208,12 @@ async def test_another_process_may_be_waited_for(tmp_path: Path) -> None:
         assert (await batch.status()).total == 0
 
 
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="needs Linux")
+def test_what_never_ends_is_no_rehearsal() -> None:
+    """A journal from elsewhere may name it as a film; whoever reads it to its end waits."""
+    assert not is_rehearsal(Path("/proc/kmsg"))
+
+
 def test_a_rehearsal_is_known_by_its_last_box(tmp_path: Path) -> None:
     """Only a regular file that ends in the mark may be replaced, whatever its kind."""
     film, other, link = (tmp_path / name for name in ("a.mp4", "a-1.mp4", "b.mp4"))

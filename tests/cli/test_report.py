@@ -205,6 +205,11 @@ def test_posters_are_made_of_what_is_saved(service: Simulator, run: Run) -> None
     assert "sea.poster.jpg" not in page
     assert sorted(path.name for path in Path("films").iterdir() if path.name[0] == ".") == []
 
+    Path("films/tea.mp4").unlink()
+    Path("films/tea.poster.jpg").unlink()
+    assert run("batch", "save", "campaign.db").code == 0
+    assert Path("films/tea.poster.jpg").exists()
+
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux and util-linux")
 def test_a_journal_on_a_read_only_disk_is_read(here: Path) -> None:
