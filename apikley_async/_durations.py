@@ -87,6 +87,10 @@ class Durations:
     known: list[float] = attrs.Factory(list[float])
     quiet: float | None = None
     _announced: float | None = None
+    # Of the logarithms of `known`, less the first of them: kept, for this is done for every film.
+    _first: float = 0.0
+    _sum: float = 0.0
+    _squares: float = 0.0
 
     def learn(self, seconds: float) -> bool:
         """Learn from a success.
@@ -99,9 +103,9 @@ class Durations:
             the end of the longer one, are to be asked for again.
         """
         before = self._announced or self._quiet_now()
-        self.known.append(seconds)
+        self._add(seconds)
         if len(self.known) >= KEPT:
-            del self.known[: KEPT // 2]
+            self._keep(self.known[KEPT // 2 :])
         self._conclude()
         quiet = self._quiet_now()
         shrunk = quiet is not None and before is not None and quiet <= before * NOTABLE
@@ -111,7 +115,7 @@ class Durations:
 
     def recall(self, known: list[float]) -> None:
         """Begin with durations of an earlier run."""
-        self.known = known[-NEWEST:]
+        self._keep(known[-NEWEST:])
         self._conclude()
         self._announced = self._quiet_now()
 
@@ -143,14 +147,27 @@ class Durations:
             return self.quiet
         return min([self.expected * EXPECTED_QUIET, *self.known])
 
+    def _keep(self, known: list[float]) -> None:
+        """Forget all durations but these."""
+        self.known, self._sum, self._squares = [], 0.0, 0.0
+        for seconds in known:
+            self._add(seconds)
+
+    def _add(self, seconds: float) -> None:
+        self.known.append(seconds)
+        if len(self.known) == 1:
+            self._first = math.log(seconds)
+        log = math.log(seconds) - self._first
+        self._sum += log
+        self._squares += log * log
+
     def _conclude(self) -> None:
         count, self.quiet = len(self.known), None
         if count < FEWEST:
             return
-        logs = [math.log(seconds) for seconds in self.known]
-        mean = math.fsum(logs) / count
-        deviation = math.sqrt(math.fsum((log - mean) ** 2 for log in logs) / (count - 1))
-        quiet = math.exp(mean - (2 + 6 / count) * deviation)
+        mean = self._sum / count
+        deviation = math.sqrt(max(0.0, self._squares - self._sum * mean) / (count - 1))
+        quiet = math.exp(self._first + mean - (2 + 6 / count) * deviation)
         if count >= ENOUGH:
             quiet = max(quiet, SHORTENED * min(self.known))
         self.quiet = min(quiet, *self.known[-NEWEST:])
