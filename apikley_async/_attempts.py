@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import math
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from apikley_async._callbacks import CallbackMatching, Keep
@@ -98,10 +99,9 @@ class Attempts:
         """
         check_submission(work, callback_url)
         session, spending = self._session, self.settings.spending
-        async with contextlib.AsyncExitStack() as held:
-            if expense is None:
-                expense = await held.enter_async_context(self._reserved(work))
-            recorder = spending.recorder(recorder or NoRecorder(), expense)
+        reserved = self._reserved(work) if expense is None else contextlib.nullcontext(expense)
+        async with reserved as reservation:
+            recorder = spending.recorder(recorder or NoRecorder(), reservation)
             submission = Submission(work, callback_url, recorder, group, metadata)
             task_id = await session.submitter.submit(submission)
         return self._new_job(Bought(task_id, work, metadata, self._clock.now(), learned))
@@ -141,8 +141,9 @@ class Attempts:
             self.leave_behind(job)
             raise
 
-    @contextlib.asynccontextmanager
-    async def expense(self, work: Work, *, follow: bool = False) -> AsyncIterator[Expense | None]:
+    def expense(
+        self, work: Work, *, follow: bool = False
+    ) -> AbstractAsyncContextManager[Expense | None]:
         """Surround one film: what it costs is reserved, where the client has a bound.
 
         Args:
@@ -150,20 +151,16 @@ class Attempts:
             follow: whether the block follows the film to its end.
         """
         check_submission(work)
-        async with self._reserved(work, follow=follow) as expense:
-            yield expense
+        return self._reserved(work, follow=follow)
 
-    @contextlib.asynccontextmanager
-    async def _reserved(self, work: Work, *, follow: bool = False) -> AsyncIterator[Expense | None]:
+    def _reserved(
+        self, work: Work, *, follow: bool = False
+    ) -> AbstractAsyncContextManager[Expense | None]:
         """Surround one film whose work was checked, as `expense` does."""
-        if not self.settings.spending.bounded:
-            yield None
-            return
-        async with contextlib.AsyncExitStack() as held:
-            async with self._session.tasks.inside():
-                entering = self.settings.spending.expense(work, follow=follow)
-                expense = await held.enter_async_context(entering)
-            yield expense
+        spending = self.settings.spending
+        if not spending.bounded:
+            return contextlib.nullcontext()
+        return self._session.tasks.entering(spending.expense(work, follow=follow))
 
     def group(self, *, recorded: bool = True) -> Group:
         """Submissions that stop together (`stop`), and are waited for together (`drain`).
@@ -182,10 +179,11 @@ class Attempts:
 
         It also holds one of the limiter's running slots, which other clients may share.
         """
-        async with contextlib.AsyncExitStack() as held:
-            async with self._session.tasks.inside():
-                await held.enter_async_context(self.running.slot())
-                await held.enter_async_context(self.settings.limiter.running_slot())
+        tasks = self._session.tasks
+        async with (
+            tasks.entering(self.running.slot()),
+            tasks.entering(self.settings.limiter.running_slot()),
+        ):
             yield
 
     def account(self, salt: bytes) -> str:

@@ -21,7 +21,8 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import attrs
 
@@ -157,6 +158,38 @@ class FilmMaker(Protocol):
         ...
 
 
+class _Handover:
+    """A running slot that one task enters and another one leaves, once it has taken it over."""
+
+    __slots__ = ("_entered", "_slot")
+
+    def __init__(
+        self, slot: AbstractAsyncContextManager[None] | None, *, entered: bool = False
+    ) -> None:
+        self._slot = slot
+        self._entered = entered
+
+    def take_over(self) -> _Handover:
+        """Give the slot to whoever leaves it; from now on it is not ours."""
+        slot, self._slot = self._slot, None
+        return _Handover(slot, entered=True)
+
+    async def __aenter__(self) -> Self:
+        if self._slot is not None and not self._entered:
+            await self._slot.__aenter__()
+            self._entered = True
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        slot, self._slot = self._slot, None
+        return None if slot is None else await slot.__aexit__(kind, error, traceback)
+
+
 class ManyFilms:
     """One run of `generate_many`: a driver task pulls and starts, and each film has its task.
 
@@ -215,8 +248,7 @@ class ManyFilms:
             for index in itertools.count():
                 self._pulling = True
                 await self._window_slots.acquire()
-                async with contextlib.AsyncExitStack() as held:
-                    await held.enter_async_context(self._maker.running_slot())
+                async with _Handover(self._maker.running_slot()) as held:
                     try:
                         item = await anext(source)
                     except StopAsyncIteration:
@@ -226,16 +258,16 @@ class ManyFilms:
                         return
                     self._started += 1
                     self._keep(self._maker.spawn(self._film(index, item, held)))
-                    # Yield once, so that `_film` can take the slot over (`pop_all`). If it is
+                    # Yield once, so that `_film` can take the slot over. If it is
                     # cancelled before it begins, the slot is released here.
                     await asyncio.sleep(0)
                 if self._ended_by is not None:
                     return
 
-    async def _film(self, index: int, item: Item, held: contextlib.AsyncExitStack) -> None:
+    async def _film(self, index: int, item: Item, held: _Handover) -> None:
         work, metadata = _parts(item)
         with contextlib.suppress(SubmissionUncertainError):
-            async with held.pop_all():
+            async with held.take_over():
                 outcome = self._checked(await self._maker.make(index, work, metadata))
                 if self._abandoned:
                     self._leave(outcome)

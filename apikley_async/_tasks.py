@@ -7,6 +7,8 @@ import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import Any, TypeVar
 
 from apikley_async.errors import ClientClosedError
@@ -77,6 +79,10 @@ class TaskScope:
         else:
             return
         raise ClientClosedError("The client was closed meanwhile")
+
+    def entering(self, manager: AbstractAsyncContextManager[T]) -> AbstractAsyncContextManager[T]:
+        """Enter *manager* in a wait that closing interrupts; what it surrounds is no such wait."""
+        return _Entering(self, manager)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task that ends with the client at the latest."""
@@ -159,6 +165,36 @@ class FairLock:
                 turn.set_result(None)
                 return
         self._held = False
+
+
+class _Entering(AbstractAsyncContextManager[T]):
+    """A class, not a generator: many films are inside one at the same time."""
+
+    __slots__ = ("_manager", "_scope")
+
+    def __init__(self, scope: TaskScope, manager: AbstractAsyncContextManager[T]) -> None:
+        self._scope = scope
+        self._manager = manager
+
+    async def __aenter__(self) -> T:
+        entered = False
+        try:
+            async with self._scope.inside():
+                value = await self._manager.__aenter__()
+                entered = True
+        except BaseException as error:
+            if entered:  # closing came just then
+                await self._manager.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return value
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        return await self._manager.__aexit__(kind, error, traceback)
 
 
 class OtherLoopError(RuntimeError):

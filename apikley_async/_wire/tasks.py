@@ -7,7 +7,7 @@ text, sometimes escaped wrongly. It is believed only when it names the task that
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cattrs
@@ -136,6 +136,20 @@ def _words(value: Any) -> str:
     return "" if value is None else one_line(value)
 
 
+# Thousands of records are held at once, each decoded with strings of its own for these names.
+_SHARED_NAMES = {
+    name: name
+    for name in (
+        *("taskId", "model", "state", "param", "resultJson", "failCode", "failMsg", "progress"),
+        *("createTime", "updateTime", "completeTime", "costTime", "creditsConsumed"),
+    )
+}
+
+
+def _with_shared_names(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {_SHARED_NAMES.get(name, name): value for name, value in record.items()}
+
+
 def _reads(hook: Callable[[Any], Any], rename: str | None = None) -> Any:
     return override(rename=rename, struct_hook=lambda value, _type: hook(value))
 
@@ -161,7 +175,7 @@ _reader.register_structure_hook(
         created_at=_reads(read_moment, "createTime"),
         updated_at=_reads(read_moment, "updateTime"),
         completed_at=_reads(read_moment, "completeTime"),
-        raw=_reads(dict),
+        raw=_reads(_with_shared_names),
     ),
 )
 

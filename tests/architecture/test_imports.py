@@ -618,6 +618,7 @@ SPELLINGS = [
     "createTime",
     "updateTime",
     "completeTime",
+    "costTime",
     "retryAfter",
     "uploadPath",
     "fileName",

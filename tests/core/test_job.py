@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import gc
 import itertools
 import logging
 import math
@@ -1475,4 +1476,4 @@ async def test_what_it_keeps_is_little() -> None:
     with pytest.raises(JobTimeoutError):
         await job.wait(timeout=5)
 
-    assert not any(isinstance(value, BaseException) for value in vars(job).values())
+    assert not any(isinstance(held, BaseException) for held in gc.get_referents(job))
