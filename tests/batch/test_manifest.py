@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
 import re
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -497,17 +499,36 @@ async def test_many_films_in_little_memory(tmp_path: Path) -> None:
     assert peak < 4_000_000
 
 
-async def test_ten_thousand_films_are_planned_in_seconds(tmp_path: Path) -> None:
-    """Ten at most, of the processor's; it takes about one. (M5)."""
-    count = volume(4000, 10_000)
-    path = many(tmp_path / "films.jsonl", count, 150)
-    async with Batch.open(tmp_path / "batch.db") as batch:
-        began = time.process_time()
-        plan = await batch.add(path)
-        spent = time.process_time() - began
+async def calls_of_planning(folder: Path, count: int) -> int:
+    """How many functions are called to plan so many films, in all threads."""
+    folder.mkdir()
+    path = many(folder / "films.jsonl", count, 150)
+    calls = 0
 
+    def called(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    threading.setprofile(called)  # for the journal's thread, and the one that reads the manifest
+    try:
+        async with Batch.open(folder / "batch.db") as batch:
+            opened = calls
+            plan = await batch.add(path)
+            calls -= opened
+    finally:
+        threading.setprofile(None)
     assert plan.new == count
-    assert spent < count / 1000
+    return calls
+
+
+def test_the_work_to_plan_a_film_is_the_same_among_many(tmp_path: Path) -> None:
+    """Some four hundred calls for a film, among fifty as among a thousand. (M5)"""
+    few, many_films = 50, volume(400, 1000)
+    small = asyncio.run(calls_of_planning(tmp_path / "few", few))
+    large = asyncio.run(calls_of_planning(tmp_path / "many", many_films))
+
+    assert large / many_films < 1.1 * small / few
+    assert large / many_films < 1000
 
 
 # --- tables as spreadsheets save them -------------------------------------------------------------
