@@ -7,9 +7,11 @@ delivered. It changes responses and callbacks; it opens no socket and keeps no t
 from __future__ import annotations
 
 import enum
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import attrs
@@ -250,9 +252,17 @@ class Fault:
         return cls(f"stamped {seconds:g} s", mutation="stamp", value=str(float(seconds)))
 
     @classmethod
+    @functools.cache
     def presets(cls) -> Mapping[str, Fault]:
         """The faults that are attributes of this class, by name."""
-        return {n: v for n, v in vars(cls).items() if n.isupper() and isinstance(v, Fault)}
+        found = {n: v for n, v in vars(cls).items() if n.isupper() and isinstance(v, Fault)}
+        return MappingProxyType(found)
+
+    @classmethod
+    @functools.cache
+    def _known(cls) -> Mapping[str, Fault]:
+        """The presets by their own names and by those of their attributes."""
+        return {**{fault.name: fault for fault in cls.presets().values()}, **cls.presets()}
 
     @classmethod
     def named(cls, text: str) -> Fault:
@@ -264,7 +274,7 @@ class Fault:
         Raises:
             ValueError: there is no such fault.
         """
-        known = {**{fault.name: fault for fault in cls.presets().values()}, **cls.presets()}
+        known = cls._known()
         if text.strip() in known:
             return known[text.strip()]
         words, _, order = text.partition(",")
