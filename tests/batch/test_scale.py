@@ -164,7 +164,7 @@ async def test_the_work_for_a_film_does_not_grow(tmp_path: Path, work: Work) -> 
     assert large["run"]["hops"] / many < 4.2
     assert large["run"]["statements"] / many < 40
     assert large["plan"]["statements"] / many < 8
-    assert large["status"]["hops"] == 2  # however many films
+    assert large["status"]["hops"] == small["status"]["hops"] < 5  # however many films
     assert large["status"]["steps"] / many < 100
     assert large["open"]["hops"] == 1
 
