@@ -12,7 +12,9 @@ Pure: it never waits and reads no clock. Three parts make a schedule:
    next, so delays that grow would only make polls late. The pace depends on the age alone, never on
    the spread of what is known: the first films that are ready are the quickest, and alike.
 
-Before five successes it says nothing, and the caller polls with exponential backoff. Only
+Before five successes it says nothing, and the caller polls with exponential backoff. What somebody
+expects, or what an earlier run has seen, may be wrong today: until a first success is seen, a film
+is polled in the quiet time too, at thrice its age, and so is found by thrice its duration. Only
 successes teach, by the times in the service's record: the time of a poll would teach our own pace.
 """
 
@@ -42,6 +44,7 @@ CALLED, SLOWEST = 6.0, 300.0  # times that pace where a callback is expected; se
 LAGGING = 0.02  # of the age: the pace of films that take very long
 JITTER = 0.1  # of a delay: jobs that were submitted together do not poll in step
 EXPECTED_QUIET = 1 / 3  # of the expected duration, as long as nothing better is known
+UNCONFIRMED = 3.0  # times its age at a poll: the next one, until a first success is seen
 NOTABLE = 0.9  # a quiet time that has shrunk to this changes what films in flight wait for
 CLOCKS = 10.0  # seconds by which a duration may exceed the age at which the film was found
 LONGEST_DURATION = 86_400.0  # seconds: links live no longer
@@ -87,6 +90,7 @@ class Durations:
     known: list[float] = attrs.Factory(list[float])
     quiet: float | None = None
     _announced: float | None = None
+    _confirmed: bool = False
     # Of the logarithms of `known`, less the first of them: kept, for this is done for every film.
     _first: float = 0.0
     _sum: float = 0.0
@@ -102,7 +106,7 @@ class Durations:
             Whether the quiet time is notably shorter now, so that films in flight, which wait for
             the end of the longer one, are to be asked for again.
         """
-        before = self._announced or self._quiet_now()
+        before, self._confirmed = self._announced or self._quiet_now(), True
         self._add(seconds)
         if len(self.known) >= KEPT:
             self._keep(self.known[KEPT // 2 :])
@@ -135,10 +139,12 @@ class Durations:
         if age >= quiet:
             return pace * rng.uniform(1 - JITTER, 1 + JITTER)
         until = quiet + rng.uniform(0, pace)
-        if age < EARLY[0] and not called:
+        if called:
+            until = min(until, age + SLOWEST)
+        elif age < EARLY[0]:
             until = min(until, rng.uniform(*EARLY))
-        elif self.quiet is None:  # an expectation alone may be far too long
-            until = min(until, 2 * max(age, EARLY[1]))
+        elif not self._confirmed:  # what was expected, or true in an earlier run, may be too long
+            until = min(until, UNCONFIRMED * max(age, EARLY[1]))
         return max(until - age, 1.0)
 
     def _quiet_now(self) -> float | None:

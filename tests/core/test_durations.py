@@ -14,7 +14,7 @@ import attrs
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from polling_scenes import FURTHER, GOALS, SCENES, Measured, play, scene
+from polling_scenes import FURTHER, GOALS, SCENES, Film, Measured, Scene, play, scene
 from rows import failing_rows
 
 from apikley_async._durations import Durations, LearnedDurations, duration_between
@@ -77,6 +77,23 @@ def test_no_other_scene_is_worse_than_backoff() -> None:
     assert failing_rows(check, [(name,) for name in FURTHER]) == []
 
 
+def test_a_model_that_became_faster_between_two_runs_is_noticed() -> None:
+    """Few films or many: what an earlier run has seen is never worse than backoff."""
+
+    def check(count: int, median: float) -> None:
+        rng = random.Random(f"{count} {median}")
+        films = [Film(median * math.exp(rng.gauss(0, 0.4))) for _ in range(count)]
+        durations = Durations()
+        durations.recall([180 * math.exp(rng.gauss(0, 0.4)) for _ in range(40)])
+
+        learned = play(Scene(films), durations=durations)
+
+        assert learned.product <= 1.1 * play(Scene(films)).product
+
+    rows = [(count, median) for count in (5, 20, 100) for median in (36, 180, 360)]
+    assert failing_rows(check, rows) == []
+
+
 # --- one kind of film ---------------------------------------------------------------------------
 
 seconds = st.floats(0.01, 86_400)
@@ -131,6 +148,7 @@ def test_where_a_callback_is_expected_there_is_no_early_poll_and_the_pace_is_slo
     ages = polls(durations, 600, called=True)
 
     assert 180 <= ages[0] <= 180 + 54
+    assert polls(taught(*[900.0] * 8), 600, called=True)[:2] == [300.0, 600.0]  # a promise
     assert all(0.9 * 54 <= b - a <= 1.1 * 72 for a, b in itertools.pairwise(ages))
 
 
@@ -186,13 +204,13 @@ def test_many_small_steps_down_are_news_too() -> None:
 
 
 def test_an_expected_duration_counts_until_five_films_are_known() -> None:
-    """Polls at doubled ages bound what a wrong number costs: a film is found by twice its age."""
+    """Polls at growing ages bound what a wrong number costs: found by thrice its duration."""
     durations = Durations(expected=1800.0)
 
     ages = polls(durations, 3000)
 
     assert 5 <= ages[0] <= 10
-    assert all(b <= max(2 * a, 20) + 1e-6 for a, b in itertools.pairwise(ages))
+    assert all(b <= max(3 * a, 30) + 1e-6 for a, b in itertools.pairwise(ages))
     assert len([age for age in ages if age < 600]) <= 8
     assert durations.learn(36.0)  # shorter than a third of it: news
     assert polls(durations, 100)[1] <= 36 + 5
@@ -250,6 +268,19 @@ def test_an_expectation_may_differ_by_kind() -> None:
 def test_what_is_no_duration_is_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="expected: seconds above 0"):
         LearnedDurations().expect(wrong)
+
+
+def test_what_an_earlier_run_has_seen_is_confirmed_by_a_first_success() -> None:
+    """Until then few polls in the quiet time bound the harm of a model that has become faster."""
+    durations = Durations()
+    durations.recall([600.0] * 10)
+
+    before = [age for age in polls(durations, 600.0) if 10 < age < 600]
+    durations.learn(600.0)
+
+    assert 2 <= len(before) <= 5
+    assert all(b <= 3 * a + 1e-6 for a, b in itertools.pairwise(before))
+    assert not [age for age in polls(durations, 600.0) if 10 < age < 600]
 
 
 def test_what_was_learned_is_recalled() -> None:

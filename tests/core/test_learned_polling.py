@@ -205,12 +205,12 @@ async def test_an_expected_duration_helps_the_first_films() -> None:
 
 
 async def test_a_wrong_expected_duration_is_no_harm() -> None:
-    """Ten times too much: films are found by twice their age, and the first corrects it."""
+    """Ten times too much: films are found by thrice their age, and the first corrects it."""
     async with service(duration=Constant(36)) as simulator, customer(simulator) as client:
         begun = now()
         await outcomes(client, 10, expected=1800.0)
 
-    assert now() - begun < 80
+    assert now() - begun < 36 * 3 + 10
 
 
 async def test_where_callbacks_are_expected_polls_are_rare_and_find_what_was_not_called() -> None:
@@ -267,9 +267,10 @@ def ready_after(seconds: float) -> Callable[[float], Snapshot]:
 
 async def test_a_film_that_takes_longer_than_its_deadline_is_polled_at_the_deadline() -> None:
     """Whatever was learned, the last poll comes before giving up: nothing is waited for in vain."""
-    answers = Answers(ready_after(40))
+    answers, durations = Answers(ready_after(40)), knows(*[7200.0] * 10)
+    durations.learn(7200.0)
 
-    await answers.job(knows(*[7200.0] * 10), timeout=60)
+    await answers.job(durations, timeout=60)
 
     assert len(answers.polls) == 2
     assert answers.polls[-1] == pytest.approx(60)
@@ -282,7 +283,7 @@ async def test_a_film_in_flight_is_polled_earlier_when_a_quicker_one_is_ready() 
     waiting = asyncio.ensure_future(answers.job(durations).wait())
     job = answers.job(durations)
     waiting_too = asyncio.ensure_future(job.wait())
-    await asyncio.sleep(60)
+    await asyncio.sleep(50)
     assert not waiting.done()
 
     assert durations.learn(36.0)
@@ -292,7 +293,7 @@ async def test_a_film_in_flight_is_polled_earlier_when_a_quicker_one_is_ready() 
     job.hasten(durations)
     await waiting_too
 
-    assert answers.polls[-1] < 80 + 10
+    assert answers.polls[-1] < 70 + 10
     waiting.cancel()
 
 
