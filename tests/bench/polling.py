@@ -75,12 +75,15 @@ def products(rounds: int, scale: float) -> Iterator[Grid]:
     """Polls times lag for each policy and scene."""
     for title, scenes in (("Polls x lag", SCENES), ("Polls x lag, further scenes", FURTHER)):
         rows: dict[str, list[tuple[float, ...]]] = {
-            policy: [(averaged(play_it, name, rounds).product,) for name in scenes]
-            for policy, play_it in POLICIES.items()
+            name: [(averaged(policy, name, rounds).product,) for policy in POLICIES.values()]
+            for name in scenes
         }
+        columns = [*POLICIES]
         if scenes is SCENES:
-            rows["goal, and one early poll"] = [(GOALS[name],) for name in scenes]
-        yield Grid(title, "policy", [*scenes], rows)
+            columns.append("goal")
+            for name, cells in rows.items():
+                cells.append((GOALS[name],))
+        yield Grid(title, "scene", columns, rows)
 
 
 def plot() -> dict[str, Any]:

@@ -75,9 +75,9 @@ def main(words: list[str] | None = None) -> None:
     for name in options.parts or PARTS:
         for measured in PARTS[name](options.rounds, options.scale):
             print(f"\n{measured.markdown()}", flush=True)
-            found["tables"][measured.title] = measured.to_dict()
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+            found["tables"][measured.title] = {"part": name, **measured.to_dict()}
+            if options.json:  # what is measured is kept, should the rest be broken off
+                options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import attrs
 
-__all__ = ["Figure", "Grid", "Measured", "Table", "ratios"]
+__all__ = ["Figure", "Grid", "Measured", "Table", "measured_from", "ratios"]
 
 
 @attrs.frozen
@@ -93,10 +93,18 @@ class Grid:
         return markdown(self.title, [self.corner, *self.columns], lines)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"columns": self.columns, "rows": self.rows}
+        return {"corner": self.corner, "columns": self.columns, "rows": self.rows}
 
 
 Measured: TypeAlias = Table | Grid
+
+
+def measured_from(title: str, data: dict[str, Any]) -> Measured:
+    """What `to_dict` gave, as it was."""
+    if "figures" not in data:
+        return Grid(title, data["corner"], data["columns"], data["rows"])
+    names = ("name", "rounds", "unit", "gate")
+    return Table(title, [Figure(*(each[name] for name in names)) for each in data["figures"]])
 
 
 def markdown(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

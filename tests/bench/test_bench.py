@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from bench import ours, pacing, plots, polling, raw
+from bench import ours, pacing, page, plots, polling, raw, run
 from bench.films import Order, new_key
 from bench.processes import service
 from bench.tables import Figure, Table, ratios
@@ -54,3 +54,21 @@ def test_policies_of_polling_are_compared() -> None:
 def test_the_plots_show_the_data_beside_them(name: str) -> None:
     """`python tests/bench/plots.py` writes both again."""
     assert (plots.PLOTS / f"{name}.svg").read_text(encoding="utf-8") == plots.drawn(name)
+
+
+def test_the_page_shows_every_part_once() -> None:
+    """`python tests/bench/page.py` writes the tables again."""
+    assert sorted(page.shown_parts(page.PAGE.read_text(encoding="utf-8"))) == sorted(run.PARTS)
+
+
+def test_the_page_takes_the_tables_of_a_run() -> None:
+    """Other parts stay as they are."""
+    table = Table("Cost", [Figure("ours / raw", [2.0, 3.0, 4.0], gate=2.5)])
+    found = {"tables": {"Cost": {"part": "cost", **table.to_dict()}}}
+    text = "A\n<!-- cost -->\nold\n<!-- end -->\n<!-- polls -->\nkept\n<!-- end -->\n"
+
+    shown = page.filled(text, page.parts_of(found))
+
+    assert "| ours / raw | 3 | 2 to 4 | 2.5 |\n\n<!-- end -->" in shown
+    assert "old" not in shown
+    assert "<!-- polls -->\nkept\n<!-- end -->" in shown
