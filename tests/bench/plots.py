@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import attrs
 from bench.charts import Axis, Chart, drawing
+from bench.tables import Grid
 
 __all__ = ["PLOTS", "drawn"]
 
@@ -26,7 +27,11 @@ def limiter() -> dict[str, Any]:
     """Time and refusals of each way, where the service takes what we do not know."""
     from bench import pacing
 
-    grid = next(pacing.limits(5, 1.0))
+    return limiter_of(next(pacing.limits(5, 1.0)))
+
+
+def limiter_of(grid: Grid) -> dict[str, Any]:
+    """The same from a grid that `pacing.limits` has made."""
     taken = [float(column) for column in grid.columns]
     across = Axis("what the service takes per 10 s (all are set to 20)", [2, 5, 10, 15, 20])
     times = {
