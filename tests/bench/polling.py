@@ -42,9 +42,10 @@ def learned(name: str, seed: int) -> Measured:
 
 
 def learned_before(name: str, seed: int) -> Measured:
-    """The same, after another batch of such films."""
-    durations = Durations()
-    play(scene(name, seed + 1000), seed=seed, durations=durations)
+    """The same, with what another batch of such films has left in the journal."""
+    earlier, durations = Durations(), Durations()
+    play(scene(name, seed + 1000), seed=seed, durations=earlier)
+    durations.recall(earlier.known)
     return play(scene(name, seed), seed=seed, durations=durations)
 
 
