@@ -147,5 +147,7 @@ async def _nothing_is_left_behind() -> AsyncIterator[None]:
         names = "\n  ".join(f"{task.get_name()}: {task.get_coro()}" for task in left)
         pytest.fail(f"tasks still running at the end of the test:\n  {names}", pytrace=False)
     if errors:
-        told = "\n  ".join(f"{error['message']}: {error.get('exception')!r}" for error in errors)
-        pytest.fail(f"the loop was told of errors nobody handled:\n  {told}", pytrace=False)
+        reported = "\n  ".join(
+            f"{error['message']}: {error.get('exception')!r}" for error in errors
+        )
+        pytest.fail(f"the loop was told of errors nobody handled:\n  {reported}", pytrace=False)

@@ -444,7 +444,7 @@ class StoreContract:
         await store.plan([film("a")])
         await store.intend("a", "t1", "print", 150.0)
         first = await store.settle("a", ended, step)
-        told = await store.events(), await store.attempts("a"), await store.attempt_costs()
+        reported = await store.events(), await store.attempts("a"), await store.attempt_costs()
 
         assert await store.settle("a", ended, step) == first
 
@@ -453,7 +453,7 @@ class StoreContract:
             await store.events(),
             await store.attempts("a"),
             await store.attempt_costs(),
-        ) == told
+        ) == reported
         assert not await store.verify()
 
     async def test_an_outcome_needs_its_attempt(self, store: Store) -> None:
@@ -543,7 +543,7 @@ class StoreContract:
         await self.interrupted("a")
         async with self.opened() as store:
             await store.apply("a", Transition(event, by="me"))
-            told = await store.events()
+            reported = await store.events()
             for _ in range(2):
                 item = await self.answer(store, "a", "task_1")
 
@@ -555,7 +555,7 @@ class StoreContract:
             assert (expected.task_id, expected.named) == ("", ("task_1",))
             [charge] = await store.attempt_costs()
             assert (charge.uncertain, charge.reserved) == (False, 150.0)
-            assert await store.events() == told
+            assert await store.events() == reported
             assert not await store.verify()
 
     async def test_a_second_task_of_an_attempt_is_kept(self, store: Store) -> None:
@@ -593,10 +593,10 @@ class StoreContract:
             task_id = "task_1" if event is ItemEvent.RESOLVE else None
             step = Transition(event, token="t-a", task_id=task_id, by="callback")
             first = await store.apply("a", step)
-            told = await store.events()
+            reported = await store.events()
 
             assert await store.apply("a", step) == first
-            assert await store.events() == told
+            assert await store.events() == reported
             with pytest.raises(LookupError):
                 await store.apply("a", Transition(ItemEvent.RESOLVE, token="t-a", task_id="task_2"))
             assert await store.item("a") == first
@@ -608,10 +608,10 @@ class StoreContract:
         await self.accept(store, "a", "task_1")
 
         [row] = await store.attempts("a")
-        told = [event["at"] for event in await store.events("a")]
-        assert told == sorted(told)
-        assert [row["began_at"], row["ended_at"]] == told
-        assert abs(told[0] - time.time()) < 60
+        reported = [event["at"] for event in await store.events("a")]
+        assert reported == sorted(reported)
+        assert [row["began_at"], row["ended_at"]] == reported
+        assert abs(reported[0] - time.time()) < 60
 
     async def test_the_history_is_of_one_item_or_of_all(self, store: Store) -> None:
         """In its order, with who decided and about which attempt."""

@@ -68,8 +68,8 @@ async def states(batch: Batch) -> dict[str, ItemState]:
 
 def key_of_request(body: object) -> str:
     """The key of the film that a paid request asks for."""
-    told: str = body["input"]["shots"][0]["Scene"]  # type: ignore[index]
-    return told.removeprefix("The scene of ").removesuffix(".")
+    reported: str = body["input"]["shots"][0]["Scene"]  # type: ignore[index]
+    return reported.removeprefix("The scene of ").removesuffix(".")
 
 
 async def check_consistency(simulator: Simulator, batch: Batch, folder: Path) -> None:

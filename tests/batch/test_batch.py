@@ -192,10 +192,10 @@ async def test_submissions_that_were_out_at_the_end_are_yielded(tmp_path: Path) 
             batch.stop()
 
         stopping = asyncio.create_task(stop())
-        heard = await run_batch(batch, client, folder=tmp_path)
+        received = await run_batch(batch, client, folder=tmp_path)
         await stopping
 
-        assert [(item.key, item.state) for item in heard] == [("k0", ItemState.UNCERTAIN)]
+        assert [(item.key, item.state) for item in received] == [("k0", ItemState.UNCERTAIN)]
 
 
 @pytest.mark.parametrize("first", ["client", "batch"])
@@ -351,18 +351,18 @@ async def test_another_account_is_refused(tmp_path: Path) -> None:
 # --- what a person decides ------------------------------------------------------------------------
 
 
-async def in_doubt(simulator: Simulator, path: Path, heard: list[bool]) -> list[str]:
+async def in_doubt(simulator: Simulator, path: Path, received: list[bool]) -> list[str]:
     """Make films uncertain that were processed (*heard*) or not; give the keys in order."""
-    for was_heard in heard:
+    for was_heard in received:
         simulator.script("create", [Fault.RESET_AFTER if was_heard else Fault.RESET])
     async with (
         make_client(simulator, limiter=RateLimiter(1, 1, clock=LoopClock())) as client,
         open_batch(path) as batch,
     ):
-        await batch.add(films(len(heard)))
+        await batch.add(films(len(received)))
         await run_batch(batch, client, folder=path.parent / "films", max_running=1)
         assert set((await states(batch)).values()) == {ItemState.UNCERTAIN}
-    return [f"k{number}" for number in range(len(heard))]
+    return [f"k{number}" for number in range(len(received))]
 
 
 async def test_an_uncertain_film_is_resolved_by_its_own_task_only(tmp_path: Path) -> None:

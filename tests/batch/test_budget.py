@@ -547,9 +547,9 @@ async def test_a_not_created_attempt_keeps_its_reservation(tmp_path: Path) -> No
             open_batch(tmp_path / "b.db") as batch,
         ):
             await batch.add(films(1))
-            heard = await run_batch(batch, client, folder=tmp_path, prices=150, max_credits=300)
+            received = await run_batch(batch, client, folder=tmp_path, prices=150, max_credits=300)
             assert "max_credits" in (batch.stopped or "")
-            assert (heard[-1].state, heard[-1].attempts) == (ItemState.PLANNED, 2)
+            assert (received[-1].state, received[-1].attempts) == (ItemState.PLANNED, 2)
             assert (await batch.status()).at_risk == 300
         async with (
             make_client(simulator, seed=8, limiter=fast_limiter(), not_created={500}) as client,

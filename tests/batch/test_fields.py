@@ -111,8 +111,8 @@ def test_a_key_that_cannot_name_files() -> None:
     failures = []
     for number, key in enumerate(keys):
         faults = [*key_faults(key)]
-        told = len(faults) == 1 and faults[0].startswith("key: ")
-        if not told or len(faults[0]) >= 300 or not faults[0].isprintable():
+        reported = len(faults) == 1 and faults[0].startswith("key: ")
+        if not reported or len(faults[0]) >= 300 or not faults[0].isprintable():
             failures.append((number, faults))
 
     assert failures == []

@@ -166,11 +166,11 @@ async def test_two_files_of_one_name_are_a_fault(tmp_path: Path, second: str) ->
         async with open_batch(tmp_path / "a.db") as batch:
             await batch.add_films([*files, bad, tmp_path / "none.json"])
 
-    told = "\n".join(caught.value.faults)
-    assert f"{second}: key: 'tea'" in told.replace("'TEA'", "'tea'")
-    assert "bad.json: shots[0].scene" in told
-    assert "bad.json: duration" in told
-    assert "none.json: cannot be read" in told
+    reported = "\n".join(caught.value.faults)
+    assert f"{second}: key: 'tea'" in reported.replace("'TEA'", "'tea'")
+    assert "bad.json: shots[0].scene" in reported
+    assert "bad.json: duration" in reported
+    assert "none.json: cannot be read" in reported
 
 
 @pytest.mark.virtual
@@ -181,8 +181,11 @@ async def test_a_file_is_one_film(tmp_path: Path) -> None:
     none = tmp_path / "none.json"
     none.write_text("[]", encoding="utf-8")
 
-    for file, told in ((many, "many.json: one film, not 2"), (none, "none.json: no film in it")):
-        with pytest.raises(ManifestError, match=told):
+    for file, reported in (
+        (many, "many.json: one film, not 2"),
+        (none, "none.json: no film in it"),
+    ):
+        with pytest.raises(ManifestError, match=reported):
             async with open_batch(tmp_path / "a.db") as batch:
                 await batch.add_films([file])
     assert check_manifest(many) == []

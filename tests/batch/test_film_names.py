@@ -97,11 +97,11 @@ async def test_a_name_that_the_disk_cannot_take_stops_only_that_film(
         open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add([(key, board(key)) for key in (long, "k1")])
-        heard = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
+        received = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
 
-        assert heard["k1"].state is ItemState.DONE
-        assert heard[long].state is ItemState.PLANNED
-        assert "146 bytes, and the disk takes 143" in heard[long].cause
+        assert received["k1"].state is ItemState.DONE
+        assert received[long].state is ItemState.PLANNED
+        assert "146 bytes, and the disk takes 143" in received[long].cause
         assert len(simulator.ledger.paid) == 1
 
 

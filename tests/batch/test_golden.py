@@ -173,9 +173,9 @@ class Service:
             on_sent()
             self.created.append(f"task_words_1799000000{len(self.created):03}")
             return reply({"taskId": self.created[-1]})
-        told = '{"resultObject": {"words": "x"}}'
+        reported = '{"resultObject": {"words": "x"}}'
         return reply({"taskId": request.query["taskId"], "state": "success", "model": "words/1",
-                      "resultJson": told, "creditsConsumed": 5})  # fmt: skip
+                      "resultJson": reported, "creditsConsumed": 5})  # fmt: skip
 
     async def aclose(self) -> None:
         return

@@ -165,7 +165,7 @@ async def test_many_entries_wait_in_a_file_without_a_name(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         (b"", "is empty"),
         (b"films:\n  - key: a\n", "not a journal"),
@@ -176,11 +176,13 @@ async def test_many_entries_wait_in_a_file_without_a_name(path: Path) -> None:
     ],
     ids=["empty", "text", "zeros"],
 )
-async def test_what_is_no_journal_is_left_as_it_is(path: Path, content: bytes, told: str) -> None:
+async def test_what_is_no_journal_is_left_as_it_is(
+    path: Path, content: bytes, reported: str
+) -> None:
     """A file that is no journal is refused, and not touched. (J4)."""
     path.write_bytes(content)
 
-    with pytest.raises(JournalError, match=told):
+    with pytest.raises(JournalError, match=reported):
         await Journal.open(path)
 
     assert path.read_bytes() == content

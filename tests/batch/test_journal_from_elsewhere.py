@@ -172,8 +172,8 @@ async def test_rows_that_nobody_here_wrote_are_refused(tmp_path: Path) -> None:
         try:
             await looked_at(path, read_only=kind not in META)
         except JournalError as error:
-            told = error.message
-            if "was not written by this program" in told and told.isprintable():
+            reported = error.message
+            if "was not written by this program" in reported and reported.isprintable():
                 continue
         believed.append(kind)
 

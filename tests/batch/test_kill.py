@@ -56,9 +56,9 @@ class Lives:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(life).encode() + b"\n")
-        told = await asyncio.wait_for(self._process.stdout.readline(), 60)
-        assert told, "the worker is gone"
-        code: int = json.loads(told)["code"]
+        reported = await asyncio.wait_for(self._process.stdout.readline(), 60)
+        assert reported, "the worker is gone"
+        code: int = json.loads(reported)["code"]
         return code
 
 
@@ -198,12 +198,12 @@ async def test_receiver_and_runner_are_killed_at_random(turn: int, tmp_path: Pat
         assert len(simulator.ledger.arrivals("create")) == posts
         stand = await check_the_end(simulator, tmp_path)
         doubtful = [key for key, state in stand.items() if state is ItemState.UNCERTAIN]
-        told = {call.task_id for call in simulator.ledger.callbacks if call.status == 200}
+        reported = {call.task_id for call in simulator.ledger.callbacks if call.status == 200}
         async with Batch.open(tmp_path / "batch.db", read_only=True) as batch:
             bound = {item.task_id async for item in batch.items()}
         lost = {charge.task_id for charge in simulator.ledger.paid} - bound
         assert len(lost) <= len(doubtful)
-        assert not lost & told, "a callback was answered, and its film is not bound"
+        assert not lost & reported, "a callback was answered, and its film is not bound"
 
 
 def files_of(place: Path) -> list[Path]:

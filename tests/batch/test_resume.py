@@ -312,12 +312,12 @@ async def test_a_wait_for_an_uncertain_film_is_reported(tmp_path: Path) -> None:
         await batch.add(films(3))
         simulator.script("create", [Fault.RESET_AFTER])
 
-        heard = [item async for item in batch.run(client, folder=tmp_path, every_change=True)]
+        received = [item async for item in batch.run(client, folder=tmp_path, every_change=True)]
 
-        told = [item for item in heard if "all running slots are taken" in item.cause]
-        assert [item.key for item in told] == ["k1"]
-        assert re.search(r"up to (1799|1800) s.* decide about them", told[0].cause)
-        assert heard.index(told[0]) < 5
+        reported = [item for item in received if "all running slots are taken" in item.cause]
+        assert [item.key for item in reported] == ["k1"]
+        assert re.search(r"up to (1799|1800) s.* decide about them", reported[0].cause)
+        assert received.index(reported[0]) < 5
         first, second, *_ = simulator.ledger.arrivals("create")
         assert second - first >= 1790
 

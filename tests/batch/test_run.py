@@ -169,20 +169,23 @@ async def test_each_film_is_yielded_once_at_its_end(tmp_path: Path) -> None:
     ):
         simulator.script("create", [Fault.THROTTLED, Fault.OK, Fault.RESET_AFTER])
         await batch.add(films(5))
-        heard = await run_batch(batch, client, folder=tmp_path / "films")
+        received = await run_batch(batch, client, folder=tmp_path / "films")
 
-        assert Counter(item.key for item in heard) == dict.fromkeys(await states(batch), 1)
-        assert Counter(item.state for item in heard) == {ItemState.DONE: 4, ItemState.UNCERTAIN: 1}
+        assert Counter(item.key for item in received) == dict.fromkeys(await states(batch), 1)
+        assert Counter(item.state for item in received) == {
+            ItemState.DONE: 4,
+            ItemState.UNCERTAIN: 1,
+        }
         assert batch.stopped is None
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "reported"),
     [(Fault.code(402), "credits"), (Fault.code(401), "key"), (Fault.code(433), "")],
     ids=lambda value: str(value),
 )
 async def test_errors_of_the_account_stop_submitting(
-    fault: Fault, told: str, tmp_path: Path
+    fault: Fault, reported: str, tmp_path: Path
 ) -> None:
     """402, 401 and 433 stop the submitting; films in the making are followed. (A24, A25)"""
     async with (
@@ -197,7 +200,7 @@ async def test_errors_of_the_account_stop_submitting(
 
         assert Counter((await states(batch)).values()) == {ItemState.DONE: 3, ItemState.PLANNED: 27}
         assert batch.stopped
-        assert told in batch.stopped.casefold()
+        assert reported in batch.stopped.casefold()
         assert len(simulator.ledger.arrivals("create")) <= 3 + 3
         simulator.clear_scripts()
         await run_batch(batch, client, folder=tmp_path / "films")
@@ -333,8 +336,8 @@ async def test_a_rejected_film_does_not_stop_the_others(tmp_path: Path) -> None:
     ):
         simulator.script("create", [Fault.code(422, "no such thing")])
         await batch.add(films(4))
-        heard = await run_batch(batch, client, folder=tmp_path / "films")
-        [rejected] = [item for item in heard if item.state is ItemState.REJECTED]
+        received = await run_batch(batch, client, folder=tmp_path / "films")
+        [rejected] = [item for item in received if item.state is ItemState.REJECTED]
 
         assert "no such thing" in rejected.cause
         assert Counter((await states(batch)).values()) == {ItemState.DONE: 3, ItemState.REJECTED: 1}
@@ -357,12 +360,12 @@ async def test_an_image_that_the_service_does_not_store_keeps_its_film_planned(
         simulator.script("upload", [Fault.NO_UPLOAD_URL])
         await batch.add([("picture", board), *films(3)])
 
-        heard = await run_batch(batch, client, folder=tmp_path / "films")
+        received = await run_batch(batch, client, folder=tmp_path / "films")
 
         stand = await states(batch)
         assert stand.pop("picture") is ItemState.PLANNED
         assert set(stand.values()) == {ItemState.DONE}
-        assert any(item.key == "picture" and "without a URL" in item.cause for item in heard)
+        assert any(item.key == "picture" and "without a URL" in item.cause for item in received)
         await run_batch(batch, client, folder=tmp_path / "films")
         assert set((await states(batch)).values()) == {ItemState.DONE}
 
@@ -487,10 +490,10 @@ async def test_a_film_whose_file_exists_is_not_paid(tmp_path: Path) -> None:
         open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add(films(3))
-        heard = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
+        received = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
 
-        assert heard["k1"].state is ItemState.PLANNED
-        assert "exists already" in heard["k1"].cause
+        assert received["k1"].state is ItemState.PLANNED
+        assert "exists already" in received["k1"].cause
         assert len(simulator.ledger.paid) == 2
         assert (tmp_path / "k1.mp4").read_bytes() == b"somebody's"
         await run_batch(batch, client, folder=tmp_path, overwrite=True)
@@ -520,12 +523,12 @@ async def test_a_rehearsal_is_replaced_and_any_other_file_is_not(
         open_batch(tmp_path / "b.db") as batch,
     ):
         await batch.add([("k0", task), ("k1", attrs.evolve(task, input={"prompt": "Dusk."}))])
-        heard = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
+        received = {item.key: item for item in await run_batch(batch, client, folder=tmp_path)}
 
-        assert heard["k0"].state is ItemState.SUCCESS  # paid, and at the service still
-        assert "k0.jpg exists and is another file" in heard["k0"].cause
+        assert received["k0"].state is ItemState.SUCCESS  # paid, and at the service still
+        assert "k0.jpg exists and is another file" in received["k0"].cause
         assert photo.read_bytes() == b"\xff\xd8\xff\xe0 somebody's"
-        assert heard["k1"].state is ItemState.DONE
+        assert received["k1"].state is ItemState.DONE
         assert not is_rehearsal(rehearsed)
         photo.rename(tmp_path / "mine.jpg")
         await run_batch(batch, client, folder=tmp_path)
@@ -583,11 +586,11 @@ async def test_a_failed_film_is_made_again_only_on_request(
     ):
         await batch.add(films(4))
 
-        heard = await run_batch(batch, client, folder=tmp_path / "films", retry=retry)
+        received = await run_batch(batch, client, folder=tmp_path / "films", retry=retry)
         again = await run_batch(batch, client, folder=tmp_path / "films", retry=retry)
 
         assert len(simulator.ledger.paid) == paid
-        assert {item.fail_message for item in heard} == {"no luck"}
+        assert {item.fail_message for item in received} == {"no luck"}
         assert again == []
         assert set((await states(batch)).values()) == {ItemState.FAILED}
         assert await batch.verify() == []

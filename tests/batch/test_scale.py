@@ -49,11 +49,11 @@ class Service:
             assert on_sent is not None
             on_sent()
             return reply({"taskId": f"task_{next(self._numbers)}"})
-        told = {"taskId": request.query["taskId"], "model": "words/1"}
+        reported = {"taskId": request.query["taskId"], "model": "words/1"}
         if not self._ready:
-            return reply({**told, "state": "generating"})
+            return reply({**reported, "state": "generating"})
         words = {"resultObject": {"words": "x" * 500}}
-        return reply({**told, "state": "success", "resultJson": json.dumps(words),
+        return reply({**reported, "state": "success", "resultJson": json.dumps(words),
                       "creditsConsumed": 5})  # fmt: skip
 
     async def aclose(self) -> None:

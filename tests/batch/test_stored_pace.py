@@ -26,9 +26,9 @@ class Service:
 
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
         if request.repeatable:
-            told = '{"resultObject": {"words": "x"}}'
+            text = '{"resultObject": {"words": "x"}}'
             return reply({"taskId": request.query["taskId"], "state": "success",
-                          "model": "sora-2", "resultJson": told, "creditsConsumed": 5})  # fmt: skip
+                          "model": "sora-2", "resultJson": text, "creditsConsumed": 5})  # fmt: skip
         assert on_sent is not None
         on_sent()
         if self.created >= self.takes and self.refuses:

@@ -47,8 +47,8 @@ async def traced_run(place: Path, log: Path) -> None:
         )
         setting = {"key": simulator.api_key, "url": simulator.base_url}
         lines = [setting | {"films": COUNT, "running": COUNT}, {}]
-        told, _ = await process.communicate("\n".join(map(json.dumps, lines)).encode() + b"\n")
-        assert json.loads(told) == {"code": 0}
+        reported, _ = await process.communicate("\n".join(map(json.dumps, lines)).encode() + b"\n")
+        assert json.loads(reported) == {"code": 0}
 
 
 def calls_in(log: str) -> list[str]:

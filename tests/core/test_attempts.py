@@ -340,9 +340,9 @@ async def test_missing_callbacks_are_logged_once(caplog: pytest.LogCaptureFixtur
         async for outcome in client.generate_many([KITTEN] * 5):
             outcome.unwrap()
 
-    told = [record.getMessage() for record in caplog.records if "no callback" in record.message]
-    assert len(told) == 1
-    assert "reachable" in told[0]
+    reported = [record.getMessage() for record in caplog.records if "no callback" in record.message]
+    assert len(reported) == 1
+    assert "reachable" in reported[0]
 
 
 # --- lost answers --------------------------------------------------------------------------------
@@ -741,5 +741,5 @@ async def test_an_outcome_has_the_metadata_of_its_work() -> None:
 
         assert [outcome.metadata for outcome in outcomes] == ["a", None, {"b": 1}, None]
         assert [outcome.error is None for outcome in outcomes] == [True, True, True, False]
-        told = repr(outcomes) + "".join(repr(charge) for charge in simulator.ledger.creations)
-        assert "{'b': 1}" not in told
+        reported = repr(outcomes) + "".join(repr(charge) for charge in simulator.ledger.creations)
+        assert "{'b': 1}" not in reported

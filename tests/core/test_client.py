@@ -32,10 +32,10 @@ from filehost import film
 from manual_callbacks import ManualCallbacks
 from rawserver import (
     Act,
-    Heard,
     Line,
     Names,
     RawServer,
+    ReceivedRequest,
     answers,
     breaks_off,
     closes,
@@ -133,7 +133,7 @@ class Book:
 # --- one POST, whatever comes back ---------------------------------------------------------------
 
 
-async def processes_then_resets(line: Line, _heard: Heard) -> None:
+async def processes_then_resets(line: Line, _heard: ReceivedRequest) -> None:
     """The task is made, and the answer is lost."""
     await asyncio.sleep(0.2)
     line.reset()
@@ -427,9 +427,9 @@ async def test_a_question_is_asked_until_it_is_answered(trouble: str) -> None:
             == "https://temporary.test/film.mp4"
         )
 
-        uploads = [heard for heard in server.requests if "upload" in heard.path]
+        uploads = [received for received in server.requests if "upload" in received.path]
         assert len(uploads) >= 3
-        assert all(PICTURE in heard.body for heard in uploads)
+        assert all(PICTURE in received.body for received in uploads)
     assert 2 < now() < 120
 
 
@@ -516,8 +516,8 @@ async def test_a_job_looks_through_an_outage() -> None:
     done = service()
     acts = [resets, closes, answers(PAGE, 502), answers(b"{"), answers(envelope(code=429), 429)]
 
-    async def look(line: Line, heard: Heard) -> None:
-        await (done if now() > 300 else random.Random(now()).choice(acts))(line, heard)
+    async def look(line: Line, received: ReceivedRequest) -> None:
+        await (done if now() > 300 else random.Random(now()).choice(acts))(line, received)
 
     async with RawServer(service(recordInfo=look)) as server, customer(server.url) as client:
         result = await (await client.submit(WORK))
@@ -561,17 +561,17 @@ async def test_the_recorder_knows_before_the_server_does() -> None:
         def url_for(self, token: str) -> str | None:
             return f"https://hooks.test/done?token={token}"
 
-    async def create(line: Line, heard: Heard) -> None:
-        url = heard.json()["callBackUrl"]
+    async def create(line: Line, received: ReceivedRequest) -> None:
+        url = received.json()["callBackUrl"]
         known.append(url.endswith(book.intents[-1]) and not book.attempts)
-        await answers(TASK)(line, heard)
+        await answers(TASK)(line, received)
 
     async with RawServer(service(createTask=create)) as server:
         async with customer(server.url, callback=Hooks()) as client:
             await client.submit(WORK, recorder=book)
             await client.submit(WORK, callback_url="https://mine.test/hook")
 
-        urls = [heard.json()["callBackUrl"] for heard in server.created]
+        urls = [received.json()["callBackUrl"] for received in server.created]
     assert known[0]
     assert urls[1] == "https://mine.test/hook"
     assert [attempt.task_id for attempt in book.attempts] == ["task_1"]
@@ -637,13 +637,13 @@ async def test_an_image_is_uploaded_first_and_only_once(tmp_path: Path) -> None:
         await client.submit(board)
         await client.submit(board)
 
-        assert [heard.path.rsplit("/")[-1] for heard in server.requests] == [
+        assert [received.path.rsplit("/")[-1] for received in server.requests] == [
             "file-stream-upload",
             "createTask",
             "createTask",
         ]
-        for heard in server.created:
-            assert heard.json()["input"]["image_urls"] == ["https://files.test/image.png"]
+        for received in server.created:
+            assert received.json()["input"]["image_urls"] == ["https://files.test/image.png"]
 
 
 @pytest.mark.virtual
@@ -668,9 +668,9 @@ def bought(server: RawServer) -> list[str]:
     return [f"task_{number}" for number in range(1, len(server.created) + 1)]
 
 
-async def slow_service(line: Line, heard: Heard) -> None:
+async def slow_service(line: Line, received: ReceivedRequest) -> None:
     await asyncio.sleep(0.1)
-    await _everything(line, heard)
+    await _everything(line, received)
 
 
 _everything = service()
@@ -770,12 +770,12 @@ async def test_an_uncertain_film_of_a_cancelled_caller_is_reported(
     (doubt,) = client.uncertain
     assert isinstance(doubt, SubmissionUncertainError)
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    told = [warning.getMessage() for warning in warnings]
-    assert [line.partition(":")[0] for line in told] == [
+    reported = [warning.getMessage() for warning in warnings]
+    assert [line.partition(":")[0] for line in reported] == [
         "uncertain",
         "a film may be paid and nobody waits for it",
     ]
-    assert all(doubt.token in line for line in told)
+    assert all(doubt.token in line for line in reported)
 
 
 @pytest.mark.virtual
@@ -822,10 +822,10 @@ async def test_an_answer_that_is_always_slow_is_read_in_the_end() -> None:
     """After two polls that were cut off the next may take twice as long, up to `answer`."""
     times = list[float]()
 
-    async def slow(line: Line, heard: Heard) -> None:
+    async def slow(line: Line, received: ReceivedRequest) -> None:
         times.append(now())
         await asyncio.sleep(delay)
-        await _everything(line, heard)
+        await _everything(line, received)
 
     async with RawServer(service(recordInfo=slow)) as server, customer(server.url) as client:
         for delay, polls in ((20, 1), (45, 3), (100, 5)):
@@ -972,9 +972,9 @@ def test_closing_at_any_turn(use: str, tmp_path: Path) -> None:
     at_every_turn(scenario)
 
 
-async def still_waits(line: Line, heard: Heard) -> None:
-    task_id = heard.target.rpartition("taskId=")[2]
-    await answers(envelope({"taskId": task_id, "state": "waiting"}))(line, heard)
+async def still_waits(line: Line, received: ReceivedRequest) -> None:
+    task_id = received.target.rpartition("taskId=")[2]
+    await answers(envelope({"taskId": task_id, "state": "waiting"}))(line, received)
 
 
 @pytest.mark.parametrize("repetitions", [1, 3])
@@ -1010,11 +1010,11 @@ def test_a_closing_that_is_cancelled_at_any_turn_still_closes(repetitions: int) 
             await asyncio.wait(uses)
 
             found = len(client.unclaimed) + len(client.uncertain)
-            told = sum(
+            reported = sum(
                 isinstance(use.exception() or use.result(), Job | SubmissionUncertainError)
                 for use in uses
             )
-            assert found + told >= len(server.created) == 2
+            assert found + reported >= len(server.created) == 2
             await server.quiet()
             await client.aclose()
         assert others() == set()
@@ -1022,9 +1022,9 @@ def test_a_closing_that_is_cancelled_at_any_turn_still_closes(repetitions: int) 
     at_every_turn(scenario)
 
 
-async def late_answer(line: Line, heard: Heard) -> None:
+async def late_answer(line: Line, received: ReceivedRequest) -> None:
     await asyncio.sleep(5)
-    await _everything(line, heard)
+    await _everything(line, received)
 
 
 @pytest.mark.virtual
@@ -1434,10 +1434,10 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
     """A real SIGINT under a real asyncio.run: the answer is awaited, the film is named (A11)."""
     arrived, interrupted = asyncio.Event(), asyncio.Event()
 
-    async def create(line: Line, heard: Heard) -> None:
+    async def create(line: Line, received: ReceivedRequest) -> None:
         arrived.set()
         await interrupted.wait()
-        await answers(TASK)(line, heard)
+        await answers(TASK)(line, received)
 
     async with RawServer(service(createTask=create)) as server:
         child = await asyncio.create_subprocess_exec(
@@ -1459,8 +1459,8 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
         assert len(server.created) == 1
     assert said == b"interrupted\n"
     assert rest == b"unclaimed: task_1\n"
-    told = "film task_1 is paid and nobody waits for it; see unclaimed"
-    assert complaints_in(complaints.decode()) == [told]
+    reported = "film task_1 is paid and nobody waits for it; see unclaimed"
+    assert complaints_in(complaints.decode()) == [reported]
     assert child.returncode == 0
 
 
@@ -1468,7 +1468,7 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         ({"base_url": "http://api.apikley.ru"}, "base_url: https"),
         ({"base_url": "https://a.test?x=1"}, "base_url"),
@@ -1482,11 +1482,11 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
     ],
 )
 def test_what_cannot_work_is_refused_when_it_is_built(
-    options: Any, told: str, monkeypatch: pytest.MonkeyPatch
+    options: Any, reported: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before anything is sent, in a sentence that names the rule (S9, N1)."""
     monkeypatch.setenv("https_proxy", "socks5://me:opens-nothing@a.test")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=reported):
         Client(CANARY_KEY, **options)
 
 
@@ -1561,7 +1561,7 @@ async def test_every_request_says_who_asks() -> None:
         async with customer(server.url, user_agent="studio/1.0") as other:
             await other.credits()
 
-    agents = [heard.headers["user-agent"] for heard in server.requests]
+    agents = [received.headers["user-agent"] for received in server.requests]
     assert agents == [f"apikley-async/{version}", "studio/1.0"]
     for wrong in ("", "a\nb", "\u00e9", None):
         with pytest.raises(ValueError, match="user_agent"):

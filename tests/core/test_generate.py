@@ -150,8 +150,8 @@ class FilmMaker:
         accounted = [f"task_{number_of(o)}" for o in yielded if o.job is not None] + self.left
         assert sorted(accounted) == sorted(f"task_{number}" for number in self.bought)
         doubts = [o.error for o in yielded if isinstance(o.error, SubmissionUncertainError)]
-        told = [error.token for error in doubts] + self.left_in_doubt
-        assert sorted(told) == sorted(f"token_{number}" for number in self.doubted)
+        reported = [error.token for error in doubts] + self.left_in_doubt
+        assert sorted(reported) == sorted(f"token_{number}" for number in self.doubted)
         assert self.running == 0
         assert self.slots.in_use == 0
         assert not self.tasks

@@ -28,10 +28,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rawserver import (
     Act,
-    Heard,
     Line,
     Names,
     RawServer,
+    ReceivedRequest,
     answers,
     breaks_off,
     closes,
@@ -83,14 +83,14 @@ async def talking(base_url: str, **network: Any) -> AsyncIterator[HttpTransport]
 
 
 @attrs.define
-class Told:
+class Exchange:
     """What came of one request, and how often we were told that it leaves."""
 
     outcome: Reply | ApikleyError
     sent: int
 
 
-async def send(transport: HttpTransport, request: Request = PAID) -> Told:
+async def send(transport: HttpTransport, request: Request = PAID) -> Exchange:
     sent = 0
 
     def on_sent() -> None:
@@ -98,9 +98,9 @@ async def send(transport: HttpTransport, request: Request = PAID) -> Told:
         sent += 1
 
     try:
-        return Told(await transport.send(request, on_sent=on_sent), sent)
+        return Exchange(await transport.send(request, on_sent=on_sent), sent)
     except ApikleyError as error:
-        return Told(error, sent)
+        return Exchange(error, sent)
 
 
 def now() -> float:
@@ -218,8 +218,8 @@ def proxy_says(answer: bytes) -> Callable[..., Any]:
             talking("https://api.test", ssl=trust, proxy=proxy.url) as transport,
         ):
             yield transport
-            assert {heard.method for heard in proxy.requests} == {"CONNECT"}
-            assert CANARY_KEY not in repr([heard.headers for heard in proxy.requests])
+            assert {received.method for received in proxy.requests} == {"CONNECT"}
+            assert CANARY_KEY not in repr([received.headers for received in proxy.requests])
 
     return phase
 
@@ -254,11 +254,11 @@ async def test_what_never_left_is_known_to_have_never_left(
 ) -> None:
     """Before the first byte every failure is UnreachableError, worth another try (A15, X1, N4)."""
     async with NEVER_SENT[phase](authority, trusting) as transport:
-        told = await send(transport, request_)
+        exchange = await send(transport, request_)
 
-    assert type(told.outcome) is UnreachableError
-    assert not told.outcome.permanent
-    assert told.sent == 0
+    assert type(exchange.outcome) is UnreachableError
+    assert not exchange.outcome.permanent
+    assert exchange.sent == 0
     assert now() <= 10.1  # Timeouts.connect, or at once
 
 
@@ -304,14 +304,14 @@ async def test_a_wrong_certificate_is_final_and_nothing_is_sent(
     """Verification is on, and trying again would not help (N1)."""
     async with RawServer(ssl=WRONG[wrong](authority)) as server:
         async with talking(server.url, ssl=trusting) as transport:
-            told = await send(transport, request_)
+            exchange = await send(transport, request_)
 
         assert server.requests == []
         assert server.bytes_heard == 0
-    assert isinstance(told.outcome, UnreachableError)
-    assert told.outcome.permanent
-    assert "certificate" in told.outcome.message
-    assert told.sent == 0
+    assert isinstance(exchange.outcome, UnreachableError)
+    assert exchange.outcome.permanent
+    assert "certificate" in exchange.outcome.message
+    assert exchange.sent == 0
     assert now() < 1
 
 
@@ -321,22 +321,22 @@ async def test_without_a_context_of_its_own_the_usual_authorities_count(
     """Verification is on by default: a private authority is not trusted unasked (N1)."""
     async with RawServer(ssl=serving(authority)) as server:
         async with talking(server.url) as transport:
-            told = await send(transport)
+            exchange = await send(transport)
 
         assert server.requests == []
-    assert isinstance(told.outcome, UnreachableError)
-    assert told.outcome.permanent
+    assert isinstance(exchange.outcome, UnreachableError)
+    assert exchange.outcome.permanent
 
 
 async def test_https_works(authority: trustme.CA, trusting: ssl.SSLContext) -> None:
     async with RawServer(ssl=serving(authority)) as server:
         async with talking(server.url, ssl=trusting) as transport:
-            told = await send(transport)
+            exchange = await send(transport)
             await send(transport, LOOK)
 
         assert len(server.requests) == 2
-    assert isinstance(told.outcome, Reply)
-    assert told.sent == 1
+    assert isinstance(exchange.outcome, Reply)
+    assert exchange.sent == 1
 
 
 async def test_old_versions_of_tls_are_not_spoken(
@@ -351,10 +351,10 @@ async def test_old_versions_of_tls_are_not_spoken(
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     async with RawServer(ssl=old) as server:
         async with talking(server.url, ssl=trusting) as transport:
-            told = await send(transport)
+            exchange = await send(transport)
 
         assert server.requests == []
-    assert isinstance(told.outcome, UnreachableError)
+    assert isinstance(exchange.outcome, UnreachableError)
 
 
 # --- sent, perhaps heard -------------------------------------------------------------------------
@@ -362,7 +362,7 @@ async def test_old_versions_of_tls_are_not_spoken(
 ENDLESS = b"X-Endless: " + b"x" * 70_000 + b"\r\n"
 
 
-async def drips(line: Line, _heard: Heard) -> None:
+async def drips(line: Line, _heard: ReceivedRequest) -> None:
     """Headers for ever, a little at a time."""
     await line.say(OK)
     with contextlib.suppress(OSError):
@@ -397,12 +397,12 @@ async def test_what_was_sent_and_not_answered_may_have_been_heard(
     """After the first byte no failure is ever called unsent (A1, A2, A5, N7)."""
     async with RawServer(UNANSWERED[trouble]) as server:
         async with talking(server.url) as transport:
-            told = await send(transport, request_)
+            exchange = await send(transport, request_)
 
         if request_ is PAID:
             assert len(server.requests) == 1
-    assert type(told.outcome) is UnansweredError
-    assert told.sent >= 1
+    assert type(exchange.outcome) is UnansweredError
+    assert exchange.sent >= 1
     assert now() <= 131
 
 
@@ -413,7 +413,7 @@ def headed(*fields: bytes) -> bytes:
 def in_pieces(*pieces: bytes) -> Act:
     """Say one thing, a second later the next, then hang up."""
 
-    async def act(line: Line, _heard: Heard) -> None:
+    async def act(line: Line, _heard: ReceivedRequest) -> None:
         for piece in pieces:
             await line.say(piece)
             await asyncio.sleep(1)
@@ -454,33 +454,33 @@ async def test_an_answer_that_broke_off_is_kept_as_far_as_it_came(broken: str) -
     act, text = BROKEN[broken]
     async with RawServer(act) as server:
         async with talking(server.url) as transport:
-            told = await send(transport)
+            exchange = await send(transport)
 
         assert len(server.requests) == 1
-    assert isinstance(told.outcome, Reply)
-    assert told.outcome.status == 200
-    assert not told.outcome.complete
-    assert told.outcome.text == text
-    assert told.sent == 1
+    assert isinstance(exchange.outcome, Reply)
+    assert exchange.outcome.status == 200
+    assert not exchange.outcome.complete
+    assert exchange.outcome.text == text
+    assert exchange.sent == 1
 
 
 async def test_a_reset_in_the_middle_of_the_body_is_an_answer_that_broke_off() -> None:
-    async def tears(line: Line, _heard: Heard) -> None:
+    async def tears(line: Line, _heard: ReceivedRequest) -> None:
         await line.say(headed(b"Content-Length: 500") + TASK)
         await asyncio.sleep(1)
         line.reset()
 
     async with RawServer(tears) as server, talking(server.url) as transport:
-        told = await send(transport)
+        exchange = await send(transport)
 
-    assert isinstance(told.outcome, Reply)
-    assert (told.outcome.text, told.outcome.complete) == (TASK.decode(), False)
+    assert isinstance(exchange.outcome, Reply)
+    assert (exchange.outcome.text, exchange.outcome.complete) == (TASK.decode(), False)
 
 
 async def test_a_body_that_never_ends_is_given_up_in_time() -> None:
     """A server that goes on drip by drip does not hold us for ever (N7)."""
 
-    async def trickles(line: Line, _heard: Heard) -> None:
+    async def trickles(line: Line, _heard: ReceivedRequest) -> None:
         await line.say(headed(b"Transfer-Encoding: chunked"))
         with contextlib.suppress(OSError):
             while True:
@@ -488,12 +488,12 @@ async def test_a_body_that_never_ends_is_given_up_in_time() -> None:
                 await asyncio.sleep(7)
 
     async with RawServer(trickles) as server, talking(server.url) as transport:
-        told = await send(transport)
+        exchange = await send(transport)
         paid_at = now()
         looked = await send(transport, LOOK)
 
-    assert isinstance(told.outcome, Reply)
-    assert not told.outcome.complete
+    assert isinstance(exchange.outcome, Reply)
+    assert not exchange.outcome.complete
     assert paid_at == pytest.approx(130, abs=1)
     assert isinstance(looked.outcome, Reply)
     assert not looked.outcome.complete
@@ -504,22 +504,22 @@ async def test_what_came_before_the_silence_is_kept() -> None:
     """A task id that was heard is not forgotten because its answer never ended (A5, A6)."""
     async with RawServer(says(headed(b"Content-Length: 500") + TASK)) as server:
         async with talking(server.url) as transport:
-            told = await send(transport)
+            exchange = await send(transport)
 
         assert len(server.requests) == 1
-    assert isinstance(told.outcome, Reply)
-    assert (told.outcome.text, told.outcome.complete) == (TASK.decode(), False)
+    assert isinstance(exchange.outcome, Reply)
+    assert (exchange.outcome.text, exchange.outcome.complete) == (TASK.decode(), False)
 
 
 async def test_a_large_body_is_read_to_four_megabytes() -> None:
     """What is longer is cut and called incomplete (P3)."""
     body = b'{"code": 200, "pad": "' + b"x" * (5 * 2**20) + b'"}'
     async with RawServer(answers(body)) as server, talking(server.url) as transport:
-        told = await send(transport)
+        exchange = await send(transport)
 
-    assert isinstance(told.outcome, Reply)
-    assert not told.outcome.complete
-    assert len(told.outcome.text) == MAX_ANSWER_BYTES
+    assert isinstance(exchange.outcome, Reply)
+    assert not exchange.outcome.complete
+    assert len(exchange.outcome.text) == MAX_ANSWER_BYTES
 
 
 @pytest.mark.parametrize(("coding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
@@ -530,11 +530,11 @@ async def test_a_decompression_bomb_does_not_go_off(
     bomb = pack(bytes(50 * 2**20))
     act = answers(bomb, Content_Encoding=coding)
     async with RawServer(act) as server, talking(server.url) as transport:
-        told = await send(transport)
+        exchange = await send(transport)
 
-    assert isinstance(told.outcome, Reply)
-    assert not told.outcome.complete
-    assert len(told.outcome.text) <= MAX_ANSWER_BYTES
+    assert isinstance(exchange.outcome, Reply)
+    assert not exchange.outcome.complete
+    assert len(exchange.outcome.text) <= MAX_ANSWER_BYTES
 
 
 async def test_an_answer_before_the_question_was_out_counts() -> None:
@@ -548,10 +548,10 @@ async def test_an_answer_before_the_question_was_out_counts() -> None:
 
     large = attrs.evolve(PAID, body={"input": {"prompt": "x" * 20_000_000}})
     async with RawServer(greet=early) as server, talking(server.url) as transport:
-        told = await send(transport, large)
+        exchange = await send(transport, large)
 
-    assert isinstance(told.outcome, Reply)
-    assert told.outcome.text == TASK.decode()
+    assert isinstance(exchange.outcome, Reply)
+    assert exchange.outcome.text == TASK.decode()
 
 
 # --- the moment of sending -----------------------------------------------------------------------
@@ -559,11 +559,11 @@ async def test_an_answer_before_the_question_was_out_counts() -> None:
 
 async def test_it_is_told_before_the_first_byte_leaves() -> None:
     """Whoever writes an intent down has the last word before the wire (I5)."""
-    heard: list[int] = []
+    received: list[int] = []
     async with RawServer() as server, talking(server.url) as transport:
-        await transport.send(PAID, on_sent=lambda: heard.append(server.bytes_heard))
+        await transport.send(PAID, on_sent=lambda: received.append(server.bytes_heard))
 
-    assert heard == [0]
+    assert received == [0]
 
 
 async def test_a_no_at_the_last_moment_keeps_every_byte_back() -> None:
@@ -617,16 +617,16 @@ async def test_an_answer_that_came_while_the_loop_stood_still_is_read() -> None:
 
     body = envelope({"taskId": "task_1", "pad": "x" * 900_000})  # takes several turns to read
 
-    async def stalls(line: Line, _heard: Heard) -> None:
+    async def stalls(line: Line, _heard: ReceivedRequest) -> None:
         line.writer.write(headed(b"Content-Length: %d" % len(body)) + body)
         loop.jump(300)
 
     async with RawServer(stalls) as server, talking(server.url) as transport:
-        told = await send(transport)
+        exchange = await send(transport)
 
-    assert isinstance(told.outcome, Reply)
-    assert told.outcome.complete
-    assert told.outcome.text == body.decode()
+    assert isinstance(exchange.outcome, Reply)
+    assert exchange.outcome.complete
+    assert exchange.outcome.text == body.decode()
 
 
 async def test_a_stall_without_an_answer_ends_too() -> None:
@@ -634,14 +634,14 @@ async def test_a_stall_without_an_answer_ends_too() -> None:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
 
-    async def stalls(line: Line, heard: Heard) -> None:
+    async def stalls(line: Line, received: ReceivedRequest) -> None:
         loop.jump(300)
-        await hangs(line, heard)
+        await hangs(line, received)
 
     async with RawServer(stalls) as server, talking(server.url) as transport:
-        told = await send(transport)
+        exchange = await send(transport)
 
-    assert isinstance(told.outcome, UnansweredError)
+    assert isinstance(exchange.outcome, UnansweredError)
     assert now() == pytest.approx(305, abs=0.5)
 
 
@@ -655,7 +655,7 @@ async def test_each_submission_has_a_connection_of_its_own() -> None:
             await send(transport, PAID)
 
         assert server.connections == 5
-        assert [heard.headers["connection"] for heard in server.created] == ["close"] * 5
+        assert [received.headers["connection"] for received in server.created] == ["close"] * 5
 
 
 async def test_looks_share_a_connection() -> None:
@@ -673,30 +673,30 @@ async def test_a_look_on_a_dead_connection_is_asked_on_another() -> None:
     async with RawServer() as server, talking(server.url) as transport:
         await send(transport, LOOK)
         server.act = in_turn(closes, service())
-        told = await send(transport, LOOK)
+        exchange = await send(transport, LOOK)
 
         assert server.connections == 2
-    assert isinstance(told.outcome, Reply)
+    assert isinstance(exchange.outcome, Reply)
 
 
 async def test_a_look_that_is_cut_off_on_a_new_connection_is_not_sent_again() -> None:
     """Whoever polls decides when the next one is due, and counts it."""
     async with RawServer(closes) as server, talking(server.url) as transport:
-        told = await send(transport, LOOK)
+        exchange = await send(transport, LOOK)
 
         assert len(server.requests) == 1
-    assert isinstance(told.outcome, UnansweredError)
+    assert isinstance(exchange.outcome, UnansweredError)
 
 
 async def test_a_look_leaves_nothing_behind_that_hinders_a_submission() -> None:
     """Both may be sent by one task, one after the other."""
     async with RawServer(in_turn(closes, service())) as server, talking(server.url) as transport:
         await send(transport, LOOK)
-        told = await send(transport, PAID)
+        exchange = await send(transport, PAID)
 
         assert server.connections == 2
-    assert isinstance(told.outcome, Reply)
-    assert told.sent == 1
+    assert isinstance(exchange.outcome, Reply)
+    assert exchange.sent == 1
 
 
 @pytest.mark.parametrize("act", [*UNANSWERED.values()], ids=[*UNANSWERED])
@@ -725,11 +725,11 @@ async def test_a_server_that_stops_reading_cannot_keep_a_connection(
     context = serving(authority) if encrypted else None
     async with RawServer(greet=stops_reading, ssl=context) as server:
         async with talking(server.url, ssl=trusting) as transport:
-            told = await send(transport, picture)
+            exchange = await send(transport, picture)
         await asyncio.sleep(0.1)
 
         assert {opened.fileno() for opened in transport._sockets} <= {-1}  # noqa: SLF001 - whether a socket is left open shows nowhere else
-    assert isinstance(told.outcome, UnansweredError)
+    assert isinstance(exchange.outcome, UnansweredError)
     assert now() == pytest.approx(60, abs=1)
 
 
@@ -749,10 +749,10 @@ async def test_it_can_be_used_again_after_closing() -> None:
         await send(transport, LOOK)
         await transport.aclose()
         await transport.aclose()
-        told = await send(transport, LOOK)
+        exchange = await send(transport, LOOK)
 
         assert server.connections == 2
-    assert isinstance(told.outcome, Reply)
+    assert isinstance(exchange.outcome, Reply)
 
 
 # --- redirects ----------------------------------------------------------------------------------
@@ -765,12 +765,12 @@ async def test_a_redirect_is_never_followed(status: int, request_: Request) -> N
     async with RawServer() as other:
         act = answers(b"", status, Location=f"{other.url}/api/v1/jobs/createTask")
         async with RawServer(act) as server, talking(server.url) as transport:
-            told = await send(transport, request_)
+            exchange = await send(transport, request_)
 
             assert len(server.requests) == 1
         assert other.connections == 0
-    assert isinstance(told.outcome, Reply)
-    assert told.outcome.status == status
+    assert isinstance(exchange.outcome, Reply)
+    assert exchange.outcome.status == status
 
 
 # --- the key -----------------------------------------------------------------------------------
@@ -782,7 +782,7 @@ async def test_the_key_goes_with_the_request_and_with_nothing_else() -> None:
         for request in (PAID, LOOK, get_credits()):
             await send(transport, request)
 
-        assert {heard.headers["authorization"] for heard in server.requests} == {
+        assert {received.headers["authorization"] for received in server.requests} == {
             f"Bearer {CANARY_KEY}"
         }
         for session in transport._sessions.values():  # noqa: SLF001 - what a session holds by default shows nowhere else
@@ -801,7 +801,7 @@ async def test_cookies_are_not_kept() -> None:
                 await send(transport, request)
 
         assert len(server.requests) == 4
-        assert not any("cookie" in heard.headers for heard in server.requests)
+        assert not any("cookie" in received.headers for received in server.requests)
 
 
 async def test_netrc_and_proxies_of_the_environment_are_not_read(
@@ -816,11 +816,11 @@ async def test_netrc_and_proxies_of_the_environment_are_not_read(
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, proxy.url)
         async with talking(server.url) as transport:
-            told = await send(transport)
+            exchange = await send(transport)
 
         assert proxy.connections == 0
         assert [h.headers["authorization"] for h in server.requests] == [f"Bearer {CANARY_KEY}"]
-    assert isinstance(told.outcome, Reply)
+    assert isinstance(exchange.outcome, Reply)
 
 
 async def test_plain_http_never_goes_through_a_proxy() -> None:
@@ -851,8 +851,8 @@ async def test_https_goes_through_a_proxy_unread(
     """The proxy sees a host and a port, and bytes it cannot read (N3)."""
     seen: list[bytes] = []
 
-    async def tunnels(line: Line, heard: Heard) -> None:
-        assert heard.target == f"api.test:{port}"
+    async def tunnels(line: Line, received: ReceivedRequest) -> None:
+        assert received.target == f"api.test:{port}"
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await line.say(b"HTTP/1.1 200 Connected\r\n\r\n")
 
@@ -868,16 +868,16 @@ async def test_https_goes_through_a_proxy_unread(
         port = int(server.url.rpartition(":")[2])
         address = f"https://api.test:{port}"
         async with talking(address, ssl=trusting, proxy=proxy.url) as transport:
-            told = await send(transport)
+            exchange = await send(transport)
             await send(transport, LOOK)
         await proxy.quiet()
 
-        assert [heard.headers["authorization"] for heard in server.requests] == [
+        assert [received.headers["authorization"] for received in server.requests] == [
             f"Bearer {CANARY_KEY}"
         ] * 2
-        assert not any("authorization" in heard.headers for heard in proxy.requests)
-    assert isinstance(told.outcome, Reply)
-    assert told.sent == 1
+        assert not any("authorization" in received.headers for received in proxy.requests)
+    assert isinstance(exchange.outcome, Reply)
+    assert exchange.sent == 1
     assert CANARY_KEY.encode() not in b"".join(seen)
 
 
@@ -886,12 +886,12 @@ async def test_an_echo_of_the_key_is_blotted_out() -> None:
     body = json.dumps({"code": 401, "msg": f"bad key {CANARY_KEY}"}).encode()
     act = answers(body, 401, Retry_After=CANARY_KEY)
     async with RawServer(act) as server, talking(server.url) as transport:
-        told = await send(transport)
+        exchange = await send(transport)
 
-    assert isinstance(told.outcome, Reply)
-    assert CANARY_KEY not in told.outcome.text
-    assert CANARY_KEY not in repr(dict(told.outcome.headers))
-    assert "bad key ***" in told.outcome.text
+    assert isinstance(exchange.outcome, Reply)
+    assert CANARY_KEY not in exchange.outcome.text
+    assert CANARY_KEY not in repr(dict(exchange.outcome.headers))
+    assert "bad key ***" in exchange.outcome.text
 
 
 async def test_a_request_says_what_it_is() -> None:
@@ -1058,10 +1058,10 @@ async def test_an_upload_that_makes_progress_goes_on() -> None:
         RawServer(greet=slowly(1_000_000, pause=10)) as server,
         talking(server.url, timeouts=patient) as transport,
     ):
-        told = await send(transport, LARGE_IMAGE)
+        exchange = await send(transport, LARGE_IMAGE)
 
-    assert isinstance(told.outcome, Reply)
-    assert told.outcome.status == 200
+    assert isinstance(exchange.outcome, Reply)
+    assert exchange.outcome.status == 200
     assert now() > 80
 
 
@@ -1069,8 +1069,8 @@ async def test_an_upload_that_nobody_reads_any_more_ends() -> None:
     """A minute of silence is enough, wherever it begins."""
     greet = slowly(100_000, until=500_000)
     async with RawServer(greet=greet) as server, talking(server.url) as transport:
-        told = await send(transport, LARGE_IMAGE)
+        exchange = await send(transport, LARGE_IMAGE)
 
-    assert type(told.outcome) is UnansweredError
-    assert "60 s" in str(told.outcome)
+    assert type(exchange.outcome) is UnansweredError
+    assert "60 s" in str(exchange.outcome)
     assert 60 <= now() < 180

@@ -640,20 +640,20 @@ async def test_after_a_long_pause_the_looks_are_close_again() -> None:
 @virtual
 async def test_the_end_is_told_once() -> None:
     """Whoever counts the films that have ended counts each once, however many await it."""
-    told: list[Snapshot] = []
+    reported: list[Snapshot] = []
     job = Job(
         ID,
         poll=Service(GENERATING, READY).poll,
         polling=EVEN,
         clock=SystemClock(),
         rng=random.Random(1),
-        ended=lambda job, age: told.append(job.snapshot),
+        ended=lambda job, age: reported.append(job.snapshot),
     )
 
     await asyncio.gather(job, job.wait(), job.wait())
     await job
 
-    assert told == [READY]
+    assert reported == [READY]
 
 
 @virtual
@@ -896,11 +896,11 @@ async def test_words_that_change_all_the_time_are_no_flood_of_warnings(
     """Two that alternate are told once each; of one film a few are told at most."""
     other = attrs.evolve(ODD, word="retrying")
     steps = [attrs.evolve(ODD, word=f"step {number} of 90") for number in range(90)]
-    for answers, told in (([ODD, other] * 40, 2), (steps, 8)):
+    for answers, reported in (([ODD, other] * 40, 2), (steps, 8)):
         caplog.clear()
         await make_job(Service(*answers, READY), polling=EVEN, timeout=5000)
         warned = [record for record in caplog.records if record.levelno == logging.WARNING]
-        assert len(warned) == told
+        assert len(warned) == reported
 
 
 # --- an outage is told ---------------------------------------------------------------------------
@@ -917,12 +917,13 @@ async def test_polling_that_keeps_failing_is_told_after_a_minute_and_then_seldom
     with caplog.at_level(logging.DEBUG, "apikley_async"):
         await make_job(service)
 
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    reported = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     spans = [
-        re.fullmatch(f"polling {ID} has failed for (.*) s: bad gateway.*", line) for line in told
+        re.fullmatch(f"polling {ID} has failed for (.*) s: bad gateway.*", line)
+        for line in reported
     ]
     assert [float(span[1]) for span in spans if span] == pytest.approx([64, 672, 1280], abs=16)
-    assert len(told) == 3
+    assert len(reported) == 3
     failures = [record for record in caplog.records if record.levelname == "DEBUG"]
     assert len(failures) == 90
     assert "a-token" not in caplog.text
@@ -1323,8 +1324,16 @@ def progress(value: float) -> Snapshot:
 @virtual
 async def test_updates_tell_what_is_new() -> None:
     """The present state at once, then each that differs, the final one last."""
-    told = (WAITING, WAITING, progress(5), progress(5), ServerError("away"), progress(60), READY)
-    service = Service(*told)
+    answers = (
+        WAITING,
+        WAITING,
+        progress(5),
+        progress(5),
+        ServerError("away"),
+        progress(60),
+        READY,
+    )
+    service = Service(*answers)
     job = make_job(service, own=True)
 
     seen = [(snapshot.state.value, snapshot.progress) async for snapshot in job.updates()]

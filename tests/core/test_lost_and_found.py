@@ -168,9 +168,9 @@ async def test_a_lost_submission_that_was_sent_twice_is_noticed() -> None:
         for charge in simulator.ledger.paid:
             await callbacks.deliver(callbacks.tokens[0], charge.task_id)
 
-        told = {(await making).task_id}
+        reported = {(await making).task_id}
         await asyncio.sleep(60)
-        assert told | {job.task_id for job in client.unclaimed} == {
+        assert reported | {job.task_id for job in client.unclaimed} == {
             charge.task_id for charge in simulator.ledger.paid
         }
 
@@ -210,8 +210,8 @@ async def test_an_older_attempt_does_not_settle_a_newer_one(tmp_path: Path) -> N
 
             attempts = await batch.store.attempts(key)
             second = simulator.ledger.paid[-1].task_id
-            told = {job.task_id for job in client.unclaimed} | {(await batch.item(key)).task_id}
-            assert second in told or any(each["state"] == "unknown" for each in attempts)
+            reported = {job.task_id for job in client.unclaimed} | {(await batch.item(key)).task_id}
+            assert second in reported or any(each["state"] == "unknown" for each in attempts)
 
 
 @virtual
@@ -280,8 +280,8 @@ async def test_a_refusal_of_what_has_called_already_is_not_believed() -> None:
         first = simulator.ledger.paid[0].task_id
         assert await callbacks.deliver(token_of(simulator), first)
 
-        told = {(await making).task_id, *(job.task_id for job in client.unclaimed)}
-        assert first in told
+        reported = {(await making).task_id, *(job.task_id for job in client.unclaimed)}
+        assert first in reported
 
 
 # --- a callback that came and was not heard ------------------------------------------------------

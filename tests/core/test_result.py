@@ -112,13 +112,13 @@ def test_a_result_of_another_kind_is_a_result() -> None:
 def test_a_failure_repeats_the_services_words() -> None:
     """As an error with the words apart, so that a caller can decide."""
 
-    def check(code: str, message: str, told: str) -> None:
+    def check(code: str, message: str, reported: str) -> None:
         snapshot = Snapshot("task_1", State.FAIL, fail_code=code, fail_message=message)
 
         with pytest.raises(JobFailedError) as caught:
             snapshot.result()
 
-        assert caught.value.message == told
+        assert caught.value.message == reported
         assert (caught.value.fail_code, caught.value.fail_message) == (code, message)
         assert caught.value.task_id == "task_1"
 

@@ -343,8 +343,8 @@ async def test_a_shorter_range_is_resumed_from(tmp_path: Path) -> None:
 
     def portion(asked: FileRequest) -> FileResponse:
         at = asked.range_start
-        told = {"Content-Range": f"bytes {at}-{at + 3999}/20000"}
-        return SERVE_V1(asked).replace(headers=told, body=FILM[at : at + 4000])
+        reported = {"Content-Range": f"bytes {at}-{at + 3999}/20000"}
+        return SERVE_V1(asked).replace(headers=reported, body=FILM[at : at + 4000])
 
     data, asked = await outcome(tmp_path, [truncated(SERVE_V1, 8000), portion, portion, portion])
 
@@ -1186,9 +1186,9 @@ async def test_two_processes_save_the_same_film(tmp_path: Path) -> None:
     async with FileHost() as host:
         url = host.serve("/1", slow)
         both = [await start(program(url, tmp_path)) for _ in range(2)]
-        told = await asyncio.gather(*(process.communicate() for process in both))
+        reported = await asyncio.gather(*(process.communicate() for process in both))
 
-    assert [process.returncode for process in both] == [0, 0], told
+    assert [process.returncode for process in both] == [0, 0], reported
     assert names(tmp_path) == ["task_1.mp4"]
     assert (tmp_path / "task_1.mp4").read_bytes() == film(7, 200_000)
 
@@ -1225,11 +1225,11 @@ async def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
     async with FileHost() as host:
         url = host.serve("/1", serve_file(FileVersion(film(9, 200_000))))
         process = await start(program(url, tmp_path, before))
-        _, told = await process.communicate()
+        _, reported = await process.communicate()
 
-    assert b"DownloadError" in told
-    assert b"cannot be written" in told
-    assert b"make room" in told
+    assert b"DownloadError" in reported
+    assert b"cannot be written" in reported
+    assert b"make room" in reported
     assert names(tmp_path) == []
 
 
@@ -1310,10 +1310,10 @@ async def test_the_file_is_synced_before_its_name_and_the_folder_after_it(
     async with FileHost() as host:
         url = host.serve("/1", SERVE_V1)
         process = await start([*command, words[0], "-c", text, url, str(tmp_path / "films")])
-        out, told = await process.communicate()
-    if process.returncode and b"ptrace" in told:
+        out, reported = await process.communicate()
+    if process.returncode and b"ptrace" in reported:
         pytest.skip("may not trace")
-    assert process.returncode == 0, told
+    assert process.returncode == 0, reported
 
     seen = trace.read_text()
     order = [

@@ -28,9 +28,9 @@ from conftest import CANARY_KEY
 from filehost import film
 from rawserver import (
     Act,
-    Heard,
     Line,
     RawServer,
+    ReceivedRequest,
     answers,
     breaks_off,
     closes,
@@ -92,14 +92,14 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def written_down(error: BaseException) -> str:
     """All that a logger, a crash report or a pickle could make of an error."""
-    told = [*traceback.TracebackException.from_exception(error, capture_locals=True).format()]
+    shown = [*traceback.TracebackException.from_exception(error, capture_locals=True).format()]
     for found in chain(error):
-        told += [*traceback.TracebackException.from_exception(found, capture_locals=True).format()]
-        told += [repr(found), str(found), repr(found.args), repr(vars(found))]
+        shown += [*traceback.TracebackException.from_exception(found, capture_locals=True).format()]
+        shown += [repr(found), str(found), repr(found.args), repr(vars(found))]
         if isinstance(found, ApikleyError):
             pickled = pickle.dumps(found)
-            told += [pickled.decode("latin-1"), repr(vars(pickle.loads(pickled)))]  # noqa: S301
-    return "\n".join(told)
+            shown += [pickled.decode("latin-1"), repr(vars(pickle.loads(pickled)))]  # noqa: S301
+    return "\n".join(shown)
 
 
 def check(error: BaseException) -> None:
@@ -365,8 +365,8 @@ def test_what_shortens_long_texts_shows_no_piece_of_the_key() -> None:
     """Crash reports cut what is longer than 80 characters before they show it (S4)."""
     header = HiddenHeader(f"Bearer {CANARY_KEY * 5}")
 
-    for told in (header[:80], header[7], header[::-1], pretty_repr(header, max_string=80)):
-        assert CANARY_KEY[:4] not in told
+    for shown in (header[:80], header[7], header[::-1], pretty_repr(header, max_string=80)):
+        assert CANARY_KEY[:4] not in shown
     assert str(header) == f"Bearer {CANARY_KEY * 5}"
     assert pretty_repr({"Authorization": header}, max_string=80).count(CANARY_KEY) == 0
 
@@ -402,10 +402,10 @@ async def test_no_object_of_the_house_shows_it(tmp_path: Path) -> None:
     movie = film()
     links: list[str] = []
 
-    async def look(line: Line, heard: Heard) -> None:
+    async def look(line: Line, received: ReceivedRequest) -> None:
         content = json.dumps({"resultUrls": links})
         data = {"taskId": "task_1", "state": "success", "resultJson": content}
-        await answers(envelope(data))(line, heard)
+        await answers(envelope(data))(line, received)
 
     async with (
         RawServer(answers(movie, kind="video/mp4")) as host,
@@ -433,12 +433,12 @@ async def test_no_object_of_the_house_shows_it(tmp_path: Path) -> None:
                 pickle.dumps(client.attempts.settings.key)
 
 
-@pytest.mark.parametrize("told", ["fail", "unknown"])
-async def test_a_task_that_repeats_the_key_does_not_show_it(told: str) -> None:
+@pytest.mark.parametrize("shown", ["fail", "unknown"])
+async def test_a_task_that_repeats_the_key_does_not_show_it(shown: str) -> None:
     """The service may quote a header in a failure's reason."""
     data = {
         "taskId": "task_1",
-        "state": told,
+        "state": shown,
         "failCode": "500",
         "failMsg": f"upstream said: Bearer {CANARY_KEY}",
         "param": json.dumps({"headers": {"Authorization": f"Bearer {CANARY_KEY}"}}),
@@ -447,7 +447,7 @@ async def test_a_task_that_repeats_the_key_does_not_show_it(told: str) -> None:
     async with RawServer(act) as server, customer(server.url) as client:
         snapshot = await client.poll("task_1")
         assert CANARY_KEY not in repr(snapshot.raw)
-        if told == "fail":
+        if shown == "fail":
             with pytest.raises(JobFailedError) as caught:
                 await client.generate(WORK)
             del data, act  # the locals of a test are its own affair
@@ -473,11 +473,13 @@ async def test_no_other_host_is_ever_sent_it(tmp_path: Path) -> None:
 
                 assert path.read_bytes() == movie
                 assert server.requests
-                assert {heard.headers.get("authorization") for heard in server.requests} == {
+                assert {received.headers.get("authorization") for received in server.requests} == {
                     f"Bearer {CANARY_KEY}"
                 }
             for other in (host, elsewhere):
                 assert other.requests
-                for heard in other.requests:
-                    assert CANARY_KEY not in repr((heard.target, heard.headers, heard.body))
-                    assert not {"authorization", "cookie"} & set(heard.headers)
+                for received in other.requests:
+                    assert CANARY_KEY not in repr(
+                        (received.target, received.headers, received.body)
+                    )
+                    assert not {"authorization", "cookie"} & set(received.headers)

@@ -81,8 +81,8 @@ def test_a_bound_that_could_not_be_kept_is_refused_at_construction() -> None:
         ({"prices": -1}, ValueError, "price"),
         ({"prices": {10: "150"}}, TypeError, "price"),
     ]
-    for options, kind, told in wrong:
-        with pytest.raises(kind, match=told):
+    for options, kind, reported in wrong:
+        with pytest.raises(kind, match=reported):
             Client("key", base_url="https://api.test", **options)
 
 

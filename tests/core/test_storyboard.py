@@ -311,9 +311,9 @@ def test_shots_that_fill_the_film_fit() -> None:
 def test_shots_that_do_not_fit_are_refused() -> None:
     """The message says what they add up to, as a human would."""
 
-    def check(durations: list[float], duration: int, told: str) -> None:
+    def check(durations: list[float], duration: int, reported: str) -> None:
         assert faults_of(film, *durations, duration=duration) == (
-            f"shots: {duration} seconds together at most, not {told}",
+            f"shots: {duration} seconds together at most, not {reported}",
         )
 
     rows = [
@@ -553,11 +553,11 @@ def test_any_other_image_is_refused() -> None:
     """Also each URL that the service should not be asked to fetch (P7)."""
 
     def check(image: Any, fault: str) -> None:
-        (told,) = faults_of(Storyboard, [CAKE], image=image)
+        (reported,) = faults_of(Storyboard, [CAKE], image=image)
 
-        assert told.startswith("image: ")
-        assert fault in told
-        assert "canary" not in told  # a password is not repeated
+        assert reported.startswith("image: ")
+        assert fault in reported
+        assert "canary" not in reported  # a password is not repeated
 
     rows = [
         ("", "not blank"),

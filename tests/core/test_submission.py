@@ -684,8 +684,8 @@ def check_account(desk: Desk, end: str | BaseException) -> None:
     """What left is written down, and known to the caller or reported: exactly one of the two."""
     book, left = desk.book, desk.transport.left
     assert [line[0] for line in book.lines] == ["intend", "settle"] * (len(book.lines) // 2)
-    heard = [v for v in book.verdicts if v is not Verdict.UNSENT]
-    assert len(heard) == len(left)
+    received = [v for v in book.verdicts if v is not Verdict.UNSENT]
+    assert len(received) == len(left)
     bought = book.verdicts.count(Verdict.ACCEPTED)
     doubts = book.verdicts.count(Verdict.UNCERTAIN)
     assert len(desk.unclaimed) == (bought if not isinstance(end, str) else 0)

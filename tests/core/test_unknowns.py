@@ -204,10 +204,10 @@ async def test_if_an_image_is_mandatory_the_caller_reads_so(
     status: int, apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     """The service's own words arrive, and nothing is sent again."""
-    told = "image_urls is required"
-    apikley_simulator.script("create", [Fault.code(422, told, status=status)])
+    reported = "image_urls is required"
+    apikley_simulator.script("create", [Fault.code(422, reported, status=status)])
 
-    with pytest.raises(InvalidRequestError, match=told):
+    with pytest.raises(InvalidRequestError, match=reported):
         _ = await apikley_client.submit(BOARD)
 
     assert_sent_once_and_nothing_paid(apikley_simulator)

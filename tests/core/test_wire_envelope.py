@@ -215,8 +215,8 @@ def test_a_redirect_is_a_wrong_address() -> None:
 def test_what_cannot_be_read_is_no_answer() -> None:
     """HTML, a list, half a JSON: asking again costs nothing (P3)."""
 
-    def check(reply: Reply, told: str) -> None:
-        with pytest.raises(UnansweredError, match=told):
+    def check(reply: Reply, reported: str) -> None:
+        with pytest.raises(UnansweredError, match=reported):
             decode_data(reply)
 
     rows = [

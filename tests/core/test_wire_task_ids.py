@@ -434,7 +434,7 @@ def test_listed_messages_come_before_codes_on_http_200() -> None:
 
 def test_no_message_turns_a_refusal_of_the_account_into_one_films_fault() -> None:
     """A refused key, an empty account, a limit, a pause: a batch stops or waits, nothing fails."""
-    told = ["Authorization is required", "aspect_ratio is required.", "This field is required"]
+    reported = ["Authorization is required", "aspect_ratio is required.", "This field is required"]
     kinds: dict[int, type[ApiError]] = {
         **dict.fromkeys((401, 403), AuthenticationError),
         402: InsufficientCreditsError,
@@ -445,7 +445,7 @@ def test_no_message_turns_a_refusal_of_the_account_into_one_films_fault() -> Non
     }
     wrong = []
     for code, kind in kinds.items():
-        for words in [*told, WITHDRAWN]:
+        for words in [*reported, WITHDRAWN]:
             with pytest.raises(ApiError) as caught:
                 decoded(enveloped(code, msg=words))
             if type(caught.value) is not kind:
@@ -528,10 +528,10 @@ def test_a_withdrawn_model_is_named_and_no_image_is_mentioned() -> None:
         with pytest.raises(InvalidRequestError) as caught:
             decode_submission(reply, subject="The submission to sora-2-pro-storyboard")
 
-        told = str(copy.copy(caught.value))
-        assert "sora-2-pro-storyboard" in told
-        assert "may have been withdrawn" in told
-        assert "image" not in told
+        reported = str(copy.copy(caught.value))
+        assert "sora-2-pro-storyboard" in reported
+        assert "may have been withdrawn" in reported
+        assert "image" not in reported
 
     rows = [(422, 200), (500, 200), (404, 200), (422, 422), (404, 404)]
     assert failing_rows(check, rows) == []
@@ -622,8 +622,8 @@ def test_whatever_comes_only_listed_codes_are_refusals(
         outcome = error
 
     if isinstance(outcome, ApiError):
-        told = {reply.status, read_envelope(reply).code}
-        assert 300 <= reply.status < 400 or told & refusing
+        reported = {reply.status, read_envelope(reply).code}
+        assert 300 <= reply.status < 400 or reported & refusing
         assert reply.status < 500 or reply.status in not_created
     if isinstance(outcome, SubmissionUncertainError):
         assert len(outcome.raw.encode()) <= MAX_RAW_BYTES

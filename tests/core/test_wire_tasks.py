@@ -313,10 +313,10 @@ def test_another_422_means_that_the_request_was_wrong() -> None:
 def test_the_state_of_another_task_is_no_answer() -> None:
     """Two films are never mixed up (P10)."""
 
-    def check(told: Any) -> None:
+    def check(reported: Any) -> None:
         for code in (200, 501):
             with pytest.raises(UnansweredError, match="another task") as caught:
-                poll(enveloped(code, RECORD | {"taskId": told}))
+                poll(enveloped(code, RECORD | {"taskId": reported}))
             assert caught.value.task_id == "task_1"
 
     assert failing(check, ["task_2", 7, "TASK_1"]) == []
@@ -325,8 +325,8 @@ def test_the_state_of_another_task_is_no_answer() -> None:
 def test_an_answer_that_names_no_task_is_taken_for_ours() -> None:
     """We asked for one task, and an id that is none contradicts nothing."""
 
-    def check(told: Any) -> None:
-        snapshot = record(taskId=told)
+    def check(reported: Any) -> None:
+        snapshot = record(taskId=reported)
 
         assert snapshot.task_id == "task_1"
         assert snapshot.state is State.SUCCESS

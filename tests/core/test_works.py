@@ -125,13 +125,13 @@ def test_the_urls_of_images_stand_where_they_are_named() -> None:
 
 def test_every_fault_of_images_is_named() -> None:
 
-    def check(images: Any, told: list[str]) -> None:
+    def check(images: Any, reported: list[str]) -> None:
         with pytest.raises(StoryboardError) as caught:
             ModelTask("m", {"prompt": "A."}, images=images)
 
         faults = caught.value.faults
-        assert len(faults) == len(told)
-        assert all(fault.startswith(start) for fault, start in zip(faults, told, strict=True))
+        assert len(faults) == len(reported)
+        assert all(fault.startswith(start) for fault, start in zip(faults, reported, strict=True))
 
     rows = [
         (["a.png"], ["images: a mapping of fields and images, not ['a.png']"]),

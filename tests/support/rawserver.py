@@ -26,10 +26,10 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 __all__ = [
     "Act",
-    "Heard",
     "Line",
     "Names",
     "RawServer",
+    "ReceivedRequest",
     "answers",
     "breaks_off",
     "closes",
@@ -44,7 +44,7 @@ __all__ = [
 
 
 @attrs.frozen
-class Heard:
+class ReceivedRequest:
     """One request, as far as it could be read."""
 
     method: str
@@ -78,7 +78,7 @@ class Line:
         self.writer.transport.abort()
 
 
-Act: TypeAlias = Callable[[Line, Heard], Awaitable[None]]
+Act: TypeAlias = Callable[[Line, ReceivedRequest], Awaitable[None]]
 """What the server does with one request. It answers, or not; afterwards it listens on."""
 
 
@@ -102,7 +102,7 @@ class RawServer:
         port: int = 0,
     ) -> None:
         self.act = act or service()
-        self.requests: list[Heard] = []
+        self.requests: list[ReceivedRequest] = []
         self.connections = 0
         self.bytes_heard = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -123,13 +123,13 @@ class RawServer:
         return f"{'https' if self._ssl else 'http'}://127.0.0.1:{self.port}"
 
     @property
-    def created(self) -> list[Heard]:
+    def created(self) -> list[ReceivedRequest]:
         """The requests that cost money."""
-        return [heard for heard in self.requests if heard.path.endswith("/createTask")]
+        return [received for received in self.requests if received.path.endswith("/createTask")]
 
     @property
-    def looks(self) -> list[Heard]:
-        return [heard for heard in self.requests if heard.path.endswith("/recordInfo")]
+    def looks(self) -> list[ReceivedRequest]:
+        return [received for received in self.requests if received.path.endswith("/recordInfo")]
 
     @property
     def open_lines(self) -> int:
@@ -171,11 +171,11 @@ class RawServer:
                 await self._greet(line)
                 return
             while not line.writer.is_closing():
-                heard = await self._hear(line)
-                if heard is None:
+                received = await self._hear(line)
+                if received is None:
                     return
-                self.requests.append(heard)
-                await self.act(line, heard)
+                self.requests.append(received)
+                await self.act(line, received)
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -183,7 +183,7 @@ class RawServer:
             with contextlib.suppress(OSError):
                 await line.writer.wait_closed()
 
-    async def _hear(self, line: Line) -> Heard | None:
+    async def _hear(self, line: Line) -> ReceivedRequest | None:
         head = await line.reader.readuntil(b"\r\n\r\n")
         self.bytes_heard += len(head)
         first, *rest = head.decode("latin-1").rstrip("\r\n").split("\r\n")
@@ -199,7 +199,7 @@ class RawServer:
                 await line.reader.readline()
             await line.reader.readline()
         self.bytes_heard += len(body)
-        return Heard(method, target, headers, body)
+        return ReceivedRequest(method, target, headers, body)
 
 
 # --- acts ----------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def answers(
 def says(data: bytes) -> Act:
     """Say exactly that, and keep the line open."""
 
-    async def act(line: Line, _heard: Heard) -> None:
+    async def act(line: Line, _heard: ReceivedRequest) -> None:
         await line.say(data)
 
     return act
@@ -232,22 +232,22 @@ def says(data: bytes) -> Act:
 def breaks_off(data: bytes) -> Act:
     """Say that, then hang up politely."""
 
-    async def act(line: Line, _heard: Heard) -> None:
+    async def act(line: Line, _heard: ReceivedRequest) -> None:
         await line.say(data)
         line.writer.close()
 
     return act
 
 
-async def resets(line: Line, _heard: Heard) -> None:
+async def resets(line: Line, _heard: ReceivedRequest) -> None:
     line.reset()
 
 
-async def closes(line: Line, _heard: Heard) -> None:
+async def closes(line: Line, _heard: ReceivedRequest) -> None:
     line.writer.close()
 
 
-async def hangs(line: Line, _heard: Heard) -> None:
+async def hangs(line: Line, _heard: ReceivedRequest) -> None:
     """Say nothing, until the other side hangs up."""
     await line.reader.read()
 
@@ -256,8 +256,8 @@ def in_turn(*acts: Act) -> Act:
     """One act after the other; the last one for everything that follows."""
     left = list(acts)
 
-    async def act(line: Line, heard: Heard) -> None:
-        await (left.pop(0) if len(left) > 1 else left[0])(line, heard)
+    async def act(line: Line, received: ReceivedRequest) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(line, received)
 
     return act
 
@@ -269,23 +269,23 @@ def service(**paths: Act) -> Act:
     """
     numbers: Iterator[int] = iter(range(1, 10**9))
 
-    async def act(line: Line, heard: Heard) -> None:
-        name = heard.path.rsplit("/", 1)[-1].replace("-", "_")
+    async def act(line: Line, received: ReceivedRequest) -> None:
+        name = received.path.rsplit("/", 1)[-1].replace("-", "_")
         if name in paths:
-            await paths[name](line, heard)
+            await paths[name](line, received)
         elif name == "createTask":
-            await answers(envelope({"taskId": f"task_{next(numbers)}"}))(line, heard)
+            await answers(envelope({"taskId": f"task_{next(numbers)}"}))(line, received)
         elif name == "recordInfo":
-            task_id = heard.target.rpartition("taskId=")[2]
+            task_id = received.target.rpartition("taskId=")[2]
             links = json.dumps({"resultUrls": ["https://results.test/film.mp4"]})
             data = {"taskId": task_id, "state": "success", "resultJson": links}
-            await answers(envelope(data))(line, heard)
+            await answers(envelope(data))(line, received)
         elif name == "credit":
-            await answers(envelope(640.25))(line, heard)
+            await answers(envelope(640.25))(line, received)
         elif name == "file_stream_upload":
-            await answers(envelope({"fileUrl": "https://files.test/image.png"}))(line, heard)
+            await answers(envelope({"fileUrl": "https://files.test/image.png"}))(line, received)
         else:
-            await answers(envelope(code=404, msg="no such path"), 404)(line, heard)
+            await answers(envelope(code=404, msg="no such path"), 404)(line, received)
 
     return act
 

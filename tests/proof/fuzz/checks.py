@@ -123,9 +123,9 @@ def _check_money(reply: Reply, outcome: Any) -> None:
         return
     demand(reply.status < 500, f"HTTP {reply.status} taken for a refusal")
     if isinstance(outcome, RateLimitError):
-        told = f"{reply.status} {reply.text.casefold()}"
-        spoken = any(word in told for word in ("429", "430", "frequen"))
-        demand(spoken or "e2" in told, "throttled without a word of it")
+        reported = f"{reply.status} {reply.text.casefold()}"
+        spoken = any(word in reported for word in ("429", "430", "frequen"))
+        demand(spoken or "e2" in reported, "throttled without a word of it")
 
 
 def _ids(text: str) -> list[str]:

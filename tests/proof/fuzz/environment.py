@@ -148,7 +148,7 @@ def examine_setting(setting: Setting, findings: Findings, *, thorough: bool, fol
     size = len(setting.raw)
     findings.characters += size
     act = PLACES[setting.place]
-    with _overheard() as heard:
+    with _overheard() as received:
         outcome = findings.read(
             setting.place,
             lambda: act(setting, folder),
@@ -156,7 +156,7 @@ def examine_setting(setting: Setting, findings: Findings, *, thorough: bool, fol
             size=size,
             most=SLOWEST,
         )
-    demand(not _holds(heard.getvalue(), setting), "the key is in the log")
+    demand(not _holds(received.getvalue(), setting), "the key is in the log")
     refused = isinstance(outcome, Exception)
     if isinstance(outcome, Exception):
         _check_refusal(setting, outcome, thorough)
@@ -164,8 +164,8 @@ def examine_setting(setting: Setting, findings: Findings, *, thorough: bool, fol
 
 
 def _check_refusal(setting: Setting, error: Exception, thorough: bool) -> None:
-    told = str(error)
-    demand(told.isprintable() and len(told) < 500, f"told as {told!r:.200}")
+    reported = str(error)
+    demand(reported.isprintable() and len(reported) < 500, f"told as {reported!r:.200}")
     demand(isinstance(error, RefusedError | AuthenticationError | ValueError), f"{error!r:.200}")
     found: BaseException | None = error
     while found is not None:  # whatever hangs on it, shown or not
@@ -188,16 +188,16 @@ def _holds(text: str, setting: Setting) -> bool:
 @contextlib.contextmanager
 def _overheard() -> Iterator[io.StringIO]:
     """What is logged meanwhile, at any level."""
-    heard = io.StringIO()
+    received = io.StringIO()
     logger, before = logging.getLogger("apikley_async"), logging.root.manager.disable
-    handler = logging.StreamHandler(heard)
+    handler = logging.StreamHandler(received)
     level, further = logger.level, logger.propagate
     logging.disable(logging.NOTSET)
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     try:
-        yield heard
+        yield received
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

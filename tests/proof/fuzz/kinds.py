@@ -91,8 +91,8 @@ def read(
             try:
                 kind.examine(case, share.findings, thorough=thorough, folder=folder)
             except Exception as error:  # noqa: BLE001 - whatever it is, it names its case
-                told = error if isinstance(error, Defect) else f"{type(error).__name__}: {error}"
-                share.defects.append(f"{seed}:{number} {told}\n    {case!r:.500}")
+                defect = error if isinstance(error, Defect) else f"{type(error).__name__}: {error}"
+                share.defects.append(f"{seed}:{number} {defect}\n    {case!r:.500}")
     return share
 
 

@@ -112,13 +112,13 @@ def _check_memory(read: Any, size: int) -> None:
 
 def _check_again(manifest: Manifest, path: Path, outcome: Any, read: Any) -> None:
     """A second reading finds the same, and so does `check_manifest`."""
-    told = check_manifest(
+    reported = check_manifest(
         path, allow_duplicates=manifest.allow_duplicates, allow_outside=manifest.allow_outside
     )
     if isinstance(outcome, ManifestError):
-        demand(told == list(outcome.faults), f"check says {told[:1]!r:.200}")
+        demand(reported == list(outcome.faults), f"check says {reported[:1]!r:.200}")
     else:
-        demand(told == [], f"check says {told[:1]!r:.200}")
+        demand(reported == [], f"check says {reported[:1]!r:.200}")
         demand(read() == outcome, "read twice, it is not the same")
 
 
@@ -266,5 +266,5 @@ def _seconds(duration: Any) -> float | None:
 
 
 def _word(scene: Any) -> str:
-    told = str(scene)
-    return str(int(told)) if re.fullmatch("-?[0-9]{1,40}", told) else told
+    reported = str(scene)
+    return str(int(reported)) if re.fullmatch("-?[0-9]{1,40}", reported) else reported

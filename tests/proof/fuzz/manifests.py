@@ -252,13 +252,13 @@ def _csv(document: Any, rng: random.Random) -> str:
             row = [cells.get(column, "") for column in columns]
             if rng.random() < 0.1:
                 row[rng.randrange(len(row))] = rng.choice(CELLS)
-            told = [cell if isinstance(cell, str) else json.dumps(cell) for cell in row]
+            reported = [cell if isinstance(cell, str) else json.dumps(cell) for cell in row]
             if separator != "," and rng.random() < 0.5:
-                told = [
+                reported = [
                     text if isinstance(cell, str) else text.replace(".", ",")
-                    for text, cell in zip(told, row, strict=True)
+                    for text, cell in zip(reported, row, strict=True)
                 ]
-            rows.writerow(told)
+            rows.writerow(reported)
             if rng.random() < 0.1:
                 rows.writerow([""] * len(row))
     return written.getvalue()

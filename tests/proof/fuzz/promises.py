@@ -54,9 +54,9 @@ class Findings:
         return outcome
 
 
-def demand(kept: bool, told: str) -> None:
+def demand(kept: bool, reported: str) -> None:
     if not kept:
-        raise Defect(told)
+        raise Defect(reported)
 
 
 def timed(

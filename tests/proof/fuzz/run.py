@@ -98,7 +98,7 @@ def again(name: str) -> int:
     """Read one case again."""
     seed, number, case = case_of(name)
     print(case)
-    return told(read(seed, number + 1, only=number))
+    return reported(read(seed, number + 1, only=number))
 
 
 def main(words: list[str] | None = None) -> int:
@@ -123,10 +123,10 @@ def main(words: list[str] | None = None) -> int:
     total = run(seed, counts or {"body": options.bodies, "pause": options.pauses}, options.jobs)
     took = time.monotonic() - began
     print(f"{total.read} read in {took:.0f} s: {total.read / took:.0f} a second")
-    return told(total, seed)
+    return reported(total, seed)
 
 
-def told(total: Share, seed: int | None = None) -> int:
+def reported(total: Share, seed: int | None = None) -> int:
     """Print what was found; 1 when a promise was broken."""
     print(f"{total.findings.characters / 2**20:.0f} Mi characters")
     print(f"the slowest took {total.findings.slowest * 1000:.1f} ms for each 64 KiB or less")

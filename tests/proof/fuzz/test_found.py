@@ -216,8 +216,8 @@ def test_a_callback_that_was_refused_can_be_printed(url: str, keys: list[str]) -
     with pytest.raises(ValueError, match=r"public_url|hmac_keys") as caught:
         Callback(url, hmac_keys=keys)
 
-    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-    assert "<Callback refused>" in "".join(told.format())
+    reported = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "<Callback refused>" in "".join(reported.format())
 
 
 # --- the simulator -------------------------------------------------------------------------------

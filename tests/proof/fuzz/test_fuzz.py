@@ -98,19 +98,19 @@ def test_an_id_is_found_however_deep_the_rest_is_nested(status: int) -> None:
 
 def test_the_answers_are_those_of_every_endpoint(answers: list[Answer]) -> None:
     """Values and refusals of each, so that there is something to be mutilated."""
-    told: Counter[tuple[str, str]] = Counter()
+    reported: Counter[tuple[str, str]] = Counter()
     for answer in answers:
         try:
             body = json.loads(answer.text)
         except ValueError:
             body = None
         whole = isinstance(body, dict) and body.get("code") == 200 and bool(body.get("data"))
-        told[answer.endpoint, "value" if whole else "other"] += 1
+        reported[answer.endpoint, "value" if whole else "other"] += 1
 
     assert len(answers) > 300
     for endpoint in ("create", "record", "credits", "download_url", "upload"):
-        assert told[endpoint, "value"] > 5
-        assert told[endpoint, "other"] > 5
+        assert reported[endpoint, "value"] > 5
+        assert reported[endpoint, "other"] > 5
 
 
 def test_equal_seeds_make_equal_bodies(answers: list[Answer]) -> None:

@@ -259,10 +259,13 @@ def examine_url(address: Address, findings: Findings, *, thorough: bool, folder:
 
 def _check_refusal(error: Exception) -> None:
     """It says what the matter is, in one short line, and repeats no secret."""
-    told = str(error)
-    demand(CANARY not in told and CANARY not in repr(error), f"a secret is repeated: {told!r:.200}")
-    demand(told.isprintable(), f"it cannot be printed: {told!r:.200}")
-    demand(len(told) < 700, f"a message of {len(told)} characters")
+    message = str(error)
+    demand(
+        CANARY not in message and CANARY not in repr(error),
+        f"a secret is repeated: {message!r:.200}",
+    )
+    demand(message.isprintable(), f"it cannot be printed: {message!r:.200}")
+    demand(len(message) < 700, f"a message of {len(message)} characters")
     demand(error.__cause__ is None, "an error of others hangs on it")
 
 
@@ -412,12 +415,12 @@ def _told(read: URL) -> str:
 
 def _address(host: str) -> Place | None:
     """The address that the system reads in a host, once it is written in plain letters."""
-    told = unicodedata.normalize("NFKC", host).replace("。", ".").rstrip(".")
+    spelled = unicodedata.normalize("NFKC", host).replace("。", ".").rstrip(".")
     with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(told.partition("%")[0])
-    if told and not set(told.lower()) - set("0123456789abcdefx."):
+        return ipaddress.ip_address(spelled.partition("%")[0])
+    if spelled and not set(spelled.lower()) - set("0123456789abcdefx."):
         with contextlib.suppress(OSError):
-            return ipaddress.IPv4Address(socket.inet_aton(told))
+            return ipaddress.IPv4Address(socket.inet_aton(spelled))
     return None
 
 

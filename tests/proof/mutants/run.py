@@ -138,9 +138,9 @@ def main() -> int:
         return 1
     with ThreadPoolExecutor(asked.jobs) as pool:
         verdicts = pool.map(lambda name: noticed(MUTANTS[name]), names)
-        for name, (verdict, told) in zip(names, verdicts, strict=True):
+        for name, (verdict, reported) in zip(names, verdicts, strict=True):
             missed += verdict is not Verdict.NOTICED
-            print(f"  {name}: {verdict.value}: {told}", flush=True)
+            print(f"  {name}: {verdict.value}: {reported}", flush=True)
     seconds = time.monotonic() - began
     print(f"mutants: {len(names) - missed} of {len(names)} noticed; {seconds:.0f} s")
     return 1 if missed else 0

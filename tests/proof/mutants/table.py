@@ -26,9 +26,9 @@ def read() -> dict[str, Mutant]:
     """All mutants by name, in their order; a name that stands twice is an error."""
     mutants: dict[str, Mutant] = {}
     for path in sorted(Path(__file__).parent.glob("*.toml")):
-        for name, told in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        for name, row in tomllib.loads(path.read_text(encoding="utf-8")).items():
             assert name not in mutants, f"{name!r} stands twice"
-            mutants[name] = Mutant(told["test"], (told["module"], told["old"], told["new"]))
+            mutants[name] = Mutant(row["test"], (row["module"], row["old"], row["new"]))
     return mutants
 
 
