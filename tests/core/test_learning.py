@@ -22,6 +22,8 @@ from apikley_async.errors import (
     UnreachableError,
 )
 
+pytestmark = pytest.mark.timeout(volume(60, 1800))
+
 SHARE = 17  # by default, one scene in so many
 RATIO = 1.10
 REFUSALS = 1 / 20  # of the submissions, after the first burst
