@@ -101,7 +101,7 @@ class Slots:
         if count != int(count) or count < 1:
             raise ValueError(f"a number of slots: a whole one, 1 or more, not {count!r}")
         self.count = count
-        self.width = count  # how many of them may be in use or delayed
+        self.width: int = count  # how many of them may be in use or delayed
         self._delay = delay
         self._uncertain_delay = uncertain_delay
         self._clock = clock
