@@ -171,10 +171,10 @@ class Job:
         awaited: Callable[[Job], None] | None = None,
         ended: Callable[[Job, float], None] | None = None,
     ) -> None:
-        self.task_id = task_id
-        self.token = token
-        self.work = work
-        self.metadata = metadata
+        self.task_id: str = task_id
+        self.token: str | None = token
+        self.work: Work | None = work
+        self.metadata: Any = metadata
         known = submitted_at is not None
         state = State.WAITING if known else State.UNKNOWN
         self.snapshot: Snapshot = Snapshot(task_id, state, model)
