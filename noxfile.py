@@ -298,8 +298,8 @@ def kill(session: nox.Session) -> None:
     install(session, "-e", ".[all]", *group("tests"))
     env = {"APIKLEY_KILLS": "10", "APIKLEY_RANDOM_KILLS": "200", "APIKLEY_SCALE": "10000"}
     env |= {"APIKLEY_GENERATE_KILLS": "50", "APIKLEY_MISHAPS": "60"}
-    tests = [f"tests/batch/test_{name}.py" for name in ("kill", "strace", "scale")]
-    tests.append("tests/cli/test_generate_kill.py")
+    tests = ["tests/batch/test_kill.py", "tests/batch/test_write_order.py"]
+    tests += ["tests/batch/test_scale.py", "tests/cli/test_generate_kill.py"]
     session.run("pytest", *pytest_args(session), *tests, env=env)
 
 

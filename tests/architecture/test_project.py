@@ -179,6 +179,20 @@ def test_every_session_that_is_mentioned_exists() -> None:
     } == set()
 
 
+def test_every_file_of_tests_that_the_gate_names_exists() -> None:
+    """A renamed test leaves no session that runs, or leaves out, nothing."""
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
+    loops = re.findall(
+        r'for name in (.*?); do\s+\w+\+=\("(?:--ignore=)?(tests/\S+)"\)', gate, re.DOTALL
+    )
+    named = {path.replace("$name", name) for names, path in loops for name in names.split()}
+    named |= set(re.findall(r'"(tests/[\w./-]+\.py)"', NOXFILE))
+
+    assert len(loops) == 2
+    assert "tests/batch/test_kill.py" in named
+    assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+
+
 def requirements() -> dict[str, list[Requirement]]:
     """What pyproject.toml and the noxfile ask for, without what refers to itself."""
     extras = PROJECT["optional-dependencies"]
