@@ -49,7 +49,7 @@ class Prices:
 
     @property
     def learned(self) -> bool:
-        """Whether any film has told a price."""
+        """Whether the price of any film is known from what it cost."""
         return bool(self._learned)
 
     def learn(self, key: PriceKey, credits: float) -> None:  # noqa: A002 - as the service says

@@ -23,12 +23,12 @@ from typing import Any
 
 import pytest
 from batch.helpers import fast_limiter, films, open_batch
+from comparisons import ComparingLoop
 
 from apikley_async import Backoff, Client, Environment, _sqlite
 from apikley_async.batch import Batch, ItemState
 from apikley_async.batch.store.protocol import all_items
 from apikley_async.testing import LoopClock, Reply, Request, reply
-from apikley_async.virtual import VirtualLoop
 
 COUNT = int(os.environ.get("APIKLEY_SCALE", "320"))
 SAME = 1.25  # that a film's work may grow by, between the small number of films and the large one
@@ -207,26 +207,13 @@ def test_breaking_off_is_linear(tmp_path: Path) -> None:
 
     A search in a queue of futures is one call, however long; so comparisons are counted as well.
     """
-    compared = 0
-
-    class Counted(asyncio.Future[Any]):
-        def __eq__(self, other: object) -> bool:
-            nonlocal compared
-            compared += 1
-            return self is other
-
-        __hash__ = asyncio.Future.__hash__
-
-    class CountingLoop(VirtualLoop):
-        def create_future(self) -> asyncio.Future[Any]:
-            return Counted(loop=self)
-
     work = []
     for count in (60, 240):
-        with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        with asyncio.Runner(loop_factory=ComparingLoop) as runner:
             calls = runner.run(calls_of_breaking_off(tmp_path / str(count), count))
-        work.append(calls + compared)
-        compared = 0
+            loop = runner.get_loop()
+        assert isinstance(loop, ComparingLoop)
+        work.append(calls + loop.compared)
 
     print(f"60 films: {work[0]} calls and comparisons, 240 films: {work[1]}")
     assert work[1] < 1.1 * 4 * work[0]

@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from comparisons import ComparingLoop
 from turns import StrikingLoop, at_every_turn
 
 from apikley_async import ClientClosedError
 from apikley_async._tasks import FairLock, TaskScope
-from apikley_async.virtual import VirtualLoop
 
 pytestmark = pytest.mark.virtual
 
@@ -404,19 +404,6 @@ def test_the_queue_of_a_fair_lock_is_left_in_one_step() -> None:
 
     The futures of the loop count how often they are compared: a search would compare them.
     """
-    compared = 0
-
-    class Counted(asyncio.Future[Any]):
-        def __eq__(self, other: object) -> bool:
-            nonlocal compared
-            compared += 1
-            return self is other
-
-        __hash__ = asyncio.Future.__hash__
-
-    class CountingLoop(VirtualLoop):
-        def create_future(self) -> asyncio.Future[Any]:
-            return Counted(loop=self)
 
     async def scenario() -> None:
         lock = FairLock()
@@ -432,6 +419,7 @@ def test_the_queue_of_a_fair_lock_is_left_in_one_step() -> None:
         await asyncio.wait(tasks)
         assert not lock.locked()
 
-    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+    loop = ComparingLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(scenario())
-    assert compared < 100  # asyncio.Lock: 250,000
+    assert loop.compared < 100  # asyncio.Lock: 250,000
