@@ -219,8 +219,22 @@ class Attempts:
 
     # --- jobs -----------------------------------------------------------------------------------
 
-    def job(self, task_id: str, *, token: str | None = None, known: bool = False) -> Job:
-        """Re-attach to a task, as `Client.job` does."""
+    def job(
+        self,
+        task_id: str,
+        *,
+        token: str | None = None,
+        known: bool = False,
+        work: Work | None = None,
+        age: float | None = None,
+    ) -> Job:
+        """Re-attach to a task, as `Client.job` does.
+
+        Args:
+            task_id, token, known: as for `Client.job`.
+            work: what it was made of, where it is one of many films.
+            age: seconds since it was submitted; with *work*, it is polled as `durations` say.
+        """
         if not is_task_id(task_id):
             raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
         if token is not None and not is_task_id(token):  # the same alphabet; never repeated
@@ -229,7 +243,11 @@ class Attempts:
             self.expect(token, task_id=task_id)
         self._make_bought_jobs()
         submitted_at = -math.inf if known else None
-        job = self._jobs.get(task_id) or self._add_job(task_id, submitted_at=submitted_at)
+        if age is not None:
+            submitted_at = self._clock.now() - age
+        job = self._jobs.get(task_id) or self._add_job(
+            task_id, submitted_at=submitted_at, work=work, learned=age is not None
+        )
         if token is not None:
             job.token = token
         self._jobs.claim(job)

@@ -123,7 +123,9 @@ class Durations:
         self._conclude()
         self._announced = self._quiet_now()
 
-    def delay(self, age: float, rng: random.Random, *, called: bool = False) -> float | None:
+    def delay(
+        self, age: float, rng: random.Random, *, called: bool = False, polled: bool = True
+    ) -> float | None:
         """Seconds until the next poll of a film of that age; None: nothing is known.
 
         Args:
@@ -131,13 +133,15 @@ class Durations:
             rng: spreads the polls of films that were submitted together.
             called: a callback is expected. It reports refusals too, so that no early poll is
                 needed, and the pace is slower: polls only find what was not called.
+            polled: whether this client has polled it before. One that it has resumed after its
+                quiet time may be ready already, and is polled at once.
         """
         quiet = self._quiet_now()
         if quiet is None:
             return None
         pace = min(_pace(max(age, quiet)) * (CALLED if called else 1), SLOWEST)
         if age >= quiet:
-            return pace * rng.uniform(1 - JITTER, 1 + JITTER)
+            return pace * rng.uniform(1 - JITTER, 1 + JITTER) if polled else 0.0
         until = quiet + rng.uniform(0, pace)
         if called:
             until = min(until, age + SLOWEST)

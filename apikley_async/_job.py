@@ -194,8 +194,9 @@ class Job:
         self._delays = polling.delays(rng)
         self._submitted_at = self._next_poll = -math.inf  # one that is re-attached may be ready
         if submitted_at is not None:  # a new film takes minutes
-            self._submitted_at = submitted_at
-            self._next_poll = submitted_at + self._pause(submitted_at)
+            self._submitted_at, now = submitted_at, clock.now()
+            pause = self._learned_pause(now, polled=False)
+            self._next_poll = submitted_at + next(self._delays) if pause is None else now + pause
         self._polled_at = -math.inf
         self._poll_began_at = -math.inf  # an answer is as old as its request
         self._words_logged: list[str] = []
@@ -386,11 +387,11 @@ class Job:
             pause = next(self._delays)
         return min([pause, *map(next, self._followers)])
 
-    def _learned_pause(self, now: float) -> float | None:
+    def _learned_pause(self, now: float, *, polled: bool = True) -> float | None:
         if self._durations is None:
             return None
         age = now - self._submitted_at
-        return self._durations.delay(age, self._rng, called=self._called)
+        return self._durations.delay(age, self._rng, called=self._called, polled=polled)
 
     def _take(self, run: _PollingRun, snapshot: Snapshot) -> None:
         """Take an answer as it is, except the three that must be seen to last."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -29,7 +29,13 @@ from apikley_async.batch.recorder import (
 from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
 from apikley_async.batch.saving import FilmSaver, result_to_json
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
-from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
+from apikley_async.batch.store.protocol import (
+    ExpectedCallback,
+    Item,
+    Store,
+    Transition,
+    all_items,
+)
 from apikley_async.batch.stored_durations import StoredDurations
 from apikley_async.batch.stored_pace import StoredPace
 from apikley_async.errors import (
@@ -101,6 +107,7 @@ class BatchRun:
         self._updates: asyncio.Queue[ItemUpdate | None] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._stopping = asyncio.Event()
+        self._submitted_at: dict[str, float] = {}  # by task, on the clock: films of earlier runs
         self._waiting: dict[str, Item] = {}  # for a running slot
         self._wait_is_reported = False
         self._maintenance = Maintenance()
@@ -173,7 +180,9 @@ class BatchRun:
         try:
             await self._durations.recall()
             await self._pace.recall()
-            for item, uncertain in await self._uncertain_items():  # they only wait: no slot
+            earlier, now = await self._store.expected_callbacks(), self._clock.now()
+            self._submitted_at = {each.task_id: now - each.age for each in earlier if each.task_id}
+            for item, uncertain in await self._uncertain_items(earlier):  # they only wait: no slot
                 _ = start(item, uncertain)
             async for item in self._items_to_run():
                 await self._item_slots.acquire()
@@ -187,13 +196,15 @@ class BatchRun:
         finally:
             self._updates.put_nowait(None)
 
-    async def _uncertain_items(self) -> list[tuple[Item, UncertainAttempt]]:
-        """What earlier runs left uncertain, where callbacks may still say what became of it."""
+    async def _uncertain_items(
+        self, earlier: Sequence[ExpectedCallback]
+    ) -> list[tuple[Item, UncertainAttempt]]:
+        """What *earlier* runs left uncertain, where callbacks may still say what became of it."""
         if not self._client.attempts.receives_callbacks:
             return []
         found = []
         await self._client.attempts.catch_up()
-        for attempt in await self._store.expected_callbacks():
+        for attempt in earlier:
             known = {"task_id": attempt.task_id, "named": attempt.named}
             named = self._callbacks.expect(attempt.token, **known)
             if attempt.task_id is None and self._options.includes(attempt.key):
@@ -439,7 +450,7 @@ class BatchRun:
 
     async def _follow(self, item: Item, job: Job | None) -> Item:
         """Poll a paid film to its end; only what the service says ends it."""
-        job = job or self._client.job(item.task_id or "", known=True)
+        job = job or self._resumed_job(item)
         try:
             result = await job
         except JobFailedError as error:
@@ -468,6 +479,15 @@ class BatchRun:
                 result=result_to_json(result),
             )
         return await self._apply(item, transition)
+
+    def _resumed_job(self, item: Item) -> Job:
+        """The job of a film that an earlier run has submitted, with its age if that is known."""
+        task_id, work = item.task_id or "", None
+        with contextlib.suppress(JournalError):  # whatever became of its images: it is paid
+            work = work_of(item)
+        submitted_at = self._submitted_at.get(task_id)
+        age = None if submitted_at is None else self._clock.now() - submitted_at
+        return self._client.attempts.job(task_id, known=True, work=work, age=age)
 
     async def _save(self, item: Item) -> None:
         try:

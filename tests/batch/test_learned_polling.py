@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import statistics
 from pathlib import Path
 
 import pytest
-from batch.helpers import films, make_client, open_batch, run_batch, simulated_service, states
+from batch.helpers import (
+    board,
+    films,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
+    states,
+)
 
 from apikley_async import Backoff, Client
 from apikley_async.batch import Batch, ItemState
@@ -111,3 +121,50 @@ async def test_an_expected_duration_counts_in_a_batch(tmp_path: Path) -> None:
         assert await polls_per_film(simulator, batch, client, 4, **options) <= 8
         with pytest.raises(ValueError, match="expected"):
             await run_batch(batch, client, expected=-1)
+
+
+@pytest.mark.parametrize("age", [3, 60, 400])
+async def test_a_resumed_film_is_polled_by_its_age(tmp_path: Path, age: int) -> None:
+    """Early if it is fresh, at once if it may be ready, and else not in its quiet time."""
+    terms = Terms(duration=Constant(200), max_running=None)
+    async with simulated_service(terms) as simulator, open_batch(tmp_path / "a.db") as batch:
+        loop = asyncio.get_running_loop()
+        async with make_client(simulator, polling=None) as client:
+            await polls_per_film(simulator, batch, client, 6, folder=tmp_path)
+            await batch.add([("late", board("late"))])
+            run = batch.run(client, folder=tmp_path, every_change=True)
+            async with contextlib.aclosing(run):
+                async for item in run:
+                    if item.state is ItemState.SUBMITTED:
+                        submitted_at = loop.time()
+                        break
+        await asyncio.sleep(age)
+        before = simulator.ledger.polls.total()
+
+        async with make_client(simulator, polling=None) as client:
+            await run_batch(batch, client, folder=tmp_path)
+
+        took = loop.time() - submitted_at
+        polls = simulator.ledger.polls.total() - before
+        assert (await states(batch))["late"] is ItemState.DONE
+        assert polls <= {3: 4, 60: 3, 400: 1}[age]
+        assert took < {3: 215, 60: 215, 400: 402}[age]
+
+
+async def test_a_paid_film_is_resumed_whatever_its_payload_is(tmp_path: Path) -> None:
+    """Of an earlier version, say: it is no film any more, and polled as one of unknown age."""
+    terms = Terms(duration=Constant(60), max_running=None)
+    async with simulated_service(terms) as simulator, open_batch(tmp_path / "a.db") as batch:
+        await batch.add(films(1))
+        async with make_client(simulator, polling=None) as client:
+            run = batch.run(client, folder=tmp_path, every_change=True)
+            async with contextlib.aclosing(run):
+                async for item in run:
+                    if item.state is ItemState.SUBMITTED:
+                        break
+        await batch.store.purge({"k0": "{}"})
+
+        async with make_client(simulator, polling=None) as client:
+            await run_batch(batch, client, folder=tmp_path)
+
+        assert (await states(batch))["k0"] is ItemState.DONE

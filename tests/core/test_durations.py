@@ -152,6 +152,18 @@ def test_where_a_callback_is_expected_there_is_no_early_poll_and_the_pace_is_slo
     assert all(0.9 * 54 <= b - a <= 1.1 * 72 for a, b in itertools.pairwise(ages))
 
 
+def test_a_film_that_an_earlier_run_has_submitted_is_polled_at_once_if_it_may_be_ready() -> None:
+    """In its quiet time it is one like any other: the early poll is for those that are fresh."""
+    durations = taught(*[100.0] * 6)
+    rng = random.Random(1)
+
+    assert 5 <= (durations.delay(0, rng, polled=False) or 0) <= 10
+    assert (durations.delay(40, rng, polled=False) or 0) >= 60
+    assert durations.delay(100, rng, polled=False) == 0
+    assert (durations.delay(100, rng) or 0) > 2
+    assert Durations().delay(100, rng, polled=False) is None
+
+
 def test_before_five_successes_it_says_nothing() -> None:
     assert taught(180, 180, 180, 180).delay(0.0, random.Random(1)) is None
     assert taught(180, 180, 180, 180, 180).delay(0.0, random.Random(1)) is not None
