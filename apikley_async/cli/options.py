@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import click
 
+from apikley_async.cli.option_types import (
+    CREDITS,
+    SECONDS,
+    PriceOption,
+    read_address,
+    read_price,
+)
 from apikley_async.cli.output.shell_words import without_password
 
 __all__ = [
     "Bounds",
     "CallbackOptions",
-    "PriceOption",
     "RunOptions",
     "ServiceOptions",
     "SpendingOptions",
@@ -32,7 +38,6 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PriceOption: TypeAlias = float | Mapping[int | str, float] | None
 
 
 def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
@@ -140,7 +145,7 @@ def service_options(command: Callable[..., int]) -> Callable[..., int]:
 
 task_timeout: Option = click.option(
     "--timeout",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     metavar="SECONDS",
     help="How long to wait for each film; it goes on after that.  [default: 1800]",
 )
@@ -164,18 +169,6 @@ class CallbackOptions:
     listen: tuple[str, int] | None = None
     inbox: Path | None = None
     key_file: Path | None = None
-
-
-def _read_address(
-    _context: click.Context, _option: click.Parameter, text: str | None
-) -> tuple[str, int] | None:
-    """`127.0.0.1:8787`, or `[::1]:8787`."""
-    if text is None:
-        return None
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise click.BadParameter("HOST:PORT, such as 127.0.0.1:8787")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 hmac_key_file: Option = click.option(
@@ -212,7 +205,7 @@ def callback_options(command: Callable[..., int]) -> Callable[..., int]:
         click.option(
             "--listen",
             metavar="HOST:PORT",
-            callback=_read_address,
+            callback=read_address,
             help="Where callbacks come in.  [default: 127.0.0.1:8787]",
         ),
         click.option(
@@ -275,23 +268,10 @@ class SpendingOptions:
         return self.yes or self.bounds.max_credits is not None
 
 
-def _read_price(_context: click.Context, _option: click.Parameter, text: str | None) -> PriceOption:
-    """`300`, or `10=150,15=270,25=270`."""
-    if text is None:
-        return None
-    try:
-        if "=" not in text:
-            return float(text)
-        pairs = (part.split("=", 1) for part in text.split(","))
-        return {int(n) if n.strip().isdigit() else n.strip(): float(v) for n, v in pairs}
-    except ValueError:
-        raise click.BadParameter("credits, or 10=150,15=270,25=270") from None
-
-
 price: Option = click.option(
     "--price",
     metavar="CREDITS",
-    callback=_read_price,
+    callback=read_price,
     help="Of a film: a number, or by duration or model: 10=150,15=270,25=270.",
 )
 
@@ -299,16 +279,14 @@ price: Option = click.option(
 SPENDING_OPTIONS = (
     click.option(
         "--max-credits",
-        type=click.FloatRange(0),
+        type=CREDITS,
         metavar="N",
         help="Credits of the whole journal; needs a price.",
     ),
     click.option(
         "--max-tasks", type=click.IntRange(1), metavar="N", help="Films of the whole journal."
     ),
-    click.option(
-        "--min-balance", type=click.FloatRange(0), metavar="N", help="Credits to be left over."
-    ),
+    click.option("--min-balance", type=CREDITS, metavar="N", help="Credits to be left over."),
     price,
     click.option(
         "--retry",

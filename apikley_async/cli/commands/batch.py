@@ -25,7 +25,8 @@ from apikley_async.cli.journal_actions import (
 )
 from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.launch import launch
-from apikley_async.cli.options import Bounds, Option, PriceOption, RunOptions, ServiceOptions
+from apikley_async.cli.option_types import PriceOption
+from apikley_async.cli.options import Bounds, Option, RunOptions, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.run_summary import exit_code_of, is_withdrawn, report_counts
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client

@@ -15,6 +15,7 @@ import click
 from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK
 from apikley_async.cli.key_files import API_KEY, read_api_key
+from apikley_async.cli.option_types import CREDITS, SECONDS, Number
 from apikley_async.cli.runner import new_reporter, run_server
 
 __all__ = ["simulate", "webhook"]
@@ -25,7 +26,7 @@ __all__ = ["simulate", "webhook"]
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
 @click.option(
     "--speed",
-    type=click.FloatRange(0, 100_000, min_open=True),
+    type=Number("speed", above=True, maximum=100_000),
     default=1.0,
     show_default=True,
     help="Simulated seconds in one real second: at 60 a film of 3 minutes takes 3 seconds.",
@@ -38,7 +39,7 @@ __all__ = ["simulate", "webhook"]
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N")
 @click.option(
     "--per",
-    type=click.FloatRange(0, min_open=True),
+    type=SECONDS,
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -46,11 +47,11 @@ __all__ = ["simulate", "webhook"]
 )
 @click.option("--max-running", type=click.IntRange(1), default=100, show_default=True, metavar="N")
 @click.option(
-    "--credits", "balance", type=float, default=10_000_000.0, metavar="N", help="To begin with."
+    "--credits", "balance", type=CREDITS, default=10_000_000.0, metavar="N", help="To begin with."
 )
 @click.option(
     "--fail-rate",
-    type=click.FloatRange(0, 1),
+    type=Number("a share", maximum=1),
     default=0.0,
     show_default=True,
     help="Share of the films that fail.",
@@ -66,7 +67,7 @@ __all__ = ["simulate", "webhook"]
 @click.option(
     "--latency",
     nargs=2,
-    type=click.FloatRange(0),
+    type=Number("seconds"),
     metavar="LOW HIGH",
     help="Seconds that a request and its answer travel.",
 )

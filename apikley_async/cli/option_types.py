@@ -1,0 +1,84 @@
+"""What options accept: numbers that are numbers, prices, and addresses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import click
+
+__all__ = ["CREDITS", "SECONDS", "Number", "PriceOption", "read_address", "read_price"]
+
+PriceOption: TypeAlias = float | Mapping[int | str, float] | None
+
+
+class Number(click.types.FloatParamType):
+    """A finite number: "nan" and "inf" are read as numbers elsewhere, and no bound holds on them.
+
+    Args:
+        name: what it counts, for messages.
+        above: whether 0 is too little.
+        maximum: the largest one.
+    """
+
+    def __init__(self, name: str, *, above: bool = False, maximum: float = math.inf) -> None:
+        self.name = name
+        self._above = above
+        self._maximum = maximum
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = math.nan
+        fits = number > 0 if self._above else number >= 0
+        if not (fits and number <= self._maximum and math.isfinite(number)):
+            self.fail(f"{self._range}, not {value}", param, ctx)
+        return number
+
+    @property
+    def _range(self) -> str:
+        least = "more than 0" if self._above else "0 or more"
+        most = "" if math.isinf(self._maximum) else f", {self._maximum:g} at most"
+        return f"{self.name}, {least}{most}"
+
+
+CREDITS = Number("credits")
+SECONDS = Number("seconds", above=True)
+
+
+def read_price(
+    context: click.Context | None, option: click.Parameter | None, text: str | None
+) -> PriceOption:
+    """`300`, or by duration or model: `10=150,15=270,25=270`."""
+    if text is None:
+        return None
+    if "=" not in text:
+        return CREDITS.convert(text, option, context)
+    prices: dict[int | str, float] = {}
+    for part in text.split(","):
+        kind, _, amount = (word.strip() for word in part.rpartition("="))
+        name = int(kind) if kind.isascii() and kind.isdigit() else kind
+        if not kind or name in prices:
+            raise click.BadParameter(
+                f"credits, or each duration or model once: 10=150,15=270,25=270, not {text}",
+                ctx=context,
+                param=option,
+            )
+        prices[name] = CREDITS.convert(amount, option, context)
+    return prices
+
+
+def read_address(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[str, int] | None:
+    """`127.0.0.1:8787`, or `[::1]:8787`."""
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise click.BadParameter("HOST:PORT, such as 127.0.0.1:8787")
+    return host.removeprefix("[").removesuffix("]"), int(port)
