@@ -15,6 +15,7 @@ import click
 from apikley_async import __version__
 from apikley_async.cli.exit_codes import INTERNAL, INTERRUPTED, OK, USAGE
 from apikley_async.cli.help_texts import EXIT_CODES
+from apikley_async.cli.output.reporter import LineView, Reporter
 from apikley_async.cli.output.terminal_text import clean
 from apikley_async.errors import ApikleyError
 
@@ -89,26 +90,41 @@ def run(args: Sequence[str] | None = None) -> int:
     Args:
         args: the words after `apikley`; by default those of this process.
     """
+    words = list(sys.argv[1:] if args is None else args)
+    reporter = Reporter(LineView(), as_json="--json" in options_of(words))
     try:
-        words = list(sys.argv[1:] if args is None else args)
         with library_warnings():
-            code = apikley.main(words, prog_name="apikley", standalone_mode=False, obj=words)
-    except click.ClickException as error:
+            code = apikley.main(words, prog_name="apikley", standalone_mode=False, obj=words) or OK
+    except (click.ClickException, click.Abort, ApikleyError) as error:
+        code, message = shown(error)
+        reporter.program_event("error", error=type(error).__name__, message=message)
+    except Exception as error:  # noqa: BLE001 - printed, with an exit code of its own
+        code = INTERNAL
+        click.echo(clean("".join(traceback.format_exception(error))), nl=False, err=True)
+        click.echo("An internal error of apikley. What was paid is in the journal.", err=True)
+        reporter.program_event("error", error=type(error).__name__, message=str(error))
+    reporter.end(code)
+    return code
+
+
+def options_of(words: Sequence[str]) -> Sequence[str]:
+    """The words that may be options: those before `--`."""
+    return words[: words.index("--")] if "--" in words else words
+
+
+def shown(error: click.ClickException | click.Abort | ApikleyError) -> tuple[int, str]:
+    """Show on stderr why a command has ended; return its exit code, and the reason in words."""
+    if isinstance(error, click.ClickException):
         text = io.StringIO()
         error.show(text)
         click.echo(clean(text.getvalue()), nl=False, err=True)
-        return error.exit_code
-    except click.Abort:
-        click.echo("Stopped; nothing was paid.", err=True)
-        return INTERRUPTED
-    except ApikleyError as error:
-        click.echo(clean(f"Error: {error}"), err=True)
-        return USAGE
-    except Exception as error:  # noqa: BLE001 - printed, with an exit code of its own
-        click.echo(clean("".join(traceback.format_exception(error))), nl=False, err=True)
-        click.echo("An internal error of apikley. What was paid is in the journal.", err=True)
-        return INTERNAL
-    return code or OK
+        return error.exit_code, error.format_message()
+    if isinstance(error, click.Abort):
+        message = "interrupted: nothing was sent, nothing was paid"
+        click.echo(f"Error: {message}", err=True)
+        return INTERRUPTED, message
+    click.echo(clean(f"Error: {error}"), err=True)
+    return USAGE, error.message
 
 
 @contextlib.contextmanager

@@ -56,12 +56,13 @@ class ClosingReport:
 
     async def report(self, batch: Batch, keys: Collection[str] | None, folder: Path) -> int:
         """Report the films in *keys* (None: all), saved in *folder*; return the exit code."""
-        if batch.stopped:
-            self._reporter.message(f"Nothing more was submitted: {batch.stopped}")
+        stopped = batch.stopped
+        if stopped:
+            self._reporter.message(f"Nothing more was submitted: {stopped}")
         summary = RunSummary(None if keys is None else frozenset(keys))
         async for item in batch.items():
             summary.add(item)
-        report_counts(self._reporter, summary.counts, await batch.status())
+        report_counts(self._reporter, summary.counts, await batch.status(), stopped)
         done = [await batch.locate_files(item) for item in summary.done]
         lost = [item for item in done if not await asyncio.to_thread(self._exists, item, folder)]
         if self._repeat_results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ async def films_to_pay(batch: Batch, keys: Collection[str] | None) -> dict[str, 
     }
 
 
-def ask_consent(estimate: CostEstimate) -> None:
+async def ask_consent(estimate: CostEstimate) -> None:
     """Ask the user at the terminal whether to pay.
 
     Raises:
@@ -42,8 +43,38 @@ def ask_consent(estimate: CostEstimate) -> None:
             f"{films} would be paid{cost}, and there is nobody to ask here; to agree, add --yes "
             f"or --max-credits:\n  {same_command('--yes')}"
         )
-    if not click.confirm(f"Submit {films}{cost}?", err=True):
+    if not await _confirmed(f"Submit {films}{cost}?"):
         raise RefusedError("stopped at your word: nothing was sent, nothing was paid")
+
+
+async def _confirmed(question: str) -> bool:
+    """The answer of the user at the terminal; without one it is no."""
+    while True:
+        click.echo(f"{question} [y/N]: ", nl=False, err=True)
+        line = await _typed_line()
+        answer = line.strip().lower()
+        if answer in ("", "n", "no", "y", "yes"):
+            if not line:  # the end of the input, which has moved no cursor
+                click.echo(err=True)
+            return answer.startswith("y")
+        click.echo("Please type y or n.", err=True)
+
+
+async def _typed_line() -> str:
+    """The next line that is typed. The event loop goes on meanwhile, and so do its signals."""
+    loop, typed = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(sys.stdin.fileno(), typed.set)
+    except NotImplementedError:  # Windows waits for files in no event loop
+        return sys.stdin.readline()
+    try:
+        await typed.wait()
+    except asyncio.CancelledError:
+        click.echo(err=True)  # what is said next begins on a line of its own
+        raise
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+    return sys.stdin.readline()
 
 
 def refuse_unagreed(agreed: Mapping[str, str], to_pay: Mapping[str, str]) -> None:

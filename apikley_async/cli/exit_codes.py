@@ -27,12 +27,22 @@ __all__ = [
     "RefusedError",
     "advice_for",
     "exit_code",
+    "reason_for",
     "worst",
 ]
 
 OK, FAILED, USAGE, DECIDE, RESUME = 0, 1, 2, 3, 4
 INTERNAL, INTERRUPTED = 70, 130
 WORST_FIRST = (DECIDE, RESUME, FAILED, USAGE)
+
+REASONS = {
+    OK: "all is well",
+    FAILED: "some films failed",
+    USAGE: "usage or input",
+    DECIDE: "needs a decision",
+    RESUME: "stopped early; the same command resumes",
+    INTERNAL: "an internal error of apikley",
+}
 
 ADVICE: dict[type[ApikleyError], str] = {
     # Instead of an error's own advice, which names methods of the Python API.
@@ -69,6 +79,11 @@ def worst(codes: Iterable[int]) -> int:
     """The code that stands for all of *codes*."""
     found = set(codes)
     return next((code for code in WORST_FIRST if code in found), OK)
+
+
+def reason_for(code: int) -> str:
+    """What an exit code means, in a few words."""
+    return REASONS.get(code, "interrupted")
 
 
 def advice_for(error: ApikleyError) -> str:

@@ -105,7 +105,7 @@ class FilmRun:
         if self._request.ask:
             async with self._planned(private=True) as (batch, keys):
                 await batch.check_account(client)
-                ask_consent(await batch.estimate(prices=self._request.bounds.price, keys=keys))
+                await self._ask(batch, keys)
                 agreed = await films_to_pay(batch, keys)
         elif self._request.location.others:  # may refuse, which must happen before writing
             async with self._planned(private=True, silent=True):
@@ -118,6 +118,15 @@ class FilmRun:
             if agreed is not None:
                 refuse_unagreed(agreed, to_pay)
             return await self._run_and_report(client, batch, keys, pays=bool(to_pay))
+
+    async def _ask(self, batch: Batch, keys: Collection[str] | None) -> None:
+        """Ask the user to agree to what is to be paid."""
+        estimate = await batch.estimate(prices=self._request.bounds.price, keys=keys)
+        try:
+            await ask_consent(estimate)
+        except asyncio.CancelledError:
+            self._reporter.message("Interrupted: nothing was sent, nothing was paid.")
+            raise
 
     async def _run_and_report(
         self, client: Client, batch: Batch, keys: Collection[str] | None, *, pays: bool

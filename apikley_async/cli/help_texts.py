@@ -38,10 +38,12 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   balance      before, after, began_at, ended_at; films and their cost in between, unexplained
   stopping     signal, out (submissions whose answer is awaited)
   estimate     films, credits, unpriced, fitting (into the bounds): what is still to be paid
-  batch        how many films are in which state, spent, at_risk, unpriced, takes, per
+  batch        how many films are in which state, spent, at_risk, unpriced, stopped (why
+               nothing more was submitted), takes, per
   report       path, url: a page about the whole batch
   decided      item_state after a decision, cause of one that was forced
   error        error, code, message, advice: the whole command failed
+  end          exit_code, reason: the last event of every command
 """
 
 TASK_EVENTS = """
@@ -56,4 +58,5 @@ Events, one JSON object a line; each has "event", "at", and where there is one "
   stopping     signal, out (submissions whose answer is awaited)
   summary      films, ready, saved, failed, resumable, seconds
   error        error, code, message, advice: the whole command failed
+  end          exit_code, reason: the last event of every command
 """

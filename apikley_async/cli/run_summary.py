@@ -119,8 +119,17 @@ def report_item(reporter: Reporter, item: Item, paths: Collection[Path]) -> None
         reporter.event("delayed", **facts, reason=item.cause)
 
 
-def report_counts(reporter: Reporter, counts: Counts, status: BatchStatus) -> None:
-    """Report how many films are in which state, what the journal has cost, and the pace."""
+def report_counts(
+    reporter: Reporter, counts: Counts, status: BatchStatus, stopped: str | None = None
+) -> None:
+    """Report how many films are in which state, what the journal has cost, and the pace.
+
+    Args:
+        reporter: gets one event.
+        counts: the films by state.
+        status: what the journal knows.
+        stopped: why nothing more was submitted.
+    """
     numbers = {state.value: number for state, number in counts.items()}
     reporter.event(
         "batch",
@@ -128,6 +137,7 @@ def report_counts(reporter: Reporter, counts: Counts, status: BatchStatus) -> No
         spent=status.spent,
         at_risk=status.at_risk or None,
         unpriced=status.unpriced or None,
+        stopped=stopped,
         takes=status.pace and status.pace.takes,
         per=status.pace and status.pace.per,
     )

@@ -114,6 +114,7 @@ async def _supervised(
         if stoppable is not None:
             stoppable.report_unfinished()
             reporter.print_results()
+        reporter.end(stop.code)
 
     with GracefulStop(on_first, on_second) as stop:
         try:

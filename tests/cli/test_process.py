@@ -163,10 +163,11 @@ def test_nothing_is_submitted_after_a_signal(
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=TIMEOUT)
 
-    stands = [json.loads(line) for line in out.splitlines()][-1]
+    *_, stands, end = [json.loads(line) for line in out.splitlines()]
     assert process.returncode == 130
     assert len(service.ledger.creations) == 1
     assert (stands["event"], stands["submitted"], stands["planned"]) == ("batch", 1, 2)
+    assert (end["event"], end["exit_code"], end["reason"]) == ("end", 130, "interrupted")
     assert again("generate", "--yes", *boards).code == 0
     assert len(service.ledger.paid) == 3
 
@@ -398,6 +399,40 @@ def test_a_terminal_is_asked_for_consent(service: Simulator, start: Start) -> No
     assert terminal.close() == 2
     assert "nothing was paid" in terminal.shown
     assert service.ledger.creations == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_question(
+    service: Simulator, start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    """It is a no, once and at once: nothing is sent, and nothing is written down."""
+    before = {*tmp_path.iterdir()}
+    terminal = Terminal(start, "generate", "tea.json", "--json")
+    terminal.read("[y/N]")
+
+    terminal.process.send_signal(number)
+
+    assert terminal.close() == 128 + number
+    assert "Interrupted: nothing was sent, nothing was paid" in terminal.shown
+    assert "Traceback" not in terminal.shown
+    lines = terminal.shown.splitlines()
+    assert '"end"' in lines[-1]
+    assert f'"exit_code": {128 + number}' in lines[-1]
+    assert service.ledger.creations == []
+    assert {*tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(("typed", "code"), [("what\n\n", 2), ("\x04", 2), ("Yes\n", 0)])
+def test_only_a_yes_is_a_yes(service: Simulator, start: Start, typed: str, code: int) -> None:
+    """Other words are asked about again; the end of the input is a no."""
+    terminal = Terminal(start, "generate", "tea.json")
+    terminal.read("[y/N]")
+
+    terminal.type(typed)
+
+    assert terminal.close() == code, terminal.shown
+    assert len(service.ledger.creations) == (code == 0)
+    assert ("Please type y or n." in terminal.shown) is ("what" in typed)
 
 
 def test_a_terminal_shows_progress_bars(service: Simulator, start: Start, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TextIO
 
 import click
 
+from apikley_async.cli.exit_codes import reason_for
 from apikley_async.cli.output.sentences import sentence
 from apikley_async.cli.output.terminal_text import clean, plain
 
@@ -127,11 +128,19 @@ class Reporter:
         """Report an event; facts that are None are left out."""
         known = {name: fact for name, fact in facts.items() if fact is not None}
         film = str(known.get("key") or known.get("file") or known.get("task_id") or "")
-        if self.as_json:
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._write_out(json.dumps({"event": event, "at": at, **known}, default=str))
+        self.program_event(event, **known)
         shown = {**known, "name": plain(film)}
         self._show(lambda: self.view.show_event(event, shown))
+
+    def program_event(self, event: str, /, **facts: Any) -> None:
+        """Report an event to programs only: people read it elsewhere."""
+        if self.as_json:
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            self._write_out(json.dumps({"event": event, "at": at, **facts}, default=str))
+
+    def end(self, code: int) -> None:
+        """Report the end of the command, with its exit code: the last event of all."""
+        self.program_event("end", exit_code=code, reason=reason_for(code))
 
     def message(self, text: str) -> None:
         """Show a sentence to people only."""

@@ -79,7 +79,7 @@ def _decided(facts: Facts, name: str) -> str:
 
 
 def _batch(facts: Facts, name: str) -> str:
-    others = ("spent", "at_risk", "unpriced", "takes", "per", "name", "event")
+    others = ("spent", "at_risk", "unpriced", "stopped", "takes", "per", "name", "event")
     states = ", ".join(
         f"{number} {state}" for state, number in facts.items() if state not in others
     )
