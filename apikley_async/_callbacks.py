@@ -109,6 +109,7 @@ class CallbackMatching:
     ) -> None:
         self.receives_callbacks: bool = isinstance(callbacks, Listening)
         self._callbacks = callbacks or NoCallbacks()
+        self._carries_mac = isinstance(self._callbacks, CarriesMac)
         self._token_mac = token_mac
         self._jobs = jobs
         self._spending = spending
@@ -146,8 +147,8 @@ class CallbackMatching:
 
     def url_for(self, token: str) -> str | None:
         """The callback URL of a new attempt; from now on callbacks about it are ours."""
-        carries_mac = isinstance(self._callbacks, CarriesMac)
-        url = self._callbacks.url_for(self._token_mac.append_to(token) if carries_mac else token)
+        text = self._token_mac.append_to(token) if self._carries_mac else token
+        url = self._callbacks.url_for(text)
         if url is not None:
             self.expect(token)
             last = url.partition("?")[0].rpartition("/")[2]

@@ -23,7 +23,7 @@ from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Limiter
 from apikley_async._recorder import Attempt, NoRecorder, Recorder, Verdict
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
-from apikley_async._storyboard import Urls, Work, work_faults
+from apikley_async._storyboard import Urls, Work, is_valid_from_birth, work_faults
 from apikley_async._text import loggable
 from apikley_async._tokens import TOKEN
 from apikley_async._uploads import Uploads
@@ -153,7 +153,7 @@ def fields_of(work: Work, urls: Urls) -> Mapping[str, Any]:
         StoryboardError: what the work would send is no JSON.
     """
     fields = work.wire_input(urls)
-    if faults := [*json_faults(fields, "input")]:
+    if not is_valid_from_birth(work) and (faults := [*json_faults(fields, "input")]):
         raise StoryboardError(faults)
     return fields
 

@@ -97,8 +97,7 @@ def parse_url(url: str) -> ParsedUrl:
     host = (request_url(url).raw_host or "").lower()
     if "%" in host and ":" not in host:  # in an IPv6 address it begins the zone
         raise ValueError("the host is percent-encoded")
-    has_credentials = parts.username is not None or parts.password is not None
-    return ParsedUrl(parts.scheme, host, parts.port, has_credentials)
+    return ParsedUrl(parts.scheme, host, parts.port, has_credentials="@" in parts.netloc)
 
 
 def display_host(url: str) -> str:
@@ -118,23 +117,26 @@ def is_url(image: object) -> bool:
 
 def url_faults(url: str) -> Iterator[str]:
     """Say why *url* is not one that another machine could be asked to fetch."""
+    parsed = _parse_or_say_why(url)
+    if isinstance(parsed, str):
+        yield parsed
+
+
+def _parse_or_say_why(url: str) -> ParsedUrl | str:
+    """Read *url*; a text says why it is not one that another machine could be asked to fetch."""
     if len(url) > MAX_URL:
-        yield f"a URL of at most {MAX_URL} characters, not {len(url)}"
-        return
+        return f"a URL of at most {MAX_URL} characters, not {len(url)}"
     if _has_blanks(url):
-        yield "a URL without spaces and control characters"
-        return
+        return "a URL without spaces and control characters"
     try:
         parsed = parse_url(url)
     except ValueError:
-        yield "a valid URL"
-        return
+        return "a valid URL"
     if parsed.scheme not in ("http", "https"):
-        yield f"an http(s) URL, not {parsed.scheme}://"
-    elif not parsed.host:
-        yield "a URL with a host"
-    elif parsed.has_credentials:
-        yield "a URL without user name and password"
+        return f"an http(s) URL, not {parsed.scheme}://"
+    if not parsed.host:
+        return "a URL with a host"
+    return "a URL without user name and password" if parsed.has_credentials else parsed
 
 
 def base_url_fault(url: str) -> str | None:
@@ -236,12 +238,11 @@ def fetch_faults(url: str, policy: AddressPolicy | None = None) -> Iterator[str]
         url: of an image.
         policy: what is permitted besides public addresses; by default nothing.
     """
-    if faults := [*url_faults(url)]:
-        yield from faults
-        return
-    host = parse_url(url).host
-    if not (policy or AddressPolicy()).permits_host(host):
-        yield f"a URL the service can fetch, not one of {host}; allow_private permits it"
+    parsed = _parse_or_say_why(url)
+    if isinstance(parsed, str):
+        yield parsed
+    elif not (policy or AddressPolicy()).permits_host(parsed.host):
+        yield f"a URL the service can fetch, not one of {parsed.host}; allow_private permits it"
 
 
 def is_loopback(host: str | None) -> bool:
@@ -251,9 +252,8 @@ def is_loopback(host: str | None) -> bool:
     """
     if host is None:
         return False
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
+    address = _plain_address(host)
+    if address is None:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_loopback
@@ -261,11 +261,20 @@ def is_loopback(host: str | None) -> bool:
 
 def parse_address(host: str) -> Address | None:
     """The address that *host* is, in any spelling that the system reads; None for a name."""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host)
+    if (plain := _plain_address(host)) is not None:
+        return plain
     if re.fullmatch(r"(0x)?[0-9a-f]+(\.(0x)?[0-9a-f]+){0,3}", host, re.IGNORECASE):
         with contextlib.suppress(OSError):
             return ipaddress.IPv4Address(socket.inet_aton(host))
+    return None
+
+
+def _plain_address(host: str) -> Address | None:
+    """The address that *host* is in its usual spelling. Most hosts are names, quickly told."""
+    if ":" not in host and not host[-1:].isdigit():
+        return None
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host)
     return None
 
 

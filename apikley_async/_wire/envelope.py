@@ -7,6 +7,7 @@ listed at https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +17,11 @@ import attrs
 from apikley_async._text import one_line
 from apikley_async._wire.lenient import (
     read_amount,
+    read_any_json,
     read_date,
-    read_json,
     read_number,
     read_whole,
+    shallow_or_none,
 )
 from apikley_async._wire.refusals import names_unsupported_model
 from apikley_async.errors import (
@@ -76,6 +78,11 @@ class Reply:
     headers: Mapping[str, str] = attrs.field(factory=dict, converter=_lowered)
     complete: bool = True
 
+    @functools.cached_property
+    def decoded(self) -> Any:
+        """The JSON that the text is, however deeply it is nested; None when it is none."""
+        return read_any_json(self.text)
+
     @property
     def excerpt(self) -> str:
         """The first 64 KiB of the text: as much as an error or a journal keeps."""
@@ -111,7 +118,7 @@ class Envelope:
 
 def read_envelope(reply: Reply) -> Envelope:
     """Read the envelope; an answer without one speaks through its HTTP status alone."""
-    decoded = read_json(reply.text) if reply.complete else None
+    decoded = shallow_or_none(reply.decoded, reply.text) if reply.complete else None
     body: dict[str, Any] = decoded if isinstance(decoded, dict) else {}
     code = read_whole(body.get("code"))
     if code is None:

@@ -10,19 +10,24 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 MAX_CUTS, MAX_FIELD_ENDS = 200, 24  # of an answer that is not JSON: what a record can have
 MAX_DEPTH = 100  # what is nested deeper could not be printed, copied or pickled everywhere
+OPENING = ("{", "[", '"')  # of JSON inside a string that is worth decoding
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def read_json(text: str) -> Any:
     """Decode *text*; None when it is not JSON, or nested too deeply to be handed on."""
-    value = read_any_json(text)
+    return shallow_or_none(read_any_json(text), text)
+
+
+def shallow_or_none(value: Any, text: str) -> Any:
+    """Give what *text* was decoded to; None when it is nested too deeply to be handed on."""
     shallow = text.count("[") + text.count("{") < MAX_DEPTH
     return value if shallow or _is_shallow(value) else None
 
@@ -38,8 +43,9 @@ def read_any_json(text: str) -> Any:
 def unwrap_json(value: Any) -> Any:
     """Decode JSON inside a string, once or twice; a text that is not JSON stays one."""
     for _ in range(2):
-        maybe = isinstance(value, str) and value.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", '"')
-        decoded = read_json(value) if maybe else None
+        if not isinstance(value, str) or not value.lstrip("\ufeff \t\r\n").startswith(OPENING):
+            break
+        decoded = read_json(value)
         if not isinstance(decoded, str | list | dict):
             break
         value = decoded
@@ -52,9 +58,13 @@ def strings_in(value: Any) -> Iterator[str]:
     for _ in range(MAX_DEPTH):
         if not layer:
             return
-        layer = [unwrap_json(inner) for inner in layer]
-        yield from (inner for inner in layer if isinstance(inner, str))
-        layer = [inner for outer in layer for inner in _children(outer)]
+        inside: list[Any] = []
+        for inner in map(unwrap_json, layer):
+            if isinstance(inner, str):
+                yield inner
+            else:
+                inside += _children(inner)
+        layer = inside
 
 
 def read_json_without(text: str, names: tuple[str, ...]) -> Iterator[Any]:
@@ -106,9 +116,10 @@ def _is_shallow(value: Any) -> bool:
     return False
 
 
-def _children(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict | list):
-        yield from value.values() if isinstance(value, dict) else value
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def read_number(value: Any) -> float | None:

@@ -21,7 +21,7 @@ from apikley_async._wire.envelope import (
     retry_after,
     unsupported_model,
 )
-from apikley_async._wire.lenient import read_any_json, read_json
+from apikley_async._wire.lenient import read_json
 from apikley_async._wire.refusals import certain_refusal, names_unsupported_model
 from apikley_async.errors import (
     ApiError,
@@ -66,7 +66,7 @@ def decode_submission(
     """
     envelope = read_envelope(reply)
     status, code = reply.status, envelope.code
-    if task_id := find_task_id(read_any_json(reply.text)):
+    if task_id := find_task_id(reply.decoded):
         # Whatever else the answer says: what is paid is never dropped.
         if not envelope.ok:
             logger.warning("%s was created although the answer says %s", task_id, _cause(reply))

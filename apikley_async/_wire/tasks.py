@@ -7,11 +7,8 @@ text, sometimes escaped wrongly. It is believed only when it names the task that
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-import cattrs
-from cattrs.gen import make_dict_structure_fn, override
 
 from apikley_async._result import Snapshot, State
 from apikley_async._storyboard import INPUT_NAMES, MODEL, Work, with_images
@@ -73,18 +70,25 @@ def _read_record(record: dict[str, Any], raw: dict[str, Any], task_id: str) -> S
     content = unwrap_json(record.get("resultJson"))
     content = content if isinstance(content, dict) else {}
     storyboard = record.get("model") == MODEL or _is_storyboard(param)
-    fields = {
-        "taskId": task_id,
-        "word": "" if state is not State.UNKNOWN else record.get("state"),
-        "urls": links.usable,
-        "unusable": links.unusable,
-        "content": content,
+    return Snapshot(
+        task_id,
+        state,
+        model=_words(record.get("model")),
+        progress=read_amount(record.get("progress")),
+        urls=links.usable,
+        content=content,
         # Other models may answer without links; a storyboard without one is a film that is missing.
-        "linked": storyboard or links.named or not any(content.values()),
-        "raw": raw,
-    }
-    snapshot: Snapshot = _reader.structure(record | fields, Snapshot)
-    return snapshot
+        linked=storyboard or links.named or not any(content.values()),
+        fail_code=_words(record.get("failCode")),
+        fail_message=_words(record.get("failMsg")),
+        credits=read_amount(record.get("creditsConsumed")),
+        created_at=read_moment(record.get("createTime")),
+        updated_at=read_moment(record.get("updateTime")),
+        completed_at=read_moment(record.get("completeTime")),
+        raw=_with_shared_names(raw),
+        word="" if state is not State.UNKNOWN else _words(record.get("state")),
+        unusable=links.unusable,
+    )
 
 
 def _is_record_of(record: dict[str, Any], task_id: str) -> bool:
@@ -148,36 +152,6 @@ _SHARED_NAMES = {
 
 def _with_shared_names(record: Mapping[str, Any]) -> dict[str, Any]:
     return {_SHARED_NAMES.get(name, name): value for name, value in record.items()}
-
-
-def _reads(hook: Callable[[Any], Any], rename: str | None = None) -> Any:
-    return override(rename=rename, struct_hook=lambda value, _type: hook(value))
-
-
-_reader = cattrs.Converter(detailed_validation=False)
-_reader.register_structure_hook(
-    Snapshot,
-    make_dict_structure_fn(
-        Snapshot,
-        _reader,
-        task_id=_reads(str, "taskId"),
-        state=_reads(_state),
-        model=_reads(_words),
-        progress=_reads(read_amount),
-        word=_reads(_words),
-        urls=_reads(tuple),
-        unusable=_reads(tuple),
-        content=_reads(dict),
-        linked=_reads(bool),
-        fail_code=_reads(_words, "failCode"),
-        fail_message=_reads(_words, "failMsg"),
-        credits=_reads(read_amount, "creditsConsumed"),
-        created_at=_reads(read_moment, "createTime"),
-        updated_at=_reads(read_moment, "updateTime"),
-        completed_at=_reads(read_moment, "completeTime"),
-        raw=_reads(_with_shared_names),
-    ),
-)
 
 
 def shows_request(snapshot: Snapshot) -> bool:

@@ -50,8 +50,8 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "        raise ServerError('no id', code=500)\n    raise refused\n")),
     ),
     "look past the id in a refusal": (
-        ("_wire.task_ids", "    if task_id := find_task_id(read_any_json(reply.text)):",
-         "    if envelope.ok and (task_id := find_task_id(read_any_json(reply.text))):"),
+        ("_wire.task_ids", "    if task_id := find_task_id(reply.decoded):",
+         "    if envelope.ok and (task_id := find_task_id(reply.decoded)):"),
     ),
     "plan again what was out in a crash": (
         ("batch.states", "(ItemState.SENDING, ItemEvent.CRASH): ItemState.UNCERTAIN",
