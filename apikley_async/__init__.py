@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # for type checkers; at run time a module is imported when it
     from apikley_async._client import Client
     from apikley_async._clock import Clock, SystemClock
     from apikley_async._download.partfile import SavedFile
+    from apikley_async._download.stream import FilmStream
     from apikley_async._durations import Expected
     from apikley_async._environment import Environment
     from apikley_async._generate import Completed, Failed, Outcome
@@ -82,6 +83,7 @@ __all__ = [
     "Expected",
     "Failed",
     "FeatureDisabledError",
+    "FilmStream",
     "Image",
     "Images",
     "InsufficientCreditsError",
@@ -137,6 +139,7 @@ _NAMES = {
     "_client": "Client",
     "_clock": "Clock SystemClock",
     "_download.partfile": "SavedFile",
+    "_download.stream": "FilmStream",
     "_durations": "Expected",
     "_environment": "Environment",
     "_generate": "Completed Failed Outcome",

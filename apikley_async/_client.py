@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from apikley_async._attempts import Attempts
 from apikley_async._budget import Price
 from apikley_async._download.partfile import SavedFile
+from apikley_async._download.stream import FilmStream
 from apikley_async._durations import Expected
 from apikley_async._environment import Environment
 from apikley_async._generate import ClientFilms, ManyFilms, Outcome, Works
@@ -378,6 +379,27 @@ class Client:
         session = self._session
         async with session.tasks.inside():
             return await session.saver.save(result, target, overwrite=overwrite)
+
+    @contextlib.asynccontextmanager
+    async def stream(self, result: Result, index: int = 0) -> AsyncGenerator[FilmStream, None]:
+        """Read a film without a disk: `async with client.stream(result) as chunks:`.
+
+        Entering waits for the first bytes, so `chunks.size` and `chunks.content_type` are known. A
+        break, a stall or a link that expires is made good, as for `save`: bytes that were handed
+        on are never handed on twice. Where the host cannot prove that it continues them, the film
+        is fetched again and compared by its digest. Costs nothing.
+
+        Args:
+            result: what awaiting a job gave.
+            index: of the file, from 0.
+
+        Raises:
+            DownloadError: as `save`, before or between chunks; and after the last one where
+                what was handed on is no whole film. What you made of the chunks is void then.
+            ValueError: there is no such file.
+        """
+        async with self._session.streams.stream(result, index) as chunks:
+            yield chunks
 
     # --- opening and closing ------------------------------------------------------------------
 

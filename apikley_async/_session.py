@@ -10,6 +10,7 @@ import attrs
 from apikley_async._api import Api
 from apikley_async._callbacks import CallbackMatching
 from apikley_async._download.saver import Saver
+from apikley_async._download.stream import Streams
 from apikley_async._environment import Environment
 from apikley_async._http import HttpTransport, Network, Transport
 from apikley_async._jobs import Jobs
@@ -103,6 +104,7 @@ class Session:
             clock=clock,
             rng=rng,
         )
+        self.streams: Streams = Streams(self.saver.transfers, self.api.new_links, self.tasks, clock)
         self._jobs = jobs
         self.stop_receiving: Callable[[], None] = matching.open(self.api, self.tasks)
 

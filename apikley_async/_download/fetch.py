@@ -53,7 +53,6 @@ __all__ = ["FileFetcher", "check_link"]
 
 logger: logging.Logger = logging.getLogger("apikley_async")
 
-MAX_CONNECTIONS = 12
 CHUNK_BYTES = 256 * 1024
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_REDIRECTS = 5
@@ -218,7 +217,8 @@ class FileFetcher:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=self._network.connector(
-                    limit=MAX_CONNECTIONS, socket_factory=self._open_socket
+                    limit=0,
+                    socket_factory=self._open_socket,  # bounded by whoever transfers
                 ),
                 timeout=aiohttp.ClientTimeout(
                     total=None,

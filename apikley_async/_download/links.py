@@ -74,8 +74,8 @@ class RenewableLink:
         self._reissue = reissue
         self._file = result.task_id, index, result.urls[index]
         self._clock = clock
-        self.url = result.urls[index]
-        self.expires_at = result.expires_at.timestamp() if result.expires_at else 0.0
+        self.url: str = result.urls[index]
+        self.expires_at: float = result.expires_at.timestamp() if result.expires_at else 0.0
         self._new_links: AsyncIterator[str] | None = None
         self._unreached = False  # a host was not reached in this round: its link may work
         self._refused_since: float | None = None

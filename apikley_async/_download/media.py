@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable
 
 HEAD_BYTES = 16  # enough to recognise a format by
+HEADER_BYTES = 16  # of a box, at most
 MAX_BOXES = 100_000
 SAME_FORMAT = {".jpeg": ".jpg", ".mov": ".mp4", ".m4v": ".mp4", ".m4a": ".mp4"}
 
@@ -33,6 +34,24 @@ def suffix_of(head: bytes) -> str | None:
         if head.startswith(magic):
             return suffix
     return None
+
+
+CONTENT_TYPES = {
+    ".mp4": "video/mp4",
+    ".mov": "video/quicktime",
+    ".webm": "video/webm",
+    ".gif": "image/gif",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".avif": "image/avif",
+    ".mp3": "audio/mpeg",
+    ".wav": "audio/wav",
+    ".m4a": "audio/mp4",
+    ".ogg": "audio/ogg",
+    ".flac": "audio/flac",
+}
+"""By the suffix that `suffix_of` gives."""
 
 
 class Completeness(enum.Enum):
@@ -69,11 +88,9 @@ def mp4_completeness(read: Callable[[int, int], bytes], size: int) -> Completene
         complete = {b"moov", b"mdat"} <= kinds
         if position == size:
             return Completeness.COMPLETE if complete else Completeness.TRUNCATED
-        header = read(position, 16)
-        length, kind, minimum = int.from_bytes(header[:4], "big"), header[4:8], 8
-        if length == 1:  # the real one follows in 64 bits
-            length, minimum = int.from_bytes(header[8:16], "big"), 16
-        elif length == 0 and kind in BOX_KINDS:  # to the end of the file, wherever that is
+        header = read(position, HEADER_BYTES)
+        length, kind, minimum = _read_header(header)
+        if length == 0 and kind in BOX_KINDS and minimum == 8:  # to the end, wherever that is
             complete = {b"moov", b"mdat"} <= kinds | {kind}
             return Completeness.UNKNOWN if complete else Completeness.TRUNCATED
         if len(header) < minimum or length < minimum or position + length > size:
@@ -82,3 +99,44 @@ def mp4_completeness(read: Callable[[int, int], bytes], size: int) -> Completene
         kinds.add(kind)
         position += length
     return Completeness.TRUNCATED
+
+
+def _read_header(header: bytes) -> tuple[int, bytes, int]:
+    """The length of a box, its kind, and the bytes that its header has."""
+    length, kind, minimum = int.from_bytes(header[:4], "big"), header[4:8], 8
+    if length == 1:  # the real one follows in 64 bits
+        length, minimum = int.from_bytes(header[8:16], "big"), 16
+    return length, kind, minimum
+
+
+class BoxHeaders:
+    """The headers of a film's boxes, kept while its bytes pass by; the rest is not.
+
+    `read` gives them to `mp4_completeness`, for a film that is nowhere as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, bytes] = {}
+        self._size = 0  # bytes that have passed
+        self._next: int | None = 0  # where the next header begins; None when there is none
+        self._rest = b""  # the beginning of that header, while its end has not come
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the bytes that follow the earlier ones."""
+        data = self._rest + chunk if self._rest else chunk
+        self._size += len(chunk)
+        start = self._size - len(data)
+        while self._next is not None and self._next + HEADER_BYTES <= self._size:
+            at = self._next - start
+            header = data[at : at + HEADER_BYTES]
+            self._found[self._next] = header
+            length, _, minimum = _read_header(header)
+            ends = length < minimum or len(self._found) == MAX_BOXES
+            self._next = None if ends else self._next + length
+        begun = self._next is not None and self._next < self._size
+        self._rest = data[(self._next or 0) - start :] if begun else b""
+
+    def read(self, position: int, count: int) -> bytes:
+        """The header at a position, as far as it has come."""
+        rest = self._rest if position == self._next else b""
+        return self._found.get(position, rest)[:count]

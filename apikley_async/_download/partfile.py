@@ -49,7 +49,7 @@ from apikley_async._download.names import with_matching_suffix
 from apikley_async._download.ranges import HeldBytes, TransferInterruptedError, strong_etag
 from apikley_async.errors import Blame, DownloadError
 
-__all__ = ["PartFile", "SavedFile"]
+__all__ = ["Check", "PartFile", "SavedFile"]
 
 COMPARED_BYTES = 256 * 1024  # at once
 CHECKPOINT_EVERY = 8 * 1024**2  # at most so many bytes are fetched again after a crash
@@ -139,6 +139,15 @@ class PartFile:
     @property
     def _folder(self) -> Path:
         return self.target.parent
+
+    @property
+    def name(self) -> str:
+        return self.target.name
+
+    @property
+    def waited(self) -> float:
+        """A disk is not waited for as a reader is."""
+        return 0.0
 
     @property
     def is_open(self) -> bool:

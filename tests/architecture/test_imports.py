@@ -60,7 +60,9 @@ ORDER = [
     "_download.partfile",
     "_download.links",
     "_download.fetch",
+    "_download.transfer",
     "_download.saver",
+    "_download.stream",
     # jobs: submitted, polled, many at once
     "_environment",
     "_recorder",

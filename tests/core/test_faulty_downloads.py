@@ -35,7 +35,9 @@ from volume import volume
 from apikley_async import Result
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import Saver
+from apikley_async._download.stream import Streams
 from apikley_async._http import Network
+from apikley_async._tasks import TaskScope
 from apikley_async._urls import AddressPolicy
 from apikley_async.errors import DownloadError, ResultExpiredError, ServerError
 
@@ -270,6 +272,40 @@ async def download(file: FaultyFile, host: FileHost, folder: Path) -> str:
     return "interrupted"
 
 
+async def stream(file: FaultyFile, host: FileHost) -> str:
+    """Stream a file; says how it ended. What was handed on is of one version."""
+    rng = random.Random(~file.seed)
+    base = f"/{file.seed}?x"
+    for tail in ("", "&on", "&again", "&again&on", "&on&on", "&again&on&on"):
+        host.serve(base + tail, file.respond)
+    reissue, tasks, clock = links(file, host.base + base, rng), TaskScope(), SystemClock()
+    network, policy = Network(), AddressPolicy(loopback=True)
+    saver = Saver(reissue=reissue, clock=clock, rng=rng, network=network, policy=policy)
+    expires_at = datetime(2020, 1, 1, tzinfo=UTC) if file.ends else None
+    result = Result(f"task_{file.seed}", (host.base + base,), expires_at=expires_at)
+    data, outcome = b"", "streamed"
+    try:
+        streams = Streams(saver.transfers, reissue, tasks, clock)
+        async with streams.stream(result, 0) as chunks:
+            async for chunk in chunks:
+                data += chunk
+    except ResultExpiredError:
+        outcome = "expired"
+    except DownloadError as error:
+        outcome = "changed" if "another film" in str(error) else f"failed: {error}"
+    finally:
+        tasks.interrupt()
+        await tasks.shut(saver.aclose)
+    served = [version.data for version in file.versions]
+    odd = [one + MORE for one in served] if "trailing_bytes" in file.faults_met else []
+    if outcome == "streamed":
+        assert data in served + odd, f"seed {file.seed}: wrong bytes after {file.faults_met}"
+    if "wrong_range" not in file.faults_met:  # nobody can tell until the end, which is an error
+        ours = any(one.startswith(data) for one in served + odd)
+        assert ours, f"seed {file.seed}: spliced after {file.faults_met}"
+    return outcome
+
+
 def check(file: FaultyFile, target: Path) -> None:
     """Refuse a film under its final name that nobody ever served."""
     if target.exists():
@@ -315,3 +351,20 @@ async def test_no_fault_ever_makes_a_wrong_film(tmp_path: Path, batch: range) ->
     if ONE is None:
         assert ended["saved"] > len(batch) * 0.5
         assert len(faults) >= 10
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("batch", seeds(), ids=str)
+async def test_no_fault_ever_splices_a_stream(batch: range) -> None:
+    """Every byte belongs to one version, and its end is certain, or there is an error."""
+    ended: Counter[str] = Counter()
+    async with FileHost() as host:
+        for seed in batch:
+            file = make_file(seed)
+            outcome = await stream(file, host)
+            ended[outcome] += 1
+            possible = {"streamed", "changed"} | ({"expired"} if file.ends else set())
+            assert outcome in possible, f"seed {seed}: {outcome} after {file.faults_met}"
+            host.requests.clear()
+    if ONE is None:
+        assert ended["streamed"] > len(batch) * 0.5, ended

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from filehost import box, film
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async._download.media import Completeness, is_mp4, mp4_completeness, suffix_of
+from apikley_async._download.media import (
+    CONTENT_TYPES,
+    BoxHeaders,
+    Completeness,
+    is_mp4,
+    mp4_completeness,
+    suffix_of,
+)
 from apikley_async._download.ranges import MAX_FILE_BYTES
 
 HEADS = [
@@ -97,6 +105,40 @@ def test_a_film_is_complete_when_its_boxes_add_up() -> None:
     ]
 
     assert wrong == []
+
+
+def passing_by(data: bytes, step: int) -> Completeness:
+    """What is known of a film whose bytes were seen once, so many at a time."""
+    headers = BoxHeaders()
+    for at in range(0, len(data), step):
+        headers.feed(data[at : at + step])
+    return mp4_completeness(headers.read, len(data))
+
+
+def test_a_film_that_passes_by_is_judged_as_one_on_the_disk() -> None:
+    """However it is cut into pieces: the headers of its boxes are all that is needed."""
+    wrong = [
+        (data, step, found)
+        for data, expected in FILES
+        for step in (1, 3, 7, 16, 1000)
+        if (found := passing_by(data, step)) is not expected
+    ]
+
+    assert wrong == []
+
+
+@given(st.lists(st.sampled_from([FTYP, MOOV, MDAT, box(b"free", b""), b"\0", b"moov"])), st.data())
+def test_any_boxes_that_pass_by_are_judged_as_on_the_disk(parts: list[bytes], data: Any) -> None:
+    film, headers = b"".join(parts), BoxHeaders()
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(film)))) | {0, len(film)})
+    for begin, end in itertools.pairwise(cuts):
+        headers.feed(film[begin:end])
+
+    assert mp4_completeness(headers.read, len(film)) is completeness(film)
+
+
+def test_every_format_has_a_content_type() -> None:
+    assert {suffix for _, suffix in HEADS if suffix} <= CONTENT_TYPES.keys()
 
 
 def test_no_truncated_film_is_complete() -> None:

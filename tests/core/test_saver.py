@@ -603,7 +603,7 @@ async def test_a_slow_download_is_not_interrupted(tmp_path: Path) -> None:
 @pytest.mark.virtual
 async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than the largest film is refused while it comes (D12)."""
-    monkeypatch.setattr("apikley_async._download.saver.MAX_FILE_BYTES", 100_000)
+    monkeypatch.setattr("apikley_async._download.transfer.MAX_FILE_BYTES", 100_000)
     endless = FileVersion(film(5, 300_000), "")
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", altered(serve_file(endless), framing="chunked"))

@@ -140,8 +140,9 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- saving
     "do not look whether a film is whole": (
-        ("_download.saver", "if body.total is not None and part.size != body.total:", "if False:"),
-        ("_download.saver", "if found is Completeness.TRUNCATED:", "if False:"),
+        ("_download.transfer", "if body.total is not None and sink.size != body.total:",
+         "if False:"),
+        ("_download.transfer", "if found is Completeness.TRUNCATED:", "if False:"),
         ("_download.ranges", 'framed = length is not None or "Transfer-Encoding" in headers',
          "framed = True"),
     ),
@@ -169,7 +170,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
           "    (ItemState.DONE, ItemEvent.EXPIRE): ItemState.EXPIRED,")),
     ),
     "give up on the first dead link": (
-        ("_download.saver",
+        ("_download.transfer",
          "            except LinkRefusedError as error:\n                reason = str(error)\n",
          ("            except LinkRefusedError as error:\n"
          "                raise ResultExpiredError(str(error)) from None\n")),
