@@ -234,9 +234,10 @@ def tests_all(session: nox.Session) -> None:
 
 @nox.session(name="tests-others", venv_backend="none", default=False)
 def tests_others(session: nox.Session) -> None:
-    """The same without the Python that runs this."""
+    """The same without the Python that runs this, and without those that $TESTED names."""
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    notify_pythons(session, [python for python in PYTHONS if python != running])
+    tested = {running, *os.environ.get("TESTED", "").split()}
+    notify_pythons(session, [python for python in PYTHONS if python not in tested])
 
 
 for python in PYTHONS:
@@ -496,7 +497,7 @@ def is_whole(session: nox.Session) -> bool:
     if shutil.which("python", path=session.bin) is None:
         return False
     ask = "import importlib.util as u; print(u.find_spec('pip') is not None)"
-    return "True" in str(session.run("python", "-c", ask, silent=True, log=False))
+    return "True" in str(session.run_install("python", "-c", ask, silent=True, log=False))
 
 
 def faults_of_wheel(session: nox.Session, wheel: Path) -> list[str]:

@@ -245,42 +245,81 @@ def test_the_gate_runs_the_floors_and_the_newest() -> None:
         assert f"-s {name} " in steps[name]
 
 
-@pytest.mark.parametrize(
-    ("red", "code", "said"),
-    [
-        (set(), 0, "The gate is open"),
-        ({"newest"}, 0, "NEWEST IS RED"),
-        ({"lowest"}, 1, "The gate is closed"),
-        ({"tests", "newest"}, 1, "NEWEST IS RED"),
-    ],
-)
-def test_the_gate_closes_for_what_is_ours(
-    tmp_path: Path, red: set[str], code: int, said: str
-) -> None:
-    """With a python3 that only fails where it is meant to."""
+def run_gate(tmp_path: Path, *red: str, ends_the_line: str = "-") -> list[str]:
+    """What the gate prints with a python3 that runs nothing, and fails in the sessions *red*."""
     python = tmp_path / "python3"
     python.write_text(
         '#!/bin/sh\nwhile [ $# -gt 0 ] && [ "$1" != -s ]; do shift; done\n'
-        f"case $2 in {'|'.join(red) or '-'}) exit 1; esac\n"
+        'echo "session $2, TESTED=$TESTED"\n'
+        f"case $2 in {'|'.join(red) or '-'}) exit 1;; {ends_the_line}) kill -9 $PPID; esac\n"
     )
     python.chmod(0o755)
     (tmp_path / "chromium").symlink_to(python)  # so that nothing is installed by a test
-    env = {
-        **os.environ,
-        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
-        "PYENV_VERSION": "x",
-    }
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYENV_VERSION": "x", "TMPDIR": str(tmp_path)}
 
     ran = subprocess.run(
         [ROOT / ".ci" / "run"], env=env, capture_output=True, text=True, check=False
     )
+    lines = ran.stdout.splitlines()
 
-    assert ran.returncode == code
-    assert said in ran.stdout
-    assert ("NEWEST IS RED" in ran.stdout) == ("newest" in red)
-    assert ran.stdout.splitlines()[-1].startswith(
-        "The gate is closed" if code else "The gate is open"
-    )
+    assert lines[-1].startswith("The gate is closed" if ran.returncode else "The gate is open")
+    assert {path.name for path in tmp_path.iterdir()} == {"python3", "chromium"}
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("red", "said"),
+    [
+        ((), "The gate is open"),
+        (("newest",), "The gate is open"),
+        (("lowest",), "The gate is closed"),
+        (("tests", "newest"), "The gate is closed"),
+        (("typing",), "The gate is closed"),
+        (("alike",), "The gate is closed"),
+    ],
+)
+def test_the_gate_closes_for_what_is_ours(tmp_path: Path, red: tuple[str, ...], said: str) -> None:
+    """Whether it runs among the steps or aside."""
+    lines = run_gate(tmp_path, *red)
+
+    assert lines[-1].startswith(said)
+    assert any("NEWEST IS RED" in line for line in lines) == ("newest" in red)
+    ours = [session for session in red if session != "newest"]
+    assert sum(line.startswith("FAILED ") for line in lines) == len(ours)
+
+
+def test_the_gate_shows_what_ran_aside(tmp_path: Path) -> None:
+    """Each session once, its output behind its name, whichever line it ran in."""
+    lines = run_gate(tmp_path)
+
+    shown = [(lines[at], lines[at + 1]) for at, line in enumerate(lines) if line[:4] == "==> "]
+    asked = re.findall(r'^(?:step|aside) "([^"]+)" python3 .*?-s ([\w.-]+)', CI, re.MULTILINE)
+    assert sorted(
+        (title.split(":")[0].removeprefix("==> "), said.split(",")[0].removeprefix("session "))
+        for title, said in shown
+    ) == sorted(asked)
+    passed = [line.split(" s  ")[1] for line in lines if line.startswith("ok ")]
+    assert passed == [name for name, _ in asked]
+
+
+def test_the_gate_closes_where_its_second_line_ends_early(tmp_path: Path) -> None:
+    """Killed, or out of memory: what it did not come to has failed."""
+    lines = run_gate(tmp_path, ends_the_line="docs")
+
+    failed = [line.rpartition("  ")[2] for line in lines if line.startswith("FAILED")]
+    assert failed == ["docs", "build", "one history"]
+    assert "session docs, TESTED=" in lines
+
+
+@pytest.mark.parametrize(("red", "tested"), [((), "3.13"), (("newest",), "")])
+def test_the_python_of_the_newest_is_pinned_again_only_where_that_is_red(
+    tmp_path: Path, red: tuple[str, ...], tested: str
+) -> None:
+    """Red or green, the newest Python has had the tests with one set of versions that counts."""
+    assert f"session tests-others, TESTED={tested}" in run_gate(tmp_path, *red)
+    assert supported_pythons()[-1] == "3.13"
+    assert "python=PYTHONS[-1]" in NOXFILE.partition("def newest")[0].rpartition("@nox")[2]
 
 
 def test_the_gate_runs_the_readmes_command() -> None:

@@ -133,9 +133,14 @@ def many(plans: list[Plan]) -> tuple[int, int, int, list[Report]]:
     return len(reports), sum(r.died for r in reports), sum(r.commits for r in reports), bad
 
 
-def chunks(plans: Iterator[Plan], size: int = 50) -> Iterator[list[Plan]]:
+def chunks(plans: Iterator[Plan], size: int) -> Iterator[list[Plan]]:
     while chunk := [*itertools.islice(plans, size)]:
         yield chunk
+
+
+def chunk_size(count: int, jobs: int) -> int:
+    """How many plans a process gets at a time: small enough that all end at about the same time."""
+    return max(1, min(50, count // (8 * jobs)))
 
 
 def part(name: str, work: Iterable[list[Plan]], jobs: int) -> int:
@@ -285,7 +290,7 @@ def main() -> int:
     count, first, jobs = options.count or 1000, options.first, options.jobs
     runs = options.count or RUNS_A_MUTANT
     kinds: dict[str, Callable[[], int]] = {
-        "seeds": lambda: part("seeds", chunks(seeds(first, count)), jobs),
+        "seeds": lambda: part("seeds", chunks(seeds(first, count), chunk_size(count, jobs)), jobs),
         "same": lambda: same(first, count, options.words),
         "fingerprint": lambda: fingerprint(first, count),
         "mutants": lambda: mutants(options.words, jobs, runs),
@@ -301,7 +306,8 @@ def main() -> int:
 
 
 def spread(kind: str, first: int, count: int, jobs: int) -> int:
-    work = (chunk for plans in points(kind, first, count) for chunk in chunks(iter(plans)))
+    size = chunk_size(count, jobs)
+    work = (chunk for plans in points(kind, first, count) for chunk in chunks(iter(plans), size))
     return part(kind, work, jobs)
 
 
