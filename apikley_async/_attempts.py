@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -21,6 +21,7 @@ from apikley_async._session import Session, Sessions, Settings
 from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._submission import Group, Submission, check_submission
+from apikley_async._tasks import Nested
 from apikley_async._tokens import TokenMac, token_in, token_secret
 from apikley_async._wire.task_ids import is_task_id
 from apikley_async._wire.tasks import belongs_to_attempt, differences
@@ -173,18 +174,14 @@ class Attempts:
         """
         return Group(self._clock, recorded=recorded)
 
-    @contextlib.asynccontextmanager
-    async def running_slot(self) -> AsyncIterator[None]:
+    def running_slot(self) -> AbstractAsyncContextManager[None]:
         """Surround one film, as `generate` does: one of the client's `max_running`.
 
         It also holds one of the limiter's running slots, which other clients may share.
         """
         tasks = self._session.tasks
-        async with (
-            tasks.entering(self.running.slot()),
-            tasks.entering(self.settings.limiter.running_slot()),
-        ):
-            yield
+        shared = self.settings.limiter.running_slot()
+        return Nested(tasks.entering(self.running.slot()), tasks.entering(shared))
 
     def account(self, salt: bytes) -> str:
         """A digest that tells accounts apart and says nothing of the key."""

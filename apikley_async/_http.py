@@ -50,7 +50,7 @@ KEEP_ALIVE = 75.0  # longer than any pause between two polls
 SENT_AHEAD = 128 * 1024  # bytes that may wait in a socket's buffer
 STALL, GRACE = 1.0, 5.0
 MOST_CUT_OFF = 20  # polls in a row that count
-HEADERS_KEPT = ("content-type", "date", "retry-after", "retry-after-ms")
+HEADERS_KEPT = ("date", "retry-after", "retry-after-ms")  # those that are read
 
 USER_AGENT = "apikley-async/0.1.0"
 """How we name ourselves; some hosts of films refuse the names of HTTP libraries."""
@@ -124,6 +124,8 @@ async def send_logged(
         attempt: which attempt it is: a number, or how the token of a paid one begins.
         clock: takes the time.
     """
+    if not logger.isEnabledFor(logging.DEBUG):
+        return await transport.send(request, on_sent=on_sent)
     began, end = clock.now(), "ended by its caller"
     try:
         reply = await transport.send(request, on_sent=on_sent)
@@ -320,21 +322,22 @@ class HttpTransport:
         When the loop itself stood still, the timer and the answer come due together: then the
         answer gets five more seconds to be read.
         """
-        limit = self._timeouts.connect + self._timeouts.read
         loop = asyncio.get_running_loop()
-        task = loop.create_task(exchange)
+        due = loop.time() + self._timeouts.connect + self._timeouts.read
         try:
-            due = loop.time() + limit
-            await asyncio.wait({task}, timeout=limit)
-            if not task.done() and loop.time() - due > STALL:
-                await asyncio.wait({task}, timeout=GRACE)
-            if task.done():
-                return task.result()
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        return self._error_for(mark, f"no answer within {self._timeouts.read:g} s")
+            async with asyncio.timeout(None) as clock:
+
+                def expire() -> None:
+                    stalled = loop.time() - due > STALL
+                    clock.reschedule(loop.time() + (GRACE if stalled else 0.0))
+
+                timer = loop.call_at(due, expire)
+                try:
+                    return await exchange
+                finally:
+                    timer.cancel()
+        except TimeoutError:
+            return self._error_for(mark, f"no answer within {self._timeouts.read:g} s")
 
     async def _exchange(self, request: Request, mark: _Mark) -> Reply | ApikleyError:
         """One request, and whatever comes of it as a value."""

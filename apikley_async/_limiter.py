@@ -16,9 +16,10 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from heapq import heappop, heappush, heappushpop, nsmallest
+from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 from apikley_async._clock import Clock, SystemClock
@@ -129,9 +130,14 @@ class Slots:
         """Seconds until all slots that are not in use are free."""
         return max(0.0, max((*self._free_at, *self._refused), default=0.0) - self._clock.now())
 
-    @contextlib.asynccontextmanager
-    async def slot(self, gate: Callable[[float], float] | None = None) -> AsyncIterator[None]:
+    def slot(
+        self, gate: Callable[[float], float] | None = None
+    ) -> AbstractAsyncContextManager[None]:
         """Enter when a slot is free and *gate*, called with the time, returns no more seconds."""
+        return _Use(self, gate)
+
+    async def take(self, use: object, gate: Callable[[float], float] | None) -> None:
+        """Wait for a slot, and let *use* have it; see `slot`."""
         self._bind()
         async with self._queue:
             # Only the first in the queue checks the slots, so nobody is overtaken and one timer
@@ -140,25 +146,20 @@ class Slots:
                 self._changed.clear()
                 await self._clock.sleep(min(delay, MAX_SLEEP), self._changed)
             heappop(self._free_at)
-            use = object()
             self._uses[use] = asyncio.get_running_loop()
-        delay = self._delay
-        heap = self._free_at
-        try:
-            yield
-        except SubmissionUncertainError as error:
+
+    def give_back(self, use: object, error: BaseException | None) -> None:
+        """End *use*, which *error* tells about: its slot is free again after a delay."""
+        delay, heap = self._delay, self._free_at
+        if isinstance(error, SubmissionUncertainError):
             delay = max(0.0, self._uncertain_delay - error.waited)
-            raise
-        except UnreachableError:  # nothing was sent, so the service counts nothing
+        elif isinstance(error, UnreachableError):  # nothing was sent: the service counts nothing
             delay = 0.0
-            raise
-        except RateLimitError:  # it counts against the slots there are, not against the width
+        elif isinstance(error, RateLimitError):  # against the slots there are, not the width
             heap = self._refused
-            raise
-        finally:
-            if self._uses.pop(use, None):  # else its loop was closed, and `_bind` gave it back
-                heappush(heap, self._clock.now() + delay)
-                self._changed.set()  # the first in the queue checks again
+        if self._uses.pop(use, None):  # else its loop was closed, and `_bind` gave it back
+            heappush(heap, self._clock.now() + delay)
+            self._changed.set()  # the first in the queue checks again
 
     def occupy(self, uses: Iterable[tuple[float, bool]]) -> None:
         """Delay free slots as if they had been used; the latest uses count.
@@ -219,6 +220,27 @@ class Slots:
                 heappush(self._free_at, self._clock.now() + self._delay)
 
 
+class _Use(AbstractAsyncContextManager[None]):
+    """One use of a slot. A class, not a generator: each attempt, poll and film is in some."""
+
+    __slots__ = ("_gate", "_slots")
+
+    def __init__(self, slots: Slots, gate: Callable[[float], float] | None) -> None:
+        self._slots = slots
+        self._gate = gate
+
+    async def __aenter__(self) -> None:
+        await self._slots.take(self, self._gate)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._slots.give_back(self, error)
+
+
 class RateLimiter:
     """*limit* slots; each is free again *per* seconds after the attempt that used it ended.
 
@@ -268,30 +290,32 @@ class RateLimiter:
         self._recent = deque[float](maxlen=limit)  # when those ended that passed, or may have
         self._running = None if max_running is None else running_slots(max_running, self._clock)
 
-    @contextlib.asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    def slot(self) -> AbstractAsyncContextManager[None]:
         """Enter when an attempt may be sent: a slot is free and the gate is open."""
-        async with self._slots.slot(lambda now: self._gate.delay(now, self._slots.in_use)):
-            sent_at = self._clock.now()
-            filled = self._slots.width < self.limit and self._slots.is_full
-            try:
-                yield
-            except RateLimitError as error:
-                self._close_gate(sent_at, error.retry_after)
-                raise
-            except ApiError:
-                self._count_pass(sent_at, filled)  # refused, but not for the rate
-                raise
-            except SubmissionUncertainError:
-                self._recent.append(self._clock.now())  # it may have passed: no slot less for it
-                raise
-            self._count_pass(sent_at, filled)
+        return _Attempt(self)
 
-    @contextlib.asynccontextmanager
-    async def running_slot(self) -> AsyncIterator[None]:
+    async def take(self, attempt: _Attempt) -> None:
+        """Wait until *attempt* may be sent; see `slot`."""
+        slots = self._slots
+        await slots.take(attempt, lambda now: self._gate.delay(now, slots.in_use))
+        attempt.sent_at = self._clock.now()
+        attempt.filled = slots.width < self.limit and slots.is_full
+
+    def give_back(self, attempt: _Attempt, error: BaseException | None) -> None:
+        """Learn from the end of *attempt*, and give its slot back."""
+        try:
+            if isinstance(error, RateLimitError):
+                self._close_gate(attempt.sent_at, error.retry_after)
+            elif error is None or isinstance(error, ApiError):  # refused, but not for the rate
+                self._count_pass(attempt.sent_at, attempt.filled)
+            elif isinstance(error, SubmissionUncertainError):
+                self._recent.append(self._clock.now())  # it may have passed: no slot less for it
+        finally:
+            self._slots.give_back(attempt, error)
+
+    def running_slot(self) -> AbstractAsyncContextManager[None]:
         """Enter when one more film may run."""
-        async with self._running.slot() if self._running else contextlib.nullcontext():
-            yield
+        return self._running.slot() if self._running else contextlib.nullcontext()
 
     def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
         """Count attempts of an earlier process: a restart does not reset the rate.
@@ -373,6 +397,31 @@ class RateLimiter:
             "" if self.takes is None else f", the service takes {self.takes} per {self.per:g} s"
         )
         return f"<RateLimiter {self.in_flight}/{self.limit} in flight{closed}{learned}>"
+
+
+class _Attempt(AbstractAsyncContextManager[None]):
+    """One attempt in a slot of a `RateLimiter`: when it was sent, and whether it filled the width.
+
+    A class, not a generator: each poll is one.
+    """
+
+    __slots__ = ("_limiter", "filled", "sent_at")
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+        self.sent_at = -math.inf
+        self.filled = False
+
+    async def __aenter__(self) -> None:
+        await self._limiter.take(self)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._limiter.give_back(self, error)
 
 
 def running_slots(count: int, clock: Clock) -> Slots:

@@ -39,7 +39,7 @@ class Secret:
 
     def _is_numbered(self, text: str) -> bool:
         """Whether *text* has the number of one of the key's characters behind an escape."""
-        return any(
+        return ("%" in text or "\\u00" in text) and any(
             escaped[:2].lower() in self._numbers
             for escape in ("%", "\\u00")
             for escaped in text.split(escape)[1:]

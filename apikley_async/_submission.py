@@ -108,9 +108,9 @@ class Group:
 
     def add(self, task: asyncio.Task[str], pending: _Pending) -> None:
         self._tasks[task] = pending
-        task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[str]) -> None:
+    def discard(self, task: asyncio.Task[str]) -> None:
+        """Note that *task* has ended."""
         del self._tasks[task]
         if not self._tasks:
             self._quiet.set()
@@ -172,6 +172,7 @@ class _Pending:
     began_at: float = 0.0  # when its newest attempt got its slot
     outcome: str | Exception | None = None  # of its newest attempt
     reported: bool = False  # the caller or a recorder knows the outcome
+    ended: asyncio.Future[None] = attrs.Factory(lambda: asyncio.get_running_loop().create_future())
 
     @property
     def stopped(self) -> bool:
@@ -225,7 +226,7 @@ class Submitter:
         for group in pending.groups:
             group.add(task, pending)
         try:
-            await asyncio.wait({task})
+            await pending.ended  # not the task: cancelling us must not cancel it
         except asyncio.CancelledError:
             pending.wanted = False
             if task.done():
@@ -438,6 +439,10 @@ class Submitter:
     # --- what no caller knows -------------------------------------------------------------------
 
     def _finished(self, task: asyncio.Task[str], pending: _Pending) -> None:
+        for group in pending.groups:
+            group.discard(task)
+        if not pending.ended.done():
+            pending.ended.set_result(None)
         error = None if task.cancelled() else task.exception()
         if not pending.wanted and error is not None and not isinstance(error, ApikleyError):
             logger.error("an abandoned submission ended in %s", type(error).__name__)

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, TypeVar
 
 from apikley_async.errors import ClientClosedError
 
-__all__ = ["Binding", "FairLock", "OtherLoopError", "TaskScope", "within"]
+__all__ = ["Binding", "FairLock", "Nested", "OtherLoopError", "TaskScope", "within"]
 
 T = TypeVar("T")
 
@@ -55,30 +55,22 @@ class TaskScope:
         if self.loop is not asyncio.get_running_loop():
             raise ClientClosedError("The client is open in another event loop; make one for each")
 
-    @contextlib.asynccontextmanager
-    async def inside(self) -> AsyncIterator[None]:
+    def inside(self) -> AbstractAsyncContextManager[None]:
         """Surround a wait that closing interrupts.
 
         Raises:
             ClientClosedError: the client was closed before or meanwhile.
         """
-        self.check()
-        limit = asyncio.timeout(None)
-        try:
-            async with limit:
-                self._waits[limit] = None
-                try:
-                    yield
-                finally:
-                    self._waits.pop(limit, None)
-                    if self.closing and not self._waits:
-                        self._no_waits.set()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-        else:
-            return
-        raise ClientClosedError("The client was closed meanwhile")
+        return _Wait(self)
+
+    def begin(self, wait: asyncio.Timeout) -> None:
+        """Let closing interrupt *wait* from now on."""
+        self._waits[wait] = None
+
+    def end(self, wait: asyncio.Timeout) -> None:
+        self._waits.pop(wait, None)
+        if self.closing and not self._waits:
+            self._no_waits.set()
 
     def entering(self, manager: AbstractAsyncContextManager[T]) -> AbstractAsyncContextManager[T]:
         """Enter *manager* in a wait that closing interrupts; what it surrounds is no such wait."""
@@ -165,6 +157,69 @@ class FairLock:
                 turn.set_result(None)
                 return
         self._held = False
+
+
+class _Wait(AbstractAsyncContextManager[None]):
+    """A class, not a generator: each poll is inside one."""
+
+    __slots__ = ("_limit", "_scope")
+
+    def __init__(self, scope: TaskScope) -> None:
+        self._scope = scope
+
+    async def __aenter__(self) -> None:
+        self._scope.check()
+        self._limit = asyncio.timeout(None)
+        await self._limit.__aenter__()
+        self._scope.begin(self._limit)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._scope.end(self._limit)
+        try:
+            await self._limit.__aexit__(kind, error, traceback)
+        except TimeoutError:  # of the limit: an error of the block is not raised here
+            pass
+        else:
+            return
+        raise ClientClosedError("The client was closed meanwhile")
+
+
+class Nested(AbstractAsyncContextManager[None]):
+    """Two context managers as one. A class, not a generator: each film that runs is in one."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(
+        self, outer: AbstractAsyncContextManager[Any], inner: AbstractAsyncContextManager[Any]
+    ) -> None:
+        self._outer = outer
+        self._inner = inner
+
+    async def __aenter__(self) -> None:
+        await self._outer.__aenter__()
+        try:
+            await self._inner.__aenter__()
+        except BaseException as error:
+            await self._outer.__aexit__(type(error), error, error.__traceback__)
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._inner.__aexit__(kind, error, traceback)
+        except BaseException as raised:
+            await self._outer.__aexit__(type(raised), raised, raised.__traceback__)
+            raise
+        await self._outer.__aexit__(kind, error, traceback)
 
 
 class _Entering(AbstractAsyncContextManager[T]):
