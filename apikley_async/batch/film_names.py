@@ -6,6 +6,7 @@ another item has that key, or that file, it is `<key> (film).mp4`: no key can co
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,6 +35,7 @@ class FilmNames:
         self._saved: dict[str, str] = {}  # keys by the folded stems of their files
         self._longest: int | None = None
         self._changes = 0
+        self._reading = asyncio.Lock()  # many films ask at once, and one of them reads for all
 
     @property
     def longest(self) -> int:
@@ -71,11 +73,14 @@ class FilmNames:
         self._changes += 1
 
     async def _all_keys(self) -> dict[str, str]:
-        while self._keys is None:
-            before, keys = self._changes, dict[str, str]()
-            async for item in all_items(self._store):
-                keys[fold_name(item.key)] = item.key
-                self.add_files(item.key, item.files)
-            if before == self._changes:  # else items were added while these were read
-                self._keys = keys
-        return self._keys
+        if self._keys is not None:
+            return self._keys
+        async with self._reading:
+            while self._keys is None:
+                before, keys = self._changes, dict[str, str]()
+                async for item in all_items(self._store):
+                    keys[fold_name(item.key)] = item.key
+                    self.add_files(item.key, item.files)
+                if before == self._changes:  # else items were added while these were read
+                    self._keys = keys
+            return self._keys

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from batch.helpers import (
@@ -17,7 +21,9 @@ from batch.helpers import (
     states,
 )
 
-from apikley_async.batch import ItemState, check_manifest
+from apikley_async.batch import Item, ItemState, check_manifest
+from apikley_async.batch.film_names import FilmNames
+from apikley_async.batch.store.sqlite import Journal
 from apikley_async.errors import ManifestConflictError, ManifestError
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -185,3 +191,28 @@ async def test_a_key_that_is_taken_is_given_to_nobody_else(tmp_path: Path) -> No
         assert [*await states(batch)] == ["a", "b"]
         assert (await batch.rename("a", "A")).key == "A"
         assert await batch.verify() == []
+
+
+class CountingJournal(Journal):
+    """Counts the reads of its items."""
+
+    reads = 0
+
+    async def items(self, *args: Any, **kwargs: Any) -> Sequence[Item]:
+        self.reads += 1
+        await asyncio.sleep(0.1)
+        return await super().items(*args, **kwargs)
+
+
+async def test_films_that_ask_at_once_read_the_journal_once(tmp_path: Path) -> None:
+    """Whoever reads may be cancelled: then the next one reads."""
+    journal = await CountingJournal.open(tmp_path / "a.db", clock=LoopClock())
+    async with contextlib.aclosing(journal):
+        names = FilmNames(journal, tmp_path)
+        first = asyncio.ensure_future(names.stem("kitten-0", 1))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        keys = [f"kitten-{number}" for number in range(50)]
+
+        assert await asyncio.gather(*(names.stem(key, 1) for key in keys)) == keys
+        assert journal.reads == 2
