@@ -30,6 +30,7 @@ from apikley_async.errors import (
     NotFoundError,
     RateLimitError,
 )
+from apikley_async.events import Emit, Retrying
 
 __all__ = ["Api"]
 
@@ -59,6 +60,7 @@ class Api:
         timeouts: Timeouts,
         clock: Clock,
         rng: random.Random,
+        emit: Emit | None = None,
     ) -> None:
         self._tasks = tasks
         self._transport = transport
@@ -66,6 +68,7 @@ class Api:
         self._timeouts = timeouts
         self._clock = clock
         self._rng = rng
+        self._emit = emit
 
     async def poll(self, task_id: str) -> Snapshot:
         """Poll once; a job decides itself how long it polls."""
@@ -144,7 +147,10 @@ class Api:
                 if delay is None or self._clock.now() + delay > ends:
                     raise
                 message = "%s %s: %s; retrying in %.1f s"
-                logger.info(message, request.method, request.path, loggable(error.message), delay)
+                reason = loggable(error.message)
+                logger.info(message, request.method, request.path, reason, delay)
+            if self._emit is not None:
+                self._emit(Retrying(request.path, delay, reason))
             async with self._tasks.inside():
                 await self._clock.sleep(delay)
         raise AssertionError("unreachable")

@@ -22,6 +22,7 @@ from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._submission import Group, Submission, check_submission
 from apikley_async._tasks import Nested
+from apikley_async._text import loggable
 from apikley_async._tokens import TokenMac, token_in, token_secret
 from apikley_async._wire.task_ids import is_task_id
 from apikley_async._wire.tasks import belongs_to_attempt, differences
@@ -31,6 +32,7 @@ from apikley_async.errors import (
     StoryboardError,
     SubmissionUncertainError,
 )
+from apikley_async.events import Finished, Polled, PollFailed
 
 __all__ = ["Attempts"]
 
@@ -192,7 +194,18 @@ class Attempts:
 
     async def poll(self, task_id: str) -> Snapshot:
         """Poll once; opens a session in the running loop if need be."""
-        return await self._session.api.poll(task_id)
+        emit = self.settings.emit
+        if emit is None:
+            return await self._session.api.poll(task_id)
+        try:
+            snapshot = await self._session.api.poll(task_id)
+        except ApikleyError as error:
+            name = type(error).__name__
+            emit(PollFailed(task_id, name, error.code, loggable(error.message)))
+            raise
+        state, progress = snapshot.state, snapshot.progress
+        emit(Polled(task_id, snapshot.model, state, progress, loggable(snapshot.word)))
+        return snapshot
 
     async def confirm(
         self, task_id: str, *, tokens: Iterable[str] = (), fingerprints: Iterable[str] = ()
@@ -295,6 +308,20 @@ class Attempts:
         snapshot, work = job.snapshot, job.work
         self.settings.spending.ended(snapshot)
         self._matching.note_end(snapshot)
+        if self.settings.emit is not None:
+            self.settings.emit(
+                Finished(
+                    job.task_id,
+                    snapshot.model or (work.model if work is not None else ""),
+                    snapshot.state,
+                    snapshot.credits,
+                    age if math.isfinite(age) else None,
+                    snapshot.fail_code,
+                    loggable(snapshot.fail_message),
+                    work,
+                    job.metadata,
+                )
+            )
         if snapshot.state is not State.SUCCESS or work is None:
             return  # a failure says nothing of how long a film takes
         durations = self.durations.of(work.model, work.price_key)

@@ -37,6 +37,7 @@ from apikley_async.errors import (
     AuthenticationError,
     SubmissionUncertainError,
 )
+from apikley_async.events import Emitter, Event, event_fault
 
 __all__ = ["Client"]
 
@@ -73,6 +74,8 @@ class Client:
             again (attempts and pauses count, waiting for a slot does not), and a download that
             makes no progress.
         callback: gives each submission its callback URL; see `apikley_async.webhook`.
+        on_event: a plain callable that is given each of `apikley_async.events` when it happens,
+            on the event loop. What it raises is logged; hand slow work to a queue of your own.
         timeouts: how long to wait for the service.
         proxy: http(s) URL of a proxy for the service and the hosts of films. None leads to this
             machine, and through one, names that mean private addresses here are refused.
@@ -112,6 +115,7 @@ class Client:
         job_timeout: float = 1800.0,
         retry_for: float = 600.0,
         callback: Callbacks | None = None,
+        on_event: Callable[[Event], object] | None = None,
         timeouts: Timeouts | None = None,
         proxy: str | None = None,
         ssl: tls.SSLContext | None = None,
@@ -139,6 +143,8 @@ class Client:
         if fault:
             del base_url
             raise ValueError(fault)
+        if wrong := event_fault(on_event):
+            raise TypeError(wrong)
         host = urlsplit(base_url).hostname
         clock, rng = environment.clock, environment.rng
         self._settings = Settings(
@@ -157,6 +163,7 @@ class Client:
             not_created=validate_not_created(not_created),
             address_policy=AddressPolicy(allow_private, is_loopback(host)),
             environment=environment,
+            emit=None if on_event is None else Emitter(on_event, clock),
         )
         self.attempts: Attempts = Attempts(self._settings, callback)
         self._host = host
@@ -285,7 +292,7 @@ class Client:
             NotFoundError: the service does not know the task, or not yet.
             ApiError, UnreachableError, UnansweredError: no state this time.
         """
-        return await self._session.api.poll(task_id)
+        return await self.attempts.poll(task_id)
 
     # --- the other endpoints ------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from apikley_async._tasks import TaskScope
 from apikley_async._uploads import Uploads
 from apikley_async._urls import AddressPolicy, fetch_faults
 from apikley_async.errors import ClientClosedError, StoryboardError
+from apikley_async.events import Emitter
 
 __all__ = ["Session", "Sessions", "Settings"]
 
@@ -40,6 +41,7 @@ class Settings:
         retry_for: seconds for which a request or a download that fails is tried again.
         max_running: films that it has running at once.
         address_policy: where films and images may come from.
+        emit: is given each event; None where nobody wants them.
     """
 
     key: Secret
@@ -57,6 +59,7 @@ class Settings:
     not_created: frozenset[int]
     address_policy: AddressPolicy
     environment: Environment
+    emit: Emitter | None = None
 
     def check_image_url(self, url: str, place: str = "image") -> None:
         """Refuse what the service cannot fetch, before anything is sent."""
@@ -69,7 +72,7 @@ class Session:
 
     def __init__(self, settings: Settings, matching: CallbackMatching, jobs: Jobs) -> None:
         environment, network = settings.environment, settings.network
-        clock, rng = environment.clock, environment.rng
+        clock, rng, emit = environment.clock, environment.rng, settings.emit
         self.tasks: TaskScope = TaskScope()
         self.transport: Transport = environment.transport or HttpTransport(
             settings.key, settings.base_url, network
@@ -81,9 +84,10 @@ class Session:
             timeouts=network.timeouts,
             clock=clock,
             rng=rng,
+            emit=emit,
         )
         self.uploads: Uploads = Uploads(
-            self.api.upload, settings.check_image_url, clock=clock, rng=rng
+            self.api.upload, settings.check_image_url, clock=clock, rng=rng, emit=emit
         )
         self.submitter: Submitter = Submitter(
             self.transport,
@@ -95,6 +99,7 @@ class Session:
             not_created=settings.not_created,
             clock=clock,
             rng=rng,
+            emit=emit,
         )
         self.saver: Saver = Saver(
             reissue=self.api.new_links,
@@ -103,6 +108,7 @@ class Session:
             retry_for=settings.retry_for,
             clock=clock,
             rng=rng,
+            emit=emit,
         )
         self.streams: Streams = Streams(self.saver.transfers, self.api.new_links, self.tasks, clock)
         self._jobs = jobs

@@ -43,6 +43,7 @@ from apikley_async.errors import (
     UnansweredError,
     UnreachableError,
 )
+from apikley_async.events import Emitter
 
 __all__ = ["Group", "Submission", "Submitter", "check_submission"]
 
@@ -199,6 +200,7 @@ class Submitter:
         not_created: frozenset[int],
         clock: Clock,
         rng: random.Random,
+        emit: Emitter | None = None,
     ) -> None:
         self._transport = transport
         self._limiter = limiter
@@ -209,6 +211,7 @@ class Submitter:
         self._not_created = not_created
         self._clock = clock
         self._rng = rng
+        self._emit = emit
         self._all = Group(clock)
 
     async def submit(self, submission: Submission) -> str:
@@ -257,32 +260,31 @@ class Submitter:
         """Retry until there is a task id, a refusal, an uncertain attempt, or no time left."""
         delays = RETRIES.delays(self._rng)
         spent, not_created = 0.0, 0
-        pending.fields = await self._fields(pending.submission.work)
+        work = pending.submission.work
+        pending.fields = fields_of(work, await self._uploads.urls_of(work))
         while True:
             try:
                 return await self._in_slot(pending)
             except (RateLimitError, ServerError, UnreachableError) as error:
-                not_created += isinstance(error, ServerError)
+                repeatable = isinstance(error, ServerError)
+                not_created += repeatable
                 if not_created > MOST_NOT_CREATED:
                     raise
-                repeatable = isinstance(error, ServerError)
                 delay = retry_delay(error, repeatable=repeatable, delay=next(delays))
                 if delay is None:
                     raise
                 spent += self._clock.now() - pending.began_at + delay
                 if spent > self._retry_for:
                     raise
-                throttled, reason = isinstance(error, RateLimitError), error.message
+                throttled, reason = isinstance(error, RateLimitError), loggable(error.message)
             pending.held = False
             if pending.stopped:
                 raise asyncio.CancelledError
             if not throttled:  # after a 429 it is the limiter's gate that makes us wait
-                logger.info("nothing was created: %s; again in %.1f s", loggable(reason), delay)
+                logger.info("nothing was created: %s; again in %.1f s", reason, delay)
+                if self._emit is not None:
+                    self._emit.submission_retried(pending.submission, delay, reason)
                 await self._clock.sleep(delay)
-
-    async def _fields(self, work: Work) -> Mapping[str, Any]:
-        """Upload the images of *work*, which costs nothing, and give its input."""
-        return fields_of(work, await self._uploads.urls_of(work))
 
     async def _in_slot(self, pending: _Pending) -> str:
         """Make one attempt in a slot of the limiter, which learns what became of it.
@@ -330,20 +332,20 @@ class Submitter:
         attempt = self._describe(token, began, outcome, reply)
         try:
             await submission.recorder.settle(attempt)
-        finally:
-            # Also when it could not be recorded: its callback still finds the task.
+        finally:  # also when it could not be recorded: its callback still finds the task
             self._matching.settle(attempt)
         pending.writing = False
         pending.reported = any(group.recorded for group in pending.groups)
+        if self._emit is not None:
+            self._emit.attempt_ended(outcome, submission, pending.began_at)
         if isinstance(outcome, str):
             logger.info("submitted: %s", outcome)
             return outcome
         if isinstance(outcome, RateLimitError):
             logger.info("throttled: the service asks for %s", asked_pause(outcome))
         if isinstance(outcome, SubmissionUncertainError):
-            logger.warning(
-                "uncertain: a film may be paid, attempt %s: %s", token, loggable(outcome.cause)
-            )
+            message = "uncertain: a film may be paid, attempt %s: %s"
+            logger.warning(message, token, loggable(outcome.cause))
         raise outcome
 
     async def _send(

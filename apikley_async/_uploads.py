@@ -18,6 +18,7 @@ from apikley_async._storyboard import Urls, Work, images_of, with_images
 from apikley_async._urls import is_url
 from apikley_async._wire.requests import File
 from apikley_async.errors import ApikleyError
+from apikley_async.events import Emit, Uploaded
 
 __all__ = ["Uploads"]
 
@@ -47,6 +48,7 @@ class Uploads:
         check_url: is called with each image that is a URL already, and its place.
         clock: tells how old an upload is.
         rng: source of file names.
+        emit: is given each upload.
     """
 
     def __init__(
@@ -56,11 +58,13 @@ class Uploads:
         *,
         clock: Clock,
         rng: random.Random,
+        emit: Emit | None = None,
     ) -> None:
         self._store = store
         self._check_url = check_url
         self._clock = clock
         self._rng = rng
+        self._emit = emit
         self._slots = asyncio.Semaphore(MAX_CONCURRENT_IMAGES)
         self._stored: dict[str, tuple[str, float]] = {}  # by SHA-256: the URL, and since when
         self._pending: dict[str, _PendingUpload] = {}
@@ -120,7 +124,11 @@ class Uploads:
 
     async def _send(self, image: ImageFile) -> str:
         name = f"{self._rng.getrandbits(128):032x}{image.suffix}"  # never one from outside
+        began = self._clock.now()
         url = await self._store(File(name, image.content_type, image.content), FOLDER)
+        if self._emit is not None:
+            took = self._clock.now() - began
+            self._emit(Uploaded(len(image.content), image.content_type, took))
         self._forget_old()
         self._stored[image.sha256] = url, self._clock.wall()
         return url

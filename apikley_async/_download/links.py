@@ -66,6 +66,7 @@ class RenewableLink:
         clock: tells the time.
 
     Attributes:
+        task_id: of the result.
         url: the link to use now.
         expires_at: seconds since 1970 when the result's links expire; 0 where that is unknown.
     """
@@ -74,6 +75,7 @@ class RenewableLink:
         self._reissue = reissue
         self._file = result.task_id, index, result.urls[index]
         self._clock = clock
+        self.task_id: str = result.task_id
         self.url: str = result.urls[index]
         self.expires_at: float = result.expires_at.timestamp() if result.expires_at else 0.0
         self._new_links: AsyncIterator[str] | None = None

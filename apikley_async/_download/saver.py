@@ -27,6 +27,7 @@ from apikley_async._http import Network
 from apikley_async._result import Result
 from apikley_async._urls import AddressPolicy, display_host
 from apikley_async.errors import DownloadError
+from apikley_async.events import Emit, Saved
 
 __all__ = ["Saver"]
 
@@ -45,6 +46,7 @@ class Saver:
         network: how connections are made.
         retry_for: seconds without progress for which a download is retried.
         policy: which addresses films may come from besides public ones.
+        emit: is given each file that was saved, and each retry.
 
     Attributes:
         transfers: bring the bytes of films, for streams as well.
@@ -59,14 +61,16 @@ class Saver:
         network: Network,
         retry_for: float = 600.0,
         policy: AddressPolicy | None = None,
+        emit: Emit | None = None,
     ) -> None:
         self._reissue = reissue
         self._clock = clock
         self._rng = rng
         self._fetcher = FileFetcher(network, clock=clock, policy=policy)
         self.transfers: Transfers = Transfers(
-            self._fetcher, clock=clock, rng=rng, retry_for=retry_for
+            self._fetcher, clock=clock, rng=rng, retry_for=retry_for, emit=emit
         )
+        self._emit = emit
         self._slots = DownloadSlots(MAX_CONCURRENT_FILES)
         self._cleaned: set[Path] = set()  # folders whose leftovers were removed
 
@@ -101,10 +105,14 @@ class Saver:
     ) -> SavedFile:
         part = PartFile(target, f"{safe_name(result.task_id)}-{index + 1}", self._rng)
         link = RenewableLink(self._reissue, result, index, self._clock)
-        keep = False
+        keep, began = False, self._clock.now()
         try:
             async with contextlib.aclosing(link):
-                return await self._fetch_and_publish(part, link, overwrite)
+                saved = await self._fetch_and_publish(part, link, overwrite)
+            if self._emit is not None:
+                took = self._clock.now() - began
+                self._emit(Saved(result.task_id, saved.path, saved.size, saved.sha256, took))
+            return saved
         except asyncio.CancelledError:
             keep = True
             raise

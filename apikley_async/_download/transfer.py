@@ -29,8 +29,10 @@ from apikley_async._download.ranges import (
     TransferInterruptedError,
 )
 from apikley_async._polling import Backoff
+from apikley_async._text import loggable
 from apikley_async._urls import display_host
 from apikley_async.errors import DownloadError, ResultExpiredError
+from apikley_async.events import Emit, Retrying
 
 __all__ = ["Sink", "Transfers", "given_up"]
 
@@ -105,15 +107,23 @@ class Transfers:
         clock: tells the time.
         rng: source of jitter.
         retry_for: seconds without progress for which a transfer is retried.
+        emit: is given each retry.
     """
 
     def __init__(
-        self, fetcher: FileFetcher, *, clock: Clock, rng: random.Random, retry_for: float
+        self,
+        fetcher: FileFetcher,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        retry_for: float,
+        emit: Emit | None = None,
     ) -> None:
         self._fetcher = fetcher
         self._clock = clock
         self._rng = rng
         self._retry_for = retry_for
+        self._emit = emit
         self._opens_at: dict[str, float] = {}  # by host: a Retry-After holds for all its files
 
     async def run(
@@ -160,7 +170,11 @@ class Transfers:
                 await sink.restart()
             if interruption.retry_after:
                 self._opens_at[display_host(link.url)] = now + interruption.retry_after
-            await self._pause(sink, interruption, next(delays), stuck_for=now - since)
+            delay = max(next(delays), interruption.retry_after)
+            if self._emit is not None:
+                cause = loggable(str(interruption))
+                self._emit(Retrying("download", delay, cause, task_id=link.task_id))
+            await self._pause(sink, interruption, delay, stuck_for=now - since)
 
     def _is_retried(
         self, interruption: TransferInterruptedError, link: RenewableLink, stuck_for: float
@@ -187,7 +201,6 @@ class Transfers:
         *,
         stuck_for: float,
     ) -> None:
-        delay = max(delay, interruption.retry_after)
         logger.log(
             logging.WARNING if stuck_for >= WARN_AFTER else logging.INFO,
             "%s: %s; %d bytes are there, again in %.1f s",

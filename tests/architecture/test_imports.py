@@ -37,6 +37,7 @@ ORDER = [
     "_storyboard",
     "_budget",
     "_result",
+    "events",
     "_sqlite",
     # the service's JSON, read and written; pure
     "_wire.lenient",

@@ -7,7 +7,7 @@ import re
 
 from pages import ROOT
 
-MODULES = ["", ".batch", ".errors", ".simulator", ".testing", ".virtual", ".webhook"]
+MODULES = ["", ".batch", ".errors", ".events", ".simulator", ".testing", ".virtual", ".webhook"]
 
 
 def test_every_exported_name_is_in_the_reference() -> None:
