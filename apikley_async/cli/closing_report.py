@@ -62,7 +62,13 @@ class ClosingReport:
         summary = RunSummary(None if keys is None else frozenset(keys))
         async for item in batch.items():
             summary.add(item)
-        report_counts(self._reporter, summary.counts, await batch.status(), stopped)
+        report_counts(
+            self._reporter,
+            summary.counts,
+            await batch.status(),
+            stopped=stopped,
+            simulated=self._service.simulate,
+        )
         done = [await batch.locate_files(item) for item in summary.done]
         lost = [item for item in done if not await asyncio.to_thread(self._exists, item, folder)]
         if self._repeat_results:

@@ -297,7 +297,7 @@ class FilmRun:
             films += not item.gone or item.state is not ItemState.PLANNED
             if item.task_id and item.state in (ItemState.SUBMITTED, ItemState.STALLED):
                 submitted[item.key] = item.task_id
-        self._reporter.view.expect(films)
+        self._reporter.view.expect(films, self._request.bounds.max_running)
         return submitted
 
     async def _watch_progress(self, client: Client, running: Mapping[str, str]) -> None:
@@ -318,7 +318,8 @@ class FilmRun:
             event = "listening" if client.attempts.receives_callbacks else "uncertain"
             self._reporter.event(event, key=item.key, cause=item.cause)
         self._report_pace(client)
-        report_item(self._reporter, item, paths_of(item, self._folder))
+        simulated = self._service.simulate
+        report_item(self._reporter, item, paths_of(item, self._folder), simulated=simulated)
         if not self._request.repeat_results:
             self._closing.report_paths(item, self._folder)
 

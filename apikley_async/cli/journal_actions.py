@@ -136,7 +136,7 @@ def fetch_films(
     # Imported only here: a decision needs no report.
     from apikley_async.cli.report_files import PosterMaker
 
-    reporter = new_reporter(as_json=service.as_json, films=0)
+    reporter = new_reporter(as_json=service.as_json, films=0, plain=service.plain)
 
     async def act(client: Client) -> int:
         summary = RunSummary(None)

@@ -43,7 +43,9 @@ def launch(
         plan = _plan_from(locate())
     if folder is None:
         folder = Path("films") if service.simulate else last_folder(locate().journal)
-    reporter = new_reporter(as_json=service.as_json, films=None if spending.dry_run else 0)
+    reporter = new_reporter(
+        as_json=service.as_json, films=None if spending.dry_run else 0, plain=service.plain
+    )
     check_folder(folder)
     # The client comes before the journal: without a key no journal is looked for or made.
     open_client = None if spending.dry_run else _client_of(options)

@@ -29,6 +29,7 @@ __all__ = [
     "callback_options",
     "hmac_key_file",
     "output_folder",
+    "plain",
     "price",
     "rendered_films",
     "run_options",
@@ -61,6 +62,7 @@ class ServiceOptions:
         allow_private: whether films may come from private networks.
         simulate: whether the service is simulated in this process.
         as_json: whether events are printed on stdout.
+        plain: whether no bars are drawn.
     """
 
     key_file: Path | None = None
@@ -69,6 +71,7 @@ class ServiceOptions:
     allow_private: bool = False
     simulate: bool = False
     as_json: bool = False
+    plain: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -92,8 +95,16 @@ as_json: Option = click.option(
 )
 
 
+plain: Option = click.option(
+    "--plain",
+    is_flag=True,
+    help="Lines instead of bars: for screen readers and logs; also when CI is set.",
+)
+
+
 SERVICE_OPTIONS = (
     as_json,
+    plain,
     click.option(
         "--key-file",
         metavar="PATH",
@@ -135,9 +146,10 @@ def service_options(command: Callable[..., int]) -> Callable[..., int]:
         allow_private: bool,
         simulate: bool,
         as_json: bool,
+        plain: bool,
         **others: Any,
     ) -> int:
-        service = ServiceOptions(key_file, base_url, proxy, allow_private, simulate, as_json)
+        service = ServiceOptions(key_file, base_url, proxy, allow_private, simulate, as_json, plain)
         return command(service=service, **others)
 
     return _with_options(wrapped, *SERVICE_OPTIONS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -105,10 +106,24 @@ EVENTS = {
 }
 
 
-def report_item(reporter: Reporter, item: Item, paths: Collection[Path]) -> None:
-    """Report a film's new state; a state that needs nobody's attention has no event."""
+def report_item(
+    reporter: Reporter, item: Item, paths: Collection[Path], *, simulated: bool = False
+) -> None:
+    """Report a film's new state; a state that needs nobody's attention has no event.
+
+    Args:
+        reporter: gets the event.
+        item: the film.
+        paths: its files, as the user has named their folder.
+        simulated: whether nothing was really submitted and paid.
+    """
     event = EVENTS.get(item.state)
-    facts = {"key": item.key, "task_id": item.task_id, "item_state": item.state.value}
+    facts: dict[str, Any] = {
+        "key": item.key,
+        "task_id": item.task_id,
+        "item_state": item.state.value,
+        "simulated": simulated or None,
+    }
     if event in ("failed", "stopped"):
         message = item.cause or item.state.value
         reporter.event(event, **facts, error=item.state.value, message=message)
@@ -120,7 +135,12 @@ def report_item(reporter: Reporter, item: Item, paths: Collection[Path]) -> None
 
 
 def report_counts(
-    reporter: Reporter, counts: Counts, status: BatchStatus, stopped: str | None = None
+    reporter: Reporter,
+    counts: Counts,
+    status: BatchStatus,
+    *,
+    stopped: str | None = None,
+    simulated: bool = False,
 ) -> None:
     """Report how many films are in which state, what the journal has cost, and the pace.
 
@@ -129,12 +149,14 @@ def report_counts(
         counts: the films by state.
         status: what the journal knows.
         stopped: why nothing more was submitted.
+        simulated: whether nothing was really paid.
     """
     numbers = {state.value: number for state, number in counts.items()}
     reporter.event(
         "batch",
         **numbers,
-        spent=status.spent,
+        spent=None if simulated else status.spent,
+        simulated=simulated or None,
         at_risk=status.at_risk or None,
         unpriced=status.unpriced or None,
         stopped=stopped,

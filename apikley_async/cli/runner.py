@@ -16,6 +16,8 @@ from apikley_async.cli.signals import GracefulStop
 
 __all__ = ["Stoppable", "new_reporter", "run_server", "run_with_client", "run_without_client"]
 
+TICK = 1.0  # seconds
+
 
 class Stoppable(Protocol):
     """What a command is working at, asked when it is stopped."""
@@ -35,7 +37,7 @@ class Stoppable(Protocol):
 
 
 def new_reporter(
-    *, as_json: bool, films: int | None = None, final_event: str = "saved"
+    *, as_json: bool, films: int | None = None, final_event: str = "saved", plain: bool = False
 ) -> Reporter:
     """A reporter with progress bars on a terminal that can draw them, else with plain lines.
 
@@ -43,10 +45,12 @@ def new_reporter(
         as_json: whether events are printed on stdout.
         films: how many films there are; 0 if that is not known yet, None for a command without.
         final_event: the event that ends a film.
+        plain: whether the user wants lines and no bars.
     """
     view: View = LineView(final_event=final_event)
     drawable = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    if films is not None and drawable and not (as_json and sys.stdout.isatty()):
+    plain = plain or os.environ.get("CI", "") not in ("", "0", "false")
+    if films is not None and drawable and not plain and not (as_json and sys.stdout.isatty()):
         # Imported only here: rich takes long to load, and pipes do not need it.
         from apikley_async.cli.output.progress_view import ProgressView
 
@@ -117,6 +121,7 @@ async def _supervised(
         reporter.end(stop.code)
 
     with GracefulStop(on_first, on_second) as stop:
+        ticking = asyncio.create_task(_tick(reporter))
         try:
             return await run(stop)
         except asyncio.CancelledError:
@@ -132,8 +137,16 @@ async def _supervised(
             )
             return exit_code(error)
         finally:
+            ticking.cancel()
             reporter.close()
         if stoppable is not None:
             stoppable.report_unfinished()
             reporter.print_results()
         return stop.code
+
+
+async def _tick(reporter: Reporter) -> None:
+    """Let the reporter know that time passes."""
+    while True:
+        await asyncio.sleep(TICK)
+        reporter.tick()

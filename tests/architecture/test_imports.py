@@ -165,6 +165,7 @@ SUBPACKAGE_ORDER = {
     "cli": [
         "output.terminal_text",
         "output.sentences",
+        "output.tally",
         "exit_codes",
         "output.reporter",
         "output.progress_view",

@@ -46,8 +46,11 @@ def test_the_demo_is_made_once(run: Run, tmp_path: Path) -> None:
     assert (first, again) == (0, 0)
     assert films_in(folder) == KEYS
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*.mp4")} == before
-    assert output.count("submitted as") == 6
-    assert "submitted as" not in output_again
+    assert output.count(": begun") == 6
+    assert "simulated here, nothing was paid" in output
+    assert not {"credits spent", "submitted as"} & {*output.splitlines()}
+    assert "credits" not in output.lower().replace("apikley_api_key", "")
+    assert ": begun" not in output_again
     assert "nothing was submitted" in output_again
     assert str(folder) in output
 
@@ -80,7 +83,7 @@ def test_a_removed_film_is_reported(run: Run, tmp_path: Path) -> None:
 
     assert code == 1
     assert "tea.mp4 is gone" in output
-    assert "submitted as" not in output
+    assert ": begun" not in output
 
 
 async def planned_journal(path: Path) -> Journal:
@@ -129,7 +132,7 @@ def test_it_resumes_from_any_state(run: Run, tmp_path: Path) -> None:
 
     assert code == 0, output
     assert films_in(folder) == KEYS
-    assert output.count("submitted as") == 1
+    assert output.count(": begun") == 1
     assert "1 film planned" in output
 
     async def tasks() -> dict[str, str | None]:

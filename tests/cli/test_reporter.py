@@ -67,3 +67,65 @@ def test_a_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(3):
             reporter.event("submitted", task_id="t")
             reporter.message("Still here")
+
+
+# --- a log of many films -------------------------------------------------------------------------
+
+
+def many(films: int = 300) -> tuple[Reporter, list[float]]:
+    """A reporter of plain lines for many films, and the time, which the test sets."""
+    now = [0.0]
+    view = LineView(clock=lambda: now[0])
+    view.expect(films, slots=100)
+    return Reporter(view, as_json=False), now
+
+
+def test_films_that_end_are_numbered(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter, _ = many()
+
+    reporter.event("saved", key="tea", paths=["films/tea.mp4"])
+    reporter.event("failed", key="sea", message="no kittens")
+
+    assert capsys.readouterr().err == (
+        "[1/300] tea: saved films/tea.mp4\n[2/300] sea: FAILED: no kittens\n"
+    )
+
+
+def test_one_cause_is_one_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    """Three hundred films that cannot be sent are not three hundred lines."""
+    reporter, now = many()
+    facts = {"item_state": "planned", "reason": "host.test was not reached"}
+
+    for key in ("tea", "sea", "bee"):
+        reporter.event("delayed", key=key, **facts)
+    now[0] = 61.0
+    reporter.event("delayed", key="tea", **facts)
+
+    line = "tea: not submitted yet: host.test was not reached\n"
+    assert capsys.readouterr().err == 2 * line
+
+
+def test_a_film_that_is_paid_and_not_saved_is_called_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is not "not accepted yet": the money is spent. One line for one full disk."""
+    reporter, _ = many(1)
+
+    for key in ("tea", "sea"):
+        reason = f"films/{key}.mp4: No space left on device"
+        reporter.event("delayed", key=key, item_state="success", reason=reason)
+
+    assert capsys.readouterr().err == "tea: NOT SAVED: films/tea.mp4: No space left on device\n"
+
+
+def test_a_silent_minute_gets_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reads the log sees that it goes on, and how far it is."""
+    reporter, now = many()
+    reporter.event("submitted", key="tea", task_id="t")
+    capsys.readouterr()
+
+    for now[0] in range(200):
+        reporter.tick()
+
+    line = "0 done, 1 running, 299 waiting for the rate limit\n"
+    assert capsys.readouterr().err == 3 * line

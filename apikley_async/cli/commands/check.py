@@ -70,7 +70,8 @@ def _size_of(found: ManifestSummary) -> str:
 @options.output_folder(Path("preview"), "Where the previews go, named after their keys.")
 @options.rendered_films
 @options.as_json
-def preview(manifest: Path, folder: Path, kind: str, as_json: bool) -> int:
+@options.plain
+def preview(manifest: Path, folder: Path, kind: str, as_json: bool, plain: bool) -> int:
     """Render the films of a manifest on this machine, before they are paid.
 
     Each shot's text over its image or a card of colour, in the right length and shape.
@@ -80,7 +81,7 @@ def preview(manifest: Path, folder: Path, kind: str, as_json: bool) -> int:
 
     check_rendering(kind, "apikley preview FILE --films placeholder")
     make_folder(folder)
-    reporter = new_reporter(as_json=as_json, films=0)
+    reporter = new_reporter(as_json=as_json, films=0, plain=plain)
     simulated = SimulatedService(SPEED, films=kind, short_side=720)
 
     async def plan(batch: Batch) -> PlanResult:

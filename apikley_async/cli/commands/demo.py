@@ -20,7 +20,8 @@ STORYBOARDS = Path(__file__).parents[1] / "storyboards"
 @options.output_folder(Path("films"), "Where the films go.")
 @options.rendered_films
 @options.as_json
-def demo(folder: Path, kind: str, as_json: bool) -> int:
+@options.plain
+def demo(folder: Path, kind: str, as_json: bool, plain: bool) -> int:
     """The tour: six storyboards become films in half a minute, all on this machine.
 
     It is a batch on a simulated service: no key, no network, nothing to pay. Stop it when you
@@ -32,7 +33,7 @@ def demo(folder: Path, kind: str, as_json: bool) -> int:
 
     service = demo_service(kind)
     make_folder(folder)
-    reporter = new_reporter(as_json=as_json, films=0)
+    reporter = new_reporter(as_json=as_json, films=0, plain=plain)
     reporter.message(f"Six storyboards, to read and copy: {STORYBOARDS}")
     reporter.message(
         "A simulated service films them. Nothing leaves this machine, nothing is paid."

@@ -75,7 +75,10 @@ def _follow_tasks(
     if folder is not None:
         make_folder(folder)
     reporter = new_reporter(
-        as_json=service.as_json, films=len(ids), final_event="saved" if folder else "ready"
+        as_json=service.as_json,
+        films=len(ids),
+        final_event="saved" if folder else "ready",
+        plain=service.plain,
     )
     tasks = TaskFollower(ids, reporter, folder=folder, service=service, overwrite=overwrite)
     return run_with_client(open_client, lambda client: act(tasks, client), reporter, tasks)

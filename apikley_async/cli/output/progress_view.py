@@ -1,38 +1,63 @@
-"""Films in the making as progress bars on a terminal; events are printed above them."""
+"""Films in the making as progress bars on a terminal; events are printed above them.
+
+Below the bars are the totals, on lines of their own, so that both are legible in 80 columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import timedelta
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TimeElapsedColumn
-from rich.table import Column
+import attrs
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
+from apikley_async.cli.output.reporter import CauseFilter
 from apikley_async.cli.output.sentences import sentence
-from apikley_async.cli.output.terminal_text import clean, count, plain
+from apikley_async.cli.output.tally import FINAL_EVENTS, Tally
+from apikley_async.cli.output.terminal_text import clean, plain
 
 __all__ = ["ProgressView"]
 
-FINAL_EVENTS = ("failed", "saved", "stopped")
+BAR_WIDTH = 20
+MAX_BARS = 12
+OTHER_LINES = 8  # of a terminal: totals, the line below, and some of what happened
+SIGNS = {  # of an event, by its meaning: a sign, one for terminals without it, and a colour
+    "saved": ("✓", "+", "green"),
+    "ready": ("✓", "+", "green"),
+    "failed": ("✗", "x", "red"),
+    "error": ("✗", "x", "red"),
+    "delayed": ("!", "!", "yellow"),
+    "stopped": ("!", "!", "yellow"),
+    "remark": ("!", "!", "yellow"),
+    "uncertain": ("?", "?", "bold yellow"),
+    "listening": ("?", "?", "bold yellow"),
+    "undecided": ("?", "?", "bold yellow"),
+}
 
 
-class _TextColumn(ProgressColumn):
-    """One of a bar's fields as text: nothing in it is markup."""
+@attrs.define
+class Bar:
+    """A film in the making."""
 
-    def __init__(self, field: str, *, min_width: int, max_width: int) -> None:
-        column = Column(no_wrap=True, overflow="ellipsis", max_width=max_width, min_width=min_width)
-        super().__init__(column)
-        self._field = field
+    began: float
+    state: str = ""
+    done: float | None = None  # per cent
 
-    def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get(self._field, "")))
+
+def bar_of(done: float, width: int, style: str) -> ProgressBar:
+    """A bar that is *done* per cent full."""
+    return ProgressBar(
+        total=100, completed=done, width=width, complete_style=style, finished_style="green"
+    )
 
 
 class ProgressView:
-    """A bar for each film in the making, as many as fit, and one for all of them.
+    """A bar for each film in the making, as many as fit, and the totals of all.
 
     Args:
         films: how many there are, as far as known.
@@ -43,88 +68,102 @@ class ProgressView:
 
     def __init__(self, films: int, *, final_event: str = "saved") -> None:
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._progress = Progress(
-            _TextColumn("name", min_width=20, max_width=40),
-            BarColumn(bar_width=30),
-            _TextColumn("state", min_width=16, max_width=64),
-            TimeElapsedColumn(),
+        self._final_events = {*FINAL_EVENTS, final_event}
+        self._max_bars = max(1, min(MAX_BARS, self._console.height - OTHER_LINES))
+        self._bars: dict[str, Bar] = {}
+        self._causes = CauseFilter()
+        self._tally = Tally(final_event)
+        self._tally.expect(films)
+        # Last, since it draws at once; and it draws in a thread of its own.
+        self._live = Live(
             console=self._console,
+            get_renderable=self.__rich__,
+            refresh_per_second=4,
             transient=True,
             redirect_stdout=False,
         )
-        self._final_events = {*FINAL_EVENTS, final_event}
-        self._max_bars = max(3, min(12, self._console.height - 6))
-        self._bars: dict[str, TaskID] = {}
-        self._films = films
-        self._ended: set[str] = set()
-        self._credits: dict[str, float] = {}
-        self._total: TaskID | None = None
 
-    def expect(self, films: int) -> None:
-        self._films = films
+    def expect(self, films: int, slots: int = 0) -> None:
+        self._tally.expect(films, slots)
         self._start()
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
-        name = facts["name"]
-        moves = event in ("submitted", "state", "ready") and event not in self._final_events
-        if facts.get("credits") is not None:
-            self._credits[name] = facts["credits"]
-        if moves:
-            self._move_bar(name, event, facts)
-        if (not moves or event == "submitted") and (text := sentence(event, facts)):
-            self.show_text(text)
-        if event in self._final_events:
-            self._remove_bar(name)
+        name, now = facts["name"], time.monotonic()
+        self._tally.add(event, facts, now)
+        if event in ("submitted", "state", "ready") and event not in self._final_events:
+            self._start()
+            self._move(self._bars.setdefault(name, Bar(now)), event, facts)
+            return
+        if event in self._final_events or event in ("uncertain", "listening", "delayed"):
+            self._bars.pop(name, None)
+        if (text := sentence(event, facts)) and self._causes.is_new(event, facts, now):
+            self._print(text, *self._sign_of(event, facts))
 
     def show_text(self, text: str) -> None:
-        self._console.print(Text(clean(text)), soft_wrap=True)
+        self._print(text)
+
+    def tick(self) -> None:
+        return  # it is drawn anew all the time
 
     def close(self) -> None:
-        self._progress.stop()
-
-    def _move_bar(self, name: str, event: str, facts: Mapping[str, Any]) -> None:
-        bar = self._bars.get(name)
-        self._ended.discard(name)  # a failed film that is made again
-        if bar is None:
-            self._start()
-            bar = self._bars[name] = self._progress.add_task(
-                "", total=None, visible=len(self._bars) < self._max_bars, name=name, state=""
-            )
-        if event == "ready":
-            self._progress.update(bar, total=100, completed=100, state="saving")
-        elif facts.get("progress") is not None:
-            done = min(100.0, max(0.0, facts["progress"]))
-            state = f"{plain(facts['state'])} {done:.0f}%"
-            self._progress.update(bar, total=100, completed=done, state=state)
-        else:
-            self._progress.update(bar, state=plain(facts.get("state", event)))
+        self._live.stop()
 
     def _start(self) -> None:
-        if self._total is None and self._films:
-            self._total = self._progress.add_task("", total=self._films, name="all", state="")
-            self._update_total()
-            self._progress.start()
+        if self._tally.films and not self._live.is_started:
+            self._live.start()
 
-    def _remove_bar(self, name: str) -> None:
-        self._ended.add(name)
-        bar = self._bars.pop(name, None)
-        if bar is not None:
-            self._progress.remove_task(bar)
-        for number, other in enumerate(self._bars.values()):
-            self._progress.update(other, visible=number < self._max_bars)
-        self._update_total()
+    def _move(self, bar: Bar, event: str, facts: Mapping[str, Any]) -> None:
+        if event == "ready":
+            bar.state, bar.done = "saving", 100.0
+        elif facts.get("progress") is not None:
+            bar.done = min(100.0, max(0.0, facts["progress"]))
+            bar.state = f"{plain(facts['state'])} {bar.done:.0f}%"
+        else:
+            bar.state = plain(facts.get("state", "waiting"))
 
-    def _update_total(self) -> None:
-        if self._total is None:
-            return
-        done = len(self._ended)
-        parts = [f"{done} of {count(self._films)}"]
-        if len(self._bars) > self._max_bars:
-            parts.append(f"{len(self._bars)} in the making")
-        seconds = self._progress.tasks[self._progress.task_ids.index(self._total)].elapsed or 0.0
-        if done and seconds > 0:
-            left = round((self._films - done) * seconds / done)
-            parts += [f"{60 * done / seconds:.3g} a minute", f"{timedelta(seconds=left)} left"]
-        if self._credits:
-            parts.append(f"{sum(self._credits.values()):.12g} credits")
-        self._progress.update(self._total, completed=done, state=", ".join(parts))
+    # --- what is drawn ------------------------------------------------------------------------
+
+    def __rich__(self) -> Group:
+        return Group(*self._lines())
+
+    def _lines(self) -> Iterator[Table | Text]:
+        now = time.monotonic()
+        if self._bars:
+            yield self._table(now)
+        width = max(BAR_WIDTH, self._console.width - 1)
+        done = 100 * self._tally.ended / max(1, self._tally.films)
+        total = Table.grid()
+        total.add_row(bar_of(done, width, "green"))
+        yield total
+        yield Text(self._tally.states())
+        if other := self._tally.cost_and_time(now):
+            yield Text(other)
+
+    def _table(self, now: float) -> Table:
+        table = Table.grid(padding=(0, 1))
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=self._console.width // 3)
+        table.add_column(width=BAR_WIDTH, no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True, justify="right", style="dim")
+        for name, bar in [*self._bars.items()][: self._max_bars]:
+            drawn = bar_of(bar.done or 0.0, BAR_WIDTH, "cyan")
+            minutes, seconds = divmod(int(now - bar.began), 60)
+            table.add_row(Text(name), drawn, Text(bar.state), f"{minutes}:{seconds:02}")
+        return table
+
+    def _sign_of(self, event: str, facts: Mapping[str, Any]) -> tuple[str, str]:
+        """The sign of an event, followed by a blank, and its colour."""
+        sign, simple, style = SIGNS.get(event, ("", "", ""))
+        if facts.get("item_state") == "success" and event == "delayed":
+            style = "red"  # paid, and not here
+        try:
+            sign.encode(self._console.encoding)
+        except UnicodeError:
+            sign = simple
+        return (f"{sign} " if sign else ""), style
+
+    def _print(self, text: str, sign: str = "", style: str = "") -> None:
+        """Print lines: words are not broken, and commands stay whole, to be copied."""
+        for number, line in enumerate(clean(text).split("\n")):
+            shown = Text(line if number else sign + line, style="" if number else style)
+            self._console.print(shown, soft_wrap="apikley " in line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,9 +19,12 @@ import click
 
 from apikley_async.cli.exit_codes import reason_for
 from apikley_async.cli.output.sentences import sentence
+from apikley_async.cli.output.tally import FINAL_EVENTS, Tally
 from apikley_async.cli.output.terminal_text import clean, plain
 
-__all__ = ["LineView", "Reporter", "View"]
+__all__ = ["CauseFilter", "LineView", "Reporter", "View"]
+
+HEARTBEAT = 60.0  # seconds
 
 
 class View(Protocol):
@@ -32,8 +36,8 @@ class View(Protocol):
 
     shows_progress: bool
 
-    def expect(self, films: int) -> None:
-        """Set how many films are to come."""
+    def expect(self, films: int, slots: int = 0) -> None:
+        """Set how many films are to come, and how many may be running at once."""
         ...
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
@@ -44,34 +48,78 @@ class View(Protocol):
         """Show a text of one or more lines."""
         ...
 
+    def tick(self) -> None:
+        """Show what has changed by time alone; called every second or so."""
+        ...
+
     def close(self) -> None:
         """Restore the terminal."""
         ...
 
 
+class CauseFilter:
+    """Tells which lines are new: what holds for many films is shown once a minute, not for each."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, float] = {}
+
+    def is_new(self, event: str, facts: Mapping[str, Any], now: float) -> bool:
+        """Whether people have not just read this of another film, or of this one."""
+        if event != "delayed":
+            return True
+        cause = f"{facts.get('item_state')} {facts['reason'].replace(facts['name'], '*')}"
+        if now - self._shown.get(cause, -HEARTBEAT) < HEARTBEAT:
+            return False
+        self._shown[cause] = now
+        return True
+
+
 class LineView:
     """One line after the other, for files, pipes and logs.
 
+    A film that has ended gets a number, `[12/300]`. A cause that holds for many films is one line
+    a minute, and a minute without any line is followed by one that says how far the run is.
+
     Args:
         final_event: the event that ends a film. "ready" is not shown where saving follows.
+        clock: tells the time in seconds.
     """
 
     shows_progress = False
 
-    def __init__(self, *, final_event: str = "saved") -> None:
+    def __init__(
+        self, *, final_event: str = "saved", clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._final_event = final_event
+        self._clock = clock
+        self._tally = Tally(final_event)
+        self._causes = CauseFilter()
         self._states: dict[str, str] = {}
+        self._last_line = clock()
 
-    def expect(self, films: int) -> None:
-        return
+    def expect(self, films: int, slots: int = 0) -> None:
+        self._tally.expect(films, slots)
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
+        now = self._clock()
+        self._tally.add(event, facts, now)
         if event == "state" and not self._is_new_state(facts["name"], facts["state"]):
             return
         if event == "ready" != self._final_event:
             return
-        if text := sentence(event, facts):
-            self.show_text(text)
+        if (text := sentence(event, facts)) and self._causes.is_new(event, facts, now):
+            self.show_text(self._number(event) + text)
+
+    def _number(self, event: str) -> str:
+        """How many films have ended with this one, where there are several."""
+        films = self._tally.films
+        ends = event in (*FINAL_EVENTS, self._final_event)
+        return f"[{self._tally.ended}/{films}] " if ends and films > 1 else ""
+
+    def tick(self) -> None:
+        if self._tally.films and self._clock() - self._last_line >= HEARTBEAT:
+            parts = self._tally.states(), self._tally.cost_and_time(self._clock())
+            self.show_text("; ".join(filter(None, parts)))
 
     def _is_new_state(self, name: str, state: str) -> bool:
         """Whether a film's state has changed: each step of its progress would fill a log."""
@@ -80,6 +128,7 @@ class LineView:
         return state != before
 
     def show_text(self, text: str) -> None:
+        self._last_line = self._clock()
         click.echo(clean(text), err=True)
 
     def close(self) -> None:
@@ -91,7 +140,10 @@ class UnbufferedView:
 
     shows_progress = False
 
-    def expect(self, films: int) -> None:
+    def expect(self, films: int, slots: int = 0) -> None:
+        return
+
+    def tick(self) -> None:
         return
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
@@ -141,6 +193,10 @@ class Reporter:
     def end(self, code: int) -> None:
         """Report the end of the command, with its exit code: the last event of all."""
         self.program_event("end", exit_code=code, reason=reason_for(code))
+
+    def tick(self) -> None:
+        """Show what has changed by time alone."""
+        self._show(self.view.tick)
 
     def message(self, text: str) -> None:
         """Show a sentence to people only."""

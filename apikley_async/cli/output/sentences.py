@@ -33,6 +33,16 @@ def _safe(fact: Any) -> Any:
     return [_safe(part) for part in fact] if isinstance(fact, list) else fact
 
 
+def _submitted(facts: Facts, name: str) -> str:
+    return f"{name}: {'begun' if 'simulated' in facts else 'submitted as ' + facts['task_id']}"
+
+
+def _delayed(facts: Facts, name: str) -> str:
+    """A film that is paid and could not be saved, or one that was not sent yet."""
+    paid = facts.get("item_state") == "success"
+    return f"{name}: {'NOT SAVED' if paid else 'not submitted yet'}: {facts['reason']}"
+
+
 def _saved(facts: Facts, name: str) -> str:
     return f"{name}: saved {', '.join(facts['paths'])}"
 
@@ -79,11 +89,16 @@ def _decided(facts: Facts, name: str) -> str:
 
 
 def _batch(facts: Facts, name: str) -> str:
-    others = ("spent", "at_risk", "unpriced", "stopped", "takes", "per", "name", "event")
+    others = (
+        *("spent", "at_risk", "unpriced", "stopped", "takes", "per", "name", "event", "simulated"),
+    )
     states = ", ".join(
         f"{number} {state}" for state, number in facts.items() if state not in others
     )
-    text = f"{states or 'nothing planned'}; {facts['spent']:.12g} credits spent"
+    states = states or "nothing planned"
+    if "simulated" in facts:
+        return f"{states}; simulated here, nothing was paid"
+    text = f"{states}; {facts['spent']:.12g} credits spent"
     if "at_risk" in facts:
         text += f", {facts['at_risk']:.12g} more if the uncertain ones were received"
     if "unpriced" in facts:
@@ -118,7 +133,7 @@ SENTENCES: dict[str, Callable[[Facts, str], str]] = {
     "batch": _batch,
     "pace": _pace,
     "decided": _decided,
-    "delayed": lambda facts, name: f"{name}: not accepted yet, retrying: {facts['reason']}",
+    "delayed": _delayed,
     "error": _error,
     "failed": _failed,
     "listening": _listening,
@@ -130,7 +145,7 @@ SENTENCES: dict[str, Callable[[Facts, str], str]] = {
     "state": lambda facts, name: f"{name}: {facts['state']}",
     "stopped": _stopped,
     "stopping": _stopping,
-    "submitted": lambda facts, name: f"{name}: submitted as {facts['task_id']}",
+    "submitted": _submitted,
     "uncertain": lambda facts, name: (_undecided if "sent" in facts else _uncertain)(facts, name),
     "undecided": _undecided,
     "unfinished": _unfinished,

@@ -1,0 +1,115 @@
+"""How far a run is: how many films are where, what they have cost, and how long it will take.
+
+It is given events and the time, and reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from apikley_async.cli.output.terminal_text import in_words
+
+__all__ = ["FINAL_EVENTS", "Tally"]
+
+FINAL_EVENTS = ("failed", "saved", "stopped")
+LATEST = 50  # films whose duration says how long the others will take
+PLACES = {  # where the last event of a film has left it
+    "submitted": "running",
+    "state": "running",
+    "ready": "running",
+    "saved": "done",
+    "failed": "failed",
+    "stopped": "stopped",
+    "uncertain": "undecided",
+    "listening": "undecided",
+}
+
+
+class Tally:
+    """The films of a run.
+
+    Args:
+        final_event: the event that ends a film well: "ready", or "saved" where films are saved.
+    """
+
+    def __init__(self, final_event: str = "saved") -> None:
+        self._final_event = final_event
+        self._places: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+        self._since: dict[str, float] = {}  # since when films are running
+        self._credits: dict[str, float] = {}
+        self._durations: deque[float] = deque(maxlen=LATEST)
+        self._slots = 0
+        self.films: int = 0
+
+    def expect(self, films: int, slots: int = 0) -> None:
+        """Set how many films there are, and how many may be running at once."""
+        self.films, self._slots = films, slots
+
+    def add(self, event: str, facts: Mapping[str, Any], now: float) -> None:
+        """Count an event of a film, which is called *facts["name"]*."""
+        name, place = facts["name"], PLACES.get(event)
+        if event == "delayed" and facts.get("item_state") == "success":
+            place = "not saved"
+        if event == self._final_event:
+            place = "done"
+        if place is None or not name:
+            return
+        if place == "running":
+            self._since.setdefault(name, now)
+        elif (began := self._since.pop(name, None)) is not None and place == "done":
+            self._durations.append(now - began)
+        if facts.get("credits") is not None and not facts.get("simulated"):
+            self._credits[name] = facts["credits"]
+        self._counts[self._places.get(name, "")] -= 1
+        self._counts[place] += 1
+        self._places[name] = place
+
+    def count(self, *places: str) -> int:
+        """How many films are in one of *places*."""
+        return sum(self._counts[place] for place in places)
+
+    @property
+    def ended(self) -> int:
+        """Films that this run does nothing more about."""
+        return self.count("done", "failed", "stopped", "not saved")
+
+    @property
+    def waiting(self) -> int:
+        """Films that are not submitted yet."""
+        return max(0, self.films - len(self._places))
+
+    def states(self) -> str:
+        """How many films are where: `12 done, 8 running, 25 waiting for the rate limit`."""
+        full = 0 < self._slots <= self.count("running")
+        waits = "waiting for a running slot" if full else "waiting for the rate limit"
+        numbers = {
+            "done": self.count("done"),
+            "running": self.count("running"),
+            (waits if self._slots else "waiting"): self.waiting,
+            **{place: self.count(place) for place in ("not saved", "failed", "stopped")},
+            "undecided": self.count("undecided"),
+        }
+        parts = [f"{n} {place}" for place, n in numbers.items() if n or place == "done"]
+        return ", ".join(parts)
+
+    def cost_and_time(self, now: float) -> str:
+        """What is known of credits and of the time left: `3240 credits, about 2 min left`."""
+        cost, left = sum(self._credits.values()), self.seconds_left(now)
+        parts = [f"{cost:.12g} credits"] if self._credits else []
+        parts += [f"about {in_words(left)} left"] if left is not None else []
+        return ", ".join(parts)
+
+    def seconds_left(self, now: float) -> float | None:
+        """Seconds until the last film has ended, if all take as long as the latest; None: unknown.
+
+        Films that wait become films in flight as fast as those end.
+        """
+        if not self._durations or not (self._since or self.waiting):
+            return None
+        usual = median(self._durations)
+        in_flight = max((usual - (now - began) for began in [*self._since.values()]), default=0.0)
+        return max(in_flight, 0.0) + self.waiting * usual / max(1, len(self._since))
