@@ -26,7 +26,7 @@ Events, one JSON object a line; each has "event" and "at", of a film its "key" a
   delayed      throttled or not sent yet, retrying: reason
   state        state, progress (per cent, if the service says)
   pace         takes, per: the service takes so many submissions in so many seconds
-  ready        credits
+  ready        urls (they live about a day), expires_at, credits
   saved        paths, credits
   failed       error, message
   stopped      the same; nothing is lost

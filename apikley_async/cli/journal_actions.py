@@ -49,10 +49,21 @@ def existing_journal(path: Path) -> Path:
 
 
 def read_journal(
-    path: Path, read: Callable[[Batch, Reporter], Awaitable[int]], *, as_json: bool
+    path: Path,
+    read: Callable[[Batch, Reporter], Awaitable[int]],
+    *,
+    as_json: bool,
+    films: int | None = None,
+    plain: bool = False,
 ) -> int:
-    """Open a journal read only, also while another process runs it; return the exit code."""
-    reporter = new_reporter(as_json=as_json)
+    """Open a journal read only, also while another process runs it; return the exit code.
+
+    Args:
+        path: the journal, or its manifest.
+        read: reads it and reports.
+        as_json, films, plain: see `new_reporter`.
+    """
+    reporter = new_reporter(as_json=as_json, films=films, plain=plain)
 
     async def act() -> int:
         async with Batch.open(existing_journal(path), read_only=True) as batch:

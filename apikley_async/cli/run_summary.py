@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from apikley_async.batch import BatchStatus, CostEstimate, Item, ItemState
+from apikley_async.batch.saving import result_from_json
 from apikley_async.cli.exit_codes import DECIDE, FAILED, OK, RESUME, worst
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count
@@ -33,6 +34,7 @@ STATE_CODES = {
     ItemState.EXPIRED: FAILED,
     ItemState.UNCERTAIN: DECIDE,
     ItemState.PLANNED: RESUME,
+    ItemState.SENDING: RESUME,  # of another process; after a crash the next run decides
     ItemState.SUBMITTED: RESUME,
     ItemState.STALLED: RESUME,
     ItemState.SUCCESS: RESUME,
@@ -129,6 +131,10 @@ def report_item(
         reporter.event(event, **facts, error=item.state.value, message=message)
     elif event is not None and not (item.cause and event == "ready"):
         names = [str(path) for path in paths]
+        if event == "ready" and item.result:
+            result = result_from_json(item)
+            facts["urls"] = list(result.urls)
+            facts["expires_at"] = result.expires_at and result.expires_at.isoformat()
         reporter.event(event, **facts, credits=item.credits, paths=names)
     elif item.cause and item.state in (ItemState.PLANNED, ItemState.SUCCESS):
         reporter.event("delayed", **facts, reason=item.cause)

@@ -184,6 +184,7 @@ SUBPACKAGE_ORDER = {
         "journal_location",
         "output_folder",
         "run_summary",
+        "batch_status",
         "consent",
         "closing_report",
         "report_files",

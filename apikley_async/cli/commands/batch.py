@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Awaitable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from apikley_async import Client
 from apikley_async.batch import Batch, Item, ItemState, PlanResult, is_manifest
 from apikley_async.cli import options
+from apikley_async.cli.batch_status import Selection, report_status
 from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.exit_codes import FAILED, OK, RefusedError
 from apikley_async.cli.film_run import FilmRun, RunRequest
@@ -28,12 +28,10 @@ from apikley_async.cli.launch import launch
 from apikley_async.cli.option_types import PriceOption
 from apikley_async.cli.options import Bounds, Option, RunOptions, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.run_summary import exit_code_of, is_withdrawn, report_counts
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
 
 __all__ = ["batch"]
 
-UNFINISHED = tuple(set(ItemState) - {ItemState.DONE, ItemState.DROPPED})
 PATH = click.Path(path_type=Path)
 path_argument: Option = click.argument("path", metavar="FILE", type=PATH)
 keys_argument: Option = click.argument("keys", nargs=-1, metavar="[KEY...]")
@@ -82,22 +80,36 @@ def run(path: Path, folder: Path | None, journal: Path | None, run_options: RunO
 
 @batch.command()
 @path_argument
+@keys_argument
+@click.option("--failed", is_flag=True, help="Only films that failed.")
+@click.option("--undecided", is_flag=True, help="Only films that are uncertain.")
+@click.option("--ids", is_flag=True, help="Print the ids of their tasks only.")
+@click.option("--follow", is_flag=True, help="Print what changes, until all have ended.")
 @options.as_json
-def status(path: Path, as_json: bool) -> int:
-    """Print the state of every film, and what it has cost. Another process may be running it."""
+@options.plain
+def status(
+    path: Path,
+    keys: tuple[str, ...],
+    failed: bool,
+    undecided: bool,
+    ids: bool,
+    follow: bool,
+    as_json: bool,
+    plain: bool,
+) -> int:
+    """Print the films that are not done, and what all have cost.
+
+    Of a KEY everything that is known: its attempts, their times and ids, and its files. Another
+    process may be running the batch; --follow goes on printing what that one does.
+    """
+    selection = Selection(keys, failed, undecided, ids)
+    if follow and ids:
+        raise click.UsageError("--follow or --ids")
 
     async def read(films: Batch, reporter: Reporter) -> int:
-        status = await films.status()
-        counts = Counter(status.counts)
-        async for item in films.items(*UNFINISHED):
-            counts[ItemState.PLANNED] -= is_withdrawn(item)
-            cause = f": {item.cause}" if item.cause else ""
-            task = f" ({item.task_id})" if item.task_id else ""
-            reporter.result(f"{item.key}: {item.state.value}{task}{cause}")
-        report_counts(reporter, +counts, status)
-        return exit_code_of(+counts)
+        return await report_status(films, reporter, selection, follow=follow)
 
-    return read_journal(path, read, as_json=as_json)
+    return read_journal(path, read, as_json=as_json, films=0 if follow else None, plain=plain)
 
 
 @batch.command()

@@ -1,0 +1,131 @@
+"""`apikley batch status`: which films, how much of them, and another process's run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+from cli.conftest import CommandResult, Run, fail_bad_films, write_manifest
+
+from apikley_async import Client
+from apikley_async.batch import Batch
+from apikley_async.cli import batch_status
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+
+
+@pytest.fixture
+def terms() -> Terms:
+    return Terms(duration=Constant(0.01), decide=fail_bad_films)
+
+
+@pytest.fixture
+def mixed(service: Simulator, run: Run) -> Path:
+    """A journal with a film that is done, one that failed, one uncertain, and one planned."""
+    path = write_manifest("tea", "bad tea", "sea", "bee")
+    run("batch", "run", path, "--yes", "--max-tasks", "2")
+    service.script("create", [Fault.RESET_AFTER])
+    run("batch", "run", path, "--yes", "--max-tasks", "3")
+    return path
+
+
+def films(result: CommandResult) -> dict[str, str]:
+    """The states of the films that were reported, by key."""
+    return {
+        event["key"]: event["item_state"] for event in result.events if event["event"] == "film"
+    }
+
+
+def test_programs_get_every_film(mixed: Path, run: Run) -> None:
+    """Done ones too, with what is known of them."""
+    result = run("batch", "status", mixed, "--json")
+
+    states = {"tea": "done", "bad tea": "failed", "sea": "uncertain", "bee": "planned"}
+    assert films(result) == states
+    done = result.events[0]
+    assert done["credits"] == 150
+    assert [Path(path).name for path in done["paths"]] == ["tea.mp4"]
+    assert result.event("batch")["uncertain"] == 1
+    assert (result.code, result.event("end")["reason"]) == (3, "needs a decision")
+
+
+def test_people_get_what_is_not_done(mixed: Path, run: Run) -> None:
+    result = run("batch", "status", mixed)
+
+    assert [line.partition(":")[0] for line in result.out.splitlines()] == ["bad tea", "sea", "bee"]
+    assert "1 done" in result.err.replace("1 failed, ", "")
+
+
+def test_films_are_chosen_by_what_they_need(mixed: Path, run: Run) -> None:
+    """And the exit code is about them."""
+    failed = run("batch", "status", mixed, "--failed", "--json")
+    undecided = run("batch", "status", mixed, "--undecided", "--json")
+    both = run("batch", "status", mixed, "--undecided", "--failed", "--json")
+
+    assert (failed.code, films(failed)) == (1, {"bad tea": "failed"})
+    assert (undecided.code, films(undecided)) == (3, {"sea": "uncertain"})
+    assert len(films(both)) == 2
+
+
+def test_ids_are_for_other_commands(mixed: Path, service: Simulator, run: Run) -> None:
+    """`apikley wait $(apikley batch status FILE --ids)`: nothing else is on stdout."""
+    ids = [charge.task_id for charge in service.ledger.paid[:2]]
+
+    assert run("batch", "status", mixed, "--ids").out.split() == ids
+    assert run("batch", "status", mixed, "tea", "--ids").out.split() == ids[:1]
+    assert run("batch", "status", mixed, "--undecided", "--ids").out == ""
+
+
+def test_a_key_shows_everything(mixed: Path, service: Simulator, run: Run) -> None:
+    """Attempts, times in both zones, ids, credits and files; a file that is gone is called so."""
+    shown = run("batch", "status", mixed, "tea", "sea")
+    Path("films/tea.mp4").unlink()
+    gone = run("batch", "status", mixed, "tea")
+    unknown = run("batch", "status", mixed, "coffee")
+
+    tea, sent, file, sea, sent_too = shown.out.splitlines()
+    assert tea.startswith("tea: done (task_")
+    assert " UTC)" in sent
+    assert "accepted" in sent
+    assert "150 credits" in sent
+    assert file.endswith("films/tea.mp4")
+    assert sea.startswith("sea: uncertain")
+    assert "unknown" in sent_too
+    assert gone.out.splitlines()[-1].endswith("tea.mp4: is gone")
+    assert (unknown.code, "'coffee'" in unknown.err) == (2, True)
+
+
+def test_another_process_s_run_is_followed(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each film is reported when it changes, and the end is the end of the batch."""
+    monkeypatch.setattr(batch_status, "INTERVAL", 0.01)
+    path = write_manifest("tea", "bad tea")
+    service.script("create", [Fault.code(402)])
+    run("batch", "run", path, "--yes")
+    assert run("batch", "status", path).code == 4
+    codes: list[int] = []
+    maker = threading.Timer(0.2, lambda: codes.append(run_batch(path)))
+    maker.start()
+
+    result = run("batch", "status", path, "--follow", "--json")
+    maker.join()
+
+    ends = {event["key"]: event["event"] for event in result.events if "paths" in event}
+    assert result.code == 1
+    assert ends["tea"] in ("film", "saved")
+    assert result.event("batch")["done"] == 1
+    assert result.event("batch")["failed"] == 1
+
+
+def run_batch(path: Path) -> int:
+    """Make a batch in a thread of its own, as another process does."""
+
+    async def make() -> int:
+        async with Client() as client, Batch.open(path.with_suffix(".db")) as batch:
+            return len([item async for item in batch.run(client, folder="films")])
+
+    return asyncio.run(make())
