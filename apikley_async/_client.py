@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import ssl as tls
 from collections.abc import AsyncGenerator, Callable, Iterable
@@ -17,7 +18,7 @@ from apikley_async._download.partfile import SavedFile
 from apikley_async._download.stream import FilmStream
 from apikley_async._durations import Expected
 from apikley_async._environment import Environment
-from apikley_async._generate import ClientFilms, ManyFilms, Outcome, Works
+from apikley_async._generate import ClientFilms, ManyFilms, Outcome, Works, check_folder
 from apikley_async._http import USER_AGENT, Network, network_fault, proxy_variables
 from apikley_async._images import ImageSource
 from apikley_async._job import Job
@@ -243,6 +244,7 @@ class Client:
         *,
         ordered: bool = False,
         timeout: float | None = None,
+        save_to: str | os.PathLike[str] | None = None,
         expected: Expected = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Make many films; yield an `Outcome` for each, as they finish.
@@ -259,14 +261,22 @@ class Client:
                 its metadata.
             ordered: yield in the order of the input; a slow film then holds up those behind it.
             timeout: seconds for each film from its submission.
+            save_to: a folder, made if need be and tried before anything is sent. Films are saved
+                there as by `save`, while others are made, and yielded with their `paths`. One that
+                is paid and could not be saved is `Failed`, with its job; a disk that is full or
+                cannot be written is an error that every other film would meet as well.
             expected: seconds that a film is expected to take: one number, or a mapping by
                 duration (10, 15, 25) or model. Polls begin at a third of it; it counts until five
                 films of the kind have shown better.
         """
         self.attempts.durations.expect(expected)
+        save = None
+        if save_to is not None:
+            await check_folder(folder := Path(save_to))
+            save = functools.partial(self.save, target=folder)
         clock, window = self._settings.environment.clock, self._settings.max_running
         maker = ClientFilms(self.attempts, clock=clock, timeout=timeout)
-        outcomes = ManyFilms(maker, works, window=window).outcomes(ordered=ordered)
+        outcomes = ManyFilms(maker, works, window=window, save=save).outcomes(ordered=ordered)
         async with contextlib.aclosing(outcomes):
             async for outcome in outcomes:
                 yield outcome

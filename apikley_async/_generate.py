@@ -28,6 +28,7 @@ import attrs
 
 from apikley_async._attempts import Attempts
 from apikley_async._clock import Clock
+from apikley_async._disk import check_writable
 from apikley_async._job import Job
 from apikley_async._result import Result
 from apikley_async._retry import Maintenance
@@ -36,7 +37,9 @@ from apikley_async._tasks import OtherLoopError
 from apikley_async._text import loggable
 from apikley_async.errors import (
     ApikleyError,
+    Blame,
     ClientClosedError,
+    DownloadError,
     MaintenanceError,
     SubmissionUncertainError,
 )
@@ -62,7 +65,7 @@ class Completed:
         work: what was asked for.
         job: the paid task.
         result: the film.
-        paths: its files, where they were saved.
+        paths: its files, where `save_to` had them saved.
         metadata: what the caller knows the work by.
         ok: always True; `error` is always None. A type checker narrows an `Outcome` by either.
     """
@@ -95,7 +98,8 @@ class Failed:
         work: what was asked for.
         error: why there is no film. Whatever your own code has raised (a limiter, a function of
             prices) is its `__cause__`.
-        job: the task, if one was created; it is paid unless the service says otherwise.
+        job: the task, if one was created; it is paid unless the service says otherwise. A film
+            that could not be saved has one: `client.save(await job, ...)` tries again.
         metadata: what the caller knows the work by.
         ok: always False; `result` is always None.
     """
@@ -158,6 +162,23 @@ class FilmMaker(Protocol):
         ...
 
 
+Save: TypeAlias = Callable[[Result], Awaitable[Iterable[Path]]]
+"""Saves the files of a result, and gives their paths."""
+
+
+async def check_folder(folder: Path) -> None:
+    """Make a folder if need be, and try to write there.
+
+    Raises:
+        DownloadError: it cannot be made, or written.
+    """
+    try:
+        await asyncio.to_thread(check_writable, folder)
+    except OSError as error:
+        message = f"{folder} cannot be written: {error.strerror}; nothing was sent"
+        raise DownloadError(message, blames=Blame.INPUT) from None
+
+
 class _Handover:
     """A running slot that one task enters and another one leaves, once it has taken it over."""
 
@@ -199,10 +220,15 @@ class ManyFilms:
 
     After an error that affects all films, the maker is stopped. What was not sent yet is yielded
     with that error; films that run are yielded when they have ended; then the error is raised.
+
+    With *save*, each film is saved before it is yielded, when its slot is free again.
     """
 
-    def __init__(self, maker: FilmMaker, works: Works, *, window: int) -> None:
+    def __init__(
+        self, maker: FilmMaker, works: Works, *, window: int, save: Save | None = None
+    ) -> None:
         self._maker = maker
+        self._save = save
         self._works = works
         self._window_slots = asyncio.Semaphore(window)
         self._outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
@@ -266,15 +292,40 @@ class ManyFilms:
 
     async def _film(self, index: int, item: Item, held: _Handover) -> None:
         work, metadata = _parts(item)
-        with contextlib.suppress(SubmissionUncertainError):
-            async with held.take_over():
-                outcome = self._checked(await self._maker.make(index, work, metadata))
-                if self._abandoned:
-                    self._leave(outcome)
-                else:
-                    self._outcomes.put_nowait(outcome)
-                if isinstance(outcome.error, SubmissionUncertainError):
-                    raise outcome.error  # its film may be running: the slot stays taken
+        film: Completed | None = None
+        try:
+            with contextlib.suppress(SubmissionUncertainError):
+                async with held.take_over():
+                    outcome = await self._maker.make(index, work, metadata)
+                    if outcome.ok and self._save is not None:
+                        film = outcome
+                    else:
+                        self._deliver(outcome)
+                    if isinstance(outcome.error, SubmissionUncertainError):
+                        raise outcome.error  # its film may be running: the slot stays taken
+            if film is not None and self._save is not None:
+                self._deliver(await self._saved(film, self._save))
+        except asyncio.CancelledError:
+            if film is not None:
+                self._maker.leave_behind(film.job)
+            raise
+
+    async def _saved(self, film: Completed, save: Save) -> Outcome:
+        """Save a film. What could not be saved is paid all the same, and has failed."""
+        try:
+            paths = await save(film.result) if film.result.urls else []
+        except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
+            if isinstance(error, ClientClosedError):
+                self._maker.leave_behind(film.job)
+            return Failed(film.index, film.work, _as_ours(error), film.job, film.metadata)
+        return attrs.evolve(film, paths=tuple(paths))
+
+    def _deliver(self, outcome: Outcome) -> None:
+        outcome = self._checked(outcome)
+        if self._abandoned:
+            self._leave(outcome)
+        else:
+            self._outcomes.put_nowait(outcome)
 
     def _checked(self, outcome: Outcome) -> Outcome:
         """End the pulling for an error that affects all films; unsent films get that error too."""

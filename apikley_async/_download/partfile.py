@@ -54,6 +54,9 @@ __all__ = ["Check", "PartFile", "SavedFile"]
 COMPARED_BYTES = 256 * 1024  # at once
 CHECKPOINT_EVERY = 8 * 1024**2  # at most so many bytes are fetched again after a crash
 MAX_CHECKPOINT_BYTES = 4096
+DISK_FAILURES = (  # not of one file: no other film could be written either
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENODEV),
+)
 WEEK = 7 * 24 * 3600.0
 PART_NAME = re.compile(r"\..+\.apikley\.part(\.json)?")
 
@@ -425,7 +428,8 @@ class PartFile:
 def disk_error(target: Path, error: OSError) -> DownloadError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     reason = f"{error.strerror or error}{'; make room' if full else ''}"
-    return DownloadError(f"{target} cannot be written: {reason}")
+    message = f"{target} cannot be written: {reason}"
+    return DownloadError(message, affects_all=error.errno in DISK_FAILURES)
 
 
 def target_error(message: str) -> DownloadError:

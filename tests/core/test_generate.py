@@ -29,10 +29,11 @@ from apikley_async import (
     Snapshot,
     SystemClock,
 )
-from apikley_async._generate import MaintenanceGate, ManyFilms, Works
+from apikley_async._generate import MaintenanceGate, ManyFilms, Save, Works
 from apikley_async._limiter import running_slots
 from apikley_async.errors import (
     ClientClosedError,
+    DownloadError,
     InsufficientCreditsError,
     JobFailedError,
     JobTimeoutError,
@@ -88,8 +89,10 @@ class FilmMaker:
         self.tasks: set[asyncio.Task[None]] = set()
         self.jobs: dict[int, Job] = {}
 
-    def making(self, works: Works, *, window: int | None = None) -> ManyFilms:
-        return ManyFilms(self, works, window=window or self.slots.count)
+    def making(
+        self, works: Works, *, window: int | None = None, save: Save | None = None
+    ) -> ManyFilms:
+        return ManyFilms(self, works, window=window or self.slots.count, save=save)
 
     def running_slot(self) -> AbstractAsyncContextManager[None]:
         return self.slots.slot()
@@ -606,9 +609,17 @@ async def test_breaking_off_leaves_by_name_what_was_bought(how: str, ordered: bo
     maker.settle(yielded)
 
 
+async def saved_slowly(result: Result) -> list[Path]:
+    await asyncio.sleep(0.4)
+    return [Path(f"{result.task_id}.mp4")]
+
+
+@pytest.mark.parametrize("save", [None, saved_slowly], ids=["", "saved"])
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
-def test_a_cancel_at_any_moment_loses_nothing(ordered: bool, again: bool) -> None:
+def test_a_cancel_at_any_moment_loses_nothing(
+    ordered: bool, again: bool, save: Save | None
+) -> None:
     """The consumer is cancelled, even a second time: the books balance (C1, C14, I2, I9)."""
 
     async def scenario(loop: StrikingLoop) -> None:
@@ -622,7 +633,8 @@ def test_a_cancel_at_any_moment_loses_nothing(ordered: bool, again: bool) -> Non
         yielded = list[Outcome]()
 
         async def consume() -> None:
-            async for outcome in maker.making(maker.works(6)).outcomes(ordered=ordered):
+            making = maker.making(maker.works(6), save=save)
+            async for outcome in making.outcomes(ordered=ordered):
                 yielded.append(outcome)
                 await asyncio.sleep(0.2)
 
@@ -713,6 +725,80 @@ def test_a_run_that_ends_takes_everything_with_it() -> None:
 
     assert maker.slots.in_use == 0
     assert sorted(maker.left) == [f"task_{number}" for number in maker.bought[1:]]
+
+
+# --- saving --------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_film_that_is_saved_holds_no_slot() -> None:
+    """Others are made meanwhile; it is yielded when its files are there."""
+    maker = FilmMaker(1, length=lambda number: 1.0)
+    ready = dict[int, float]()
+
+    async def save(result: Result) -> list[Path]:
+        await asyncio.sleep(5)
+        return [Path(f"{result.task_id}.mp4")]
+
+    making = maker.making(maker.works(3), window=3, save=save)
+    async for outcome in making.outcomes(ordered=False):
+        ready[outcome.index] = now()
+        assert outcome.ok
+        assert outcome.paths == (Path(f"task_{outcome.index}.mp4"),)
+
+    assert ready == pytest.approx({0: 6.1, 1: 7.2, 2: 8.3})
+
+
+@virtual
+async def test_a_film_that_is_not_saved_has_failed_with_its_job() -> None:
+    """A host's trouble is one film's; the others are saved."""
+    maker = FilmMaker(3)
+
+    async def save(result: Result) -> list[Path]:
+        if result.task_id == "task_1":
+            raise DownloadError("broken off")
+        return []
+
+    outcomes = await collect(maker.making(maker.works(3), save=save), ordered=True)
+
+    assert [outcome.ok for outcome in outcomes] == [True, False, True]
+    assert outcomes[1].job is maker.jobs[1]
+    maker.settle(outcomes)
+
+
+@virtual
+async def test_a_disk_that_fails_stops_the_buying() -> None:
+    """As a 402 does: what runs is followed and yielded, then the error is raised (D13)."""
+    maker = FilmMaker(2)
+    outcomes: list[Outcome] = []
+
+    async def save(result: Result) -> list[Path]:
+        raise DownloadError("the disk is full", affects_all=True)
+
+    async def consume() -> None:
+        making = maker.making(maker.works(), save=save)
+        async for outcome in making.outcomes(ordered=False):
+            outcomes.append(outcome)  # noqa: PERF401 - it raises in the end
+
+    with pytest.raises(DownloadError, match="the disk is full"):
+        await consume()
+
+    assert len(maker.bought) <= 4
+    assert all(isinstance(outcome.error, DownloadError) for outcome in outcomes)
+    maker.settle(outcomes)
+
+
+@virtual
+async def test_a_film_of_words_has_no_file() -> None:
+    """Another model's answer without a link: it is made, and nothing is to be saved."""
+
+    class Words(FilmMaker):
+        async def make(self, index: int, work: Any, metadata: Any) -> Outcome:
+            return Completed(index, work, job_of(index), Result("task_0", ()))
+
+    outcomes = await collect(Words().making([work(0)], save=saved_slowly))
+
+    assert [(outcome.ok, outcome.to_dict()["paths"]) for outcome in outcomes] == [(True, [])]
 
 
 # --- what may be running -------------------------------------------------------------------------

@@ -499,3 +499,29 @@ PNG = (
     b"\x1f\x15\xc4\x89\x00\x00\x00\rIDATx\x9cc\xf8\xcf\xc0\xf0\x1f\x00\x05\x00\x01\xff\x89\x99="
     b"\x1d\x00\x00\x00\x00IEND\xaeB`\x82"
 )
+
+
+async def test_films_are_saved_while_others_are_made(tmp_path: Path) -> None:
+    terms = Terms(duration=Constant(60))
+    async with world(terms) as simulator, customer(simulator, max_running=2) as client:
+        folder = tmp_path / "new" / "films.mp4"  # whatever its name: a folder
+        outcomes = [o async for o in client.generate_many([KITTEN] * 5, save_to=folder)]
+
+        for outcome in outcomes:
+            assert outcome.ok
+            [path] = outcome.paths
+            assert path == folder / f"{outcome.job.task_id}.mp4"
+            assert path.read_bytes() == await simulator.film(outcome.job.task_id)
+            assert outcome.to_dict()["paths"] == [str(path)]
+        assert client.unclaimed == []
+
+
+async def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    async with world() as simulator, customer(simulator) as client:
+        with pytest.raises(
+            DownloadError, match=r"file/films cannot be written: .*nothing was sent"
+        ):
+            async for _ in client.generate_many([KITTEN], save_to=tmp_path / "file" / "films"):
+                pass
+        assert simulator.ledger.creations == []
