@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
-import os
 import re
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 from aiohttp import web
-from pages import ROOT, blocks_of
+from page_programs import UVICORN, ProgramRunner
+from pages import ROOT
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from webhook.callback_requests import (
@@ -31,7 +27,7 @@ from webhook.callback_requests import (
 )
 
 from apikley_async.simulator import Constant, Simulator, Terms
-from apikley_async.webhook import Callback, token_secret
+from apikley_async.webhook import Callback
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -118,108 +114,25 @@ async def test_other_routes_of_the_application_are_not_affected() -> None:
 # --- the how-to -----------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as app:
-        port: int = app.getsockname()[1]
-        return port
-
-
-def write_files(folder: Path, port: int) -> None:
-    """Write the programs of the page, with an address that the simulator can call."""
-    for block in blocks_of(HOWTO.read_text("utf-8")):
-        if block.what == "file":
-            body = block.body.replace("https://hooks.example.com", f"http://127.0.0.1:{port}")
-            (folder / block.value).write_text(body.replace("8787", str(port)), encoding="utf-8")
-
-
-class ProgramRunner:
-    """A simulator, and the programs of the page in a folder of their own."""
-
-    def __init__(self, simulator: Simulator, folder: Path, port: int) -> None:
-        self.simulator, self.folder, self.port = simulator, folder, port
-
-    async def run(self, *words: str) -> str:
-        """Run a program to its end; returns what it prints."""
-        process = await self._start(*words)
-        async with asyncio.timeout(50):
-            output, _ = await process.communicate()
-        assert process.returncode == 0
-        return output.decode()
-
-    @contextlib.asynccontextmanager
-    async def running(self, *words: str) -> AsyncIterator[None]:
-        """Run a server for as long as the `async with` lasts."""
-        process = await self._start(*words)
-        try:
-            async with asyncio.timeout(30):
-                while True:
-                    assert process.returncode is None
-                    with contextlib.suppress(OSError):
-                        _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                        break
-                    await asyncio.sleep(0.05)
-            writer.close()
-            yield
-        finally:
-            process.terminate()
-            await process.wait()
-
-    async def _start(self, *words: str) -> asyncio.subprocess.Process:
-        settings = {
-            "APIKLEY_API_KEY": self.simulator.api_key,
-            "APIKLEY_BASE_URL": self.simulator.base_url,
-            "APIKLEY_WEBHOOK_TOKEN_SECRET": token_secret(self.simulator.api_key),
-            "PYTHONPATH": str(ROOT),
-        }
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *words,
-            cwd=self.folder,
-            env=os.environ | settings,
-            stdout=asyncio.subprocess.PIPE,
-        )
-
-    async def request_film(self) -> str:
-        """Ask the served application for a film; returns its response."""
-        async with aiohttp.ClientSession() as session:
-            url = f"http://127.0.0.1:{self.port}/films"
-            async with session.post(url, timeout=aiohttp.ClientTimeout(40)) as answer:
-                return await answer.text()
-
-    def check(self, output: str) -> None:
-        """One film was paid, its callback was accepted, and its URL was printed."""
-        (paid,) = self.simulator.ledger.paid
-        (called,) = self.simulator.ledger.callbacks
-        assert (called.task_id, called.outcome, called.status) == (paid.task_id, "answered", 200)
-        assert re.search(r"http://\S+\.mp4", output)
-
-
 @pytest.fixture
 async def programs(tmp_path: Path) -> AsyncIterator[ProgramRunner]:
-    port = free_port()
-    write_files(tmp_path, port)
     terms = Terms(duration=Constant(200))
     async with Simulator(terms, speed=100, hosts=["localhost"]) as simulator:
-        yield ProgramRunner(simulator, tmp_path, port)
+        yield ProgramRunner(HOWTO, simulator, tmp_path)
 
 
-UVICORN = ("-m", "uvicorn", "--no-access-log", "--log-level", "error", "--port")
+def check(simulator: Simulator, output: str) -> None:
+    """One film was paid, its callback was accepted, and its URL was printed."""
+    (paid,) = simulator.ledger.paid
+    (called,) = simulator.ledger.callbacks
+    assert (called.task_id, called.outcome, called.status) == (paid.task_id, "answered", 200)
+    assert re.search(r"http://\S+\.mp4", output)
 
 
 async def test_the_standalone_program_works(programs: ProgramRunner) -> None:
-    programs.check(await programs.run("alone.py"))
-
-
-async def test_the_aiohttp_application_works(programs: ProgramRunner) -> None:
-    async with programs.running("with_aiohttp.py", str(programs.port)):
-        programs.check(await programs.request_film())
-
-
-async def test_the_fastapi_application_works(programs: ProgramRunner) -> None:
-    async with programs.running(*UVICORN, str(programs.port), "with_fastapi:app"):
-        programs.check(await programs.request_film())
+    check(programs.simulator, await programs.run("alone.py"))
 
 
 async def test_the_receiver_and_the_reader_work(programs: ProgramRunner) -> None:
     async with programs.running(*UVICORN, str(programs.port), "receiver:app"):
-        programs.check(await programs.run("reader.py"))
+        check(programs.simulator, await programs.run("reader.py"))
