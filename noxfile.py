@@ -307,7 +307,7 @@ def kill(session: nox.Session) -> None:
 @nox.session(default=False)
 def simulate(session: nox.Session) -> None:
     """A short share of the simulation: faults, kills, power cuts, cancels, our own mistakes."""
-    install(session, "-e", ".[all]", *group("tests"))
+    install(session, "-e", ".")
     for part, count in SHARES.items():
         session.run("python", PROVE, part, "--count", str(count), *session.posargs)
 
@@ -320,7 +320,7 @@ def prove(session: nox.Session) -> None:
             words = f"{part} --count {count}"
             session.log(f"nox -s prove -- {words:<22} about {minutes} minutes on two cores")
         return
-    install(session, "-e", ".[all]", *group("tests"))
+    install(session, "-e", ".")
     session.run("python", PROVE, *session.posargs)
 
 
@@ -341,7 +341,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(default=False)
 def alike(session: nox.Session) -> None:
     """The same histories on all Pythons that `tests-all` has made environments for."""
-    install(session, "-e", ".[all]", *group("tests"))
+    install(session, "-e", ".")
     made = (CACHE / f"tests-{python.replace('.', '-')}" for python in PYTHONS)
     pythons = (place / "bin" / "python" for place in made)
     others = [str(python) for python in pythons if python.exists()]

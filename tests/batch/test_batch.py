@@ -119,13 +119,14 @@ async def test_a_run_can_be_left_at_any_moment(way: str, moment: float, tmp_path
     Nothing keeps running (the fixture looks), and nothing is uncertain: every answer came.
     """
     path, folder = tmp_path / "b.db", tmp_path / "films"
+    count = volume(6, 10)
     async with simulated_service() as simulator:
         await slow_answers(simulator, 2.0)
         async with (
             make_client(simulator, limiter=fast_limiter(4)) as client,
             open_batch(path) as batch,
         ):
-            await batch.add(films(10))
+            await batch.add(films(count))
 
             async def consume() -> None:
                 async for _ in batch.run(client, folder=folder, every_change=True):
@@ -153,7 +154,7 @@ async def test_a_run_can_be_left_at_any_moment(way: str, moment: float, tmp_path
             assert await batch.verify() == []
         stand = await finish(simulator, path, folder)
     assert set(stand.values()) == {ItemState.DONE}
-    assert len(simulator.ledger.paid) == 10
+    assert len(simulator.ledger.paid) == count
 
 
 async def test_stopping_ends_the_loop_without_an_error(tmp_path: Path) -> None:
@@ -269,6 +270,7 @@ async def test_cancelling_at_random_steps(seed: int, tmp_path: Path) -> None:
 
 async def test_two_batches_share_one_client_and_its_limiter(tmp_path: Path) -> None:
     """Two batches in one process keep one pace, and do not mix their films."""
+    count = volume(20, 30)
     limiter = RateLimiter(20, 10, clock=LoopClock())
     async with (
         simulated_service() as simulator,
@@ -276,8 +278,8 @@ async def test_two_batches_share_one_client_and_its_limiter(tmp_path: Path) -> N
         open_batch(tmp_path / "one.db") as one,
         open_batch(tmp_path / "two.db") as two,
     ):
-        await one.add(films(30))
-        await two.add([(f"z{number}", board(f"z{number}")) for number in range(30)])
+        await one.add(films(count))
+        await two.add([(f"z{number}", board(f"z{number}")) for number in range(count)])
 
         await asyncio.gather(
             run_batch(one, client, folder=tmp_path / "films1"),
@@ -287,8 +289,8 @@ async def test_two_batches_share_one_client_and_its_limiter(tmp_path: Path) -> N
         assert set((await states(one)).values()) == set((await states(two)).values())
         assert not simulator.ledger.refused
         assert simulator.ledger.busiest_window(10.0) <= 20
-        assert len(list((tmp_path / "films1").glob("k*.mp4"))) == 30
-        assert len(list((tmp_path / "films2").glob("z*.mp4"))) == 30
+        assert len(list((tmp_path / "films1").glob("k*.mp4"))) == count
+        assert len(list((tmp_path / "films2").glob("z*.mp4"))) == count
 
 
 async def test_one_run_at_a_time(tmp_path: Path) -> None:

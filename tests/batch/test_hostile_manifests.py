@@ -175,7 +175,7 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@settings(max_examples=volume(60, 200))
+@settings(max_examples=volume(40, 200))
 @given(document=DOCUMENTS)
 def test_any_document_is_entries_or_faults(folder: Path, document: Any) -> None:
     """In every form that can hold it; no other error escapes. (M7)."""
@@ -189,7 +189,7 @@ def test_any_document_is_entries_or_faults(folder: Path, document: Any) -> None:
                 work_of(Item(entry.key, ItemState.PLANNED, payload=entry.payload, base=entry.base))
 
 
-@settings(max_examples=volume(60, 300))
+@settings(max_examples=volume(50, 300))
 @given(
     name=st.sampled_from(["a.json", "a.yaml", "a.jsonl", "a.toml", "a.csv"]),
     content=st.binary(max_size=60)

@@ -483,7 +483,7 @@ def many(path: Path, count: int, size: int) -> Path:
 
 async def test_many_films_in_little_memory(tmp_path: Path) -> None:
     """The manifest streams into the journal: memory grows by marks of its films, no more. (M5)."""
-    count = volume(1500, 4000)
+    count = volume(1000, 4000)
     path = many(tmp_path / "films.jsonl", count, 5000)
     async with Batch.open(tmp_path / "batch.db") as batch:
         gc.collect()

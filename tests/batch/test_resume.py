@@ -24,6 +24,7 @@ from batch.helpers import (
     simulated_service,
     states,
 )
+from volume import volume
 
 from apikley_async import RateLimiter
 from apikley_async.batch import Batch, ItemEvent, ItemState, Transition
@@ -36,10 +37,11 @@ pytestmark = pytest.mark.virtual
 
 async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
     """Twenty submissions, a restart, and no 429: the window is in the journal. (R2)"""
+    count = volume(35, 60)
     terms = Terms(limit=20, per=10.0, duration=Constant(60))
     async with simulated_service(terms) as simulator:
         async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
-            await batch.add(films(60))
+            await batch.add(films(count))
             submitted = 0
             async for item in batch.run(client, folder=tmp_path / "films", every_change=True):
                 submitted += item.state is ItemState.SUBMITTED
@@ -51,7 +53,7 @@ async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
 
         assert not simulator.ledger.refused
         assert simulator.ledger.busiest_window(10.0) <= 20
-        assert len(simulator.ledger.paid) == 60
+        assert len(simulator.ledger.paid) == count
 
 
 async def test_an_uncertain_attempt_rests_its_minute_over_a_restart(tmp_path: Path) -> None:

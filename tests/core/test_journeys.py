@@ -78,18 +78,19 @@ async def all_outcomes(client: Client, works: list[Storyboard]) -> list[Outcome]
 @pytest.mark.parametrize("window", ["sliding", "fixed"])
 async def test_two_hundred_films_at_the_real_limit(window: str) -> None:
     """200 films at 20 per 10 s are all submitted within 95 s and never refused."""
+    films = volume(80, 200)
     terms = Terms(window=window, duration=Constant(9), max_running=None)  # type: ignore[arg-type]
     async with world(terms) as simulator, customer(simulator, max_running=200) as client:
         await latency(simulator, 0.1, 0.4)
 
-        outcomes = await all_outcomes(client, [KITTEN] * 200)
+        outcomes = await all_outcomes(client, [KITTEN] * films)
 
         ledger = simulator.ledger
-        assert len(ledger.paid) == 200
+        assert len(ledger.paid) == films
         assert not ledger.refused
-        assert max(ledger.arrivals("create")) - min(ledger.arrivals("create")) <= 95
+        assert max(ledger.arrivals("create")) - min(ledger.arrivals("create")) <= films / 2 - 5
         assert all(outcome.unwrap().urls for outcome in outcomes)
-        assert sorted(outcome.index for outcome in outcomes) == list(range(200))
+        assert sorted(outcome.index for outcome in outcomes) == list(range(films))
 
 
 @pytest.mark.parametrize("form", list(Throttle), ids=lambda form: form.name.lower())
@@ -104,7 +105,7 @@ async def test_at_twice_the_service_s_limit_nothing_is_lost(form: Throttle) -> N
     ):
         await latency(simulator, 0.1, 0.4)
 
-        films = 90 if form is Throttle.SECONDS else 50  # the one is the measure of the others
+        films = volume(30, 90 if form is Throttle.SECONDS else 50)
         outcomes = await all_outcomes(client, [KITTEN] * films)
 
         assert simulator.ledger.refused, "the limit was never met: the test proves nothing"
@@ -116,6 +117,7 @@ async def test_at_twice_the_service_s_limit_nothing_is_lost(form: Throttle) -> N
 
 async def test_two_clients_that_share_a_key_lose_nothing() -> None:
     """Each believes to have the whole limit; the 429s slow both down, and all is paid once (R3)."""
+    films = volume(30, 60)
     terms = Terms(duration=Constant(9), max_running=None)
     async with (
         world(terms) as simulator,
@@ -125,12 +127,12 @@ async def test_two_clients_that_share_a_key_lose_nothing() -> None:
         await latency(simulator, 0.1, 0.4)
 
         outcomes = await asyncio.gather(
-            all_outcomes(one, [KITTEN] * 60), all_outcomes(other, [KITTEN] * 60)
+            all_outcomes(one, [KITTEN] * films), all_outcomes(other, [KITTEN] * films)
         )
 
         assert simulator.ledger.refused, "the limit was never met: the test proves nothing"
-        assert len(simulator.ledger.paid) == 120
-        assert len({outcome.unwrap().task_id for each in outcomes for outcome in each}) == 120
+        assert len(simulator.ledger.paid) == 2 * films
+        assert len({outcome.unwrap().task_id for each in outcomes for outcome in each}) == 2 * films
 
 
 async def test_twenty_thousand_creations_are_paced_exactly() -> None:
@@ -483,14 +485,15 @@ async def test_random_trouble_everywhere_pays_once_for_each() -> None:
                 Fault.OTHER_TASK: 0.02, Fault.UNKNOWN_STATE: 0.02, Fault.NOT_FOUND: 0.05},
     )  # fmt: skip
     async with world(faults=faults) as simulator, customer(simulator) as client:
-        outcomes = await all_outcomes(client, [KITTEN] * 100)
+        films = volume(50, 100)
+        outcomes = await all_outcomes(client, [KITTEN] * films)
 
         jobs = {outcome.job.task_id for outcome in outcomes if isinstance(outcome.job, Job)}
         doubts = [o for o in outcomes if isinstance(o.error, SubmissionUncertainError)]
         paid = {charge.task_id for charge in simulator.ledger.paid}
         assert jobs <= paid
         assert len(paid) <= len(jobs) + len(doubts)
-        assert len(jobs) + len(doubts) == 100
+        assert len(jobs) + len(doubts) == films
         assert all(outcome.unwrap().urls for outcome in outcomes if outcome.job is not None)
 
 

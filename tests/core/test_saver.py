@@ -38,6 +38,7 @@ from filehost import (
     truncated,
 )
 from saved_paths import save
+from volume import volume
 
 from apikley_async import Result
 from apikley_async._clock import SystemClock
@@ -1088,7 +1089,7 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
     async with FileHost() as host:
         again = f"{host.base}/1"
         async with saving(Reissue([again])) as saver:
-            for step in (*range(40), *range(40, 400, 3)):
+            for step in (*range(0, 40, volume(2, 1)), *range(40, 400, volume(7, 3))):
                 folder = tmp_path / str(step)
                 url = host.serve("/1", list(responders))
                 task = asyncio.ensure_future(save(saver, result(url), folder))
@@ -1114,7 +1115,7 @@ async def test_a_cancel_at_any_step_leaves_nothing_in_the_way(tmp_path: Path, et
                 assert names(folder) == ["task_1.mp4"]
                 if finished > 2:
                     break
-    assert cancelled > 30
+    assert cancelled > volume(15, 30)
 
 
 # --- the machine -----------------------------------------------------------------------------

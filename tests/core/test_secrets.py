@@ -92,9 +92,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 def written_down(error: BaseException) -> str:
     """All that a logger, a crash report or a pickle could make of an error."""
-    shown = [*traceback.TracebackException.from_exception(error, capture_locals=True).format()]
+    shown = []
     for found in chain(error):
-        shown += [*traceback.TracebackException.from_exception(found, capture_locals=True).format()]
+        traced = traceback.TracebackException.from_exception(
+            found, capture_locals=True, compact=True
+        )
+        shown += traced.format(chain=False)
         shown += [repr(found), str(found), repr(found.args), repr(vars(found))]
         if isinstance(found, ApikleyError):
             pickled = pickle.dumps(found)

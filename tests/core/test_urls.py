@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 from hypothesis import example, given
 from hypothesis import strategies as st
+from volume import volume
 
 from apikley_async._urls import (
     AddressPolicy,
@@ -72,8 +74,12 @@ def test_a_signed_url_is_not_changed() -> None:
 
 
 def test_no_blank_and_no_control_character_is_in_a_url() -> None:
-    """Every character of Unicode, one after the other."""
-    letters = map(chr, range(sys.maxunicode + 1))
+    """Every character of Unicode, one after the other; of those that nobody has assigned, some."""
+    letters = [
+        letter
+        for letter in map(chr, range(sys.maxunicode + 1))
+        if ord(letter) % volume(50, 1) == 0 or unicodedata.category(letter) not in ("Cn", "Co")
+    ]
     odd = (letter for letter in letters if letter.isspace() or not letter.isprintable())
 
     assert [letter for letter in odd if not any(url_faults(f"https://a.example/{letter}"))] == []

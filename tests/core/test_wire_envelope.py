@@ -402,7 +402,7 @@ OPENERS: dict[str, tuple[Callable[[Reply], object], tuple[type[ApikleyError], ..
 
 
 @pytest.mark.parametrize("opener", OPENERS)
-@settings(max_examples=volume(75, 300))
+@settings(max_examples=volume(50, 300))
 @given(reply=REPLIES)
 @example(reply=answer("[" * 1_000_000))
 @example(reply=answer('{"code": 200, "data": {"state": "\\ud800", "failMsg": "\\udfff"}}'))

@@ -75,7 +75,7 @@ def test_data_is_handled_before_timers_after_a_stall() -> None:
     assert seen == ["a response", "a timer"]
 
 
-@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("seed", volume([5], [3, 5]))
 @pytest.mark.parametrize(("kind", "every"), [("upsets", 37), ("callers", 29)])
 def test_the_promises_hold_for_sleepers_and_callers(kind: str, every: int, seed: int) -> None:
     """Stalled, suspended, cut off, clock set, a caller cancelled, at any step (I1 to I14)."""
@@ -89,9 +89,9 @@ def test_the_promises_hold_for_sleepers_and_callers(kind: str, every: int, seed:
 
 def test_a_separate_receiver_may_die() -> None:
     """A callback that it has answered with 200 is found, whenever it or the batch died."""
-    plans = [plan for plan in map(draw_plan, range(volume(60, 120))) if plan.apart]
+    plans = [plan for plan in map(draw_plan, range(volume(40, 120))) if plan.apart]
 
-    assert len(plans) > volume(2, 5)
+    assert len(plans) > volume(1, 5)
     assert broken(plans) == []
 
 

@@ -65,13 +65,13 @@ def each(kind: str, seed: int, every: int) -> list[Plan]:
     return at_every_step(kind, base, range(1 + seed % every, run(base).first_life, every))
 
 
-@pytest.mark.parametrize("first", range(0, volume(20, 40), 20))
+@pytest.mark.parametrize("first", range(0, volume(10, 40), 10))
 def test_the_promises_hold_whatever_happens(first: int) -> None:
     """Random faults, crashes and power cuts break none of I1 to I13 (J1, J9, W6)."""
-    assert broken(map(draw_plan, range(first, first + 20))) == []
+    assert broken(map(draw_plan, range(first, first + 10))) == []
 
 
-@pytest.mark.parametrize("seed", SCENARIOS)
+@pytest.mark.parametrize("seed", volume(SCENARIOS[-1:], SCENARIOS))
 @pytest.mark.parametrize(("kind", "every"), [("kills", 29), ("power", 37), ("cancels", 31)])
 def test_the_promises_hold_at_every_step(kind: str, every: int, seed: int) -> None:
     """A kill, a power cut, a cancel or a close may come at any step (I1 to I13)."""
@@ -89,7 +89,7 @@ def test_plans_that_failed_once_pass(line: str) -> None:
 
 def test_one_number_gives_one_history() -> None:
     """Processes with other hash seeds see the same requests, polls and ends at the same times."""
-    histories = {fingerprint_elsewhere(0, volume(4, 8), salt) for salt in ("1", "77")}
+    histories = {fingerprint_elsewhere(0, volume(3, 8), salt) for salt in ("1", "77")}
 
     assert len(histories) == 1
 
@@ -111,8 +111,8 @@ def test_a_planted_mistake_is_noticed(name: str) -> None:
 
 @pytest.mark.parametrize("window", ["fixed", "sliding"])
 def test_the_rate_limit_is_used_and_never_exceeded(window: Literal["fixed", "sliding"]) -> None:
-    """400 submissions, late responses: none is refused, at 96 % of the limit (I7)."""
-    result = paced(400, window)
+    """Many submissions, late responses: none is refused, at 96 % of the limit (I7)."""
+    result = paced(volume(200, 400), window)
 
     assert result["refused"] == 0
     assert result["share"] >= 0.96
