@@ -96,7 +96,7 @@ async def test_a_film_from_its_image_to_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.virtual
 async def test_a_submission_is_an_event_when_it_is_written_down() -> None:
-    """A recorder knows of a task before anybody else does (I6)."""
+    """A recorder knows of a task before anybody else does."""
     seen: list[str] = []
 
     class Book(Recorder):
