@@ -188,7 +188,7 @@ class _Answer:
 
 
 @attrs.define
-class _Mark:
+class _Progress:
     """How far a request has come: whether its first byte has left, and what was answered."""
 
     on_sent: Callable[[], None] | None = None
@@ -211,16 +211,16 @@ class _Mark:
         self.sent = True
 
 
-_mark: ContextVar[_Mark] = ContextVar("_mark")  # of the request that this task sends
+_progress: ContextVar[_Progress] = ContextVar("_progress")  # of the request that this task sends
 
 
 class _FreeRequest(aiohttp.ClientRequest):
     """A request that costs nothing. A trace would tell the same, and cost a sixth of a poll."""
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
-        mark = _mark.get()
-        mark.kept = mark.kept or not (mark.sent or mark.opened)
-        mark.leave()
+        progress = _progress.get()
+        progress.kept = progress.kept or not (progress.sent or progress.opened)
+        progress.leave()
         return await super().send(conn)
 
 
@@ -228,7 +228,7 @@ async def _refuse_repeat(_session: Any, context: SimpleNamespace, _params: Any) 
     context.trace_request_ctx.refuse_repeat()
 
 
-async def _mark_sent(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+async def _note_sent(_session: Any, context: SimpleNamespace, _params: Any) -> None:
     context.trace_request_ctx.leave()
 
 
@@ -258,15 +258,15 @@ class HttpTransport:
         self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
-        mark = _Mark(on_sent)
-        exchange = self._exchange(request, mark)
+        progress = _Progress(on_sent)
+        exchange = self._exchange(request, progress)
         cancelled: tuple[Any, ...] | None = None
         outcome: Reply | ApikleyError
         try:
             if request.repeatable:
-                outcome = await self._in_time(exchange, mark, request)
+                outcome = await self._in_time(exchange, progress, request)
             else:
-                outcome = await self._until_idle(exchange, mark)
+                outcome = await self._until_idle(exchange, progress)
         except asyncio.CancelledError as exc:
             cancelled = exc.args
         if cancelled is not None:
@@ -285,7 +285,10 @@ class HttpTransport:
                 stuck.shutdown(socket.SHUT_RDWR)
 
     async def _in_time(
-        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark, request: Request
+        self,
+        exchange: Coroutine[Any, Any, Reply | ApikleyError],
+        progress: _Progress,
+        request: Request,
     ) -> Reply | ApikleyError:
         """Wait for an answer; an upload that makes progress is given all the time it takes.
 
@@ -305,17 +308,17 @@ class HttpTransport:
                     if not clock.expired():
                         clock.reschedule(loop.time() + idle)
 
-                mark.moved = moved
+                progress.moved = moved
                 return await exchange
         except TimeoutError:
             if request.query:  # of one task: others may be answered at once
                 self._cut_off[key] = min(cut_off + 1, MOST_CUT_OFF)
         finally:
-            mark.moved = None
-        return self._error_for(mark, f"no answer within {limit:g} s")
+            progress.moved = None
+        return self._error_for(progress, f"no answer within {limit:g} s")
 
     async def _until_idle(
-        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], mark: _Mark
+        self, exchange: Coroutine[Any, Any, Reply | ApikleyError], progress: _Progress
     ) -> Reply | ApikleyError:
         """Wait for createTask's answer, and never give it up while it lies in the socket.
 
@@ -337,41 +340,41 @@ class HttpTransport:
                 finally:
                     timer.cancel()
         except TimeoutError:
-            return self._error_for(mark, f"no answer within {self._timeouts.read:g} s")
+            return self._error_for(progress, f"no answer within {self._timeouts.read:g} s")
 
-    async def _exchange(self, request: Request, mark: _Mark) -> Reply | ApikleyError:
+    async def _exchange(self, request: Request, progress: _Progress) -> Reply | ApikleyError:
         """One request, and whatever comes of it as a value."""
         url = URL(self._base + request.path).with_query(dict(request.query) or None)
         session = self._session(request.repeatable)
-        sending = _mark.set(mark)
+        sending = _progress.set(progress)
         try:
             async with session.request(
                 request.method,
                 url,
-                data=_payload(request, mark),
+                data=_payload(request, progress),
                 headers=self._headers(request),
                 allow_redirects=False,
                 proxy=self._proxy,
                 ssl=self._network.ssl or True,
-                trace_request_ctx=mark,
+                trace_request_ctx=progress,
             ) as response:
-                mark.answer = _Answer(response.status, response.headers)
-                await _read(response, mark.answer)
-                return self._reply(mark.answer)
+                progress.answer = _Answer(response.status, response.headers)
+                await _read(response, progress.answer)
+                return self._reply(progress.answer)
         except (aiohttp.ClientConnectorCertificateError, tls.SSLCertVerificationError):
-            return self._error_for(mark, "its certificate is not valid", permanent=True)
+            return self._error_for(progress, "its certificate is not valid", permanent=True)
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-            return self._error_for(mark, "the address is not one", permanent=True)
+            return self._error_for(progress, "the address is not one", permanent=True)
         except TimeoutError:
-            return self._error_for(mark, f"no connection within {self._timeouts.connect:g} s")
+            return self._error_for(progress, f"no connection within {self._timeouts.connect:g} s")
         except aiohttp.ClientConnectorError as exc:
-            return self._error_for(mark, exc.os_error.strerror or type(exc.os_error).__name__)
+            return self._error_for(progress, exc.os_error.strerror or type(exc.os_error).__name__)
         except (aiohttp.ClientError, OSError) as exc:
-            return self._error_for(mark, type(exc).__name__)
+            return self._error_for(progress, type(exc).__name__)
         except Exception as exc:  # noqa: BLE001 - what aiohttp did not foresee ends here as well
-            return self._error_for(mark, type(exc).__name__, permanent=True)
+            return self._error_for(progress, type(exc).__name__, permanent=True)
         finally:
-            _mark.reset(sending)
+            _progress.reset(sending)
 
     def _reply(self, answer: _Answer) -> Reply:
         text = self._key.blot(answer.content.decode(errors="replace"))
@@ -382,10 +385,12 @@ class HttpTransport:
         }
         return Reply(answer.status, text, kept, answer.complete)
 
-    def _error_for(self, mark: _Mark, why: str, *, permanent: bool = False) -> Reply | ApikleyError:
-        if mark.answer is not None:
-            return self._reply(mark.answer)  # what broke off may hold the task id all the same
-        if mark.sent:
+    def _error_for(
+        self, progress: _Progress, why: str, *, permanent: bool = False
+    ) -> Reply | ApikleyError:
+        if progress.answer is not None:
+            return self._reply(progress.answer)  # what broke off may hold the task id all the same
+        if progress.sent:
             return UnansweredError(f"{self._host} was asked but did not answer: {why}")
         return UnreachableError(f"{self._host} was not reached: {why}", permanent=permanent)
 
@@ -399,7 +404,7 @@ class HttpTransport:
         if repeatable not in self._sessions:
             trace = aiohttp.TraceConfig()
             trace.on_connection_create_start.append(_refuse_repeat)
-            trace.on_request_headers_sent.append(_mark_sent)
+            trace.on_request_headers_sent.append(_note_sent)
             options: Mapping[str, Any] = (
                 {"limit": CONNECTIONS, "keepalive_timeout": KEEP_ALIVE}
                 if repeatable
@@ -424,9 +429,9 @@ class HttpTransport:
         family, kind, protocol, _name, address = info
         if self._proxy is None and self._host != address[0]:
             self._network.seen.made_up = is_fake_ip(address[0])
-        if (mark := _mark.get(None)) is not None:
-            mark.refuse_repeat()
-            mark.opened = True
+        if (progress := _progress.get(None)) is not None:
+            progress.refuse_repeat()
+            progress.opened = True
         opened = socket.socket(family, kind, protocol)
         with contextlib.suppress(OSError):  # what lies in its buffer is no progress that we see
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
@@ -437,26 +442,26 @@ class HttpTransport:
 class _Body(io.BytesIO):
     """A body that reports when a piece of it is taken to be sent."""
 
-    def __init__(self, content: bytes, mark: _Mark) -> None:
+    def __init__(self, content: bytes, progress: _Progress) -> None:
         super().__init__(content)
-        self._mark = mark
+        self._progress = progress
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if self._mark.moved is not None:
-            self._mark.moved()
+        if self._progress.moved is not None:
+            self._progress.moved()
         return super().read(size)
 
 
-def _payload(request: Request, mark: _Mark) -> Any:
+def _payload(request: Request, progress: _Progress) -> Any:
     if request.form is None:
         content = request.content()
-        return content and _Body(content, mark)
+        return content and _Body(content, progress)
     form = aiohttp.FormData()
     for name, value in request.form.items():
         if isinstance(value, File):
             form.add_field(
                 name,
-                _Body(value.content, mark),
+                _Body(value.content, progress),
                 filename=value.name,
                 content_type=value.content_type,
             )

@@ -2,8 +2,8 @@
 
 A caller who is cancelled while the POST is out does not stop the charge, so the attempt is
 finished, recorded and, when nobody waits for it any more, reported. What was never sent or was
-throttled is retried, and so is, a few times, what the user vouches for (`not_created`). What is
-uncertain is never retried.
+throttled is retried; so is, a few times, what the user has declared to create nothing
+(`not_created`). What is uncertain is never retried.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = ["Group", "Submission", "Submitter", "check_submission"]
 
 logger = logging.getLogger("apikley_async")
 
-MOST_NOT_CREATED = 3  # more attempts, where the user vouches that nothing was created
+MOST_NOT_CREATED = 3  # more attempts, where the user has declared that nothing was created
 WRITING = 5.0  # seconds for a recorder, when everything ends
 
 
@@ -74,15 +74,15 @@ class Group:
         return len(self._tasks)
 
     @property
-    def out(self) -> int:
-        """How many requests are out, or being written down."""
-        return sum(pending.held for pending in self._tasks.values())
+    def in_flight(self) -> int:
+        """How many requests are on their way, or being written down."""
+        return sum(pending.shielded for pending in self._tasks.values())
 
     def stop(self) -> None:
-        """Send nothing more. A request that is out is out: `drain` waits for its answer."""
+        """Send nothing more. What has been sent goes on: `drain` waits for its answer."""
         self.stopped = True
         for task, pending in self._tasks.items():
-            if not pending.held:
+            if not pending.shielded:
                 task.cancel()
 
     async def drain(self, grace: float) -> None:
@@ -161,15 +161,15 @@ def fields_of(work: Work, urls: Urls) -> Mapping[str, Any]:
 
 @attrs.define(eq=False)
 class _Pending:
-    """One submission on its way. Its task may be cancelled unless it is *held*."""
+    """One submission on its way. Its task may be cancelled unless it is *shielded*."""
 
     submission: Submission
     groups: tuple[Group, ...]
     fields: Mapping[str, Any] = attrs.Factory(dict)
     wanted: bool = True  # a caller still waits for it
-    held: bool = False  # being written down, or its request is out
+    shielded: bool = False  # being written down, or its request is out
     writing: bool = False  # being written down
-    out: bool = False  # the first byte of its newest request may have left
+    sent: bool = False  # the first byte of its newest request may have left
     began_at: float = 0.0  # when its newest attempt got its slot
     outcome: str | Exception | None = None  # of its newest attempt
     reported: bool = False  # the caller or a recorder knows the outcome
@@ -234,7 +234,7 @@ class Submitter:
             pending.wanted = False
             if task.done():
                 self._report(pending)
-            elif not pending.held:
+            elif not pending.shielded:
                 task.cancel()
             raise
         if task.cancelled():
@@ -277,7 +277,7 @@ class Submitter:
                 if spent > self._retry_for:
                     raise
                 throttled, reason = isinstance(error, RateLimitError), loggable(error.message)
-            pending.held = False
+            pending.shielded = False
             if pending.stopped:
                 raise asyncio.CancelledError
             if not throttled:  # after a 429 it is the limiter's gate that makes us wait
@@ -295,12 +295,12 @@ class Submitter:
         ended: BaseException = unsent
         try:
             async with self._limiter.slot():
-                pending.began_at, pending.out = self._clock.now(), False
+                pending.began_at, pending.sent = self._clock.now(), False
                 try:
                     return await self._attempt(pending)
                 except (Exception, asyncio.CancelledError) as error:
                     ended = error
-                    if pending.out or isinstance(error, UnreachableError):
+                    if pending.sent or isinstance(error, UnreachableError):
                         raise
                     raise unsent from None
         except UnreachableError as error:
@@ -320,7 +320,7 @@ class Submitter:
             pending.fields,
             callback_url=submission.callback_url or self._matching.url_for(token),
         )
-        pending.held = pending.writing = True
+        pending.shielded = pending.writing = True
         await submission.recorder.intend(token, request)
         pending.writing = False
         outcome, reply = await self._send(pending, token, request)
@@ -356,32 +356,32 @@ class Submitter:
         def leave() -> None:
             if pending.stopped:
                 raise asyncio.CancelledError
-            pending.held = pending.out = True
+            pending.shielded = pending.sent = True
 
-        pending.held = pending.out = False
+        pending.shielded = pending.sent = False
         try:
             if pending.stopped:
                 raise asyncio.CancelledError
             reply = await send_logged(
                 self._transport, request, attempt=token[:8], clock=self._clock, on_sent=leave
             )
-            pending.out = True
+            pending.sent = True
             return self._read_reply(token, request, reply), reply
         except UnansweredError as error:
-            pending.out = True
+            pending.sent = True
             return self._uncertain(token, error.message, code=error.code), None
         except asyncio.CancelledError as cancelled:
-            if not pending.out:
+            if not pending.sent:
                 return asyncio.CancelledError(*cancelled.args), None
             return self._uncertain(
                 token, "the client was closed while it waited for the answer"
             ), None
         except Exception as error:  # noqa: BLE001 - what was sent is uncertain, whatever it is
-            if not pending.out or isinstance(error, UnreachableError):
+            if not pending.sent or isinstance(error, UnreachableError):
                 return error, None
             return self._uncertain(token, type(error).__name__), None
         finally:
-            pending.held = True
+            pending.shielded = True
 
     def _read_reply(self, token: str, request: Request, reply: Reply) -> str | ApikleyError:
         try:
@@ -483,7 +483,7 @@ def _verdict(outcome: object) -> Verdict:
         return Verdict.ACCEPTED
     if isinstance(outcome, RateLimitError):
         return Verdict.THROTTLED
-    if isinstance(outcome, ServerError):  # a code that the user vouches for
+    if isinstance(outcome, ServerError):  # a code that the user has declared to create nothing
         return Verdict.NOT_CREATED
     if isinstance(outcome, ApiError):
         return Verdict.REFUSED

@@ -133,7 +133,7 @@ class BatchRun:
     @property
     def pending(self) -> int:
         """How many submissions are out, their answers awaited."""
-        return self._submissions.out
+        return self._submissions.in_flight
 
     def journal_changed(self) -> None:
         """The journal has other items from here on."""

@@ -461,7 +461,7 @@ def test_an_image_that_was_planned_by_an_earlier_version_is_looked_at_too(folder
         check_pictures(work_of(item(earlier)))
 
 
-def test_an_image_that_no_plan_vouches_for_is_not_uploaded(folder: Path) -> None:
+def test_an_image_that_no_plan_has_seen_is_not_uploaded(folder: Path) -> None:
     """A journal from elsewhere may name any file of ours."""
     [entry] = entries({"shots": SHOTS, "image": "a.png"}, base=folder)
     payload = json.loads(entry.payload)

@@ -150,7 +150,7 @@ async def test_what_goes_wrong_is_an_event() -> None:
 
 @pytest.mark.virtual
 async def test_retries_of_what_is_sure_not_to_be_paid_are_events() -> None:
-    """A code that the user vouches for, and a download that breaks off."""
+    """A code of `not_created`, and a download that breaks off."""
     events: list[Event] = []
     async with (
         world() as simulator,

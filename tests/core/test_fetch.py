@@ -166,7 +166,7 @@ def gzipped(data: bytes, **changes: Any) -> Responder:
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 async def test_a_gzipped_film_is_decoded(framing: str) -> None:
-    """Some hosts pack everything, asked or not; what comes vouches for no version."""
+    """Some hosts pack everything, asked or not; what comes belongs to no known version."""
     sink = Sink()
     async with FileHost() as host, opened() as fetcher:
         url = host.serve("/1.mp4", gzipped(gzip.compress(FILM), framing=framing))

@@ -147,7 +147,7 @@ TAGS = [
 
 
 def test_only_a_strong_etag_counts() -> None:
-    """A weak or malformed ETag vouches for no byte (D4)."""
+    """A weak or malformed ETag proves no byte (D4)."""
     wrong = [
         (tag, found)
         for tag, strong in TAGS

@@ -427,7 +427,7 @@ async def test_a_complete_film_with_trailing_bytes_is_saved(
 async def test_trailing_bytes_without_a_length_must_come_twice(
     tmp_path: Path, framing: str
 ) -> None:
-    """Nothing vouches for their end but that they come again."""
+    """Nothing proves their end but that they come again."""
     responder = altered(serve_file(FileVersion(FILM + b"\r\n", "")), framing=framing)
 
     data, asked = await outcome(tmp_path, [responder])
@@ -473,7 +473,7 @@ async def test_a_page_does_not_overwrite_what_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.virtual
 async def test_a_gzipped_film_is_saved(tmp_path: Path) -> None:
-    """Unpacked, and begun anew after a break: nothing vouches for the same packing."""
+    """Unpacked, and begun anew after a break: nothing proves the same packing."""
     responder = altered(
         serve_file(FileVersion(gzip.compress(FILM))), headers={"Content-Encoding": "gzip"}
     )

@@ -292,7 +292,7 @@ async def test_a_task_id_counts_whatever_else_the_answer_says(
     assert "429" in caplog.text
 
 
-async def test_codes_the_provider_vouches_for_are_tried_again() -> None:
+async def test_codes_that_create_nothing_are_tried_again() -> None:
     """Each try is an attempt of its own, written down before and after. (A4)"""
     busy = reply(None, code=500)
     desk = Desk(StepTransport(busy, busy, ACCEPTED), not_created=frozenset({500}))
@@ -1073,7 +1073,7 @@ async def test_a_group_stops_what_is_not_out_and_waits_for_what_is(
     group = Group(LoopClock(), recorded=True)
     out, other, in_line = grouped(desk, group), desk.submit(), grouped(desk, group)
     await asyncio.sleep(1)
-    assert (group.out, group.pending) == (1, 2)
+    assert (group.in_flight, group.pending) == (1, 2)
 
     await group.drain(grace=30)
 

@@ -34,7 +34,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "    (ItemState.UNCERTAIN, ItemEvent.INTEND): ItemState.SENDING,")),
     ),
     "take a lost answer for a lost request": (
-        ("_http", "        if mark.sent:\n", "        if False:\n"),
+        ("_http", "        if progress.sent:\n", "        if False:\n"),
     ),
     "forget that the first byte has left": (
         ("_http", "        self.sent = True\n", "        self.sent = False\n"),
