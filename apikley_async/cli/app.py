@@ -14,6 +14,7 @@ import click
 
 from apikley_async import __version__
 from apikley_async.cli.exit_codes import INTERNAL, INTERRUPTED, OK, USAGE
+from apikley_async.cli.help_format import HelpGroup
 from apikley_async.cli.help_texts import EXIT_CODES
 from apikley_async.cli.output.reporter import LineView, Reporter
 from apikley_async.cli.output.terminal_text import clean
@@ -50,6 +51,15 @@ COMMANDS = {  # where each is, and what the list of commands says of it
 }
 
 
+SECTIONS = {
+    "Films": ("generate", "batch"),
+    "Before paying": ("check", "preview", "demo"),
+    "Tasks that were submitted": ("wait", "status", "download"),
+    "Account": ("credits", "upload"),
+    "Servers": ("simulate", "webhook"),
+}
+
+
 class Named(click.Command):
     """A command by its name and what the list says of it; `load` imports the command itself."""
 
@@ -63,7 +73,7 @@ class Named(click.Command):
         return command
 
 
-class Commands(click.Group):
+class Commands(HelpGroup):
     """A group that imports only the command that is run: listing them takes no time."""
 
     def resolve_command(
@@ -76,8 +86,9 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     commands=[Named(name, *entry) for name, entry in COMMANDS.items()],
+    sections=SECTIONS,
     epilog=EXIT_CODES,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def apikley() -> None:

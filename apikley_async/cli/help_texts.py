@@ -1,62 +1,78 @@
-"""Texts below the help of commands: the exit codes, and the events of `--json`."""
+"""Texts below the help of commands: the exit codes, and examples."""
 
 from __future__ import annotations
 
-__all__ = ["BATCH_EVENTS", "EXIT_CODES", "TASK_EVENTS"]
+from collections.abc import Mapping, Sequence
+
+__all__ = ["EXAMPLES", "EXIT_CODES"]
 
 EXIT_CODES = """
 \b
 Exit codes:
-  0  all is well
-  1  some films failed
-  2  usage or input; nothing was paid
-  3  needs a decision: a submission may have been received, and paid
-  4  stopped early (key, credits, maintenance, network, time); the same command resumes
-  70 an internal error of apikley
+  0   all is well
+  1   some films failed
+  2   usage or input; nothing was paid
+  3   needs a decision: a submission may have been received, and paid
+  4   stopped early (key, credits, maintenance, network, time, a full disk, a
+      journal in use); the same command resumes
+  70  an internal error of apikley
   130, 143  interrupted by Ctrl-C, SIGTERM: once in good order, twice at once
 \b
 The key is read from APIKLEY_API_KEY or from --key-file. NO_COLOR is honoured.
 To see it work without a key: apikley demo
 """
 
-BATCH_EVENTS = """
-\b
-Events, one JSON object a line; each has "event" and "at", of a film its "key" and "item_state":
-  submitted    the film is paid, and has a task_id
-  delayed      throttled or not sent yet, retrying: reason
-  state        state, progress (per cent, if the service says)
-  pace         takes, per: the service takes so many submissions in so many seconds
-  ready        urls (they live about a day), expires_at, credits
-  saved        paths, credits
-  failed       error, message
-  stopped      the same; nothing is lost
-  remark       message: what should be known before paying
-  listening    cause: it is uncertain, and a callback may still tell what became of it
-  uncertain    cause: it may be paid, and its film may be running; before a decision also
-               sent_at, model, words
-  undecided    cause, sent_at, model, words, if_found, if_not_found (commands)
-  balance      before, after, began_at, ended_at; films and their cost in between, unexplained
-  stopping     signal, out (submissions whose answer is awaited)
-  estimate     films, credits, unpriced, fitting (into the bounds): what is still to be paid
-  batch        how many films are in which state, spent, at_risk, unpriced, stopped (why
-               nothing more was submitted), takes, per
-  report       path, url: a page about the whole batch
-  decided      item_state after a decision, cause of one that was forced
-  error        error, code, message, advice: the whole command failed
-  end          exit_code, reason: the last event of every command
-"""
-
-TASK_EVENTS = """
-\b
-Events, one JSON object a line; each has "event", "at", and where there is one "task_id":
-  state        state, progress (per cent, if the service says)
-  ready        urls (they live about a day), credits, expires_at
-  saved        paths
-  failed       error, code, message, advice
-  stopped      the same; nothing is lost, see unfinished
-  unfinished   task_ids that are paid, resume (a command)
-  stopping     signal, out (submissions whose answer is awaited)
-  summary      films, ready, saved, failed, resumable, seconds
-  error        error, code, message, advice: the whole command failed
-  end          exit_code, reason: the last event of every command
-"""
+EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
+    "": (
+        "apikley demo",
+        "apikley generate kitten.json --simulate",
+        "apikley batch run campaign.yaml --price 270 --max-credits 5000",
+    ),
+    "generate": (
+        "apikley generate kitten.json",
+        "apikley generate kitten.json --takes 3 --price 270 --max-credits 1000",
+        "apikley generate *.json --simulate -o rehearsal",
+    ),
+    "batch run": (
+        "apikley batch run campaign.yaml --dry-run --price 270",
+        "apikley batch run campaign.yaml --price 10=150,15=270 --max-credits 5000",
+        "apikley batch run campaign.yaml --simulate -o rehearsal",
+    ),
+    "batch status": (
+        "apikley batch status campaign.yaml",
+        "apikley batch status campaign.yaml kitten",
+        "apikley batch status campaign.yaml --follow",
+        "apikley wait $(apikley batch status campaign.yaml --ids)",
+    ),
+    "batch estimate": ("apikley batch estimate campaign.yaml --price 10=150,15=270",),
+    "batch report": (
+        "apikley batch report campaign.yaml",
+        "apikley batch report films/apikley.db -o films/report.html",
+    ),
+    "batch resolve": ("apikley batch resolve campaign.yaml kitten --task-id task_123",),
+    "batch resubmit": (
+        "apikley batch resubmit campaign.yaml kitten owl",
+        "apikley batch resubmit campaign.yaml --undecided",
+    ),
+    "batch retry": (
+        "apikley batch retry campaign.yaml",
+        "apikley batch retry campaign.yaml kitten --changed",
+    ),
+    "batch save": ("apikley batch save campaign.yaml",),
+    "batch rename": ("apikley batch rename campaign.yaml kitten cat",),
+    "wait": ("apikley wait task_123 task_124 -o films",),
+    "download": ("apikley download task_123 -o films",),
+    "status": ("apikley status task_123 --json",),
+    "upload": ("apikley upload kitten.png",),
+    "check": ("apikley check campaign.yaml",),
+    "preview": ("apikley preview campaign.yaml -o preview",),
+    "simulate": (
+        "apikley simulate --speed 60",
+        'apikley simulate --fault "create:reset after=0.1" --latency 0.1 0.4',
+    ),
+    "webhook serve": (
+        "apikley webhook secret > token.secret",
+        "apikley webhook serve --inbox calls.db --token-secret-file token.secret",
+    ),
+    "demo": ("apikley demo", "apikley demo -o elsewhere --films placeholder"),
+}

@@ -130,7 +130,7 @@ def report_item(
         message = item.cause or item.state.value
         reporter.event(event, **facts, error=item.state.value, message=message)
     elif event is not None and not (item.cause and event == "ready"):
-        names = [str(path) for path in paths]
+        names = [str(path) for path in paths] or None
         if event == "ready" and item.result:
             result = result_from_json(item)
             facts["urls"] = list(result.urls)

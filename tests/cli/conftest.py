@@ -16,6 +16,7 @@ import pytest
 
 from apikley_async import Backoff, Client
 from apikley_async.cli import client_factory, main, simulated_service
+from apikley_async.cli.events import EVENTS
 from apikley_async.simulator import Constant, Failure, Simulator, TaskRequest, Terms
 
 __all__ = [
@@ -61,7 +62,12 @@ class CommandResult:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
+        """What was printed with `--json`; nothing but what the list of events names."""
+        events = [json.loads(line) for line in self.out.splitlines()]
+        for event in events:
+            listed = {"event", "at", *EVENTS[event["event"]].facts.split()}
+            assert event.keys() <= listed, event
+        return events
 
     def event(self, name: str) -> dict[str, Any]:
         """The only event of that name."""

@@ -12,6 +12,7 @@ from apikley_async import ApikleyError, Client
 from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK, worst
 from apikley_async.cli.free_call import call_service, report_failure
+from apikley_async.cli.help_format import command
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 
@@ -20,7 +21,7 @@ __all__ = ["balance", "upload"]
 PARALLEL_UPLOADS = 4
 
 
-@click.command()
+@command()
 @click.argument(
     "files",
     nargs=-1,
@@ -30,11 +31,7 @@ PARALLEL_UPLOADS = 4
 )
 @options.service_options
 def upload(files: tuple[Path, ...], service: ServiceOptions) -> int:
-    """Store images at the service, and print their URLs. Costs nothing.
-
-    \b
-    With --json: {"event": "uploaded", "file", "url"}, or {"event": "failed", ...}.
-    """
+    """Store images at the service, and print their URLs. Costs nothing."""
 
     async def call(client: Client, reporter: Reporter) -> int:
         return await _upload_all(client, reporter, files)
@@ -65,14 +62,10 @@ async def _upload_all(client: Client, reporter: Reporter, files: Sequence[Path])
     return worst(codes)
 
 
-@click.command(name="credits")
+@command(name="credits")
 @options.service_options
 def balance(service: ServiceOptions) -> int:
-    """Print how many credits are left.
-
-    \b
-    With --json: {"event": "credits", "credits"}.
-    """
+    """Print how many credits are left."""
     return call_service(service, _report_balance)
 
 

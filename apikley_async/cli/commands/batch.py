@@ -12,9 +12,10 @@ from apikley_async.batch import Batch, Item, ItemState, PlanResult, is_manifest
 from apikley_async.cli import options
 from apikley_async.cli.batch_status import Selection, report_status
 from apikley_async.cli.client_factory import client_for
+from apikley_async.cli.events import RUN_EVENTS
 from apikley_async.cli.exit_codes import FAILED, OK, RefusedError
 from apikley_async.cli.film_run import FilmRun, RunRequest
-from apikley_async.cli.help_texts import BATCH_EVENTS
+from apikley_async.cli.help_format import HelpGroup
 from apikley_async.cli.journal_actions import (
     decide,
     existing_journal,
@@ -40,12 +41,12 @@ undecided_option: Option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=HelpGroup)
 def batch() -> None:
     """Many films from a manifest, paid once each, whatever happens in between."""
 
 
-@batch.command(epilog=BATCH_EVENTS)
+@batch.command(events=RUN_EVENTS)
 @path_argument
 @options.output_folder(None, "Where the films go.  [default: where they were saved last, or films]")
 @click.option(
@@ -55,7 +56,6 @@ def batch() -> None:
 def run(path: Path, folder: Path | None, journal: Path | None, run_options: RunOptions) -> int:
     """Make the films of a manifest, or resume those of its journal.
 
-    \b
     FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db). Stop it as you
     like and run it again: it resumes, and pays nothing twice.
     """

@@ -12,7 +12,7 @@ from apikley_async.batch import Batch, ManifestSummary, PlanResult, is_rehearsal
 from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK, USAGE, RefusedError
 from apikley_async.cli.film_run import FilmRun, RunRequest
-from apikley_async.cli.help_texts import BATCH_EVENTS
+from apikley_async.cli.help_format import command
 from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
@@ -23,7 +23,7 @@ from apikley_async.cli.runner import new_reporter, run_with_client
 __all__ = ["check", "preview"]
 
 
-@click.command()
+@command()
 @click.argument(
     "files",
     nargs=-1,
@@ -33,11 +33,9 @@ __all__ = ["check", "preview"]
 )
 @options.as_json
 def check(files: tuple[Path, ...], as_json: bool) -> int:
-    """Report everything that is wrong with manifests, images included. Sends nothing.
+    """Report everything that is wrong with manifests, images included.
 
-    \b
-    With --json: {"event": "checked", "file", "faults", "remarks", "films", "shots", "seconds"}.
-    Exit code 2 if there are faults.
+    Sends nothing. The exit code is 2 if there are faults.
     """
     return check_files(files, new_reporter(as_json=as_json))
 
@@ -65,7 +63,7 @@ def _size_of(found: ManifestSummary) -> str:
     return f"{films}, {count(found.shots, 'shot')}, {found.seconds} s" if found.shots else films
 
 
-@click.command(epilog=BATCH_EVENTS)
+@command()
 @click.argument("manifest", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @options.output_folder(Path("preview"), "Where the previews go, named after their keys.")
 @options.rendered_films

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from apikley_async.cli import options
-from apikley_async.cli.help_texts import BATCH_EVENTS
+from apikley_async.cli.help_format import command
 from apikley_async.cli.output_folder import make_folder
 from apikley_async.cli.runner import new_reporter, run_with_client
 
@@ -16,7 +14,7 @@ __all__ = ["STORYBOARDS", "demo"]
 STORYBOARDS = Path(__file__).parents[1] / "storyboards"
 
 
-@click.command(epilog=BATCH_EVENTS)
+@command()
 @options.output_folder(Path("films"), "Where the films go.")
 @options.rendered_films
 @options.as_json

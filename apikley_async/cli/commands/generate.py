@@ -8,7 +8,8 @@ import click
 
 from apikley_async.batch import Batch, PlanResult
 from apikley_async.cli import options
-from apikley_async.cli.help_texts import BATCH_EVENTS
+from apikley_async.cli.events import RUN_EVENTS
+from apikley_async.cli.help_format import command
 from apikley_async.cli.journal_location import (
     JournalLocation,
     locate_journal,
@@ -22,7 +23,7 @@ __all__ = ["generate"]
 LOCK_WAIT = 60.0  # seconds to wait for another `generate` in the same folder
 
 
-@click.command(epilog=BATCH_EVENTS)
+@command(events=RUN_EVENTS)
 @click.argument(
     "files",
     nargs=-1,
@@ -51,7 +52,7 @@ def generate(
     """Make one film of each FILE, and save it.
 
     \b
-    A FILE is a storyboard, or a task of any model, as .json, .yaml, .toml or .csv:
+    A FILE is a storyboard, or a task of any model, as .json, .yaml, .toml, .csv:
       {"shots": [{"scene": "A kitten eats cake.", "duration": 7.5}],
        "duration": 15, "aspect_ratio": "landscape", "image": "kitten.png"}
       {"task": {"model": "kling-2.6/text-to-video",

@@ -14,6 +14,7 @@ import click
 
 from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK
+from apikley_async.cli.help_format import HelpGroup, command
 from apikley_async.cli.key_files import API_KEY, read_api_key
 from apikley_async.cli.option_types import CREDITS, SECONDS, Number
 from apikley_async.cli.runner import new_reporter, run_server
@@ -21,12 +22,22 @@ from apikley_async.cli.runner import new_reporter, run_server
 __all__ = ["simulate", "webhook"]
 
 
-@click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True)
+@command()
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Where to listen."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    metavar="PORT",
+    help="0: any that is free.",
+)
 @click.option(
     "--speed",
     type=Number("speed", above=True, maximum=100_000),
+    metavar="TIMES",
     default=1.0,
     show_default=True,
     help="Simulated seconds in one real second: at 60 a film of 3 minutes takes 3 seconds.",
@@ -36,27 +47,44 @@ __all__ = ["simulate", "webhook"]
     type=click.Choice(["animatic", "placeholder"]),
     help="Films that show their storyboards, or one for all.  [default: the first, if installed]",
 )
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, metavar="N")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Submissions in a span of --per.",
+)
 @click.option(
     "--per",
     type=SECONDS,
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Rate limit: N submissions in so many of its seconds; more are answered with 429.",
+    help="The span of the rate limit, in its own seconds; more submissions get a 429.",
 )
-@click.option("--max-running", type=click.IntRange(1), default=100, show_default=True, metavar="N")
+@click.option(
+    "--max-running",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Films in the making at once; more get a 429.",
+)
 @click.option(
     "--credits", "balance", type=CREDITS, default=10_000_000.0, metavar="N", help="To begin with."
 )
 @click.option(
     "--fail-rate",
     type=Number("a share", maximum=1),
+    metavar="SHARE",
     default=0.0,
     show_default=True,
     help="Share of the films that fail.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all random choices.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, metavar="N", help="Of all random choices."
+)
 @click.option(
     "--fault",
     "faults",
@@ -108,7 +136,7 @@ def simulate(host: str, port: int, as_json: bool, **settings: Any) -> int:
     )
 
 
-@click.group()
+@click.group(cls=HelpGroup)
 def webhook() -> None:
     """Receive the service's callbacks in a process of its own."""
 
@@ -121,8 +149,17 @@ def webhook() -> None:
     metavar="PATH",
     help="Where callbacks are stored for `apikley batch run --inbox`.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Where to listen."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8787,
+    show_default=True,
+    metavar="PORT",
+    help="0: any that is free.",
+)
 @options.hmac_key_file
 @click.option(
     "--token-secret-file",
@@ -144,9 +181,6 @@ def serve(
 
     Put a proxy with https before it. A batch that runs with --inbox reads them from there, so the
     receiver and the batch may each be stopped, or killed, without the other.
-
-    \b
-    With --json: {"event": "receiving", "host", "port", "inbox", "gate"}.
     """
     from apikley_async.cli.callback_server import receive_into_inbox
 

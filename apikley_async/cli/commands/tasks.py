@@ -11,9 +11,10 @@ import click
 from apikley_async import ApikleyError, Client, Snapshot, State
 from apikley_async.cli import options
 from apikley_async.cli.client_factory import client_for
+from apikley_async.cli.events import TASK_EVENTS
 from apikley_async.cli.exit_codes import FAILED, OK, worst
 from apikley_async.cli.free_call import call_service, report_failure
-from apikley_async.cli.help_texts import TASK_EVENTS
+from apikley_async.cli.help_format import command
 from apikley_async.cli.options import Option, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output_folder import make_folder
@@ -27,7 +28,7 @@ task_ids_argument: Option = click.argument(
 )
 
 
-@click.command(epilog=TASK_EVENTS)
+@command(events=TASK_EVENTS)
 @task_ids_argument
 @options.output_folder(None, "Save the films there; without it their links are printed.")
 @options.task_timeout
@@ -43,7 +44,7 @@ def wait(
     return _follow_tasks(task_ids, folder, service, act, timeout=timeout)
 
 
-@click.command(epilog=TASK_EVENTS)
+@command(events=TASK_EVENTS)
 @task_ids_argument
 @options.output_folder(Path("films"), "Where the films go, named after their tasks.")
 @click.option("--overwrite", is_flag=True, help="Replace another file of the same name.")
@@ -84,16 +85,11 @@ def _follow_tasks(
     return run_with_client(open_client, lambda client: act(tasks, client), reporter, tasks)
 
 
-@click.command()
+@command()
 @task_ids_argument
 @options.service_options
 def status(task_ids: tuple[str, ...], service: ServiceOptions) -> int:
-    """Print how far films are.
-
-    \b
-    With --json: {"event": "status", "task_id", "state", "progress", "urls", "fail_code",
-    "fail_message", "credits"}, or {"event": "failed", ...} as in `apikley wait --help`.
-    """
+    """Print how far films are."""
     ids = list(dict.fromkeys(task_ids))
 
     async def call(client: Client, reporter: Reporter) -> int:

@@ -1,0 +1,95 @@
+"""The events of `--json`: the one list of their names and facts, for help, documents and tests.
+
+Each is one JSON object a line, with "event" and "at". A fact that is not known is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+__all__ = ["EVENTS", "RUN_EVENTS", "TASK_EVENTS", "Event"]
+
+
+class Event(NamedTuple):
+    """An event.
+
+    Attributes:
+        facts: the names of its facts, separated by blanks.
+        meaning: when it comes, and what is not clear from the names.
+    """
+
+    facts: str
+    meaning: str
+
+
+FILM = "key item_state task_id"
+REASON = "error code message advice"
+
+EVENTS: Mapping[str, Event] = {
+    # --- of films in the making ---
+    "submitted": Event(f"{FILM} credits simulated", "the film is paid, unless it is simulated"),
+    "delayed": Event(
+        f"{FILM} reason simulated", "not submitted yet (planned), or paid and not saved (success)"
+    ),
+    "state": Event("key task_id state progress", "how far it is; progress in per cent"),
+    "ready": Event(
+        f"{FILM} urls expires_at credits simulated", "it can be downloaded, for about a day"
+    ),
+    "saved": Event(f"{FILM} paths credits simulated", "its files are on the disk"),
+    "failed": Event(f"{FILM} file {REASON} simulated", "it, or the call for it, has failed"),
+    "stopped": Event(f"{FILM} {REASON} simulated", "nothing is lost, and the same command resumes"),
+    "uncertain": Event(
+        "key cause sent_at sent model words", "it may be paid; before a decision with what is known"
+    ),
+    "listening": Event("key cause", "the same, and a callback may still say what became of it"),
+    "undecided": Event(
+        "key cause sent_at sent model words if_found if_not_found",
+        "at the end: it needs a decision; the commands for it",
+    ),
+    "decided": Event("key item_state cause", "what a decision has made of it"),
+    "film": Event(
+        f"{FILM} cause code message credits paths attempts", "all that a journal says of a film"
+    ),
+    # --- of runs and batches ---
+    "remark": Event("message", "what should be known before paying"),
+    "pace": Event("takes per", "the service takes so many submissions in so many seconds"),
+    "balance": Event(
+        "before after began_at ended_at films cost uncertain unexplained",
+        "how the account's balance has changed around uncertain attempts",
+    ),
+    "estimate": Event(
+        "films credits unpriced fitting", "what is still to be paid; fitting: within the bounds"
+    ),
+    "stopping": Event("signal out", "a signal came; out: submissions whose answer is awaited"),
+    "batch": Event(
+        "planned sending uncertain submitted success done failed rejected stalled expired dropped "
+        "spent at_risk unpriced stopped takes per simulated",
+        "films by state, credits; stopped: why nothing more was submitted",
+    ),
+    "report": Event("path url", "a page about the whole batch"),
+    "unfinished": Event("task_ids resume", "what is paid and not finished; the command for it"),
+    "summary": Event("films ready saved failed resumable seconds", "the tasks of one command"),
+    # --- of other commands ---
+    "status": Event("task_id state progress urls fail_code fail_message credits", "of one task"),
+    "uploaded": Event("file url", "an image that is stored at the service"),
+    "credits": Event("credits", "the account's balance"),
+    "checked": Event("file faults remarks films shots seconds", "a manifest"),
+    "verified": Event("faults", "a journal and its films"),
+    "backed_up": Event("path", "where the copy of a journal is"),
+    "serving": Event("base_url api_key", "the simulated service, and the key that opens it"),
+    "receiving": Event("host port inbox gate", "the receiver of callbacks"),
+    # --- of every command ---
+    "error": Event(REASON, "the whole command has failed"),
+    "end": Event("exit_code reason", "the last event of every command"),
+}
+
+RUN_EVENTS = (
+    *("submitted", "delayed", "state", "ready", "saved", "failed", "stopped", "uncertain"),
+    *("listening", "undecided", "remark", "pace", "balance", "estimate", "stopping", "batch"),
+    *("report", "error", "end"),
+)
+TASK_EVENTS = (
+    *("state", "ready", "saved", "failed", "stopped", "stopping", "unfinished", "summary"),
+    *("error", "end"),
+)
