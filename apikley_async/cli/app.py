@@ -37,6 +37,10 @@ COMMANDS = {  # where each is, and what the list of commands says of it
     "status": ("tasks.status", "Print how far films are."),
     "upload": ("account.upload", "Store images at the service, and print their URLs."),
     "credits": ("account.balance", "Print how many credits are left."),
+    "doctor": (
+        "doctor.doctor",
+        "Find out what is wrong with key, network, clock or service; costs nothing.",
+    ),
     "check": ("check.check", "Report everything that is wrong with manifests, images included."),
     "preview": (
         "check.preview",
@@ -55,7 +59,7 @@ SECTIONS = {
     "Films": ("generate", "batch"),
     "Before paying": ("check", "preview", "demo"),
     "Tasks that were submitted": ("wait", "status", "download"),
-    "Account": ("credits", "upload"),
+    "Account": ("credits", "upload", "doctor"),
     "Servers": ("simulate", "webhook"),
 }
 

@@ -74,6 +74,7 @@ EVENTS: Mapping[str, Event] = {
     "status": Event("task_id state progress urls fail_code fail_message credits", "of one task"),
     "uploaded": Event("file url", "an image that is stored at the service"),
     "credits": Event("credits", "the account's balance"),
+    "finding": Event("check right message", "of `doctor`; right: it is as it should be"),
     "checked": Event("file faults remarks films shots seconds", "a manifest"),
     "verified": Event("faults", "a journal and its films"),
     "backed_up": Event("path", "where the copy of a journal is"),

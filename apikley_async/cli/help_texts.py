@@ -64,6 +64,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
     "download": ("apikley download task_123 -o films",),
     "status": ("apikley status task_123 --json",),
     "upload": ("apikley upload kitten.png",),
+    "doctor": ("apikley doctor", "apikley doctor task_123 --record records"),
     "check": ("apikley check campaign.yaml",),
     "preview": ("apikley preview campaign.yaml -o preview",),
     "simulate": (

@@ -421,7 +421,7 @@ def test_every_event_is_documented(service: Simulator, run: Run) -> None:
 
     kinds = {event["event"] for event in result.events}
     assert kinds >= {"submitted", "ready", "saved", "batch"}
-    assert [kind for kind in kinds if f"\n    {kind} " not in helped] == []
+    assert [kind for kind in kinds if f"\n  {kind} " not in helped] == []
     assert result.event("saved")["paths"] == ["films/tea.mp4"]
     assert result.event("saved")["key"] == "tea"
     assert result.event("batch")["done"] == 1

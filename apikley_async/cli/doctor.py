@@ -1,0 +1,249 @@
+"""What `apikley doctor` finds out: whether key, network, clock and service are as they should be.
+
+Every call is free: nothing is submitted. What is recorded are names, types, lengths and hosts of a
+task's record, never what it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from apikley_async import ApikleyError, Client, DownloadError, NotFoundError, Snapshot, State
+from apikley_async._disk import write_whole
+from apikley_async.cli.exit_codes import FAILED, OK, RefusedError, advice_for
+from apikley_async.cli.options import ServiceOptions
+from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.terminal_text import in_words, plain
+
+__all__ = ["Doctor"]
+
+UNKNOWN_TASK = "task_apikley-doctor_0000000000000"
+PICTURE = Path(__file__).parent / "storyboards" / "kitten.webp"
+TIMEOUT = 10.0  # seconds for one connection, or one answer that is no call of the API
+PATIENCE = 60.0  # seconds for one check: the client would try again for much longer
+FIRST_BYTES = 20.0  # seconds for the first bytes of a film
+MAX_SKEW = 60.0  # seconds by which clocks may differ
+DOCUMENTED = {  # of a task's record, see https://docs.apikley.ru/get-task-detail
+    *("taskId", "model", "state", "param", "resultJson", "failCode", "failMsg", "createTime"),
+    *("updateTime", "completeTime", "costTime", "progress", "creditsConsumed"),
+}
+VALUES_KEPT = ("state", "model")  # they name nobody and open nothing
+
+
+class WrongError(Exception):
+    """Something is not as it should be."""
+
+
+class Doctor:
+    """One examination.
+
+    Args:
+        client: of the service that is examined.
+        service: the options that lead to it.
+        reporter: gets a `finding` event for each check.
+        folder: where records of tasks are kept; None keeps none.
+        wall: tells what time this machine has.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        service: ServiceOptions,
+        reporter: Reporter,
+        folder: Path | None = None,
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._service = service
+        self._reporter = reporter
+        self._folder = folder
+        self._wall = wall
+        self._wrong = 0
+
+    async def examine(self, task_ids: Sequence[str]) -> int:
+        """Make every check, whatever the others have shown; return the exit code.
+
+        Without a way to the service nothing else is checked.
+        """
+        if not await self._check("network", self._network):
+            return FAILED
+        await self._check("clock", self._clock)
+        await self._check("key", self._key)
+        await self._check("unknown id", self._unknown_id)
+        await self._check("upload", self._upload)
+        for task_id in task_ids:
+            await self._check(f"task {task_id}", partial(self._task, task_id))
+        return FAILED if self._wrong else OK
+
+    async def _check(self, name: str, act: Callable[[], Awaitable[str]]) -> bool:
+        """Make one check and report it; return whether all is as it should be."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                message, is_right = await act(), True
+        except TimeoutError:
+            message, is_right = f"no answer within {PATIENCE:.0f} s", False
+        except WrongError as error:
+            message, is_right = str(error), False
+        except ApikleyError as error:
+            advice = advice_for(error)
+            message, is_right = ". ".join(filter(None, [error.message, advice])), False
+        self._wrong += not is_right
+        self._reporter.event("finding", check=name, right=is_right, message=message)
+        self._reporter.result(f"{'ok   ' if is_right else 'WRONG'}  {name}: {message}")
+        return is_right
+
+    # --- the way to the service ---------------------------------------------------------------
+
+    async def _network(self) -> str:
+        """Connect to each kind of address of the service's name."""
+        address = urlsplit(self._client.base_url)
+        host, port = address.hostname or "", address.port or 443
+        if self._service.proxy is not None:
+            return f"{host} is reached through the proxy"
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise WrongError(f"{host} has no address: {error.strerror}") from None
+        addresses = {family: str(where[0]) for family, _, _, _, where in reversed(found)}
+        ways = [
+            (f"{'IPv6' if family is socket.AF_INET6 else 'IPv4'}", await connected(where, port))
+            for family, where in addresses.items()
+        ]
+        text = f"{host}: " + ", ".join(f"{family} {answer}" for family, answer in ways)
+        if not any(answer.startswith("in ") for _, answer in ways):
+            raise WrongError(text)
+        return text
+
+    async def _clock(self) -> str:
+        """Compare this machine's clock with the service's."""
+        began = self._wall()
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                # Without the key: the time is in the answer of every server.
+                session.get(
+                    self._client.base_url, proxy=self._service.proxy, allow_redirects=False
+                ) as answer,
+            ):
+                stated = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            raise WrongError("the service was not reached, so it is not known") from None
+        except (KeyError, ValueError):
+            return "the service does not say what time it has"
+        skew = (began + self._wall()) / 2 - stated
+        if abs(skew) <= MAX_SKEW:
+            return "as the service's"
+        side = "ahead of" if skew > 0 else "behind"
+        raise WrongError(
+            f"this machine is {in_words(abs(skew))} {side} the service. When links expire and "
+            "whether callbacks are recent is judged by it: set the clock"
+        )
+
+    # --- the service --------------------------------------------------------------------------
+
+    async def _key(self) -> str:
+        return f"accepted; {await self._client.credits():.12g} credits"
+
+    async def _unknown_id(self) -> str:
+        try:
+            snapshot = await self._client.poll(UNKNOWN_TASK)
+        except NotFoundError as error:
+            return f"answered as it should be, with code {error.code}"
+        raise WrongError(f"the service knows a task that does not exist: {snapshot.state.value}")
+
+    async def _upload(self) -> str:
+        """Upload a picture of ours: it costs nothing, and the service removes it in a day."""
+        url = await self._client.upload(PICTURE)
+        return f"works; images are at {urlsplit(url).hostname}"
+
+    async def _task(self, task_id: str) -> str:
+        """Read a task's record, and the first bytes of its film."""
+        snapshot = await self._client.poll(task_id)
+        if self._folder is not None:
+            await asyncio.to_thread(keep_record, self._folder, snapshot)
+        parts = [snapshot.state.value]
+        unknown = sorted(plain(name) for name in snapshot.raw.keys() - DOCUMENTED)
+        if unknown:
+            parts.append(f"fields that are not documented: {', '.join(unknown)}")
+        if snapshot.state is State.UNKNOWN:
+            raise WrongError(f"its state is no word that is known; {'; '.join(parts)}")
+        if snapshot.state is State.SUCCESS:
+            parts.append(await self._link(snapshot))
+        return "; ".join(parts)
+
+    async def _link(self, snapshot: Snapshot) -> str:
+        """Read the first bytes of a film that is finished."""
+        result = snapshot.result()
+        hosts = ", ".join(sorted({str(urlsplit(url).hostname) for url in result.urls}))
+        try:
+            async with asyncio.timeout(FIRST_BYTES), self._client.stream(result) as chunks:
+                size = f", {chunks.size} bytes" if chunks.size else ""
+                return f"the film comes from {hosts}{size}"
+        except DownloadError as error:
+            raise WrongError(f"the film does not come from {hosts}: {error.message}") from None
+        except TimeoutError:
+            raise WrongError(
+                f"the film does not come from {hosts}: no byte within {FIRST_BYTES:.0f} s. Its "
+                "host does not answer, or refuses this machine or its proxy"
+            ) from None
+
+
+async def connected(host: str, port: int) -> str:
+    """How a connection went: the time that it took, or why there is none."""
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            _, writer = await asyncio.open_connection(host, port)
+    except TimeoutError:
+        return "does not answer"
+    except OSError as error:
+        return f"fails: {error.strerror or type(error).__name__}"
+    writer.close()
+    return f"in {(time.monotonic() - began) * 1000:.0f} ms"
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def keep_record(folder: Path, snapshot: Snapshot) -> None:
+    """Write the form of a task's record into *folder*, for this user only. Blocks.
+
+    Raises:
+        RefusedError: it cannot be written, or another file has its name.
+    """
+    form = {
+        "fields": {str(name): form_of(value) for name, value in snapshot.raw.items()},
+        "values": {name: snapshot.raw[name] for name in VALUES_KEPT if name in snapshot.raw},
+        "hosts": sorted({str(urlsplit(url).hostname) for url in snapshot.urls}),
+    }
+    number = 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        while (path := folder / f"record-{number}.json").exists():
+            number += 1
+        content = json.dumps(form, indent=1).encode()
+        written = write_whole(path, content, mode=0o600, is_ours=lambda: False)
+    except OSError as error:
+        raise RefusedError(f"--record {plain(folder)}: {error.strerror}") from None
+    if not written:
+        raise RefusedError(f"--record {plain(folder)}: another process writes there, too")
+
+
+def form_of(value: Any) -> dict[str, Any]:
+    """The type of a value, and its length if it has one."""
+    sized = isinstance(value, str | list | dict)
+    return {"type": type(value).__name__, **({"length": len(value)} if sized else {})}

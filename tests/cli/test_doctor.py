@@ -1,0 +1,132 @@
+"""`apikley doctor`: a wrong key, a wrong clock, a film host that refuses, and what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from cli.conftest import CommandResult, Run, write_films
+
+from apikley_async import Client
+from apikley_async.cli import doctor
+from apikley_async.cli.doctor import Doctor
+from apikley_async.cli.options import ServiceOptions
+from apikley_async.cli.output.reporter import LineView, Reporter
+from apikley_async.simulator import Fault, Simulator
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+
+
+def findings(result: CommandResult) -> dict[str, tuple[bool, str]]:
+    """What was found, by what was checked."""
+    return {
+        event["check"]: (event["right"], event["message"])
+        for event in result.events
+        if event["event"] == "finding"
+    }
+
+
+def made(run: Run, service: Simulator) -> str:
+    """The task of a film that was made."""
+    write_films("tea")
+    assert run("generate", "tea.json", "--yes").code == 0
+    return service.ledger.paid[0].task_id
+
+
+def test_a_healthy_service(service: Simulator, run: Run) -> None:
+    """All checks, each a line, and nothing is paid."""
+    result = run("doctor")
+
+    checks = ("network", "clock", "key", "unknown id", "upload")
+    assert (result.code, [line[:5] for line in result.out.splitlines()]) == (0, ["ok   "] * 5)
+    assert [*findings(run("doctor", "--json"))] == [*checks]
+    assert "9999" not in result.err
+    assert service.ledger.creations == []
+
+
+def test_a_wrong_key(service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are checked all the same: the way there and the clock are fine."""
+    monkeypatch.setenv("APIKLEY_API_KEY", "another-key-that-opens-nothing")
+
+    found = findings(result := run("doctor", "--json"))
+
+    assert result.code == 1
+    assert {check for check, (right, _) in found.items() if not right} >= {"key"}
+    assert "key" in found["key"][1].lower()
+    assert found["network"][0]
+    assert found["clock"][0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "found"),
+    [
+        (600, "WRONG  clock: this machine is 10 min ahead of the service."),
+        (-7200, "WRONG  clock: this machine is 2 h 00 min behind the service."),
+        (30, "ok     clock: as the service's"),
+    ],
+)
+def test_a_wrong_clock(
+    service: Simulator, seconds: float, found: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In which direction, and how far."""
+
+    async def examine() -> int:
+        reporter = Reporter(LineView(), as_json=False)
+        async with Client() as client:
+            wrong = Doctor(client, ServiceOptions(), reporter, wall=lambda: time.time() + seconds)
+            code = await wrong.examine([])
+        reporter.close()
+        return code
+
+    assert asyncio.run(examine()) == (abs(seconds) > 60)
+    assert found in capfd.readouterr().out
+
+
+def test_a_service_that_is_not_there(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APIKLEY_BASE_URL", "http://127.0.0.1:9")
+
+    found = findings(result := run("doctor", "--json"))
+
+    assert result.code == 1
+    assert found["network"][1].startswith("127.0.0.1: IPv4 fails: ")
+    assert [*found] == ["network"]
+
+
+def test_a_film_and_its_host(service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a finished task the first bytes of its film are read; nothing is saved."""
+    monkeypatch.setattr(doctor, "FIRST_BYTES", 3.0)
+    task = made(run, service)
+
+    fine = findings(run("doctor", task, "--json"))[f"task {task}"]
+    service.script("file", [Fault.http(403)] * 1000)
+    refused = findings(result := run("doctor", task, "--json"))[f"task {task}"]
+
+    assert fine[0]
+    assert fine[1].startswith("success; the film comes from 127.0.0.1")
+    assert (result.code, refused[0]) == (1, False)
+    assert "the film does not come from 127.0.0.1" in refused[1]
+
+
+def test_records_keep_the_form_and_nothing_that_they_say(service: Simulator, run: Run) -> None:
+    """No prompt, link, balance or token, and nobody else may read them."""
+    task = made(run, service)
+
+    assert run("doctor", task, "--record", "kept").code == 0
+    assert run("doctor", task, "--record", "kept").code == 0
+
+    first, second = sorted(Path("kept").iterdir())
+    text = first.read_text(encoding="utf-8")
+    form = json.loads(text)
+    assert (first.name, second.name) == ("record-1.json", "record-2.json")
+    assert form["fields"]["param"]["type"] == "str"
+    assert form["fields"]["param"]["length"] > 50
+    assert form["values"] == {"state": "success", "model": "sora-2-pro-storyboard"}
+    assert form["hosts"] == ["127.0.0.1"]
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600
+    assert not [word for word in ("tea", "http", task, "150") if word in text]
