@@ -34,11 +34,6 @@ TIMEOUT = 10.0  # seconds for one connection, or one answer that is no call of t
 PATIENCE = 60.0  # seconds for one check: the client would try again for much longer
 FIRST_BYTES = 20.0  # seconds for the first bytes of a film
 MAX_SKEW = 60.0  # seconds by which clocks may differ
-DOCUMENTED = {  # of a task's record, see https://docs.apikley.ru/get-task-detail
-    *("taskId", "model", "state", "param", "resultJson", "failCode", "failMsg", "createTime"),
-    *("updateTime", "completeTime", "costTime", "progress", "creditsConsumed"),
-}
-VALUES_KEPT = ("state", "model")  # they name nobody and open nothing
 
 
 class WrongError(Exception):
@@ -176,11 +171,8 @@ class Doctor:
         if self._folder is not None:
             await asyncio.to_thread(keep_record, self._folder, snapshot)
         parts = [snapshot.state.value]
-        unknown = sorted(plain(name) for name in snapshot.raw.keys() - DOCUMENTED)
-        if unknown:
-            parts.append(f"fields that are not documented: {', '.join(unknown)}")
         if snapshot.state is State.UNKNOWN:
-            raise WrongError(f"its state is no word that is known; {'; '.join(parts)}")
+            raise WrongError("its state is no word that is known: --record keeps its form")
         if snapshot.state is State.SUCCESS:
             parts.append(await self._link(snapshot))
         return "; ".join(parts)
@@ -227,7 +219,8 @@ def keep_record(folder: Path, snapshot: Snapshot) -> None:
     """
     form = {
         "fields": {str(name): form_of(value) for name, value in snapshot.raw.items()},
-        "values": {name: snapshot.raw[name] for name in VALUES_KEPT if name in snapshot.raw},
+        "state": snapshot.state.value,
+        "model": snapshot.model,
         "hosts": sorted({str(urlsplit(url).hostname) for url in snapshot.urls}),
     }
     number = 1

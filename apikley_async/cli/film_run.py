@@ -34,7 +34,7 @@ from apikley_async.cli.output_folder import make_folder, rehearsal_folder
 from apikley_async.cli.run_summary import paths_of, report_estimate, report_item, report_written
 from apikley_async.errors import ApikleyError, JournalError, ManifestError
 
-__all__ = ["FilmRun", "PlanFilms", "RunRequest"]
+__all__ = ["FilmRun", "PlanFilms", "RunRequest", "faults_as_refusal"]
 
 UNFINISHED = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
 MAX_WATCHED = 20  # jobs whose progress is shown; no terminal has room for more
@@ -197,7 +197,7 @@ class FilmRun:
                     self._reporter.message(location.note)
                 plan = None
                 if self._request.plan is not None:
-                    plan = await _faults_as_refusal(self._request.plan(batch))
+                    plan = await faults_as_refusal(self._request.plan(batch))
                 keys = plan.keys if plan is not None and self._request.planned_only else None
                 for other in location.others:
                     await refuse_sent_elsewhere(other, await films_to_pay(batch, keys))
@@ -256,6 +256,7 @@ class FilmRun:
             min_balance=bounds.min_balance,
             prices=bounds.price,
             retry=bounds.retry,
+            expected=bounds.expected,
             overwrite=bounds.overwrite,
             every_change=True,
             keys=keys,
@@ -374,7 +375,7 @@ class FilmRun:
         self._closing.report_resume()
 
 
-async def _faults_as_refusal(planning: Awaitable[PlanResult]) -> PlanResult:
+async def faults_as_refusal(planning: Awaitable[PlanResult]) -> PlanResult:
     """The plan, or a refusal that lists every fault of the manifest."""
     try:
         return await planning

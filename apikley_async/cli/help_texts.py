@@ -66,7 +66,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
     "upload": ("apikley upload kitten.png",),
     "doctor": ("apikley doctor", "apikley doctor task_123 --record records"),
     "check": ("apikley check campaign.yaml",),
-    "preview": ("apikley preview campaign.yaml -o preview",),
+    "preview": (
+        "apikley preview campaign.yaml -o preview",
+        "apikley preview campaign.yaml --sheet",
+    ),
     "simulate": (
         "apikley simulate --speed 60",
         'apikley simulate --fault "create:reset after=0.1" --latency 0.1 0.4',

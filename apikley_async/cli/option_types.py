@@ -8,9 +8,18 @@ from typing import TypeAlias
 
 import click
 
-__all__ = ["CREDITS", "SECONDS", "Number", "PriceOption", "read_address", "read_price"]
+__all__ = [
+    "CREDITS",
+    "SECONDS",
+    "Number",
+    "PerKind",
+    "read_address",
+    "read_expected",
+    "read_price",
+]
 
-PriceOption: TypeAlias = float | Mapping[int | str, float] | None
+PerKind: TypeAlias = float | Mapping[int | str, float] | None
+"""A number for every film, or one for each duration or model."""
 
 
 class Number(click.types.FloatParamType):
@@ -52,24 +61,40 @@ SECONDS = Number("seconds", above=True)
 
 def read_price(
     context: click.Context | None, option: click.Parameter | None, text: str | None
-) -> PriceOption:
+) -> PerKind:
     """`300`, or by duration or model: `10=150,15=270,25=270`."""
+    return _read_per_kind(CREDITS, context, option, text)
+
+
+def read_expected(
+    context: click.Context | None, option: click.Parameter | None, text: str | None
+) -> PerKind:
+    """`180`, or by duration or model: `10=120,15=200`."""
+    return _read_per_kind(SECONDS, context, option, text)
+
+
+def _read_per_kind(
+    number: Number,
+    context: click.Context | None,
+    option: click.Parameter | None,
+    text: str | None,
+) -> PerKind:
     if text is None:
         return None
     if "=" not in text:
-        return CREDITS.convert(text, option, context)
-    prices: dict[int | str, float] = {}
+        return number.convert(text, option, context)
+    numbers: dict[int | str, float] = {}
     for part in text.split(","):
         kind, _, amount = (word.strip() for word in part.rpartition("="))
         name = int(kind) if kind.isascii() and kind.isdigit() else kind
-        if not kind or name in prices:
+        if not kind or name in numbers:
             raise click.BadParameter(
-                f"credits, or each duration or model once: 10=150,15=270,25=270, not {text}",
+                f"{number.name}, or each duration or model once: 10=150,15=270, not {text}",
                 ctx=context,
                 param=option,
             )
-        prices[name] = CREDITS.convert(amount, option, context)
-    return prices
+        numbers[name] = number.convert(amount, option, context)
+    return numbers
 
 
 def read_address(

@@ -13,8 +13,9 @@ import click
 from apikley_async.cli.option_types import (
     CREDITS,
     SECONDS,
-    PriceOption,
+    PerKind,
     read_address,
+    read_expected,
     read_price,
 )
 from apikley_async.cli.output.shell_words import without_password
@@ -245,15 +246,17 @@ class Bounds:
         retry: how often a failed film is made again, each time paid.
         overwrite: whether other files of the films' names are replaced.
         max_running: films in the making at once.
+        expected: seconds that a film is expected to take: a number, or by duration or model.
     """
 
     max_credits: float | None = None
     max_tasks: int | None = None
     min_balance: float | None = None
-    price: PriceOption = None
+    price: PerKind = None
     retry: int = 0
     overwrite: bool = False
     max_running: int = 100
+    expected: PerKind = None
 
 
 @attrs.frozen
@@ -330,6 +333,13 @@ SPENDING_OPTIONS = (
         show_default=True,
         metavar="N",
         help="Films in the making at once.",
+    ),
+    click.option(
+        "--expected",
+        metavar="SECONDS",
+        callback=read_expected,
+        help="How long films take, if you know: it says when to ask for them first. A number, or "
+        "by duration or model: 10=120,15=200. A batch learns it by itself.",
     ),
 )
 

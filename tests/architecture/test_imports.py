@@ -191,6 +191,7 @@ SUBPACKAGE_ORDER = {
         "closing_report",
         "report_files",
         "film_run",
+        "contact_sheet",
         "launch",
         "journal_actions",
         "report_command",

@@ -126,7 +126,7 @@ def test_records_keep_the_form_and_nothing_that_they_say(service: Simulator, run
     assert (first.name, second.name) == ("record-1.json", "record-2.json")
     assert form["fields"]["param"]["type"] == "str"
     assert form["fields"]["param"]["length"] > 50
-    assert form["values"] == {"state": "success", "model": "sora-2-pro-storyboard"}
+    assert (form["state"], form["model"]) == ("success", "sora-2-pro-storyboard")
     assert form["hosts"] == ["127.0.0.1"]
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert not [word for word in ("tea", "http", task, "150") if word in text]

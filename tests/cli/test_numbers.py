@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-from cli.conftest import Run, write_films
+from typing import Any
 
+import pytest
+from cli.conftest import Run, quick_client, write_films
+
+from apikley_async import Client
+from apikley_async.cli import client_factory
 from apikley_async.simulator import Simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
 NO_NUMBERS = ("nan", "inf", "-inf", "-1", "1e999", "many", "")
-OPTIONS = ("--max-credits", "--min-balance", "--price", "--timeout")
+OPTIONS = ("--max-credits", "--min-balance", "--price", "--timeout", "--expected")
 
 
 def test_bounds_and_prices_are_numbers(service: Simulator, run: Run) -> None:
@@ -50,3 +54,24 @@ def test_prices_by_duration_and_model(service: Simulator, run: Run) -> None:
     result = run("generate", "tea.json", "--dry-run", "--price", "10 = 150, kling-2.6/image=3.5")
 
     assert "1 film to be paid, 150 credits" in result.out
+
+
+def test_expected_durations_reach_the_client(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By duration or model, as `Batch.run(expected=)` takes them."""
+    clients: list[Client] = []
+
+    def kept(*args: Any, **options: Any) -> Client:
+        clients.append(quick_client(*args, **options))
+        return clients[-1]
+
+    monkeypatch.setattr(client_factory, "Client", kept)
+    write_films("tea")
+
+    result = run("generate", "tea.json", "--yes", "--expected", "10=120,kling-2.6/image=30")
+
+    durations = clients[0].attempts.durations
+    assert result.code == 0
+    assert durations.of("sora-2-pro-storyboard", 10).expected == 120
+    assert durations.of("kling-2.6/image", "kling-2.6/image").expected == 30

@@ -68,6 +68,8 @@ def sentence(totals: Totals, now: datetime) -> list[tuple[str, bool]]:
     """The truth about a batch in one breath: pieces of text, and whether each is stressed."""
     if not totals.films:
         return [("No film is planned yet.", False)]
+    if _open(totals) == totals.films and not (totals.spent or totals.unpriced or totals.at_risk):
+        return [(count(totals.films), True), (" planned. Nothing is paid.", False)]
     here = totals.counts.get(Category.HERE, 0)
     pieces = [
         (f"{here} of {count(totals.films)}", True),

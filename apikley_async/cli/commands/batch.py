@@ -26,7 +26,7 @@ from apikley_async.cli.journal_actions import (
 )
 from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.launch import launch
-from apikley_async.cli.option_types import PriceOption
+from apikley_async.cli.option_types import PerKind
 from apikley_async.cli.options import Bounds, Option, RunOptions, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
@@ -116,7 +116,7 @@ def status(
 @path_argument
 @options.price
 @options.as_json
-def estimate(path: Path, price: PriceOption, as_json: bool) -> int:
+def estimate(path: Path, price: PerKind, as_json: bool) -> int:
     """Print what the films that are not yet submitted would cost. Sends nothing, keeps nothing.
 
     Of a manifest its films, of a journal (.db) all that it holds; before the first run too.

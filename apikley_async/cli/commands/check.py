@@ -67,13 +67,25 @@ def _size_of(found: ManifestSummary) -> str:
 @click.argument("manifest", metavar="FILE", type=click.Path(exists=True, path_type=Path))
 @options.output_folder(Path("preview"), "Where the previews go, named after their keys.")
 @options.rendered_films
+@click.option(
+    "--sheet", is_flag=True, help="One page with all storyboards instead, in seconds: sheet.html."
+)
 @options.as_json
 @options.plain
-def preview(manifest: Path, folder: Path, kind: str, as_json: bool, plain: bool) -> int:
+def preview(
+    manifest: Path, folder: Path, kind: str, sheet: bool, as_json: bool, plain: bool
+) -> int:
     """Render the films of a manifest on this machine, before they are paid.
 
-    Each shot's text over its image or a card of colour, in the right length and shape.
+    Each shot's text over its image or a card of colour, in the right length and shape. With
+    --sheet nothing is rendered: all storyboards are on one page, with their pictures, their
+    shots and how long each is.
     """
+    if sheet:
+        # Imported only here: no other preview needs a page.
+        from apikley_async.cli.contact_sheet import write_sheet
+
+        return write_sheet(manifest, folder, as_json=as_json)
     # Imported only here: the simulator takes longer to load than all the rest.
     from apikley_async.cli.simulated_service import SPEED, SimulatedService, check_rendering
 
