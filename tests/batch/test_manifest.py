@@ -7,8 +7,6 @@ import gc
 import json
 import os
 import re
-import threading
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 from batch.pictures import png
+from calls import counted_calls
 from volume import volume
 
 from apikley_async import Storyboard
@@ -405,13 +404,11 @@ def test_a_large_file_is_refused_before_it_is_read(tmp_path: Path, name: str) ->
     """64 MB are enough for a form that is read whole. (M2)."""
     path = tmp_path / name
     with path.open("wb") as file:
-        file.truncate(100 * 1024 * 1024)
+        file.truncate(10**12)  # with nothing in it; nobody could read that to its end
 
-    began = time.process_time()
     assert check_manifest(path) == [
-        f"{name}: at most 64 MB, not 105; JSON lines and CSV may be larger"
+        f"{name}: at most 64 MB, not 1000000; JSON lines and CSV may be larger"
     ]
-    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize("name", ["films.jsonl", "films.csv"])
@@ -503,22 +500,13 @@ async def calls_of_planning(folder: Path, count: int) -> int:
     """How many functions are called to plan so many films, in all threads."""
     folder.mkdir()
     path = many(folder / "films.jsonl", count, 150)
-    calls = 0
-
-    def called(_frame: object, event: str, _argument: object) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    threading.setprofile(called)  # for the journal's thread, and the one that reads the manifest
-    try:
+    with counted_calls() as calls:  # in the journal's thread too, and the manifest's reader
         async with Batch.open(folder / "batch.db") as batch:
-            opened = calls
+            opened = calls.number
             plan = await batch.add(path)
-            calls -= opened
-    finally:
-        threading.setprofile(None)
+            planned = calls.number - opened
     assert plan.new == count
-    return calls
+    return planned
 
 
 def test_the_work_to_plan_a_film_is_the_same_among_many(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import attrs
 import jsonschema_rs
 import pytest
-from sample_batch import make_batch, storyboards
+from sample_batch import FATES, make_batch, storyboards
 from sample_report import NOW, filled, hostile_texts, page_of, report_of, rows_with
 
 from apikley_async import Shot, Storyboard
@@ -30,23 +30,9 @@ from apikley_async.batch.report.rows import FileFacts, JournalRows, picture_of, 
 from apikley_async.batch.report.texts import amount, duration, sentence, shown, without_links
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-FATES = {
-    "paper-boat.2": "refused",
-    "kitten.2": "refused",
-    "night-train.2": "failed",
-    "lighthouse": "uncertain",
-    "tea.2": "uncertain",
-    "lighthouse.2": "lost",
-    "night-train": "expired",
-    "olive-grove.2": "ready",
-    "olive-grove": "throttled",
-    "tea": "retried",
-    "harbour": "planned",
-    "paper-boat": "rejected",
-}
 
 
-async def rows_of(folder: Path, fates: dict[str, str], takes: int = 2) -> JournalRows:
+async def rows_of(folder: Path, fates: Mapping[str, str], takes: int = 2) -> JournalRows:
     journal = folder / "campaign.db"
     await make_batch(journal, storyboards(takes), fates)
     async with Batch.open(journal, read_only=True) as batch:

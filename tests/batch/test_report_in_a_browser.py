@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import attrs
 import pytest
-from sample_batch import make_batch, storyboards
+from sample_batch import FATES, make_batch, storyboards
 from sample_report import COMMANDS, NOW, filled, hostile_texts, page_of, rows_with
 
 from apikley_async import Shot, Storyboard
@@ -38,17 +38,7 @@ pytestmark = [
 PLACEHOLDER = Path(__file__).resolve().parents[2] / (
     "apikley_async/simulator/assets/placeholder.mp4"
 )
-FATES = {
-    "kitten.2": "refused",
-    "night-train.2": "failed",
-    "lighthouse": "uncertain",
-    "tea.2": "uncertain",
-    "lighthouse.2": "lost",
-    "night-train": "expired",
-    "olive-grove.2": "ready",
-    "tea": "retried",
-    "harbour": "planned",
-}
+SHOWN = {key: fate for key, fate in FATES.items() if fate not in ("throttled", "rejected")}
 # What keeps Chromium from asking for updates, and from a sandbox that containers lack.
 OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -92,7 +82,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
     async def make() -> Report:
         journal = folder / "campaign.db"
-        await make_batch(journal, storyboards(2), FATES, films=films)
+        await make_batch(journal, storyboards(2), SHOWN, films=films)
         make_posters([hash_file(path) for path in (folder / "films").glob("*.mp4")])
         async with Batch.open(journal, read_only=True) as batch:
             rows = await read_rows(batch, folder)

@@ -18,7 +18,7 @@ from sample_batch import make_batch, storyboards
 import apikley_async
 from apikley_async.simulator import Fault, Simulator
 
-FATES = {"lighthouse": "uncertain", "tea": "failed", "harbour": "planned"}
+STATES = {"lighthouse": "uncertain", "tea": "failed", "harbour": "planned"}
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarn
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the journal of a batch, as the current one."""
     monkeypatch.chdir(tmp_path)
-    asyncio.run(make_batch(tmp_path / "campaign.db", storyboards(1), FATES))
+    asyncio.run(make_batch(tmp_path / "campaign.db", storyboards(1), STATES))
     return tmp_path
 
 

@@ -8,7 +8,9 @@ import statistics
 from random import Random
 
 import pytest
+from calls import counted_calls
 from manual_clock import ManualClock
+from volume import volume
 
 from apikley_async.simulator import (
     Constant,
@@ -477,22 +479,32 @@ def test_a_missing_image_is_refused_before_anything_is_charged(make, clock):
 # -- size --------------------------------------------------------------------------------------
 
 
-def test_ten_thousand_tasks_are_handled_quickly(make, clock):
+def test_very_many_tasks_are_linear_work(make, clock):
     """Created, polled and ended; the ledger is right in the end."""
+    few, many = volume((500, 2_000), (2_500, 10_000))
+
+    work = {count: calls_of_tasks(make, clock, count) for count in (few, many)}
+
+    assert work[many] < 1.1 * many / few * work[few]
+
+
+def calls_of_tasks(make, clock, count):
+    """How many functions are called for so many tasks, one in half a second."""
     service = make(limit=None, max_running=None, fail_rate=0.1, duration=Lognormal())
     raw = body()
-    ids = []
-    for _ in range(10_000):
-        task = service.create(raw)
-        assert isinstance(task, SimulatedTask)
-        ids.append(task.task_id)
-        clock.time += 0.5
-        service.poll(task.task_id)
-
-    clock.time += 86_400
-    service.update()
+    ids = set()
+    with counted_calls() as calls:
+        for _ in range(count):
+            task = service.create(raw)
+            assert isinstance(task, SimulatedTask)
+            ids.add(task.task_id)
+            clock.time += 0.5
+            service.poll(task.task_id)
+        clock.time += 86_400
+        service.update()
 
     assert service.running == 0
-    assert len(set(ids)) == 10_000
-    assert service.ledger.credits_spent == 150 * (10_000 - len(service.ledger.refunds))
+    assert len(ids) == count
+    assert service.ledger.credits_spent == 150 * (count - len(service.ledger.refunds))
     assert 300 < service.ledger.most_running < 600
+    return calls.number

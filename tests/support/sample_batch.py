@@ -21,11 +21,26 @@ from apikley_async.batch import Batch, ItemEvent, Journal, Transition
 from apikley_async.batch.report.posters import make_posters
 from apikley_async.batch.saved_files import hash_file
 
-__all__ = ["BEGAN", "make_batch", "storyboards"]
+__all__ = ["BEGAN", "FATES", "make_batch", "storyboards"]
 
 BEGAN = 60_000.0  # seconds of the manual clock
 PRICE = 270.0
 REFUSED = "We currently do not support uploads of images containing photorealistic people."
+# What became of some films of `storyboards(2)`; the others are done.
+FATES: Mapping[str, str] = {
+    "paper-boat.2": "refused",
+    "kitten.2": "refused",
+    "night-train.2": "failed",
+    "lighthouse": "uncertain",
+    "tea.2": "uncertain",
+    "lighthouse.2": "lost",
+    "night-train": "expired",
+    "olive-grove.2": "ready",
+    "olive-grove": "throttled",
+    "tea": "retried",
+    "harbour": "planned",
+    "paper-boat": "rejected",
+}
 SCENES: Mapping[str, tuple[str, ...]] = {
     "kitten": (
         "A fluffy kitten in orange headphones eats a slice of cake, cosy indoor light.",
