@@ -390,6 +390,8 @@ def build(session: nox.Session) -> None:
     (sdist,) = made.glob("*.tar.gz")
     if faults := faults_of_wheel(session, wheel):
         session.error("; ".join(faults))
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    session.run("check-wheel-contents", str(wheel))
     session.log(f"{sdist.name}: {sdist.stat().st_size / 1024:.1f} KiB")
     pins = pins_for(f"{sys.version_info.major}.{sys.version_info.minor}")
     session.run("python", "-m", "pip", "install", "-q", "--force-reinstall", *pins, str(wheel))

@@ -14,14 +14,17 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.napoleon",
+    "sphinx_copybutton",
 ]
+# `Client` in a docstring is a link where such a name exists, and code where there is none.
+default_role = "py:obj"
 exclude_patterns = ["_build"]
 nitpicky = False  # without intersphinx no name of another library has a page to point to
 
 # Pages link to each other's headings, down to the third level.
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]
-# Examples say what they are: ```python is run by the tests, ```console is read by people.
+# Examples say what they are: ```python is run by the tests, ```shell is read by people.
 highlight_language = "python"
 
 autoclass_content = "class"
@@ -40,3 +43,4 @@ html_theme = "furo"
 html_title = f"apikley-async {release}"
 html_copy_source = False
 html_show_sourcelink = False
+html_extra_path = ["llms.txt"]

@@ -9,6 +9,7 @@ The conventions, for whoever writes a page:
   The simulator is in the same loop, whose time is virtual: waiting costs nothing.
 - `<!-- file: name -->` above a block of any language writes the block into the folder, and does
   not run it; later blocks may import it. Files `test_*.py` are run by `tests/plugin`.
+- `<!-- output -->` above a block: what the Python block before it prints; `...` is any text.
 - `<!-- not run: reason -->` above a ```python block: it is compiled and type-checked, not run.
 - `nox -s typing` type-checks all Python blocks (`tests/support/page_types.py`), so functions in
   them are annotated.
@@ -137,6 +138,12 @@ seen = []
    await asyncio.sleep(0)
    from helper import seen
    seen.append(pathlib.Path("note.txt").read_text())
+   print(f"at {id(seen)}:", seen)
+   ```
+
+   <!-- output -->
+   ```text
+   at ...: ['hello\\n']
    ```
 
 <!-- not run: it would never end -->
@@ -169,9 +176,18 @@ def test_the_conventions_hold(place: Any, tmp_path: Path, monkeypatch: pytest.Mo
         "wrote helper.py",
         "compiled line 9",
         "ran line 16",
-        "compiled line 24",
-        "ran line 29",
+        "compared line 25",
+        "compiled line 30",
+        "ran line 35",
     ]
+
+
+def test_a_page_that_shows_other_output_is_refused(tmp_path: Path) -> None:
+    page = "```python\nprint('a film')\n```\n\n<!-- output -->\n```text\nno ...\n```\n"
+    with pytest.raises(
+        AssertionError, match=r"page\.md:7: the page says\nno \.\.\.\nand it is\na film"
+    ):
+        run_page(Path("page.md"), page, tmp_path, print)
 
 
 def test_a_failure_names_the_line_of_the_page(tmp_path: Path) -> None:

@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import doctest
 import inspect
+import io
 import re
 import sys
 import textwrap
@@ -19,17 +22,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["PAGES", "ROOT", "Block", "blocks_of", "run_page"]
+__all__ = ["PAGES", "ROOT", "RUSSIAN", "Block", "blocks_of", "run_page"]
 
 ROOT = Path(__file__).resolve().parents[2]
+RUSSIAN = ROOT / "docs" / "README.ru.md"  # its blocks are those of README.md
 PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if page.exists()]
+PAGES.remove(RUSSIAN)
 
 FENCE = re.compile(
     r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[\w{}-]*)[^\n`]*\n"
     r"(?P<body>.*?)^(?P=indent)(?P=fence) *$",
     re.MULTILINE | re.DOTALL,
 )
-NOTE = re.compile(r"<!-- (?P<what>file|not run): (?P<value>[^\n]+?) -->\s*\Z")
+NOTE = re.compile(r"<!-- (?P<what>file|not run|output)(?:: (?P<value>[^\n]+?))? -->\s*\Z")
+SAME = doctest.OutputChecker()
 
 
 class Block(NamedTuple):
@@ -55,7 +61,7 @@ def blocks_of(text: str) -> Iterator[Block]:
             language=match["language"],
             body=textwrap.dedent(match["body"]),
             what=note["what"] if note else "",
-            value=note["value"] if note else "",
+            value=(note["value"] or "") if note else "",
         )
 
 
@@ -67,21 +73,27 @@ def run_page(page: Path, text: str, folder: Path, run: Callable[[Any], object]) 
     namespace: dict[str, Any] = {"__name__": "__main__"}
     known = set(sys.modules)
     done = []
+    printed = ""
     sys.path.insert(0, str(folder))
     try:
         for block in blocks_of(text):
             if block.what == "file":
                 (folder / block.value).write_text(block.body, encoding="utf-8")
                 done.append(f"wrote {block.value}")
+            if block.what == "output":
+                _compare(page, block, printed)
+                done.append(f"compared line {block.line}")
             if block.language != "python":
                 continue
             code = _compiled(page, block)
             if not block.runs:
                 done.append(f"compiled line {block.line}")
                 continue
-            outcome = types.FunctionType(code, namespace)()
-            if code.co_flags & inspect.CO_COROUTINE:
-                run(outcome)
+            with contextlib.redirect_stdout(io.StringIO()) as stdout:
+                outcome = types.FunctionType(code, namespace)()
+                if code.co_flags & inspect.CO_COROUTINE:
+                    run(outcome)
+            printed = stdout.getvalue()
             done.append(f"ran line {block.line}")
     finally:
         sys.path.remove(str(folder))
@@ -89,6 +101,13 @@ def run_page(page: Path, text: str, folder: Path, run: Callable[[Any], object]) 
             if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
                 del sys.modules[name]
     return done
+
+
+def _compare(page: Path, block: Block, printed: str) -> None:
+    if not SAME.check_output(block.body, printed, doctest.ELLIPSIS):
+        raise AssertionError(
+            f"{page}:{block.line}: the page says\n{block.body}and it is\n{printed}"
+        )
 
 
 def _compiled(page: Path, block: Block) -> types.CodeType:
