@@ -114,6 +114,7 @@ def _no_settings_from_outside(
 ) -> None:
     """Whoever runs the tests may have a real key: no test may ever see it, or their state."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
     for name in [name for name in os.environ if name.startswith("APIKLEY_")]:
         monkeypatch.delenv(name)
 

@@ -20,7 +20,7 @@ OPTION_GROUPS = {  # which options stand together; all others are the command's 
     "Callbacks": {
         *("--callback-url", "--listen", "--inbox", "--hmac-key-file", "--token-secret-file"),
     },
-    "Service": {"--key-file", "--base-url", "--proxy", "--allow-private", "--simulate"},
+    "Service": {"--key-file", "--config", "--base-url", "--proxy", "--allow-private", "--simulate"},
     "Output": {"--json", "--plain", "--help"},
 }
 LONG = 1000  # characters: more than any summary has

@@ -9,7 +9,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import attrs
 import click
+from click.core import ParameterSource
 
+from apikley_async.cli.key_files import has_api_key
 from apikley_async.cli.option_types import (
     CREDITS,
     SECONDS,
@@ -19,6 +21,7 @@ from apikley_async.cli.option_types import (
     read_price,
 )
 from apikley_async.cli.output.shell_words import without_password
+from apikley_async.cli.profile import Profile, read_profile
 
 __all__ = [
     "Bounds",
@@ -64,6 +67,8 @@ class ServiceOptions:
         simulate: whether the service is simulated in this process.
         as_json: whether events are printed on stdout.
         plain: whether no bars are drawn.
+        config: the profile, if the user has named one.
+        profile: what it says, or the usual one.
     """
 
     key_file: Path | None = None
@@ -73,11 +78,14 @@ class ServiceOptions:
     simulate: bool = False
     as_json: bool = False
     plain: bool = False
+    config: Path | None = None
+    profile: Profile = attrs.field(factory=Profile)
 
     @property
     def words(self) -> tuple[str, ...]:
         """The options that lead another command to the same service."""
         return (
+            *(("--config", str(self.config)) if self.config else ()),
             *(("--key-file", str(self.key_file)) if self.key_file else ()),
             *(("--base-url", self.base_url) if self.base_url else ()),
             *(("--proxy", without_password(self.proxy)) if self.proxy else ()),
@@ -111,6 +119,13 @@ SERVICE_OPTIONS = (
         metavar="PATH",
         type=click.Path(path_type=Path),
         help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
+    ),
+    click.option(
+        "--config",
+        metavar="PATH",
+        type=click.Path(path_type=Path),
+        help="Your profile: key file, folder, price, bounds.  [default: "
+        "~/.config/apikley/config.toml]",
     ),
     click.option(
         "--base-url",
@@ -148,9 +163,15 @@ def service_options(command: Callable[..., int]) -> Callable[..., int]:
         simulate: bool,
         as_json: bool,
         plain: bool,
+        config: Path | None,
         **others: Any,
     ) -> int:
-        service = ServiceOptions(key_file, base_url, proxy, allow_private, simulate, as_json, plain)
+        profile = Profile() if simulate else read_profile(config)
+        if key_file is None and not has_api_key(None):
+            key_file = profile.key_file
+        service = ServiceOptions(
+            key_file, base_url, proxy, allow_private, simulate, as_json, plain, config, profile
+        )
         return command(service=service, **others)
 
     return _with_options(wrapped, *SERVICE_OPTIONS)
@@ -265,22 +286,35 @@ class SpendingOptions:
 
     Attributes:
         bounds: what it may spend.
-        yes: whether nobody is asked before.
+        agreed: whether nobody has to be asked.
         dry_run: whether it only checks and estimates.
         allow_duplicates: whether one content under two keys is paid twice.
         not_created: codes that mean that nothing was created.
     """
 
     bounds: Bounds
-    yes: bool
+    agreed: bool
     dry_run: bool
     allow_duplicates: bool
     not_created: tuple[int, ...] = ()
 
-    @property
-    def agreed(self) -> bool:
-        """Whether nobody has to be asked."""
-        return self.yes or self.bounds.max_credits is not None
+    def limited_by(self, profile: Profile) -> SpendingOptions:
+        """The same within a profile's bounds, of which the stricter hold; it agrees to nothing."""
+        ours = self.bounds
+        bounds = attrs.evolve(
+            ours,
+            price=profile.price if ours.price is None else ours.price,
+            max_credits=_of_both(min, ours.max_credits, profile.max_credits),
+            max_tasks=_of_both(min, ours.max_tasks, profile.max_tasks),
+            min_balance=_of_both(max, ours.min_balance, profile.min_balance),
+        )
+        return attrs.evolve(self, bounds=bounds)
+
+
+def _of_both(stricter: Callable[[list[Any]], Any], *bounds: Any) -> Any:
+    """The stricter one of two bounds; None if there is none."""
+    stated = [bound for bound in bounds if bound is not None]
+    return stricter(stated) if stated else None
 
 
 price: Option = click.option(
@@ -357,7 +391,8 @@ def spending_options(command: Callable[..., int]) -> Callable[..., int]:
         **others: Any,
     ) -> int:
         bounds = Bounds(**{field.name: others.pop(field.name) for field in attrs.fields(Bounds)})
-        spending = SpendingOptions(bounds, yes, dry_run, allow_duplicates, not_created)
+        agreed = yes or bounds.max_credits is not None
+        spending = SpendingOptions(bounds, agreed, dry_run, allow_duplicates, not_created)
         return command(spending=spending, **others)
 
     return _with_options(wrapped, *SPENDING_OPTIONS)
@@ -397,10 +432,15 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         timeout: float | None,
         callbacks: CallbackOptions,
         service: ServiceOptions,
+        folder: Path | None,
         **others: Any,
     ) -> int:
-        run_options = RunOptions(spending, timeout, callbacks, service)
-        return command(run_options=run_options, **others)
+        limited = spending.limited_by(service.profile)
+        run_options = RunOptions(limited, timeout, callbacks, service)
+        source = click.get_current_context().get_parameter_source("folder")
+        if source is not ParameterSource.COMMANDLINE:
+            folder = service.profile.folder or folder
+        return command(run_options=run_options, folder=folder, **others)
 
     return wrapped
 
