@@ -66,6 +66,13 @@ class Attempts:
             settings.environment,
         )
         self.receives_callbacks: bool = self._matching.receives_callbacks
+        self._of_all_jobs: dict[str, Any] = {  # made once: a bound method takes 64 bytes
+            "poll": self.poll,
+            "clock": self._clock,
+            "rng": settings.environment.rng,
+            "awaited": self._jobs.claim,
+            "ended": self._note_end,
+        }
         self.running: Slots = running_slots(settings.max_running, self._clock)
         self.sessions: Sessions = Sessions(settings, self._matching, self._jobs)
 
@@ -284,18 +291,14 @@ class Attempts:
             durations = self.durations.of(work.model, work.price_key)
         job = Job(
             task_id,
-            poll=self.poll,
             polling=settings.callback_polling if called else settings.polling,
             followed_polling=settings.polling,
             durations=durations,
             called=called,
             timeout=settings.job_timeout,
             token=text,
-            clock=self._clock,
-            rng=settings.environment.rng,
-            awaited=self._jobs.claim,
-            ended=self._note_end,
             work=work,
+            **self._of_all_jobs,
             **facts,
         )
         self._jobs.add(job)

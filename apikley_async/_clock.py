@@ -8,11 +8,65 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "Wake"]
 
 MIN_SLEEP = 0.001  # a timer at "now" may fire before now, and a loop around it would spin
+
+
+class Wake(asyncio.Event):
+    """An event that thousands may hold: light, and a sleep on it that nothing ends is cheap.
+
+    Its base holds a deque of 760 bytes, and is slept on by cancelling the sleeper. Everything of
+    the base that holds state is replaced here.
+    """
+
+    def __init__(self) -> None:
+        self._sleepers: list[asyncio.Future[None]] = []
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self.pulse()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def pulse(self) -> None:
+        """Wake those who wait now, and nobody who comes later."""
+        for sleeper in self._sleepers:
+            end_sleep(sleeper)
+
+    def add_sleeper(self) -> asyncio.Future[None]:
+        """A future that is done when it is time to wake; `remove_sleeper` it in any case."""
+        sleeper = asyncio.get_running_loop().create_future()
+        if self._is_set:
+            sleeper.set_result(None)
+        self._sleepers.append(sleeper)
+        return sleeper
+
+    def remove_sleeper(self, sleeper: asyncio.Future[None]) -> None:
+        self._sleepers.remove(sleeper)
+
+    async def wait(self) -> Literal[True]:
+        sleeper = self.add_sleeper()
+        try:
+            await sleeper
+        finally:
+            self.remove_sleeper(sleeper)
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Wake {'set' if self._is_set else 'unset'}, {len(self._sleepers)} sleep>"
+
+
+def end_sleep(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
 @runtime_checkable
@@ -51,6 +105,15 @@ class SystemClock:
         pause = max(delay, MIN_SLEEP) if delay > 0 else 0
         if wake is None:
             await asyncio.sleep(pause)
+            return
+        if isinstance(wake, Wake):
+            sleeper = wake.add_sleeper()
+            timer = asyncio.get_running_loop().call_later(pause, end_sleep, sleeper)
+            try:
+                await sleeper
+            finally:
+                timer.cancel()
+                wake.remove_sleeper(sleeper)
             return
         try:
             async with asyncio.timeout(pause):

@@ -32,6 +32,7 @@ from apikley_async._disk import check_writable
 from apikley_async._job import Job
 from apikley_async._result import Result
 from apikley_async._retry import Maintenance
+from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._tasks import OtherLoopError
 from apikley_async._text import loggable
@@ -182,13 +183,14 @@ async def check_folder(folder: Path) -> None:
 class _Handover:
     """A running slot that one task enters and another one leaves, once it has taken it over."""
 
-    __slots__ = ("_entered", "_slot")
+    __slots__ = ("_entered", "_slot", "ended_by")
 
     def __init__(
         self, slot: AbstractAsyncContextManager[None] | None, *, entered: bool = False
     ) -> None:
         self._slot = slot
         self._entered = entered
+        self.ended_by: ApikleyError | None = None  # what the slot is told of, and not raised
 
     def take_over(self) -> _Handover:
         """Give the slot to whoever leaves it; from now on it is not ours."""
@@ -208,7 +210,11 @@ class _Handover:
         traceback: TracebackType | None,
     ) -> bool | None:
         slot, self._slot = self._slot, None
-        return None if slot is None else await slot.__aexit__(kind, error, traceback)
+        if slot is None:
+            return None
+        if error is None and isinstance(self.ended_by, SubmissionUncertainError):
+            kind, error = type(self.ended_by), self.ended_by
+        return await slot.__aexit__(kind, error, traceback)
 
 
 class ManyFilms:
@@ -294,15 +300,13 @@ class ManyFilms:
         work, metadata = _parts(item)
         film: Completed | None = None
         try:
-            with contextlib.suppress(SubmissionUncertainError):
-                async with held.take_over():
-                    outcome = await self._maker.make(index, work, metadata)
-                    if outcome.ok and self._save is not None:
-                        film = outcome
-                    else:
-                        self._deliver(outcome)
-                    if isinstance(outcome.error, SubmissionUncertainError):
-                        raise outcome.error  # its film may be running: the slot stays taken
+            async with held.take_over() as slot:
+                outcome = await self._maker.make(index, work, metadata)
+                slot.ended_by = outcome.error  # of an uncertain one the film may be running
+                if outcome.ok and self._save is not None:
+                    film = outcome
+                else:
+                    self._deliver(outcome)
             if film is not None and self._save is not None:
                 self._deliver(await self._saved(film, self._save))
         except asyncio.CancelledError:
@@ -435,23 +439,29 @@ class ClientFilms:
         job: Job | None = None
         try:
             async with self._attempts.expense(work, follow=True) as expense:
-
-                async def submit() -> tuple[Job, float | None]:
-                    return await self._attempts.submit_or_recover(
-                        work,
-                        timeout=self._timeout,
-                        group=self._group,
-                        expense=expense,
-                        metadata=metadata,
-                        learned=True,
-                    )
-
-                paid, left = await self._gate.through(submit)
+                paid, left = await self._submit(work, metadata, expense)
                 job = paid
                 result = await self._attempts.finish(paid, left)
         except Exception as error:  # noqa: BLE001 - a value for the consumer, whatever it is
             return Failed(index, work, _as_ours(error), job, metadata)
         return Completed(index, work, paid, result, metadata=metadata)
+
+    async def _submit(
+        self, work: Work, metadata: Any, expense: Expense | None
+    ) -> tuple[Job, float | None]:
+        """Submit through the gate; a method of its own, as the job's wait holds its locals."""
+
+        async def submit() -> tuple[Job, float | None]:
+            return await self._attempts.submit_or_recover(
+                work,
+                timeout=self._timeout,
+                group=self._group,
+                expense=expense,
+                metadata=metadata,
+                learned=True,
+            )
+
+        return await self._gate.through(submit)
 
     def stop(self) -> None:
         self._group.stop()

@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from apikley_async._clock import Clock
+from apikley_async._clock import Clock, Wake
 from apikley_async._durations import Durations
 from apikley_async._polling import Backoff
 from apikley_async._result import Result, Snapshot, State
@@ -55,17 +55,25 @@ class _PollingRun:
     deadline: float
     awaiters: int = 0
     polling: bool = False
-    changed: asyncio.Event = attrs.Factory(asyncio.Event)
+    changed: Wake = attrs.Factory(Wake)
     error: ApikleyError | None = None
     loop: asyncio.AbstractEventLoop = attrs.Factory(asyncio.get_running_loop)
 
     def wake(self) -> None:
         """Wake all who wait; from another thread too, and when their loop is gone."""
-        changed, self.changed = self.changed, asyncio.Event()
         if _is_running(self.loop):
-            changed.set()
+            self.changed.pulse()
         elif not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(changed.set)
+            self.loop.call_soon_threadsafe(self.changed.pulse)
+
+
+@attrs.define(eq=False)
+class _Awaiter:
+    """One who awaits a job, and so takes part in a stretch of polling."""
+
+    run: _PollingRun
+    gives_up: float
+    polled_last: bool = False
 
 
 def _news_in(snapshot: Snapshot) -> tuple[object, ...]:
@@ -114,41 +122,12 @@ class Job:
 
     # Thousands are held at once: without a `__dict__` one takes a kilobyte less.
     __slots__ = (
-        "__weakref__",
-        "_binding",
-        "_called",
-        "_clock",
-        "_delays",
-        "_durations",
-        "_empty_since",
-        "_ended",
-        "_failing",
-        "_finished_word",
-        "_followed_polling",
-        "_followers",
-        "_has_ended",
-        "_is_known",
-        "_missing_since",
-        "_next_poll",
-        "_notice_awaited",
-        "_nudged",
-        "_outage_logged",
-        "_outage_since",
-        "_poll",
-        "_poll_began_at",
-        "_polled_at",
-        "_polling",
-        "_rng",
-        "_run",
-        "_submitted_at",
-        "_timeout",
-        "_trouble",
-        "_words_logged",
-        "metadata",
-        "snapshot",
-        "task_id",
-        "token",
-        "work",
+        *("__weakref__", "metadata", "snapshot", "task_id", "token", "work"),
+        *("_binding", "_called", "_clock", "_delays", "_durations", "_empty_since", "_ended"),
+        *("_failing", "_finished_word", "_followed_polling", "_followers", "_has_ended"),
+        *("_is_known", "_missing_since", "_next_poll", "_notice_awaited", "_nudged"),
+        *("_outage_logged", "_outage_since", "_poll", "_poll_began_at", "_polled_at", "_polling"),
+        *("_rng", "_run", "_submitted_at", "_timeout", "_trouble", "_words_logged"),
     )
 
     def __init__(
@@ -199,8 +178,8 @@ class Job:
             self._next_poll = submitted_at + next(self._delays) if pause is None else now + pause
         self._polled_at = -math.inf
         self._poll_began_at = -math.inf  # an answer is as old as its request
-        self._words_logged: list[str] = []
-        self._binding = Binding(f"the job of {task_id}")
+        self._words_logged: tuple[str, ...] = ()
+        self._binding = Binding("this job")
         # What polls have shown. A final state needs evidence that lasts, so it has a beginning.
         self._run: _PollingRun | None = None
         self._nudged = False
@@ -231,8 +210,14 @@ class Job:
         A time-out is not a failure: the film goes on, and the job can be awaited again. Nothing
         here costs credits.
         """
-        async for _ in self._follow(timeout):
-            pass
+        self._is_awaited()
+        if not self._has_ended:
+            awaiter = self._join(timeout)
+            try:
+                while not self._has_ended:
+                    await self._step(awaiter)
+            finally:
+                self._leave(awaiter.run)
         return self.snapshot.result()
 
     async def updates(self, timeout: float | None = None) -> AsyncGenerator[Snapshot, None]:
@@ -245,12 +230,19 @@ class Job:
         self._is_awaited()
         shown = self.snapshot
         yield shown
-        async with contextlib.aclosing(self._follow(timeout)) as following:
-            with self._polling_as_usual():
-                async for snapshot in following:
-                    if _news_in(snapshot) != _news_in(shown):
-                        shown = snapshot
-                        yield shown
+        if not self._has_ended:
+            awaiter = self._join(timeout)
+            try:
+                with self._polling_as_usual():
+                    while not self._has_ended:
+                        await self._step(awaiter)
+                        if _news_in(self.snapshot) != _news_in(shown):
+                            shown = self.snapshot
+                            yield shown
+            finally:
+                self._leave(awaiter.run)
+        if _news_in(self.snapshot) != _news_in(shown):  # it ended while nobody took a step
+            yield self.snapshot
 
     @contextlib.contextmanager
     def _polling_as_usual(self) -> Iterator[None]:
@@ -305,51 +297,36 @@ class Job:
 
     # --- the loop ---------------------------------------------------------------------------
 
-    async def _follow(self, timeout: float | None) -> AsyncGenerator[Snapshot, None]:
-        """Take part in the polling; yield after every step, and last when the job has ended."""
-        self._is_awaited()
-        if not self._has_ended:
-            run = self._join()
-            gives_up = run.deadline
-            if timeout is not None:
-                gives_up = min(gives_up, self._clock.now() + timeout)
-            polled_last = False
-            try:
-                while not self._has_ended:
-                    if run.error is not None:
-                        raise copy.copy(run.error)
-                    left = gives_up - self._clock.now()
-                    if left <= 0:
-                        at_deadline = gives_up >= run.deadline
-                        if polled_last or not self._is_stale(-left, at_deadline=at_deadline):
-                            raise self._timed_out(run)
-                        polled_last, left = True, LAST
-                    if run.polling:
-                        await self._clock.sleep(left, run.changed)
-                    else:
-                        await self._take_turn(run, left, at_once=polled_last)
-                    yield self.snapshot
-            finally:
-                self._leave(run)
-        yield self.snapshot  # it may have ended while the follower was busy
-
-    def _is_stale(self, late: float, *, at_deadline: bool) -> bool:
-        """Whether to poll once more before giving up: at the deadline, or after a suspension."""
-        unseen = self._clock.now() - self._poll_began_at
-        return unseen > SPACING and (at_deadline or late > SPACING)
-
-    async def _take_turn(self, run: _PollingRun, left: float, *, at_once: bool = False) -> None:
-        """Be the one that polls, for one step: a part of the pause, or a poll."""
+    async def _step(self, awaiter: _Awaiter) -> None:
+        """One step of the polling: wait for whoever polls, or be the one, in a pause or a poll."""
+        run = awaiter.run
+        if run.error is not None:
+            raise copy.copy(run.error)
+        now = self._clock.now()
+        left = awaiter.gives_up - now
+        if left <= 0:
+            at_deadline = awaiter.gives_up >= run.deadline
+            if awaiter.polled_last or not self._is_stale(-left, at_deadline=at_deadline):
+                raise self._timed_out(run)
+            awaiter.polled_last, left = True, LAST
+        if run.polling:
+            await self._clock.sleep(left, run.changed)
+            return
+        pause = self._next_poll - now
         run.polling = True
         try:
-            pause = self._next_poll - self._clock.now()
-            if pause > 0 and not at_once:
+            if pause > 0 and not awaiter.polled_last:
                 await self._clock.sleep(min(pause, left), run.changed)
             else:
                 await self._poll_once(run, left)
         finally:
             run.polling = False
             run.wake()
+
+    def _is_stale(self, late: float, *, at_deadline: bool) -> bool:
+        """Whether to poll once more before giving up: at the deadline, or after a suspension."""
+        unseen = self._clock.now() - self._poll_began_at
+        return unseen > SPACING and (at_deadline or late > SPACING)
 
     async def _poll_once(self, run: _PollingRun, left: float) -> None:
         now = self._polled_at = self._poll_began_at = self._clock.now()
@@ -403,7 +380,7 @@ class Job:
         snapshot = self._with_finished_word(snapshot)
         new = snapshot.word not in self._words_logged and len(self._words_logged) < MAX_LOGGED_WORDS
         if snapshot.state is State.UNKNOWN and new:
-            self._words_logged.append(snapshot.word)
+            self._words_logged += (snapshot.word,)
             message = "%s is in a state this version does not know: %.60r"
             logger.warning(message, self.task_id, snapshot.word)
         if snapshot.state is State.FAIL and not self._failing:
@@ -421,7 +398,7 @@ class Job:
                 )
             return
         self._empty_since = None
-        self.snapshot = snapshot
+        self.snapshot = snapshot if snapshot.done else snapshot.without_request()
         self._has_ended = snapshot.done
         if self._has_ended:
             logger.info("settled: %s %s", self.task_id, snapshot.state.value)
@@ -473,14 +450,17 @@ class Job:
             message = "polling %s has failed for %.0f s: %s"
             logger.warning(message, self.task_id, lasted, reason)
 
-    def _join(self) -> _PollingRun:
+    def _join(self, timeout: float | None) -> _Awaiter:
         if self._binding.bind(in_use=self._run is not None):
             self._run = None  # of a loop that was closed around its awaiters
         now, run = self._clock.now(), self._run
         if run is None or run.error is not None or now >= run.deadline:
             run = self._run = _PollingRun(now, now + self._timeout)
         run.awaiters += 1
-        return run
+        gives_up = run.deadline
+        if timeout is not None:
+            gives_up = min(gives_up, self._clock.now() + timeout)
+        return _Awaiter(run, gives_up)
 
     def _leave(self, run: _PollingRun) -> None:
         run.awaiters -= 1

@@ -61,5 +61,8 @@ class Backoff:
         """Yield the delays one after the other, without end; the caller watches its deadline."""
         grown = backoff.expo(base=self.factor, factor=self.initial, max_value=self.maximum)
         next(grown)  # backoff's generators start when they are first sent to
+        while (delay := next(grown)) < self.maximum:
+            yield self.jitter(delay, rng)
+        del grown  # thousands of jobs are at their longest delay
         while True:
-            yield self.jitter(min(next(grown), self.maximum), rng)
+            yield self.jitter(self.maximum, rng)

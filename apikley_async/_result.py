@@ -90,7 +90,7 @@ class Snapshot:
         credits: the credits that the task consumed, if the service says.
         created_at, updated_at, completed_at: the service's times (UTC), if it says.
         raw: the answer's data as it came. Its `param` repeats the callback URL and its token:
-            keep it private.
+            keep it private. A `Job` keeps it without `param` until the film has ended.
         word: the service's own word for a state that we do not know, else empty.
         unusable: what stands among the links and cannot be downloaded.
     """
@@ -139,6 +139,13 @@ class Snapshot:
     def failure(self) -> str:
         """Code and message of a failure in one line, or empty."""
         return " ".join(part for part in (self.fail_code, self.fail_message) if part)
+
+    def without_request(self) -> Snapshot:
+        """The same without the request that the record repeats: what thousands may be held of."""
+        if "param" not in self.raw:
+            return self
+        raw = {name: value for name, value in self.raw.items() if name != "param"}
+        return attrs.evolve(self, raw=raw)
 
     def result(self) -> Result:
         """Give the result.

@@ -1163,7 +1163,7 @@ async def test_each_awaiter_gets_an_error_of_its_own() -> None:
         assert result.__context__ is None
         assert result.__cause__ is None
         frames = [frame.name for frame in traceback.extract_tb(result.__traceback__)]
-        assert frames.count("_follow") == 1
+        assert frames.count("_step") == 1
         assert copy.copy(result).code == 401
 
 
