@@ -13,11 +13,7 @@ import pytest
 import pytest_asyncio
 
 from apikley_async.pytest_plugin.marker_options import marker_options
-from apikley_async.pytest_plugin.running_service import (
-    RUNNING_SERVICE,
-    RunningService,
-    run_service,
-)
+from apikley_async.pytest_plugin.running_service import RunningService, run_service
 
 __all__ = ["in_class", "in_function", "in_module", "in_package", "in_session"]
 
@@ -32,11 +28,7 @@ def _service_in(scope: Literal["session", "package", "module", "class", "functio
     ) -> AsyncIterator[RunningService]:
         options = marker_options(request.node)
         async with run_service(options, apikley_terms, apikley_faults) as service:
-            # A client that the program makes itself talks to the simulator too, without a real key.
-            monkeypatch.setenv("APIKLEY_API_KEY", service.simulator.api_key)
-            monkeypatch.setenv("APIKLEY_BASE_URL", service.simulator.base_url)
-            request.node.stash[RUNNING_SERVICE] = service
-            yield service
+            yield service.enter(request, monkeypatch)
 
     return running_service
 

@@ -13,7 +13,14 @@ import pytest
 if TYPE_CHECKING:  # the simulator is imported by the first test that needs it, not by every pytest
     from apikley_async.simulator import RandomFaults, Renderer, Terms
 
-__all__ = ["MarkerOptions", "has_asyncio", "loop_scope", "marker_options", "why_unsupported"]
+__all__ = [
+    "MarkerOptions",
+    "has_asyncio",
+    "in_a_thread",
+    "loop_scope",
+    "marker_options",
+    "why_unsupported",
+]
 
 FIXTURES_ERROR = "_apikley_fixtures_error"  # set on pytest's configuration if they cannot be made
 REAL_TIME_SPEED = 600.0  # in real time, ten minutes of the service pass in a second
@@ -90,23 +97,34 @@ def too_old(error: Exception) -> str:
     )
 
 
+def in_a_thread(test: pytest.Item) -> bool:
+    """Whether the service of a test runs in a thread: pytest-asyncio gives it no loop."""
+    if test.get_closest_marker("asyncio") is not None:
+        return False
+    return not _is_coroutine(getattr(test, "function", None)) or _anyio_backend(test) is not None
+
+
 def why_unsupported(test: pytest.Item, options: MarkerOptions) -> str | None:
     """Why a test cannot use the fixtures with *options*, and what to do; None when it can."""
+    if in_a_thread(test):
+        return (
+            None
+            if _anyio_backend(test) != "trio"
+            else (
+                "this test runs on trio, and apikley_async needs asyncio: let the fixture "
+                '`anyio_backend` of this project return "asyncio"'
+            )
+        )
     if not has_asyncio(test.config):
         return (
-            "the fixtures of apikley_async need pytest-asyncio: pip install pytest-asyncio "
-            "(and do not switch it off with -p no:asyncio)"
+            "the fixtures of apikley_async need pytest-asyncio for a coroutine: pip install "
+            "pytest-asyncio (and do not switch it off with -p no:asyncio)"
         )
     if error := getattr(test.config, FIXTURES_ERROR, None):
         return str(error)
-    if not _is_coroutine(getattr(test, "function", None)):
-        return (
-            "the simulator runs in the event loop of the test, and this test has none: make it "
-            "`async def`, and await the coroutine of your program instead of asyncio.run()"
-        )
     if test.get_closest_marker("asyncio") is None:
         return (
-            "no plugin runs this coroutine: mark it with @pytest.mark.asyncio, or set "
+            "no plugin runs this coroutine: mark it with @pytest.mark.asyncio (or anyio), or set "
             'asyncio_mode = "auto" in the configuration of pytest'
         )
     if not options.virtual:
@@ -124,6 +142,14 @@ def why_unsupported(test: pytest.Item, options: MarkerOptions) -> str | None:
             "@pytest.mark.apikley(virtual=False)"
         )
     return None
+
+
+def _anyio_backend(test: pytest.Item) -> str | None:
+    """The loop in which anyio runs a test; None when it does not."""
+    if not isinstance(test, pytest.Function) or "anyio_backend" not in test.fixturenames:
+        return None
+    backend: Any = test.funcargs.get("anyio_backend", "asyncio")
+    return backend if isinstance(backend, str) else str(backend[0])
 
 
 def _is_coroutine(function: object) -> bool:

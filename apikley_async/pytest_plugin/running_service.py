@@ -1,4 +1,8 @@
-"""The test service: one test's simulator and its clients, opened and closed in the test's loop."""
+"""The test service: one test's simulator and its clients.
+
+Both live in the loop of an async test, and are closed there. For any other test the simulator
+runs in a thread, in real time, and a client in whatever loop the test gives it.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ import copy
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 import pytest
 
-from apikley_async import Backoff, Client, Environment, RateLimiter
+from apikley_async import Backoff, Client, Clock, Environment, RateLimiter, SystemClock
 from apikley_async.pytest_plugin.marker_options import MarkerOptions
 from apikley_async.testing import LoopClock
 from apikley_async.virtual import VirtualLoop
@@ -22,7 +26,7 @@ from apikley_async.virtual import VirtualLoop
 if TYPE_CHECKING:  # as in `marker_options`
     from apikley_async.simulator import RandomFaults, Simulator, Terms
 
-__all__ = ["RUNNING_SERVICE", "RunningService", "run_service"]
+__all__ = ["RUNNING_SERVICE", "RunningService", "run_service", "run_service_in_thread"]
 
 SHOWN_CREATIONS = 10  # in the report of a failed test
 
@@ -40,16 +44,27 @@ class _LoopTime(LoopClock):
 
 @attrs.frozen(eq=False)
 class RunningService:
-    """A running simulator, its clock, and what must be closed before it."""
+    """A running simulator, its clock, and what must be closed before it; None in a thread."""
 
     simulator: Simulator
     options: MarkerOptions
-    clock: LoopClock
+    clock: Clock
     virtual: bool
-    closing: AsyncExitStack
+    closing: AsyncExitStack | None
+
+    def enter(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Self:
+        """Lead the clients that the program makes itself here, without a real key; report."""
+        monkeypatch.setenv("APIKLEY_API_KEY", self.simulator.api_key)
+        monkeypatch.setenv("APIKLEY_BASE_URL", self.simulator.base_url)
+        request.node.stash[RUNNING_SERVICE] = self
+        return self
 
     def client(self) -> Client:
-        """Make a client with the service's clock and speed. It is closed with the service."""
+        """Make a client with the service's clock and speed.
+
+        It is closed with the service, unless that runs in a thread: the loop that uses it is the
+        test's, and only there it can be closed.
+        """
         speed, clock = self.options.service_speed, self.clock
         rng = Random(f"{self.options.seed} client")
         client = Client(
@@ -59,7 +74,8 @@ class RunningService:
             polling=Backoff(initial=2 / speed, maximum=20 / speed),
             environment=Environment(clock=clock, rng=rng),
         )
-        self.closing.push_async_callback(client.aclose)
+        if self.closing is not None:
+            self.closing.push_async_callback(client.aclose)
         return client
 
     def report(self) -> str:
@@ -99,11 +115,30 @@ async def run_service(
     options: MarkerOptions, terms: Terms, faults: RandomFaults | None
 ) -> AsyncIterator[RunningService]:
     """Start a simulator in the running loop; at the end close it and its clients."""
-    from apikley_async.simulator import Simulator
-
     loop = asyncio.get_running_loop()
     clock = _LoopTime(loop)
-    simulator = Simulator(
+    async with AsyncExitStack() as closing:
+        simulator = await closing.enter_async_context(_simulator(options, terms, faults, clock))
+        virtual = isinstance(loop, VirtualLoop)
+        yield RunningService(simulator, options, clock, virtual, closing)
+
+
+@contextmanager
+def run_service_in_thread(
+    options: MarkerOptions, terms: Terms, faults: RandomFaults | None
+) -> Iterator[RunningService]:
+    """Start a simulator in a thread, in real time; at the end close it."""
+    options, clock = attrs.evolve(options, virtual=False), SystemClock()
+    with _simulator(options, terms, faults, clock) as simulator:
+        yield RunningService(simulator, options, clock, virtual=False, closing=None)
+
+
+def _simulator(
+    options: MarkerOptions, terms: Terms, faults: RandomFaults | None, clock: Clock
+) -> Simulator:
+    from apikley_async.simulator import Simulator
+
+    return Simulator(
         options.terms or terms,
         # A copy, because a marker's value is shared by tests and its generators have a state.
         faults=copy.deepcopy(options.faults or faults),
@@ -114,7 +149,3 @@ async def run_service(
         clock=clock,
         rng=Random(f"{options.seed} world"),
     )
-    async with AsyncExitStack() as closing:
-        await closing.enter_async_context(simulator)
-        virtual = isinstance(loop, VirtualLoop)
-        yield RunningService(simulator, options, clock, virtual, closing)

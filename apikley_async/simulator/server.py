@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from aiohttp import web
 
@@ -15,6 +15,7 @@ from apikley_async._urls import is_loopback
 from apikley_async.simulator.applications import SimulatorApps, create_apps
 from apikley_async.simulator.faults.catalogue import Fault
 from apikley_async.simulator.faults.schedule import FaultSchedule, RandomFaults
+from apikley_async.simulator.loop_thread import LoopThread
 from apikley_async.simulator.service.ledger import Ledger
 from apikley_async.simulator.service.lifecycle import Failure
 from apikley_async.simulator.service.service import Service
@@ -30,9 +31,14 @@ logger: logging.Logger = logging.getLogger("apikley_async")
 SHUTDOWN_TIMEOUT = 1.0
 """Seconds that requests get to end at closing; only one whose body never comes needs them."""
 
+T = TypeVar("T")
+
 
 class Simulator:
     """The simulated service, served on this machine while the `async with` lasts.
+
+    A plain `with` serves it from a thread with a loop of its own, for a program or a test that is
+    not asynchronous; its methods may be called from other threads then.
 
     Example:
         >>> async def base_url() -> str:
@@ -84,6 +90,7 @@ class Simulator:
         self._base_url = ""
         self._apps: SimulatorApps | None = None
         self._runners: list[web.AppRunner] = []
+        self._thread: LoopThread | None = None
         self.service: Service = Service(
             terms,
             clock=ServiceClock(self._clock, speed),
@@ -133,26 +140,26 @@ class Simulator:
                 "fail" end the task.
             task_id: only requests about that task take a step.
         """
-        self._schedule.script(endpoint, steps, task_id=task_id)
+        self._in_its_loop(lambda: self._schedule.script(endpoint, steps, task_id=task_id))
 
     def clear_scripts(self) -> None:
         """Forget the steps that no request has taken yet."""
-        self._schedule.clear()
+        self._in_its_loop(self._schedule.clear)
 
     def advance(self, seconds: float) -> None:
         """Let *seconds* of service time pass at once."""
-        self.service.advance(seconds)
+        self._in_its_loop(lambda: self.service.advance(seconds))
 
     def finish(self, task_id: str, failure: Failure | None = None) -> None:
         """End a task now, with success or with *failure*. A task that has ended is left alone."""
-        self.service.finish(task_id, failure)
+        self._in_its_loop(lambda: self.service.finish(task_id, failure))
 
     async def reset(self) -> None:
         """Begin again: no tasks, no uploads, an empty ledger, no scripts, the same randomness.
 
         Requests in progress go on.
         """
-        await self._running().reset()
+        await self._finished(self._running().reset)
 
     def result_urls(self, task_id: str) -> tuple[str, ...]:
         """The URLs of a task's files, whether or not they work yet."""
@@ -160,7 +167,8 @@ class Simulator:
 
     async def film(self, task_id: str, number: int = 1) -> bytes:
         """The true bytes of a task's file, whatever faults do to its downloads."""
-        return await self._running().result_bytes(self.result_urls(task_id)[number - 1])
+        url = self.result_urls(task_id)[number - 1]
+        return await self._finished(lambda: self._running().result_bytes(url))
 
     async def start(self) -> None:
         """Start to listen. `async with` does it."""
@@ -206,6 +214,38 @@ class Simulator:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def __enter__(self) -> Self:
+        thread = LoopThread("simulator")
+        try:
+            thread.run(self.start())
+        except BaseException:
+            thread.close()
+            raise
+        self._thread = thread
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        try:
+            thread.run(self.aclose())
+        finally:
+            thread.close()
+
+    def _in_its_loop(self, call: Callable[[], T]) -> T:
+        """Call it where the requests are served: they change the same state."""
+        return call() if self._thread is None else self._thread.call(call)
+
+    async def _finished(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Await what *call* gives where the requests are served."""
+        return await (call() if self._thread is None else self._thread.finished(call))
 
     async def _serve(self, app: web.Application, port: int) -> str:
         """Serve *app*; its URL."""

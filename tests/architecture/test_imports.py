@@ -259,6 +259,7 @@ SUBPACKAGE_ORDER = {
         "http.control_endpoints",
         "http.api_endpoints",
         "applications",
+        "loop_thread",
         "server",
         "__init__",
     ],

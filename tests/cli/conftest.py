@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,28 +26,6 @@ __all__ = [
     "write_films",
     "write_manifest",
 ]
-
-
-class ServedSimulator:
-    """A simulator in a thread of its own, as separate as a service is."""
-
-    def __init__(self, terms: Terms) -> None:
-        self.simulator = Simulator(
-            terms, api_key="canary-0000-this-key-opens-nothing", hosts=["localhost"]
-        )
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-
-    def __enter__(self) -> Simulator:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self.simulator.start(), self._loop).result()
-        return self.simulator
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self.simulator.aclose(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 @attrs.frozen
@@ -131,7 +107,8 @@ def terms() -> Terms:
 @pytest.fixture
 def service(terms: Terms, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Simulator]:
     """A service that environment variables name, polled without the usual delays."""
-    with ServedSimulator(terms) as simulator:
+    key = "canary-0000-this-key-opens-nothing"
+    with Simulator(terms, api_key=key, hosts=["localhost"]) as simulator:
         monkeypatch.setenv("APIKLEY_BASE_URL", simulator.base_url)
         monkeypatch.setenv("APIKLEY_API_KEY", simulator.api_key)
         monkeypatch.setattr(client_factory, "Client", quick_client)

@@ -22,10 +22,8 @@ from __future__ import annotations
 import asyncio
 import random
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -54,35 +52,9 @@ def simulator_in_the_loop() -> Iterator[tuple[str, str, Run]]:
 
 @contextmanager
 def simulator_in_a_thread() -> Iterator[tuple[str, str, Run]]:
-    """Serve a simulator from a thread with a loop of its own; give a plain loop beside it."""
-    opened: Future[tuple[str, str, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-
-    async def serve() -> None:
-        end = asyncio.Event()
-        async with Simulator(speed=100) as simulator:
-            loop = asyncio.get_running_loop()
-            opened.set_result((simulator.base_url, simulator.api_key, loop, end))
-            await end.wait()
-
-    def run() -> None:
-        try:
-            asyncio.run(serve())
-        except BaseException as error:
-            if opened.done():
-                raise
-            opened.set_exception(error)
-
-    thread = threading.Thread(target=run, name="simulator")
-    thread.start()
-    try:
-        address, key, loop, end = opened.result(timeout=30)
-        try:
-            with asyncio.Runner() as runner:
-                yield address, key, runner.run
-        finally:
-            loop.call_soon_threadsafe(end.set)
-    finally:
-        thread.join(timeout=30)
+    """Serve a simulator from a thread; give a plain loop beside it."""
+    with Simulator(speed=100) as simulator, asyncio.Runner() as runner:
+        yield simulator.base_url, simulator.api_key, runner.run
 
 
 def tiny_png() -> bytes:

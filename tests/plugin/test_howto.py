@@ -23,7 +23,9 @@ def write_files(page: Path, folder: Path, films: int = 300) -> int:
     for block in files:
         body = re.sub(r"\b300\b", str(films), block.body)
         (folder / block.value).write_text(body, encoding="utf-8")
-    return sum(len(re.findall(r"^async def test_", block.body, re.MULTILINE)) for block in files)
+    return sum(
+        len(re.findall(r"^(?:async )?def test_", block.body, re.MULTILINE)) for block in files
+    )
 
 
 @pytest.mark.timeout(180)
@@ -42,10 +44,10 @@ def test_the_tests_of_a_page_pass(
     project().assert_outcomes(passed=tests)
 
 
-def test_the_page_shows_three_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:
+def test_the_page_shows_five_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:
     """The page keeps its promise."""
     page = ROOT / "docs" / "howto" / "test-your-code.md"
 
     assert page in TEST_PAGES
-    assert write_files(page, pytester.path) == 3
+    assert write_files(page, pytester.path) == 5
     assert "range(300)" in (pytester.path / "test_campaign.py").read_text("utf-8")

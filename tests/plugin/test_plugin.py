@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import textwrap
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,70 @@ async def test_a_marked_test_without_fixtures_has_virtual_time_too() -> None:
 
 async def test_other_async_tests_keep_their_loop() -> None:
     assert not isinstance(asyncio.get_running_loop(), VirtualLoop)
+
+
+# --- without a loop of pytest-asyncio ------------------------------------------------------------
+
+
+def films_of_a_sync_program(client: Client) -> str:
+    """What a program does that has no loop of its own; it closes its client."""
+
+    async def main() -> str:
+        async with client:
+            return (await client.generate(BOARD)).task_id
+
+    return asyncio.run(main())
+
+
+@pytest.mark.apikley(terms=Terms(credits=1000, duration=Constant(60)), seed=3)
+@pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+def test_a_sync_test_has_the_service_in_a_thread(
+    apikley_client: Client, apikley_simulator: Simulator
+) -> None:
+    """In real time, which is short: the options of the marker hold, the environment leads to it."""
+    began = time.monotonic()
+
+    task_id = films_of_a_sync_program(apikley_client)
+
+    assert time.monotonic() - began < 20
+    assert [charge.task_id for charge in apikley_simulator.ledger.paid] == [task_id]
+    assert apikley_simulator.service.credits == 850
+    assert os.environ["APIKLEY_BASE_URL"] == apikley_simulator.base_url
+
+
+def test_tests_of_anyio_are_served_on_asyncio_and_refused_on_trio(
+    project: Project, write: Callable[..., None]
+) -> None:
+    """The sentence names the fixture that says so; pytest-asyncio's own tests are as before."""
+    write(
+        test_it="""
+@pytest.mark.anyio
+async def test_anyio(apikley_client, apikley_simulator, anyio_backend):
+    async with apikley_client as client:
+        result = await client.generate(BOARD)
+    assert apikley_simulator.ledger.charge(result.task_id)
+    assert not in_virtual_time()
+
+@pytest.mark.asyncio
+async def test_asyncio(apikley_client):
+    await apikley_client.generate(BOARD)
+    assert in_virtual_time()
+
+@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.anyio
+async def test_trio(apikley_simulator): ...
+""",
+        conftest="""
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+""",
+    )
+
+    result = project("-p", "anyio.pytest_plugin", mode="strict")
+
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(['*runs on trio*needs asyncio*`anyio_backend`*return "asyncio"*'])
 
 
 # --- in a user's project -------------------------------------------------------------------------
@@ -350,9 +415,8 @@ async def test_next(apikley_client):
 def test_an_impossible_request_is_refused_with_a_remedy(
     project: Project, write: Callable[..., None]
 ) -> None:
-    """No loop, no plugin that runs it, unknown options: each has a message of its own."""
+    """No plugin that runs it, unknown options: each has a message of its own."""
     write(
-        test_sync="def test_it(apikley_simulator): ...",
         test_unmarked="async def test_it(apikley_client): ...",
         test_word="@pytest.mark.apikley(fail_rate=1)\ndef test_it(apikley_client): ...",
         test_number="@pytest.mark.apikley(7)\ndef test_it(apikley_client): ...",
@@ -360,10 +424,9 @@ def test_an_impossible_request_is_refused_with_a_remedy(
 
     result = project("--continue-on-collection-errors", mode="strict")
 
-    result.assert_outcomes(errors=4)
+    result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines_random(
         [
-            "*make it `async def`*",
             "*mark it with @pytest.mark.asyncio*",
             "*not fail_rate, but any of terms*",
             "*not 7, but any of terms*",
@@ -375,15 +438,24 @@ def test_an_impossible_request_is_refused_with_a_remedy(
 def test_without_pytest_asyncio_only_the_fixtures_are_missing(
     project: Project, write: Callable[..., None], pytester: pytest.Pytester
 ) -> None:
-    """Other tests run; the error of a test with a fixture says what to install."""
+    """Other tests run; the error of a coroutine with a fixture says what to install."""
     hidden = "raise ModuleNotFoundError(name='pytest_asyncio')"
     pytester.makepyfile(pytest_asyncio=hidden)
-    write(test_it="async def test_it(apikley_client): ...\n\ndef test_other(): ...")
+    write(
+        test_it="""
+async def test_it(apikley_client): ...
+
+def test_other(): ...
+
+def test_sync(apikley_simulator):
+    assert apikley_simulator.base_url == os.environ["APIKLEY_BASE_URL"]
+"""
+    )
 
     result = project(asyncio=False)
 
-    result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*need pytest-asyncio: pip install pytest-asyncio*"])
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*need pytest-asyncio for a coroutine: pip install*"])
 
 
 OLD_ASYNCIO = """

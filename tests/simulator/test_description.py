@@ -6,14 +6,11 @@ compared with the description too, and each response with what its code promises
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import importlib
 import json
 import re
-import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -120,34 +117,20 @@ def check_envelope(body: Any, *, upload: bool) -> None:
         assert body["success"] is (body["code"] == 200)
 
 
-def serve(terms: Terms) -> Iterator[ThreadedService]:
-    """Serve a simulator from a thread until the generator ends."""
-    opened: Future[tuple[Simulator, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-
-    async def main() -> None:
-        end = asyncio.Event()
-        async with Simulator(terms, renderer=FixedRenderer()) as simulator:
-            opened.set_result((simulator, asyncio.get_running_loop(), end))
-            await end.wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()), name="service")
-    thread.start()
-    simulator, loop, end = opened.result(timeout=30)
-    yield ThreadedService(simulator)
-    loop.call_soon_threadsafe(end.set)
-    thread.join(timeout=30)
-
-
 @pytest.fixture(scope="module")
 def service() -> Iterator[ThreadedService]:
     """It refuses with HTTP 200, as the real service is thought to do."""
-    yield from serve(Terms(limit=None, max_running=None, duration=Constant(1000)))
+    terms = Terms(limit=None, max_running=None, duration=Constant(1000))
+    with Simulator(terms, renderer=FixedRenderer()) as simulator:
+        yield ThreadedService(simulator)
 
 
 @pytest.fixture(scope="module")
 def status_service() -> Iterator[ThreadedService]:
     """Its refusals have their code as HTTP status, and its uploads the other shape."""
-    yield from serve(Terms(limit=None, http_refusals=True, upload_shape="fileId"))
+    terms = Terms(limit=None, http_refusals=True, upload_shape="fileId")
+    with Simulator(terms, renderer=FixedRenderer()) as simulator:
+        yield ThreadedService(simulator)
 
 
 # -- whatever a caller sends -------------------------------------------------------------------

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from random import Random
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from apikley_async.simulator import Constant, Fault, FixedRenderer, RandomFaults, Simulator, Terms
 
@@ -227,3 +229,69 @@ async def test_it_needs_no_arguments():
 
     assert film[4:8] == b"ftyp"
     assert task_id.encode() in film
+
+
+# --- in a thread ----------------------------------------------------------------------------------
+
+
+def test_a_plain_with_serves_it_from_a_thread_and_ends_both():
+    """It can be used again, and its asynchronous methods are awaited in any loop."""
+    threads = threading.active_count()
+
+    async def one_film():
+        async with aiohttp.ClientSession() as session:
+            task_id = (await create(served, session))["data"]["taskId"]
+        served.finish(task_id)
+        return await served.film(task_id)
+
+    served = simulator(renderer=FixedRenderer(b"film"))
+    for _ in range(2):
+        with served as entered:
+            assert entered is served
+            with asyncio.Runner() as runner:
+                assert runner.run(one_film()).startswith(b"film")
+        assert "stopped" in repr(served)
+    assert len(served.ledger.paid) == 2
+    assert threading.active_count() == threads
+
+
+def test_what_another_thread_changes_wakes_what_waits_for_it():
+    """A task that is ended from outside has its callback sent at once, not when it was due."""
+    called = threading.Event()
+
+    async def receive(request):
+        called.set()
+        return web.json_response({})
+
+    async def main():
+        app = web.Application()
+        app.router.add_post("/{token}", receive)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/token"
+        async with aiohttp.ClientSession() as session:
+            headers = {"Authorization": f"Bearer {served.api_key}"}
+            body = BODY | {"callBackUrl": url}
+            async with session.post(served.base_url + CREATE, json=body, headers=headers) as reply:
+                task_id = (await reply.json())["data"]["taskId"]
+        served.finish(task_id)
+        await asyncio.to_thread(called.wait, 20)
+        await runner.cleanup()
+
+    due_in_ten_hours = simulator(Terms(duration=Constant(36_000)), hosts=["localhost"])
+    with due_in_ten_hours as served, asyncio.Runner() as runner:
+        runner.run(main())
+    assert called.is_set()
+
+
+def test_what_fails_in_the_thread_is_raised_and_leaves_no_thread():
+    threads = threading.active_count()
+    with simulator() as one:
+        port = int(one.base_url.rpartition(":")[2])
+        with pytest.raises(OSError, match="address"), simulator(port=port):
+            pass
+        with pytest.raises(KeyError):
+            one.finish("no such task")
+    assert threading.active_count() == threads
