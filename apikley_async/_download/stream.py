@@ -18,6 +18,7 @@ from apikley_async._download.links import Reissue, RenewableLink
 from apikley_async._download.media import (
     CONTENT_TYPES,
     HEAD_BYTES,
+    SAME_FORMAT,
     BoxHeaders,
     Completeness,
     is_mp4,
@@ -44,15 +45,16 @@ class FilmStream(AsyncIterator[bytes]):
     Attributes:
         size: bytes of the film as its host announces them; None where it does not.
         content_type: what its first bytes are, such as "video/mp4"; no label decides.
-        suffix: the same as the suffix of a file, ".mp4".
+        suffix: the same as the suffix of a file, as `save` gives it, ".mp4".
     """
 
     def __init__(self, file: StreamedFile, transfer: asyncio.Task[None]) -> None:
         self._file = file
         self._transfer = transfer
         self.size: int | None = file.announced
-        self.suffix: str = suffix_of(file.head) or ""
-        self.content_type: str = CONTENT_TYPES.get(self.suffix, "application/octet-stream")
+        suffix = suffix_of(file.head) or ""
+        self.suffix: str = SAME_FORMAT.get(suffix, suffix)
+        self.content_type: str = CONTENT_TYPES.get(suffix, "application/octet-stream")
 
     def __aiter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """Batches: a manifest in, films out, nothing paid twice, whatever happens in between."""
 
 from apikley_async.batch.batch import Batch
+from apikley_async.batch.destination import Destination
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.manifest.reader import (
     ManifestSummary,
@@ -19,6 +20,7 @@ from apikley_async.batch.store.protocol import (
     ManifestEntry,
     PlanResult,
     Store,
+    StoredFile,
     Transition,
 )
 from apikley_async.batch.store.sqlite import Journal
@@ -33,6 +35,7 @@ __all__ = [
     "Batch",
     "BatchStatus",
     "CostEstimate",
+    "Destination",
     "ExpectedCallback",
     "Item",
     "ItemEvent",
@@ -44,6 +47,7 @@ __all__ = [
     "PlanResult",
     "ServicePace",
     "Store",
+    "StoredFile",
     "Transition",
     "UncertainItem",
     "check_manifest",

@@ -14,6 +14,7 @@ from apikley_async._disk import check_writable
 from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.budget import RunBudget
 from apikley_async.batch.decisions import BatchDecisions, check_state
+from apikley_async.batch.destination import Destination
 from apikley_async.batch.recorder import restore_limits
 from apikley_async.batch.reports import BatchReports
 from apikley_async.batch.run import GRACE, BatchRun
@@ -64,6 +65,7 @@ class Batch(BatchReports, BatchDecisions):
         every_change: bool = False,
         keys: Collection[str] | None = None,
         expected: Expected = None,
+        destination: Destination | None = None,
     ) -> AsyncGenerator[Item, None]:
         """Make what is not made yet; yield each item when the run has done what it can for it.
 
@@ -88,6 +90,8 @@ class Batch(BatchReports, BatchDecisions):
             expected: seconds that a film is expected to take: one number, or a mapping by duration
                 (10, 15, 25) or model. It says when polls begin, until five films of the kind have
                 shown better, in this run or an earlier one.
+            destination: where the films go instead of *folder*, such as an object store. A film is
+                done when its `put` has returned.
 
         Raises:
             KeyError: one of *keys* is not in the journal; nothing was spent.
@@ -98,7 +102,9 @@ class Batch(BatchReports, BatchDecisions):
         """
         client.attempts.durations.expect(expected)
         chosen = None if keys is None else frozenset(keys)
-        options = BatchRunOptions(Path(folder), max_running, retry, overwrite, chosen)
+        options = BatchRunOptions(
+            Path(folder), max_running, retry, overwrite, chosen, destination=destination
+        )
         updates = self._updates(
             client,
             options,
@@ -257,12 +263,13 @@ class Batch(BatchReports, BatchDecisions):
         if options.keys and (unknown := options.keys - {item.key async for item in self.items()}):
             raise KeyError(f"not in the journal: {', '.join(sorted(unknown))}")
         await self.check_account(client)
-        try:
-            await asyncio.to_thread(check_writable, options.folder)
-        except OSError as error:
-            message = f"{options.folder} cannot be written: {error.strerror}; nothing was sent"
-            raise DownloadError(message) from None
-        await store.add_folder(options.folder)
+        if options.destination is None:
+            try:
+                await asyncio.to_thread(check_writable, options.folder)
+            except OSError as error:
+                message = f"{options.folder} cannot be written: {error.strerror}; nothing was sent"
+                raise DownloadError(message) from None
+            await store.add_folder(options.folder)
         if min_balance is not None:
             budget.limit_to(await client.credits() - min_balance)
         await budget.check_prices()

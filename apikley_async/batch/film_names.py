@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from apikley_async import SavedFile
 from apikley_async._disk import max_name_bytes
 from apikley_async._text import fold_name
-from apikley_async.batch.store.protocol import Store, all_items
+from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
 
 __all__ = ["FilmNames"]
 
@@ -22,15 +20,15 @@ NUMBERED = re.compile(r".*-[0-9]+", re.DOTALL)
 
 
 class FilmNames:
-    """The names of films in the folder of a run.
+    """The names of films in the folder of a run, or in its destination, where *folder* is None.
 
     The items of the journal are read only when a name could be another item's: for films of several
     files, for keys such as `kitten-1`, and for files that exist already.
     """
 
-    def __init__(self, store: Store, folder: Path) -> None:
+    def __init__(self, store: Store, folder: Path | None) -> None:
         self._store = store
-        self._folder = folder.absolute()
+        self._folder = None if folder is None else folder.absolute()
         self._keys: dict[str, str] | None = None  # by folded key
         self._saved: dict[str, str] = {}  # keys by the folded stems of their files
         self._longest: int | None = None
@@ -41,12 +39,14 @@ class FilmNames:
     def longest(self) -> int:
         """How many bytes a name may have in the folder."""
         if self._longest is None:
-            self._longest = max_name_bytes(self._folder)
+            self._longest = max_name_bytes(self._folder or Path())
         return self._longest
 
     async def stem(self, key: str, files: int) -> str:
         """The stem of the film of *key*, when it has so many files."""
-        ambiguous = (self._folder / f"{key}.mp4").exists() or NUMBERED.fullmatch(key) is not None
+        ambiguous = NUMBERED.fullmatch(key) is not None or (
+            self._folder is None or (self._folder / f"{key}.mp4").exists()
+        )
         if files == 1 and not ambiguous:
             return key
         stems = [key] if files == 1 else [f"{key}-{number}" for number in range(1, files + 1)]
@@ -56,14 +56,17 @@ class FilmNames:
         }
         return key if owners <= {key} else f"{key} (film)"
 
-    async def is_saved_file(self, path: Path) -> bool:
+    async def is_saved_file(self, path: PurePath) -> bool:
         """Whether a file that exists is one that the journal knows."""
         await self._all_keys()
         return fold_name(path.stem) in self._saved
 
-    def add_files(self, key: str, files: Iterable[SavedFile]) -> None:
-        """Remember what has been saved."""
-        for file in files:
+    def add_files(self, key: str, saved: Item | Transition) -> None:
+        """Remember what has been saved where this run saves."""
+        if self._folder is None:
+            for stored in saved.stored:
+                self._saved[fold_name(PurePath(stored.name).stem)] = key
+        for file in saved.files:
             if file.path.parent == self._folder:
                 self._saved[fold_name(file.path.stem)] = key
 
@@ -80,7 +83,7 @@ class FilmNames:
                 before, keys = self._changes, dict[str, str]()
                 async for item in all_items(self._store):
                     keys[fold_name(item.key)] = item.key
-                    self.add_files(item.key, item.files)
+                    self.add_files(item.key, item)
                 if before == self._changes:  # else items were added while these were read
                     self._keys = keys
             return self._keys

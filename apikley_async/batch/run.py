@@ -495,12 +495,14 @@ class BatchRun:
         except (ClientClosedError, JournalError):
             raise
         except (ApikleyError, OSError) as error:
-            if isinstance(error, ApikleyError) and error.blames is Blame.ACCOUNT:
+            if isinstance(error, ApikleyError) and (
+                error.blames is Blame.ACCOUNT or error.affects_all
+            ):
                 self.stop(str(error))
             self._publish(attrs.evolve(item, cause=str(error)), is_last=True)
         else:
             await self._apply(item, transition)
-            self._saver.names.add_files(item.key, transition.files)
+            self._saver.names.add_files(item.key, transition)
 
     # --- reports -----------------------------------------------------------------------------
 

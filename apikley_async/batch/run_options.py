@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 
+from apikley_async.batch.destination import Destination
 from apikley_async.batch.store.protocol import Item
 
 __all__ = ["BatchRunOptions", "ItemUpdate"]
@@ -21,6 +22,7 @@ class BatchRunOptions:
         retry: how often a failed film is made again; each time is a new charge.
         overwrite: whether other files of the films' names may be replaced.
         keys: the only items that are made, polled and saved; None for all of them.
+        destination: where the films go instead of *folder*.
         partial: whether a film is done without those of its links that cannot be used.
     """
 
@@ -30,6 +32,7 @@ class BatchRunOptions:
     overwrite: bool = False
     keys: frozenset[str] | None = None
     partial: bool = False
+    destination: Destination | None = None
 
     def includes(self, key: str) -> bool:
         """Whether the run is about the item of that key."""

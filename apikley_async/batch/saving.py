@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import attrs
 
-from apikley_async import Client, Result
+from apikley_async import Client, Result, SavedFile
+from apikley_async.batch.destination import DestinationWriter
 from apikley_async.batch.film_names import FilmNames
 from apikley_async.batch.keys import file_name_fault
 from apikley_async.batch.rehearsal import is_rehearsal
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.states import ItemEvent
-from apikley_async.batch.store.protocol import Item, Store, Transition
-from apikley_async.errors import ResultExpiredError
+from apikley_async.batch.store.protocol import Item, Store, StoredFile, Transition
+from apikley_async.errors import ApikleyError, DownloadError, ResultExpiredError
 
 __all__ = ["FilmSaver", "result_to_json"]
 
@@ -26,13 +27,17 @@ class FilmSaver:
     def __init__(self, store: Store, client: Client, options: BatchRunOptions) -> None:
         self._client = client
         self._options = options
-        self.names: FilmNames = FilmNames(store, options.folder)
+        destination = options.destination
+        self._writer = DestinationWriter(destination, client) if destination else None
+        self.names: FilmNames = FilmNames(store, None if destination else options.folder)
 
     async def obstacle(self, item: Item) -> str | None:
         """Say why a film cannot be saved, before it is paid; None when nothing is in the way.
 
         Its name may be too long for the disk, or another file may have it.
         """
+        if self._writer is not None:
+            return await self._obstacle_there(self._writer, item)
         target = await self._target(item, 1)
         fault = file_name_fault(target.stem, self.names.longest)
         if fault is not None:
@@ -45,8 +50,21 @@ class FilmSaver:
                 return f"{path} exists already; nothing was paid. Move it, or say overwrite"
         return None
 
+    async def _obstacle_there(self, writer: DestinationWriter, item: Item) -> str | None:
+        if self._options.overwrite:
+            return None
+        stem = await self.names.stem(item.key, 1)
+        for name in (f"{stem}.mp4", f"{stem}-1.mp4"):
+            try:
+                exists = await writer.exists(name)
+            except ApikleyError as error:
+                return f"{error.message}; nothing was paid"
+            if exists and not await self.names.is_saved_file(PurePath(name)):
+                return f"{name} is in the destination already; nothing was paid. Say overwrite"
+        return None
+
     async def save(self, item: Item) -> Transition:
-        """Save a film, and give what happened; it is done when its files are on the disk.
+        """Save a film, and give what happened; it is done when its files are on the disk, or there.
 
         Raises:
             ApikleyError, OSError: it could not be saved; it stays as it is.
@@ -56,14 +74,31 @@ class FilmSaver:
             result = attrs.evolve(result, unusable=())
         if not result.urls:  # another model's answer without a file: its text is in the journal
             return Transition(ItemEvent.SAVE)
-        target = await self._target(item, len(result.urls))
-        overwrite = self._options.overwrite or is_rehearsal
         try:
-            files = await self._client.save_files(result, target, overwrite=overwrite)
+            if self._writer is not None:
+                return Transition(
+                    ItemEvent.SAVE, stored=await self._put(self._writer, item, result)
+                )
+            return Transition(ItemEvent.SAVE, files=await self._save_files(item, result))
         except ResultExpiredError as error:
             return Transition(ItemEvent.EXPIRE, cause=error.message)
-        absolute = (attrs.evolve(file, path=file.path.absolute()) for file in files)
-        return Transition(ItemEvent.SAVE, files=tuple(absolute))
+
+    async def _put(
+        self, writer: DestinationWriter, item: Item, result: Result
+    ) -> tuple[StoredFile, ...]:
+        """Put every file of a film into the destination, one after the other."""
+        count, stem = len(result.urls), await self.names.stem(item.key, len(result.urls))
+        names = [stem] if count == 1 else [f"{stem}-{number}" for number in range(1, count + 1)]
+        stored = [await writer.put(result, index, name) for index, name in enumerate(names)]
+        if result.unusable:
+            raise DownloadError("A link of the film cannot be used; every other file is stored")
+        return tuple(stored)
+
+    async def _save_files(self, item: Item, result: Result) -> tuple[SavedFile, ...]:
+        target = await self._target(item, len(result.urls))
+        overwrite = self._options.overwrite or is_rehearsal
+        files = await self._client.save_files(result, target, overwrite=overwrite)
+        return tuple(attrs.evolve(file, path=file.path.absolute()) for file in files)
 
     async def _target(self, item: Item, files: int) -> Path:
         """The path of a film with so many files: its key, if no other item needs that name."""

@@ -133,6 +133,7 @@ SUBPACKAGE_ORDER = {
         "manifest.reader",
         "manifest.film_files",
         # one run
+        "destination",
         "run_options",
         "budget",
         "recorder",

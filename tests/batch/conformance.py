@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from apikley_async import Attempt, SavedFile, Shot, Storyboard, Verdict
-from apikley_async.batch import Item, ItemEvent, ItemState, Store, Transition
+from apikley_async.batch import Item, ItemEvent, ItemState, Store, StoredFile, Transition
 from apikley_async.batch.manifest.payload import make_entry
 from apikley_async.batch.store.protocol import ManifestEntry
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
@@ -205,6 +205,22 @@ class StoreContract:
         assert done.attempts == 1
         [charge] = await store.attempt_costs()
         assert (charge.uncertain, charge.reserved, charge.consumed) == (False, 150.0, 150.0)
+        assert not await store.verify()
+
+    async def test_what_was_put_into_a_destination(self, store: Store) -> None:
+        """A film is in one place: where it was saved last."""
+        await store.plan([film("a")])
+        await self.accept(store, "a", "task_1")
+        await store.apply("a", Transition(ItemEvent.SUCCEED, result='{"urls": []}'))
+        stored = StoredFile("a.mp4", 5, "00ff" * 16, "s3://films/a.mp4")
+        done = await store.apply("a", Transition(ItemEvent.SAVE, stored=(stored,)))
+
+        assert done == await store.item("a")
+        assert (done.files, done.stored) == ((), (stored,))
+        await store.apply("a", Transition(ItemEvent.REFETCH))
+        saved = SavedFile(Path("/films/a.mp4"), 5, "00ff" * 16)
+        done = await store.apply("a", Transition(ItemEvent.SAVE, files=(saved,)))
+        assert (done.files, done.stored) == ((saved,), ())
         assert not await store.verify()
 
     async def test_an_item_keeps_everything_under_a_new_key(self, store: Store) -> None:

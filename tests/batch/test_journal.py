@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import os
 import random
 import sqlite3
@@ -21,7 +22,7 @@ from batch.conformance import StoreContract, attempt, film
 from batch.conftest import SmallDisk
 
 from apikley_async import Verdict
-from apikley_async.batch import ItemEvent, ItemState, Journal, ManifestEntry, Transition
+from apikley_async.batch import ItemEvent, ItemState, Journal, ManifestEntry, StoredFile, Transition
 from apikley_async.batch.store import local_disk, locks
 from apikley_async.batch.store.local_disk import file_system_of
 from apikley_async.batch.store.schema import APPLICATION, MIGRATIONS, VERSION
@@ -541,6 +542,39 @@ async def test_a_journal_of_the_schema_before_learns(path: Path) -> None:
 
     assert choose_version(path) == VERSION
     assert choose_version(path.with_name("batch.db.v4")) == 4
+
+
+async def test_a_journal_of_the_schema_before_knows_destinations(path: Path) -> None:
+    """Its saved films stay where they are; what is put elsewhere has a place. (J10)."""
+    before = await Journal.open(path, migrations=MIGRATIONS[:5])
+    await before.plan([film("a"), film("b")])
+    await before.aclose()
+    saved = json.dumps([{"path": "films/a.mp4", "size": 5, "sha256": "ab" * 32}])
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("INSERT INTO folder VALUES ('films')")
+        db.execute("UPDATE item SET files = ? WHERE key = 'a'", (saved,))
+        db.commit()
+    assert choose_version(path) == 5
+    with pytest.raises(JournalError, match="older version"):
+        await Journal.open(path, read_only=True)
+
+    stored = StoredFile("b.mp4", 7, "cd" * 32, "s3://films/b.mp4")
+    async with journal(path) as owner:
+        assert [item.stored for item in await owner.items()] == [(), ()]
+        assert (await owner.item("a")).files[0].path == path.parent / "films" / "a.mp4"
+        await owner.intend("b", "t1", "print", None)
+        ended = attempt("t1", Verdict.ACCEPTED, "task_1")
+        await owner.settle("b", ended, Transition(ItemEvent.ACCEPT, task_id="task_1"))
+        await owner.apply("b", Transition(ItemEvent.SUCCEED, result='{"urls": []}'))
+        await owner.apply("b", Transition(ItemEvent.SAVE, stored=(stored,)))
+        assert await owner.verify() == []
+
+    assert choose_version(path) == VERSION
+    assert choose_version(path.with_name("batch.db.v5")) == 5
+    async with journal(path) as owner:
+        assert (await owner.item("b")).stored == (stored,)
+    with pytest.raises(JournalError, match="newer version"):  # an older program, and this journal
+        await Journal.open(path, migrations=MIGRATIONS[:5])
 
 
 async def test_an_upgrade_that_breaks_off_changes_nothing(path: Path) -> None:

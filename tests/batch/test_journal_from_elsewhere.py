@@ -120,6 +120,7 @@ async def test_a_statement_of_no_end_is_interrupted(tmp_path: Path) -> None:
 # --- rows -----------------------------------------------------------------------------------------
 
 FILE = {"path": "films/k0.mp4", "size": 1, "sha256": "ab" * 32}
+STORED = {"name": "k0.mp4", "size": 1, "sha256": "ab" * 32, "location": "s3://films/k0.mp4"}
 DEEP = "[" * 100_000
 ROWS: dict[str, dict[str, object]] = {
     "a key outside": {"key": "../elsewhere/pwned"},
@@ -135,6 +136,13 @@ ROWS: dict[str, dict[str, object]] = {
     "a file above the folder": {"files": json.dumps([{**FILE, "path": "films/../../k0.mp4"}])},
     "a size that is none": {"files": json.dumps([{**FILE, "size": "big"}])},
     "a sum that is none": {"files": json.dumps([{**FILE, "sha256": "z" * 64}])},
+    "what is stored is none": {"stored": "5"},
+    "what is stored has no end": {"stored": DEEP},
+    "a stored name is a path": {"stored": json.dumps([{**STORED, "name": "../k0.mp4"}])},
+    "a stored name that clears screens": {"stored": json.dumps([{**STORED, "name": "\x1b[2J"}])},
+    "a stored size is none": {"stored": json.dumps([{**STORED, "size": -1}])},
+    "a location is none": {"stored": json.dumps([{**STORED, "location": 5}])},
+    "a location with a query": {"stored": json.dumps([{**STORED, "location": "s3://b/k?sig=1"}])},
     "a time that is none": {"success_at": 1e300},
     "a payload that is none": {"payload": "5"},
     "a payload without an end": {"payload": DEEP},

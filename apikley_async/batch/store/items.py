@@ -22,6 +22,7 @@ from apikley_async.batch.store.rows import (
     resolve_path,
     storable_text,
     stored_path,
+    stored_to_json,
 )
 from apikley_async.batch.store.schema import PURGE, RENAME
 from apikley_async.errors import JournalError, ManifestConflictError
@@ -125,7 +126,9 @@ def _update_item(
         " fail_code = :fail_code, fail_message = :fail_message,"
         " credits = CASE WHEN :again THEN NULL ELSE coalesce(:credits, credits) END,"
         " result = coalesce(:result, result),"
-        " success_at = coalesce(:success_at, success_at), files = coalesce(:files, files)"
+        " success_at = coalesce(:success_at, success_at),"
+        " files = CASE WHEN :elsewhere THEN :files ELSE files END,"
+        " stored = CASE WHEN :elsewhere THEN :stored ELSE stored END"
         " WHERE key = :key AND state = :before",
         {
             "to": following,
@@ -138,6 +141,8 @@ def _update_item(
             "result": storable_text(transition.result) or None,
             "success_at": transition.success_at and transition.success_at.timestamp(),
             "files": files_to_json(transition.files, journal.home) if transition.files else None,
+            "stored": stored_to_json(transition.stored) if transition.stored else None,
+            "elsewhere": bool(transition.files or transition.stored),  # and no more where it was
             "key": key,
             "before": before,
         },

@@ -8,14 +8,16 @@ lost. Times are the store's own. `tests/batch/conformance.py` tests any store fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import attrs
 
 from apikley_async import Attempt, SavedFile
+from apikley_async._text import one_line
 from apikley_async.batch.states import ItemEvent, ItemState
 
 __all__ = [
@@ -26,9 +28,12 @@ __all__ = [
     "ManifestEntry",
     "PlanResult",
     "Store",
+    "StoredFile",
     "Transition",
     "all_items",
 ]
+
+LONGEST_LOCATION = 1000
 
 
 @attrs.frozen
@@ -60,6 +65,31 @@ class ManifestEntry:
 
 
 @attrs.frozen
+class StoredFile:
+    """A file of a film in a destination.
+
+    Attributes:
+        name: under which it was put there.
+        size: in bytes.
+        sha256: of its content.
+        location: where it is, if the destination has said so; without a query.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    location: str | None = None
+
+    @classmethod
+    def at(cls, name: str, location: object, *, size: int, sha256: str) -> Self:
+        """Describe a file by what its destination gave: no password, signature or token stays."""
+        if location is None:
+            return cls(name, size, sha256)
+        text = one_line(location, LONGEST_LOCATION * 2).partition("?")[0].partition("#")[0]
+        return cls(name, size, sha256, re.sub(r"//[^/@]*@", "//", text)[:LONGEST_LOCATION])
+
+
+@attrs.frozen
 class Item:
     """One film of a batch, as the journal knows it.
 
@@ -75,7 +105,8 @@ class Item:
         cause: why it is in this state, where the state does not say it.
         fail_code, fail_message: the service's words for a failure.
         credits: what the service says it consumed, or None.
-        files: what was saved.
+        files: what was saved on a disk.
+        stored: what was put into a destination.
         attempts: how often it was sent.
         result: the links of the film as JSON, once it is ready.
         success_at: when the film was ready, as far as known.
@@ -94,6 +125,7 @@ class Item:
     fail_message: str = ""
     credits: float | None = None
     files: tuple[SavedFile, ...] = ()
+    stored: tuple[StoredFile, ...] = ()
     attempts: int = 0
     result: str = attrs.field(default="", repr=False)
     success_at: datetime | None = None
@@ -145,7 +177,8 @@ class Transition:
         credits: what the service says the film consumed.
         result: the links of the film as JSON.
         success_at: when the film was ready.
-        files: what was saved.
+        files: what was saved on a disk.
+        stored: what was put into a destination.
         by: who caused it, where that was a person or a callback.
     """
 
@@ -159,6 +192,7 @@ class Transition:
     result: str = attrs.field(default="", repr=False)
     success_at: datetime | None = None
     files: tuple[SavedFile, ...] = ()
+    stored: tuple[StoredFile, ...] = ()
     by: str = ""
 
 

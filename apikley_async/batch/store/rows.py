@@ -23,7 +23,7 @@ from apikley_async._text import describe_value
 from apikley_async.batch.keys import is_stored_key
 from apikley_async.batch.states import ItemEvent, ItemState
 from apikley_async.batch.store.journal_errors import damaged
-from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.store.protocol import Item, StoredFile
 
 __all__ = [
     "ATTEMPT_STATES",
@@ -40,6 +40,7 @@ __all__ = [
     "resolve_path",
     "storable_text",
     "stored_path",
+    "stored_to_json",
 ]
 
 ATTEMPT_STATES: Mapping[ItemEvent, str] = {
@@ -60,6 +61,7 @@ LOST_UNKNOWN = "unknown"  # how many attempts an adopted journal has lost, witho
 JOURNAL_ID = re.compile("[0-9a-f]{32}")
 NO_NAMES = ("", ".", "..")
 NUMBER = re.compile("[0-9]{1,12}")
+PLAIN_NAME = re.compile(r"[^/\\]{1,255}")
 SHA256 = re.compile("[0-9a-f]{64}")
 SELECT_ITEM = (
     "SELECT *, (SELECT count(*) FROM attempt WHERE attempt.key = item.key) AS attempts FROM item"
@@ -130,6 +132,7 @@ def read_item(row: sqlite3.Row, home: Path, folders: Collection[Path]) -> Item:
         raise damaged(f"{key!r} is not as it was planned")
     try:
         files = tuple(read_files(row["files"], home, folders)) if row["files"] else ()
+        stored = tuple(read_stored(row["stored"])) if row["stored"] else ()
         at = row["success_at"]
         success_at = None if at is None else datetime.fromtimestamp(at, UTC)
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError, OSError) as error:
@@ -149,6 +152,7 @@ def read_item(row: sqlite3.Row, home: Path, folders: Collection[Path]) -> Item:
         fail_message=row["fail_message"] or "",
         credits=row["credits"],
         files=files,
+        stored=stored,
         attempts=row["attempts"],
         result=row["result"] or "",
         success_at=success_at,
@@ -172,6 +176,26 @@ def read_files(text: str, home: Path, folders: Collection[Path]) -> Iterator[Sav
         if type(size) is not int or size < 0 or not SHA256.fullmatch(digest):
             raise UnreadableError("the size or SHA-256 of a file is none")
         yield SavedFile(path, size, digest)
+
+
+def read_stored(text: str) -> Iterator[StoredFile]:
+    """Yield what was put into a destination."""
+    for file in json.loads(text):
+        name, location = file["name"], file["location"]
+        size, sha256 = file["size"], file["sha256"]
+        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name) or not name.isprintable():
+            raise UnreadableError(f"{describe_value(name)} is no name of a file")
+        if type(size) is not int or size < 0 or not SHA256.fullmatch(sha256):
+            raise UnreadableError("the size or SHA-256 of a file is none")
+        found = StoredFile.at(name, location, size=size, sha256=sha256)
+        if found.location != location:
+            raise UnreadableError(f"the location of {describe_value(name)} is none")
+        yield found
+
+
+def stored_to_json(files: tuple[StoredFile, ...]) -> str:
+    """What was put into a destination, as it is stored."""
+    return storable_text(json.dumps([attrs.asdict(file) for file in files]))
 
 
 def read_time(at: object) -> datetime | None:

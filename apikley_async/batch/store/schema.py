@@ -114,6 +114,10 @@ MIGRATIONS: Migrations = (
             at REAL NOT NULL
         ) STRICT""",
     ),
+    (
+        # What was put into a destination, as JSON: names, sizes, digests and locations.
+        "ALTER TABLE item ADD COLUMN stored TEXT",
+    ),
 )
 VERSION = len(MIGRATIONS)
 
