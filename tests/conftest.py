@@ -151,4 +151,4 @@ async def _nothing_is_left_behind() -> AsyncIterator[None]:
         reported = "\n  ".join(
             f"{error['message']}: {error.get('exception')!r}" for error in errors
         )
-        pytest.fail(f"the loop was told of errors nobody handled:\n  {reported}", pytrace=False)
+        pytest.fail(f"the loop got errors that nobody handled:\n  {reported}", pytrace=False)

@@ -1,6 +1,6 @@
 """One run of a batch: resume what is in flight, submit what is planned, save what is ready.
 
-Everything durable happens in the store before anybody is told about it. A run can end at any step,
+Everything durable happens in the store before anybody learns of it. A run can end at any step,
 by a person, a crash or an error; the next run goes on from what the store holds.
 """
 

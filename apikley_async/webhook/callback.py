@@ -77,7 +77,7 @@ class Callback(Endpoint):
 
         Args:
             listener: is awaited as `listener(token, task_id)`; returns True when it knows the
-                token. With an inbox it is also told of the callbacks in there, and `listen`
+                token. With an inbox it also gets the callbacks in there, and `listen`
                 has to be called in a running event loop.
 
         Returns:
@@ -86,7 +86,7 @@ class Callback(Endpoint):
         return self._dispatcher.listen(listener)
 
     async def catch_up(self) -> None:
-        """Wait until the listeners have been told what was in the inbox; at most 30 s each."""
+        """Wait until the listeners have got what was in the inbox; at most 30 s each."""
         await self._dispatcher.catch_up()
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ __all__ = ["Dispatcher", "Listener"]
 
 logger: logging.Logger = logging.getLogger("apikley_async")
 
-CATCH_UP_TIMEOUT = 30.0  # seconds for each listener to be told what was in an inbox
+CATCH_UP_TIMEOUT = 30.0  # seconds for each listener to get what was in an inbox
 
 Listener: TypeAlias = Callable[[str, str], Awaitable[bool]]
 """Is called with a token and a task id; returns whether it knows the token."""
@@ -28,7 +28,7 @@ class Dispatcher:
     """Holds any number of listeners and tells them of callbacks.
 
     Args:
-        inbox: callbacks that another process has received; each listener is told all of them.
+        inbox: callbacks that another process has received; each listener gets all of them.
         clock: waits between two reads of the inbox.
         limits: how long a listener may take for a callback from the inbox, and how often the
             inbox is read.
@@ -75,7 +75,7 @@ class Dispatcher:
         return 200 if True in answers else 503 if None in answers else 404
 
     async def catch_up(self) -> None:
-        """Wait until every listener has been told what was in the inbox, or the time is up."""
+        """Wait until every listener has got what was in the inbox, or the time is up."""
         if self._inbox is not None:
             for subscription in [*self._subscriptions]:
                 await self._clock.sleep(CATCH_UP_TIMEOUT, subscription.caught_up)
@@ -144,6 +144,6 @@ class _Subscription:
     async def _guarded_call(self, notification: Notification) -> bool | None:
         try:
             return bool(await self._listener(notification.token, notification.task_id))
-        except Exception as error:  # noqa: BLE001 - the other listeners must still be told
+        except Exception as error:  # noqa: BLE001 - the other listeners must still be called
             logger.error("a listener for callbacks failed: %s", type(error).__name__)
             return None

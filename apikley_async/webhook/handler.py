@@ -149,7 +149,7 @@ class CallbackHandler:
         )
         self._dispatches[dispatching] = None
         dispatching.add_done_callback(self._dispatches.pop)
-        # `wait` does not cancel: a listener that is late still finishes, and is told only once.
+        # `wait` does not cancel: a listener that is late still finishes, and is called only once.
         await asyncio.wait({dispatching}, timeout=self._limits.dispatch)
         status = _status_of(dispatching) if dispatching.done() else 503
         # Only a success is remembered: a token that nobody knows yet may be known when the

@@ -179,7 +179,7 @@ class _InboxFile:
     def add(self, token: str, task_id: str) -> None:
         db = self._connection()
         db.execute("BEGIN IMMEDIATE")
-        # Deleted and inserted, not left alone: with a new number, readers are told of it again.
+        # Deleted and inserted, not left alone: with a new number, readers get it again.
         pair = (token, task_id)
         again = db.execute("DELETE FROM callback WHERE token = ? AND task_id = ?", pair).rowcount
         db.execute("INSERT INTO callback (token, task_id) VALUES (?, ?)", pair)

@@ -1,7 +1,7 @@
 """Verifies one callback: the same rules for aiohttp, ASGI and our own server.
 
 Pure: it is given a request and the time, and returns the status to answer with and what the
-listeners are to be told. It believes the signature, its timestamp and the token in the path. Of
+listeners are to get. It believes the signature, its timestamp and the token in the path. Of
 the body it reads the task id and nothing else, since nobody signs the body. No answer, log line
 or `repr` contains anything of a request.
 """
@@ -86,7 +86,7 @@ class Verification:
 
     Attributes:
         status: the HTTP status to answer with.
-        notification: what the listeners are to be told; None if they are not to be told.
+        notification: what the listeners get; None if they get nothing.
         replay_key: recognises the same callback when it comes again; empty if it is unsigned.
     """
 

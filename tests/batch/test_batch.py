@@ -354,9 +354,9 @@ async def test_another_account_is_refused(tmp_path: Path) -> None:
 
 
 async def in_doubt(simulator: Simulator, path: Path, received: list[bool]) -> list[str]:
-    """Make films uncertain that were processed (*heard*) or not; give the keys in order."""
-    for was_heard in received:
-        simulator.script("create", [Fault.RESET_AFTER if was_heard else Fault.RESET])
+    """Make films uncertain; *received* says which were processed. Gives the keys in order."""
+    for arrived in received:
+        simulator.script("create", [Fault.RESET_AFTER if arrived else Fault.RESET])
     async with (
         make_client(simulator, limiter=RateLimiter(1, 1, clock=LoopClock())) as client,
         open_batch(path) as batch,

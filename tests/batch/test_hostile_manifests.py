@@ -22,7 +22,7 @@ from apikley_async.errors import ManifestError
 
 CORPUS = Path(__file__).with_name("hostile")
 
-# What each file of the corpus must be told, one of its faults at least; `{}` is its name.
+# What one of the faults of each file of the corpus must say; `{}` is its name.
 HOSTILE = {
     # YAML: code, bombs, and what readers disagree about (M1, M2, M3)
     "tag-python.yaml": "{}, line 3: no tags such as .*os.system",

@@ -1,7 +1,7 @@
 """Real kills of a real process, at named points and at random ones; then on to the end.
 
 `worker.py` runs the batch and ends itself; the simulator lives in the test's process, so its
-ledger knows what was paid whatever happens to the worker. How many kills there are is told by
+ledger knows what was paid whatever happens to the worker. How many kills there are is set by
 APIKLEY_KILLS (at each point), APIKLEY_RANDOM_KILLS and APIKLEY_MISHAPS; `nox -s kill` wants many.
 """
 

@@ -438,7 +438,7 @@ def test_what_is_no_file(tmp_path: Path, write: Any) -> None:
     tmp_path.joinpath("folder.yaml").mkdir()
     tmp_path.joinpath("circle.json").symlink_to("circle.json")
 
-    for name, told in {
+    for name, rule in {
         "pipe.jsonl": "a regular file",
         "folder.yaml": "cannot be read: ",
         "none.yaml": "cannot be read: ",
@@ -451,7 +451,7 @@ def test_what_is_no_file(tmp_path: Path, write: Any) -> None:
         "a\x1b[31m\n.json": "cannot be read",
     }.items():
         [fault] = check_manifest(tmp_path / name)
-        assert re.search(told, fault), fault
+        assert re.search(rule, fault), fault
         assert fault.isprintable()
 
 
@@ -682,8 +682,8 @@ def test_a_film_with_a_fault_takes_part_in_the_other_checks(write: Any) -> None:
 
     found = {name: check_manifest(write(name, text)) for name, text in texts.items()}
 
-    told = {name: sum("names the same file" in each for each in found[name]) for name in found}
-    assert told == {"films.jsonl": 2, "films.yaml": 2, "films.csv": 1, "films.json": 1}, found
+    twins = {name: sum("names the same file" in each for each in found[name]) for name in found}
+    assert twins == {"films.jsonl": 2, "films.yaml": 2, "films.csv": 1, "films.json": 1}, found
 
 
 def test_a_comma_between_braces_needs_quotes(write: Any) -> None:
@@ -702,8 +702,8 @@ def test_shots_that_do_not_fill_their_film_give_a_remark(write: Any) -> None:
     found = summarize_manifest(write("films.jsonl", "\n".join(map(json.dumps, films))))
 
     assert (found.faults, found.films, found.shots, found.seconds) == ((), 6, 6, 85)
-    [told] = found.remarks
-    assert told == (
+    [remark] = found.remarks
+    assert remark == (
         "films.jsonl: the shots do not fill the film, which is paid whole: films.jsonl, line 1 "
         "(k1), 1 of 15 s; films.jsonl, line 2 (k2), 2 of 15 s; films.jsonl, line 3 (k3), 3 of "
         "15 s, and 2 more"

@@ -46,7 +46,7 @@ from apikley_async.testing import LoopClock
 
 pytestmark = pytest.mark.virtual
 
-# What createTask can suffer so that nobody knows whether it was heard, and so that it was not.
+# What createTask can suffer so that nobody knows whether it arrived, and so that it did not.
 LOST = [
     *(Fault.RESET_AFTER, Fault.CLOSE_AFTER, Fault.HANG_AFTER, Fault.RESET, Fault.CLOSE, Fault.HANG),
     *(Fault.HTTP_500_AFTER, Fault.HTTP_502_AFTER, Fault.HTTP_503, Fault.TRUNCATED, Fault.EMPTY),

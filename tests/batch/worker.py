@@ -1,4 +1,4 @@
-"""Runs a batch in a process of its own, and ends it where it is told to.
+"""Runs a batch in a process of its own, and ends it at a given point.
 
     python worker.py PLACE          PLACE is a folder; the rest comes in lines of JSON:
 
@@ -186,7 +186,7 @@ def child(place: Path, setting: dict[str, Any], life: dict[str, Any]) -> int:
         return REFUSED
     except KeyboardInterrupt:
         return 130
-    except BaseException:  # noqa: BLE001 - it is told to the parent
+    except BaseException:  # noqa: BLE001 - the parent is sent it
         traceback.print_exc()
         return 1
 

@@ -1,6 +1,6 @@
 """What callbacks are good for: news of a film, and finding submissions whose answer was lost.
 
-The callbacks here are a test's own, told what a receiver would have let through; the service is the
+The callbacks here are a test's own: what a receiver would have let through. The service is the
 simulator, so that a task shows the callback URL it was made with.
 """
 
@@ -471,7 +471,7 @@ async def test_a_task_of_others_is_not_bound() -> None:
 
 
 async def test_so_many_lies_are_enough() -> None:
-    """For one attempt only a few tasks are read, whatever is told. (W14)"""
+    """For one attempt only a few tasks are read, whatever callbacks say. (W14)"""
     callbacks = ManualCallbacks()
     async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [*[Fault.OK] * 20, Fault.RESET_AFTER])
@@ -520,7 +520,7 @@ async def test_no_callback_leaves_it_uncertain() -> None:
         assert len(simulator.ledger.creations) == 1
 
 
-async def test_whoever_leaves_is_told_by_name() -> None:
+async def test_whoever_leaves_is_reported_by_name() -> None:
     """A cancelled wait for a callback leaves the doubt in `uncertain`; so does a closing. (A1)"""
     callbacks = ManualCallbacks()
     async with world() as simulator:
@@ -651,7 +651,7 @@ async def test_recovering_ends_when_it_is_told_to() -> None:
 
 
 async def test_what_nobody_waits_for_names_its_work_and_its_metadata() -> None:
-    """Cancelled before and after the answer, broken off, uncertain: whose it is can be told."""
+    """Cancelled before and after the answer, broken off, uncertain: whose it is stays known."""
     mine = object()
     callbacks = ManualCallbacks()
     async with world(50) as simulator, customer(simulator, callbacks) as client:

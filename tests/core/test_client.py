@@ -133,7 +133,7 @@ class Book:
 # --- one POST, whatever comes back ---------------------------------------------------------------
 
 
-async def processes_then_resets(line: Line, _heard: ReceivedRequest) -> None:
+async def processes_then_resets(line: Line, _request: ReceivedRequest) -> None:
     """The task is made, and the answer is lost."""
     await asyncio.sleep(0.2)
     line.reset()
@@ -352,7 +352,7 @@ async def test_a_wrong_certificate_is_raised_at_once(
                 await asking()
 
         assert caught.value.permanent
-        assert (server.requests, server.bytes_heard) == ([], 0)
+        assert (server.requests, server.bytes_received) == ([], 0)
     assert now() < 1
 
 
@@ -693,14 +693,14 @@ def test_a_caller_who_is_cancelled_at_any_turn(what: str, caplog: pytest.LogCapt
                 task = asyncio.create_task(calls[what]())
                 loop.strike = task.cancel
                 end = await end_of(task)
-                heard_then = len(server.created)
+                arrived_then = len(server.created)
                 unclaimed_then = len(client.unclaimed)
                 await client.aclose()
 
             known = [end.task_id] if isinstance(end, Job | Result) else []
             left = [job.task_id for job in client.unclaimed]
             assert sorted(known + left) == bought(server)
-            assert heard_then <= len(server.created) <= heard_then + 1
+            assert arrived_then <= len(server.created) <= arrived_then + 1
             assert unclaimed_then <= len(left)
             assert client.uncertain == []
             assert isinstance(end, Job | Result | asyncio.CancelledError)
@@ -1140,7 +1140,7 @@ class BrokenTransport(ScriptedTransport):
 
 @pytest.mark.virtual
 async def test_a_closing_that_fails_is_a_closing() -> None:
-    """What a transport of the user's own raises is told, and the client can be opened again."""
+    """What a transport of the user's own raises is reported, and the client can be opened again."""
     client = customer("https://api.test", transport=BrokenTransport([reply(1), reply(2)]))
     with pytest.raises(OSError, match="cannot close"):
         async with client:

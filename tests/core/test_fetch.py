@@ -302,7 +302,7 @@ async def test_a_silent_host_is_given_up() -> None:
 def trickle(start: bytes, piece: bytes) -> Act:
     """Send *start*, then *piece* every five seconds for ever."""
 
-    async def act(line: Line, _heard: ReceivedRequest) -> None:
+    async def act(line: Line, _request: ReceivedRequest) -> None:
         await line.say(start)
         while True:
             await asyncio.sleep(5)
@@ -360,7 +360,7 @@ async def test_gzipped_bytes_that_decode_to_nothing_are_silence(what: str) -> No
     loop = asyncio.get_running_loop()
     begins, piece = NOTHING_PACKED[what]
 
-    async def act(line: Line, _heard: ReceivedRequest) -> None:
+    async def act(line: Line, _request: ReceivedRequest) -> None:
         await line.say(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + begins)
         while True:
             await asyncio.sleep(1)

@@ -584,7 +584,7 @@ async def test_a_source_that_swallows_its_cancel_buys_nothing_more() -> None:
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("how", ["aclose", "collected", "raise"])
 async def test_breaking_off_leaves_by_name_what_was_bought(how: str, ordered: bool) -> None:
-    """Closed, forgotten or ended by an error: paid films are told, nothing runs on (C7)."""
+    """Closed, forgotten or ended by an error: paid films are reported, nothing runs on (C7)."""
     maker = FilmMaker(4, length=lambda number: [10.0, 1.0, 1.0, 60.0, 60.0][number])
     yielded = list[Outcome]()
 
@@ -661,7 +661,7 @@ def test_a_cancel_at_any_moment_loses_nothing(
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_closing_at_any_moment_hangs_nobody(ordered: bool) -> None:
-    """The tasks are ended from outside, as a closing client does: the consumer is told (C5)."""
+    """The tasks are ended from outside, as a closing client does: the consumer sees it (C5)."""
 
     async def scenario(loop: StrikingLoop) -> None:
         maker = FilmMaker(2, length=[5.0, 0.0, 1.0, 0.0, 5.0, 0.3].__getitem__)

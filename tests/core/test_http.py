@@ -84,7 +84,7 @@ async def talking(base_url: str, **network: Any) -> AsyncIterator[HttpTransport]
 
 @attrs.define
 class Exchange:
-    """What came of one request, and how often we were told that it leaves."""
+    """What came of one request, and how often `on_sent` was called."""
 
     outcome: Reply | ApikleyError
     sent: int
@@ -307,7 +307,7 @@ async def test_a_wrong_certificate_is_final_and_nothing_is_sent(
             exchange = await send(transport, request_)
 
         assert server.requests == []
-        assert server.bytes_heard == 0
+        assert server.bytes_received == 0
     assert isinstance(exchange.outcome, UnreachableError)
     assert exchange.outcome.permanent
     assert "certificate" in exchange.outcome.message
@@ -357,12 +357,12 @@ async def test_old_versions_of_tls_are_not_spoken(
     assert isinstance(exchange.outcome, UnreachableError)
 
 
-# --- sent, perhaps heard -------------------------------------------------------------------------
+# --- sent, perhaps received ----------------------------------------------------------------------
 
 ENDLESS = b"X-Endless: " + b"x" * 70_000 + b"\r\n"
 
 
-async def drips(line: Line, _heard: ReceivedRequest) -> None:
+async def drips(line: Line, _request: ReceivedRequest) -> None:
     """Headers for ever, a little at a time."""
     await line.say(OK)
     with contextlib.suppress(OSError):
@@ -391,7 +391,7 @@ UNANSWERED: dict[str, Act] = {
 
 @pytest.mark.parametrize("request_", [PAID, LOOK], ids=["createTask", "recordInfo"])
 @pytest.mark.parametrize("trouble", UNANSWERED)
-async def test_what_was_sent_and_not_answered_may_have_been_heard(
+async def test_what_was_sent_and_not_answered_may_have_arrived(
     trouble: str, request_: Request
 ) -> None:
     """After the first byte no failure is ever called unsent (A1, A2, A5, N7)."""
@@ -413,7 +413,7 @@ def headed(*fields: bytes) -> bytes:
 def in_pieces(*pieces: bytes) -> Act:
     """Say one thing, a second later the next, then hang up."""
 
-    async def act(line: Line, _heard: ReceivedRequest) -> None:
+    async def act(line: Line, _request: ReceivedRequest) -> None:
         for piece in pieces:
             await line.say(piece)
             await asyncio.sleep(1)
@@ -465,7 +465,7 @@ async def test_an_answer_that_broke_off_is_kept_as_far_as_it_came(broken: str) -
 
 
 async def test_a_reset_in_the_middle_of_the_body_is_an_answer_that_broke_off() -> None:
-    async def tears(line: Line, _heard: ReceivedRequest) -> None:
+    async def tears(line: Line, _request: ReceivedRequest) -> None:
         await line.say(headed(b"Content-Length: 500") + TASK)
         await asyncio.sleep(1)
         line.reset()
@@ -480,7 +480,7 @@ async def test_a_reset_in_the_middle_of_the_body_is_an_answer_that_broke_off() -
 async def test_a_body_that_never_ends_is_given_up_in_time() -> None:
     """A server that goes on drip by drip does not hold us for ever (N7)."""
 
-    async def trickles(line: Line, _heard: ReceivedRequest) -> None:
+    async def trickles(line: Line, _request: ReceivedRequest) -> None:
         await line.say(headed(b"Transfer-Encoding: chunked"))
         with contextlib.suppress(OSError):
             while True:
@@ -501,7 +501,7 @@ async def test_a_body_that_never_ends_is_given_up_in_time() -> None:
 
 
 async def test_what_came_before_the_silence_is_kept() -> None:
-    """A task id that was heard is not forgotten because its answer never ended (A5, A6)."""
+    """A task id that was received is not forgotten because its answer never ended (A5, A6)."""
     async with RawServer(says(headed(b"Content-Length: 500") + TASK)) as server:
         async with talking(server.url) as transport:
             exchange = await send(transport)
@@ -561,7 +561,7 @@ async def test_it_is_told_before_the_first_byte_leaves() -> None:
     """Whoever writes an intent down has the last word before the wire (I5)."""
     received: list[int] = []
     async with RawServer() as server, talking(server.url) as transport:
-        await transport.send(PAID, on_sent=lambda: received.append(server.bytes_heard))
+        await transport.send(PAID, on_sent=lambda: received.append(server.bytes_received))
 
     assert received == [0]
 
@@ -577,7 +577,7 @@ async def test_a_no_at_the_last_moment_keeps_every_byte_back() -> None:
             await transport.send(PAID, on_sent=no)
         await server.quiet()
 
-        assert (server.bytes_heard, server.requests) == (0, [])
+        assert (server.bytes_received, server.requests) == (0, [])
 
 
 @pytest.mark.parametrize("steps", range(0, 40, 3))
@@ -617,7 +617,7 @@ async def test_an_answer_that_came_while_the_loop_stood_still_is_read() -> None:
 
     body = envelope({"taskId": "task_1", "pad": "x" * 900_000})  # takes several turns to read
 
-    async def stalls(line: Line, _heard: ReceivedRequest) -> None:
+    async def stalls(line: Line, _request: ReceivedRequest) -> None:
         line.writer.write(headed(b"Content-Length: %d" % len(body)) + body)
         loop.jump(300)
 

@@ -340,7 +340,7 @@ def test_a_symlink_to_an_image_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_file_without_permission(tmp_path: Path) -> None:
-    """The system's reason is told."""
+    """The system's reason is in the message."""
     path = tmp_path / "a.png"
     path.write_bytes(png())
     path.chmod(0)
@@ -444,7 +444,7 @@ def test_other_types_are_refused(image: Any) -> None:
 
 
 def test_odd_file_objects(tmp_path: Path) -> None:
-    """Text mode, closed files and readers that have nothing yet are told apart from pictures."""
+    """Text mode, closed files and readers that have nothing yet are distinguished from pictures."""
     path = tmp_path / "a.png"
     path.write_text("text")
     closed = path.open("rb")

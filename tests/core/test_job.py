@@ -525,7 +525,7 @@ def test_a_loop_that_was_closed_around_an_awaited_job_does_not_matter() -> None:
     job.detach(ClientClosedError("closed"))
     job.nudge()
     assert asyncio.run(job.wait()) == READY.result()
-    for task in (waiting, listening):  # nobody will ever end them, and nobody is to be told
+    for task in (waiting, listening):  # nobody will ever end them, and nobody is to be notified
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio's own
         task.get_coro().close()  # type: ignore[union-attr]
 
@@ -753,7 +753,7 @@ async def test_an_unexpected_error_is_loud_and_harms_nobody_else() -> None:
 
 @virtual
 async def test_it_polls_once_more_before_it_gives_up_at_the_deadline() -> None:
-    """A film that was ready since the last poll is not told as a time-out (DESIGN, Waiting)."""
+    """A film that was ready since the last poll is not reported as a time-out (DESIGN, Waiting)."""
     service = Service(ready_at=49)
     polling = Backoff(initial=40, maximum=40, jitter=exactly)
 
@@ -893,7 +893,7 @@ async def test_the_time_outs_message_and_the_repr_show_the_word() -> None:
 async def test_words_that_change_all_the_time_are_no_flood_of_warnings(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Two that alternate are told once each; of one film a few are told at most."""
+    """Two that alternate are logged once each; of one film a few are logged at most."""
     other = attrs.evolve(ODD, word="retrying")
     steps = [attrs.evolve(ODD, word=f"step {number} of 90") for number in range(90)]
     for answers, reported in (([ODD, other] * 40, 2), (steps, 8)):
@@ -903,7 +903,7 @@ async def test_words_that_change_all_the_time_are_no_flood_of_warnings(
         assert len(warned) == reported
 
 
-# --- an outage is told ---------------------------------------------------------------------------
+# --- an outage is logged -------------------------------------------------------------------------
 
 
 @virtual

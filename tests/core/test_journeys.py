@@ -170,7 +170,7 @@ async def test_twenty_thousand_creations_are_paced_exactly() -> None:
     ],
     ids=lambda fault: fault.name,
 )
-async def test_what_may_have_been_heard_is_never_repeated(fault: Fault) -> None:
+async def test_what_may_have_arrived_is_never_repeated(fault: Fault) -> None:
     """An answer that is lost or unreadable leads to one POST and an uncertain submission."""
     async with world() as simulator, customer(simulator) as client:
         simulator.script("create", [fault])

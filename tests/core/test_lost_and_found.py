@@ -1,6 +1,6 @@
 """Callbacks and uncertain submissions in rare orders: late, early, twice, after a restart.
 
-What they have in common: whatever was paid is bound, or told by name.
+What they have in common: whatever was paid is bound, or reported by name.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ async def lost_one(
     simulator.clear_scripts()
 
 
-# --- a film that is paid and neither bound nor told ----------------------------------------------
+# --- a film that is paid and neither bound nor reported ------------------------------------------
 
 
 class Later(SystemClock):
@@ -158,7 +158,7 @@ async def test_what_lies_in_the_inbox_is_read_before_an_old_doubt_is_given_up(
 
 @virtual
 async def test_a_lost_submission_that_was_sent_twice_is_noticed() -> None:
-    """Both tasks are named before either is read: the second is told too. (A14)"""
+    """Both tasks are named before either is read: the second is reported too. (A14)"""
     callbacks = ManualCallbacks()
     async with world() as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [attrs.evolve(Fault.RESET_AFTER, times=2)])
@@ -270,7 +270,7 @@ async def test_a_twin_that_cannot_be_read_at_once_is_read_later() -> None:
 
 @virtual
 async def test_a_refusal_of_what_has_called_already_is_not_believed() -> None:
-    """A 429 that comes after the callback: the first film is told, not forgotten. (A14)"""
+    """A 429 that comes after the callback: the first film is reported, not forgotten. (A14)"""
     callbacks = ManualCallbacks()
     async with world(1) as simulator, customer(simulator, callbacks) as client:
         simulator.script("create", [attrs.evolve(Fault.code(429), processed=True, delay=10.0)])
@@ -284,11 +284,11 @@ async def test_a_refusal_of_what_has_called_already_is_not_believed() -> None:
         assert first in reported
 
 
-# --- a callback that came and was not heard ------------------------------------------------------
+# --- a callback that came and was not dispatched -------------------------------------------------
 
 
 @virtual
-async def test_what_is_heard_after_the_batch_was_closed_is_not_lost(tmp_path: Path) -> None:
+async def test_what_arrives_after_the_batch_was_closed_is_not_lost(tmp_path: Path) -> None:
     """The client lives on, as in a server; the batch is opened again. (W8)"""
     callbacks = ManualCallbacks()
     async with world() as simulator, customer(simulator, callbacks) as client:

@@ -172,7 +172,7 @@ BROKEN = ServerError("oops", code=502)
     ids=lambda value: getattr(value, "message", str(value)),
 )
 def test_what_is_tried_again(error: ApikleyError, repeatable: bool, delay: float | None) -> None:
-    """What cannot have been heard always; what may have been heard only if it costs nothing."""
+    """What cannot have arrived always; what may have arrived only if it costs nothing."""
     assert retry_delay(error, repeatable=repeatable, delay=4.0) == delay
 
 

@@ -863,7 +863,7 @@ async def test_retry_after_of_a_host_is_honoured(tmp_path: Path, status: int) ->
 
 @pytest.mark.virtual
 async def test_a_retry_after_beyond_retry_for_is_not_waited_for(tmp_path: Path) -> None:
-    """It is told at once, and can be resumed."""
+    """It is raised at once, and can be resumed."""
     async with FileHost() as host, saving(retry_for=60) as saver:
         url = host.serve("/1", respond_with(503, Retry_After="90"))
 
@@ -1220,7 +1220,7 @@ async def test_what_a_killed_process_leaves_is_resumed(tmp_path: Path) -> None:
 
 
 async def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
-    """A file that may not grow is told, and leaves nothing half done (D13)."""
+    """A file that may not grow is an error, and leaves nothing half done (D13)."""
     limit = resource.RLIMIT_FSIZE
     before = f"import resource; resource.setrlimit({limit}, (50_000, 50_000))"
     async with FileHost() as host:
@@ -1271,7 +1271,7 @@ async def test_a_full_disk(small_disk: Path, framing: str) -> None:
 
 
 async def test_a_read_only_folder(tmp_path: Path) -> None:
-    """It is told before a byte is fetched (D13)."""
+    """It is raised before a byte is fetched (D13)."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o555)
     was = os.geteuid()

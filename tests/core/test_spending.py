@@ -230,7 +230,7 @@ async def test_what_was_sent_twice_on_the_way_counts_twice() -> None:
 
 @virtual
 async def test_submitting_waits_for_requests_that_are_out_and_for_no_film() -> None:
-    """A film that nobody follows may never tell what it has cost: who submits is told at once."""
+    """A film that nobody follows may never tell what it has cost: who submits gets it at once."""
     async with world() as simulator, customer(simulator, max_tasks=1) as client:
         simulator.script("create", [Fault.code(422)])
         first, second = await asyncio.gather(

@@ -149,7 +149,7 @@ class Desk:
     retry_for: float = 600.0
     not_created: frozenset[int] = frozenset()
     upload: Any = attrs.Factory(lambda: no_upload)
-    told: list[Attempt] = attrs.Factory(list)
+    settled: list[Attempt] = attrs.Factory(list)
     unclaimed: list[str] = attrs.Factory(list)
     uncertain: list[SubmissionUncertainError] = attrs.Factory(list)
     submitter: Submitter = attrs.field(init=False)
@@ -171,7 +171,7 @@ class Desk:
         return self.callbacks.url_for(token) if self.callbacks else None
 
     def settle(self, attempt: Attempt) -> None:
-        self.told.append(attempt)
+        self.settled.append(attempt)
 
     async def urls_of(self, work: Work) -> dict[str, str]:
         await self.upload()
@@ -628,7 +628,7 @@ def test_of_an_attempt_that_never_began_the_limiter_learns_just_that() -> None:
 
 @pytest.mark.parametrize("swallows", [False, True])
 async def test_an_intent_that_cannot_be_written_down_costs_no_slot(swallows: bool) -> None:
-    """The limiter is told that nothing began; the caller gets the recorder's own error."""
+    """The limiter sees that nothing began; the caller gets the recorder's own error."""
 
     class Full(Book):
         async def intend(self, token: str, request: Request) -> None:
@@ -932,7 +932,7 @@ async def test_what_is_not_answered_in_time_is_uncertain() -> None:
 
 @pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
 async def test_a_recorder_that_hangs_does_not_hang_the_closing(turn: Turn) -> None:
-    """The grace ends; what was bought is reported, and its caller is told where."""
+    """The grace ends; what was bought is reported, and its caller gets the place."""
 
     class Slow(Book):
         async def settle(self, outcome: Attempt) -> None:

@@ -302,7 +302,7 @@ async def test_the_last_things_are_done_after_everyone_left_and_in_order() -> No
 
 @pytest.mark.parametrize("broken", range(3))
 async def test_one_thing_that_fails_does_not_keep_the_others_from_being_done(broken: int) -> None:
-    """Every connection is closed even if closing another one failed, and the error is told."""
+    """Every connection is closed even if closing another one failed, and the error is raised."""
     house = TaskScope()
     seen: list[int] = []
 

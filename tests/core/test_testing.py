@@ -212,9 +212,9 @@ async def test_a_script_that_is_over_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turn", "told"), [(reply(1), True), (UnreachableError("no route"), False)]
+    ("turn", "leaves"), [(reply(1), True), (UnreachableError("no route"), False)]
 )
-async def test_it_tells_what_has_left(turn: object, told: bool) -> None:
+async def test_it_tells_what_has_left(turn: object, leaves: bool) -> None:
     """What never left this machine is never reported as sent (A15)."""
     sent = list[bool]()
     transport = ScriptedTransport([turn])  # type: ignore[list-item]
@@ -223,7 +223,7 @@ async def test_it_tells_what_has_left(turn: object, told: bool) -> None:
         transport.send(ASK, on_sent=lambda: sent.append(True)), return_exceptions=True
     )
 
-    assert sent == [True] * told
+    assert sent == [True] * leaves
 
 
 async def test_a_client_runs_on_fakes_alone() -> None:

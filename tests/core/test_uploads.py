@@ -21,7 +21,7 @@ GOOD = {"png": png(), "jpeg": jpeg(), "webp": lossy()}
 
 
 class Store:
-    """The service's shelf: keeps what it is given, and fails when it is told to."""
+    """The service's shelf: keeps what it is given, and fails on demand."""
 
     def __init__(self, *troubles: Exception | None) -> None:
         self.files: list[File] = []

@@ -170,7 +170,7 @@ asyncio.run(main())
 
 
 def test_a_journal_has_one_owner(tmp_path: Path) -> None:
-    """The batch runs to its end, and a second process is told who has the journal."""
+    """The batch runs to its end, and a second process learns who has the journal."""
     script = """
 async def main():
     async with world() as service, client_of(service) as client, Batch.open("a.db") as batch:
@@ -214,8 +214,8 @@ def test_an_inbox_keeps_callbacks(tmp_path: Path) -> None:
 async def main():
     async with Inbox("inbox.db") as inbox, Inbox("inbox.db") as other:
         await inbox.add("token", "task_1")
-        heard, _ = await other.read_after(None)
-        print(*[each.task_id for each in heard])
+        received, _ = await other.read_after(None)
+        print(*[each.task_id for each in received])
 
 asyncio.run(main())
 """

@@ -1,12 +1,12 @@
-"""A server that does as it is told, byte by byte: it resets, hangs, breaks off and talks nonsense.
+"""A server that a test directs, byte by byte: it resets, hangs, breaks off and talks nonsense.
 
 Hand-written on asyncio streams, so that nothing repairs what a test wants broken. It lives in the
-test's own loop (a virtual one too), keeps a tally of everything it heard, and ends with its
+test's own loop (a virtual one too), keeps a tally of everything it received, and ends with its
 `async with`.
 
     async with RawServer(resets) as server:
         ...                                  # every request is answered with a reset
-        assert len(server.created) == 1      # createTask was heard once
+        assert len(server.created) == 1      # createTask arrived once
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ class RawServer:
     """Listens on loopback; does *act* for each request, or *greet* before anything is read.
 
     Attributes:
-        requests: everything heard, in its order.
+        requests: everything received, in its order.
         connections: how many were accepted.
-        bytes_heard: how many bytes came, parsed or not.
+        bytes_received: how many bytes came, parsed or not.
         tasks: one for each connection that is open.
         idle: set when the last one has ended; other threads may wait for it.
     """
@@ -104,7 +104,7 @@ class RawServer:
         self.act = act or service()
         self.requests: list[ReceivedRequest] = []
         self.connections = 0
-        self.bytes_heard = 0
+        self.bytes_received = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.idle = threading.Event()
         self._ssl = ssl
@@ -185,7 +185,7 @@ class RawServer:
 
     async def _hear(self, line: Line) -> ReceivedRequest | None:
         head = await line.reader.readuntil(b"\r\n\r\n")
-        self.bytes_heard += len(head)
+        self.bytes_received += len(head)
         first, *rest = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         method, target, _version = first.split(" ", 2)
         headers = {
@@ -198,7 +198,7 @@ class RawServer:
                 body += await line.reader.readexactly(size)
                 await line.reader.readline()
             await line.reader.readline()
-        self.bytes_heard += len(body)
+        self.bytes_received += len(body)
         return ReceivedRequest(method, target, headers, body)
 
 
@@ -223,7 +223,7 @@ def answers(
 def says(data: bytes) -> Act:
     """Say exactly that, and keep the line open."""
 
-    async def act(line: Line, _heard: ReceivedRequest) -> None:
+    async def act(line: Line, _request: ReceivedRequest) -> None:
         await line.say(data)
 
     return act
@@ -232,22 +232,22 @@ def says(data: bytes) -> Act:
 def breaks_off(data: bytes) -> Act:
     """Say that, then hang up politely."""
 
-    async def act(line: Line, _heard: ReceivedRequest) -> None:
+    async def act(line: Line, _request: ReceivedRequest) -> None:
         await line.say(data)
         line.writer.close()
 
     return act
 
 
-async def resets(line: Line, _heard: ReceivedRequest) -> None:
+async def resets(line: Line, _request: ReceivedRequest) -> None:
     line.reset()
 
 
-async def closes(line: Line, _heard: ReceivedRequest) -> None:
+async def closes(line: Line, _request: ReceivedRequest) -> None:
     line.writer.close()
 
 
-async def hangs(line: Line, _heard: ReceivedRequest) -> None:
+async def hangs(line: Line, _request: ReceivedRequest) -> None:
     """Say nothing, until the other side hangs up."""
     await line.reader.read()
 

@@ -1,4 +1,4 @@
-"""The inbox: what was acknowledged is on disk, and every listener is told of it."""
+"""The inbox: what was acknowledged is on disk, and every listener gets it."""
 
 from __future__ import annotations
 

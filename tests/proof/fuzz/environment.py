@@ -148,7 +148,7 @@ def examine_setting(setting: Setting, findings: Findings, *, thorough: bool, fol
     size = len(setting.raw)
     findings.characters += size
     act = PLACES[setting.place]
-    with _overheard() as received:
+    with _captured() as received:
         outcome = findings.read(
             setting.place,
             lambda: act(setting, folder),
@@ -165,7 +165,7 @@ def examine_setting(setting: Setting, findings: Findings, *, thorough: bool, fol
 
 def _check_refusal(setting: Setting, error: Exception, thorough: bool) -> None:
     reported = str(error)
-    demand(reported.isprintable() and len(reported) < 500, f"told as {reported!r:.200}")
+    demand(reported.isprintable() and len(reported) < 500, f"reported as {reported!r:.200}")
     demand(isinstance(error, RefusedError | AuthenticationError | ValueError), f"{error!r:.200}")
     found: BaseException | None = error
     while found is not None:  # whatever hangs on it, shown or not
@@ -186,7 +186,7 @@ def _holds(text: str, setting: Setting) -> bool:
 
 
 @contextlib.contextmanager
-def _overheard() -> Iterator[io.StringIO]:
+def _captured() -> Iterator[io.StringIO]:
     """What is logged meanwhile, at any level."""
     received = io.StringIO()
     logger, before = logging.getLogger("apikley_async"), logging.root.manager.disable

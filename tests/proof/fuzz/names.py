@@ -1,7 +1,7 @@
 """Everything that becomes a file's name: keys, ids of tasks, and where a caller wants a film.
 
 Each ends as one name in the folder it belongs to, short enough for its companions, on every kind
-of disk; two keys that a disk could take for one are told apart before anything is paid.
+of disk; two keys that a disk could take for one are distinguished before anything is paid.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _examine_key(name: Name, folder: Path | None) -> str:
     faults = [*key_faults(name.text)]
     if faults:
         demand(len(faults) == 1 and faults[0].startswith("key: "), f"{faults!r:.200}")
-        demand(faults[0].isprintable() and len(faults[0]) < 400, f"told as {faults[0]!r:.200}")
+        demand(faults[0].isprintable() and len(faults[0]) < 400, f"reported as {faults[0]!r:.200}")
         return "refused"
     key = make_entry(BOARD, name.text).key
     last = make_entry(BOARD, name.text, take=TAKES).key
@@ -203,7 +203,7 @@ def _examine_key(name: Name, folder: Path | None) -> str:
         demand(
             not shared or fold_name(key) == fold_name(other), f"{key!r} and {other!r} share a file"
         )
-    return "a file, twins told" if fold_name(key) == fold_name(other) else "two files"
+    return "a file, twins reported" if fold_name(key) == fold_name(other) else "two files"
 
 
 def _check_file(file: str, folder: Path | None) -> None:
@@ -265,12 +265,12 @@ def _examine_target(name: Name, folder: Path | None) -> str:
 
 
 async def _opened(path: Path, base: Path) -> str:
-    """Begin the film there, as a save does; what cannot be is told in our own words."""
+    """Begin the film there, as a save does; what cannot be is reported in our own words."""
     part = PartFile(path, safe_name(path.stem), random.Random(7))
     try:
         await part.open()
     except DownloadError as error:
-        demand("Errno" not in str(error), f"told as {error!s:.200}")
+        demand("Errno" not in str(error), f"reported as {error!s:.200}")
         return "refused"
     try:
         await part.write(b"film")

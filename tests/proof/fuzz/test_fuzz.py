@@ -59,11 +59,11 @@ def test_a_manifest_is_its_films_or_its_faults() -> None:
 
 
 def test_a_name_stays_in_its_folder_on_every_disk() -> None:
-    """Keys, ids and targets; two keys never share a file unless that is told (D16, M4, M12)."""
+    """Keys, ids and targets; two keys never share a file unless that is reported (D16, M4, M12)."""
     share = read("names/suite/0", 2_500)
 
     assert share.defects == []
-    assert share.findings.outcomes["key: a file, twins told"] > 50
+    assert share.findings.outcomes["key: a file, twins reported"] > 50
     assert share.findings.outcomes["target: opened"] > 20
 
 
@@ -196,7 +196,7 @@ def test_the_volume_is_run_over_several_processes(given: list[str], count: int) 
 
 
 def test_one_case_is_read_again_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
-    """And a name that is none is told."""
+    """And a name that is none is refused."""
     assert main(["--only", "urls/5/0:3"]) == 0
     assert capsys.readouterr().out.startswith("Address(")
 

@@ -193,7 +193,7 @@ PATHS = (
 
 @attrs.frozen
 class Address:
-    """A URL, *onward* from where it came with a redirect, and what the reader was told before."""
+    """A URL, *onward* from where it came with a redirect, and what the reader got before."""
 
     url: str
     base: str
@@ -333,7 +333,7 @@ def _judge_film(address: Address, url: object) -> None:
     read = _plain(str(url))
     demand(CANARY not in display_host(str(url)), "a secret is shown")
     if read is None:
-        return  # whoever asks for it will be told that it is none
+        return  # whoever asks for it will learn that it is none
     place = _address(read.raw_host or "")
     name = _told(read).rstrip(".").lower()
     here = name == "localhost" or name.endswith(".localhost")

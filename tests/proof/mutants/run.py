@@ -49,7 +49,7 @@ def verdict_of(code: int | None) -> Verdict:
 def noticed(mutant: Mutant) -> tuple[Verdict, str]:
     """Run the mutant's tests in a process of its own; the second says what failed."""
     code, output = child_of((mutant.test,), repr((mutant.change,)))
-    return verdict_of(code) if code is not None else Verdict.BROKEN, told_by(output)
+    return verdict_of(code) if code is not None else Verdict.BROKEN, failure_in(output)
 
 
 def child_of(tests: tuple[str, ...], changes: str) -> tuple[int | None, str]:
@@ -65,7 +65,7 @@ def child_of(tests: tuple[str, ...], changes: str) -> tuple[int | None, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def told_by(output: str) -> str:
+def failure_in(output: str) -> str:
     """The first failed test, or else the last line."""
     lines = [line for line in output.splitlines() if line.strip()] or ["nothing was said"]
     failed = (line for line in lines if line.startswith(("FAILED tests/", "ERROR tests/")))
@@ -111,7 +111,7 @@ def passes_without(names: list[str]) -> bool:
     tests = tuple(sorted({MUTANTS[name].test for name in names}))
     code, output = child_of(tests, "()")
     if code != PASSED:
-        print(f"the tests fail without a mistake: {told_by(output)}")
+        print(f"the tests fail without a mistake: {failure_in(output)}")
     return code == PASSED
 
 
