@@ -41,6 +41,10 @@ COMMANDS = {  # where each is, and what the list of commands says of it
         "doctor.doctor",
         "Find out what is wrong with key, network, clock or service; costs nothing.",
     ),
+    "init": (
+        "init.init",
+        "Write a manifest to start from: two films, with all that may be said of them.",
+    ),
     "check": ("check.check", "Report everything that is wrong with manifests, images included."),
     "preview": (
         "check.preview",
@@ -57,7 +61,7 @@ COMMANDS = {  # where each is, and what the list of commands says of it
 
 SECTIONS = {
     "Films": ("generate", "batch"),
-    "Before paying": ("check", "preview", "demo"),
+    "Before paying": ("init", "check", "preview", "demo"),
     "Tasks that were submitted": ("wait", "status", "download"),
     "Account": ("credits", "upload", "doctor"),
     "Servers": ("simulate", "webhook"),

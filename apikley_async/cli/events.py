@@ -75,6 +75,7 @@ EVENTS: Mapping[str, Event] = {
     "uploaded": Event("file url", "an image that is stored at the service"),
     "credits": Event("credits", "the account's balance"),
     "finding": Event("check right message", "of `doctor`; right: it is as it should be"),
+    "written": Event("path", "a manifest to start from"),
     "checked": Event("file faults remarks films shots seconds", "a manifest"),
     "verified": Event("faults", "a journal and its films"),
     "backed_up": Event("path", "where the copy of a journal is"),

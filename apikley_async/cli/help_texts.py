@@ -65,6 +65,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
     "status": ("apikley status task_123 --json",),
     "upload": ("apikley upload kitten.png",),
     "doctor": ("apikley doctor", "apikley doctor task_123 --record records"),
+    "init": ("apikley init campaign.yaml",),
     "check": ("apikley check campaign.yaml",),
     "preview": (
         "apikley preview campaign.yaml -o preview",

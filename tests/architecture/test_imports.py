@@ -207,6 +207,7 @@ SUBPACKAGE_ORDER = {
         "commands.account",
         "commands.doctor",
         "commands.check",
+        "commands.init",
         "commands.servers",
         "commands.demo",
         "app",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["command_line", "same_command", "without_password"]
+__all__ = ["command_line", "quoted", "same_command", "without_password"]
 
 
 def command_line(*words: str, names: Iterable[str | Path] = ()) -> str:
