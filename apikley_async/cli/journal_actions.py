@@ -122,6 +122,8 @@ async def report_decision(
         raise _no_such_film(error) from None
     except (LookupError, ManifestError) as error:
         raise RefusedError(plain(error)) from None
+    if not items:
+        reporter.message("There is no film that this applies to: nothing was changed.")
     for item in items:
         cause = item.cause or None if forced else None
         reporter.event("decided", key=item.key, item_state=item.state.value, cause=cause)

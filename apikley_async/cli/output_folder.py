@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Collection
 from pathlib import Path
 
 from apikley_async._disk import check_writable, nearest_existing_folder
 from apikley_async.batch import Batch, is_rehearsal
-from apikley_async.cli.exit_codes import RefusedError
+from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.output.terminal_text import plain
 from apikley_async.errors import JournalError, ManifestError
 
 __all__ = ["check_folder", "last_folder", "make_folder", "rehearsal_folder"]
 
 DEFAULT = Path("films")
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def make_folder(folder: Path) -> None:
@@ -34,7 +36,9 @@ def check_folder(folder: Path) -> None:
 
 
 def _not_writable(folder: Path, error: OSError) -> RefusedError:
-    return RefusedError(f"-o {plain(folder)}: cannot be written: {error.strerror}")
+    """A refusal; one that may be over next time where the disk is full or read only."""
+    kind = PostponedError if error.errno in PASSING else RefusedError
+    return kind(f"-o {plain(folder)}: cannot be written: {error.strerror}")
 
 
 def last_folder(journal: Path | None) -> Path:

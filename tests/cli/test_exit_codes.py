@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
 from apikley_async import errors
-from apikley_async.cli.exit_codes import WORST_FIRST, advice_for, exit_code, worst
+from apikley_async.cli.exit_codes import WORST_FIRST, RefusedError, advice_for, exit_code, worst
+from apikley_async.cli.output_folder import check_folder, make_folder
 from apikley_async.errors import ApikleyError, Blame
 
 EVERY_ERROR = [getattr(errors, name) for name in errors.__all__ if name.endswith("Error")]
@@ -74,3 +83,23 @@ def test_the_worst_code_wins() -> None:
     ]
 
     assert [codes for codes, code in table if worst(codes) != code] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, 4), (errno.EDQUOT, 4), (errno.EROFS, 4), (errno.EACCES, 2)],
+)
+def test_a_disk_that_is_full_or_read_only_is_no_wrong_use(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, code: int
+) -> None:
+    """The same command resumes when there is space again; another folder helps at once."""
+
+    def refuse(**_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+
+    for check in (check_folder, make_folder):
+        with pytest.raises(RefusedError, match="cannot be written") as refused:
+            check(tmp_path)
+        assert refused.value.exit_code == code
