@@ -19,6 +19,7 @@ import attrs
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
+from volume import volume
 
 from apikley_async.simulator import (
     Constant,
@@ -43,7 +44,7 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     for method, operation in item.items()
     if method in {"get", "post"}
 }
-EXAMPLES = 12
+EXAMPLES = volume(8, 20)
 BOARD = {"n_frames": "10", "shots": [{"Scene": "Rain.", "duration": 5}]}
 CALLBACK = "https://hooks.example.com/a?token=1"
 
