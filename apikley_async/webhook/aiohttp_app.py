@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import hdrs, web
 
 from apikley_async.webhook.handler import RESPONSE_TEXTS, CallbackHandler, content_type
@@ -10,8 +12,16 @@ from apikley_async.webhook.verify import CallbackRequest
 __all__ = ["create_app", "response_of"]
 
 
-def create_app(handler: CallbackHandler) -> web.Application:
-    """An application that takes callbacks at every path below its own."""
+def create_app(
+    handler: CallbackHandler, healthy: Callable[[], bool] | None = None
+) -> web.Application:
+    """An application that takes callbacks at every path below its own.
+
+    Args:
+        handler: judges and dispatches them.
+        healthy: what `GET /healthz` is answered by; None where the application is mounted in
+            somebody's server, which has its own.
+    """
 
     async def handle(request: web.Request) -> web.StreamResponse:
         callback = CallbackRequest(request.method, request.path, request.raw_headers)
@@ -29,7 +39,13 @@ def create_app(handler: CallbackHandler) -> web.Application:
     async def close(app: web.Application) -> None:
         await handler.aclose()
 
+    async def answer_health(request: web.Request) -> web.StreamResponse:
+        is_healthy = healthy is None or healthy()
+        return web.Response(status=200 if is_healthy else 503, text="ok" if is_healthy else "")
+
     app = web.Application()
+    if healthy is not None:
+        app.router.add_get("/healthz", answer_health)
     app.router.add_route(hdrs.METH_ANY, "/{path:.*}", handle, expect_handler=_accept_any_expect)
     app.on_cleanup.append(close)
     return app

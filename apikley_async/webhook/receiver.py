@@ -77,6 +77,9 @@ class Receiver(Endpoint):
         self._logged = ""
         return 200
 
+    def _is_healthy(self) -> bool:
+        return not self._logged
+
     def __repr__(self) -> str:
         if self._is_incomplete():
             return "<Receiver refused>"

@@ -45,10 +45,16 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serve(
-    handler: CallbackHandler, limits: Limits, *, host: str, port: int, ssl: tls.SSLContext | None
+    handler: CallbackHandler,
+    limits: Limits,
+    *,
+    healthy: Callable[[], bool],
+    host: str,
+    port: int,
+    ssl: tls.SSLContext | None,
 ) -> AsyncIterator[Server]:
     """Take callbacks on *host* and *port* for as long as the `async with` lasts."""
-    app = create_app(handler)
+    app = create_app(handler, healthy)
     app.middlewares.append(_report_sent_response)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.dispatch)
     await runner.setup()

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,16 @@ def test_an_acknowledged_callback_is_stored(receiver: tuple[int, Path]) -> None:
             return [(each.token, each.task_id) for each in notifications]
 
     assert asyncio.run(stored_callbacks()) == [(token, "task_1")]
+
+
+def test_a_receiver_says_that_it_is_well(receiver: tuple[int, Path]) -> None:
+    """For whoever watches it; any other GET is refused as before."""
+    port, _ = receiver
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10) as answer:
+        assert (answer.status, answer.read()) == (200, b"ok")
+    with pytest.raises(urllib.error.HTTPError, match="405"):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz/x", timeout=10)
 
 
 IMPOSSIBLE: list[tuple[list[str], str]] = [

@@ -534,6 +534,9 @@ def test_listening_to_an_inbox_needs_a_running_loop(path: Path) -> None:
     Callback("https://hooks.test").listen(RecordingListener())()
 
 
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
 @pytest.mark.parametrize("trouble", ["damaged", "locked"])
 async def test_a_callback_that_cannot_be_stored_gets_503(
     path: Path, trouble: str, caplog: pytest.LogCaptureFixture
@@ -544,6 +547,7 @@ async def test_a_callback_that_cannot_be_stored_gets_503(
         receiver = Receiver(inbox, hmac_keys=[KEY], clock=FixedWallClock(), limits=limits)
         request = raw_request(BODY, JSON, *signature_headers())
         async with receiver.serve(port=0) as server:
+            health = [await status_of(server.port, HEALTH)]
             if trouble == "damaged":
                 inbox.close()
                 good = path.read_bytes()
@@ -552,6 +556,7 @@ async def test_a_callback_that_cannot_be_stored_gets_503(
                     each.unlink()
                 path.write_text("shopping list\n" * 99)
                 refused = [await status_of(server.port, request) for _ in range(2)]
+                health.append(await status_of(server.port, HEALTH))
                 path.write_bytes(good)
             else:
                 with contextlib.closing(sqlite3.connect(path)) as db:
@@ -561,8 +566,10 @@ async def test_a_callback_that_cannot_be_stored_gets_503(
             async with asyncio.timeout(10):
                 while await status_of(server.port, request) != 200:  # noqa: ASYNC110 - as the service does
                     await asyncio.sleep(0.05)
+            health.append(await status_of(server.port, HEALTH))
 
     assert refused == [503, 503]
+    assert health == ([200, 503, 200] if trouble == "damaged" else [200, 200])
     assert await content(path) == [(TOKEN, TASK)]
     assert caplog.text.count("callbacks cannot be stored") == (trouble == "damaged")
     assert repr(receiver) == f"<Receiver signed, {path}>"

@@ -179,7 +179,8 @@ def serve(
 ) -> int:
     """Receive callbacks and store them until Ctrl-C.
 
-    Put a proxy with https before it. A batch that runs with --inbox reads them from there, so the
+    Put a proxy with https before it; GET /healthz is answered with 200 while callbacks can be
+    stored. A batch that runs with --inbox reads them from there, so the
     receiver and the batch may each be stopped, or killed, without the other.
     """
     from apikley_async.cli.callback_server import receive_into_inbox
