@@ -76,7 +76,7 @@ EVENTS: Mapping[str, Event] = {
     "credits": Event("credits", "the account's balance"),
     "finding": Event("check right message", "of `doctor`; right: it is as it should be"),
     "written": Event("path", "a manifest to start from"),
-    "checked": Event("file faults remarks films shots seconds", "a manifest"),
+    "checked": Event("file faults remarks films shots seconds credits", "a manifest"),
     "verified": Event("faults", "a journal and its films"),
     "backed_up": Event("path", "where the copy of a journal is"),
     "serving": Event("base_url api_key", "the simulated service, and the key that opens it"),

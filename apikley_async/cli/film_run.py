@@ -133,9 +133,9 @@ class FilmRun:
     ) -> int:
         stopped: asyncio.CancelledError | None = None
         self._batch = batch
-        if pays:
-            await self._note_balance(client, batch)
         try:
+            if pays:
+                await self._note_balance(client, batch)
             await self._run_batch(client, batch, keys)
         except asyncio.CancelledError as error:  # a user who stops it wants the report too
             stopped = error

@@ -66,7 +66,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
     "upload": ("apikley upload kitten.png",),
     "doctor": ("apikley doctor", "apikley doctor task_123 --record records"),
     "init": ("apikley init campaign.yaml",),
-    "check": ("apikley check campaign.yaml",),
+    "check": ("apikley check campaign.yaml --price 10=150,15=270",),
     "preview": (
         "apikley preview campaign.yaml -o preview",
         "apikley preview campaign.yaml --sheet",

@@ -365,3 +365,16 @@ def test_a_restored_backup_pays_nothing_again(service: Simulator, run: Run) -> N
     assert "apikley batch adopt" in refused.err
     assert len(service.ledger.paid) == 2
     assert run("batch", "status", path).out.count("uncertain") >= 2
+
+
+def test_check_says_what_a_manifest_costs(service: Simulator, run: Run) -> None:
+    """With a price; where one is missing it says nothing, rather than too little."""
+    path = write_manifest("tea", "sea")
+
+    priced = run("check", path, "--price", "10=150")
+    other = run("check", path, "--price", "15=270")
+
+    assert f"{path}: nothing is wrong with it: 2 films, 2 shots, 20 s, 300 credits\n" in priced.err
+    assert "2 films, 2 shots, 20 s\n" in other.err
+    assert run("check", path, "--price", "150", "--json").event("checked")["credits"] == 300
+    assert not Path("campaign.db").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from apikley_async.cli.exit_codes import OK, USAGE, RefusedError
 from apikley_async.cli.film_run import FilmRun, RunRequest
 from apikley_async.cli.help_format import command
 from apikley_async.cli.journal_location import JournalLocation
+from apikley_async.cli.option_types import PerKind
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
@@ -31,30 +34,44 @@ __all__ = ["check", "preview"]
     metavar="FILE...",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
 )
+@options.price
 @options.as_json
-def check(files: tuple[Path, ...], as_json: bool) -> int:
+def check(files: tuple[Path, ...], price: PerKind, as_json: bool) -> int:
     """Report everything that is wrong with manifests, images included.
 
-    Sends nothing. The exit code is 2 if there are faults.
+    And what they ask for: films, shots, seconds, and with --price what that costs. Sends
+    nothing. The exit code is 2 if there are faults.
     """
-    return check_files(files, new_reporter(as_json=as_json))
+    return check_files(files, price, new_reporter(as_json=as_json))
 
 
-def check_files(files: Sequence[Path], reporter: Reporter) -> int:
-    """Report every fault of every manifest; return the exit code."""
+def check_files(files: Sequence[Path], price: PerKind, reporter: Reporter) -> int:
+    """Report every fault of every manifest, and what it asks for; return the exit code."""
     faulty = 0
     for file in files:
         found = summarize_manifest(file)
         faulty += bool(found.faults)
-        reporter.event("checked", file=str(file), **attrs.asdict(found))
+        priced = price is not None and not found.faults
+        cost = asyncio.run(_cost_of(file, price)) if priced else None
+        reporter.event("checked", file=str(file), **attrs.asdict(found), credits=cost)
         for fault in found.faults:
             reporter.result(fault)
         for remark in found.remarks:
             reporter.message(f"Note: {remark}")
         if not found.faults:
-            reporter.message(f"{file}: nothing is wrong with it: {_size_of(found)}")
+            size = _size_of(found) + (f", {cost:.12g} credits" if cost is not None else "")
+            reporter.message(f"{file}: nothing is wrong with it: {size}")
     reporter.close()
     return USAGE if faulty else OK
+
+
+async def _cost_of(file: Path, price: PerKind) -> float | None:
+    """What the films of a manifest cost in all; None if a price is missing."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with Batch.open(Path(folder, "check.db"), private=True) as batch:
+            _ = await batch.add(file, allow_duplicates=True)
+            estimate = await batch.estimate(prices=price)
+    return None if estimate.unpriced else estimate.credits
 
 
 def _size_of(found: ManifestSummary) -> str:
