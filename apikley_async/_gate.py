@@ -9,12 +9,24 @@ import math
 
 import attrs
 
-__all__ = ["PROBE_SPACING", "Gate"]
+__all__ = ["AFTER_REFUSAL", "PROBE_SPACING", "Gate", "probe_step"]
 
 PROBE_SPACING = 40  # submissions, at least, between a refusal or probe and the next probe
-PROBE_SPANS = 10  # after a refusal: as many spans, too
-SMALL_SPACING = 120  # ... and for a small width at most so many submissions, 40 for each slot
+AFTER_REFUSAL = 45  # after a refusal: so many at least,
+PROBE_SPANS = 4  # ... and as many as in so many spans
 PAUSE_SHARE = 0.05  # of the time: what pauses after refused probes may cost
+FIRST_STEP = 2  # slots that the first probe after a refusal is wider by, at most
+
+
+def probe_step(width: int, *, again: bool) -> int:
+    """By how many slots a probe is wider.
+
+    Args:
+        width: the slots before.
+        again: whether the probe before it held.
+    """
+    first = min(FIRST_STEP, max(1, width // 2))
+    return max(first, width // 2) if again else first
 
 
 @attrs.frozen(kw_only=True)
@@ -30,12 +42,17 @@ class Gate:
       or with slots to spare, is somebody else's burst or a deploy, as far as is known: it costs a
       pause and one attempt at a time, and no slot. So does a row of refusals, however long,
       because where nothing passes the width is not what is wrong.
-    - A probe is one slot more, after *spacing* submissions that filled the width: 40 or more.
-      Where it is refused, the slots are as before; where it holds, the next is twice as wide. So
-      it recovers from any width, needing only that submissions pass. After a refusal, *spacing*
-      is also ten spans, longer for two to four slots, and so long that the pause costs little:
-      clients that share a key probe equally often, however many slots each has, so that
-      who has more loses more, and the shares get closer.
+    - A probe is one or two slots more, after *spacing* submissions that filled the width: 40 or
+      more, 45 or four spans after a refusal, and so many that the pause costs little. Where it
+      holds, the next is wider by half, so that it recovers from any width within some probes,
+      needing only that submissions pass. Where it is refused, as many slots stay as passed in the
+      span before, no fewer than before the probe, and not all of the probe's.
+    - The slots of a probe are used at random moments of the span (`RateLimiter`). Among clients
+      that share a key and use all of it, the moment at which a place comes free is known to its
+      owner alone: used just then, a probe takes the place of another one, who is refused in its
+      stead, again and again. At another moment it is the probe that is refused, so nobody gains
+      by probing what others use. And nothing is sent after a refusal before a slot of one's own
+      is free again: until then all places are theirs.
     - A pass ends the row of refusals, and pauses begin at the shortest again.
     - Where *limit* is right nothing is refused, and then none of this happens.
 
@@ -49,7 +66,7 @@ class Gate:
         former: the width before that.
         changed_at: how many submissions had passed at the last refusal or probe; None for never.
         spacing: how many must pass from there to the next probe.
-        step: by how many slots the next probe is wider.
+        step: by how many slots the last probe was wider; 0: it was refused, or there was none.
     """
 
     limit: int
@@ -61,7 +78,7 @@ class Gate:
     former: int = attrs.field(default=attrs.Factory(lambda gate: gate.limit, takes_self=True))
     changed_at: int | None = None
     spacing: float = PROBE_SPACING
-    step: int = 1
+    step: int = 0
 
     @property
     def width(self) -> int:
@@ -96,19 +113,30 @@ class Gate:
             takes=width,
             former=width,
             changed_at=passed,
-            step=1,
+            step=0,
         )
         known = self.changed_at is not None and passed - self.changed_at < PROBE_SPACING
         if self.refusals or self.per == 0 or not (known or (self.changed_at is None and full)):
             return gate
-        return attrs.evolve(gate, takes=min(in_span, width))
+        takes = min(in_span, width)
+        if self.step == 0:
+            return attrs.evolve(gate, takes=takes)
+        takes = max(width - self.step, min(takes, width - 1))
+        return attrs.evolve(gate, takes=takes, former=takes)
 
-    def closed_for(self, pause: float, now: float) -> Gate:
-        """Close for *pause* seconds from *now*; never open earlier than before."""
+    def closed_for(self, pause: float, now: float, *, own_in: float = 0.0) -> Gate:
+        """Close for *pause* seconds from *now*; never open earlier than before.
+
+        Args:
+            pause: seconds.
+            now: the time.
+            own_in: seconds until a slot is free again, where all are in use: where less than
+                *limit* passes, nothing is sent before.
+        """
         cost = pause * self.width / self.per / PAUSE_SHARE if self.per else 0.0
-        small = min(PROBE_SPACING * self.width, SMALL_SPACING)
-        spacing = max(small, PROBE_SPANS * self.width, cost)
-        return attrs.evolve(self, opens_at=max(self.opens_at, now + pause), spacing=spacing)
+        spacing = max(AFTER_REFUSAL, PROBE_SPANS * self.width, cost)
+        opens_at = now + max(pause, min(own_in, self.per) if self.width < self.limit else 0.0)
+        return attrs.evolve(self, opens_at=max(self.opens_at, opens_at), spacing=spacing)
 
     def answered(self, sent_at: float, *, passed: int, full: bool) -> Gate:
         """Count an attempt that passed: one more may go at the same time, in the end all.
@@ -134,14 +162,14 @@ class Gate:
         """Have more slots, if enough submissions have passed since the last refusal or probe."""
         if passed - (self.changed_at or 0) < self.spacing:
             return self
-        width = min(self.width + self.step, self.limit)
+        width = min(self.width + probe_step(self.width, again=self.step > 0), self.limit)
         return attrs.evolve(
             self,
             takes=width,
             former=width,
             changed_at=passed,
             spacing=PROBE_SPACING,
-            step=2 * self.step,
+            step=width - self.width,
         )
 
     def assuming(self, takes: int) -> Gate:

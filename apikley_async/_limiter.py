@@ -181,11 +181,24 @@ class Slots:
         own = self._clock.now() - self._created_at  # later uses were this process's own
         self.occupy((ago, True) for ago in ages if ago >= own)
 
-    def resize(self, width: int) -> None:
-        """Let at most *width* slots be in use or delayed; one that was refused does not count."""
+    def resize(self, width: int, delays: Iterable[float] = ()) -> None:
+        """Let at most *width* slots be in use or delayed; one that was refused does not count.
+
+        Args:
+            width: how many.
+            delays: seconds until slots that are new are free, where that is not at once.
+        """
         if width != self.width:
             self.width = width
+            for delay in itertools.islice(delays, len(self._free_at)):
+                heappushpop(self._free_at, self._clock.now() + delay)
             self._changed.set()
+
+    @property
+    def next_free_in(self) -> float:
+        """Seconds until the first of the delayed slots is free; 0 where none is delayed."""
+        now = self._clock.now()
+        return min((at - now for at in self._free_at if at > now), default=0.0)
 
     @property
     def is_full(self) -> bool:
@@ -248,7 +261,7 @@ class RateLimiter:
     loops one after another, and refuses two at once (`RuntimeError`). The defaults are the
     upstream's published limits (20 creations per 10 seconds). Apikley's may be lower, and others
     may use the same key: after a 429 the limiter pauses, and learns how many attempts in a span
-    the service takes (`takes`). It tries one more after 40 submissions or more, and never exceeds
+    the service takes (`takes`). It tries more after 40 submissions at least, and never exceeds
     *limit*.
 
     Args:
@@ -379,7 +392,8 @@ class RateLimiter:
         pauses = itertools.islice(PAUSE_BACKOFF.delays(self._rng), min(gate.refusals, 10))
         # Jitter only upwards: a pause the service asked for is never undercut.
         pause = max(retry_after or 0.0, *pauses) * self._rng.uniform(1.0, 1.1)
-        self._set_gate(gate.closed_for(pause, self._clock.now()))
+        own_in = self._slots.next_free_in if self._slots.is_full else 0.0
+        self._set_gate(gate.closed_for(pause, self._clock.now(), own_in=own_in))
 
     def _count_pass(self, sent_at: float, filled: bool) -> None:
         self._passed += 1
@@ -387,8 +401,10 @@ class RateLimiter:
         self._set_gate(self._gate.answered(sent_at, passed=self._passed, full=filled))
 
     def _set_gate(self, gate: Gate) -> None:
+        # A probe's slots at random moments, so that it takes nobody's place (`Gate`).
+        probe = gate.width - self._gate.width if gate.step else 0
         self._gate = gate
-        self._slots.resize(gate.width)
+        self._slots.resize(gate.width, [self._rng.uniform(0, self.per) for _ in range(probe)])
 
     def __repr__(self) -> str:
         pause = self._gate.opens_at - self._clock.now()

@@ -9,7 +9,7 @@ import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apikley_async._gate import PROBE_SPACING, Gate
+from apikley_async._gate import AFTER_REFUSAL, PROBE_SPACING, Gate
 
 OPEN = Gate(limit=20)
 PAUSED = Gate(limit=20, takes=20, opens_at=5, refusals=1, at_once=1)
@@ -129,7 +129,7 @@ def test_a_second_refusal_soon_after_is_evidence() -> None:
 
 
 def test_probes_are_spaced_and_grow_while_they_hold() -> None:
-    """Forty submissions or more from one to the next: 1, 2, 4 slots more; never above `limit`."""
+    """Forty submissions or more apart: two slots more, then half as many; never above `limit`."""
     gate = refused(Gate(limit=19), 0, passed=5, in_span=5)
     widths = [(5, gate.width)]
     for passed in range(6, 400):
@@ -137,24 +137,67 @@ def test_probes_are_spaced_and_grow_while_they_hold() -> None:
         if gate.width != widths[-1][1]:
             widths.append((passed, gate.width))
 
-    assert [width for _, width in widths] == [5, 6, 8, 12, 19]
+    assert [width for _, width in widths] == [5, 7, 10, 15, 19]
     apart = [later[0] - earlier[0] for earlier, later in itertools.pairwise(widths)]
     assert min(apart) == PROBE_SPACING
-    assert apart[0] == 120
+    assert apart[0] == AFTER_REFUSAL
 
 
-def test_a_probe_that_is_refused_costs_one_slot_and_the_next_waits_longer() -> None:
-    """The width is as before; ten spans at least, and longer the longer the pause was."""
-    gate = Gate(limit=20, takes=18, former=18, changed_at=0)
-    for passed in range(1, 41):
+def probed(width: int, *, limit: int = 20) -> Gate:
+    """A gate that has just had more slots than *width*."""
+    gate = Gate(limit=limit, takes=width, former=width, changed_at=0)
+    for passed in range(1, PROBE_SPACING + 1):
         gate = gate.answered(sent_at=1, passed=passed, full=True)
+    return gate
+
+
+def test_a_probe_that_is_refused_costs_no_slot_and_the_next_waits_longer() -> None:
+    """The width is as before; four spans at least, and longer the longer the pause was."""
+    gate = probed(17)
     assert gate.width == 19
 
-    after = gate.refused(5, passed=42, in_span=18, full=True)
-    assert after.width == 18
-    assert after.step == 1
+    after = gate.refused(5, passed=42, in_span=17, full=True)
+    assert (after.width, after.step) == (17, 0)
     spacings = [after.closed_for(pause, now=5).spacing for pause in (1, 10, 300)]
-    assert spacings == [180, 360, 10_800]
+    assert spacings == [68, 340, 10_200]
+
+
+def test_a_refused_probe_leaves_what_passed_but_not_all_of_its_slots() -> None:
+    """The span before may lie across a boundary of the service's windows, and hold too many."""
+    gate = probed(10)
+    assert gate.width == 12
+    rows = {3: 10, 10: 10, 11: 11, 12: 11}
+    widths = {
+        in_span: gate.refused(5, passed=42, in_span=in_span, full=True).width for in_span in rows
+    }
+    assert widths == rows
+
+    late = gate.refused(5, passed=42, in_span=10, full=True).closed_for(1, now=5)
+    assert late.answered(sent_at=4, passed=43, full=True).width == 10
+
+
+def test_small_widths_grow_by_one_slot() -> None:
+    """Two slots where there are two would be a service twice as fast."""
+    assert [probed(width).width for width in (1, 2, 3, 4, 19)] == [2, 3, 4, 6, 20]
+
+
+def test_after_a_refusal_a_slot_of_ones_own_is_waited_for() -> None:
+    """Where less than the limit passes: until then all places are others'. A span at most."""
+    learned = Gate(limit=20, takes=10, former=10, changed_at=0)
+    rows = [
+        (learned, 0.0, 101.0),
+        (learned, 7.0, 107.0),
+        (learned, 60.0, 110.0),
+        (Gate(limit=20), 7.0, 101.0),
+    ]
+
+    failures = [
+        (gate, own_in)
+        for gate, own_in, opens_at in rows
+        if gate.closed_for(1, now=100, own_in=own_in).opens_at != opens_at
+    ]
+
+    assert failures == []
 
 
 def test_who_leaves_slots_unused_probes_nothing() -> None:

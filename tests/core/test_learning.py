@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from pace import KINDS, LATENCIES, RETRY_AFTER, Pace, Scene, paced
+from pace import KINDS, LATENCIES, RETRY_AFTER, Pace, Scene, ideal, paced, probing_ideal
 from volume import volume
 
 from apikley_async import RateLimiter
@@ -27,6 +27,7 @@ pytestmark = pytest.mark.timeout(volume(60, 1800))
 SHARE = 17  # by default, one scene in so many
 RATIO = 1.10
 REFUSALS = 1 / 20  # of the submissions, after the first burst
+PAUSES = 1.02  # of the time of the best that probes allow: what pauses and round trips add
 
 
 def share(scenes: list[Scene], part: int = SHARE) -> list[Scene]:
@@ -118,13 +119,40 @@ def test_limits_that_change_in_mid_run() -> None:
     assert failing(share(scenes, 8)) == []
 
 
+def test_a_limit_that_changes_far_is_followed_as_fast_as_probes_may() -> None:
+    """Probes are 40 submissions apart, so that a rise is known late; what they allow is reached.
+
+    From 5 to 20 for 200 s, and back: one who may only probe takes 1.27 of the ideal time; from 20
+    to 5 and back 1.10; from 2 to 20 and back 1.43, since 40 submissions at 2 take all of the 200 s.
+    """
+
+    def check(pace: Pace) -> str | None:
+        best = probing_ideal(pace.scene) / ideal(pace.scene, pace.scene.count)
+        if pace.ratio > max(RATIO, PAUSES * best):
+            return f"time / ideal {pace.ratio:.2f}, of at best {best:.2f}"
+        return None if pace.late_refusals <= REFUSALS * pace.scene.count else is_paced(pace)
+
+    scenes = [
+        Scene(
+            limit=first,
+            kind=kind,
+            changes=((4000 / first, second), (4000 / first + 4000 / second, first)),
+            count=1200,
+        )
+        for first, second in itertools.permutations((2, 5, 10, 20), 2)
+        for kind in KINDS
+    ]
+
+    assert failing(share(scenes, 12), check) == []
+
+
 def test_a_limit_that_rises_far_is_found() -> None:
-    """From 5 to 20: probes that hold grow, so that it takes a few hundred submissions."""
+    """From 5 to 20: each probe that holds is followed by a wider one, so that it is found."""
 
     def check(pace: Pace) -> str | None:
         return None if pace.limiters[0].takes is None else f"takes {pace.limiters[0].takes}"
 
-    scenes = [Scene(limit=5, kind=kind, changes=((100.0, 20),), count=600) for kind in KINDS]
+    scenes = [Scene(limit=5, kind=kind, changes=((100.0, 20),), count=300) for kind in KINDS]
 
     assert failing(share(scenes, 2), check) == []
 
@@ -150,11 +178,26 @@ def test_clients_on_one_key_share_its_limit() -> None:
     assert failing(share(scenes, 30), check) == []
 
 
+def test_a_probe_starves_nobody() -> None:
+    """Two clients at 5: one of them got a fifth of its share, and nothing for twelve minutes."""
+    for seed in volume(range(1, 3), range(1, 12)):
+        scene = Scene(limit=5, latency="long-tailed", clients=2, count=500, seed=seed)
+        pace = paced(scene)
+
+        assert pace.smallest_share >= 0.25
+        assert pace.longest_wait < 100
+
+
 def test_refused_requests_may_be_counted_too() -> None:
-    """A service that does so is slower, and is not flooded."""
+    """Such a service is slower, and is not flooded: 1.5 of the ideal, with a token bucket 4.
+
+    A bucket owes what was refused: a burst at its usual pace is refused again, and the width that
+    is learned then is far too small.
+    """
 
     def check(pace: Pace) -> str | None:
-        if pace.ratio > 1.5 or pace.late_refusals > REFUSALS * pace.scene.count:
+        most = 4.0 if pace.scene.kind == "bucket" else 1.5
+        if pace.ratio > most or pace.late_refusals > REFUSALS * pace.scene.count:
             return f"{pace.ratio:.2f}, {pace.late_refusals}"
         return None
 
@@ -276,6 +319,25 @@ async def test_no_span_holds_more_than_was_learned() -> None:
     await asyncio.gather(*(attempt() for _ in range(39)))
 
     assert all(b - a >= 10.3 for a, b in zip(sent, sent[7:], strict=False))
+
+
+@pytest.mark.virtual
+async def test_the_slots_of_a_probe_are_used_at_random_moments() -> None:
+    """Somebody else's place is free just when it widens: it is not taken then."""
+    loop, delays = asyncio.get_running_loop(), list[float]()
+    for seed in range(8):
+        limiter = RateLimiter(3, 10.0, rng=random.Random(seed))
+        limiter.assume(2)
+        while limiter.takes is not None:
+            await asyncio.gather(submit(limiter), submit(limiter))
+        began = loop.time()
+
+        await submit(limiter)
+
+        delays.append(loop.time() - began - 0.1)
+
+    assert all(0 < delay < 10 for delay in delays)
+    assert len({round(delay, 3) for delay in delays}) == len(delays)
 
 
 @pytest.mark.virtual

@@ -15,11 +15,12 @@ from collections.abc import Callable
 import attrs
 
 from apikley_async import RateLimiter
+from apikley_async._gate import PROBE_SPACING, probe_step
 from apikley_async.errors import RateLimitError
 from apikley_async.simulator.service.rate_windows import WindowKind, make_window
 from apikley_async.virtual import VirtualLoop
 
-__all__ = ["KINDS", "LATENCIES", "RETRY_AFTER", "Pace", "Scene", "paced"]
+__all__ = ["KINDS", "LATENCIES", "RETRY_AFTER", "Pace", "Scene", "ideal", "paced", "probing_ideal"]
 
 PER = 10.0
 AT_ONCE = 25  # submissions that each client works at
@@ -81,6 +82,7 @@ class Pace:
         passed: by client, when its submissions were accepted.
         refused: when submissions were refused.
         ended_at: when the last submission was taken from the list.
+        sent_at: when the last attempt was sent.
         scene: what was played.
         limiters: as they were at the end.
     """
@@ -88,15 +90,19 @@ class Pace:
     passed: tuple[tuple[float, ...], ...]
     refused: tuple[float, ...]
     ended_at: float
+    sent_at: float
     scene: Scene
     limiters: tuple[RateLimiter, ...] = attrs.field(repr=False)
 
     @property
     def ratio(self) -> float:
-        """Time / ideal. After the list is empty, unequal clients finish at different times."""
+        """Time / ideal, the last answer's own latency apart.
+
+        After the list is empty, unequal clients finish at different times.
+        """
         passed = sorted(itertools.chain(*self.passed))
         if self.scene.clients == 1:
-            return passed[-1] / ideal(self.scene, len(passed))
+            return self.sent_at / ideal(self.scene, len(passed))
         return self.ended_at / ideal(self.scene, sum(at <= self.ended_at for at in passed))
 
     @property
@@ -130,6 +136,25 @@ def ideal(scene: Scene, count: int) -> float:
             return begins + left * PER / limit
         left -= (ends - begins) * limit / PER
     raise AssertionError("the last step has no end")
+
+
+def probing_ideal(scene: Scene) -> float:
+    """Seconds for one who knows the limit, but may follow it upwards by spaced probes only.
+
+    The first comes 40 submissions after the limit has risen, since the one before it may have been
+    refused just then; the next ones, of the steps that `Gate` takes, as many later. Larger steps
+    would be refused more often than once in 20 submissions where clients share a key. The pauses
+    that a real one needs are not in it.
+    """
+    now, width, since, again = 0.0, scene.limit, 0, False
+    for _ in range(scene.count - scene.limit):
+        limit = next((limit for at, limit in reversed(scene.changes) if at <= now), scene.limit)
+        if width >= limit:
+            width, since, again = limit, 0, False
+        elif since >= PROBE_SPACING:
+            width, since, again = min(width + probe_step(width, again=again), limit), 0, True
+        now, since = now + PER / width, since + 1
+    return now
 
 
 class Service:
@@ -169,10 +194,12 @@ async def _paced(scene: Scene, ours: int) -> Pace:
         RateLimiter(ours, PER, rng=random.Random(rng.random())) for _ in range(scene.clients)
     ]
     passed: list[list[float]] = [[] for _ in limiters]
-    left, ended_at = iter(range(scene.count)), 0.0
+    left, ended_at, last_sent_at = iter(range(scene.count)), 0.0, 0.0
 
     async def attempt(client: int) -> None:
+        nonlocal last_sent_at
         async with limiters[client].slot():
+            last_sent_at = loop.time()
             await asyncio.sleep(latency(rng))
             now = loop.time()
             delay = service.delay(now)
@@ -198,4 +225,4 @@ async def _paced(scene: Scene, ours: int) -> Pace:
     clients = range(scene.clients)
     await asyncio.gather(*(work(client) for client in clients for _ in range(AT_ONCE)))
     times = tuple(tuple(sorted(times)) for times in passed)
-    return Pace(times, tuple(service.refused), ended_at, scene, tuple(limiters))
+    return Pace(times, tuple(service.refused), ended_at, last_sent_at, scene, tuple(limiters))
