@@ -6,7 +6,7 @@ Below the bars are the totals, on lines of their own, so that both are legible i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -62,11 +62,19 @@ class ProgressView:
     Args:
         films: how many there are, as far as known.
         final_event: the event that ends a film: "ready", or "saved" where films are saved.
+        clock: tells the time in seconds.
     """
 
     shows_progress = True
 
-    def __init__(self, films: int, *, final_event: str = "saved") -> None:
+    def __init__(
+        self,
+        films: int,
+        *,
+        final_event: str = "saved",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._final_events = {*FINAL_EVENTS, final_event}
         self._max_bars = max(1, min(MAX_BARS, self._console.height - OTHER_LINES))
@@ -88,7 +96,7 @@ class ProgressView:
         self._start()
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
-        name, now = facts["name"], time.monotonic()
+        name, now = facts["name"], self._clock()
         self._tally.add(event, facts, now)
         if event in ("submitted", "state", "ready") and event not in self._final_events:
             self._start()
@@ -127,7 +135,7 @@ class ProgressView:
         return Group(*self._lines())
 
     def _lines(self) -> Iterator[Table | Text]:
-        now = time.monotonic()
+        now = self._clock()
         if self._bars:
             yield self._table(now)
         width = max(BAR_WIDTH, self._console.width - 1)
