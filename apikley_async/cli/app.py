@@ -59,7 +59,7 @@ COMMANDS = {  # where each is, and what the list of commands says of it
 }
 
 
-SECTIONS = {
+SECTIONS: dict[str, tuple[str, ...]] = {
     "Films": ("generate", "batch"),
     "Before paying": ("init", "check", "preview", "demo"),
     "Tasks that were submitted": ("wait", "status", "download"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -71,13 +71,13 @@ class HelpGroup(click.Group):
         sections: the commands by the title that they stand under; without it, all under one.
     """
 
-    command_class = HelpCommand
+    command_class: type[click.Command] | None = HelpCommand
 
     def __init__(
-        self, *args: Any, sections: dict[str, Sequence[str]] | None = None, **options: Any
+        self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **options: Any
     ) -> None:
         super().__init__(*args, **options)
-        self._sections = sections or {}
+        self._sections: Mapping[str, Sequence[str]] = sections or {}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, names in (self._sections or {"Commands": sorted(self.commands)}).items():
