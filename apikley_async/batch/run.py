@@ -7,15 +7,14 @@ by a person, a crash or an error; the next run goes on from what the store holds
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import attrs
 
-from apikley_async import Client, Clock, Job, RateLimiter, Work
+from apikley_async import Client, Clock, Job, Work
 from apikley_async._budget import FilmBudget
 from apikley_async._retry import Maintenance
 from apikley_async.batch.budget import RunBudget
@@ -27,15 +26,10 @@ from apikley_async.batch.recorder import (
     callback_timeout,
 )
 from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
+from apikley_async.batch.running_slots import SHORT_WAIT, RunningSlots
 from apikley_async.batch.saving import FilmSaver, result_to_json
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
-from apikley_async.batch.store.protocol import (
-    ExpectedCallback,
-    Item,
-    Store,
-    Transition,
-    all_items,
-)
+from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
 from apikley_async.batch.stored_durations import StoredDurations
 from apikley_async.batch.stored_pace import StoredPace
 from apikley_async.errors import (
@@ -58,7 +52,6 @@ UncertainAttempt: TypeAlias = tuple[str, float]
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 GRACE = 30.0  # seconds for the answers of POSTs that are out when the run is interrupted
-SHORT_WAIT = 10.0  # seconds: only longer waits are reported
 SAVED_BESIDES = 16  # films that may be saved besides those that are made
 PAGE_SIZE = 200  # planned items that are read ahead
 LATEST = datetime.max.replace(tzinfo=UTC)
@@ -100,16 +93,13 @@ class BatchRun:
         self._submissions = client.attempts.group()
         self._callbacks = StoredCallbacks(store, client)
         self._saver = FilmSaver(store, client, options)
-        self._durations = StoredDurations(store, client)
+        self._durations = StoredDurations(store, client, clock)
         self._pace = StoredPace(store, client)
         self._item_slots = asyncio.Semaphore(options.max_running + SAVED_BESIDES)
-        self._film_slots = asyncio.Semaphore(options.max_running)
+        self._film_slots = RunningSlots(client, options.max_running, self._publish)
         self._updates: asyncio.Queue[ItemUpdate | None] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._stopping = asyncio.Event()
-        self._submitted_at: dict[str, float] = {}  # by task, on the clock: films of earlier runs
-        self._waiting: dict[str, Item] = {}  # for a running slot
-        self._wait_is_reported = False
         self._maintenance = Maintenance()
         self._error: Exception | None = None
         self.ending: asyncio.Event = asyncio.Event()
@@ -180,9 +170,7 @@ class BatchRun:
         try:
             await self._durations.recall()
             await self._pace.recall()
-            earlier, now = await self._store.expected_callbacks(), self._clock.now()
-            self._submitted_at = {each.task_id: now - each.age for each in earlier if each.task_id}
-            for item, uncertain in await self._uncertain_items(earlier):  # they only wait: no slot
+            for item, uncertain in await self._uncertain_items():  # they only wait: no slot
                 _ = start(item, uncertain)
             async for item in self._items_to_run():
                 await self._item_slots.acquire()
@@ -196,15 +184,13 @@ class BatchRun:
         finally:
             self._updates.put_nowait(None)
 
-    async def _uncertain_items(
-        self, earlier: Sequence[ExpectedCallback]
-    ) -> list[tuple[Item, UncertainAttempt]]:
-        """What *earlier* runs left uncertain, where callbacks may still say what became of it."""
+    async def _uncertain_items(self) -> list[tuple[Item, UncertainAttempt]]:
+        """What earlier runs left uncertain, where callbacks may still say what became of it."""
         if not self._client.attempts.receives_callbacks:
             return []
         found = []
         await self._client.attempts.catch_up()
-        for attempt in earlier:
+        for attempt in await self._store.expected_callbacks():
             known = {"task_id": attempt.task_id, "named": attempt.named}
             named = self._callbacks.expect(attempt.token, **known)
             if attempt.task_id is None and self._options.includes(attempt.key):
@@ -272,12 +258,7 @@ class BatchRun:
             return item
         job: Job | None = None
         try:
-            async with contextlib.AsyncExitStack() as held:
-                await held.enter_async_context(self._film_slots)
-                # A film that runs already needs no slot while slots are kept for uncertain films:
-                # waiting for one would only delay its polls.
-                if item.state is ItemState.PLANNED or not self._slots_free_in:
-                    await self._take_slot(item, held)
+            async with self._film_slots.slot(item):
                 if item.state is ItemState.PLANNED:
                     item, job = await self._submit_or_recover(item)
                 if item.state is ItemState.STALLED:
@@ -286,25 +267,9 @@ class BatchRun:
                     item = await self._follow(item, job)
         except SubmissionUncertainError:
             # Raised through the slot on purpose: the film may be running, so the slot stays taken.
-            for waiting in self._waiting.values():
-                self._report_slot_wait(waiting)
+            self._film_slots.report_waits()
             return await self._store.item(item.key)
         return item
-
-    async def _take_slot(self, item: Item, held: contextlib.AsyncExitStack) -> None:
-        self._waiting[item.key] = item
-        self._report_slot_wait(item)
-        try:
-            await held.enter_async_context(self._client.attempts.running_slot())
-        finally:
-            del self._waiting[item.key]
-
-    @property
-    def _slots_free_in(self) -> float:
-        """Seconds until a running slot is free, where all are kept for uncertain films; else 0."""
-        limiter = self._client.limiter
-        shared = limiter.running_free_in if isinstance(limiter, RateLimiter) else 0.0
-        return max(self._client.attempts.running.free_in, shared)
 
     # --- submitting --------------------------------------------------------------------------
 
@@ -450,7 +415,7 @@ class BatchRun:
 
     async def _follow(self, item: Item, job: Job | None) -> Item:
         """Poll a paid film to its end; only what the service says ends it."""
-        job = job or self._resumed_job(item)
+        job = job or self._durations.resumed_job(item)
         try:
             result = await job
         except JobFailedError as error:
@@ -479,15 +444,6 @@ class BatchRun:
                 result=result_to_json(result),
             )
         return await self._apply(item, transition)
-
-    def _resumed_job(self, item: Item) -> Job:
-        """The job of a film that an earlier run has submitted, with its age if that is known."""
-        task_id, work = item.task_id or "", None
-        with contextlib.suppress(JournalError):  # whatever became of its images: it is paid
-            work = work_of(item)
-        submitted_at = self._submitted_at.get(task_id)
-        age = None if submitted_at is None else self._clock.now() - submitted_at
-        return self._client.attempts.job(task_id, known=True, work=work, age=age)
 
     async def _save(self, item: Item) -> None:
         try:
@@ -526,19 +482,6 @@ class BatchRun:
             "short, stop, decide about it, and run again"
         )
         logger.info("%s is uncertain, %s", item.key, cause)
-        self._publish(attrs.evolve(item, cause=cause))
-
-    def _report_slot_wait(self, item: Item) -> None:
-        """Say once that slots are kept for uncertain films, how long, and what can be done."""
-        wait = self._slots_free_in
-        if wait < SHORT_WAIT or self._wait_is_reported:
-            return
-        self._wait_is_reported = True
-        cause = (
-            f"all running slots are taken for up to {wait:.0f} s, since uncertain films may be "
-            "running; to cut it short, stop, decide about them, and run again, or raise max_running"
-        )
-        logger.warning("%s waits: %s", item.key, cause)
         self._publish(attrs.evolve(item, cause=cause))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from apikley_async import Client
-from apikley_async.batch.store.protocol import Store
+import contextlib
+
+from apikley_async import Client, Clock, Job
+from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.store.protocol import Item, Store
+from apikley_async.errors import JournalError
 
 __all__ = ["StoredDurations"]
 
@@ -18,18 +22,34 @@ class StoredDurations:
     Args:
         store: of the batch.
         client: learns, and polls accordingly.
+        clock: time.
     """
 
-    def __init__(self, store: Store, client: Client) -> None:
+    def __init__(self, store: Store, client: Client, clock: Clock) -> None:
         self._store = store
+        self._attempts = client.attempts
         self._durations = client.attempts.durations
+        self._clock = clock
+        self._submitted_at: dict[str, float] = {}  # by task: films that earlier runs have sent
         self._unsaved = 0
 
     async def recall(self) -> None:
         """Let the client begin with what earlier runs have learned in the last month."""
+        for attempt in await self._store.expected_callbacks():
+            if attempt.task_id:
+                self._submitted_at[attempt.task_id] = self._clock.now() - attempt.age
         learned = await self._store.read_learned(NAME)
         if learned is not None and learned.age < OLD:
             self._durations.recall(learned.value)
+
+    def resumed_job(self, item: Item) -> Job:
+        """The job of a film that was submitted; it is polled by its age, if that is known."""
+        task_id, work = item.task_id or "", None
+        with contextlib.suppress(JournalError):  # whatever became of its images: it is paid
+            work = work_of(item)
+        submitted_at = self._submitted_at.get(task_id)
+        age = None if submitted_at is None else self._clock.now() - submitted_at
+        return self._attempts.job(task_id, known=True, work=work, age=age)
 
     async def film_is_ready(self) -> None:
         """Store what is known, once in a while."""

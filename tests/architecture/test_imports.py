@@ -137,6 +137,7 @@ SUBPACKAGE_ORDER = {
         "run_options",
         "budget",
         "recorder",
+        "running_slots",
         "saved_files",
         "film_names",
         "saving",
