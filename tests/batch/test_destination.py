@@ -315,3 +315,33 @@ def test_locations_lose_what_is_secret() -> None:
     assert len(long or "") == 1000
     again = StoredFile.at("a.mp4", long, size=1, sha256="00" * 32).location
     assert again == long, "what the journal holds is what it has read"
+
+
+@pytest.mark.parametrize(
+    ("location", "kept"),
+    [
+        ("sftp://me@example.com@store.example/a.mp4", "sftp://store.example/a.mp4"),
+        ("https://me:se@cret@store.example/a.mp4", "https://store.example/a.mp4"),
+        ("//me@/y@z", "///z"),
+        ("s3://films/a.mp4 ?signature=1", "s3://films/a.mp4"),
+        ("x" * 999 + " x", "x" * 999),
+    ],
+)
+async def test_whatever_a_destination_answers_the_journal_can_be_read(
+    tmp_path: Path, location: str, kept: str
+) -> None:
+    """The film is paid and stored: an odd location must not make its journal a damaged one."""
+
+    class Odd(Store):
+        async def put(self, name: str, chunks: AsyncIterator[bytes], **facts: Any) -> str | None:
+            await super().put(name, chunks, **facts)
+            return location
+
+    async with simulated_service() as simulator:
+        async with open_batch(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            await run(batch, simulator, Odd())
+        async with open_batch(tmp_path / "b.db") as batch:
+            [item] = [item async for item in batch.items()]
+    assert item.state is ItemState.DONE
+    assert [file.location for file in item.stored] == [kept]

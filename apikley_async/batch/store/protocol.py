@@ -86,7 +86,11 @@ class StoredFile:
         if location is None:
             return cls(name, size, sha256)
         text = one_line(location, LONGEST_LOCATION * 2).partition("?")[0].partition("#")[0]
-        return cls(name, size, sha256, re.sub(r"//[^/@]*@", "//", text)[:LONGEST_LOCATION])
+        # Up to the last @: a user may be an address, and a password may hold one. Until nothing
+        # is left to be taken away: what the journal gives is described anew, and stays the same.
+        while (shorter := re.sub(r"//[^/]*@", "//", text)) != text:
+            text = shorter
+        return cls(name, size, sha256, text[:LONGEST_LOCATION].strip())
 
 
 @attrs.frozen
