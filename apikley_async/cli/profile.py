@@ -98,7 +98,10 @@ def _own_text(path: Path) -> str:
         if about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             name = plain(path)
             raise RefusedError(f"{name}: others can write to it: chmod go-w {name}")
-        return file.read(MAX_PROFILE).decode("utf-8-sig", errors="replace")
+        content = file.read(MAX_PROFILE + 1)
+        if len(content) > MAX_PROFILE:  # a bound might stand in the part that is not read
+            raise RefusedError(f"{plain(path)}: a profile has {MAX_PROFILE} bytes at most")
+        return content.decode("utf-8-sig", errors="replace")
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -126,9 +129,12 @@ def _films(path: Path, value: Any) -> int:
 
 def _place(path: Path, value: Any) -> Path:
     """A path; a relative one belongs to the folder of the profile."""
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise TypeError(f"a path, not {value!r:.40}")
-    return path.absolute().parent / Path(value).expanduser()
+    try:
+        return path.absolute().parent / Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{value!r:.40} is below no home that is known") from None
 
 
 def _price(path: Path, value: Any) -> PerKind:

@@ -122,6 +122,9 @@ WRONG = {
     "price = 'many'": "price",
     "price = {10 = inf}": "price",
     "folder = 3": "folder",
+    "folder = '~nobody-of-that-name/films'": "folder",
+    'key_file = "a\\u0000b"': "key_file",
+    f"# {'long ' * 14_000}\nmax_credits = 5": "bytes at most",
     "[": "Invalid",
 }
 

@@ -65,7 +65,9 @@ def init(path: Path, as_json: bool) -> int:
         raise RefusedError(f"{plain(path)}: name a .yaml file")
     try:
         # Exclusively: what somebody has written is not replaced.
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "w") as file:
+        # In UTF-8 whatever the locale is: no other manifest is read.
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(opened, "w", encoding="utf-8") as file:
             file.write(MANIFEST.format(name=quoted(str(path))))
     except FileExistsError:
         raise RefusedError(f"{plain(path)} exists, and is left alone: name another file") from None
