@@ -190,18 +190,29 @@ def _is_here(path: Path) -> bool:
 async def _follow(batch: Batch, reporter: Reporter, selection: Selection) -> Counter[ItemState]:
     """Report what a run in another process changes; return how many films are in which state."""
     chosen = {item.key: item async for item in selection.items(batch) if not is_withdrawn(item)}
-    reporter.view.expect(sum(item.state in IN_THE_MAKING for item in chosen.values()))
-    while any(item.state in IN_THE_MAKING for item in chosen.values()):
+    reporter.view.expect(sum(map(_is_in_the_making, chosen.values())))
+    while any(map(_is_in_the_making, chosen.values())):
         await asyncio.sleep(INTERVAL)
         in_the_making = {item.key: item async for item in batch.items(*IN_THE_MAKING)}
-        for key, before in chosen.items():
-            if before.state not in IN_THE_MAKING:
+        for key, before in [*chosen.items()]:
+            if not _is_in_the_making(before):
                 continue
-            item = in_the_making[key] if key in in_the_making else await batch.item(key)
+            try:
+                item = in_the_making[key] if key in in_the_making else await batch.item(key)
+            except KeyError:  # a person has renamed it
+                del chosen[key]
+                continue
             if item.state is not before.state:
                 located = await batch.locate_files(item)
                 if item.state is ItemState.UNCERTAIN:
                     reporter.event("uncertain", key=key, cause=item.cause)
                 report_item(reporter, item, [file.path for file in located.files])
             chosen[key] = item
-    return Counter(item.state for item in chosen.values())
+        if not (selection.keys or selection.states):  # those that were added, or renamed
+            chosen = in_the_making | chosen
+    return Counter(item.state for item in chosen.values() if not is_withdrawn(item))
+
+
+def _is_in_the_making(item: Item) -> bool:
+    """Whether a run would go on with it."""
+    return item.state in IN_THE_MAKING and not is_withdrawn(item)

@@ -121,6 +121,35 @@ def test_another_process_s_run_is_followed(
     assert result.event("batch")["failed"] == 1
 
 
+def test_films_that_are_renamed_or_withdrawn_meanwhile_are_followed_too(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another name is no error, and for a film that its manifest has lost nobody waits."""
+    monkeypatch.setattr(batch_status, "INTERVAL", 0.01)
+    path = write_manifest("tea", "sea")
+    service.script("create", [Fault.code(402)] * 2)
+    run("batch", "run", path, "--yes")
+    rest = write_manifest("tea")
+
+    async def rename() -> None:
+        async with Batch.open(path.with_suffix(".db")) as batch:
+            await batch.add(rest)
+            await batch.rename("tea", "coffee")
+
+    def change() -> None:
+        asyncio.run(rename())
+        run_batch(path)
+
+    maker = threading.Timer(0.2, change)
+    maker.start()
+
+    result = run("batch", "status", path, "--follow", "--json")
+    maker.join()
+
+    assert (result.code, result.event("batch")["done"]) == (0, 1)
+    assert "planned" not in result.event("batch")
+
+
 def run_batch(path: Path) -> int:
     """Make a batch in a thread of its own, as another process does."""
 
