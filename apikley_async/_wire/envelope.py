@@ -62,7 +62,7 @@ def _lowered(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen(repr=False, slots=False)  # a cached property costs less without
 class Reply:
     """An HTTP answer.
 

@@ -63,10 +63,11 @@ def _read_record(record: dict[str, Any], raw: dict[str, Any], task_id: str) -> S
         raise UnansweredError("The poll got the state of another task", task_id=task_id)
     state = _state(record.get("state"))
     links, param = Links(), None
-    if any(value for name, value in record.items() if name.startswith("result")):
+    results = {name: value for name, value in record.items() if name.startswith("result")}
+    if any(results.values()):
         param = unwrap_json(record.get("param"))
         sent_urls = [text for text in strings_in(param) if "://" in text]
-        links = find_links(record, exclude=sent_urls)
+        links = find_links(results, exclude=sent_urls)
     content = unwrap_json(record.get("resultJson"))
     content = content if isinstance(content, dict) else {}
     storyboard = record.get("model") == MODEL or _is_storyboard(param)
