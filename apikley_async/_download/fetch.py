@@ -53,7 +53,8 @@ __all__ = ["FileFetcher", "check_link"]
 
 logger: logging.Logger = logging.getLogger("apikley_async")
 
-CHUNK_BYTES = 256 * 1024
+READ_BYTES = 1024 * 1024  # at most in one piece: handing one to a thread has its price
+CHUNK_BYTES = 256 * 1024  # of what is decoded
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_REDIRECTS = 5
 PERMITTED = "allow_private permits it"
@@ -160,7 +161,7 @@ class FileFetcher:
                     return urljoin(url, response.headers.get("Location", ""))
                 wall = self._clock.wall()
                 body = read_response(held, response.status, response.headers, wall=wall)
-                await _pass_on(body, response.content.iter_chunked(CHUNK_BYTES), timeouts, receive)
+                await _pass_on(body, response.content.iter_chunked(READ_BYTES), timeouts, receive)
                 return body
         except (aiohttp.ClientError, OSError, ValueError) as exc:
             error = _own_error(exc, url, target)
@@ -228,6 +229,7 @@ class FileFetcher:
                 headers={"User-Agent": self._network.user_agent},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
+                read_bufsize=READ_BYTES,  # what comes while a piece is written is the next piece
                 trust_env=False,
             )
         return self._session
