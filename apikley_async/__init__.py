@@ -11,10 +11,10 @@ if TYPE_CHECKING:  # for type checkers; at run time a module is imported when it
     from apikley_async._download.stream import FilmStream
     from apikley_async._durations import Expected
     from apikley_async._environment import Environment
-    from apikley_async._generate import Completed, Failed, Outcome
     from apikley_async._images import PinnedImage
     from apikley_async._job import Job
     from apikley_async._limiter import Limiter, RateLimiter
+    from apikley_async._outcomes import Completed, Failed, Outcome
     from apikley_async._polling import Backoff
     from apikley_async._recorder import Attempt, Callbacks, Recorder, Verdict
     from apikley_async._result import Result, Snapshot, State
@@ -142,10 +142,10 @@ _NAMES = {
     "_download.stream": "FilmStream",
     "_durations": "Expected",
     "_environment": "Environment",
-    "_generate": "Completed Failed Outcome",
     "_images": "PinnedImage",
     "_job": "Job",
     "_limiter": "Limiter RateLimiter",
+    "_outcomes": "Completed Failed Outcome",
     "_polling": "Backoff",
     "_recorder": "Attempt Callbacks Recorder Verdict",
     "_result": "Result Snapshot State",

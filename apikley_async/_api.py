@@ -19,6 +19,7 @@ from apikley_async._result import Snapshot
 from apikley_async._retry import RETRIES, Timeouts, asked_pause, retry_delay
 from apikley_async._tasks import TaskScope
 from apikley_async._text import loggable
+from apikley_async._validation import check_kind
 from apikley_async._wire import requests
 from apikley_async._wire.envelope import Reply, decode_credits
 from apikley_async._wire.files import decode_link, decode_upload
@@ -82,6 +83,7 @@ class Api:
         return await self._retried(requests.get_credits(), decode_credits)
 
     async def download_url(self, url: str) -> str:
+        check_kind("url", url, str, "a URL as text")
         return await self._retried(requests.get_download_url(url), decode_link)
 
     async def upload(self, file: File, folder: str) -> str:

@@ -24,6 +24,7 @@ from apikley_async._submission import Group, Submission, check_submission
 from apikley_async._tasks import Nested
 from apikley_async._text import loggable
 from apikley_async._tokens import TokenMac, token_in, token_secret
+from apikley_async._validation import check_kind
 from apikley_async._wire.task_ids import is_task_id
 from apikley_async._wire.tasks import belongs_to_attempt, differences
 from apikley_async.errors import (
@@ -129,6 +130,8 @@ class Attempts:
         Returns:
             The job, and what is left of *timeout*.
         """
+        if timeout is not None:
+            check_kind("timeout", timeout, (int, float), "seconds")
         try:
             return await self.submit(work, **options), timeout
         except SubmissionUncertainError as error:
@@ -252,6 +255,7 @@ class Attempts:
             work: what it was made of, where it is one of many films.
             age: seconds since it was submitted; with *work*, it is polled as `durations` say.
         """
+        check_kind("task_id", task_id, str, "what `job.task_id` is")
         if not is_task_id(task_id):
             raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
         if token is not None and not is_task_id(token):  # the same alphabet; never repeated

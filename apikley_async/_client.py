@@ -8,7 +8,7 @@ import os
 import ssl as tls
 from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -18,26 +18,25 @@ from apikley_async._download.partfile import SavedFile
 from apikley_async._download.stream import FilmStream
 from apikley_async._durations import Expected
 from apikley_async._environment import Environment
-from apikley_async._generate import ClientFilms, ManyFilms, Outcome, Works, check_folder
+from apikley_async._generate import ClientFilms, ManyFilms, Works, check_folder, check_works
 from apikley_async._http import USER_AGENT, Network, network_fault, proxy_variables
 from apikley_async._images import ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
+from apikley_async._outcomes import Outcome
 from apikley_async._polling import Backoff
 from apikley_async._recorder import Callbacks, Recorder
 from apikley_async._result import Result, Snapshot
 from apikley_async._retry import Timeouts
 from apikley_async._secret import Secret, key_fault
-from apikley_async._session import Session, Settings
+from apikley_async._session import Session, Settings, argument_fault
 from apikley_async._spending import Spending
 from apikley_async._storyboard import Work
 from apikley_async._uploads import FOLDER
 from apikley_async._urls import AddressPolicy, is_loopback, is_url
+from apikley_async._validation import check_kind
 from apikley_async._wire.task_ids import validate_not_created
-from apikley_async.errors import (
-    AuthenticationError,
-    SubmissionUncertainError,
-)
+from apikley_async.errors import AuthenticationError, SubmissionUncertainError
 from apikley_async.events import Emitter, Event, event_fault
 
 __all__ = ["Client"]
@@ -127,11 +126,26 @@ class Client:
         environment: Environment | None = None,
     ) -> None:
         self._host: str | None = None  # first what `repr` shows, should the rest be refused
+        wrong = event_fault(on_event) or argument_fault(
+            base_url=base_url,
+            limiter=limiter,
+            max_running=max_running,
+            polling=polling,
+            callback=callback,
+            timeouts=timeouts,
+            proxy=proxy,
+            trust_env=trust_env,
+            allow_private=allow_private,
+            environment=environment,
+        )
+        if wrong:
+            del api_key, base_url, proxy  # a traceback that shows locals must not show them
+            raise TypeError(wrong)
         environment = environment or Environment()
         given = api_key if api_key is not None else os.environ.get("APIKLEY_API_KEY")
         fault = key_fault(given)
         key = Secret("unused" if fault else str(given).strip())
-        del api_key, given  # a traceback that shows locals must not show the key
+        del api_key, given  # nor the key
         if fault and environment.transport is None:
             raise AuthenticationError(fault)
         base_url = (base_url or os.environ.get("APIKLEY_BASE_URL") or BASE_URL).strip()
@@ -144,8 +158,6 @@ class Client:
         if fault:
             del base_url
             raise ValueError(fault)
-        if wrong := event_fault(on_event):
-            raise TypeError(wrong)
         host = urlsplit(base_url).hostname
         clock, rng = environment.clock, environment.rng
         self._settings = Settings(
@@ -201,6 +213,8 @@ class Client:
             UnreachableError, RateLimitError: `retry_for` has passed; nothing was created.
             BudgetExceededError: it does not fit into a bound of the client; nothing was sent.
         """
+        if recorder is not None:
+            check_kind("recorder", recorder, Recorder, "a Recorder")
         return await self.attempts.submit(
             work, callback_url=callback_url, recorder=recorder, metadata=metadata
         )
@@ -270,10 +284,11 @@ class Client:
                 films of the kind have shown better.
         """
         self.attempts.durations.expect(expected)
+        check_works(works)
+        check_kind("timeout", timeout, (int, float, NoneType), "seconds")
         save = None
         if save_to is not None:
-            await check_folder(folder := Path(save_to))
-            save = functools.partial(self.save, target=folder)
+            save = functools.partial(self.save, target=await check_folder(save_to))
         clock, window = self._settings.environment.clock, self._settings.max_running
         maker = ClientFilms(self.attempts, clock=clock, timeout=timeout)
         outcomes = ManyFilms(maker, works, window=window, save=save).outcomes(ordered=ordered)
@@ -302,6 +317,7 @@ class Client:
             NotFoundError: the service does not know the task, or not yet.
             ApiError, UnreachableError, UnansweredError: no state this time.
         """
+        check_kind("task_id", task_id, str, "what `job.task_id` is")
         return await self.attempts.poll(task_id)
 
     # --- the other endpoints ------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import aiohttp
 import attrs
 
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._http import Connector, Transport
+from apikley_async._validation import of_kind
 
 __all__ = ["Environment"]
 
@@ -25,7 +27,17 @@ class Environment:
             `aiohttp.TCPConnector`.
     """
 
-    clock: Clock = attrs.field(factory=SystemClock)
-    rng: random.Random = attrs.field(factory=random.SystemRandom)
-    transport: Transport | None = None
-    connector: Connector = aiohttp.TCPConnector
+    clock: Clock = attrs.field(factory=SystemClock, validator=of_kind(Clock, "a Clock"))
+    rng: random.Random = attrs.field(
+        factory=random.SystemRandom, validator=of_kind(random.Random, "a random.Random")
+    )
+    transport: Transport | None = attrs.field(default=None)
+    connector: Connector = attrs.field(
+        default=aiohttp.TCPConnector,
+        validator=of_kind(Callable, "a callable"),  # type: ignore[arg-type]
+    )
+
+    @transport.validator
+    def _sends(self, attribute: attrs.Attribute[Transport | None], value: object) -> None:
+        if value is not None and not callable(getattr(value, "send", None)):
+            raise TypeError(f"transport: something that sends, not {type(value).__name__}")

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -18,11 +19,12 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Mapping,
 )
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import attrs
 
@@ -30,6 +32,7 @@ from apikley_async._attempts import Attempts
 from apikley_async._clock import Clock
 from apikley_async._disk import check_writable
 from apikley_async._job import Job
+from apikley_async._outcomes import Completed, Failed, Outcome
 from apikley_async._result import Result
 from apikley_async._retry import Maintenance
 from apikley_async._spending import Expense
@@ -45,7 +48,7 @@ from apikley_async.errors import (
     SubmissionUncertainError,
 )
 
-__all__ = ["Completed", "Failed", "Outcome", "Works"]
+__all__ = ["ClientFilms", "ManyFilms", "Save", "Works", "check_folder", "check_works"]
 
 logger = logging.getLogger("apikley_async")
 
@@ -55,84 +58,6 @@ Item: TypeAlias = Work | tuple[Work, Any]
 """A work, or a work and its metadata."""
 
 Works: TypeAlias = Iterable[Item] | AsyncIterable[Item]
-
-
-@attrs.frozen
-class Completed:
-    """A film that `generate_many` has made.
-
-    Attributes:
-        index: its place in the input, from 0.
-        work: what was asked for.
-        job: the paid task.
-        result: the film.
-        paths: its files, where `save_to` had them saved.
-        metadata: what the caller knows the work by.
-        ok: always True; `error` is always None. A type checker narrows an `Outcome` by either.
-    """
-
-    index: int
-    work: Work
-    job: Job
-    result: Result
-    paths: tuple[Path, ...] = ()
-    metadata: Any = attrs.field(default=None, repr=False)
-    ok: ClassVar[Literal[True]] = True
-    error: ClassVar[None] = None
-
-    def unwrap(self) -> Result:
-        """Return the result; `Failed.unwrap` raises."""
-        return self.result
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain JSON values; `metadata` is not among them."""
-        paths = [str(path) for path in self.paths]
-        return _as_dict(self) | {"result": self.result.to_dict(), "paths": paths}
-
-
-@attrs.frozen
-class Failed:
-    """A film that `generate_many` has not made.
-
-    Attributes:
-        index: its place in the input, from 0.
-        work: what was asked for.
-        error: why there is no film. Whatever your own code has raised (a limiter, a function of
-            prices) is its `__cause__`.
-        job: the task, if one was created; it is paid unless the service says otherwise. A film
-            that could not be saved has one: `client.save(await job, ...)` tries again.
-        metadata: what the caller knows the work by.
-        ok: always False; `result` is always None.
-    """
-
-    index: int
-    work: Work
-    error: ApikleyError
-    job: Job | None = None
-    metadata: Any = attrs.field(default=None, repr=False)
-    ok: ClassVar[Literal[False]] = False
-    result: ClassVar[None] = None
-
-    def unwrap(self) -> Result:
-        """Raise the error; `Completed.unwrap` returns the result."""
-        raise self.error
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain JSON values; `metadata` is not among them."""
-        return _as_dict(self) | {"error": self.error.to_dict()}
-
-
-def _as_dict(outcome: Completed | Failed) -> dict[str, Any]:
-    return {
-        "ok": outcome.ok,
-        "index": outcome.index,
-        "work": dict(outcome.work.to_dict()),
-        "task_id": outcome.job.task_id if outcome.job is not None else None,
-    }
-
-
-Outcome: TypeAlias = Completed | Failed
-"""What became of one work: narrow it by `outcome.error is None`, `isinstance` or `match`."""
 
 
 class FilmMaker(Protocol):
@@ -167,17 +92,27 @@ Save: TypeAlias = Callable[[Result], Awaitable[Iterable[Path]]]
 """Saves the files of a result, and gives their paths."""
 
 
-async def check_folder(folder: Path) -> None:
+async def check_folder(target: str | os.PathLike[str]) -> Path:
     """Make a folder if need be, and try to write there.
 
     Raises:
         DownloadError: it cannot be made, or written.
     """
+    folder = Path(target)
     try:
         await asyncio.to_thread(check_writable, folder)
     except OSError as error:
         message = f"{folder} cannot be written: {error.strerror}; nothing was sent"
         raise DownloadError(message, blames=Blame.INPUT) from None
+    return folder
+
+
+def check_works(works: object) -> None:
+    """Refuse what is no collection of works, such as one work alone."""
+    single = isinstance(works, str | bytes | Mapping | Work)
+    if single or not isinstance(works, Iterable | AsyncIterable):
+        hint = "; put it into a list" if isinstance(works, Work) else ""
+        raise TypeError(f"works: storyboards, tasks or pairs, not {type(works).__name__}{hint}")
 
 
 class _Handover:

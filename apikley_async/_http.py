@@ -18,6 +18,7 @@ import io
 import logging
 import socket
 import ssl as tls
+import warnings
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from types import SimpleNamespace
@@ -80,6 +81,24 @@ class Network:
     user_agent: str = USER_AGENT
     variables: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     seen: Seen = attrs.field(factory=Seen, repr=False, eq=False)
+    opened: list[aiohttp.ClientSession] = attrs.field(factory=list, repr=False, eq=False)
+
+    def abandon(self) -> bool:
+        """Drop what was opened and not closed, without waiting; say whether there was anything.
+
+        For a client that nobody holds any more: aiohttp would warn of each part of it.
+        """
+        left = [session for session in self.opened if not session.closed]
+        for connector in [session.connector for session in left if session.connector]:
+            # Its first step closes the connections; the others would only wait for their ends.
+            with warnings.catch_warnings(), contextlib.suppress(RuntimeError, StopIteration):
+                warnings.simplefilter("ignore")
+                steps = connector.close().__await__()
+                next(steps)
+                steps.close()
+        for session in left:
+            session.detach()
+        return bool(left)
 
     def proxy_for(self, url: str) -> str | None:
         """The proxy that leads to *url*; none leads to this machine."""
@@ -423,6 +442,7 @@ class HttpTransport:
                 trace_configs=None if repeatable else [trace],
                 trust_env=False,  # it would read netrc
             )
+            self._network.opened.append(self._sessions[repeatable])
         return self._sessions[repeatable]
 
     def _open_socket(self, info: Any) -> socket.socket:

@@ -103,7 +103,8 @@ class Job:
 
     Any number of tasks may await one job and cost one stream of polls. If the one that polls is
     cancelled, the next takes over; cancelling the last stops the polling. The film goes on in
-    any case, and awaiting again resumes polling.
+    any case, and awaiting again resumes polling. A job is awaitable and no coroutine: a task of its
+    own is `asyncio.create_task(job.wait())`.
 
     `await job` raises `JobFailedError` when the service reports a failure twice running,
     `JobTimeoutError` when the client's `job_timeout` has passed, `NotFoundError` when the service
@@ -474,4 +475,5 @@ class Job:
         return JobTimeoutError(message, task_id=self.task_id, job=self)
 
     def __repr__(self) -> str:
-        return f"<Job {self.task_id} {self.snapshot.state_text}>"
+        work = "" if self.work is None else f": {self.work!r}"
+        return f"<Job {self.task_id} {self.snapshot.state_text}{work}>"

@@ -19,13 +19,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from heapq import heappop, heappush, heappushpop, nsmallest
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Protocol, runtime_checkable
 
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._gate import Gate
 from apikley_async._polling import Backoff, exactly
 from apikley_async._tasks import Binding, FairLock
+from apikley_async._validation import check_kind
 from apikley_async.errors import (
     ApiError,
     RateLimitError,
@@ -284,6 +285,11 @@ class RateLimiter:
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        check_kind("limit", limit, (int, float), "a whole number, 1 or more")
+        check_kind("per", per, (int, float), "seconds, 0 or more")
+        check_kind("max_running", max_running, (int, float, NoneType), "a whole number, 1 or more")
+        check_kind("clock", clock, (Clock, NoneType), "a Clock")
+        check_kind("rng", rng, (random.Random, NoneType), "a random.Random")
         if not 0 <= per < math.inf:
             raise ValueError(f"per: seconds, 0 or more, not {per!r}")
         self.limit = limit

@@ -50,12 +50,17 @@ class Backoff:
     initial: float = attrs.field(default=2.0, validator=positive)
     factor: float = attrs.field(default=1.5, validator=positive)
     maximum: float = attrs.field(default=20.0, validator=positive)
-    jitter: Jitter = spread
+    jitter: Jitter = attrs.field(default=spread)
 
     @factor.validator
     def _grows(self, attribute: attrs.Attribute[float], value: float) -> None:
         if value < 1:
             raise ValueError(f"factor: 1 or more, not {value!r}")
+
+    @jitter.validator
+    def _is_called(self, attribute: attrs.Attribute[Jitter], value: object) -> None:
+        if not callable(value):
+            raise TypeError(f"jitter: a function of a delay, not {type(value).__name__}")
 
     def delays(self, rng: random.Random) -> Iterator[float]:
         """Yield the delays one after the other, without end; the caller watches its deadline."""

@@ -12,7 +12,7 @@ from apikley_async._wire.requests import Request
 __all__ = ["Attempt", "Callbacks", "NoCallbacks", "NoRecorder", "Recorder", "Verdict"]
 
 
-class Verdict(enum.Enum):
+class Verdict(enum.StrEnum):
     """What became of one attempt to submit."""
 
     ACCEPTED = "accepted"

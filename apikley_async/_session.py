@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from types import NoneType
 
 import attrs
 
@@ -16,16 +19,19 @@ from apikley_async._http import HttpTransport, Network, Transport
 from apikley_async._jobs import Jobs
 from apikley_async._limiter import Limiter
 from apikley_async._polling import Backoff, positive
+from apikley_async._recorder import Callbacks
+from apikley_async._retry import Timeouts
 from apikley_async._secret import Secret
 from apikley_async._spending import Spending
 from apikley_async._submission import Submitter
 from apikley_async._tasks import TaskScope
 from apikley_async._uploads import Uploads
 from apikley_async._urls import AddressPolicy, fetch_faults
+from apikley_async._validation import kind_fault
 from apikley_async.errors import ClientClosedError, StoryboardError
 from apikley_async.events import Emitter
 
-__all__ = ["Session", "Sessions", "Settings"]
+__all__ = ["Session", "Sessions", "Settings", "argument_fault"]
 
 
 @attrs.frozen
@@ -67,11 +73,45 @@ class Settings:
             raise StoryboardError([f"{place}: {fault}" for fault in faults])
 
 
+# What the arguments of a client must be, where nothing else says so.
+ARGUMENTS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "base_url": ((str, NoneType), "a URL as text"),
+    "limiter": ((Limiter, NoneType), "a Limiter, such as RateLimiter()"),
+    "max_running": ((int, float), "a whole number, 1 or more"),
+    "polling": ((Backoff, NoneType), "a Backoff"),
+    "callback": ((Callbacks, NoneType), "a Callback of apikley_async.webhook, or your own"),
+    "timeouts": ((Timeouts, NoneType), "a Timeouts"),
+    "proxy": ((str, NoneType), "a URL as text"),
+    "trust_env": ((bool,), "True or False"),
+    "allow_private": ((bool,), "True or False"),
+    "environment": ((Environment, NoneType), "an Environment"),
+}
+
+
+def argument_fault(**given: object) -> str | None:
+    """Say which argument of a client is of a wrong kind; values are not shown."""
+    faults = (kind_fault(name, value, *ARGUMENTS[name]) for name, value in given.items())
+    return next(filter(None, faults), None)
+
+
+def warn_unclosed(network: Network, base_url: str) -> None:
+    """Warn of a client that nobody holds any more and nobody has closed, and let go of it."""
+    if network.abandon():
+        warnings.warn(
+            f"unclosed client of {base_url}: use `async with Client()`, or await client.aclose()",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+
 class Session:
     """Everything that is made anew for each event loop; made in that loop."""
 
     def __init__(self, settings: Settings, matching: CallbackMatching, jobs: Jobs) -> None:
-        environment, network = settings.environment, settings.network
+        environment = settings.environment
+        network = attrs.evolve(settings.network, opened=[])
+        # Not `__del__`: in a circle of garbage aiohttp's own warnings might come first.
+        weakref.finalize(self, warn_unclosed, network, settings.base_url)
         clock, rng, emit = environment.clock, environment.rng, settings.emit
         self.tasks: TaskScope = TaskScope()
         self.transport: Transport = environment.transport or HttpTransport(

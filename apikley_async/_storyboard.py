@@ -26,7 +26,7 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
 
-from apikley_async._text import short_repr
+from apikley_async._text import count, one_line, short_repr
 from apikley_async._validation import (
     image_faults,
     images_faults,
@@ -138,7 +138,7 @@ class Shot:
         return {"scene": self.scene, "duration": _whole(self.duration)}
 
 
-@attrs.frozen(init=False)
+@attrs.frozen(init=False, repr=False)
 class Storyboard:
     """One film: one to ten shots that together fit into *duration* seconds.
 
@@ -230,6 +230,17 @@ class Storyboard:
         }
         return fields if self.model == MODEL else {**fields, "model": self.model}
 
+    def __repr__(self) -> str:
+        facts = [count(len(self.shots), "shot"), f"{self.duration} s", self.aspect_ratio]
+        facts += ["an image"] if self.image is not None else []
+        facts += [self.model] if self.model != MODEL else []
+        return f"<Storyboard {_words(self.shots[0].scene)}: {', '.join(facts)}>"
+
+
+def _words(text: object) -> str:
+    """The first words of a film, for a `repr`."""
+    return repr(one_line(text, 40))
+
 
 def _whole(value: float) -> float:
     """Write 7.0 as 7: equal durations are spelled alike."""
@@ -258,7 +269,7 @@ _writer.register_unstructure_hook(
 )
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class ModelTask:
     """A task of any model of the service, submitted as a storyboard is.
 
@@ -316,6 +327,11 @@ class ModelTask:
 
     def __hash__(self) -> int:
         return hash(self._canonical)
+
+    def __repr__(self) -> str:
+        prompt = self.input.get("prompt")
+        words = f": {_words(prompt)}" if isinstance(prompt, str) else ""
+        return f"<ModelTask {self.model}{words}>"
 
 
 def images_of(images: Images) -> Iterator[tuple[str, Image]]:

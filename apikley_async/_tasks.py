@@ -18,6 +18,19 @@ __all__ = ["Binding", "FairLock", "Nested", "OtherLoopError", "TaskScope", "with
 T = TypeVar("T")
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that runs here; a sentence where none of asyncio does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    raise RuntimeError(
+        "apikley_async runs on asyncio, and no event loop of asyncio runs here: call it from a "
+        "coroutine that asyncio.run() runs. Under trio, use trio-asyncio, or asyncio.run() in a "
+        "thread (trio.to_thread.run_sync)"
+    )
+
+
 class TaskScope:
     """The tasks and waits of one client in one event loop.
 
@@ -25,7 +38,7 @@ class TaskScope:
     """
 
     def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = running_loop()
         self.closing: bool = False
         self._closed = asyncio.Event()
         self._no_waits = asyncio.Event()

@@ -122,8 +122,10 @@ def url_faults(url: str) -> Iterator[str]:
         yield parsed
 
 
-def _parse_or_say_why(url: str) -> ParsedUrl | str:
+def _parse_or_say_why(url: object) -> ParsedUrl | str:
     """Read *url*; a text says why it is not one that another machine could be asked to fetch."""
+    if not isinstance(url, str):
+        return f"a URL as text, not {type(url).__name__}"
     if len(url) > MAX_URL:
         return f"a URL of at most {MAX_URL} characters, not {len(url)}"
     if _has_blanks(url):

@@ -8,15 +8,44 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from typing import TypeGuard
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias, TypeGuard
+
+import attrs
 
 from apikley_async._text import encodes, short_repr
 from apikley_async._urls import url_faults
 
 MAX_DEPTH = 32
 MAX_BITS = 1000  # of an integer: some 300 digits, as many as a float reaches
+Kinds: TypeAlias = type | tuple[type, ...]
 UPLOAD_HINT = "client.upload() turns content into a URL"
+
+
+def kind_fault(name: str, value: object, kinds: Kinds, what: str) -> str | None:
+    """Say that an argument is of a wrong kind, by its name; True and False are no numbers.
+
+    The value itself is not shown: it may be a secret.
+    """
+    allowed = kinds if isinstance(kinds, tuple) else (kinds,)
+    if isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed):
+        return None
+    return f"{name}: {what}, not {type(value).__name__}"
+
+
+def check_kind(name: str, value: object, kinds: Kinds, what: str) -> None:
+    """Refuse an argument of a wrong kind with a `TypeError` that names it."""
+    if fault := kind_fault(name, value, kinds, what):
+        raise TypeError(fault)
+
+
+def of_kind(kinds: Kinds, what: str) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    """A validator for fields of attrs that refuses wrong kinds."""
+
+    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        check_kind(attribute.name, value, kinds, what)
+
+    return validate
 
 
 def model_faults(model: object) -> Iterator[str]:

@@ -232,6 +232,7 @@ class FileFetcher:
                 read_bufsize=READ_BYTES,  # what comes while a piece is written is the next piece
                 trust_env=False,
             )
+            self._network.opened.append(self._session)
         return self._session
 
 

@@ -26,6 +26,7 @@ from apikley_async._download.transfer import Transfers, given_up
 from apikley_async._http import Network
 from apikley_async._result import Result
 from apikley_async._urls import AddressPolicy, display_host
+from apikley_async._validation import check_kind
 from apikley_async.errors import DownloadError
 from apikley_async.events import Emit, Saved
 
@@ -78,6 +79,7 @@ class Saver:
         self, result: Result, target: str | os.PathLike[str], *, overwrite: Overwrite = False
     ) -> list[SavedFile]:
         """Save every file of *result*; see `Client.save_files`."""
+        check_kind("result", result, Result, "a Result, as awaiting a job gives")
         if not result.urls:
             raise DownloadError("The result has no file to save", task_id=result.task_id)
         saved: list[SavedFile] = []

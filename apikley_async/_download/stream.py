@@ -31,6 +31,7 @@ from apikley_async._download.transfer import Transfers, given_up
 from apikley_async._result import Result
 from apikley_async._tasks import TaskScope
 from apikley_async._urls import display_host
+from apikley_async._validation import check_kind
 from apikley_async.errors import ClientClosedError, DownloadError
 
 __all__ = ["FilmStream", "Streams"]
@@ -248,6 +249,7 @@ class Streams:
     @contextlib.asynccontextmanager
     async def stream(self, result: Result, index: int) -> AsyncGenerator[FilmStream, None]:
         """Stream a file of *result*; see `Client.stream`."""
+        check_kind("result", result, Result, "a Result, as awaiting a job gives")
         if not result.urls:
             raise DownloadError("The result has no file to stream", task_id=result.task_id)
         if not 0 <= index < len(result.urls):

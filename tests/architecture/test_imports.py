@@ -75,6 +75,7 @@ ORDER = [
     "_submission",
     "_session",
     "_attempts",
+    "_outcomes",
     "_generate",
     # what users import
     "_client",

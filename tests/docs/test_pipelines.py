@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import importlib.util
 import random
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 import aiohttp
 import pytest
 from aiohttp import web
-from pages import ROOT, blocks_of
+from pages import ROOT, module_of
 
 from apikley_async import Client, Environment, Shot, Storyboard
 from apikley_async.batch import Batch, Destination, ItemState
@@ -26,19 +24,6 @@ from apikley_async.testing import LoopClock
 PAGE = ROOT / "docs" / "howto" / "pipelines.md"
 ACCESS, SECRET, REGION = "an-access-key", "a-secret-of-nobody", "eu-test-1"
 PART = 8 * 1024 * 1024
-
-
-def recipe(name: str, folder: Path) -> ModuleType:
-    """A file of the page, as a module."""
-    [body] = [block.body for block in blocks_of(PAGE.read_text("utf-8")) if block.value == name]
-    path = folder / name
-    path.write_text(body, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Bucket:
@@ -126,7 +111,7 @@ def signature_of(request: web.Request, body: bytes) -> str:
 
 
 def destination_of(bucket: Bucket, session: aiohttp.ClientSession, folder: Path) -> Any:
-    made = recipe("s3_destination.py", folder).S3Destination
+    made = module_of(PAGE, "s3_destination.py", folder).S3Destination
     keys = {"access_key": ACCESS, "secret_key": SECRET, "region": REGION}
     return made(session, bucket.endpoint, "films", **keys)
 
@@ -229,7 +214,7 @@ async def test_joined_films_play_one_after_the_other(tmp_path: Path) -> None:
         result = await client.generate(Storyboard([Shot("A kitten wakes up.")], duration=10))
         films = [*await client.save(result, tmp_path), *await client.save(result, tmp_path)]
     target = tmp_path / "story.mp4"
-    recipe("join_films.py", tmp_path).join_films(films, target)
+    module_of(PAGE, "join_films.py", tmp_path).join_films(films, target)
 
     with av.open(str(target)) as joined:
         assert joined.duration / av.time_base == pytest.approx(20, abs=0.2)

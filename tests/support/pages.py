@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import doctest
+import importlib.util
 import inspect
 import io
 import re
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["PAGES", "ROOT", "RUSSIAN", "Block", "blocks_of", "run_page"]
+__all__ = ["PAGES", "ROOT", "RUSSIAN", "Block", "blocks_of", "module_of", "run_page"]
 
 ROOT = Path(__file__).resolve().parents[2]
 RUSSIAN = ROOT / "docs" / "README.ru.md"  # its blocks are those of README.md
@@ -63,6 +64,19 @@ def blocks_of(text: str) -> Iterator[Block]:
             what=note["what"] if note else "",
             value=(note["value"] or "") if note else "",
         )
+
+
+def module_of(page: Path, name: str, folder: Path) -> types.ModuleType:
+    """A file of a page, written into *folder* and imported."""
+    [body] = [block.body for block in blocks_of(page.read_text("utf-8")) if block.value == name]
+    path = folder / name
+    path.write_text(body, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run_page(page: Path, text: str, folder: Path, run: Callable[[Any], object]) -> list[str]:
