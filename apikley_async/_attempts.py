@@ -255,8 +255,8 @@ class Attempts:
             work: what it was made of, where it is one of many films.
             age: seconds since it was submitted; with *work*, it is polled as `durations` say.
         """
-        check_kind("task_id", task_id, str, "what `job.task_id` is")
-        if not is_task_id(task_id):
+        given: object = task_id  # a type checker believes that it is a text
+        if not isinstance(given, str) or not is_task_id(given):
             raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
         if token is not None and not is_task_id(token):  # the same alphabet; never repeated
             raise StoryboardError("token: what job.token was, a word without spaces")

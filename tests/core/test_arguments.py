@@ -107,7 +107,6 @@ CALLS: dict[str, Callable[[Client], Any]] = {
     "recorder: ": lambda client: client.submit(KITTEN, recorder=5),
     "timeout: ": lambda client: client.generate(KITTEN, timeout="60"),
     "task_id: ": lambda client: client.poll(None),
-    "task_id: w": lambda client: asyncio.to_thread(client.job, 5),
     "url: ": lambda client: client.download_url(5),
     "result: a Result, as awaiting a job gives, not Job": lambda client: client.save(
         client.job("t"), "films"
@@ -130,6 +129,8 @@ async def test_calls_name_the_argument_of_a_wrong_kind() -> None:
             with pytest.raises(TypeError) as caught:
                 await call(client)
             assert str(caught.value).startswith(begins)
+        with pytest.raises(StoryboardError, match="task_id: a word without spaces, not 5"):
+            client.job(5)
         with pytest.raises(StoryboardError, match="callback_url: a URL as text, not int"):
             await client.submit(KITTEN, callback_url=5)
 
