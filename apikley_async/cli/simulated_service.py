@@ -58,11 +58,11 @@ class RehearsalRenderer:
         return await self.renderer.render(attrs.evolve(request, seed=seed)) + REHEARSAL_MARK
 
 
-def renderer_named(kind: str | None, *, short_side: int = 720) -> Renderer:
+def renderer_named(kind: str | None, *, short_side: int = 720, fps: int = 12) -> Renderer:
     """The renderer "animatic" or "placeholder"; None for the best that is installed."""
     if kind == "placeholder" or (kind is None and not rendering_available()):
         return PlaceholderRenderer()
-    return AnimaticRenderer(short_side=short_side)
+    return AnimaticRenderer(short_side=short_side, fps=fps)
 
 
 @attrs.frozen
@@ -82,6 +82,7 @@ class SimulatedService:
         speed: simulated seconds that pass in one real second.
         films: the name of the renderer; None for the best that is installed.
         short_side: of the films, in pixels.
+        fps: their frames in a second.
         max_running: films in the making at once.
         timeout: seconds for which a job is polled.
         key: its API key; random by default.
@@ -91,6 +92,7 @@ class SimulatedService:
     speed: float
     films: str | None = None
     short_side: int = 360
+    fps: int = 12
     max_running: int = 100
     timeout: float | None = None
     key: str | None = attrs.field(default=None, repr=False)
@@ -101,7 +103,9 @@ class SimulatedService:
     @contextlib.asynccontextmanager
     async def open_client(self, tasks: Sequence[KnownTask] = ()) -> AsyncIterator[Client]:
         """Run the service, let it know *tasks*, and yield a client for it."""
-        renderer = RehearsalRenderer(renderer_named(self.films, short_side=self.short_side))
+        renderer = RehearsalRenderer(
+            renderer_named(self.films, short_side=self.short_side, fps=self.fps)
+        )
         service = Simulator(self.terms, speed=self.speed, renderer=renderer, api_key=self.key)
         async with service as simulator:
             limiter = RateLimiter(

@@ -251,6 +251,7 @@ SUBPACKAGE_ORDER = {
         "callbacks.signed_request",
         "callbacks.sender",
         "video.still_image",
+        "video.fonts",
         "video.frames",
         "video.encode",
         "video.renderers",

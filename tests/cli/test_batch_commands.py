@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import Run, fail_bad_films, write_manifest
+from film_frames import needs_codec
 
 from apikley_async.batch import ItemState, Journal
 from apikley_async.cli import simulated_service
@@ -326,6 +327,22 @@ def test_remarks_are_shown_before_consent_is_asked(service: Simulator, run: Run)
     assert (event["films"], event["shots"], event["seconds"]) == (2, 2, 30)
     assert (checked.code, asked.code) == (0, 2)
     assert service.ledger.creations == []
+
+
+@needs_codec
+def test_a_preview_has_24_frames_a_second(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cuts and motion are looked at before paying."""
+    import av
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(simulated_service, "SPEED", 600.0)
+
+    assert run("preview", write_manifest("tea")).code == 0
+
+    with av.open("preview/tea.mp4") as film:
+        assert film.streams.video[0].average_rate == 24
 
 
 def test_a_preview_costs_nothing_and_replaces_only_previews(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import logging
+from importlib.resources import files
 
 import pytest
 from film_frames import (
@@ -107,7 +109,8 @@ async def test_ten_shots_have_ten_captions():
     """As many shots as the service accepts fit into one film."""
     shots = tuple(((letter + " ") * number, 1.0) for number, letter in enumerate("MWTLIVXHZO", 5))
 
-    frames = frames_of(await rendered(wanted(shots, 10, image=saved(two_colours(), "PNG")), fps=2))
+    request = wanted(shots, 10, image=saved(two_colours(), "PNG"))
+    frames = frames_of(await rendered(request, short_side=360, fps=2))
 
     assert caption_changes(frames) == list(range(2, 20, 2))
 
@@ -176,14 +179,14 @@ async def test_a_task_without_shots_shows_its_prompt():
 )
 async def test_letters_of_europe_are_caption_pixels(text, caplog):
     """Cyrillic, Greek and accented Latin are not shown as boxes."""
-    from apikley_async.simulator.video.frames import MISSING, Typeface
+    from apikley_async.simulator.video.fonts import Typeface
 
-    marks = "".join(c if c == " " else MISSING for c in text)
+    marks = "".join(c if c == " " else "\ufffd" for c in text)
     films = [await rendered(wanted(((shown, 1.0),))) for shown in (text, marks)]
 
     written, boxed = (caption_pixels(frames_of(film)[0]) for film in films)
 
-    assert Typeface().missing_in(text) == set()
+    assert Typeface(folders=()).cure(text) == ""
     assert overlap(written, boxed) < 0.5
     assert not caplog.records
 
@@ -201,30 +204,30 @@ async def test_different_letters_look_different(one, other):
 
 
 @needs_codec
-async def test_characters_without_a_glyph_leave_a_mark_and_one_warning(caplog):
-    """Emoji and Chinese are shown as a replacement mark, and logged once per film."""
-    shots = (("灯台の夜明け", 0.5), ("👩‍🚀 🐱 灯", 0.5))
+async def test_characters_that_no_font_has_leave_a_gap_and_one_warning(caplog):
+    """Once per film; U+0378 is no character, so no font has it."""
+    shots = (("One \u0378\u0378 word.", 0.5), ("Two.", 0.5))
 
     with caplog.at_level(logging.WARNING):
         frames = frames_of(await rendered(wanted(shots)))
 
     assert len(caption_pixels(frames[0])) > 30
     (record,) = caplog.records
-    assert "U+706F" in record.getMessage()
+    assert record.getMessage().endswith("2 characters not shown: install Noto Sans")
 
 
 @needs_codec
 @pytest.mark.parametrize("text", ["many words " * 300, "w" * 5_000, "a\n\tb\x00\u200d" * 40])
 @pytest.mark.parametrize("aspect", ["landscape", "portrait"])
 async def test_a_long_caption_stays_inside_its_area(text, aspect):
-    """Text is shrunk, wrapped and finally cut; it covers neither the picture nor the edges."""
+    """Text is shrunk, wrapped and finally cut; it leaves the upper half as it is, and the edges."""
     image = saved(two_colours(), "PNG")
 
     frame = frames_of(await rendered(wanted(((text, 0.3),), 0.3, aspect, image), short_side=360))[0]
 
     width = frame.width
-    assert close(colour_at(frame, 0.1, 0.4), RED)
-    assert close(colour_at(frame, 0.9, 0.4), BLUE)
+    assert close(colour_at(frame, 0.1, 0.52), RED)
+    assert close(colour_at(frame, 0.9, 0.52), BLUE)
     columns = {place % width for place in caption_pixels(frame)}
     assert columns
     assert width * 0.04 < min(columns)
@@ -232,8 +235,21 @@ async def test_a_long_caption_stays_inside_its_area(text, aspect):
 
 
 @needs_codec
+@pytest.mark.parametrize("aspect", ["landscape", "portrait"])
+async def test_a_caption_of_two_lines_leaves_two_thirds_of_the_picture(aspect):
+    """What a scene usually says hides the lowest part only."""
+    image, text = saved(two_colours(), "PNG"), "A kitten in orange headphones eats cake."
+
+    frame = frames_of(await rendered(wanted(((text, 0.3),), 0.3, aspect, image), short_side=360))[0]
+
+    assert close(colour_at(frame, 0.1, 0.67), RED)
+    assert close(colour_at(frame, 0.9, 0.67), BLUE)
+
+
+@needs_codec
 async def test_a_cut_caption_ends_in_an_ellipsis():
-    from apikley_async.simulator.video.frames import Typeface, fit_text
+    from apikley_async.simulator.video.fonts import Typeface
+    from apikley_async.simulator.video.frames import fit_text
 
     block = fit_text("Some words, " * 200, Typeface(), 1.0, 600, 200)
 
@@ -259,6 +275,21 @@ async def test_captions_can_be_read_over_any_two_colours(ground):
 
 
 # --- the pictures -----------------------------------------------------------------------------
+
+
+@needs_codec
+async def test_shots_of_one_picture_are_framed_differently():
+    """At a cut far more changes than by the motion within a shot."""
+    picture = files("apikley_async.cli").joinpath("storyboards/kitten.webp").read_bytes()
+    shots = tuple((f"Shot {number}.", 2.0) for number in range(5))
+
+    frames = frames_of(await rendered(wanted(shots, 10, image=picture)))
+
+    views = [frame.crop((0, 30, frame.width, 90)).convert("L").tobytes() for frame in frames]
+    pairs = list(itertools.pairwise(views))
+    changed = [sum(abs(a - b) for a, b in zip(one, two, strict=True)) for one, two in pairs]
+    cuts = [changed[number - 1] for number in range(12, 60, 12)]
+    assert min(cuts) > 2 * max(set(changed) - set(cuts))
 
 
 @needs_codec

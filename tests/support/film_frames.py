@@ -76,7 +76,7 @@ def boxes_of(film: bytes) -> list[str]:
 def caption_pixels(frame: Image.Image) -> set[int]:
     """The pixels of the text: those brighter than most of the last line of a caption."""
     width, height = frame.size
-    line = frame.crop((0, height * 82 // 100, width, height * 92 // 100)).convert("L").tobytes()
+    line = frame.crop((0, height * 85 // 100, width, height * 92 // 100)).convert("L").tobytes()
     veil = sorted(line)[len(line) // 2]
     return {place for place, level in enumerate(line) if level > veil + 30}
 

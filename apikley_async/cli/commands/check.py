@@ -109,7 +109,7 @@ def preview(
     check_rendering(kind, "apikley preview FILE --films placeholder")
     make_folder(folder)
     reporter = new_reporter(as_json=as_json, films=0, plain=plain)
-    simulated = SimulatedService(SPEED, films=kind, short_side=720)
+    simulated = SimulatedService(SPEED, films=kind, short_side=720, fps=24)
 
     async def plan(batch: Batch) -> PlanResult:
         planned = await batch.add(manifest, allow_duplicates=True)

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 
 from apikley_async.simulator.service.render_request import RenderRequest
 from apikley_async.simulator.video import frames
+from apikley_async.simulator.video.fonts import Typeface
 
 __all__ = ["StoppedError", "encode_film"]
 
@@ -38,6 +39,9 @@ BT709 = (
 # How much larger than the frame a backdrop is kept, so that it can move.
 OVERSIZE = 1.18
 FADE = 0.4
+# How shots frame one and the same picture: how much closer, and which part (0 to 1 across and
+# down). Each differs from its neighbours enough for the cut to be seen.
+FRAMINGS = ((1.0, 0.5, 0.5), (1.55, 0.4, 0.35), (1.25, 0.65, 0.6), (1.8, 0.55, 0.4))
 END_CARD = "…"
 # A remainder shorter than this, in seconds, is a rounding error and gets no end card.
 TOLERANCE = 0.05
@@ -186,21 +190,25 @@ def _frame_size(aspect: str, short_side: int) -> Size:
 
 
 def _frames(request: RenderRequest, size: Size, fps: int) -> Iterator[Planes]:
-    face = frames.Typeface()
+    face = Typeface()
     spans = _spans(request)
-    _warn_about(face.missing_in("".join(span.text for span in spans)))
+    if cure := face.cure(" ".join(span.text for span in spans)):
+        logger.warning("the captions of a film have %s", cure)
     accent = frames.palette(request.seed, 0).sun
-    image = _image_backdrop(request, size)
+    image = _image_of(request)
     clock_at = functools.cache(functools.partial(_clock_layer, request.duration, size, face))
     bars = _timeline_layers(spans, request.duration, size, accent)
     before: Backdrop | None = None
     for index, span in enumerate(spans):
-        backdrop = image or _drawn_backdrop(request.seed, index, len(spans), span, size)
+        if image is not None:
+            backdrop = _framed_backdrop(image, index, span, size)
+        else:
+            backdrop = _drawn_backdrop(request.seed, index, len(spans), span, size)
         constant, fading = _layers(span, request.model, size, face, accent)
         for instant in span.instants(fps):
             frame = backdrop.at(instant, size)
             fade = span.fade(instant)
-            if fade < 1 and before is not None and before is not backdrop:
+            if fade < 1 and before is not None and image is None:
                 frame = before.at(instant, size).blended(frame, fade)
             for layer in (*constant, clock_at(int(instant))):
                 layer.paste_on(frame)
@@ -226,19 +234,8 @@ def _spans(request: RenderRequest) -> list[Span]:
     return [*spans[:-1], spans[-1]._replace(end=request.duration)]
 
 
-def _warn_about(missing: set[str]) -> None:
-    if missing:
-        named = ", ".join(f"U+{ord(c):04X}" for c in sorted(missing)[:8])
-        logger.warning(
-            "the captions of a film have characters the font lacks (%s), shown as %s: %s",
-            len(missing),
-            frames.MISSING,
-            named,
-        )
-
-
 def _layers(
-    span: Span, model: str, size: Size, face: frames.Typeface, accent: frames.Colour
+    span: Span, model: str, size: Size, face: Typeface, accent: frames.Colour
 ) -> tuple[list[Layer], list[Layer]]:
     """The layers of the whole span, and those that fade in with it."""
     unit = min(size) / frames.GRID
@@ -255,7 +252,7 @@ def _layers(
     return constant, fading
 
 
-def _clock_layer(duration: float, size: Size, face: frames.Typeface, second: int) -> Layer:
+def _clock_layer(duration: float, size: Size, face: Typeface, second: int) -> Layer:
     def minutes(seconds: int) -> str:
         return f"{seconds // 60}:{seconds % 60:02d}"
 
@@ -300,17 +297,28 @@ def _drawn_backdrop(seed: int, index: int, count: int, span: Span, size: Size) -
     return Backdrop.of(picture, span.start, span.end + FADE, seed + index)
 
 
-def _image_backdrop(request: RenderRequest, size: Size) -> Backdrop | None:
-    """The task's own image, moving during the whole film; None without a readable image."""
+def _framed_backdrop(picture: Image.Image, index: int, span: Span, size: Size) -> Backdrop:
+    """The task's own image as shot *index* frames it: whole, or closer to one of its parts."""
+    zoom, across, down = FRAMINGS[index % len(FRAMINGS)]
+    whole = min(picture.width / size[0], picture.height / size[1])
+    wide, tall = size[0] * whole / zoom, size[1] * whole / zoom
+    # What lies outside of the frame's shape is not shown: the whole is the middle of the image.
+    left = (picture.width - size[0] * whole) / 2 + (size[0] * whole - wide) * across
+    top = (picture.height - size[1] * whole) / 2 + (size[1] * whole - tall) * down
+    box = (left, top, min(picture.width, left + wide), min(picture.height, top + tall))
+    closer = picture.resize(_oversized(size), Image.Resampling.LANCZOS, box)
+    return Backdrop.of(closer, span.start, span.end, index)
+
+
+def _image_of(request: RenderRequest) -> Image.Image | None:
+    """The task's own image; None without a readable one."""
     if request.image is None:
         return None
     try:
-        picture = _opened(request.image, frames.palette(request.seed, 0).horizon)
+        return _opened(request.image, frames.palette(request.seed, 0).horizon)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as exc:
         logger.warning("the image of a task cannot be read, landscapes are drawn instead: %s", exc)
         return None
-    fitted = ImageOps.fit(picture, _oversized(size), Image.Resampling.LANCZOS)
-    return Backdrop.of(fitted, 0.0, request.duration, request.seed)
 
 
 def _opened(data: bytes, behind: frames.Colour) -> Image.Image:

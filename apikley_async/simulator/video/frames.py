@@ -13,14 +13,14 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import fontpkg
-from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageOps
+
+from apikley_async.simulator.video.fonts import Typeface, TypefaceSize, is_right_to_left
 
 __all__ = [
     "Caption",
     "Palette",
     "TextBlock",
-    "Typeface",
     "caption",
     "clock_badge",
     "fit_text",
@@ -35,10 +35,11 @@ Size = tuple[int, int]
 
 INK: Colour = (9, 11, 18)
 PAPER: Colour = (252, 250, 245)
-MISSING = "\ufffd"
+VEIL = 180  # how opaque it is behind the text, of 255
 # All lengths are in units of which the film's short side has 720, whatever its size in pixels.
 GRID = 720
-LARGEST_FONT, SMALLEST_FONT = 40, 22
+LARGEST_FONT, SMALLEST_FONT = 34, 22
+NOTE_FONT = 20  # of what is said about a caption
 # More characters than this fit into no frame at the smallest size; the rest is not measured.
 MAX_TEXT = 1_500
 
@@ -78,58 +79,6 @@ def palette(seed: int, index: int) -> Palette:
     return DAY[(seed + index) % len(DAY)]
 
 
-class Typeface:
-    """Noto Sans in every size and weight; knows which characters it lacks."""
-
-    def __init__(self) -> None:
-        self._path = str(fontpkg.path("Noto Sans"))
-        self._fonts: dict[tuple[int, int], ImageFont.FreeTypeFont] = {}
-        self._missing: dict[str, bool] = {}
-        # Without shaping, a character the font lacks is always the font's own empty box.
-        self._probe = ImageFont.truetype(self._path, 24, layout_engine=ImageFont.Layout.BASIC)
-        self._box = bytes(self._probe.getmask("\U0010ffff"))
-
-    def at(self, size: float, weight: int = 500) -> ImageFont.FreeTypeFont:
-        key = max(6, round(size)), weight
-        if key not in self._fonts:
-            font = ImageFont.truetype(self._path, key[0])
-            font.set_variation_by_axes(
-                [
-                    weight if axis["name"] == b"Weight" else axis["default"] or 0
-                    for axis in font.get_variation_axes()
-                ]
-            )
-            self._fonts[key] = font
-        return self._fonts[key]
-
-    def lacks(self, character: str) -> bool:
-        if character not in self._missing:
-            self._missing[character] = bytes(self._probe.getmask(character)) == self._box
-        return self._missing[character]
-
-    def displayable(self, text: str) -> str:
-        """*text* on one line, with a visible mark for each character the font lacks."""
-        return "".join(MISSING if self.lacks(c) else c for c in _plain(text))
-
-    def missing_in(self, text: str) -> set[str]:
-        """The characters of *text* that the font lacks."""
-        return {c for c in _plain(text) if self.lacks(c)}
-
-
-def _plain(text: str) -> str:
-    composed = unicodedata.normalize("NFC", text[:MAX_TEXT])
-    return " ".join("".join(c for c in composed if c.isspace() or not _is_invisible(c)).split())
-
-
-def _is_invisible(character: str) -> bool:
-    """Joiners, variation selectors, skin tones and control characters: they have no glyph."""
-    return (
-        unicodedata.category(character) in ("Cc", "Cf", "Cs")
-        or "\ufe00" <= character <= "\ufe0f"
-        or "\U0001f3fb" <= character <= "\U0001f3ff"
-    )
-
-
 # --- text -------------------------------------------------------------------------------------
 
 
@@ -137,7 +86,7 @@ class TextBlock(NamedTuple):
     """Lines in one font size: at most *room*, or one more when the text does not fit."""
 
     lines: list[str]
-    font: ImageFont.FreeTypeFont
+    font: TypefaceSize
     leading: int
     room: int
 
@@ -167,7 +116,7 @@ def _wrapped_block(text: str, face: Typeface, points: float, width: int, height:
     return TextBlock(lines, font, leading, room)
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
+def _wrapped(text: str, font: TypefaceSize, width: int) -> Iterator[str]:
     line = ""
     for word in text.split():
         longer = f"{line} {word}" if line else word
@@ -181,13 +130,15 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[st
     yield line
 
 
-def _pieces(word: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
+def _pieces(word: str, font: TypefaceSize, width: int) -> Iterator[str]:
     """*word* as it is, or cut where it would exceed the width."""
     rest = word
     while rest:
         # No line holds two hundred characters, even of the narrowest.
         lengths = range(2, min(len(rest), 200) + 1)
         fitting = 1 + bisect_left(lengths, True, key=lambda n: font.getlength(rest[:n]) > width)
+        while 1 < fitting < len(rest) and unicodedata.combining(rest[fitting]):
+            fitting -= 1
         yield rest[:fitting]
         rest = rest[fitting:]
 
@@ -201,7 +152,7 @@ def _balanced(text: str, block: TextBlock, width: int) -> list[str]:
     return block.lines
 
 
-def _shortened(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _shortened(line: str, font: TypefaceSize, width: int) -> str:
     cut = len(line) - 1
     while cut > 0 and font.getlength(line[:cut].rstrip() + "…") > width:
         cut -= 1
@@ -209,43 +160,50 @@ def _shortened(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
 
 
 class Caption(NamedTuple):
-    """The lower third of a frame: a veil that dims the picture, and the text on it."""
+    """The lower part of a frame: a veil that dims the picture, and the text on it."""
 
     veil: Image.Image
     text: Image.Image
 
 
 def caption(text: str, size: Size, face: Typeface, accent: Colour) -> Caption:
-    """*text* as the caption of a frame of *size*."""
+    """*text* as the caption of a frame of *size*; a line below it says which fonts it lacks."""
     width, height = size
     unit = min(size) / GRID
-    margin, foot = round(64 * unit), round(62 * unit)
+    margin, foot = round(64 * unit), round(58 * unit)
     indent = round(26 * unit)
-    block = fit_text(
-        face.displayable(text), face, unit, width - 2 * margin - indent, round(height * 0.24)
-    )
-    tall = len(block.lines) * block.leading
-    rise = round(200 * unit)
+    text = text[:MAX_TEXT]
+    cure = face.cure(text)
+    room = width - 2 * margin - indent
+    block = fit_text(face.displayable(text), face, unit, room, round(height * 0.24))
+    note = fit_text(cure, face, unit * NOTE_FONT / LARGEST_FONT, room, 1)
+    below = note.leading if cure else 0
+    tall = len(block.lines) * block.leading + below
+    rise = round(72 * unit)
     veil = _veil((width, _even(min(height, tall + foot + rise))), rise)
     layer = Image.new("RGBA", (width, _even(tall + foot)), (*PAPER, 0))
-    draw = ImageDraw.Draw(layer)
     top = layer.height - foot - tall
     bar = round(3 * unit) or 1
-    draw.rounded_rectangle(
-        (margin, top + 5 * unit, margin + 2 * bar, top + tall - 3 * unit), bar, fill=accent
+    to_the_left = is_right_to_left(text)
+    edge = width - margin - 2 * bar if to_the_left else margin
+    ImageDraw.Draw(layer).rounded_rectangle(
+        (edge, top + 5 * unit, edge + 2 * bar, top + tall - 3 * unit), bar, fill=accent
     )
     for number, line in enumerate(block.lines):
         middle = top + round((number + 0.5) * block.leading)
-        draw.text((margin + indent, middle), line, PAPER, block.font, anchor="lm")
+        left = width - margin - indent - block.font.getlength(line) if to_the_left else 0
+        block.font.draw(layer, (left or margin + indent, middle), line, PAPER)
+    if cure:
+        note.font.draw(layer, (margin + indent, top + tall - below / 2), note.lines[0], accent)
     return Caption(veil, layer)
 
 
 def _veil(size: Size, rise: int) -> Image.Image:
-    """Dark and nearly opaque behind the text, fading out *rise* pixels above it."""
+    """Dark behind the text, fading out *rise* pixels above it."""
     column = Image.new("L", (1, size[1]))
     for y in range(size[1]):
         share = min(1.0, y / rise)
-        column.putpixel((0, y), round(194 * share * share * (3 - 2 * share)))
+        column.putpixel((0, y), round(VEIL * share * share * (3 - 2 * share)))
     veil = Image.new("RGBA", size, INK)
     veil.putalpha(column.resize(size))
     return veil
@@ -262,8 +220,8 @@ def shot_badge(number: str, text: str, size: Size, face: Typeface, accent: Colou
     radius = tall / 2 - 1
     draw.rounded_rectangle((0, 0, picture.width - 1, tall - 1), radius, fill=(*INK, 170))
     draw.rounded_rectangle((0, 0, wide[0] - 1, tall - 1), radius, fill=(*accent, 255))
-    draw.text((wide[0] / 2, tall / 2), number, INK, bold, anchor="mm")
-    draw.text((wide[0] + wide[1] / 2 - 2 * unit, tall / 2), text, PAPER, small, anchor="mm")
+    draw.text((wide[0] / 2, tall / 2), number, INK, bold.font, anchor="mm")
+    small.draw(picture, (wide[0] + 16 * unit, tall / 2), text, PAPER)
     return picture
 
 
@@ -275,7 +233,7 @@ def clock_badge(text: str, size: Size, face: Typeface) -> Image.Image:
     picture = Image.new("RGBA", (_even(font.getlength(text) + 40 * unit), tall), (*INK, 0))
     draw = ImageDraw.Draw(picture)
     draw.rounded_rectangle((0, 0, picture.width - 1, tall - 1), tall / 2 - 1, fill=(*INK, 170))
-    draw.text((picture.width / 2, tall / 2), text, PAPER, font, anchor="mm")
+    draw.text((picture.width / 2, tall / 2), text, PAPER, font.font, anchor="mm")
     return picture
 
 
