@@ -38,7 +38,7 @@ __all__ = ["FilmStream", "Streams"]
 
 
 class FilmStream(AsyncIterator[bytes]):
-    """The bytes of one film, in pieces of at most 256 KiB: `async for chunk in stream`.
+    """The bytes of one film, in pieces of at most 1 MiB: `async for chunk in stream`.
 
     The next piece is fetched when it is asked for, apart from what the connection buffers. It can
     be read once, by one task.

@@ -41,7 +41,7 @@ class Destination(Protocol):
 
         Args:
             name: `<key>[-n].mp4`, a plain file name.
-            chunks: the content, in pieces of at most 256 KiB. The next one is fetched when it is
+            chunks: the content, in pieces of at most 1 MiB. The next one is fetched when it is
                 asked for.
             size: of the content in bytes; None where the film's host does not say.
             content_type: such as "video/mp4".
