@@ -1,4 +1,8 @@
-"""The fixture `project`: a user's project in a temporary folder, tested in a process of its own."""
+"""The fixture `project`: a user's project in a temporary folder, tested by a pytest of its own.
+
+That pytest runs in this process, where everything is imported already. `own_process=True` starts
+another, for projects that hide or replace what is imported.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,9 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
     monkeypatch.setenv("PYTHONPATH", str(PACKAGE), prepend=":")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
-    def run(*options: str, mode: str = "auto", asyncio: bool = True) -> pytest.RunResult:
+    def run(
+        *options: str, mode: str = "auto", asyncio: bool = True, own_process: bool = False
+    ) -> pytest.RunResult:
         if not (pytester.path / "pytest.ini").exists():
             pytester.makeini("[pytest]")  # or it would find the settings of a folder above
         plugins = ["-p", "apikley_async.pytest_plugin"]
@@ -27,6 +33,10 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
             plugins += ["-p", "pytest_asyncio.plugin", "--asyncio-mode", mode]
             plugins += ["-o", "asyncio_default_fixture_loop_scope=function"]
         strict = ["-p", "no:cacheprovider", "-W", "error", "--strict-markers"]
-        return pytester.runpytest_subprocess(*plugins, *strict, *options, timeout=100)
+        words = (*plugins, *strict, *options)
+        if own_process:
+            return pytester.runpytest_subprocess(*words, timeout=100)
+        imported = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # the plugins, by our pytest
+        return pytester.runpytest_inprocess(*words, *imported)
 
     return run

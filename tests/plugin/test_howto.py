@@ -41,7 +41,7 @@ def test_the_tests_of_a_page_pass(
     for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):  # both take more time than the films
         monkeypatch.delenv(name, raising=False)
 
-    project().assert_outcomes(passed=tests)
+    project(own_process=True).assert_outcomes(passed=tests)
 
 
 def test_the_page_shows_five_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:

@@ -452,7 +452,7 @@ def test_sync(apikley_simulator):
 """
     )
 
-    result = project(asyncio=False)
+    result = project(asyncio=False, own_process=True)
 
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["*need pytest-asyncio for a coroutine: pip install*"])
@@ -498,7 +498,7 @@ def test_with_an_older_pytest_asyncio_only_the_fixtures_are_missing(
         test_other=f"{marked}async def test_other(): ...\n\ndef test_sync(): ...",
     )
 
-    result = project("-p", "pytest_asyncio.plugin", asyncio=False)
+    result = project("-p", "pytest_asyncio.plugin", asyncio=False, own_process=True)
 
     result.assert_outcomes(passed=2, errors=2)
     result.stdout.fnmatch_lines(["*need pytest-asyncio 0.24 or newer, and here is 0.21.2*"])
