@@ -750,7 +750,7 @@ def test_a_question_that_is_cancelled_at_any_turn(what: str, tmp_path: Path) -> 
             assert path.read_bytes() == movie
             path.unlink()
 
-    at_every_turn(scenario)
+    at_every_turn(scenario, step=volume(3, 1))
 
 
 @pytest.mark.virtual
@@ -969,7 +969,7 @@ def test_closing_at_any_turn(use: str, tmp_path: Path) -> None:
             assert path.read_bytes() == movie
             path.unlink()
 
-    at_every_turn(scenario)
+    at_every_turn(scenario, step=volume(3, 1))
 
 
 async def still_waits(line: Line, received: ReceivedRequest) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from turns import StrikingLoop, at_every_turn
+from volume import volume
 
 from apikley_async import (
     Backoff,
@@ -656,7 +657,7 @@ def test_a_cancel_at_any_moment_loses_nothing(
         slots.slots = maker.slots
         slots.settle(await collect(slots.making(slots.works(4))))
 
-    at_every_turn(scenario)
+    at_every_turn(scenario, step=volume(3, 1))
 
 
 @pytest.mark.parametrize("ordered", [False, True])

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import pytest
 from turns import StrikingLoop, at_every_turn
+from volume import volume
 
 from apikley_async import (
     ApikleyError,
@@ -869,7 +870,7 @@ def test_closing_at_any_turn(script: str, grace: float, transport: type[StepTran
         assert known + len(desk.unclaimed) + len(desk.uncertain) <= 1
         assert known or not bought or desk.unclaimed
 
-    at_every_turn(scenario)
+    at_every_turn(scenario, step=volume(3, 1))
 
     assert "0 sent, ClientClosedError" in seen
     assert any("ClientClosedError" not in end for end in seen)

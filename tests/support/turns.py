@@ -12,7 +12,8 @@ For promises that a cancel at any moment must not break:
 
 The scenario sets `loop.strike` to a function. It is called at the next turn of the loop in the
 first run, at the turn after that in the second, and so on, until a run ends before its strike.
-Each run has a loop of its own with virtual time.
+Each run has a loop of its own with virtual time. A scenario that is dear may be struck at every
+third turn only, except in the long run: `at_every_turn(scenario, step=volume(3, 1))`.
 """
 
 from __future__ import annotations
@@ -50,9 +51,11 @@ class StrikingLoop(VirtualLoop):
         super()._run_once()  # type: ignore[misc]
 
 
-def at_every_turn(scenario: Callable[[StrikingLoop], Coroutine[Any, Any, None]]) -> None:
-    """Run *scenario* again and again, with the strike one turn later each time."""
-    for at in itertools.count(1):
+def at_every_turn(
+    scenario: Callable[[StrikingLoop], Coroutine[Any, Any, None]], *, step: int = 1
+) -> None:
+    """Run *scenario* again and again, with the strike *step* turns later each time."""
+    for at in itertools.count(1, step):
         assert at < MAX_TURNS, "the scenario takes more turns than a test should"
         loop = StrikingLoop(at)
         with asyncio.Runner(loop_factory=lambda made=loop: made) as runner:  # type: ignore[misc]
