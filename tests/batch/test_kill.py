@@ -13,9 +13,11 @@ import json
 import os
 import random
 import shutil
+import signal
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,40 +47,84 @@ TROUBLE = {
 }  # fmt: skip
 
 
-class Lives:
-    """Lives of one batch in a place of its own."""
+class Worker:
+    """A process whose children are the lives: it has imported everything already.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    It is started when it is first needed, and once more after a life whose end nobody saw.
+    """
 
-    async def live(self, **life: Any) -> int:
+    def __init__(self, env: dict[str, str]) -> None:
+        self._env = env
+        self._process: subprocess.Popen[str] | None = None
+        self._living = False
+
+    async def live(self, life: dict[str, Any]) -> int:
         """Live one life, and say how it ended."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(life).encode() + b"\n")
-        reported = await asyncio.wait_for(self._process.stdout.readline(), 60)
+        if self._living:
+            self.stop()
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._living = True
+        print(json.dumps(life), file=process.stdin, flush=True)
+        async with asyncio.timeout(60):
+            await readable(process.stdout.fileno())
+        reported = process.stdout.readline()
         assert reported, "the worker is gone"
+        self._living = False
         code: int = json.loads(reported)["code"]
         return code
 
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(WORKER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self._env,
+            text=True,
+            start_new_session=True,
+        )
 
-@contextlib.asynccontextmanager
-async def worker(place: Path, simulator: Simulator, **setting: Any) -> AsyncIterator[Lives]:
-    root = Path(__file__).resolve().parents[2]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(WORKER), str(place)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    )
-    assert process.stdin is not None
-    setting |= {"key": simulator.api_key, "url": simulator.base_url}
-    process.stdin.write(json.dumps(setting).encode() + b"\n")
+    def stop(self) -> None:
+        """End it, and the life that it may be at."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            with self._process:
+                self._process = None
+        self._living = False
+
+
+async def readable(pipe: int) -> None:
+    """Wait until something can be read from a pipe, or it has ended."""
+    loop, seen = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(pipe, seen.set)
     try:
-        yield Lives(process)
+        await seen.wait()
     finally:
-        process.stdin.close()
-        await process.wait()
+        loop.remove_reader(pipe)
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
+    """One worker for all tests."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("APIKLEY_")}
+    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        env[name] = str(tmp_path_factory.mktemp(name))
+    worker = Worker(env | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])})
+    yield worker
+    worker.stop()
+
+
+class Lives:
+    """Lives of one batch in a place of its own."""
+
+    def __init__(self, worker: Worker, place: Path, simulator: Simulator, **setting: Any) -> None:
+        self._worker = worker
+        setting |= {"key": simulator.api_key, "url": simulator.base_url}
+        self._batch = {"place": str(place), "setting": setting}
+
+    async def live(self, **life: Any) -> int:
+        return await self._worker.live(life | self._batch)
 
 
 def busy_world(seed: int, **signing: str) -> Simulator:
@@ -96,17 +142,15 @@ async def check_the_end(simulator: Simulator, place: Path) -> dict[str, ItemStat
 
 
 @pytest.mark.parametrize("turn", range(KILLS))
-async def test_killed_at_every_point_and_resumed(turn: int, tmp_path: Path) -> None:
+async def test_killed_at_every_point_and_resumed(turn: int, worker: Worker, tmp_path: Path) -> None:
     """SIGKILL at each named point, one life after the other: nothing is paid twice or lost.
 
     Every film that succeeded is on the disk as it was served. (A7, A8, D14, J9, I1, I2, I3)
     """
     rng = random.Random(SEED * 1000 + turn)
     points = rng.sample(POINTS, len(POINTS))
-    async with (
-        busy_world(SEED * 1000 + turn) as simulator,
-        worker(tmp_path, simulator, films=150, running=6) as lives,
-    ):
+    async with busy_world(SEED * 1000 + turn) as simulator:
+        lives = Lives(worker, tmp_path, simulator, films=150, running=6)
         for point in points:
             assert await lives.live(at=point, nth=rng.randint(1, 2)) == -9, point
         paid = len(simulator.ledger.paid)
@@ -120,13 +164,13 @@ async def test_killed_at_every_point_and_resumed(turn: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("turn", range(-(-RANDOM_KILLS // LIVES)))
-async def test_killed_at_random_moments_and_resumed(turn: int, tmp_path: Path) -> None:
+async def test_killed_at_random_moments_and_resumed(
+    turn: int, worker: Worker, tmp_path: Path
+) -> None:
     """The same at moments drawn by chance. (A8, J9)"""
     rng = random.Random(SEED * 7000 + turn)
-    async with (
-        busy_world(SEED * 7000 + turn) as simulator,
-        worker(tmp_path, simulator, films=40, running=8) as lives,
-    ):
+    async with busy_world(SEED * 7000 + turn) as simulator:
+        lives = Lives(worker, tmp_path, simulator, films=40, running=8)
         for _ in range(min(LIVES, RANDOM_KILLS)):
             assert await lives.live(after=[rng.uniform(0.0, 0.4)]) in (-9, 0)
 
@@ -166,24 +210,25 @@ async def killed_now_and_then(place: Path, port: int, rng: random.Random) -> Non
 
 
 @pytest.mark.parametrize("turn", range(-(-RANDOM_KILLS // (2 * LIVES))))
-async def test_receiver_and_runner_are_killed_at_random(turn: int, tmp_path: Path) -> None:
+async def test_receiver_and_runner_are_killed_at_random(
+    turn: int, worker: Worker, tmp_path: Path
+) -> None:
     """Both by SIGKILL, each at moments of its own: the invariants hold. (W8, I1, I2, I3)
 
     What is still uncertain at the end was announced while nobody received.
     """
     rng = random.Random(SEED * 9000 + turn)
     port = unused_port()
-    async with (
-        busy_world(SEED * 9000 + turn, webhook_key=HOOK_KEY) as simulator,
-        worker(
+    async with busy_world(SEED * 9000 + turn, webhook_key=HOOK_KEY) as simulator:
+        lives = Lives(
+            worker,
             tmp_path,
             simulator,
             films=40,
             running=8,
             hook=f"http://127.0.0.1:{port}/hooks",
             listening=3.0,
-        ) as lives,
-    ):
+        )
         killing = asyncio.create_task(killed_now_and_then(tmp_path, port, rng))
         for _ in range(min(LIVES, RANDOM_KILLS)):
             assert await lives.live(after=[rng.uniform(0.0, 0.8)]) in (-9, 0)
@@ -246,17 +291,17 @@ MISHAP: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("turn", range(MISHAPS))
-async def test_killed_and_the_journal_is_moved_about(turn: int, tmp_path: Path) -> None:
+async def test_killed_and_the_journal_is_moved_about(
+    turn: int, worker: Worker, tmp_path: Path
+) -> None:
     """Copied, restored, linked between lives: refused, or gone on with; never paid twice. (J3)
 
     What is paid and stands nowhere in the journal is uncertain, or the journal was refused.
     """
     rng = random.Random(SEED * 5000 + turn)
     mishap = list(MISHAP)[turn % len(MISHAP)]
-    async with (
-        busy_world(SEED * 5000 + turn) as simulator,
-        worker(tmp_path, simulator, films=24, running=4) as lives,
-    ):
+    async with busy_world(SEED * 5000 + turn) as simulator:
+        lives = Lives(worker, tmp_path, simulator, films=24, running=4)
         for number in range(3):
             at = {"at": rng.choice(POINTS), "nth": rng.randint(1, 3)}
             assert await lives.live(**at) in (-9, 0)
@@ -284,13 +329,11 @@ async def test_killed_and_the_journal_is_moved_about(turn: int, tmp_path: Path) 
             assert items[key].state is ItemState.UNCERTAIN or items[key].task_id == task_id
 
 
-async def test_a_disk_that_fills_up_while_a_post_is_out(tmp_path: Path) -> None:
+async def test_a_disk_that_fills_up_while_a_post_is_out(worker: Worker, tmp_path: Path) -> None:
     """The answer came and cannot be written down: the id is rescued, and bound later. (J2)"""
     terms = Terms(limit=None, duration=Constant(30))
-    async with (
-        Simulator(terms, speed=300) as simulator,
-        worker(tmp_path, simulator, films=5, running=1) as lives,
-    ):
+    async with Simulator(terms, speed=300) as simulator:
+        lives = Lives(worker, tmp_path, simulator, films=5, running=1)
         assert await lives.live(at="after answer", nth=2, full=True) == REFUSED
         assert (tmp_path / "batch.db.rescue.jsonl").exists()
 
@@ -312,13 +355,13 @@ async def test_a_disk_that_fills_up_while_a_post_is_out(tmp_path: Path) -> None:
     ],
     ids=["before first byte", "after first byte", "after answer", "twice"],
 )
-async def test_interrupted_during_a_post(life: dict[str, Any], tmp_path: Path) -> None:
+async def test_interrupted_during_a_post(
+    life: dict[str, Any], worker: Worker, tmp_path: Path
+) -> None:
     """Ctrl-C while a POST is out, once or twice: the film is bound, or uncertain. (A11, C10)"""
     terms = Terms(limit=None, duration=Constant(30))
-    async with (
-        Simulator(terms, speed=300) as simulator,
-        worker(tmp_path, simulator, films=3, running=1) as lives,
-    ):
+    async with Simulator(terms, speed=300) as simulator:
+        lives = Lives(worker, tmp_path, simulator, films=3, running=1)
         simulator.script("create", [Fault.late(0.3)] * 3)
         assert await lives.live(signal="SIGINT", **life) in (130, 1)
 

@@ -1,6 +1,7 @@
-"""Runs a batch in a process of its own, and ends it at a given point.
+"""Runs batches in processes of their own, and ends them at given points.
 
-    python worker.py PLACE          PLACE is a folder; the rest comes in lines of JSON:
+Reads lines of JSON, of which each is one life. All have "place", a folder, and "setting", what
+the batch and its client are to be; and then:
 
     {"at": "after intent", "nth": 2}        end it at the second passing of that point
     {"at": "after answer", "full": true}    let no file grow any more from there on
@@ -8,10 +9,9 @@
     {}                                      let it run to its end
     {"adopt": true}                         the same, with the journal taken over as it is
 
-Each line is one life: a child of this process, forked, that opens the batch in PLACE and runs
-it. SIGKILL is what ends it, unless "signal" names another. REFUSED says that the journal was
-refused. For each life one line of JSON comes
-back: how it ended, as `os.waitstatus_to_exitcode` says it.
+A life is a child of this process, forked, that opens the batch in its place and runs it. SIGKILL
+is what ends it, unless "signal" names another. REFUSED says that the journal was refused. For each
+life one line of JSON comes back: how it ended, as `os.waitstatus_to_exitcode` says it.
 
 The points are set by wrapping what the package does, here and nowhere in the package.
 """
@@ -191,10 +191,10 @@ def child(place: Path, setting: dict[str, Any], life: dict[str, Any]) -> int:
         return 1
 
 
-def main(place: Path) -> None:
-    setting = json.loads(sys.stdin.readline())
+def main() -> None:
     for line in sys.stdin:
         life = json.loads(line)
+        place, setting = Path(life.pop("place")), life.pop("setting")
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -211,4 +211,4 @@ def main(place: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
