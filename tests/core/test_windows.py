@@ -1,16 +1,19 @@
 """Windows, imitated: without `fcntl` and what else it lacks. Never run there.
 
-Each test is a process of its own, in which the modules, flags and calls that only POSIX has are
-hidden before the package is imported. A file that is open can be neither renamed nor removed.
+The modules, flags and calls that only POSIX has are hidden in a process before the package is
+imported there. One such process has the locks of Windows and one has none; each runs the programs
+of all tests, one after the other. A file that is open can be neither renamed nor removed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 
 import apikley_async
@@ -91,29 +94,7 @@ def world():
 def client_of(service):
     return Client(service.api_key, base_url=service.base_url, polling=Backoff(initial=0.05))
 """
-
-
-def imitate(folder: Path, script: str, *, msvcrt: bool = True) -> str:
-    """Run a script where no user has a name, and give what it prints."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("APIKLEY_")}
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        env.pop(name, None)
-    ran = subprocess.run(
-        [sys.executable, "-c", IMITATION + (MSVCRT if msvcrt else "") + FILMS + script],
-        env={**env, "PYTHONPATH": ROOT},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
-@pytest.mark.parametrize("msvcrt", [True, False])
-def test_films_are_saved(tmp_path: Path, msvcrt: bool) -> None:
-    """Under their names, whole, also over a file that stands there; without locks as well."""
-    script = """
+SAVED = """
 async def main():
     async with world() as service, client_of(service) as client:
         result = await (await client.submit(TEA))
@@ -126,15 +107,7 @@ async def main():
 asyncio.run(main())
 print(*os.listdir("films"))
 """
-    names = imitate(tmp_path, script, msvcrt=msvcrt).split()
-
-    assert [name for name in names if name.endswith(".mp4")]
-    assert len(names) == 1 or not msvcrt
-
-
-def test_a_film_that_is_refused_its_name_leaves_nothing(tmp_path: Path) -> None:
-    """Another file of that name is not replaced unasked, and no part remains."""
-    script = """
+REFUSED = """
 async def main():
     async with world() as service, client_of(service) as client:
         result = await (await client.submit(TEA))
@@ -148,30 +121,14 @@ async def main():
 
 asyncio.run(main())
 """
-    assert imitate(tmp_path, script).split() == ["DownloadError", "another", "1"]
-
-
-def test_a_part_that_nobody_comes_back_for_is_swept(tmp_path: Path) -> None:
-    """After a week, as elsewhere."""
-    tmp_path.joinpath("films").mkdir()
-    left = tmp_path / "films" / ".task_0-1.apikley.part"
-    left.write_bytes(b"x")
-    os.utime(left, (0, 0))
-    script = """
+SWEPT = """
 async def main():
     async with world() as service, client_of(service) as client:
         await client.save(await (await client.submit(TEA)), "films")
 
 asyncio.run(main())
 """
-    imitate(tmp_path, script)
-
-    assert not left.exists()
-
-
-def test_a_journal_has_one_owner(tmp_path: Path) -> None:
-    """The batch runs to its end, and a second process learns who has the journal."""
-    script = """
+OWNED = """
 async def main():
     async with world() as service, client_of(service) as client, Batch.open("a.db") as batch:
         try:
@@ -185,13 +142,7 @@ async def main():
 
 asyncio.run(main())
 """
-    assert imitate(tmp_path, script).split() == ["True", "done"]
-    assert tmp_path.joinpath("films", "tea.mp4").exists()
-
-
-def test_without_any_lock_the_journal_says_so(tmp_path: Path) -> None:
-    """One sentence, and nothing is made."""
-    script = """
+UNLOCKED = """
 async def main():
     try:
         async with Batch.open("a.db"):
@@ -201,16 +152,7 @@ async def main():
 
 asyncio.run(main())
 """
-    out = imitate(tmp_path, script, msvcrt=False)
-
-    assert "a.db cannot be locked (this Python has neither fcntl nor msvcrt)" in out
-    assert out.count("\n") == 1
-    assert not tmp_path.joinpath("a.db").exists()
-
-
-def test_an_inbox_keeps_callbacks(tmp_path: Path) -> None:
-    """It is a file like the journal, shared by many."""
-    script = """
+KEPT = """
 async def main():
     async with Inbox("inbox.db") as inbox, Inbox("inbox.db") as other:
         await inbox.add("token", "task_1")
@@ -219,12 +161,7 @@ async def main():
 
 asyncio.run(main())
 """
-    assert imitate(tmp_path, script).split() == ["task_1"]
-
-
-def test_the_command_ends_at_ctrl_c(tmp_path: Path) -> None:
-    """Where the loop knows no signals, Python's own handler tells it."""
-    script = """
+ENDED = """
 from apikley_async.cli import main
 
 class Out:
@@ -242,4 +179,115 @@ code = main(["simulate", "--port", "0", "--films", "placeholder"])
 sys.stdout = sys.stdout.real
 print(code)
 """
-    assert imitate(tmp_path, script).split()[-1] == "0"
+
+# Runs each program in a folder of its own, with what it prints, or how it fails, in a file there.
+PROGRAMS = """
+import json, traceback
+
+for name, program in json.loads(sys.stdin.read()).items():
+    os.chdir(name)
+    with open("printed.txt", "w") as sys.stdout:
+        try:
+            exec(compile(program, name, "exec"), {**globals()})
+        except BaseException:
+            traceback.print_exc(file=sys.stdout)
+    sys.stdout = sys.__stdout__
+    os.chdir("..")
+"""
+
+
+@attrs.frozen
+class Imitation:
+    """The folders of the programs, and what each of them has printed."""
+
+    folder: Path
+    printed: dict[str, str]
+
+
+def imitation(folder: Path, programs: dict[str, str], *, msvcrt: bool) -> Imitation:
+    """Run programs in one process, where no user has a name."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("APIKLEY_")}
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        env.pop(name, None)
+    env |= dict.fromkeys(("XDG_STATE_HOME", "XDG_CONFIG_HOME"), str(folder))
+    for name in programs:
+        folder.joinpath(name).mkdir(exist_ok=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", IMITATION + (MSVCRT if msvcrt else "") + FILMS + PROGRAMS],
+        input=json.dumps(programs),
+        env={**env, "PYTHONPATH": ROOT},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    printed = {name: folder.joinpath(name, "printed.txt").read_text() for name in programs}
+    return Imitation(folder, printed)
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Imitation:
+    """A process with the locks of Windows."""
+    folder = tmp_path_factory.mktemp("windows")
+    left = folder / "swept" / "films" / ".task_0-1.apikley.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x")
+    os.utime(left, (0, 0))
+    programs = {"saved": SAVED, "refused": REFUSED, "swept": SWEPT, "owned": OWNED}
+    return imitation(folder, programs | {"kept": KEPT, "ended": ENDED}, msvcrt=True)
+
+
+@pytest.fixture(scope="module")
+def unlocked(tmp_path_factory: pytest.TempPathFactory) -> Imitation:
+    """A process without any locks."""
+    programs = {"saved": SAVED, "unlocked": UNLOCKED}
+    return imitation(tmp_path_factory.mktemp("unlocked"), programs, msvcrt=False)
+
+
+def test_films_are_saved(windows: Imitation, unlocked: Imitation) -> None:
+    """Under their names, whole, also over a file that stands there; without locks as well."""
+    for ran in (windows, unlocked):
+        names = ran.printed["saved"].split()
+
+        assert "Traceback" not in names, ran.printed["saved"]
+        assert [name for name in names if name.endswith(".mp4")], names
+        assert len(names) == 1 or ran is unlocked
+
+
+def test_a_film_that_is_refused_its_name_leaves_nothing(windows: Imitation) -> None:
+    """Another file of that name is not replaced unasked, and no part remains."""
+    assert windows.printed["refused"].split() == ["DownloadError", "another", "1"]
+
+
+def test_a_part_that_nobody_comes_back_for_is_swept(windows: Imitation) -> None:
+    """After a week, as elsewhere."""
+    films = [*windows.folder.joinpath("swept", "films").iterdir()]
+
+    assert windows.printed["swept"] == ""
+    assert [film.suffix for film in films] == [".mp4"]
+
+
+def test_a_journal_has_one_owner(windows: Imitation) -> None:
+    """The batch runs to its end, and a second process learns who has the journal."""
+    assert windows.printed["owned"].split() == ["True", "done"]
+    assert windows.folder.joinpath("owned", "films", "tea.mp4").exists()
+
+
+def test_without_any_lock_the_journal_says_so(unlocked: Imitation) -> None:
+    """One sentence, and nothing is made."""
+    out = unlocked.printed["unlocked"]
+
+    assert "a.db cannot be locked (this Python has neither fcntl nor msvcrt)" in out
+    assert out.count("\n") == 1
+    assert not unlocked.folder.joinpath("unlocked", "a.db").exists()
+
+
+def test_an_inbox_keeps_callbacks(windows: Imitation) -> None:
+    """It is a file like the journal, shared by many."""
+    assert windows.printed["kept"].split() == ["task_1"]
+
+
+def test_the_command_ends_at_ctrl_c(windows: Imitation) -> None:
+    """Where the loop knows no signals, Python's own handler tells it."""
+    assert windows.printed["ended"].split()[-1] == "0"
