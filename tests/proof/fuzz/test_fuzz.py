@@ -181,8 +181,8 @@ def test_whatever_an_examination_raises_names_its_case(kind: str) -> None:
 @pytest.mark.parametrize(
     ("given", "count"),
     [
-        (["--bodies", "200", "--pauses", "100"], 300),
-        (["manifests", "names", "urls", "environment", "--count", "40"], 160),
+        ([*KINDS, "--count", "40"], 40 * len(KINDS)),
+        *volume([], [(["--bodies", "200", "--pauses", "100"], 300)]),
     ],
 )
 def test_the_volume_is_run_over_several_processes(given: list[str], count: int) -> None:

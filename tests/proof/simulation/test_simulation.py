@@ -65,10 +65,10 @@ def each(kind: str, seed: int, every: int) -> list[Plan]:
     return at_every_step(kind, base, range(1 + seed % every, run(base).first_life, every))
 
 
-@pytest.mark.parametrize("first", range(0, volume(10, 40), 10))
+@pytest.mark.parametrize("first", range(0, volume(5, 40), 5))
 def test_the_promises_hold_whatever_happens(first: int) -> None:
     """Random faults, crashes and power cuts break none of I1 to I13 (J1, J9, W6)."""
-    assert broken(map(draw_plan, range(first, first + 10))) == []
+    assert broken(map(draw_plan, range(first, first + 5))) == []
 
 
 @pytest.mark.parametrize("seed", volume(SCENARIOS[-1:], SCENARIOS))
@@ -89,7 +89,7 @@ def test_plans_that_failed_once_pass(line: str) -> None:
 
 def test_one_number_gives_one_history() -> None:
     """Processes with other hash seeds see the same requests, polls and ends at the same times."""
-    histories = {fingerprint_elsewhere(0, volume(3, 8), salt) for salt in ("1", "77")}
+    histories = {fingerprint_elsewhere(0, volume(2, 8), salt) for salt in ("1", "77")}
 
     assert len(histories) == 1
 
@@ -109,7 +109,7 @@ def test_a_planted_mistake_is_noticed(name: str) -> None:
     assert number, what
 
 
-@pytest.mark.parametrize("window", ["fixed", "sliding"])
+@pytest.mark.parametrize("window", volume(["sliding"], ["fixed", "sliding"]))
 def test_the_rate_limit_is_used_and_never_exceeded(window: Literal["fixed", "sliding"]) -> None:
     """Many submissions, late responses: none is refused, at 96 % of the limit (I7)."""
     result = paced(volume(200, 400), window)
