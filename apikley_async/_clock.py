@@ -31,15 +31,11 @@ class Wake(asyncio.Event):
 
     def set(self) -> None:
         self._is_set = True
-        self.pulse()
+        for sleeper in self._sleepers:
+            end_sleep(sleeper)
 
     def clear(self) -> None:
         self._is_set = False
-
-    def pulse(self) -> None:
-        """Wake those who wait now, and nobody who comes later."""
-        for sleeper in self._sleepers:
-            end_sleep(sleeper)
 
     def add_sleeper(self) -> asyncio.Future[None]:
         """A future that is done when it is time to wake; `remove_sleeper` it in any case."""

@@ -60,11 +60,15 @@ class _PollingRun:
     loop: asyncio.AbstractEventLoop = attrs.Factory(asyncio.get_running_loop)
 
     def wake(self) -> None:
-        """Wake all who wait; from another thread too, and when their loop is gone."""
+        """Wake all who wait; from another thread too, and when their loop is gone.
+
+        It stays set for those who have it: a clock may begin to wait for it a moment later.
+        """
+        changed, self.changed = self.changed, Wake()
         if _is_running(self.loop):
-            self.changed.pulse()
+            changed.set()
         elif not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.changed.pulse)
+            self.loop.call_soon_threadsafe(changed.set)
 
 
 @attrs.define(eq=False)

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from threads import another_loop
 from turns import StrikingLoop, at_every_turn
 
-from apikley_async import Backoff, Job, Result, Snapshot, State, SystemClock
+from apikley_async import Backoff, Clock, Job, Result, Snapshot, State, SystemClock
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -113,6 +113,7 @@ def make_job(
     polling: Backoff = EVEN,
     timeout: float = 1800.0,
     seed: int = 1,
+    clock: Clock | None = None,
 ) -> Job:
     """A job just submitted by us, or one taken up again by its id."""
     return Job(
@@ -120,7 +121,7 @@ def make_job(
         poll=service.poll,
         polling=polling,
         timeout=timeout,
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         rng=random.Random(seed),
         submitted_at=now() if own else None,
     )
@@ -1233,6 +1234,33 @@ async def test_a_nudge_that_came_too_early_is_followed_up_soon() -> None:
     await job
 
     assert service.asked == [0, 100, 120]
+
+
+@virtual
+async def test_a_clock_may_wait_in_a_task_of_its_own() -> None:
+    """Who has joined just before the end is woken, although the clock begins to wait after it."""
+
+    class TaskClock(SystemClock):
+        async def sleep(self, delay: float, wake: asyncio.Event | None = None) -> None:
+            waiting = asyncio.ensure_future((wake or asyncio.Event()).wait())
+            await asyncio.wait({waiting}, timeout=max(delay, 0.0))
+            waiting.cancel()
+
+    joined: list[asyncio.Task[Result]] = []
+
+    class Joined(Service):
+        async def poll(self, task_id: str) -> Snapshot:
+            snapshot = await super().poll(task_id)
+            joined.append(asyncio.create_task(job.wait()))
+            await asyncio.sleep(0)
+            return snapshot
+
+    job = make_job(Joined(READY), clock=TaskClock())
+    await job.wait()
+    ended = now()
+    await asyncio.gather(*joined)
+
+    assert now() == ended
 
 
 @virtual
