@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import attrs
 
 from apikley_async._text import local_and_utc
 from apikley_async.batch import Batch, Item, ItemState
+from apikley_async.batch.store.rows import read_time
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import plain
@@ -148,9 +148,10 @@ def report_film(reporter: Reporter, item: Item, attempts: Sequence[Attempt]) -> 
 
 def facts_of(attempt: Attempt) -> dict[str, Any]:
     """What is told of one attempt: no token, and nothing that the service has answered."""
+    began_at = read_time(attempt["began_at"])
     return {
         "state": attempt["state"],
-        "began_at": _time(attempt["began_at"]).isoformat(timespec="seconds"),
+        "began_at": began_at and began_at.isoformat(timespec="seconds"),
         "task_id": attempt["task_id"],
         "code": attempt["code"],
         "credits": attempt["credits"],
@@ -163,8 +164,9 @@ def lines_of(item: Item, attempts: Sequence[Attempt]) -> list[str]:
     task = f" ({item.task_id})" if item.task_id else ""
     lines = [f"{item.key}: {item.state.value}{task}{f': {item.cause}' if item.cause else ''}"]
     for attempt in attempts:
+        began_at = read_time(attempt["began_at"])
         facts = (
-            f"sent {local_and_utc(_time(attempt['began_at']))}",
+            f"sent {local_and_utc(began_at)}" if began_at else "sent",
             attempt["state"],
             f"code {attempt['code']}" if attempt["code"] else "",
             attempt["task_id"] or "",
@@ -174,10 +176,6 @@ def lines_of(item: Item, attempts: Sequence[Attempt]) -> list[str]:
         lines.append(f"  {', '.join(filter(None, facts))}")
     lines += [f"  {file.path}{'' if _is_here(file.path) else ': is gone'}" for file in item.files]
     return lines
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _is_here(path: Path) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -119,6 +121,13 @@ def test_another_process_s_run_is_followed(
     assert ends["tea"] in ("film", "saved")
     assert result.event("batch")["done"] == 1
     assert result.event("batch")["failed"] == 1
+
+
+def test_a_journal_from_elsewhere_may_name_a_time_that_is_none(mixed: Path, run: Run) -> None:
+    with contextlib.closing(sqlite3.connect(mixed.with_suffix(".db"))) as journal, journal:
+        journal.execute("UPDATE attempt SET began_at = 1e300")
+
+    assert "tea: done" in run("batch", "status", mixed, "tea").out
 
 
 def test_films_that_are_renamed_or_withdrawn_meanwhile_are_followed_too(
