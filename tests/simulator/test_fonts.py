@@ -126,6 +126,6 @@ def test_right_to_left_captions_stand_on_the_right(face):
 def test_a_damaged_font_is_passed_over(tmp_path):
     from apikley_async.simulator.video.fonts import Typeface
 
-    (tmp_path / "NotoSansOgham-Regular.ttf").write_bytes(b"no font")
+    (tmp_path / "NotoSansOgham.ttf").write_bytes(b"no font")
 
     assert Typeface([str(tmp_path)]).cure("ᚁ") == "1 character not shown: install Noto Sans Ogham"

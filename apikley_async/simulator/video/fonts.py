@@ -11,7 +11,7 @@ import itertools
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import fontpkg
@@ -19,13 +19,13 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 __all__ = ["Typeface", "TypefaceSize", "is_right_to_left"]
 
-FOLDERS = (
+FOLDERS: tuple[str, ...] = (
     *("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"),
     *("/System/Library/Fonts", "/Library/Fonts", "~/Library/Fonts"),
     *("C:/Windows/Fonts", "~/AppData/Local/Microsoft/Windows/Fonts"),
 )
 # Names of files without their endings, the best first.
-FILES = {
+FILES: dict[str, tuple[str, ...]] = {
     "CJK": (
         *("notosanscjk-regular", "notosanscjkjp-regular", "sourcehansans-regular"),
         *("pingfang", "hiraginosansgb", "applesdgothicneo"),
@@ -72,8 +72,9 @@ class _FontFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.at = functools.cache(self._at)
-        self.has = functools.cache(self._has)
+        self.at: Callable[[int, int], ImageFont.FreeTypeFont] = functools.cache(self._at)
+        self.has: Callable[[str], bool] = functools.cache(self._has)
+        self.strike: int | None
         # Without shaping, a character the font lacks is always the font's own empty box.
         basic = ImageFont.Layout.BASIC
         self._probe, self.strike = _opened(path, 24, layout_engine=basic)
@@ -120,7 +121,7 @@ class Typeface:
         self._folders = tuple(folders)
         self._base = _FontFile(str(fontpkg.path("Noto Sans")))
         self._opened: dict[str, _FontFile | None] = {}
-        self.file_for = functools.cache(self._file_for)
+        self.file_for: Callable[[str], _FontFile | None] = functools.cache(self._file_for)
 
     def at(self, size: float, weight: int = 500) -> TypefaceSize:
         return TypefaceSize(self, self._base, max(6, round(size)), weight)
