@@ -21,6 +21,7 @@ import aiohttp
 
 from apikley_async import ApikleyError, Client, DownloadError, NotFoundError, Snapshot, State
 from apikley_async._disk import write_whole
+from apikley_async._urls import is_loopback
 from apikley_async.cli.exit_codes import FAILED, OK, RefusedError, advice_for
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
@@ -61,7 +62,9 @@ class Doctor:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
-        self._service = service
+        # As in the client: none leads to this machine.
+        local = is_loopback(urlsplit(client.base_url).hostname)
+        self._proxy = None if local else service.proxy
         self._reporter = reporter
         self._folder = folder
         self._wall = wall
@@ -104,8 +107,9 @@ class Doctor:
     async def _network(self) -> str:
         """Connect to each kind of address of the service's name."""
         address = urlsplit(self._client.base_url)
-        host, port = address.hostname or "", address.port or 443
-        if self._service.proxy is not None:
+        host = address.hostname or ""
+        port = address.port or (443 if address.scheme == "https" else 80)
+        if self._proxy is not None:
             return f"{host} is reached through the proxy"
         loop = asyncio.get_running_loop()
         try:
@@ -131,7 +135,7 @@ class Doctor:
                 aiohttp.ClientSession(timeout=timeout) as session,
                 # Without the key: the time is in the answer of every server.
                 session.get(
-                    self._client.base_url, proxy=self._service.proxy, allow_redirects=False
+                    self._client.base_url, proxy=self._proxy, allow_redirects=False
                 ) as answer,
             ):
                 stated = parsedate_to_datetime(answer.headers["Date"]).timestamp()

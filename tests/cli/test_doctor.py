@@ -48,6 +48,14 @@ def test_a_healthy_service(service: Simulator, run: Run) -> None:
     assert service.ledger.creations == []
 
 
+def test_no_proxy_leads_to_this_machine(service: Simulator, run: Run) -> None:
+    """One that nobody answers at does no harm then."""
+    result = run("doctor", "--proxy", "http://127.0.0.1:9", "--json")
+
+    assert result.code == 0
+    assert "proxy" not in findings(result)["network"][1]
+
+
 def test_a_wrong_key(service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are checked all the same: the way there and the clock are fine."""
     monkeypatch.setenv("APIKLEY_API_KEY", "another-key-that-opens-nothing")
