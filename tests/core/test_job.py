@@ -335,6 +335,36 @@ async def test_a_time_out_ends_the_wait_for_a_slow_look() -> None:
     assert service.asked == [0, 5]
 
 
+@virtual
+async def test_a_poll_that_was_cut_off_is_repeated_after_a_second() -> None:
+    """Whoever goes at once makes nobody else poll at once."""
+    service = Service(READY, latency=2)
+    job = make_job(service)
+
+    short, long = await fates(job.wait(timeout=0.3), job.wait(timeout=300))
+
+    assert isinstance(short, JobTimeoutError)
+    assert long == READY.result()
+    assert service.asked == [0, 1]
+
+
+@virtual
+async def test_whoever_comes_after_another_has_gone_shares_the_polling() -> None:
+    """One of three goes, one comes: there is one stream of polls all the time (P11)."""
+    service = Service(ready_at=20, latency=2.5)
+    job = make_job(service)
+
+    async def later() -> Any:
+        await asyncio.sleep(4)
+        return await job
+
+    first, gone, last = await fates(job, job.wait(timeout=3), later())
+
+    assert isinstance(gone, JobTimeoutError)
+    assert first == last == READY.result()
+    assert all(b - a >= 2 for a, b in itertools.pairwise(service.asked))
+
+
 @given(
     timeouts=st.lists(st.floats(0.0, 150.0), min_size=1, max_size=6),
     cancels=st.lists(st.none() | st.floats(0.01, 150.0), min_size=6, max_size=6),

@@ -308,7 +308,7 @@ async def test_what_is_in_doubt_is_confirmed_as_soon_as_ever() -> None:
         return Snapshot(ID, State.FAIL)
 
     def away(age: float) -> Snapshot:
-        if age < 20:
+        if age < 32:
             raise UnansweredError("half a JSON")
         return ready_after(0)(age)
 
