@@ -40,14 +40,15 @@ async def traced_run(place: Path, log: Path) -> None:
     async with Simulator(terms, speed=300) as simulator:
         process = await asyncio.create_subprocess_exec(
             *("strace", "-f", "-y", "-s", "9000", "-e", f"trace={CALLS}", "-o", str(log)),
-            *(sys.executable, str(WORKER), str(place)),
+            *(sys.executable, str(WORKER)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(WORKER.parents[2])},
         )
         setting = {"key": simulator.api_key, "url": simulator.base_url}
-        lines = [setting | {"films": COUNT, "running": COUNT}, {}]
-        reported, _ = await process.communicate("\n".join(map(json.dumps, lines)).encode() + b"\n")
+        setting |= {"films": COUNT, "running": COUNT}
+        life = {"place": str(place), "setting": setting}
+        reported, _ = await process.communicate(json.dumps(life).encode() + b"\n")
         assert json.loads(reported) == {"code": 0}
 
 
