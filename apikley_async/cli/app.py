@@ -27,12 +27,12 @@ COMMANDS = {  # where each is, and what the list of commands says of it
     "generate": ("generate.generate", "Make one film of each FILE, and save it."),
     "batch": (
         "batch.batch",
-        "Many films from a manifest, paid once each, whatever happens in between.",
+        "Make many films from a manifest; each is paid once, whatever happens.",
     ),
-    "wait": ("tasks.wait", "Wait for films that were submitted before, wherever that was."),
+    "wait": ("tasks.wait", "Wait for films that were submitted before, by any program."),
     "download": (
         "tasks.download",
-        "Save films that are finished; those that are not are named, not waited for.",
+        "Save films that are finished; name those that are not, without waiting.",
     ),
     "status": ("tasks.status", "Print how far films are."),
     "upload": ("account.upload", "Store images at the service, and print their URLs."),
@@ -43,7 +43,7 @@ COMMANDS = {  # where each is, and what the list of commands says of it
     ),
     "init": (
         "init.init",
-        "Write a manifest to start from: two films, with all that may be said of them.",
+        "Write a manifest to start from: two films, with every field explained.",
     ),
     "check": ("check.check", "Report everything that is wrong with manifests, images included."),
     "preview": (
@@ -54,7 +54,7 @@ COMMANDS = {  # where each is, and what the list of commands says of it
     "webhook": ("servers.webhook", "Receive the service's callbacks in a process of its own."),
     "demo": (
         "demo.demo",
-        "The tour: six storyboards become films in half a minute, all on this machine.",
+        "A tour: six storyboards become films in half a minute, all on this machine.",
     ),
 }
 
@@ -100,7 +100,7 @@ class Commands(HelpGroup):
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def apikley() -> None:
-    """Videos from storyboards, by the Apikley API."""
+    """Make videos from storyboards with the Apikley API."""
 
 
 def run(args: Sequence[str] | None = None) -> int:

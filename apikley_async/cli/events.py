@@ -45,7 +45,7 @@ EVENTS: Mapping[str, Event] = {
     "listening": Event("key cause", "the same, and a callback may still say what became of it"),
     "undecided": Event(
         "key cause sent_at sent model words if_found if_not_found",
-        "at the end: it needs a decision; the commands for it",
+        "at the end: it needs a decision, with the commands for it",
     ),
     "decided": Event("key item_state cause", "what a decision has made of it"),
     "film": Event(
@@ -68,16 +68,20 @@ EVENTS: Mapping[str, Event] = {
         "films by state, credits; stopped: why nothing more was submitted",
     ),
     "report": Event("path url", "a page about the whole batch"),
-    "unfinished": Event("task_ids resume", "what is paid and not finished; the command for it"),
+    "unfinished": Event(
+        "task_ids resume", "tasks paid and not finished, with the command for them"
+    ),
     "summary": Event("films ready saved failed resumable seconds", "the tasks of one command"),
     # --- of other commands ---
-    "status": Event("task_id state progress urls fail_code fail_message credits", "of one task"),
+    "status": Event(
+        "task_id state progress urls fail_code fail_message credits", "the state of one task"
+    ),
     "uploaded": Event("file url", "an image that is stored at the service"),
     "credits": Event("credits", "the account's balance"),
-    "finding": Event("check right message", "of `doctor`; right: it is as it should be"),
-    "written": Event("path", "a manifest to start from"),
-    "checked": Event("file faults remarks films shots seconds credits", "a manifest"),
-    "verified": Event("faults", "a journal and its films"),
+    "finding": Event("check right message", "a check of `doctor`; right: all is well"),
+    "written": Event("path", "a manifest was written"),
+    "checked": Event("file faults remarks films shots seconds credits", "a manifest was checked"),
+    "verified": Event("faults", "a journal and its films were checked"),
     "backed_up": Event("path", "where the copy of a journal is"),
     "serving": Event("base_url api_key", "the simulated service, and the key that opens it"),
     "receiving": Event("host port inbox gate", "the receiver of callbacks"),

@@ -13,8 +13,8 @@ Exit codes:
   1   some films failed
   2   usage or input; nothing was paid
   3   needs a decision: a submission may have been received, and paid
-  4   stopped early (key, credits, maintenance, network, time, a full disk, a
-      journal in use); the same command resumes
+  4   stopped early (key, credits, maintenance, network, a bound, a timeout,
+      a full disk, a journal in use); the same command resumes
   70  an internal error of apikley
   130, 143  interrupted by Ctrl-C, SIGTERM: once in good order, twice at once
 \b

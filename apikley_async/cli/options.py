@@ -100,14 +100,14 @@ as_json: Option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print one event a line on stdout, as JSON; text for people stays on stderr.",
+    help="Print events on stdout, one JSON object a line; text for people stays on stderr.",
 )
 
 
 plain: Option = click.option(
     "--plain",
     is_flag=True,
-    help="Lines instead of bars: for screen readers and logs; also when CI is set.",
+    help="Print lines instead of bars, as for screen readers; the default when CI is set.",
 )
 
 
@@ -140,12 +140,12 @@ SERVICE_OPTIONS = (
     click.option(
         "--allow-private",
         is_flag=True,
-        help="Let films come from private networks, and over http.",
+        help="Allow films from private networks, and over http.",
     ),
     click.option(
         "--simulate",
         is_flag=True,
-        help="Against a service simulated in this process: no key, no network, nothing paid.",
+        help="Use a service simulated in this process: no key, no network, nothing paid.",
     ),
 )
 
@@ -234,7 +234,7 @@ def callback_options(command: Callable[..., int]) -> Callable[..., int]:
         click.option(
             "--callback-url",
             metavar="URL",
-            help="Have the service call back there, through your proxy to --listen.",
+            help="Public URL that the service calls; your proxy forwards it to --listen.",
         ),
         click.option(
             "--listen",
@@ -321,7 +321,7 @@ price: Option = click.option(
     "--price",
     metavar="CREDITS",
     callback=read_price,
-    help="Of a film: a number, or by duration or model: 10=150,15=270,25=270.",
+    help="Price of a film: a number, or by duration or model: 10=150,15=270,25=270.",
 )
 
 
@@ -330,25 +330,30 @@ SPENDING_OPTIONS = (
         "--max-credits",
         type=CREDITS,
         metavar="N",
-        help="Credits of the whole journal; needs a price.",
+        help="Spend at most N credits, earlier runs of the journal included; needs a price.",
     ),
     click.option(
-        "--max-tasks", type=click.IntRange(1), metavar="N", help="Films of the whole journal."
+        "--max-tasks",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Submit at most N films, earlier runs of the journal included.",
     ),
-    click.option("--min-balance", type=CREDITS, metavar="N", help="Credits to be left over."),
+    click.option(
+        "--min-balance", type=CREDITS, metavar="N", help="Leave N credits in the account."
+    ),
     price,
     click.option(
         "--retry",
         type=click.IntRange(0, 10),
         default=0,
         metavar="N",
-        help="Make failed films again, so many times: each is paid.",
+        help="Make a failed film again, up to N times; each time is paid.",
     ),
-    click.option("--overwrite", is_flag=True, help="Replace other files of the films' names."),
+    click.option("--overwrite", is_flag=True, help="Replace files that have the films' names."),
     click.option(
         "--allow-duplicates",
         is_flag=True,
-        help="One content under two keys is paid twice.",
+        help="Allow the same content under two keys; it is paid twice.",
     ),
     click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
     click.option("--dry-run", is_flag=True, help="Only check and estimate."),

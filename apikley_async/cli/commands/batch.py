@@ -43,7 +43,7 @@ undecided_option: Option = click.option(
 
 @click.group(cls=HelpGroup)
 def batch() -> None:
-    """Many films from a manifest, paid once each, whatever happens in between."""
+    """Make many films from a manifest; each is paid once, whatever happens."""
 
 
 @batch.command(events=RUN_EVENTS)
@@ -99,8 +99,8 @@ def status(
 ) -> int:
     """Print the films that are not done, and what all have cost.
 
-    Of a KEY everything that is known: its attempts, their times and ids, and its files. Another
-    process may be running the batch; --follow goes on printing what that one does.
+    For each KEY it prints everything that is known: attempts, their times and ids, and files.
+    Another process may be running the batch; --follow goes on printing what that one does.
     """
     selection = Selection(keys, failed, undecided, ids)
     if follow and ids:
@@ -119,7 +119,8 @@ def status(
 def estimate(path: Path, price: PerKind, as_json: bool) -> int:
     """Print what the films that are not yet submitted would cost. Sends nothing, keeps nothing.
 
-    Of a manifest its films, of a journal (.db) all that it holds; before the first run too.
+    FILE may be a manifest, for its films, or a journal (.db), for all that it holds. It works
+    before the first run too.
     """
 
     async def plan(films: Batch) -> PlanResult:
@@ -172,8 +173,8 @@ def report(path: Path | None, target: Path | None, as_json: bool) -> int:
     """Write a page about a batch, to look at in a browser.
 
     It shows what needs you, every film to play, and how the run went. It needs no network, and
-    lies beside the films; report.json and report.csv have the same as data. Without FILE it is
-    about the only journal that is here or in the folder films.
+    is put beside the films; report.json and report.csv have the same as data. Without FILE it
+    is about the only journal in this folder, or in the folder films.
     """
     # Imported only here: no other command needs a page.
     from apikley_async.cli.report_command import report_batch
@@ -186,7 +187,7 @@ def report(path: Path | None, target: Path | None, as_json: bool) -> int:
 @click.argument("target", metavar="COPY", type=PATH)
 @options.as_json
 def backup(path: Path, target: Path, as_json: bool) -> int:
-    """Copy a journal, also while it is run. A copy of the file alone may miss what was paid."""
+    """Copy a journal, also during a run. A plain copy of the file may miss what was paid."""
 
     async def read(films: Batch, reporter: Reporter) -> int:
         await films.backup(target)
@@ -203,7 +204,7 @@ def backup(path: Path, target: Path, as_json: bool) -> int:
 @batch.command()
 @path_argument
 @keys_argument
-@click.option("--changed", is_flag=True, help="Failed films, as FILE has them now.")
+@click.option("--changed", is_flag=True, help="Take the content that FILE has now.")
 @options.as_json
 def retry(path: Path, keys: tuple[str, ...], changed: bool, as_json: bool) -> int:
     """Plan failed and rejected films again, all or those named. The next run pays for them."""
@@ -261,7 +262,7 @@ def drop(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> i
     metavar="ID",
     help="The task it became; once for each KEY, in their order.",
 )
-@click.option("--force", is_flag=True, help="Though the task was made of something else.")
+@click.option("--force", is_flag=True, help="Do it although the task shows other content.")
 @options.service_options
 def resolve(
     path: Path,
@@ -270,7 +271,7 @@ def resolve(
     force: bool,
     service: ServiceOptions,
 ) -> int:
-    """Name the tasks that uncertain films became; the service is asked whether that is so."""
+    """Name the tasks that uncertain films became; each task is compared with its film."""
     if len(keys) != len(task_ids):
         raise RefusedError(f"{len(keys)} KEY and {len(task_ids)} --task-id: one for each")
     reporter = new_reporter(as_json=service.as_json)
@@ -334,8 +335,8 @@ def adopt(path: Path, as_json: bool) -> int:
 @path_argument
 @keys_argument
 @options.output_folder(None, "Where the films go.  [default: where they were saved last]")
-@click.option("--partial", is_flag=True, help="Though some links of a film cannot be used.")
-@click.option("--overwrite", is_flag=True, help="Replace other files of the films' names.")
+@click.option("--partial", is_flag=True, help="Save a film although some links cannot be used.")
+@click.option("--overwrite", is_flag=True, help="Replace files that have the films' names.")
 @options.service_options
 def save(
     path: Path,

@@ -39,8 +39,8 @@ __all__ = ["check", "preview"]
 def check(files: tuple[Path, ...], price: PerKind, as_json: bool) -> int:
     """Report everything that is wrong with manifests, images included.
 
-    And what they ask for: films, shots, seconds, and with --price what that costs. Sends
-    nothing. The exit code is 2 if there are faults.
+    It also prints what they ask for: films, shots, seconds, and with --price what that costs.
+    It sends nothing. The exit code is 2 if there are faults.
     """
     return check_files(files, price, new_reporter(as_json=as_json))
 
@@ -94,9 +94,9 @@ def preview(
 ) -> int:
     """Render the films of a manifest on this machine, before they are paid.
 
-    Each shot's text over its image or a card of colour, in the right length and shape. With
-    --sheet nothing is rendered: all storyboards are on one page, with their pictures, their
-    shots and how long each is.
+    Each film shows the text of its shots over its image or a landscape, in the right
+    length and aspect ratio. With --sheet nothing is rendered: one page shows all storyboards,
+    with their pictures, their shots and how long each shot is.
     """
     if sheet:
         # Imported only here: no other preview needs a page.

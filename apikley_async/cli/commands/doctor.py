@@ -31,8 +31,8 @@ def doctor(task_ids: tuple[str, ...], folder: Path | None, service: ServiceOptio
     """Find out what is wrong with key, network, clock or service; costs nothing.
 
     It connects, compares clocks, asks for the credits and for a task that does not exist, and
-    uploads a small picture. Of a TASK_ID it reads the record, and whether its film can be
-    downloaded. The exit code is 1 if anything is wrong.
+    uploads a small picture. With a TASK_ID it also reads the task's record, and tries whether
+    its film can be downloaded. The exit code is 1 if anything is wrong.
     """
 
     async def call(client: Client, reporter: Reporter) -> int:

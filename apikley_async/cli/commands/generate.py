@@ -38,7 +38,9 @@ LOCK_WAIT = 60.0  # seconds to wait for another `generate` in the same folder
     metavar="PATH",
     help="The journal of what is paid.  [default: apikley.db beside the films]",
 )
-@click.option("--takes", type=click.IntRange(1, 100), metavar="N", help="Of each film, in all.")
+@click.option(
+    "--takes", type=click.IntRange(1, 100), metavar="N", help="Films of each FILE, in all."
+)
 @click.option("--again", is_flag=True, help="A file that has changed becomes a new film.")
 @options.run_options
 def generate(

@@ -56,9 +56,9 @@ films:
 )
 @options.as_json
 def init(path: Path, as_json: bool) -> int:
-    """Write a manifest to start from: two films, with all that may be said of them.
+    """Write a manifest to start from: two films, with every field explained.
 
-    FILE is storyboards.yaml unless you name another; one that exists is left alone.
+    FILE is storyboards.yaml unless you name another; a file that exists is never replaced.
     """
     reporter = new_reporter(as_json=as_json)
     if path.suffix.lower() not in (".yaml", ".yml"):

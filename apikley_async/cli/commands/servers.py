@@ -53,7 +53,7 @@ __all__ = ["simulate", "webhook"]
     default=20,
     show_default=True,
     metavar="N",
-    help="Submissions in a span of --per.",
+    help="Submissions that are accepted in --per seconds.",
 )
 @click.option(
     "--per",
@@ -61,7 +61,7 @@ __all__ = ["simulate", "webhook"]
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="The span of the rate limit, in its own seconds; more submissions get a 429.",
+    help="The span of the rate limit, in simulated seconds; more submissions get a 429.",
 )
 @click.option(
     "--max-running",
@@ -72,7 +72,12 @@ __all__ = ["simulate", "webhook"]
     help="Films in the making at once; more get a 429.",
 )
 @click.option(
-    "--credits", "balance", type=CREDITS, default=10_000_000.0, metavar="N", help="To begin with."
+    "--credits",
+    "balance",
+    type=CREDITS,
+    default=10_000_000.0,
+    metavar="N",
+    help="Credits to begin with.",
 )
 @click.option(
     "--fail-rate",
@@ -83,7 +88,12 @@ __all__ = ["simulate", "webhook"]
     help="Share of the films that fail.",
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, metavar="N", help="Of all random choices."
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of all random choices.",
 )
 @click.option(
     "--fault",
@@ -97,13 +107,13 @@ __all__ = ["simulate", "webhook"]
     nargs=2,
     type=Number("seconds"),
     metavar="LOW HIGH",
-    help="Seconds that a request and its answer travel.",
+    help="Seconds that a request and its answer take on the network.",
 )
 @click.option(
     "--webhook-key",
     envvar="APIKLEY_SIMULATOR_WEBHOOK_KEY",
     metavar="WORD",
-    help="Signs callbacks with this word, which opens nothing else.",
+    help="Sign callbacks with this word; it is used for nothing else.",
 )
 @click.option(
     "--model",
@@ -125,8 +135,8 @@ __all__ = ["simulate", "webhook"]
 def simulate(host: str, port: int, as_json: bool, **settings: Any) -> int:
     """Serve a simulated service on this machine until Ctrl-C.
 
-    It prints the two lines that lead a client to it, with a new API key. Nothing it does costs
-    anything.
+    It prints two export lines that configure a client for it, with a new API key. It costs
+    nothing.
     """
     from apikley_async.cli.simulator_server import new_simulator, serve_simulator
 
@@ -200,7 +210,7 @@ def serve(
     help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
 )
 def secret(key_file: Path | None) -> int:
-    """Print the secret with which a receiver knows the tokens of this API key.
+    """Print the secret with which a receiver recognises the tokens of this API key.
 
     The key cannot be derived from it. Keep it as private as the inbox.
     """

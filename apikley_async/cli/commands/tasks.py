@@ -36,7 +36,7 @@ task_ids_argument: Option = click.argument(
 def wait(
     task_ids: tuple[str, ...], folder: Path | None, timeout: float | None, service: ServiceOptions
 ) -> int:
-    """Wait for films that were submitted before, wherever that was."""
+    """Wait for films that were submitted before, by any program."""
 
     async def act(tasks: TaskFollower, client: Client) -> int:
         return await tasks.wait(client, timeout)
@@ -52,7 +52,7 @@ def wait(
 def download(
     task_ids: tuple[str, ...], folder: Path, overwrite: bool, service: ServiceOptions
 ) -> int:
-    """Save films that are finished; those that are not are named, not waited for."""
+    """Save films that are finished; name those that are not, without waiting."""
 
     async def act(tasks: TaskFollower, client: Client) -> int:
         return await tasks.download(client)
