@@ -431,8 +431,8 @@ class _Attempt(AbstractAsyncContextManager[None]):
 
     def __init__(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
-        self.sent_at = -math.inf
-        self.filled = False
+        self.sent_at: float = -math.inf
+        self.filled: bool = False
 
     async def __aenter__(self) -> None:
         await self._limiter.take(self)
