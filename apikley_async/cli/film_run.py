@@ -298,7 +298,8 @@ class FilmRun:
             films += not item.gone or item.state is not ItemState.PLANNED
             if item.task_id and item.state in (ItemState.SUBMITTED, ItemState.STALLED):
                 submitted[item.key] = item.task_id
-        self._reporter.view.expect(films, self._request.bounds.max_running)
+        bounds = self._request.bounds
+        self._reporter.view.expect(films, bounds.max_running, bounded=bounds.are_set)
         return submitted
 
     async def _watch_progress(self, client: Client, running: Mapping[str, str]) -> None:

@@ -33,6 +33,9 @@ def test_each_film_is_in_one_place() -> None:
     )
     assert tally.ended == 3
 
+    tally.expect(9, slots=100, bounded=True)
+    assert "3 waiting for the rate limit or a bound," in tally.states()
+
 
 def test_what_is_waited_for_is_named() -> None:
     """All slots are in use: then the rate limit is not what hinders."""

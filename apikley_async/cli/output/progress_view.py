@@ -91,8 +91,8 @@ class ProgressView:
             redirect_stdout=False,
         )
 
-    def expect(self, films: int, slots: int = 0) -> None:
-        self._tally.expect(films, slots)
+    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
+        self._tally.expect(films, slots, bounded=bounded)
         self._start()
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:

@@ -36,8 +36,8 @@ class View(Protocol):
 
     shows_progress: bool
 
-    def expect(self, films: int, slots: int = 0) -> None:
-        """Set how many films are to come, and how many may be running at once."""
+    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
+        """Set how many films are to come, how many may run at once, and if money is bounded."""
         ...
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
@@ -97,8 +97,8 @@ class LineView:
         self._states: dict[str, str] = {}
         self._last_line = clock()
 
-    def expect(self, films: int, slots: int = 0) -> None:
-        self._tally.expect(films, slots)
+    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
+        self._tally.expect(films, slots, bounded=bounded)
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
         now = self._clock()
@@ -140,7 +140,7 @@ class UnbufferedView:
 
     shows_progress = False
 
-    def expect(self, films: int, slots: int = 0) -> None:
+    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
         return
 
     def tick(self) -> None:

@@ -43,11 +43,12 @@ class Tally:
         self._credits: dict[str, float] = {}
         self._durations: deque[float] = deque(maxlen=LATEST)
         self._slots = 0
+        self._bounded = False
         self.films: int = 0
 
-    def expect(self, films: int, slots: int = 0) -> None:
-        """Set how many films there are, and how many may be running at once."""
-        self.films, self._slots = films, slots
+    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
+        """Set how many films there are, how many may run at once, and if money is bounded."""
+        self.films, self._slots, self._bounded = films, slots, bounded
 
     def add(self, event: str, facts: Mapping[str, Any], now: float) -> None:
         """Count an event of a film, which is called *facts["name"]*."""
@@ -85,7 +86,8 @@ class Tally:
     def states(self) -> str:
         """How many films are where: `12 done, 8 running, 25 waiting for the rate limit`."""
         full = 0 < self._slots <= self.count("running")
-        waits = "waiting for a running slot" if full else "waiting for the rate limit"
+        limit = "the rate limit or a bound" if self._bounded else "the rate limit"
+        waits = f"waiting for {'a running slot' if full else limit}"
         numbers = {
             "done": self.count("done"),
             "running": self.count("running"),
