@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import attrs
@@ -124,6 +125,8 @@ def _read_path(path: str | os.PathLike[str], name: str) -> bytes:
             after = os.fstat(file.fileno())
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not a path"
+        if isinstance(exc, FileNotFoundError) and not Path(path).is_absolute():
+            reason = f"{reason} in {Path.cwd()}"
         message = f"{name}: cannot be read: {reason}"
         if isinstance(exc, OSError) and exc.errno in TOO_MANY_FILES:  # some will be closed
             raise UploadError(message, resumable=True, blames=Blame.NETWORK) from None

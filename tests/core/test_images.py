@@ -279,6 +279,15 @@ def test_content_may_be_any_bytes_like_object(content: Callable[[bytes], Any]) -
     assert read_image(content(png())).content == png()
 
 
+def test_a_missing_file_is_named_with_the_folder_it_was_looked_for_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UploadError, match=r"cannot be read: .* in ") as caught:
+        read_image("kitten.png")
+    assert str(tmp_path) in str(caught.value)
+
+
 PATHS = [
     ("/dev/null", "a regular file"),
     ("/dev/zero", "a regular file"),
