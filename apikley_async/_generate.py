@@ -125,7 +125,7 @@ class _Handover:
     ) -> None:
         self._slot = slot
         self._entered = entered
-        self.ended_by: ApikleyError | None = None  # what the slot is told of, and not raised
+        self.ended_by: ApikleyError | None = None  # given to the slot, not raised
 
     def take_over(self) -> _Handover:
         """Give the slot to whoever leaves it; from now on it is not ours."""

@@ -272,7 +272,7 @@ def parse_address(host: str) -> Address | None:
 
 
 def _plain_address(host: str) -> Address | None:
-    """The address that *host* is in its usual spelling. Most hosts are names, quickly told."""
+    """The address that *host* is in its usual spelling. Most hosts are names, recognised quickly."""
     if ":" not in host and not host[-1:].isdigit():
         return None
     with contextlib.suppress(ValueError):

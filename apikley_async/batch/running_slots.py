@@ -1,4 +1,4 @@
-"""The slots that the films of a run are made in, and what a person is told when all are taken."""
+"""The slots that the films of a run are made in, and what is reported when all are taken."""
 
 from __future__ import annotations
 

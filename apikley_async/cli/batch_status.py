@@ -147,7 +147,7 @@ def report_film(reporter: Reporter, item: Item, attempts: Sequence[Attempt]) -> 
 
 
 def facts_of(attempt: Attempt) -> dict[str, Any]:
-    """What is told of one attempt: no token, and nothing that the service has answered."""
+    """What is reported of one attempt: no token, and nothing that the service has answered."""
     began_at = read_time(attempt["began_at"])
     return {
         "state": attempt["state"],
