@@ -272,7 +272,7 @@ def parse_address(host: str) -> Address | None:
 
 
 def _plain_address(host: str) -> Address | None:
-    """The address that *host* is in its usual spelling. Most hosts are names, recognised quickly."""
+    """The address that *host* is in its usual spelling. Most hosts are names: seen at once."""
     if ":" not in host and not host[-1:].isdigit():
         return None
     with contextlib.suppress(ValueError):
