@@ -14,7 +14,7 @@ from apikley_async._disk import max_name_bytes
 from apikley_async._text import fold_name
 from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
 
-__all__ = ["FilmNames"]
+__all__ = ["FilmNames", "numbered"]
 
 NUMBERED = re.compile(r".*-[0-9]+", re.DOTALL)
 
@@ -49,7 +49,7 @@ class FilmNames:
         )
         if files == 1 and not ambiguous:
             return key
-        stems = [key] if files == 1 else [f"{key}-{number}" for number in range(1, files + 1)]
+        stems = numbered(key, files)
         keys = await self._all_keys()
         owners = {
             names.get(fold_name(stem), key) for stem in stems for names in (keys, self._saved)
@@ -87,3 +87,8 @@ class FilmNames:
                 if before == self._changes:  # else items were added while these were read
                     self._keys = keys
             return self._keys
+
+
+def numbered(stem: str, files: int) -> list[str]:
+    """The stems of a film's files: its own, or `stem-1`, `stem-2`, ... of several."""
+    return [stem] if files == 1 else [f"{stem}-{number}" for number in range(1, files + 1)]

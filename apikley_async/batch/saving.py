@@ -10,7 +10,7 @@ import attrs
 
 from apikley_async import Client, Result, SavedFile
 from apikley_async.batch.destination import DestinationWriter
-from apikley_async.batch.film_names import FilmNames
+from apikley_async.batch.film_names import FilmNames, numbered
 from apikley_async.batch.keys import file_name_fault
 from apikley_async.batch.rehearsal import is_rehearsal
 from apikley_async.batch.run_options import BatchRunOptions
@@ -87,8 +87,8 @@ class FilmSaver:
         self, writer: DestinationWriter, item: Item, result: Result
     ) -> tuple[StoredFile, ...]:
         """Put every file of a film into the destination, one after the other."""
-        count, stem = len(result.urls), await self.names.stem(item.key, len(result.urls))
-        names = [stem] if count == 1 else [f"{stem}-{number}" for number in range(1, count + 1)]
+        count = len(result.urls)
+        names = numbered(await self.names.stem(item.key, count), count)
         stored = [await writer.put(result, index, name) for index, name in enumerate(names)]
         if result.unusable:
             raise DownloadError("A link of the film cannot be used; every other file is stored")
