@@ -16,13 +16,14 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import hypothesis.configuration
 import pytest
+from postgres_server import PostgresServer, missing
 
 from apikley_async import pytest_plugin
 from apikley_async.virtual import VirtualLoop
@@ -108,14 +109,30 @@ def canary_key() -> str:
     return CANARY_KEY
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this process's own; a test that stops it starts it again."""
+    pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with PostgresServer.temporary() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_dsn(postgres_server: PostgresServer) -> str:
+    """The DSN of an empty database."""
+    return postgres_server.create_database()
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Whoever runs the tests may have a real key: no test may ever see it, or their state."""
+    """Whoever runs the tests may have a real key or database: no test may ever see them."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "config"))
-    for name in [name for name in os.environ if name.startswith("APIKLEY_")]:
+    for name in [name for name in os.environ if name.startswith(("APIKLEY_", "PG"))]:
         monkeypatch.delenv(name)
 
 

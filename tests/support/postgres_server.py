@@ -1,0 +1,173 @@
+"""A real PostgreSQL server of the tests' own: on a socket in a folder of its own, never as root.
+
+It listens on no network, trusts whoever can reach its socket, and syncs nothing to the disk unless
+it is asked to. It needs the server's commands (Debian: `apt install postgresql`).
+
+    with PostgresServer.temporary() as server:
+        dsn = server.create_database()
+        ...
+        server.restart()                     # connections break, what was committed is there
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["USER", "PostgresServer", "commands_folder", "missing"]
+
+USER = "apikley"
+PORT = 5432  # only the name of the socket
+USERS = ("postgres", "nobody")  # whom root starts the server as
+FASTER = {  # what is lost when the machine itself fails is lost
+    "fsync": "off",
+    "full_page_writes": "off",
+}
+SMALL = {
+    "listen_addresses": "",
+    "max_connections": "60",
+    "shared_buffers": "16MB",
+    "log_min_messages": "fatal",
+    "autovacuum_naptime": "1d",
+}
+numbers = itertools.count(1)
+
+
+def commands_folder() -> Path | None:
+    """Where initdb and postgres are; the newest version where there are several."""
+    found = shutil.which("postgres")
+    if found and shutil.which("initdb"):
+        return Path(found).resolve().parent
+    folders = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    known = sorted(folders, key=lambda path: int(path.parts[-3].partition(".")[0]))
+    return known[-1].parent if known else None
+
+
+def missing() -> str | None:
+    """Say why no server can be started here; None where it can."""
+    if commands_folder() is None:
+        return "there is no PostgreSQL server on this machine (Debian: apt install postgresql)"
+    if os.geteuid() == 0 and owner() is None:
+        return "PostgreSQL does not run as root, and there is no other user to start it as"
+    return None
+
+
+def owner() -> pwd.struct_passwd | None:
+    """The user that root starts the server as; None where this process is not root."""
+    for name in USERS if os.geteuid() == 0 else ():
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    return None
+
+
+class PostgresServer:
+    """A cluster in *folder*, started and stopped at will.
+
+    Args:
+        folder: an empty one; the path of its socket must be short.
+        settings: of the server, besides those for a small one.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self.folder = folder
+        self._settings = {**SMALL, **settings, "unix_socket_directories": str(folder)}
+        self._process: subprocess.Popen[bytes] | None = None
+        found = commands_folder()
+        if found is None:
+            raise FileNotFoundError(missing())
+        self._commands = found
+
+    @classmethod
+    @contextlib.contextmanager
+    def temporary(cls, settings: Mapping[str, str] = FASTER) -> Iterator[Self]:
+        """Make a cluster, start it, and remove it at the end."""
+        memory = Path("/dev/shm")
+        place = str(memory) if os.access(memory, os.W_OK) and settings is FASTER else None
+        with tempfile.TemporaryDirectory(prefix="apg-", dir=place) as name:
+            server = cls(Path(name), settings)
+            server.make()
+            server.start()
+            try:
+                yield server
+            finally:
+                server.stop()
+
+    def make(self) -> None:
+        """Make the cluster."""
+        if (user := owner()) is not None:
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+        words = ("--username", USER, "--auth", "trust", "--no-sync", "--no-instructions")
+        self._run("initdb", "-D", str(self.folder / "data"), "-E", "UTF8", "--locale", "C", *words)
+
+    def start(self) -> None:
+        """Start the server, and wait until it takes connections."""
+        settings = itertools.chain.from_iterable(
+            ("-c", f"{name}={value}") for name, value in self._settings.items()
+        )
+        self._process = subprocess.Popen(
+            [self._commands / "postgres", "-D", str(self.folder / "data"), *settings],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            **self._as_owner(),
+        )
+        self._run("pg_isready", "-q", "-h", str(self.folder), "-d", "postgres", attempts=400)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server: SIGINT breaks connections off, SIGQUIT is a crash."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait()
+            self._process = None
+
+    def restart(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server and start it again."""
+        self.stop(how)
+        self.start()
+
+    def create_database(self) -> str:
+        """Make an empty database, and give its DSN."""
+        name = f"test{next(numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.dsn(name)
+
+    def dsn(self, database: str) -> str:
+        """The DSN of a database, by the server's socket."""
+        return f"postgresql://{USER}@/{database}?host={self.folder}&port={PORT}"
+
+    def execute(self, statement: str, database: str = "postgres") -> str:
+        """Run a statement with psql, and give what it prints."""
+        where = ("-h", str(self.folder), "-p", str(PORT), "-U", USER, "-d", database)
+        return self._run("psql", *where, "-X", "-q", "-A", "-t", "-c", statement)
+
+    def _run(self, command: str, *words: str, attempts: int = 1) -> str:
+        for number in range(1, attempts + 1):
+            done = subprocess.run(
+                [self._commands / command, *words],
+                capture_output=True,
+                text=True,
+                check=False,
+                **self._as_owner(),
+            )
+            if done.returncode == 0:
+                return done.stdout
+            if number < attempts and self._process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(0.05)  # returns at once when it has died
+                    break
+        raise RuntimeError(f"{command}: {done.stderr.strip() or done.stdout.strip()}")
+
+    def _as_owner(self) -> dict[str, Any]:
+        user = owner()
+        if user is None:
+            return {"cwd": self.folder}
+        return {"cwd": self.folder, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": ()}
