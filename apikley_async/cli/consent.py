@@ -106,6 +106,6 @@ async def refuse_sent_elsewhere(other: Path, films: Mapping[str, str]) -> None:
         more = f" and {len(sent) - MAX_NAMED} more" if len(sent) > MAX_NAMED else ""
         raise PostponedError(
             f"{plain(', '.join(sent[:MAX_NAMED]))}{more}: sent already, as {plain(other)} says, "
-            "another journal of this folder. Nothing was sent now: resume with "
+            "which is not the journal of this run. Nothing was sent now: resume with "
             f"--journal {plain(other)}; what is to be paid again needs another folder (-o)"
         )

@@ -20,7 +20,15 @@ from apikley_async.batch import Journal
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.output.terminal_text import plain
 
-__all__ = ["JOURNAL", "MARKER", "JournalLocation", "locate_journal", "locate_named_journal"]
+__all__ = [
+    "JOURNAL",
+    "MARKER",
+    "JournalLocation",
+    "locate_batch_journal",
+    "locate_journal",
+    "locate_named_journal",
+    "locate_profile_journal",
+]
 
 JOURNAL = "apikley.db"
 MARKER = "apikley.journal.json"
@@ -36,7 +44,8 @@ class JournalLocation:
         marker: the file that is to name the journal, if it does not lie beside the films.
         wait: seconds to wait while another process has it locked.
         note: what to tell the user about it.
-        others: other journals of films in that folder; what they have sent is not paid again.
+        others: journals of the same films' folder, or of the one that a profile has moved them
+            from; what they have sent is not paid again.
     """
 
     journal: Path | None
@@ -83,17 +92,39 @@ def locate_named_journal(journal: Path, folder: Path, *, wait: float = 0.0) -> J
     # are paid, and would not be found any more.
     journal = journal.absolute()
     marker = folder / MARKER if alone and journal != (folder / JOURNAL).absolute() else None
-    others, note = [folder / JOURNAL] if os.path.lexists(folder / JOURNAL) else [], ""
+    others: tuple[Path, ...] = ()
+    note = ""
     try:
-        if (named := read_marker(folder / MARKER)) is not None:
-            others.append(named)
+        others = journals_in(folder, besides=journal)
     except PostponedError:  # that journal cannot be read, but the user has named one
         note = f"{folder} had another journal, which cannot be read: see {MARKER}"
-    others = [other.absolute() for other in others if not is_same(other, journal)]
     if others:
         listed = " and ".join(map(str, others))
         note = f"{folder} has another journal, {listed}. What this run pays is in {journal} only"
-    return JournalLocation(journal, marker, wait, note, tuple(others))
+    return JournalLocation(journal, marker, wait, note, others)
+
+
+def locate_batch_journal(journal: Path, folder: Path | None) -> JournalLocation:
+    """The location of a batch's journal; *folder* is where its films go, if that is known. Blocks.
+
+    The folder may have a journal of `generate`: what that one has sent is not paid again.
+    """
+    others = () if folder is None else journals_in(folder, besides=journal)
+    return JournalLocation(journal, others=others)
+
+
+def journals_in(folder: Path, *, besides: Path | None) -> tuple[Path, ...]:
+    """The journals of `generate` for the films in *folder*, apart from one. Blocks.
+
+    Raises:
+        PostponedError: a marker there names one that is not here.
+    """
+    beside = folder / JOURNAL
+    found: list[Path] = [beside] if os.path.lexists(beside) else []
+    if (named := read_marker(folder / MARKER)) is not None:
+        found.append(named)
+    others = (path for path in found if besides is None or not is_same(path, besides))
+    return tuple(path.absolute() for path in others)
 
 
 def is_same(path: Path, other: Path) -> bool:
@@ -102,6 +133,29 @@ def is_same(path: Path, other: Path) -> bool:
         return path.samefile(other)
     except OSError:
         return path.absolute() == other.absolute()
+
+
+def locate_profile_journal(
+    folder: Path, profile: Path, *, usual: Path, wait: float = 0.0
+) -> JournalLocation:
+    """The location of the journal for films in the *folder* that a profile names. Blocks.
+
+    The journal is there too. The note says so, since a profile that is new or has changed moves
+    both; what a journal in the *usual* folder has sent is not paid again.
+
+    Raises:
+        PostponedError: as for `locate_journal`, of either folder.
+        RefusedError: no disk of this machine can hold a journal.
+    """
+    location = locate_journal(folder, wait=wait)
+    journal = location.journal
+    begun = "is" if journal is not None and journal.exists() else "will be"
+    place = location.note or f"Their journal {begun} {journal}"
+    return attrs.evolve(
+        location,
+        note=f"The films go to {folder}, as {profile} says. {place}",
+        others=journals_in(usual, besides=journal),
+    )
 
 
 def locate_journal(folder: Path, *, wait: float = 0.0) -> JournalLocation:

@@ -19,7 +19,7 @@ __all__ = ["launch"]
 
 
 def launch(
-    locate: Callable[[], JournalLocation],
+    locate: Callable[[Path | None], JournalLocation],
     plan: PlanFilms | None,
     options: RunOptions,
     *,
@@ -33,16 +33,17 @@ def launch(
     A dry run checks everything on a private copy of the journal. A simulated run keeps no journal.
 
     Args:
-        locate: says where the journal is; called when *folder* is known to be writable.
+        locate: says where the journal is, given the folder of the films if that is known; called
+            when it is known to be writable.
         plan, source, repeat_results, named: see `RunRequest`.
         options: what may be spent, and on which service.
         folder: where the films go; None for where they were saved last.
     """
     service, spending = options.service, options.spending
     if service.simulate and plan is None and not spending.dry_run:
-        plan = _plan_from(locate())
+        plan = _plan_from(locate(folder))
     if folder is None:
-        folder = Path("films") if service.simulate else last_folder(locate().journal)
+        folder = Path("films") if service.simulate else last_folder(locate(None).journal)
     reporter = new_reporter(
         as_json=service.as_json, films=None if spending.dry_run else 0, plain=service.plain
     )
@@ -51,7 +52,7 @@ def launch(
     open_client = None if spending.dry_run else _client_of(options)
     keeps_journal = spending.dry_run or not service.simulate
     request = RunRequest(
-        location=locate() if keeps_journal else JournalLocation(None),
+        location=locate(folder) if keeps_journal else JournalLocation(None),
         plan=plan,
         source=source,
         folder=folder,

@@ -422,12 +422,14 @@ class RunOptions:
         timeout: seconds for which each job is polled; None for the default.
         callbacks: how the service calls back.
         service: which service.
+        folder_from: the profile that names the folder of the films, if one does.
     """
 
     spending: SpendingOptions
     timeout: float | None
     callbacks: CallbackOptions
     service: ServiceOptions
+    folder_from: Path | None = None
 
 
 def run_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -448,10 +450,10 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
         **others: Any,
     ) -> int:
         limited = spending.limited_by(service.profile)
-        run_options = RunOptions(limited, timeout, callbacks, service)
-        source = click.get_current_context().get_parameter_source("folder")
-        if source is not ParameterSource.COMMANDLINE:
-            folder = service.profile.folder or folder
+        source, folder_from = click.get_current_context().get_parameter_source("folder"), None
+        if source is not ParameterSource.COMMANDLINE and service.profile.folder is not None:
+            folder, folder_from = service.profile.folder, service.profile.path
+        run_options = RunOptions(limited, timeout, callbacks, service, folder_from)
         return command(run_options=run_options, folder=folder, **others)
 
     return wrapped

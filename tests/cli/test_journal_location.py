@@ -76,6 +76,33 @@ def test_another_journal_of_a_folder_is_reported(service: Simulator, run: Run) -
     assert len(service.ledger.paid) == 2
 
 
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(600))])
+def test_a_batch_does_not_pay_what_the_journal_in_its_folder_has_sent(
+    service: Simulator, run: Run
+) -> None:
+    """`generate` and `batch run` may share a folder: what they have in common is paid once."""
+    run("generate", "--yes", "--timeout", "0.05", *write_films("tea"))
+    (board,) = write_films("tea")
+    film = f'{{"key": "%s", {Path(board).read_text()[1:]}\n'
+    Path("same.jsonl").write_text(film % "tea", encoding="utf-8")
+    Path("renamed.jsonl").write_text(film % "cha", encoding="utf-8")
+    Path("other.jsonl").write_text(film.replace("tea", "sea") % "sea", encoding="utf-8")
+    line = ("--yes", "--timeout", "0.05")
+
+    same = run("batch", "run", "same.jsonl", *line)
+    renamed = run("batch", "run", "renamed.jsonl", "-o", "films", *line)
+    elsewhere = run("batch", "run", "renamed.jsonl", "-o", "elsewhere", "--dry-run")
+    assert len(service.ledger.paid) == 1
+    other = run("batch", "run", "other.jsonl", *line)
+
+    for result in (same, renamed):
+        assert result.code == 4
+        assert "says, which is not the journal of this run. Nothing was sent now" in result.err
+    assert "1 film to be paid" in elsewhere.out
+    assert other.code == 4
+    assert len(service.ledger.paid) == 2
+
+
 @pytest.fixture
 def network_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine on which `films` lies on a network disk; returns its user's state folder."""

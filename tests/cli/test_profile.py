@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, write_films
 
-from apikley_async.simulator import Simulator
+from apikley_async.simulator import Constant, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
@@ -140,3 +140,29 @@ def test_what_a_profile_may_say(service: Simulator, run: Run, tmp_path: Path) ->
     assert found == dict.fromkeys(WRONG, (2, True))
     assert run("credits", "--config", "missing.toml").code == 2
     assert run("credits", "--config", write_profile("", tmp_path / "mine.toml")).code == 0
+
+
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(600))])
+def test_a_folder_of_the_profile_does_not_pay_again_what_was_sent_before_it(
+    service: Simulator, run: Run
+) -> None:
+    """The journal of `generate` moves with the folder: that is said, and the old one counts."""
+    line = ("generate", "--yes", "--timeout", "0.05", *write_films("tea"))
+    run(*line)
+    profile = write_profile('folder = "mine"\n')
+    journal = profile.parent / "mine" / "apikley.db"
+
+    same = run(*line)
+    new = run(*line[:-1], *write_films("sea"))
+    again = run(*line[:-1], "sea.json")
+    old = run(*line, "--journal", "films/apikley.db")
+    explicit = run(*line, "-o", "films")
+
+    assert (same.code, "sent already, as " in same.err) == (4, True)
+    assert f"--journal {Path('films/apikley.db').absolute()};" in same.err
+    said = f"The films go to {journal.parent}, as {profile} says. Their journal"
+    assert f"{said} will be {journal}" in new.err
+    assert f"{said} is {journal}" in again.err
+    assert (old.code, explicit.code) == (4, 4), "still in the making, where it was paid"
+    assert said not in explicit.err
+    assert len(service.ledger.paid) == 2

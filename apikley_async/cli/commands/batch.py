@@ -24,7 +24,7 @@ from apikley_async.cli.journal_actions import (
     read_journal,
     report_decision,
 )
-from apikley_async.cli.journal_location import JournalLocation
+from apikley_async.cli.journal_location import JournalLocation, locate_batch_journal
 from apikley_async.cli.launch import launch
 from apikley_async.cli.option_types import PerKind
 from apikley_async.cli.options import Bounds, Option, RunOptions, ServiceOptions
@@ -66,7 +66,7 @@ def run(path: Path, folder: Path | None, journal: Path | None, run_options: RunO
     if not is_manifest(path):
         _ = existing_journal(path)  # a misspelled journal must not begin a new one
     return launch(
-        lambda: JournalLocation(journal_of(path, journal)),
+        lambda films: locate_batch_journal(journal_of(path, journal), films),
         plan if is_manifest(path) else None,
         run_options,
         source=str(path),

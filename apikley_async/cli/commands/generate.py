@@ -14,12 +14,14 @@ from apikley_async.cli.journal_location import (
     JournalLocation,
     locate_journal,
     locate_named_journal,
+    locate_profile_journal,
 )
 from apikley_async.cli.launch import launch
 from apikley_async.cli.options import RunOptions
 
 __all__ = ["generate"]
 
+FOLDER = Path("films")
 LOCK_WAIT = 60.0  # seconds to wait for another `generate` in the same folder
 
 
@@ -31,7 +33,7 @@ LOCK_WAIT = 60.0  # seconds to wait for another `generate` in the same folder
     metavar="FILE...",
     type=click.Path(path_type=Path),  # not `exists`: all missing files are named, not only one
 )
-@options.output_folder(Path("films"), "Where the films go, named after their files.")
+@options.output_folder(FOLDER, "Where the films go, named after their files.")
 @click.option(
     "--journal",
     type=click.Path(path_type=Path),
@@ -68,9 +70,11 @@ def generate(
     film of it (kitten.v2), once.
     """
 
-    def locate() -> JournalLocation:
+    def locate(_: Path | None) -> JournalLocation:
         if journal is not None:
             return locate_named_journal(journal, folder, wait=LOCK_WAIT)
+        if (profile := run_options.folder_from) is not None:
+            return locate_profile_journal(folder, profile, usual=FOLDER, wait=LOCK_WAIT)
         return locate_journal(folder, wait=LOCK_WAIT)
 
     async def plan(batch: Batch) -> PlanResult:
