@@ -7,17 +7,20 @@ from apikley_async._tokens import token_secret
 from apikley_async.webhook.asgi_app import ASGIApplication
 from apikley_async.webhook.callback import Callback
 from apikley_async.webhook.dispatch import Listener
-from apikley_async.webhook.inbox import Inbox
+from apikley_async.webhook.inbox import CallbackInbox, Inbox
 from apikley_async.webhook.limits import Limits
 from apikley_async.webhook.receiver import Receiver
 from apikley_async.webhook.server import Server
+from apikley_async.webhook.verify import Notification
 
 __all__ = [
     "ASGIApplication",
     "Callback",
+    "CallbackInbox",
     "Inbox",
     "Limits",
     "Listener",
+    "Notification",
     "Receiver",
     "Server",
     "token_secret",

@@ -10,7 +10,7 @@ from apikley_async._urls import public_url_fault
 from apikley_async.webhook.dispatch import Dispatcher, Listener
 from apikley_async.webhook.endpoint import Endpoint
 from apikley_async.webhook.handler import Verifier
-from apikley_async.webhook.inbox import Inbox
+from apikley_async.webhook.inbox import CallbackInbox, Inbox
 from apikley_async.webhook.limits import Limits
 from apikley_async.webhook.verify import HmacKeys
 
@@ -28,7 +28,8 @@ class Callback(Endpoint):
         hmac_keys: keys that callbacks may be signed with. Without any, signatures are not
             checked, and only the unguessable token in the URL protects: a callback counts if
             this process waits for its token, or the token carries a MAC of the API key.
-        inbox: a file to which a `Receiver` in another process adds callbacks.
+        inbox: where a `Receiver` in another process adds callbacks: a file, or another
+            `CallbackInbox`.
         clock: tells the time.
         limits: bounds for callers and listeners.
 
@@ -44,7 +45,7 @@ class Callback(Endpoint):
         public_url: str,
         *,
         hmac_keys: Iterable[str] = (),
-        inbox: str | os.PathLike[str] | None = None,
+        inbox: str | os.PathLike[str] | CallbackInbox | None = None,
         clock: Clock | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -54,9 +55,9 @@ class Callback(Endpoint):
             raise ValueError(f"public_url: {fault}")
         clock, limits = clock or SystemClock(), limits or Limits()
         self._url = public_url.rstrip("/")
-        self._dispatcher = Dispatcher(
-            None if inbox is None else Inbox(inbox), clock=clock, limits=limits
-        )
+        if isinstance(inbox, (str, os.PathLike)):
+            inbox = Inbox(inbox)
+        self._dispatcher = Dispatcher(inbox, clock=clock, limits=limits)
         try:
             verifier = Verifier(HmacKeys(hmac_keys), clock=clock)
         finally:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from apikley_async import Clock
 from apikley_async.errors import JournalError
-from apikley_async.webhook.inbox import PAGE, Inbox, Position
+from apikley_async.webhook.inbox import PAGE, CallbackInbox, Position
 from apikley_async.webhook.limits import Limits
 from apikley_async.webhook.verify import Notification
 
@@ -34,7 +34,7 @@ class Dispatcher:
             inbox is read.
     """
 
-    def __init__(self, inbox: Inbox | None, *, clock: Clock, limits: Limits) -> None:
+    def __init__(self, inbox: CallbackInbox | None, *, clock: Clock, limits: Limits) -> None:
         self._inbox = inbox
         self._clock = clock
         self._limits = limits
@@ -80,7 +80,7 @@ class Dispatcher:
             for subscription in [*self._subscriptions]:
                 await self._clock.sleep(CATCH_UP_TIMEOUT, subscription.caught_up)
 
-    async def _follow(self, inbox: Inbox, subscription: _Subscription) -> None:
+    async def _follow(self, inbox: CallbackInbox, subscription: _Subscription) -> None:
         """Read an inbox for one listener: everything in it, then what is new."""
         position: Position | None = None
         logged = ""
@@ -101,7 +101,7 @@ class Dispatcher:
             # Also after an error: whoever waits to catch up must not wait for a broken inbox.
             if len(notifications) < PAGE:
                 subscription.caught_up.set()
-                await self._clock.sleep(self._limits.inbox_interval)
+                await inbox.wait(self._limits.inbox_interval, self._clock)
 
     def __len__(self) -> int:
         return len(self._subscriptions)

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
+from apikley_async import Clock
 from apikley_async._disk import check_own, create_private, link_if_free, sync_folder
 from apikley_async._sqlite import (
     MORE_STEPS,
@@ -29,7 +30,7 @@ from apikley_async._sqlite import (
 from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook.verify import Notification
 
-__all__ = ["PAGE", "Inbox", "Position"]
+__all__ = ["PAGE", "CallbackInbox", "Inbox", "Position"]
 
 T = TypeVar("T")
 
@@ -51,6 +52,41 @@ TABLES = (
 
 Position: TypeAlias = tuple[str, int]
 """How far an inbox was read: the name of the file's content, and the number of the last row."""
+
+
+@runtime_checkable
+class CallbackInbox(Protocol):
+    """Where receivers put callbacks, and clients in other processes find them. Provisional.
+
+    `Inbox` is one in a file; `apikley_async.distributed.SharedInbox` one in a database.
+    """
+
+    async def add(self, token: str, task_id: str) -> None:
+        """Add a verified callback; it is stored for good when this returns.
+
+        Raises:
+            JournalError: it cannot be stored.
+        """
+        ...
+
+    async def read_after(self, position: Position | None) -> tuple[list[Notification], Position]:
+        """Read the callbacks after a position: at most 500, and the position after them.
+
+        Args:
+            position: what the read before returned; None for the beginning.
+
+        Raises:
+            JournalError: nothing can be read now.
+        """
+        ...
+
+    async def wait(self, interval: float, clock: Clock) -> None:
+        """Wait until the next read is worth while: after *interval* seconds, or at news."""
+        ...
+
+    def close(self) -> None:
+        """Close it, without waiting; it opens again when it is used again."""
+        ...
 
 
 class Inbox:
@@ -96,6 +132,10 @@ class Inbox:
             JournalError: the file cannot be read, or is not an inbox.
         """
         return await self._run(_InboxFile.read_after, position)
+
+    async def wait(self, interval: float, clock: Clock) -> None:
+        """Wait for *interval* seconds: a file tells nobody when it has changed."""
+        await clock.sleep(interval)
 
     def close(self) -> None:
         """Close the file as soon as the operations under way are done; does not wait."""

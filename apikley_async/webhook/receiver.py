@@ -10,7 +10,7 @@ from apikley_async._tokens import TokenMac
 from apikley_async.errors import JournalError
 from apikley_async.webhook.endpoint import Endpoint
 from apikley_async.webhook.handler import Verifier
-from apikley_async.webhook.inbox import Inbox
+from apikley_async.webhook.inbox import CallbackInbox
 from apikley_async.webhook.limits import Limits
 from apikley_async.webhook.verify import HmacKeys, Notification
 
@@ -40,7 +40,7 @@ class Receiver(Endpoint):
 
     def __init__(
         self,
-        inbox: Inbox,
+        inbox: CallbackInbox,
         *,
         token_secrets: Iterable[str] = (),
         hmac_keys: Iterable[str] = (),
@@ -83,4 +83,4 @@ class Receiver(Endpoint):
     def __repr__(self) -> str:
         if self._is_incomplete():
             return "<Receiver refused>"
-        return f"<Receiver {self._signing()}, {self.inbox.path}>"
+        return f"<Receiver {self._signing()}, {self.inbox!r}>"

@@ -572,4 +572,4 @@ async def test_a_callback_that_cannot_be_stored_gets_503(
     assert health == ([200, 503, 200] if trouble == "damaged" else [200, 200])
     assert await content(path) == [(TOKEN, TASK)]
     assert caplog.text.count("callbacks cannot be stored") == (trouble == "damaged")
-    assert repr(receiver) == f"<Receiver signed, {path}>"
+    assert repr(receiver) == f"<Receiver signed, <Inbox {path}>>"
