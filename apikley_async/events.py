@@ -211,22 +211,26 @@ class Uploaded(_Event):
 
 @attrs.frozen
 class Saved(_Event):
-    """A file of a film is on the disk, whole and under its name.
+    """A file of a film is on the disk, whole and under its name; or in a batch's destination.
 
     Attributes:
         task_id: of the film.
-        path: of the file.
+        path: of the file; None where it is in a destination.
         size: in bytes.
         sha256: of its content.
         seconds: for which saving took, waiting for a turn included.
+        stored_as: its name in the destination; None where it is on the disk.
+        location: where it is, if the destination says so; without a query.
     """
 
     name: ClassVar[str] = "saved"
     task_id: str
-    path: Path
+    path: Path | None
     size: int
     sha256: str
     seconds: float
+    stored_as: str | None = None
+    location: str | None = None
 
 
 Event: TypeAlias = (

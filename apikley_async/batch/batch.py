@@ -14,7 +14,7 @@ from apikley_async._disk import check_writable
 from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.budget import RunBudget
 from apikley_async.batch.decisions import BatchDecisions, check_state
-from apikley_async.batch.destination import Destination
+from apikley_async.batch.destination import Destination, DestinationWriter
 from apikley_async.batch.recorder import restore_limits
 from apikley_async.batch.reports import BatchReports
 from apikley_async.batch.run import GRACE, BatchRun
@@ -22,7 +22,7 @@ from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
 from apikley_async.batch.saved_files import is_lost
 from apikley_async.batch.states import ItemEvent, ItemState
 from apikley_async.batch.store.protocol import Item, Store, Transition
-from apikley_async.errors import DownloadError, JournalError
+from apikley_async.errors import DownloadError, JournalError, ManifestError
 
 __all__ = ["Batch"]
 
@@ -96,7 +96,8 @@ class Batch(BatchReports, BatchDecisions):
         Raises:
             KeyError: one of *keys* is not in the journal; nothing was spent.
             ValueError: *expected* is no number of seconds; nothing was spent.
-            DownloadError: nothing can be written into *folder*; nothing was spent.
+            DownloadError: nothing can be written into *folder*, or put into *destination*; nothing
+                was spent.
             BudgetExceededError: a bound in credits without a price; nothing was spent.
             JournalError: the journal cannot be written; nothing was sent without it.
         """
@@ -125,6 +126,7 @@ class Batch(BatchReports, BatchDecisions):
         folder: str | os.PathLike[str] | None = None,
         partial: bool = False,
         overwrite: bool = False,
+        destination: Destination | None = None,
     ) -> AsyncGenerator[Item, None]:
         """Fetch films again whose files are lost, and those not saved yet; yield each at its end.
 
@@ -135,23 +137,27 @@ class Batch(BatchReports, BatchDecisions):
             keys: of done or successful items; by default all that are successful, or done without
                 all of their files.
             folder: where they go; by default where the journal's films were saved last.
+            destination: where they go instead. Of films that were put into one, those are lost that
+                it does not have; without it they are not looked for, and only those named are
+                fetched, into *folder*.
             partial: a film is done although some of its links cannot be used.
             overwrite: replace other files of the films' names.
 
         Raises:
             KeyError: one of *keys* is not in the journal.
-            ManifestError: one of *keys* is not paid and finished.
+            ManifestError: one of *keys* is not paid and finished, or was put into a destination,
+                and neither *destination* nor *folder* is given.
         """
         finished = (ItemState.SUCCESS, ItemState.DONE)
         chosen = await self._chosen(keys, *finished)
         for item in chosen:
             check_state(item, *finished)
         wanted = [item.key for item in chosen if item.state is ItemState.SUCCESS]
+        writer = None if destination is None else DestinationWriter(destination, client)
         for item in chosen:
             if item.state is not ItemState.DONE:
                 continue
-            found = await self.locate_files(item)
-            if await asyncio.to_thread(is_lost, found, or_changed=bool(keys)):
+            if await self._is_lost(item, writer, named=bool(keys), moved=folder is not None):
                 transition = Transition(ItemEvent.REFETCH, cause="to be saved again")
                 await self._decide(item.key, transition)
                 wanted.append(item.key)
@@ -159,12 +165,41 @@ class Batch(BatchReports, BatchDecisions):
             return
         target = Path(folder) if folder is not None else await self.output_folder()
         options = BatchRunOptions(
-            target or Path("films"), overwrite=overwrite, keys=frozenset(wanted), partial=partial
+            target or Path("films"),
+            overwrite=overwrite,
+            keys=frozenset(wanted),
+            partial=partial,
+            destination=destination,
         )
         async with contextlib.aclosing(self._updates(client, options)) as updates:
             async for update in updates:
                 if update.is_last:
                     yield update.item
+
+    async def _is_lost(
+        self, item: Item, writer: DestinationWriter | None, *, named: bool, moved: bool
+    ) -> bool:
+        """Whether a done film is to be fetched again.
+
+        Args:
+            item: the film.
+            writer: of the destination that was given.
+            named: whether the user has named it.
+            moved: whether the user has named a folder.
+        """
+        if not item.stored:
+            found = await self.locate_files(item)
+            return await asyncio.to_thread(is_lost, found, or_changed=named)
+        if writer is not None:
+            return not all([await writer.exists(file.name) for file in item.stored])
+        if named and not moved:
+            place = item.stored[0].location or item.stored[0].name
+            raise ManifestError(
+                f"{item.key} was put into a destination ({place}), and only a program that has it "
+                "can look there, with Batch.save(destination=...): to fetch the film into a "
+                "folder, name one (-o)"
+            )
+        return named
 
     async def check_account(self, client: Client) -> None:
         """Make sure that the journal's tasks are those of this client; `run` does so by itself.
@@ -263,7 +298,9 @@ class Batch(BatchReports, BatchDecisions):
         if options.keys and (unknown := options.keys - {item.key async for item in self.items()}):
             raise KeyError(f"not in the journal: {', '.join(sorted(unknown))}")
         await self.check_account(client)
-        if options.destination is None:
+        if options.destination is not None:
+            await DestinationWriter(options.destination, client).check()
+        else:
             try:
                 await asyncio.to_thread(check_writable, options.folder)
             except OSError as error:

@@ -12,6 +12,7 @@ import attrs
 from apikley_async._budget import Price, Prices
 from apikley_async.batch.budget import RunBudget, known_prices
 from apikley_async.batch.decisions import check_state
+from apikley_async.batch.destination import Destination, is_stored
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.open_batch import OpenBatch
 from apikley_async.batch.run_options import BatchRunOptions
@@ -142,8 +143,16 @@ class BatchReports(OpenBatch):
             fitting += budget.fits(work)
         return CostEstimate(films, total, unpriced, fitting)
 
-    async def verify(self) -> list[str]:
-        """Check the journal, and every saved file byte by byte; list the faults that are found."""
+    async def verify(self, *, destination: Destination | None = None) -> list[str]:
+        """Check the journal, and every saved file byte by byte; list the faults that are found.
+
+        Args:
+            destination: is asked whether it has the films that were put into one; without it they
+                are not looked for.
+
+        Raises:
+            DownloadError: the destination cannot say.
+        """
         faults = [*await self.store.verify()]
         last = 0
         done = (ItemState.DONE,)
@@ -152,6 +161,13 @@ class BatchReports(OpenBatch):
             located = [await self.locate_files(item) for item in page]
             saved = [(item.key, file) for item in located for file in item.files]
             faults += await asyncio.to_thread(file_faults, saved)
+            if destination is not None:
+                stored = [(item.key, file) for item in page for file in item.stored]
+                faults += [
+                    f"{key}: {file.name} is not in the destination"
+                    for key, file in stored
+                    if not await is_stored(destination, file.name)
+                ]
         return faults
 
     async def output_folder(self) -> Path | None:

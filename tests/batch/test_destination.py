@@ -20,7 +20,8 @@ from batch.helpers import (
 )
 
 from apikley_async.batch import Batch, Destination, ItemState, StoredFile
-from apikley_async.errors import DownloadError
+from apikley_async.errors import ClientClosedError, DownloadError, ManifestError
+from apikley_async.events import Event, Saved
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytestmark = pytest.mark.virtual
@@ -130,7 +131,7 @@ async def test_something_of_that_name_is_found_before_paying(tmp_path: Path) -> 
         store.asked.clear()
 
         await run(batch, simulator, store, overwrite=True)
-        assert store.asked == []
+        assert store.asked == ["apikley-check"], "whether it answers, and no film's name"
         assert set((await states(batch)).values()) == {ItemState.DONE}
     assert b"mine" not in (store.objects["k0.mp4"], store.objects["k1.mp4"])
 
@@ -345,3 +346,213 @@ async def test_whatever_a_destination_answers_the_journal_can_be_read(
             [item] = [item async for item in batch.items()]
     assert item.state is ItemState.DONE
     assert [file.location for file in item.stored] == [kept]
+
+
+# --- before and while anything is paid ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["exists", "check", "silent check", "silent exists"])
+async def test_a_destination_is_tried_before_anything_is_sent(tmp_path: Path, how: str) -> None:
+    """As a folder is: wrong credentials cost nothing. It is a minute at most."""
+
+    class Locked(Store):
+        async def exists(self, name: str) -> bool:
+            if how == "exists":
+                raise PermissionError("403 from https://store.example/?X-Signature=secret")
+            if how == "silent exists":
+                await asyncio.Event().wait()
+            return await super().exists(name)
+
+    class Checked(Locked):
+        async def check(self) -> None:
+            if how == "silent check":
+                await asyncio.Event().wait()
+            raise PermissionError("not allowed to put")
+
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(3))
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(DownloadError, match="; nothing was sent") as caught:
+            await run(batch, simulator, Checked() if "check" in how else Locked(), overwrite=True)
+        took = asyncio.get_running_loop().time() - began
+
+        assert ("for 60 s" in caught.value.message) is ("silent" in how)
+        assert "secret" not in str(caught.value)
+        assert took < 61
+        assert simulator.ledger.creations == []
+        assert set((await states(batch)).values()) == {ItemState.PLANNED}
+
+
+async def test_a_destination_with_a_check_of_its_own_is_not_probed(tmp_path: Path) -> None:
+    class Checked(Store):
+        checks = 0
+
+        async def check(self) -> None:
+            self.checks += 1
+
+    store = Checked()
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(1))
+        await run(batch, simulator, store)
+
+    assert (store.checks, store.asked) == (1, ["k0.mp4", "k0-1.mp4"])
+
+
+async def test_puts_that_fail_one_after_the_other_stop_the_buying(tmp_path: Path) -> None:
+    """Three in a row are no accident of one film; one that works between them is."""
+
+    class Expired(Store):
+        works: frozenset[int] = frozenset()
+
+        async def put(self, name: str, chunks: AsyncIterator[bytes], **facts: Any) -> str | None:
+            if len(self.puts) in self.works:
+                return await super().put(name, chunks, **facts)
+            self.puts.append((name, None, ""))
+            raise PermissionError("the token has expired")
+
+    class Flaky(Expired):
+        works = frozenset(range(0, 99, 2))
+
+    async with simulated_service() as simulator:
+        for store in (Expired(), Flaky()):
+            async with open_batch(tmp_path / f"{type(store).__name__}.db") as batch:
+                await batch.add(films(12))
+                await run(batch, simulator, store, max_running=1)
+                if isinstance(store, Flaky):
+                    assert batch.stopped is None
+                    assert len(store.puts) == 12
+                else:
+                    assert "the token has expired; 3 in a row were not stored" in (
+                        batch.stopped or ""
+                    )
+                    assert len(store.puts) < 12
+                    assert len(simulator.ledger.paid) < 12
+
+
+async def test_a_put_that_asks_for_nothing_is_logged_and_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half an hour of silence ends it; one that asks now and then takes as long as it likes."""
+
+    class Silent(Store):
+        async def put(self, name: str, chunks: AsyncIterator[bytes], **facts: Any) -> str | None:
+            if name == "k1.mp4":
+                async for _ in chunks:
+                    await asyncio.sleep(1700)
+                await asyncio.sleep(1700)
+                return None
+            _ = await anext(chunks)
+            await asyncio.Event().wait()
+            return None
+
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(2))
+        with caplog.at_level("WARNING"):
+            items = {item.key: item for item in await run(batch, simulator, Silent())}
+
+        assert items["k0"].state is ItemState.SUCCESS
+        assert items["k0"].cause.startswith(
+            "k0.mp4: the destination has asked for nothing for 30 minutes, and has not returned"
+        )
+        assert items["k1"].state is ItemState.DONE
+        said = [line for line in caplog.messages if line.startswith("k0.mp4: the destination")]
+        assert said == [
+            f"k0.mp4: the destination has asked for nothing for {waited} s, and has not returned"
+            for waited in (60, 660, 1260)
+        ]
+        await run(batch, simulator, Store())
+        assert set((await states(batch)).values()) == {ItemState.DONE}
+    assert len(simulator.ledger.paid) == 2
+
+
+async def test_a_put_that_goes_on_after_its_end_harms_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has left a task behind that reads: that one gets no film, and nothing is logged of it."""
+    left: list[asyncio.Task[Any]] = []
+
+    class Careless(Store):
+        async def put(self, name: str, chunks: AsyncIterator[bytes], **facts: Any) -> str | None:
+            async def read_late() -> None:
+                await asyncio.sleep(5)
+                async for _ in chunks:
+                    pass
+
+            left.append(asyncio.create_task(read_late()))
+            raise OSError("no")
+
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(1))
+        [item] = await run(batch, simulator, Careless())
+        caplog.clear()
+        await asyncio.sleep(600)
+
+    assert item.state is ItemState.SUCCESS
+    assert isinstance(left[0].exception(), ClientClosedError)
+    assert [line for line in caplog.messages if "asked for nothing" in line] == []
+
+
+# --- afterwards -----------------------------------------------------------------------------------
+
+
+async def test_a_film_in_a_destination_is_an_event(tmp_path: Path) -> None:
+    events: list[Event] = []
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(1))
+        async with make_client(simulator, on_event=events.append) as client:
+            [item] = await run_batch(batch, client, destination=Store())
+
+    (saved,) = [event for event in events if isinstance(event, Saved)]
+    (stored,) = item.stored
+    assert (saved.task_id, saved.path, saved.stored_as) == (item.task_id, None, "k0.mp4")
+    assert (saved.size, saved.sha256, saved.location) == (
+        stored.size,
+        stored.sha256,
+        "https://store.example/films/k0.mp4",
+    )
+    assert saved.seconds >= 30, "the store has slept so long over its chunk"
+    assert saved.to_dict()["path"] is None
+
+
+async def test_what_a_destination_has_lost_is_found_and_fetched_again(tmp_path: Path) -> None:
+    """Only with the destination at hand; without it nothing is said about its films."""
+    store = Store()
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(3))
+        async with make_client(simulator) as client:
+            await run_batch(batch, client, destination=store)
+            del store.objects["k1.mp4"]
+
+            assert await batch.verify() == []
+            faults = await batch.verify(destination=store)
+            assert faults == ["k1: k1.mp4 is not in the destination"]
+            assert [item async for item in batch.save(client)] == []
+            store.puts.clear()
+            again = [item.key async for item in batch.save(client, destination=store)]
+
+            assert again == ["k1"]
+            assert [name for name, *_ in store.puts] == ["k1.mp4"]
+            assert await batch.verify(destination=store) == []
+    assert len(simulator.ledger.paid) == 3
+
+
+async def test_a_film_of_a_destination_is_fetched_into_a_folder_that_is_named(
+    tmp_path: Path,
+) -> None:
+    """Named by a person, with a folder; else it is said what is missing, and nothing changes."""
+    store = Store()
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(2))
+        async with make_client(simulator) as client:
+            await run_batch(batch, client, destination=store)
+            with pytest.raises(ManifestError, match="k0 was put into a destination"):
+                _ = [item async for item in batch.save(client, "k0")]
+            assert set((await states(batch)).values()) == {ItemState.DONE}
+            [item] = [item async for item in batch.save(client, "k0", folder=tmp_path / "films")]
+
+            assert item.state is ItemState.DONE
+            assert [file.path.name for file in item.files] == ["k0.mp4"]
+            assert item.files[0].path.read_bytes() == store.objects["k0.mp4"]
+            assert item.stored == ()
+            assert [item async for item in batch.save(client, folder=tmp_path / "films")] == []
+    assert len(simulator.ledger.paid) == 2

@@ -34,6 +34,7 @@ class Bucket:
         self.uploads: dict[str, tuple[str, dict[int, bytes]]] = {}
         self.busy = 0  # so many requests are answered with 503
         self.refuse_completion = False
+        self.read_only = False
         self.open = asyncio.Event()
         self.open.set()
         self.endpoint = ""
@@ -60,6 +61,8 @@ class Bucket:
             self.busy -= 1
             return web.Response(status=503)
         name, query = request.match_info["name"], request.query
+        if self.read_only and request.method != "HEAD":
+            return web.Response(status=403)
         if request.method == "HEAD":
             return web.Response(status=200 if name in self.objects else 404)
         if "uploads" in query:
@@ -144,6 +147,17 @@ async def test_a_file_of_any_size_is_stored_whole(tmp_path: Path, size: int) -> 
         assert bucket.objects == {name: ("video/mp4", chunks.data)}
         assert await store.exists(name)
         assert bucket.uploads == {}
+
+
+async def test_a_key_that_may_not_write_is_found_before_anything_is_paid(tmp_path: Path) -> None:
+    async with Bucket() as bucket, aiohttp.ClientSession() as session:
+        store = destination_of(bucket, session, tmp_path)
+        await store.check()
+        assert (bucket.objects, bucket.uploads) == ({}, {})
+        bucket.read_only = True
+        assert not await store.exists("a.mp4")
+        with pytest.raises(RuntimeError, match="HTTP 403"):
+            await store.check()
 
 
 async def test_a_slow_store_slows_the_source(tmp_path: Path) -> None:
