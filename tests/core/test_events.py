@@ -263,6 +263,8 @@ def test_as_plain_json_values() -> None:
         "size": 3,
         "sha256": "00",
         "seconds": 1.5,
+        "stored_as": None,
+        "location": None,
     }
     assert json.loads(json.dumps(polled.to_dict()))["state"] == "queuing"
     assert "kitten" not in repr(submitted)
