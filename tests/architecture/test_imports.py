@@ -51,6 +51,7 @@ ORDER = [
     "_retry",
     "_gate",
     # what waits and talks
+    "_rate",
     "_limiter",
     "_http",
     "_api",

@@ -87,25 +87,24 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_submission", "async with self._limiter.slot():", "if True:"),
     ),
     "let slots come back when an attempt begins": (
-        ("_limiter", "            heappop(self._free_at)\n",
-         ("            heappop(self._free_at)\n"
+        ("_limiter", "            self.times.take()\n",
+         ("            self.times.take()\n"
           "            self.__dict__.setdefault(\"began\", {})[use] = self._clock.now()\n")),
-        ("_limiter", "            heappush(heap, self._clock.now() + delay)\n",
-         "            heappush(heap, self.__dict__[\"began\"].pop(use) + delay - 2.0)\n"),
+        ("_limiter", "            self.times.give_back(ending, self._clock.now())\n",
+         "            self.times.give_back(ending, self.__dict__[\"began\"].pop(use) - 2.0)\n"),
     ),
     "forget the window after a restart": (
         ("batch.recorder", "    limiter.remember(", "    [].append("),
     ),
     "lose a slot for each cancel": (
-        ("_limiter", "        if isinstance(error, SubmissionUncertainError):\n            delay =",
-         ("        if isinstance(error, asyncio.CancelledError | UnreachableError):\n"
-          "            delay = 1e9\n"
-          "        elif isinstance(error, SubmissionUncertainError):\n            delay =")),
+        ("_rate", "        if end is End.UNCERTAIN:\n            delay =",
+         ("        if end in (End.OTHER, End.UNSENT):\n            delay = 1e9\n"
+          "        elif end is End.UNCERTAIN:\n            delay =")),
     ),
     "lose a slot for each refusal": (
-        ("_limiter", "        if isinstance(error, SubmissionUncertainError):\n            delay =",
-         ("        if isinstance(error, ApiError):\n            delay = 1e9\n"
-          "        elif isinstance(error, SubmissionUncertainError):\n            delay =")),
+        ("_rate", "        if end is End.UNCERTAIN:\n            delay =",
+         ("        if end in (End.REFUSED, End.PASSED):\n            delay = 1e9\n"
+          "        elif end is End.UNCERTAIN:\n            delay =")),
     ),
     # --- looking
     "believe the first failure": (
