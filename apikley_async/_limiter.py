@@ -86,6 +86,16 @@ class Slots:
         self._created_at = clock.now()
 
     @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.times.count
+
+    @property
+    def in_use(self) -> int:
+        """How many are in use."""
+        return self.times.in_use
+
+    @property
     def free_in(self) -> float:
         """Seconds until a slot is free, where all are delayed and none is in use; else 0."""
         free_at = self.times.free_at
