@@ -12,6 +12,7 @@ from apikley_async.batch.manifest.reader import (
 from apikley_async.batch.rehearsal import REHEARSAL_MARK, is_rehearsal
 from apikley_async.batch.reports import BatchStatus, CostEstimate
 from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState
+from apikley_async.batch.store.journal import Journal
 from apikley_async.batch.store.protocol import (
     AttemptCost,
     ExpectedCallback,
@@ -23,7 +24,6 @@ from apikley_async.batch.store.protocol import (
     StoredFile,
     Transition,
 )
-from apikley_async.batch.store.sqlite import Journal
 from apikley_async.batch.stored_pace import ServicePace
 from apikley_async.batch.uncertain import BalanceEvidence, UncertainItem
 

@@ -10,8 +10,8 @@ from typing import Self
 from apikley_async import Clock, SystemClock
 from apikley_async.batch.run import BatchRun
 from apikley_async.batch.states import ItemState
+from apikley_async.batch.store.journal import Journal
 from apikley_async.batch.store.protocol import Item, Store, all_items
-from apikley_async.batch.store.sqlite import Journal
 from apikley_async.errors import JournalError
 
 __all__ = ["OpenBatch"]

@@ -18,8 +18,8 @@ from apikley_async.batch.open_batch import OpenBatch
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.saved_files import file_faults, locate
 from apikley_async.batch.states import ItemState
+from apikley_async.batch.store.journal import Journal
 from apikley_async.batch.store.protocol import Item
-from apikley_async.batch.store.sqlite import Journal
 from apikley_async.batch.stored_pace import ServicePace, read_pace
 from apikley_async.batch.uncertain import (
     BalanceEvidence,
@@ -183,7 +183,8 @@ class BatchReports(OpenBatch):
         store = self.store
         # Resolved, since a link may have come with the journal.
         target = await asyncio.to_thread(folders[-1].resolve)
-        if isinstance(store, Journal) and not target.is_relative_to(store.home):
+        home = store.home if isinstance(store, Journal) else None
+        if home is not None and not target.is_relative_to(home):
             message = f"the films were saved in {folders[-1]}, outside of the journal's folder"
             raise ManifestError([f"{message}: name a folder with -o"])
         return folders[-1]

@@ -21,9 +21,8 @@ from batch.helpers import (
     states,
 )
 
-from apikley_async.batch import Item, ItemState, check_manifest
+from apikley_async.batch import Item, ItemState, Journal, check_manifest
 from apikley_async.batch.film_names import FilmNames
-from apikley_async.batch.store.sqlite import Journal
 from apikley_async.errors import ManifestConflictError, ManifestError
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock

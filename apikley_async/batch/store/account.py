@@ -22,12 +22,12 @@ def bind_account(journal: OpenJournal, base_url: str, account: str) -> None:
     for name, other in (("base_url", "another address"), ("account", "another key")):
         if name in known and known[name] != given[name]:
             raise JournalError(
-                f"{journal.path} was written with {other}: its tasks would not be found. Use the "
+                f"{journal.name} was written with {other}: its tasks would not be found. Use the "
                 "one it was begun with, or another journal"
             )
     if known.keys() != given.keys() and _has_attempts(journal):
         raise JournalError(
-            f"{journal.path} holds attempts, and does not say with which key and address they "
+            f"{journal.name} holds attempts, and does not say with which key and address they "
             "were made: base_url or account is missing in its meta table. It was altered, and "
             "is left as it is; bring back a copy"
         )
@@ -39,7 +39,7 @@ def bind_account(journal: OpenJournal, base_url: str, account: str) -> None:
 def _has_attempts(journal: OpenJournal) -> bool:
     """Whether something was sent with the journal; stand-ins of an adoption were not."""
     [has] = journal.db.execute(
-        "SELECT EXISTS (SELECT 1 FROM attempt WHERE token NOT GLOB ?) OR EXISTS"
+        "SELECT EXISTS (SELECT 1 FROM attempt WHERE token NOT LIKE ?) OR EXISTS"
         " (SELECT 1 FROM item WHERE task_id IS NOT NULL AND key NOT IN"
         " (SELECT key FROM attempt))",
         (STAND_INS,),

@@ -24,13 +24,17 @@ __all__ = [
 ]
 
 STAND_IN = "adopted"  # begins the token of an attempt that stands in for a lost one
-STAND_INS = f"{STAND_IN}*"  # their pattern, for GLOB
+STAND_INS = f"{STAND_IN}%"  # their pattern, for LIKE
 
 
 def adopt(journal: OpenJournal) -> None:
     """Make every planned item of a journal uncertain. The caller has begun a transaction."""
     lost = LOST_UNKNOWN if journal.lost is None else str(journal.lost)
-    journal.db.execute("INSERT OR REPLACE INTO meta VALUES ('lost', ?)", (lost,))
+    journal.db.execute(
+        "INSERT INTO meta VALUES ('lost', ?)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (lost,),
+    )
     cause = "may have been sent: the journal was adopted without its newest part"
     planned = journal.db.execute("SELECT key FROM item WHERE state = 'planned'").fetchall()
     for [key] in planned:
@@ -56,7 +60,7 @@ def lost_attempts_remain(journal: OpenJournal) -> bool:
     """Whether attempts were lost that no item of the journal accounts for yet."""
     if not journal.lost:
         return journal.lost is None
-    query = "SELECT count(*) FROM attempt WHERE token GLOB ? AND state = 'resolved'"
+    query = "SELECT count(*) FROM attempt WHERE token LIKE ? AND state = 'resolved'"
     [found] = journal.db.execute(query, (STAND_INS,)).fetchone()
     return bool(journal.lost > found)
 

@@ -6,13 +6,13 @@ Every function here runs in the journal's thread.
 from __future__ import annotations
 
 import logging
-import sqlite3
 
 import attrs
 
 from apikley_async import Attempt
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store import items
+from apikley_async.batch.store.database import Row
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import Item, Transition
 from apikley_async.batch.store.rows import ATTEMPT_STATES, storable_text
@@ -144,7 +144,8 @@ def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> boo
         "UPDATE attempt SET task_id = coalesce(task_id, ?) WHERE token = ?", (task_id, token)
     )
     kept = journal.db.execute(
-        "INSERT OR IGNORE INTO inbox VALUES (?, ?, ?)", (token, task_id, journal.now[0])
+        "INSERT INTO inbox VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        (token, task_id, journal.now[0]),
     )
     if kept.rowcount:
         logger.critical(
@@ -159,15 +160,16 @@ def keep_callback(journal: OpenJournal, token: str, task_id: str) -> None:
     """Store the task that a callback names for an attempt."""
     with journal.transaction():
         journal.db.execute(
-            "INSERT OR IGNORE INTO inbox SELECT token, ?, ? FROM attempt WHERE token = ?"
-            " AND (SELECT count(*) FROM inbox WHERE inbox.token = attempt.token) < ?",
+            "INSERT INTO inbox SELECT token, ?, ? FROM attempt WHERE token = ?"
+            " AND (SELECT count(*) FROM inbox WHERE inbox.token = attempt.token) < ?"
+            " ON CONFLICT DO NOTHING",
             (storable_text(task_id), journal.now[0], token, MOST_NAMED),
         )
 
 
-def _find(journal: OpenJournal, token: str) -> sqlite3.Row | None:
+def _find(journal: OpenJournal, token: str) -> Row | None:
     """An attempt, with the state of its item."""
-    row: sqlite3.Row | None = journal.db.execute(
+    row: Row | None = journal.db.execute(
         "SELECT item.key, item.state AS item, attempt.state AS attempt, attempt.task_id"
         " FROM attempt JOIN item USING (key) WHERE token = ?",
         (token,),

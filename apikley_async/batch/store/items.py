@@ -6,12 +6,12 @@ Every function here runs in the journal's thread.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apikley_async._text import fold_name
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError, next_state
+from apikley_async.batch.store.database import Row, marks
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import Item, Transition
 from apikley_async.batch.store.rows import (
@@ -50,8 +50,7 @@ def listed(
     journal: OpenJournal, states: Sequence[ItemState] | None, after: int, count: int
 ) -> list[Item]:
     """Items behind number *after* in their order, those in *states* or all, *count* at most."""
-    marks = ", ".join("?" * len(states or ()))
-    chosen = "1" if states is None else f"state IN ({marks})"
+    chosen = "TRUE" if states is None else f"state IN ({marks(states)})"
     rows = journal.db.execute(
         f"{SELECT_ITEM} WHERE {chosen} AND ord > ? ORDER BY ord LIMIT ?",
         (*(states or ()), after, count),
@@ -59,7 +58,7 @@ def listed(
     return [_from_row(journal, row) for row in rows]
 
 
-def _from_row(journal: OpenJournal, row: sqlite3.Row) -> Item:
+def _from_row(journal: OpenJournal, row: Row) -> Item:
     return read_item(row, journal.home, journal.folders)
 
 
@@ -175,7 +174,7 @@ def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
     with journal.transaction():
         _check_new_key(journal, key, new)
         # Attempts refer to the item's key, and both change in this transaction.
-        journal.db.execute("PRAGMA defer_foreign_keys = ON")
+        journal.defer_references()
         journal.db.execute(
             "UPDATE item SET key = ?, payload_sum = ? WHERE key = ?",
             (new, payload_sum(new, item.payload), key),
@@ -188,21 +187,18 @@ def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
 
 def _check_new_key(journal: OpenJournal, key: str, new: str) -> None:
     """Refuse a new key that another item has, or one that names the same file."""
-    journal.db.create_function("folded", 1, fold_name, deterministic=True)
-    other = journal.db.execute(
-        "SELECT key, state FROM item WHERE key != ? AND folded(key) = ?", (key, fold_name(new))
-    ).fetchone()
-    if other is not None:
-        raise ManifestConflictError(
-            f"{other['key']!r} is in the journal already ({other['state']}), and {new!r} would "
-            "name the same file; nothing was changed"
-        )
+    name = fold_name(new)
+    for other in journal.db.execute("SELECT key, state FROM item WHERE key != ?", (key,)):
+        if fold_name(other["key"]) == name:
+            raise ManifestConflictError(
+                f"{other['key']!r} is in the journal already ({other['state']}), and {new!r} would "
+                "name the same file; nothing was changed"
+            )
 
 
 def purge(journal: OpenJournal, payloads: Mapping[str, str], by: str) -> None:
     """Replace the payloads of items, and remove what answers and causes repeat of them."""
-    journal.db.execute("PRAGMA secure_delete = ON")
-    with journal.transaction():
+    with journal.erase_old_text(), journal.transaction():
         for key, payload in payloads.items():
             item = get(journal, key)
             result = json.loads(item.result) if item.result else None
@@ -217,10 +213,6 @@ def purge(journal: OpenJournal, payloads: Mapping[str, str], by: str) -> None:
             journal.db.execute("UPDATE attempt SET raw = NULL, cause = NULL WHERE key = ?", (key,))
             journal.db.execute("UPDATE event SET cause = NULL WHERE key = ?", (key,))
             _note_event(journal, key, PURGE, item.state, item.state, by=by)
-    # The log and free pages still hold the old text until both are written anew.
-    journal.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    journal.db.execute("VACUUM")
-    journal.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def add_folder(journal: OpenJournal, folder: Path) -> None:
@@ -239,5 +231,5 @@ def add_folder(journal: OpenJournal, folder: Path) -> None:
 def _insert_folder(journal: OpenJournal, folder: Path) -> None:
     path = stored_path(folder, journal.home)
     if (found := resolve_path(path, journal.home)) not in journal.folders:
-        journal.db.execute("INSERT OR IGNORE INTO folder VALUES (?)", (path,))
+        journal.db.execute("INSERT INTO folder (path) VALUES (?) ON CONFLICT DO NOTHING", (path,))
         journal.folders[found] = None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from apikley_async._disk import create_private, link_if_free, sync_folder
 from apikley_async._sqlite import connect, make_lasting, read_ids, refuse_special, schema_fault
+from apikley_async.batch.store.database import Database
 from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.rows import JournalFacts, read_facts
 from apikley_async.batch.store.schema import APPLICATION, Migrations, migrate
@@ -114,7 +115,7 @@ def check_journal(db: sqlite3.Connection, path: Path, migrations: Migrations) ->
     return int(version)
 
 
-def facts_in(db: sqlite3.Connection) -> JournalFacts:
+def facts_in(db: Database) -> JournalFacts:
     """What a journal says of itself."""
     [intents] = db.execute("SELECT count(*) FROM attempt").fetchone()
     return read_facts(db.execute("SELECT name, value FROM meta LIMIT 100").fetchall(), intents)

@@ -1,119 +1,99 @@
-"""An open journal, as the thread that works on it sees it: its tables and who owns them."""
+"""An open journal, as the thread that works on it sees it: its tables, whatever holds them.
+
+The functions that work on items and attempts are the same for every database. What differs between
+databases, besides their SQL, is a method here.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sqlite3
-import tempfile
-from collections.abc import Iterator
+import abc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
-from apikley_async._sqlite import Database
-from apikley_async.batch.store.journal_errors import journal_error
-from apikley_async.batch.store.schema import Migrations
-from apikley_async.batch.store.witness import Witness
+from apikley_async.batch.store.database import Database
+from apikley_async.batch.store.rescue import RescuePlaces
 from apikley_async.errors import JournalError
 
 __all__ = ["OpenJournal"]
 
+T = TypeVar("T")
 
-class OpenJournal:
-    """A journal's database, its locks and its witness; `opening.open_journal` fills it.
 
-    One thread uses it. Every change happens within `transaction`.
-
-    Args:
-        path: of the journal.
-        read_only: whether it is only read.
-        migrations: the schema's versions.
-        adopting: whether it is taken for the newest journal, whatever its witness says.
-        private: whether a temporary copy is opened in its place.
+class OpenJournal(abc.ABC):
+    """A journal's tables, which one thread uses. Every change happens within `transaction`.
 
     Attributes:
-        path: of the file that is open.
-        home: the folder that stored paths are relative to.
-        origin: the journal that this is a private copy of, or None.
-        owned: whether this process has marked the journal as its own.
+        name: what messages call it.
+        home: the folder that stored paths are relative to; None where they are absolute.
+        read_only: whether it is only read.
+        journal_id: the random id that it was made with.
         intents: how many attempts were made with it, lost ones included.
         lost: how many of them it has lost, since it was adopted; None when that is unknown.
         folders: where saved files may lie, in the order in which runs used them.
         now: wall and monotonic time of the current piece of work.
+        failure: what has made it unusable; every further piece of work is refused with it.
+        retry_delays: seconds before a paid task's id is stored again after a failure.
     """
 
-    db: Database
+    name: str
+    home: Path | None
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        read_only: bool = False,
-        migrations: Migrations,
-        adopting: bool = False,
-        private: bool = False,
-    ) -> None:
-        self.path: Path = path.resolve()  # one lock for a file, whatever name it is opened by
-        self.home: Path = self.path.parent
-        self.origin: Path | None = self.path if private else None
+    def __init__(self, *, read_only: bool) -> None:
         self.read_only = read_only
-        self.migrations = migrations
-        self.adopting = adopting
-        self.locks: list[int] = []
-        self.witness: Witness | None = None
-        self.copies: tempfile.TemporaryDirectory[str] | None = None
-        self.owned = False
         self.journal_id = ""
-        self.epoch = 0
         self.intents = 0
         self.lost: int | None = 0
         self.folders: dict[Path, None] = {}
         self.now: tuple[float, float] = (0.0, 0.0)
+        self.failure: JournalError | None = None
+        self.retry_delays: tuple[float, ...] = ()
 
     @property
-    def is_open(self) -> bool:
-        return hasattr(self, "db")
+    @abc.abstractmethod
+    def db(self) -> Database:
+        """Its tables."""
 
-    @contextlib.contextmanager
-    def transaction(self, *, owner_only: bool = True) -> Iterator[None]:
+    @abc.abstractmethod
+    def perform(self, work: Callable[[], T]) -> T:
+        """Do a piece of work; the database's errors and the system's become `JournalError`."""
+
+    @abc.abstractmethod
+    def transaction(self, *, owner_only: bool = True) -> AbstractContextManager[None]:
         """One durable change, undone completely when anything in it fails.
 
         Args:
             owner_only: whether it is refused when another process owns the journal by now.
         """
-        if self.read_only:
-            raise JournalError(f"{self.path} is open for reading only")
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
-            [epoch] = self.db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
-            if owner_only and int(epoch) != self.epoch:
-                raise journal_error(f"{self.path} has another owner now; nothing was written")
-            yield
-            self.db.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self.db.execute("ROLLBACK")
-            raise
 
-    def write_witness(self) -> None:
-        """Store the epoch and the number of intents outside of the journal."""
-        if self.witness is not None:
-            self.witness.write(self.epoch, self.intents)
+    @abc.abstractmethod
+    def wall_time(self) -> float:
+        """The time by the journal's clock, in seconds since 1970."""
 
+    @abc.abstractmethod
+    def defer_references(self) -> None:
+        """Check references between tables at the end of this transaction only."""
+
+    @abc.abstractmethod
+    def erase_old_text(self) -> AbstractContextManager[None]:
+        """Leave nothing of what a change within removes in what the journal holds now."""
+
+    @abc.abstractmethod
+    def faults(self) -> list[str]:
+        """What is wrong with the storage under the tables, as far as it can be checked."""
+
+    @property
+    @abc.abstractmethod
+    def rescue_places(self) -> RescuePlaces:
+        """Where notes about paid tasks go when the journal cannot be written."""
+
+    def write_witness(self) -> None:  # noqa: B027 - most databases need none
+        """Store the number of intents outside of the journal."""
+
+    def checkpoint(self) -> None:  # noqa: B027 - most databases do it by themselves
+        """Tidy up after a large change."""
+
+    @abc.abstractmethod
     def close(self) -> None:
-        """Close everything that was opened, in any case; the locks go last."""
-        if self.is_open:
-            with contextlib.suppress(sqlite3.Error, ValueError):
-                if self.owned:
-                    self.db.execute(
-                        "DELETE FROM meta WHERE name = 'begun' AND EXISTS"
-                        " (SELECT 1 FROM meta WHERE name = 'epoch' AND CAST(value AS INTEGER) = ?)",
-                        (self.epoch,),
-                    )
-                    self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.db.close()
-        if self.witness is not None:
-            self.witness.close()
-        while self.locks:
-            os.close(self.locks.pop())
-        if self.copies is not None:
-            self.copies.cleanup()
+        """Close everything that was opened, in any case."""

@@ -14,10 +14,10 @@ from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store import adoption, attempts, items, journal_file, rescue
 from apikley_async.batch.store.local_disk import check_local_disk
 from apikley_async.batch.store.locks import check_never_used, lock_inode, note_owner, take_lock
-from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import Transition
 from apikley_async.batch.store.rows import relativize_paths, resolve_path
 from apikley_async.batch.store.schema import migrate
+from apikley_async.batch.store.sqlite_journal import SqliteJournal
 from apikley_async.batch.store.witness import Witness, check_newest
 from apikley_async.errors import JournalError
 
@@ -27,7 +27,7 @@ RELATIVE_PATHS = 4  # the version of the schema from which on paths are relative
 LOG_PAGES = 200  # some dozens of commits, until they are copied into the main file
 
 
-def open_journal(journal: OpenJournal) -> None:
+def open_journal(journal: SqliteJournal) -> None:
     """Open the file of *journal*, or make it. Runs in the journal's thread.
 
     Raises:
@@ -61,12 +61,12 @@ def open_journal(journal: OpenJournal) -> None:
         journal.folders[resolve_path(path, journal.home)] = None
 
 
-def _connect(journal: OpenJournal) -> int:
+def _connect(journal: SqliteJournal) -> int:
     """Connect to the file, or to a copy where its disk cannot be written; give its version.
 
     Even to read a journal, SQLite writes beside it.
     """
-    journal.db = journal_file.connect(journal.path, read_only=journal.read_only)
+    journal.file = journal_file.connect(journal.path, read_only=journal.read_only)
     try:
         return journal_file.check_journal(journal.db, journal.path, journal.migrations)
     except sqlite3.OperationalError as exc:
@@ -76,11 +76,11 @@ def _connect(journal: OpenJournal) -> int:
     journal.copies = tempfile.TemporaryDirectory(prefix="apikley-", ignore_cleanup_errors=True)
     copy = Path(journal.copies.name).resolve() / "journal.db"
     journal_file.copy_privately(journal.path, copy, journal.migrations)
-    journal.db = journal_file.connect(copy, read_only=True)
+    journal.file = journal_file.connect(copy, read_only=True)
     return journal_file.check_journal(journal.db, copy, journal.migrations)
 
 
-def _begin(journal: OpenJournal, version: int, *, log_is_lost: bool) -> None:
+def _begin(journal: SqliteJournal, version: int, *, log_is_lost: bool) -> None:
     """Make the journal this process's own, once it is known to be the newest."""
     if journal.locks:
         note_owner(journal.locks[0], journal.journal_id)
@@ -93,7 +93,7 @@ def _begin(journal: OpenJournal, version: int, *, log_is_lost: bool) -> None:
     journal.db.execute("PRAGMA wal_checkpoint(FULL)")  # puts the mark into the main file
 
 
-def _copy(journal: OpenJournal, origin: Path) -> None:
+def _copy(journal: SqliteJournal, origin: Path) -> None:
     """Make a private copy, which is refused where the journal itself would be."""
     journal.copies = tempfile.TemporaryDirectory(prefix="apikley-", ignore_cleanup_errors=True)
     folder = Path(journal.copies.name).resolve()
@@ -116,7 +116,7 @@ def _copy(journal: OpenJournal, origin: Path) -> None:
     check_newest(origin, (facts.epoch, facts.intents), seen, log_is_lost=log_is_lost)
 
 
-def _compare_with_witness(journal: OpenJournal, *, log_is_lost: bool) -> None:
+def _compare_with_witness(journal: SqliteJournal, *, log_is_lost: bool) -> None:
     """Refuse an older copy, and what a crash has left without its log, unless it is adopted."""
     journal.witness = Witness(journal.journal_id)
     seen = journal.witness.read()
@@ -132,7 +132,7 @@ def _compare_with_witness(journal: OpenJournal, *, log_is_lost: bool) -> None:
     journal.write_witness()  # before the mark in the journal, which it has to confirm
 
 
-def _take_over(journal: OpenJournal, version: int) -> None:
+def _take_over(journal: SqliteJournal, version: int) -> None:
     """Upgrade the tables, take the next epoch, and settle what was left `sending`."""
     db = journal.db
     if version < len(journal.migrations):
@@ -145,10 +145,14 @@ def _take_over(journal: OpenJournal, version: int) -> None:
         relativize_paths(db, journal.home)
     journal.epoch += 1
     facts = (("epoch", str(journal.epoch)), ("begun", "1"))
-    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", facts)
+    db.executemany(
+        "INSERT INTO meta VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        facts,
+    )
     _settle_interrupted(journal)
     # Before adoption: a film whose id was rescued is paid, and needs no decision.
-    notes = rescue.read_notes(journal.origin or journal.path, journal.journal_id)
+    places = rescue.RescuePlaces.beside(journal.origin or journal.path, journal.journal_id)
+    notes = rescue.read_notes(places)
     cause = "the journal could not be written when the answer came"
     bound = {
         path: [attempts.bind_late(journal, note.token, note.task_id, cause) for note in found]
@@ -165,7 +169,7 @@ def _take_over(journal: OpenJournal, version: int) -> None:
         rescue.remove_notes(path for path, all_bound in bound.items() if all(all_bound))
 
 
-def _settle_interrupted(journal: OpenJournal) -> None:
+def _settle_interrupted(journal: SqliteJournal) -> None:
     """What the last owner was sending when it ended is uncertain."""
     left = journal.db.execute(
         "SELECT item.key, coalesce(token, '') AS token FROM item LEFT JOIN attempt"

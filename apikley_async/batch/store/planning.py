@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import sqlite3
 import tempfile
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Container, Generator, Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,10 +19,11 @@ import attrs
 from apikley_async._text import fold_name
 from apikley_async.batch.states import ItemEvent, ItemState
 from apikley_async.batch.store import adoption, items
+from apikley_async.batch.store.database import Database, marks
 from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import ManifestEntry, PlanResult, Transition
-from apikley_async.batch.store.rows import payload_sum, stored_path
+from apikley_async.batch.store.rows import SELECT_ITEM, payload_sum, stored_path
 from apikley_async.errors import ManifestConflictError
 
 __all__ = ["plan", "spool"]
@@ -92,11 +92,11 @@ def plan(
         logger.warning(
             "%d films of %s are uncertain, as %r: each %s",
             len(planned),
-            journal.path,
+            journal.name,
             planned[0],
             NEW_IN_ADOPTED,
         )
-    journal.db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    journal.checkpoint()
     return result
 
 
@@ -111,9 +111,10 @@ def _store_entries(
     """Store each entry; *on_planned* gets the keys of items that are new or have new content."""
     db = journal.db
     new = known = changed = 0
-    _make_temporary_tables(db)
+    seen: dict[str, str] = {}  # the place of each key
+    names = {fold_name(key): key for [key] in db.execute("SELECT key FROM item")}
     for entry in filter(None, entries):
-        _check_repeated_key(db, entry)
+        _check_repeated_key(seen, entry)
         digest = _digest_of(db, entry.key)
         # A digest of any version: an upgrade of this package must not make a paid film look new.
         if digest is not None and entry.matches(digest):
@@ -121,7 +122,7 @@ def _store_entries(
             _update_base(journal, entry)
             continue
         if digest is None:
-            _check_file_name(db, entry)
+            _check_file_name(names, entry)
         elif not _may_change(journal, entry.key, failed):
             raise _conflict(journal, entry)
         if not allow_duplicates:
@@ -134,24 +135,19 @@ def _store_entries(
             changed += 1
         if on_planned is not None:
             on_planned(entry.key)
-    # Films without a manifest are added one by one: what is not named again is not gone.
-    db.execute(
-        "UPDATE item SET gone = key NOT IN (SELECT key FROM seen)"
-        " WHERE (source = :source AND :source != '') OR key IN (SELECT key FROM seen)",
-        {"source": source},
-    )
+    _mark_gone(db, seen, source)
     [gone] = db.execute("SELECT count(*) FROM item WHERE gone AND source = ?", (source,)).fetchone()
     return PlanResult(new, known, gone, changed)
 
 
-def _make_temporary_tables(db: sqlite3.Connection) -> None:
-    """The keys that were seen, and the folded names of all items: they need not fit in memory."""
-    db.create_function("folded", 1, fold_name, deterministic=True)
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS seen (key PRIMARY KEY, place)")
-    db.execute("CREATE TEMP TABLE IF NOT EXISTS stem (folded PRIMARY KEY, key)")
-    db.execute("DELETE FROM seen")
-    db.execute("DELETE FROM stem")
-    db.execute("INSERT OR IGNORE INTO stem SELECT folded(key), key FROM item")
+def _mark_gone(db: Database, seen: Container[str], source: str) -> None:
+    """Mark the items of a manifest that it no longer names, and no more what is named again."""
+    # Films without a manifest are added one by one: what is not named again is not gone.
+    rows = db.execute(
+        "SELECT key, gone FROM item WHERE gone OR (source = ? AND source != '')", (source,)
+    ).fetchall()
+    changes = [(key not in seen, key) for key, gone in rows if gone == (key in seen)]
+    db.executemany("UPDATE item SET gone = ? WHERE key = ?", changes)
 
 
 def _plan_again(journal: OpenJournal, key: str) -> None:
@@ -188,40 +184,37 @@ def _update_base(journal: OpenJournal, entry: ManifestEntry) -> None:
         journal.db.execute("UPDATE item SET base = ? WHERE key = ?", (base, entry.key))
 
 
-def _base_of(entry: ManifestEntry, home: Path) -> str:
+def _base_of(entry: ManifestEntry, home: Path | None) -> str:
     return _stored_folder(entry.base, home) if entry.base else ""
 
 
 @lru_cache(maxsize=64)
-def _stored_folder(base: str, home: Path) -> str:
+def _stored_folder(base: str, home: Path | None) -> str:
     """A folder as it is stored; cached, since the films of one manifest share theirs."""
     return stored_path(Path(base), home)
 
 
-def _check_repeated_key(db: sqlite3.Connection, entry: ManifestEntry) -> None:
+def _check_repeated_key(seen: dict[str, str], entry: ManifestEntry) -> None:
     """Refuse a key that an earlier entry has, and remember this one."""
-    earlier = db.execute("SELECT place FROM seen WHERE key = ?", (entry.key,)).fetchone()
-    if earlier is not None:
+    if entry.key in seen:
         raise ManifestConflictError(
-            f"{entry.where}: the key {entry.key!r} was given before, at {earlier['place']}; "
+            f"{entry.where}: the key {entry.key!r} was given before, at {seen[entry.key]}; "
             "say takes: 2 for two films of one storyboard"
         )
-    db.execute("INSERT INTO seen VALUES (?, ?)", (entry.key, entry.where))
+    seen[entry.key] = entry.where
 
 
-def _check_file_name(db: sqlite3.Connection, entry: ManifestEntry) -> None:
+def _check_file_name(names: dict[str, str], entry: ManifestEntry) -> None:
     """Refuse a key whose file is another item's where letter case or Unicode form is ignored."""
-    name = fold_name(entry.key)
-    other = db.execute("SELECT key FROM stem WHERE folded = ?", (name,)).fetchone()
-    if other is not None:
+    other = names.setdefault(fold_name(entry.key), entry.key)
+    if other != entry.key:
         raise ManifestConflictError(
-            f"{entry.where}: {entry.key!r} names the same file as {other['key']!r} on many disks; "
+            f"{entry.where}: {entry.key!r} names the same file as {other!r} on many disks; "
             "give it another key"
         )
-    db.execute("INSERT INTO stem VALUES (?, ?)", (name, entry.key))
 
 
-def _digest_of(db: sqlite3.Connection, key: str) -> str | None:
+def _digest_of(db: Database, key: str) -> str | None:
     """The digest of an item's content; None where there is no such item."""
     row = db.execute("SELECT digest FROM item WHERE key = ?", (key,)).fetchone()
     return None if row is None else str(row["digest"])
@@ -244,12 +237,11 @@ def _conflict(journal: OpenJournal, entry: ManifestEntry) -> ManifestConflictErr
     )
 
 
-def _check_duplicate(db: sqlite3.Connection, entry: ManifestEntry) -> None:
+def _check_duplicate(db: Database, entry: ManifestEntry) -> None:
     """Refuse content that another item has: it would be paid twice."""
+    digests = (entry.digest, *entry.former)
     other = db.execute(
-        "SELECT key FROM item WHERE digest IN (SELECT value FROM json_each(?))"
-        " AND state != 'dropped'",
-        (json.dumps([entry.digest, *entry.former]),),
+        f"{SELECT_ITEM} WHERE digest IN ({marks(digests)}) AND state != 'dropped'", digests
     ).fetchone()
     if other is not None:
         raise ManifestConflictError(

@@ -18,7 +18,7 @@ import attrs
 
 from apikley_async._disk import open_own, read_own, sync_folder
 
-__all__ = ["RescuedTask", "read_notes", "remove_notes", "write_note"]
+__all__ = ["RescuePlaces", "RescuedTask", "read_notes", "remove_notes", "write_note"]
 
 LONGEST = 1024**2  # bytes of a file of notes that are read
 
@@ -40,16 +40,30 @@ class RescuedTask:
     at: float
 
 
-def note_paths(journal: Path, journal_id: str) -> tuple[Path, Path]:
-    """Where notes may be, the better place first."""
-    beside = journal.with_name(f"{journal.name}.rescue.jsonl")
-    return beside, Path(tempfile.gettempdir()) / f"apikley-{journal_id}.rescue.jsonl"
+@attrs.frozen
+class RescuePlaces:
+    """Where the notes of a journal are.
+
+    Attributes:
+        journal_id: of the journal.
+        files: the better place first.
+    """
+
+    journal_id: str
+    files: tuple[Path, ...]
+
+    @classmethod
+    def beside(cls, journal: Path, journal_id: str) -> RescuePlaces:
+        """The places of a journal in a file."""
+        beside = journal.with_name(f"{journal.name}.rescue.jsonl")
+        elsewhere = Path(tempfile.gettempdir()) / f"apikley-{journal_id}.rescue.jsonl"
+        return cls(journal_id, (beside, elsewhere))
 
 
-def write_note(journal: Path, journal_id: str, rescued: RescuedTask) -> Path | None:
+def write_note(places: RescuePlaces, rescued: RescuedTask) -> Path | None:
     """Write a note durably, and give its file; None when no place takes it. Blocks."""
-    line = json.dumps({"journal": journal_id, **attrs.asdict(rescued)}) + "\n"
-    for path in note_paths(journal, journal_id):
+    line = json.dumps({"journal": places.journal_id, **attrs.asdict(rescued)}) + "\n"
+    for path in places.files:
         with contextlib.suppress(OSError):
             _append(path, line.encode())
             return path
@@ -67,9 +81,9 @@ def _append(path: Path, line: bytes) -> None:
         os.close(handle)
 
 
-def read_notes(journal: Path, journal_id: str) -> dict[Path, list[RescuedTask]]:
+def read_notes(places: RescuePlaces) -> dict[Path, list[RescuedTask]]:
     """The notes about this journal, by their file."""
-    found = {path: list(_notes_in(path, journal_id)) for path in note_paths(journal, journal_id)}
+    found = {path: list(_notes_in(path, places.journal_id)) for path in places.files}
     return {path: notes for path, notes in found.items() if notes}
 
 

@@ -1,7 +1,8 @@
 """Rows of a journal's tables, and the values that they stand for.
 
 A journal may come from elsewhere, so every row is validated where it is read, as a manifest is.
-Paths are stored relative to the journal's folder, so that a project can be moved.
+Paths are stored relative to the journal's folder, so that a project can be moved; a journal without
+a folder has absolute ones.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from apikley_async import SavedFile
 from apikley_async._text import describe_value
 from apikley_async.batch.keys import is_stored_key
 from apikley_async.batch.states import ItemEvent, ItemState
+from apikley_async.batch.store.database import Row
 from apikley_async.batch.store.journal_errors import damaged
 from apikley_async.batch.store.protocol import Item, StoredFile
 
@@ -92,7 +94,7 @@ class JournalFacts:
     lost: int | None = 0
 
 
-def read_facts(rows: Collection[sqlite3.Row], intents: int) -> JournalFacts:
+def read_facts(rows: Collection[Row], intents: int) -> JournalFacts:
     """The facts of a journal; *intents* are the attempts in it.
 
     Raises:
@@ -114,12 +116,12 @@ def read_facts(rows: Collection[sqlite3.Row], intents: int) -> JournalFacts:
     )
 
 
-def read_item(row: sqlite3.Row, home: Path, folders: Collection[Path]) -> Item:
+def read_item(row: Row, home: Path | None, folders: Collection[Path]) -> Item:
     """The item of a row.
 
     Args:
         row: of `SELECT_ITEM`.
-        home: the folder of the journal.
+        home: the folder of the journal; None where its paths are absolute.
         folders: where saved files may lie.
 
     Raises:
@@ -164,7 +166,7 @@ class UnreadableError(ValueError):
     """A part of a row is not of the form that this program writes."""
 
 
-def read_files(text: str, home: Path, folders: Collection[Path]) -> Iterator[SavedFile]:
+def read_files(text: str, home: Path | None, folders: Collection[Path]) -> Iterator[SavedFile]:
     """Yield the saved files of an item; each must lie in a folder that films were saved in."""
     for file in json.loads(text):
         size, digest = file["size"], file["sha256"]
@@ -208,22 +210,24 @@ def read_time(at: object) -> datetime | None:
         return None
 
 
-def files_to_json(files: tuple[SavedFile, ...], home: Path) -> str:
-    """Files as they are stored, with paths relative to the journal."""
+def files_to_json(files: tuple[SavedFile, ...], home: Path | None) -> str:
+    """Files as they are stored."""
     return json.dumps(
         [{"path": stored_path(f.path, home), "size": f.size, "sha256": f.sha256} for f in files]
     )
 
 
-def stored_path(path: Path, home: Path) -> str:
+def stored_path(path: Path, home: Path | None) -> str:
     """A path as it is stored: relative to the journal, where both are on one drive."""
+    if home is None:
+        return os.path.normpath(path.absolute())
     try:
         return os.path.relpath(path, home)
     except ValueError:  # Windows has several
         return str(path)
 
 
-def resolve_path(path: str, home: Path) -> Path:
+def resolve_path(path: str, home: Path | None) -> Path:
     """The path that was stored as *path*."""
     folder, name = os.path.split(path)
     return (
@@ -232,9 +236,9 @@ def resolve_path(path: str, home: Path) -> Path:
 
 
 @lru_cache(maxsize=64)
-def resolve_folder(folder: str, home: Path) -> Path:
+def resolve_folder(folder: str, home: Path | None) -> Path:
     """The folder that was stored as *folder*; cached, since the films of a batch share theirs."""
-    return Path(os.path.normpath(home / folder))
+    return Path(os.path.normpath(folder if home is None else home / folder))
 
 
 def relativize_paths(db: sqlite3.Connection, home: Path) -> None:
@@ -245,7 +249,7 @@ def relativize_paths(db: sqlite3.Connection, home: Path) -> None:
         for file in saved:
             file["path"] = stored_path(Path(file["path"]), home)
             folder = str(Path(file["path"]).parent)
-            db.execute("INSERT OR IGNORE INTO folder VALUES (?)", (folder,))
+            db.execute("INSERT INTO folder VALUES (?) ON CONFLICT DO NOTHING", (folder,))
         db.execute(
             "UPDATE item SET base = ?, files = ? WHERE ord = ?",
             (

@@ -9,6 +9,7 @@ import sqlite3
 from typing import TypeAlias
 
 from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState
+from apikley_async.batch.store.database import Database
 
 __all__ = [
     "APPLICATION",
@@ -17,7 +18,8 @@ __all__ = [
     "RENAME",
     "VERSION",
     "Migrations",
-    "faults_of",
+    "file_faults",
+    "inconsistencies",
     "migrate",
 ]
 
@@ -158,14 +160,17 @@ INVARIANTS = {
 }
 
 
-def faults_of(db: sqlite3.Connection) -> list[str]:
-    """Check pages, rows and history; list every fault found."""
-    faults = [
-        f"the file: {row[0]}" for row in db.execute("PRAGMA integrity_check(20)") if row[0] != "ok"
-    ]
-    faults += [
-        f"a reference leads nowhere: {tuple(row)}" for row in db.execute("PRAGMA foreign_key_check")
-    ]
+def file_faults(db: sqlite3.Connection) -> list[str]:
+    """Check pages and references of a file; list every fault found."""
+    pages = db.execute("PRAGMA integrity_check(20)")
+    faults = [f"the file: {row[0]}" for row in pages if row[0] != "ok"]
+    references = db.execute("PRAGMA foreign_key_check")
+    return faults + [f"a reference leads nowhere: {tuple(row)}" for row in references]
+
+
+def inconsistencies(db: Database) -> list[str]:
+    """Check rows and history; list every fault found."""
+    faults: list[str] = []
     for fault, query in INVARIANTS.items():
         faults += [f"{row[0]}: {fault}" for row in db.execute(query)]
     states: dict[str, str] = {}

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 __all__ = ["PACKAGE", "Change", "changed", "faults_of", "modules_of", "plant"]
 
 Change: TypeAlias = tuple[str, str, str]
-"""A module ("batch.store.sqlite"), the text that stands in it once, and what replaces it."""
+"""A module ("batch.store.journal"), the text that stands in it once, and what replaces it."""
 
 PACKAGE = Path(__file__).parents[3] / "apikley_async"
 

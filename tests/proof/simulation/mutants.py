@@ -76,7 +76,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_sqlite", "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
     ),
     "do not undo a step that failed": (
-        ("batch.store.open_journal", "            yield\n            self.db.execute(\"COMMIT\")",
+        ("batch.store.sqlite_journal", "            yield\n            self.db.execute(\"COMMIT\")",
          ("            self.db.execute(\"COMMIT\")\n            self.db.execute(\"BEGIN\")\n"
          "            yield\n            self.db.execute(\"COMMIT\")")),
         ("batch.store.attempts",

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from apikley_async.batch import ItemState
-from apikley_async.batch.store.schema import faults_of
+from apikley_async.batch.store.schema import file_faults, inconsistencies
 from apikley_async.simulator import Simulator
 from apikley_async.simulator.service.file_store import changed_bytes, with_label_box
 
@@ -83,7 +83,7 @@ class Evidence:
         try:
             items = {row["key"]: dict(row) for row in db.execute("SELECT * FROM item")}
             attempts = {row["token"]: dict(row) for row in db.execute("SELECT * FROM attempt")}
-            return cls(items, attempts, faults_of(db), place, simulator)
+            return cls(items, attempts, [*file_faults(db), *inconsistencies(db)], place, simulator)
         finally:
             db.close()
 

@@ -1,8 +1,6 @@
-"""The journal: the store on the local disk, in SQLite.
+"""The journal: a store in a database, which works in a thread of its own.
 
-A commit is on the disk when it returns (`synchronous=FULL`, write-ahead log). The owner holds a
-lock, and an epoch in the journal: when there is a second owner, the first one's writes fail. After
-an input or output error nothing more is written, so nothing more is sent. Only the id of a paid
+When the database fails, nothing more is written, so nothing more is sent. Only the id of a paid
 task is tried again, and stored elsewhere if need be (`rescue`).
 """
 
@@ -11,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import json
 import logging
 import os
-import sqlite3
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from apikley_async import Attempt, Clock, SystemClock
-from apikley_async._sqlite import MORE_STEPS
 from apikley_async.batch.states import ItemState
-from apikley_async.batch.store import attempts, items, journal_file, local_disk, rescue
+from apikley_async.batch.store import attempts, items, journal_file, local_disk, records, rescue
 from apikley_async.batch.store.account import bind_account
 from apikley_async.batch.store.journal_errors import JournalInUseError, journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
@@ -38,8 +34,9 @@ from apikley_async.batch.store.protocol import (
     PlanResult,
     Transition,
 )
-from apikley_async.batch.store.schema import MIGRATIONS, Migrations, faults_of
-from apikley_async.errors import ApikleyError, JournalError
+from apikley_async.batch.store.schema import MIGRATIONS, Migrations, inconsistencies
+from apikley_async.batch.store.sqlite_journal import SqliteJournal
+from apikley_async.errors import JournalError
 
 __all__ = ["Journal"]
 
@@ -49,17 +46,15 @@ T = TypeVar("T")
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 LOCK_INTERVAL = 0.25  # seconds between two attempts to take a lock that another process has
-RETRY_DELAYS = (0.1, 0.4, 1.5)  # seconds before a paid task's id is stored again on a full disk
 
 
 class Journal:
-    """A batch in one SQLite file. `await Journal.open(path)` opens it.
+    """A batch in a database. `await Journal.open(path)` opens one in a file of SQLite.
 
     All work happens in one thread of its own, one piece after the other. A piece that has begun is
     finished, even when the caller is cancelled.
 
     Attributes:
-        path: of the file, with links resolved.
         read_only: whether it is only read.
     """
 
@@ -69,8 +64,6 @@ class Journal:
         self._pid = os.getpid()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-journal")
         self._closing: asyncio.Future[None] | None = None
-        self._failure: JournalError | None = None
-        self._disk_is_full = False
 
     @classmethod
     async def open(
@@ -106,21 +99,15 @@ class Journal:
                 copy, or without its log after a crash. The file is left as it is.
         """
         clock = clock or SystemClock()
-        journal = cls(
-            OpenJournal(
-                Path(path),
-                read_only=read_only,
-                migrations=migrations,
-                adopting=adopt,
-                private=private,
-            ),
-            clock,
+        file = SqliteJournal(
+            Path(path), read_only=read_only, migrations=migrations, adopting=adopt, private=private
         )
+        journal = cls(file, clock)
         deadline = clock.now() + wait
         try:
             while True:
                 try:
-                    await journal._run(open_journal)
+                    await journal._run(lambda _: open_journal(file))
                 except JournalInUseError as error:
                     if clock.now() >= deadline:
                         raise journal_error(error.message) from None
@@ -133,21 +120,33 @@ class Journal:
 
     @property
     def path(self) -> Path:
-        return self._journal.path
+        """Of the file, with links resolved."""
+        return self._file.path
 
     @property
     def read_only(self) -> bool:
         return self._journal.read_only
 
     @property
-    def home(self) -> Path:
-        """The folder that paths in the journal are relative to."""
+    def home(self) -> Path | None:
+        """The folder that paths in the journal are relative to; None where they are absolute."""
         return self._journal.home
 
     @property
     def journal_id(self) -> str:
         """The random id that it was made with."""
         return self._journal.journal_id
+
+    @property
+    def _file(self) -> SqliteJournal:
+        """The journal as a file.
+
+        Raises:
+            JournalError: it is none.
+        """
+        if isinstance(self._journal, SqliteJournal):
+            return self._journal
+        raise JournalError(f"{self._journal.name} is a database: no file holds the journal")
 
     @staticmethod
     def disk_fault(path: str | os.PathLike[str]) -> str | None:
@@ -173,7 +172,8 @@ class Journal:
         allow_duplicates: bool = False,
         failed: Collection[str] | None = (),
     ) -> PlanResult:
-        spooled = await asyncio.to_thread(spool, entries, self.path.parent)
+        folder = self._journal.home or Path(tempfile.gettempdir())
+        spooled = await asyncio.to_thread(spool, entries, folder)
         return await self._run(plan, spooled, source, allow_duplicates, failed)
 
     async def intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
@@ -207,79 +207,37 @@ class Journal:
         return await self._run(items.listed, chosen, after, count)
 
     async def counts(self) -> Mapping[ItemState, int]:
-        rows = await self._read("SELECT state, count(*) AS n FROM item GROUP BY state")
-        return {ItemState(row["state"]): row["n"] for row in rows}
+        return await self._run(records.counts)
 
     async def attempt_costs(self) -> Sequence[AttemptCost]:
-        rows = await self._read(
-            "SELECT token, key, task_id IS NULL, reserved, credits FROM attempt"
-            " WHERE task_id IS NOT NULL OR state IN ('intent', 'unknown', 'abandoned')"
-        )
-        return [
-            AttemptCost(token, key, bool(uncertain), *amounts)
-            for token, key, uncertain, *amounts in rows
-        ]
+        return await self._run(records.attempt_costs)
 
     async def attempts(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
-        rows = await self._read(
-            "SELECT * FROM attempt WHERE ? IS NULL OR key = ? ORDER BY began_at, n", key, key
-        )
-        return [dict(row) for row in rows]
+        return await self._run(records.attempts_of, key)
 
     async def record_balance(self, balance: float) -> None:
-        await self._run(_record_balance, balance)
+        await self._run(records.record_balance, balance)
 
     async def balances(self) -> Sequence[tuple[float, float]]:
-        rows = await self._read("SELECT at, credits FROM balance ORDER BY at")
-        return [(row["at"], row["credits"]) for row in rows]
+        return await self._run(records.balances)
 
     async def events(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
-        rows = await self._read(
-            "SELECT * FROM event WHERE ? IS NULL OR key = ? ORDER BY seq", key, key
-        )
-        return [dict(row) for row in rows]
+        return await self._run(records.events_of, key)
 
     async def keep_callback(self, token: str, task_id: str) -> None:
         await self._run(attempts.keep_callback, token, task_id)
 
     async def expected_callbacks(self) -> Sequence[ExpectedCallback]:
-        rows = await self._read(
-            "SELECT token, attempt.key, attempt.state, attempt.task_id, began_at AS at,"
-            " (SELECT json_group_array(task_id) FROM inbox WHERE inbox.token = attempt.token)"
-            " AS named FROM attempt JOIN item USING (key)"
-            " WHERE attempt.state IN ('unknown', 'abandoned')"
-            " OR (attempt.state IN ('accepted', 'resolved')"
-            " AND item.state IN ('submitted', 'stalled')) ORDER BY began_at"
-        )
-        given_up = {"abandoned": ""}
-        return [
-            ExpectedCallback(
-                row["token"],
-                row["key"],
-                given_up.get(row["state"], row["task_id"]),
-                tuple(json.loads(row["named"])),
-                self._age(row),
-            )
-            for row in rows
-        ]
+        return await self._run(records.expected_callbacks)
 
     async def recent_attempts(self, within: float) -> Sequence[tuple[float, bool]]:
-        rows = await self._read(
-            "SELECT coalesce(ended_at, began_at) AS at, state FROM attempt"
-            " WHERE coalesce(ended_at, began_at) >= ? AND state != 'unsent'",
-            self._clock.wall() - within,
-        )
-        return [(self._age(row), row["state"] in ("unknown", "intent")) for row in rows]
-
-    def _age(self, row: sqlite3.Row) -> float:
-        return max(0.0, self._clock.wall() - float(row["at"]))
+        return await self._run(records.recent_attempts, within)
 
     async def write_learned(self, name: str, value: str) -> None:
-        await self._run(_write_learned, name, value)
+        await self._run(records.write_learned, name, value)
 
     async def read_learned(self, name: str) -> LearnedValue | None:
-        rows = await self._read("SELECT value, at FROM learned WHERE name = ?", name)
-        return LearnedValue(rows[0]["value"], self._age(rows[0])) if rows else None
+        return await self._run(records.read_learned, name)
 
     async def salt(self) -> bytes:
         return bytes.fromhex(self._journal.journal_id)
@@ -294,11 +252,12 @@ class Journal:
         await self._run(bind_account, base_url, account)
 
     async def verify(self) -> Sequence[str]:
-        return await self._run(lambda journal: faults_of(journal.db))
+        return await self._run(lambda journal: journal.faults() + inconsistencies(journal.db))
 
     async def backup(self, target: str | os.PathLike[str]) -> None:
         """Copy the journal as it is at this moment into a new file that is complete by itself."""
-        await self._run(lambda journal: journal_file.back_up(journal.db, Path(target)))
+        file = self._file
+        await self._run(lambda _: journal_file.back_up(file.db, Path(target)))
 
     # --- the id of a paid task, in spite of everything -----------------------------------------
 
@@ -307,7 +266,7 @@ class Journal:
     ) -> Item:
         """Store the task of an attempt again on a full disk, then elsewhere, and raise."""
         try:
-            for delay in RETRY_DELAYS if self._disk_is_full else ():
+            for delay in self._journal.retry_delays:
                 await self._clock.sleep(delay)
                 with contextlib.suppress(JournalError):
                     return await self._run_in_thread(attempts.settle, key, attempt, transition)
@@ -324,7 +283,7 @@ class Journal:
     def _rescue(self, key: str, attempt: Attempt) -> str:
         """Store the id of a paid task where there is room, and log it; say where it is."""
         note = rescue.RescuedTask(key, attempt.token, attempt.task_id or "", self._clock.wall())
-        file = rescue.write_note(self.path, self.journal_id, note)
+        file = rescue.write_note(self._journal.rescue_places, note)
         where = f"written down in {file}" if file else "written down nowhere: keep it"
         logger.critical("film %s of %r is paid; its id is %s", attempt.task_id, key, where)
         return where
@@ -335,77 +294,28 @@ class Journal:
         self, work: Callable[Concatenate[OpenJournal, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Do *work* in the journal's thread, unless the journal has failed before."""
-        if self._failure is not None:
-            raise copy.copy(self._failure)
+        if self._journal.failure is not None:
+            raise copy.copy(self._journal.failure)
         return await self._run_in_thread(work, *args, **kwargs)
 
     async def _run_in_thread(
         self, work: Callable[Concatenate[OpenJournal, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        journal = self._journal
         if self._pid != os.getpid():
-            raise JournalError(f"{self.path} was opened before a fork; open it in each process")
+            raise JournalError(f"{journal.name} was opened before a fork; open it in each process")
         now = self._clock.wall(), self._clock.now()
         loop = asyncio.get_running_loop()
         try:
             doing = loop.run_in_executor(
-                self._thread,
-                lambda: self._guarded(now, lambda: work(self._journal, *args, **kwargs)),
+                self._thread, lambda: self._perform(now, lambda: work(journal, *args, **kwargs))
             )
         except RuntimeError:
-            raise JournalError(f"{self.path} is closed") from None
+            raise JournalError(f"{journal.name} is closed") from None
         # A cancelled caller does not stop the piece of work: half a transaction is none, but its
         # answer would be lost, and with it the knowledge whether a POST may be sent.
         return await asyncio.shield(doing)
 
-    def _guarded(self, now: tuple[float, float], work: Callable[[], T]) -> T:
-        """Do *work* in the thread; errors of SQLite and of the system become `JournalError`."""
+    def _perform(self, now: tuple[float, float], work: Callable[[], T]) -> T:
         self._journal.now = now
-        error: Exception
-        if self._journal.is_open:
-            self._journal.db.begin()
-        try:
-            return work()
-        except ApikleyError:
-            raise
-        except (sqlite3.Error, ValueError) as exc:  # a damaged file may give text that is not UTF-8
-            error = self._failed(exc)
-        except OSError as exc:
-            error = journal_error(f"{self.path} cannot be written or read: {exc.strerror}", exc)
-        raise error
-
-    def _failed(self, exc: Exception) -> JournalError:
-        """Say what is wrong and what to do; from here on every call raises that."""
-        reason = str(exc) if isinstance(exc, sqlite3.Error) else "its content is not readable"
-        number = exc.sqlite_errorcode & 0xFF if hasattr(exc, "sqlite_errorcode") else 0
-        self._disk_is_full = number == sqlite3.SQLITE_FULL
-        if self._disk_is_full or number in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY):
-            advice = "free some space and run again: nothing was sent meanwhile"
-        elif number == sqlite3.SQLITE_BUSY:
-            advice = "another program has locked it; end that, and run again"
-        elif number == sqlite3.SQLITE_INTERRUPT:
-            reason, advice = MORE_STEPS, "it is left as it is"
-        else:
-            advice = "keep the file, and run `apikley batch verify` on it"
-        error = journal_error(f"{self.path} cannot be written or read: {reason}; {advice}", number)
-        # A violated constraint is about one call; anything else may be about the whole file, whose
-        # handle must not be trusted again after a failed write.
-        if not isinstance(exc, sqlite3.IntegrityError):
-            self._failure = error
-        return error
-
-    async def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        return await self._run(lambda journal: journal.db.execute(query, values).fetchall())
-
-
-def _record_balance(journal: OpenJournal, balance: float) -> None:
-    with journal.transaction():
-        journal.db.execute(
-            "INSERT OR REPLACE INTO balance VALUES (?, ?)", (journal.now[0], balance)
-        )
-
-
-def _write_learned(journal: OpenJournal, name: str, value: str) -> None:
-    with journal.transaction():
-        journal.db.execute(
-            "INSERT OR REPLACE INTO learned VALUES (?, ?, ?)", (name, value, journal.now[0])
-        )
+        return self._journal.perform(work)
