@@ -50,6 +50,7 @@ class Attempts:
         settings: the checked arguments of the client.
         durations: how long films take, as successes have shown.
         running: the slots of its films.
+        polls: how many polls it has sent.
         sessions: one session for each event loop, one after another.
         unclaimed, uncertain: those of the client.
     """
@@ -74,6 +75,7 @@ class Attempts:
             "awaited": self._jobs.claim,
             "ended": self._note_end,
         }
+        self.polls: int = 0
         self.running: Slots = running_slots(settings.max_running, self._clock)
         self.sessions: Sessions = Sessions(settings, self._matching, self._jobs)
 
@@ -204,6 +206,7 @@ class Attempts:
 
     async def poll(self, task_id: str) -> Snapshot:
         """Poll once; opens a session in the running loop if need be."""
+        self.polls += 1
         emit = self.settings.emit
         if emit is None:
             return await self._session.api.poll(task_id)

@@ -46,8 +46,11 @@ def count(number: int, noun: str = "film") -> str:
 
 
 def local_and_utc(at: datetime) -> str:
-    """Show a time as people here read it, and as the service shows it."""
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S %z} ({at.astimezone(UTC):%H:%M:%S} UTC)"
+    """Show a time as people here read it, and as the service shows it; once where that is one."""
+    local = at.astimezone()
+    if not local.utcoffset():
+        return f"{local:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{local:%Y-%m-%d %H:%M:%S %z} ({at.astimezone(UTC):%H:%M:%S} UTC)"
 
 
 def loggable(text: str) -> str:

@@ -32,6 +32,7 @@ from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
 from apikley_async.batch.stored_durations import StoredDurations
 from apikley_async.batch.stored_pace import StoredPace
+from apikley_async.batch.stored_polls import StoredPolls
 from apikley_async.errors import (
     ApikleyError,
     AuthenticationError,
@@ -95,6 +96,7 @@ class BatchRun:
         self._saver = FilmSaver(store, client, options)
         self._durations = StoredDurations(store, client, clock)
         self._pace = StoredPace(store, client)
+        self._polls = StoredPolls(store, client)
         self._item_slots = asyncio.Semaphore(options.max_running + SAVED_BESIDES)
         self._film_slots = RunningSlots(client, options.max_running, self._publish)
         self._updates: asyncio.Queue[ItemUpdate | None] = asyncio.Queue()
@@ -153,6 +155,7 @@ class BatchRun:
             await asyncio.wait(set(self._tasks))
         try:
             await self._submissions.drain(self.grace)
+            await self._polls.save()
         finally:
             self._callbacks.release()
 

@@ -142,6 +142,7 @@ def report_film(reporter: Reporter, item: Item, attempts: Sequence[Attempt]) -> 
         message=item.fail_message or None,
         credits=item.credits,
         paths=[str(file.path) for file in item.files],
+        stored=[file.location or file.name for file in item.stored] or None,
         attempts=[facts_of(attempt) for attempt in attempts] or None,
     )
 
@@ -175,6 +176,7 @@ def lines_of(item: Item, attempts: Sequence[Attempt]) -> list[str]:
         )
         lines.append(f"  {', '.join(filter(None, facts))}")
     lines += [f"  {file.path}{'' if _is_here(file.path) else ': is gone'}" for file in item.files]
+    lines += [f"  in a destination: {file.location or file.name}" for file in item.stored]
     return lines
 
 

@@ -49,7 +49,8 @@ EVENTS: Mapping[str, Event] = {
     ),
     "decided": Event("key item_state cause", "what a decision has made of it"),
     "film": Event(
-        f"{FILM} cause code message credits paths attempts", "all that a journal says of a film"
+        f"{FILM} cause code message credits paths stored attempts",
+        "all that a journal says of a film",
     ),
     # --- of runs and batches ---
     "remark": Event("message", "what should be known before paying"),

@@ -143,9 +143,9 @@ class FilmRun:
         if pays and stopped is None:
             await self._note_balance(client, batch)
         code = await self._closing.report(batch, keys, self._folder)
+        await self._write_report(batch)
         if stopped is not None:
             raise stopped
-        await self._write_report(batch)
         return code
 
     async def estimate(self, client: Client | None = None) -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "journal_of",
     "read_journal",
     "report_decision",
+    "report_elsewhere",
 ]
 
 
@@ -172,10 +173,24 @@ def fetch_films(
                 raise _no_such_film(error) from None
             except ManifestError as error:
                 raise RefusedError(plain(error)) from None
+            if not chosen:
+                await report_elsewhere(batch, reporter)
         reporter.message(f"{count(len(summary.done))} fetched")
         return exit_code_of(summary.counts)
 
     return run_with_client(client_for(service, finished=True), act, reporter)
+
+
+async def report_elsewhere(batch: Batch, reporter: Reporter) -> None:
+    """Say how many films are in a destination: a command has none, and cannot look there."""
+    number = 0
+    async for item in batch.items(ItemState.DONE):
+        number += bool(item.stored)
+    if number:
+        reporter.message(
+            f"{count(number)} in a destination: only the program that has it can look there, with "
+            "Batch.verify(destination=...) and Batch.save(destination=...)"
+        )
 
 
 def _no_such_film(error: KeyError) -> RefusedError:

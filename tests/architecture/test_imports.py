@@ -148,6 +148,7 @@ SUBPACKAGE_ORDER = {
         "saving",
         "stored_durations",
         "stored_pace",
+        "stored_polls",
         "run",
         # the batch, by capability
         "open_batch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,13 @@ from batch.helpers import (
     simulated_service,
     states,
 )
+from sample_report import page_of, report_of
 
 from apikley_async.batch import Batch, Destination, ItemState, StoredFile
+from apikley_async.batch.report.exports import report_csv, report_json
+from apikley_async.batch.report.rows import read_rows
+from apikley_async.batch.report.texts import sentence
+from apikley_async.batch.stored_polls import read_polls
 from apikley_async.errors import ClientClosedError, DownloadError, ManifestError
 from apikley_async.events import Event, Saved
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -556,3 +562,54 @@ async def test_a_film_of_a_destination_is_fetched_into_a_folder_that_is_named(
             assert item.stored == ()
             assert [item async for item in batch.save(client, folder=tmp_path / "films")] == []
     assert len(simulator.ledger.paid) == 2
+
+
+async def test_the_report_of_films_in_a_destination(tmp_path: Path) -> None:
+    """They are not lost, and it says where they are; nothing is a link."""
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(3))
+        await run(batch, simulator, Store(), max_tasks=2)
+        rows = await read_rows(batch, tmp_path)
+
+    report = report_of(rows, tmp_path)
+    said = "".join(text for text, _ in sentence(report.totals, report.made_at))
+    assert said.startswith("2 of 3 films are here, 2 of them in a destination; 1 not finished.")
+    assert report.lost is None
+    data = json.loads(report_json(report))
+    assert data["films"][0]["stored"] == ["https://store.example/films/k0.mp4"]
+    assert data["totals"]["stored"] == 2
+    page = page_of(report)
+    assert page.count(">https://store.example/films/k") == 2
+    assert 'store.example/films/k0.mp4"' not in page
+    assert "https://store.example/films/k1.mp4" in report_csv(report)
+
+
+async def test_polls_are_counted_for_the_report(tmp_path: Path) -> None:
+    """Those of all runs, also of one that a person ends."""
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(4))
+        assert (await read_rows(batch, tmp_path)).polls is None
+        async with make_client(simulator) as client:
+            async for _ in batch.run(client, max_running=1, destination=Store()):
+                break
+        first = sum(simulator.ledger.polls.values())
+        assert first > 0
+        assert (await read_rows(batch, tmp_path)).polls == first
+
+        await run(batch, simulator, Store(), overwrite=True)
+        rows = await read_rows(batch, tmp_path)
+
+    assert rows.polls == sum(simulator.ledger.polls.values()) > first
+    page = page_of(report_of(rows, tmp_path))
+    assert f"<dt>Polls</dt><dd><b>{rows.polls}</b>{rows.polls / 4:.1f} a film</dd>" in page
+
+
+async def test_a_number_of_polls_from_elsewhere_is_a_number(tmp_path: Path) -> None:
+    async with open_batch(tmp_path / "b.db") as batch:
+        found = {}
+        for value in ("7", "", "-1", "1e9", "x" * 5000, "9" * 4000, "\u0663", "null"):
+            await batch.store.write_learned("polls", value)
+            found[value[:5]] = await read_polls(batch.store)
+
+    assert found.pop("7") == 7
+    assert set(found.values()) == {None}

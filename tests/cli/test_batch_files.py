@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.conftest import Run, write_manifest
 
+from apikley_async import Client
+from apikley_async.batch import Batch
 from apikley_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -92,3 +97,48 @@ def test_the_next_run_uses_the_same_folder(
     assert sorted(film.name for film in Path("../out").glob("*.mp4")) == ["sea.mp4", "tea.mp4"]
     assert "outside of the journal's folder: name a folder with -o" in foreign.err
     assert not Path("films").exists()
+
+
+class Bucket:
+    """A destination of a program; commands know nothing of it."""
+
+    async def put(self, name: str, chunks: AsyncIterator[bytes], **facts: Any) -> str:
+        async for _ in chunks:
+            pass
+        return f"s3://films/{name}"
+
+    async def exists(self, name: str) -> bool:
+        return False
+
+
+def test_commands_say_what_they_know_of_films_in_a_destination(
+    service: Simulator, run: Run
+) -> None:
+    path = write_manifest("tea", "sea")
+
+    async def make() -> None:
+        async with (
+            Client(service.api_key, base_url=service.base_url) as client,
+            Batch.open("campaign.db") as batch,
+        ):
+            await batch.add(path)
+            _ = [item async for item in batch.run(client, destination=Bucket())]
+
+    asyncio.run(make())
+    status = run("batch", "status", path, "tea")
+    events = run("batch", "status", path, "tea", "--json")
+    verified = run("batch", "verify", path)
+    saved = run("batch", "save", path)
+    named = run("batch", "save", path, "tea")
+    fetched = run("batch", "save", path, "tea", "-o", "out")
+    reported = run("batch", "report", path)
+
+    assert "  in a destination: s3://films/tea.mp4\n" in status.out
+    assert events.event("film")["stored"] == ["s3://films/tea.mp4"]
+    assert verified.code == 0
+    assert "2 films in a destination: only the program that has it can look there" in verified.err
+    assert "2 films in a destination" in saved.err
+    assert (named.code, "name one (-o)" in named.err) == (2, True)
+    assert fetched.code == 0
+    assert Path("out/tea.mp4").exists()
+    assert reported.code == 0

@@ -90,7 +90,7 @@ def test_a_key_shows_everything(mixed: Path, service: Simulator, run: Run) -> No
 
     tea, sent, file, sea, sent_too = shown.out.splitlines()
     assert tea.startswith("tea: done (task_")
-    assert " UTC)" in sent
+    assert " UTC" in sent
     assert "accepted" in sent
     assert "150 credits" in sent
     assert file.endswith("films/tea.mp4")

@@ -31,7 +31,7 @@ def test_the_evidence_for_uncertain_films_is_shown(service: Simulator, run: Run)
 
     for text in (output, shown):
         assert re.search(
-            r"bee: UNCERTAIN: .*500.*\n  sent 2\S+ \S+ [+-]\d{4} \(\S+ UTC\) to "
+            r"bee: UNCERTAIN: .*500.*\n  sent 2\S+ \S+ (?:[+-]\d{4} \(\S+ UTC\)|UTC) to "
             "sora-2-pro-storyboard: bee at dawn\n",
             text,
         )

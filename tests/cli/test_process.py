@@ -149,6 +149,25 @@ def test_a_signal_ends_the_command_in_good_order(
     assert out == ""
 
 
+def test_a_batch_that_is_interrupted_ends_with_its_report(
+    service: Simulator, start: Start, tmp_path: Path
+) -> None:
+    """It says what is not finished, and how to go on."""
+    board = json.loads((tmp_path / "tea.json").read_text())
+    (tmp_path / "teas.json").write_text(json.dumps({"films": [{"key": "tea", **board}]}))
+    service.script("create", [Fault.late(0.6)])
+    process = start("batch", "run", "teas.json", "--yes")
+    wait_until(lambda: service.ledger.paid)
+
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=TIMEOUT)
+
+    page = tmp_path / "films" / "report.html"
+    assert process.returncode == 143
+    assert f"Report: {page.as_uri()}" in err
+    assert "apikley batch run teas.json --yes" in page.read_text(encoding="utf-8")
+
+
 def test_nothing_is_submitted_after_a_signal(
     service: Simulator, start: Start, again: Run, tmp_path: Path
 ) -> None:

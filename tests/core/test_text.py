@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from volume import volume
@@ -13,6 +16,7 @@ from apikley_async._text import (
     encodes,
     escaped_line,
     fold_name,
+    local_and_utc,
     loggable,
     one_line,
     short_repr,
@@ -112,3 +116,22 @@ def test_names_fold_as_on_the_least_discerning_disk() -> None:
 def test_lone_surrogates_cannot_be_sent() -> None:
     assert encodes("Кот 🍰")
     assert not encodes("half \ud800")
+
+
+@pytest.mark.parametrize(
+    ("zone", "said"),
+    [
+        ("UTC0", "2026-11-26 22:30:05 UTC"),
+        ("MSK-3", "2026-11-27 01:30:05 +0300 (22:30:05 UTC)"),
+    ],
+)
+def test_a_time_is_said_once_where_people_live_by_utc(
+    zone: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert local_and_utc(datetime(2026, 11, 26, 22, 30, 5, tzinfo=UTC)) == said
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -10,6 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
+import attrs
+
 from apikley_async import Storyboard, Work
 from apikley_async.batch.report.advice import (
     CommandLines,
@@ -78,7 +80,9 @@ def build_report(
         lost=lost_group(ordered, commands, now),
         unfinished=unfinished_group(ordered, commands),
         groups=grouped(ordered, {key: group for key, (group, _) in takes.items()}),
-        run=run_figures(rows.items, times, rows.events, rows.attempts),
+        run=attrs.evolve(
+            run_figures(rows.items, times, rows.events, rows.attempts), polls=rows.polls
+        ),
     )
 
 
@@ -134,6 +138,7 @@ def film_of(
         attempts=item.attempts,
         credits=item.credits,
         files=files_of_film(item, facts, folder),
+        stored=tuple(shown(file.location or file.name, 300) for file in item.stored),
         picture=relative_url(facts.picture, folder) if facts.picture else "",
         simulated=facts.simulated,
         sent_at=read_time(times.sent),
@@ -219,4 +224,5 @@ def totals_of(rows: JournalRows, films: Sequence[Film]) -> Totals:
         first_link_ends_at=min(ends, default=None),
         paid_twice=paid_too_often(rows.attempts, rows.events),
         simulated=bool(here) and all(film.simulated for film in here),
+        stored=sum(bool(film.stored) for film in here),
     )

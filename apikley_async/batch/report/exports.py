@@ -107,6 +107,7 @@ def _run(run: RunFigures) -> dict[str, Any]:
         "postponed": run.postponed,
         "unsent": run.unsent,
         "busiest": run.busiest,
+        "polls": run.polls,
     }
 
 
@@ -143,7 +144,7 @@ def _row(film: Film) -> tuple[Any, ...]:
         _time(film.saved_at),
         None if film.made_in is None else round(film.made_in, 1),
         film.task_id,
-        " ".join(file.path for file in film.files),
+        " ".join((*(file.path for file in film.files), *film.stored)),
         film.words,
         film.cause,
     )

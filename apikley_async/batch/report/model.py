@@ -36,7 +36,7 @@ class Category(enum.StrEnum):
     """What a film means for a person."""
 
     HERE = "here"
-    """Done, and its files are on the disk."""
+    """Done, and its files are on the disk, or were put into a destination."""
     UNCERTAIN = "uncertain"
     """It may have been paid: a person decides."""
     FAILED = "failed"
@@ -114,6 +114,7 @@ class Film:
         attempts: how often it was sent.
         credits: what it has cost, as far as known.
         files: what was saved.
+        stored: where it is in a destination: the locations, or names, of its files.
         picture: the URL of the storyboard's own picture, relative to the report; empty without.
         simulated: whether it was made by a simulated service, and cost nothing.
         sent_at, ready_at, saved_at: when its last attempt was sent, when its film was ready, and
@@ -137,6 +138,7 @@ class Film:
     attempts: int
     credits: float | None
     files: tuple[FilmFile, ...]
+    stored: tuple[str, ...]
     picture: str
     simulated: bool
     sent_at: datetime | None
@@ -218,6 +220,7 @@ class Totals:
         first_link_ends_at: when the first link to a film ends that is not on the disk.
         paid_twice: films that were paid more often than a person has asked for.
         simulated: whether all films that are here were made by a simulated service.
+        stored: films that are in a destination, and not in a folder.
     """
 
     films: int
@@ -229,6 +232,7 @@ class Totals:
     first_link_ends_at: datetime | None
     paid_twice: tuple[str, ...]
     simulated: bool
+    stored: int = 0
 
 
 @attrs.frozen
@@ -275,6 +279,7 @@ class RunFigures:
         unsent: attempts that never left this machine.
         busiest: the most submissions in any ten seconds.
         sent: when each submission was sent, in order; in seconds since 1970.
+        polls: how many polls the runs have taken; None where that is not known.
     """
 
     spans: tuple[Span, ...]
@@ -286,6 +291,7 @@ class RunFigures:
     unsent: int
     busiest: int
     sent: tuple[float, ...]
+    polls: int | None = None
 
 
 @attrs.frozen

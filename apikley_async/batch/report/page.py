@@ -250,6 +250,10 @@ def figures_of(run: RunFigures) -> Iterator[dict[str, str]]:
     if run.sent:
         note = f"of {charts.LIMIT} submissions in the busiest ten seconds"
         yield {"name": "Pace", "value": f"{run.busiest}", "note": note}
+    if run.polls is not None:
+        films = sum(span.accepted is not None for span in run.spans)
+        note = f"{run.polls / films:.1f} a film" if films else ""
+        yield {"name": "Polls", "value": f"{run.polls:,}", "note": note}
     note = "submissions over the rate limit"
     yield {"name": "Refused", "value": f"{run.refused}", "note": note}
     if run.postponed:

@@ -22,6 +22,7 @@ from apikley_async.batch.reports import BatchReports, BatchStatus
 from apikley_async.batch.saved_files import locate
 from apikley_async.batch.store.protocol import Item
 from apikley_async.batch.store.rows import read_time
+from apikley_async.batch.stored_polls import read_polls
 from apikley_async.batch.uncertain import BalanceEvidence, UncertainItem
 
 __all__ = ["FileFacts", "JournalRows", "Row", "read_rows"]
@@ -61,6 +62,7 @@ class JournalRows:
         prices: what films cost, learned from films that are made.
         uncertain: what is known of films that need a decision.
         balances: what the account's balance says about them.
+        polls: how many the runs have taken; None where that is not known.
     """
 
     batch_id: str
@@ -73,6 +75,7 @@ class JournalRows:
     prices: Prices
     uncertain: Sequence[UncertainItem] = ()
     balances: Sequence[BalanceEvidence] = ()
+    polls: int | None = None
 
 
 async def read_rows(batch: BatchReports, home: Path) -> JournalRows:
@@ -103,6 +106,7 @@ async def read_rows(batch: BatchReports, home: Path) -> JournalRows:
         prices=await known_prices(batch.store),
         uncertain=uncertain,
         balances=balances,
+        polls=await read_polls(batch.store),
     )
 
 

@@ -74,6 +74,7 @@ def sentence(totals: Totals, now: datetime) -> list[tuple[str, bool]]:
     pieces = [
         (f"{here} of {count(totals.films)}", True),
         (f" {'is' if here == 1 else 'are'} here", False),
+        (f", {totals.stored} of them in a destination" * bool(totals.stored), False),
         *_needs(totals),
         *_unfinished(totals),
         (". ", False),

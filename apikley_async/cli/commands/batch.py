@@ -23,6 +23,7 @@ from apikley_async.cli.journal_actions import (
     journal_of,
     read_journal,
     report_decision,
+    report_elsewhere,
 )
 from apikley_async.cli.journal_location import JournalLocation, locate_batch_journal
 from apikley_async.cli.launch import launch
@@ -151,6 +152,7 @@ def verify(path: Path, as_json: bool) -> int:
         for fault in faults:
             reporter.result(fault)
         reporter.event("verified", faults=faults)
+        await report_elsewhere(films, reporter)
         if not faults:
             reporter.message("The journal and its films are as they should be.")
         return FAILED if faults else OK
