@@ -130,11 +130,13 @@ class Budget:
         """Whether a bound in credits is set."""
         return self.max_credits is not None or self.spendable is not None
 
-    def count(self, price: float | None, key: PriceKey | None = None) -> Reservation:
-        """Count a film of an earlier run; `follow` it if its cost is not known yet."""
+    def count(
+        self, price: float | None, key: PriceKey | None = None, *, films: int = 1
+    ) -> Reservation:
+        """Count a film of an earlier run, or several; `follow` it if its cost is not known yet."""
         counted = Reservation(exact_decimal(price or 0.0), key, own=False)
-        self._spent += counted.amount
-        self.tasks += 1
+        self._spent += counted.amount * films
+        self.tasks += films
         return counted
 
     def follow(self, reservation: Reservation) -> None:

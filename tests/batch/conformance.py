@@ -6,44 +6,21 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from batch.conformance_base import RUN, attempt, film
+from batch.conformance_claims import ClaimContract
 
-from apikley_async import Attempt, SavedFile, Shot, Storyboard, Verdict
-from apikley_async.batch import Item, ItemEvent, ItemState, Store, StoredFile, Transition
-from apikley_async.batch.manifest.payload import make_entry
+from apikley_async import SavedFile, Verdict
+from apikley_async.batch import ItemEvent, ItemState, Store, StoredFile, Transition
 from apikley_async.batch.store.protocol import ManifestEntry
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
 
 
-def film(key: str, scene: str | None = None, **options: object) -> ManifestEntry:
-    board = Storyboard([Shot(scene or f"The scene of {key}.", 5)], duration=10)
-    return make_entry(board, key, where=f"entry {key}", **options)  # type: ignore[arg-type]
-
-
-def attempt(token: str, verdict: Verdict, task_id: str | None = None) -> Attempt:
-    return Attempt(token, verdict, task_id, raw="{}", began_at=1.0, ended_at=2.0)
-
-
-class StoreContract:
+class StoreContract(ClaimContract):
     """The promises of `apikley_async.batch.Store`."""
-
-    def opened(self) -> AbstractAsyncContextManager[Store]:
-        """Open the store; opening it again finds what was acknowledged."""
-        raise NotImplementedError
-
-    @pytest.fixture
-    async def store(self) -> AsyncIterator[Store]:
-        async with self.opened() as store:
-            yield store
-
-    async def accept(self, store: Store, key: str, task_id: str) -> None:
-        await store.intend(key, f"token-{key}", "print", 150.0)
-        ended = attempt(f"token-{key}", Verdict.ACCEPTED, task_id)
-        await store.settle(key, ended, Transition(ItemEvent.ACCEPT, task_id=task_id))
 
     async def test_a_plan_is_kept(self) -> None:
         """What was planned is there after closing and opening, in its order."""
@@ -96,7 +73,7 @@ class StoreContract:
     async def test_other_content_under_a_key_is_refused(self, store: Store) -> None:
         """A changed film needs a new key once it was sent; nothing is planned. (A21, M11)."""
         await store.plan([film("a")])
-        await store.intend("a", "1" * 32, "print", None)
+        await self.intend(store, "a", "1" * 32)
         await store.settle(
             "a", attempt("1" * 32, Verdict.THROTTLED), Transition(ItemEvent.THROTTLE, cause="busy")
         )
@@ -188,7 +165,7 @@ class StoreContract:
     async def test_the_life_of_a_film(self, store: Store) -> None:
         """From planned to done, with everything that is learnt on the way."""
         await store.plan([film("a")])
-        await store.intend("a", "t1", "print", 150.0)
+        await self.intend(store, "a", "t1", 150.0)
         assert (await store.item("a")).state is ItemState.SENDING
 
         ended = attempt("t1", Verdict.ACCEPTED, "task_1")
@@ -228,6 +205,7 @@ class StoreContract:
         await store.plan([film("a")])
         await self.accept(store, "a", "task_1")
 
+        await store.release(RUN)
         renamed = await store.rename("a", "b", by="me")
 
         assert (renamed.key, renamed.task_id, renamed.attempts) == ("b", "task_1", 1)
@@ -260,18 +238,18 @@ class StoreContract:
             await store.settle(
                 "a", attempt("t", Verdict.ACCEPTED, "x"), Transition(ItemEvent.ACCEPT)
             )
-        await store.intend("a", "t1", "print", None)
+        await self.intend(store, "a", "t1")
         with pytest.raises(LookupError):
-            await store.intend("a", "t2", "print", None)
+            await self.intend(store, "a", "t2")
 
         assert [row["token"] for row in await store.attempts("a")] == ["t1"]
 
-    async def test_what_was_being_sent_is_uncertain_after_opening_again(self) -> None:
+    async def test_what_was_being_sent_when_its_run_ended_is_uncertain(self) -> None:
         """An intent without an outcome may have been processed: it is never sent again. (A7)."""
         async with self.opened() as store:
             await store.plan([film("a")])
-            await store.intend("a", "t1", "print", 150.0)
-        async with self.opened() as store:
+            await self.intend(store, "a", "t1", 150.0)
+        async with self.taken_over() as store:
             item = await store.item("a")
             [charge] = await store.attempt_costs()
 
@@ -284,7 +262,7 @@ class StoreContract:
         """Resolved, submitted again or dropped: each leaves a trace of the first attempt."""
         await store.plan([film(key) for key in "abc"])
         for key in "abc":
-            await store.intend(key, f"t-{key}", "print", None)
+            await self.intend(store, key, f"t-{key}")
             await store.settle(
                 key, attempt(f"t-{key}", Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN)
             )
@@ -304,7 +282,7 @@ class StoreContract:
         """A late answer about an attempt that was given up decides nothing about a newer one."""
         await store.plan([film("a")])
         for token in ("t1", "t2"):
-            await store.intend("a", token, "print", None)
+            await self.intend(store, "a", token)
             await store.settle(
                 "a", attempt(token, Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN)
             )
@@ -324,7 +302,7 @@ class StoreContract:
         """No second film is bound to a task that has one."""
         await store.plan([film("a"), film("b")])
         await self.accept(store, "a", "task_1")
-        await store.intend("b", "t-b", "print", None)
+        await self.intend(store, "b", "t-b")
 
         ended = attempt("t-b", Verdict.ACCEPTED, "task_1")
         item = await store.settle("b", ended, Transition(ItemEvent.ACCEPT, task_id="task_1"))
@@ -342,7 +320,7 @@ class StoreContract:
         await store.apply("a", Transition(ItemEvent.FAIL, fail_code="500", credits=9.0))
         item = await store.apply("a", Transition(ItemEvent.RETRY, by="me"))
         assert (item.task_id, item.credits) == (None, None)
-        await store.intend("a", "t2", "print", 150.0)
+        await self.intend(store, "a", "t2", 150.0)
         ended = attempt("t2", Verdict.ACCEPTED, "task_2")
         await store.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id="task_2"))
 
@@ -375,7 +353,7 @@ class StoreContract:
         await store.plan([film("a"), film("b")])
         for key, verdict in (("a", Verdict.UNCERTAIN), ("b", Verdict.UNSENT)):
             event = ItemEvent.UNCERTAIN if verdict is Verdict.UNCERTAIN else ItemEvent.UNSENT
-            await store.intend(key, f"token-{key}", "print", None)
+            await self.intend(store, key, f"token-{key}")
             await store.settle(key, attempt(f"token-{key}", verdict), Transition(event))
 
         assert [uncertain for _, uncertain in await store.recent_attempts(60.0)] == [True]
@@ -429,16 +407,16 @@ class StoreContract:
         """Its commit may have succeeded although the answer was lost: again is no change."""
         await store.plan([film("a"), film("b")])
         for _ in range(2):
-            await store.intend("a", "t1", "print", 150.0)
+            await self.intend(store, "a", "t1", 150.0)
 
         with pytest.raises(LookupError):
-            await store.intend("b", "t1", "print", 150.0)
+            await self.intend(store, "b", "t1", 150.0)
         assert len(await store.attempts("a")) == len(await store.events("a")) == 1
         assert (await store.item("b")).state is ItemState.PLANNED
 
         await store.settle("a", attempt("t1", Verdict.UNSENT), Transition(ItemEvent.UNSENT))
         with pytest.raises(LookupError):
-            await store.intend("a", "t1", "print", 150.0)
+            await self.intend(store, "a", "t1", 150.0)
         assert (await store.item("a")).state is ItemState.PLANNED
 
     @pytest.mark.parametrize(
@@ -458,7 +436,7 @@ class StoreContract:
         task_id = "task_1" if verdict is Verdict.ACCEPTED else None
         ended, step = attempt("t1", verdict, task_id), Transition(event, task_id=task_id)
         await store.plan([film("a")])
-        await store.intend("a", "t1", "print", 150.0)
+        await self.intend(store, "a", "t1", 150.0)
         first = await store.settle("a", ended, step)
         reported = await store.events(), await store.attempts("a"), await store.attempt_costs()
 
@@ -475,7 +453,7 @@ class StoreContract:
     async def test_an_outcome_needs_its_attempt(self, store: Store) -> None:
         """A token that nobody intended, or that is another item's, settles nothing."""
         await store.plan([film("a"), film("b")])
-        await store.intend("a", "t1", "print", None)
+        await self.intend(store, "a", "t1")
         for key, token in (("a", "t2"), ("b", "t1")):
             with pytest.raises(LookupError):
                 await store.settle(
@@ -492,18 +470,14 @@ class StoreContract:
         async with self.opened() as store:
             await store.plan([film(key) for key in keys])
             for key in keys:
-                await store.intend(key, f"t-{key}", "print", 150.0)
-
-    async def answer(self, store: Store, key: str, task_id: str) -> Item:
-        late = attempt(f"t-{key}", Verdict.ACCEPTED, task_id)
-        return await store.settle(key, late, Transition(ItemEvent.ACCEPT, task_id=task_id))
+                await self.intend(store, key, f"t-{key}", 150.0)
 
     async def test_a_late_answer_resolves_its_attempt(self) -> None:
         """Its owner was believed dead; the film is paid, and is not paid again. (A28)."""
         await self.interrupted("a")
-        async with self.opened() as store:
+        async with self.taken_over() as store:
             for _ in range(2):
-                item = await self.answer(store, "a", "task_1")
+                item = await self.answer(store, "t-a", "a", "task_1")
 
                 assert (item.state, item.task_id) == (ItemState.SUBMITTED, "task_1")
             last = (await store.events("a"))[-1]
@@ -517,10 +491,10 @@ class StoreContract:
     async def test_a_late_answer_finds_its_item_under_a_new_key(self) -> None:
         """It was renamed meanwhile, as an uncertain film may be; its attempt is found by token."""
         await self.interrupted("a")
-        async with self.opened() as store:
+        async with self.taken_over() as store:
             await store.rename("a", "b", by="a person")
 
-            item = await self.answer(store, "a", "task_1")
+            item = await self.answer(store, "t-a", "a", "task_1")
 
             assert (item.key, item.state, item.task_id) == ("b", ItemState.SUBMITTED, "task_1")
             assert not await store.verify()
@@ -539,7 +513,7 @@ class StoreContract:
     ) -> None:
         """Whoever has seen the item as uncertain may have decided by that."""
         await self.interrupted("a")
-        async with self.opened() as store:
+        async with self.taken_over() as store:
             before = await store.item("a"), await store.events()
 
             item = await store.settle("a", attempt("t-a", verdict), Transition(event))
@@ -557,11 +531,11 @@ class StoreContract:
     ) -> None:
         """The decision stays; what was bought besides is in the books, and is read later. (A18)."""
         await self.interrupted("a")
-        async with self.opened() as store:
+        async with self.taken_over() as store:
             await store.apply("a", Transition(event, by="me"))
             reported = await store.events()
             for _ in range(2):
-                item = await self.answer(store, "a", "task_1")
+                item = await self.answer(store, "t-a", "a", "task_1")
 
                 assert (item.state, item.task_id) == (state, None)
         async with self.opened() as store:
@@ -577,11 +551,11 @@ class StoreContract:
     async def test_a_second_task_of_an_attempt_is_kept(self, store: Store) -> None:
         """Somebody on the way has sent it twice: the item keeps its own task. (A14)."""
         await store.plan([film("a")])
-        await store.intend("a", "t-a", "print", 150.0)
-        await self.answer(store, "a", "task_1")
+        await self.intend(store, "a", "t-a", 150.0)
+        await self.answer(store, "t-a", "a", "task_1")
 
         for _ in range(2):
-            item = await self.answer(store, "a", "task_2")
+            item = await self.answer(store, "t-a", "a", "task_2")
 
             assert (item.state, item.task_id) == (ItemState.SUBMITTED, "task_1")
         [expected] = await store.expected_callbacks()
@@ -591,7 +565,7 @@ class StoreContract:
     async def test_what_a_callback_names_is_kept_once(self, store: Store) -> None:
         """However often it calls, and only for an attempt that is known. (W8)."""
         await store.plan([film("a")])
-        await store.intend("a", "t1", "print", None)
+        await self.intend(store, "a", "t1")
         await store.settle("a", attempt("t1", Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN))
         for _ in range(2):
             await store.keep_callback("t1", "task_1")
@@ -605,7 +579,7 @@ class StoreContract:
     async def test_a_transition_of_an_attempt_is_applied_once(self, event: ItemEvent) -> None:
         """The same again changes nothing; another one is refused."""
         await self.interrupted("a")
-        async with self.opened() as store:
+        async with self.taken_over() as store:
             task_id = "task_1" if event is ItemEvent.RESOLVE else None
             step = Transition(event, token="t-a", task_id=task_id, by="callback")
             first = await store.apply("a", step)
@@ -632,7 +606,7 @@ class StoreContract:
     async def test_the_history_is_of_one_item_or_of_all(self, store: Store) -> None:
         """In its order, with who decided and about which attempt."""
         await store.plan([film("a"), film("b")])
-        await store.intend("a", "t1", "print", None)
+        await self.intend(store, "a", "t1")
         await store.apply("b", Transition(ItemEvent.DROP, cause="given up", by="me"))
 
         one, all_ = await store.events("b"), await store.events()

@@ -12,7 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,21 @@ import pytest
 from batch.conformance import StoreContract, attempt, film
 from batch.conftest import SmallDisk
 
-from apikley_async import Verdict
-from apikley_async.batch import ItemEvent, ItemState, Journal, ManifestEntry, StoredFile, Transition
+from apikley_async import Clock, SystemClock, Verdict
+from apikley_async.batch import (
+    Bounds,
+    ItemEvent,
+    ItemState,
+    Journal,
+    ManifestEntry,
+    Store,
+    StoredFile,
+    Transition,
+)
 from apikley_async.batch.store import local_disk, locks
 from apikley_async.batch.store.local_disk import file_system_of
 from apikley_async.batch.store.schema import APPLICATION, MIGRATIONS, VERSION
-from apikley_async.errors import Blame, JournalError
+from apikley_async.errors import Blame, BudgetExceededError, JournalError
 
 
 class TestJournal(StoreContract):
@@ -35,16 +44,48 @@ class TestJournal(StoreContract):
     @pytest.fixture(autouse=True)
     def _place(self, tmp_path: Path) -> None:
         self.path = tmp_path / "batch.db"
+        self.clock = MovableClock()
 
     def opened(self) -> AbstractAsyncContextManager[Journal]:
-        return journal(self.path)
+        return journal(self.path, clock=self.clock)
+
+    @asynccontextmanager
+    async def opened_by(
+        self, machines: int, *, clocks_off: float = 0.0
+    ) -> AsyncIterator[Sequence[Journal]]:
+        """A file is one machine's, whose clock may be set at any time."""
+        self.clock.set_to = [number * clocks_off for number in range(machines)]
+        async with self.opened() as store:
+            yield [store] * machines
+
+    async def pass_time(self, store: Store, seconds: float) -> None:
+        self.clock.passed += seconds
+
+
+class MovableClock(SystemClock):
+    """A clock that a test moves on; each time it is read it may have been set anew."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.set_to = [0.0]
+
+    def now(self) -> float:
+        return super().now() + self.passed
+
+    def wall(self) -> float:
+        self.set_to.append(self.set_to.pop(0))
+        return super().wall() + self.passed + self.set_to[-1]
 
 
 @asynccontextmanager
 async def journal(
-    path: Path, *, read_only: bool = False, private: bool = False
+    path: Path,
+    *,
+    clock: Clock | None = None,
+    read_only: bool = False,
+    private: bool = False,
 ) -> AsyncIterator[Journal]:
-    opened = await Journal.open(path, read_only=read_only, private=private)
+    opened = await Journal.open(path, clock=clock, read_only=read_only, private=private)
     try:
         yield opened
     finally:
@@ -575,6 +616,55 @@ async def test_a_journal_of_the_schema_before_knows_destinations(path: Path) -> 
         assert (await owner.item("b")).stored == (stored,)
     with pytest.raises(JournalError, match="newer version"):  # an older program, and this journal
         await Journal.open(path, migrations=MIGRATIONS[:5])
+
+
+async def test_a_journal_of_the_schema_before_is_claimed(path: Path) -> None:
+    """Its films are nobody's; what it was sending is uncertain, and what it cost counts. (J10)."""
+    before = await Journal.open(path, migrations=MIGRATIONS[:6])
+    await before.plan([film(key) for key in "abc"])
+    await before.aclose()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for key, state in (("a", "accepted"), ("b", "intent")):
+            db.execute(
+                "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, began_at)"
+                " VALUES (?, ?, 1, ?, 'print', 150.0, 1.0)",
+                (f"t-{key}", key, state),
+            )
+        db.execute("UPDATE attempt SET task_id = 'task_1' WHERE key = 'a'")
+        db.execute("UPDATE item SET state = 'submitted', task_id = 'task_1' WHERE key = 'a'")
+        db.execute("UPDATE item SET state = 'sending' WHERE key = 'b'")
+        event = 'INSERT INTO event (at, mono, key, event, "from", "to") VALUES (1, 1, ?, ?, ?, ?)'
+        db.executemany(event, [(key, "intend", "planned", "sending") for key in "ab"])
+        db.execute(event, ("a", "accept", "sending", "submitted"))
+        db.commit()
+    assert choose_version(path) == 6
+
+    async with journal(path) as owner:
+        assert [item.key for item in await owner.claim("run", 5)] == ["a", "c"]
+        assert (await owner.item("b")).state is ItemState.UNCERTAIN
+        assert (await owner.spending()).credits == 300.0
+        bounds = Bounds(max_credits=400.0)
+        with pytest.raises(BudgetExceededError):
+            await owner.intend("c", "t-c", "print", 150.0, owner="run", kind=10, bounds=bounds)
+        assert await owner.verify() == []
+
+    assert choose_version(path) == VERSION
+    assert choose_version(path.with_name("batch.db.v6")) == 6
+    with pytest.raises(JournalError, match="newer version"):  # an older program, and this journal
+        await Journal.open(path, migrations=MIGRATIONS[:6])
+
+
+async def test_whoever_opens_a_journal_is_its_only_owner(path: Path) -> None:
+    """The lock shows that all former ones have ended: nobody waits for their leases."""
+    async with journal(path) as former:
+        await former.plan([film(key) for key in "ab"])
+        await former.claim("former", 2)
+        await former.intend("a", "t1", "print", None, owner="former")
+
+    async with journal(path) as owner:
+        assert (await owner.item("a")).state is ItemState.UNCERTAIN
+        assert [item.key for item in await owner.claim("new", 2)] == ["b"]
+        assert await owner.verify() == []
 
 
 async def test_an_upgrade_that_breaks_off_changes_nothing(path: Path) -> None:

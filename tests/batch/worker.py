@@ -91,7 +91,7 @@ def around(owner: Any, name: str, trap: Trap, point: Callable[..., str | None]) 
 
 
 def set_traps(trap: Trap) -> None:
-    around(attempts, "intend", trap, lambda *_: "intent")
+    around(attempts, "intend", trap, lambda *_, **__: "intent")
     around(attempts, "settle", trap, lambda *args: MOVES.get(args[-1].event))
     around(attempts, "apply", trap, lambda *args: MOVES.get(args[-1].event))
     around(os, "link", trap, lambda *_, **__: "link")

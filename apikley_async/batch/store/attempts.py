@@ -11,10 +11,10 @@ import attrs
 
 from apikley_async import Attempt
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
-from apikley_async.batch.store import items
+from apikley_async.batch.store import claims, items, spending
 from apikley_async.batch.store.database import Row
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import Item, Transition
+from apikley_async.batch.store.protocol import Bounds, Item, Transition
 from apikley_async.batch.store.rows import ATTEMPT_STATES, storable_text
 
 __all__ = ["apply", "bind_late", "intend", "keep_callback", "settle"]
@@ -25,7 +25,15 @@ MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes o
 
 
 def intend(
-    journal: OpenJournal, key: str, token: str, fingerprint: str, reserved: float | None
+    journal: OpenJournal,
+    key: str,
+    token: str,
+    fingerprint: str,
+    reserved: float | None,
+    *,
+    owner: str | None,
+    kind: int | str | None,
+    bounds: Bounds | None,
 ) -> None:
     """Store a new attempt before it is sent; see `Store.intend`."""
     with journal.transaction():
@@ -36,11 +44,16 @@ def intend(
             return
         if known is not None:
             raise NoTransitionError(f"attempt {token} of {known['key']!r} is {known['attempt']}")
+        claims.check_owner(journal, key, owner)
         items.move(journal, key, Transition(ItemEvent.INTEND, token=token))
+        # In this transaction: what any other run has set aside meanwhile is counted.
+        price_kind = None if kind is None else spending.kind_name(kind)
+        reserved = spending.reserve(journal, reserved, price_kind, bounds)
         journal.db.execute(
-            "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, began_at) VALUES"
-            " (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'intent', ?, ?, ?)",
-            (token, key, key, fingerprint, reserved, journal.now[0]),
+            "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, kind, began_at)"
+            " VALUES (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'intent',"
+            " ?, ?, ?, ?)",
+            (token, key, key, fingerprint, reserved, price_kind, journal.now[0]),
         )
     journal.intents += 1
     journal.write_witness()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from apikley_async._text import fold_name
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError, next_state
+from apikley_async.batch.store import spending
 from apikley_async.batch.store.database import Row, marks
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import Item, Transition
@@ -36,6 +37,9 @@ __all__ = [
     "purge",
     "rename",
 ]
+
+ENDED = (ItemState.DONE, ItemState.REJECTED, ItemState.EXPIRED, ItemState.DROPPED)
+IN_WORK = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
 
 
 def get(journal: OpenJournal, key: str) -> Item:
@@ -98,6 +102,7 @@ def move(journal: OpenJournal, key: str, transition: Transition) -> None:
             " WHERE key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)",
             (transition.credits, key, key),
         )
+        spending.learn_price(journal, key, transition.credits)
     _note_event(
         journal,
         key,
@@ -119,6 +124,8 @@ def _update_item(
 ) -> None:
     # The task and the credits of an earlier attempt stay with that attempt; the item starts anew.
     buys_again = transition.event in (ItemEvent.RETRY, ItemEvent.RESUBMIT)
+    # An item that has ended is nobody's, nor is one with new content, which its owner has not read.
+    is_free = following in ENDED or transition.event is ItemEvent.CHANGE
     journal.db.execute(
         "UPDATE item SET state = :to, cause = :cause,"
         " task_id = CASE WHEN :again THEN NULL ELSE coalesce(:task_id, task_id) END,"
@@ -127,7 +134,8 @@ def _update_item(
         " result = coalesce(:result, result),"
         " success_at = coalesce(:success_at, success_at),"
         " files = CASE WHEN :elsewhere THEN :files ELSE files END,"
-        " stored = CASE WHEN :elsewhere THEN :stored ELSE stored END"
+        " stored = CASE WHEN :elsewhere THEN :stored ELSE stored END,"
+        " owner = CASE WHEN :is_free = 1 THEN NULL ELSE owner END"
         " WHERE key = :key AND state = :before",
         {
             "to": following,
@@ -141,6 +149,7 @@ def _update_item(
             "success_at": transition.success_at and transition.success_at.timestamp(),
             "files": files_to_json(transition.files, journal.home) if transition.files else None,
             "stored": stored_to_json(transition.stored) if transition.stored else None,
+            "is_free": int(is_free),
             "elsewhere": bool(transition.files or transition.stored),  # and no more where it was
             "key": key,
             "before": before,
@@ -172,6 +181,7 @@ def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
     if item.state is ItemState.SENDING:
         raise NoTransitionError(f"{key!r} is being sent")
     with journal.transaction():
+        _check_unclaimed(journal, key)
         _check_new_key(journal, key, new)
         # Attempts refer to the item's key, and both change in this transaction.
         journal.defer_references()
@@ -183,6 +193,13 @@ def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
         journal.db.execute("UPDATE event SET key = ? WHERE key = ?", (new, key))
         _note_event(journal, new, RENAME, item.state, item.state, cause=f"it was {key}", by=by)
     return get(journal, new)
+
+
+def _check_unclaimed(journal: OpenJournal, key: str) -> None:
+    """Refuse another key for an item that a run is making under the one it has."""
+    row = journal.db.execute("SELECT state, owner FROM item WHERE key = ?", (key,)).fetchone()
+    if row["owner"] is not None and row["state"] in IN_WORK:
+        raise NoTransitionError(f"{key!r} is being made; end the run first")
 
 
 def _check_new_key(journal: OpenJournal, key: str, new: str) -> None:

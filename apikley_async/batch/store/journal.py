@@ -19,7 +19,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from apikley_async import Attempt, Clock, SystemClock
 from apikley_async.batch.states import ItemState
-from apikley_async.batch.store import attempts, items, journal_file, local_disk, records, rescue
+from apikley_async.batch.store import (
+    attempts,
+    claims,
+    items,
+    journal_file,
+    local_disk,
+    records,
+    rescue,
+    spending,
+)
 from apikley_async.batch.store.account import bind_account
 from apikley_async.batch.store.journal_errors import JournalInUseError, journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
@@ -27,11 +36,13 @@ from apikley_async.batch.store.opening import open_journal
 from apikley_async.batch.store.planning import plan, spool
 from apikley_async.batch.store.protocol import (
     AttemptCost,
+    Bounds,
     ExpectedCallback,
     Item,
     LearnedValue,
     ManifestEntry,
     PlanResult,
+    Spending,
     Transition,
 )
 from apikley_async.batch.store.schema import MIGRATIONS, Migrations, inconsistencies
@@ -128,6 +139,11 @@ class Journal:
         return self._journal.read_only
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes may make films of it at the same time."""
+        return self._journal.shared
+
+    @property
     def home(self) -> Path | None:
         """The folder that paths in the journal are relative to; None where they are absolute."""
         return self._journal.home
@@ -176,8 +192,43 @@ class Journal:
         spooled = await asyncio.to_thread(spool, entries, folder)
         return await self._run(plan, spooled, source, allow_duplicates, failed)
 
-    async def intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
-        await self._run(attempts.intend, key, token, fingerprint, reserved)
+    async def claim(
+        self,
+        owner: str,
+        count: int,
+        *,
+        keys: Collection[str] | None = None,
+        planned: bool = True,
+    ) -> Sequence[Item]:
+        return await self._run(claims.claim, owner, count, keys, planned)
+
+    async def release(self, owner: str, keys: Collection[str] | None = None) -> None:
+        await self._run(claims.release, owner, keys)
+
+    async def beat(self, owner: str) -> Collection[str] | None:
+        return await self._run(claims.beat, owner)
+
+    async def intend(
+        self,
+        key: str,
+        token: str,
+        fingerprint: str,
+        reserved: float | None,
+        *,
+        owner: str | None = None,
+        kind: int | str | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        await self._run(
+            attempts.intend,
+            key,
+            token,
+            fingerprint,
+            reserved,
+            owner=owner,
+            kind=kind,
+            bounds=bounds,
+        )
 
     async def settle(self, key: str, attempt: Attempt, transition: Transition) -> Item:
         try:
@@ -210,7 +261,10 @@ class Journal:
         return await self._run(records.counts)
 
     async def attempt_costs(self) -> Sequence[AttemptCost]:
-        return await self._run(records.attempt_costs)
+        return await self._run(spending.costs)
+
+    async def spending(self) -> Spending:
+        return await self._run(spending.total)
 
     async def attempts(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
         return await self._run(records.attempts_of, key)

@@ -26,6 +26,7 @@ class OpenJournal(abc.ABC):
 
     Attributes:
         name: what messages call it.
+        shared: whether other processes may make films of it at the same time.
         home: the folder that stored paths are relative to; None where they are absolute.
         read_only: whether it is only read.
         journal_id: the random id that it was made with.
@@ -38,6 +39,7 @@ class OpenJournal(abc.ABC):
     """
 
     name: str
+    shared: bool = False
     home: Path | None
 
     def __init__(self, *, read_only: bool) -> None:
@@ -70,6 +72,13 @@ class OpenJournal(abc.ABC):
     @abc.abstractmethod
     def wall_time(self) -> float:
         """The time by the journal's clock, in seconds since 1970."""
+
+    def lease_time(self) -> float:
+        """The time by which leases are measured, in seconds; a clock that all owners share.
+
+        It never jumps. That of a file begins with the process, as its owners do.
+        """
+        return self.now[1]
 
     @abc.abstractmethod
     def defer_references(self) -> None:

@@ -10,13 +10,11 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from apikley_async.batch.states import ItemEvent
-from apikley_async.batch.store import adoption, attempts, items, journal_file, rescue
+from apikley_async.batch.store import adoption, attempts, claims, journal_file, rescue
 from apikley_async.batch.store.local_disk import check_local_disk
 from apikley_async.batch.store.locks import check_never_used, lock_inode, note_owner, take_lock
-from apikley_async.batch.store.protocol import Transition
 from apikley_async.batch.store.rows import relativize_paths, resolve_path
-from apikley_async.batch.store.schema import migrate
+from apikley_async.batch.store.schema import CLAIMS, migrate
 from apikley_async.batch.store.sqlite_journal import SqliteJournal
 from apikley_async.batch.store.witness import Witness, check_newest
 from apikley_async.errors import JournalError
@@ -175,13 +173,11 @@ def _settle_interrupted(journal: SqliteJournal) -> None:
         "SELECT item.key, coalesce(token, '') AS token FROM item LEFT JOIN attempt"
         " ON attempt.key = item.key AND attempt.state = 'intent' WHERE item.state = 'sending'"
     ).fetchall()
-    cause = "the last run ended while the submission was out"
-    for row in left:
-        items.move(
-            journal, row["key"], Transition(ItemEvent.CRASH, cause=cause, token=row["token"])
-        )
+    claims.make_uncertain(journal, [(row["key"], row["token"]) for row in left])
     journal.db.execute(
         "UPDATE attempt SET state = 'unknown', cause = 'interrupted', ended_at = ?"
         " WHERE state = 'intent'",
         (journal.now[0],),
     )
+    if len(journal.migrations) >= CLAIMS:
+        claims.forget_owners(journal)

@@ -137,6 +137,8 @@ def _store_entries(
             on_planned(entry.key)
     _mark_gone(db, seen, source)
     [gone] = db.execute("SELECT count(*) FROM item WHERE gone AND source = ?", (source,)).fetchone()
+    if gone:  # it is not made any more, also by a run that has claimed it
+        db.execute("UPDATE item SET owner = NULL WHERE gone = 1 AND state = 'planned'")
     return PlanResult(new, known, gone, changed)
 
 

@@ -21,18 +21,22 @@ from apikley_async._text import one_line
 from apikley_async.batch.states import ItemEvent, ItemState
 
 __all__ = [
+    "LEASE",
     "AttemptCost",
+    "Bounds",
     "ExpectedCallback",
     "Item",
     "LearnedValue",
     "ManifestEntry",
     "PlanResult",
+    "Spending",
     "Store",
     "StoredFile",
     "Transition",
     "all_items",
 ]
 
+LEASE = 60.0  # seconds for which an owner is alive after it was seen; it beats far more often
 LONGEST_LOCATION = 1000
 
 
@@ -220,6 +224,36 @@ class AttemptCost:
 
 
 @attrs.frozen
+class Bounds:
+    """What all films of a store may cost together, whichever runs make them.
+
+    Attributes:
+        max_credits: credits that attempts have consumed or reserve, uncertain ones included; None
+            for no bound.
+        max_tasks: the same in attempts.
+    """
+
+    max_credits: float | None = None
+    max_tasks: int | None = None
+
+
+@attrs.frozen
+class Spending:
+    """What the attempts of a store cost together.
+
+    Attributes:
+        credits: that they have consumed or reserve; an attempt whose cost is not known counts at
+            least as much as films of its kind have cost by now.
+        tasks: how many they are.
+        prices: the most that a film has cost, by `price_key`.
+    """
+
+    credits: float
+    tasks: int
+    prices: Mapping[int | str, float]
+
+
+@attrs.frozen
 class ExpectedCallback:
     """An attempt about which a callback may still come.
 
@@ -257,7 +291,18 @@ class Store(Protocol):
     """Where a batch is stored. What a method has changed is durable when it returns.
 
     Every method raises `JournalError` when the store fails; nothing more is sent after that.
+
+    Several runs may use one store. Each is an *owner* with a random id, and makes the items that it
+    has claimed. An owner is alive until `LEASE` seconds (60) after its last `claim`, `beat` or
+    `intend`, by the store's clock. What a dead owner was sending is uncertain, and all that it
+    owned is nobody's, from the next `claim` of anybody on. An item that is done, rejected, expired
+    or dropped is nobody's, and so is one that gets new content.
     """
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may make films of this store at the same time."""
+        ...
 
     async def plan(
         self,
@@ -285,17 +330,78 @@ class Store(Protocol):
         """
         ...
 
-    async def intend(self, key: str, token: str, fingerprint: str, reserved: float | None) -> None:
+    async def claim(
+        self,
+        owner: str,
+        count: int,
+        *,
+        keys: Collection[str] | None = None,
+        planned: bool = True,
+    ) -> Sequence[Item]:
+        """Give items to a run that no living run owns: nobody else gets them from now on.
+
+        First come those that are ready (SUCCESS), the nearest expiry before the others, then those
+        that are paid (SUBMITTED, STALLED), then those to be made (PLANNED, and not gone), in their
+        order. What the owner has already is not given again.
+
+        Args:
+            owner: the id of the run.
+            count: how many it gets at most.
+            keys: only these items; None for all.
+            planned: whether it gets items that are still to be paid.
+        """
+        ...
+
+    async def release(self, owner: str, keys: Collection[str] | None = None) -> None:
+        """Give items back, so that others may claim them; items that are not its own stay.
+
+        An item that is being sent stays with its owner.
+
+        Args:
+            owner: the id of the run.
+            keys: of the items; None for all, at the end of the run.
+        """
+        ...
+
+    async def beat(self, owner: str) -> Collection[str] | None:
+        """Extend the lease of an owner, in an instant.
+
+        Returns:
+            None while the lease has held. Where it was over, others may have claimed what the owner
+            had: the keys of the items that it still owns, with a new lease.
+        """
+        ...
+
+    async def intend(
+        self,
+        key: str,
+        token: str,
+        fingerprint: str,
+        reserved: float | None,
+        *,
+        owner: str | None = None,
+        kind: int | str | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
         """Move an item from PLANNED to SENDING, with a new attempt, before its POST is sent.
 
-        The same call again changes nothing while the attempt is out. A former owner of the store
-        is refused.
+        The same call again changes nothing while the attempt is out. A former owner of the item or
+        of the store is refused.
 
         Args:
             key: of the item.
             token: of the new attempt.
             fingerprint: of its request.
-            reserved: credits that were set aside for it; None without a price.
+            reserved: credits that were set aside for it; None without a price. Where films of its
+                kind have cost more, that is reserved.
+            owner: who has claimed the item; None for an item that nobody has claimed, in a store
+                that is not shared.
+            kind: the work's `price_key`.
+            bounds: what all attempts may cost, this one included; judged in the same transaction.
+
+        Raises:
+            LookupError: the item is another owner's, or is not planned.
+            BudgetExceededError: the attempt does not fit into *bounds*.
         """
         ...
 
@@ -358,6 +464,10 @@ class Store(Protocol):
 
     async def attempt_costs(self) -> Sequence[AttemptCost]:
         """What every attempt costs that was accepted, or may have been."""
+        ...
+
+    async def spending(self) -> Spending:
+        """What the attempts cost together, as `intend` counts it, and what films have cost."""
         ...
 
     async def attempts(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:

@@ -12,10 +12,9 @@ from typing import Any
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.database import Row
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import AttemptCost, ExpectedCallback, LearnedValue
+from apikley_async.batch.store.protocol import ExpectedCallback, LearnedValue
 
 __all__ = [
-    "attempt_costs",
     "attempts_of",
     "balances",
     "counts",
@@ -32,18 +31,6 @@ def counts(journal: OpenJournal) -> Mapping[ItemState, int]:
     """How many items are in each state; see `Store.counts`."""
     rows = journal.db.execute("SELECT state, count(*) AS n FROM item GROUP BY state")
     return {ItemState(row["state"]): row["n"] for row in rows}
-
-
-def attempt_costs(journal: OpenJournal) -> list[AttemptCost]:
-    """What attempts cost that were accepted, or may have been; see `Store.attempt_costs`."""
-    rows = journal.db.execute(
-        "SELECT token, key, task_id IS NULL, reserved, credits FROM attempt"
-        " WHERE task_id IS NOT NULL OR state IN ('intent', 'unknown', 'abandoned')"
-    )
-    return [
-        AttemptCost(token, key, bool(uncertain), *amounts)
-        for token, key, uncertain, *amounts in rows
-    ]
 
 
 def attempts_of(journal: OpenJournal, key: str | None) -> list[Mapping[str, Any]]:

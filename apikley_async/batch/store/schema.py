@@ -13,6 +13,7 @@ from apikley_async.batch.store.database import Database
 
 __all__ = [
     "APPLICATION",
+    "CLAIMS",
     "MIGRATIONS",
     "PURGE",
     "RENAME",
@@ -120,8 +121,25 @@ MIGRATIONS: Migrations = (
         # What was put into a destination, as JSON: names, sizes, digests and locations.
         "ALTER TABLE item ADD COLUMN stored TEXT",
     ),
+    (
+        # The runs that are making films. A run owns the items that it has claimed.
+        """CREATE TABLE owner (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            seen_at REAL NOT NULL
+        ) STRICT""",
+        "ALTER TABLE item ADD COLUMN owner TEXT",
+        "CREATE INDEX item_owner ON item (owner) WHERE owner IS NOT NULL",
+        # What an attempt is priced by, and the most that a film of each kind has cost.
+        "ALTER TABLE attempt ADD COLUMN kind TEXT",
+        """CREATE TABLE price (
+            kind TEXT PRIMARY KEY,
+            credits REAL NOT NULL
+        ) STRICT""",
+    ),
 )
 VERSION = len(MIGRATIONS)
+CLAIMS = 7  # the version of the schema from which on items are claimed
 
 
 def migrate(db: sqlite3.Connection, migrations: Migrations = MIGRATIONS) -> None:
@@ -149,6 +167,8 @@ INVARIANTS = {
         SELECT key FROM attempt WHERE state IN ('accepted', 'resolved') GROUP BY key
         HAVING count(*) > 1 + (SELECT count(*) FROM event
             WHERE event.key = attempt.key AND event IN ('retry', 'resubmit'))""",
+    "an item is claimed by nobody who is known": """
+        SELECT key FROM item WHERE owner IS NOT NULL AND owner NOT IN (SELECT id FROM owner)""",
     "an attempt belongs to no item": """
         SELECT key FROM attempt WHERE key NOT IN (SELECT key FROM item)""",
     "the history does not end in the item's state": """

@@ -1,0 +1,176 @@
+"""Claims: which run may make which items, in a store that several runs may use at once.
+
+An owner is one run. It is alive until `LEASE` seconds after it was seen last, by the clock of the
+store, which never jumps and which all who use the store share. Within the transaction in which
+anybody claims, every dead owner is forgotten: what it was sending is uncertain, and what it had
+claimed is nobody's.
+
+Every function here runs in the journal's thread.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from apikley_async.batch.states import ItemEvent, NoTransitionError
+from apikley_async.batch.store import items
+from apikley_async.batch.store.database import marks
+from apikley_async.batch.store.open_journal import OpenJournal
+from apikley_async.batch.store.protocol import LEASE, Item, Transition
+
+__all__ = ["beat", "check_owner", "claim", "forget_owners", "make_uncertain", "release"]
+
+KEYS_AT_ONCE = 500  # of one query; databases bound the number of its values
+LATEST = 1e12  # seconds since 1970: after the expiry of any film
+INTERRUPTED = "the last run ended while the submission was out"
+
+# What is claimed, in this order: what is paid before what is not, the nearest expiry first.
+SELECT_KEYS = "SELECT key"
+READY = "state = 'success'"
+PAID = "state IN ('submitted', 'stalled')"
+PLANNED = "state = 'planned' AND gone = 0"
+ORDERS = {READY: f"coalesce(success_at, {LATEST:.0f}), ord", PAID: "ord", PLANNED: "ord"}
+
+
+def claim(
+    journal: OpenJournal, owner: str, count: int, keys: Collection[str] | None, planned: bool
+) -> list[Item]:
+    """Give items to an owner that no living owner has; see `Store.claim`."""
+    with journal.transaction():
+        _see(journal, owner)
+        _forget_dead(journal)
+        chosen: list[str] = []
+        for condition in (READY, PAID, PLANNED) if planned else (READY, PAID):
+            if (left := count - len(chosen)) > 0:
+                chosen += _claimable(journal, condition, left, keys)
+        for key in chosen:
+            journal.db.execute("UPDATE item SET owner = ? WHERE key = ?", (owner, key))
+        return [items.get(journal, key) for key in chosen]
+
+
+def _claimable(
+    journal: OpenJournal, condition: str, count: int, keys: Collection[str] | None
+) -> list[str]:
+    """The first *count* items that nobody owns, of *keys* or of all."""
+    order = ORDERS[condition]
+    query = f"{SELECT_KEYS}, {order} FROM item WHERE {condition} AND owner IS NULL"
+    if keys is None:
+        rows = journal.db.execute(f"{query} ORDER BY {order} LIMIT ?", (count,)).fetchall()
+        return [row[0] for row in rows]
+    found = [
+        tuple(row)
+        for some in _pages([*keys])
+        for row in journal.db.execute(f"{query} AND key IN ({marks(some)})", some).fetchall()
+    ]
+    return [key for key, *_ in sorted(found, key=lambda row: row[1:])[:count]]
+
+
+def _pages(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
+
+
+def release(journal: OpenJournal, owner: str, keys: Collection[str] | None) -> None:
+    """Give items back; see `Store.release`."""
+    query = "UPDATE item SET owner = NULL WHERE owner = ? AND state != 'sending'"
+    with journal.transaction():
+        if keys is not None:
+            for some in _pages([*keys]):
+                journal.db.execute(f"{query} AND key IN ({marks(some)})", (owner, *some))
+            return
+        journal.db.execute(query, (owner,))
+        # While one of its submissions is out, the owner stays known until its lease is over.
+        journal.db.execute(
+            "DELETE FROM owner WHERE id = ?"
+            " AND NOT EXISTS (SELECT 1 FROM item WHERE item.owner = owner.id)",
+            (owner,),
+        )
+
+
+def beat(journal: OpenJournal, owner: str) -> list[str] | None:
+    """Extend the lease of an owner; see `Store.beat`."""
+    now = journal.lease_time()
+    with journal.transaction():
+        seen = journal.db.execute(
+            "UPDATE owner SET seen_at = ? WHERE id = ? AND seen_at > ?", (now, owner, now - LEASE)
+        )
+        if seen.rowcount:
+            return None
+    # It was dead, so others may be taking over what it had: one after the other.
+    with journal.transaction():
+        _see(journal, owner)
+        rows = journal.db.execute("SELECT key FROM item WHERE owner = ?", (owner,)).fetchall()
+    return [row[0] for row in rows]
+
+
+def check_owner(journal: OpenJournal, key: str, owner: str | None) -> None:
+    """Refuse an intent of anybody but the item's owner, who is seen by it.
+
+    The caller has begun a transaction.
+
+    Raises:
+        KeyError: there is no item of that key.
+        NoTransitionError: another owner has claimed the item, or nobody has.
+    """
+    row = journal.db.execute(
+        "SELECT item.owner, owner.name FROM item LEFT JOIN owner ON owner.id = item.owner"
+        " WHERE item.key = ?",
+        (key,),
+    ).fetchone()
+    if row is None:
+        raise KeyError(key)
+    if row[0] != owner:
+        whose = "nobody has claimed it" if row[0] is None else f"it is claimed by {row[1]}"
+        raise NoTransitionError(f"{key!r} is not this run's any more: {whose}")
+    if owner is not None:
+        _see(journal, owner)
+
+
+def _forget_dead(journal: OpenJournal) -> None:
+    """Forget the owners whose lease is over. The caller has begun a transaction."""
+    # One statement decides, so that an owner who is seen at this moment is alive or dead for all.
+    dead = journal.db.execute(
+        "DELETE FROM owner WHERE seen_at <= ? RETURNING id", (journal.lease_time() - LEASE,)
+    ).fetchall()
+    for [owner] in dead:
+        left = journal.db.execute(
+            "SELECT item.key, attempt.token FROM item JOIN attempt ON attempt.key = item.key"
+            " WHERE item.owner = ? AND item.state = 'sending' AND attempt.state = 'intent'",
+            (owner,),
+        ).fetchall()
+        make_uncertain(journal, [(key, token) for key, token in left])
+        journal.db.execute("UPDATE item SET owner = NULL WHERE owner = ?", (owner,))
+
+
+def forget_owners(journal: OpenJournal) -> None:
+    """Forget all owners: whoever opens a journal alone knows that they are dead.
+
+    The caller has begun a transaction.
+    """
+    journal.db.execute("UPDATE item SET owner = NULL WHERE owner IS NOT NULL")
+    journal.db.execute("DELETE FROM owner")
+
+
+def make_uncertain(journal: OpenJournal, left: Iterable[tuple[str, str]]) -> None:
+    """Make items uncertain whose attempts were out when their owner ended."""
+    for key, token in left:
+        items.move(journal, key, Transition(ItemEvent.CRASH, cause=INTERRUPTED, token=token))
+        journal.db.execute(
+            "UPDATE attempt SET state = 'unknown', cause = 'interrupted', ended_at = ?"
+            " WHERE key = ? AND state = 'intent'",
+            (journal.now[0], key),
+        )
+
+
+def _see(journal: OpenJournal, owner: str) -> None:
+    """Note that an owner is alive."""
+    journal.db.execute(
+        "INSERT INTO owner (id, name, seen_at) VALUES (?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at",
+        (
+            owner,
+            f"process {os.getpid()} on {platform.node() or 'some machine'}",
+            journal.lease_time(),
+        ),
+    )
