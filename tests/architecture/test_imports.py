@@ -39,6 +39,7 @@ ORDER = [
     "_result",
     "events",
     "_sqlite",
+    "_postgres",
     # the service's JSON, read and written; pure
     "_wire.lenient",
     "_wire.refusals",
@@ -88,7 +89,9 @@ CORE_FOLDERS = {"_wire", "_download"}
 # Subpackages stand alone, except for those named here.
 MAY_USE = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator"}}
 # What subpackages may import of the core besides its public modules, by name.
-FOUNDATIONS = {"_budget", "_disk", "_images", "_retry", "_sqlite", "_text", "_tokens", "_urls"}
+FOUNDATIONS = {
+    *("_budget", "_disk", "_images", "_postgres", "_retry", "_sqlite", "_text", "_tokens", "_urls")
+}
 SUBPACKAGES = sorted(
     path.name
     for path in ROOT.iterdir()

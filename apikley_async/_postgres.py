@@ -1,0 +1,394 @@
+"""PostgreSQL, reached with care: where a database is, how it is connected to, what went wrong.
+
+A password never leaves a `Dsn`: not into a message, a title or a `repr`. psycopg is imported only
+when a database is named; the extra `postgres` installs it. All that this package keeps in a
+database lies in the schema `apikley`, in parts that are upgraded one by one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, ClassVar, TypeAlias
+from urllib.parse import quote, urlencode
+
+import attrs
+
+from apikley_async._text import one_line
+from apikley_async.errors import Blame, JournalError, MissingExtraError
+
+__all__ = [
+    "SCHEMA",
+    "SESSION",
+    "Connection",
+    "Dsn",
+    "NamedRow",
+    "Versions",
+    "check_version",
+    "connect",
+    "connection_error",
+    "database_error",
+    "is_dsn",
+    "is_lost",
+    "load_psycopg",
+    "options",
+    "translate",
+    "upgrade",
+]
+
+SCHEMA = "apikley"
+SCHEMES = ("postgresql://", "postgres://")
+SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret"})
+IN_PATH = frozenset({"user", "dbname"})  # of a DSN; anything else is in its query
+LONGEST_REASON = 200
+APPLICATION = 0x41506B6C  # "APkl": the first half of our advisory locks
+UPGRADE_LOCK = 1
+
+# How long nothing may come back before a connection counts as lost. A name that has several
+# addresses is given the time once for each.
+DEFAULTS: Mapping[str, Any] = {
+    "connect_timeout": 5,  # seconds
+    "keepalives": 1,
+    "keepalives_idle": 10,  # seconds
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+    "application_name": "apikley",
+    "client_encoding": "UTF8",
+}
+
+SESSION = (
+    f"SET search_path TO {SCHEMA}",
+    "SET client_min_messages TO warning",
+    "SET default_transaction_isolation TO 'read committed'",
+    # A process that was stopped within a transaction holds nobody else up for longer.
+    "SET idle_in_transaction_session_timeout TO '15s'",
+    "SET tcp_keepalives_idle TO 10",
+    "SET tcp_keepalives_interval TO 5",
+    "SET tcp_keepalives_count TO 3",
+    # What is acknowledged must be on the server's disk, whatever its settings say.
+    """SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') = 'off'""",
+)
+"""Settings of every connection of ours. They are set once it is there: poolers refuse options."""
+
+
+def is_dsn(text: object) -> bool:
+    """Whether *text* names a database of PostgreSQL, as `postgresql://...` does."""
+    return isinstance(text, str) and text.startswith(SCHEMES)
+
+
+def load_psycopg() -> Any:
+    """The module `psycopg`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module("psycopg")
+    except ImportError:
+        raise MissingExtraError.of("A journal in PostgreSQL needs psycopg", "postgres") from None
+
+
+@attrs.frozen
+class Dsn:
+    """Where a database is.
+
+    Attributes:
+        name: what may be shown: everything but a password. It is a DSN itself.
+        has_password: whether a password was given.
+        parameters: for `psycopg.connect`; not shown.
+    """
+
+    name: str
+    has_password: bool = attrs.field(repr=False)
+    parameters: Mapping[str, Any] = attrs.field(repr=False, eq=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def parse(cls, text: str) -> Dsn:
+        """Read a DSN, which `libpq` describes: `postgresql://user@host:port/database?...`.
+
+        Raises:
+            JournalError: it is none. The message does not repeat it: it may hold a password.
+            MissingExtraError: psycopg is not installed.
+        """
+        psycopg = load_psycopg()
+        try:
+            given = psycopg.conninfo.conninfo_to_dict(text)
+        except psycopg.Error:
+            raise JournalError(
+                "this is not a DSN of PostgreSQL: postgresql://user@host/database, with the "
+                "password in ~/.pgpass, or postgresql://?service=NAME"
+            ) from None
+        shown = {name: str(value) for name, value in given.items() if name not in SECRETS}
+        return cls(name_of(shown), bool(SECRETS & given.keys()), {**DEFAULTS, **given})
+
+
+def name_of(parameters: Mapping[str, str]) -> str:
+    """A DSN of *parameters*, none of which is a secret."""
+    query = {name: value for name, value in parameters.items() if name not in IN_PATH}
+    host, port = query.get("host", ""), query.get("port", "")
+    if host and re.fullmatch(r"[\w.-]+", host) and re.fullmatch(r"\d*", port):
+        del query["host"]
+        query.pop("port", None)
+        address = f"{host}:{port}" if port else host
+    else:  # a socket's folder, several hosts, an address of IPv6
+        address = ""
+    user = f"{quote(parameters['user'], safe='')}@" if "user" in parameters else ""
+    path = f"/{quote(parameters['dbname'], safe='')}" if "dbname" in parameters else ""
+    ending = f"?{urlencode(query, safe='/:,', quote_via=quote)}" if query else ""
+    return f"postgresql://{user}{address}{path}{ending}"
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+
+class NamedRow(tuple[Any, ...]):
+    """A row of an answer; its values are found by name and by position."""
+
+    __slots__ = ()
+    names: ClassVar[Mapping[str, int]]
+
+    def __getitem__(self, name: Any) -> Any:
+        return super().__getitem__(self.names[name] if isinstance(name, str) else name)
+
+    def keys(self) -> Iterable[str]:
+        return self.names.keys()
+
+
+def named_rows(cursor: Any) -> Callable[[Sequence[Any]], NamedRow]:
+    """Make rows that know the names of their columns, as psycopg wants it."""
+    names = {column.name: number for number, column in enumerate(cursor.description or ())}
+    return type("Row", (NamedRow,), {"__slots__": (), "names": names})
+
+
+class Connection:
+    """A connection whose statements are written as for SQLite: the marks are `?`, or `:name`.
+
+    Outside of `BEGIN` and `COMMIT` each statement is a transaction of its own. Values are put into
+    the statement here, and quoted as PostgreSQL needs it: the types of marks need no casts, and
+    several statements may travel together.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.raw = connection
+
+    def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = (), /) -> Any:
+        return self.raw.execute(translate(statement), values)
+
+    def executemany(self, statement: str, rows: Iterable[Any], /) -> Any:
+        cursor = self.raw.cursor()
+        cursor.executemany(translate(statement), rows)
+        return cursor
+
+    def run(self, *statements: str) -> NamedRow | None:
+        """Run statements without values in one round trip; the first row of the last answer."""
+        cursor = self.raw.execute("; ".join(statements))
+        while cursor.nextset():
+            pass
+        row: NamedRow | None = cursor.fetchone() if cursor.description else None
+        return row
+
+    def close(self) -> None:
+        self.raw.close()
+
+
+MARKS = re.compile(r"""'[^']*' | "[^"]*" | :: | \? | :[a-z_]+ | %""", re.VERBOSE)
+
+
+@lru_cache(maxsize=512)
+def translate(statement: str) -> str:
+    """A statement with marks for SQLite, with marks for psycopg."""
+
+    def translated(found: re.Match[str]) -> str:
+        mark = found[0]
+        if mark == "?":
+            return "%s"
+        if mark[0] == ":" and mark != "::":
+            return f"%({mark[1:]})s"
+        return mark.replace("%", "%%")
+
+    return MARKS.sub(translated, statement)
+
+
+def options(dsn: Dsn) -> dict[str, Any]:
+    """The arguments of `psycopg.connect`, and of its twin for asyncio.
+
+    Run `SESSION` on the connection first.
+    """
+    return {**dsn.parameters, "autocommit": True, "prepare_threshold": None}
+
+
+def connect(dsn: Dsn) -> Connection:
+    """Connect. Blocks.
+
+    Raises:
+        psycopg.Error: that was not possible; `connection_error` says why.
+    """
+    psycopg = load_psycopg()
+    raw = psycopg.connect(
+        **options(dsn), cursor_factory=psycopg.ClientCursor, row_factory=named_rows
+    )
+    connection = Connection(raw)
+    try:
+        connection.run(*SESSION)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+REFUSED = re.compile(
+    r"authentication failed|no password supplied|password is required|role .* does not exist",
+    re.IGNORECASE,
+)
+NO_DATABASE = re.compile(r"database .* does not exist", re.IGNORECASE)
+NO_ENTRY = re.compile(r"pg_hba\.conf", re.IGNORECASE)
+TLS = re.compile(r"\bssl|certificate|\btls\b", re.IGNORECASE)
+NO_SERVICE = re.compile(r"definition of service|service file", re.IGNORECASE)
+
+
+def connection_error(error: Exception, dsn: Dsn) -> JournalError:
+    """Say why a database cannot be connected to; resumable where it may be there again later."""
+    reason = reason_of(error)
+    if REFUSED.search(reason):
+        advice = (
+            "the server refuses this user or password. Put the password into ~/.pgpass "
+            "(host:port:database:user:password, readable by you only), or into PGPASSWORD"
+        )
+    elif NO_DATABASE.search(reason):
+        advice = "there is no such database: make it with createdb, then run `apikley db init`"
+    elif NO_SERVICE.search(reason):
+        advice = "the service is not defined in ~/.pg_service.conf"
+    elif NO_ENTRY.search(reason):
+        advice = "the server lets nobody in from here: see its pg_hba.conf"
+    elif TLS.search(reason):
+        advice = "TLS failed: see sslmode and sslrootcert of the DSN"
+    else:
+        return JournalError(
+            f"{dsn} cannot be reached: {reason}. Nothing was sent",
+            resumable=True,
+            blames=Blame.NETWORK,
+        )
+    return JournalError(f"{dsn} cannot be used: {advice} ({reason})")
+
+
+def database_error(error: Exception, dsn: Dsn) -> JournalError:
+    """Say what a database has answered to a statement of ours."""
+    psycopg = load_psycopg()
+    errors = psycopg.errors
+    if isinstance(error, errors.InsufficientPrivilege):
+        advice = f"this user needs rights on the schema {SCHEMA} and on all in it"
+    elif isinstance(error, errors.ReadOnlySqlTransaction):
+        advice = "it takes no writes: it is a standby, or set to read only. Name the primary"
+    elif isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.TooManyConnections):
+        return JournalError(
+            f"{dsn} cannot be used now: {reason_of(error)}. Nothing was sent meanwhile",
+            resumable=True,
+            blames=Blame.NETWORK,
+        )
+    elif isinstance(error, errors.UndefinedTable | errors.UndefinedColumn):
+        advice = "what this program keeps there was altered; `apikley db check` looks at it"
+    else:
+        advice = "`apikley db check` looks at it"
+    return JournalError(f"{dsn} cannot be used: {reason_of(error)}; {advice}")
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether a statement failed because its connection did, or may simply be tried again."""
+    psycopg = load_psycopg()
+    errors = psycopg.errors
+    if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
+        return True
+    if isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.ConfigurationLimitExceeded):
+        return False
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+
+
+def reason_of(error: Exception) -> str:
+    """What libpq says, on one line. It names hosts and users, never a password."""
+    said = re.sub(r"\n\s+Is the server running[^\n]*", "", str(error))
+    said = re.sub(r"connection (failed|is bad): ", "", said)
+    return one_line(said, LONGEST_REASON).rstrip(".")
+
+
+# --- what we keep there ---------------------------------------------------------------------------
+
+Versions: TypeAlias = tuple[tuple[str, ...], ...]
+"""The statements that make each version of a part out of the one before."""
+
+
+def versions_in(connection: Connection) -> dict[str, int]:
+    """The version of each part that the database has; empty without our schema."""
+    row = connection.run(f"SELECT to_regclass('{SCHEMA}.version') IS NOT NULL")
+    if row is None or not row[0]:
+        return {}
+    rows: Iterator[NamedRow] = iter(connection.execute("SELECT part, number FROM version"))
+    return {str(part): int(number) for part, number in rows}
+
+
+def upgrade(connection: Connection, parts: Mapping[str, Versions], dsn: Dsn) -> dict[str, int]:
+    """Make our schema, or bring each of *parts* to its newest version; the versions before.
+
+    One transaction, under a lock: several may do it at once, and one that is interrupted changes
+    nothing.
+
+    Raises:
+        JournalError: a part is of a newer version than this program's.
+    """
+    connection.run("BEGIN", f"SELECT pg_advisory_xact_lock({APPLICATION}, {UPGRADE_LOCK})")
+    try:
+        before = versions_in(connection)
+        for part, versions in parts.items():
+            refuse_newer(before.get(part, 0), versions, dsn)
+        connection.run(
+            f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
+            "CREATE TABLE IF NOT EXISTS version (part TEXT PRIMARY KEY, number INTEGER NOT NULL)",
+        )
+        for part, versions in parts.items():
+            for statements in versions[before.get(part, 0) :]:
+                connection.run(*statements)
+            connection.execute(
+                "INSERT INTO version (part, number) VALUES (?, ?)"
+                " ON CONFLICT (part) DO UPDATE SET number = excluded.number",
+                (part, len(versions)),
+            )
+        connection.run("COMMIT")
+    except BaseException:
+        if not connection.raw.broken:
+            connection.run("ROLLBACK")
+        raise
+    return {part: before.get(part, 0) for part in parts}
+
+
+def refuse_newer(number: int, versions: Versions, dsn: Dsn) -> None:
+    if number > len(versions):
+        raise JournalError(
+            f"{dsn} was set up by a newer version (schema {number}, here {len(versions)}); "
+            "upgrade this package"
+        )
+
+
+def check_version(connection: Connection, part: str, versions: Versions, dsn: Dsn) -> None:
+    """Refuse a database whose *part* is not of this program's version.
+
+    Raises:
+        JournalError: it was never set up, or by an older or newer version.
+    """
+    number, set_up = versions_in(connection).get(part), f"apikley db init {shlex.quote(dsn.name)}"
+    if number is None:
+        raise JournalError(f"{dsn} is not set up yet: run `{set_up}` once")
+    refuse_newer(number, versions, dsn)
+    if number < len(versions):
+        raise JournalError(
+            f"{dsn} was set up by an older version (schema {number}, here {len(versions)}): run "
+            f"`{set_up}` once, when nothing of the older version works on it"
+        )

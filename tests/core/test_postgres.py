@@ -1,0 +1,240 @@
+"""Where a database is, how it is reached, and what is said when it is not."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from postgres_server import PostgresServer
+
+from apikley_async._postgres import (
+    Connection,
+    Dsn,
+    check_version,
+    connect,
+    connection_error,
+    database_error,
+    is_dsn,
+    is_lost,
+    translate,
+    upgrade,
+)
+from apikley_async.errors import JournalError
+
+psycopg = pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+
+ONE = (("CREATE TABLE thing (number INTEGER)",),)
+TWO = (*ONE, ("ALTER TABLE thing ADD COLUMN word TEXT", "INSERT INTO thing VALUES (1, 'a')"))
+
+# A DSN, and what is shown of it.
+NAMES = {
+    "postgresql://u:p%40ss@h:5433/db?sslmode=require": "postgresql://u@h:5433/db?sslmode=require",
+    "postgres:///db?password=secret": "postgresql:///db",
+    "postgresql://?service=films": "postgresql://?service=films",
+    "postgresql://u:secret@/t1?host=/tmp/a%20b&port=5432": (
+        "postgresql://u@/t1?host=/tmp/a%20b&port=5432"
+    ),
+    "postgresql://[::1]:5432/x": "postgresql:///x?host=::1&port=5432",
+    "postgresql://a:1,b:2/x?sslpassword=secret": "postgresql:///x?host=a,b&port=1,2",
+    "postgresql://h": "postgresql://h",
+}
+
+
+@pytest.fixture
+def dsn(postgres_dsn: str) -> Dsn:
+    return Dsn.parse(postgres_dsn)
+
+
+@pytest.fixture
+def connection(dsn: Dsn) -> Iterator[Connection]:
+    opened = connect(dsn)
+    yield opened
+    opened.close()
+
+
+def test_a_password_is_never_shown() -> None:
+    """What is shown is a DSN again, with everything else in it."""
+    for text, name in NAMES.items():
+        dsn = Dsn.parse(text)
+
+        assert (dsn.name, str(dsn)) == (name, name)
+        assert Dsn.parse(name).name == name
+        assert dsn.has_password is ("secret" in text or "p%40ss" in text)
+        assert "secret" not in repr(dsn)
+        assert "p%40ss" not in repr(dsn)
+        assert "p@ss" not in repr(dsn)
+
+
+@pytest.mark.parametrize("text", ["postgresql://u:pa%zz@h/d", "postgresql://u:pazz@h/d?pazz=1"])
+def test_what_is_no_dsn_is_not_repeated(text: str) -> None:
+    """It may hold a password, wherever that has slipped to."""
+    with pytest.raises(JournalError, match="not a DSN") as caught:
+        Dsn.parse(text)
+
+    assert "zz" not in str(caught.value)
+
+
+def test_files_are_no_databases() -> None:
+    assert is_dsn("postgresql://h/d")
+    assert is_dsn("postgres://h/d")
+    for other in ("films.db", "postgresql:/h/d", "/postgresql://h", None):
+        assert not is_dsn(other)
+
+
+def test_marks_are_translated_outside_of_quotes() -> None:
+    statement = """SELECT 'a?%', "b:c", x::text FROM t WHERE a = ? AND b = :foo AND c LIKE '%'"""
+
+    assert translate(statement) == (
+        """SELECT 'a?%%', "b:c", x::text FROM t WHERE a = %s AND b = %(foo)s AND c LIKE '%%'"""
+    )
+
+
+def test_rows_are_read_by_name_and_by_position(connection: Connection) -> None:
+    """As those of SQLite; `NULL` and values need no types."""
+    [row] = connection.execute("SELECT :a AS a, 2 AS b WHERE :b IS NULL", {"a": "x?", "b": None})
+
+    assert (row["a"], row[1], [*row], dict(row)) == ("x?", 2, ["x?", 2], {"a": "x?", "b": 2})
+
+
+# --- what is said ---------------------------------------------------------------------------------
+
+
+def refusal(text: str) -> JournalError:
+    dsn = Dsn.parse(text)
+    with pytest.raises(psycopg.Error) as caught:
+        connect(dsn)
+    error = connection_error(caught.value, dsn)
+    assert "secret" not in str(error)
+    assert str(error).startswith(dsn.name)
+    return error
+
+
+def test_where_no_server_answers() -> None:
+    """It may answer later."""
+    for place in ("postgresql://u:secret@127.0.0.1:1/x", "postgresql:///x?host=/nonexistent"):
+        error = refusal(place)
+
+        assert error.resumable
+        assert "cannot be reached" in str(error)
+
+
+def test_what_the_server_refuses(postgres_server: PostgresServer) -> None:
+    """It will refuse it again, until somebody does something about it."""
+    wrong_user = postgres_server.dsn("postgres").replace("apikley@", "nobody:secret@")
+    for place, advice in (
+        (wrong_user, "pgpass"),
+        (postgres_server.dsn("nowhere"), "createdb"),
+        ("postgresql://?service=nothing", "pg_service.conf"),
+    ):
+        error = refusal(place)
+
+        assert not error.resumable
+        assert advice in str(error)
+
+
+def test_a_server_without_tls() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            there, _ = server.accept()
+            with there:
+                there.recv(8)
+                there.sendall(b"N")
+                there.recv(8)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        error = refusal(f"postgresql://127.0.0.1:{server.getsockname()[1]}/x?sslmode=require")
+        answering.join()
+
+    assert "sslmode" in str(error)
+    assert not error.resumable
+
+
+def test_what_the_database_answers(connection: Connection, dsn: Dsn) -> None:
+    """A connection that is gone is told from a statement that is wrong."""
+    connection.run("CREATE TABLE public.kept (number INTEGER)")
+    connection.run("SET default_transaction_read_only TO on")
+    answers = {
+        "INSERT INTO public.kept VALUES (1)": "standby",
+        "SELECT * FROM nothing": "db check",
+        "SELECT 1/0": "division by zero",
+    }
+    for statement, said in answers.items():
+        with pytest.raises(psycopg.Error) as caught:
+            connection.run(statement)
+        assert not is_lost(caught.value)
+        assert said in str(database_error(caught.value, dsn))
+
+
+def test_a_lost_connection_is_known(postgres_server: PostgresServer, connection: Any) -> None:
+    postgres_server.restart()
+
+    for _ in range(2):
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute("SELECT 1")
+        assert is_lost(caught.value)
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+
+def test_each_part_is_upgraded(connection: Connection, dsn: Dsn) -> None:
+    """What a version holds is made once; another part does not touch it."""
+    with pytest.raises(JournalError, match="apikley db init"):
+        check_version(connection, "one", ONE, dsn)
+
+    assert upgrade(connection, {"one": ONE}, dsn) == {"one": 0}
+    check_version(connection, "one", ONE, dsn)
+    with pytest.raises(JournalError, match="older version"):
+        check_version(connection, "one", TWO, dsn)
+    assert upgrade(connection, {"one": TWO, "other": ()}, dsn) == {"one": 1, "other": 0}
+    assert upgrade(connection, {"one": TWO}, dsn) == {"one": 2}
+    check_version(connection, "one", TWO, dsn)
+
+    assert [[*row] for row in connection.execute("SELECT * FROM thing")] == [[1, "a"]]
+
+
+def test_a_newer_version_is_left_as_it_is(connection: Connection, dsn: Dsn) -> None:
+    """Whoever has upgraded the database has upgraded it for all."""
+    upgrade(connection, {"one": TWO}, dsn)
+
+    for refused in (
+        lambda: check_version(connection, "one", ONE, dsn),
+        lambda: upgrade(connection, {"other": ONE, "one": ONE}, dsn),
+    ):
+        with pytest.raises(JournalError, match="newer version"):
+            refused()
+    with pytest.raises(JournalError, match="not set up"):
+        check_version(connection, "other", ONE, dsn)
+
+
+def test_an_upgrade_that_fails_changes_nothing(connection: Connection, dsn: Dsn) -> None:
+    upgrade(connection, {"one": ONE}, dsn)
+
+    with pytest.raises(psycopg.Error):
+        upgrade(connection, {"one": (*TWO, ("SELECT nonsense",))}, dsn)
+
+    check_version(connection, "one", ONE, dsn)
+    assert dict(connection.execute("SELECT count(*) AS n FROM thing").fetchone()) == {"n": 0}
+
+
+def test_many_upgrade_at_once(dsn: Dsn) -> None:
+    """As many workers that are started together may: one does it, the others find it done."""
+    before: list[dict[str, int]] = []
+
+    def once() -> None:
+        connection = connect(dsn)
+        before.append(upgrade(connection, {"one": TWO}, dsn))
+        connection.close()
+
+    threads = [threading.Thread(target=once) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(each["one"] for each in before) == [0, 2, 2, 2]
