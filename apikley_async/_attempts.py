@@ -15,6 +15,7 @@ from apikley_async._durations import LearnedDurations, duration_between
 from apikley_async._job import Job
 from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Slots, running_slots
+from apikley_async._outages import Outages
 from apikley_async._recorder import Callbacks, NoRecorder, Recorder
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._session import Session, Sessions, Settings
@@ -60,6 +61,7 @@ class Attempts:
         self.durations: LearnedDurations = LearnedDurations()
         self._clock = settings.environment.clock
         self._jobs = Jobs()
+        self._outages = Outages()
         self._matching = CallbackMatching(
             callbacks,
             TokenMac([token_secret(settings.key.reveal())]),
@@ -208,16 +210,18 @@ class Attempts:
         """Poll once; opens a session in the running loop if need be."""
         self.polls += 1
         emit = self.settings.emit
-        if emit is None:
-            return await self._session.api.poll(task_id)
         try:
             snapshot = await self._session.api.poll(task_id)
         except ApikleyError as error:
-            name = type(error).__name__
-            emit(PollFailed(task_id, name, error.code, loggable(error.message)))
+            self._outages.failed(task_id, error, self._clock.now())
+            if emit is not None:
+                name = type(error).__name__
+                emit(PollFailed(task_id, name, error.code, loggable(error.message)))
             raise
-        state, progress = snapshot.state, snapshot.progress
-        emit(Polled(task_id, snapshot.model, state, progress, loggable(snapshot.word)))
+        self._outages.answered(task_id)
+        if emit is not None:
+            state, progress = snapshot.state, snapshot.progress
+            emit(Polled(task_id, snapshot.model, state, progress, loggable(snapshot.word)))
         return snapshot
 
     async def confirm(

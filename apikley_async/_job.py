@@ -23,7 +23,6 @@ from apikley_async._polling import Backoff
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._storyboard import Work
 from apikley_async._tasks import Binding
-from apikley_async._text import loggable
 from apikley_async.errors import (
     ApikleyError,
     EmptyResultError,
@@ -39,7 +38,6 @@ MISSING_OWN = 600.0  # a task we know to exist may be unknown to the service so 
 MISSING_FOREIGN = 10.0  # an id that was only typed: a typo must not hang
 EMPTY = 300.0  # a success without a link is read again so long
 LAST = 30.0  # the poll before giving up may take so long
-OUTAGE, STILL = 60.0, 600.0  # polling that fails for so long is worth a warning, and another one
 MAX_LOGGED_WORDS = 8  # unknown state words that are logged of one film
 WORD_LASTS, WORD_POLLS = 60.0, 3  # so long, and in so many polls, an unknown word must last
 AGAIN = 20.0  # at most, until a hint or a failure is confirmed
@@ -131,7 +129,7 @@ class Job:
         *("_binding", "_called", "_clock", "_delays", "_durations", "_empty_since", "_ended"),
         *("_failing", "_finished_word", "_followed_polling", "_followers", "_has_ended"),
         *("_is_known", "_missing_since", "_next_poll", "_notice_awaited", "_nudged"),
-        *("_outage_logged", "_outage_since", "_poll", "_poll_began_at", "_polled_at", "_polling"),
+        *("_poll", "_poll_began_at", "_polled_at", "_polling"),
         *("_rng", "_run", "_submitted_at", "_timeout", "_trouble", "_words_logged"),
     )
 
@@ -192,8 +190,6 @@ class Job:
         self._empty_since: float | None = None
         self._failing = False
         self._finished_word: _FinishedWord | None = None
-        self._outage_since: float | None = None
-        self._outage_logged: float | None = None
         self._trouble = ""
         self._has_ended = False
 
@@ -338,7 +334,6 @@ class Job:
         if now - self._next_poll > LATE:
             self._delays = self._polling.delays(self._rng)
             self._missing_since = self._empty_since = None
-            self._outage_since = self._outage_logged = None
         # Should we be cut off in the middle, the next polls again, but not at once.
         hinted, missed = self._nudged, False
         self._next_poll, self._nudged = now + min(SPACING, self._polling.initial), False
@@ -379,9 +374,6 @@ class Job:
         """Take an answer as it is, except the three that must be seen to last."""
         now = self._clock.now()
         self._is_known, self._missing_since, self._trouble = True, None, ""
-        if self._outage_logged is not None:
-            logger.info("polling %s works again", self.task_id)
-        self._outage_since = self._outage_logged = None
         snapshot = self._with_finished_word(snapshot)
         new = snapshot.word not in self._words_logged and len(self._words_logged) < MAX_LOGGED_WORDS
         if snapshot.state is State.UNKNOWN and new:
@@ -431,7 +423,6 @@ class Job:
     def _missed(self, run: _PollingRun, error: ApikleyError) -> None:
         """Go on through outages; end the polling for what will not pass by itself."""
         now = self._clock.now()
-        self._log_outage(now, error)
         self._trouble, self._empty_since = error.message, None
         if isinstance(error, NotFoundError):
             since = self._missing_since if self._missing_since is not None else now
@@ -442,18 +433,6 @@ class Job:
             over = error.retry == "never"
         if over:
             run.error = error
-
-    def _log_outage(self, now: float, error: ApikleyError) -> None:
-        """Log each failure at DEBUG, and one that lasts as a warning, seldom."""
-        reason = loggable(error.message)
-        logger.debug("polling %s failed: %s", self.task_id, reason)
-        if self._outage_since is None:
-            self._outage_since = now
-        lasted = now - self._outage_since
-        if lasted >= (OUTAGE if self._outage_logged is None else self._outage_logged + STILL):
-            self._outage_logged = lasted
-            message = "polling %s has failed for %.0f s: %s"
-            logger.warning(message, self.task_id, lasted, reason)
 
     def _join(self, timeout: float | None) -> _Awaiter:
         if self._binding.bind(in_use=self._run is not None):

@@ -6,6 +6,7 @@ or secrets in a URL. It is shown through these functions only.
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -23,7 +24,14 @@ __all__ = [
     "one_line",
     "short_repr",
     "shorten",
+    "words_of_page",
 ]
+
+PAGE_START = 4096  # characters of a page in which its words are looked for
+MARKUP = re.compile(
+    r"<(script|style)\b.*?(?:</\1\s*>|$)|<!--.*?(?:-->|$)|<[^>]*(?:>|$)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def one_line(value: Any, max_length: int = 500) -> str:
@@ -56,6 +64,19 @@ def local_and_utc(at: datetime) -> str:
 def loggable(text: str) -> str:
     """Turn *text* into one line without URLs, which may hold a token or a signature."""
     return one_line(re.sub(r"\w+://\S+", "<url>", text), 200)
+
+
+def words_of_page(text: str, longest: int = 120) -> str:
+    """The words of an HTML page, such as a gateway answers with, as one line; else the text.
+
+    A page's title says what it is about; without one it is all of its words.
+    """
+    start = text[:PAGE_START]
+    if not start.lstrip().startswith("<"):
+        return one_line(start, longest)
+    title = re.search(r"<title[^>]*>([^<]*[^<\s][^<]*)<", start, re.IGNORECASE)
+    words = html.unescape(title[1] if title else MARKUP.sub(" ", start))
+    return one_line(" ".join(words.split()), longest)
 
 
 def short_repr(value: object) -> str:

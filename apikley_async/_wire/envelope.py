@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from apikley_async._text import one_line
+from apikley_async._text import one_line, words_of_page
 from apikley_async._wire.lenient import (
     read_amount,
     read_any_json,
@@ -163,7 +163,7 @@ def error_of(
     if code < 300 and not envelope.framed:
         message = f"{subject} got an answer that {reply.defect}"
         return UnansweredError(message, code=reply.status, task_id=task_id)
-    message = f"{subject} was refused: {envelope.message or 'no reason given'}"
+    message = f"{subject} was refused: {_reason_of(reply, envelope)}"
     kind = _kind_of(code, envelope.message.casefold())
     if kind is RateLimitError:
         pause = retry_after(reply, wall=wall)
@@ -171,6 +171,13 @@ def error_of(
     if kind in (InvalidRequestError, NotFoundError) and names_unsupported_model(envelope.message):
         return unsupported_model(message, code)
     return kind(message, code=code, task_id=task_id)
+
+
+def _reason_of(reply: Reply, envelope: Envelope) -> str:
+    """The reason of a refusal in plain words; `envelope.message` is judged, this one is shown."""
+    if envelope.framed or not envelope.message:
+        return envelope.message or "no reason given"
+    return words_of_page(reply.text) or f"HTTP {reply.status}"
 
 
 def _kind_of(code: int, words: str) -> type[ApiError]:

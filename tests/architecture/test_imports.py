@@ -38,6 +38,7 @@ ORDER = [
     "_budget",
     "_result",
     "events",
+    "_outages",
     "_sqlite",
     "_postgres",
     # the service's JSON, read and written; pure

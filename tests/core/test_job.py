@@ -11,7 +11,6 @@ import logging
 import math
 import pickle
 import random
-import re
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
@@ -932,42 +931,6 @@ async def test_words_that_change_all_the_time_are_no_flood_of_warnings(
         await make_job(Service(*answers, READY), polling=EVEN, timeout=5000)
         warned = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert len(warned) == reported
-
-
-# --- an outage is logged -------------------------------------------------------------------------
-
-
-@virtual
-async def test_polling_that_keeps_failing_is_told_after_a_minute_and_then_seldom(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Twenty-two minutes of silence, and nobody knows why nothing comes (STYLE, logs)."""
-    reason = "bad gateway, see https://hooks.test/a-token?signed=1"
-    service = Service(GENERATING, *[ServerError(reason, code=502)] * 90, READY)
-
-    with caplog.at_level(logging.DEBUG, "apikley_async"):
-        await make_job(service)
-
-    reported = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    spans = [
-        re.fullmatch(f"polling {ID} has failed for (.*) s: bad gateway.*", line)
-        for line in reported
-    ]
-    assert [float(span[1]) for span in spans if span] == pytest.approx([64, 672, 1280], abs=16)
-    assert len(reported) == 3
-    failures = [record for record in caplog.records if record.levelname == "DEBUG"]
-    assert len(failures) == 90
-    assert "a-token" not in caplog.text
-    assert f"polling {ID} works again" in caplog.text
-
-
-@virtual
-async def test_a_short_outage_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    trouble = [UnansweredError("half a JSON")] * 3
-    with caplog.at_level(logging.WARNING, "apikley_async"):
-        await make_job(Service(GENERATING, *trouble, GENERATING, *trouble, READY))
-
-    assert caplog.records == []
 
 
 # --- what must be seen to last -------------------------------------------------------------------

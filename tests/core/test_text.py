@@ -21,6 +21,7 @@ from apikley_async._text import (
     one_line,
     short_repr,
     shorten,
+    words_of_page,
 )
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=80)
@@ -135,3 +136,35 @@ def test_a_time_is_said_once_where_people_live_by_utc(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+PAGES = {
+    "<html><head><title>503 Service Unavailable</title></head><body>x</body></html>": (
+        "503 Service Unavailable"
+    ),
+    "<!DOCTYPE html>\n<html>\n<body>\n<h1>502 Bad\nGateway</h1>\n<hr>nginx</body>": (
+        "502 Bad Gateway nginx"
+    ),
+    "<html><style>p {color: red}</style><script>alert('no')</script><p>Down</p>": "Down",
+    "<html><title> </title><!-- hidden --><p>Back at 5&nbsp;&amp; a half</p><p": (
+        "Back at 5 & a half"
+    ),
+    "<html>" + "<p> \n" * 300 + "At last": "At last",
+    "<html><script>never closed": "",
+    "the reason": "the reason",
+    '{"code": "abc"}': '{"code": "abc"}',
+    "": "",
+}
+
+
+def test_the_words_of_a_page() -> None:
+    """A gateway's page is a sentence: no markup, no script, one line."""
+    assert {page: words_of_page(page) for page in PAGES} == PAGES
+    assert len(words_of_page("<p>" + "word " * 400)) == 120
+
+
+@settings(max_examples=volume(100, 500))
+@given(ANY_TEXT)
+def test_the_words_of_any_page_are_one_line(text: str) -> None:
+    for page in (text, f"<html><title>{text}</title>", f"<html>{text}"):
+        assert words_of_page(page).isprintable()

@@ -187,6 +187,23 @@ def test_each_code_has_its_error_in_every_form() -> None:
     )
 
 
+def test_a_gateway_s_page_is_shown_in_plain_words() -> None:
+    """The words are judged as they came; a person reads no markup."""
+    page = "<html>\n<head><title>503 Service Temporarily Unavailable</title></head></html>"
+    empty = "<html><body></body></html>"
+    found = {}
+    for text in (page, empty):
+        with pytest.raises(ServerError) as caught:
+            decode_data(answer(text, 503), subject="The poll")
+        found[text] = caught.value.message
+
+    assert found == {
+        page: "The poll was refused: 503 Service Temporarily Unavailable",
+        empty: "The poll was refused: HTTP 503",
+    }
+    assert read_envelope(answer(page, 503)).message.startswith("<html>")
+
+
 def test_a_code_that_is_no_refusal_and_no_success_is_refused_as_it_is() -> None:
     """An unknown code is a generic error that shows code and message."""
 
