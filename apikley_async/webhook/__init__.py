@@ -7,7 +7,7 @@ from apikley_async._tokens import token_secret
 from apikley_async.webhook.asgi_app import ASGIApplication
 from apikley_async.webhook.callback import Callback
 from apikley_async.webhook.dispatch import Listener
-from apikley_async.webhook.inbox import CallbackInbox, Inbox
+from apikley_async.webhook.inbox import CallbackInbox, Inbox, Position
 from apikley_async.webhook.limits import Limits
 from apikley_async.webhook.receiver import Receiver
 from apikley_async.webhook.server import Server
@@ -21,6 +21,7 @@ __all__ = [
     "Limits",
     "Listener",
     "Notification",
+    "Position",
     "Receiver",
     "Server",
     "token_secret",

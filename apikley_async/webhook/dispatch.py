@@ -101,7 +101,7 @@ class Dispatcher:
             # Also after an error: whoever waits to catch up must not wait for a broken inbox.
             if len(notifications) < PAGE:
                 subscription.caught_up.set()
-                await inbox.wait(self._limits.inbox_interval, self._clock)
+                await inbox.wait(position, self._limits.inbox_interval, self._clock)
 
     def __len__(self) -> int:
         return len(self._subscriptions)

@@ -80,8 +80,14 @@ class CallbackInbox(Protocol):
         """
         ...
 
-    async def wait(self, interval: float, clock: Clock) -> None:
-        """Wait until the next read is worth while: after *interval* seconds, or at news."""
+    async def wait(self, position: Position | None, interval: float, clock: Clock) -> None:
+        """Wait until the next read is worth while.
+
+        Args:
+            position: what the last read has returned.
+            interval: seconds to wait where nothing tells of news.
+            clock: the time.
+        """
         ...
 
     def close(self) -> None:
@@ -133,7 +139,7 @@ class Inbox:
         """
         return await self._run(_InboxFile.read_after, position)
 
-    async def wait(self, interval: float, clock: Clock) -> None:
+    async def wait(self, position: Position | None, interval: float, clock: Clock) -> None:
         """Wait for *interval* seconds: a file tells nobody when it has changed."""
         await clock.sleep(interval)
 

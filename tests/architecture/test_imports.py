@@ -88,7 +88,11 @@ ORDER = [
 ]
 CORE_FOLDERS = {"_wire", "_download"}
 # Subpackages stand alone, except for those named here.
-MAY_USE = {"cli": {"batch", "simulator", "webhook"}, "pytest_plugin": {"simulator"}}
+MAY_USE = {
+    "cli": {"batch", "distributed", "simulator", "webhook"},
+    "distributed": {"batch", "webhook"},
+    "pytest_plugin": {"simulator"},
+}
 # What subpackages may import of the core besides its public modules, by name.
 FOUNDATIONS = {
     *("_budget", "_disk", "_images", "_postgres", "_retry", "_sqlite", "_text", "_tokens", "_urls")
@@ -224,6 +228,11 @@ SUBPACKAGE_ORDER = {
         "commands.servers",
         "commands.demo",
         "app",
+        "__init__",
+    ],
+    "distributed": [
+        "inbox",
+        "hints",
         "__init__",
     ],
     "webhook": [

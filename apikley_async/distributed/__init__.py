@@ -1,0 +1,8 @@
+"""Many machines that share one API key: one rate, one journal, one inbox for callbacks.
+
+Needs a PostgreSQL database that all of them reach, and the extra `postgres`.
+"""
+
+from apikley_async.distributed.inbox import SharedInbox
+
+__all__ = ["SharedInbox"]

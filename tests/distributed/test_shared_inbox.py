@@ -1,0 +1,202 @@
+"""The shared inbox: what a receiver anywhere has acknowledged reaches every client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from postgres_server import PostgresServer
+from webhook.callback_requests import (
+    BODY,
+    JSON,
+    TASK,
+    TOKEN,
+    FixedWallClock,
+    RecordingListener,
+    raw_request,
+    status_of,
+)
+
+from apikley_async import JournalError, SystemClock
+from apikley_async._postgres import Dsn, connect, upgrade
+from apikley_async.distributed.inbox import CALLBACK_TABLES, PART, SharedInbox
+from apikley_async.webhook import Callback, Limits, Notification, Receiver
+
+OTHER = "f" * 32
+
+
+@pytest.fixture
+def dsn(postgres_dsn: str) -> str:
+    where = Dsn.parse(postgres_dsn)
+    with contextlib.closing(connect(where)) as db:
+        upgrade(db, {PART: CALLBACK_TABLES}, where)
+    return postgres_dsn
+
+
+async def stored(dsn: str) -> list[Notification]:
+    async with SharedInbox(dsn) as inbox:
+        found, _ = await inbox.read_after(None)
+    return found
+
+
+async def called(listener: RecordingListener, count: int, *, seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while len(listener.calls) < count:  # noqa: ASYNC110 - the other side is a real server
+            await asyncio.sleep(0.01)
+
+
+async def test_callbacks_are_read_in_the_order_they_were_added(dsn: str) -> None:
+    """After that, only new ones are read; one that is added again is stored once, as the newest."""
+    async with SharedInbox(dsn) as inbox:
+        await inbox.add(TOKEN, "b")
+        await inbox.add(OTHER, "a")
+        first, position = await inbox.read_after(None)
+        nothing, position = await inbox.read_after(position)
+        await inbox.add(TOKEN, "b")
+        last, _ = await inbox.read_after(position)
+
+    assert first == [Notification(TOKEN, "b"), Notification(OTHER, "a")]
+    assert (nothing, last) == ([], [Notification(TOKEN, "b")])
+    assert await stored(dsn) == [Notification(OTHER, "a"), Notification(TOKEN, "b")]
+
+
+async def test_it_is_bounded_and_the_oldest_are_dropped(dsn: str) -> None:
+    async with SharedInbox(dsn, size=3) as inbox:
+        for number in range(10):
+            await inbox.add(TOKEN, str(number))
+
+    assert await stored(dsn) == [Notification(TOKEN, str(number)) for number in (7, 8, 9)]
+
+
+async def test_many_callbacks_are_read_page_by_page(dsn: str) -> None:
+    with contextlib.closing(connect(Dsn.parse(dsn))) as db:
+        db.run(
+            "INSERT INTO callback (token, task_id) SELECT 'token', n::text"
+            " FROM generate_series(1, 1200) AS n"
+        )
+    pages: list[list[Notification]] = []
+    position = None
+    async with SharedInbox(dsn) as inbox:
+        while not pages or pages[-1]:
+            page, position = await inbox.read_after(position)
+            pages.append(page)
+
+    assert [len(page) for page in pages] == [500, 500, 200, 0]
+    assert [each.task_id for page in pages for each in page] == [str(n) for n in range(1, 1201)]
+
+
+async def test_nothing_is_missed_by_a_reader_while_many_add(dsn: str) -> None:
+    """Numbers come in the order of commits: none appears behind one that was read already."""
+    writers = [SharedInbox(dsn) for _ in range(4)]
+
+    async def add(writer: SharedInbox, name: int) -> None:
+        for number in range(30):
+            await writer.add(f"{name}", f"{number}")
+
+    seen: list[Notification] = []
+    async with SharedInbox(dsn) as inbox:
+        adding = asyncio.gather(*(add(writer, name) for name, writer in enumerate(writers)))
+        position = None
+        while not adding.done() or len(seen) < 120:
+            found, position = await inbox.read_after(position)
+            seen += found
+            if adding.done() and not found:
+                break
+        await adding
+    for writer in writers:
+        await writer.aclose()
+
+    assert len(seen) == len({(each.token, each.task_id) for each in seen}) == 120
+
+
+# --- receivers and clients in different processes ------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def listening(dsn: str) -> AsyncIterator[RecordingListener]:
+    """A client's callbacks, in the place of a client."""
+    listener = RecordingListener()
+    inbox = SharedInbox(dsn)
+    callback = Callback("https://hooks.test", inbox=inbox)
+    end = callback.listen(listener)
+    await callback.catch_up()
+    try:
+        yield listener
+    finally:
+        end()
+        await inbox.aclose()
+
+
+async def test_a_receiver_anywhere_reaches_clients_everywhere_at_once(dsn: str) -> None:
+    """The database tells them: they need not wait for the next read, five seconds later."""
+    async with SharedInbox(dsn) as inbox, listening(dsn) as one, listening(dsn) as another:
+        receiver = Receiver(inbox, clock=FixedWallClock())
+        async with receiver.serve(port=0) as server:
+            await asyncio.sleep(0.3)  # the listeners are connected, and have nothing to read
+            assert await status_of(server.port, raw_request(BODY, JSON)) == 200
+            await asyncio.gather(called(one, 1, seconds=3), called(another, 1, seconds=3))
+
+    assert one.calls == another.calls == [(TOKEN, TASK)]
+
+
+async def test_what_came_before_is_caught_up_with(dsn: str) -> None:
+    async with SharedInbox(dsn) as inbox:
+        await inbox.add(TOKEN, TASK)
+
+    async with listening(dsn) as listener:
+        assert listener.calls == [(TOKEN, TASK)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+async def test_the_database_may_go_away_and_come_back(
+    dsn: str, postgres_server: PostgresServer, how: signal.Signals
+) -> None:
+    """Meanwhile a receiver answers 503, so that the service sends the callback again."""
+    async with SharedInbox(dsn) as inbox, listening(dsn) as listener:
+        receiver = Receiver(inbox, clock=FixedWallClock(), limits=Limits(dispatch=20))
+        async with receiver.serve(port=0) as server:
+            await asyncio.to_thread(postgres_server.stop, how)
+            try:
+                assert await status_of(server.port, raw_request(BODY, JSON)) == 503
+            finally:
+                await asyncio.to_thread(postgres_server.start)
+            assert await status_of(server.port, raw_request(BODY, JSON)) == 200
+            await called(listener, 1)
+
+    assert listener.calls == [(TOKEN, TASK)]
+
+
+async def test_it_may_be_closed_and_used_again(dsn: str) -> None:
+    inbox = SharedInbox(dsn)
+    await inbox.add(TOKEN, "one")
+    inbox.close()
+    await inbox.add(TOKEN, "two")
+    await inbox.aclose()
+    await inbox.aclose()
+
+    assert [each.task_id for each in await stored(dsn)] == ["one", "two"]
+
+
+async def test_waiting_ends_with_the_loop_of_its_caller(dsn: str) -> None:
+    """A cancelled wait leaves nothing behind but the listener, which `aclose` ends."""
+    inbox = SharedInbox(dsn)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await inbox.wait(None, 0.5, SystemClock())
+    await inbox.aclose()
+
+
+async def test_a_database_without_the_table_is_refused(postgres_dsn: str) -> None:
+    with pytest.raises(JournalError, match=r"not set up yet: run `apikley db init .*` once"):
+        await SharedInbox(postgres_dsn).check()
+
+
+async def test_a_password_is_not_shown(dsn: str) -> None:
+    secret = "do-not-show-this"
+    inbox = SharedInbox(dsn.replace("apikley@", f"apikley:{secret}@"))
+
+    assert secret not in repr(inbox)
+    assert repr(inbox).startswith("<SharedInbox postgresql://apikley@")
