@@ -21,6 +21,7 @@ from apikley_async._text import one_line
 from apikley_async.errors import Blame, JournalError, MissingExtraError
 
 __all__ = [
+    "APPLICATION",
     "SCHEMA",
     "SESSION",
     "Connection",
@@ -35,6 +36,7 @@ __all__ = [
     "is_lost",
     "load_psycopg",
     "options",
+    "reason_of",
     "translate",
     "upgrade",
 ]

@@ -121,6 +121,8 @@ SUBPACKAGE_ORDER = {
         "store.open_journal",
         "store.journal_file",
         "store.sqlite_journal",
+        "store.postgres_schema",
+        "store.postgres_journal",
         "store.spending",
         "store.items",
         "store.claims",
@@ -130,6 +132,7 @@ SUBPACKAGE_ORDER = {
         "store.account",
         "store.records",
         "store.opening",
+        "store.postgres_opening",
         "store.journal",
         # manifests: one module for each format, then what they share
         "manifest.work_fields",

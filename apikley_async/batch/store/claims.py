@@ -90,8 +90,8 @@ def release(journal: OpenJournal, owner: str, keys: Collection[str] | None) -> N
 
 def beat(journal: OpenJournal, owner: str) -> list[str] | None:
     """Extend the lease of an owner; see `Store.beat`."""
-    now = journal.lease_time()
-    with journal.transaction():
+    with journal.transaction(alone=False):
+        now = journal.lease_time()
         seen = journal.db.execute(
             "UPDATE owner SET seen_at = ? WHERE id = ? AND seen_at > ?", (now, owner, now - LEASE)
         )

@@ -32,6 +32,7 @@ __all__ = [
     "add_folder",
     "get",
     "listed",
+    "load_folders",
     "move",
     "owner_of",
     "purge",
@@ -230,6 +231,12 @@ def purge(journal: OpenJournal, payloads: Mapping[str, str], by: str) -> None:
             journal.db.execute("UPDATE attempt SET raw = NULL, cause = NULL WHERE key = ?", (key,))
             journal.db.execute("UPDATE event SET cause = NULL WHERE key = ?", (key,))
             _note_event(journal, key, PURGE, item.state, item.state, by=by)
+
+
+def load_folders(journal: OpenJournal) -> None:
+    """Read where saved files may lie; other processes may have added folders."""
+    rows = journal.db.execute("SELECT path FROM folder ORDER BY rowid LIMIT 1000").fetchall()
+    journal.folders = {resolve_path(row["path"], journal.home): None for row in rows}
 
 
 def add_folder(journal: OpenJournal, folder: Path) -> None:

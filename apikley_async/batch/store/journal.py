@@ -14,10 +14,12 @@ import os
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from apikley_async import Attempt, Clock, SystemClock
+from apikley_async._postgres import Dsn, is_dsn
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store import (
     attempts,
@@ -34,6 +36,8 @@ from apikley_async.batch.store.journal_errors import JournalInUseError, journal_
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.opening import open_journal
 from apikley_async.batch.store.planning import plan, spool
+from apikley_async.batch.store.postgres_journal import PostgresJournal
+from apikley_async.batch.store.postgres_opening import open_database
 from apikley_async.batch.store.protocol import (
     AttemptCost,
     Bounds,
@@ -110,15 +114,25 @@ class Journal:
                 copy, or without its log after a crash. The file is left as it is.
         """
         clock = clock or SystemClock()
-        file = SqliteJournal(
-            Path(path), read_only=read_only, migrations=migrations, adopting=adopt, private=private
-        )
-        journal = cls(file, clock)
+        opened: OpenJournal
+        if isinstance(path, str) and is_dsn(path):
+            opened = database = PostgresJournal(Dsn.parse(path), read_only=read_only)
+            opening = partial(open_database, database)
+        else:
+            opened = file = SqliteJournal(
+                Path(path),
+                read_only=read_only,
+                migrations=migrations,
+                adopting=adopt,
+                private=private,
+            )
+            opening = partial(open_journal, file)
+        journal = cls(opened, clock)
         deadline = clock.now() + wait
         try:
             while True:
                 try:
-                    await journal._run(lambda _: open_journal(file))
+                    await journal._run(lambda _: opening())
                 except JournalInUseError as error:
                     if clock.now() >= deadline:
                         raise journal_error(error.message) from None
@@ -172,6 +186,7 @@ class Journal:
     async def aclose(self) -> None:
         """Close it, in any case; what was acknowledged is on the disk."""
         if self._closing is None:
+            self._journal.stop()
             loop = asyncio.get_running_loop()
             self._closing = loop.run_in_executor(self._thread, self._journal.close)
             self._thread.shutdown(wait=False)

@@ -62,11 +62,15 @@ class OpenJournal(abc.ABC):
         """Do a piece of work; the database's errors and the system's become `JournalError`."""
 
     @abc.abstractmethod
-    def transaction(self, *, owner_only: bool = True) -> AbstractContextManager[None]:
+    def transaction(
+        self, *, owner_only: bool = True, alone: bool = True
+    ) -> AbstractContextManager[None]:
         """One durable change, undone completely when anything in it fails.
 
         Args:
             owner_only: whether it is refused when another process owns the journal by now.
+            alone: whether no other transaction is under way meanwhile; what is one statement about
+                one row need not wait for that.
         """
 
     @abc.abstractmethod
@@ -102,6 +106,9 @@ class OpenJournal(abc.ABC):
 
     def checkpoint(self) -> None:  # noqa: B027 - most databases do it by themselves
         """Tidy up after a large change."""
+
+    def stop(self) -> None:  # noqa: B027 - most databases are there at once, or never
+        """Wait no longer for a database that is away. Any thread may call this."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -10,10 +10,10 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from apikley_async.batch.store import adoption, attempts, claims, journal_file, rescue
+from apikley_async.batch.store import adoption, attempts, claims, items, journal_file, rescue
 from apikley_async.batch.store.local_disk import check_local_disk
 from apikley_async.batch.store.locks import check_never_used, lock_inode, note_owner, take_lock
-from apikley_async.batch.store.rows import relativize_paths, resolve_path
+from apikley_async.batch.store.rows import relativize_paths
 from apikley_async.batch.store.schema import CLAIMS, migrate
 from apikley_async.batch.store.sqlite_journal import SqliteJournal
 from apikley_async.batch.store.witness import Witness, check_newest
@@ -55,8 +55,7 @@ def open_journal(journal: SqliteJournal) -> None:
     elif version < len(journal.migrations):
         reason = "was written by an older version; run the batch once to bring it up to date"
         raise JournalError(f"{journal.path} {reason}")
-    for [path] in journal.db.execute("SELECT path FROM folder ORDER BY rowid LIMIT 1000"):
-        journal.folders[resolve_path(path, journal.home)] = None
+    items.load_folders(journal)
 
 
 def _connect(journal: SqliteJournal) -> int:

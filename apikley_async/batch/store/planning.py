@@ -136,7 +136,9 @@ def _store_entries(
         if on_planned is not None:
             on_planned(entry.key)
     _mark_gone(db, seen, source)
-    [gone] = db.execute("SELECT count(*) FROM item WHERE gone AND source = ?", (source,)).fetchone()
+    [gone] = db.execute(
+        "SELECT count(*) FROM item WHERE gone = 1 AND source = ?", (source,)
+    ).fetchone()
     if gone:  # it is not made any more, also by a run that has claimed it
         db.execute("UPDATE item SET owner = NULL WHERE gone = 1 AND state = 'planned'")
     return PlanResult(new, known, gone, changed)
@@ -146,9 +148,9 @@ def _mark_gone(db: Database, seen: Container[str], source: str) -> None:
     """Mark the items of a manifest that it no longer names, and no more what is named again."""
     # Films without a manifest are added one by one: what is not named again is not gone.
     rows = db.execute(
-        "SELECT key, gone FROM item WHERE gone OR (source = ? AND source != '')", (source,)
+        "SELECT key, gone FROM item WHERE gone = 1 OR (source = ? AND source != '')", (source,)
     ).fetchall()
-    changes = [(key not in seen, key) for key, gone in rows if gone == (key in seen)]
+    changes = [(int(key not in seen), key) for key, gone in rows if gone == (key in seen)]
     db.executemany("UPDATE item SET gone = ? WHERE key = ?", changes)
 
 

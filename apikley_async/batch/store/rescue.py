@@ -8,6 +8,7 @@ no API key.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import open_own, read_own, sync_folder
+from apikley_async._disk import open_own, read_own, state_folder, sync_folder
 
 __all__ = ["RescuePlaces", "RescuedTask", "read_notes", "remove_notes", "write_note"]
 
@@ -47,10 +48,13 @@ class RescuePlaces:
     Attributes:
         journal_id: of the journal.
         files: the better place first.
+        apart: whether each note is a file of its own, named after one of *files*: several may write
+            at once, and whoever moves a note into the journal removes no other.
     """
 
     journal_id: str
     files: tuple[Path, ...]
+    apart: bool = False
 
     @classmethod
     def beside(cls, journal: Path, journal_id: str) -> RescuePlaces:
@@ -59,11 +63,36 @@ class RescuePlaces:
         elsewhere = Path(tempfile.gettempdir()) / f"apikley-{journal_id}.rescue.jsonl"
         return cls(journal_id, (beside, elsewhere))
 
+    @classmethod
+    def of_machine(cls, journal_id: str) -> RescuePlaces:
+        """The places on this machine for a journal that is not a file of it."""
+        folders = [Path(tempfile.gettempdir())]
+        with contextlib.suppress(OSError):
+            folders.insert(0, state_folder())
+        return cls(journal_id, tuple(folder / f"apikley-{journal_id}" for folder in folders), True)
+
+    def for_token(self, token: str) -> tuple[Path, ...]:
+        """Where the note about an attempt goes."""
+        if not self.apart:
+            return self.files
+        name = hashlib.sha256(token.encode()).hexdigest()[:32]
+        return tuple(file.with_name(f"{file.name}-{name}.rescue.jsonl") for file in self.files)
+
+    def found(self) -> list[Path]:
+        """The files of notes that there may be."""
+        if not self.apart:
+            return [*self.files]
+        return [
+            path
+            for file in self.files
+            for path in sorted(file.parent.glob(f"{file.name}-*.rescue.jsonl"))
+        ]
+
 
 def write_note(places: RescuePlaces, rescued: RescuedTask) -> Path | None:
     """Write a note durably, and give its file; None when no place takes it. Blocks."""
     line = json.dumps({"journal": places.journal_id, **attrs.asdict(rescued)}) + "\n"
-    for path in places.files:
+    for path in places.for_token(rescued.token):
         with contextlib.suppress(OSError):
             _append(path, line.encode())
             return path
@@ -83,7 +112,7 @@ def _append(path: Path, line: bytes) -> None:
 
 def read_notes(places: RescuePlaces) -> dict[Path, list[RescuedTask]]:
     """The notes about this journal, by their file."""
-    found = {path: list(_notes_in(path, places.journal_id)) for path in places.files}
+    found = {path: list(_notes_in(path, places.journal_id)) for path in places.found()}
     return {path: notes for path, notes in found.items() if notes}
 
 

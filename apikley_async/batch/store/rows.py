@@ -261,5 +261,5 @@ def relativize_paths(db: sqlite3.Connection, home: Path) -> None:
 
 
 def storable_text(text: str) -> str:
-    """Foreign text as SQLite takes it: without lone surrogates."""
-    return text.encode(errors="replace").decode()
+    """Foreign text as databases take it: without lone surrogates, and without NUL."""
+    return text.encode(errors="replace").decode().replace("\0", "\ufffd")

@@ -119,7 +119,7 @@ class SqliteJournal(OpenJournal):
         return error
 
     @contextlib.contextmanager
-    def transaction(self, *, owner_only: bool = True) -> Iterator[None]:
+    def transaction(self, *, owner_only: bool = True, alone: bool = True) -> Iterator[None]:
         if self.read_only:
             raise JournalError(f"{self.path} is open for reading only")
         self.db.execute("BEGIN IMMEDIATE")

@@ -1,0 +1,275 @@
+"""A journal in PostgreSQL, as the thread that works on it sees it: its tables, and a lock.
+
+Whoever writes holds one lock of the database, so writers come one after the other, as in a file.
+Time is the database's. Each transaction stores its number, so that it happens once although its
+connection may break at any moment: who has lost the answer to a COMMIT finds out whether it has
+happened, and does the whole piece of work again if it has not. While the database is away, work
+waits, so nothing is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from apikley_async._postgres import (
+    APPLICATION,
+    Connection,
+    Dsn,
+    Versions,
+    check_version,
+    connect,
+    connection_error,
+    database_error,
+    is_lost,
+    load_psycopg,
+    reason_of,
+)
+from apikley_async.batch.store.journal_errors import damaged, journal_error
+from apikley_async.batch.store.open_journal import OpenJournal
+from apikley_async.batch.store.postgres_schema import PART, VERSIONS
+from apikley_async.batch.store.rescue import RescuePlaces
+from apikley_async.batch.store.rows import JOURNAL_ID
+from apikley_async.errors import ApikleyError, JournalError
+
+__all__ = ["PostgresJournal"]
+
+T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
+
+WRITER_LOCK = 2
+LOCK = f"SELECT pg_advisory_xact_lock({APPLICATION}, {WRITER_LOCK})"
+CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
+STORE_NUMBER = (
+    "INSERT INTO session (id, number, at) VALUES (?, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET number = excluded.number, at = excluded.at"
+)
+FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between two attempts to connect again
+KEPT = 30 * 86400  # seconds for which the numbers of a journal that was closed are kept
+
+
+class _AgainError(Exception):
+    """A transaction did not happen: the whole piece of work is done again."""
+
+
+class PostgresJournal(OpenJournal):
+    """A journal's tables in a database, and a connection that comes back.
+
+    Args:
+        dsn: where the database is.
+        read_only: whether it is only read.
+        versions: of the tables, handed in by tests.
+    """
+
+    shared = True
+    home = None
+
+    def __init__(self, dsn: Dsn, *, read_only: bool = False, versions: Versions = VERSIONS) -> None:
+        super().__init__(read_only=read_only)
+        self.name = dsn.name
+        self._dsn = dsn
+        self._versions = versions
+        self._errors: Any = load_psycopg().Error
+        self._connection: Connection | None = None
+        self._session = secrets.token_hex(16)
+        self._number = 0  # of its last transaction that has certainly happened
+        self._began_at: float | None = None  # within a transaction: when it began
+        self._stopping = threading.Event()
+
+    @property
+    def db(self) -> Connection:
+        return self._connection or self._come_back()
+
+    # --- connecting --------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connect for the first time, and check what is there. Runs in the journal's thread.
+
+        Raises:
+            JournalError: it cannot be reached or used.
+        """
+        try:
+            self._connection = connect(self._dsn)
+            self._check()
+        except self._errors as error:
+            self._lose()
+            raise connection_error(error, self._dsn) from None
+        except BaseException:
+            self._lose()
+            raise
+
+    def _check(self) -> None:
+        """Refuse a database that is not set up, a standby, and another journal than before."""
+        db = self.db
+        check_version(db, PART, self._versions, self._dsn)
+        [standby, encoding] = db.run(
+            "SELECT pg_is_in_recovery(), current_setting('server_encoding')"
+        ) or (False, "")
+        if standby and not self.read_only:
+            raise JournalError(f"{self.name} is a standby, which takes no writes: name the primary")
+        if encoding != "UTF8":
+            raise JournalError(f"{self.name} stores text as {encoding}; make a database in UTF8")
+        row = db.execute("SELECT value FROM meta WHERE name = 'journal_id'").fetchone()
+        found = "" if row is None else str(row[0])
+        if not JOURNAL_ID.fullmatch(found):
+            raise damaged("journal_id is not one")
+        if self.journal_id not in ("", found):
+            raise JournalError(f"{self.name} is another journal than before; nothing was written")
+        self.journal_id = found
+        row = db.execute("SELECT number FROM session WHERE id = ?", (self._session,)).fetchone()
+        if self._number > (0 if row is None else row[0]):
+            raise JournalError(
+                f"{self.name} has lost what was written last: it was restored, or a standby took "
+                "over that had not received it. Films that were paid may look as if they were not: "
+                "find them in the provider's list before you go on"
+            )
+
+    def _lose(self) -> None:
+        """Give up a connection that failed."""
+        connection, self._connection = self._connection, None
+        self._began_at = None
+        if connection is not None:
+            with contextlib.suppress(self._errors):
+                connection.close()
+
+    def _come_back(self) -> Connection:
+        """Connect again, however long that takes.
+
+        Raises:
+            JournalError: the journal is being closed, or is not the one it was.
+        """
+        delay, said = FIRST_DELAY, ""
+        while True:
+            try:
+                self._connection = found = connect(self._dsn)
+                self._check()
+            except self._errors as error:
+                self._lose()
+                if not said:
+                    said = reason_of(error)
+                    logger.warning("%s is away, so nothing is sent: %s", self.name, said)
+            except JournalError as error:
+                self._lose()
+                self.failure = error
+                raise
+            else:
+                if said:
+                    logger.warning("%s is back", self.name)
+                return found
+            if self._stopping.wait(delay):
+                raise journal_error(f"{self.name} is away ({said}); nothing was written")
+            delay = min(LONGEST_DELAY, 2 * delay)
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    # --- pieces of work ----------------------------------------------------------------------
+
+    def perform(self, work: Callable[[], T]) -> T:
+        error: Exception
+        while True:
+            folders = dict(self.folders)
+            try:
+                return work()
+            except ApikleyError:
+                raise
+            except _AgainError:
+                pass
+            except self._errors as exc:
+                if not is_lost(exc):
+                    error = database_error(exc, self._dsn)
+                    break
+                self._lose()
+            except ValueError:
+                error = JournalError(f"{self.name} cannot be read: its content is not readable")
+                break
+            self.folders = folders
+        raise error
+
+    @contextlib.contextmanager
+    def transaction(self, *, owner_only: bool = True, alone: bool = True) -> Iterator[None]:
+        if self.read_only:
+            raise JournalError(f"{self.name} is open for reading only")
+        row = self.db.run("BEGIN", LOCK, CLOCK) if alone else self.db.run("BEGIN", CLOCK)
+        self._began_at = float(row[0]) if row else 0.0
+        self.now = (self._began_at, self.now[1])
+        try:
+            yield
+            self._commit()
+        except BaseException:
+            if self._connection is not None:
+                with contextlib.suppress(self._errors):
+                    self._connection.run("ROLLBACK")
+            raise
+        finally:
+            self._began_at = None
+
+    def _commit(self) -> None:
+        """Commit, and be certain of it.
+
+        Raises:
+            _AgainError: nothing has happened.
+        """
+        number = self._number + 1
+        try:
+            self.db.execute(f"{STORE_NUMBER}; COMMIT", (self._session, number, self._began_at))
+        except self._errors as error:
+            if not is_lost(error):
+                raise
+            self._lose()
+            if not self._has_committed(number):
+                raise _AgainError from None
+        self._number = number
+
+    def _has_committed(self, number: int) -> bool:
+        """Whether the transaction of that number has happened.
+
+        The lock is taken for this: the server may not have noticed yet that the connection broke,
+        and may still be about to commit.
+        """
+        while True:
+            try:
+                self.db.run("BEGIN", LOCK)
+                query = "SELECT number FROM session WHERE id = ?"
+                row = self.db.execute(query, (self._session,)).fetchone()
+                self.db.run("COMMIT")
+            except self._errors as error:
+                if not is_lost(error):
+                    raise
+                self._lose()
+            else:
+                return row is not None and bool(row[0] >= number)
+
+    # --- what differs between databases ------------------------------------------------------
+
+    def wall_time(self) -> float:
+        if self._began_at is not None:
+            return self._began_at
+        row = self.db.run(CLOCK)
+        return float(row[0]) if row else 0.0
+
+    def lease_time(self) -> float:
+        return self.wall_time()
+
+    def defer_references(self) -> None:
+        self.db.run("SET CONSTRAINTS ALL DEFERRED")
+
+    @contextlib.contextmanager
+    def erase_old_text(self) -> Iterator[None]:
+        yield
+        self.db.run("VACUUM (FULL) item, attempt, event")  # writes them anew, without what was
+
+    def faults(self) -> list[str]:
+        return []  # the server's own business: checksums, amcheck
+
+    @property
+    def rescue_places(self) -> RescuePlaces:
+        return RescuePlaces.of_machine(self.journal_id)
+
+    def close(self) -> None:
+        self._lose()
