@@ -25,6 +25,7 @@ __all__ = [
     "read_ids",
     "refuse_special",
     "schema_fault",
+    "size_of",
 ]
 
 LONGEST = 64 * 1024**2  # bytes of one value; the longest request, and its record, are far below

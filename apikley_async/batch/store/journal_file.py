@@ -10,10 +10,18 @@ import contextlib
 import secrets
 import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 
 from apikley_async._disk import create_private, link_if_free, sync_folder
-from apikley_async._sqlite import connect, make_lasting, read_ids, refuse_special, schema_fault
+from apikley_async._sqlite import (
+    connect,
+    make_lasting,
+    read_ids,
+    refuse_special,
+    schema_fault,
+    size_of,
+)
 from apikley_async.batch.store.database import Database
 from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.rows import JournalFacts, read_facts
@@ -22,18 +30,24 @@ from apikley_async.errors import JournalError
 
 __all__ = [
     "back_up",
+    "cannot_write_beside",
     "check_journal",
     "check_no_log_left",
     "connect",
+    "copies_folder",
     "copy_privately",
     "facts_in",
     "has_log",
-    "is_read_only_disk",
     "keep_copy",
     "make_journal",
     "make_lasting",
     "refuse_special",
 ]
+
+
+COPIES = 5  # tries to copy files that another process writes
+SPACE = 1024 * 1024  # bytes besides copies: SQLite writes beside them
+MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
 
 
 def make_journal(path: Path, migrations: Migrations) -> None:
@@ -135,20 +149,63 @@ def copy_privately(path: Path, copy: Path, migrations: Migrations) -> JournalFac
                 with contextlib.closing(connect(copy)) as target:
                     db.backup(target)
         except sqlite3.OperationalError as exc:
-            if not is_read_only_disk(exc):
+            if not cannot_write_beside(exc):
                 raise
-            # On a read-only disk SQLite cannot read the log: it would have to write beside it.
-            for end in ("-wal", ""):
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+            copy_with_log(path, copy)
     with contextlib.closing(connect(copy)) as db:
         check_journal(db, path, migrations)
         return facts_in(db)
 
 
-def is_read_only_disk(error: sqlite3.OperationalError) -> bool:
-    """Whether SQLite says that it cannot write beside a file that it only reads."""
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+def cannot_write_beside(error: sqlite3.OperationalError) -> bool:
+    """Whether SQLite may mean that it cannot write beside a file that it only reads.
+
+    A disk that is read only or full, or one that fails: then a copy fails as well.
+    """
+    return error.sqlite_errorcode & 0xFF in (
+        *(sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY),
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR),
+    )
+
+
+def copy_with_log(path: Path, copy: Path) -> None:
+    """Copy a journal and its log, where SQLite cannot read the log: it would write beside it.
+
+    The log first: what is moved into the main file meanwhile is in both then. Where either has
+    changed on a disk that is only full, it is done again.
+    """
+    log, log_copy = (each.with_name(f"{each.name}-wal") for each in (path, copy))
+    for _ in range(COPIES):
+        before = stamps_of(path, log)
+        log_copy.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(log, log_copy)
+        shutil.copyfile(path, copy)
+        if stamps_of(path, log) == before:
+            return
+
+
+def stamps_of(*paths: Path) -> list[tuple[int, int, int] | None]:
+    """What shows that a file was written: one for each of *paths*, None where it is gone."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for path in paths:
+        try:
+            about = path.stat()
+        except FileNotFoundError:
+            stamps.append(None)
+        else:
+            stamps.append((about.st_ino, about.st_size, about.st_mtime_ns))
+    return stamps
+
+
+def copies_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A private folder for copies of a journal: in memory where the usual one is full."""
+    need = 2 * size_of(path) + SPACE
+    places = [Path(tempfile.gettempdir()), MEMORY]
+    roomy = (place for place in places if place.is_dir() and shutil.disk_usage(place).free >= need)
+    return tempfile.TemporaryDirectory(
+        prefix="apikley-", dir=next(roomy, None), ignore_cleanup_errors=True
+    )
 
 
 def copied_at_rest(path: Path, copy: Path) -> bool:
@@ -157,15 +214,11 @@ def copied_at_rest(path: Path, copy: Path) -> bool:
     Nothing is left beside the journal, as opening it with SQLite would.
     """
     log = path.with_name(f"{path.name}-wal")
-    before = path.stat()
+    before = stamps_of(path)
     if log.exists():
         return False
     shutil.copyfile(path, copy)
-    after = path.stat()
-    at_rest = (before.st_ino, before.st_size, before.st_mtime_ns) == (
-        *(after.st_ino, after.st_size, after.st_mtime_ns),
-    )
-    return at_rest and not log.exists()
+    return stamps_of(path) == before and not log.exists()
 
 
 def keep_copy(db: sqlite3.Connection, path: Path, version: int) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import tempfile
 from pathlib import Path
 
 from apikley_async.batch.store import adoption, attempts, claims, items, journal_file, rescue
@@ -67,10 +66,10 @@ def _connect(journal: SqliteJournal) -> int:
     try:
         return journal_file.check_journal(journal.db, journal.path, journal.migrations)
     except sqlite3.OperationalError as exc:
-        if not (journal.read_only and journal_file.is_read_only_disk(exc)):
+        if not (journal.read_only and journal_file.cannot_write_beside(exc)):
             raise
     journal.db.close()
-    journal.copies = tempfile.TemporaryDirectory(prefix="apikley-", ignore_cleanup_errors=True)
+    journal.copies = journal_file.copies_folder(journal.path)
     copy = Path(journal.copies.name).resolve() / "journal.db"
     journal_file.copy_privately(journal.path, copy, journal.migrations)
     journal.file = journal_file.connect(copy, read_only=True)
@@ -92,7 +91,7 @@ def _begin(journal: SqliteJournal, version: int, *, log_is_lost: bool) -> None:
 
 def _copy(journal: SqliteJournal, origin: Path) -> None:
     """Make a private copy, which is refused where the journal itself would be."""
-    journal.copies = tempfile.TemporaryDirectory(prefix="apikley-", ignore_cleanup_errors=True)
+    journal.copies = journal_file.copies_folder(origin)
     folder = Path(journal.copies.name).resolve()
     journal.path = folder / "journal.db"
     if not origin.exists():
