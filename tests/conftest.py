@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import getpass
 import importlib
 import os
@@ -66,6 +67,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(pytest_plugin, "apikley")
     stop_ignoring_signals()
     use_memory_for_files(config)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector all that is there by now: modules and thousands of tests.
+
+    It would look through them again and again, which takes a tenth of the time of a run. What a
+    test makes is collected as ever.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def use_memory_for_files(config: pytest.Config) -> None:

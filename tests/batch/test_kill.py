@@ -24,10 +24,12 @@ from typing import Any
 import pytest
 from batch.helpers import check_consistency, key_of_request, states
 from batch.worker import HOOK_KEY, POINTS, REFUSED
+from forked_process import ForkedProcess
 from rawserver import unused_port
 from volume import volume
 
 from apikley_async.batch import Batch, ItemState
+from apikley_async.cli import main
 from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
@@ -183,23 +185,16 @@ async def test_killed_at_random_moments_and_resumed(
 
 
 @contextlib.asynccontextmanager
-async def receiver(place: Path, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+async def receiver(place: Path, port: int) -> AsyncIterator[None]:
     """`apikley webhook serve`, as a process of its own; killed at the end."""
-    root = Path(__file__).resolve().parents[2]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "apikley_async", "webhook", "serve", "--json"),
-        *("--inbox", str(place / "calls.db"), "--port", str(port)),
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(root), "APIKLEY_WEBHOOK_HMAC_KEY": HOOK_KEY},
-    )
-    assert process.stdout is not None
-    try:
-        assert b"receiving" in await process.stdout.readline()
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+    words = ("serve", "--json", "--inbox", str(place / "calls.db"), "--port", str(port))
+    env = os.environ | {"APIKLEY_WEBHOOK_HMAC_KEY": HOOK_KEY}
+    process = ForkedProcess(main, "webhook", *words, cwd=place, env=env)
+    with contextlib.closing(process):
+        assert process.stdout is not None
+        await readable(process.stdout.fileno())
+        assert "receiving" in process.stdout.readline()
+        yield
 
 
 async def killed_now_and_then(place: Path, port: int, rng: random.Random) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,15 +13,13 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import Run, write_manifest
+from forked_process import ForkedProcess
 from rawserver import unused_port
 
-import apikley_async
+from apikley_async.cli import main
 from apikley_async.cli.output.sentences import sentence
 from apikley_async.simulator import Fault, Simulator
 from apikley_async.webhook import Inbox, token_secret
-
-COMMAND = (sys.executable, "-m", "apikley_async", "webhook")
-ROOT = str(Path(apikley_async.__file__).parent.parent)
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
@@ -45,19 +42,10 @@ def test_a_batch_receives_callbacks(service: Simulator, run: Run) -> None:
 def receiver(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     """`apikley webhook serve` as a process; yields its port and its inbox."""
     inbox = tmp_path / "calls.db"
-    process = subprocess.Popen(
-        [*COMMAND, "serve", "--json", "--inbox", str(inbox), "--port", "0"],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": ROOT},
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
+    words = ("webhook", "serve", "--json", "--inbox", str(inbox), "--port", "0")
+    with contextlib.closing(ForkedProcess(main, *words, cwd=tmp_path, env=os.environ)) as process:
+        assert process.stdout is not None
         yield json.loads(process.stdout.readline())["port"], inbox
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def test_a_batch_reads_the_inbox_of_a_receiver(

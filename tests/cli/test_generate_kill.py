@@ -9,20 +9,19 @@ import asyncio
 import json
 import os
 import random
-import sys
 from pathlib import Path
 
 import pytest
 from batch.helpers import check_consistency, states
+from forked_process import ForkedProcess
 
-import apikley_async
 from apikley_async.batch import Batch, ItemState
+from apikley_async.cli import main
 from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_GENERATE_KILLS", "3"))
 SEED = int(os.environ.get("APIKLEY_SEED", "1"))
 FILMS = 4
-ROOT = str(Path(apikley_async.__file__).parent.parent)
 
 pytestmark = pytest.mark.timeout(60 + 10 * KILLS)
 
@@ -35,30 +34,21 @@ def slow_service(rng: random.Random) -> Simulator:
     return Simulator(terms, faults=faults, speed=100, rng=rng)
 
 
-async def start(folder: Path, service: Simulator, files: list[str]) -> asyncio.subprocess.Process:
-    env = {**os.environ, "PYTHONPATH": ROOT}
-    env |= {"APIKLEY_API_KEY": service.api_key, "APIKLEY_BASE_URL": service.base_url}
-    words = ("-m", "apikley_async", "generate", "--yes", *files)
-    quiet = asyncio.subprocess.DEVNULL
-    return await asyncio.create_subprocess_exec(
-        sys.executable, *words, cwd=folder, env=env, stdout=quiet, stderr=quiet
-    )
+def start(folder: Path, service: Simulator, files: list[str]) -> ForkedProcess:
+    key = {"APIKLEY_API_KEY": service.api_key, "APIKLEY_BASE_URL": service.base_url}
+    return ForkedProcess(main, "generate", "--yes", *files, cwd=folder, env=os.environ | key)
 
 
-async def kill_soon(
-    process: asyncio.subprocess.Process, service: Simulator, rng: random.Random
-) -> bool:
+async def kill_soon(process: ForkedProcess, service: Simulator, rng: random.Random) -> bool:
     """Kill it a little after its next request that pays; returns whether it was still running."""
     before, left = len(service.ledger.creations), rng.uniform(0, 0.5)
-    while process.returncode is None and left > 0:
+    while process.poll() is None and left > 0:
         await asyncio.sleep(0.01)
         begun = len(service.ledger.creations) > before or len(service.ledger.paid) == FILMS
         left -= 0.01 if begun else 0
-    if process.returncode is not None:
-        return False
-    process.kill()
-    await process.wait()
-    return True
+    still_running = process.poll() is None
+    process.close()
+    return still_running
 
 
 async def test_killed_at_random_moments_the_same_command_resumes(tmp_path: Path) -> None:
@@ -75,13 +65,14 @@ async def test_killed_at_random_moments_the_same_command_resumes(tmp_path: Path)
             (folder / file).write_text(json.dumps({"shots": shots, "duration": 10}))
         async with slow_service(rng) as service:
             while kills < KILLS:
-                process = await start(folder, service, files)
+                process = start(folder, service, files)
                 if not await kill_soon(process, service, rng):
                     break
                 kills += 1
-            last = await start(folder, service, files)
+            last = start(folder, service, files)
 
-            assert await last.wait() in (0, 3)
+            assert await asyncio.to_thread(last.wait) in (0, 3)
+            last.close()
 
             async with Batch.open(folder / "films" / "apikley.db") as batch:
                 await check_consistency(service, batch, folder / "films")

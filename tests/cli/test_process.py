@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import pty
@@ -14,14 +15,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from cli.conftest import Run, quick_client
+from forked_process import ForkedProcess
 
 import apikley_async
-from apikley_async.cli import client_factory
+from apikley_async import Backoff, Client
+from apikley_async.cli import client_factory, main
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 KEY = "canary-0000-this-key-opens-nothing"
@@ -48,63 +51,73 @@ def service(tmp_path: Path) -> Iterator[Simulator]:
     loop.close()
 
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., ForkedProcess]
+Python = Callable[..., "subprocess.Popen[str]"]
 
-QUICK = """
-import functools
-import sys
-from apikley_async import Backoff, Client
-from apikley_async.cli import client_factory, main
-client_factory.Client = functools.partial(Client, polling=Backoff(initial=0.02, factor=1))
-sys.exit(main())
-"""
+QUICK_CLIENT = functools.partial(Client, polling=Backoff(initial=0.02, factor=1))
 
 
 @pytest.fixture
-def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Start the command in a folder of its own; a process left at the end is killed.
-
-    With `service` it polls without the usual delays.
-    """
-    started: list[subprocess.Popen[str]] = []
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment of a command: that of a terminal, and the service if the test has one."""
     path = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))
     ours = {name: text for name, text in os.environ.items() if name != "CI"}
     usual = {**ours, "PYTHONPATH": path, "TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
-    usual_python: Sequence[str] = ("-m", "apikley_async")
     if "service" in request.fixturenames:
         base_url = request.getfixturevalue("service").base_url
         usual |= {"APIKLEY_API_KEY": KEY, "APIKLEY_BASE_URL": base_url}
-        usual_python = ("-c", QUICK)
+    return usual
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Start the command in a folder of its own; one that is left at the end is killed.
+
+    It polls without the usual delays, and the service of a demo is quicker.
+    """
+    started: list[ForkedProcess] = []
+    patches = {
+        "apikley_async.cli.client_factory.Client": QUICK_CLIENT,
+        "apikley_async.cli.simulated_service.DEMO_SPEED": 150,
+    }
 
     def start_it(
-        *words: str,
-        python: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        terminal: int | None = None,
-    ) -> subprocess.Popen[str]:
-        stream = subprocess.PIPE if terminal is None else terminal
+        *words: str, env: Mapping[str, str] | None = None, terminal: int | None = None
+    ) -> ForkedProcess:
+        env = {**environment, **(env or {})}
+        command = ForkedProcess(
+            main, *words, cwd=tmp_path, env=env, terminal=terminal, patches=patches
+        )
+        started.append(command)
+        return command
+
+    yield start_it
+    for command in started:
+        command.close()
+
+
+@pytest.fixture
+def python(environment: dict[str, str], tmp_path: Path) -> Iterator[Python]:
+    """Start Python with some words, where the start itself is what a test is about."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_it(*words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, *(python or usual_python), *words],
-            stdin=stream,
-            stdout=stream,
-            stderr=stream,
+            [sys.executable, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             cwd=tmp_path,
-            env={**usual, **(env or {})},
+            env=environment,
             text=True,
-            start_new_session=terminal is not None,
         )
         started.append(process)
         return process
 
     yield start_it
     for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture
@@ -258,18 +271,13 @@ def test_simulate_serves_until_a_signal(
 def test_a_killed_demo_resumes(start: Start, tmp_path: Path) -> None:
     """As in the tutorial: nothing is submitted twice. (A1)"""
     words = ("demo", "-o", "films", "--films", "placeholder", "--json")
-    quicker = (
-        "from apikley_async.cli import main, simulated_service\n"
-        "simulated_service.DEMO_SPEED = 150\n"
-        "exit(main())"
-    )
-    killed = start(*words, python=("-c", quicker))
+    killed = start(*words)
     assert killed.stdout is not None
     events = [json.loads(killed.stdout.readline()) for _ in range(6)]
 
     killed.send_signal(signal.SIGKILL)
     killed.wait(TIMEOUT)
-    again = start(*words, python=("-c", quicker))
+    again = start(*words)
     out, err = again.communicate(timeout=TIMEOUT)
 
     assert [event["event"] for event in events] == ["submitted"] * 6
@@ -331,10 +339,10 @@ def test_a_closed_pipe_does_not_end_the_run(
     assert (tmp_path / "films" / "tea.mp4").exists()
 
 
-def test_the_key_is_in_no_argument(service: Simulator, start: Start) -> None:
+def test_the_key_is_in_no_argument(service: Simulator, python: Python) -> None:
     """Every user of the machine can read those. (S6)"""
     service.script("create", [Fault.late(0.3)])
-    process = start("generate", "--yes", "tea.json")
+    process = python("-m", "apikley_async", "generate", "--yes", "tea.json")
     wait_until(lambda: service.ledger.paid)
     listed = Path(f"/proc/{process.pid}/cmdline")
     words = listed.read_bytes() if listed.exists() else b""
@@ -348,13 +356,13 @@ def test_the_key_is_in_no_argument(service: Simulator, start: Start) -> None:
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_the_message_says_what_to_install(start: Start, missing: str) -> None:
+def test_without_the_extra_the_message_says_what_to_install(python: Python, missing: str) -> None:
     """One line, and the exit code of a wrong use."""
     script = (
         f"import sys; sys.modules[{missing!r}] = None\n"
         "from apikley_async.cli import main; sys.exit(main())"
     )
-    process = start("--help", python=("-c", script))
+    process = python("-c", script, "--help")
 
     _, err = process.communicate(timeout=TIMEOUT)
 
@@ -363,23 +371,23 @@ def test_without_the_extra_the_message_says_what_to_install(start: Start, missin
     assert 'pip install ".[cli]"' in err
 
 
-def test_help_loads_little(start: Start) -> None:
+def test_help_loads_little(python: Python) -> None:
     """Nothing that renders, simulates or encodes."""
     script = (
         "import sys; from apikley_async.cli import main; main(['--help'])\n"
         "heavy = {'rich', 'av', 'PIL', 'aiohttp.web', 'apikley_async.simulator'}\n"
         "sys.exit(' '.join(heavy & sys.modules.keys()))"
     )
-    process = start(python=("-c", script))
+    process = python("-c", script)
 
     _, err = process.communicate(timeout=TIMEOUT)
 
     assert err.strip() == ""
 
 
-def test_the_module_is_the_command(start: Start) -> None:
+def test_the_module_is_the_command(python: Python) -> None:
     """`python -m apikley_async` is `apikley`."""
-    process = start("--version")
+    process = python("-m", "apikley_async", "--version")
 
     out, _ = process.communicate(timeout=TIMEOUT)
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import aiohttp
 import pytest
+from forked_process import ForkedProcess
 from page_programs import ProgramRunner
 from pages import ROOT
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.timeout(120)
 class Service:
     """A client of a served program, as a browser is one."""
 
-    def __init__(self, session: aiohttp.ClientSession, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, session: aiohttp.ClientSession, process: ForkedProcess) -> None:
         self._session = session
         self.process = process
 
@@ -126,7 +127,7 @@ async def test_a_restart_with_an_open_stream_takes_seconds_and_pays_nothing_agai
             with contextlib.suppress(aiohttp.ClientPayloadError):  # uvicorn cuts it
                 async for _ in events:
                     pass
-            await service.process.wait()
+            await asyncio.to_thread(service.process.wait)
             took = loop.time() - asked
 
     (paid,) = simulator.ledger.paid
@@ -149,7 +150,7 @@ async def test_killed_while_a_submission_is_uncertain_its_callback_binds_it_afte
         _, film = await service.post("Snow on a roof.")
         await service.wait_for(film["id"], "uncertain")
         service.process.kill()
-        await service.process.wait()
+        await asyncio.to_thread(service.process.wait)
 
     (paid,) = simulator.ledger.paid
     async with served(PROGRAMS[0]) as service:

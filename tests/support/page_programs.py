@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from pages import ROOT, blocks_of
+from forked_process import ForkedProcess, python
+from pages import blocks_of
 
 from apikley_async.simulator import Simulator
 from apikley_async.webhook import token_secret
@@ -44,42 +44,33 @@ class ProgramRunner:
 
     async def run(self, *words: str) -> str:
         """Run a program to its end; returns what it prints."""
-        process = await self._start(*words)
-        async with asyncio.timeout(50):
-            output, _ = await process.communicate()
-        assert process.returncode == 0
-        return output.decode()
+        with contextlib.closing(self._start(*words)) as process:
+            output, errors = await asyncio.to_thread(process.communicate, 50)
+            assert process.returncode == 0, errors
+        return output
 
     @contextlib.asynccontextmanager
-    async def running(self, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def running(self, *words: str) -> AsyncIterator[ForkedProcess]:
         """Run a server for as long as the `async with` lasts."""
-        process = await self._start(*words)
-        try:
+        process = self._start(*words)
+        with contextlib.closing(process):
             async with asyncio.timeout(30):
                 while True:
-                    assert process.returncode is None
+                    assert process.poll() is None
                     with contextlib.suppress(OSError):
                         _, writer = await asyncio.open_connection("127.0.0.1", self.port)
                         break
                     await asyncio.sleep(0.05)
             writer.close()
             yield process
-        finally:
-            with contextlib.suppress(ProcessLookupError):
+            if process.poll() is None:
                 process.terminate()
-            await process.wait()
+                await asyncio.to_thread(process.wait)
 
-    async def _start(self, *words: str) -> asyncio.subprocess.Process:
+    def _start(self, *words: str) -> ForkedProcess:
         settings = {
             "APIKLEY_API_KEY": self.simulator.api_key,
             "APIKLEY_BASE_URL": self.simulator.base_url,
             "APIKLEY_WEBHOOK_TOKEN_SECRET": token_secret(self.simulator.api_key),
-            "PYTHONPATH": str(ROOT),
         }
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            *words,
-            cwd=self.folder,
-            env=os.environ | settings,
-            stdout=asyncio.subprocess.PIPE,
-        )
+        return ForkedProcess(python, *words, cwd=self.folder, env=os.environ | settings)
