@@ -19,6 +19,8 @@ __all__ = ["Bought", "Jobs"]
 
 logger = logging.getLogger("apikley_async")
 
+MOST_IDS = 10_000  # an id that is given twice is given soon after the first time
+
 
 @attrs.frozen(eq=False)
 class Bought:
@@ -42,12 +44,25 @@ class Jobs:
         self._bought: dict[str, Bought] = {}
         self._unclaimed: dict[Job, None] = {}
         self._uncertain: dict[SubmissionUncertainError, None] = {}
+        self._task_ids: dict[str, None] = {}  # the latest that submissions were answered with
 
     def get(self, task_id: str | None) -> Job | None:
         return self._jobs.get(task_id or "")
 
     def add(self, job: Job) -> None:
         self._jobs[job.task_id] = job
+
+    def is_new(self, task_id: str) -> bool:
+        """Whether no submission of this client was answered with that id before.
+
+        Somebody may know the task all the same: its callback may have come before the answer.
+        """
+        if task_id in self._task_ids:
+            return False
+        self._task_ids[task_id] = None
+        if len(self._task_ids) > MOST_IDS:
+            del self._task_ids[next(iter(self._task_ids))]
+        return True
 
     def nudge(self, task_id: str | None) -> None:
         """Let the job poll soon, if anybody holds it."""

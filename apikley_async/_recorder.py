@@ -8,8 +8,24 @@ from typing import Any, Protocol, runtime_checkable
 import attrs
 
 from apikley_async._wire.requests import Request
+from apikley_async.errors import (
+    ApiError,
+    ApikleyError,
+    RateLimitError,
+    ServerError,
+    SubmissionUncertainError,
+)
 
-__all__ = ["Attempt", "Callbacks", "NoCallbacks", "NoRecorder", "Recorder", "Verdict"]
+__all__ = [
+    "Attempt",
+    "Callbacks",
+    "NoCallbacks",
+    "NoRecorder",
+    "Recorder",
+    "Verdict",
+    "cause_of",
+    "verdict_of",
+]
 
 
 class Verdict(enum.StrEnum):
@@ -99,3 +115,27 @@ class NoCallbacks:
 
     def url_for(self, token: str) -> str | None:
         return None
+
+
+def verdict_of(outcome: object) -> Verdict:
+    """What an attempt has ended with, in a word: a task's id, or an error."""
+    if isinstance(outcome, str):
+        return Verdict.ACCEPTED
+    if isinstance(outcome, RateLimitError):
+        return Verdict.THROTTLED
+    if isinstance(outcome, ServerError):  # a code that the user has declared to create nothing
+        return Verdict.NOT_CREATED
+    if isinstance(outcome, ApiError):
+        return Verdict.REFUSED
+    if isinstance(outcome, SubmissionUncertainError):
+        return Verdict.UNCERTAIN
+    return Verdict.UNSENT
+
+
+def cause_of(outcome: str | BaseException) -> str:
+    """Why an attempt was not accepted, in a few words."""
+    if isinstance(outcome, str):
+        return ""
+    if isinstance(outcome, SubmissionUncertainError):
+        return outcome.cause
+    return outcome.message if isinstance(outcome, ApikleyError) else type(outcome).__name__

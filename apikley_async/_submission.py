@@ -21,7 +21,7 @@ from apikley_async._clock import Clock
 from apikley_async._http import Transport, send_logged
 from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Limiter
-from apikley_async._recorder import Attempt, NoRecorder, Recorder, Verdict
+from apikley_async._recorder import Attempt, NoRecorder, Recorder, cause_of, verdict_of
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
 from apikley_async._storyboard import Urls, Work, is_valid_from_birth, work_faults
 from apikley_async._text import loggable
@@ -385,7 +385,7 @@ class Submitter:
 
     def _read_reply(self, token: str, request: Request, reply: Reply) -> str | ApikleyError:
         try:
-            return decode_submission(
+            task_id = decode_submission(
                 reply,
                 wall=self._clock.wall(),
                 not_created=self._not_created,
@@ -397,6 +397,10 @@ class Submitter:
             )
         except ApiError as error:
             return error
+        if self._jobs.is_new(task_id):
+            return task_id
+        cause = f"the answer names {task_id}, which is the task of another submission"
+        return self._uncertain(token, cause, http=reply.status, raw=reply.excerpt)
 
     def _uncertain(
         self,
@@ -427,12 +431,12 @@ class Submitter:
         code = outcome.code if isinstance(outcome, ApikleyError) else None
         return Attempt(
             token=token,
-            verdict=_verdict(outcome),
+            verdict=verdict_of(outcome),
             task_id=outcome if isinstance(outcome, str) else None,
             http=reply.status if reply else None,
             code=read_envelope(reply).code if reply and code is None else code,
             raw=reply.excerpt if reply else "",
-            cause=_cause(outcome),
+            cause=cause_of(outcome),
             began_at=began,
             ended_at=self._clock.wall(),
             resumable=isinstance(outcome, ApikleyError) and outcome.resumable,
@@ -476,25 +480,3 @@ class Submitter:
             state, task_id = "nothing was sent", None
         who = "The client was closed" if self._all.stopped else "Submitting was stopped"
         return ClientClosedError(f"{who}: {state}", task_id=task_id)
-
-
-def _verdict(outcome: object) -> Verdict:
-    if isinstance(outcome, str):
-        return Verdict.ACCEPTED
-    if isinstance(outcome, RateLimitError):
-        return Verdict.THROTTLED
-    if isinstance(outcome, ServerError):  # a code that the user has declared to create nothing
-        return Verdict.NOT_CREATED
-    if isinstance(outcome, ApiError):
-        return Verdict.REFUSED
-    if isinstance(outcome, SubmissionUncertainError):
-        return Verdict.UNCERTAIN
-    return Verdict.UNSENT
-
-
-def _cause(outcome: str | BaseException) -> str:
-    if isinstance(outcome, str):
-        return ""
-    if isinstance(outcome, SubmissionUncertainError):
-        return outcome.cause
-    return outcome.message if isinstance(outcome, ApikleyError) else type(outcome).__name__

@@ -569,7 +569,8 @@ async def test_the_recorder_knows_before_the_server_does() -> None:
     async with RawServer(service(createTask=create)) as server:
         async with customer(server.url, callback=Hooks()) as client:
             await client.submit(WORK, recorder=book)
-            await client.submit(WORK, callback_url="https://mine.test/hook")
+            with pytest.raises(SubmissionUncertainError):  # this service names one task twice
+                await client.submit(WORK, callback_url="https://mine.test/hook")
 
         urls = [received.json()["callBackUrl"] for received in server.created]
     assert known[0]
@@ -880,11 +881,12 @@ async def test_a_generate_that_fails_while_looking_says_which_film() -> None:
             await client.generate(WORK)
         assert caught.value.task_id == "task_1"
 
-        server.act = service(recordInfo=hangs)
+        other = answers(envelope({"taskId": "task_2"}))
+        server.act = service(createTask=other, recordInfo=hangs)
         with pytest.raises(JobTimeoutError) as late:
             await client.generate(WORK, timeout=20)
-        assert late.value.task_id == "task_1"
-        assert late.value.job.task_id == "task_1"
+        assert late.value.task_id == "task_2"
+        assert late.value.job.task_id == "task_2"
 
 
 # --- closing -------------------------------------------------------------------------------------

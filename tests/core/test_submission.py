@@ -33,7 +33,7 @@ from apikley_async import (
     Verdict,
     Work,
 )
-from apikley_async._jobs import Bought
+from apikley_async._jobs import Bought, Jobs
 from apikley_async._submission import Group, Submission, Submitter
 from apikley_async.testing import LoopClock, Reply, Request, reply
 
@@ -73,6 +73,7 @@ class StepTransport:
         self.left: list[Request] = []
         self.at: list[float] = []
         self.closed = 0
+        self.accepted = 0
 
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
         self.begun.append(request)
@@ -89,6 +90,9 @@ class StepTransport:
         await asyncio.sleep(self.answer_in)
         if isinstance(turn, Exception):
             raise turn
+        if turn is ACCEPTED:  # each is another task
+            self.accepted += 1
+            return reply({"taskId": f"task_{self.accepted}"})
         return turn
 
     async def aclose(self) -> None:
@@ -153,6 +157,7 @@ class Desk:
     settled: list[Attempt] = attrs.Factory(list)
     unclaimed: list[str] = attrs.Factory(list)
     uncertain: list[SubmissionUncertainError] = attrs.Factory(list)
+    jobs: Jobs = attrs.Factory(Jobs)
     submitter: Submitter = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -177,6 +182,9 @@ class Desk:
     async def urls_of(self, work: Work) -> dict[str, str]:
         await self.upload()
         return {}
+
+    def is_new(self, task_id: str) -> bool:
+        return self.jobs.is_new(task_id)
 
     def report_bought(self, bought: Bought) -> None:
         self.unclaimed.append(bought.task_id)
@@ -393,7 +401,7 @@ async def test_waiting_in_line_uses_up_no_patience() -> None:
 
     ends = await asyncio.gather(*(desk.submit() for _ in range(3)))
 
-    assert ends == ["task_1"] * 3
+    assert ends == ["task_1", "task_2", "task_3"]
     assert now() > 200
 
 
@@ -743,9 +751,13 @@ def test_one_who_leaves_disturbs_nobody_else(which: int) -> None:
         ends = await asyncio.gather(*submitting, return_exceptions=True)
         await desk.quiet()
 
-        assert [end for number, end in enumerate(ends) if number != which] == ["task_1"] * 2
+        others = {end for number, end in enumerate(ends) if number != which}
+        assert len(others) == 2
+        assert others <= {"task_1", "task_2", "task_3"}
         assert desk.book.verdicts.count(Verdict.ACCEPTED) == len(desk.transport.left)
-        assert len(desk.unclaimed) == len(desk.transport.left) - ends.count("task_1")
+        assert len(desk.unclaimed) == len(desk.transport.left) - len(
+            [end for end in ends if isinstance(end, str)]
+        )
         assert desk.is_idle()
 
     at_every_turn(scenario)
@@ -898,7 +910,7 @@ async def test_closing_waits_for_an_answer_though_there_was_quiet_before() -> No
 
     await desk.close(grace=30)
 
-    assert await submitting == "task_1"
+    assert await submitting == "task_2"
     assert desk.book.verdicts == [Verdict.ACCEPTED] * 2
 
 
@@ -912,7 +924,7 @@ async def test_closing_waits_for_the_last_answer_not_for_the_first() -> None:
 
     await desk.close(grace=30)
 
-    assert await asyncio.gather(first, last) == ["task_1", "task_1"]
+    assert await asyncio.gather(first, last) == ["task_1", "task_2"]
     assert now() == pytest.approx(25.5)
 
 
@@ -1079,13 +1091,12 @@ async def test_a_group_stops_what_is_not_out_and_waits_for_what_is(
     await group.drain(grace=30)
 
     assert now() == pytest.approx(20)
-    assert await out == "task_1"
-    assert await other == "task_1"
+    assert {await out, await other} == {"task_1", "task_2"}
     error = await end_of(in_line)
     assert isinstance(error, ClientClosedError)
     assert str(error).startswith("Submitting was stopped: nothing was sent")
     assert isinstance(await end_of(grouped(desk, group)), ClientClosedError)
-    assert await desk.submit() == "task_1"
+    assert await desk.submit() == "task_3"
     assert desk.is_idle()
 
 
@@ -1168,3 +1179,28 @@ async def test_an_upload_is_stopped_with_its_group() -> None:
     assert now() == pytest.approx(1)
     assert isinstance(await end_of(submitting), ClientClosedError)
     assert desk.transport.begun == []
+
+
+# --- one id for two submissions -------------------------------------------------------------------
+
+
+async def test_an_answer_that_names_the_task_of_another_submission_is_uncertain() -> None:
+    """Two callers would wait for one film, and nobody would know of the other one, paid or not."""
+    same = reply({"taskId": "task_of_the_first"})
+    desk = Desk(StepTransport(same, same, ACCEPTED))
+
+    first = await desk.submit()
+    second = await end_of(desk.submit())
+    third = await desk.submit()
+
+    assert (first, third) == ("task_of_the_first", "task_1")
+    assert isinstance(second, SubmissionUncertainError)
+    assert second.cause == (
+        "the answer names task_of_the_first, which is the task of another submission"
+    )
+    assert (second.http, second.token) == (200, desk.book.attempts[1].token)
+    assert "task_of_the_first" in second.raw
+    verdicts = [Verdict.ACCEPTED, Verdict.UNCERTAIN, Verdict.ACCEPTED]
+    assert desk.book.verdicts == verdicts
+    assert [attempt.task_id for attempt in desk.book.attempts] == [first, None, third]
+    assert desk.is_idle()
