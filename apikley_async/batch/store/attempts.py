@@ -124,8 +124,8 @@ def apply(journal: OpenJournal, key: str, transition: Transition) -> Item:
 def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> bool:
     """Give a paid task to the attempt that paid for it, after that attempt seemed to be over.
 
-    The caller has begun a transaction. An uncertain item becomes submitted. Any other item keeps
-    its state, and the task is stored beside the attempt and logged.
+    The caller has begun a transaction. An item that is uncertain, or being sent, becomes submitted.
+    Any other keeps its state, and the task is stored beside the attempt and logged.
 
     Returns:
         Whether the journal has the task now; False when it has no such attempt.
@@ -142,12 +142,16 @@ def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> boo
             owner,
         )
         return False
-    if (known["item"], known["attempt"]) == (ItemState.UNCERTAIN, "unknown"):
-        transition = Transition(ItemEvent.RESOLVE, task_id=task_id, cause=cause, token=token)
+    event = {
+        (ItemState.UNCERTAIN, "unknown"): ItemEvent.RESOLVE,
+        (ItemState.SENDING, "intent"): ItemEvent.ACCEPT,  # its lease is not over yet
+    }.get((known["item"], known["attempt"]))
+    if event is not None:
+        transition = Transition(event, task_id=task_id, cause=cause, token=token)
         items.move(journal, known["key"], transition)
         journal.db.execute(
-            "UPDATE attempt SET state = 'resolved', task_id = ?, ended_at = ? WHERE token = ?",
-            (task_id, journal.now[0], token),
+            "UPDATE attempt SET state = ?, task_id = ?, ended_at = ? WHERE token = ?",
+            (ATTEMPT_STATES[event], task_id, journal.now[0], token),
         )
         logger.warning("film %s of %r is bound: %s", task_id, known["key"], cause)
         return True

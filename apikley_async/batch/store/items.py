@@ -64,7 +64,14 @@ def listed(
 
 
 def _from_row(journal: OpenJournal, row: Row) -> Item:
-    return read_item(row, journal.home, journal.folders)
+    try:
+        return read_item(row, journal.home, journal.folders)
+    except JournalError:
+        known = len(journal.folders)
+        load_folders(journal)  # another process may have saved it, in a folder of its own
+        if len(journal.folders) == known:
+            raise
+        return read_item(row, journal.home, journal.folders)
 
 
 def owner_of(journal: OpenJournal, task_id: str) -> str | None:

@@ -35,7 +35,7 @@ from apikley_async.batch.store.account import bind_account
 from apikley_async.batch.store.journal_errors import JournalInUseError, journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.opening import open_journal
-from apikley_async.batch.store.planning import plan, spool
+from apikley_async.batch.store.planning import SpooledEntries, plan
 from apikley_async.batch.store.postgres_journal import PostgresJournal
 from apikley_async.batch.store.postgres_opening import open_database
 from apikley_async.batch.store.protocol import (
@@ -49,6 +49,7 @@ from apikley_async.batch.store.protocol import (
     Spending,
     Transition,
 )
+from apikley_async.batch.store.rescue import RescuePlaces
 from apikley_async.batch.store.schema import MIGRATIONS, Migrations, inconsistencies
 from apikley_async.batch.store.sqlite_journal import SqliteJournal
 from apikley_async.errors import JournalError
@@ -60,6 +61,7 @@ T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
+LONG = 1.0  # seconds after which the id of a paid task is noted elsewhere too
 LOCK_INTERVAL = 0.25  # seconds between two attempts to take a lock that another process has
 
 
@@ -163,6 +165,11 @@ class Journal:
         return self._journal.home
 
     @property
+    def rescue_places(self) -> RescuePlaces:
+        """Where notes about paid tasks go when the journal cannot be written."""
+        return self._journal.rescue_places
+
+    @property
     def journal_id(self) -> str:
         """The random id that it was made with."""
         return self._journal.journal_id
@@ -204,8 +211,14 @@ class Journal:
         failed: Collection[str] | None = (),
     ) -> PlanResult:
         folder = self._journal.home or Path(tempfile.gettempdir())
-        spooled = await asyncio.to_thread(spool, entries, folder)
-        return await self._run(plan, spooled, source, allow_duplicates, failed)
+        spooled = await asyncio.to_thread(SpooledEntries, entries, folder)
+        try:
+            return await self._run(plan, spooled, source, allow_duplicates, failed)
+        finally:  # in its turn, since a caller who is cancelled leaves the work under way
+            try:
+                self._thread.submit(spooled.close)
+            except RuntimeError:  # the journal is closed
+                spooled.close()
 
     async def claim(
         self,
@@ -247,6 +260,8 @@ class Journal:
 
     async def settle(self, key: str, attempt: Attempt, transition: Transition) -> Item:
         try:
+            if self.shared and attempt.task_id is not None:
+                return await self._settle_noted(key, attempt, transition)
             return await self._run(attempts.settle, key, attempt, transition)
         except JournalError as error:
             if attempt.task_id is None:
@@ -330,6 +345,24 @@ class Journal:
 
     # --- the id of a paid task, in spite of everything -----------------------------------------
 
+    async def _settle_noted(self, key: str, attempt: Attempt, transition: Transition) -> Item:
+        """Store the task of an attempt; its id is noted on this machine while that takes long."""
+        settling = self._in_thread(attempts.settle, key, attempt, transition)
+        try:
+            done, _ = await asyncio.wait([settling], timeout=LONG)
+            note = None if done else self._note(key, attempt)
+            if not done:
+                await asyncio.wait([settling])
+        except asyncio.CancelledError:
+            settling.add_done_callback(asyncio.Future.exception)  # it was looked at
+            if not settling.done():
+                self._rescue(key, attempt)
+            raise
+        item = settling.result()
+        if note is not None:
+            rescue.remove_notes([note])
+        return item
+
     async def _settle_paid(
         self, key: str, attempt: Attempt, transition: Transition, failure: JournalError
     ) -> Item:
@@ -351,11 +384,14 @@ class Journal:
 
     def _rescue(self, key: str, attempt: Attempt) -> str:
         """Store the id of a paid task where there is room, and log it; say where it is."""
-        note = rescue.RescuedTask(key, attempt.token, attempt.task_id or "", self._clock.wall())
-        file = rescue.write_note(self._journal.rescue_places, note)
+        file = self._note(key, attempt)
         where = f"written down in {file}" if file else "written down nowhere: keep it"
         logger.critical("film %s of %r is paid; its id is %s", attempt.task_id, key, where)
         return where
+
+    def _note(self, key: str, attempt: Attempt) -> Path | None:
+        note = rescue.RescuedTask(key, attempt.token, attempt.task_id or "", self._clock.wall())
+        return rescue.write_note(self._journal.rescue_places, note)
 
     # --- the thread --------------------------------------------------------------------------
 
@@ -370,20 +406,25 @@ class Journal:
     async def _run_in_thread(
         self, work: Callable[Concatenate[OpenJournal, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        # A cancelled caller does not stop the piece of work: half a transaction is none, but its
+        # answer would be lost, and with it the knowledge whether a POST may be sent.
+        return await asyncio.shield(self._in_thread(work, *args, **kwargs))
+
+    def _in_thread(
+        self, work: Callable[Concatenate[OpenJournal, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Begin *work* in the journal's thread."""
         journal = self._journal
         if self._pid != os.getpid():
             raise JournalError(f"{journal.name} was opened before a fork; open it in each process")
         now = self._clock.wall(), self._clock.now()
         loop = asyncio.get_running_loop()
         try:
-            doing = loop.run_in_executor(
+            return loop.run_in_executor(
                 self._thread, lambda: self._perform(now, lambda: work(journal, *args, **kwargs))
             )
         except RuntimeError:
             raise JournalError(f"{journal.name} is closed") from None
-        # A cancelled caller does not stop the piece of work: half a transaction is none, but its
-        # answer would be lost, and with it the knowledge whether a POST may be sent.
-        return await asyncio.shield(doing)
 
     def _perform(self, now: tuple[float, float], work: Callable[[], T]) -> T:
         self._journal.now = now

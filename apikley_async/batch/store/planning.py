@@ -6,11 +6,10 @@ holds no more than some megabytes in memory. All entries are stored, or none.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Container, Generator, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from apikley_async.batch.store.protocol import ManifestEntry, PlanResult, Transi
 from apikley_async.batch.store.rows import SELECT_ITEM, payload_sum, stored_path
 from apikley_async.errors import ManifestConflictError
 
-__all__ = ["plan", "spool"]
+__all__ = ["SpooledEntries", "plan"]
 
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
@@ -38,37 +37,44 @@ NEW_IN_ADOPTED = (
 )
 
 
-def spool(entries: Iterable[ManifestEntry], folder: Path) -> Generator[ManifestEntry | None]:
-    """Read *entries* to their end, and give a generator that gives them again. Blocks.
+class SpooledEntries:
+    """Entries that were read to their end, and are given again as often as they are asked for.
 
     Args:
-        entries: read once.
+        entries: read once. Blocks.
         folder: for the file that holds what does not fit into memory.
     """
-    spooled = _spooled(entries, folder)
-    next(spooled)
-    return spooled
 
+    def __init__(self, entries: Iterable[ManifestEntry], folder: Path) -> None:
+        # Closed by `close`: they are read in another thread, and more than once.
+        self._file = tempfile.SpooledTemporaryFile(max_size=MOST_IN_MEMORY, dir=str(folder))  # noqa: SIM115
+        try:
+            for entry in entries:
+                line = json.dumps(attrs.astuple(entry, recurse=False)).encode()
+                self._write(line + b"\n", folder)
+        except BaseException:
+            self.close()
+            raise
 
-def _spooled(entries: Iterable[ManifestEntry], folder: Path) -> Generator[ManifestEntry | None]:
-    """Yield None when all entries are read, and then the entries."""
-    with tempfile.SpooledTemporaryFile(max_size=MOST_IN_MEMORY, dir=str(folder)) as file:
-        for entry in entries:
-            line = json.dumps(attrs.astuple(entry, recurse=False)).encode()
-            try:
-                file.write(line + b"\n")
-            except OSError as exc:
-                message = f"{folder} has no room for what is to be planned: {exc.strerror}"
-                raise journal_error(message, exc) from None
-        file.seek(0)
-        yield None
-        for line in file:
+    def _write(self, line: bytes, folder: Path) -> None:
+        try:
+            self._file.write(line)
+        except OSError as exc:
+            message = f"{folder} has no room for what is to be planned: {exc.strerror}"
+            raise journal_error(message, exc) from None
+
+    def __iter__(self) -> Iterator[ManifestEntry]:
+        self._file.seek(0)
+        for line in self._file:
             yield ManifestEntry(*json.loads(line))
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def plan(
     journal: OpenJournal,
-    entries: Generator[ManifestEntry | None],
+    entries: Iterable[ManifestEntry],
     source: str,
     allow_duplicates: bool,
     failed: Collection[str] | None,
@@ -76,7 +82,7 @@ def plan(
     """Store *entries* in one transaction; see `Store.plan`. Runs in the journal's thread."""
     planned: list[str] = []
     # Whether attempts are missing is read within the transaction, before any entry is stored.
-    with contextlib.closing(entries), journal.transaction():
+    with journal.transaction():
         result = _store_entries(
             journal,
             entries,
@@ -102,7 +108,7 @@ def plan(
 
 def _store_entries(
     journal: OpenJournal,
-    entries: Iterable[ManifestEntry | None],
+    entries: Iterable[ManifestEntry],
     source: str,
     allow_duplicates: bool,
     failed: Collection[str] | None,
@@ -113,7 +119,7 @@ def _store_entries(
     new = known = changed = 0
     seen: dict[str, str] = {}  # the place of each key
     names = {fold_name(key): key for [key] in db.execute("SELECT key FROM item")}
-    for entry in filter(None, entries):
+    for entry in entries:
         _check_repeated_key(seen, entry)
         digest = _digest_of(db, entry.key)
         # A digest of any version: an upgrade of this package must not make a paid film look new.

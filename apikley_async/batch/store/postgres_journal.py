@@ -13,7 +13,7 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from apikley_async._postgres import (
@@ -29,6 +29,7 @@ from apikley_async._postgres import (
     load_psycopg,
     reason_of,
 )
+from apikley_async.batch.store.database import Cursor, Parameters
 from apikley_async.batch.store.journal_errors import damaged, journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.postgres_schema import PART, VERSIONS
@@ -45,6 +46,7 @@ logger: logging.Logger = logging.getLogger("apikley_async.batch")
 WRITER_LOCK = 2
 LOCK = f"SELECT pg_advisory_xact_lock({APPLICATION}, {WRITER_LOCK})"
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
+SELECT_NUMBER = "SELECT number FROM session WHERE id = ?"
 STORE_NUMBER = (
     "INSERT INTO session (id, number, at) VALUES (?, ?, ?)"
     " ON CONFLICT (id) DO UPDATE SET number = excluded.number, at = excluded.at"
@@ -55,6 +57,21 @@ KEPT = 30 * 86400  # seconds for which the numbers of a journal that was closed 
 
 class _AgainError(Exception):
     """A transaction did not happen: the whole piece of work is done again."""
+
+
+class Tables:
+    """The tables of a journal, as the functions that work on them see them."""
+
+    def __init__(self, journal: PostgresJournal) -> None:
+        self._journal = journal
+
+    def execute(self, statement: str, values: Parameters = (), /) -> Cursor:
+        cursor: Cursor = self._journal.send(lambda sending: sending.execute(statement, values))
+        return cursor
+
+    def executemany(self, statement: str, rows: Iterable[Any], /) -> Cursor:
+        cursor: Cursor = self._journal.send(lambda sending: sending.executemany(statement, rows))
+        return cursor
 
 
 class PostgresJournal(OpenJournal):
@@ -76,14 +93,16 @@ class PostgresJournal(OpenJournal):
         self._versions = versions
         self._errors: Any = load_psycopg().Error
         self._connection: Connection | None = None
+        self._tables = Tables(self)
         self._session = secrets.token_hex(16)
         self._number = 0  # of its last transaction that has certainly happened
         self._began_at: float | None = None  # within a transaction: when it began
         self._stopping = threading.Event()
+        self._has_given_up = False
 
     @property
-    def db(self) -> Connection:
-        return self._connection or self._come_back()
+    def db(self) -> Tables:
+        return self._tables
 
     # --- connecting --------------------------------------------------------------------------
 
@@ -93,9 +112,10 @@ class PostgresJournal(OpenJournal):
         Raises:
             JournalError: it cannot be reached or used.
         """
+        self._lose()  # the one of an opening that broke off
         try:
             self._connection = connect(self._dsn)
-            self._check()
+            self._check(self._connection)
         except self._errors as error:
             self._lose()
             raise connection_error(error, self._dsn) from None
@@ -103,25 +123,24 @@ class PostgresJournal(OpenJournal):
             self._lose()
             raise
 
-    def _check(self) -> None:
+    def _check(self, connection: Connection) -> None:
         """Refuse a database that is not set up, a standby, and another journal than before."""
-        db = self.db
-        check_version(db, PART, self._versions, self._dsn)
-        [standby, encoding] = db.run(
+        check_version(connection, PART, self._versions, self._dsn)
+        [standby, encoding] = connection.run(
             "SELECT pg_is_in_recovery(), current_setting('server_encoding')"
         ) or (False, "")
         if standby and not self.read_only:
             raise JournalError(f"{self.name} is a standby, which takes no writes: name the primary")
         if encoding != "UTF8":
             raise JournalError(f"{self.name} stores text as {encoding}; make a database in UTF8")
-        row = db.execute("SELECT value FROM meta WHERE name = 'journal_id'").fetchone()
+        row = connection.execute("SELECT value FROM meta WHERE name = 'journal_id'").fetchone()
         found = "" if row is None else str(row[0])
         if not JOURNAL_ID.fullmatch(found):
             raise damaged("journal_id is not one")
         if self.journal_id not in ("", found):
             raise JournalError(f"{self.name} is another journal than before; nothing was written")
         self.journal_id = found
-        row = db.execute("SELECT number FROM session WHERE id = ?", (self._session,)).fetchone()
+        row = connection.execute(SELECT_NUMBER, (self._session,)).fetchone()
         if self._number > (0 if row is None else row[0]):
             raise JournalError(
                 f"{self.name} has lost what was written last: it was restored, or a standby took "
@@ -143,11 +162,13 @@ class PostgresJournal(OpenJournal):
         Raises:
             JournalError: the journal is being closed, or is not the one it was.
         """
+        if self._has_given_up:
+            raise journal_error(f"{self.name} is away; nothing was written")
         delay, said = FIRST_DELAY, ""
         while True:
             try:
                 self._connection = found = connect(self._dsn)
-                self._check()
+                self._check(found)
             except self._errors as error:
                 self._lose()
                 if not said:
@@ -162,6 +183,7 @@ class PostgresJournal(OpenJournal):
                     logger.warning("%s is back", self.name)
                 return found
             if self._stopping.wait(delay):
+                self._has_given_up = True  # also for all that is still to be done
                 raise journal_error(f"{self.name} is away ({said}); nothing was written")
             delay = min(LONGEST_DELAY, 2 * delay)
 
@@ -170,10 +192,22 @@ class PostgresJournal(OpenJournal):
 
     # --- pieces of work ----------------------------------------------------------------------
 
+    def send(self, statement: Callable[[Connection], T]) -> T:
+        """Send a statement; outside of a transaction it is sent until it was answered.
+
+        So a piece of work whose transaction has happened is not done again.
+        """
+        while True:
+            try:
+                return statement(self._connection or self._come_back())
+            except self._errors as error:
+                if self._began_at is not None or not is_lost(error):
+                    raise
+                self._lose()
+
     def perform(self, work: Callable[[], T]) -> T:
         error: Exception
         while True:
-            folders = dict(self.folders)
             try:
                 return work()
             except ApikleyError:
@@ -188,20 +222,22 @@ class PostgresJournal(OpenJournal):
             except ValueError:
                 error = JournalError(f"{self.name} cannot be read: its content is not readable")
                 break
-            self.folders = folders
         raise error
 
     @contextlib.contextmanager
     def transaction(self, *, owner_only: bool = True, alone: bool = True) -> Iterator[None]:
         if self.read_only:
             raise JournalError(f"{self.name} is open for reading only")
-        row = self.db.run("BEGIN", LOCK, CLOCK) if alone else self.db.run("BEGIN", CLOCK)
+        first = ("BEGIN", LOCK, CLOCK) if alone else ("BEGIN", CLOCK)
+        row = self.send(lambda connection: connection.run(*first))
         self._began_at = float(row[0]) if row else 0.0
         self.now = (self._began_at, self.now[1])
+        folders = dict(self.folders)
         try:
             yield
             self._commit()
         except BaseException:
+            self.folders = folders
             if self._connection is not None:
                 with contextlib.suppress(self._errors):
                     self._connection.run("ROLLBACK")
@@ -217,7 +253,8 @@ class PostgresJournal(OpenJournal):
         """
         number = self._number + 1
         try:
-            self.db.execute(f"{STORE_NUMBER}; COMMIT", (self._session, number, self._began_at))
+            values = (self._session, number, self._began_at)
+            self.db.execute(f"{STORE_NUMBER}; COMMIT", values)
         except self._errors as error:
             if not is_lost(error):
                 raise
@@ -234,10 +271,10 @@ class PostgresJournal(OpenJournal):
         """
         while True:
             try:
-                self.db.run("BEGIN", LOCK)
-                query = "SELECT number FROM session WHERE id = ?"
-                row = self.db.execute(query, (self._session,)).fetchone()
-                self.db.run("COMMIT")
+                connection = self._connection or self._come_back()
+                connection.run("BEGIN", LOCK)
+                row = connection.execute(SELECT_NUMBER, (self._session,)).fetchone()
+                connection.run("COMMIT")
             except self._errors as error:
                 if not is_lost(error):
                     raise
@@ -250,19 +287,18 @@ class PostgresJournal(OpenJournal):
     def wall_time(self) -> float:
         if self._began_at is not None:
             return self._began_at
-        row = self.db.run(CLOCK)
-        return float(row[0]) if row else 0.0
+        return float(self.db.execute(CLOCK).fetchone()[0])
 
     def lease_time(self) -> float:
         return self.wall_time()
 
     def defer_references(self) -> None:
-        self.db.run("SET CONSTRAINTS ALL DEFERRED")
+        self.db.execute("SET CONSTRAINTS ALL DEFERRED")
 
     @contextlib.contextmanager
     def erase_old_text(self) -> Iterator[None]:
         yield
-        self.db.run("VACUUM (FULL) item, attempt, event")  # writes them anew, without what was
+        self.db.execute("VACUUM (FULL) item, attempt, event")  # writes them anew, without what was
 
     def faults(self) -> list[str]:
         return []  # the server's own business: checksums, amcheck

@@ -1,0 +1,287 @@
+"""The journal in PostgreSQL when its connection breaks, and when the database is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from batch.conformance_base import attempt, film
+from batch.test_postgres_journal import journal, set_up
+from postgres_proxy import Cut, PostgresProxy
+from postgres_server import PostgresServer
+from volume import volume
+
+from apikley_async import SavedFile, Verdict
+from apikley_async._postgres import Dsn, connect
+from apikley_async.batch import ItemEvent, ItemState, Journal, Transition
+from apikley_async.errors import JournalError
+
+pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+
+ACCEPTED = Transition(ItemEvent.ACCEPT, task_id="task_1")
+
+
+@pytest.fixture
+def dsn(postgres_dsn: str) -> str:
+    return set_up(postgres_dsn)
+
+
+@pytest.fixture
+def proxy(postgres_server: PostgresServer) -> Iterator[PostgresProxy]:
+    with tempfile.TemporaryDirectory(prefix="apg-") as folder:
+        proxy = PostgresProxy(postgres_server.folder, Path(folder))
+        with proxy.listening():
+            yield proxy
+
+
+async def story(store: Journal) -> list[object]:
+    """Everything that a store can be asked to change, once; what it has answered."""
+    told: list[object] = [await store.plan([film("a"), film("b"), film("c")], source="one")]
+    await store.bind("https://a.test", "mark")
+    told.append([item.key for item in await store.claim("run", 5)])
+    told.append(await store.beat("run"))
+    for key in "ab":
+        await store.intend(key, f"t-{key}", "print", 150.0, owner="run", kind=10)
+    told.append(await store.settle("a", attempt("t-a", Verdict.ACCEPTED, "task_1"), ACCEPTED))
+    uncertain = Transition(ItemEvent.UNCERTAIN, cause="no answer")
+    told.append(await store.settle("b", attempt("t-b", Verdict.UNCERTAIN), uncertain))
+    await store.keep_callback("t-b", "task_2")
+    told.append(
+        await store.apply("a", Transition(ItemEvent.SUCCEED, credits=150.0, result='{"urls": []}'))
+    )
+    saved = SavedFile(Path("/films/a.mp4"), 5, "00ff" * 16)
+    told.append(await store.apply("a", Transition(ItemEvent.SAVE, files=(saved,))))
+    await store.release("run")
+    told.append(await store.apply("b", Transition(ItemEvent.RESUBMIT, by="me")))
+    told.append(await store.rename("c", "d", by="me"))
+    await store.record_balance(1000.0)
+    await store.write_learned("pace", "18")
+    await store.add_folder(Path("/other"))
+    told.append(await store.plan([film("a"), film("e")], source="one"))
+    await store.purge({"a": (await store.item("a")).payload}, by="me")
+    told.append([item.key for item in await store.items()])
+    told.append(await store.verify())
+    return told
+
+
+def tables(dsn: str) -> dict[str, list[dict[str, object]]]:
+    """All that a journal holds, but times, and numbers, which may have gaps."""
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        return {
+            name: [
+                {column: value for column, value in dict(row).items() if column not in VARY}
+                for row in connection.execute(f"{EVERYTHING} {name} ORDER BY 1")
+            ]
+            for name in ("item", "attempt", "event", "inbox", "folder", "learned", "price")
+        }
+
+
+COMMIT = "; COMMIT"
+EVERYTHING = "SELECT * FROM"
+VARY = {"at", "mono", "began_at", "ended_at", "ord", "seq", "rowid", "success_at", "seen_at"}
+
+
+@pytest.fixture
+async def undisturbed(postgres_server: PostgresServer) -> tuple[object, object]:
+    """What the story tells, and what it leaves behind, when nothing breaks."""
+    dsn = set_up(postgres_server.create_database())
+    async with journal(dsn) as store:
+        told = await story(store)
+    return told, tables(dsn)
+
+
+def essence(told: object) -> str:
+    """Answers without times, and without numbers, which may have gaps."""
+    return re.sub(r"order=\d+|success_at=[^)]*\)", "", str(told))
+
+
+async def same_story(
+    store_dsn: str,
+    proxy: PostgresProxy,
+    undisturbed: tuple[object, object],
+    cut: Callable[[str], Cut | None],
+) -> None:
+    """Play the story while connections are cut; it ends as it does when nothing breaks."""
+    async with journal(proxy.dsn_of(store_dsn)) as store:
+        proxy.cut = cut
+        told = await story(store)
+        proxy.cut = lambda query: None
+    assert essence(told) == essence(undisturbed[0])
+    assert tables(store_dsn) == undisturbed[1]
+
+
+@pytest.mark.parametrize("where", Cut)
+@pytest.mark.parametrize("first", [0, 1])
+async def test_every_change_happens_once(
+    dsn: str, proxy: PostgresProxy, undisturbed: tuple[object, object], where: Cut, first: int
+) -> None:
+    """Although every second COMMIT loses its connection: before, in or after it, or too late."""
+    turns = itertools.count(first)
+
+    def cut(query: str) -> Cut | None:
+        return where if COMMIT in query and next(turns) % 2 == 0 else None
+
+    await same_story(dsn, proxy, undisturbed, cut)
+    assert proxy.cuts > 5
+
+
+def cuts_by_chance(rng: random.Random) -> Callable[[str], Cut | None]:
+    return lambda query: rng.choice([*Cut]) if rng.random() < 0.1 else None
+
+
+async def test_a_connection_may_break_anywhere(
+    postgres_server: PostgresServer, proxy: PostgresProxy, undisturbed: tuple[object, object]
+) -> None:
+    """At any statement, and again while what has happened is being found out."""
+    cuts = 0
+    for seed in range(volume(1, 100)):
+        dsn = set_up(postgres_server.create_database())
+        await same_story(dsn, proxy, undisturbed, cuts_by_chance(random.Random(seed)))
+        cuts, proxy.cuts = cuts + proxy.cuts, 0
+    assert cuts > 1
+
+
+# --- the database is away -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def away(server: PostgresServer) -> Iterator[None]:
+    """The server is stopped, and comes back."""
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+async def turned(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until something has happened in another thread."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - no thread tells the loop
+            await asyncio.sleep(0)
+
+
+async def test_nothing_is_sent_while_the_database_is_away(
+    dsn: str, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An intent waits, and happens once when it is back. It is said once, and once more."""
+    async with journal(dsn) as store:
+        await store.plan([film("a")])
+        await store.claim("run", 1)
+        with away(postgres_server):
+            intending = asyncio.ensure_future(store.intend("a", "t1", "print", 150.0, owner="run"))
+            looking = asyncio.ensure_future(store.item("a"))
+            await turned(lambda: bool(caplog.records))
+            assert not intending.done()
+        await intending
+        assert (await looking).state is ItemState.SENDING
+        assert len(await store.attempts("a")) == 1
+    [gone, back] = [record.message for record in caplog.records]
+    assert "is away, so nothing is sent" in gone
+    assert "is back" in back
+
+
+async def test_the_id_of_a_paid_film_is_noted_while_the_database_is_away(
+    dsn: str, postgres_server: PostgresServer
+) -> None:
+    """Whatever happens to the process then; the note goes when the journal has the id."""
+    async with journal(dsn) as store:
+        await store.plan([film("a")])
+        await store.claim("run", 1)
+        await store.intend("a", "t1", "print", 150.0, owner="run")
+        places = store.rescue_places
+        with away(postgres_server):
+            settling = asyncio.ensure_future(
+                store.settle("a", attempt("t1", Verdict.ACCEPTED, "task_1"), ACCEPTED)
+            )
+            await turned(lambda: bool(places.found()))
+            [note] = places.found()
+            assert "task_1" in note.read_text()
+        assert (await settling).task_id == "task_1"
+        assert places.found() == []
+
+
+async def test_a_paid_film_is_rescued_when_all_is_closed_meanwhile(
+    dsn: str, postgres_server: PostgresServer
+) -> None:
+    """The next one who opens the journal on this machine tells it of the task."""
+    store = await Journal.open(dsn)
+    await store.plan([film("a"), film("b")])
+    await store.claim("run", 2)
+    for key in "ab":
+        await store.intend(key, f"t-{key}", "print", 150.0, owner="run")
+    with away(postgres_server):
+        settling = [
+            asyncio.ensure_future(
+                store.settle(
+                    key,
+                    attempt(f"t-{key}", Verdict.ACCEPTED, f"task_{key}"),
+                    Transition(ItemEvent.ACCEPT, task_id=f"task_{key}"),
+                )
+            )
+            for key in "ab"
+        ]
+        await asyncio.sleep(0)
+        await store.aclose()
+        for result in await asyncio.gather(*settling, return_exceptions=True):
+            assert isinstance(result, JournalError)
+            assert "is paid, its id is written down in" in str(result)
+            assert result.resumable
+    async with journal(dsn) as again:
+        items = await again.items()
+        assert [item.task_id for item in items] == ["task_a", "task_b"]
+        assert again.rescue_places.found() == []
+        assert await again.verify() == []
+
+
+async def test_a_database_that_has_lost_commits_is_refused(dsn: str, proxy: PostgresProxy) -> None:
+    """As after a standby took over that was behind: paid films would look as if they were not."""
+    async with journal(proxy.dsn_of(dsn)) as store:
+        await store.plan([film("a")])
+        with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+            connection.run("UPDATE session SET number = number - 1")
+        cuts = iter([Cut.BEFORE])
+        proxy.cut = lambda query: next(cuts, None)
+
+        for _ in range(2):
+            with pytest.raises(JournalError, match="has lost what was written last"):
+                await store.item("a")
+
+
+async def test_another_journal_in_its_place_is_refused(dsn: str, proxy: PostgresProxy) -> None:
+    async with journal(proxy.dsn_of(dsn)) as store:
+        await store.plan([film("a")])
+        with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+            connection.run("DROP SCHEMA apikley CASCADE")
+        set_up(dsn)
+        cuts = iter([Cut.BEFORE])
+        proxy.cut = lambda query: next(cuts, None)
+
+        with pytest.raises(JournalError, match="another journal than before"):
+            await store.claim("run", 1)
+
+
+async def test_an_opening_that_breaks_off_is_done_again(dsn: str, proxy: PostgresProxy) -> None:
+    """When the database has not answered to its COMMIT; no connection is left behind."""
+    for where in Cut:
+        cuts = iter([where])
+        proxy.cut = lambda query, cuts=cuts: next(cuts, None) if COMMIT in query else None  # type: ignore[misc]
+        async with journal(proxy.dsn_of(dsn)) as store:
+            assert await store.items() == []
+    assert proxy.cuts == len(Cut)
+
+
+async def test_where_no_database_is_nothing_is_waited_for(
+    dsn: str, postgres_server: PostgresServer
+) -> None:
+    """Whoever opens it learns that at once, and may try again."""
+    with away(postgres_server), pytest.raises(JournalError, match="cannot be reached") as caught:
+        await Journal.open(dsn)
+    assert caught.value.resumable
