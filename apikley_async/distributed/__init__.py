@@ -4,5 +4,6 @@ Needs a PostgreSQL database that all of them reach, and the extra `postgres`.
 """
 
 from apikley_async.distributed.inbox import SharedInbox
+from apikley_async.distributed.shared_limiter import SharedLimiter
 
-__all__ = ["SharedInbox"]
+__all__ = ["SharedInbox", "SharedLimiter"]

@@ -95,7 +95,8 @@ MAY_USE = {
 }
 # What subpackages may import of the core besides its public modules, by name.
 FOUNDATIONS = {
-    *("_budget", "_disk", "_images", "_postgres", "_retry", "_sqlite", "_text", "_tokens", "_urls")
+    *("_budget", "_disk", "_images", "_postgres", "_retry", "_sqlite", "_text", "_tokens", "_urls"),
+    *("_gate", "_rate"),  # pure: one state of a limiter, in one process or in a database
 }
 SUBPACKAGES = sorted(
     path.name
@@ -236,6 +237,10 @@ SUBPACKAGE_ORDER = {
     "distributed": [
         "inbox",
         "hints",
+        "shared_state",
+        "shared_store",
+        "exchange_thread",
+        "shared_limiter",
         "__init__",
     ],
     "webhook": [

@@ -10,7 +10,8 @@ import asyncio
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -22,6 +23,8 @@ from apikley_async.virtual import VirtualLoop
 
 __all__ = ["KINDS", "LATENCIES", "RETRY_AFTER", "Pace", "Scene", "ideal", "paced", "probing_ideal"]
 
+Make: TypeAlias = Callable[[list[random.Random]], Sequence[Any]]
+"""Gives one limiter for each source of chance; they begin with nothing known."""
 PER = 10.0
 AT_ONCE = 25  # submissions that each client works at
 KINDS: tuple[WindowKind, ...] = ("sliding", "fixed", "bucket")
@@ -92,7 +95,7 @@ class Pace:
     ended_at: float
     sent_at: float
     scene: Scene
-    limiters: tuple[RateLimiter, ...] = attrs.field(repr=False)
+    limiters: tuple[Any, ...] = attrs.field(repr=False)
 
     @property
     def ratio(self) -> float:
@@ -180,19 +183,22 @@ class Service:
         return delay
 
 
-def paced(scene: Scene, *, ours: int = 20) -> Pace:
-    """Play a scene, with limiters of *ours* per 10 s."""
+def paced(scene: Scene, *, ours: int = 20, make: Make | None = None) -> Pace:
+    """Play a scene, with limiters of *ours* per 10 s, or with those that *make* gives."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_paced(scene, ours))
+        return runner.run(_paced(scene, make or apart(ours)))
 
 
-async def _paced(scene: Scene, ours: int) -> Pace:
+def apart(limit: int) -> Make:
+    """Limiters that know nothing of each other."""
+    return lambda rngs: [RateLimiter(limit, PER, rng=rng) for rng in rngs]
+
+
+async def _paced(scene: Scene, make: Make) -> Pace:
     rng = random.Random(repr(scene))
     loop, service = asyncio.get_running_loop(), Service(scene, rng)
     latency, retry_after = LATENCIES[scene.latency], RETRY_AFTER[scene.retry_after]
-    limiters = [
-        RateLimiter(ours, PER, rng=random.Random(rng.random())) for _ in range(scene.clients)
-    ]
+    limiters = make([random.Random(rng.random()) for _ in range(scene.clients)])
     passed: list[list[float]] = [[] for _ in limiters]
     left, ended_at, last_sent_at = iter(range(scene.count)), 0.0, 0.0
 

@@ -1,0 +1,497 @@
+"""`SharedLimiter` on a real PostgreSQL server, in real time: spans are short, and so are leases."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import gc
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Literal
+
+import pytest
+from distributed.processes import start
+from postgres_server import PostgresServer
+
+from apikley_async import Client, Limiter, Storyboard
+from apikley_async.distributed import PARTS, SharedLimiter
+from apikley_async.errors import (
+    ClientClosedError,
+    JournalError,
+    RateLimitError,
+    SubmissionUncertainError,
+    UnreachableError,
+)
+from apikley_async.simulator import Simulator, Terms
+
+pytestmark = pytest.mark.timeout(120)
+
+PER = 0.5
+Make = Callable[..., SharedLimiter]
+
+
+@pytest.fixture
+def dsn(postgres_dsn: str) -> str:
+    """A database with the tables of a shared limiter."""
+    from apikley_async import _postgres
+
+    where = _postgres.Dsn.parse(postgres_dsn)
+    connection = _postgres.connect(where)
+    _postgres.upgrade(connection, PARTS, where)
+    connection.close()
+    return postgres_dsn
+
+
+@pytest.fixture
+async def make(dsn: str) -> AsyncIterator[Make]:
+    """Makes limiters, and closes them in the end."""
+    made = list[SharedLimiter]()
+
+    def limiter(limit: int = 4, per: float = PER, **values: object) -> SharedLimiter:
+        made.append(SharedLimiter(dsn, limit, per, **values))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield limiter
+    for each in made:
+        await each.aclose()
+
+
+def most_in_a_span(times: list[float], per: float) -> int:
+    times = sorted(times)
+    return max(bisect.bisect_left(times, at + per) - n for n, at in enumerate(times))
+
+
+async def attempt(limiter: Limiter, hold: float = 0.005, error: Exception | None = None) -> float:
+    """Make an attempt; when it was sent."""
+    with contextlib.suppress(RateLimitError, UnreachableError, SubmissionUncertainError):
+        async with limiter.slot():
+            sent = time.monotonic()
+            await asyncio.sleep(hold)
+            if error is not None:
+                raise error
+    return sent
+
+
+async def until(done: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not done():
+            await asyncio.sleep(0.01)
+
+
+# --- the rate -------------------------------------------------------------------------------------
+
+
+async def test_no_span_holds_too_many_attempts_of_three_limiters(make: Make) -> None:
+    """And nearly as many as may be: 120 at 20 per half a second."""
+    limiters = [make(20) for _ in range(3)]
+    sent = await asyncio.gather(*(attempt(limiters[n % 3]) for n in range(120)))
+
+    assert most_in_a_span(sent, PER) <= 20
+    assert max(sent) - min(sent) <= 5 * PER * 1.5  # ideal is 5 spans; the machine may be busy
+
+
+@pytest.mark.parametrize("window", ["sliding", "fixed"])
+async def test_a_service_refuses_nothing_at_all_of_its_limit(
+    make: Make, window: Literal["sliding", "fixed"]
+) -> None:
+    """Two clients with a limiter each, as two processes have: 60 at the service's own limit."""
+    terms = Terms(limit=10, per=10.0, window=window)
+    async with Simulator(terms, speed=10 / PER) as simulator, contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(
+                Client(simulator.api_key, base_url=simulator.base_url, limiter=make(10))
+            )
+            for _ in range(2)
+        ]
+        board = Storyboard(["A cat."])
+        jobs = await asyncio.gather(*(clients[n % 2].submit(board) for n in range(60)))
+
+        assert len({job.id for job in jobs}) == 60
+        assert len(simulator.ledger.throttled) == 0
+
+
+async def test_processes_share_the_rate(dsn: str) -> None:
+    """Three processes, one of them killed midway: no span holds more than the limit."""
+    values = {"count": 20, "hold": 0.01, "limit": 10, "per": PER, "lease": 1.0}
+    started = [start(dsn, **values) for _ in range(3)]
+    first = await asyncio.to_thread(lines_of, started[0], 3)
+    started[0].kill()
+    texts = [(await asyncio.to_thread(each.communicate, timeout=60))[0] for each in started]
+    sent = (
+        sent_in(first + texts[0].splitlines()),
+        *(sent_in(text.splitlines()) for text in texts[1:]),
+    )
+
+    assert [len(times) for times in sent[1:]] == [20, 20]
+    assert most_in_a_span([*itertools.chain(*sent)], PER) <= 10
+
+
+def lines_of(process: subprocess.Popen[str], count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline() for _ in range(count)]
+
+
+def sent_in(lines: list[str]) -> list[float]:
+    return [float(line.split()[1]) for line in lines if line.startswith("sent ")]
+
+
+async def test_an_attempt_that_was_never_sent_gives_its_permit_back_at_once(make: Make) -> None:
+    limiter, other = make(1, 30.0), make(1, 30.0)
+    for _ in range(5):
+        await attempt(limiter, error=UnreachableError("nobody there"))
+
+    async with asyncio.timeout(10):
+        await attempt(other)
+
+
+# --- pauses and learning --------------------------------------------------------------------------
+
+
+async def test_a_refusal_of_one_is_a_pause_for_all_within_a_second(make: Make) -> None:
+    """Those who wait already are no exception."""
+    one, other = make(4), make(4)
+    await asyncio.gather(*(attempt(other) for _ in range(4)))
+    waiting = [asyncio.create_task(attempt(other)) for _ in range(8)]
+    began = time.monotonic()
+    await attempt(one, error=RateLimitError("too many", retry_after=3.0))
+    ended = time.monotonic()
+
+    sent = await asyncio.gather(*waiting)
+    assert not [at for at in sent if ended + 1 < at < began + 3]
+    assert max(sent) >= began + 3
+
+
+async def test_what_one_learns_binds_all(make: Make) -> None:
+    """The service takes 5 of our 10: both limiters know it, and few are refused."""
+    one, other = make(10), make(10)
+    terms = Terms(limit=5, per=10.0, window="sliding")
+    async with Simulator(terms, speed=10 / PER) as simulator:
+        clients = [
+            Client(simulator.api_key, base_url=simulator.base_url, limiter=each)
+            for each in (one, other)
+        ]
+        async with clients[0], clients[1]:
+            board = Storyboard(["A cat."])
+            await asyncio.gather(*(clients[n % 2].submit(board) for n in range(50)))
+
+        assert len(simulator.ledger.throttled) <= 5 + 50 / 20 + 1  # the first burst, 1 in 20
+    assert one.takes is not None
+    assert one.takes <= 6
+    assert abs(one.takes - (other.takes or 0)) <= 2
+
+
+# --- processes that die ---------------------------------------------------------------------------
+
+
+async def test_the_permit_of_a_killed_process_is_back_after_its_lease_and_not_before(
+    make: Make, dsn: str
+) -> None:
+    """Kill -9 in mid-attempt; the lease is 1.5 s, the span 0.5 s."""
+    process = start(dsn, count=1, hold=60.0, limit=1, per=PER, lease=1.5)
+    await asyncio.to_thread(lines_of, process, 1)
+    await asyncio.sleep(2)  # it lives for longer than a lease
+    limiter = make(1, lease=1.5)
+    waiting = asyncio.create_task(attempt(limiter))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    killed = time.monotonic()
+    process.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(process.communicate)
+
+    back = await waiting - killed
+    assert 1.5 * 0.6 + PER <= back <= 1.5 + PER + 3.0  # the last sign of life is some time ago
+
+
+async def test_a_process_that_is_stopped_holds_nobody_up(make: Make, dsn: str) -> None:
+    """SIGSTOP: others take what is free; what it held is theirs after its lease."""
+    process = start(dsn, count=2, hold=60.0, limit=3, per=PER, lease=1.0)
+    await asyncio.to_thread(lines_of, process, 2)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        limiter = make(3, lease=1.0)
+        async with asyncio.timeout(15):
+            await attempt(limiter)
+            await asyncio.gather(*(attempt(limiter, 1.0) for _ in range(3)))
+    finally:
+        process.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(process.communicate)
+
+
+# --- running films --------------------------------------------------------------------------------
+
+
+async def test_running_films_are_bounded_over_all_limiters(make: Make) -> None:
+    limiters = [make(max_running=2), make(max_running=2)]
+    running = most = 0
+
+    async def film(limiter: SharedLimiter) -> None:
+        nonlocal running, most
+        async with limiter.running_slot():
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.05)
+            running -= 1
+
+    await asyncio.gather(*(film(limiters[n % 2]) for n in range(10)))
+    assert most == 2
+
+
+async def test_without_a_bound_any_number_of_films_may_run(make: Make) -> None:
+    limiter = make()
+    async with limiter.running_slot(), limiter.running_slot(), limiter.running_slot():
+        pass
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+async def test_cancelled_waiters_leak_no_permit(make: Make) -> None:
+    """Cancelled before, while and just after their permit is granted: all permits are there."""
+    limiter = make(2, 0.0, max_running=2)
+
+    async def use() -> None:
+        async with limiter.running_slot(), limiter.slot():
+            await asyncio.sleep(0.002)
+
+    for round_ in range(40):
+        tasks = [asyncio.create_task(use()) for _ in range(4)]
+        await asyncio.sleep(round_ * 0.0005)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async with asyncio.timeout(10), limiter.running_slot(), limiter.running_slot():
+        async with limiter.slot(), limiter.slot():
+            pass
+
+
+async def test_closing_ends_waiters_and_a_later_use_opens_it_again(make: Make) -> None:
+    limiter = make(1, 0.0)
+    async with limiter.slot():
+        waiting = asyncio.create_task(attempt(limiter))
+        await asyncio.sleep(0.1)
+        await limiter.aclose()
+        with pytest.raises(ClientClosedError):
+            await waiting
+
+    async with asyncio.timeout(10):
+        await attempt(limiter)
+
+
+async def test_a_closed_client_leaves_nothing_behind(make: Make) -> None:
+    """Closed while submissions wait for a permit: the next client begins at once."""
+    limiter = make(2, 30.0)
+    async with Simulator() as simulator:
+        client = Client(simulator.api_key, base_url=simulator.base_url, limiter=limiter)
+        async with client:
+            await asyncio.gather(*(attempt(limiter) for _ in range(1)))
+            waiting = [asyncio.create_task(client.submit(Storyboard(["A cat."]))) for _ in range(5)]
+            await asyncio.sleep(0.3)
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert sum(isinstance(each, Exception) for each in ended) == 4
+    assert repr(limiter).endswith("0 in use here>")
+
+
+# --- event loops ----------------------------------------------------------------------------------
+
+
+def test_it_works_in_one_loop_after_another_and_in_two_at_once(dsn: str) -> None:
+    limiter = SharedLimiter(dsn, 4, PER)
+
+    async def some() -> list[float]:
+        return await asyncio.gather(*(attempt(limiter) for _ in range(6)))
+
+    sent = asyncio.run(some())
+    others = list[float]()
+    thread = threading.Thread(target=lambda: others.extend(asyncio.run(some())))
+    thread.start()
+    sent += asyncio.run(some())
+    thread.join()
+    asyncio.run(limiter.aclose())
+
+    assert most_in_a_span(sent + others, PER) <= 4
+
+
+def test_a_permit_in_use_in_a_closed_loop_comes_back(dsn: str) -> None:
+    limiter = SharedLimiter(dsn, 1, PER)
+    slot = limiter.slot()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(slot.__aenter__())
+    loop.close()
+
+    async def main() -> None:
+        async with asyncio.timeout(10):
+            await attempt(limiter)
+        await limiter.aclose()
+
+    asyncio.run(main())
+    del slot
+    gc.collect()
+
+
+async def test_a_limiter_that_nobody_holds_ends_its_thread(dsn: str) -> None:
+    limiter = SharedLimiter(dsn, 4, PER)
+    await attempt(limiter)
+    known = {each for each in threading.enumerate() if each.name == "apikley shared limiter"}
+    assert known
+    del limiter
+    gc.collect()
+
+    await until(lambda: not any(each.is_alive() for each in known))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_has_a_connection_of_its_own(dsn: str) -> None:
+    """As under a server that loads the application before it forks."""
+    program = f"""
+import asyncio, os
+from apikley_async.distributed import SharedLimiter
+limiter = SharedLimiter({dsn!r}, 2, 0.0)
+async def use():
+    async with limiter.slot():
+        pass
+asyncio.run(use())
+child = os.fork()
+asyncio.run(use())
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    asyncio.run(use())
+    print("both")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == "both\n", done.stderr
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+async def test_while_the_database_is_away_nothing_is_sent_and_then_all_goes_on(
+    make: Make, dsn: str, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An attempt that is out ends as usual; the log has one warning for each change."""
+    limiter = make(4)
+    async with limiter.slot():
+        await asyncio.to_thread(postgres_server.stop)
+        try:
+            waiting = [asyncio.create_task(attempt(limiter)) for _ in range(8)]
+            await asyncio.sleep(1)
+            assert not any(task.done() for task in waiting)
+        finally:
+            away_until = time.monotonic()
+            await asyncio.to_thread(postgres_server.start)
+
+    async with asyncio.timeout(20):
+        sent = await asyncio.gather(*waiting)
+    assert min(sent) > away_until
+    assert most_in_a_span(sent, PER) <= 4
+    warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert len(warnings) == 2
+    assert "nothing is sent until it is back" in warnings[0]
+    assert "is back after" in warnings[1]
+
+
+async def test_what_ended_while_the_database_was_away_is_given_back_later(
+    make: Make, postgres_server: PostgresServer
+) -> None:
+    limiter = make(1, 0.0)
+    async with limiter.slot():
+        await asyncio.to_thread(postgres_server.stop)
+    await asyncio.sleep(0.2)
+    await asyncio.to_thread(postgres_server.start)
+
+    async with asyncio.timeout(20):
+        await attempt(limiter)
+
+
+async def test_a_database_that_was_never_set_up_is_one_clear_sentence(postgres_dsn: str) -> None:
+    async with asyncio.timeout(20):
+        limiter = SharedLimiter(postgres_dsn)
+        with pytest.raises(JournalError, match="not set up yet: run `apikley db init"):
+            async with limiter.slot():
+                pass
+        with pytest.raises(JournalError, match="not set up yet"):
+            await limiter.__aenter__()
+        await limiter.aclose()
+
+
+async def test_a_database_that_is_not_there_is_said_and_its_password_is_not() -> None:
+    limiter = SharedLimiter("postgresql://me:canary-word@127.0.0.1:9/none")
+    assert "canary-word" not in repr(limiter)
+    with pytest.raises(JournalError, match="cannot be reached") as raised:
+        async with asyncio.timeout(40):
+            await attempt(limiter)
+    assert "canary-word" not in str(raised.value)
+    await limiter.aclose()
+
+
+# --- the rest -------------------------------------------------------------------------------------
+
+
+async def test_waiting_asks_the_database_seldom(
+    make: Make, dsn: str, postgres_server: PostgresServer
+) -> None:
+    """Five wait for two permits that are in use: a few statements a second."""
+    limiter, other = make(2, 0.0), make(2, 0.0)
+    async with limiter.slot(), limiter.slot():
+        waiting = [asyncio.create_task(attempt(other)) for _ in range(5)]
+        await asyncio.sleep(1.5)
+        before = commits(postgres_server, dsn)
+        await asyncio.sleep(4)
+        assert commits(postgres_server, dsn) - before <= 4 * 5
+    await asyncio.gather(*waiting)
+
+
+def commits(server: PostgresServer, dsn: str) -> int:
+    name = dsn.split("@/")[1].partition("?")[0]
+    return int(
+        server.execute(f"SELECT xact_commit FROM pg_stat_database WHERE datname = '{name}'")  # noqa: S608
+    )
+
+
+async def test_names_are_limiters_of_their_own(make: Make) -> None:
+    one, other = make(1, 30.0), make(1, 30.0, name="another key")
+    async with asyncio.timeout(10):
+        await attempt(one)
+        await attempt(other)
+
+
+async def test_it_is_a_limiter_and_its_repr_a_status_line(make: Make) -> None:
+    limiter = make()
+    assert isinstance(limiter, Limiter)
+    assert repr(limiter).startswith("<SharedLimiter 'default' of postgresql://")
+    async with limiter.slot():
+        assert repr(limiter).endswith("1 in use here>")
+    limiter.remember([(1.0, False)] * 4)  # the database remembers
+    async with asyncio.timeout(10):
+        await attempt(limiter)
+
+
+def test_nonsense_is_refused_at_once(postgres_dsn: str) -> None:
+    for values in (
+        {"limit": 0},
+        {"limit": 2.5},
+        {"limit": True},
+        {"per": -1},
+        {"per": float("nan")},
+        {"max_running": 0},
+        {"lease": 0},
+        {"name": ""},
+    ):
+        with pytest.raises(ValueError, match=next(iter(values))):
+            SharedLimiter(postgres_dsn, **values)  # type: ignore[arg-type]
+    with pytest.raises(JournalError, match="not a DSN"):
+        SharedLimiter("campaign.db")
