@@ -42,7 +42,7 @@ __all__ = ["ExchangeThread"]
 
 MAX_WAIT = 2.0  # seconds after which one who waits asks again, whatever is known
 FIRST_RETRY, LAST_RETRY = 0.1, 2.0  # seconds between two tries to reach the database
-PATIENCE = 10.0  # seconds for the first connection of all
+PATIENCE = 5.0  # seconds for the first connection of all
 AT_EXIT = 2.0  # seconds that the end of the process waits for what is still to be given back
 
 logger = logging.getLogger("apikley_async")
@@ -119,9 +119,8 @@ class ExchangeThread:
         self._count = itertools.count(1)
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._wake, self._waker = socket.socketpair()
-        for end in (self._wake, self._waker):
-            end.setblocking(False)
+        self._wake: socket.socket | None = None
+        self._waker: socket.socket | None = None
         # Of the thread alone:
         self._number = 1
         self._renew_at = 0.0
@@ -203,25 +202,29 @@ class ExchangeThread:
         """Start the thread unless it runs, and wake it; the lock is held."""
         if self._thread is None or not self._thread.is_alive():
             self._stopping = False
+            self._wake, self._waker = socket.socketpair()
+            for end in (self._wake, self._waker):
+                end.setblocking(False)
             self._thread = threading.Thread(
-                target=self._run, name="apikley shared limiter", daemon=True
+                target=self._run, args=(self._wake,), name="apikley shared limiter", daemon=True
             )
             self._thread.start()
         self._wake_up()
 
     def _wake_up(self) -> None:
-        with contextlib.suppress(OSError):  # it is full, and wakes the thread anyway
-            self._waker.send(b"\0")
+        if (waker := self._waker) is not None:
+            with contextlib.suppress(OSError):  # it is full, and wakes the thread anyway
+                waker.send(b"\0")
 
     # --- in the thread ----------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, wake: socket.socket) -> None:
         atexit.register(self._finish_at_exit)
         while not (self._stopping and self._has_finished()):
             try:
                 timeout = self._due_in()
                 if timeout is None or timeout > 0:
-                    if self._store.wait(timeout, self._wake):
+                    if self._store.wait(timeout, wake):
                         self._ask_at = 0.0
                 else:
                     self._exchange()
@@ -249,6 +252,9 @@ class ExchangeThread:
             finished = away or not self._ended
             if finished:
                 self._thread = None
+                for end in (self._wake, self._waker):
+                    if end is not None:
+                        end.close()
         return finished
 
     def _due_in(self) -> float | None:

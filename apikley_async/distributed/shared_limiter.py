@@ -38,7 +38,7 @@ class SharedLimiter:
       are free *per* seconds later, its running slots at once.
     - While the database is away nothing new is sent; attempts that are out end as usual. The log
       has a warning when it goes and when it is back. A database that cannot be used, or that does
-      not answer at all within ten seconds at the beginning, is a `JournalError`.
+      not answer at all within five seconds at the beginning, is a `JournalError`.
 
     A thread and one connection of its own serve a process; they begin with the first use. It may be
     used in several event loops, also at once, and after a fork. `aclose`, or `async with`, ends the
@@ -72,7 +72,8 @@ class SharedLimiter:
         lease: float = LEASE,
         rng: random.Random | None = None,
     ) -> None:
-        for what, count in (("limit", limit), ("max_running", max_running or 1)):
+        bounds = {"limit": limit, "max_running": 1 if max_running is None else max_running}
+        for what, count in bounds.items():
             if isinstance(count, bool) or count != int(count) or count < 1:
                 raise ValueError(f"{what}: a whole number, 1 or more, not {count!r}")
         if not 0 <= per < math.inf:

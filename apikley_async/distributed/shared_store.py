@@ -12,7 +12,6 @@ import json
 import random
 import selectors
 import socket
-from types import MappingProxyType
 
 from apikley_async._postgres import (
     Connection,
@@ -28,16 +27,15 @@ from apikley_async._postgres import (
 from apikley_async.distributed.shared_state import Outcome, SharedState, Work
 from apikley_async.errors import Blame, JournalError
 
-__all__ = ["PARTS", "AwayError", "SharedStore"]
+__all__ = ["LIMITER_TABLES", "PART", "AwayError", "SharedStore"]
 
 # The row is written again and again: its old versions fit beside it.
 FIRST = (
     "CREATE TABLE limiter (name TEXT PRIMARY KEY, version BIGINT NOT NULL DEFAULT 0,"
     " state JSONB NOT NULL DEFAULT '{}') WITH (fillfactor = 20)"
 )
-LIMITER: Versions = ((FIRST,),)
-PARTS = MappingProxyType({"limiter": LIMITER})
-"""What `apikley db init` makes for shared limiters."""
+LIMITER_TABLES: Versions = ((FIRST,),)
+PART = "limiter"  # of what we keep in the database
 
 LISTEN = "LISTEN apikley_limiter"
 READ = (
@@ -144,7 +142,7 @@ class SharedStore:
             refused = connection_error(error, self._dsn)
             raise AwayError(refused.message) if refused.resumable else refused from None
         try:
-            check_version(db, "limiter", LIMITER, self._dsn)
+            check_version(db, PART, LIMITER_TABLES, self._dsn)
             db.run(LISTEN)
             db.execute(
                 "INSERT INTO limiter (name) VALUES (?) ON CONFLICT DO NOTHING", (self._name,)

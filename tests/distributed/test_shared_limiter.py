@@ -21,8 +21,9 @@ import pytest
 from distributed.processes import start
 from postgres_server import PostgresServer
 
-from apikley_async import Client, Limiter, Storyboard
-from apikley_async.distributed import PARTS, SharedLimiter
+from apikley_async import Client, Limiter, Shot, Storyboard, _postgres
+from apikley_async.distributed import SharedLimiter
+from apikley_async.distributed.shared_store import LIMITER_TABLES, PART
 from apikley_async.errors import (
     ClientClosedError,
     JournalError,
@@ -32,6 +33,7 @@ from apikley_async.errors import (
 )
 from apikley_async.simulator import Simulator, Terms
 
+pytest.importorskip("psycopg", reason="the extra postgres is not installed")
 pytestmark = pytest.mark.timeout(120)
 
 PER = 0.5
@@ -41,11 +43,9 @@ Make = Callable[..., SharedLimiter]
 @pytest.fixture
 def dsn(postgres_dsn: str) -> str:
     """A database with the tables of a shared limiter."""
-    from apikley_async import _postgres
-
     where = _postgres.Dsn.parse(postgres_dsn)
     connection = _postgres.connect(where)
-    _postgres.upgrade(connection, PARTS, where)
+    _postgres.upgrade(connection, {PART: LIMITER_TABLES}, where)
     connection.close()
     return postgres_dsn
 
@@ -80,12 +80,6 @@ async def attempt(limiter: Limiter, hold: float = 0.005, error: Exception | None
     return sent
 
 
-async def until(done: Callable[[], bool], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not done():
-            await asyncio.sleep(0.01)
-
-
 # --- the rate -------------------------------------------------------------------------------------
 
 
@@ -111,10 +105,10 @@ async def test_a_service_refuses_nothing_at_all_of_its_limit(
             )
             for _ in range(2)
         ]
-        board = Storyboard(["A cat."])
+        board = Storyboard([Shot("A cat.")])
         jobs = await asyncio.gather(*(clients[n % 2].submit(board) for n in range(60)))
 
-        assert len({job.id for job in jobs}) == 60
+        assert len({job.task_id for job in jobs}) == 60
         assert len(simulator.ledger.throttled) == 0
 
 
@@ -179,7 +173,7 @@ async def test_what_one_learns_binds_all(make: Make) -> None:
             for each in (one, other)
         ]
         async with clients[0], clients[1]:
-            board = Storyboard(["A cat."])
+            board = Storyboard([Shot("A cat.")])
             await asyncio.gather(*(clients[n % 2].submit(board) for n in range(50)))
 
         assert len(simulator.ledger.throttled) <= 5 + 50 / 20 + 1  # the first burst, 1 in 20
@@ -268,9 +262,9 @@ async def test_cancelled_waiters_leak_no_permit(make: Make) -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async with asyncio.timeout(10), limiter.running_slot(), limiter.running_slot():
-        async with limiter.slot(), limiter.slot():
-            pass
+    async with asyncio.timeout(10), contextlib.AsyncExitStack() as all_of_them:
+        for take in (limiter.running_slot, limiter.slot) * 2:
+            await all_of_them.enter_async_context(take())
 
 
 async def test_closing_ends_waiters_and_a_later_use_opens_it_again(make: Make) -> None:
@@ -293,7 +287,9 @@ async def test_a_closed_client_leaves_nothing_behind(make: Make) -> None:
         client = Client(simulator.api_key, base_url=simulator.base_url, limiter=limiter)
         async with client:
             await asyncio.gather(*(attempt(limiter) for _ in range(1)))
-            waiting = [asyncio.create_task(client.submit(Storyboard(["A cat."]))) for _ in range(5)]
+            waiting = [
+                asyncio.create_task(client.submit(Storyboard([Shot("A cat.")]))) for _ in range(5)
+            ]
             await asyncio.sleep(0.3)
         ended = await asyncio.gather(*waiting, return_exceptions=True)
         assert sum(isinstance(each, Exception) for each in ended) == 4
@@ -340,12 +336,14 @@ def test_a_permit_in_use_in_a_closed_loop_comes_back(dsn: str) -> None:
 async def test_a_limiter_that_nobody_holds_ends_its_thread(dsn: str) -> None:
     limiter = SharedLimiter(dsn, 4, PER)
     await attempt(limiter)
-    known = {each for each in threading.enumerate() if each.name == "apikley shared limiter"}
+    known = [each for each in threading.enumerate() if each.name == "apikley shared limiter"]
     assert known
     del limiter
     gc.collect()
 
-    await until(lambda: not any(each.is_alive() for each in known))
+    for each in known:
+        await asyncio.to_thread(each.join, 20)
+        assert not each.is_alive()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
