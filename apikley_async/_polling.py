@@ -43,7 +43,7 @@ class Backoff:
     Args:
         initial: seconds before the first poll or retry.
         factor: each delay is this many times the one before (1 or more).
-        maximum: no delay is longer, in seconds.
+        maximum: no delay is longer, in seconds; at least *initial*.
         jitter: makes a delay less regular; `exactly` leaves it alone.
     """
 
@@ -56,6 +56,11 @@ class Backoff:
     def _grows(self, attribute: attrs.Attribute[float], value: float) -> None:
         if value < 1:
             raise ValueError(f"factor: 1 or more, not {value!r}")
+
+    @maximum.validator
+    def _is_reached(self, attribute: attrs.Attribute[float], value: float) -> None:
+        if value < self.initial:
+            raise ValueError(f"maximum: {self.initial!r} or more, as initial, not {value!r}")
 
     @jitter.validator
     def _is_called(self, attribute: attrs.Attribute[Jitter], value: object) -> None:

@@ -355,6 +355,11 @@ class SubmissionUncertainError(ApikleyError):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self.args, {**self.__dict__, "work": None, "metadata": None}
 
+    def __repr__(self) -> str:
+        facts = filter(None, (self.token and f"attempt {self.token}", self.cause or self.message))
+        line = ", ".join([*facts, *([] if self.work is None else [repr(self.work)])])
+        return f"<{type(self).__name__}: {line}>"
+
 
 # --- jobs ----------------------------------------------------------------------------------------
 

@@ -232,6 +232,11 @@ class Batch(BatchReports, BatchDecisions):
         return 0 if self._run is None else self._run.pending
 
     @property
+    def held_back(self) -> int:
+        """How many films of the run wait for a bound: others may turn out to cost less."""
+        return 0 if self._run is None else self._run.held_back
+
+    @property
     def grace(self) -> float:
         """Seconds for the answers of submissions that are out when a run ends; then uncertain.
 

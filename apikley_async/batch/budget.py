@@ -27,12 +27,18 @@ async def known_prices(store: Store, price: Price = None) -> Prices:
 
 
 class RunBudget:
-    """What one run may spend, earlier runs of the journal included."""
+    """What one run may spend, earlier runs of the journal included.
+
+    Attributes:
+        prices: what films cost.
+        waiting: films that wait until others turn out to cost less than was set aside for them.
+    """
 
     def __init__(
         self, store: Store, options: BatchRunOptions, prices: Prices, budget: Budget
     ) -> None:
         self.prices = prices
+        self.waiting: int = 0
         self._store = store
         self._options = options
         self._budget = budget
@@ -136,7 +142,11 @@ class RunBudget:
                     raise
             # A film in flight may turn out to cost less than was set aside for it.
             self._changed.clear()
-            await self._changed.wait()
+            self.waiting += 1
+            try:
+                await self._changed.wait()
+            finally:
+                self.waiting -= 1
         return None
 
     def fits(self, work: Work) -> bool:

@@ -127,6 +127,11 @@ class BatchRun:
         """How many submissions are out, their answers awaited."""
         return self._submissions.in_flight
 
+    @property
+    def held_back(self) -> int:
+        """How many films wait for a bound on what may be spent."""
+        return self._budget.waiting
+
     def journal_changed(self) -> None:
         """The journal has other items from here on."""
         self._saver.names.journal_changed()

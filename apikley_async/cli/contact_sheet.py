@@ -13,7 +13,6 @@ from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import plain
 from apikley_async.cli.output_folder import make_folder
 from apikley_async.cli.report_files import ReportRequest, write_report
-from apikley_async.cli.run_summary import report_written
 from apikley_async.cli.runner import new_reporter, run_without_client
 
 __all__ = ["write_sheet"]
@@ -33,6 +32,7 @@ def write_sheet(manifest: Path, folder: Path, *, as_json: bool) -> int:
         resume=command_line("batch", "run", names=[manifest]),
         folder=folder,
         target=folder / PAGE,
+        sheet=True,
     )
 
     async def write() -> int:
@@ -46,7 +46,7 @@ def write_sheet(manifest: Path, folder: Path, *, as_json: bool) -> int:
                     page = await write_report(batch, request)
                 except OSError as error:
                     raise RefusedError(f"-o {plain(folder)}: {error.strerror}") from None
-        report_written(reporter, page)
+        reporter.event("sheet", path=str(page), url=page.resolve().as_uri())
         reporter.result(page)
         return OK
 

@@ -69,6 +69,7 @@ class Doctor:
         self._folder = folder
         self._wall = wall
         self._wrong = 0
+        self._causes: dict[tuple[str, int | None], str] = {}  # what first showed each
 
     async def examine(self, task_ids: Sequence[str]) -> int:
         """Make every check, whatever the others have shown; return the exit code.
@@ -95,12 +96,18 @@ class Doctor:
         except WrongError as error:
             message, is_right = str(error), False
         except ApikleyError as error:
-            advice = advice_for(error)
-            message, is_right = ". ".join(filter(None, [error.message, advice])), False
+            message, is_right = self._message_of(name, error), False
         self._wrong += not is_right
         self._reporter.event("finding", check=name, right=is_right, message=message)
         self._reporter.result(f"{'ok   ' if is_right else 'WRONG'}  {name}: {message}")
         return is_right
+
+    def _message_of(self, name: str, error: ApikleyError) -> str:
+        """What is wrong, and what to do; of a cause that was shown before, where."""
+        first = self._causes.setdefault((type(error).__name__, error.code), name)
+        if first != name:
+            return f"for the same reason as {first}"
+        return ". ".join(filter(None, [error.message, advice_for(error)]))
 
     # --- the way to the service ---------------------------------------------------------------
 

@@ -1,5 +1,8 @@
 """The events of `--json`: the one list of their names and facts, for help, documents and tests.
 
+What `Client(on_event=)` gives as well has the same name here: submitted, uncertain, polled,
+finished, saved, uploaded.
+
 Each is one JSON object a line, with "event" and "at". A fact that is not known is left out.
 """
 
@@ -32,9 +35,10 @@ EVENTS: Mapping[str, Event] = {
     "delayed": Event(
         f"{FILM} reason simulated", "not submitted yet (planned), or paid and not saved (success)"
     ),
-    "state": Event("key task_id state progress", "how far it is; progress in per cent"),
-    "ready": Event(
-        f"{FILM} urls expires_at credits simulated", "it can be downloaded, for about a day"
+    "polled": Event("key task_id state progress", "how far it is; progress in per cent"),
+    "finished": Event(
+        f"{FILM} state urls expires_at credits fail_code fail_message simulated",
+        "it has ended: success, with links for about a day, or fail",
     ),
     "saved": Event(f"{FILM} paths credits simulated", "its files are on the disk"),
     "failed": Event(f"{FILM} file {REASON} simulated", "it, or the call for it, has failed"),
@@ -80,6 +84,7 @@ EVENTS: Mapping[str, Event] = {
     "uploaded": Event("file url", "an image that is stored at the service"),
     "credits": Event("credits", "the account's balance"),
     "finding": Event("check right message", "a check of `doctor`; right: all is well"),
+    "sheet": Event("path url", "a page with all storyboards of a manifest"),
     "written": Event("path", "a manifest was written"),
     "checked": Event("file faults remarks films shots seconds credits", "a manifest was checked"),
     "verified": Event("faults", "a journal and its films were checked"),
@@ -92,11 +97,11 @@ EVENTS: Mapping[str, Event] = {
 }
 
 RUN_EVENTS = (
-    *("submitted", "delayed", "state", "ready", "saved", "failed", "stopped", "uncertain"),
+    *("submitted", "delayed", "polled", "finished", "saved", "failed", "stopped", "uncertain"),
     *("listening", "undecided", "remark", "pace", "balance", "estimate", "stopping", "batch"),
     *("report", "error", "end"),
 )
 TASK_EVENTS = (
-    *("state", "ready", "saved", "failed", "stopped", "stopping", "unfinished", "summary"),
+    *("polled", "finished", "saved", "failed", "stopped", "stopping", "unfinished", "summary"),
     *("error", "end"),
 )

@@ -298,8 +298,8 @@ class FilmRun:
             films += not item.gone or item.state is not ItemState.PLANNED
             if item.task_id and item.state in (ItemState.SUBMITTED, ItemState.STALLED):
                 submitted[item.key] = item.task_id
-        bounds = self._request.bounds
-        self._reporter.view.expect(films, bounds.max_running, bounded=bounds.are_set)
+        slots = self._request.bounds.max_running
+        self._reporter.view.expect(films, slots, held_back=lambda: batch.held_back)
         return submitted
 
     async def _watch_progress(self, client: Client, running: Mapping[str, str]) -> None:
@@ -312,7 +312,7 @@ class FilmRun:
                 if reported.get(key) != (state, progress) and not snapshot.done:
                     reported[key] = state, progress
                     facts = {"key": key, "task_id": task_id}
-                    self._reporter.event("state", **facts, state=state, progress=progress)
+                    self._reporter.event("polled", **facts, state=state, progress=progress)
             await asyncio.sleep(WATCH_INTERVAL)
 
     def _report_change(self, client: Client, item: Item) -> None:

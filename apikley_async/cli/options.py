@@ -279,13 +279,6 @@ class Bounds:
     max_running: int = 100
     expected: PerKind = None
 
-    @property
-    def are_set(self) -> bool:
-        """Whether a film may have to wait because of what it costs."""
-        return any(
-            each is not None for each in (self.max_credits, self.max_tasks, self.min_balance)
-        )
-
 
 @attrs.frozen
 class SpendingOptions:

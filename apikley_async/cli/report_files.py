@@ -49,6 +49,7 @@ class ReportRequest:
         words: the options that lead commands to the same service.
         folder: where it goes, under a free name.
         target: its path, if the user has named one.
+        sheet: whether it only shows storyboards, of which nothing is made yet.
     """
 
     journal: Path
@@ -57,6 +58,7 @@ class ReportRequest:
     words: Sequence[str] = ()
     folder: Path = Path()
     target: Path | None = None
+    sheet: bool = False
 
 
 async def write_report(batch: Batch, request: ReportRequest) -> Path:
@@ -80,6 +82,8 @@ def _write(rows: JournalRows, request: ReportRequest) -> Path:
         folder=page.parent.absolute(),
         now=datetime.now(UTC),
     )
+    if request.sheet:  # nothing was begun that somebody could go on with
+        report = attrs.evolve(report, sheet=True, unfinished=None)
     _, data, table = _names(page)
     links = {"json_url": quote(data.name), "csv_url": quote(table.name)}
     texts = (report_page(report, **links), report_json(report), report_csv(report))

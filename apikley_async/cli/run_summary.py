@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from apikley_async import State
 from apikley_async.batch import BatchStatus, CostEstimate, Item, ItemState
 from apikley_async.batch.saving import result_from_json
 from apikley_async.cli.exit_codes import DECIDE, FAILED, OK, RESUME, worst
@@ -24,6 +25,7 @@ __all__ = [
     "paths_of",
     "report_counts",
     "report_estimate",
+    "report_failed",
     "report_item",
     "report_written",
 ]
@@ -99,7 +101,7 @@ def paths_of(item: Item, folder: Path) -> list[Path]:
 
 EVENTS = {
     ItemState.SUBMITTED: "submitted",
-    ItemState.SUCCESS: "ready",
+    ItemState.SUCCESS: "finished",
     ItemState.DONE: "saved",
     ItemState.FAILED: "failed",
     ItemState.REJECTED: "failed",
@@ -126,18 +128,28 @@ def report_item(
         "item_state": item.state.value,
         "simulated": simulated or None,
     }
+    if item.state is ItemState.FAILED:
+        ended = {"fail_code": item.fail_code or None, "fail_message": item.fail_message or None}
+        report_failed(reporter, **facts, **ended, credits=item.credits)
     if event in ("failed", "stopped"):
         message = item.cause or item.state.value
         reporter.event(event, **facts, error=item.state.value, message=message)
-    elif event is not None and not (item.cause and event == "ready"):
+    elif event is not None and not (item.cause and event == "finished"):
         names = [str(path) for path in paths] or None
-        if event == "ready" and item.result:
+        if event == "finished" and item.result:
             result = result_from_json(item)
+            facts["state"] = State.SUCCESS.value
             facts["urls"] = list(result.urls)
             facts["expires_at"] = result.expires_at and result.expires_at.isoformat()
         reporter.event(event, **facts, credits=item.credits, paths=names)
     elif item.cause and item.state in (ItemState.PLANNED, ItemState.SUCCESS):
         reporter.event("delayed", **facts, reason=item.cause)
+
+
+def report_failed(reporter: Reporter, **facts: Any) -> None:
+    """Report to programs that a film has ended as a failure; people read what follows of it."""
+    known = {name: fact for name, fact in facts.items() if fact is not None}
+    reporter.program_event("finished", **known, state=State.FAIL.value)
 
 
 def report_counts(

@@ -26,6 +26,7 @@ from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import count
+from apikley_async.cli.run_summary import report_failed
 
 __all__ = ["TaskFollower"]
 
@@ -87,7 +88,7 @@ class TaskFollower:
                 if not snapshot.done and snapshot.state is not State.UNKNOWN:
                     state, progress = snapshot.state.value, snapshot.progress
                     self._reporter.event(
-                        "state", task_id=task.task_id, state=state, progress=progress
+                        "polled", task_id=task.task_id, state=state, progress=progress
                     )
             await self._deliver(client, task, snapshot.result())
 
@@ -129,9 +130,8 @@ class TaskFollower:
         urls = list(result.urls)
         expires = result.expires_at and result.expires_at.isoformat(timespec="seconds")
         facts = {"task_id": task.task_id}
-        self._reporter.event(
-            "ready", **facts, urls=urls, credits=result.credits, expires_at=expires
-        )
+        ended = {"state": State.SUCCESS.value, "credits": result.credits}
+        self._reporter.event("finished", **facts, **ended, urls=urls, expires_at=expires)
         if self._folder is None:
             task.results += urls
         else:
@@ -162,6 +162,13 @@ class TaskFollower:
     def _report_failure(self, task: FollowedTask, error: ApikleyError) -> None:
         task.code = exit_code(error)
         task.final = isinstance(error, JobFailedError | NotFoundError | ResultExpiredError)
+        if isinstance(error, JobFailedError):
+            report_failed(
+                self._reporter,
+                task_id=task.task_id,
+                fail_code=error.fail_code or None,
+                fail_message=error.fail_message or None,
+            )
         self._reporter.event(
             "stopped" if task.code == RESUME else "failed",
             task_id=task.task_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import Counter
 from pathlib import Path
@@ -50,6 +51,36 @@ class AnyStore:
         if name not in vars(Store) or name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._journal, name)
+
+
+async def test_an_item_is_plain_json(tmp_path: Path) -> None:
+    """For a log or another process: its films' words and links stay here."""
+    async with simulated_service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        await batch.add(films(1))
+        async with make_client(simulator) as client:
+            [item] = await run_batch(batch, client, folder=tmp_path / "films")
+        [planned] = [item async for item in batch.items()]
+
+    value = json.loads(json.dumps(item.to_dict()))
+    path = tmp_path / "films" / "k0.mp4"
+    assert {**value, "files": None} == {
+        "key": "k0",
+        "state": "done",
+        "order": 1,
+        "task_id": item.task_id,
+        "cause": "",
+        "fail_code": "",
+        "fail_message": "",
+        "credits": 150,
+        "files": None,
+        "stored": [],
+        "attempts": 1,
+        "success_at": item.success_at and item.success_at.isoformat(),
+        "gone": False,
+    }
+    [file] = value["files"]
+    assert (file["path"], file["size"]) == (str(path), path.stat().st_size)
+    assert "scene" not in json.dumps(planned.to_dict())
 
 
 async def test_any_store_will_do(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -428,6 +429,29 @@ async def test_what_turns_out_cheaper_makes_room(tmp_path: Path) -> None:
         assert len(simulator.ledger.paid) == 4  # 600 are spent, and 300 more do not fit
         assert (await batch.status()).spent == 600
         assert "max_credits" in (batch.stopped or "")
+
+
+@pytest.mark.virtual
+async def test_who_waits_for_a_bound_is_counted(tmp_path: Path) -> None:
+    """While others are made that may turn out to cost less; nobody without a bound."""
+    counted = {}
+    for bound in (750, None):
+        folder = tmp_path / str(bound)
+        folder.mkdir()
+        async with (
+            simulated_service(Terms(duration=Constant(30))) as simulator,
+            make_client(simulator, limiter=fast_limiter()) as client,
+            open_batch(folder / "b.db") as batch,
+        ):
+            await batch.add(films(6))
+            run = run_batch(batch, client, folder=folder, prices=300, max_credits=bound)
+            running = asyncio.create_task(run)
+            await asyncio.sleep(10)
+            counted[bound] = batch.held_back
+            await running
+            assert batch.held_back == 0
+
+    assert counted == {750: 4, None: 0}
 
 
 @pytest.mark.virtual

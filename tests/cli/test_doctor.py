@@ -67,6 +67,8 @@ def test_a_wrong_key(service: Simulator, run: Run, monkeypatch: pytest.MonkeyPat
     assert "key" in found["key"][1].lower()
     assert found["network"][0]
     assert found["clock"][0]
+    assert found["unknown id"] == (False, "for the same reason as key")
+    assert found["upload"] == (False, "for the same reason as key")
 
 
 @pytest.mark.parametrize(

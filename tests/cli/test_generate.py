@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from cli.conftest import Run, edit_film, fail_bad_films, grey_png, write_films
 
+from apikley_async.cli.events import EVENTS
+from apikley_async.events import Event
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 # The commands run loops of their own, which 3.11 only misses when they are collected.
@@ -105,6 +108,23 @@ def test_a_failed_film_is_not_made_again_by_itself(service: Simulator, run: Run)
     assert not set("\x1b\u202e") & set(result.err)
     assert "apikley batch retry -- films/apikley.db" in result.err
     assert len(service.ledger.paid) == 2
+
+
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(0.01), decide=fail_bad_films)])
+def test_an_end_has_the_name_that_the_library_gives_it(service: Simulator, run: Run) -> None:
+    """`finished`, a success or a failure, and then what became of it here."""
+    made = run("generate", "--yes", "--json", *write_films("bad", "tea"))
+    waited = run("wait", "--json", *[charge.task_id for charge in service.ledger.paid])
+
+    for result in (made, waited):
+        ended = {event["state"]: event for event in result.events if event["event"] == "finished"}
+        assert set(ended) == {"success", "fail"}
+        assert ended["success"]["urls"]
+        assert ended["fail"]["fail_code"] == "400"
+        names = [event["event"] for event in result.events]
+        assert names.index("failed") > names.index("finished")
+    shared = {"submitted", "uncertain", "polled", "finished", "saved", "uploaded"}
+    assert {kind.name for kind in get_args(Event)} & set(EVENTS) == shared
 
 
 def test_takes_are_counted_in_all(service: Simulator, run: Run) -> None:
@@ -420,7 +440,7 @@ def test_every_event_is_documented(service: Simulator, run: Run) -> None:
     result = run("generate", "--yes", "--json", *write_films("tea"))
 
     kinds = {event["event"] for event in result.events}
-    assert kinds >= {"submitted", "ready", "saved", "batch"}
+    assert kinds >= {"submitted", "finished", "saved", "batch"}
     assert [kind for kind in kinds if f"\n  {kind} " not in helped] == []
     assert result.event("saved")["paths"] == ["films/tea.mp4"]
     assert result.event("saved")["key"] == "tea"

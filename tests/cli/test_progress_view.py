@@ -37,7 +37,7 @@ def make_films(view: ProgressView, films: int = 300) -> None:
     for number in range(30):
         key = f"a-film-with-a-name-that-is-rather-long-{number:02}"
         reporter.event("submitted", key=key, task_id=f"task_{number}")
-        reporter.event("state", key=key, state="generating", progress=number)
+        reporter.event("polled", key=key, state="generating", progress=number)
         if number < 4:
             reporter.event("saved", key=key, paths=[f"films/{key}.mp4"], credits=270)
         elif number == 4:

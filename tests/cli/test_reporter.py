@@ -33,7 +33,7 @@ def test_a_log_shows_each_state_once(capsys: pytest.CaptureFixture[str]) -> None
     reporter = Reporter(LineView(), as_json=False)
 
     for state, progress in [("waiting", 0), ("generating", 3), ("generating", 9)]:
-        reporter.event("state", task_id="t", state=state, progress=progress)
+        reporter.event("polled", task_id="t", state=state, progress=progress)
 
     assert capsys.readouterr().err == "t: generating\n"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from apikley_async.cli.output.tally import Tally
 
-EVENTS = ("submitted", "state", "ready", "saved", "failed", "stopped", "uncertain", "delayed")
+EVENTS = ("submitted", "polled", "finished", "saved", "failed", "stopped", "uncertain", "delayed")
 
 
 def add(tally: Tally, event: str, name: str, at: float = 0.0, **facts: Any) -> None:
@@ -21,7 +21,7 @@ def test_each_film_is_in_one_place() -> None:
     tally.expect(9, slots=100)
     for name in ("a", "b", "c", "d", "e", "f"):
         add(tally, "submitted", name)
-    add(tally, "ready", "a")
+    add(tally, "finished", "a")
     add(tally, "saved", "a", credits=150)
     add(tally, "failed", "b")
     add(tally, "uncertain", "c")
@@ -33,17 +33,20 @@ def test_each_film_is_in_one_place() -> None:
     )
     assert tally.ended == 3
 
-    tally.expect(9, slots=100, bounded=True)
-    assert "3 waiting for the rate limit or a bound," in tally.states()
-
 
 def test_what_is_waited_for_is_named() -> None:
-    """All slots are in use: then the rate limit is not what hinders."""
+    """All slots are in use, or a bound holds films back: then it is not the rate limit."""
     tally = Tally()
     tally.expect(3, slots=1)
     add(tally, "submitted", "a")
 
     assert tally.states() == "0 done, 1 running, 2 waiting for a running slot"
+
+    held_back = 1
+    tally.expect(3, slots=5, held_back=lambda: held_back)
+    assert tally.states() == "0 done, 1 running, 2 waiting for a bound"
+    held_back = 0
+    assert tally.states() == "0 done, 1 running, 2 waiting for the rate limit"
 
 
 def test_a_failed_film_that_is_made_again_is_running() -> None:

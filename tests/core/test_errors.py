@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import apikley_async
-from apikley_async import errors
+from apikley_async import Shot, Storyboard, errors
 from apikley_async.errors import (
     ApiError,
     ApikleyError,
@@ -303,6 +303,18 @@ def test_an_uncertain_submission_warns_before_it_advises() -> None:
 
     assert "Do not simply submit again" in line
     assert "client.job(task_id)" in line
+
+
+def test_the_repr_of_an_uncertain_submission_names_its_film() -> None:
+    """Of twenty in `client.uncertain`, which is it?"""
+    error = SubmissionUncertainError("Processed?", token="ab12", cause="HTTP 502")
+    bare = repr(error)
+    error.work = Storyboard([Shot("A lighthouse at dawn.")], duration=10)
+
+    assert bare == "<SubmissionUncertainError: attempt ab12, HTTP 502>"
+    assert repr(error).startswith(f"{bare[:-1]}, <Storyboard ")
+    assert "A lighthouse at dawn." in repr(error)
+    assert repr(SubmissionUncertainError("Processed?")) == "<SubmissionUncertainError: Processed?>"
 
 
 def test_an_error_shows_nothing_of_what_it_carries() -> None:

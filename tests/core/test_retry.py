@@ -64,16 +64,17 @@ def test_chance_is_handed_in() -> None:
     assert first(20, pace, seed=7) == first(20, pace, seed=7) != first(20, pace, seed=8)
 
 
-@given(first_=SANE, factor=st.floats(1, 100), cap=SANE, seed=st.integers(0, 99))
+@given(spans=st.tuples(SANE, SANE), factor=st.floats(1, 100), seed=st.integers(0, 99))
 def test_delays_grow_to_the_cap_and_never_end(
-    first_: float, factor: float, cap: float, seed: int
+    spans: tuple[float, float], factor: float, seed: int
 ) -> None:
     """Every delay is positive and within the cap; without jitter none is shorter than before."""
+    first_, cap = sorted(spans)
     exact = first(60, Backoff(first_, factor, cap, jitter=exactly))
     jittered = first(60, Backoff(first_, factor, cap), seed)
 
     assert exact == sorted(exact)
-    assert exact[0] == min(first_, cap)
+    assert exact[0] == first_
     assert all(0 < delay <= cap for delay in exact + jittered)
 
 
@@ -99,6 +100,13 @@ def test_one_pace_serves_many() -> None:
 @pytest.mark.parametrize("jitter", [exactly, spread])
 def test_a_jitter_is_a_plain_function(jitter: Any) -> None:
     assert 7.5 <= jitter(10.0, random.Random(0)) <= 10.0
+
+
+def test_a_first_delay_beyond_the_longest_is_refused() -> None:
+    """One of the two is a mistake: 30 s first, and 20 s at most."""
+    with pytest.raises(ValueError, match=r"^maximum: 30 or more, as initial, not 20.0$"):
+        Backoff(initial=30)
+    assert first(2, Backoff(initial=20, jitter=exactly)) == [20, 20]
 
 
 # --- values that are valid from birth -------------------------------------------------------------

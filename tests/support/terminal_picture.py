@@ -50,7 +50,7 @@ def picture() -> str:
     reporter.event("failed", key="film-07", message="the content policy refuses it")
     reporter.event("uncertain", key="film-08", cause="no answer to the submission")
     for key, progress in {"film-09": 92, "film-10": 71, "film-11": 64, "film-12": 38}.items():
-        reporter.event("state", key=key, state="generating", progress=progress)
+        reporter.event("polled", key=key, state="generating", progress=progress)
     console = Console(record=True, file=io.StringIO(), width=80, force_terminal=True)
     console.print(Text("$ apikley batch run campaign.yaml --price 270 --max-credits 9000"))
     console.print(Text("✓ film-05: saved films/film-05.mp4", style="green"))

@@ -300,6 +300,7 @@ class Report:
 
     Attributes:
         title: the name of the batch.
+        sheet: whether it only shows storyboards, of which nothing is made yet.
         batch_id: tells the reports of one batch from those of others; it opens nothing.
         made_at: when the report was made.
         totals: the figures of the first sentence.
@@ -325,6 +326,7 @@ class Report:
     unfinished: FailureGroup | None
     groups: tuple[FilmGroup, ...]
     run: RunFigures
+    sheet: bool = False
 
     @property
     def films(self) -> tuple[Film, ...]:

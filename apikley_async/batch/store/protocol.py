@@ -139,6 +139,17 @@ class Item:
     success_at: datetime | None = None
     gone: bool = False
 
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain JSON values; neither the film's words nor its links are among them."""
+        fields = [field.name for field in attrs.fields(Item) if field.repr]
+        values = {name: getattr(self, name) for name in fields}
+        return values | {
+            "state": self.state.value,
+            "files": [{**attrs.asdict(file), "path": str(file.path)} for file in self.files],
+            "stored": [attrs.asdict(file) for file in self.stored],
+            "success_at": self.success_at and self.success_at.isoformat(),
+        }
+
     @property
     def may_change(self) -> bool:
         """Whether it may get other content: no task was ever created for it."""

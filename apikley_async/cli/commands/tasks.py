@@ -78,7 +78,7 @@ def _follow_tasks(
     reporter = new_reporter(
         as_json=service.as_json,
         films=len(ids),
-        final_event="saved" if folder else "ready",
+        final_event="saved" if folder else "finished",
         plain=service.plain,
     )
     tasks = TaskFollower(ids, reporter, folder=folder, service=service, overwrite=overwrite)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from apikley_async.cli.output.reporter import CauseFilter
 from apikley_async.cli.output.sentences import sentence
-from apikley_async.cli.output.tally import FINAL_EVENTS, Tally
+from apikley_async.cli.output.tally import FINAL_EVENTS, HeldBack, Tally, nobody
 from apikley_async.cli.output.terminal_text import clean, plain
 
 __all__ = ["ProgressView"]
@@ -28,7 +28,7 @@ MAX_BARS = 12
 OTHER_LINES = 8  # of a terminal: totals, the line below, and some of what happened
 SIGNS = {  # of an event, by its meaning: a sign, one for terminals without it, and a colour
     "saved": ("✓", "+", "green"),
-    "ready": ("✓", "+", "green"),
+    "finished": ("✓", "+", "green"),
     "failed": ("✗", "x", "red"),
     "error": ("✗", "x", "red"),
     "delayed": ("!", "!", "yellow"),
@@ -61,7 +61,7 @@ class ProgressView:
 
     Args:
         films: how many there are, as far as known.
-        final_event: the event that ends a film: "ready", or "saved" where films are saved.
+        final_event: the event that ends a film: "finished", or "saved" where films are saved.
         clock: tells the time in seconds.
     """
 
@@ -91,14 +91,14 @@ class ProgressView:
             redirect_stdout=False,
         )
 
-    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
-        self._tally.expect(films, slots, bounded=bounded)
+    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
+        self._tally.expect(films, slots, held_back=held_back)
         self._start()
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
         name, now = facts["name"], self._clock()
         self._tally.add(event, facts, now)
-        if event in ("submitted", "state", "ready") and event not in self._final_events:
+        if event in ("submitted", "polled", "finished") and event not in self._final_events:
             self._start()
             self._move(self._bars.setdefault(name, Bar(now)), event, facts)
             return
@@ -121,7 +121,7 @@ class ProgressView:
             self._live.start()
 
     def _move(self, bar: Bar, event: str, facts: Mapping[str, Any]) -> None:
-        if event == "ready":
+        if event == "finished":
             bar.state, bar.done = "saving", 100.0
         elif facts.get("progress") is not None:
             bar.done = min(100.0, max(0.0, facts["progress"]))

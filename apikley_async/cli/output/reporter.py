@@ -19,7 +19,7 @@ import click
 
 from apikley_async.cli.exit_codes import reason_for
 from apikley_async.cli.output.sentences import sentence
-from apikley_async.cli.output.tally import FINAL_EVENTS, Tally
+from apikley_async.cli.output.tally import FINAL_EVENTS, HeldBack, Tally, nobody
 from apikley_async.cli.output.terminal_text import clean, plain
 
 __all__ = ["CauseFilter", "LineView", "Reporter", "View"]
@@ -36,8 +36,8 @@ class View(Protocol):
 
     shows_progress: bool
 
-    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
-        """Set how many films are to come, how many may run at once, and if money is bounded."""
+    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
+        """Set what is to come; see `Tally.expect`."""
         ...
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ class LineView:
     a minute, and a minute without any line is followed by one that says how far the run is.
 
     Args:
-        final_event: the event that ends a film. "ready" is not shown where saving follows.
+        final_event: the event that ends a film. "finished" is not shown where saving follows.
         clock: tells the time in seconds.
     """
 
@@ -97,15 +97,15 @@ class LineView:
         self._states: dict[str, str] = {}
         self._last_line = clock()
 
-    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
-        self._tally.expect(films, slots, bounded=bounded)
+    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
+        self._tally.expect(films, slots, held_back=held_back)
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
         now = self._clock()
         self._tally.add(event, facts, now)
-        if event == "state" and not self._is_new_state(facts["name"], facts["state"]):
+        if event == "polled" and not self._is_new_state(facts["name"], facts["state"]):
             return
-        if event == "ready" != self._final_event:
+        if event == "finished" != self._final_event:
             return
         if (text := sentence(event, facts)) and self._causes.is_new(event, facts, now):
             self.show_text(self._number(event) + text)
@@ -140,7 +140,7 @@ class UnbufferedView:
 
     shows_progress = False
 
-    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
+    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
         return
 
     def tick(self) -> None:

@@ -6,20 +6,20 @@ It is given events and the time, and reads no clock.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 from apikley_async.cli.output.terminal_text import in_words
 
-__all__ = ["FINAL_EVENTS", "Tally"]
+__all__ = ["FINAL_EVENTS", "HeldBack", "Tally", "nobody"]
 
 FINAL_EVENTS = ("failed", "saved", "stopped")
 LATEST = 50  # films whose duration says how long the others will take
 PLACES = {  # where the last event of a film has left it
     "submitted": "running",
-    "state": "running",
-    "ready": "running",
+    "polled": "running",
+    "finished": "running",
     "saved": "done",
     "failed": "failed",
     "stopped": "stopped",
@@ -28,11 +28,20 @@ PLACES = {  # where the last event of a film has left it
 }
 
 
+HeldBack: TypeAlias = Callable[[], int]
+"""Tells how many films wait for a bound on what may be spent."""
+
+
+def nobody() -> int:
+    """No film waits for a bound."""
+    return 0
+
+
 class Tally:
     """The films of a run.
 
     Args:
-        final_event: the event that ends a film well: "ready", or "saved" where films are saved.
+        final_event: the event that ends a film well: "finished", or "saved" where films are saved.
     """
 
     def __init__(self, final_event: str = "saved") -> None:
@@ -43,12 +52,18 @@ class Tally:
         self._credits: dict[str, float] = {}
         self._durations: deque[float] = deque(maxlen=LATEST)
         self._slots = 0
-        self._bounded = False
+        self._held_back: HeldBack = nobody
         self.films: int = 0
 
-    def expect(self, films: int, slots: int = 0, *, bounded: bool = False) -> None:
-        """Set how many films there are, how many may run at once, and if money is bounded."""
-        self.films, self._slots, self._bounded = films, slots, bounded
+    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
+        """Set how many films there are, and how many may run at once.
+
+        Args:
+            films: how many.
+            slots: how many may run at once; 0 where that is not known.
+            held_back: tells how many wait for a bound on what may be spent.
+        """
+        self.films, self._slots, self._held_back = films, slots, held_back
 
     def add(self, event: str, facts: Mapping[str, Any], now: float) -> None:
         """Count an event of a film, which is called *facts["name"]*."""
@@ -85,9 +100,7 @@ class Tally:
 
     def states(self) -> str:
         """How many films are where: `12 done, 8 running, 25 waiting for the rate limit`."""
-        full = 0 < self._slots <= self.count("running")
-        limit = "the rate limit or a bound" if self._bounded else "the rate limit"
-        waits = f"waiting for {'a running slot' if full else limit}"
+        waits = f"waiting for {self._hindrance()}"
         numbers = {
             "done": self.count("done"),
             "running": self.count("running"),
@@ -97,6 +110,13 @@ class Tally:
         }
         parts = [f"{n} {place}" for place, n in numbers.items() if n or place == "done"]
         return ", ".join(parts)
+
+    def _hindrance(self) -> str:
+        """What films that are not submitted wait for."""
+        if self._held_back():
+            return "a bound"
+        full = 0 < self._slots <= self.count("running")
+        return "a running slot" if full else "the rate limit"
 
     def cost_and_time(self, now: float) -> str:
         """What is known of credits and of the time left: `3240 credits, about 2 min left`."""
