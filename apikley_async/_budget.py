@@ -83,12 +83,14 @@ class Reservation:
         own: whether this run has reserved it, so that it reduces the balance from now on.
         sent: whether its request may have been sent; one that still waits is priced again
             before it is sent.
+        recorded: whether a journal that others use too counts it already.
     """
 
     amount: Decimal
     price_key: PriceKey | None = None
     own: bool = True
     sent: bool = True
+    recorded: bool = False
 
 
 class Budget:
@@ -138,6 +140,18 @@ class Budget:
         self._spent += counted.amount * films
         self.tasks += films
         return counted
+
+    def count_others(self, spent: float, tasks: int) -> None:
+        """Count what others have reserved meanwhile, if they have.
+
+        Args:
+            spent: credits that all together have spent or reserved, by the journal's count.
+            tasks: the same in films.
+        """
+        unknown = [film for film in self._open if film.own and not film.recorded]
+        known = self._spent - sum((film.amount for film in unknown), Decimal(0))
+        self._spent += max(Decimal(0), exact_decimal(spent) - known)
+        self.tasks += max(0, tasks - (self.tasks - len(unknown)))
 
     def follow(self, reservation: Reservation) -> None:
         """Expect its cost to become known; until then `reprice` changes it too."""
@@ -231,13 +245,17 @@ class FilmBudget:
         budget: what is reserved from.
         reserved: the first reservation.
         price: returns the film's price as far as it is known when it is called.
+
+    Attributes:
+        price_key: what the film is priced by.
+        reservation: that of the current attempt.
     """
 
     def __init__(
         self, budget: Budget, reserved: Reservation, price: Callable[[], float | None]
     ) -> None:
         self._budget = budget
-        self._price_key = reserved.price_key
+        self.price_key = reserved.price_key
         self._price = price
         self.reservation: Reservation | None = reserved
 
@@ -253,13 +271,18 @@ class FilmBudget:
         if self.reservation is not None:
             self._budget.release(self.reservation)
             self.reservation = None
-        self.reservation = self._budget.reserve(price, self._price_key)
+        self.reservation = self._budget.reserve(price, self.price_key)
         return price
 
     def wait(self) -> None:
         """Note that an attempt created nothing and the next one waits: nothing is in flight."""
         if self.reservation is not None:
-            self.reservation.sent = False
+            self.reservation.sent = self.reservation.recorded = False
+
+    def recorded(self) -> None:
+        """Note that the journal counts the attempt from here on."""
+        if self.reservation is not None:
+            self.reservation.recorded = True
 
     def keep(self) -> None:
         """Leave an attempt its reservation although it is said to have created nothing."""

@@ -11,7 +11,7 @@ from apikley_async._budget import Budget, FilmBudget, Price, Prices, Reservation
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.states import ItemState
-from apikley_async.batch.store.protocol import Item, Store, all_items
+from apikley_async.batch.store.protocol import Bounds, Item, Store, all_items
 from apikley_async.errors import Blame, BudgetExceededError
 
 __all__ = ["RunBudget", "known_prices"]
@@ -23,6 +23,8 @@ async def known_prices(store: Store, price: Price = None) -> Prices:
     async for item in all_items(store, ItemState.DONE, ItemState.SUCCESS, ItemState.EXPIRED):
         if item.credits:
             prices.learn(work_of(item).price_key, item.credits)
+    for kind, credits in (await store.spending()).prices.items():  # noqa: A001
+        prices.learn(kind, credits)
     return prices
 
 
@@ -43,6 +45,7 @@ class RunBudget:
         self._options = options
         self._budget = budget
         self._in_flight: dict[str, Reservation] = {}  # by key: their cost is not known yet
+        self._earlier: dict[str, Reservation] = {}  # the same of films that this run may resume
         self._changed = asyncio.Event()  # a reservation was kept or given back
         self._closed = False
 
@@ -56,19 +59,10 @@ class RunBudget:
         max_credits: float | None,
         max_tasks: int | None,
     ) -> Self:
-        """The budget of a run, after what earlier runs have used up.
-
-        Of films that this run does not follow, the actual cost is not waited for: nobody would
-        learn it.
-        """
+        """The budget of a run, after what earlier runs have used up."""
         prices = await known_prices(store, price)
         budget = Budget(max_credits=max_credits, max_tasks=max_tasks)
         self = cls(store, options, prices, budget)
-        followed = {
-            item.key
-            async for item in all_items(store, ItemState.SUBMITTED, ItemState.STALLED)
-            if options.includes(item.key)
-        }
         for cost in await store.attempt_costs():
             known = cost.consumed if cost.consumed is not None else cost.reserved
             if cost.consumed is not None or max_credits is None:
@@ -78,10 +72,34 @@ class RunBudget:
             # What was set aside in an earlier run may be less than such a film costs by now.
             amounts = (known or 0.0, prices.of(work) or 0.0)
             counted = budget.count(max(amounts), work.price_key)
-            if cost.key in followed - self._in_flight.keys() and not cost.uncertain:
-                budget.follow(counted)
-                self._in_flight[cost.key] = counted
+            if not cost.uncertain:
+                self._earlier.setdefault(cost.key, counted)
         return self
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """The bounds that all runs of the journal keep together."""
+        credits, tasks = self._budget.max_credits, self._budget.max_tasks  # noqa: A001
+        return None if credits is None and tasks is None else Bounds(credits, tasks)
+
+    def follow(self, item: Item) -> None:
+        """The run follows a film to its end, so that its actual cost will be known.
+
+        Of a film that nobody follows here, it is not waited for.
+        """
+        if item.state in (ItemState.SUBMITTED, ItemState.STALLED):
+            earlier = self._earlier.pop(item.key, None)
+            if earlier is not None:
+                self._budget.follow(earlier)
+                self._in_flight[item.key] = earlier
+
+    async def count_others(self) -> None:
+        """Count what other runs have reserved, and learn what their films have cost."""
+        spending = await self._store.spending()
+        for kind, credits in spending.prices.items():  # noqa: A001
+            self.prices.learn(kind, credits)
+            self._budget.reprice(kind, credits)
+        self._budget.count_others(spending.credits, spending.tasks)
 
     def limit_to(self, spendable: float | None) -> None:
         """Spend at most so many credits from now on; None for no such bound."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from apikley_async import Attempt, Client, RateLimiter, Request, Verdict
 from apikley_async._budget import FilmBudget
+from apikley_async.batch.run_claims import RunClaims
 from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store.protocol import ExpectedCallback, Item, Store, Transition
 
@@ -69,6 +70,7 @@ class JournalRecorder:
 
     Args:
         store: where the attempts are stored.
+        claims: those of the run, the item's among them.
         key: of the item.
         callbacks: expect callbacks about them.
         film_budget: what is set aside for them.
@@ -81,12 +83,14 @@ class JournalRecorder:
     def __init__(
         self,
         store: Store,
+        claims: RunClaims,
         key: str,
         callbacks: StoredCallbacks,
         film_budget: FilmBudget,
         on_settled: Callable[[Item], None],
     ) -> None:
         self._store = store
+        self._claims = claims
         self._key = key
         self._callbacks = callbacks
         self._film_budget = film_budget
@@ -97,7 +101,9 @@ class JournalRecorder:
         # In this order: without a reservation nothing is stored, and without the stored intent
         # nothing is sent. After a crash from here on, the attempt is uncertain and not forgotten.
         price = self._film_budget.reserve()
-        await self._store.intend(self._key, token, request.fingerprint, price)
+        kind = self._film_budget.price_key
+        await self._claims.intend(self._key, token, request.fingerprint, price, kind)
+        self._film_budget.recorded()
         self._callbacks.expect(token)
 
     async def settle(self, outcome: Attempt) -> None:

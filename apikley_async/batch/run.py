@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeAlias
 
 import attrs
@@ -25,11 +24,12 @@ from apikley_async.batch.recorder import (
     StoredCallbacks,
     callback_timeout,
 )
+from apikley_async.batch.run_claims import RunClaims
 from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
 from apikley_async.batch.running_slots import SHORT_WAIT, RunningSlots
 from apikley_async.batch.saving import FilmSaver, result_to_json
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
-from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
+from apikley_async.batch.store.protocol import Item, Store, Transition
 from apikley_async.batch.stored_durations import StoredDurations
 from apikley_async.batch.stored_pace import StoredPace
 from apikley_async.batch.stored_polls import StoredPolls
@@ -54,8 +54,6 @@ logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 GRACE = 30.0  # seconds for the answers of POSTs that are out when the run is interrupted
 SAVED_BESIDES = 16  # films that may be saved besides those that are made
-PAGE_SIZE = 200  # planned items that are read ahead
-LATEST = datetime.max.replace(tzinfo=UTC)
 LAST_STATES = (
     *(ItemState.DONE, ItemState.FAILED, ItemState.REJECTED, ItemState.UNCERTAIN),
     *(ItemState.STALLED, ItemState.EXPIRED),
@@ -91,6 +89,10 @@ class BatchRun:
         self._options = options
         self._budget = budget
         self._clock = clock
+        self._claims = RunClaims(
+            store, options, budget.bounds, clock, on_lost=self._lost, on_error=self._fail
+        )
+        self._films: dict[asyncio.Task[None], str] = {}
         self._submissions = client.attempts.group()
         self._callbacks = StoredCallbacks(store, client)
         self._saver = FilmSaver(store, client, options)
@@ -110,6 +112,7 @@ class BatchRun:
 
     async def updates(self) -> AsyncGenerator[ItemUpdate, None]:
         """Run, and yield each item whenever it has changed."""
+        self._claims.begin()
         _ = self._start(self._run_all())
         try:
             while (update := await self._updates.get()) is not None:
@@ -142,6 +145,7 @@ class BatchRun:
             self.stopped = reason
             self._stopping.set()
             self._budget.close()
+            self._claims.close()
             self._submissions.stop()
             logger.info("nothing more is submitted: %s", reason)
 
@@ -163,28 +167,22 @@ class BatchRun:
             await self._polls.save()
         finally:
             self._callbacks.release()
+            await self._claims.end()
 
     # --- all items ---------------------------------------------------------------------------
 
     async def _run_all(self) -> None:
-        films: set[asyncio.Task[None]] = set()
-
-        def start(item: Item, uncertain: UncertainAttempt | None = None) -> asyncio.Task[None]:
-            film = self._start(self._run_item(item, uncertain))
-            films.add(film)
-            film.add_done_callback(films.discard)
-            return film
-
         try:
             await self._durations.recall()
             await self._pace.recall()
             for item, uncertain in await self._uncertain_items():  # they only wait: no slot
-                _ = start(item, uncertain)
-            async for item in self._items_to_run():
+                _ = self._start_film(item, uncertain)
+            async for item in self._claims.items():
                 await self._item_slots.acquire()
-                start(item).add_done_callback(lambda _: self._item_slots.release())
-            while films:
-                await asyncio.wait(films)
+                film = self._start_film(item)
+                film.add_done_callback(lambda _: self._item_slots.release())
+            while self._films:
+                await asyncio.wait(set(self._films))
             await self._durations.save()
             await self._pace.save(again=True)
         except Exception as error:  # noqa: BLE001 - `updates` raises it
@@ -206,34 +204,26 @@ class BatchRun:
                 found.append((await self._store.item(attempt.key), (attempt.token, timeout)))
         return found
 
-    async def _items_to_run(self) -> AsyncIterator[Item]:
-        """What is paid comes first, the nearest expiry before the others; then what is planned."""
-        ready = await self._included(ItemState.SUCCESS)
-        for item in sorted(ready, key=lambda item: item.success_at or LATEST):
-            yield item
-        for item in await self._included(ItemState.SUBMITTED, ItemState.STALLED):
-            yield item
-        async for item in all_items(self._store, ItemState.PLANNED, page_size=PAGE_SIZE):
-            if self.stopped is not None:
-                return
-            if not item.gone and self._options.includes(item.key):
-                yield item
-
-    async def _included(self, *states: ItemState) -> list[Item]:
-        return [
-            item
-            async for item in all_items(self._store, *states)
-            if self._options.includes(item.key)
-        ]
+    def _start_film(
+        self, item: Item, uncertain: UncertainAttempt | None = None
+    ) -> asyncio.Task[None]:
+        film = self._start(self._run_item(item, uncertain))
+        self._films[film] = item.key
+        film.add_done_callback(self._films.pop)
+        return film
 
     # --- one item ----------------------------------------------------------------------------
 
     async def _run_item(self, item: Item, uncertain: UncertainAttempt | None = None) -> None:
         """Bring one item as far as it can go today; its errors do not touch other items."""
+        elsewhere = False
         try:
             if uncertain is not None:
                 self._report_callback_wait(item, uncertain[1])
                 item = await self._recover(item, *uncertain)
+                if item.state is not ItemState.SUBMITTED or not await self._claims.claim(item.key):
+                    return
+            self._budget.follow(item)
             for _ in range(1 + self._options.retry):
                 if item.state is ItemState.FAILED and self.stopped is None:
                     item = await self._apply(item, Transition(ItemEvent.RETRY, by="retry"))
@@ -242,15 +232,27 @@ class BatchRun:
                     break
             if item.state is ItemState.SUCCESS:
                 await self._durations.film_is_ready()
-                await self._save(item)
+                item = await self._save(item)
         except NoTransitionError:
             logger.info("%s was decided elsewhere meanwhile", item.key)
+            elsewhere = True
+        except asyncio.CancelledError:
+            if uncertain is not None or self._claims.holds(item.key):
+                raise
+            self._publish(attrs.evolve(item, cause="another run makes it now"), is_last=True)
         except ClientClosedError:
             self.stop("The client was closed")
         except Exception as error:  # noqa: BLE001 - `updates` raises it
             self._fail(error)
         finally:
             self._budget.settle(item, ended=True)
+            self._claims.ended(item, elsewhere=elsewhere)
+
+    def _lost(self, key: str) -> None:
+        """Another run makes this film: nothing more is done for it here."""
+        for film, its_key in self._films.items():
+            if its_key == key:
+                film.cancel()
 
     def _fail(self, error: Exception) -> None:
         """Keep the first error for the caller; without a journal nothing at all can go on."""
@@ -298,7 +300,7 @@ class BatchRun:
         work, refused = work_of(item), None
         while await self._may_submit(item) and (film_budget := await self._reserve(work)):
             recorder = JournalRecorder(
-                self._store, item.key, self._callbacks, film_budget, self._publish
+                self._store, self._claims, item.key, self._callbacks, film_budget, self._publish
             )
             try:
                 job = await self._client.attempts.submit(
@@ -316,8 +318,10 @@ class BatchRun:
                 if self.stopped is None or not isinstance(error, ClientClosedError):
                     raise
             except BudgetExceededError as error:
-                # The film has become dearer while it waited: it waits for the budget once more.
+                # The film has become dearer while it waited, or other runs have spent: it waits for
+                # the budget once more.
                 self._budget.release(film_budget)
+                await self._budget.count_others()
                 refused = error
             except ApikleyError as error:
                 self._budget.release(film_budget)
@@ -453,7 +457,7 @@ class BatchRun:
             )
         return await self._apply(item, transition)
 
-    async def _save(self, item: Item) -> None:
+    async def _save(self, item: Item) -> Item:
         try:
             transition = await self._saver.save(item)
         except (ClientClosedError, JournalError):
@@ -465,8 +469,9 @@ class BatchRun:
                 self.stop(str(error))
             self._publish(attrs.evolve(item, cause=str(error)), is_last=True)
         else:
-            await self._apply(item, transition)
+            item = await self._apply(item, transition)
             self._saver.names.add_files(item.key, transition)
+        return item
 
     # --- reports -----------------------------------------------------------------------------
 

@@ -155,6 +155,7 @@ SUBPACKAGE_ORDER = {
         "destination",
         "run_options",
         "budget",
+        "run_claims",
         "recorder",
         "running_slots",
         "saved_files",

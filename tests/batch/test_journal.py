@@ -47,7 +47,7 @@ class TestJournal(StoreContract):
         self.clock = MovableClock()
 
     def opened(self) -> AbstractAsyncContextManager[Journal]:
-        return journal(self.path, clock=self.clock)
+        return journal(self.path, clock=self.clock, shared=True)
 
     @asynccontextmanager
     async def opened_by(
@@ -84,8 +84,11 @@ async def journal(
     clock: Clock | None = None,
     read_only: bool = False,
     private: bool = False,
+    shared: bool = False,
 ) -> AsyncIterator[Journal]:
-    opened = await Journal.open(path, clock=clock, read_only=read_only, private=private)
+    opened = await Journal.open(
+        path, clock=clock, read_only=read_only, private=private, shared=shared
+    )
     try:
         yield opened
     finally:

@@ -120,6 +120,8 @@ def check_owner(journal: OpenJournal, key: str, owner: str | None) -> None:
     ).fetchone()
     if row is None:
         raise KeyError(key)
+    if owner is None and journal.shared:  # nobody would know when it has died
+        raise NoTransitionError(f"{key!r} is to be claimed first: others may make it")
     if row[0] != owner:
         whose = "nobody has claimed it" if row[0] is None else f"it is claimed by {row[1]}"
         raise NoTransitionError(f"{key!r} is not this run's any more: {whose}")
@@ -129,6 +131,8 @@ def check_owner(journal: OpenJournal, key: str, owner: str | None) -> None:
 
 def _forget_dead(journal: OpenJournal) -> None:
     """Forget the owners whose lease is over. The caller has begun a transaction."""
+    if not journal.shared:  # all are of this process, and live as it does
+        return
     # One statement decides, so that an owner who is seen at this moment is alive or dead for all.
     dead = journal.db.execute(
         "DELETE FROM owner WHERE seen_at <= ? RETURNING id", (journal.lease_time() - LEASE,)

@@ -92,6 +92,7 @@ class Journal:
         wait: float = 0.0,
         adopt: bool = False,
         private: bool = False,
+        shared: bool = False,
         migrations: Migrations = MIGRATIONS,
     ) -> Journal:
         """Open the journal, or make it.
@@ -109,6 +110,8 @@ class Journal:
             private: leave the journal as it is, and open a copy that nobody else sees and that is
                 removed when it is closed; an empty one where there is no journal yet. Another
                 process may use the journal meanwhile.
+            shared: let its runs have leases, as those of many machines have in a database; for
+                tests. Otherwise they live as long as it is open.
             migrations: the schema's versions, handed in by tests.
 
         Raises:
@@ -128,6 +131,7 @@ class Journal:
                 adopting=adopt,
                 private=private,
             )
+            file.shared = shared
             opening = partial(open_journal, file)
         journal = cls(opened, clock)
         deadline = clock.now() + wait

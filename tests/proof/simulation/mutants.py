@@ -16,11 +16,11 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_submission", "await submission.recorder.intend(token, request)", "pass"),
     ),
     "write the intent down behind the request": (
-        ("batch.recorder", ("await self._store.intend(self._key, token, request.fingerprint,"
-         " price)"), "self._late = (token, request, price)"),
+        ("batch.recorder", ("await self._claims.intend(self._key, token, request.fingerprint,"
+         " price, kind)"), "self._late = (token, request, price, kind)"),
         ("batch.recorder", "        self.item = await self._store.settle(",
-         ("        token, request, price = self._late\n"
-          "        await self._store.intend(self._key, token, request.fingerprint, price)\n"
+         ("        token, request, price, kind = self._late\n"
+          "        await self._claims.intend(self._key, token, request.fingerprint, price, kind)\n"
           "        self.item = await self._store.settle(")),
     ),
     "try again whatever the error": (
@@ -164,7 +164,8 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("batch.run", "            transition = await self._saver.save(item)\n",
          ("            item = await self._apply(item, Transition(ItemEvent.SAVE))\n"
          "            transition = await self._saver.save(item)\n")),
-        ("batch.run", "            await self._apply(item, transition)\n", "            pass\n"),
+        ("batch.run", "            item = await self._apply(item, transition)\n",
+         "            pass\n"),
         ("batch.states", "(ItemState.EXPIRED, ItemEvent.RESUME): ItemState.SUCCESS,",
          ("(ItemState.EXPIRED, ItemEvent.RESUME): ItemState.SUCCESS,\n"
           "    (ItemState.DONE, ItemEvent.EXPIRE): ItemState.EXPIRED,")),

@@ -1,0 +1,201 @@
+"""The items that a run has claimed: a few ahead of what it sends, kept while it lives, given back.
+
+In a store that other processes use too, the run beats, so that its claims hold, and learns so when
+they have not held. In a file, whose runs are all of this process, it need not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable
+
+from apikley_async import Clock
+from apikley_async.batch.run_options import BatchRunOptions
+from apikley_async.batch.states import ItemState
+from apikley_async.batch.store.protocol import LEASE, Bounds, Item, Store
+from apikley_async.errors import JournalError
+
+__all__ = ["RunClaims"]
+
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
+
+AHEAD = 200  # planned items that are claimed and not sent yet
+AHEAD_OF_OTHERS = 8  # the same where others could make them meanwhile
+BEAT = LEASE / 4  # seconds
+OVER = (ItemState.DONE, ItemState.REJECTED, ItemState.EXPIRED, ItemState.DROPPED)  # nobody's
+UNFINISHED = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
+
+
+class RunClaims:
+    """The claims of one run, which is an owner of its own.
+
+    Args:
+        store: of the batch.
+        options: which items the run is about.
+        bounds: what all runs of the store may spend together.
+        clock: time.
+        on_lost: gets the key of an item that another run has taken over.
+        on_error: gets the error with which the store has failed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        options: BatchRunOptions,
+        bounds: Bounds | None,
+        clock: Clock,
+        *,
+        on_lost: Callable[[str], None],
+        on_error: Callable[[JournalError], None],
+    ) -> None:
+        self._store = store
+        self._bounds = bounds
+        self._clock = clock
+        self._on_lost = on_lost
+        self._on_error = on_error
+        self._owner = secrets.token_hex(16)
+        self._ahead = AHEAD_OF_OTHERS if store.shared else AHEAD
+        self._left = None if options.keys is None else set(options.keys)
+        self._held: set[str] = set()  # claimed, and not ended
+        self._unsent: set[str] = set()  # those of them that are planned, and were not sent yet
+        self._tried: set[str] = set()  # the run has done what it can for them
+        self._to_release: set[str] = set()
+        self._closed = False
+        self._changed = asyncio.Event()
+        self._beating: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Beat from now on, where that is needed."""
+        if self._store.shared:
+            self._beating = asyncio.get_running_loop().create_task(self._beat())
+
+    def holds(self, key: str) -> bool:
+        """Whether the run has the item of *key*, and has not ended it."""
+        return key in self._held
+
+    def close(self) -> None:
+        """Claim nothing more that is still to be paid."""
+        self._closed = True
+        self._changed.set()
+
+    async def end(self) -> None:
+        """Give back what the run has not ended; what is being sent stays its own."""
+        beating, self._beating = self._beating, None
+        if beating is not None:
+            beating.cancel()
+            await asyncio.wait([beating])
+        try:
+            await self._store.release(self._owner)
+        except JournalError as error:  # whoever opens the store again takes over
+            logger.info("the claims of a run were not given back: %s", error.message)
+
+    # --- getting items ------------------------------------------------------------------------
+
+    async def items(self) -> AsyncIterator[Item]:
+        """Yield items that nobody else makes, as many as there are; what is paid comes first."""
+        while claimed := await self._claim_some():
+            for item in claimed:
+                # It may have been lost, or the run stopped, while the items before it waited.
+                if item.key not in self._held:
+                    continue
+                if self._closed and item.key in self._unsent:
+                    self._give_back(item.key)
+                elif item.key in self._tried:  # kept until the end: here it would fail again
+                    self._forget(item.key)
+                else:
+                    yield item
+
+    async def _claim_some(self) -> list[Item]:
+        """The next items, once there is room for them; none where nobody has any left."""
+        while not self._closed and len(self._unsent) > self._ahead // 2:
+            self._changed.clear()
+            await self._changed.wait()
+        room = self._ahead if self._closed else self._ahead - len(self._unsent)
+        return await self._claim(room, self._left)
+
+    async def claim(self, key: str) -> bool:
+        """Claim one item that the run knows already; whether it got it."""
+        return bool(await self._claim(1, {key}))
+
+    async def _claim(self, count: int, keys: set[str] | None) -> list[Item]:
+        planned = not self._closed
+        items = [*await self._store.claim(self._owner, count, keys=keys, planned=planned)]
+        self._held.update(item.key for item in items)
+        self._unsent.update(item.key for item in items if item.state is ItemState.PLANNED)
+        if self._left is not None:
+            self._left.difference_update(item.key for item in items)
+        return items
+
+    # --- using and ending them ----------------------------------------------------------------
+
+    async def intend(
+        self, key: str, token: str, fingerprint: str, reserved: float | None, kind: int | str | None
+    ) -> None:
+        """Store an attempt of an item of this run; see `Store.intend`."""
+        await self._store.intend(
+            key,
+            token,
+            fingerprint,
+            reserved,
+            owner=self._owner,
+            kind=kind,
+            bounds=self._bounds,
+        )
+        self._unsent.discard(key)
+        self._changed.set()
+
+    def ended(self, item: Item, *, elsewhere: bool = False) -> None:
+        """The run does nothing more with an item.
+
+        Args:
+            item: as it is now.
+            elsewhere: whether that was decided elsewhere: the run may make it if it gets it again.
+        """
+        if item.key not in self._held:
+            return
+        if elsewhere:
+            self._give_back(item.key)
+        elif item.state in OVER:
+            self._forget(item.key)
+        else:
+            self._tried.update({item.key} if item.state in UNFINISHED else ())
+            self._give_back(item.key)
+
+    def _give_back(self, key: str) -> None:
+        self._forget(key)
+        self._to_release.add(key)
+        if self._left is not None:
+            self._left.add(key)
+
+    def _forget(self, key: str) -> None:
+        self._held.discard(key)
+        self._unsent.discard(key)
+        self._changed.set()
+
+    # --- staying alive ------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Keep the lease, and give back what has ended."""
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                await self._clock.sleep(BEAT)
+                try:
+                    owned = await self._store.beat(self._owner)
+                    if keys := self._to_release.copy():
+                        await self._store.release(self._owner, keys)
+                        self._to_release -= keys
+                except JournalError as error:
+                    self._on_error(error)
+                    return
+                for key in self._held - set(owned if owned is not None else self._held):
+                    self._lose(key)
+
+    def _lose(self, key: str) -> None:
+        logger.warning("%s: another run has taken it over, since this one was not heard of", key)
+        self._forget(key)
+        if self._left is not None:
+            self._left.add(key)
+        self._on_lost(key)

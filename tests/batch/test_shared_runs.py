@@ -1,0 +1,259 @@
+"""Runs that share a store: each film is made by one of them, and what one leaves another takes.
+
+They share one open journal here, with leases, as runs on several machines share a database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batch.helpers import (
+    board,
+    check_consistency,
+    fast_limiter,
+    films,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
+    states,
+)
+
+from apikley_async import Client, RateLimiter
+from apikley_async.batch import Batch, ItemState, Journal
+from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT
+from apikley_async.batch.store.protocol import LEASE
+from apikley_async.simulator import Constant, Simulator, Terms
+from apikley_async.testing import LoopClock
+
+pytestmark = pytest.mark.virtual
+
+TERMS = Terms(duration=Constant(240))
+
+
+class StoppedClock(LoopClock):
+    """The clock of a machine that may stand still: nobody who sleeps by it wakes up meanwhile."""
+
+    def __init__(self) -> None:
+        self._runs = asyncio.Event()
+        self._runs.set()
+
+    def stop(self) -> None:
+        self._runs.clear()
+
+    def go_on(self) -> None:
+        self._runs.set()
+
+    async def sleep(self, delay: float, wake: asyncio.Event | None = None) -> None:
+        await super().sleep(delay, wake)
+        await self._runs.wait()
+
+
+@contextlib.asynccontextmanager
+async def shared_journal(path: Path, count: int) -> AsyncIterator[Journal]:
+    journal = await Journal.open(path / "batch.db", clock=LoopClock(), shared=True)
+    try:
+        await Batch(journal, clock=LoopClock()).add(films(count))
+        yield journal
+    finally:
+        await journal.aclose()
+
+
+def two_clients(simulator: Simulator, limit: int = 1000) -> tuple[Client, Client]:
+    """Two clients of one key, who share its limit."""
+    limiter = fast_limiter(limit)
+    return (
+        make_client(simulator, seed=1, limiter=limiter),
+        make_client(simulator, seed=2, limiter=limiter),
+    )
+
+
+async def one_each(simulator: Simulator, journal: Journal, folder: Path) -> None:
+    """Every film was paid once and saved, and the books agree."""
+    batch = Batch(journal, clock=LoopClock())
+    assert set((await states(batch)).values()) == {ItemState.DONE}
+    assert len(simulator.ledger.paid) == len(await journal.items())
+    await check_consistency(simulator, batch, folder)
+
+
+async def test_two_runs_make_every_film_once(tmp_path: Path) -> None:
+    """Each takes some at a time, and nothing is done twice."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 60) as journal:
+        one, two = two_clients(simulator)
+        async with one, two:
+            batches = [Batch(journal, clock=LoopClock()) for _ in range(2)]
+            made = await asyncio.gather(
+                *(
+                    run_batch(batch, client, folder=tmp_path, max_running=20)
+                    for batch, client in zip(batches, (one, two), strict=True)
+                )
+            )
+
+        assert all(len(items) > 15 for items in made)
+        assert Counter(item.key for items in made for item in items).most_common(1)[0][1] == 1
+        assert simulator.ledger.polls.keys() == {task.task_id for task in simulator.ledger.paid}
+        await one_each(simulator, journal, tmp_path)
+
+
+async def test_a_run_claims_few_ahead_of_what_it_sends(tmp_path: Path) -> None:
+    """What waits for its limiter waits for nobody else's."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 40) as journal:
+        async with make_client(simulator, limiter=RateLimiter(2, 60, clock=LoopClock())) as client:
+            batch = Batch(journal, clock=LoopClock())
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path))
+            await asyncio.sleep(30)
+
+            left = [item.key for item in await journal.claim("another", 100)]
+            sent = len(simulator.ledger.paid)
+            assert sent == 2
+            assert len(left) >= 40 - sent - AHEAD_OF_OTHERS
+            batch.stop()
+            await running
+
+        assert len(await journal.claim("another", 100)) == 40 - len(left)
+
+
+async def test_what_a_run_leaves_is_resumed_at_once(tmp_path: Path) -> None:
+    """A run that ends gives back what it has; nothing is paid again, no lease is waited for."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 10) as journal:
+        one, two = two_clients(simulator)
+        async with one, two:
+            batch = Batch(journal, clock=LoopClock())
+            running = asyncio.create_task(run_batch(batch, one, folder=tmp_path))
+            await asyncio.sleep(30)
+            batch.stop()
+            await running
+            await run_batch(Batch(journal, clock=LoopClock()), two, folder=tmp_path)
+
+        await one_each(simulator, journal, tmp_path)
+
+
+async def test_a_run_that_stood_still_stops_with_what_others_have(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After its lease its films are another run's, and it says so; nothing is paid twice. (J5)"""
+    caplog.set_level(logging.WARNING, "apikley_async.batch")
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 12) as journal:
+        one, two = two_clients(simulator)
+        clock = StoppedClock()
+        async with one, two:
+            first = asyncio.create_task(
+                run_batch(Batch(journal, clock=clock), one, folder=tmp_path, max_running=6)
+            )
+            await asyncio.sleep(LEASE / 2)
+            clock.stop()
+            await asyncio.sleep(LEASE * 1.5)
+            second = asyncio.create_task(
+                run_batch(Batch(journal, clock=LoopClock()), two, folder=tmp_path, max_running=6)
+            )
+            await asyncio.sleep(LEASE / 2)
+            clock.go_on()
+            stopped, made = await first, await second
+
+        causes = {item.cause for item in stopped if item.state is not ItemState.DONE}
+        assert causes == {"another run makes it now"}
+        assert sum("taken it over" in record.message for record in caplog.records) == 12
+        assert sum(item.state is ItemState.DONE for item in made) == 12
+        await one_each(simulator, journal, tmp_path)
+
+
+class FullPlace:
+    """A destination that takes some films only."""
+
+    def __init__(self, *refused: str) -> None:
+        self.refused = refused
+        self.has_refused = asyncio.Event()
+        self.films: dict[str, bytes] = {}
+
+    async def exists(self, name: str) -> bool:
+        return False
+
+    async def put(
+        self, name: str, chunks: AsyncIterator[bytes], *, size: int | None, content_type: str
+    ) -> str | None:
+        content = b"".join([chunk async for chunk in chunks])
+        if Path(name).stem in self.refused:
+            self.has_refused.set()
+            raise ConnectionError("refused")
+        self.films[Path(name).stem] = content
+        return None
+
+
+async def test_a_film_whose_task_has_ended_is_released(tmp_path: Path) -> None:
+    """The run lives on, and has done what it could for the film: another one may save it."""
+    terms = Terms(duration=Constant(60))
+    async with simulated_service(terms) as simulator, shared_journal(tmp_path, 30) as journal:
+        one, two = (
+            make_client(simulator, seed=seed, limiter=RateLimiter(1, 60, clock=LoopClock()))
+            for seed in (1, 2)
+        )
+        places = FullPlace("k0"), FullPlace()
+        async with one, two:
+            batch, other = (Batch(journal, clock=LoopClock()) for _ in range(2))
+            running = asyncio.create_task(run_batch(batch, one, destination=places[0]))
+            await places[0].has_refused.wait()
+            await asyncio.sleep(BEAT * 2)
+            assert (await journal.item("k0")).state is ItemState.SUCCESS
+
+            saved = other.run(two, destination=places[1], keys=["k0"])
+            assert [item.state async for item in saved] == [ItemState.DONE]
+            assert not running.done()
+            batch.stop()
+            await running
+
+        assert [*places[1].films] == ["k0"]
+        assert len({charge.task_id for charge in simulator.ledger.paid}) == len(
+            simulator.ledger.paid
+        )
+
+
+async def test_runs_keep_one_bound_together(tmp_path: Path) -> None:
+    """Each knows what it has spent; the journal knows what all have, to the last credit. (I10)"""
+    terms = Terms(duration=Constant(60))
+    async with simulated_service(terms) as simulator, shared_journal(tmp_path, 40) as journal:
+        one, two = two_clients(simulator)
+        async with one, two:
+            batches = [Batch(journal, clock=LoopClock()) for _ in range(2)]
+            options: dict[str, Any] = {"folder": tmp_path, "prices": 150, "max_credits": 2000}
+            await asyncio.gather(
+                *(
+                    run_batch(batch, client, **options)
+                    for batch, client in zip(batches, (one, two), strict=True)
+                )
+            )
+
+        assert len(simulator.ledger.paid) == 13
+        assert all("max_credits" in (batch.stopped or "") for batch in batches)
+        assert set((await states(batches[0])).values()) == {ItemState.DONE, ItemState.PLANNED}
+
+
+class CountingJournal(Journal):
+    """Counts the beats of its runs."""
+
+    beats = 0
+
+    async def beat(self, owner: str) -> Collection[str] | None:
+        self.beats += 1
+        return await super().beat(owner)
+
+
+async def test_in_a_file_nobody_beats(tmp_path: Path) -> None:
+    """Its runs live as long as it is open: a timer more would only hide that a test hangs."""
+    async with simulated_service(TERMS) as simulator, make_client(simulator) as client:
+        journal = await CountingJournal.open(tmp_path / "batch.db", clock=LoopClock())
+        assert isinstance(journal, CountingJournal)
+        batch = Batch(journal, clock=LoopClock())
+        await batch.add([("a", board("a"))])
+        await run_batch(batch, client, folder=tmp_path)
+        await journal.aclose()
+
+        assert journal.beats == 0
+        async with open_batch(tmp_path / "batch.db") as again:
+            assert await again.verify() == []
