@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 
 from apikley_async.batch.states import ItemEvent
-from apikley_async.batch.store import items
+from apikley_async.batch.store import items, spending
 from apikley_async.batch.store.journal_file import facts_in
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import Transition
@@ -47,6 +47,7 @@ def add_stand_in(journal: OpenJournal, key: str, cause: str) -> None:
     The caller has begun a transaction, and calls `recount_intents` after it.
     """
     token = f"{STAND_IN}{secrets.token_hex(12)}"
+    spending.add(journal, None, None)
     journal.db.execute(
         "INSERT INTO attempt (token, key, n, state, fingerprint, began_at, ended_at, cause)"
         " VALUES (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'unknown', '',"

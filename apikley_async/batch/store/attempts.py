@@ -21,6 +21,7 @@ __all__ = ["apply", "bind_late", "intend", "keep_callback", "settle"]
 
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
+COST_NOTHING = ("refused", "unsent")  # the states of attempts that created nothing
 MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or forgeries
 
 
@@ -44,11 +45,12 @@ def intend(
             return
         if known is not None:
             raise NoTransitionError(f"attempt {token} of {known['key']!r} is {known['attempt']}")
-        claims.check_owner(journal, key, owner)
-        items.move(journal, key, Transition(ItemEvent.INTEND, token=token))
+        items.move(journal, key, Transition(ItemEvent.INTEND, token=token), owner=owner)
+        claims.see_at_work(journal, owner)
         # In this transaction: what any other run has set aside meanwhile is counted.
         price_kind = None if kind is None else spending.kind_name(kind)
         reserved = spending.reserve(journal, reserved, price_kind, bounds)
+        spending.add(journal, price_kind, reserved)
         journal.db.execute(
             "INSERT INTO attempt (token, key, n, state, fingerprint, reserved, kind, began_at)"
             " VALUES (?, ?, (SELECT count(*) + 1 FROM attempt WHERE key = ?), 'intent',"
@@ -80,11 +82,14 @@ def settle(journal: OpenJournal, key: str, attempt: Attempt, transition: Transit
             transition = Transition(ItemEvent.UNCERTAIN, cause=cause)
             attempt = attrs.evolve(attempt, task_id=None, cause=cause)
         items.move(journal, key, attrs.evolve(transition, token=attempt.token))
+        state = ATTEMPT_STATES[transition.event]
+        if state in COST_NOTHING and attempt.task_id is None:
+            spending.change(journal, attempt.token, -1)
         journal.db.execute(
             "UPDATE attempt SET state = ?, ended_at = ?, http = ?, code = ?, task_id = ?,"
             " raw = ?, cause = ? WHERE token = ?",
             (
-                ATTEMPT_STATES[transition.event],
+                state,
                 journal.now[0],
                 attempt.http,
                 attempt.code,
@@ -157,6 +162,8 @@ def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> boo
         return True
     # The item was decided otherwise, so the decision stays. The id is kept with the attempt, and
     # in the inbox, from where the next run shows it as paid and unclaimed.
+    if known["attempt"] in COST_NOTHING and known["task_id"] is None:
+        spending.change(journal, token, 1)
     journal.db.execute(
         "UPDATE attempt SET task_id = coalesce(task_id, ?) WHERE token = ?", (task_id, token)
     )

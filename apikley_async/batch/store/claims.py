@@ -14,20 +14,20 @@ import os
 import platform
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from apikley_async.batch.states import ItemEvent, NoTransitionError
+from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store import items
 from apikley_async.batch.store.database import marks
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import LEASE, Item, Transition
 
-__all__ = ["beat", "check_owner", "claim", "forget_owners", "make_uncertain", "release"]
+__all__ = ["beat", "claim", "forget_owners", "make_uncertain", "release", "see_at_work"]
 
 KEYS_AT_ONCE = 500  # of one query; databases bound the number of its values
 LATEST = 1e12  # seconds since 1970: after the expiry of any film
 INTERRUPTED = "the last run ended while the submission was out"
 
 # What is claimed, in this order: what is paid before what is not, the nearest expiry first.
-SELECT_KEYS = "SELECT key"
+SELECT_KEYS, SET_OWNER = "SELECT key", "UPDATE item SET owner = ?"
 READY = "state = 'success'"
 PAID = "state IN ('submitted', 'stalled')"
 PLANNED = "state = 'planned' AND gone = 0"
@@ -45,9 +45,9 @@ def claim(
         for condition in (READY, PAID, PLANNED) if planned else (READY, PAID):
             if (left := count - len(chosen)) > 0:
                 chosen += _claimable(journal, condition, left, keys)
-        for key in chosen:
-            journal.db.execute("UPDATE item SET owner = ? WHERE key = ?", (owner, key))
-        return [items.get(journal, key) for key in chosen]
+        for some in _pages(chosen):
+            journal.db.execute(f"{SET_OWNER} WHERE key IN ({marks(some)})", (owner, *some))
+        return [item for some in _pages(chosen) for item in items.of_keys(journal, some)]
 
 
 def _claimable(
@@ -104,28 +104,9 @@ def beat(journal: OpenJournal, owner: str) -> list[str] | None:
     return [row[0] for row in rows]
 
 
-def check_owner(journal: OpenJournal, key: str, owner: str | None) -> None:
-    """Refuse an intent of anybody but the item's owner, who is seen by it.
-
-    The caller has begun a transaction.
-
-    Raises:
-        KeyError: there is no item of that key.
-        NoTransitionError: another owner has claimed the item, or nobody has.
-    """
-    row = journal.db.execute(
-        "SELECT item.owner, owner.name FROM item LEFT JOIN owner ON owner.id = item.owner"
-        " WHERE item.key = ?",
-        (key,),
-    ).fetchone()
-    if row is None:
-        raise KeyError(key)
-    if owner is None and journal.shared:  # nobody would know when it has died
-        raise NoTransitionError(f"{key!r} is to be claimed first: others may make it")
-    if row[0] != owner:
-        whose = "nobody has claimed it" if row[0] is None else f"it is claimed by {row[1]}"
-        raise NoTransitionError(f"{key!r} is not this run's any more: {whose}")
-    if owner is not None:
+def see_at_work(journal: OpenJournal, owner: str | None) -> None:
+    """Extend the lease of an owner who sends something. The caller has begun a transaction."""
+    if owner is not None and journal.shared:
         _see(journal, owner)
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "listed",
     "load_folders",
     "move",
+    "of_keys",
     "owner_of",
     "purge",
     "rename",
@@ -63,6 +64,13 @@ def listed(
     return [_from_row(journal, row) for row in rows]
 
 
+def of_keys(journal: OpenJournal, keys: Sequence[str]) -> list[Item]:
+    """The items of some keys that are there, in the order of the keys."""
+    rows = journal.db.execute(f"{SELECT_ITEM} WHERE key IN ({marks(keys)})", keys).fetchall()
+    found = {row["key"]: row for row in rows}
+    return [_from_row(journal, found[key]) for key in keys]
+
+
 def _from_row(journal: OpenJournal, row: Row) -> Item:
     try:
         return read_item(row, journal.home, journal.folders)
@@ -80,19 +88,23 @@ def owner_of(journal: OpenJournal, task_id: str) -> str | None:
     return None if row is None else str(row["key"])
 
 
-def move(journal: OpenJournal, key: str, transition: Transition) -> None:
+def move(
+    journal: OpenJournal, key: str, transition: Transition, *, owner: str | None = None
+) -> None:
     """Move an item to its next state: the only place where an item's state changes.
 
-    The caller has begun a transaction.
+    The caller has begun a transaction. An INTEND is its *owner*'s only.
 
     Raises:
         KeyError: there is no item of that key.
-        NoTransitionError: the event does not apply to its state.
+        NoTransitionError: the event does not apply to its state, or the item is another owner's.
         JournalError: the task belongs to another item.
     """
-    row = journal.db.execute("SELECT state FROM item WHERE key = ?", (key,)).fetchone()
+    row = journal.db.execute("SELECT state, owner FROM item WHERE key = ?", (key,)).fetchone()
     if row is None:
         raise KeyError(key)
+    if transition.event is ItemEvent.INTEND:
+        _check_owner(journal, key, row["owner"], owner)
     before = ItemState(row["state"])
     following = next_state(before, transition.event)
     if transition.task_id is not None:
@@ -105,12 +117,7 @@ def move(journal: OpenJournal, key: str, transition: Transition) -> None:
     # An item holds what its last task consumed; each attempt keeps its own, so that a film that is
     # made again still counts what the first one cost.
     if transition.credits is not None:
-        journal.db.execute(
-            "UPDATE attempt SET credits = ?"
-            " WHERE key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)",
-            (transition.credits, key, key),
-        )
-        spending.learn_price(journal, key, transition.credits)
+        spending.record_cost(journal, key, transition.credits)
     _note_event(
         journal,
         key,
@@ -121,6 +128,19 @@ def move(journal: OpenJournal, key: str, transition: Transition) -> None:
         by=transition.by,
         token=transition.token,
     )
+
+
+def _check_owner(journal: OpenJournal, key: str, current: str | None, owner: str | None) -> None:
+    """Refuse whoever has not claimed an item, or has lost it.
+
+    Where owners may die, an item that nobody has claimed is sent by nobody: who would know later
+    that its answer is missing?
+    """
+    if current == owner and not (owner is None and journal.shared):
+        return
+    row = journal.db.execute("SELECT name FROM owner WHERE id = ?", (current,)).fetchone()
+    whose = "nobody has claimed it" if row is None else f"it is claimed by {row['name']}"
+    raise NoTransitionError(f"{key!r} is not this run's, or not any more: {whose}")
 
 
 def _update_item(

@@ -94,6 +94,13 @@ VERSIONS: Versions = (
             seen_at DOUBLE PRECISION NOT NULL
         )""",
         "CREATE TABLE price (kind TEXT PRIMARY KEY, credits DOUBLE PRECISION NOT NULL)",
+        """CREATE TABLE spent (
+            kind TEXT NOT NULL,
+            credits DOUBLE PRECISION NOT NULL,
+            known INTEGER NOT NULL,
+            films BIGINT NOT NULL,
+            PRIMARY KEY (kind, credits, known)
+        )""",
         # The number of the last transaction that each open journal has committed: whoever has lost
         # the answer to a COMMIT finds here whether it happened.
         """CREATE TABLE session (

@@ -29,6 +29,14 @@ Migrations: TypeAlias = tuple[tuple[str, ...], ...]
 APPLICATION = 0x41506B6C  # "APkl": tells a journal from other databases
 
 RENAME, PURGE = "rename", "purge"  # events of the history that change no state
+SHARES = """SELECT coalesce(kind, '') AS kind, coalesce(credits, reserved, 0) AS credits,
+    CASE WHEN credits IS NULL THEN 0 ELSE 1 END AS known, count(*) AS films FROM attempt
+    WHERE task_id IS NOT NULL OR state IN ('intent', 'unknown', 'abandoned')
+    GROUP BY 1, 2, 3"""  # what the attempts cost that were accepted, or may have been
+UNSUMMED = """SELECT kind FROM (SELECT kind, credits, known, films FROM share
+        EXCEPT SELECT kind, credits, known, films FROM spent) AS missing
+    UNION SELECT kind FROM (SELECT kind, credits, known, films FROM spent WHERE films != 0
+        EXCEPT SELECT kind, credits, known, films FROM share) AS outdated"""
 STATES = ", ".join(f"'{state}'" for state in ItemState)
 
 MIGRATIONS: Migrations = (
@@ -136,6 +144,16 @@ MIGRATIONS: Migrations = (
             kind TEXT PRIMARY KEY,
             credits REAL NOT NULL
         ) STRICT""",
+        # How many attempts cost so much, or reserve it while their cost is not known: the sum of
+        # all is there without reading them.
+        """CREATE TABLE spent (
+            kind TEXT NOT NULL,
+            credits REAL NOT NULL,
+            known INTEGER NOT NULL,
+            films INTEGER NOT NULL,
+            PRIMARY KEY (kind, credits, known)
+        ) STRICT""",
+        f"INSERT INTO spent {SHARES}",
     ),
 )
 VERSION = len(MIGRATIONS)
@@ -169,6 +187,7 @@ INVARIANTS = {
             WHERE event.key = attempt.key AND event IN ('retry', 'resubmit'))""",
     "an item is claimed by nobody who is known": """
         SELECT key FROM item WHERE owner IS NOT NULL AND owner NOT IN (SELECT id FROM owner)""",
+    "the credits of attempts are not their sum": f"WITH share AS ({SHARES}) {UNSUMMED}",
     "an attempt belongs to no item": """
         SELECT key FROM attempt WHERE key NOT IN (SELECT key FROM item)""",
     "the history does not end in the item's state": """

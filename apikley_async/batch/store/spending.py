@@ -1,7 +1,8 @@
 """What the attempts of a journal cost together, and what its films have shown to cost.
 
 The journal judges each attempt within the transaction that stores it, so that all runs together
-keep a bound. Every function here runs in the journal's thread.
+keep a bound. The sums are kept up to date with every attempt: judging takes as long for the last
+film as for the first. Every function here runs in the journal's thread.
 """
 
 from __future__ import annotations
@@ -12,20 +13,15 @@ from apikley_async._budget import Budget
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import AttemptCost, Bounds, Spending
 
-__all__ = ["costs", "kind_name", "learn_price", "reserve", "total"]
+__all__ = ["add", "change", "costs", "kind_name", "record_cost", "reserve", "total"]
 
-# The attempts that were accepted, or may have been.
-SELECT_COSTS = (
-    "SELECT token, key, task_id, reserved, credits, kind FROM attempt"
-    " WHERE task_id IS NOT NULL OR state IN ('intent', 'unknown', 'abandoned')"
+# What is not known yet counts at least as much as a film of its kind has cost by now.
+SELECT_SUMS = (
+    "SELECT CASE WHEN known = 0 AND price.credits > spent.credits THEN price.credits"
+    " ELSE spent.credits END AS amount, films FROM spent LEFT JOIN price ON price.kind = spent.kind"
 )
-# Each costs at least as much as a film of its kind has cost by now, until its own cost is known.
-SELECT_AMOUNTS = (
-    "SELECT CASE WHEN cost.credits IS NOT NULL THEN cost.credits"
-    " WHEN price.credits > coalesce(cost.reserved, 0) THEN price.credits"
-    " ELSE coalesce(cost.reserved, 0) END AS amount, count(*) AS films"
-    " FROM cost LEFT JOIN price ON price.kind = cost.kind GROUP BY 1"
-)
+INSERT_SHARES = "INSERT INTO spent (kind, credits, known, films) VALUES"
+ADD_SHARES = "ON CONFLICT (kind, credits, known) DO UPDATE SET films = spent.films + excluded.films"
 
 
 def kind_name(price_key: int | str) -> str:
@@ -53,16 +49,20 @@ def reserve(
 
 def _spent(journal: OpenJournal, bounds: Bounds) -> Budget:
     budget = Budget(max_credits=bounds.max_credits, max_tasks=bounds.max_tasks)
-    for amount, films in journal.db.execute(f"WITH cost AS ({SELECT_COSTS}) {SELECT_AMOUNTS}"):
+    for amount, films in journal.db.execute(SELECT_SUMS).fetchall():
         budget.count(amount, films=films)
     return budget
 
 
 def costs(journal: OpenJournal) -> list[AttemptCost]:
     """What every attempt costs that was accepted, or may have been."""
+    rows = journal.db.execute(
+        "SELECT token, key, task_id, reserved, credits FROM attempt"
+        " WHERE task_id IS NOT NULL OR state IN ('intent', 'unknown', 'abandoned')"
+    )
     return [
         AttemptCost(token, key, task_id is None, reserved, consumed)
-        for token, key, task_id, reserved, consumed, _ in journal.db.execute(SELECT_COSTS)
+        for token, key, task_id, reserved, consumed in rows
     ]
 
 
@@ -73,16 +73,50 @@ def total(journal: OpenJournal) -> Spending:
     return Spending(spent.spent, spent.tasks, {json.loads(row[0]): row[1] for row in rows})
 
 
-def learn_price(journal: OpenJournal, key: str, credits: float) -> None:  # noqa: A002
-    """Remember what the film of an item has cost, if no film of its kind has cost more.
+def add(journal: OpenJournal, kind: str | None, reserved: float | None) -> None:
+    """Count a new attempt. The caller has begun a transaction."""
+    _count(journal, (kind or "", reserved or 0.0, 0, 1))
+
+
+def change(journal: OpenJournal, token: str, films: int) -> None:
+    """Count an attempt no more (-1), or again (1). The caller has begun a transaction."""
+    kind, reserved, cost = journal.db.execute(
+        "SELECT kind, reserved, credits FROM attempt WHERE token = ?", (token,)
+    ).fetchone()
+    _count(journal, (*_share(kind, reserved, cost), films))
+
+
+def record_cost(journal: OpenJournal, key: str, credits: float) -> None:  # noqa: A002
+    """Store what the film of an item has cost: for its attempt, and for others of its kind.
 
     The caller has begun a transaction.
     """
-    if credits > 0:
-        journal.db.execute(
-            "INSERT INTO price (kind, credits) SELECT kind, ? FROM attempt WHERE kind IS NOT NULL"
-            " AND key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)"
-            " ON CONFLICT (kind) DO UPDATE SET credits = excluded.credits"
-            " WHERE excluded.credits > price.credits",
-            (credits, key, key),
-        )
+    found = journal.db.execute(
+        "SELECT token, attempt.kind, reserved, attempt.credits, price.credits"
+        " FROM attempt LEFT JOIN price ON price.kind = attempt.kind"
+        " WHERE key = ? AND task_id = (SELECT task_id FROM item WHERE key = ?)",
+        (key, key),
+    ).fetchall()
+    for token, kind, reserved, cost, price in found:
+        journal.db.execute("UPDATE attempt SET credits = ? WHERE token = ?", (credits, token))
+        before, after = _share(kind, reserved, cost), _share(kind, reserved, credits)
+        if before != after:
+            _count(journal, (*before, -1), (*after, 1))
+        if kind is not None and credits > (price or 0.0):
+            journal.db.execute(
+                "INSERT INTO price (kind, credits) VALUES (?, ?)"
+                " ON CONFLICT (kind) DO UPDATE SET credits = excluded.credits",
+                (kind, credits),
+            )
+
+
+def _share(kind: str | None, reserved: float | None, cost: float | None) -> tuple[str, float, int]:
+    """Where an attempt stands in the sums: its kind, credits, and whether they are its cost (1)."""
+    return kind or "", (reserved or 0.0) if cost is None else cost, int(cost is not None)
+
+
+def _count(journal: OpenJournal, *shares: tuple[str, float, int, int]) -> None:
+    rows = ", ".join("(?, ?, ?, ?)" for _ in shares)
+    journal.db.execute(
+        f"{INSERT_SHARES} {rows} {ADD_SHARES}", [value for share in shares for value in share]
+    )
