@@ -80,7 +80,8 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          ("            self.db.execute(\"COMMIT\")\n            self.db.execute(\"BEGIN\")\n"
          "            yield\n            self.db.execute(\"COMMIT\")")),
         ("batch.store.attempts",
-         "        items.move(journal, key, Transition(ItemEvent.INTEND, token=token))\n", ""),
+         ("        items.move(journal, key, Transition(ItemEvent.INTEND, token=token),"
+          " owner=owner)\n"), ""),
     ),
     # --- pacing
     "forget the limiter": (
