@@ -325,6 +325,14 @@ def prove(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def distributed(session: nox.Session) -> None:
+    """Processes that share a key by PostgreSQL, and die: five runs of each kind; for minutes."""
+    install(session, "-e", ".[all]", *group("tests"))
+    words = session.posargs or ["--runs", "5"]
+    session.run("python", "tests/proof/distributed/two_services.py", *words)
+
+
+@nox.session(default=False)
 def mutants(session: nox.Session) -> None:
     """Mistakes planted into our own code, one at a time: the tests must notice each."""
     install(session, "-e", ".[all]", *group("tests"))
