@@ -44,10 +44,10 @@ def test_the_tests_of_a_page_pass(
     project(own_process=True).assert_outcomes(passed=tests)
 
 
-def test_the_page_shows_five_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:
+def test_the_page_shows_six_tests_and_three_hundred_films(pytester: pytest.Pytester) -> None:
     """The page keeps its promise."""
     page = ROOT / "docs" / "howto" / "test-your-code.md"
 
     assert page in TEST_PAGES
-    assert write_files(page, pytester.path) == 5
+    assert write_files(page, pytester.path) == 6
     assert "range(300)" in (pytester.path / "test_campaign.py").read_text("utf-8")
