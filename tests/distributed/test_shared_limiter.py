@@ -9,21 +9,24 @@ import gc
 import itertools
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from distributed.processes import start
 from postgres_server import PostgresServer
 
 from apikley_async import Client, Limiter, Shot, Storyboard, _postgres
+from apikley_async._rate import ending_of
 from apikley_async.distributed import SharedLimiter
-from apikley_async.distributed.shared_store import LIMITER_TABLES, PART
+from apikley_async.distributed.shared_state import Ended, Holder, Work
+from apikley_async.distributed.shared_store import LIMITER_TABLES, PART, SharedStore
 from apikley_async.errors import (
     ClientClosedError,
     JournalError,
@@ -377,6 +380,61 @@ if child:
 # --- the database ---------------------------------------------------------------------------------
 
 
+class Interrupted(random.Random):
+    """A source of chance that lets something else happen when it is first used."""
+
+    act: Callable[[], object] | None = None
+
+    def uniform(self, a: float, b: float) -> float:
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+        return super().uniform(a, b)
+
+
+def test_a_step_that_another_one_has_overtaken_is_made_anew(dsn: str) -> None:
+    """Somebody takes a permit between our reading and our storing: it is theirs."""
+    where, rng = _postgres.Dsn.parse(dsn), Interrupted(1)
+    one, other = (SharedStore(where, "default", each) for each in (rng, random.Random(1)))
+    settings = Holder(4, 30.0)
+    taken = one.exchange(
+        Work(holder="one", settings=settings, lease=60.0, batch=1, permits=("one-1",))
+    )
+    theirs = Work(holder="other", settings=settings, lease=60.0, batch=1, permits=("other-1",))
+    rng.act = lambda: other.exchange(theirs)
+    ended = Ended("one-1", ending_of(RateLimitError("too many")), 0.0, taken.granted["one-1"])
+    one.exchange(Work(holder="one", settings=settings, lease=60.0, batch=2, ends=(ended,)))
+
+    assert stored(dsn)["permits"] == ["other-1"]
+    assert stored(dsn)["gate"]["refusals"] == 1
+    for each in (one, other):
+        each.close()
+
+
+def stored(dsn: str) -> dict[str, Any]:
+    """What the database keeps."""
+    connection = _postgres.connect(_postgres.Dsn.parse(dsn))
+    row = connection.run("SELECT state FROM limiter")
+    connection.close()
+    assert row is not None
+    state: dict[str, Any] = row[0]
+    return state
+
+
+async def test_a_process_that_was_stopped_before_it_sent_takes_another_permit(
+    make: Make, dsn: str
+) -> None:
+    """Its lease might be over when it sends: what it was granted before is given back."""
+    limiter = make(1, 30.0, lease=0.4)
+    async with limiter:
+        waiting = asyncio.create_task(attempt(limiter, hold=1.0))
+        await asyncio.sleep(0)
+        time.sleep(0.4)  # noqa: ASYNC251 - granted meanwhile, and not seen
+        await asyncio.sleep(0.5)
+        assert [use.partition("-")[2] for use in stored(dsn)["permits"]] == ["2"]
+        await waiting
+
+
 async def test_while_the_database_is_away_nothing_is_sent_and_then_all_goes_on(
     make: Make, dsn: str, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -413,6 +471,38 @@ async def test_what_ended_while_the_database_was_away_is_given_back_later(
 
     async with asyncio.timeout(20):
         await attempt(limiter)
+
+
+async def test_connections_that_break_again_and_again_break_no_span(
+    make: Make, dsn: str, postgres_server: PostgresServer
+) -> None:
+    """Broken off before, during and after a step: what was done is done once, nothing is lost."""
+    limiters = [make(6, max_running=3), make(6, max_running=3)]
+    name = name_in(dsn)
+    query = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+    async def use(limiter: SharedLimiter) -> float:
+        async with limiter.running_slot():
+            return await attempt(limiter)
+
+    async def break_off() -> None:
+        for _ in range(12):
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(postgres_server.execute, query, name)
+
+    async with asyncio.timeout(60):
+        sent, _ = await asyncio.gather(
+            asyncio.gather(*(use(limiters[n % 2]) for n in range(48))), break_off()
+        )
+    assert most_in_a_span(sent, PER) <= 6
+    for each in limiters:
+        await each.aclose()
+    left = stored(dsn)
+    assert (left["permits"], left["running"], left["holders"]) == ([], [], {})
+    assert left["passed"] == 48
 
 
 async def test_a_database_that_was_never_set_up_is_one_clear_sentence(postgres_dsn: str) -> None:
@@ -454,10 +544,12 @@ async def test_waiting_asks_the_database_seldom(
 
 
 def commits(server: PostgresServer, dsn: str) -> int:
-    name = dsn.split("@/")[1].partition("?")[0]
-    return int(
-        server.execute(f"SELECT xact_commit FROM pg_stat_database WHERE datname = '{name}'")  # noqa: S608
-    )
+    query = f"SELECT xact_commit FROM pg_stat_database WHERE datname = '{name_in(dsn)}'"  # noqa: S608
+    return int(server.execute(query))
+
+
+def name_in(dsn: str) -> str:
+    return dsn.split("@/")[1].partition("?")[0]
 
 
 async def test_names_are_limiters_of_their_own(make: Make) -> None:

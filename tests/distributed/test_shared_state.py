@@ -50,6 +50,7 @@ def most_in_a_span(arrivals: list[float], per: float) -> int:
 # --- the rate -------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(volume(180, 1800))
 @given(
     processes=st.integers(1, 4),
     limit=st.integers(1, 8),
@@ -128,6 +129,7 @@ def shared(scene: Scene) -> Pace:
     return paced(scene, make=make)
 
 
+@pytest.mark.timeout(volume(180, 1800))
 def test_two_processes_learn_what_the_service_takes() -> None:
     """Less than the limit: the pace is that of one limiter, 1.10, and refusals are 1 in 20."""
     failures = []

@@ -10,6 +10,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from apikley_async._rate import ending_of
+from apikley_async._tasks import FairLock
 from apikley_async.distributed.shared_state import (
     Ended,
     Granted,
@@ -61,7 +62,7 @@ class MemoryStore:
 
 
 class MemoryLimiter:
-    """One process's limiter: each of its waiters asks for itself.
+    """One process's limiter: the first of its waiters asks.
 
     A process that was killed says nothing any more; what it has sent goes on.
     """
@@ -85,6 +86,7 @@ class MemoryLimiter:
         self._store = store
         self._uses: dict[str, Granted] = {}
         self._batches = itertools.count(1)
+        self._queues = (FairLock(), FairLock())
 
     def slot(self) -> contextlib.AbstractAsyncContextManager[None]:
         return self._use(film=False)
@@ -141,6 +143,10 @@ class MemoryLimiter:
                 self.exchange(ends=(Ended(use, ending_of(error), 0.0, granted),))
 
     async def _take(self, use: str, *, film: bool) -> Granted:
+        async with self._queues[film]:
+            return await self._ask(use, film=film)
+
+    async def _ask(self, use: str, *, film: bool) -> Granted:
         while True:
             if self.killed:
                 raise UnreachableError("its process has died")
