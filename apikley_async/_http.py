@@ -28,7 +28,7 @@ from urllib.request import (  # type: ignore[attr-defined] # it is not in typesh
     getproxies_environment,
     proxy_bypass_environment,
 )
-from weakref import WeakSet
+from weakref import ref
 
 import aiohttp
 import attrs
@@ -51,7 +51,7 @@ KEEP_ALIVE = 75.0  # longer than any pause between two polls
 SENT_AHEAD = 128 * 1024  # bytes that may wait in a socket's buffer
 STALL, GRACE = 1.0, 5.0
 MOST_CUT_OFF = 20  # polls in a row that count
-HEADERS_KEPT = ("date", "retry-after", "retry-after-ms")  # those that are read
+PAUSES = ("retry-after", "retry-after-ms")  # headers; with one of them the date is read too
 
 USER_AGENT = "apikley-async/0.1.0"
 """How we name ourselves; some hosts of films refuse the names of HTTP libraries."""
@@ -274,7 +274,9 @@ class HttpTransport:
         self._timeouts = network.timeouts
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._cut_off: dict[tuple[str, ...], int] = {}  # polls in a row, by what they ask
-        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._urls: dict[str, URL] = {}  # of the endpoints
+        # By their numbers, which are used again and again: as many as were ever open at once.
+        self._sockets: dict[int, ref[socket.socket]] = {}
 
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
         progress = _Progress(on_sent)
@@ -299,9 +301,10 @@ class HttpTransport:
         for session in sessions.values():
             await session.close()
         # One whose other side has stopped reading would wait for ever to get rid of its bytes.
-        for stuck in self._sockets:
+        for opened in self._sockets.values():
             with contextlib.suppress(OSError):
-                stuck.shutdown(socket.SHUT_RDWR)
+                if (stuck := opened()) is not None:
+                    stuck.shutdown(socket.SHUT_RDWR)
 
     async def _in_time(
         self,
@@ -363,7 +366,9 @@ class HttpTransport:
 
     async def _exchange(self, request: Request, progress: _Progress) -> Reply | ApikleyError:
         """One request, and whatever comes of it as a value."""
-        url = URL(self._base + request.path).with_query(dict(request.query) or None)
+        url = self._url(request.path)
+        if request.query:
+            url = url.with_query(request.query)
         session = self._session(request.repeatable)
         sending = _progress.set(progress)
         try:
@@ -395,13 +400,21 @@ class HttpTransport:
         finally:
             _progress.reset(sending)
 
+    def _url(self, path: str) -> URL:
+        """The URL of an endpoint, read once."""
+        if (url := self._urls.get(path)) is None:
+            url = self._urls[path] = URL(self._base + path)
+        return url
+
     def _reply(self, answer: _Answer) -> Reply:
         text = self._key.blot(answer.content.decode(errors="replace"))
-        kept = {
-            name: self._key.blot(answer.headers[name])
-            for name in HEADERS_KEPT
-            if name in answer.headers
-        }
+        kept: dict[str, str] = {}
+        if any(name in answer.headers for name in PAUSES):
+            kept = {
+                name: self._key.blot(answer.headers[name])
+                for name in ("date", *PAUSES)
+                if name in answer.headers
+            }
         return Reply(answer.status, text, kept, answer.complete)
 
     def _error_for(
@@ -455,7 +468,7 @@ class HttpTransport:
         opened = socket.socket(family, kind, protocol)
         with contextlib.suppress(OSError):  # what lies in its buffer is no progress that we see
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AHEAD)
-        self._sockets.add(opened)
+        self._sockets[opened.fileno()] = ref(opened)
         return opened
 
 
@@ -475,7 +488,9 @@ class _Body(io.BytesIO):
 def _payload(request: Request, progress: _Progress) -> Any:
     if request.form is None:
         content = request.content()
-        return content and _Body(content, progress)
+        if content is None or len(content) < SENT_AHEAD:  # no piece of it would be progress
+            return content
+        return _Body(content, progress)
     form = aiohttp.FormData()
     for name, value in request.form.items():
         if isinstance(value, File):
@@ -491,8 +506,8 @@ def _payload(request: Request, progress: _Progress) -> Any:
 
 
 async def _read(response: aiohttp.ClientResponse, answer: _Answer) -> None:
-    async for chunk in response.content.iter_any():
-        answer.content += chunk
+    while not response.content.at_eof():
+        answer.content += await response.content.readany()
         if len(answer.content) > MAX_ANSWER_BYTES:
             del answer.content[MAX_ANSWER_BYTES:]
             return

@@ -322,7 +322,8 @@ class Job:
                 await self._poll_once(run, left)
         finally:
             run.polling = False
-            run.wake()
+            if run.awaiters > 1:  # one of the others polls next
+                run.wake()
 
     def _is_stale(self, late: float, *, at_deadline: bool) -> bool:
         """Whether to poll once more before giving up: at the deadline, or after a suspension."""

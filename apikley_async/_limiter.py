@@ -111,14 +111,20 @@ class Slots:
     async def take(self, use: object, gate: Callable[[float], float] | None) -> None:
         """Wait for a slot, and let *use* have it; see `slot`."""
         self._bind()
+        if not self._queue.locked() and self._delay_now(gate) <= 0:
+            self._let(use)
+            return
         async with self._queue:
             # Only the first in the queue checks the slots, so nobody is overtaken and one timer
             # is enough. No await between the last check and the taking.
             while (delay := self._delay_now(gate)) > 0:
                 self._changed.clear()
                 await self._clock.sleep(min(delay, MAX_SLEEP), self._changed)
-            self.times.take()
-            self._uses[use] = asyncio.get_running_loop()
+            self._let(use)
+
+    def _let(self, use: object) -> None:
+        self.times.take()
+        self._uses[use] = asyncio.get_running_loop()
 
     def give_back(self, use: object, ending: Ending) -> None:
         """End *use*: its slot is free again after a delay."""
@@ -149,7 +155,7 @@ class Slots:
                 self.times.give_back(OTHER, self._clock.now())
 
 
-class _Use(AbstractAsyncContextManager[None]):
+class _Use:
     """One use of a slot. A class, not a generator: each attempt, poll and film is in some."""
 
     __slots__ = ("_gate", "_slots")
@@ -299,7 +305,7 @@ class RateLimiter:
         return f"<RateLimiter {self.in_flight}/{self.limit} in flight{closed}{learned}>"
 
 
-class _Attempt(AbstractAsyncContextManager[None]):
+class _Attempt:
     """One attempt in a slot of a `RateLimiter`: when it was sent, and whether it filled the width.
 
     A class, not a generator: each poll is one.

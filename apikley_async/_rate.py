@@ -233,7 +233,7 @@ class Rate:
             self.passed += 1
             self.recent.append(now)
             gate = self.gate.answered(sent_at, passed=self.passed, full=filled)
-            return self.set_gate(gate, now)
+            return gate is not self.gate and self.set_gate(gate, now)
         if ending.end is End.UNCERTAIN:
             self.recent.append(now)  # it may have passed: no slot less for it
         return False

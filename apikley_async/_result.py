@@ -7,6 +7,7 @@ https://docs.apikley.ru/get-task-detail.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -142,9 +143,8 @@ class Snapshot:
 
     def without_request(self) -> Snapshot:
         """The same without the request that the record repeats: what thousands may be held of."""
-        if "param" not in self.raw:
-            return self
-        raw = {name: value for name, value in self.raw.items() if name != "param"}
+        # Each record was decoded with strings of its own for the names of its fields.
+        raw = {sys.intern(name): value for name, value in self.raw.items() if name != "param"}
         return attrs.evolve(self, raw=raw)
 
     def result(self) -> Result:

@@ -8,6 +8,7 @@ The rules are those of https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard. Eac
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Context, Decimal, localcontext
@@ -62,6 +63,8 @@ Urls: TypeAlias = Mapping[str, str | list[str]]
 MODEL = "sora-2-pro-storyboard"
 INPUT_NAMES = ("shots", "n_frames", "aspect_ratio", "image_urls")  # all that a storyboard sends
 DURATIONS: tuple[Duration, ...] = get_args(Duration)
+ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
+FEW_WORDS = 10_000  # characters
 MAX_SHOTS = 10
 MIN_SHOT, MAX_SHOT = 0.1, 15  # seconds
 # Ten shots of 1.5 fill 15, and so do seven of 15 / 7: durations are added as decimals, and the
@@ -358,6 +361,11 @@ def is_valid_from_birth(work: object) -> bool:
     return type(work) is Storyboard  # a subclass may return anything, and a task holds mappings
 
 
+def has_few_words(work: object) -> bool:
+    """Whether *work* is a storyboard so short that nothing can make what repeats it too large."""
+    return type(work) is Storyboard and sum(len(shot.scene) for shot in work.shots) <= FEW_WORDS
+
+
 def work_faults(work: object) -> Iterator[str]:
     """Say why *work* cannot be submitted; a user's own class may return anything."""
     if is_valid_from_birth(work):
@@ -395,7 +403,7 @@ def storyboard_faults(
         yield f"duration: 10, 15 or 25 seconds, not {short_repr(duration)}"
     else:
         yield from _sum_faults(entries, duration)
-    if not isinstance(aspect_ratio, str) or aspect_ratio not in get_args(Aspect):
+    if not isinstance(aspect_ratio, str) or aspect_ratio not in ASPECTS:
         yield f"aspect_ratio: 'landscape' or 'portrait', not {short_repr(aspect_ratio)}"
     yield from image_faults(image)
 
@@ -420,6 +428,8 @@ def _sum_faults(shots: tuple[object, ...], duration: float) -> list[str]:
         for shot in shots
         if isinstance(shot, Shot | Mapping)
     ]
+    if all(map(is_number, lengths)) and math.fsum(cast(list[float], lengths)) <= duration:
+        return []
     with localcontext(Context()):  # the caller's own may round, or raise
         return [*_length_faults(lengths, int(duration))]
 

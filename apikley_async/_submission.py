@@ -23,7 +23,7 @@ from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Limiter
 from apikley_async._recorder import Attempt, NoRecorder, Recorder, cause_of, verdict_of
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
-from apikley_async._storyboard import Urls, Work, is_valid_from_birth, work_faults
+from apikley_async._storyboard import Urls, Work, has_few_words, is_valid_from_birth, work_faults
 from apikley_async._text import loggable
 from apikley_async._tokens import TOKEN
 from apikley_async._uploads import Uploads
@@ -140,7 +140,7 @@ def check_submission(work: Work, callback_url: str | None = None) -> None:
     faults = [*work_faults(work)]
     if callback_url is not None:
         faults += [f"callback_url: {fault}" for fault in url_faults(callback_url)]
-    if not faults:
+    if not faults and not has_few_words(work):
         uploaded = dict.fromkeys(work.images, "https://" + "x" * 200)
         faults += echo_faults(fields_of(work, uploaded))
     if faults:

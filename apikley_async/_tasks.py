@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from apikley_async.errors import ClientClosedError
 
@@ -43,7 +43,7 @@ class TaskScope:
         self._closed = asyncio.Event()
         self._no_waits = asyncio.Event()
         self._pid = os.getpid()
-        self._waits: dict[asyncio.Timeout, None] = {}  # in order, as sets are not
+        self._waits: dict[_Wait, None] = {}  # in order, as sets are not
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._forget = self._tasks.pop  # made once: a bound method takes 64 bytes
 
@@ -77,11 +77,11 @@ class TaskScope:
         """
         return _Wait(self)
 
-    def begin(self, wait: asyncio.Timeout) -> None:
+    def begin(self, wait: _Wait) -> None:
         """Let closing interrupt *wait* from now on."""
         self._waits[wait] = None
 
-    def end(self, wait: asyncio.Timeout) -> None:
+    def end(self, wait: _Wait) -> None:
         self._waits.pop(wait, None)
         if self.closing and not self._waits:
             self._no_waits.set()
@@ -100,8 +100,12 @@ class TaskScope:
     def interrupt(self) -> None:
         """Begin no wait any more, and end those that go on."""
         self.closing = True
+        # In a callback, when no task is in the middle of a step that nothing can cancel.
+        self.loop.call_soon(self._interrupt_waits)
+
+    def _interrupt_waits(self) -> None:
         for wait in self._waits:
-            wait.reschedule(self.loop.time())
+            wait.interrupt()
 
     async def shut(self, *last: Callable[[], Awaitable[None]]) -> None:
         """End what still runs, then do *last*: all of it, even if we are cancelled meanwhile."""
@@ -173,19 +177,25 @@ class FairLock:
         self._held = False
 
 
-class _Wait(AbstractAsyncContextManager[None]):
-    """A class, not a generator: each poll is inside one."""
+class _Wait:
+    """Cancels its task when it is interrupted, as `asyncio.Timeout` does; each poll is in one."""
 
-    __slots__ = ("_limit", "_scope")
+    __slots__ = ("_cancelled_before", "_interrupted", "_scope", "_task")
 
     def __init__(self, scope: TaskScope) -> None:
         self._scope = scope
+        self._interrupted = False
 
     async def __aenter__(self) -> None:
         self._scope.check()
-        self._limit = asyncio.timeout(None)
-        await self._limit.__aenter__()
-        self._scope.begin(self._limit)
+        self._task = cast(asyncio.Task[Any], asyncio.current_task())
+        self._cancelled_before = self._task.cancelling()
+        self._scope.begin(self)
+
+    def interrupt(self) -> None:
+        if not self._interrupted:
+            self._interrupted = True
+            self._task.cancel()
 
     async def __aexit__(
         self,
@@ -193,17 +203,15 @@ class _Wait(AbstractAsyncContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._scope.end(self._limit)
-        try:
-            await self._limit.__aexit__(kind, error, traceback)
-        except TimeoutError:  # of the limit: an error of the block is not raised here
-            pass
-        else:
+        self._scope.end(self)
+        if not self._interrupted:
             return
-        raise ClientClosedError("The client was closed meanwhile")
+        others = self._task.uncancel() > self._cancelled_before
+        if kind is asyncio.CancelledError and not others:  # nobody else has cancelled the task
+            raise ClientClosedError("The client was closed meanwhile")
 
 
-class Nested(AbstractAsyncContextManager[None]):
+class Nested:
     """Two context managers as one. A class, not a generator: each film that runs is in one."""
 
     __slots__ = ("_inner", "_outer")
@@ -236,7 +244,7 @@ class Nested(AbstractAsyncContextManager[None]):
         await self._outer.__aexit__(kind, error, traceback)
 
 
-class _Entering(AbstractAsyncContextManager[T]):
+class _Entering(Generic[T]):
     """A class, not a generator: many films are inside one at the same time."""
 
     __slots__ = ("_manager", "_scope")

@@ -95,14 +95,16 @@ class Uploads:
             StoryboardError, UploadError: an image cannot be used.
         """
         urls: dict[str, str] = {}
-        for place, image in images_of(work.images):
+        images = work.images
+        named = [(os.fsdecode(image), place, image) for place, image in images_of(images)]
+        for name, place, image in named:
             if is_url(image):
-                urls[os.fsdecode(image)] = os.fsdecode(image)
-                self._check_url(os.fsdecode(image), place)
-        for _, image in images_of(work.images):
-            if (name := os.fsdecode(image)) not in urls:
+                urls[name] = name
+                self._check_url(name, place)
+        for name, _, image in named:
+            if name not in urls:
                 urls[name] = await self.upload(image)
-        return with_images(work.images, lambda image: urls[os.fsdecode(image)])
+        return with_images(images, lambda image: urls[os.fsdecode(image)])
 
     async def _finish(self, pending: _PendingUpload) -> str:
         """Upload, or wait for whoever does. Whoever has waited shares a failure."""

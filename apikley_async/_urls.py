@@ -8,6 +8,7 @@ message repeats a URL, which may hold a password or a token.
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import re
 import socket
@@ -128,6 +129,11 @@ def _parse_or_say_why(url: object) -> ParsedUrl | str:
         return f"a URL as text, not {type(url).__name__}"
     if len(url) > MAX_URL:
         return f"a URL of at most {MAX_URL} characters, not {len(url)}"
+    return _parse_text(url)
+
+
+@functools.lru_cache(maxsize=128)  # an image is judged when its film is made, and when it is sent
+def _parse_text(url: str) -> ParsedUrl | str:
     if _has_blanks(url):
         return "a URL without spaces and control characters"
     try:

@@ -17,6 +17,7 @@ from apikley_async._text import encodes, short_repr
 from apikley_async._urls import url_faults
 
 MAX_DEPTH = 32
+REAL = (int, float)  # a union is made anew at each use
 MAX_BITS = 1000  # of an integer: some 300 digits, as many as a float reaches
 Kinds: TypeAlias = type | tuple[type, ...]
 UPLOAD_HINT = "client.upload() turns content into a URL"
@@ -136,7 +137,7 @@ def text_faults(value: object, path: str, rule: str) -> Iterator[str]:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Say whether *value* is a finite number that a float can hold; a bool is not."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, REAL):
         return False
     try:
         return math.isfinite(value)

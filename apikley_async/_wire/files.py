@@ -63,11 +63,11 @@ def encode_link(url: str) -> str:
     Everything else stays as it is, `%xx` above all: the link is signed.
     """
     url = url.strip()
+    if url.isascii() and url.isprintable() and " " not in url:
+        return url
     host = re.match(r"[^:/?#]+://[^/?#]*", url)
     path = url[host.end() :] if host else ""
-    if not host or re.fullmatch("[!-~]*", path):
-        return url
-    if not path.isprintable():
+    if not host or not path.isprintable():
         return url  # not a link; `url_faults` says so
     try:
         return host[0] + quote(path, safe=ASCII)

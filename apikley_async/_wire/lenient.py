@@ -18,6 +18,8 @@ from typing import Any
 MAX_CUTS, MAX_FIELD_ENDS = 200, 24  # of an answer that is not JSON: what a record can have
 MAX_DEPTH = 100  # what is nested deeper could not be printed, copied or pickled everywhere
 OPENING = ("{", "[", '"')  # of JSON inside a string that is worth decoding
+REAL = (int, float)  # a union is made anew at each use
+NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -59,7 +61,8 @@ def strings_in(value: Any) -> Iterator[str]:
         if not layer:
             return
         inside: list[Any] = []
-        for inner in map(unwrap_json, layer):
+        for each in layer:
+            inner = unwrap_json(each) if isinstance(each, str) else each
             if isinstance(inner, str):
                 yield inner
             else:
@@ -124,9 +127,9 @@ def _children(value: Any) -> Iterable[Any]:
 
 def read_number(value: Any) -> float | None:
     """Read a finite number, given as one or as digits; None for anything else."""
-    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", value):
+    if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, REAL):
         return None
     try:
         number = float(value)

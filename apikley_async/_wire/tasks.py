@@ -7,7 +7,7 @@ text, sometimes escaped wrongly. It is believed only when it names the task that
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from apikley_async._result import Snapshot, State
@@ -64,11 +64,12 @@ def _read_record(record: dict[str, Any], raw: dict[str, Any], task_id: str) -> S
     state = _state(record.get("state"))
     links, param = Links(), None
     results = {name: value for name, value in record.items() if name.startswith("result")}
+    content = unwrap_json(record.get("resultJson"))
     if any(results.values()):
         param = unwrap_json(record.get("param"))
         sent_urls = [text for text in strings_in(param) if "://" in text]
-        links = find_links(results, exclude=sent_urls)
-    content = unwrap_json(record.get("resultJson"))
+        decoded = {"resultJson": content} if isinstance(content, dict) else {}
+        links = find_links(results | decoded, exclude=sent_urls)
     content = content if isinstance(content, dict) else {}
     storyboard = record.get("model") == MODEL or _is_storyboard(param)
     return Snapshot(
@@ -86,7 +87,7 @@ def _read_record(record: dict[str, Any], raw: dict[str, Any], task_id: str) -> S
         created_at=read_moment(record.get("createTime")),
         updated_at=read_moment(record.get("updateTime")),
         completed_at=read_moment(record.get("completeTime")),
-        raw=_with_shared_names(raw),
+        raw=raw,
         word="" if state is not State.UNKNOWN else _words(record.get("state")),
         unusable=links.unusable,
     )
@@ -139,20 +140,6 @@ def _state(value: Any) -> State:
 
 def _words(value: Any) -> str:
     return "" if value is None else one_line(value)
-
-
-# Thousands of records are held at once, each decoded with strings of its own for these names.
-_SHARED_NAMES = {
-    name: name
-    for name in (
-        *("taskId", "model", "state", "param", "resultJson", "failCode", "failMsg", "progress"),
-        *("createTime", "updateTime", "completeTime", "costTime", "creditsConsumed"),
-    )
-}
-
-
-def _with_shared_names(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {_SHARED_NAMES.get(name, name): value for name, value in record.items()}
 
 
 def shows_request(snapshot: Snapshot) -> bool:
