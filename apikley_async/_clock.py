@@ -104,7 +104,7 @@ class SystemClock:
             return
         if isinstance(wake, Wake):
             sleeper = wake.add_sleeper()
-            timer = asyncio.get_running_loop().call_later(pause, end_sleep, sleeper)
+            timer = sleeper.get_loop().call_later(pause, end_sleep, sleeper)
             try:
                 await sleeper
             finally:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import logging
 import socket
@@ -37,6 +38,7 @@ from yarl import URL
 from apikley_async._clock import Clock
 from apikley_async._retry import Timeouts
 from apikley_async._secret import HiddenHeader, Secret
+from apikley_async._tasks import CancelScope, Limit
 from apikley_async._urls import base_url_fault, is_fake_ip, is_loopback, parse_url, proxy_fault
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.requests import MAX_ANSWER_BYTES, File, Request
@@ -317,27 +319,18 @@ class HttpTransport:
         After two polls in a row that were cut off the next one has twice as long: an answer that
         is always slow is read in the end.
         """
-        loop, idle = asyncio.get_running_loop(), self._timeouts.idle
         key = (request.path, *request.query.values())
         cut_off = self._cut_off.pop(key, 0)
-        limit = min(self._timeouts.read, self._timeouts.repeatable * 2.0 ** (cut_off // 2))
-        try:
-            async with asyncio.timeout(limit) as clock:
-
-                def moved() -> None:
-                    nonlocal limit
-                    limit = idle
-                    if not clock.expired():
-                        clock.reschedule(loop.time() + idle)
-
-                progress.moved = moved
+        seconds = min(self._timeouts.read, self._timeouts.repeatable * 2.0 ** (cut_off // 2))
+        with Limit(seconds) as limit:
+            progress.moved = functools.partial(limit.restart, self._timeouts.idle)
+            try:
                 return await exchange
-        except TimeoutError:
-            if request.query:  # of one task: others may be answered at once
-                self._cut_off[key] = min(cut_off + 1, MOST_CUT_OFF)
-        finally:
-            progress.moved = None
-        return self._error_for(progress, f"no answer within {limit:g} s")
+            finally:
+                progress.moved = None
+        if request.query:  # of one task: others may be answered at once
+            self._cut_off[key] = min(cut_off + 1, MOST_CUT_OFF)
+        return self._error_for(progress, f"no answer within {limit.seconds:g} s")
 
     async def _until_idle(
         self, exchange: Coroutine[Any, Any, Reply | ApikleyError], progress: _Progress
@@ -349,20 +342,18 @@ class HttpTransport:
         """
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeouts.connect + self._timeouts.read
-        try:
-            async with asyncio.timeout(None) as clock:
+        with CancelScope() as scope:
 
-                def expire() -> None:
-                    stalled = loop.time() - due > STALL
-                    clock.reschedule(loop.time() + (GRACE if stalled else 0.0))
+            def expire() -> None:
+                stalled = loop.time() - due > STALL
+                loop.call_later(GRACE if stalled else 0.0, scope.cancel)
 
-                timer = loop.call_at(due, expire)
-                try:
-                    return await exchange
-                finally:
-                    timer.cancel()
-        except TimeoutError:
-            return self._error_for(progress, f"no answer within {self._timeouts.read:g} s")
+            timer = loop.call_at(due, expire)
+            try:
+                return await exchange
+            finally:
+                timer.cancel()
+        return self._error_for(progress, f"no answer within {self._timeouts.read:g} s")
 
     async def _exchange(self, request: Request, progress: _Progress) -> Reply | ApikleyError:
         """One request, and whatever comes of it as a value."""

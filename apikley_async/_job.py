@@ -22,7 +22,7 @@ from apikley_async._durations import Durations
 from apikley_async._polling import Backoff
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._storyboard import Work
-from apikley_async._tasks import Binding
+from apikley_async._tasks import Binding, Limit
 from apikley_async.errors import (
     ApikleyError,
     EmptyResultError,
@@ -49,13 +49,13 @@ LATE = 60.0  # polls that come so late are a new beginning, and nothing was seen
 class _PollingRun:
     """One stretch of polling, shared by all who await the job meanwhile."""
 
+    loop: asyncio.AbstractEventLoop
     began: float
     deadline: float
     awaiters: int = 0
     polling: bool = False
     changed: Wake = attrs.Factory(Wake)
     error: ApikleyError | None = None
-    loop: asyncio.AbstractEventLoop = attrs.Factory(asyncio.get_running_loop)
 
     def wake(self) -> None:
         """Wake all who wait; from another thread too, and when their loop is gone.
@@ -176,9 +176,8 @@ class Job:
         self._delays = polling.delays(rng)
         self._submitted_at = self._next_poll = -math.inf  # one that is re-attached may be ready
         if submitted_at is not None:  # a new film takes minutes
-            self._submitted_at, now = submitted_at, clock.now()
-            pause = self._learned_pause(now, polled=False)
-            self._next_poll = submitted_at + next(self._delays) if pause is None else now + pause
+            self._submitted_at = submitted_at
+            self._next_poll = self._first_poll()
         self._polled_at = -math.inf
         self._poll_began_at = -math.inf  # an answer is as old as its request
         self._words_logged: tuple[str, ...] = ()
@@ -338,25 +337,33 @@ class Job:
         # Should we be cut off in the middle, the next polls again, but not at once.
         hinted, missed = self._nudged, False
         self._next_poll, self._nudged = now + min(SPACING, self._polling.initial), False
-        limit = asyncio.timeout(left)
+        limit, snapshot = Limit(left), None
         try:
-            async with limit:
+            with limit:
                 snapshot = await self._poll(self.task_id)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            return
         except ApikleyError as error:
             self._missed(run, error)
             missed = True
-        else:
+        if limit.caught:
+            return
+        if snapshot is not None:
             self._take(run, snapshot)
+            if self._has_ended:
+                return
         self._polled_at = self._clock.now()
         in_doubt = hinted or self._failing or self._finished_word or self._empty_since is not None
         pause = self._pause(self._polled_at, learned=not (in_doubt or missed))
         if in_doubt:
             pause = min(pause, AGAIN)  # however slow polling is otherwise
         self._next_poll = self._polled_at + (min(SPACING, pause) if self._nudged else pause)
+
+    def _first_poll(self) -> float:
+        """When a film is polled first whose age is known."""
+        if self._durations is not None:
+            now = self._clock.now()
+            if (pause := self._learned_pause(now, polled=False)) is not None:
+                return now + pause
+        return self._submitted_at + next(self._delays)
 
     def _pause(self, now: float, *, learned: bool = True) -> float:
         """Seconds until the next poll: as durations have taught, else longer each time."""
@@ -440,11 +447,11 @@ class Job:
             self._run = None  # of a loop that was closed around its awaiters
         now, run = self._clock.now(), self._run
         if run is None or run.error is not None or now >= run.deadline:
-            run = self._run = _PollingRun(now, now + self._timeout)
+            run = self._run = _PollingRun(self._binding.loop, now, now + self._timeout)
         run.awaiters += 1
         gives_up = run.deadline
         if timeout is not None:
-            gives_up = min(gives_up, self._clock.now() + timeout)
+            gives_up = min(gives_up, now + timeout)
         return _Awaiter(run, gives_up)
 
     def _leave(self, run: _PollingRun) -> None:

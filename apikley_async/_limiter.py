@@ -108,23 +108,25 @@ class Slots:
         """Enter when a slot is free and *gate*, called with the time, returns no more seconds."""
         return _Use(self, gate)
 
-    async def take(self, use: object, gate: Callable[[float], float] | None) -> None:
-        """Wait for a slot, and let *use* have it; see `slot`."""
+    async def take(self, use: object, gate: Callable[[float], float] | None) -> float:
+        """Wait for a slot, and let *use* have it; see `slot`. Returns the time when it has it."""
         self._bind()
-        if not self._queue.locked() and self._delay_now(gate) <= 0:
+        now = self._clock.now()
+        if not self._queue.locked() and self._delay(now, gate) <= 0:
             self._let(use)
-            return
+            return now
         async with self._queue:
             # Only the first in the queue checks the slots, so nobody is overtaken and one timer
             # is enough. No await between the last check and the taking.
-            while (delay := self._delay_now(gate)) > 0:
+            while (delay := self._delay(now := self._clock.now(), gate)) > 0:
                 self._changed.clear()
                 await self._clock.sleep(min(delay, MAX_SLEEP), self._changed)
             self._let(use)
+            return now
 
     def _let(self, use: object) -> None:
         self.times.take()
-        self._uses[use] = asyncio.get_running_loop()
+        self._uses[use] = self._binding.loop
 
     def give_back(self, use: object, ending: Ending) -> None:
         """End *use*: its slot is free again after a delay."""
@@ -142,8 +144,7 @@ class Slots:
         own = now - self._created_at  # later uses were this process's own
         self.times.occupy(((ago, True) for ago in ages if ago >= own), now)
 
-    def _delay_now(self, gate: Callable[[float], float] | None) -> float:
-        now = self._clock.now()
+    def _delay(self, now: float, gate: Callable[[float], float] | None) -> float:
         delay = self.times.free_in(now)
         return max(delay, gate(now) if gate else 0.0)
 
@@ -227,9 +228,10 @@ class RateLimiter:
 
     async def take(self, attempt: _Attempt) -> None:
         """Wait until *attempt* may be sent; see `slot`."""
-        rate, clock = self._rate, self._clock
-        await self._slots.take(attempt, lambda now: rate.gate.delay(now, rate.slots.in_use))
-        attempt.sent_at = clock.now()
+        rate = self._rate
+        attempt.sent_at = await self._slots.take(
+            attempt, lambda now: rate.gate.delay(now, rate.slots.in_use)
+        )
         attempt.filled = rate.fills(attempt.sent_at)
 
     def give_back(self, attempt: _Attempt, error: BaseException | None) -> None:

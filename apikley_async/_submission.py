@@ -177,7 +177,12 @@ class _Pending:
 
     @property
     def stopped(self) -> bool:
-        return not self.wanted or any(group.stopped for group in self.groups)
+        if not self.wanted:
+            return True
+        for group in self.groups:  # noqa: SIM110 - a generator costs more than the loop
+            if group.stopped:
+                return True
+        return False
 
 
 class Submitter:

@@ -9,11 +9,20 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 from apikley_async.errors import ClientClosedError
 
-__all__ = ["Binding", "FairLock", "Nested", "OtherLoopError", "TaskScope", "within"]
+__all__ = [
+    "Binding",
+    "CancelScope",
+    "FairLock",
+    "Limit",
+    "Nested",
+    "OtherLoopError",
+    "TaskScope",
+    "within",
+]
 
 T = TypeVar("T")
 
@@ -43,7 +52,7 @@ class TaskScope:
         self._closed = asyncio.Event()
         self._no_waits = asyncio.Event()
         self._pid = os.getpid()
-        self._waits: dict[_Wait, None] = {}  # in order, as sets are not
+        self._waits: dict[CancelScope, None] = {}  # in order, as sets are not
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._forget = self._tasks.pop  # made once: a bound method takes 64 bytes
 
@@ -64,10 +73,15 @@ class TaskScope:
             raise ClientClosedError("The client is closed")
 
     def _check_loop(self) -> None:
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:  # the loop of the process that was forked runs in that one only
+            here = None
+        if self.loop is here:
+            return
         if self._pid != os.getpid():
             raise ClientClosedError("The client was opened before a fork; make one in each process")
-        if self.loop is not asyncio.get_running_loop():
-            raise ClientClosedError("The client is open in another event loop; make one for each")
+        raise ClientClosedError("The client is open in another event loop; make one for each")
 
     def inside(self) -> AbstractAsyncContextManager[None]:
         """Surround a wait that closing interrupts.
@@ -77,11 +91,11 @@ class TaskScope:
         """
         return _Wait(self)
 
-    def begin(self, wait: _Wait) -> None:
+    def begin(self, wait: CancelScope) -> None:
         """Let closing interrupt *wait* from now on."""
         self._waits[wait] = None
 
-    def end(self, wait: _Wait) -> None:
+    def end(self, wait: CancelScope) -> None:
         self._waits.pop(wait, None)
         if self.closing and not self._waits:
             self._no_waits.set()
@@ -100,12 +114,11 @@ class TaskScope:
     def interrupt(self) -> None:
         """Begin no wait any more, and end those that go on."""
         self.closing = True
-        # In a callback, when no task is in the middle of a step that nothing can cancel.
-        self.loop.call_soon(self._interrupt_waits)
+        self.loop.call_soon(self._end_waits)
 
-    def _interrupt_waits(self) -> None:
+    def _end_waits(self) -> None:
         for wait in self._waits:
-            wait.interrupt()
+            wait.cancel()
 
     async def shut(self, *last: Callable[[], Awaitable[None]]) -> None:
         """End what still runs, then do *last*: all of it, even if we are cancelled meanwhile."""
@@ -177,25 +190,93 @@ class FairLock:
         self._held = False
 
 
-class _Wait:
-    """Cancels its task when it is interrupted, as `asyncio.Timeout` does; each poll is in one."""
+class CancelScope:
+    """A block of one task that `cancel` ends: the task goes on behind it, as with trio and anyio.
 
-    __slots__ = ("_cancelled_before", "_interrupted", "_scope", "_task")
+    What `asyncio.timeout` does, for what each request is in: entering that costs as much as a tenth
+    of a poll. A cancellation of somebody else passes through, also one that comes at the same time.
+
+    Attributes:
+        caught: whether `cancel` has ended the block, and nobody else.
+    """
+
+    __slots__ = ("_called", "_others", "_task", "caught")
+
+    def __init__(self) -> None:
+        self.caught: bool = False
+        self._called = False
+
+    def __enter__(self) -> Self:
+        self.enter(asyncio.get_running_loop())
+        return self
+
+    def enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin in the task that runs now in *loop*."""
+        self._task = cast(asyncio.Task[Any], asyncio.current_task(loop))
+        self._others = self._task.cancelling()
+
+    def cancel(self) -> None:
+        """End the block, from a callback of the loop; nothing happens when it has ended."""
+        if not self._called:
+            self._called = True
+            self._task.cancel()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        called, self._called = self._called, True  # from now on `cancel` comes too late
+        if called:
+            alone = self._task.uncancel() <= self._others
+            self.caught = alone and kind is asyncio.CancelledError
+        return self.caught
+
+
+class Limit(CancelScope):
+    """A block that has so many *seconds* at most; `caught` says that it took longer."""
+
+    __slots__ = ("_loop", "_timer", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def enter(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().enter(loop)
+        self._loop = loop
+        self._timer = loop.call_later(self.seconds, self.cancel)
+
+    def restart(self, seconds: float) -> None:
+        """Give the block so many seconds from now, unless it has ended."""
+        self.seconds = seconds
+        self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self.cancel)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._timer.cancel()
+        return super().__exit__(kind, error, traceback)
+
+
+class _Wait(CancelScope):
+    """A block that closing ends. A class, not a generator: each poll is inside one."""
+
+    __slots__ = ("_scope",)
 
     def __init__(self, scope: TaskScope) -> None:
+        super().__init__()
         self._scope = scope
-        self._interrupted = False
 
     async def __aenter__(self) -> None:
         self._scope.check()
-        self._task = cast(asyncio.Task[Any], asyncio.current_task())
-        self._cancelled_before = self._task.cancelling()
+        self.enter(self._scope.loop)
         self._scope.begin(self)
-
-    def interrupt(self) -> None:
-        if not self._interrupted:
-            self._interrupted = True
-            self._task.cancel()
 
     async def __aexit__(
         self,
@@ -204,10 +285,7 @@ class _Wait:
         traceback: TracebackType | None,
     ) -> None:
         self._scope.end(self)
-        if not self._interrupted:
-            return
-        others = self._task.uncancel() > self._cancelled_before
-        if kind is asyncio.CancelledError and not others:  # nobody else has cancelled the task
+        if self.__exit__(kind, error, traceback):
             raise ClientClosedError("The client was closed meanwhile")
 
 
@@ -290,6 +368,11 @@ class Binding:
     def __init__(self, what: str) -> None:
         self._bound: dict[str, asyncio.AbstractEventLoop] = {}
         self._what = what
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop; there is one after `bind`."""
+        return self._bound["loop"]
 
     def bind(self, *, in_use: bool) -> bool:
         """Bind to the running loop; return whether another one is left behind.

@@ -43,7 +43,7 @@ class Links:
     named: bool = False
 
 
-def read_links(urls: Any, exclude: Iterable[str] = ()) -> Links:
+def read_links(urls: Any, exclude: Iterable[str] = (), *, named: bool = False) -> Links:
     """Read a list of links, or a single one; those in *exclude* are ignored."""
     listed = urls if isinstance(urls, list) else [urls]
     excluded = {encode_link(url) for url in exclude}
@@ -54,7 +54,7 @@ def read_links(urls: Any, exclude: Iterable[str] = ()) -> Links:
             usable += [link] if link not in excluded else []
         elif link or not (url is None or isinstance(url, str)):
             unusable.append(one_line(url, 200))
-    return Links(tuple(usable), tuple(unusable))
+    return Links(tuple(usable), tuple(unusable), named)
 
 
 def encode_link(url: str) -> str:
@@ -87,11 +87,11 @@ def find_links(data: Mapping[str, Any], exclude: Iterable[str] = ()) -> Links:
     for place in (content, fields):
         for name in KNOWN_NAMES:
             for value in _values_named(place, name):
-                named = read_links(unwrap_json(value), exclude)
+                named = read_links(unwrap_json(value), exclude, named=True)
                 if named.usable:
-                    return attrs.evolve(named, named=True)
+                    return named
     if named is not None:
-        return attrs.evolve(named, named=True)
+        return named
     for unnamed in (content, *(fields.get(name) for name in UNNAMED_PLACES)):
         if isinstance(unnamed, str | list) and (found := read_links(unnamed, exclude)).usable:
             return found

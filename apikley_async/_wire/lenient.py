@@ -54,20 +54,22 @@ def unwrap_json(value: Any) -> Any:
     return value
 
 
-def strings_in(value: Any) -> Iterator[str]:
+def strings_in(value: Any) -> list[str]:
     """Give every string in a JSON value, also in JSON inside strings."""
+    found: list[str] = []
     layer = [value]
     for _ in range(MAX_DEPTH):
-        if not layer:
-            return
         inside: list[Any] = []
         for each in layer:
             inner = unwrap_json(each) if isinstance(each, str) else each
             if isinstance(inner, str):
-                yield inner
+                found.append(inner)
             else:
                 inside += _children(inner)
+        if not inside:
+            break
         layer = inside
+    return found
 
 
 def read_json_without(text: str, names: tuple[str, ...]) -> Iterator[Any]:

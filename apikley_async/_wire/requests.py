@@ -16,6 +16,8 @@ import attrs
 
 __all__ = ["File", "Request"]
 
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # `dumps` makes one each time
+
 MAX_ANSWER_BYTES = 4 * 1024 * 1024  # no more is read of an answer
 MAX_ECHO_BYTES = MAX_ANSWER_BYTES // 2  # a record repeats the request beside its other fields
 
@@ -62,7 +64,7 @@ class Request:
         """The JSON body as it is sent."""
         if self.body is None:
             return None
-        return json.dumps(self.body, ensure_ascii=False, allow_nan=False).encode()
+        return _encoder.encode(self.body).encode()
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.path}>"

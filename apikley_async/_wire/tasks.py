@@ -139,7 +139,7 @@ def _state(value: Any) -> State:
 
 
 def _words(value: Any) -> str:
-    return "" if value is None else one_line(value)
+    return "" if value in (None, "") else one_line(value)
 
 
 def shows_request(snapshot: Snapshot) -> bool:

@@ -665,7 +665,6 @@ SPELLINGS = [
     "createTime",
     "updateTime",
     "completeTime",
-    "costTime",
     "retryAfter",
     "uploadPath",
     "fileName",

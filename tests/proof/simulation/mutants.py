@@ -88,9 +88,9 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_submission", "async with self._limiter.slot():", "if True:"),
     ),
     "let slots come back when an attempt begins": (
-        ("_limiter", "            self.times.take()\n",
-         ("            self.times.take()\n"
-          "            self.__dict__.setdefault(\"began\", {})[use] = self._clock.now()\n")),
+        ("_limiter", "        self.times.take()\n",
+         ("        self.times.take()\n"
+          "        self.__dict__.setdefault(\"began\", {})[use] = self._clock.now()\n")),
         ("_limiter", "            self.times.give_back(ending, self._clock.now())\n",
          "            self.times.give_back(ending, self.__dict__[\"began\"].pop(use) - 2.0)\n"),
     ),
