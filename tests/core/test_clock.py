@@ -10,6 +10,7 @@ import pytest
 from rows import failing
 
 from apikley_async import Clock, SystemClock
+from apikley_async._clock import Wake
 from apikley_async.testing import FakeClock, LoopClock
 
 
@@ -128,3 +129,37 @@ async def test_no_delay_takes_no_time(delay: float, with_event: bool) -> None:
 
 def test_the_clock_has_a_repr() -> None:
     assert repr(SystemClock()) == "SystemClock()"
+
+
+@pytest.mark.virtual
+async def test_a_wake_wakes_all_who_sleep_and_stays_set() -> None:
+    """As an event of asyncio, which it replaces: for clocks of one's own too."""
+    wake, clock = Wake(), SystemClock()
+    early = [asyncio.create_task(clock.sleep(60, wake)) for _ in range(3)]
+    early += [asyncio.ensure_future(wake.wait())]
+    gone = asyncio.create_task(clock.sleep(60, wake))
+    await asyncio.sleep(1)
+    gone.cancel()
+    await asyncio.sleep(0)
+
+    wake.set()
+    wake.set()
+    await asyncio.gather(*early)
+    await clock.sleep(60, wake)
+    async with asyncio.timeout(1):
+        await wake.wait()
+
+    assert clock.now() == 1
+    assert wake.is_set()
+    assert repr(wake) == "<Wake set, 0 sleep>"
+
+
+@pytest.mark.virtual
+async def test_a_wake_that_was_cleared_is_slept_on_again() -> None:
+    wake, clock = Wake(), SystemClock()
+    wake.set()
+    wake.clear()
+
+    await clock.sleep(60, wake)
+
+    assert clock.now() == 60

@@ -261,6 +261,24 @@ async def test_slots_are_given_in_order() -> None:
 
 
 @pytest.mark.virtual
+async def test_who_comes_in_the_moment_a_slot_is_free_waits_behind_others() -> None:
+    """A slot that is given back belongs to the first in the queue, who wakes a step later."""
+    limiter = RateLimiter(1, 0)
+    entered = list[str]()
+
+    async def attempt(name: str) -> None:
+        async with limiter.slot():
+            entered.append(name)
+            await asyncio.sleep(1)
+        if name == "holder":  # in the same step in which its slot is free
+            await attempt("late")
+
+    await asyncio.gather(*map(attempt, ("holder", "first", "second")))
+
+    assert entered == ["holder", "first", "second", "late"]
+
+
+@pytest.mark.virtual
 async def test_without_a_span_only_the_number_at_once_is_bounded() -> None:
     """Polling is bounded like that: forty at once, without a delay."""
     limiter = RateLimiter(4, 0)

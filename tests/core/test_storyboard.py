@@ -23,8 +23,10 @@ from rows import failing, failing_rows
 from volume import volume
 
 from apikley_async import ModelTask, Shot, Storyboard, StoryboardError
+from apikley_async._storyboard import FEW_WORDS, has_few_words
+from apikley_async._urls import MAX_URL
 from apikley_async._validation import image_faults
-from apikley_async._wire.requests import create_task
+from apikley_async._wire.requests import create_task, echo_faults
 
 HUGE = 10**400  # no float can hold it
 UNPRINTABLE = 10**5000  # and this one cannot even be printed
@@ -793,3 +795,16 @@ def test_a_storyboard_that_exists_can_be_sent(
 
     assert faults or content
     assert all(": " in fault and fault.encode() for fault in faults)
+
+
+@pytest.mark.parametrize("char", ["a", '"', "\x01", "я", "😀"])
+def test_few_words_are_never_too_many_for_a_record(char: str) -> None:
+    """However they are escaped where the service repeats them: only longer films are measured."""
+    image = "https://a.test/" + char * (MAX_URL - 15)
+    words, rest = char * (FEW_WORDS // 10), char * (FEW_WORDS % 10 + 1)
+    board = Storyboard([Shot(words)] * 10, image=None)
+    longer = Storyboard([*board.shots[:9], Shot(words + rest)])
+
+    assert has_few_words(board)
+    assert [*echo_faults(board.wire_input({"image": image}))] == []
+    assert not has_few_words(longer)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from comparisons import ComparingLoop
 from turns import StrikingLoop, at_every_turn
 
 from apikley_async import ClientClosedError
-from apikley_async._tasks import FairLock, TaskScope
+from apikley_async._tasks import CancelScope, FairLock, Limit, Nested, TaskScope
 
 pytestmark = pytest.mark.virtual
 
@@ -423,3 +425,139 @@ def test_the_queue_of_a_fair_lock_is_left_in_one_step() -> None:
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(scenario())
     assert loop.compared < 100  # asyncio.Lock: 250,000
+
+
+# --- Limit, CancelScope --------------------------------------------------------------------------
+
+
+async def limited(seconds: float, block: Callable[[], Awaitable[Any]]) -> Any:
+    limit = Limit(seconds)
+    with limit:
+        return await block()
+    assert limit.caught
+    raise TimeoutError
+
+
+async def timed(seconds: float, block: Callable[[], Awaitable[Any]]) -> Any:
+    async with asyncio.timeout(seconds):
+        return await block()
+
+
+Way = Callable[[float, Callable[[], Awaitable[Any]]], Awaitable[Any]]
+
+
+async def deaf() -> str:
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(20)
+    await asyncio.sleep(1)
+    return "deaf"
+
+
+async def fails() -> None:
+    await asyncio.sleep(1)
+    raise KeyError
+
+
+async def fails_when_cancelled() -> None:
+    try:
+        await asyncio.sleep(20)
+    finally:
+        raise KeyError
+
+
+BLOCKS: dict[str, Callable[[Way], Callable[[], Awaitable[Any]]]] = {
+    "at once": lambda way: lambda: asyncio.sleep(0, "done"),
+    "in time": lambda way: lambda: asyncio.sleep(9, "done"),
+    "too long": lambda way: lambda: asyncio.sleep(11),
+    "at the same moment": lambda way: lambda: asyncio.sleep(10, "done"),
+    "swallows its end": lambda way: deaf,
+    "fails": lambda way: fails,
+    "fails at its end": lambda way: fails_when_cancelled,
+    "a longer one inside": lambda way: lambda: way(12, for_ever),
+    "a shorter one inside": lambda way: lambda: way(8, for_ever),
+    "an equal one inside": lambda way: lambda: way(10, for_ever),
+    "another kind inside": lambda way: lambda: timed(10, for_ever),
+}
+
+
+@pytest.mark.parametrize("cancelled_at", [None, 0.0, 5.0, 8.0, 10.0, 11.5])
+async def test_a_limit_ends_what_a_timeout_of_asyncio_ends(cancelled_at: float | None) -> None:
+    """The same results at the same times, also where somebody else cancels the task."""
+
+    async def outcome(way: Way, name: str) -> tuple[object, ...]:
+        began = asyncio.get_running_loop().time()
+        task = asyncio.ensure_future(way(10, BLOCKS[name](way)))
+        if cancelled_at is not None:
+            asyncio.get_running_loop().call_later(cancelled_at, task.cancel)
+        end = await end_of(task)
+        took = asyncio.get_running_loop().time() - began
+        return type(end), str(end), task.cancelling(), round(took, 6)
+
+    ours = {name: await outcome(limited, name) for name in BLOCKS}
+    theirs = {name: await outcome(timed, name) for name in BLOCKS}
+
+    assert ours == theirs
+    assert ours["too long"][0] is (
+        TimeoutError if cancelled_at is None or cancelled_at > 10 else asyncio.CancelledError
+    )
+
+
+async def test_a_limit_can_be_given_anew() -> None:
+    """An upload that makes progress is not cut off."""
+    loop = asyncio.get_running_loop()
+    with Limit(10) as limit:
+        loop.call_later(9, limit.restart, 60)
+        await for_ever()
+
+    assert limit.caught
+    assert (loop.time(), limit.seconds) == (69, 60)
+
+
+async def test_a_block_that_has_ended_is_not_cancelled_any_more() -> None:
+    """A callback that comes late strikes nobody."""
+    with CancelScope() as scope:
+        await asyncio.sleep(1)
+    scope.cancel()
+
+    await asyncio.sleep(1)
+    assert not scope.caught
+
+
+# --- Nested --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", ["", "outer enter", "inner enter", "inner exit", "block"])
+async def test_two_managers_as_one_are_left_as_two(broken: str) -> None:
+    """The outer one is left exactly when it was entered, and is told of each error."""
+    seen: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def manager(name: str) -> AsyncIterator[None]:
+        if broken == f"{name} enter":
+            raise KeyError(broken)
+        seen.append(f"{name} entered")
+        try:
+            yield
+        except KeyError as error:
+            seen.append(f"{name} left: {error.args[0]}")
+            raise
+        else:
+            seen.append(f"{name} left")
+        finally:
+            if broken == f"{name} exit":
+                raise KeyError(broken)
+
+    async def way(entered: AbstractAsyncContextManager[Any]) -> list[str]:
+        seen.clear()
+        with contextlib.suppress(KeyError):
+            async with entered:
+                if broken == "block":
+                    raise KeyError(broken)
+        return [*seen]
+
+    @contextlib.asynccontextmanager
+    async def expected() -> AsyncIterator[None]:
+        async with manager("outer"), manager("inner"):
+            yield
+
+    assert await way(Nested(manager("outer"), manager("inner"))) == await way(expected())

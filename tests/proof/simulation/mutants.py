@@ -220,8 +220,8 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- clocks
     "read nothing behind a stall": (
-        ("_http", "clock.reschedule(loop.time() + (GRACE if stalled else 0.0))",
-         "clock.reschedule(loop.time())"),
+        ("_http", "loop.call_later(GRACE if stalled else 0.0, scope.cancel)",
+         "loop.call_later(0.0, scope.cancel)"),
     ),
     "look by the wall clock": (
         ("_job", "        self._clock = clock\n",
