@@ -7,14 +7,12 @@ The rules are those of https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard. Eac
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Context, Decimal, localcontext
 from typing import (
-    TYPE_CHECKING,
     Any,
     Literal,
     Protocol,
@@ -26,6 +24,8 @@ from typing import (
 )
 
 import attrs
+import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 
 from apikley_async._text import count, one_line, short_repr
 from apikley_async._validation import (
@@ -38,9 +38,6 @@ from apikley_async._validation import (
     text_faults,
 )
 from apikley_async.errors import StoryboardError
-
-if TYPE_CHECKING:
-    import cattrs
 
 __all__ = [
     "Aspect",
@@ -214,7 +211,7 @@ class Storyboard:
 
     def wire_input(self, urls: Urls, /) -> dict[str, Any]:
         """The `input` that is sent, durations of all shots included."""
-        spelled: dict[str, Any] = _writer().unstructure(self)
+        spelled: dict[str, Any] = _writer.unstructure(self)
         spelled["shots"] = [
             {**shot, "duration": duration}
             for shot, duration in zip(spelled["shots"], self.durations, strict=True)
@@ -253,20 +250,26 @@ def _whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-@functools.cache
-def _writer() -> cattrs.Converter:
-    """Spells storyboards as the service does. Made when it is needed: cattrs takes its time."""
-    import cattrs
-    from cattrs.gen import make_dict_unstructure_fn, override
-
-    writer = cattrs.Converter(forbid_extra_keys=True)
-    scene, rest = override(rename="Scene"), override(omit=True)
-    shot = make_dict_unstructure_fn(Shot, writer, scene=scene, duration=rest)
-    writer.register_unstructure_hook(Shot, shot)
-    frames = override(rename="n_frames", unstruct_hook=str)
-    board = make_dict_unstructure_fn(Storyboard, writer, duration=frames, image=rest, model=rest)
-    writer.register_unstructure_hook(Storyboard, board)
-    return writer
+_writer = cattrs.Converter(forbid_extra_keys=True)
+_writer.register_unstructure_hook(
+    Shot,
+    make_dict_unstructure_fn(
+        Shot,
+        _writer,
+        scene=override(rename="Scene"),
+        duration=override(omit=True),
+    ),
+)
+_writer.register_unstructure_hook(
+    Storyboard,
+    make_dict_unstructure_fn(
+        Storyboard,
+        _writer,
+        duration=override(rename="n_frames", unstruct_hook=str),
+        image=override(omit=True),
+        model=override(omit=True),
+    ),
+)
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -53,7 +53,7 @@ __all__ = ["FileFetcher", "check_link"]
 
 logger: logging.Logger = logging.getLogger("apikley_async")
 
-READ_BYTES = 1024 * 1024  # at most in one piece: handing one to a thread has its price
+READ_BYTES = 512 * 1024  # at most in one piece: handing one to a thread has its price
 CHUNK_BYTES = 256 * 1024  # of what is decoded
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_REDIRECTS = 5
