@@ -91,15 +91,18 @@ def hostile_texts(number: int) -> list[str]:
     return ["".join(rng.choices(PIECES, k=rng.randint(1, 5))) for _ in range(number)]
 
 
-def filled(report: Report, texts: Sequence[str]) -> Report:
-    """A report in which every text is one of *texts*, as far as a journal could bring it there."""
+def filled(report: Report, texts: Sequence[str], *, copies: int = 70) -> Report:
+    """A report in which every text is one of *texts*, as far as a journal could bring it there.
+
+    Each of its groups is there so many times.
+    """
     rest = iter(texts)
 
     def text(longest: int = 500) -> str:
         return shown(next(rest), longest)
 
     groups = []
-    for group in report.groups * 70:
+    for group in report.groups * copies:
         films = tuple(
             attrs.evolve(
                 film,
