@@ -39,6 +39,7 @@ __all__ = [
     "reason_of",
     "translate",
     "upgrade",
+    "versions_in",
 ]
 
 SCHEMA = "apikley"

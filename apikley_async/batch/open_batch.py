@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from apikley_async import Clock, SystemClock
+from apikley_async._postgres import Dsn
 from apikley_async.batch.run import BatchRun
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.journal import Journal
@@ -31,7 +32,7 @@ class OpenBatch:
     @classmethod
     def open(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Dsn,
         *,
         clock: Clock | None = None,
         read_only: bool = False,
@@ -42,7 +43,9 @@ class OpenBatch:
         """Name the journal; `async with` opens it, or makes it.
 
         Args:
-            path: the journal's file; its folder must exist.
+            path: the journal's file; its folder must exist. Or the DSN of a PostgreSQL database,
+                `postgresql://user@host/database`, which any number of processes and machines may
+                use at once; `apikley db init` has set it up, and its password is in `~/.pgpass`.
             clock: time, handed in by tests.
             read_only: only read; another process may run the batch meanwhile.
             wait: seconds to wait for another process to close it, before `JournalError`.

@@ -174,8 +174,9 @@ class BatchReports(OpenBatch):
         """The folder that films were saved in last; None where there was no run yet.
 
         Raises:
-            ManifestError: it lies outside of the journal's own folder. A journal may come from
-                elsewhere, and must not decide where files are written; a person names the folder.
+            ManifestError: it lies outside of the journal's own folder; for a journal in a database,
+                of the current one. A journal may come from elsewhere, and must not decide where
+                files are written; a person names the folder.
         """
         folders = [*await self.store.folders()]
         if not folders:
@@ -183,7 +184,7 @@ class BatchReports(OpenBatch):
         store = self.store
         # Resolved, since a link may have come with the journal.
         target = await asyncio.to_thread(folders[-1].resolve)
-        home = store.home if isinstance(store, Journal) else None
+        home = store.home or Path.cwd() if isinstance(store, Journal) else None
         if home is not None and not target.is_relative_to(home):
             message = f"the films were saved in {folders[-1]}, outside of the journal's folder"
             raise ManifestError([f"{message}: name a folder with -o"])

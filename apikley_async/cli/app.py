@@ -52,6 +52,10 @@ COMMANDS = {  # where each is, and what the list of commands says of it
     ),
     "simulate": ("servers.simulate", "Serve a simulated service on this machine until Ctrl-C."),
     "webhook": ("servers.webhook", "Receive the service's callbacks in a process of its own."),
+    "db": (
+        "database.database",
+        "Set up the PostgreSQL database of a journal that many machines share.",
+    ),
     "demo": (
         "demo.demo",
         "A tour: six storyboards become films in half a minute, all on this machine.",
@@ -64,7 +68,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Before paying": ("init", "check", "preview", "demo"),
     "Tasks that were submitted": ("wait", "status", "download"),
     "Account": ("credits", "upload", "doctor"),
-    "Servers": ("simulate", "webhook"),
+    "Servers": ("simulate", "webhook", "db"),
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from apikley_async.batch import Batch, Item, ItemState
 from apikley_async.cli.exit_codes import FAILED, OK, RESUME, worst
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line, same_command
@@ -44,7 +45,7 @@ class ClosingReport:
         self,
         reporter: Reporter,
         *,
-        journal: Path | None,
+        journal: Place | None,
         service: ServiceOptions,
         repeat_results: bool,
     ) -> None:

@@ -88,6 +88,8 @@ EVENTS: Mapping[str, Event] = {
     "written": Event("path", "a manifest was written"),
     "checked": Event("file faults remarks films shots seconds credits", "a manifest was checked"),
     "verified": Event("faults", "a journal and its films were checked"),
+    "set_up": Event("database before now", "a database has its tables; versions of its parts"),
+    "database": Event("database films", "a database can be used; its films by their state"),
     "backed_up": Event("path", "where the copy of a journal is"),
     "serving": Event("base_url api_key", "the simulated service, and the key that opens it"),
     "receiving": Event("host port inbox gate", "the receiver of callbacks"),

@@ -27,6 +27,7 @@ from apikley_async.cli.consent import (
 )
 from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.journal_location import JournalLocation
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import Bounds, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
@@ -70,7 +71,7 @@ class RunRequest:
     planned_only: bool = False
     ask: bool = False
     repeat_results: bool = False
-    named: Path | None = None
+    named: Place | None = None
 
 
 class FilmRun:
@@ -212,7 +213,7 @@ class FilmRun:
             self._reporter.event("remark", message=remark)
 
     @contextlib.asynccontextmanager
-    async def _open_journal(self, journal: Path, *, private: bool) -> AsyncIterator[Batch]:
+    async def _open_journal(self, journal: Place, *, private: bool) -> AsyncIterator[Batch]:
         """Open the journal; tell the user when another process has it locked."""
         wait = self._request.location.wait
         text = f"Another process uses {journal}; waiting {wait:g} s at most"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from apikley_async import Client
 from apikley_async.batch import Batch, Item, ItemState, is_manifest
 from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.exit_codes import OK, RefusedError
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
@@ -24,33 +25,39 @@ __all__ = [
     "existing_journal",
     "fetch_films",
     "journal_of",
+    "names_manifest",
     "read_journal",
     "report_decision",
     "report_elsewhere",
 ]
 
 
-def journal_of(path: Path, journal: Path | None = None) -> Path:
+def names_manifest(path: Place) -> TypeGuard[Path]:
+    """Whether *path* is a manifest and not a journal."""
+    return isinstance(path, Path) and is_manifest(path)
+
+
+def journal_of(path: Place, journal: Place | None = None) -> Place:
     """The journal of a manifest or journal: the one named, else itself, else the one beside it."""
     if journal is not None:
         return journal
-    return path.with_suffix(".db") if is_manifest(path) else path
+    return path.with_suffix(".db") if names_manifest(path) else path
 
 
-def existing_journal(path: Path) -> Path:
+def existing_journal(path: Place) -> Place:
     """The journal of *path*.
 
     Raises:
         RefusedError: it does not exist.
     """
     journal = journal_of(path)
-    if not journal.exists():
+    if isinstance(journal, Path) and not journal.exists():
         raise RefusedError(f"{plain(journal)}: there is no such journal")
     return journal
 
 
 def read_journal(
-    path: Path,
+    path: Place,
     read: Callable[[Batch, Reporter], Awaitable[int]],
     *,
     as_json: bool,
@@ -74,7 +81,7 @@ def read_journal(
 
 
 def decide(
-    path: Path,
+    path: Place,
     decision: Callable[[Batch], Awaitable[list[Item]]],
     *,
     as_json: bool,
@@ -131,7 +138,7 @@ async def report_decision(
 
 
 def fetch_films(
-    path: Path,
+    path: Place,
     keys: Sequence[str],
     service: ServiceOptions,
     *,

@@ -18,6 +18,7 @@ import attrs
 from apikley_async._disk import read_own, state_folder
 from apikley_async.batch import Journal
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.terminal_text import plain
 
 __all__ = [
@@ -48,7 +49,7 @@ class JournalLocation:
             from; what they have sent is not paid again.
     """
 
-    journal: Path | None
+    journal: Place | None
     marker: Path | None = None
     wait: float = 0.0
     note: str = ""
@@ -104,7 +105,7 @@ def locate_named_journal(journal: Path, folder: Path, *, wait: float = 0.0) -> J
     return JournalLocation(journal, marker, wait, note, others)
 
 
-def locate_batch_journal(journal: Path, folder: Path | None) -> JournalLocation:
+def locate_batch_journal(journal: Place, folder: Path | None) -> JournalLocation:
     """The location of a batch's journal; *folder* is where its films go, if that is known. Blocks.
 
     The folder may have a journal of `generate`: what that one has sent is not paid again.
@@ -113,7 +114,7 @@ def locate_batch_journal(journal: Path, folder: Path | None) -> JournalLocation:
     return JournalLocation(journal, others=others)
 
 
-def journals_in(folder: Path, *, besides: Path | None) -> tuple[Path, ...]:
+def journals_in(folder: Path, *, besides: Place | None) -> tuple[Path, ...]:
     """The journals of `generate` for the films in *folder*, apart from one. Blocks.
 
     Raises:
@@ -123,7 +124,7 @@ def journals_in(folder: Path, *, besides: Path | None) -> tuple[Path, ...]:
     found: list[Path] = [beside] if os.path.lexists(beside) else []
     if (named := read_marker(folder / MARKER)) is not None:
         found.append(named)
-    others = (path for path in found if besides is None or not is_same(path, besides))
+    others = (path for path in found if not (isinstance(besides, Path) and is_same(path, besides)))
     return tuple(path.absolute() for path in others)
 
 
@@ -149,7 +150,7 @@ def locate_profile_journal(
     """
     location = locate_journal(folder, wait=wait)
     journal = location.journal
-    begun = "is" if journal is not None and journal.exists() else "will be"
+    begun = "is" if isinstance(journal, Path) and journal.exists() else "will be"
     place = location.note or f"Their journal {begun} {journal}"
     return attrs.evolve(
         location,

@@ -11,6 +11,7 @@ from apikley_async.cli.client_factory import OpenClient, client_for
 from apikley_async.cli.film_run import FilmRun, PlanFilms, RunRequest
 from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.key_files import has_api_key
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import CallbackOptions, RunOptions
 from apikley_async.cli.output_folder import check_folder, last_folder
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
@@ -26,7 +27,7 @@ def launch(
     source: str,
     folder: Path | None,
     repeat_results: bool = False,
-    named: Path | None = None,
+    named: Place | None = None,
 ) -> int:
     """Plan films, ask for consent, make them, and return the exit code.
 

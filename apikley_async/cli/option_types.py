@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import click
 
+from apikley_async._postgres import Dsn, is_dsn
+from apikley_async.errors import ApikleyError
+
 __all__ = [
     "CREDITS",
+    "DATABASE",
+    "PLACE",
     "SECONDS",
     "Number",
     "PerKind",
+    "Place",
     "read_address",
     "read_expected",
     "read_price",
@@ -20,6 +27,41 @@ __all__ = [
 
 PerKind: TypeAlias = float | Mapping[int | str, float] | None
 """A number for every film, or one for each duration or model."""
+
+
+Place: TypeAlias = Path | Dsn
+"""Where a journal is: a file, or a database that many machines share."""
+
+
+class DsnType(click.types.StringParamType):
+    """`postgresql://user@host/database`; a password in it would be in the list of processes."""
+
+    name = "dsn"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not is_dsn(value):
+            self.fail("postgresql://USER@HOST/DATABASE, or postgresql://?service=NAME", param, ctx)
+        try:
+            dsn = Dsn.parse(value)
+        except ApikleyError as error:
+            self.fail(error.message, param, ctx)
+        if dsn.has_password:
+            self.fail(
+                "a password would be shown in the list of processes: put it into ~/.pgpass "
+                "(host:port:database:user:password, readable by you only), or into PGPASSWORD",
+                param,
+                ctx,
+            )
+        return dsn
+
+
+class PlaceType(click.Path):
+    """A path, or a DSN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if is_dsn(value):
+            return DATABASE.convert(value, param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class Number(click.types.FloatParamType):
@@ -55,6 +97,8 @@ class Number(click.types.FloatParamType):
         return f"{self.name}, {least}{most}"
 
 
+DATABASE = DsnType()
+PLACE = PlaceType(path_type=Path)
 CREDITS = Number("credits")
 SECONDS = Number("seconds", above=True)
 

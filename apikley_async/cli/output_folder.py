@@ -10,6 +10,7 @@ from pathlib import Path
 from apikley_async._disk import check_writable, nearest_existing_folder
 from apikley_async.batch import Batch, is_rehearsal
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.terminal_text import plain
 from apikley_async.errors import JournalError, ManifestError
 
@@ -41,16 +42,16 @@ def _not_writable(folder: Path, error: OSError) -> RefusedError:
     return kind(f"-o {plain(folder)}: cannot be written: {error.strerror}")
 
 
-def last_folder(journal: Path | None) -> Path:
+def last_folder(journal: Place | None) -> Path:
     """Where the films of a journal were saved last; `films` if that is not known."""
-    if journal is None or not journal.exists():
+    if journal is None or (isinstance(journal, Path) and not journal.exists()):
         return DEFAULT
     found = asyncio.run(_recorded_folder(journal)) or DEFAULT
     here = Path.cwd()
     return found.relative_to(here) if found.is_relative_to(here) else found
 
 
-async def _recorded_folder(journal: Path) -> Path | None:
+async def _recorded_folder(journal: Place) -> Path | None:
     try:
         async with Batch.open(journal, private=True) as batch:
             return await batch.output_folder()

@@ -8,6 +8,7 @@ from apikley_async._disk import read_own
 from apikley_async.batch import Batch
 from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.journal_actions import existing_journal, read_journal
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import plain
@@ -22,7 +23,7 @@ APPLICATION_AT = 68  # bytes into an SQLite file: the number that names the prog
 APPLICATION = b"APkl"
 
 
-def report_batch(path: Path | None, target: Path | None, *, as_json: bool) -> int:
+def report_batch(path: Place | None, target: Path | None, *, as_json: bool) -> int:
     """Write the report of a batch; return the exit code.
 
     Args:

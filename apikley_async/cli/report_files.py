@@ -16,6 +16,7 @@ import attrs
 
 from apikley_async import SavedFile
 from apikley_async._disk import open_own, write_whole
+from apikley_async._postgres import Dsn
 from apikley_async.batch import Batch, is_manifest
 from apikley_async.batch.report.advice import CommandLines
 from apikley_async.batch.report.build import build_report
@@ -25,6 +26,7 @@ from apikley_async.batch.report.posters import make_posters
 from apikley_async.batch.report.rows import JournalRows, read_rows
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.journal_location import JOURNAL
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import plain
 
@@ -43,7 +45,7 @@ class ReportRequest:
     """Which report, and where.
 
     Attributes:
-        journal: the journal's path.
+        journal: where the journal is.
         name: how commands name the batch: its manifest or its journal.
         resume: the command that goes on.
         words: the options that lead commands to the same service.
@@ -52,8 +54,8 @@ class ReportRequest:
         sheet: whether it only shows storyboards, of which nothing is made yet.
     """
 
-    journal: Path
-    name: Path
+    journal: Place
+    name: Place
     resume: str
     words: Sequence[str] = ()
     folder: Path = Path()
@@ -69,7 +71,9 @@ async def write_report(batch: Batch, request: ReportRequest) -> Path:
         OSError: it cannot be written.
         ApikleyError: the journal cannot be read, or Jinja2 is missing.
     """
-    rows = await read_rows(batch, request.journal.resolve().parent)
+    journal = request.journal
+    home = journal.resolve().parent if isinstance(journal, Path) else Path.cwd()
+    rows = await read_rows(batch, home)
     return await asyncio.to_thread(_write, rows, request)
 
 
@@ -94,8 +98,10 @@ def _write(rows: JournalRows, request: ReportRequest) -> Path:
     return page
 
 
-def _title(journal: Path) -> str:
+def _title(journal: Place) -> str:
     """The name of a batch: its journal's, or its folder's where all journals have one name."""
+    if isinstance(journal, Dsn):
+        return str(journal.parameters.get("dbname", "films"))
     return journal.resolve().parent.name if journal.name == JOURNAL else journal.stem
 
 
@@ -107,7 +113,8 @@ def _commands(request: ReportRequest) -> CommandLines:
         service = request.words if words[0] in ASKING else ()
         return command_line("batch", *words, *service, names=(request.name, *keys))
 
-    return CommandLines(decision, request.resume, is_manifest(request.name))
+    by_manifest = isinstance(request.name, Path) and is_manifest(request.name)
+    return CommandLines(decision, request.resume, by_manifest)
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -131,7 +138,7 @@ def _free_name(request: ReportRequest, batch_id: str) -> Path:
             if not _is_free(path):
                 raise _taken(path)
         return request.target
-    for name in (NAME, f"{request.journal.stem}.{NAME}"):
+    for name in (NAME, f"{_title(request.journal)}.{NAME}"):
         page, *others = _names(request.folder / name)
         if _is_free(page, batch_id) and all(map(_is_free, others)):
             return page

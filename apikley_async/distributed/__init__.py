@@ -3,7 +3,8 @@
 Needs a PostgreSQL database that all of them reach, and the extra `postgres`.
 """
 
+from apikley_async.distributed.database import Upgrade, set_up
 from apikley_async.distributed.inbox import SharedInbox
 from apikley_async.distributed.shared_limiter import SharedLimiter
 
-__all__ = ["SharedInbox", "SharedLimiter"]
+__all__ = ["SharedInbox", "SharedLimiter", "Upgrade", "set_up"]

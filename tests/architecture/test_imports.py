@@ -231,6 +231,7 @@ SUBPACKAGE_ORDER = {
         "commands.check",
         "commands.init",
         "commands.servers",
+        "commands.database",
         "commands.demo",
         "app",
         "__init__",
@@ -242,6 +243,7 @@ SUBPACKAGE_ORDER = {
         "shared_store",
         "exchange_thread",
         "shared_limiter",
+        "database",
         "__init__",
     ],
     "webhook": [

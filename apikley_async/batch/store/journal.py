@@ -37,7 +37,7 @@ from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.opening import open_journal
 from apikley_async.batch.store.planning import SpooledEntries, plan
 from apikley_async.batch.store.postgres_journal import PostgresJournal
-from apikley_async.batch.store.postgres_opening import open_database
+from apikley_async.batch.store.postgres_opening import copy_database, open_database
 from apikley_async.batch.store.protocol import (
     AttemptCost,
     Bounds,
@@ -85,7 +85,7 @@ class Journal:
     @classmethod
     async def open(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Dsn,
         *,
         clock: Clock | None = None,
         read_only: bool = False,
@@ -101,10 +101,10 @@ class Journal:
         from here on, unless their task's id was rescued.
 
         Args:
-            path: of the file; its folder must exist.
+            path: of the file; its folder must exist. Or the DSN of a database of PostgreSQL.
             clock: time, handed in by tests.
             read_only: only read; another process may write meanwhile.
-            wait: seconds to wait for another process to close it.
+            wait: seconds to wait for another process to close it, or for a database to answer.
             adopt: take a copy for the newest journal although it is older than another one was,
                 or has lost its log. Every planned film is `uncertain` from here on.
             private: leave the journal as it is, and open a copy that nobody else sees and that is
@@ -120,16 +120,20 @@ class Journal:
         """
         clock = clock or SystemClock()
         opened: OpenJournal
-        if isinstance(path, str) and is_dsn(path):
-            opened = database = PostgresJournal(Dsn.parse(path), read_only=read_only)
+        dsn = dsn_of(path)
+        if dsn is not None and adopt:
+            raise JournalError(f"{dsn} is a database: only the copy of a file is adopted")
+        if dsn is not None and not private:
+            opened = database = PostgresJournal(dsn, read_only=read_only)
             opening = partial(open_database, database)
         else:
             opened = file = SqliteJournal(
-                Path(path),
+                Path("journal.db" if isinstance(path, Dsn) or dsn is not None else path),
                 read_only=read_only,
                 migrations=migrations,
                 adopting=adopt,
                 private=private,
+                copier=None if dsn is None else partial(copy_database, dsn),
             )
             file.shared = shared
             opening = partial(open_journal, file)
@@ -187,7 +191,7 @@ class Journal:
         """
         if isinstance(self._journal, SqliteJournal):
             return self._journal
-        raise JournalError(f"{self._journal.name} is a database: no file holds the journal")
+        raise JournalError(f"{self._journal.name} is a database: pg_dump makes a copy of it")
 
     @staticmethod
     def disk_fault(path: str | os.PathLike[str]) -> str | None:
@@ -433,3 +437,10 @@ class Journal:
     def _perform(self, now: tuple[float, float], work: Callable[[], T]) -> T:
         self._journal.now = now
         return self._journal.perform(work)
+
+
+def dsn_of(path: str | os.PathLike[str] | Dsn) -> Dsn | None:
+    """The database that *path* names; None for a file."""
+    if isinstance(path, Dsn):
+        return path
+    return Dsn.parse(path) if isinstance(path, str) and is_dsn(path) else None

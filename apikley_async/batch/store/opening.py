@@ -94,6 +94,9 @@ def _copy(journal: SqliteJournal, origin: Path) -> None:
     journal.copies = journal_file.copies_folder(origin)
     folder = Path(journal.copies.name).resolve()
     journal.path = folder / "journal.db"
+    if journal.copier is not None:
+        journal.copier(journal.path)
+        return
     if not origin.exists():
         journal_file.check_no_log_left(origin)
         check_never_used(origin)

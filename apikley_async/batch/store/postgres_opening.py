@@ -1,11 +1,21 @@
-"""How a journal in PostgreSQL is opened: checked, and told what this machine has rescued."""
+"""How a journal in PostgreSQL is opened: checked, told what this machine has rescued, or copied."""
 
 from __future__ import annotations
 
-from apikley_async.batch.store import attempts, items, rescue
-from apikley_async.batch.store.postgres_journal import KEPT, PostgresJournal
+import contextlib
+from pathlib import Path
 
-__all__ = ["open_database"]
+from apikley_async._postgres import Dsn
+from apikley_async.batch.store import attempts, items, journal_file, rescue
+from apikley_async.batch.store.database import Database, marks
+from apikley_async.batch.store.postgres_journal import KEPT, PostgresJournal
+from apikley_async.batch.store.schema import MIGRATIONS
+
+__all__ = ["copy_database", "open_database"]
+
+COPIED = ("item", "attempt", "event", "inbox", "folder", "balance", "learned", "price")
+EVERYTHING, INSERT = "SELECT * FROM", "INSERT INTO"
+SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 def open_database(journal: PostgresJournal) -> None:
@@ -27,3 +37,35 @@ def open_database(journal: PostgresJournal) -> None:
             for path, found in notes.items()
         }
     rescue.remove_notes(path for path, all_bound in bound.items() if all(all_bound))
+
+
+def copy_database(dsn: Dsn, path: Path) -> None:
+    """Copy a journal as it is at this moment into a new file. Runs in the journal's thread.
+
+    What runs have claimed is nobody's in the copy.
+    """
+    journal = PostgresJournal(dsn, read_only=True)
+    journal.connect()
+    try:
+        journal_file.make_journal(path, MIGRATIONS)
+        with contextlib.closing(journal_file.connect(path)) as copy:
+            copy.execute("BEGIN IMMEDIATE")
+            copy.execute("PRAGMA defer_foreign_keys = ON")
+            journal.db.execute(SNAPSHOT)
+            facts = journal.db.execute("SELECT name, value FROM meta").fetchall()
+            copy.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", map(tuple, facts))
+            for table in COPIED:
+                _copy_table(journal, copy, table)
+            copy.execute("UPDATE item SET owner = NULL")
+            copy.execute("COMMIT")
+    finally:
+        journal.close()
+
+
+def _copy_table(journal: PostgresJournal, copy: Database, table: str) -> None:
+    rows = journal.db.execute(f"{EVERYTHING} {table}").fetchall()
+    if rows:
+        names = [*rows[0].keys()]
+        columns = ", ".join(f'"{name}"' for name in names)
+        insert = f"{table} ({columns}) VALUES ({marks(names)})"
+        copy.executemany(f"{INSERT} {insert}", map(tuple, rows))

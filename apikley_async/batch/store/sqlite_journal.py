@@ -39,6 +39,7 @@ class SqliteJournal(OpenJournal):
         migrations: the schema's versions.
         adopting: whether it is taken for the newest journal, whatever its witness says.
         private: whether a temporary copy is opened in its place.
+        copier: makes that copy at a path, where the journal is no file.
 
     Attributes:
         path: of the file that is open.
@@ -58,6 +59,7 @@ class SqliteJournal(OpenJournal):
         migrations: Migrations,
         adopting: bool = False,
         private: bool = False,
+        copier: Callable[[Path], object] | None = None,
     ) -> None:
         super().__init__(read_only=read_only)
         self.path: Path = path.resolve()  # one lock for a file, whatever name it is opened by
@@ -65,6 +67,7 @@ class SqliteJournal(OpenJournal):
         self.origin: Path | None = self.path if private else None
         self.migrations = migrations
         self.adopting = adopting
+        self.copier = copier
         self.locks: list[int] = []
         self.witness: Witness | None = None
         self.copies: tempfile.TemporaryDirectory[str] | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Item, ItemState, PlanResult, is_manifest
+from apikley_async.batch import Batch, Item, ItemState, PlanResult
 from apikley_async.cli import options
 from apikley_async.cli.batch_status import Selection, report_status
 from apikley_async.cli.client_factory import client_for
@@ -21,13 +21,14 @@ from apikley_async.cli.journal_actions import (
     existing_journal,
     fetch_films,
     journal_of,
+    names_manifest,
     read_journal,
     report_decision,
     report_elsewhere,
 )
 from apikley_async.cli.journal_location import JournalLocation, locate_batch_journal
 from apikley_async.cli.launch import launch
-from apikley_async.cli.option_types import PerKind
+from apikley_async.cli.option_types import PLACE, PerKind, Place
 from apikley_async.cli.options import Bounds, Option, RunOptions, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
@@ -35,7 +36,7 @@ from apikley_async.cli.runner import new_reporter, run_with_client, run_without_
 __all__ = ["batch"]
 
 PATH = click.Path(path_type=Path)
-path_argument: Option = click.argument("path", metavar="FILE", type=PATH)
+path_argument: Option = click.argument("path", metavar="FILE", type=PLACE)
 keys_argument: Option = click.argument("keys", nargs=-1, metavar="[KEY...]")
 undecided_option: Option = click.option(
     "--undecided", is_flag=True, help="All films that are uncertain."
@@ -51,24 +52,28 @@ def batch() -> None:
 @path_argument
 @options.output_folder(None, "Where the films go.  [default: where they were saved last, or films]")
 @click.option(
-    "--journal", type=PATH, help="The journal of what is paid.  [default: beside FILE, .db]"
+    "--journal",
+    metavar="FILE|DSN",
+    type=PLACE,
+    help="The journal of what is paid; DSN is that of PostgreSQL.  [default: beside FILE, .db]",
 )
 @options.run_options
-def run(path: Path, folder: Path | None, journal: Path | None, run_options: RunOptions) -> int:
+def run(path: Place, folder: Path | None, journal: Place | None, run_options: RunOptions) -> int:
     """Make the films of a manifest, or resume those of its journal.
 
-    FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db). Stop it as you
-    like and run it again: it resumes, and pays nothing twice.
+    FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db, or the DSN of a
+    database that several machines share). Stop it as you like and run it again: it resumes, and
+    pays nothing twice.
     """
 
     async def plan(films: Batch) -> PlanResult:
-        return await films.add(path, allow_duplicates=run_options.spending.allow_duplicates)
+        return await films.add(str(path), allow_duplicates=run_options.spending.allow_duplicates)
 
-    if not is_manifest(path):
+    if not names_manifest(path):
         _ = existing_journal(path)  # a misspelled journal must not begin a new one
     return launch(
         lambda films: locate_batch_journal(journal_of(path, journal), films),
-        plan if is_manifest(path) else None,
+        plan if names_manifest(path) else None,
         run_options,
         source=str(path),
         folder=folder,
@@ -89,7 +94,7 @@ def run(path: Path, folder: Path | None, journal: Path | None, run_options: RunO
 @options.as_json
 @options.plain
 def status(
-    path: Path,
+    path: Place,
     keys: tuple[str, ...],
     failed: bool,
     undecided: bool,
@@ -117,7 +122,7 @@ def status(
 @path_argument
 @options.price
 @options.as_json
-def estimate(path: Path, price: PerKind, as_json: bool) -> int:
+def estimate(path: Place, price: PerKind, as_json: bool) -> int:
     """Print what the films that are not yet submitted would cost. Sends nothing, keeps nothing.
 
     FILE may be a manifest, for its films, or a journal (.db), for all that it holds. It works
@@ -125,10 +130,10 @@ def estimate(path: Path, price: PerKind, as_json: bool) -> int:
     """
 
     async def plan(films: Batch) -> PlanResult:
-        return await films.add(path)
+        return await films.add(str(path))
 
     reporter = new_reporter(as_json=as_json)
-    of_manifest = is_manifest(path)
+    of_manifest = names_manifest(path)
     request = RunRequest(
         location=JournalLocation(journal_of(path) if of_manifest else existing_journal(path)),
         plan=plan if of_manifest else None,
@@ -144,7 +149,7 @@ def estimate(path: Path, price: PerKind, as_json: bool) -> int:
 @batch.command()
 @path_argument
 @options.as_json
-def verify(path: Path, as_json: bool) -> int:
+def verify(path: Place, as_json: bool) -> int:
     """Check a journal and its films; exit 1 if anything is wrong."""
 
     async def read(films: Batch, reporter: Reporter) -> int:
@@ -161,7 +166,7 @@ def verify(path: Path, as_json: bool) -> int:
 
 
 @batch.command()
-@click.argument("path", metavar="[FILE|JOURNAL]", type=PATH, required=False)
+@click.argument("path", metavar="[FILE|JOURNAL]", type=PLACE, required=False)
 @click.option(
     "-o",
     "--output",
@@ -171,7 +176,7 @@ def verify(path: Path, as_json: bool) -> int:
     help="The page; JSON and CSV go beside it.  [default: report.html beside the films]",
 )
 @options.as_json
-def report(path: Path | None, target: Path | None, as_json: bool) -> int:
+def report(path: Place | None, target: Path | None, as_json: bool) -> int:
     """Write a page about a batch, to look at in a browser.
 
     It shows what needs you, every film to play, and how the run went. It needs no network, and
@@ -188,7 +193,7 @@ def report(path: Path | None, target: Path | None, as_json: bool) -> int:
 @path_argument
 @click.argument("target", metavar="COPY", type=PATH)
 @options.as_json
-def backup(path: Path, target: Path, as_json: bool) -> int:
+def backup(path: Place, target: Path, as_json: bool) -> int:
     """Copy a journal, also during a run. A plain copy of the file may miss what was paid."""
 
     async def read(films: Batch, reporter: Reporter) -> int:
@@ -208,10 +213,10 @@ def backup(path: Path, target: Path, as_json: bool) -> int:
 @keys_argument
 @click.option("--changed", is_flag=True, help="Take the content that FILE has now.")
 @options.as_json
-def retry(path: Path, keys: tuple[str, ...], changed: bool, as_json: bool) -> int:
+def retry(path: Place, keys: tuple[str, ...], changed: bool, as_json: bool) -> int:
     """Plan failed and rejected films again, all or those named. The next run pays for them."""
     if changed:
-        if not is_manifest(path):
+        if not names_manifest(path):
             raise RefusedError("--changed: FILE is the manifest with the new content")
         return decide(path, lambda films: films.retry_changed(path, *keys), as_json=as_json)
     return decide(path, lambda films: films.retry(*keys), as_json=as_json)
@@ -222,7 +227,7 @@ def retry(path: Path, keys: tuple[str, ...], changed: bool, as_json: bool) -> in
 @keys_argument
 @undecided_option
 @options.as_json
-def resubmit(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
+def resubmit(path: Place, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
     """Plan uncertain films again. If the first attempt was received after all, it is paid twice.
 
     Each is shown first: when it was sent, to which model, its first words, and what the balance
@@ -242,7 +247,7 @@ def resubmit(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) 
 @keys_argument
 @undecided_option
 @options.as_json
-def drop(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
+def drop(path: Place, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
     """Give films up, without asking the service anything. Uncertain ones are shown first."""
     _check_selection(keys, undecided=undecided)
     return decide(
@@ -267,7 +272,7 @@ def drop(path: Path, keys: tuple[str, ...], undecided: bool, as_json: bool) -> i
 @click.option("--force", is_flag=True, help="Do it although the task shows other content.")
 @options.service_options
 def resolve(
-    path: Path,
+    path: Place,
     keys: tuple[str, ...],
     task_ids: tuple[str, ...],
     force: bool,
@@ -293,7 +298,7 @@ def resolve(
 @path_argument
 @keys_argument
 @options.as_json
-def purge(path: Path, keys: tuple[str, ...], as_json: bool) -> int:
+def purge(path: Place, keys: tuple[str, ...], as_json: bool) -> int:
     """Remove prompts and images of done and dropped films from the journal: personal data.
 
     What is paid is still known. Copies of the journal keep what they have.
@@ -306,7 +311,7 @@ def purge(path: Path, keys: tuple[str, ...], as_json: bool) -> int:
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @options.as_json
-def rename(path: Path, old: str, new: str, as_json: bool) -> int:
+def rename(path: Place, old: str, new: str, as_json: bool) -> int:
     """Give a film another key, as its manifest has it now. Nothing is sent or paid.
 
     Its attempts and files stay with it; the files keep their names.
@@ -317,7 +322,7 @@ def rename(path: Path, old: str, new: str, as_json: bool) -> int:
 @batch.command()
 @path_argument
 @options.as_json
-def adopt(path: Path, as_json: bool) -> int:
+def adopt(path: Place, as_json: bool) -> int:
     """Resume with a copy that is older than another one, or has lost its log after a crash.
 
     Every film without a task id becomes uncertain: it may have been paid. Decide each of them
@@ -341,7 +346,7 @@ def adopt(path: Path, as_json: bool) -> int:
 @click.option("--overwrite", is_flag=True, help="Replace files that have the films' names.")
 @options.service_options
 def save(
-    path: Path,
+    path: Place,
     keys: tuple[str, ...],
     folder: Path | None,
     partial: bool,
@@ -357,7 +362,7 @@ def save(
 @keys_argument
 @options.output_folder(None, "Where the films go.  [default: where they were saved last]")
 @options.service_options
-def revive(path: Path, keys: tuple[str, ...], folder: Path | None, service: ServiceOptions) -> int:
+def revive(path: Place, keys: tuple[str, ...], folder: Path | None, service: ServiceOptions) -> int:
     """Try once more to download expired films, all or those named. Costs nothing."""
     return fetch_films(path, keys, service, folder=folder, expired=True)
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
-from pathlib import Path
 
 import click
 
 __all__ = ["command_line", "quoted", "same_command", "without_password"]
 
 
-def command_line(*words: str, names: Iterable[str | Path] = ()) -> str:
+def command_line(*words: str, names: Iterable[object] = ()) -> str:
     """A command to type. *names* of files, films and tasks stand behind `--`: none is an option."""
     behind = [str(name) for name in names]
     return joined(["apikley", *words, *(["--", *behind] if behind else [])])

@@ -1,0 +1,134 @@
+"""Commands on a journal in PostgreSQL: each does what it does on a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli.conftest import Run, write_manifest
+from postgres_server import PostgresServer
+
+from apikley_async.simulator import Simulator
+
+pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+
+
+@pytest.fixture
+def dsn(postgres_dsn: str, run: Run) -> str:
+    assert run("db", "init", postgres_dsn).code == 0
+    return postgres_dsn
+
+
+def test_a_database_is_set_up_once(postgres_dsn: str, run: Run) -> None:
+    """Until then it is refused; again is no change."""
+    before = run("db", "check", postgres_dsn)
+    assert (before.code, "apikley db init" in before.err) == (2, True)
+
+    for was in (0, 1):
+        done = run("db", "init", postgres_dsn, "--json")
+        assert done.code == 0
+        event = done.event("set_up")
+        assert (event["before"]["journal"], event["now"]["journal"]) == (was, 1)
+        assert set(event["now"]) == {"journal", "limiter", "callbacks", "procrastinate"}
+
+    after = run("db", "check", postgres_dsn, "--json")
+    assert (after.code, after.event("database")["films"]) == (0, {})
+
+
+def test_a_password_is_not_taken_where_all_can_read_it(postgres_dsn: str, run: Run) -> None:
+    """Nor is it repeated."""
+    dsn = postgres_dsn.replace("apikley@", "apikley:secret@")
+    for command in (
+        ("db", "init", dsn),
+        ("db", "check", f"{postgres_dsn}&password=secret"),
+        ("batch", "status", dsn),
+        ("batch", "run", "films.jsonl", "--journal", dsn, "--yes"),
+    ):
+        refused = run(*command)
+        assert refused.code == 2
+        assert ".pgpass" in refused.err
+        assert "secret" not in refused.out + refused.err
+
+
+def test_a_database_that_is_away(
+    dsn: str, postgres_server: PostgresServer, service: Simulator, run: Run
+) -> None:
+    """The same command works later: exit code 4, and nothing was sent."""
+    manifest = write_manifest("kitten")
+    postgres_server.stop()
+    try:
+        for command in (
+            ("db", "check", dsn),
+            ("db", "init", dsn),
+            ("batch", "status", dsn),
+            ("batch", "run", manifest, "--journal", dsn, "--yes"),
+        ):
+            refused = run(*command)
+            assert (refused.code, "cannot be reached" in refused.err) == (4, True), command
+    finally:
+        postgres_server.start()
+    assert service.ledger.paid == []
+
+
+def test_the_life_of_a_batch(dsn: str, service: Simulator, run: Run) -> None:
+    """Run, looked at, decided about; each command finds what the one before has left."""
+    manifest = write_manifest("kitten", "lighthouse")
+    dry = run("batch", "run", manifest, "--journal", dsn, "--dry-run", "--price", "100")
+    assert (dry.code, "2 films to be paid, 200 credits" in dry.out + dry.err) == (0, True)
+    assert "0 films to be paid" in run("batch", "estimate", dsn).out
+
+    made = run("batch", "run", manifest, "--journal", dsn, "-o", "films", "--yes")
+    again = run("batch", "run", dsn, "-o", "films", "--yes", "--json")
+
+    assert made.code == again.code == 0
+    assert [*map(str, sorted(Path("films").glob("*.mp4")))] == [
+        "films/kitten.mp4",
+        "films/lighthouse.mp4",
+    ]
+    assert len(service.ledger.paid) == 2
+    assert run("batch", "status", dsn).code == 0
+    shown = run("batch", "status", dsn, "kitten", "--json")
+    assert "task_id" in shown.out
+    assert run("batch", "verify", dsn).code == 0
+    assert run("batch", "rename", dsn, "kitten", "cat").code == 0
+    Path("films/kitten.mp4").unlink()
+    assert run("batch", "verify", dsn).code == 1
+    assert run("batch", "save", dsn, "cat", "-o", "films").code == 0
+    assert run("batch", "purge", dsn, "cat").code == 0
+    assert run("batch", "report", dsn, "-o", "page.html").code == 0
+    assert "test" in Path("page.html").read_text()
+    assert "at dawn" not in run("batch", "status", dsn, "cat", "--json").out
+    assert run("batch", "verify", dsn).code == 0
+    assert len(service.ledger.paid) == 2
+
+
+def test_commands_to_type_lead_to_the_database(dsn: str, service: Simulator, run: Run) -> None:
+    """Quoted for a shell: a DSN has characters that a shell would take."""
+    manifest = write_manifest("kitten", "lighthouse")
+    words = ("--journal", dsn, "-o", "films", "--max-tasks", "1", "--yes")
+    ended = run("batch", "run", manifest, *words)
+
+    assert ended.code == 4
+    assert f"--journal '{dsn}'" in ended.err
+
+
+def test_what_is_about_files_is_said_so(dsn: str, run: Run) -> None:
+    """Copies are made by the database's own tools."""
+    backup, adopted = run("batch", "backup", dsn, "copy.db"), run("batch", "adopt", dsn)
+
+    assert (backup.code, "pg_dump" in backup.err) == (2, True)
+    assert (adopted.code, "is a database" in adopted.err) == (2, True)
+
+
+def test_a_journal_of_another_account(
+    dsn: str, service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tasks would not be found; nothing is sent."""
+    manifest = write_manifest("kitten")
+    assert run("batch", "run", manifest, "--journal", dsn, "--yes").code == 0
+    monkeypatch.setenv("APIKLEY_API_KEY", "another-key-that-opens-nothing")
+
+    refused = run("batch", "run", write_manifest("other"), "--journal", dsn, "--yes")
+
+    assert (refused.code, "another key" in refused.err) == (2, True)
+    assert len(service.ledger.paid) == 1
