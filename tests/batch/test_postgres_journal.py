@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from batch.conformance import StoreContract
+from batch.conformance_base import film
 
-from apikley_async import SystemClock
+from apikley_async import Attempt, SavedFile, SystemClock, Verdict
 from apikley_async._postgres import Dsn, connect, upgrade
-from apikley_async.batch import Journal, Store
+from apikley_async.batch import ItemEvent, Journal, Store, Transition
+from apikley_async.batch.store.postgres_opening import COPIED
 from apikley_async.batch.store.postgres_schema import PART, VERSIONS
+from apikley_async.errors import JournalError
 
 pytest.importorskip("psycopg", reason="the extra postgres is not installed")
 
@@ -66,3 +71,165 @@ class TestPostgresJournal(StoreContract):
     async def pass_time(self, store: Store, seconds: float) -> None:
         with contextlib.closing(connect(Dsn.parse(self.dsn))) as connection:
             connection.execute("UPDATE owner SET seen_at = seen_at - ?", (seconds,))
+
+
+@pytest.fixture
+def dsn(postgres_dsn: str) -> str:
+    return set_up(postgres_dsn)
+
+
+def columns(rows: Iterable[Sequence[str]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for table, column in rows:
+        found.setdefault(table, set()).add(column)
+    return found
+
+
+async def test_both_databases_have_the_same_tables(dsn: str, tmp_path: Path) -> None:
+    """One set of functions works on both; only a database has numbers of transactions."""
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        there = columns(
+            connection.execute(
+                "SELECT table_name, column_name FROM information_schema.columns"
+                " WHERE table_schema = 'apikley'"
+            )
+        )
+    async with journal(str(tmp_path / "batch.db")):
+        with contextlib.closing(sqlite3.connect(tmp_path / "batch.db")) as file:
+            here = columns(
+                file.execute(
+                    "SELECT m.name, c.name FROM sqlite_schema AS m, pragma_table_info(m.name) AS c"
+                    " WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%'"
+                )
+            )
+
+    for own in ("session", "version"):
+        del there[own]
+    there["folder"].remove("rowid")  # a file has it in every table
+    assert there == here
+    assert {*COPIED, "meta", "owner"} == here.keys()
+
+
+async def test_a_private_copy_is_a_file_that_nobody_else_sees(dsn: str) -> None:
+    """It has all that is known, and what is done to it leaves the journal alone."""
+    async with journal(dsn) as store:
+        await store.plan([film(key) for key in "abc"])
+        await store.bind("https://a.test", "mark")
+        await store.claim("run", 2)
+        await store.intend("a", "t1", "print", 150.0, owner="run", kind=10)
+        await store.add_folder(tmp := Path("/films"))
+        saved = SavedFile(tmp / "a.mp4", 5, "00ff" * 16)
+        ended = Attempt("t1", Verdict.ACCEPTED, "task_1")
+        await store.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id="task_1"))
+        await store.apply("a", Transition(ItemEvent.SUCCEED, credits=150.0, result="{}"))
+        done = await store.apply("a", Transition(ItemEvent.SAVE, files=(saved,)))
+        async with journal(dsn, private=True) as copy:
+            assert await copy.item("a") == done
+            assert await copy.attempts() == await store.attempts()
+            assert await copy.events() == await store.events()
+            assert await copy.spending() == await store.spending()
+            with pytest.raises(JournalError, match="another key"):
+                await copy.bind("https://a.test", "other")
+            assert await copy.verify() == []
+            await copy.plan([film("d")])
+            assert len(await copy.claim("other", 9)) == 3
+        assert len(await store.items()) == 3
+        assert await store.beat("run") is None
+        assert await store.verify() == []
+
+
+async def test_a_folder_of_another_process_is_known(dsn: str) -> None:
+    """A film may be saved by any of them, wherever that one saves films."""
+    async with journal(dsn) as one, journal(dsn) as two:
+        await one.plan([film("a")])
+        await one.claim("run", 1)
+        await one.intend("a", "t1", "print", None, owner="run")
+        ended = Attempt("t1", Verdict.ACCEPTED, "task_1")
+        await one.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id="task_1"))
+        await one.apply("a", Transition(ItemEvent.SUCCEED, result="{}"))
+        saved = SavedFile(Path("/elsewhere/a.mp4"), 5, "00ff" * 16)
+        await one.apply("a", Transition(ItemEvent.SAVE, files=(saved,)))
+
+        assert (await two.item("a")).files == (saved,)
+        assert [item.files for item in await two.items()] == [(saved,)]
+
+
+async def test_what_nobody_here_wrote_is_refused(dsn: str) -> None:
+    """Whoever may write into the database could write anything: it is read as a file is."""
+    damages = {
+        "UPDATE item SET key = '../a'": "not a key",
+        "UPDATE item SET payload = '{}'": "not as it was planned",
+        """UPDATE item SET files = '[{"path": "/etc/passwd", "size": 1, "sha256": "00"}]'""": (
+            "no folder that films were saved in"
+        ),
+        "UPDATE item SET stored = 'x'": "not readable",
+    }
+    for damage, said in damages.items():
+        async with journal(dsn) as store:
+            await store.plan([film("a")])
+            with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+                connection.run(damage)
+                with pytest.raises(JournalError, match=said):
+                    await store.items()
+                connection.run("DELETE FROM item")
+
+
+async def test_another_id_than_its_own_is_no_journal(dsn: str) -> None:
+    """It becomes a part of file names."""
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        connection.run("UPDATE meta SET value = '../../etc' WHERE name = 'journal_id'")
+
+    with pytest.raises(JournalError, match="journal_id"):
+        await Journal.open(dsn)
+
+
+@pytest.mark.parametrize("number", [0, 2])
+async def test_another_version_is_refused(dsn: str, number: int) -> None:
+    """A newer one needs a newer package, an older one `db init`; nothing is touched."""
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        connection.execute("UPDATE version SET number = ? WHERE part = 'journal'", (number,))
+
+    with pytest.raises(JournalError, match="db init" if number == 0 else "upgrade this package"):
+        await Journal.open(dsn)
+
+
+async def test_a_standby_takes_no_writes(dsn: str) -> None:
+    """As the database itself says."""
+    async with journal(dsn) as store:
+        with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+            name = connection.execute("SELECT current_database()").fetchone()[0]
+            connection.run(f"ALTER DATABASE {name} SET default_transaction_read_only TO on")
+            ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid !="
+            connection.run(f"{ends} pg_backend_pid() AND datname = current_database()")
+
+        with pytest.raises(JournalError, match="Name the primary"):
+            await store.plan([film("a")])
+        assert await store.items() == []
+
+
+async def test_it_is_read_while_others_write(dsn: str) -> None:
+    async with journal(dsn) as store, journal(dsn, read_only=True) as reader:
+        await store.plan([film("a")])
+        assert [item.key for item in await reader.items()] == ["a"]
+        with pytest.raises(JournalError, match="reading only"):
+            await reader.plan([film("b")])
+
+
+async def test_what_is_about_files_is_said_so(dsn: str, tmp_path: Path) -> None:
+    with pytest.raises(JournalError, match="only the copy of a file is adopted"):
+        await Journal.open(dsn, adopt=True)
+    async with journal(dsn) as store:
+        with pytest.raises(JournalError, match="pg_dump"):
+            await store.backup(tmp_path / "copy.db")
+
+
+async def test_a_nul_in_an_answer_is_stored(dsn: str) -> None:
+    """PostgreSQL has no such character; the answer is evidence, and is not lost for it."""
+    async with journal(dsn) as store:
+        await store.plan([film("a")])
+        await store.claim("run", 1)
+        await store.intend("a", "t1", "print", None, owner="run")
+        ended = Attempt("t1", Verdict.UNCERTAIN, None, raw="a\0b\ud800", cause="\0")
+        await store.settle("a", ended, Transition(ItemEvent.UNCERTAIN, cause="\0"))
+
+        assert (await store.attempts("a"))[0]["raw"] == "a\ufffdb?"

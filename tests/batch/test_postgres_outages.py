@@ -79,7 +79,7 @@ def tables(dsn: str) -> dict[str, list[dict[str, object]]]:
                 {column: value for column, value in dict(row).items() if column not in VARY}
                 for row in connection.execute(f"{EVERYTHING} {name} ORDER BY 1")
             ]
-            for name in ("item", "attempt", "event", "inbox", "folder", "learned", "price")
+            for name in ("item", "attempt", "event", "inbox", "folder", "learned", "price", "spent")
         }
 
 

@@ -13,7 +13,7 @@ from apikley_async.batch.store.schema import MIGRATIONS
 
 __all__ = ["copy_database", "open_database"]
 
-COPIED = ("item", "attempt", "event", "inbox", "folder", "balance", "learned", "price")
+COPIED = (*("item", "attempt", "event", "inbox", "folder", "balance", "learned", "price", "spent"),)
 EVERYTHING, INSERT = "SELECT * FROM", "INSERT INTO"
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
