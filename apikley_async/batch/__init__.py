@@ -9,8 +9,10 @@ from apikley_async.batch.manifest.reader import (
     is_manifest,
     summarize_manifest,
 )
+from apikley_async.batch.more_work import MoreWork
 from apikley_async.batch.rehearsal import REHEARSAL_MARK, is_rehearsal
 from apikley_async.batch.reports import BatchStatus, CostEstimate
+from apikley_async.batch.run import GRACE
 from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState
 from apikley_async.batch.store.journal import Journal
 from apikley_async.batch.store.protocol import (
@@ -30,6 +32,7 @@ from apikley_async.batch.stored_pace import ServicePace
 from apikley_async.batch.uncertain import BalanceEvidence, UncertainItem
 
 __all__ = [
+    "GRACE",
     "REHEARSAL_MARK",
     "TRANSITIONS",
     "AttemptCost",
@@ -47,6 +50,7 @@ __all__ = [
     "LearnedValue",
     "ManifestEntry",
     "ManifestSummary",
+    "MoreWork",
     "PlanResult",
     "ServicePace",
     "Spending",

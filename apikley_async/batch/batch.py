@@ -15,6 +15,7 @@ from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.budget import RunBudget
 from apikley_async.batch.decisions import BatchDecisions, check_state
 from apikley_async.batch.destination import Destination, DestinationWriter
+from apikley_async.batch.more_work import MoreWork
 from apikley_async.batch.recorder import restore_limits
 from apikley_async.batch.reports import BatchReports
 from apikley_async.batch.run import GRACE, BatchRun
@@ -66,6 +67,7 @@ class Batch(BatchReports, BatchDecisions):
         keys: Collection[str] | None = None,
         expected: Expected = None,
         destination: Destination | None = None,
+        more: MoreWork | None = None,
     ) -> AsyncGenerator[Item, None]:
         """Make what is not made yet; yield each item when the run has done what it can for it.
 
@@ -92,6 +94,7 @@ class Batch(BatchReports, BatchDecisions):
                 shown better, in this run or an earlier one.
             destination: where the films go instead of *folder*, such as an object store. A film is
                 done when its `put` has returned.
+            more: keeps the run going when nothing is left to make; `stop` ends it.
 
         Raises:
             KeyError: one of *keys* is not in the journal; nothing was spent.
@@ -104,7 +107,13 @@ class Batch(BatchReports, BatchDecisions):
         client.attempts.durations.expect(expected)
         chosen = None if keys is None else frozenset(keys)
         options = BatchRunOptions(
-            Path(folder), max_running, retry, overwrite, chosen, destination=destination
+            Path(folder),
+            max_running,
+            retry,
+            overwrite,
+            chosen,
+            destination=destination,
+            more=more,
         )
         updates = self._updates(
             client,

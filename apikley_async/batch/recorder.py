@@ -17,6 +17,7 @@ __all__ = [
     "JournalRecorder",
     "StoredCallbacks",
     "callback_timeout",
+    "cause_of_wait",
     "restore_limits",
     "transition_of",
 ]
@@ -33,7 +34,7 @@ class StoredCallbacks:
     def __init__(self, store: Store, client: Client) -> None:
         self._store = store
         self._attempts = client.attempts
-        self._tokens: list[str] = []
+        self._tokens: dict[str, None] = {}
 
     def expect(self, token: str, **known: Any) -> bool:
         """Expect callbacks about an attempt; whether one has named its task already.
@@ -44,9 +45,26 @@ class StoredCallbacks:
         """
         if not self._attempts.receives_callbacks:
             return False
-        self._tokens.append(token)
+        self._tokens[token] = None
         keep = functools.partial(self._store.keep_callback, token)
         return self._attempts.expect(token, **known, keep=keep)
+
+    async def uncertain(self) -> list[tuple[ExpectedCallback, float]]:
+        """Expect callbacks about what earlier runs have left.
+
+        Returns:
+            The uncertain attempts that callbacks may still resolve, and for how many seconds each
+            is waited for.
+        """
+        if not self._attempts.receives_callbacks:
+            return []
+        found = []
+        await self._attempts.catch_up()
+        for attempt in await self._store.expected_callbacks():
+            named = self.expect(attempt.token, task_id=attempt.task_id, named=attempt.named)
+            if attempt.task_id is None:
+                found.append((attempt, callback_timeout(attempt, named=named)))
+        return found
 
     def release(self) -> None:
         """Expect nothing more: the store may be closed now."""
@@ -63,6 +81,14 @@ def callback_timeout(attempt: ExpectedCallback, *, named: bool) -> float:
     """
     left = CALLBACK_TIMEOUT - attempt.age
     return min(CALLBACK_TIMEOUT, max(left, CONFIRMATION_TIMEOUT if named else 0.0))
+
+
+def cause_of_wait(timeout: float) -> str:
+    """Say that a callback of an earlier run is waited for, how long, and what can be done."""
+    return (
+        f"of an earlier run; its callback is waited for, {timeout:.0f} s at most. To cut it "
+        "short, stop, decide about it, and run again"
+    )
 
 
 class JournalRecorder:

@@ -22,7 +22,7 @@ from apikley_async.batch.recorder import (
     CALLBACK_TIMEOUT,
     JournalRecorder,
     StoredCallbacks,
-    callback_timeout,
+    cause_of_wait,
 )
 from apikley_async.batch.run_claims import RunClaims
 from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
@@ -53,6 +53,7 @@ UncertainAttempt: TypeAlias = tuple[str, float]
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 GRACE = 30.0  # seconds for the answers of POSTs that are out when the run is interrupted
+RECOVERY_INTERVAL = 60.0  # seconds until a run without an end looks for uncertain films again
 SAVED_BESIDES = 16  # films that may be saved besides those that are made
 LAST_STATES = (
     *(ItemState.DONE, ItemState.FAILED, ItemState.REJECTED, ItemState.UNCERTAIN),
@@ -175,8 +176,9 @@ class BatchRun:
         try:
             await self._durations.recall()
             await self._pace.recall()
-            for item, uncertain in await self._uncertain_items():  # they only wait: no slot
-                _ = self._start_film(item, uncertain)
+            await self._wait_for_callbacks()
+            if self._options.more is not None and self._client.attempts.receives_callbacks:
+                _ = self._start(self._keep_waiting_for_callbacks())
             async for item in self._claims.items():
                 await self._item_slots.acquire()
                 film = self._start_film(item)
@@ -190,19 +192,24 @@ class BatchRun:
         finally:
             self._updates.put_nowait(None)
 
-    async def _uncertain_items(self) -> list[tuple[Item, UncertainAttempt]]:
-        """What earlier runs left uncertain, where callbacks may still say what became of it."""
-        if not self._client.attempts.receives_callbacks:
-            return []
-        found = []
-        await self._client.attempts.catch_up()
-        for attempt in await self._store.expected_callbacks():
-            known = {"task_id": attempt.task_id, "named": attempt.named}
-            named = self._callbacks.expect(attempt.token, **known)
-            if attempt.task_id is None and self._options.includes(attempt.key):
-                timeout = callback_timeout(attempt, named=named)
-                found.append((await self._store.item(attempt.key), (attempt.token, timeout)))
-        return found
+    async def _wait_for_callbacks(self) -> None:
+        """Let callbacks resolve what other runs have left uncertain, where they still may.
+
+        Such a film only waits, and needs no slot.
+        """
+        known = {*self._films.values()}
+        for attempt, timeout in await self._callbacks.uncertain():
+            if self._options.includes(attempt.key) and attempt.key not in known:
+                item = await self._store.item(attempt.key)
+                _ = self._start_film(item, (attempt.token, timeout))
+
+    async def _keep_waiting_for_callbacks(self) -> None:
+        try:
+            while True:
+                await self._clock.sleep(RECOVERY_INTERVAL)
+                await self._wait_for_callbacks()
+        except JournalError as error:
+            self._fail(error)
 
     def _start_film(
         self, item: Item, uncertain: UncertainAttempt | None = None
@@ -416,11 +423,8 @@ class BatchRun:
     def _leave_behind(self, item: Item, job: Job) -> None:
         """Put a paid job into `client.unclaimed` when its item was decided otherwise meanwhile."""
         if item.task_id != job.task_id and job not in self._client.unclaimed:
-            logger.warning(
-                "%s was decided otherwise, and film %s is paid all the same: see unclaimed",
-                item.key,
-                job.task_id,
-            )
+            said = "%s was decided otherwise, and film %s is paid all the same: see unclaimed"
+            logger.warning(said, item.key, job.task_id)
             self._client.attempts.leave_behind(job)
 
     # --- polling and saving ------------------------------------------------------------------
@@ -487,15 +491,10 @@ class BatchRun:
         self._updates.put_nowait(ItemUpdate(item, is_last))
 
     def _report_callback_wait(self, item: Item, timeout: float) -> None:
-        """Say that a callback of an earlier run is waited for, how long, and what can be done."""
-        if timeout < SHORT_WAIT:
-            return
-        cause = (
-            f"of an earlier run; its callback is waited for, {timeout:.0f} s at most. To cut it "
-            "short, stop, decide about it, and run again"
-        )
-        logger.info("%s is uncertain, %s", item.key, cause)
-        self._publish(attrs.evolve(item, cause=cause))
+        if timeout >= SHORT_WAIT:
+            cause = cause_of_wait(timeout)
+            logger.info("%s is uncertain, %s", item.key, cause)
+            self._publish(attrs.evolve(item, cause=cause))
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coroutine)

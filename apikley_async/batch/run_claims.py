@@ -25,6 +25,7 @@ logger: logging.Logger = logging.getLogger("apikley_async.batch")
 AHEAD = 200  # planned items that are claimed and not sent yet
 AHEAD_OF_OTHERS = 8  # the same where others could make them meanwhile
 BEAT = LEASE / 4  # seconds
+AGAIN = 60.0  # seconds after which a run without an end tries an item once more
 OVER = (ItemState.DONE, ItemState.REJECTED, ItemState.EXPIRED, ItemState.DROPPED)  # nobody's
 UNFINISHED = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
 
@@ -57,11 +58,12 @@ class RunClaims:
         self._on_lost = on_lost
         self._on_error = on_error
         self._owner = secrets.token_hex(16)
+        self._more = options.more
         self._ahead = AHEAD_OF_OTHERS if store.shared else AHEAD
         self._left = None if options.keys is None else set(options.keys)
         self._held: set[str] = set()  # claimed, and not ended
         self._unsent: set[str] = set()  # those of them that are planned, and were not sent yet
-        self._tried: set[str] = set()  # the run has done what it can for them
+        self._tried: dict[str, float] = {}  # the run has done what it can for them, and when
         self._to_release: set[str] = set()
         self._closed = False
         self._changed = asyncio.Event()
@@ -80,6 +82,8 @@ class RunClaims:
         """Claim nothing more that is still to be paid."""
         self._closed = True
         self._changed.set()
+        if self._more is not None:
+            self._more.wake()
 
     async def end(self) -> None:
         """Give back what the run has not ended; what is being sent stays its own."""
@@ -96,15 +100,15 @@ class RunClaims:
 
     async def items(self) -> AsyncIterator[Item]:
         """Yield items that nobody else makes, as many as there are; what is paid comes first."""
-        while claimed := await self._claim_some():
+        while (claimed := await self._claim_some()) or await self._wait_for_more():
             for item in claimed:
                 # It may have been lost, or the run stopped, while the items before it waited.
                 if item.key not in self._held:
                     continue
                 if self._closed and item.key in self._unsent:
                     self._give_back(item.key)
-                elif item.key in self._tried:  # kept until the end: here it would fail again
-                    self._forget(item.key)
+                elif item.key in self._tried:  # here it would fail again, for now
+                    self._set_aside(item.key)
                 else:
                     yield item
 
@@ -115,6 +119,13 @@ class RunClaims:
             await self._changed.wait()
         room = self._ahead if self._closed else self._ahead - len(self._unsent)
         return await self._claim(room, self._left)
+
+    async def _wait_for_more(self) -> bool:
+        """Wait until there may be more; False where the run ends without."""
+        if self._more is None or self._closed:
+            return False
+        await self._more.wait(self._clock)
+        return True
 
     async def claim(self, key: str) -> bool:
         """Claim one item that the run knows already; whether it got it."""
@@ -156,13 +167,19 @@ class RunClaims:
         """
         if item.key not in self._held:
             return
-        if elsewhere:
-            self._give_back(item.key)
-        elif item.state in OVER:
+        if item.state in OVER and not elsewhere:
             self._forget(item.key)
+            return
+        if item.state in UNFINISHED and not elsewhere:
+            self._tried[item.key] = self._clock.now()
+        self._give_back(item.key)
+
+    def _set_aside(self, key: str) -> None:
+        """Keep an item until the end; a run without an end lets others have it."""
+        if self._more is None:
+            self._forget(key)
         else:
-            self._tried.update({item.key} if item.state in UNFINISHED else ())
-            self._give_back(item.key)
+            self._give_back(key)
 
     def _give_back(self, key: str) -> None:
         self._forget(key)
@@ -187,11 +204,18 @@ class RunClaims:
                     if keys := self._to_release.copy():
                         await self._store.release(self._owner, keys)
                         self._to_release -= keys
+                    self._forget_tries()
                 except JournalError as error:
                     self._on_error(error)
                     return
                 for key in self._held - set(owned if owned is not None else self._held):
                     self._lose(key)
+
+    def _forget_tries(self) -> None:
+        """A run without an end tries again what it could not end a while ago."""
+        if self._more is not None:
+            since = self._clock.now() - AGAIN
+            self._tried = {key: at for key, at in self._tried.items() if at > since}
 
     def _lose(self, key: str) -> None:
         logger.warning("%s: another run has taken it over, since this one was not heard of", key)

@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 
 from apikley_async.batch.destination import Destination
+from apikley_async.batch.more_work import MoreWork
 from apikley_async.batch.store.protocol import Item
 
 __all__ = ["BatchRunOptions", "ItemUpdate"]
@@ -23,6 +24,7 @@ class BatchRunOptions:
         overwrite: whether other files of the films' names may be replaced.
         keys: the only items that are made, polled and saved; None for all of them.
         destination: where the films go instead of *folder*.
+        more: what keeps the run going when nothing is left to claim; None: then it ends.
         partial: whether a film is done without those of its links that cannot be used.
     """
 
@@ -33,6 +35,7 @@ class BatchRunOptions:
     keys: frozenset[str] | None = None
     partial: bool = False
     destination: Destination | None = None
+    more: MoreWork | None = None
 
     def includes(self, key: str) -> bool:
         """Whether the run is about the item of that key."""

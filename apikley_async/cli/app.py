@@ -56,6 +56,10 @@ COMMANDS = {  # where each is, and what the list of commands says of it
         "database.database",
         "Set up the PostgreSQL database of a journal that many machines share.",
     ),
+    "worker": (
+        "worker.worker",
+        "Make the films of a shared journal in PostgreSQL, beside other workers.",
+    ),
     "demo": (
         "demo.demo",
         "A tour: six storyboards become films in half a minute, all on this machine.",
@@ -68,7 +72,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Before paying": ("init", "check", "preview", "demo"),
     "Tasks that were submitted": ("wait", "status", "download"),
     "Account": ("credits", "upload", "doctor"),
-    "Servers": ("simulate", "webhook", "db"),
+    "Servers": ("simulate", "webhook", "worker", "db"),
 }
 
 

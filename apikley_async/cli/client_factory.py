@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import click
 
-from apikley_async import Callbacks, Client, RateLimiter
+from apikley_async import Callbacks, Client, Limiter, RateLimiter
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.key_files import read_api_key
 from apikley_async.cli.options import ServiceOptions
@@ -29,6 +29,7 @@ def client_for(
     timeout: float | None = None,
     not_created: Sequence[int] = (),
     callback: Callbacks | None = None,
+    limiter: Limiter | None = None,
 ) -> OpenClient:
     """Check key and address now; return what opens the client later, in the event loop.
 
@@ -40,6 +41,7 @@ def client_for(
         timeout: seconds for which a job is polled; by default 1800.
         not_created: codes that mean that nothing was created, see `Client`.
         callback: gives the submissions their callback URLs. A simulated service calls none.
+        limiter: paces submissions; by default one of this process.
 
     Raises:
         RefusedError: there is no key, or an option has no meaning.
@@ -57,7 +59,7 @@ def client_for(
         client = Client(
             key,
             base_url=options.base_url,
-            limiter=RateLimiter(max_running=max_running),
+            limiter=limiter or RateLimiter(max_running=max_running),
             job_timeout=timeout or 1800.0,
             callback=callback,
             not_created=not_created,

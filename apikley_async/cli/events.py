@@ -92,6 +92,7 @@ EVENTS: Mapping[str, Event] = {
     "database": Event("database films", "a database can be used; its films by their state"),
     "backed_up": Event("path", "where the copy of a journal is"),
     "serving": Event("base_url api_key", "the simulated service, and the key that opens it"),
+    "working": Event("journal folder limit per", "a worker takes up its work"),
     "receiving": Event("host port inbox gate", "the receiver of callbacks"),
     # --- of every command ---
     "error": Event(REASON, "the whole command has failed"),

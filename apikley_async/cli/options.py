@@ -30,6 +30,7 @@ __all__ = [
     "ServiceOptions",
     "SpendingOptions",
     "as_json",
+    "bounds_options",
     "callback_options",
     "hmac_key_file",
     "output_folder",
@@ -325,7 +326,7 @@ price: Option = click.option(
 )
 
 
-SPENDING_OPTIONS = (
+BOUNDS_OPTIONS = (
     click.option(
         "--max-credits",
         type=CREDITS,
@@ -351,13 +352,6 @@ SPENDING_OPTIONS = (
     ),
     click.option("--overwrite", is_flag=True, help="Replace files that have the films' names."),
     click.option(
-        "--allow-duplicates",
-        is_flag=True,
-        help="Allow the same content under two keys; it is paid twice.",
-    ),
-    click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
-    click.option("--dry-run", is_flag=True, help="Only check and estimate."),
-    click.option(
         "--not-created",
         type=click.IntRange(400),
         multiple=True,
@@ -381,21 +375,42 @@ SPENDING_OPTIONS = (
         "by duration or model: 10=120,15=200. A batch learns it by itself.",
     ),
 )
+SPENDING_OPTIONS = (
+    click.option(
+        "--allow-duplicates",
+        is_flag=True,
+        help="Allow the same content under two keys; it is paid twice.",
+    ),
+    click.option("--yes", is_flag=True, help="Do not ask before spending; needed in scripts."),
+    click.option("--dry-run", is_flag=True, help="Only check and estimate."),
+)
+
+
+def bounds_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The options of what may be spent, handed over as `bounds`, and as `not_created`."""
+
+    @functools.wraps(command)
+    def wrapped(**others: Any) -> int:
+        bounds = Bounds(**{field.name: others.pop(field.name) for field in attrs.fields(Bounds)})
+        return command(bounds=bounds, **others)
+
+    return _with_options(wrapped, *BOUNDS_OPTIONS)
 
 
 def spending_options(command: Callable[..., int]) -> Callable[..., int]:
     """The options of commands that pay, handed over as `spending`."""
 
+    @bounds_options
     @functools.wraps(command)
     def wrapped(
         *,
+        bounds: Bounds,
         yes: bool,
         dry_run: bool,
         allow_duplicates: bool,
         not_created: tuple[int, ...],
         **others: Any,
     ) -> int:
-        bounds = Bounds(**{field.name: others.pop(field.name) for field in attrs.fields(Bounds)})
         agreed = yes or bounds.max_credits is not None
         spending = SpendingOptions(bounds, agreed, dry_run, allow_duplicates, not_created)
         return command(spending=spending, **others)

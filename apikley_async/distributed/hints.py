@@ -31,6 +31,7 @@ FILMS_PER_HINT = 8  # so many are claimed ahead by one worker
 MOST_HINTS = 64  # deferred at a time: any worker that is awake goes on until nothing is left
 POLLING = 5.0  # seconds between two looks for hints, where no notification comes
 CONNECTING = 5.0  # seconds for the first connection
+ENDING = 0.5  # seconds for what heeds a hint when the worker ends
 RESTARTS = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before it is started again, then always the last
 
 
@@ -106,6 +107,7 @@ class Hints:
                         fetch_job_polling_interval=POLLING,
                         delete_jobs="always",
                         install_signal_handlers=False,
+                        shutdown_graceful_timeout=ENDING,
                     )
                 logger.warning("procrastinate has ended; workers look for work by themselves")
             except Exception as error:  # noqa: BLE001 - whatever it is, workers look by themselves

@@ -153,6 +153,7 @@ SUBPACKAGE_ORDER = {
         "manifest.film_files",
         # one run
         "destination",
+        "more_work",
         "run_options",
         "budget",
         "run_claims",
@@ -225,7 +226,9 @@ SUBPACKAGE_ORDER = {
         "demo_run",
         "commands.generate",
         "commands.batch",
+        "worker_run",
         "commands.tasks",
+        "commands.worker",
         "commands.account",
         "commands.doctor",
         "commands.check",
@@ -244,6 +247,7 @@ SUBPACKAGE_ORDER = {
         "exchange_thread",
         "shared_limiter",
         "database",
+        "worker",
         "__init__",
     ],
     "webhook": [

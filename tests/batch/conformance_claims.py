@@ -43,6 +43,21 @@ class ClaimContract(OpenStores):
             assert [await store.beat(owner) for owner in (ONE, TWO)] == [None, None]
         assert not await store.verify()
 
+    async def test_what_wants_a_run_is_counted(self, store: Store) -> None:
+        """What living runs own does not, nor what needs a person or nothing more."""
+        await store.plan([film(key) for key in "abcdef"])
+        await self.accept(store, "a", "task_a")
+        await self.accept(store, "b", "task_b")
+        await ready(store, "b")
+        await store.apply("c", Transition(ItemEvent.DROP))
+        await store.release(RUN)
+        assert await store.unclaimed() == 5
+
+        assert await claimed(store, ONE, 4) == ["b", "a", "d", "e"]
+        assert await store.unclaimed() == 1
+        await self.pass_time(store, LEASE + 1)
+        assert await store.unclaimed() == 5
+
     async def test_what_is_paid_is_claimed_first(self, store: Store) -> None:
         """What is ready, the nearest expiry first; what is paid; then what is planned."""
         await store.plan([film(key) for key in ("later", "gone")], source="one")

@@ -73,6 +73,7 @@ async def test_no_more_hints_than_are_of_use(dsn: Dsn) -> None:
     assert len(jobs_of(dsn)) == hints_module.MOST_HINTS
 
 
+@pytest.mark.leaves_tasks("procrastinate retrieves no error of what it did while the database went")
 async def test_hints_come_again_after_the_database_was_away(
     dsn: Dsn, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
 ) -> None:

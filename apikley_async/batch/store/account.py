@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from apikley_async.batch.store.adoption import STAND_INS
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.errors import JournalError
@@ -15,10 +17,18 @@ def bind_account(journal: OpenJournal, base_url: str, account: str) -> None:
     Raises:
         JournalError: the journal belongs to another account, or was altered.
     """
+    given = {"base_url": base_url, "account": account}
+    if not _known_account(journal, given):
+        with journal.transaction():  # looked at once more: another run may have come first
+            if not _known_account(journal, given):
+                journal.db.executemany("INSERT INTO meta VALUES (?, ?)", given.items())
+
+
+def _known_account(journal: OpenJournal, given: Mapping[str, str]) -> bool:
+    """Whether the account is stored, and is the one that is *given*; False when none is."""
     known = dict(
         journal.db.execute("SELECT name, value FROM meta WHERE name IN ('base_url', 'account')")
     )
-    given = {"base_url": base_url, "account": account}
     for name, other in (("base_url", "another address"), ("account", "another key")):
         if name in known and known[name] != given[name]:
             raise JournalError(
@@ -31,9 +41,7 @@ def bind_account(journal: OpenJournal, base_url: str, account: str) -> None:
             "were made: base_url or account is missing in its meta table. It was altered, and "
             "is left as it is; bring back a copy"
         )
-    if not known:
-        with journal.transaction():
-            journal.db.executemany("INSERT INTO meta VALUES (?, ?)", given.items())
+    return bool(known)
 
 
 def _has_attempts(journal: OpenJournal) -> bool:

@@ -20,7 +20,15 @@ from apikley_async.batch.store.database import marks
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import LEASE, Item, Transition
 
-__all__ = ["beat", "claim", "forget_owners", "make_uncertain", "release", "see_at_work"]
+__all__ = [
+    "beat",
+    "claim",
+    "forget_owners",
+    "make_uncertain",
+    "release",
+    "see_at_work",
+    "unclaimed",
+]
 
 KEYS_AT_ONCE = 500  # of one query; databases bound the number of its values
 LATEST = 1e12  # seconds since 1970: after the expiry of any film
@@ -28,6 +36,7 @@ INTERRUPTED = "the last run ended while the submission was out"
 
 # What is claimed, in this order: what is paid before what is not, the nearest expiry first.
 SELECT_KEYS, SET_OWNER = "SELECT key", "UPDATE item SET owner = ?"
+COUNT = "SELECT count(*)"
 READY = "state = 'success'"
 PAID = "state IN ('submitted', 'stalled')"
 PLANNED = "state = 'planned' AND gone = 0"
@@ -69,6 +78,17 @@ def _claimable(
 
 def _pages(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
+
+
+def unclaimed(journal: OpenJournal) -> int:
+    """How many items anybody might claim; see `Store.unclaimed`."""
+    nobodys = "owner IS NULL OR owner NOT IN (SELECT id FROM owner WHERE seen_at > ?)"
+    since = journal.lease_time() - LEASE
+    counts = [
+        journal.db.execute(f"{COUNT} FROM item WHERE {wanted} AND ({nobodys})", (since,))
+        for wanted in ORDERS
+    ]
+    return sum(count.fetchone()[0] for count in counts)
 
 
 def release(journal: OpenJournal, owner: str, keys: Collection[str] | None) -> None:

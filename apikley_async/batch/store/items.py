@@ -205,10 +205,10 @@ def _note_event(
 
 def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
     """Give an item another key; see `Store.rename`."""
-    item = get(journal, key)
-    if item.state is ItemState.SENDING:
-        raise NoTransitionError(f"{key!r} is being sent")
     with journal.transaction():
+        item = get(journal, key)
+        if item.state is ItemState.SENDING:
+            raise NoTransitionError(f"{key!r} is being sent")
         _check_unclaimed(journal, key)
         _check_new_key(journal, key, new)
         # Attempts refer to the item's key, and both change in this transaction.

@@ -238,6 +238,9 @@ class Journal:
     ) -> Sequence[Item]:
         return await self._run(claims.claim, owner, count, keys, planned)
 
+    async def unclaimed(self) -> int:
+        return await self._run(claims.unclaimed)
+
     async def release(self, owner: str, keys: Collection[str] | None = None) -> None:
         await self._run(claims.release, owner, keys)
 

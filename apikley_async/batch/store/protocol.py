@@ -363,6 +363,10 @@ class Store(Protocol):
         """
         ...
 
+    async def unclaimed(self) -> int:
+        """How many items a `claim` could give to a new owner: they want a run."""
+        ...
+
     async def release(self, owner: str, keys: Collection[str] | None = None) -> None:
         """Give items back, so that others may claim them; items that are not its own stay.
 

@@ -150,5 +150,9 @@ SENTENCES: dict[str, Callable[[Facts, str], str]] = {
     "uncertain": lambda facts, name: (_undecided if "sent" in facts else _uncertain)(facts, name),
     "undecided": _undecided,
     "unfinished": _unfinished,
+    "working": lambda facts, name: (
+        f"Working on {facts['journal']}, {facts['limit']} submissions per {facts['per']:g} s of "
+        "all workers; Ctrl-C ends it"
+    ),
     "uploaded": lambda facts, name: f"{name}: uploaded",
 }

@@ -1,0 +1,77 @@
+"""`apikley worker`: makes the films of a shared journal until it is stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from apikley_async.cli import options
+from apikley_async.cli.exit_codes import RefusedError
+from apikley_async.cli.help_format import command
+from apikley_async.cli.option_types import SECONDS
+from apikley_async.cli.options import (
+    Bounds,
+    CallbackOptions,
+    RunOptions,
+    ServiceOptions,
+    SpendingOptions,
+)
+
+__all__ = ["worker"]
+
+
+@command()
+@click.option(
+    "--journal",
+    metavar="DSN",
+    required=True,
+    help="The shared journal: postgresql://user@host/database, without a password.",
+)
+@options.output_folder(Path("films"), "Where the films go.")
+@click.option(
+    "--destination",
+    metavar="MODULE:NAME",
+    help="Put the films there instead: a Destination, or a function that makes one.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Submissions of all workers together in --per seconds.",
+)
+@click.option(
+    "--per", type=SECONDS, default=10.0, show_default=True, metavar="SECONDS", help="See --limit."
+)
+@options.bounds_options
+@options.task_timeout
+@options.callback_options
+@options.service_options
+def worker(
+    journal: str,
+    folder: Path | None,
+    destination: str | None,
+    limit: int,
+    per: float,
+    bounds: Bounds,
+    not_created: tuple[int, ...],
+    timeout: float | None,
+    callbacks: CallbackOptions,
+    service: ServiceOptions,
+) -> int:
+    """Make the films of a shared journal, beside other workers, until SIGTERM or Ctrl-C.
+
+    Any number of them, on any number of machines, share the journal, one rate and one pause. When
+    one dies the others take over, and pay nothing twice. What is in the journal was agreed to by
+    whoever has added it, so nobody is asked here.
+    """
+    if service.simulate:
+        raise RefusedError("--simulate: a worker needs a service that all workers reach")
+    # Imported only here: no other command needs procrastinate.
+    from apikley_async.cli.worker_run import work
+
+    spending = SpendingOptions(bounds, True, False, False, not_created)
+    run_options = RunOptions(spending.limited_by(service.profile), timeout, callbacks, service)
+    return work(journal, folder or Path("films"), destination, (limit, per), run_options)
