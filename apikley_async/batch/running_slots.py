@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 import attrs
 
-from apikley_async import Client, RateLimiter
+from apikley_async import Client
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.protocol import Item
 
@@ -59,7 +59,7 @@ class RunningSlots:
     def free_in(self) -> float:
         """Seconds until a slot is free, where all are kept for uncertain films; else 0."""
         limiter = self._client.limiter
-        shared = limiter.running_free_in if isinstance(limiter, RateLimiter) else 0.0
+        shared: float = getattr(limiter, "running_free_in", 0.0)  # not every `Limiter` knows
         return max(self._client.attempts.running.free_in, shared)
 
     def report_waits(self) -> None:

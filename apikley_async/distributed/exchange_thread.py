@@ -100,6 +100,7 @@ class ExchangeThread:
 
     Attributes:
         outcome: the latest answer.
+        answered_at: when it came (`time.monotonic`).
     """
 
     def __init__(self, store: SharedStore, settings: Holder, lease: float) -> None:
@@ -128,6 +129,7 @@ class ExchangeThread:
         self._away_since: float | None = None
         self._was_there = False
         self.outcome: Outcome | None = None
+        self.answered_at = 0.0
 
     # --- in the loops -----------------------------------------------------------------------------
 
@@ -273,13 +275,13 @@ class ExchangeThread:
         asked_at = time.monotonic()
         outcome = self._store.exchange(self._work(batch))
         self._note_return()
-        self.outcome = outcome
+        self.outcome, self.answered_at = outcome, time.monotonic()
         self._number += 1
         self._renew_at = asked_at + self._lease / RENEWALS
         with self._lock:
             self._batch = None
             if self._ask_at >= asked_at:  # else somebody has come to wait, or there is news
-                self._ask_at = time.monotonic() + min(outcome.delay, MAX_WAIT)
+                self._ask_at = self.answered_at + min(outcome.delay, MAX_WAIT)
             arrived, self._arriving = self._arriving, []
         for use, granted in outcome.granted.items():
             self._grant(use, granted, asked_at)

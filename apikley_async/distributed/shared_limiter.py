@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import random
+import time
 import weakref
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
@@ -110,6 +111,13 @@ class SharedLimiter:
         """How many attempts in a span the service takes, as last known here; None for *limit*."""
         outcome = self._exchanges.outcome
         return outcome.takes if outcome is not None and outcome.takes < self.limit else None
+
+    @property
+    def running_free_in(self) -> float:
+        """Seconds until one more film may run, where that only takes time; else 0, as far as known."""
+        known = self._exchanges.outcome
+        passed = time.monotonic() - self._exchanges.answered_at
+        return 0.0 if known is None else max(0.0, known.running_free_in - passed)
 
     async def aclose(self) -> None:
         """Give back what has ended, and close the connection."""

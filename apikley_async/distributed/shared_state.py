@@ -114,7 +114,8 @@ class Outcome:
         changed: whether the state has to be stored.
         news: whether others who wait may go on sooner than they know.
         takes: how many attempts in a span the service takes, as far as is known.
-        opens_in: seconds until the pause ends.
+        running_free_in: seconds until a running slot is free, where all are kept for films that
+            may be running, and none is in use; else 0.
     """
 
     granted: dict[str, Granted]
@@ -122,7 +123,7 @@ class Outcome:
     changed: bool
     news: bool
     takes: int
-    opens_in: float
+    running_free_in: float
 
 
 class SharedState:
@@ -217,14 +218,13 @@ class SharedState:
         ]
         if work.leaves:
             changed = self.holders.pop(work.holder, None) is not None
-        gate = self.rate.gate
         return Outcome(
             granted=granted,
             delay=max(0.0, min(*waiting, self._next_lapse(), math.inf)),
             changed=changed or bool(granted),
             news=any(now < then for now, then in zip(after, before, strict=True)),
-            takes=gate.width,
-            opens_in=max(0.0, gate.opens_at - self._now),
+            takes=self.rate.gate.width,
+            running_free_in=0.0 if self.running or after[1] == math.inf else after[1],
         )
 
     def _delays(self) -> tuple[float, float]:

@@ -241,6 +241,18 @@ async def test_running_films_are_bounded_over_all_limiters(make: Make) -> None:
     assert most == 2
 
 
+async def test_how_long_uncertain_films_keep_all_running_slots_is_known(make: Make) -> None:
+    """A batch then waits for none of them with what is paid already."""
+    limiter = make(max_running=1)
+    assert limiter.running_free_in == 0
+    with pytest.raises(SubmissionUncertainError):
+        async with limiter.running_slot():
+            raise SubmissionUncertainError("no answer")
+    await attempt(limiter)
+
+    assert 1700 < limiter.running_free_in <= 1800
+
+
 async def test_without_a_bound_any_number_of_films_may_run(make: Make) -> None:
     limiter = make()
     async with limiter.running_slot(), limiter.running_slot(), limiter.running_slot():

@@ -301,6 +301,11 @@ async def test_running_films_of_all_processes_are_bounded_together() -> None:
     began = now()
     async with other.running_slot(), one.running_slot():
         assert now() - began == pytest.approx(1800, abs=1)
+    for each in (one, other):
+        with pytest.raises(SubmissionUncertainError):
+            async with each.running_slot():
+                raise SubmissionUncertainError("no answer")
+    assert one.exchange().running_free_in == pytest.approx(1800, abs=1)
     await asyncio.gather(*beats)
 
 

@@ -32,8 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
 from postgres_server import PostgresServer  # noqa: E402 - behind the paths
 
-from apikley_async import _postgres  # noqa: E402
-from apikley_async.distributed.shared_store import LIMITER_TABLES, PART  # noqa: E402
+from apikley_async.distributed import set_up  # noqa: E402
 from apikley_async.simulator import Simulator, Terms  # noqa: E402
 
 LIMIT, PER, LEASE = 20, 10.0, 60.0  # of the service; seconds
@@ -84,7 +83,7 @@ async def run(
 ) -> Figures:
     """Have *count* films submitted by two services, one of which is killed midway."""
     rng, dsn = random.Random(seed), server.create_database()
-    make_tables(dsn)
+    await set_up(dsn)
     terms = Terms(limit=LIMIT, per=PER, window=window, max_running=None)  # the rate is what counts
     async with Simulator(terms, speed=speed, rng=random.Random(seed)) as simulator:
         async with contextlib.AsyncExitStack() as stack:
@@ -110,13 +109,6 @@ async def run(
             ideal=(len(created) - 1) // LIMIT * PER / speed,
             statements=(commits(server, dsn) - before) / len(created),
         )
-
-
-def make_tables(dsn: str) -> None:
-    where = _postgres.Dsn.parse(dsn)
-    connection = _postgres.connect(where)
-    _postgres.upgrade(connection, {PART: LIMITER_TABLES}, where)
-    connection.close()
 
 
 def commits(server: PostgresServer, dsn: str) -> int:
