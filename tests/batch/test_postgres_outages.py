@@ -18,7 +18,7 @@ from postgres_proxy import Cut, PostgresProxy
 from postgres_server import PostgresServer
 from volume import volume
 
-from apikley_async import SavedFile, Verdict
+from apikley_async import SavedFile, SystemClock, Verdict
 from apikley_async._postgres import Dsn, connect
 from apikley_async.batch import ItemEvent, ItemState, Journal, Transition
 from apikley_async.errors import JournalError
@@ -285,3 +285,26 @@ async def test_where_no_database_is_nothing_is_waited_for(
     with away(postgres_server), pytest.raises(JournalError, match="cannot be reached") as caught:
         await Journal.open(dsn)
     assert caught.value.resumable
+
+
+class NoticedClock(SystemClock):
+    """A clock that says when it is waited on, and does not keep anybody waiting."""
+
+    def __init__(self) -> None:
+        self.waited_on = asyncio.Event()
+
+    async def sleep(self, delay: float, until: asyncio.Event | None = None) -> bool:
+        self.waited_on.set()
+        return await super().sleep(0.01, until)
+
+
+async def test_a_database_may_be_waited_for(dsn: str, postgres_server: PostgresServer) -> None:
+    """As when machines start together; what will not pass is not waited for."""
+    clock = NoticedClock()
+    with away(postgres_server):
+        opening = asyncio.ensure_future(Journal.open(dsn, clock=clock, wait=60))
+        await clock.waited_on.wait()
+    await (await opening).aclose()
+
+    with pytest.raises(JournalError, match="no such database"):
+        await Journal.open(postgres_server.dsn("nowhere"), wait=60)

@@ -143,9 +143,11 @@ class Journal:
             while True:
                 try:
                     await journal._run(lambda _: opening())
-                except JournalInUseError as error:
-                    if clock.now() >= deadline:
-                        raise journal_error(error.message) from None
+                except JournalError as error:
+                    in_use = isinstance(error, JournalInUseError)
+                    may_pass = in_use or (dsn is not None and error.resumable)
+                    if not may_pass or clock.now() >= deadline:
+                        raise journal_error(error.message) if in_use else error from None
                 else:
                     return journal
                 await clock.sleep(LOCK_INTERVAL)
