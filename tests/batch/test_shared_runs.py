@@ -120,6 +120,22 @@ async def test_a_run_claims_few_ahead_of_what_it_sends(tmp_path: Path) -> None:
         assert len(await journal.claim("another", 100)) == 40 - len(left)
 
 
+async def test_a_run_that_only_waits_keeps_its_films(tmp_path: Path) -> None:
+    """It beats, however long its films take: whoever comes later gets none of them."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 6) as journal:
+        one, two = two_clients(simulator)
+        async with one, two:
+            first = asyncio.create_task(
+                run_batch(Batch(journal, clock=LoopClock()), one, folder=tmp_path)
+            )
+            await asyncio.sleep(LEASE * 2.5)
+            second = run_batch(Batch(journal, clock=LoopClock()), two, folder=tmp_path)
+            assert await second == []
+            assert len(await first) == 6
+
+        await one_each(simulator, journal, tmp_path)
+
+
 async def test_what_a_run_leaves_is_resumed_at_once(tmp_path: Path) -> None:
     """A run that ends gives back what it has; nothing is paid again, no lease is waited for."""
     async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 10) as journal:
@@ -127,7 +143,7 @@ async def test_what_a_run_leaves_is_resumed_at_once(tmp_path: Path) -> None:
         async with one, two:
             batch = Batch(journal, clock=LoopClock())
             running = asyncio.create_task(run_batch(batch, one, folder=tmp_path))
-            await asyncio.sleep(30)
+            await asyncio.sleep(BEAT * 1.5)
             batch.stop()
             await running
             await run_batch(Batch(journal, clock=LoopClock()), two, folder=tmp_path)

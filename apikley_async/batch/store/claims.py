@@ -10,6 +10,7 @@ Every function here runs in the journal's thread.
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -63,17 +64,20 @@ def _claimable(
     journal: OpenJournal, condition: str, count: int, keys: Collection[str] | None
 ) -> list[str]:
     """The first *count* items that nobody owns, of *keys* or of all."""
-    order = ORDERS[condition]
-    query = f"{SELECT_KEYS}, {order} FROM item WHERE {condition} AND owner IS NULL"
-    if keys is None:
-        rows = journal.db.execute(f"{query} ORDER BY {order} LIMIT ?", (count,)).fetchall()
-        return [row[0] for row in rows]
-    found = [
-        tuple(row)
-        for some in _pages([*keys])
-        for row in journal.db.execute(f"{query} AND key IN ({marks(some)})", some).fetchall()
-    ]
-    return [key for key, *_ in sorted(found, key=lambda row: row[1:])[:count]]
+    query = f"{SELECT_KEYS} FROM item WHERE {condition} AND owner IS NULL"
+    named: list[str] = []
+    if keys is not None and len(keys) <= KEYS_AT_ONCE:
+        named = [*keys]
+        query = f"{query} AND key IN ({marks(named)})"
+    query = f"{query} ORDER BY {ORDERS[condition]} LIMIT ? OFFSET ?"
+    page = count if keys is None else KEYS_AT_ONCE
+    found: list[str] = []
+    for start in itertools.count(0, page):
+        rows = journal.db.execute(query, (*named, page, start)).fetchall()
+        found += [row[0] for row in rows if keys is None or row[0] in keys]
+        if len(found) >= count or len(rows) < page:
+            break
+    return found[:count]
 
 
 def _pages(keys: Sequence[str]) -> Iterator[Sequence[str]]:

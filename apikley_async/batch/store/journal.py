@@ -238,13 +238,14 @@ class Journal:
         keys: Collection[str] | None = None,
         planned: bool = True,
     ) -> Sequence[Item]:
-        return await self._run(claims.claim, owner, count, keys, planned)
+        chosen = None if keys is None else frozenset(keys)
+        return await self._run(claims.claim, owner, count, chosen, planned)
 
     async def unclaimed(self) -> int:
         return await self._run(claims.unclaimed)
 
     async def release(self, owner: str, keys: Collection[str] | None = None) -> None:
-        await self._run(claims.release, owner, keys)
+        await self._run(claims.release, owner, None if keys is None else [*keys])
 
     async def beat(self, owner: str) -> Collection[str] | None:
         return await self._run(claims.beat, owner)
