@@ -35,11 +35,11 @@ from apikley_async import Backoff, Client, JournalError, RateLimiter, Shot, Stor
 from apikley_async._download.partfile import PartFile
 from apikley_async._http import HttpTransport
 from apikley_async.batch import Batch, ItemEvent, ItemState, recorder, run
-from apikley_async.batch.store import attempts, items
+from apikley_async.batch.store import attempts, claims, items
 from apikley_async.webhook import Callback
 
 POINTS = (
-    *("before intent", "inside intent", "after intent"),
+    *("before claim", "after claim", "before intent", "inside intent", "after intent"),
     *("before first byte", "after first byte", "after answer"),
     *("before id", "inside id", "after id", "before success", "after success"),
     *("during download", "before link", "after link", "before done", "inside done", "after done"),
@@ -92,14 +92,15 @@ def around(owner: Any, name: str, trap: Trap, point: Callable[..., str | None]) 
 
 def set_traps(trap: Trap) -> None:
     around(attempts, "intend", trap, lambda *_, **__: "intent")
+    around(claims, "claim", trap, lambda *_: "claim")
     around(attempts, "settle", trap, lambda *args: MOVES.get(args[-1].event))
     around(attempts, "apply", trap, lambda *args: MOVES.get(args[-1].event))
     around(os, "link", trap, lambda *_, **__: "link")
     move, send = items.move, HttpTransport.send
     begin, write = PartFile.begin, PartFile.write
 
-    def moving(journal: Any, key: str, transition: Any) -> None:
-        move(journal, key, transition)
+    def moving(journal: Any, key: str, transition: Any, **options: Any) -> None:
+        move(journal, key, transition, **options)
         trap.pass_by(f"inside {MOVES.get(transition.event)}")
 
     async def beginning(self: PartFile, *args: Any, **kwargs: Any) -> None:
