@@ -114,7 +114,7 @@ class SharedLimiter:
 
     @property
     def running_free_in(self) -> float:
-        """Seconds until one more film may run, where that only takes time; else 0, as far as known."""
+        """Seconds until one more film may run, where that only takes time; else, or unknown, 0."""
         known = self._exchanges.outcome
         passed = time.monotonic() - self._exchanges.answered_at
         return 0.0 if known is None else max(0.0, known.running_free_in - passed)
