@@ -32,7 +32,7 @@ from apikley_async._secret import Secret, key_fault
 from apikley_async._session import Session, Settings, argument_fault
 from apikley_async._spending import Spending
 from apikley_async._storyboard import Work
-from apikley_async._uploads import FOLDER
+from apikley_async._uploads import FOLDER, check_image_url
 from apikley_async._urls import AddressPolicy, is_loopback, is_url
 from apikley_async._validation import check_kind
 from apikley_async._wire.task_ids import validate_not_created
@@ -355,7 +355,7 @@ class Client:
         """
         session = self._session
         if isinstance(image, str) and is_url(image):
-            self._settings.check_image_url(image)
+            check_image_url(image, self._settings.address_policy)
             # A folder of its own, since a name that is in use would replace the older file.
             folder = f"{FOLDER}/{self._settings.environment.rng.getrandbits(128):032x}"
             return await session.api.upload_from(image, folder)

@@ -26,9 +26,9 @@ from apikley_async._spending import Spending
 from apikley_async._submission import Submitter
 from apikley_async._tasks import TaskScope
 from apikley_async._uploads import Uploads
-from apikley_async._urls import AddressPolicy, fetch_faults
+from apikley_async._urls import AddressPolicy
 from apikley_async._validation import kind_fault
-from apikley_async.errors import ClientClosedError, StoryboardError
+from apikley_async.errors import ClientClosedError
 from apikley_async.events import Emitter
 
 __all__ = ["Session", "Sessions", "Settings", "argument_fault"]
@@ -66,11 +66,6 @@ class Settings:
     address_policy: AddressPolicy
     environment: Environment
     emit: Emitter | None = None
-
-    def check_image_url(self, url: str, place: str = "image") -> None:
-        """Refuse what the service cannot fetch, before anything is sent."""
-        if faults := [*fetch_faults(url, self.address_policy)]:
-            raise StoryboardError([f"{place}: {fault}" for fault in faults])
 
 
 # What the arguments of a client must be, where nothing else says so.
@@ -127,7 +122,7 @@ class Session:
             emit=emit,
         )
         self.uploads: Uploads = Uploads(
-            self.api.upload, settings.check_image_url, clock=clock, rng=rng, emit=emit
+            self.api.upload, policy=settings.address_policy, clock=clock, rng=rng, emit=emit
         )
         self.submitter: Submitter = Submitter(
             self.transport,

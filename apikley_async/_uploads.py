@@ -15,12 +15,12 @@ import attrs
 from apikley_async._clock import Clock
 from apikley_async._images import ImageFile, ImageSource, read_image
 from apikley_async._storyboard import Urls, Work, images_of, with_images
-from apikley_async._urls import is_url
+from apikley_async._urls import AddressPolicy, fetch_faults, is_url
 from apikley_async._wire.requests import File
-from apikley_async.errors import ApikleyError
+from apikley_async.errors import ApikleyError, StoryboardError
 from apikley_async.events import Emit, Uploaded
 
-__all__ = ["Uploads"]
+__all__ = ["Uploads", "check_image_url"]
 
 REUSED_FOR = 12 * 3600.0  # seconds; the service keeps uploads for 24 hours at least
 MAX_CONCURRENT_IMAGES = 8  # each is held in memory
@@ -36,8 +36,14 @@ class _PendingUpload:
     failed: ApikleyError | None = None
 
 
-def no_check(url: str, place: str) -> None:
-    """Accept every URL."""
+def check_image_url(url: str, policy: AddressPolicy, place: str = "image") -> None:
+    """Refuse what the service cannot fetch, before anything is sent.
+
+    Raises:
+        StoryboardError: with each fault of the URL, and *place*.
+    """
+    if faults := [*fetch_faults(url, policy)]:
+        raise StoryboardError([f"{place}: {fault}" for fault in faults])
 
 
 class Uploads:
@@ -45,7 +51,7 @@ class Uploads:
 
     Args:
         store: uploads a file into a folder of the service, and gives its URL.
-        check_url: is called with each image that is a URL already, and its place.
+        policy: which URLs of images the service can fetch.
         clock: tells how old an upload is.
         rng: source of file names.
         emit: is given each upload.
@@ -54,14 +60,14 @@ class Uploads:
     def __init__(
         self,
         store: Callable[[File, str], Awaitable[str]],
-        check_url: Callable[[str, str], None] = no_check,
         *,
+        policy: AddressPolicy,
         clock: Clock,
         rng: random.Random,
         emit: Emit | None = None,
     ) -> None:
         self._store = store
-        self._check_url = check_url
+        self._policy = policy
         self._clock = clock
         self._rng = rng
         self._emit = emit
@@ -100,7 +106,7 @@ class Uploads:
         for name, place, image in named:
             if is_url(image):
                 urls[name] = name
-                self._check_url(name, place)
+                check_image_url(name, self._policy, place)
         for name, _, image in named:
             if name not in urls:
                 urls[name] = await self.upload(image)

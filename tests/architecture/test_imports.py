@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2] / PACKAGE
 # this list.
 ORDER = [
     # foundations: small, pure or nearly so
+    "_error_base",
     "errors",
     "_clock",
     "_text",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from calls import counted_calls
 
 from apikley_async.batch import check_manifest
 from apikley_async.batch.manifest import yaml_format
@@ -106,7 +106,7 @@ def test_all_faults_of_a_yaml_file_are_reported(loader: Any) -> None:
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_a_bomb_is_refused_before_it_is_expanded(loader: Any) -> None:
-    """It takes no longer than reading up to where it is seen. (M2)."""
+    """With work for its first levels or lines at most, whatever would follow. (M2)."""
     bombs = [
         ("&a " * 1 + "[" + "*a, " * 1_000_000 + "]", "no anchors"),
         ("a: " + "[" * 1_000_000, "at most 32 levels"),
@@ -117,11 +117,10 @@ def test_a_bomb_is_refused_before_it_is_expanded(loader: Any) -> None:
         ("a: b\n--- c", "one document"),
     ]
     for text, rule in bombs:
-        began = time.process_time()
-        with pytest.raises(ManifestError, match=rule):
+        with counted_calls() as calls, pytest.raises(ManifestError, match=rule):
             compose(yaml, loader, text, "f")
 
-        assert time.process_time() - began < 3, rule
+        assert calls.number < 60_000, rule
 
 
 @pytest.mark.parametrize("loader", LOADERS)

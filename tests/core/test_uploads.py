@@ -13,6 +13,7 @@ from images import EXIF, jpeg, lossy, png
 
 from apikley_async import Storyboard
 from apikley_async._uploads import FOLDER, REUSED_FOR, Uploads
+from apikley_async._urls import AddressPolicy
 from apikley_async._wire.requests import File
 from apikley_async.errors import ServerError, StoryboardError
 from apikley_async.testing import FakeClock
@@ -42,7 +43,8 @@ class Store:
 
 
 def make(store: Callable[[File, str], Awaitable[str]], clock: FakeClock | None = None) -> Uploads:
-    return Uploads(store, clock=clock or FakeClock(), rng=random.Random(3))
+    policy = AddressPolicy()
+    return Uploads(store, policy=policy, clock=clock or FakeClock(), rng=random.Random(3))
 
 
 @pytest.mark.virtual

@@ -26,6 +26,7 @@ from apikley_async import Client, Shot, Storyboard
 from apikley_async._download.fetch import check_link
 from apikley_async._http import network_fault
 from apikley_async._submission import check_submission
+from apikley_async._uploads import check_image_url
 from apikley_async._urls import AddressPolicy, display_host, url_faults
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.tasks import decode_snapshot
@@ -293,7 +294,7 @@ def _of_an_image(address: Address) -> str:
         client = Client(
             KEY, base_url="https://api.example.com", allow_private=address.allow_private
         )
-        client.attempts.settings.check_image_url(address.url)
+        check_image_url(address.url, client.attempts.settings.address_policy)
     return address.url
 
 
