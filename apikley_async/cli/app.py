@@ -22,6 +22,7 @@ from apikley_async.errors import ApikleyError
 
 __all__ = ["apikley", "library_warnings", "run"]
 
+SAID_BY_EVENTS = ("uncertain: a film may be paid, ",)
 COMMANDS_PACKAGE = "apikley_async.cli.commands"
 COMMANDS = {  # where each is, and what the list of commands says of it
     "generate": ("generate.generate", "Make one film of each FILE, and save it."),
@@ -156,12 +157,18 @@ def shown(error: click.ClickException | click.Abort | ApikleyError) -> tuple[int
 
 @contextlib.contextmanager
 def library_warnings() -> Iterator[None]:
-    """Print the library's warnings on stderr, made safe, unless a log handler takes them."""
+    """Print the library's warnings on stderr, made safe, unless a log handler takes them.
+
+    What an event says as well, with the film's name, is not said twice.
+    """
 
     class PrintHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if message.startswith(SAID_BY_EVENTS):
+                return
             with contextlib.suppress(OSError, ValueError):  # stderr is closed
-                click.echo(clean(record.getMessage()), err=True)
+                click.echo(clean(message), err=True)
 
     logger = logging.getLogger("apikley_async")
     handler = PrintHandler(logging.WARNING)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,6 +35,10 @@ PICTURE = Path(__file__).parent / "storyboards" / "kitten.webp"
 TIMEOUT = 10.0  # seconds for one connection, or one answer that is no call of the API
 PATIENCE = 60.0  # seconds for one check: the client would try again for much longer
 FIRST_BYTES = 20.0  # seconds for the first bytes of a film
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")  # of a field; another one may say something
+LINK = re.compile(r"https?://\S+")
+RESULTS = ("result",)  # fields that are the service's own words, inside as well
+DEPTH = 5
 MAX_SKEW = 60.0  # seconds by which clocks may differ
 
 
@@ -229,7 +234,11 @@ def keep_record(folder: Path, snapshot: Snapshot) -> None:
         RefusedError: it cannot be written, or another file has its name.
     """
     form = {
-        "fields": {str(name): form_of(value) for name, value in snapshot.raw.items()},
+        "fields": {
+            name: form_of(value, DEPTH if name.startswith(RESULTS) else 0)
+            for name, value in snapshot.raw.items()
+            if NAME.fullmatch(name)
+        },
         "state": snapshot.state.value,
         "model": snapshot.model,
         "hosts": sorted({str(urlsplit(url).hostname) for url in snapshot.urls}),
@@ -247,7 +256,31 @@ def keep_record(folder: Path, snapshot: Snapshot) -> None:
         raise RefusedError(f"--record {plain(folder)}: another process writes there, too")
 
 
-def form_of(value: Any) -> dict[str, Any]:
-    """The type of a value, and its length if it has one."""
+def form_of(value: Any, depth: int = 0) -> dict[str, Any]:
+    """The type of a value, and its length if it has one.
+
+    With a *depth*, of what is inside as well: names, types and lengths, and which texts are links.
+    """
     sized = isinstance(value, str | list | dict)
-    return {"type": type(value).__name__, **({"length": len(value)} if sized else {})}
+    form = {"type": type(value).__name__, **({"length": len(value)} if sized else {})}
+    if not depth:
+        return form
+    if isinstance(value, dict):
+        known = {name: each for name, each in value.items() if NAME.fullmatch(name)}
+        form["fields"] = {name: form_of(each, depth - 1) for name, each in known.items()}
+    elif isinstance(value, list) and value:
+        form["items"] = form_of(value[0], depth - 1)
+    elif isinstance(value, str):
+        if isinstance(inside := json_in(value), dict | list):
+            form["json"] = form_of(inside, depth - 1)
+        elif LINK.fullmatch(value):
+            form["link"] = True
+    return form
+
+
+def json_in(text: str) -> Any:
+    """What a text is as JSON; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

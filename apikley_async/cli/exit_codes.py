@@ -37,7 +37,7 @@ WORST_FIRST = (DECIDE, RESUME, FAILED, USAGE)
 
 REASONS = {
     OK: "all is well",
-    FAILED: "some films failed",
+    FAILED: "some films failed, or a check found a fault",
     USAGE: "usage or input",
     DECIDE: "needs a decision",
     RESUME: "stopped early; the same command resumes",

@@ -10,7 +10,7 @@ EXIT_CODES = """
 \b
 Exit codes:
   0   all is well
-  1   some films failed
+  1   some films failed, or a check found a fault
   2   usage or input; nothing was paid
   3   needs a decision: a submission may have been received, and paid
   4   stopped early (key, credits, maintenance, network, a bound, a timeout,

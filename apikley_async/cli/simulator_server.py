@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
+from apikley_async._disk import open_nonblocking
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.simulated_service import renderer_named
-from apikley_async.simulator import RandomFaults, Simulator, Terms, Uniform
+from apikley_async.simulator import RandomFaults, RecordForm, Simulator, Terms, Uniform
+
+MAX_RECORDING = 1024 * 1024  # characters
 
 __all__ = ["new_simulator", "serve_simulator"]
 
@@ -32,6 +36,7 @@ def new_simulator(
     webhook_key: str | None,
     hosts: Sequence[str] = (),
     models: Sequence[str] = (),
+    recordings: Sequence[Path] = (),
 ) -> Simulator:
     """The simulator as the options describe it."""
     terms = Terms(
@@ -42,6 +47,7 @@ def new_simulator(
         fail_rate=fail_rate,
         latency=Uniform(*latency) if latency else {},
         generic_models={*Terms().generic_models, *models},
+        record_forms=tuple(map(read_recording, recordings)),
     )
     return Simulator(
         terms,
@@ -54,6 +60,16 @@ def new_simulator(
         host=host,
         port=port,
     )
+
+
+def read_recording(path: Path) -> RecordForm:
+    """The form of a record that `apikley doctor --record` has kept."""
+    try:
+        with open(path, encoding="utf-8", opener=open_nonblocking) as file:
+            return RecordForm.from_json(file.read(MAX_RECORDING))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RefusedError(f"--replay {plain(path)}: {plain(reason)}") from None
 
 
 def parse_faults(words: Sequence[str], seed: int) -> RandomFaults | None:

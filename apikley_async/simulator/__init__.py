@@ -19,6 +19,7 @@ from apikley_async.simulator.service.ledger import (
     TaskCharge,
 )
 from apikley_async.simulator.service.lifecycle import Failure, SimulatedTask
+from apikley_async.simulator.service.record_form import RecordForm
 from apikley_async.simulator.service.render_request import RenderRequest
 from apikley_async.simulator.service.request_rules import Refusal, TaskRequest
 from apikley_async.simulator.service.service import Service
@@ -49,6 +50,7 @@ __all__ = [
     "Lognormal",
     "PlaceholderRenderer",
     "RandomFaults",
+    "RecordForm",
     "Refund",
     "Refusal",
     "RenderRequest",

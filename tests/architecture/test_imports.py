@@ -274,6 +274,7 @@ SUBPACKAGE_ORDER = {
         "service.render_request",
         "service.request_rules",
         "service.lifecycle",
+        "service.record_form",
         "service.terms",
         "service.ledger",
         "service.file_store",

@@ -7,16 +7,18 @@ import json
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli.conftest import CommandResult, Run, write_films
 
-from apikley_async import Client
+from apikley_async import Client, Shot, Storyboard
 from apikley_async.cli import doctor
 from apikley_async.cli.doctor import Doctor
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import LineView, Reporter
-from apikley_async.simulator import Fault, Simulator
+from apikley_async.cli.simulator_server import read_recording
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
@@ -63,6 +65,7 @@ def test_a_wrong_key(service: Simulator, run: Run, monkeypatch: pytest.MonkeyPat
     found = findings(result := run("doctor", "--json"))
 
     assert result.code == 1
+    assert result.event("end")["reason"].endswith("a check found a fault")
     assert {check for check, (right, _) in found.items() if not right} >= {"key"}
     assert "key" in found["key"][1].lower()
     assert found["network"][0]
@@ -140,3 +143,51 @@ def test_records_keep_the_form_and_nothing_that_they_say(service: Simulator, run
     assert form["hosts"] == ["127.0.0.1"]
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     assert not [word for word in ("tea", "http", task, "150") if word in text]
+
+
+def test_a_recording_is_replayed(service: Simulator, run: Run) -> None:
+    """What the simulator answers has the recorded form, and its film can be saved."""
+    task = made(run, service)
+    assert run("doctor", task, "--record", "kept").code == 0
+    recording = Path("kept/record-1.json")
+    form = json.loads(recording.read_text(encoding="utf-8"))
+    assert form["fields"]["resultJson"]["json"]["fields"]["resultUrls"]["items"]["link"] is True
+    form["fields"]["newField"] = {"type": "list", "length": 2, "items": {"type": "bool"}}
+    del form["fields"]["costTime"]
+    form["fields"]["createTime"] = {"type": "str", "length": 13}
+    recording.write_text(json.dumps(form), encoding="utf-8")
+
+    replayed = Simulator(Terms(record_forms=(read_recording(recording),), duration=Constant(0.01)))
+    with replayed:
+
+        async def make() -> tuple[dict[str, Any], list[Path]]:
+            async with Client(replayed.api_key, base_url=replayed.base_url) as client:
+                board = Storyboard([Shot("Another film.")], duration=10)
+                result = await client.generate(board)
+                snapshot = await client.poll(result.task_id)
+                return dict(snapshot.raw), await client.save(result, "replayed")
+
+        raw, paths = asyncio.run(make())
+
+    assert raw["newField"] == [False, False]
+    assert "costTime" not in raw
+    assert raw["createTime"] == str(int(raw["createTime"]))
+    assert [path.exists() for path in paths] == [True]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"state": "success", "fields": []}', "[" * 5000),
+        '{"state": "success", "fields": {"a": {"type": "code"}}}',
+        '{"state": "success", "fields": {"a": {"type": "str", "length": -1}}}',
+        '{"state": "success", "fields": {"a": {"type": "str", "length": "x"}}}',
+    ],
+)
+def test_what_is_no_recording_is_refused(run: Run, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(text, encoding="utf-8")
+
+    result = run("simulate", "--replay", path, "--port", "0")
+
+    assert (result.code, "--replay " in result.err) == (2, True)

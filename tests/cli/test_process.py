@@ -221,6 +221,19 @@ def test_a_signal_before_the_first_submission(service: Simulator, start: Start) 
     assert err.count("To go on: apikley generate --yes --json tea.json") == 1
 
 
+def test_an_uncertain_film_is_one_line_when_it_happens(service: Simulator, start: Start) -> None:
+    """The library's warning has no name of a film in it, and would be the same once more."""
+    service.script("create", [Fault.RESET_AFTER])
+    process = start("generate", "--yes", "tea.json")
+    _, err = process.communicate(timeout=TIMEOUT)
+
+    before, end, _ = err.partition("What to do is said at the end")
+    assert process.returncode == 3
+    assert end
+    assert before.count("may ") == 1
+    assert "attempt" not in err
+
+
 def test_a_second_signal_ends_the_command_at_once(
     service: Simulator, start: Start, again: Run
 ) -> None:

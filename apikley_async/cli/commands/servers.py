@@ -124,6 +124,15 @@ __all__ = ["simulate", "webhook"]
     "name, gives a still. May be given again.",
 )
 @click.option(
+    "--replay",
+    "recordings",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Answer polls in the form of a record that `apikley doctor --record` has kept. May be "
+    "given again, for other states.",
+)
+@click.option(
     "--allow-host",
     "hosts",
     multiple=True,

@@ -198,6 +198,8 @@ class ResponseBuilder:
         if ended is not None:
             data["costTime"] = round(self.clock.caller_seconds(ended - task.created_at))
             data["creditsConsumed"] = self._cost(task)
+        for form in self.terms.record_forms:
+            data = form.shape(data, urls)
         return ServiceResponse(payload={"code": 200, "message": "success", "data": data})
 
     def callback(

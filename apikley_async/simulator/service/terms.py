@@ -12,6 +12,7 @@ import attrs
 from apikley_async.simulator.service.durations import Distribution, Lognormal
 from apikley_async.simulator.service.lifecycle import Failure
 from apikley_async.simulator.service.rate_windows import WindowKind
+from apikley_async.simulator.service.record_form import RecordForm
 from apikley_async.simulator.service.request_rules import TaskRequest
 
 __all__ = ["ENDPOINTS", "Endpoint", "Terms", "Throttle"]
@@ -74,6 +75,8 @@ class Terms:
         strict: refuse unknown fields instead of ignoring them.
         exact_sum: refuse shots that are shorter than their film, too.
         http_refusals: a refusal has its code as HTTP status too, and not only in the body.
+        record_forms: records have these forms, each those of tasks in its state, instead of the
+            usual one.
         results: how many files a task yields.
         files_after: for this long after its end a film's URLs answer *expired_status*.
         result_life: how long the URL of a result works.
@@ -121,6 +124,7 @@ class Terms:
     exact_sum: bool = False
     http_refusals: bool = False
 
+    record_forms: tuple[RecordForm, ...] = ()
     results: int = 1
     files_after: float = 0.0
     result_life: float = DAY
