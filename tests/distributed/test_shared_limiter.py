@@ -204,7 +204,7 @@ async def test_the_permit_of_a_killed_process_is_back_after_its_lease_and_not_be
     await asyncio.to_thread(process.communicate)
 
     back = await waiting - killed
-    assert 1.5 * 0.6 + PER <= back <= 1.5 + PER + 3.0  # the last sign of life is some time ago
+    assert 0.6 + PER <= back <= 1.0 + PER + 3.0  # the last sign of life is some time ago
 
 
 async def test_a_process_that_is_stopped_holds_nobody_up(make: Make, dsn: str) -> None:
