@@ -11,6 +11,7 @@ from film_frames import needs_codec
 
 from apikley_async.batch import ItemState, Journal
 from apikley_async.cli import simulated_service
+from apikley_async.cli.commands import check
 from apikley_async.cli.run_summary import exit_code_of
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
@@ -338,6 +339,7 @@ def test_a_preview_has_24_frames_a_second(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(simulated_service, "SPEED", 600.0)
+    monkeypatch.setattr(check, "PREVIEW_SIDE", 90)  # a tenth of the work
 
     assert run("preview", write_manifest("tea")).code == 0
 

@@ -129,3 +129,17 @@ def test_a_damaged_font_is_passed_over(tmp_path):
     (tmp_path / "NotoSansOgham.ttf").write_bytes(b"no font")
 
     assert Typeface([str(tmp_path)]).cure("ᚁ") == "1 character not shown: install Noto Sans Ogham"
+
+
+def test_a_typeface_is_opened_once_and_has_one_user():
+    """Pillow's fonts are no use to two threads at once; to open them again takes long."""
+    from apikley_async.simulator.video.fonts import borrowed_typeface
+
+    with borrowed_typeface() as one, borrowed_typeface() as other:
+        assert one is not other
+    with borrowed_typeface() as again:
+        assert again is one
+    with pytest.raises(ZeroDivisionError), borrowed_typeface() as broken:
+        1 / 0  # noqa: B018 - a film that fails
+    with borrowed_typeface() as last:
+        assert last is broken

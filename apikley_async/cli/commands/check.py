@@ -25,6 +25,8 @@ from apikley_async.cli.runner import new_reporter, run_with_client
 
 __all__ = ["check", "preview"]
 
+PREVIEW_SIDE = 720  # pixels, the shorter one
+
 
 @command()
 @click.argument(
@@ -109,7 +111,7 @@ def preview(
     check_rendering(kind, "apikley preview FILE --films placeholder")
     make_folder(folder)
     reporter = new_reporter(as_json=as_json, films=0, plain=plain)
-    simulated = SimulatedService(SPEED, films=kind, short_side=720, fps=24)
+    simulated = SimulatedService(SPEED, films=kind, short_side=PREVIEW_SIDE, fps=24)
 
     async def plan(batch: Batch) -> PlanResult:
         planned = await batch.add(manifest, allow_duplicates=True)

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from apikley_async.simulator.service.render_request import RenderRequest
 from apikley_async.simulator.video import frames
-from apikley_async.simulator.video.fonts import Typeface
+from apikley_async.simulator.video.fonts import Typeface, borrowed_typeface
 
 __all__ = ["StoppedError", "encode_film"]
 
@@ -170,7 +170,9 @@ def encode_film(
 ) -> bytes:
     """Render *request* as an MP4; raises `StoppedError` once *stopped* returns true."""
     size = _frame_size(request.aspect, short_side)
-    return _encoded(_until_stopped(_frames(request, size, fps), stopped), size, fps, request)
+    with borrowed_typeface() as face:
+        drawn = _until_stopped(_frames(request, size, fps, face), stopped)
+        return _encoded(drawn, size, fps, request)
 
 
 def _until_stopped(frames: Iterator[Planes], stopped: Callable[[], bool]) -> Iterator[Planes]:
@@ -189,8 +191,7 @@ def _frame_size(aspect: str, short_side: int) -> Size:
 # --- frames -----------------------------------------------------------------------------------
 
 
-def _frames(request: RenderRequest, size: Size, fps: int) -> Iterator[Planes]:
-    face = Typeface()
+def _frames(request: RenderRequest, size: Size, fps: int, face: Typeface) -> Iterator[Planes]:
     spans = _spans(request)
     if cure := face.cure(" ".join(span.text for span in spans)):
         logger.warning("the captions of a film have %s", cure)

@@ -6,6 +6,7 @@ scripts and emoji need a font of their own. Nothing is searched while Noto Sans 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 import fontpkg
 from PIL import Image, ImageDraw, ImageFont, features
 
-__all__ = ["Typeface", "TypefaceSize", "is_right_to_left"]
+__all__ = ["Typeface", "TypefaceSize", "borrowed_typeface", "is_right_to_left"]
 
 FOLDERS: tuple[str, ...] = (
     *("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "~/.fonts"),
@@ -43,6 +44,7 @@ STRIKES = (109, 160, 136, 128, 96, 64)  # sizes of the bitmaps in fonts that hav
 EMOJI_WIDTH = 1.2  # of such a bitmap, in font sizes
 NO_CHARACTER = "\U0010ffff"
 MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
+SIZES = 64  # of one font that stay open
 GAP = "…"  # in the place of characters that no font has
 
 
@@ -72,7 +74,7 @@ class _FontFile:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.at: Callable[[int, int], ImageFont.FreeTypeFont] = functools.cache(self._at)
+        self.at: Callable[[int, int], ImageFont.FreeTypeFont] = functools.lru_cache(SIZES)(self._at)
         self.has: Callable[[str], bool] = functools.cache(self._has)
         self.strike: int | None
         # Without shaping, a character the font lacks is always the font's own empty box.
@@ -170,6 +172,25 @@ class Typeface:
                     self._opened[path] = None
             if (font := self._opened[path]) is not None:
                 yield font
+
+
+_idle: list[Typeface] = []
+
+
+@contextlib.contextmanager
+def borrowed_typeface() -> Iterator[Typeface]:
+    """A typeface that no other thread uses meanwhile.
+
+    The first text in each size takes as long as ten frames, so fonts stay open between films.
+    """
+    try:
+        face = _idle.pop()
+    except IndexError:
+        face = Typeface()
+    try:
+        yield face
+    finally:
+        _idle.append(face)
 
 
 def _packaged(family: str) -> str | None:
