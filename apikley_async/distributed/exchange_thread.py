@@ -125,7 +125,7 @@ class ExchangeThread:
         # Of the thread alone:
         self._number = 1
         self._renew_at = 0.0
-        self._retry_in = FIRST_RETRY
+        self._retry_at, self._retry_in = 0.0, FIRST_RETRY
         self._away_since: float | None = None
         self._was_there = False
         self.outcome: Outcome | None = None
@@ -267,7 +267,7 @@ class ExchangeThread:
             due += [self._renew_at] if self._uses else []
             if not due:
                 return None
-            at = min(due) if self._away_since is None else self._ask_at
+            at = min(due) if self._away_since is None else self._retry_at
         return at - time.monotonic()
 
     def _exchange(self) -> None:
@@ -334,8 +334,7 @@ class ExchangeThread:
         patient = self._was_there or now - self._away_since < PATIENCE
         if not (isinstance(error, AwayError) and patient):
             self._fail(error)
-        with self._lock:
-            self._ask_at = now + self._retry_in
+        self._retry_at = now + self._retry_in
         self._retry_in = min(self._retry_in * 2, LAST_RETRY)
 
     def _note_return(self) -> None:

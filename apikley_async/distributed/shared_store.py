@@ -38,6 +38,8 @@ LIMITER_TABLES: Versions = ((FIRST,),)
 PART = "limiter"  # of what we keep in the database
 
 LISTEN = "LISTEN apikley_limiter"
+# A step takes milliseconds; one that waits longer for somebody's lock is made again.
+TIMEOUT = "SET statement_timeout TO '10s'"
 READ = (
     "SELECT version, state, extract(epoch FROM clock_timestamp())::float8 AS now"
     " FROM limiter WHERE name = ?"
@@ -143,7 +145,7 @@ class SharedStore:
             raise AwayError(refused.message) if refused.resumable else refused from None
         try:
             check_version(db, PART, LIMITER_TABLES, self._dsn)
-            db.run(LISTEN)
+            db.run(TIMEOUT, LISTEN)
             db.execute(
                 "INSERT INTO limiter (name) VALUES (?) ON CONFLICT DO NOTHING", (self._name,)
             )

@@ -517,6 +517,48 @@ async def test_connections_that_break_again_and_again_break_no_span(
     assert left["passed"] == 48
 
 
+async def test_a_database_that_is_away_is_not_asked_by_each_who_comes() -> None:
+    """Two hundred come within a second: it is tried again now and then, not for each of them."""
+    connections = 0
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        limiter = SharedLimiter(f"postgresql://me@127.0.0.1:{port}/films")
+        coming = []
+        for _ in range(200):
+            coming.append(asyncio.create_task(attempt(limiter)))
+            await asyncio.sleep(0.005)
+        for task in coming:
+            task.cancel()
+        await asyncio.gather(*coming, return_exceptions=True)
+        await limiter.aclose()
+
+    assert 1 <= connections <= 20
+
+
+async def test_who_waits_is_woken_when_another_process_gives_back(make: Make) -> None:
+    """And does not wait until it asks again on its own."""
+    one, other = make(1, 30.0), make(1, 30.0)
+    waited = 0.0
+    for _ in range(4):
+        async with contextlib.AsyncExitStack() as held:
+            held.enter_context(contextlib.suppress(UnreachableError))
+            await held.enter_async_context(one.slot())
+            waiting = asyncio.create_task(attempt(other, error=UnreachableError("nobody there")))
+            await asyncio.sleep(0.2)
+            began = time.monotonic()
+            raise UnreachableError("nobody there")
+        waited += await waiting - began
+
+    assert waited < 2.0
+
+
 async def test_a_database_that_was_never_set_up_is_one_clear_sentence(postgres_dsn: str) -> None:
     async with asyncio.timeout(20):
         limiter = SharedLimiter(postgres_dsn)
