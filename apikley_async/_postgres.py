@@ -7,9 +7,12 @@ database lies in the schema `apikley`, in parts that are upgraded one by one.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import re
 import shlex
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias
@@ -200,6 +203,12 @@ class Connection:
 
     def close(self) -> None:
         self.raw.close()
+
+    def cut(self) -> None:
+        """Break the connection, from another thread than the one that waits for an answer."""
+        gone = contextlib.suppress(OSError, load_psycopg().Error)
+        with gone, socket.socket(fileno=os.dup(self.raw.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)
 
 
 MARKS = re.compile(r"""'[^']*' | "[^"]*" | :: | \? | :[a-z_]+ | %""", re.VERBOSE)

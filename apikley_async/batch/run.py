@@ -7,6 +7,7 @@ by a person, a crash or an error; the next run goes on from what the store holds
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeAlias
@@ -52,6 +53,7 @@ UncertainAttempt: TypeAlias = tuple[str, float]
 
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
+STORING_END = 5.0  # seconds for what is stored at the end of a run
 GRACE = 30.0  # seconds for the answers of POSTs that are out when the run is interrupted
 RECOVERY_INTERVAL = 60.0  # seconds until a run without an end looks for uncertain films again
 SAVED_BESIDES = 16  # films that may be saved besides those that are made
@@ -165,10 +167,19 @@ class BatchRun:
             await asyncio.wait(set(self._tasks))
         try:
             await self._submissions.drain(self.grace)
-            await self._polls.save()
+            await self._briefly(self._polls.save())
         finally:
             self._callbacks.release()
-            await self._claims.end()
+            await self._briefly(self._claims.end())
+
+    async def _briefly(self, storing: Coroutine[Any, Any, object]) -> None:
+        """Store something at the end, unless the journal's database is away: nothing depends on it.
+
+        What is not given back is free again when the run's lease is over.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STORING_END):
+                await storing
 
     # --- all items ---------------------------------------------------------------------------
 

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from batch.conformance_base import attempt, film
+from batch.helpers import films, key_of_request, run_batch, states
 from batch.test_postgres_journal import journal, set_up
 from postgres_proxy import Cut, PostgresProxy
 from postgres_server import PostgresServer
 from volume import volume
 
-from apikley_async import SavedFile, SystemClock, Verdict
+from apikley_async import Backoff, Client, RateLimiter, SavedFile, SystemClock, Verdict
 from apikley_async._postgres import Dsn, connect
-from apikley_async.batch import ItemEvent, ItemState, Journal, Transition
+from apikley_async.batch import Batch, ItemEvent, ItemState, Journal, Transition
 from apikley_async.errors import JournalError
+from apikley_async.simulator import Constant, Simulator, Terms
 
 pytest.importorskip("psycopg", reason="the extra postgres is not installed")
 
@@ -308,3 +312,69 @@ async def test_a_database_may_be_waited_for(dsn: str, postgres_server: PostgresS
 
     with pytest.raises(JournalError, match="no such database"):
         await Journal.open(postgres_server.dsn("nowhere"), wait=60)
+
+
+async def test_a_database_that_never_answers_holds_nobody_up(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server whose process is stopped: what is paid is noted, and the journal closes."""
+    monkeypatch.setattr("apikley_async.batch.store.journal.CLOSING", 0.5)
+    store = await Journal.open(dsn)
+    await store.plan([film("a")])
+    await store.claim("run", 1)
+    await store.intend("a", "t1", "print", 150.0, owner="run")
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid !="
+        [[backend]] = connection.execute(f"{query} pg_backend_pid()").fetchall()
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            settling = asyncio.ensure_future(
+                store.settle("a", attempt("t1", Verdict.ACCEPTED, "task_1"), ACCEPTED)
+            )
+            await asyncio.sleep(0)
+            async with asyncio.timeout(20):
+                await store.aclose()
+            # The connection was cut, and another one is tried once: it may be answered.
+            result = (await asyncio.gather(settling, return_exceptions=True))[0]
+        finally:
+            os.kill(backend, signal.SIGCONT)
+    async with journal(dsn) as again:
+        assert (await again.item("a")).task_id == "task_1", result
+        assert await again.verify() == []
+
+
+async def test_a_run_that_is_closed_while_the_database_is_away(
+    dsn: str, postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers of its last submissions come then: the next run has every film, paid once."""
+    monkeypatch.setattr("apikley_async.batch.run.STORING_END", 0.5)
+    terms = Terms(duration=Constant(0.2), limit=None, latency=Constant(0.3))
+    async with Simulator(terms) as simulator:
+        for life in range(2):
+            limiter = RateLimiter(1000, 0.1)
+            polling = Backoff(initial=0.05, maximum=0.2)
+            client = Client(
+                simulator.api_key, base_url=simulator.base_url, limiter=limiter, polling=polling
+            )
+            async with client, Batch.open(dsn) as batch:
+                await batch.add(films(8))
+                running = asyncio.ensure_future(run_batch(batch, client, folder=tmp_path / "films"))
+                if life == 0:
+                    batch.grace = 3.0
+                    await turned(lambda: len(simulator.ledger.creations) >= 4)
+                    await asyncio.to_thread(postgres_server.stop)
+                    await turned(lambda: len(simulator.ledger.paid) >= 4)
+                    batch.stop()
+                    with contextlib.suppress(JournalError):
+                        await batch.aclose()
+                with contextlib.suppress(JournalError, asyncio.CancelledError):
+                    await running
+            if life == 0:
+                postgres_server.start()
+                with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+                    connection.run("UPDATE owner SET seen_at = seen_at - 100")
+        paid = [key_of_request(charge.body) for charge in simulator.ledger.paid]
+    async with Batch.open(dsn) as batch:
+        assert set((await states(batch)).values()) == {ItemState.DONE}
+        assert sorted(paid) == [f"k{number}" for number in range(8)]
+        assert await batch.verify() == []

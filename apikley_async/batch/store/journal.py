@@ -62,6 +62,7 @@ T = TypeVar("T")
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 LONG = 1.0  # seconds after which the id of a paid task is noted elsewhere too
+CLOSING = 10.0  # seconds for the last pieces of work, until a silent database is waited for no more
 LOCK_INTERVAL = 0.25  # seconds between two attempts to take a lock that another process has
 
 
@@ -207,6 +208,9 @@ class Journal:
             loop = asyncio.get_running_loop()
             self._closing = loop.run_in_executor(self._thread, self._journal.close)
             self._thread.shutdown(wait=False)
+            await asyncio.wait([self._closing], timeout=CLOSING)
+            if not self._closing.done():
+                self._journal.cut()
         if not self._closing.done():
             await asyncio.shield(self._closing)
 
@@ -368,7 +372,7 @@ class Journal:
             if not done:
                 await asyncio.wait([settling])
         except asyncio.CancelledError:
-            settling.add_done_callback(asyncio.Future.exception)  # it was looked at
+            settling.add_done_callback(look_at)
             if not settling.done():
                 self._rescue(key, attempt)
             raise
@@ -422,7 +426,12 @@ class Journal:
     ) -> T:
         # A cancelled caller does not stop the piece of work: half a transaction is none, but its
         # answer would be lost, and with it the knowledge whether a POST may be sent.
-        return await asyncio.shield(self._in_thread(work, *args, **kwargs))
+        working = self._in_thread(work, *args, **kwargs)
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            working.add_done_callback(look_at)
+            raise
 
     def _in_thread(
         self, work: Callable[Concatenate[OpenJournal, P], T], *args: P.args, **kwargs: P.kwargs
@@ -450,3 +459,9 @@ def dsn_of(path: str | os.PathLike[str] | Dsn) -> Dsn | None:
     if isinstance(path, Dsn):
         return path
     return Dsn.parse(path) if isinstance(path, str) and is_dsn(path) else None
+
+
+def look_at(ended: asyncio.Future[Any]) -> None:
+    """Look at an error that nobody waits for any more."""
+    if not ended.cancelled():
+        ended.exception()

@@ -110,6 +110,9 @@ class OpenJournal(abc.ABC):
     def stop(self) -> None:  # noqa: B027 - most databases are there at once, or never
         """Wait no longer for a database that is away. Any thread may call this."""
 
+    def cut(self) -> None:  # noqa: B027 - a file always answers
+        """Break off a statement that is not answered. Any thread may call this."""
+
     @abc.abstractmethod
     def close(self) -> None:
         """Close everything that was opened, in any case."""

@@ -190,6 +190,10 @@ class PostgresJournal(OpenJournal):
     def stop(self) -> None:
         self._stopping.set()
 
+    def cut(self) -> None:
+        if (connection := self._connection) is not None:
+            connection.cut()
+
     # --- pieces of work ----------------------------------------------------------------------
 
     def send(self, statement: Callable[[Connection], T]) -> T:
