@@ -280,7 +280,8 @@ async def judge(
         "refused": len(refused),
         "rate": rate,
         "rate_over": measured,
-        "seconds": created[-1] - created[0],
+        "spans": spans_of(created),
+        "seconds": round(created[-1] - created[0], 1),
         "ideal_seconds": (arguments.films / arguments.limit - 1) * PER,
         "files_lost": len(lost),
         "faults": faults[:3],
@@ -311,6 +312,15 @@ def rate_of(created: list[float], course: Course, limit: int) -> tuple[float, fl
     if not spans:
         return 1.0, 0.0
     return round(sum(spans) / len(spans) / limit, 3), len(spans) * PER
+
+
+def spans_of(created: list[float]) -> list[int]:
+    """How many films were submitted in each span of ten seconds, from the first one on."""
+    count = int((created[-1] - created[0]) // PER) + 1
+    spans = [0] * count
+    for at in created:
+        spans[int((at - created[0]) // PER)] += 1
+    return spans
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
