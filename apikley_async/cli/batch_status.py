@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from apikley_async.cli.run_summary import (
     report_item,
 )
 
-__all__ = ["Selection", "report_status"]
+__all__ = ["Selection", "follow_films", "report_status"]
 
 ENDED = (ItemState.DONE, ItemState.DROPPED)
 UNFINISHED = tuple(set(ItemState) - {*ENDED})
@@ -35,6 +35,7 @@ IN_THE_MAKING = (
     ItemState.STALLED,
 )
 INTERVAL = 1.0  # seconds between two looks into the journal of another process
+SILENCE = 15.0  # seconds without any change after which a worker may be missing
 
 Attempt = Mapping[str, Any]
 
@@ -97,7 +98,7 @@ async def report_status(
     ):  # those that are done are counted, and not read one by one
         counts += Counter({state: status.counts.get(state, 0) for state in ENDED})
     if follow:
-        counts = await _follow(batch, reporter, selection)
+        counts = await follow_films(batch, reporter, selection)
     if not selection.ids:
         report_counts(reporter, counts, await batch.status() if follow else status)
     return exit_code_of(counts)
@@ -187,30 +188,58 @@ def _is_here(path: Path) -> bool:
 # --- another process's run ------------------------------------------------------------------------
 
 
-async def _follow(batch: Batch, reporter: Reporter, selection: Selection) -> Counter[ItemState]:
-    """Report what a run in another process changes; return how many films are in which state."""
+async def follow_films(
+    batch: Batch,
+    reporter: Reporter,
+    selection: Selection,
+    *,
+    on_silence: Callable[[], None] | None = None,
+) -> Counter[ItemState]:
+    """Report what runs in other processes change, until nothing is left that they would make.
+
+    Args:
+        batch, reporter, selection: see `report_status`.
+        on_silence: called once when nothing has changed for a while.
+
+    Returns:
+        How many films are in which state.
+    """
     chosen = {item.key: item async for item in selection.items(batch) if not is_withdrawn(item)}
     reporter.view.expect(sum(map(_is_in_the_making, chosen.values())))
+    silent = 0.0
     while any(map(_is_in_the_making, chosen.values())):
         await asyncio.sleep(INTERVAL)
-        in_the_making = {item.key: item async for item in batch.items(*IN_THE_MAKING)}
-        for key, before in [*chosen.items()]:
-            if not _is_in_the_making(before):
-                continue
-            try:
-                item = in_the_making[key] if key in in_the_making else await batch.item(key)
-            except KeyError:  # a person has renamed it
-                del chosen[key]
-                continue
-            if item.state is not before.state:
-                located = await batch.locate_files(item)
-                if item.state is ItemState.UNCERTAIN:
-                    reporter.event("uncertain", key=key, cause=item.cause)
-                report_item(reporter, item, [file.path for file in located.files])
-            chosen[key] = item
+        changed = await _report_changes(batch, reporter, chosen)
         if not (selection.keys or selection.states):  # those that were added, or renamed
-            chosen = in_the_making | chosen
+            added = {item.key: item async for item in batch.items(*IN_THE_MAKING)}
+            chosen = added | chosen
+        silent = 0.0 if changed else silent + INTERVAL
+        if silent >= SILENCE and on_silence is not None:
+            on_silence()
+            on_silence = None
     return Counter(item.state for item in chosen.values() if not is_withdrawn(item))
+
+
+async def _report_changes(batch: Batch, reporter: Reporter, chosen: dict[str, Item]) -> bool:
+    """Look at the films that are in the making, and report what has changed; whether any has."""
+    changed = False
+    in_the_making = {item.key: item async for item in batch.items(*IN_THE_MAKING)}
+    for key, before in [*chosen.items()]:
+        if not _is_in_the_making(before):
+            continue
+        try:
+            item = in_the_making[key] if key in in_the_making else await batch.item(key)
+        except KeyError:  # a person has renamed it
+            del chosen[key]
+            continue
+        if item.state is not before.state:
+            changed = True
+            located = await batch.locate_files(item)
+            if item.state is ItemState.UNCERTAIN:
+                reporter.event("uncertain", key=key, cause=item.cause)
+            report_item(reporter, item, [file.path for file in located.files])
+        chosen[key] = item
+    return changed
 
 
 def _is_in_the_making(item: Item) -> bool:

@@ -17,7 +17,9 @@ import attrs
 import click
 
 from apikley_async import Client, RateLimiter, SavedFile
+from apikley_async._postgres import Dsn
 from apikley_async.batch import Batch, Item, ItemState, PlanResult
+from apikley_async.cli.batch_status import Selection, follow_films
 from apikley_async.cli.closing_report import ClosingReport
 from apikley_async.cli.consent import (
     ask_consent,
@@ -30,6 +32,7 @@ from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import Bounds, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output_folder import make_folder, rehearsal_folder
 from apikley_async.cli.run_summary import paths_of, report_estimate, report_item, report_written
@@ -60,6 +63,7 @@ class RunRequest:
         planned_only: whether the run is about the planned films and not the journal's others.
         ask: whether the user has to agree before anything is paid.
         repeat_results: whether the paths of films that were made before are printed too.
+        follows: the shared journal whose workers make the films; None: this run makes them.
         named: what names the batch in the commands of its report; None for no report.
     """
 
@@ -72,6 +76,7 @@ class RunRequest:
     ask: bool = False
     repeat_results: bool = False
     named: Place | None = None
+    follows: Dsn | None = None
 
 
 class FilmRun:
@@ -112,6 +117,9 @@ class FilmRun:
             async with self._planned(private=True, silent=True):
                 pass
         await asyncio.to_thread(make_folder, self._folder)
+        if self._request.follows is not None:  # what is planned there, its workers pay at once
+            async with Batch.open(self._request.follows) as shared:
+                await shared.check_account(client)
         # Planned again, now in the journal itself. What is to be paid is compared with what the
         # user has agreed to, since another process may have changed the journal meanwhile.
         async with self._planned(silent=agreed is not None) as (batch, keys):
@@ -137,7 +145,10 @@ class FilmRun:
         try:
             if pays:
                 await self._note_balance(client, batch)
-            await self._run_batch(client, batch, keys)
+            if self._request.follows is None:
+                await self._run_batch(client, batch, keys)
+            else:
+                await self._follow_workers(batch, keys, self._request.follows)
         except asyncio.CancelledError as error:  # a user who stops it wants the report too
             stopped = error
         self._batch = None
@@ -278,6 +289,21 @@ class FilmRun:
                         add_poster(item.files)
         finally:
             watching.cancel()
+
+    async def _follow_workers(
+        self, batch: Batch, keys: Collection[str] | None, journal: Dsn
+    ) -> None:
+        """Let the workers of a shared journal make the films, and report what they do."""
+        # Imported only here: it needs an extra, and no other run does.
+        from apikley_async.distributed import wake_workers
+
+        def note_silence() -> None:
+            start = command_line("worker", "--journal", str(journal))
+            self._reporter.message(f"Nothing has changed for a while; is a worker at work? {start}")
+
+        await wake_workers(journal, await batch.store.unclaimed())
+        chosen = Selection(() if keys is None else tuple(keys))
+        _ = await follow_films(batch, self._reporter, chosen, on_silence=note_silence)
 
     @contextlib.asynccontextmanager
     async def _posters(self) -> AsyncIterator[Callable[[Sequence[SavedFile]], None]]:

@@ -6,13 +6,15 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+from apikley_async._postgres import Dsn
 from apikley_async.batch import Batch, ItemState, PlanResult, work_of
 from apikley_async.cli.client_factory import OpenClient, client_for
+from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.film_run import FilmRun, PlanFilms, RunRequest
 from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.key_files import has_api_key
 from apikley_async.cli.option_types import Place
-from apikley_async.cli.options import CallbackOptions, RunOptions
+from apikley_async.cli.options import Bounds, CallbackOptions, RunOptions
 from apikley_async.cli.output_folder import check_folder, last_folder
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
 
@@ -28,6 +30,7 @@ def launch(
     folder: Path | None,
     repeat_results: bool = False,
     named: Place | None = None,
+    here: bool = False,
 ) -> int:
     """Plan films, ask for consent, make them, and return the exit code.
 
@@ -39,6 +42,7 @@ def launch(
         plan, source, repeat_results, named: see `RunRequest`.
         options: what may be spent, and on which service.
         folder: where the films go; None for where they were saved last.
+        here: whether this process makes the films of a shared journal, and not its workers.
     """
     service, spending = options.service, options.spending
     if service.simulate and plan is None and not spending.dry_run:
@@ -52,8 +56,12 @@ def launch(
     # The client comes before the journal: without a key no journal is looked for or made.
     open_client = None if spending.dry_run else _client_of(options)
     keeps_journal = spending.dry_run or not service.simulate
+    location = locate(folder) if keeps_journal else JournalLocation(None)
+    shared = location.journal if isinstance(location.journal, Dsn) else None
+    if shared is not None and not (here or spending.dry_run):
+        _refuse_bounds_of_others(spending.bounds)
     request = RunRequest(
-        location=locate(folder) if keeps_journal else JournalLocation(None),
+        location=location,
         plan=plan,
         source=source,
         folder=folder,
@@ -62,6 +70,7 @@ def launch(
         repeat_results=repeat_results,
         named=named,
         ask=not (service.simulate or spending.agreed),
+        follows=None if here else shared,
     )
     run = FilmRun(request, service, reporter)
     if open_client is not None:
@@ -69,6 +78,16 @@ def launch(
     if service.simulate or not has_api_key(service.key_file):
         return run_without_client(run.estimate, reporter)
     return run_with_client(client_for(service), run.estimate, reporter)
+
+
+def _refuse_bounds_of_others(bounds: Bounds) -> None:
+    """Refuse bounds that nobody would keep: the workers pay, and know only their own."""
+    if any((bounds.max_credits, bounds.max_tasks, bounds.min_balance, bounds.retry)):
+        raise RefusedError(
+            "--max-credits, --max-tasks, --min-balance and --retry bind whoever pays, and those "
+            "are the workers of this journal: give them to `apikley worker`, or say --here to make "
+            "the films in this process"
+        )
 
 
 def _client_of(options: RunOptions) -> OpenClient:

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from apikley_async import Clock
+from apikley_async import Clock, SystemClock
 from apikley_async._postgres import SESSION, Dsn, Versions
 from apikley_async.errors import MissingExtraError
 
-__all__ = ["FILMS_PER_HINT", "PART", "Hints", "hint_versions"]
+__all__ = ["FILMS_PER_HINT", "PART", "Hints", "hint_versions", "wake_workers"]
 
 logger: logging.Logger = logging.getLogger("apikley_async.distributed")
 
@@ -59,6 +59,15 @@ def hint_versions(known: int) -> Versions:
         new = tuple((script.read_text(encoding="utf-8"),) for script in scripts[known:])
         return ((),) * min(known, len(scripts)) + new
     return ((),) * (len(scripts) - 1) + ((manager.get_schema(),),)
+
+
+async def wake_workers(dsn: str | Dsn, films: int) -> None:
+    """Hint to the workers of a journal that so many films were added. Raises nothing.
+
+    Without a hint they find them too, some seconds later.
+    """
+    place = dsn if isinstance(dsn, Dsn) else Dsn.parse(dsn)
+    await Hints(place, SystemClock()).wake(films)
 
 
 class Hints:

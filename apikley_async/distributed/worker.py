@@ -163,10 +163,6 @@ class Worker:
         if self._batch is not None:
             self._batch.stop()
 
-    async def wake(self, films: int = 1) -> None:
-        """Hint to all workers of the journal that so many films were added; it is only a hint."""
-        await Hints(self._dsn, self._clock).wake(films)
-
     @property
     def pending(self) -> int:
         """How many submissions are out, their answers awaited."""

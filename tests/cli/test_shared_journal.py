@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,8 +81,8 @@ def test_the_life_of_a_batch(dsn: str, service: Simulator, run: Run) -> None:
     assert (dry.code, "2 films to be paid, 200 credits" in dry.out + dry.err) == (0, True)
     assert "0 films to be paid" in run("batch", "estimate", dsn).out
 
-    made = run("batch", "run", manifest, "--journal", dsn, "-o", "films", "--yes")
-    again = run("batch", "run", dsn, "-o", "films", "--yes", "--json")
+    made = run("batch", "run", manifest, "--journal", dsn, "-o", "films", "--yes", "--here")
+    again = run("batch", "run", dsn, "-o", "films", "--yes", "--json", "--here")
 
     assert made.code == again.code == 0
     assert [*map(str, sorted(Path("films").glob("*.mp4")))] == [
@@ -105,7 +109,7 @@ def test_the_life_of_a_batch(dsn: str, service: Simulator, run: Run) -> None:
 def test_commands_to_type_lead_to_the_database(dsn: str, service: Simulator, run: Run) -> None:
     """Quoted for a shell: a DSN has characters that a shell would take."""
     manifest = write_manifest("kitten", "lighthouse")
-    words = ("--journal", dsn, "-o", "films", "--max-tasks", "1", "--yes")
+    words = ("--journal", dsn, "-o", "films", "--max-tasks", "1", "--yes", "--here")
     ended = run("batch", "run", manifest, *words)
 
     assert ended.code == 4
@@ -125,10 +129,36 @@ def test_a_journal_of_another_account(
 ) -> None:
     """Its tasks would not be found; nothing is sent."""
     manifest = write_manifest("kitten")
-    assert run("batch", "run", manifest, "--journal", dsn, "--yes").code == 0
+    assert run("batch", "run", manifest, "--journal", dsn, "--yes", "--here").code == 0
     monkeypatch.setenv("APIKLEY_API_KEY", "another-key-that-opens-nothing")
 
     refused = run("batch", "run", write_manifest("other"), "--journal", dsn, "--yes")
 
     assert (refused.code, "another key" in refused.err) == (2, True)
     assert len(service.ledger.paid) == 1
+    assert "other" not in run("batch", "status", dsn, "--json").out
+
+
+def test_without_here_films_are_added_and_workers_make_them(
+    dsn: str, service: Simulator, run: Run, tmp_path: Path
+) -> None:
+    """The command shows how far they are, and ends when nothing is left to make."""
+    manifest = write_manifest("kitten", "lighthouse")
+    refused = run("batch", "run", manifest, "--journal", dsn, "--yes", "--max-tasks", "1")
+    assert (refused.code, "apikley worker" in refused.err) == (2, True)
+    env = {**os.environ, "APIKLEY_API_KEY": service.api_key, "APIKLEY_BASE_URL": service.base_url}
+    words = (sys.executable, "-m", "apikley_async", "worker", "--journal", dsn, "-o", "made")
+    with subprocess.Popen(words, env=env, stderr=subprocess.DEVNULL) as worker:
+        try:
+            done = run("batch", "run", manifest, "--journal", dsn, "--yes", "--json")
+        finally:
+            worker.terminate()
+
+    assert (done.code, worker.returncode) == (0, 0)
+    events = [json.loads(line)["event"] for line in done.out.splitlines()]
+    assert events.count("saved") == 2
+    assert sorted(path.name for path in Path("made").glob("*.mp4")) == [
+        "kitten.mp4",
+        "lighthouse.mp4",
+    ]
+    assert len(service.ledger.paid) == 2

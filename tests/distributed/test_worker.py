@@ -19,7 +19,7 @@ from postgres_server import PostgresServer
 
 from apikley_async import Backoff, Client, JournalError, Shot, Storyboard
 from apikley_async.batch import Batch, Item, ItemState, MoreWork
-from apikley_async.distributed import SharedLimiter, Worker, set_up
+from apikley_async.distributed import SharedLimiter, Worker, set_up, wake_workers
 from apikley_async.simulator import Constant, Simulator, Terms
 
 FAST = Backoff(initial=0.05, maximum=0.2)
@@ -107,10 +107,10 @@ async def test_two_workers_make_every_film_once(dsn: str, tmp_path: Path) -> Non
 
 async def test_a_worker_that_waits_is_woken_by_a_hint(dsn: str, tmp_path: Path) -> None:
     """Otherwise it looks for work every five seconds."""
-    async with service() as simulator, worker(dsn, simulator, tmp_path) as (working, seen):
+    async with service() as simulator, worker(dsn, simulator, tmp_path) as (_, seen):
         await asyncio.sleep(1)
         await add(dsn, 3)
-        await working.wake(3)
+        await wake_workers(dsn, 3)
         await until(lambda: len(seen) == 3, seconds=4)
 
     assert await states(dsn) == {ItemState.DONE: 3}

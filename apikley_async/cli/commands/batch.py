@@ -57,13 +57,19 @@ def batch() -> None:
     type=PLACE,
     help="The journal of what is paid; DSN is that of PostgreSQL.  [default: beside FILE, .db]",
 )
+@click.option(
+    "--here", is_flag=True, help="Make the films of a DSN in this process, without its workers."
+)
 @options.run_options
-def run(path: Place, folder: Path | None, journal: Place | None, run_options: RunOptions) -> int:
+def run(
+    path: Place, folder: Path | None, journal: Place | None, here: bool, run_options: RunOptions
+) -> int:
     """Make the films of a manifest, or resume those of its journal.
 
     FILE is .yaml, .json, .jsonl, .toml or .csv, or the journal itself (.db, or the DSN of a
     database that several machines share). Stop it as you like and run it again: it resumes, and
-    pays nothing twice.
+    pays nothing twice. With a DSN the films are added, and the workers of that journal make them
+    (`apikley worker`); this command shows how far they are.
     """
 
     async def plan(films: Batch) -> PlanResult:
@@ -78,6 +84,7 @@ def run(path: Place, folder: Path | None, journal: Place | None, run_options: Ru
         source=str(path),
         folder=folder,
         named=path,
+        here=here,
     )
 
 
