@@ -136,7 +136,7 @@ def test_a_journal_of_another_account(
 
     assert (refused.code, "another key" in refused.err) == (2, True)
     assert len(service.ledger.paid) == 1
-    assert "other" not in run("batch", "status", dsn, "--json").out
+    assert '"key": "other"' not in run("batch", "status", dsn, "--json").out
 
 
 def test_without_here_films_are_added_and_workers_make_them(
