@@ -117,13 +117,17 @@ class Dsn:
         return self.name
 
     @classmethod
-    def parse(cls, text: str) -> Dsn:
+    def parse(cls, text: str | Dsn) -> Dsn:
         """Read a DSN, which `libpq` describes: `postgresql://user@host:port/database?...`.
+
+        One that was read already is given back.
 
         Raises:
             JournalError: it is none. The message does not repeat it: it may hold a password.
             MissingExtraError: psycopg is not installed.
         """
+        if isinstance(text, Dsn):
+            return text
         psycopg = load_psycopg()
         try:
             given = psycopg.conninfo.conninfo_to_dict(text)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -13,10 +14,14 @@ from apikley_async import Client
 from apikley_async.cli.client_factory import OpenClient
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.key_files import read_secrets
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import CallbackOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import plain
 from apikley_async.webhook import Callback, Inbox, Receiver
+
+if TYPE_CHECKING:
+    from apikley_async.distributed import SharedInbox
 
 __all__ = ["CallbackServer", "callback_server", "receive_into_inbox"]
 
@@ -68,7 +73,8 @@ def callback_server(options: CallbackOptions) -> CallbackServer | None:
     host, port = options.listen or DEFAULT_ADDRESS
     try:
         keys = read_hmac_keys(options.key_file)
-        callback = Callback(options.url, hmac_keys=keys, inbox=options.inbox)
+        inbox = None if options.inbox is None else inbox_at(options.inbox)
+        callback = Callback(options.url, hmac_keys=keys, inbox=inbox)
     except ValueError as error:
         raise RefusedError(f"--callback-url: {plain(error)}") from None
     return CallbackServer(callback, host, port, listens=options.inbox is None)
@@ -77,7 +83,7 @@ def callback_server(options: CallbackOptions) -> CallbackServer | None:
 async def receive_into_inbox(
     host: str,
     port: int,
-    inbox_path: Path,
+    place: Place,
     *,
     hmac_key_file: Path | None,
     token_secret_file: Path | None,
@@ -87,10 +93,10 @@ async def receive_into_inbox(
     keys = read_hmac_keys(hmac_key_file)
     secrets = read_secrets(token_secret_file, variable=TOKEN_SECRETS, option="--token-secret-file")
     try:
-        async with Inbox(inbox_path) as inbox:
+        async with inbox_at(place) as inbox:
             receiver = Receiver(inbox, hmac_keys=keys, token_secrets=secrets)
             async with receiver.serve(host, port) as server:
-                facts = {"host": host, "port": server.port, "inbox": str(inbox_path)}
+                facts = {"host": host, "port": server.port, "inbox": str(place)}
                 reporter.event("receiving", **facts, gate=receiver.gate)
                 if not (keys or secrets):
                     reporter.message(
@@ -102,6 +108,16 @@ async def receive_into_inbox(
         raise RefusedError(plain(error)) from None
     except OSError as error:
         raise RefusedError(_listen_error(host, port, error)) from None
+
+
+def inbox_at(place: Place) -> Inbox | SharedInbox:
+    """The inbox in a file, or in a database."""
+    if isinstance(place, Path):
+        return Inbox(place)
+    # Imported only here: it needs an extra, and a file does not.
+    from apikley_async.distributed import SharedInbox
+
+    return SharedInbox(place)
 
 
 def read_hmac_keys(path: Path | None) -> list[str]:

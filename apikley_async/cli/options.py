@@ -14,8 +14,10 @@ from click.core import ParameterSource
 from apikley_async.cli.key_files import has_api_key
 from apikley_async.cli.option_types import (
     CREDITS,
+    PLACE,
     SECONDS,
     PerKind,
+    Place,
     read_address,
     read_expected,
     read_price,
@@ -202,7 +204,7 @@ class CallbackOptions:
 
     url: str | None = None
     listen: tuple[str, int] | None = None
-    inbox: Path | None = None
+    inbox: Place | None = None
     key_file: Path | None = None
 
 
@@ -223,7 +225,7 @@ def callback_options(command: Callable[..., int]) -> Callable[..., int]:
         *,
         callback_url: str | None,
         listen: tuple[str, int] | None,
-        inbox: Path | None,
+        inbox: Place | None,
         hmac_key_file: Path | None,
         **others: Any,
     ) -> int:
@@ -245,8 +247,8 @@ def callback_options(command: Callable[..., int]) -> Callable[..., int]:
         ),
         click.option(
             "--inbox",
-            metavar="PATH",
-            type=click.Path(path_type=Path),
+            metavar="FILE|DSN",
+            type=PLACE,
             help="Read callbacks from there, where `apikley webhook serve` stores them.",
         ),
         hmac_key_file,

@@ -27,7 +27,7 @@ FIRST_SIGNAL = 128  # exit codes above it: a signal has ended the worker, as it 
 
 
 def work(
-    journal: str,
+    journal: Dsn,
     folder: Path,
     destination: str | None,
     rate: tuple[int, float],
@@ -52,7 +52,7 @@ def work(
     limiter = SharedLimiter(journal, *rate)
     run = WorkerRun(journal, folder, target, bounds, reporter)
     reporter.event(
-        "working", journal=run.name, folder=str(folder), limit=limiter.limit, per=limiter.per
+        "working", journal=str(journal), folder=str(folder), limit=limiter.limit, per=limiter.per
     )
     code = run_with_client(_client_of(limiter, options), run.work, reporter, run)
     return OK if code > FIRST_SIGNAL else code
@@ -71,13 +71,12 @@ class WorkerRun:
 
     def __init__(
         self,
-        journal: str,
+        journal: Dsn,
         folder: Path,
         destination: Destination | None,
         bounds: Bounds,
         reporter: Reporter,
     ) -> None:
-        self.name = str(Dsn.parse(journal))
         self._journal = journal
         self._folder = folder
         self._destination = destination

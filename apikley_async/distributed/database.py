@@ -53,7 +53,7 @@ async def set_up(dsn: str | Dsn) -> Upgrade:
     Raises:
         JournalError: it cannot be reached, or was set up by a newer version of this package.
     """
-    place = dsn if isinstance(dsn, Dsn) else Dsn.parse(dsn)
+    place = Dsn.parse(dsn)
     return await asyncio.to_thread(_set_up, place)
 
 

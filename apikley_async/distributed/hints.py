@@ -66,7 +66,7 @@ async def wake_workers(dsn: str | Dsn, films: int) -> None:
 
     Without a hint they find them too, some seconds later.
     """
-    place = dsn if isinstance(dsn, Dsn) else Dsn.parse(dsn)
+    place = Dsn.parse(dsn)
     await Hints(place, SystemClock()).wake(films)
 
 

@@ -72,7 +72,7 @@ class SharedInbox:
             again becomes the newest.
     """
 
-    def __init__(self, dsn: str, *, size: int = MAX_CALLBACKS) -> None:
+    def __init__(self, dsn: str | Dsn, *, size: int = MAX_CALLBACKS) -> None:
         self._dsn = Dsn.parse(dsn)
         self._size = size
         self._worker: tuple[ThreadPoolExecutor, _Table] | None = None

@@ -64,7 +64,7 @@ class SharedLimiter:
 
     def __init__(
         self,
-        dsn: str,
+        dsn: str | Dsn,
         limit: int = 20,
         per: float = 10.0,
         *,

@@ -62,7 +62,7 @@ class Worker:
 
     def __init__(
         self,
-        journal: str,
+        journal: str | Dsn,
         client: Client,
         *,
         folder: str | os.PathLike[str] = "films",
@@ -77,7 +77,6 @@ class Worker:
         expected: Expected = None,
         clock: Clock | None = None,
     ) -> None:
-        self._journal = journal
         self._dsn = Dsn.parse(journal)
         self._clock = clock or SystemClock()
         self._begin: Callable[[Batch, bool], AsyncGenerator[Item, None]] = (
@@ -139,7 +138,7 @@ class Worker:
         """One run of the journal, which has an end only where it cannot go on for now."""
         self.stopped = None
         try:
-            async with Batch.open(self._journal, clock=self._clock) as batch:
+            async with Batch.open(self._dsn, clock=self._clock) as batch:
                 self._batch = batch
                 if self._grace is not None:
                     batch.grace = self._grace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import Run, write_manifest
+from forked_process import ForkedProcess
 from postgres_server import PostgresServer
 
-from apikley_async.simulator import Simulator
+from apikley_async.cli import main
+from apikley_async.simulator import Fault, Simulator
 
 pytest.importorskip("psycopg", reason="the extra postgres is not installed")
 
@@ -162,3 +165,20 @@ def test_without_here_films_are_added_and_workers_make_them(
         "lighthouse.mp4",
     ]
     assert len(service.ledger.paid) == 2
+
+
+def test_a_receiver_on_any_machine_resolves_a_film(
+    dsn: str, service: Simulator, run: Run, tmp_path: Path
+) -> None:
+    """The answer to the submission is lost; the callback comes to a process of its own."""
+    service.script("create", [Fault.RESET_AFTER])
+    words = ("webhook", "serve", "--json", "--inbox", dsn, "--port", "0")
+    with contextlib.closing(ForkedProcess(main, *words, cwd=tmp_path, env=os.environ)) as process:
+        assert process.stdout is not None
+        port = json.loads(process.stdout.readline())["port"]
+        hooks = ("--callback-url", f"http://127.0.0.1:{port}/hooks", "--inbox", dsn)
+        manifest = write_manifest("tea")
+        made = run("batch", "run", "--yes", manifest, "--journal", dsn, "--here", *hooks)
+
+    assert made.code == 0
+    assert len(service.ledger.creations) == 1

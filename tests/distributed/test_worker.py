@@ -19,8 +19,9 @@ from postgres_server import PostgresServer
 
 from apikley_async import Backoff, Client, JournalError, Shot, Storyboard
 from apikley_async.batch import Batch, Item, ItemState, MoreWork
-from apikley_async.distributed import SharedLimiter, Worker, set_up, wake_workers
-from apikley_async.simulator import Constant, Simulator, Terms
+from apikley_async.distributed import SharedInbox, SharedLimiter, Worker, set_up, wake_workers
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
+from apikley_async.webhook import Callback, Receiver
 
 FAST = Backoff(initial=0.05, maximum=0.2)
 
@@ -50,11 +51,18 @@ async def service(**terms: object) -> AsyncIterator[Simulator]:
 
 @contextlib.asynccontextmanager
 async def worker(
-    dsn: str, simulator: Simulator, folder: Path, **options: object
+    dsn: str, simulator: Simulator, folder: Path, *, url: str | None = None, **options: object
 ) -> AsyncIterator[tuple[Worker, list[Item]]]:
     """A worker with a client and a limiter of its own; and what it has done."""
     limiter = SharedLimiter(dsn, limit=200, per=1.0)
-    client = Client(simulator.api_key, base_url=simulator.base_url, limiter=limiter, polling=FAST)
+    callback = None if url is None else Callback(url, inbox=SharedInbox(dsn))
+    client = Client(
+        simulator.api_key,
+        base_url=simulator.base_url,
+        limiter=limiter,
+        polling=FAST,
+        callback=callback,
+    )
     seen: list[Item] = []
     async with limiter, client:
         working = Worker(dsn, client, folder=folder, **options)  # type: ignore[arg-type]
@@ -242,3 +250,27 @@ async def test_the_first_runs_of_a_journal_may_begin_at_once(dsn: str) -> None:
         await asyncio.gather(*(batch.store.bind("https://one.test", "one") for batch in opened))
         with pytest.raises(JournalError, match="another key"):
             await opened[0].store.bind("https://one.test", "another")
+
+
+async def test_a_worker_resolves_by_callback_what_another_one_has_left_uncertain(
+    dsn: str, tmp_path: Path
+) -> None:
+    """The receiver is anywhere; the callback waits in the database for who can use it."""
+    await add(dsn, 1)
+    inbox = SharedInbox(dsn)
+    receiver = Receiver(inbox)
+    async with inbox, receiver.serve(port=0) as server:
+        url = f"http://127.0.0.1:{server.port}/hooks"
+        async with Simulator(
+            Terms(duration=Constant(1), limit=None), hosts=["localhost"]
+        ) as simulator:
+            simulator.script("create", [Fault.RESET_AFTER])
+            async with worker(dsn, simulator, tmp_path, url=url) as (working, _):
+                await until(lambda: len(simulator.ledger.paid) == 1)
+                working.stop()
+            assert await states(dsn) == {ItemState.UNCERTAIN: 1}
+            async with worker(dsn, simulator, tmp_path, url=url) as (_, seen):
+                await until(lambda: bool(seen))
+            assert len(simulator.ledger.paid) == 1
+
+    assert await states(dsn) == {ItemState.DONE: 1}

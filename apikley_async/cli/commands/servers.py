@@ -16,7 +16,7 @@ from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK
 from apikley_async.cli.help_format import HelpGroup, command
 from apikley_async.cli.key_files import API_KEY, read_api_key
-from apikley_async.cli.option_types import CREDITS, SECONDS, Number
+from apikley_async.cli.option_types import CREDITS, PLACE, SECONDS, Number, Place
 from apikley_async.cli.runner import new_reporter, run_server
 
 __all__ = ["simulate", "webhook"]
@@ -164,9 +164,9 @@ def webhook() -> None:
 @click.option(
     "--inbox",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="PATH",
-    help="Where callbacks are stored for `apikley batch run --inbox`.",
+    type=PLACE,
+    metavar="FILE|DSN",
+    help="Where callbacks are stored for `apikley batch run --inbox`, or `apikley worker --inbox`.",
 )
 @click.option(
     "--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Where to listen."
@@ -189,7 +189,7 @@ def webhook() -> None:
 )
 @options.as_json
 def serve(
-    inbox: Path,
+    inbox: Place,
     host: str,
     port: int,
     hmac_key_file: Path | None,

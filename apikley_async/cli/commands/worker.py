@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from apikley_async._postgres import Dsn
 from apikley_async.cli import options
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.help_format import command
-from apikley_async.cli.option_types import SECONDS
+from apikley_async.cli.option_types import DATABASE, SECONDS
 from apikley_async.cli.options import (
     Bounds,
     CallbackOptions,
@@ -25,6 +26,7 @@ __all__ = ["worker"]
 @click.option(
     "--journal",
     metavar="DSN",
+    type=DATABASE,
     required=True,
     help="The shared journal: postgresql://user@host/database, without a password.",
 )
@@ -50,7 +52,7 @@ __all__ = ["worker"]
 @options.callback_options
 @options.service_options
 def worker(
-    journal: str,
+    journal: Dsn,
     folder: Path | None,
     destination: str | None,
     limit: int,
