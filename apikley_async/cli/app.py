@@ -59,7 +59,7 @@ COMMANDS = {  # where each is, and what the list of commands says of it
     ),
     "worker": (
         "worker.worker",
-        "Make the films of a shared journal in PostgreSQL, beside other workers.",
+        "Make the films of a shared journal, beside other workers, until SIGTERM or Ctrl-C.",
     ),
     "demo": (
         "demo.demo",
