@@ -77,7 +77,7 @@ class Slots:
     """
 
     def __init__(self, times: SlotTimes, *, clock: Clock, owner: str) -> None:
-        self.times = times
+        self.times: SlotTimes = times
         self._clock = clock
         self._uses: dict[object, asyncio.AbstractEventLoop] = {}
         self._binding = Binding(owner)

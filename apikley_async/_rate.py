@@ -92,10 +92,10 @@ class SlotTimes:
     def __init__(self, count: int, *, delay: float, uncertain_delay: float) -> None:
         if count != int(count) or count < 1:
             raise ValueError(f"a number of slots: a whole one, 1 or more, not {count!r}")
-        self.count = count
+        self.count: int = count
         self.width: int = count
-        self.delay = delay
-        self.uncertain_delay = uncertain_delay
+        self.delay: float = delay
+        self.uncertain_delay: float = uncertain_delay
         self.free_at: list[float] = [-math.inf] * count
         self.refused: list[float] = []
 
@@ -195,8 +195,8 @@ class Rate:
     """
 
     def __init__(self, limit: int, per: float, rng: random.Random) -> None:
-        self.limit = limit
-        self.per = per
+        self.limit: int = limit
+        self.per: float = per
         self._rng = rng
         self.gate: Gate = Gate(limit=limit, per=per)
         self.slots: SlotTimes = SlotTimes(

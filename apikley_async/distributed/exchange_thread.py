@@ -45,7 +45,7 @@ FIRST_RETRY, LAST_RETRY = 0.1, 2.0  # seconds between two tries to reach the dat
 PATIENCE = 5.0  # seconds for the first connection of all
 AT_EXIT = 2.0  # seconds that the end of the process waits for what is still to be given back
 
-logger = logging.getLogger("apikley_async")
+logger: logging.Logger = logging.getLogger("apikley_async")
 
 
 @attrs.frozen(eq=False)
@@ -271,7 +271,8 @@ class ExchangeThread:
         return at - time.monotonic()
 
     def _exchange(self) -> None:
-        batch = self._batch = self._batch or self._next_batch()
+        batch = self._batch or self._next_batch()
+        self._batch = batch
         asked_at = time.monotonic()
         outcome = self._store.exchange(self._work(batch))
         self._note_return()
