@@ -192,8 +192,7 @@ class BatchRun:
                 _ = self._start(self._keep_waiting_for_callbacks())
             async for item in self._claims.items():
                 await self._item_slots.acquire()
-                film = self._start_film(item)
-                film.add_done_callback(lambda _: self._item_slots.release())
+                self._start_film(item).add_done_callback(lambda _: self._item_slots.release())
             while self._films:
                 await asyncio.wait(set(self._films))
             await self._durations.save()
@@ -268,9 +267,8 @@ class BatchRun:
 
     def _lost(self, key: str) -> None:
         """Another run makes this film: nothing more is done for it here."""
-        for film, its_key in self._films.items():
-            if its_key == key:
-                film.cancel()
+        for film in [film for film, its_key in self._films.items() if its_key == key]:
+            film.cancel()
 
     def _fail(self, error: Exception) -> None:
         """Keep the first error for the caller; without a journal nothing at all can go on."""

@@ -250,6 +250,39 @@ async def test_runs_keep_one_bound_together(tmp_path: Path) -> None:
         assert set((await states(batches[0])).values()) == {ItemState.DONE, ItemState.PLANNED}
 
 
+class AwayJournal(Journal):
+    """A journal in a database that is away from some moment on."""
+
+    away = False
+
+    async def release(self, owner: str, keys: Collection[str] | None = None) -> None:
+        if self.away:
+            await asyncio.Event().wait()
+        await super().release(owner, keys)
+
+
+async def test_a_run_ends_although_its_store_is_away(tmp_path: Path) -> None:
+    """It waits for a moment; its lease ends by itself."""
+    async with simulated_service(TERMS) as simulator, make_client(simulator) as client:
+        path = tmp_path / "batch.db"
+        journal = await AwayJournal.open(path, clock=LoopClock(), shared=True)
+        assert isinstance(journal, AwayJournal)
+        batch = Batch(journal, clock=LoopClock())
+        await batch.add(films(3))
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path))
+        await asyncio.sleep(BEAT * 1.5)
+        journal.away = True
+        batch.stop()
+        async with asyncio.timeout(60):
+            await running
+
+        journal.away = False
+        await asyncio.sleep(LEASE)
+        await run_batch(Batch(journal, clock=LoopClock()), client, folder=tmp_path)
+        await one_each(simulator, journal, tmp_path)
+        await journal.aclose()
+
+
 class CountingJournal(Journal):
     """Counts the beats of its runs."""
 
