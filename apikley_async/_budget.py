@@ -255,7 +255,7 @@ class FilmBudget:
         self, budget: Budget, reserved: Reservation, price: Callable[[], float | None]
     ) -> None:
         self._budget = budget
-        self.price_key = reserved.price_key
+        self.price_key: PriceKey | None = reserved.price_key
         self._price = price
         self.reservation: Reservation | None = reserved
 
