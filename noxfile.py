@@ -33,6 +33,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]  # as in the classifiers
 PINS = ROOT / "constraints.txt"  # versions that all of these Pythons can have
 WHEEL_GOAL, MAX_WHEEL = 400, 600  # KiB without the film
 PROVE = "tests/proof/simulation/prove.py"
+DISTRIBUTED = "tests/proof/distributed"
 SHARES = {  # what `simulate` runs of each part
     "seeds": 300,
     "kills": 200,
@@ -326,10 +327,15 @@ def prove(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def distributed(session: nox.Session) -> None:
-    """Processes that share a key by PostgreSQL, and die: five runs of each kind; for minutes."""
+    """Processes that share a key by PostgreSQL, and die: five runs of each; `-- short` for one."""
     install(session, "-e", ".[all]", *group("tests"))
-    words = session.posargs or ["--runs", "5"]
-    session.run("python", "tests/proof/distributed/two_services.py", *words)
+    if session.posargs == ["short"]:
+        words = ("--films", "60", "--limit", "20", "--workers", "3", "--kills", "1", "--stops", "0")
+        session.run("python", f"{DISTRIBUTED}/machines.py", *words, "--rate", "0")
+        return
+    for part in ("two_services", "machines"):
+        words = session.posargs or ["--runs", "5"]
+        session.run("python", f"{DISTRIBUTED}/{part}.py", *words)
 
 
 @nox.session(default=False)

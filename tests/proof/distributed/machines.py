@@ -100,6 +100,7 @@ async def main(arguments: argparse.Namespace) -> int:
                 course = Course(simulator.service.clock.now)
                 found = await run(server, dsn, simulator, folder, course, rng, arguments)
                 found |= await judge(dsn, simulator, folder, course, arguments)
+    found["broken"] |= bool(found["ended_badly"]) or "ended by itself" in found["fates"].values()
     found |= {"seed": arguments.seed, "window": window, "events": course.events}
     print(json.dumps(found), flush=True)
     return 1 if found["broken"] else 0
@@ -134,6 +135,8 @@ async def run(
     """Let the workers work, and let happen what the seed says, until no film is open."""
     with started(dsn, simulator, folder, arguments) as workers:
         ideal = arguments.films / arguments.limit * PER
+        while not simulator.ledger.creations:  # noqa: ASYNC110 - the others are real processes
+            await asyncio.sleep(0.1)
         chaos = asyncio.create_task(happen(server, workers, course, rng, ideal, arguments))
         last = time.monotonic() + 4 * ideal + 6 * LEASE
         open_films = -1
@@ -328,7 +331,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--films", type=int, default=4000)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--limit", type=int, default=200, help="submissions in ten seconds")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the first run")
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--stops", type=int, default=1)
     parser.add_argument("--restarts", type=int, default=1)
@@ -340,4 +344,6 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     if (reason := missing()) is not None:
         sys.exit(reason)
-    sys.exit(asyncio.run(main(parse())))
+    asked = parse()
+    seeds = range(asked.seed, asked.seed + asked.runs)
+    sys.exit(max(asyncio.run(main(argparse.Namespace(**vars(asked) | {"seed": n}))) for n in seeds))
