@@ -28,12 +28,16 @@ from forked_process import ForkedProcess
 from rawserver import unused_port
 from volume import volume
 
+from apikley_async._postgres import Dsn, connect
 from apikley_async.batch import Batch, ItemState
+from apikley_async.batch.store.protocol import LEASE
 from apikley_async.cli import main
+from apikley_async.distributed import set_up
 from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
 RANDOM_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", volume(8, 20)))
+SHARED_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", volume(6, 20)))  # in PostgreSQL
 LIVES = 10  # random kills of one batch
 MISHAPS = int(os.environ.get("APIKLEY_MISHAPS", volume(4, 30)))  # journals, three kills each
 SEED = int(os.environ.get("APIKLEY_SEED", "1"))
@@ -126,7 +130,13 @@ class Lives:
         self._batch = {"place": str(place), "setting": setting}
 
     async def live(self, **life: Any) -> int:
-        return await self._worker.live(life | self._batch)
+        code = await self._worker.live(life | self._batch)
+        journal = self._batch["setting"].get("journal")
+        if journal is not None and code != 0:
+            # What the dead one had claimed is free when its lease is over: let that time pass.
+            with contextlib.closing(connect(Dsn.parse(journal))) as database:
+                database.execute("UPDATE owner SET seen_at = seen_at - ?", (LEASE,))
+        return code
 
 
 def busy_world(seed: int, **signing: str) -> Simulator:
@@ -137,8 +147,10 @@ def busy_world(seed: int, **signing: str) -> Simulator:
     )  # type: ignore[arg-type]
 
 
-async def check_the_end(simulator: Simulator, place: Path) -> dict[str, ItemState]:
-    async with Batch.open(place / "batch.db") as batch:
+async def check_the_end(
+    simulator: Simulator, place: Path, journal: str | None = None
+) -> dict[str, ItemState]:
+    async with Batch.open(journal or place / "batch.db") as batch:
         await check_consistency(simulator, batch, place / "films")
         return await states(batch)
 
@@ -182,6 +194,29 @@ async def test_killed_at_random_moments_and_resumed(
 
         assert len(simulator.ledger.arrivals("create")) == posts
         await check_the_end(simulator, tmp_path)
+
+
+@pytest.mark.parametrize("turn", range(-(-SHARED_KILLS // LIVES)))
+async def test_killed_with_a_journal_in_postgresql(
+    turn: int, worker: Worker, tmp_path: Path, postgres_dsn: str
+) -> None:
+    """At named points and at random moments, the database being another process. (A8, J9)"""
+    _ = await set_up(postgres_dsn)
+    rng = random.Random(SEED * 3000 + turn)
+    async with busy_world(SEED * 3000 + turn) as simulator:
+        lives = Lives(worker, tmp_path, simulator, films=40, running=8, journal=postgres_dsn)
+        for number in range(min(LIVES, SHARED_KILLS)):
+            at = {"at": rng.choice(POINTS), "nth": rng.randint(1, 3)}
+            life = at if number % 2 else {"after": [rng.uniform(0.0, 0.6)]}
+            assert await lives.live(**life) in (-9, 0)
+
+        assert await lives.live() == 0
+        posts = len(simulator.ledger.arrivals("create"))
+        assert await lives.live() == 0
+
+        assert len(simulator.ledger.arrivals("create")) == posts
+        stand = await check_the_end(simulator, tmp_path, postgres_dsn)
+    assert set(stand.values()) <= {ItemState.DONE, ItemState.UNCERTAIN, ItemState.FAILED}
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,7 @@
 """Runs batches in processes of their own, and ends them at given points.
 
 Reads lines of JSON, of which each is one life. All have "place", a folder, and "setting", what
-the batch and its client are to be; and then:
+the batch and its client are to be (with "journal" the DSN of a shared one); and then:
 
     {"at": "after intent", "nth": 2}        end it at the second passing of that point
     {"at": "after answer", "full": true}    let no file grow any more from there on
@@ -165,7 +165,8 @@ async def live(place: Path, setting: dict[str, Any], *, adopt: bool) -> int:
         timeouts=Timeouts(connect=5, read=5),
         retry_for=20,
     )
-    async with client, Batch.open(place / "batch.db", adopt=adopt) as batch:
+    journal = setting.get("journal") or place / "batch.db"
+    async with client, Batch.open(journal, adopt=adopt) as batch:
         await batch.add(films(setting["films"]))
         async for _ in batch.run(client, folder=place / "films", max_running=setting["running"]):
             pass
