@@ -48,7 +48,8 @@ def launch(
     if service.simulate and plan is None and not spending.dry_run:
         plan = _plan_from(locate(folder))
     if folder is None:
-        folder = Path("films") if service.simulate else last_folder(locate(None).journal)
+        usual = service.profile.folder
+        folder = Path("films") if service.simulate else last_folder(locate(None).journal, usual)
     reporter = new_reporter(
         as_json=service.as_json, films=None if spending.dry_run else 0, plain=service.plain
     )

@@ -461,7 +461,9 @@ def run_options(command: Callable[..., int]) -> Callable[..., int]:
     ) -> int:
         limited = spending.limited_by(service.profile)
         source, folder_from = click.get_current_context().get_parameter_source("folder"), None
-        if source is not ParameterSource.COMMANDLINE and service.profile.folder is not None:
+        named = source is ParameterSource.COMMANDLINE
+        # Without a folder of its own, the command goes on where the journal's films are.
+        if not named and folder is not None and service.profile.folder is not None:
             folder, folder_from = service.profile.folder, service.profile.path
         run_options = RunOptions(limited, timeout, callbacks, service, folder_from)
         return command(run_options=run_options, folder=folder, **others)

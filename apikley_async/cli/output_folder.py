@@ -42,11 +42,24 @@ def _not_writable(folder: Path, error: OSError) -> RefusedError:
     return kind(f"-o {plain(folder)}: cannot be written: {error.strerror}")
 
 
-def last_folder(journal: Place | None) -> Path:
-    """Where the films of a journal were saved last; `films` if that is not known."""
+def last_folder(journal: Place | None, usual: Path | None = None) -> Path:
+    """Where the films of a journal were saved last; the *usual* folder if that is not known.
+
+    Args:
+        journal: the journal.
+        usual: the folder that the user's profile names; None for `films`.
+
+    Raises:
+        RefusedError: it lies outside of the journal's own folder, and the user has named none.
+    """
     if journal is None or (isinstance(journal, Path) and not journal.exists()):
-        return DEFAULT
-    found = asyncio.run(_recorded_folder(journal)) or DEFAULT
+        return usual or DEFAULT
+    try:
+        found = asyncio.run(_recorded_folder(journal)) or usual or DEFAULT
+    except RefusedError:
+        if usual is None:
+            raise
+        return usual
     here = Path.cwd()
     return found.relative_to(here) if found.is_relative_to(here) else found
 

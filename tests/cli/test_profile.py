@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run, write_films
+from cli.conftest import Run, write_films, write_manifest
 
 from apikley_async.simulator import Constant, Simulator, Terms
 
@@ -166,3 +166,19 @@ def test_a_folder_of_the_profile_does_not_pay_again_what_was_sent_before_it(
     assert (old.code, explicit.code) == (4, 4), "still in the making, where it was paid"
     assert said not in explicit.err
     assert len(service.ledger.paid) == 2
+
+
+def test_a_batch_goes_on_where_its_films_are(service: Simulator, run: Run) -> None:
+    """A profile that comes later does not part them; a first run goes where it says."""
+    path = write_manifest("tea", "sea")
+    run("batch", "run", path, "--yes", "--max-tasks", "1", "-o", "out")
+    profile = write_profile('folder = "mine"\n')
+
+    again = run("batch", "run", path, "--yes")
+    new = run("batch", "run", write_manifest("bee", name="other.jsonl"), "--yes")
+    outside = run("batch", "run", "other.jsonl", "--yes")
+
+    assert [result.code for result in (again, new, outside)] == [0, 0, 0]
+    assert sorted(film.name for film in Path("out").glob("*.mp4")) == ["sea.mp4", "tea.mp4"]
+    assert [film.name for film in (profile.parent / "mine").glob("*.mp4")] == ["bee.mp4"]
+    assert not Path("films").exists()
