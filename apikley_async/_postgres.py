@@ -71,7 +71,7 @@ SESSION = (
     "SET client_min_messages TO warning",
     "SET default_transaction_isolation TO 'read committed'",
     # A process that was stopped within a transaction holds nobody else up for longer.
-    "SET idle_in_transaction_session_timeout TO '15s'",
+    "SET idle_in_transaction_session_timeout TO '5s'",
     "SET tcp_keepalives_idle TO 10",
     "SET tcp_keepalives_interval TO 5",
     "SET tcp_keepalives_count TO 3",

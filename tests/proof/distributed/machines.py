@@ -100,6 +100,8 @@ async def main(arguments: argparse.Namespace) -> int:
                 course = Course(simulator.service.clock.now)
                 found = await run(server, dsn, simulator, folder, course, rng, arguments)
                 found |= await judge(dsn, simulator, folder, course, arguments)
+            commits = "SELECT sum(xact_commit) FROM pg_stat_database WHERE datname = 'test1'"
+            found["commits_per_film"] = round(int(server.execute(commits)) / arguments.films, 1)
     found["broken"] |= bool(found["ended_badly"]) or "ended by itself" in found["fates"].values()
     found |= {"seed": arguments.seed, "window": window, "events": course.events}
     print(json.dumps(found), flush=True)
@@ -153,9 +155,18 @@ async def run(
                     worker.fate = "ended by itself"
         chaos.cancel()
         course.note(f"{open_films} films are open")
+        used = {each.name: cpu_of(each) for each in workers if each.process.poll() is None}
         ended = await end_well([each for each in workers if each.fate != "killed"])
     fates = {worker.name: worker.fate for worker in workers}
-    return {"open": open_films, "fates": fates, "ended_badly": ended}
+    return {"open": open_films, "fates": fates, "ended_badly": ended, "cpu_seconds": used}
+
+
+def cpu_of(worker: Worker) -> float:
+    """Seconds of processor that a worker has used; 0 where the system does not say."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 @contextlib.contextmanager
