@@ -10,14 +10,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run, write_manifest
+from cli.conftest import Run, fail_bad_films, write_manifest
 from forked_process import ForkedProcess
 from postgres_server import PostgresServer
 
 from apikley_async.cli import main
-from apikley_async.simulator import Fault, Simulator
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytest.importorskip("psycopg", reason="the extra postgres is not installed")
+
+
+@pytest.fixture
+def terms() -> Terms:
+    return Terms(duration=Constant(0.01), decide=fail_bad_films)
 
 
 @pytest.fixture
@@ -107,6 +112,18 @@ def test_the_life_of_a_batch(dsn: str, service: Simulator, run: Run) -> None:
     assert "at dawn" not in run("batch", "status", dsn, "cat", "--json").out
     assert run("batch", "verify", dsn).code == 0
     assert len(service.ledger.paid) == 2
+
+
+def test_failed_films_take_new_content(dsn: str, service: Simulator, run: Run) -> None:
+    """The manifest is in a file, and the journal is not beside it."""
+    manifest = write_manifest("bad", "kitten")
+    words = ("--journal", dsn, "-o", "films", "--here", "--yes")
+    assert run("batch", "run", manifest, *words).code == 1
+    manifest.write_text(manifest.read_text().replace("bad at dawn", "good at dawn"))
+
+    assert run("batch", "retry", manifest, "--changed", "--journal", dsn).code == 0
+    assert run("batch", "run", manifest, *words).code == 0
+    assert run("batch", "retry", dsn, "--journal", dsn).code == 2
 
 
 def test_commands_to_type_lead_to_the_database(dsn: str, service: Simulator, run: Run) -> None:

@@ -1,1 +1,1 @@
-"""The journal: what a batch needs of a store, and SQLite as one."""
+"""The journal: what a batch needs of a store; a file of SQLite and PostgreSQL as two."""

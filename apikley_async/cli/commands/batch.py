@@ -219,13 +219,26 @@ def backup(path: Place, target: Path, as_json: bool) -> int:
 @path_argument
 @keys_argument
 @click.option("--changed", is_flag=True, help="Take the content that FILE has now.")
+@click.option(
+    "--journal",
+    metavar="FILE|DSN",
+    type=PLACE,
+    help="With --changed: the journal.  [default: beside FILE, .db]",
+)
 @options.as_json
-def retry(path: Place, keys: tuple[str, ...], changed: bool, as_json: bool) -> int:
+def retry(
+    path: Place, keys: tuple[str, ...], changed: bool, journal: Place | None, as_json: bool
+) -> int:
     """Plan failed and rejected films again, all or those named. The next run pays for them."""
     if changed:
         if not names_manifest(path):
             raise RefusedError("--changed: FILE is the manifest with the new content")
-        return decide(path, lambda films: films.retry_changed(path, *keys), as_json=as_json)
+        manifest = path
+        return decide(
+            journal or path, lambda films: films.retry_changed(manifest, *keys), as_json=as_json
+        )
+    if journal is not None:
+        raise RefusedError("--journal goes with --changed; else FILE is the journal")
     return decide(path, lambda films: films.retry(*keys), as_json=as_json)
 
 
