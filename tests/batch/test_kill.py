@@ -166,7 +166,9 @@ async def test_killed_at_every_point_and_resumed(turn: int, worker: Worker, tmp_
     async with busy_world(SEED * 1000 + turn) as simulator:
         lives = Lives(worker, tmp_path, simulator, films=150, running=6)
         for point in points:
-            assert await lives.live(at=point, nth=rng.randint(1, 2)) == -9, point
+            # A run claims its films in two steps: after the second nothing is left to submit.
+            nth = 1 if "claim" in point else rng.randint(1, 2)
+            assert await lives.live(at=point, nth=nth) == -9, point
         paid = len(simulator.ledger.paid)
 
         assert await lives.live() == 0
