@@ -37,7 +37,7 @@ def test_the_tests_of_a_page_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A reader's copy runs with nothing but the plugin."""
-    tests = write_files(page, pytester.path, films=volume(120, 300))
+    tests = write_files(page, pytester.path, films=volume(40, 300))
     for name in ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE"):  # both take more time than the films
         monkeypatch.delenv(name, raising=False)
 

@@ -525,6 +525,7 @@ def test_an_installed_package_has_the_plugin(
     pytester.makeini(f"[pytest]\nasyncio_mode = auto\n{scope}\n")
     write(test_it="async def test_it(apikley_client):\n    await apikley_client.generate(BOARD)")
 
-    result = pytester.runpytest_subprocess("-p", "no:looptime_plugin", timeout=100)
+    others = ("looptime_plugin", "schemathesis", "hypothesispytest")  # seconds of imports
+    result = pytester.runpytest_subprocess(*(f"-pno:{name}" for name in others), timeout=100)
 
     result.assert_outcomes(passed=1)
