@@ -129,7 +129,7 @@ class ExchangeThread:
         self._away_since: float | None = None
         self._was_there = False
         self.outcome: Outcome | None = None
-        self.answered_at = 0.0
+        self.answered_at: float = 0.0
 
     # --- in the loops -----------------------------------------------------------------------------
 

@@ -10,12 +10,13 @@ from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK
 from apikley_async.cli.help_format import HelpGroup
 from apikley_async.cli.option_types import DATABASE
+from apikley_async.cli.options import Option
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.runner import new_reporter, run_without_client
 
 __all__ = ["database"]
 
-dsn_argument = click.argument("dsn", metavar="DSN", type=DATABASE)
+dsn_argument: Option = click.argument("dsn", metavar="DSN", type=DATABASE)
 
 
 @click.group(name="db", cls=HelpGroup)
