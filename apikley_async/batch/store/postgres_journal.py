@@ -14,6 +14,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from apikley_async._postgres import (
@@ -84,11 +85,11 @@ class PostgresJournal(OpenJournal):
     """
 
     shared = True
-    home = None
+    home: Path | None = None
 
     def __init__(self, dsn: Dsn, *, read_only: bool = False, versions: Versions = VERSIONS) -> None:
         super().__init__(read_only=read_only)
-        self.name = dsn.name
+        self.name: str = dsn.name
         self._dsn = dsn
         self._versions = versions
         self._errors: Any = load_psycopg().Error
@@ -176,7 +177,7 @@ class PostgresJournal(OpenJournal):
                     logger.warning("%s is away, so nothing is sent: %s", self.name, said)
             except JournalError as error:
                 self._lose()
-                self.failure = error
+                self.failure: JournalError | None = error
                 raise
             else:
                 if said:
@@ -235,7 +236,7 @@ class PostgresJournal(OpenJournal):
         first = ("BEGIN", LOCK, CLOCK) if alone else ("BEGIN", CLOCK)
         row = self.send(lambda connection: connection.run(*first))
         self._began_at = float(row[0]) if row else 0.0
-        self.now = (self._began_at, self.now[1])
+        self.now: tuple[float, float] = (self._began_at, self.now[1])
         folders = dict(self.folders)
         try:
             yield

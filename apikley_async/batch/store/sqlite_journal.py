@@ -114,11 +114,11 @@ class SqliteJournal(OpenJournal):
         else:
             advice = "keep the file, and run `apikley batch verify` on it"
         error = journal_error(f"{self.path} cannot be written or read: {reason}; {advice}", number)
-        self.retry_delays = RETRY_DELAYS if disk_is_full else ()
+        self.retry_delays: tuple[float, ...] = RETRY_DELAYS if disk_is_full else ()
         # A violated constraint is about one call; anything else may be about the whole file, whose
         # handle must not be trusted again after a failed write.
         if not isinstance(exc, sqlite3.IntegrityError):
-            self.failure = error
+            self.failure: JournalError | None = error
         return error
 
     @contextlib.contextmanager
