@@ -18,6 +18,7 @@ from apikley_async import Client, Clock, Job, Work
 from apikley_async._budget import FilmBudget
 from apikley_async._retry import Maintenance
 from apikley_async.batch.budget import RunBudget
+from apikley_async.batch.endings import LAST_STATES, failed, succeeded
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.recorder import (
     CALLBACK_TIMEOUT,
@@ -28,7 +29,7 @@ from apikley_async.batch.recorder import (
 from apikley_async.batch.run_claims import RunClaims
 from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
 from apikley_async.batch.running_slots import SHORT_WAIT, RunningSlots
-from apikley_async.batch.saving import FilmSaver, result_to_json
+from apikley_async.batch.saving import FilmSaver
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store.protocol import Item, Store, Transition
 from apikley_async.batch.stored_durations import StoredDurations
@@ -57,10 +58,6 @@ STORING_END = 5.0  # seconds for what is stored at the end of a run
 GRACE = 30.0  # seconds for the answers of POSTs that are out when the run is interrupted
 RECOVERY_INTERVAL = 60.0  # seconds until a run without an end looks for uncertain films again
 SAVED_BESIDES = 16  # films that may be saved besides those that are made
-LAST_STATES = (
-    *(ItemState.DONE, ItemState.FAILED, ItemState.REJECTED, ItemState.UNCERTAIN),
-    *(ItemState.STALLED, ItemState.EXPIRED),
-)
 
 
 class BatchRun:
@@ -446,13 +443,7 @@ class BatchRun:
         except JobFailedError as error:
             if error.affects_all:  # about the account, not about the film
                 self.stop(str(error))
-            transition = Transition(
-                ItemEvent.FAIL,
-                cause=error.message,
-                fail_code=error.fail_code,
-                fail_message=error.fail_message,
-                credits=job.snapshot.credits,
-            )
+            transition = failed(job, error)
         except ClientClosedError:
             raise
         except ApikleyError as error:
@@ -462,12 +453,7 @@ class BatchRun:
             self._publish(attrs.evolve(item, cause=str(error)), is_last=True)
             return item
         else:
-            transition = Transition(
-                ItemEvent.SUCCEED,
-                credits=result.credits,
-                success_at=job.snapshot.completed_at,
-                result=result_to_json(result),
-            )
+            transition = succeeded(job, result)
         return await self._apply(item, transition)
 
     async def _save(self, item: Item) -> Item:

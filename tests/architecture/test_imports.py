@@ -163,6 +163,7 @@ SUBPACKAGE_ORDER = {
         "saved_files",
         "film_names",
         "saving",
+        "endings",
         "stored_durations",
         "stored_pace",
         "stored_polls",
