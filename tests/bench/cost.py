@@ -19,7 +19,10 @@ PEERS = {
     "fal-client": ("fal_client", "bench.peers:fal"),
     "runwayml": ("runwayml", "bench.peers:runway"),
 }
-INTERVAL, WINDOW = 16.0, 8.0  # seconds: between the polls of a job, and for which they are counted
+# Seconds for 10,000 jobs: between the polls of each, and for which they are counted. What is
+# sent in one second does not fill a core, or the jobs would hardly be submitted at all.
+INTERVAL, WINDOW = 32.0, 16.0
+TRACED = 3.0  # times that interval where allocations are followed, which is slow
 MEMORY = 5.0  # KiB
 GATES = {  # beside raw, and beside the best peer
     (100, "submit"): (1.7, 0.22),
@@ -82,12 +85,11 @@ def polls(rounds: int, scale: float) -> Iterator[Table]:
 def memory(rounds: int, scale: float) -> Iterator[Table]:
     """What Python has allocated for a job with 10,000 in flight."""
     count = round(10_000 * scale)
-    allocated: dict[str, list[float]] = {name: [] for name in (*RAW, *OURS)}
+    allocated: dict[str, list[float]] = {}
     with service() as url:
-        for _ in range(min(rounds, 3)):  # allocations hardly differ, and following them is slow
-            for name, place in {**RAW, **OURS}.items():
-                measured = in_flight(url, place, count, window=0.0, traced=True)
-                allocated[name].append(measured["memory"] / 1024)
+        for name, place in {**RAW, **OURS}.items():  # once: the rounds would hardly differ
+            measured = in_flight(url, place, count, window=0.0, traced=True)
+            allocated[name] = [measured["memory"] / 1024]
     yield memory_table("allocated", count, allocated)
 
 
@@ -95,7 +97,7 @@ def in_flight(
     url: str, place: str, count: int, *, window: float, traced: bool = False
 ) -> dict[str, float]:
     """Hold *count* jobs in flight in a fresh process: what was freed would not be given back."""
-    interval = max(1.0, INTERVAL * count / 10_000)  # so that the polls do not fill a core
+    interval = max(1.0, INTERVAL * (TRACED if traced else 1.0) * count / 10_000)
     order = {"url": url, "key": new_key(), "jobs": count, "flight": count, "interval": interval}
     with workers({"one": place}) as fresh:
         return fresh["one"].measure(**order, window=window, traced=traced)

@@ -22,7 +22,8 @@ def client_for(order: Order) -> Client:
         base_url=order.url,
         limiter=RateLimiter(order.posts, 0),
         max_running=order.flight,
-        polling=Backoff(initial=order.interval, factor=1.0, maximum=order.interval),
+        # As far apart as those of the hand-written loop, and as regular.
+        polling=Backoff(order.interval, 1.0, order.interval, jitter=lambda delay, _: delay),
     )
 
 
