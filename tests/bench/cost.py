@@ -22,7 +22,7 @@ PEERS = {
 # Seconds for 10,000 jobs: between the polls of each, and for which they are counted. What is
 # sent in one second does not fill a core, or the jobs would hardly be submitted at all.
 INTERVAL, WINDOW = 32.0, 16.0
-TRACED = 3.0  # times that interval where allocations are followed, which is slow
+TRACED = 5.0  # times that interval where allocations are followed, which is slow
 MEMORY = 5.0  # KiB
 GATES = {  # beside raw, and beside the best peer
     (100, "submit"): (1.7, 0.22),
