@@ -119,7 +119,7 @@ async def test_a_worker_that_waits_is_woken_by_a_hint(dsn: str, tmp_path: Path) 
         await asyncio.sleep(1)
         await add(dsn, 3)
         await wake_workers(dsn, 3)
-        await until(lambda: len(seen) == 3, seconds=4)
+        await until(lambda: len(seen) == 3, seconds=3)
 
     assert await states(dsn) == {ItemState.DONE: 3}
 
