@@ -31,7 +31,7 @@ NEEDS = "nox>=2025.5.1"
 LOCK = "_NOXFILE_LOCK"  # names the open lock that keeps two set-ups apart
 PYTHONS = ["3.11", "3.12", "3.13"]  # as in the classifiers
 PINS = ROOT / "constraints.txt"  # versions that all of these Pythons can have
-WHEEL_GOAL, MAX_WHEEL = 400, 600  # KiB without the film
+WHEEL_GOAL, MAX_WHEEL = 400, 700  # KiB without the film
 PROVE = "tests/proof/simulation/prove.py"
 DISTRIBUTED = "tests/proof/distributed"
 SHARES = {  # what `simulate` runs of each part
