@@ -46,7 +46,13 @@ __all__ = [
 ]
 
 SCHEMA = "apikley"
-SCHEMES = ("postgresql://", "postgres://")
+# How a DSN begins: libpq's two forms, and those of other libraries, which are refused as DSNs. A
+# path would be shown, and a DSN may hold a password.
+DSN = re.compile(
+    r"postgres(ql)?(\+\w+)?:// | (host(addr)?|port|dbname|user|password|service)\s*=",
+    re.IGNORECASE | re.VERBOSE,
+)
+PORTS = re.compile(r"[\d,]*")
 SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret"})
 IN_PATH = frozenset({"user", "dbname"})  # of a DSN; anything else is in its query
 LONGEST_REASON = 200
@@ -84,7 +90,7 @@ SESSION = (
 
 def is_dsn(text: object) -> bool:
     """Whether *text* names a database of PostgreSQL, as `postgresql://...` does."""
-    return isinstance(text, str) and text.startswith(SCHEMES)
+    return isinstance(text, str) and DSN.match(text) is not None
 
 
 def load_psycopg() -> Any:
@@ -137,6 +143,13 @@ class Dsn:
                 "password in ~/.pgpass, or postgresql://?service=NAME"
             ) from None
         shown = {name: str(value) for name, value in given.items() if name not in SECRETS}
+        # libpq ends a password at the first of them, and takes the rest for a host or a database.
+        misplaced = "@" in shown.get("host", "") + shown.get("dbname", "")
+        if misplaced or not PORTS.fullmatch(shown.get("port", "")):
+            raise JournalError(
+                "this DSN of PostgreSQL is not what it seems: in a password, @ is written as %40, "
+                "/ as %2F and : as %3A; better, the password is in ~/.pgpass"
+            )
         return cls(name_of(shown), bool(SECRETS & given.keys()), {**DEFAULTS, **given})
 
 

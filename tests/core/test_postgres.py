@@ -77,6 +77,35 @@ def test_what_is_no_dsn_is_not_repeated(text: str) -> None:
     assert "zz" not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["pa/zz", "pa@zz", "/zz", "1/zz", "pa@zz/zz", "pa?zz@zz"])
+def test_a_password_that_is_not_escaped_is_not_shown(password: str) -> None:
+    """libpq takes the end of it for the name of a host, a port or a database."""
+    with pytest.raises(JournalError, match="@ is written as %40") as caught:
+        Dsn.parse(f"postgresql://u:{password}@host/db")
+
+    assert "zz" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["postgresql+psycopg://u:zz@h/d", "PostgreSQL://u:zz@h/d", "postgresql+x://h/d?password=zz"],
+)
+def test_the_dsn_of_another_library_is_no_path(text: str) -> None:
+    """A path is shown, and made."""
+    assert is_dsn(text)
+    with pytest.raises(JournalError, match="not a DSN") as caught:
+        Dsn.parse(text)
+
+    assert "zz" not in str(caught.value)
+
+
+def test_words_of_libpq_are_a_dsn() -> None:
+    text = "host=h dbname=d password=secret"
+
+    assert is_dsn(text)
+    assert (Dsn.parse(text).name, Dsn.parse(text).has_password) == ("postgresql://h/d", True)
+
+
 def test_files_are_no_databases() -> None:
     assert is_dsn("postgresql://h/d")
     assert is_dsn("postgres://h/d")
