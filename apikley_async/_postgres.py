@@ -337,6 +337,8 @@ def is_lost(error: BaseException) -> bool:
     errors = psycopg.errors
     if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
         return True
+    if isinstance(error, errors.IdleInTransactionSessionTimeout):  # this process was stopped
+        return True
     if isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.ConfigurationLimitExceeded):
         return False
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)

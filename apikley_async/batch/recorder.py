@@ -97,7 +97,7 @@ class JournalRecorder:
     Args:
         store: where the attempts are stored.
         claims: those of the run, the item's among them.
-        key: of the item.
+        planned: the item, as it is to be sent.
         callbacks: expect callbacks about them.
         film_budget: what is set aside for them.
         on_settled: gets the item when an attempt has ended.
@@ -110,14 +110,14 @@ class JournalRecorder:
         self,
         store: Store,
         claims: RunClaims,
-        key: str,
+        planned: Item,
         callbacks: StoredCallbacks,
         film_budget: FilmBudget,
         on_settled: Callable[[Item], None],
     ) -> None:
         self._store = store
         self._claims = claims
-        self._key = key
+        self._planned = planned
         self._callbacks = callbacks
         self._film_budget = film_budget
         self._on_settled = on_settled
@@ -128,7 +128,7 @@ class JournalRecorder:
         # nothing is sent. After a crash from here on, the attempt is uncertain and not forgotten.
         price = self._film_budget.reserve()
         kind = self._film_budget.price_key
-        await self._claims.intend(self._key, token, request.fingerprint, price, kind)
+        await self._claims.intend(self._planned, token, request.fingerprint, price, kind)
         self._film_budget.recorded()
         self._callbacks.expect(token)
 
@@ -139,7 +139,7 @@ class JournalRecorder:
             self._film_budget.keep()
         elif outcome.verdict not in (Verdict.ACCEPTED, Verdict.UNCERTAIN):
             self._film_budget.wait()
-        self.item = await self._store.settle(self._key, outcome, transition_of(outcome))
+        self.item = await self._store.settle(self._planned.key, outcome, transition_of(outcome))
         self._on_settled(self.item)
 
 

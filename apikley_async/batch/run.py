@@ -313,7 +313,7 @@ class BatchRun:
         work, refused = work_of(item), None
         while await self._may_submit(item) and (film_budget := await self._reserve(work)):
             recorder = JournalRecorder(
-                self._store, self._claims, item.key, self._callbacks, film_budget, self._publish
+                self._store, self._claims, item, self._callbacks, film_budget, self._publish
             )
             try:
                 job = await self._client.attempts.submit(

@@ -125,6 +125,8 @@ class RunClaims:
         if self._more is None or self._closed:
             return False
         await self._more.wait(self._clock)
+        if not self._store.shared:  # nobody beats there
+            await self._release_ended()
         return True
 
     async def claim(self, key: str) -> bool:
@@ -143,19 +145,25 @@ class RunClaims:
     # --- using and ending them ----------------------------------------------------------------
 
     async def intend(
-        self, key: str, token: str, fingerprint: str, reserved: float | None, kind: int | str | None
+        self,
+        item: Item,
+        token: str,
+        fingerprint: str,
+        reserved: float | None,
+        kind: int | str | None,
     ) -> None:
         """Store an attempt of an item of this run; see `Store.intend`."""
         await self._store.intend(
-            key,
+            item.key,
             token,
             fingerprint,
             reserved,
             owner=self._owner,
+            digest=item.digest,
             kind=kind,
             bounds=self._bounds,
         )
-        self._unsent.discard(key)
+        self._unsent.discard(item.key)
         self._changed.set()
 
     def ended(self, item: Item, *, elsewhere: bool = False) -> None:
@@ -201,18 +209,18 @@ class RunClaims:
                 await self._clock.sleep(BEAT)
                 try:
                     owned = await self._store.beat(self._owner)
-                    if keys := self._to_release.copy():
-                        await self._store.release(self._owner, keys)
-                        self._to_release -= keys
-                    self._forget_tries()
+                    await self._release_ended()
                 except JournalError as error:
                     self._on_error(error)
                     return
                 for key in self._held - set(owned if owned is not None else self._held):
                     self._lose(key)
 
-    def _forget_tries(self) -> None:
-        """A run without an end tries again what it could not end a while ago."""
+    async def _release_ended(self) -> None:
+        """Give back what has ended; a run without an end tries it again after a while."""
+        if keys := self._to_release.copy():
+            await self._store.release(self._owner, keys)
+            self._to_release -= keys
         if self._more is not None:
             since = self._clock.now() - AGAIN
             self._tried = {key: at for key, at in self._tried.items() if at > since}

@@ -120,6 +120,18 @@ class ClaimContract(OpenStores):
         [item] = await store.claim(ONE, 1)
         assert "Something else." in item.payload
 
+    async def test_what_was_read_before_is_not_sent(self, store: Store) -> None:
+        """Also where the same run has claimed the film again, and its earlier task goes on."""
+        await store.plan([film("a")])
+        [before] = await store.claim(ONE, 1)
+        await store.plan([film("a", "Something else.")])
+        [after] = await store.claim(ONE, 1)
+
+        with pytest.raises(LookupError, match="'a' has other content by now"):
+            await store.intend("a", "t1", "print", None, owner=ONE, digest=before.digest)
+        assert await store.attempts() == []
+        await store.intend("a", "t1", "print", None, owner=ONE, digest=after.digest)
+
     async def test_a_film_that_is_gone_is_not_made(self, store: Store) -> None:
         """Its manifest no longer names it; a run that has claimed it may not send it."""
         await store.plan([film("a"), film("b")], source="one")

@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from volume import volume
 from apikley_async import Backoff, Client, RateLimiter, SavedFile, SystemClock, Verdict
 from apikley_async._postgres import Dsn, connect
 from apikley_async.batch import Batch, ItemEvent, ItemState, Journal, Transition
+from apikley_async.batch.store.postgres_journal import PostgresJournal
 from apikley_async.errors import JournalError
 from apikley_async.simulator import Constant, Simulator, Terms
 
@@ -170,6 +172,31 @@ async def turned(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - no thread tells the loop
             await asyncio.sleep(0)
+
+
+async def test_a_process_that_stands_still_within_a_transaction_does_it_again(dsn: str) -> None:
+    """The database has ended it, so that others could go on: that is no fault."""
+    opened = PostgresJournal(Dsn.parse(dsn))
+    opened.connect()
+    begun = 0
+
+    def work() -> None:
+        nonlocal begun
+        with opened.transaction():
+            begun += 1
+            opened.db.execute("INSERT INTO learned VALUES ('a', 'b', 1)")
+            if begun < 3:
+                opened.db.execute("SET idle_in_transaction_session_timeout TO '20ms'")
+                with contextlib.closing(connect(Dsn.parse(dsn))) as other:
+                    while other.run("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"):
+                        time.sleep(0.01)
+            if begun == 1:
+                opened.db.execute("SELECT 1")
+
+    await asyncio.to_thread(opened.perform, work)
+    [number] = opened.db.execute("SELECT count(*) FROM learned").fetchone()
+    opened.close()
+    assert (begun, number) == (3, 1)
 
 
 async def test_nothing_is_sent_while_the_database_is_away(

@@ -19,6 +19,7 @@ from batch.helpers import (
     check_consistency,
     fast_limiter,
     films,
+    key_of_request,
     make_client,
     open_batch,
     run_batch,
@@ -27,7 +28,7 @@ from batch.helpers import (
 )
 
 from apikley_async import Client, RateLimiter
-from apikley_async.batch import Batch, ItemState, Journal
+from apikley_async.batch import Batch, ItemState, Journal, MoreWork
 from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT
 from apikley_async.batch.store.protocol import LEASE
 from apikley_async.simulator import Constant, Simulator, Terms
@@ -228,6 +229,46 @@ async def test_a_film_whose_task_has_ended_is_released(tmp_path: Path) -> None:
         assert len({charge.task_id for charge in simulator.ledger.paid}) == len(
             simulator.ledger.paid
         )
+
+
+async def test_a_film_that_waits_and_gets_other_content_is_made_of_that(tmp_path: Path) -> None:
+    """A run without an end claims it again, while its earlier task still waits for a slot."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 3) as journal:
+        batch = Batch(journal, clock=LoopClock())
+        async with make_client(simulator, limiter=fast_limiter()) as client:
+            running = asyncio.create_task(
+                run_batch(batch, client, folder=tmp_path, max_running=1, more=MoreWork())
+            )
+            await asyncio.sleep(30)
+            await batch.add([("k2", board("changed"))])
+            await asyncio.sleep(240 * 4)
+            batch.stop()
+            await running
+
+        assert set((await states(batch)).values()) == {ItemState.DONE}
+        made = [key_of_request(charge.body) for charge in simulator.ledger.paid]
+        assert made == ["k0", "k1", "changed"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_a_run_without_an_end_tries_again(tmp_path: Path, shared: bool) -> None:
+    """What it could not end, it ends later, in a file too."""
+    async with simulated_service(TERMS) as simulator:
+        journal = await Journal.open(tmp_path / "b.db", clock=LoopClock(), shared=shared)
+        batch, place = Batch(journal, clock=LoopClock()), FullPlace("k0")
+        await batch.add(films(2))
+        async with make_client(simulator) as client:
+            running = asyncio.create_task(
+                run_batch(batch, client, destination=place, more=MoreWork())
+            )
+            await place.has_refused.wait()
+            place.refused = ()
+            await asyncio.sleep(LEASE * 3)
+            batch.stop()
+            await running
+
+        assert set((await states(batch)).values()) == {ItemState.DONE}
+        await journal.aclose()
 
 
 async def test_runs_keep_one_bound_together(tmp_path: Path) -> None:

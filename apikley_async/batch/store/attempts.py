@@ -33,6 +33,7 @@ def intend(
     reserved: float | None,
     *,
     owner: str | None,
+    digest: str | None,
     kind: int | str | None,
     bounds: Bounds | None,
 ) -> None:
@@ -45,7 +46,8 @@ def intend(
             return
         if known is not None:
             raise NoTransitionError(f"attempt {token} of {known['key']!r} is {known['attempt']}")
-        items.move(journal, key, Transition(ItemEvent.INTEND, token=token), owner=owner)
+        sending = Transition(ItemEvent.INTEND, token=token)
+        items.move(journal, key, sending, owner=owner, digest=digest)
         claims.see_at_work(journal, owner)
         # In this transaction: what any other run has set aside meanwhile is counted.
         price_kind = None if kind is None else spending.kind_name(kind)

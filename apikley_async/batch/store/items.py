@@ -89,22 +89,32 @@ def owner_of(journal: OpenJournal, task_id: str) -> str | None:
 
 
 def move(
-    journal: OpenJournal, key: str, transition: Transition, *, owner: str | None = None
+    journal: OpenJournal,
+    key: str,
+    transition: Transition,
+    *,
+    owner: str | None = None,
+    digest: str | None = None,
 ) -> None:
     """Move an item to its next state: the only place where an item's state changes.
 
-    The caller has begun a transaction. An INTEND is its *owner*'s only.
+    The caller has begun a transaction. An INTEND is its *owner*'s only, and of the content of
+    *digest* if that is given.
 
     Raises:
         KeyError: there is no item of that key.
-        NoTransitionError: the event does not apply to its state, or the item is another owner's.
+        NoTransitionError: the event does not apply to its state, or the item is another owner's, or
+            has other content.
         JournalError: the task belongs to another item.
     """
-    row = journal.db.execute("SELECT state, owner FROM item WHERE key = ?", (key,)).fetchone()
+    query = "SELECT state, owner, digest FROM item WHERE key = ?"
+    row = journal.db.execute(query, (key,)).fetchone()
     if row is None:
         raise KeyError(key)
     if transition.event is ItemEvent.INTEND:
         _check_owner(journal, key, row["owner"], owner)
+        if digest not in (None, row["digest"]):
+            raise NoTransitionError(f"{key!r} has other content by now")
     before = ItemState(row["state"])
     following = next_state(before, transition.event)
     if transition.task_id is not None:

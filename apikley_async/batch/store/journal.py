@@ -262,6 +262,7 @@ class Journal:
         reserved: float | None,
         *,
         owner: str | None = None,
+        digest: str | None = None,
         kind: int | str | None = None,
         bounds: Bounds | None = None,
     ) -> None:
@@ -272,6 +273,7 @@ class Journal:
             fingerprint,
             reserved,
             owner=owner,
+            digest=digest,
             kind=kind,
             bounds=bounds,
         )

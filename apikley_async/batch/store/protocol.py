@@ -395,6 +395,7 @@ class Store(Protocol):
         reserved: float | None,
         *,
         owner: str | None = None,
+        digest: str | None = None,
         kind: int | str | None = None,
         bounds: Bounds | None = None,
     ) -> None:
@@ -415,7 +416,7 @@ class Store(Protocol):
             bounds: what all attempts may cost, this one included; judged in the same transaction.
 
         Raises:
-            LookupError: the item is another owner's, or is not planned.
+            LookupError: the item is another owner's, is not planned, or has other content by now.
             BudgetExceededError: the attempt does not fit into *bounds*.
         """
         ...

@@ -16,11 +16,12 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
         ("_submission", "await submission.recorder.intend(token, request)", "pass"),
     ),
     "write the intent down behind the request": (
-        ("batch.recorder", ("await self._claims.intend(self._key, token, request.fingerprint,"
+        ("batch.recorder", ("await self._claims.intend(self._planned, token, request.fingerprint,"
          " price, kind)"), "self._late = (token, request, price, kind)"),
         ("batch.recorder", "        self.item = await self._store.settle(",
          ("        token, request, price, kind = self._late\n"
-          "        await self._claims.intend(self._key, token, request.fingerprint, price, kind)\n"
+          "        await self._claims.intend(self._planned, token, request.fingerprint,"
+          " price, kind)\n"
           "        self.item = await self._store.settle(")),
     ),
     "try again whatever the error": (
@@ -80,8 +81,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          ("            self.db.execute(\"COMMIT\")\n            self.db.execute(\"BEGIN\")\n"
          "            yield\n            self.db.execute(\"COMMIT\")")),
         ("batch.store.attempts",
-         ("        items.move(journal, key, Transition(ItemEvent.INTEND, token=token),"
-          " owner=owner)\n"), ""),
+         "        items.move(journal, key, sending, owner=owner, digest=digest)\n", ""),
     ),
     # --- pacing
     "forget the limiter": (
