@@ -79,7 +79,7 @@ def test_what_is_no_dsn_is_not_repeated(text: str) -> None:
 
 @pytest.mark.parametrize("password", ["pa/zz", "pa@zz", "/zz", "1/zz", "pa@zz/zz", "pa?zz@zz"])
 def test_a_password_that_is_not_escaped_is_not_shown(password: str) -> None:
-    """libpq takes the end of it for the name of a host, a port or a database."""
+    """The end of it is taken by libpq for the name of a host, a port or a database."""
     with pytest.raises(JournalError, match="@ is written as %40") as caught:
         Dsn.parse(f"postgresql://u:{password}@host/db")
 
