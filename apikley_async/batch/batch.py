@@ -27,6 +27,7 @@ from apikley_async.errors import DownloadError, JournalError, ManifestError
 
 __all__ = ["Batch"]
 
+ASKED = "Asked to stop"
 LOOP_TURNS = 5  # until Python has noticed that a generator was abandoned
 
 
@@ -46,7 +47,7 @@ class Batch(BatchReports, BatchDecisions):
         self, store: Store | Callable[[], Awaitable[Store]], *, clock: Clock | None = None
     ) -> None:
         super().__init__(store, clock=clock)
-        self._busy = False
+        self._busy = self._asked_to_stop = False
         self._stopped: str | None = None
         self._restored: list[Limiter] = []  # they know of the attempts of earlier runs
         self._grace = GRACE
@@ -227,8 +228,9 @@ class Batch(BatchReports, BatchDecisions):
 
     def stop(self) -> None:
         """Let the run end: submit nothing more, wait for no film. Running again resumes."""
+        self._asked_to_stop = True  # also a run that is about to begin
         if self._run is not None:
-            self._run.interrupt("Asked to stop")
+            self._run.interrupt(ASKED)
 
     @property
     def stopped(self) -> str | None:
@@ -273,7 +275,7 @@ class Batch(BatchReports, BatchDecisions):
     ) -> AsyncGenerator[ItemUpdate, None]:
         """Every update of one run."""
         await self._wait_for_earlier_run()
-        self._busy, self._stopped = True, None
+        self._busy, self._stopped, self._asked_to_stop = True, None, False
         try:
             budget = await RunBudget.load(
                 self.store, options, price=prices, max_credits=max_credits, max_tasks=max_tasks
@@ -281,6 +283,9 @@ class Batch(BatchReports, BatchDecisions):
             await self._prepare(client, options, budget, min_balance)
             run = BatchRun(self.store, client, options, budget, self._clock)
             self._run, run.grace = run, self._grace
+            if self._asked_to_stop:
+                run.stop(ASKED)
+                return
             async with contextlib.aclosing(run.updates()) as updates:
                 async for update in updates:
                     yield update

@@ -99,7 +99,7 @@ class SharedInbox:
 
         Args:
             position: what the read before returned; None for the beginning. In a database that
-                was made anew since, reading begins again.
+                was made anew or restored since, reading begins again.
 
         Raises:
             JournalError: the database cannot be reached.
@@ -213,8 +213,12 @@ class _Table:
 
     def read_after(self, position: Position | None) -> tuple[list[Notification], Position]:
         db = self._connection()
-        [name] = db.execute("SELECT name FROM callback_inbox").fetchone()
-        seq = position[1] if position is not None and position[0] == name else 0
+        [name, newest] = db.execute(
+            "SELECT name, (SELECT coalesce(max(seq), 0) FROM callback) FROM callback_inbox"
+        ).fetchone()
+        # A table that was emptied or restored may count from another number than before.
+        known = position is not None and position[0] == name and position[1] <= newest
+        seq = position[1] if position is not None and known else 0
         query = "SELECT seq, token, task_id FROM callback WHERE seq > ? ORDER BY seq LIMIT ?"
         rows = db.execute(query, (seq, PAGE)).fetchall()
         notifications = [Notification(token, task_id) for _, token, task_id in rows]
@@ -277,7 +281,7 @@ class _Listener:
             try:
                 async for number in self._numbers():
                     failures = 0
-                    self._newest = max(self._newest, number)
+                    self._newest = number  # lower than before in a database that was restored
                     for event in self._waiting:
                         event.set()
             except (load_psycopg().Error, OSError, ValueError) as error:

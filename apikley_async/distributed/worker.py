@@ -142,6 +142,8 @@ class Worker:
                 self._batch = batch
                 if self._grace is not None:
                     batch.grace = self._grace
+                if self._stopping.is_set():  # while it was opened
+                    return
                 async with contextlib.aclosing(self._begin(batch, every_change)) as items:
                     async for item in items:
                         yield item

@@ -271,6 +271,33 @@ async def test_a_run_without_an_end_tries_again(tmp_path: Path, shared: bool) ->
         await journal.aclose()
 
 
+class StoppingPlace(FullPlace):
+    """A destination during whose first look the run is stopped."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__()
+        self.batch: Batch | None = batch
+
+    async def exists(self, name: str) -> bool:
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            batch.stop()
+        return False
+
+
+async def test_a_run_that_is_stopped_before_it_begins_sends_nothing(tmp_path: Path) -> None:
+    """It is preparing then. The next one makes its films."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 2) as journal:
+        batch = Batch(journal, clock=LoopClock())
+        async with make_client(simulator) as client:
+            place = StoppingPlace(batch)
+            assert await run_batch(batch, client, destination=place, more=MoreWork()) == []
+            assert (batch.stopped, simulator.ledger.paid) == ("Asked to stop", [])
+            assert len(await run_batch(batch, client, folder=tmp_path)) == 2
+
+        await one_each(simulator, journal, tmp_path)
+
+
 async def test_runs_keep_one_bound_together(tmp_path: Path) -> None:
     """Each knows what it has spent; the journal knows what all have, to the last credit. (I10)"""
     terms = Terms(duration=Constant(60))

@@ -169,6 +169,31 @@ async def test_the_database_may_go_away_and_come_back(
     assert listener.calls == [(TOKEN, TASK)]
 
 
+@pytest.mark.parametrize("made_anew", [True, False])
+async def test_a_table_that_was_emptied_is_read_from_its_beginning(
+    dsn: str, made_anew: bool
+) -> None:
+    """By hand, or because an older copy was restored; who waits is not kept busy by old numbers."""
+    async with SharedInbox(dsn) as inbox:
+        for number in range(9):
+            await inbox.add(TOKEN, f"task-{number}")
+        _, position = await inbox.read_after(None)
+        clock = SystemClock()
+        await inbox.wait(None, 5, clock)  # it has heard of the newest
+        with contextlib.closing(connect(Dsn.parse(dsn))) as db:
+            db.run("TRUNCATE callback RESTART IDENTITY")
+            if made_anew:
+                db.run("UPDATE callback_inbox SET name = 'another'")
+        await inbox.add(OTHER, TASK)
+
+        found, position = await inbox.read_after(position)
+        assert found == [Notification(OTHER, TASK)]
+        began = clock.now()
+        for _ in range(2):  # the news of what was just read may come late, once
+            await inbox.wait(position, 5, clock)
+        assert clock.now() - began > 4
+
+
 async def test_it_may_be_closed_and_used_again(dsn: str) -> None:
     inbox = SharedInbox(dsn)
     await inbox.add(TOKEN, "one")

@@ -149,6 +149,21 @@ async def test_a_stopped_worker_gives_back_what_it_has_not_ended(dsn: str, tmp_p
 
 
 @pytest.mark.leaves_tasks("procrastinate retrieves no error of what it did while the database went")
+async def test_a_worker_that_is_stopped_while_it_begins_ends(dsn: str, tmp_path: Path) -> None:
+    """Its journal is being opened then, and there is no run to stop yet."""
+    await add(dsn, 1)
+    async with service() as simulator, Client(simulator.api_key) as client:
+        beginning = Worker(dsn, client, folder=tmp_path)
+        working = asyncio.create_task(beginning.run())
+        for _ in range(10):  # turns of the loop; a connection takes far longer
+            await asyncio.sleep(0)
+        beginning.stop()
+        async with asyncio.timeout(30):
+            await working
+
+    assert await states(dsn) == {ItemState.PLANNED: 1}
+
+
 async def test_a_worker_outlives_the_database(
     dsn: str, tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
