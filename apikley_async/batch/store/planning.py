@@ -118,14 +118,19 @@ def _store_entries(
     db = journal.db
     new = known = changed = 0
     seen: dict[str, str] = {}  # the place of each key
-    names = {fold_name(key): key for [key] in db.execute("SELECT key FROM item")}
+    # Read at once: an item is asked for once, and nobody else writes until all are stored.
+    contents: dict[str, tuple[str, str]] = {
+        key: (digest, base)
+        for key, digest, base in db.execute("SELECT key, digest, base FROM item").fetchall()
+    }
+    names = {fold_name(key): key for key in contents}
     for entry in entries:
         _check_repeated_key(seen, entry)
-        digest = _digest_of(db, entry.key)
+        digest, base = contents.get(entry.key) or (None, "")
         # A digest of any version: an upgrade of this package must not make a paid film look new.
         if digest is not None and entry.matches(digest):
             known += 1
-            _update_base(journal, entry)
+            _update_base(journal, entry, base)
             continue
         if digest is None:
             _check_file_name(names, entry)
@@ -186,10 +191,9 @@ def _write(journal: OpenJournal, entry: ManifestEntry, source: str) -> None:
     )
 
 
-def _update_base(journal: OpenJournal, entry: ManifestEntry) -> None:
+def _update_base(journal: OpenJournal, entry: ManifestEntry, known: str) -> None:
     """Store where a known film's images are now: its manifest may have been moved."""
     base = _base_of(entry, journal.home)
-    [known] = journal.db.execute("SELECT base FROM item WHERE key = ?", (entry.key,)).fetchone()
     if known != base:
         journal.db.execute("UPDATE item SET base = ? WHERE key = ?", (base, entry.key))
 
@@ -222,12 +226,6 @@ def _check_file_name(names: dict[str, str], entry: ManifestEntry) -> None:
             f"{entry.where}: {entry.key!r} names the same file as {other!r} on many disks; "
             "give it another key"
         )
-
-
-def _digest_of(db: Database, key: str) -> str | None:
-    """The digest of an item's content; None where there is no such item."""
-    row = db.execute("SELECT digest FROM item WHERE key = ?", (key,)).fetchone()
-    return None if row is None else str(row["digest"])
 
 
 def _may_change(journal: OpenJournal, key: str, failed: Collection[str] | None) -> bool:
