@@ -143,7 +143,8 @@ class FilmRun:
         stopped: asyncio.CancelledError | None = None
         self._batch = batch
         try:
-            if pays:
+            # What an earlier run has left uncertain is decided by what the account says now.
+            if pays or (await batch.store.counts()).get(ItemState.UNCERTAIN):
                 await self._note_balance(client, batch)
             if self._request.follows is None:
                 await self._run_batch(client, batch, keys)

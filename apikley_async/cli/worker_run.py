@@ -50,10 +50,7 @@ def work(
         make_folder(folder)
     reporter = new_reporter(as_json=options.service.as_json, plain=True)
     limiter = SharedLimiter(journal, *rate)
-    run = WorkerRun(journal, folder, target, bounds, reporter)
-    reporter.event(
-        "working", journal=str(journal), folder=str(folder), limit=limiter.limit, per=limiter.per
-    )
+    run = WorkerRun(journal, folder, target, bounds, limiter, reporter)
     code = run_with_client(_client_of(limiter, options), run.work, reporter, run)
     return OK if code > FIRST_SIGNAL else code
 
@@ -66,6 +63,7 @@ class WorkerRun:
         folder: where the films go.
         destination: where they go instead.
         bounds: what may be spent.
+        limiter: of all workers.
         reporter: prints what happens.
     """
 
@@ -75,17 +73,22 @@ class WorkerRun:
         folder: Path,
         destination: Destination | None,
         bounds: Bounds,
+        limiter: SharedLimiter,
         reporter: Reporter,
     ) -> None:
         self._journal = journal
         self._folder = folder
         self._destination = destination
         self._bounds = bounds
+        self._limiter = limiter
         self._reporter = reporter
         self._worker: Worker | None = None
 
     async def work(self, client: Client) -> int:
         """Make films until cancelled."""
+        rate = {"limit": self._limiter.limit, "per": self._limiter.per}
+        facts = {"journal": str(self._journal), "folder": str(self._folder), **rate}
+        self._reporter.event("working", **facts)
         bounds = self._bounds
         self._worker = Worker(
             self._journal,

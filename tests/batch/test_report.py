@@ -53,7 +53,7 @@ async def test_the_sentence_of_truth(tmp_path: Path) -> None:
     assert words(report) == (
         "3 of 13 films are here; 8 need you: 2 may have been paid, 5 failed and 1 lost a file; "
         "2 not finished. 1,620 credits, 270 a film; 540 more at risk. The first link to a film "
-        "that is not here ends in 23 h 2 min. Nothing was paid twice."
+        "that is not here ends in 23 h 2 min. Nothing is known to be paid twice."
     )
 
 

@@ -139,6 +139,8 @@ def _paid_once(totals: Totals) -> list[tuple[str, bool]]:
     if totals.paid_twice:
         number = len(totals.paid_twice)
         return [(f"{count(number)} {'was' if number == 1 else 'were'} paid more than once.", True)]
+    if totals.at_risk or totals.unpriced:
+        return [("Nothing is known to be paid twice.", False)]
     return [("Nothing was paid twice.", False)]
 
 
