@@ -120,7 +120,8 @@ class Budget:
         self.undecided: int = 0  # reservations that neither `keep` nor `release` has decided yet
         self._open: dict[Reservation, None] = {}  # those whose cost will be known
         self._spent = Decimal(0)  # decimal: ten times 0.1 fits into 1
-        self._taken = Decimal(0)  # from the balance, by this run
+        self._taken = Decimal(0)  # from the balance, by this run, or by all since `share`
+        self._before: Decimal | None = None  # what all had spent when `spendable` began to hold
 
     @property
     def spent(self) -> float:
@@ -141,6 +142,18 @@ class Budget:
         self.tasks += films
         return counted
 
+    def share(self, spent: float) -> float:
+        """Let others take from what is `spendable`, too.
+
+        Args:
+            spent: credits that all together have spent or reserved until now.
+
+        Returns:
+            What all together may have spent in the end.
+        """
+        self._before = exact_decimal(spent)
+        return float(self._before + exact_decimal(self.spendable or 0.0))
+
     def count_others(self, spent: float, tasks: int) -> None:
         """Count what others have reserved meanwhile, if they have.
 
@@ -149,9 +162,12 @@ class Budget:
             tasks: the same in films.
         """
         unknown = [film for film in self._open if film.own and not film.recorded]
-        known = self._spent - sum((film.amount for film in unknown), Decimal(0))
-        self._spent += max(Decimal(0), exact_decimal(spent) - known)
+        own = sum((film.amount for film in unknown), Decimal(0))
+        self._spent += max(Decimal(0), exact_decimal(spent) - (self._spent - own))
         self.tasks += max(0, tasks - (self.tasks - len(unknown)))
+        if self._before is not None:
+            taken = exact_decimal(spent) - self._before
+            self._taken += max(Decimal(0), taken - (self._taken - own))
 
     def follow(self, reservation: Reservation) -> None:
         """Expect its cost to become known; until then `reprice` changes it too."""

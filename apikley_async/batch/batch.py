@@ -327,7 +327,10 @@ class Batch(BatchReports, BatchDecisions):
                 raise DownloadError(message) from None
             await store.add_folder(options.folder)
         if min_balance is not None:
+            before = await store.spending()  # first: what is paid meanwhile counts twice
             budget.limit_to(await client.credits() - min_balance)
+            if store.shared:  # others take from the same balance
+                budget.share(before.credits)
         await budget.check_prices()
         if not any(known is client.limiter for known in self._restored):
             self._restored.append(client.limiter)

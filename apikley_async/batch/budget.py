@@ -48,6 +48,7 @@ class RunBudget:
         self._earlier: dict[str, Reservation] = {}  # the same of films that this run may resume
         self._changed = asyncio.Event()  # a reservation was kept or given back
         self._closed = False
+        self._ceiling: float | None = None  # credits of all runs, since they share a balance
 
     @classmethod
     async def load(
@@ -79,7 +80,9 @@ class RunBudget:
     @property
     def bounds(self) -> Bounds | None:
         """The bounds that all runs of the journal keep together."""
-        credits, tasks = self._budget.max_credits, self._budget.max_tasks  # noqa: A001
+        given = (self._budget.max_credits, self._ceiling)
+        credits = min((bound for bound in given if bound is not None), default=None)  # noqa: A001
+        tasks = self._budget.max_tasks
         return None if credits is None and tasks is None else Bounds(credits, tasks)
 
     def follow(self, item: Item) -> None:
@@ -135,6 +138,10 @@ class RunBudget:
                 resumable=False,
                 blames=Blame.INPUT,
             )
+
+    def share(self, spent: float) -> None:
+        """Take what may be spent together with other runs, which had *spent* so much before."""
+        self._ceiling = self._budget.share(spent)
 
     def close(self) -> None:
         """Reserve nothing more, and let those that wait for it go."""

@@ -318,6 +318,26 @@ async def test_runs_keep_one_bound_together(tmp_path: Path) -> None:
         assert set((await states(batches[0])).values()) == {ItemState.DONE, ItemState.PLANNED}
 
 
+async def test_runs_leave_the_same_balance_together(tmp_path: Path) -> None:
+    """What others have taken from the account is not there for this run."""
+    terms = Terms(duration=Constant(60), credits=3000)
+    async with simulated_service(terms) as simulator, shared_journal(tmp_path, 40) as journal:
+        one, two = two_clients(simulator)
+        async with one, two:
+            batches = [Batch(journal, clock=LoopClock()) for _ in range(2)]
+            options: dict[str, Any] = {"folder": tmp_path, "prices": 150, "min_balance": 1000}
+            await asyncio.gather(
+                *(
+                    run_batch(batch, client, **options)
+                    for batch, client in zip(batches, (one, two), strict=True)
+                )
+            )
+            assert await one.credits() == 1050
+
+        assert len(simulator.ledger.paid) == 13
+        assert all("min_balance" in (batch.stopped or "") for batch in batches)
+
+
 class AwayJournal(Journal):
     """A journal in a database that is away from some moment on."""
 
