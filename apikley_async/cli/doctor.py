@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import yarl
 
 from apikley_async import ApikleyError, Client, DownloadError, NotFoundError, Snapshot, State
 from apikley_async._disk import write_whole
@@ -204,10 +205,28 @@ class Doctor:
         except DownloadError as error:
             raise WrongError(f"the film does not come from {hosts}: {error.message}") from None
         except TimeoutError:
-            raise WrongError(
-                f"the film does not come from {hosts}: no byte within {FIRST_BYTES:.0f} s. Its "
-                "host does not answer, or refuses this machine or its proxy"
-            ) from None
+            reason = await self._refusal_of(result.urls[0])
+            raise WrongError(f"the film does not come from {hosts}: {reason}") from None
+
+    async def _refusal_of(self, link: str) -> str:
+        """Why a link is tried again and again: what its host answers to one request."""
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                # As it is: its signature must not be written in another way.
+                session.get(
+                    yarl.URL(link, encoded=True), proxy=self._proxy, allow_redirects=False
+                ) as answer,
+            ):
+                return (
+                    f"its host answers HTTP {answer.status}: it refuses this machine, its proxy or "
+                    "the link, or is overloaded"
+                )
+        except TimeoutError:
+            return f"no byte within {FIRST_BYTES:.0f} s, so its host does not answer"
+        except (aiohttp.ClientError, OSError) as error:
+            return f"its host breaks the connection off ({type(error).__name__})"
 
 
 async def connected(host: str, port: int) -> str:

@@ -44,6 +44,7 @@ UNFINISHED = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemSta
 MAX_WATCHED = 20  # jobs whose progress is shown; no terminal has room for more
 WATCH_INTERVAL = 0.25  # seconds
 BALANCE_TIMEOUT = 10.0  # seconds: the balance is only evidence, which may not be needed
+LAST_LOOK = 5.0  # seconds into the journal of a run that was stopped
 LOCK_NOTICE = 1.0  # seconds of waiting for the journal's lock before the user is told
 
 PlanFilms: TypeAlias = Callable[[Batch], Awaitable[PlanResult]]
@@ -155,10 +156,16 @@ class FilmRun:
         self._batch = None
         if pays and stopped is None:
             await self._note_balance(client, batch)
+        if stopped is None:
+            return await self._report(batch, keys)
+        with contextlib.suppress(TimeoutError):  # the database of a shared journal may be away
+            async with asyncio.timeout(LAST_LOOK):
+                await self._report(batch, keys)
+        raise stopped
+
+    async def _report(self, batch: Batch, keys: Collection[str] | None) -> int:
         code = await self._closing.report(batch, keys, self._folder)
         await self._write_report(batch)
-        if stopped is not None:
-            raise stopped
         return code
 
     async def estimate(self, client: Client | None = None) -> int:

@@ -123,7 +123,7 @@ def test_a_film_and_its_host(service: Simulator, run: Run, monkeypatch: pytest.M
     assert fine[0]
     assert fine[1].startswith("success; the film comes from 127.0.0.1")
     assert (result.code, refused[0]) == (1, False)
-    assert "the film does not come from 127.0.0.1" in refused[1]
+    assert "the film does not come from 127.0.0.1: its host answers HTTP 403" in refused[1]
 
 
 def test_records_keep_the_form_and_nothing_that_they_say(service: Simulator, run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -199,3 +200,21 @@ def test_a_receiver_on_any_machine_resolves_a_film(
 
     assert made.code == 0
     assert len(service.ledger.creations) == 1
+
+
+def test_a_run_that_follows_ends_although_the_database_is_away(
+    dsn: str, service: Simulator, tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    """SIGTERM while nobody answers: it looks for some seconds, and goes."""
+    manifest = write_manifest("kitten").resolve()
+    words = ("batch", "run", str(manifest), "--journal", dsn, "--yes", "--json")
+    env = {**os.environ, "APIKLEY_API_KEY": service.api_key}
+    with contextlib.closing(ForkedProcess(main, *words, cwd=tmp_path, env=env)) as process:
+        assert process.stderr is not None
+        assert "1 new" in process.stderr.readline()
+        postgres_server.stop()
+        try:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 143
+        finally:
+            postgres_server.start()
