@@ -331,7 +331,9 @@ class ExchangeThread:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            logger.warning("shared limiter: %s; nothing is sent until it is back", error)
+            logger.warning(
+                "shared limiter: %s: nothing is sent until it is back", str(error).rstrip(".")
+            )
         patient = self._was_there or now - self._away_since < PATIENCE
         if not (isinstance(error, AwayError) and patient):
             self._fail(error)
