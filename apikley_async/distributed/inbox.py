@@ -26,6 +26,7 @@ from apikley_async._postgres import (
 )
 from apikley_async.errors import JournalError
 from apikley_async.webhook import Notification, Position
+from apikley_async.webhook.inbox import MAX_CALLBACKS, PAGE
 
 __all__ = ["CALLBACK_TABLES", "PART", "SharedInbox"]
 
@@ -33,8 +34,6 @@ T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("apikley_async")
 
-PAGE = 500  # callbacks that one read returns at most
-MAX_CALLBACKS = 100_000
 PART = "callbacks"  # of what we keep in the database
 CHANNEL = "apikley_callback"
 LOCK = 0x41506B49  # "APkI": one writer at a time, so that numbers come in the order of commits

@@ -30,7 +30,7 @@ from apikley_async._sqlite import (
 from apikley_async.errors import Blame, JournalError
 from apikley_async.webhook.verify import Notification
 
-__all__ = ["PAGE", "CallbackInbox", "Inbox", "Position"]
+__all__ = ["MAX_CALLBACKS", "PAGE", "CallbackInbox", "Inbox", "Position"]
 
 T = TypeVar("T")
 

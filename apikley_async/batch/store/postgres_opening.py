@@ -1,4 +1,4 @@
-"""How a journal in PostgreSQL is opened: checked, told what this machine has rescued, or copied."""
+"""How a journal in PostgreSQL is opened: checked, given what was rescued here, or copied."""
 
 from __future__ import annotations
 
