@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import attrs
@@ -15,9 +16,23 @@ from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.store.protocol import Item
 from apikley_async.batch.store.rows import read_time
 
-__all__ = ["BalanceEvidence", "UncertainItem", "balance_evidence", "uncertain_item"]
+__all__ = [
+    "BalanceEvidence",
+    "UncertainGroup",
+    "UncertainItem",
+    "WayOut",
+    "balance_evidence",
+    "cause_pattern",
+    "excerpt",
+    "uncertain_groups",
+    "uncertain_item",
+    "ways_out",
+]
 
 LONGEST_EXCERPT = 60
+SPAN = timedelta(minutes=1)  # films sent within it, and uncertain for one cause, are one group
+VARIABLE = re.compile(r"\b\w*\d\w*(?:\.\d+)*\b")  # ids and numbers
+RESOLVE = ("resolve", "--task-id", "TASK_ID")
 EPOCH = datetime.fromtimestamp(0, UTC)  # where a time is missing
 AttemptRow: TypeAlias = Mapping[str, Any]
 
@@ -41,6 +56,45 @@ class UncertainItem:
     words: str
     cause: str
     reserved: float | None = None
+
+
+@attrs.frozen
+class UncertainGroup:
+    """Uncertain films of one cause that were sent within a minute: one look decides them all.
+
+    Attributes:
+        cause: why they are uncertain, in the words of the first of them.
+        items: the films, the oldest first.
+    """
+
+    cause: str
+    items: tuple[UncertainItem, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of the films."""
+        return tuple(item.key for item in self.items)
+
+    @property
+    def sent(self) -> str:
+        """When they were sent, in words: one time, or the first and the last."""
+        first, last = (local_and_utc(self.items[end].at) for end in (0, -1))
+        return first if first == last else f"{first} to {last}"
+
+
+@attrs.frozen
+class WayOut:
+    """One decision about uncertain films, and the command that carries it out.
+
+    Attributes:
+        when: what a person has found out, and what is done then.
+        words: of the command, behind `apikley batch`.
+        keys: the films that the command is about.
+    """
+
+    when: str
+    words: tuple[str, ...]
+    keys: tuple[str, ...]
 
 
 @attrs.frozen
@@ -78,15 +132,22 @@ class BalanceEvidence:
     @property
     def sentence(self) -> str:
         """How the balance has changed, and how much of that is accounted for, in words."""
+        change = "fell" if self.decrease >= 0 else "rose"
         text = (
-            f"The balance fell by {self.decrease:.12g} from {local_and_utc(self.began_at)} "
-            f"to {local_and_utc(self.ended_at)}; {count(self.films)} accounted for"
+            f"The balance {change} by {abs(self.decrease):.12g} from "
+            f"{local_and_utc(self.began_at)} to {local_and_utc(self.ended_at)}; "
+            f"{count(self.films)} accounted for"
         )
         if self.unexplained is None:
             return f"{text}, {self.cost:.12g} credits and {count(self.unpriced)} of unknown price"
         if self.unexplained == 0:
             return (
                 f"{text} by {self.cost:.12g}: nothing else was paid, as far as this journal knows"
+            )
+        if self.unexplained < 0:
+            return (
+                f"{text} by {self.cost:.12g}: {-self.unexplained:.12g} less than that, as after a "
+                "refund or a top-up; it says nothing about them"
             )
         return f"{text} by {self.cost:.12g}: {self.unexplained:.12g} more than that"
 
@@ -103,6 +164,53 @@ def uncertain_item(item: Item, attempts: Sequence[AttemptRow]) -> UncertainItem:
         excerpt(work),
         item.cause or str(last.get("cause") or ""),
         last.get("reserved"),
+    )
+
+
+def uncertain_groups(items: Iterable[UncertainItem]) -> list[UncertainGroup]:
+    """Uncertain films by cause and time, the oldest first.
+
+    A program that was killed leaves as many of them as were being sent: they are told apart by
+    nothing but their names.
+    """
+    groups: list[list[UncertainItem]] = []
+    latest: dict[str, list[UncertainItem]] = {}
+    for item in sorted(items, key=lambda each: each.at):
+        cause = cause_pattern(item.cause, item.key)
+        group = latest.get(cause)
+        if group is None or item.at - group[0].at >= SPAN:
+            group = latest[cause] = []
+            groups.append(group)
+        group.append(item)
+    return [UncertainGroup(group[0].cause, tuple(group)) for group in groups]
+
+
+def cause_pattern(cause: str, key: str) -> str:
+    """A cause without what differs between films that have it in common: key, ids and numbers."""
+    return VARIABLE.sub("#", cause.replace(key, "#").casefold())
+
+
+def ways_out(keys: Sequence[str]) -> tuple[WayOut, WayOut, WayOut]:
+    """What may be decided about uncertain films: a task is found, there is none, or give up."""
+    named = tuple(keys)
+    if len(named) == 1:
+        return (
+            WayOut(
+                "There is a task of that time at https://app.apikley.ru: name its id",
+                RESOLVE,
+                named,
+            ),
+            WayOut("There is none: make the film again", ("resubmit",), named),
+            WayOut("Give it up", ("drop",), named),
+        )
+    return (
+        WayOut(
+            "There are tasks of that time at https://app.apikley.ru: name the id of each",
+            RESOLVE,
+            ("KEY",),
+        ),
+        WayOut("There are none: make the films again", ("resubmit",), named),
+        WayOut("Give them up", ("drop",), named),
     )
 
 

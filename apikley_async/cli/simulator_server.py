@@ -33,6 +33,7 @@ def new_simulator(
     seed: int,
     faults: Sequence[str],
     latency: tuple[float, float] | None,
+    clock_offset: float = 0.0,
     webhook_key: str | None,
     hosts: Sequence[str] = (),
     models: Sequence[str] = (),
@@ -46,6 +47,7 @@ def new_simulator(
         credits=balance,
         fail_rate=fail_rate,
         latency=Uniform(*latency) if latency else {},
+        clock_offset=clock_offset,
         generic_models={*Terms().generic_models, *models},
         record_forms=tuple(map(read_recording, recordings)),
     )

@@ -93,7 +93,7 @@ class Simulator:
         self._thread: LoopThread | None = None
         self.service: Service = Service(
             terms,
-            clock=ServiceClock(self._clock, speed),
+            clock=ServiceClock(self._clock, speed, terms.clock_offset if terms else 0.0),
             rng=rng,
             renders=RenderQueue.renders_each(self._renderer),
         )

@@ -110,23 +110,85 @@ async def test_undecided_films_come_with_all_that_is_known(tmp_path: Path) -> No
     """Time, model, first words, cause, what is at risk, the balance and the commands."""
     report = report_of(await rows_of(tmp_path, FATES), tmp_path)
 
-    first, second = report.undecided
+    lighthouse, tea = report.undecided
+    [first], [second] = lighthouse.films, tea.films
     assert (first.key, second.key) == ("lighthouse", "tea.2")
     assert first.sent_at < second.sent_at < NOW
     assert first.model == "sora-2-pro-storyboard"
     assert first.words == "A lighthouse at dawn, aerial, slow push in."
-    assert first.cause == "the connection broke off after 3.1 s"
+    assert lighthouse.cause == "the connection broke off after 3.1 s"
     assert first.credits == 270
-    assert [way.command for way in first.ways] == [
-        "apikley batch resolve --task-id TASK_ID -- campaign.yaml lighthouse",
-        "apikley batch resubmit -- campaign.yaml lighthouse",
-        "apikley batch drop -- campaign.yaml lighthouse",
+    assert [(way.command, way.cost) for way in lighthouse.ways] == [
+        ("apikley batch resolve --task-id TASK_ID -- campaign.yaml lighthouse", "nothing more"),
+        (
+            "apikley batch resubmit -- campaign.yaml lighthouse",
+            "270 credits, a new charge; it is paid twice if it was received after all",
+        ),
+        ("apikley batch drop -- campaign.yaml lighthouse", "nothing more"),
     ]
-    assert [way.command for way in report.decide_all] == [
-        "apikley batch resubmit --undecided -- campaign.yaml",
-        "apikley batch drop --undecided -- campaign.yaml",
+    assert [(way.command, way.cost) for way in report.decide_all] == [
+        (
+            "apikley batch resubmit --undecided -- campaign.yaml",
+            "540 credits, new charges; each of them that was received after all is paid twice",
+        ),
+        ("apikley batch drop --undecided -- campaign.yaml", "nothing more"),
     ]
     assert "nothing else was paid" in report.balances[0]
+
+
+async def test_a_burst_that_was_killed_is_one_decision(tmp_path: Path) -> None:
+    """Twenty films of one cause and one time: one table, and one command with all keys."""
+    works = [(f"k{number}", Storyboard([Shot("A cat.", 10)], duration=10)) for number in range(20)]
+    fates = {key: "uncertain" for key, _ in works}
+    await make_batch(tmp_path / "campaign.db", works, fates)
+    async with Batch.open(tmp_path / "campaign.db", read_only=True) as batch:
+        report = report_of(await read_rows(batch, tmp_path), tmp_path)
+
+    [group] = report.undecided
+    keys = " ".join(key for key, _ in works)
+    assert " ".join(film.key for film in group.films) == keys
+    assert [way.command for way in group.ways] == [
+        "apikley batch resolve --task-id TASK_ID -- campaign.yaml KEY",
+        f"apikley batch resubmit -- campaign.yaml {keys}",
+        f"apikley batch drop -- campaign.yaml {keys}",
+    ]
+    assert group.ways[1].cost == (
+        "5,400 credits, new charges; each of them that was received after all is paid twice"
+    )
+    assert report.decide_all == ()
+    page = page_of(report)
+    assert page.count("<table") == 1
+    assert page.count("resolve --task-id") == 1
+    assert "5,400 credits</dd>" in page
+
+
+async def test_the_cost_of_what_has_no_price_is_not_guessed(tmp_path: Path) -> None:
+    """Neither with others, nor alone."""
+    rows = await rows_of(tmp_path, {"lighthouse": "uncertain", "tea.2": "unanswered"})
+    first, second = rows.uncertain
+    some = [first, attrs.evolve(second, reserved=None)]
+    none = [attrs.evolve(each, reserved=None) for each in some]
+
+    costs = [
+        report_of(attrs.evolve(rows, uncertain=each), tmp_path).decide_all[0].cost
+        for each in (some, none)
+    ]
+
+    twice = "each of them that was received after all is paid twice"
+    assert costs == [
+        f"270 credits, new charges, and 1 film of unknown price; {twice}",
+        f"2 new charges of unknown price; {twice}",
+    ]
+
+
+async def test_what_is_being_sent_is_not_said_to_be_unpaid(tmp_path: Path) -> None:
+    """A report may be written during a run, or after one that was killed."""
+    rows = await rows_of(tmp_path, {"tea": "sending"})
+
+    group = report_of(rows, tmp_path).unfinished
+
+    assert group is not None
+    assert group.cause == "1 perhaps paid: its submission is out, or was cut off"
 
 
 async def test_failures_are_grouped_by_cause_with_cure_and_cost(tmp_path: Path) -> None:
@@ -138,11 +200,11 @@ async def test_failures_are_grouped_by_cause_with_cure_and_cost(tmp_path: Path) 
     content = groups["2 films failed"]
     assert content.keys == ("kitten.2", "paper-boat.2")
     assert "photorealistic people" in content.cause
-    assert "will refuse it again" in content.cure
+    assert "is likely to do so again" in content.cure
     assert [way.command for way in content.ways] == [
         "apikley batch retry --changed -- campaign.yaml kitten.2 paper-boat.2"
     ]
-    assert content.ways[0].cost == "540 credits, a new charge"
+    assert content.ways[0].cost == "540 credits, new charges"
     other = groups["1 film failed"]
     assert other.ways[0].command == "apikley batch retry -- campaign.yaml night-train.2"
     assert other.cure == "Nothing was charged. The same input may succeed another time."
@@ -168,7 +230,7 @@ async def test_a_lost_file_is_fetched_again_while_the_service_has_it(tmp_path: P
     assert lost is not None
     assert lost.keys == ("lighthouse.2",)
     assert lost.ways[0].command == "apikley batch save -- campaign.yaml lighthouse.2"
-    assert "still has 1 film" in lost.cure
+    assert "1 film to fetch, the first within 23 h 3 min" in lost.cure
     assert too_late is not None
     assert "that is over" in too_late.cure
     assert report_of(rows, tmp_path).totals.counts[Category.LOST] == 1
@@ -407,15 +469,22 @@ async def test_no_secret_is_in_a_report(tmp_path: Path) -> None:
 
 
 async def test_many_undecided_films_stay_readable(tmp_path: Path) -> None:
+    """Forty causes: a dozen with their commands, the others in a table."""
     works = [(f"k{number}", Storyboard([Shot("A cat.", 10)], duration=10)) for number in range(40)]
     fates = {key: "uncertain" for key, _ in works}
     await make_batch(tmp_path / "campaign.db", works, fates)
     async with Batch.open(tmp_path / "campaign.db", read_only=True) as batch:
         rows = await read_rows(batch, tmp_path)
+    causes = ["a" * number for number in range(40)]
+    uncertain = [
+        attrs.evolve(item, cause=cause) for item, cause in zip(rows.uncertain, causes, strict=True)
+    ]
 
-    page = page_of(report_of(rows, tmp_path))
+    page = page_of(report_of(attrs.evolve(rows, uncertain=uncertain), tmp_path))
 
     assert "28 more that may have been paid" in page
+    assert "All 40 at once" in page
+    assert page.count("<tr>") == 29
     assert page.count("resolve --task-id") == 12
     assert page.count("--undecided") == 2
 

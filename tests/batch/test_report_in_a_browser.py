@@ -334,7 +334,7 @@ def test_without_a_script_the_page_says_everything(
     assert not tools
     assert links == sum(film.files != () and film.files[0].here for film in report.films)
     assert all(film.key in text for film in report.films)
-    assert all(way.command in text for film in report.undecided for way in film.ways)
+    assert all(way.command in text for group in report.undecided for way in group.ways)
 
 
 def test_it_reads_well_for_everybody(browser: Any, place: Path) -> None:

@@ -99,6 +99,18 @@ def test_a_wrong_clock(
     assert found in capfd.readouterr().out
 
 
+def test_a_wrong_clock_is_rehearsed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a simulator whose calendar is ahead, as that of `apikley simulate --clock-offset`."""
+    with Simulator(Terms(clock_offset=3600)) as ahead:
+        monkeypatch.setenv("APIKLEY_BASE_URL", ahead.base_url)
+        monkeypatch.setenv("APIKLEY_API_KEY", ahead.api_key)
+        found = findings(result := run("doctor", "--json"))
+
+    assert result.code == 1
+    assert [check for check, (right, _) in found.items() if not right] == ["clock"]
+    assert found["clock"][1].startswith("this machine is 1 h 00 min behind the service")
+
+
 def test_a_service_that_is_not_there(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,8 +86,8 @@ def test_the_commands_can_be_typed(here: Path, run: Run) -> None:
     run("batch", "report", "campaign.db")
     data = data_of(here / "films" / "report.json")
 
-    [film] = data["undecided"]  # type: ignore[misc]
-    commands = [way["command"] for way in film["ways"]]  # type: ignore[index]
+    [group] = data["undecided"]  # type: ignore[misc]
+    commands = [way["command"] for way in group["ways"]]  # type: ignore[index]
     assert commands == [
         "apikley batch resolve --task-id TASK_ID -- campaign.db lighthouse",
         "apikley batch resubmit -- campaign.db lighthouse",

@@ -5,8 +5,9 @@ The conventions, for whoever writes a page:
 - The ```python blocks of a page run from top to bottom, in one namespace and one empty folder.
   `await` may stand at the top level. All of a page runs in one event loop, so an `asyncio.run()`
   outside of functions is awaited.
-- APIKLEY_API_KEY and APIKLEY_BASE_URL point at a simulator, and `kitten.png` is in the folder.
-  The simulator is in the same loop, whose time is virtual: waiting costs nothing.
+- APIKLEY_API_KEY and APIKLEY_BASE_URL point at a simulator. It is in the same loop, whose time is
+  virtual: waiting costs nothing.
+- `kitten.png` is in the folder of a page in docs/. README.md has an empty one.
 - `<!-- file: name -->` above a block of any language writes the block into the folder, and does
   not run it; later blocks may import it. Files `test_*.py` are run by `tests/plugin`.
 - `<!-- output -->` above a block: what the Python block before it prints; `...` is any text.
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from pages import PAGES, ROOT, blocks_of, run_page
+from pages import PAGES, ROOT, RUSSIAN, blocks_of, run_page
 
 from apikley_async.simulator import Simulator
 from apikley_async.testing import LoopClock
@@ -80,7 +81,8 @@ def test_the_examples_of_a_page_run(
     """What a reader copies from the page does what the page says."""
     text = page.read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "kitten.png").write_bytes(tiny_png())
+    if page.parent != ROOT:
+        (tmp_path / "kitten.png").write_bytes(tiny_png())
 
     real = "<!-- real time: " in text
     with simulator_in_a_thread() if real else simulator_in_the_loop() as (address, key, run):
@@ -89,6 +91,20 @@ def test_the_examples_of_a_page_run(
         done = run_page(page, text, tmp_path, run)
 
     assert len(done) >= sum(block.language == "python" for block in blocks_of(text))
+
+
+def test_no_code_of_a_page_is_wider_than_80_columns() -> None:
+    """A page is read at 1280 pixels, where wider lines would have to be scrolled."""
+    wide = [
+        f"{page.relative_to(ROOT).as_posix()}:{block.line + number}: {len(line)}"
+        for page in [*PAGES, RUSSIAN]
+        for block in blocks_of(page.read_text(encoding="utf-8"))
+        if not block.language.startswith("{")
+        for number, line in enumerate(block.body.splitlines())
+        if len(line) > 80
+    ]
+
+    assert wide == []
 
 
 CONVENTIONS = """

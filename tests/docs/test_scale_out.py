@@ -32,7 +32,8 @@ def test_what_the_page_says_is_so(
 ) -> None:
     """Every command ends well; the program then finds both films made, and pays nothing."""
     blocks = [*blocks_of(PAGE.read_text("utf-8"))]
-    lines = [line for each in blocks if each.language == "bash" for line in each.body.splitlines()]
+    shell = [each.body.replace("\\\n", "") for each in blocks if each.language == "bash"]
+    lines = [line for body in shell for line in body.splitlines()]
     [program] = [block.body for block in blocks if block.what == "file"]
     monkeypatch.chdir(tmp_path)
     Path("storyboards.yaml").write_text(MANIFEST)

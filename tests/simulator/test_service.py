@@ -385,6 +385,16 @@ def test_a_fast_service_is_quick_and_not_in_the_future(make, clock):
     assert service.clock.caller_seconds(120.0) == 2.0
 
 
+def test_a_calendar_may_be_ahead(clock):
+    """The callers' clock is wrong then; how long things take is not."""
+    right, ahead = ServiceClock(clock, 60), ServiceClock(clock, 60, 3600)
+    for each in (right, ahead):
+        each.now()
+    clock.time += 2
+    assert ahead.timestamp(120.0) == right.timestamp(120.0) + 3600
+    assert (ahead.now(), ahead.caller_seconds(120.0)) == (right.now(), right.caller_seconds(120.0))
+
+
 def test_a_speed_is_a_positive_number(clock):
     """A service without a speed is refused at construction."""
     for speed in (0, -1, float("inf"), float("nan")):

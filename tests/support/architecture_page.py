@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ __all__ = ["GENERATED", "PAGE", "generated_part", "hops_of", "missing_hops"]
 
 PAGE = ROOT / "docs" / "architecture.md"
 PACKAGE = ROOT / "apikley_async"
+WIDTH = 80  # characters of a line
 HOP = re.compile(r"^\d+\. `(?P<file>[\w/]+\.py)`: `(?P<name>[\w.]+)`", re.MULTILINE)
 
 
@@ -27,14 +29,26 @@ def tree_of_package() -> str:
 
 
 def _lines_of(folder: Path, indent: str) -> Iterator[str]:
-    yield f"{indent}{folder.name}/  {_sentence(folder / '__init__.py')}"
+    yield from _wrapped(f"{indent}{folder.name}/  ", _sentence(folder / "__init__.py"))
     indent += "  "
     modules = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
     width = max((len(path.name) for path in modules), default=0) + 2
     for path in modules:
-        yield f"{indent}{path.name:{width}}{_sentence(path)}"
+        yield from _wrapped(f"{indent}{path.name:{width}}", _sentence(path))
     for below in sorted(path for path in folder.iterdir() if (path / "__init__.py").is_file()):
         yield from _lines_of(below, indent)
+
+
+def _wrapped(name: str, text: str) -> list[str]:
+    """A name and its text in lines that fit."""
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=name,
+        subsequent_indent=" " * len(name),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _sentence(path: Path) -> str:
@@ -51,7 +65,10 @@ def order_of_imports() -> str:
             groups.append([line.strip(" #")])
         else:
             groups[-1].append(line.strip(' ",'))
-    return "".join(f"{title}\n    {' '.join(modules)}\n" for title, *modules in groups)
+    lines = []
+    for title, *modules in groups:
+        lines += [title, *_wrapped("    ", " ".join(modules))]
+    return "".join(f"{line}\n" for line in lines)
 
 
 GENERATED = {"tree": tree_of_package, "order": order_of_imports}

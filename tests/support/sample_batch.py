@@ -32,7 +32,7 @@ FATES: Mapping[str, str] = {
     "kitten.2": "refused",
     "night-train.2": "failed",
     "lighthouse": "uncertain",
-    "tea.2": "uncertain",
+    "tea.2": "unanswered",
     "lighthouse.2": "lost",
     "night-train": "expired",
     "olive-grove.2": "ready",
@@ -78,8 +78,9 @@ async def make_batch(
     Args:
         path: of the journal; films lie in `films` beside it.
         works: the films.
-        fates: "uncertain", "failed", "refused", "rejected", "expired", "lost", "planned",
-            "submitted", "ready", "dropped", "retried", or "throttled" (and done).
+        fates: "sending", "uncertain", "unanswered" (the same for another cause), "failed",
+            "refused", "rejected", "expired", "lost", "planned", "submitted", "ready", "dropped",
+            "retried", or "throttled" (and done).
         films: files to copy as films, by the stem of the key; an empty file without.
         seed: of the times.
     """
@@ -114,11 +115,13 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "throttled": ("intend", "throttle", *MADE, "save"),
     "lost": (*MADE, "save"),
     "uncertain": ("intend", "uncertain"),
+    "unanswered": ("intend", "unanswered"),
     "failed": ("intend", "accept", "fail"),
     "refused": ("intend", "accept", "fail"),
     "rejected": ("intend", "refuse"),
     "expired": (*MADE, "expire"),
     "planned": (),
+    "sending": ("intend",),
     "submitted": ("intend", "accept"),
     "ready": MADE,
     "dropped": ("drop",),
@@ -128,6 +131,7 @@ VERDICTS = {
     "accept": (Verdict.ACCEPTED, ItemEvent.ACCEPT, ""),
     "throttle": (Verdict.THROTTLED, ItemEvent.THROTTLE, "too many requests (429)"),
     "uncertain": (Verdict.UNCERTAIN, ItemEvent.UNCERTAIN, "the connection broke off after 3.1 s"),
+    "unanswered": (Verdict.UNCERTAIN, ItemEvent.UNCERTAIN, "HTTP 502: Bad Gateway"),
     "refuse": (Verdict.REFUSED, ItemEvent.REFUSE, "Image format is not supported (code 422)"),
 }
 

@@ -125,14 +125,15 @@ def filled(report: Report, texts: Sequence[str], *, copies: int = 70) -> Report:
         groups=tuple(groups),
         undecided=tuple(
             attrs.evolve(
-                film,
-                key=keys[number],
-                model=text(),
-                words=text(),
+                group,
                 cause=text(),
-                ways=tuple(attrs.evolve(way, command=text()) for way in film.ways),
+                films=tuple(
+                    attrs.evolve(film, key=keys[number], model=text() or "-", words=text())
+                    for film in group.films
+                ),
+                ways=tuple(attrs.evolve(way, command=text()) for way in group.ways),
             )
-            for number, film in enumerate(report.undecided)
+            for number, group in enumerate(report.undecided)
         ),
         balances=(text(),),
         failures=tuple(

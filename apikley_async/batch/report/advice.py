@@ -9,24 +9,35 @@ from datetime import datetime
 import attrs
 
 from apikley_async._text import count
-from apikley_async.batch.report.model import Advice, Category, FailureGroup, Film, Undecided
+from apikley_async.batch.report.model import (
+    Advice,
+    Category,
+    FailureGroup,
+    Film,
+    UndecidedFilm,
+    UndecidedGroup,
+)
 from apikley_async.batch.report.rows import JournalRows
 from apikley_async.batch.report.texts import amount, duration, shown, without_links
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.protocol import Item
-from apikley_async.batch.uncertain import UncertainItem
+from apikley_async.batch.uncertain import (
+    UncertainGroup,
+    UncertainItem,
+    cause_pattern,
+    uncertain_groups,
+    ways_out,
+)
 
 __all__ = [
     "CommandLines",
     "decide_all",
     "failure_groups",
     "lost_group",
-    "undecided_films",
+    "undecided_groups",
     "unfinished_group",
 ]
 
-# What differs between films that failed for one cause: ids and numbers.
-VARIABLE = re.compile(r"\b\w*\d\w*\b")
 # Words with which services refuse a content: the same content is refused again.
 CONTENT = re.compile(
     r"polic|violat|unsafe|moderat|sensitive|photorealistic|prohibit|copyright|likeness|nsfw"
@@ -51,50 +62,57 @@ class CommandLines:
     of_manifest: bool = True
 
 
-def undecided_films(rows: JournalRows, commands: CommandLines) -> tuple[Undecided, ...]:
+def undecided_groups(rows: JournalRows, commands: CommandLines) -> tuple[UndecidedGroup, ...]:
     """The films that may have been paid, the oldest first."""
-    return tuple(
-        _undecided(item, commands) for item in sorted(rows.uncertain, key=lambda each: each.at)
-    )
+    return tuple(_undecided(group, commands) for group in uncertain_groups(rows.uncertain))
 
 
 def decide_all(rows: JournalRows, commands: CommandLines) -> tuple[Advice, ...]:
-    """The ways out for all films that may have been paid, where there are several."""
-    if len(rows.uncertain) < 2:
+    """The ways out for all films that may have been paid, where they are several groups."""
+    if len(uncertain_groups(rows.uncertain)) < 2:
         return ()
-    known = [item.reserved for item in rows.uncertain if item.reserved is not None]
-    cost = f"{amount(sum(known))} credits more" if known else "new charges"
     again, drop = (commands.decision((word, "--undecided"), ()) for word in ("resubmit", "drop"))
     return (
-        Advice("None of them has a task: make all again", again, cost),
+        Advice("None of them has a task: make all again", again, _once_more(rows.uncertain)),
         Advice("Give all of them up", drop, "nothing more"),
     )
 
 
-def _undecided(item: UncertainItem, commands: CommandLines) -> Undecided:
-    again = "a new charge" if item.reserved is None else f"{amount(item.reserved)} credits more"
-    ways = (
-        Advice(
-            "There is a task of that time at app.apikley.ru: name its id",
-            commands.decision(("resolve", "--task-id", "TASK_ID"), (item.key,)),
-            "nothing more",
+def _undecided(group: UncertainGroup, commands: CommandLines) -> UndecidedGroup:
+    costs = ("nothing more", _once_more(group.items), "nothing more")
+    return UndecidedGroup(
+        without_links(group.cause),
+        tuple(
+            UndecidedFilm(
+                item.key, item.at, shown(item.model, 200), shown(item.words, 200), item.reserved
+            )
+            for item in group.items
         ),
-        Advice(
-            "There is none: make the film again",
-            commands.decision(("resubmit",), (item.key,)),
-            f"{again}; it is paid twice if it was received after all",
+        tuple(
+            Advice(way.when, commands.decision(way.words, way.keys), cost)
+            for way, cost in zip(ways_out(group.keys), costs, strict=True)
         ),
-        Advice("Give it up", commands.decision(("drop",), (item.key,)), "nothing more"),
     )
-    return Undecided(
-        item.key,
-        item.at,
-        shown(item.model, 200),
-        shown(item.words, 200),
-        without_links(item.cause),
-        item.reserved,
-        ways,
+
+
+def _once_more(items: Sequence[UncertainItem]) -> str:
+    """What it costs to make uncertain films again, and what may have been paid for nothing."""
+    cost = _total([item.reserved for item in items])
+    if len(items) == 1:
+        return f"{cost}; it is paid twice if it was received after all"
+    return f"{cost}; each of them that was received after all is paid twice"
+
+
+def _total(prices: Sequence[float | None]) -> str:
+    """The price of films together, as far as it is known."""
+    known = [price for price in prices if price is not None]
+    unknown = len(prices) - len(known)
+    if not known:
+        return f"{count(unknown, 'new charge')} of unknown price"
+    charge = (
+        f"{amount(sum(known))} credits, {'a new charge' if len(prices) == 1 else 'new charges'}"
     )
+    return f"{charge}, and {count(unknown)} of unknown price" if unknown else charge
 
 
 # --- failures -------------------------------------------------------------------------------------
@@ -107,7 +125,7 @@ def failure_groups(
     groups: dict[tuple[ItemState, str, str], list[Item]] = {}
     for item in rows.items:
         if films[item.key].category is Category.FAILED:
-            cause = VARIABLE.sub("#", failure_of(item).replace(item.key, "#").casefold())
+            cause = cause_pattern(failure_of(item), item.key)
             groups.setdefault((item.state, item.fail_code, cause), []).append(item)
     failed = {ItemState.FAILED, ItemState.REJECTED}
     # Without keys `retry` is about all films that failed: shorter, where that is what is meant.
@@ -166,9 +184,10 @@ def _charged(items: Sequence[Item]) -> str:
     if all(item.credits == 0 for item in items):
         return "Nothing was charged."
     known = sum(item.credits or 0.0 for item in items)
-    if known:
-        return f"{amount(known)} credits were charged, and perhaps refunded."
-    return "Whether that was charged is not known; it is perhaps refunded."
+    if not known:
+        return "Whether that was charged is not known; it is perhaps refunded."
+    least = "At least " if any(item.credits is None for item in items) else ""
+    return f"{least}{amount(known)} credits were charged, and perhaps refunded."
 
 
 def _outlook(cause: str) -> str:
@@ -176,16 +195,14 @@ def _outlook(cause: str) -> str:
     if ACCOUNT.search(cause):
         return "The account had no credits: top it up first."
     if CONTENT.search(cause):
-        return "The service refuses this content, and will refuse it again: change it first."
+        return (
+            "The service has refused this content, and is likely to do so again: change it first."
+        )
     return "The same input may succeed another time."
 
 
 def _price(items: Iterable[Item], rows: JournalRows) -> str:
-    prices = [rows.prices.of(rows.works[item.key]) for item in items]
-    known = [price for price in prices if price is not None]
-    if len(known) == len(prices):
-        return f"{amount(sum(known))} credits, a new charge"
-    return f"{count(len(prices), 'new charge')} of unknown price"
+    return _total([rows.prices.of(rows.works[item.key]) for item in items])
 
 
 # --- files and what is not finished ---------------------------------------------------------------
@@ -204,9 +221,11 @@ def lost_group(films: Sequence[Film], commands: CommandLines, now: datetime) -> 
     cure = "Paid, saved, and gone from the disk. "
     if alive:
         left = duration((min(alive) - now).total_seconds())
-        cure += f"The service still has {count(len(alive))}, the first for {left}."
+        cure += (
+            f"Its links live about a day: {count(len(alive))} to fetch, the first within {left}."
+        )
     else:
-        cure += "The service keeps a film for about a day, and that is over; a backup may have it."
+        cure += "Its links live about a day, and that is over. Try; else a backup may have it."
     again = Advice(f"Fetch {them} again", commands.decision(("save",), keys), "nothing")
     return FailureGroup(
         f"{count(len(lost))} without a file", f"{missing} is gone", keys, cure, (again,)
@@ -219,8 +238,13 @@ def unfinished_group(films: Sequence[Film], commands: CommandLines) -> FailureGr
     if not left:
         return None
     paid = sum(bool(film.task_id) for film in left)
+    sending = sum(film.state is ItemState.SENDING for film in left)
     cure = "Run it again: it resumes, and pays for nothing a second time."
-    cause = f"{paid} of them paid, in the making or ready to be saved" if paid else "none is paid"
+    facts = (
+        f"{paid} of them paid, in the making or ready to be saved" if paid else "",
+        f"{sending} perhaps paid: its submission is out, or was cut off" if sending else "",
+    )
+    cause = "; ".join(filter(None, facts)) or "none is paid"
     again = Advice("Go on", commands.resume, "what is not paid yet")
     keys = tuple(film.key for film in left)
     return FailureGroup(f"{count(len(left))} not finished", cause, keys, cure, (again,))

@@ -19,7 +19,7 @@ from apikley_async.batch.report.advice import (
     failure_groups,
     failure_of,
     lost_group,
-    undecided_films,
+    undecided_groups,
     unfinished_group,
 )
 from apikley_async.batch.report.history import FilmTimes, paid_too_often, run_figures, times_of
@@ -73,7 +73,7 @@ def build_report(
         batch_id=rows.batch_id,
         made_at=now,
         totals=totals_of(rows, ordered),
-        undecided=undecided_films(rows, commands),
+        undecided=undecided_groups(rows, commands),
         decide_all=decide_all(rows, commands),
         balances=tuple(balance.sentence for balance in rows.balances),
         failures=failure_groups(rows, films, commands),

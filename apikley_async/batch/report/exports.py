@@ -14,7 +14,14 @@ from typing import Any
 import attrs
 
 from apikley_async._text import shorten
-from apikley_async.batch.report.model import FailureGroup, Film, Report, RunFigures, Spread
+from apikley_async.batch.report.model import (
+    FailureGroup,
+    Film,
+    Report,
+    RunFigures,
+    Spread,
+    UndecidedGroup,
+)
 from apikley_async.batch.report.texts import sentence
 
 __all__ = ["CSV_HEADER", "GENERATOR", "cell", "report_csv", "report_json"]
@@ -60,9 +67,7 @@ def report_json(report: Report) -> str:
             "first_link_ends_at": _time(totals.first_link_ends_at),
             "paid_twice": list(totals.paid_twice),
         },
-        "undecided": [
-            {**attrs.asdict(film), "sent_at": _time(film.sent_at)} for film in report.undecided
-        ],
+        "undecided": [_undecided(group) for group in report.undecided],
         "decide_all": [attrs.asdict(way) for way in report.decide_all],
         "balances": list(report.balances),
         "failures": [_group(group) for group in report.failures],
@@ -81,6 +86,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _undecided(group: UndecidedGroup) -> dict[str, Any]:
+    films = [{**attrs.asdict(film), "sent_at": _time(film.sent_at)} for film in group.films]
+    return {**attrs.asdict(group), "films": films}
 
 
 def _group(group: FailureGroup | None) -> dict[str, Any] | None:

@@ -28,7 +28,8 @@ __all__ = [
     "Span",
     "Spread",
     "Totals",
-    "Undecided",
+    "UndecidedFilm",
+    "UndecidedGroup",
 ]
 
 
@@ -165,25 +166,36 @@ class Advice:
 
 
 @attrs.frozen
-class Undecided:
-    """A film that may have been paid, and what a person needs to decide.
+class UndecidedFilm:
+    """A film that may have been paid.
 
     Attributes:
         key: its name.
         sent_at: when its last uncertain attempt began.
         model: what it was sent to.
         words: the first words of its text.
-        cause: why it is uncertain.
         credits: what was set aside for it; None without a price.
-        ways: the ways out.
     """
 
     key: str
     sent_at: datetime
     model: str
     words: str
-    cause: str
     credits: float | None
+
+
+@attrs.frozen
+class UndecidedGroup:
+    """Films that may have been paid, for one cause and within a minute, and the ways out.
+
+    Attributes:
+        cause: why they are uncertain.
+        films: the oldest first.
+        ways: what may be decided about all of them.
+    """
+
+    cause: str
+    films: tuple[UndecidedFilm, ...]
     ways: tuple[Advice, ...]
 
 
@@ -304,8 +316,8 @@ class Report:
         batch_id: tells the reports of one batch from those of others; it opens nothing.
         made_at: when the report was made.
         totals: the figures of the first sentence.
-        undecided: films that need a decision.
-        decide_all: ways out for all of them at once; empty where there are not several.
+        undecided: films that need a decision, those of one cause and time together.
+        decide_all: ways out for all of them at once; empty where there are not several groups.
         balances: sentences about the account's balance around uncertain attempts.
         failures: failed films by cause.
         lost: keys of films whose files are lost, with what to do; None without any.
@@ -318,7 +330,7 @@ class Report:
     batch_id: str
     made_at: datetime
     totals: Totals
-    undecided: tuple[Undecided, ...]
+    undecided: tuple[UndecidedGroup, ...]
     decide_all: tuple[Advice, ...]
     balances: tuple[str, ...]
     failures: tuple[FailureGroup, ...]

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from apikley_async import __version__
 from apikley_async._text import count, local_and_utc
 from apikley_async.batch.report import charts
-from apikley_async.batch.report.model import Category, Film, FilmGroup, Report, RunFigures
+from apikley_async.batch.report.model import (
+    Category,
+    Film,
+    FilmGroup,
+    Report,
+    RunFigures,
+    UndecidedFilm,
+    UndecidedGroup,
+)
 from apikley_async.batch.report.texts import amount, duration, sentence
 from apikley_async.batch.states import ItemState
 from apikley_async.errors import MissingExtraError
@@ -24,7 +32,7 @@ __all__ = ["report_page"]
 
 PAGE = Path(__file__).with_name("page")
 ROOM_FOR_SCENES = 400_000  # bytes of a page; more are cut, each scene at the same length
-MOST_UNDECIDED = 12  # that are shown with all that is known; more are listed
+MOST_UNDECIDED = 12  # groups that are shown with all that is known; more films are listed
 MOST_FILMS = 5000  # on the page; JSON and CSV have all of them
 MOST_EAGER = 200  # films whose posters are loaded at once, so that they are printed as well
 MOST_KEYS = 24  # that are listed of a group of failures
@@ -107,6 +115,8 @@ def facts_of(report: Report) -> dict[str, Any]:
         "left_out": len(report.films) - sum(len(group.films) for group in groups),
         "most_keys": MOST_KEYS,
         "most_undecided": MOST_UNDECIDED,
+        "more_undecided": films_in(report.undecided[MOST_UNDECIDED:]),
+        "number_undecided": len(films_in(report.undecided)),
         "timeline": timeline,
         "timeline_text": count(len(report.run.spans)),
         "pace": charts.pace(report.run),
@@ -138,6 +148,14 @@ def shares_of(report: Report) -> list[dict[str, Any]]:
         shares.append({"category": category, "number": number, "path": path})
         at += width
     return shares
+
+
+# --- what needs a person --------------------------------------------------------------------------
+
+
+def films_in(groups: Iterable[UndecidedGroup]) -> list[UndecidedFilm]:
+    """The films of some groups."""
+    return [film for group in groups for film in group.films]
 
 
 # --- films ----------------------------------------------------------------------------------------

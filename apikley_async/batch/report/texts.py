@@ -113,7 +113,7 @@ def _money(totals: Totals) -> list[tuple[str, bool]]:
     if totals.per_film is not None:
         pieces.append((f", {amount(totals.per_film)} a film", False))
     if totals.unpriced:
-        pieces.append((f", and {count(totals.unpriced)} of unknown price", False))
+        pieces.append((f", and {count(totals.unpriced, 'submission')} of unknown price", False))
     if totals.at_risk:
         pieces += [("; ", False), (f"{amount(totals.at_risk)} more at risk", True)]
     return [*pieces, (". ", False)]

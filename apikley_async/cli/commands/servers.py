@@ -110,6 +110,14 @@ __all__ = ["simulate", "webhook"]
     help="Seconds that a request and its answer take on the network.",
 )
 @click.option(
+    "--clock-offset",
+    type=click.IntRange(-1_000_000_000, 1_000_000_000),
+    metavar="SECONDS",
+    default=0,
+    help="The service's calendar is so far ahead of this machine's, as if the clock here were "
+    "wrong; negative for behind.",
+)
+@click.option(
     "--webhook-key",
     envvar="APIKLEY_SIMULATOR_WEBHOOK_KEY",
     metavar="WORD",

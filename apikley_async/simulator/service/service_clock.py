@@ -20,12 +20,14 @@ class ServiceClock:
     Args:
         clock: the callers' clock.
         speed: service seconds in one of the callers' seconds.
+        offset: seconds by which the service's calendar is ahead of the callers'.
     """
 
-    def __init__(self, clock: Clock, speed: float = 1.0) -> None:
+    def __init__(self, clock: Clock, speed: float = 1.0, offset: float = 0.0) -> None:
         if not 0 < speed < float("inf"):
             raise ValueError(f"speed: more than 0, not {speed!r}")
         self.speed = speed
+        self._offset = offset
         self._clock = clock
         self._origin: tuple[float, float] | None = None
         self._skips: list[tuple[float, float]] = []
@@ -49,9 +51,9 @@ class ServiceClock:
         self._skipped = 0.0
 
     def timestamp(self, at: float) -> float:
-        """The callers' Unix time in seconds, at the service second *at*."""
+        """The callers' Unix time in seconds, at the service second *at*; an offset is added."""
         skipped = sum(max(0.0, min(at - begin, seconds)) for begin, seconds in self._skips)
-        return self._start()[1] + (at - skipped) / self.speed
+        return self._start()[1] + (at - skipped) / self.speed + self._offset
 
     def caller_seconds(self, seconds: float) -> float:
         """How long a caller waits while *seconds* pass for the service."""

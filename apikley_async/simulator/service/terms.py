@@ -94,6 +94,8 @@ class Terms:
         latency: network time of a request and its response together: one distribution, or one
             for each endpoint. Half passes before a request arrives and half before its response
             is sent; a callback is sent this long after its task has ended.
+        clock_offset: seconds by which the service's calendar is ahead of the callers', as if their
+            clock were wrong; negative for behind.
     """
 
     limit: int | None = 20
@@ -139,6 +141,7 @@ class Terms:
     callback_timeout: float = 15.0
     callback_retries: tuple[float, ...] = (10.0, 30.0, 60.0)
     latency: Distribution | Mapping[Endpoint, Distribution] = attrs.field(factory=dict)
+    clock_offset: float = 0.0
 
     def price(self, request: TaskRequest) -> float:
         """Credits that *request* costs."""

@@ -1,0 +1,93 @@
+"""What a person is shown of uncertain films: which belong together, and what the balance says."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apikley_async.batch.uncertain import (
+    BalanceEvidence,
+    UncertainItem,
+    uncertain_groups,
+    ways_out,
+)
+
+BEGAN = datetime(2026, 9, 22, 6, 59, 50, tzinfo=UTC)
+BALANCE = BalanceEvidence(BEGAN, BEGAN + timedelta(hours=1), 1000, 700, 2, 300, 0, 1)
+
+
+def item(key: str, second: float, cause: str) -> UncertainItem:
+    return UncertainItem(key, BEGAN + timedelta(seconds=second), "a-model", "words", cause)
+
+
+def test_films_of_one_cause_and_one_minute_belong_together() -> None:
+    """Whatever the clock's minute is; keys, ids and numbers do not tell causes apart."""
+    groups = uncertain_groups(
+        [
+            item("sea", 59, "HTTP 502 after 3.1 s: sea, request 7f3a"),
+            item("tea", 0, "HTTP 502 after 4 s: tea, request 9c1b"),
+            item("owl", 5, "the process ended before the answer came"),
+            item("bee", 60, "HTTP 502 after 4 s: bee, request 9c1b"),
+        ]
+    )
+
+    assert [group.keys for group in groups] == [("tea", "sea"), ("owl",), ("bee",)]
+    assert groups[0].cause == "HTTP 502 after 4 s: tea, request 9c1b"
+    assert groups[0].sent.count(" to ") == 1
+    assert " to " not in groups[1].sent
+
+
+@given(
+    st.lists(
+        st.builds(
+            item,
+            st.text("abc", min_size=1, max_size=2),
+            st.integers(0, 300),
+            st.sampled_from(["a reset", "no answer", ""]),
+        )
+    )
+)
+def test_every_uncertain_film_is_in_one_group(items: list[UncertainItem]) -> None:
+    """None is lost or shown twice; a group spans less than a minute; the oldest comes first."""
+    groups = uncertain_groups(items)
+
+    shown = [each for group in groups for each in group.items]
+    assert sorted(shown, key=repr) == sorted(items, key=repr)
+    for group in groups:
+        assert group.items[-1].at - group.items[0].at < timedelta(minutes=1)
+    assert [group.items[0].at for group in groups] == sorted(group.items[0].at for group in groups)
+
+
+def test_the_ways_out_name_every_film() -> None:
+    """But for the task's id: each film has one of its own."""
+    one, many = ways_out(["tea"]), ways_out(["tea", "sea"])
+
+    assert [(way.words, way.keys) for way in one] == [
+        (("resolve", "--task-id", "TASK_ID"), ("tea",)),
+        (("resubmit",), ("tea",)),
+        (("drop",), ("tea",)),
+    ]
+    assert [(way.words, way.keys) for way in many] == [
+        (("resolve", "--task-id", "TASK_ID"), ("KEY",)),
+        (("resubmit",), ("tea", "sea")),
+        (("drop",), ("tea", "sea")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "fell by 300 from .*by 300: nothing else was paid, as far as this journal knows"),
+        ({"after": 550}, "fell by 450 from .*by 300: 150 more than that"),
+        ({"after": 900}, "fell by 100 from .*by 300: 200 less than that, as after a refund"),
+        ({"after": 6000}, "rose by 5000 from .*by 300: 5300 less than that, as after a refund"),
+        ({"unpriced": 1}, "2 films accounted for, 300 credits and 1 film of unknown price"),
+    ],
+)
+def test_what_the_balance_says(changes: dict[str, float], said: str) -> None:
+    assert re.search(said, attrs.evolve(BALANCE, **changes).sentence)

@@ -1,0 +1,63 @@
+"""The shell blocks of docs/howto/rehearse.md that say `<!-- rehearsal -->`, in their order."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import ROOT, blocks_of
+
+from apikley_async.simulator import Constant, Simulator, Terms
+
+PAGE = ROOT / "docs" / "howto" / "rehearse.md"
+BLOCK = re.compile(r"<!-- rehearsal -->\n```shell\n(.*?)```", re.DOTALL)
+APIKLEY = f'apikley() {{ "{sys.executable}" -m apikley_async "$@"; }}\n'
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl"),
+    pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash"),
+]
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator(Terms(duration=Constant(30)), speed=100) as simulator:
+        yield simulator
+
+
+def test_the_rehearsals_go_as_the_page_says(simulator: Simulator, tmp_path: Path) -> None:
+    """Uncertain films are decided about and made; `doctor` finds a wrong key."""
+    text = PAGE.read_text(encoding="utf-8")
+    for block in blocks_of(text):
+        if block.what == "file":
+            (tmp_path / block.value).write_text(block.body, encoding="utf-8")
+    settings = {"APIKLEY_BASE_URL": simulator.base_url, "APIKLEY_API_KEY": simulator.api_key}
+    env = {**os.environ, **settings, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+
+    def run(script: str) -> tuple[int, str]:
+        ran = subprocess.run(
+            ["bash", "-c", APIKLEY + script],
+            cwd=tmp_path,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ran.returncode, ran.stdout + ran.stderr
+
+    lost, again, wrong_key = BLOCK.findall(text)
+
+    code, said = run(lost)
+    assert (code, len(simulator.ledger.paid)) == (3, 3), said
+    assert "resubmit" in said
+    code, said = run(again)
+    assert (code, len(simulator.ledger.paid)) == (0, 6), said
+    assert len(list((tmp_path / "films").glob("*.mp4"))) == 3
+    code, said = run(wrong_key)
+    assert (code, said.count("WRONG  key"), said.count("ok     clock")) == (1, 1, 1), said
