@@ -230,20 +230,21 @@ class BatchRun:
 
     async def _run_item(self, item: Item, uncertain: UncertainAttempt | None = None) -> None:
         """Bring one item as far as it can go today; its errors do not touch other items."""
-        elsewhere = False
+        claimed, elsewhere = uncertain is None, False
         try:
             if uncertain is not None:
                 self._report_callback_wait(item, uncertain[1])
                 item = await self._recover(item, *uncertain)
-                if item.state is not ItemState.SUBMITTED or not await self._claims.claim(item.key):
+                claimed = item.state is ItemState.SUBMITTED and await self._claims.claim(item.key)
+                if not claimed:  # whoever has claimed it meanwhile makes it: perhaps this very run
                     return
             self._budget.follow(item)
-            for _ in range(1 + self._options.retry):
-                if item.state is ItemState.FAILED and self.stopped is None:
-                    item = await self._apply(item, Transition(ItemEvent.RETRY, by="retry"))
-                item = await self._make(item)
-                if item.state is not ItemState.FAILED:
+            item = await self._make(item)
+            for _ in range(self._options.retry):
+                if item.state is not ItemState.FAILED or self.stopped is not None:
                     break
+                item = await self._apply(item, Transition(ItemEvent.RETRY, by="retry"))
+                item = await self._make(item)
             if item.state is ItemState.SUCCESS:
                 await self._durations.film_is_ready()
                 item = await self._save(item)
@@ -259,8 +260,9 @@ class BatchRun:
         except Exception as error:  # noqa: BLE001 - `updates` raises it
             self._fail(error)
         finally:
-            self._budget.settle(item, ended=True)
-            self._claims.ended(item, elsewhere=elsewhere)
+            if claimed:
+                self._budget.settle(item, ended=True)
+                self._claims.ended(item, elsewhere=elsewhere)
 
     def _lost(self, key: str) -> None:
         """Another run makes this film: nothing more is done for it here."""

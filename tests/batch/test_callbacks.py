@@ -12,7 +12,8 @@ from batch.helpers import films, make_client, open_batch, run_batch, simulated_s
 from manual_callbacks import ManualCallbacks
 
 from apikley_async import Client
-from apikley_async.batch import Batch, ItemState, Journal
+from apikley_async.batch import Batch, Item, ItemEvent, ItemState, Journal
+from apikley_async.batch.store.protocol import Transition
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox
@@ -124,6 +125,48 @@ async def test_a_later_run_receives_callbacks(tmp_path: Path) -> None:
             assert await states(batch) == {"k0": ItemState.DONE, "k1": ItemState.DONE}
             history = await batch.store.events("k0")  # type: ignore[attr-defined]
             assert [event["by"] for event in history if event["event"] == "resolve"] == ["callback"]
+
+
+class SlowToAnswer(Journal):
+    """A journal that is asked for other things before whoever has resolved an item learns of it."""
+
+    async def apply(self, key: str, transition: Transition) -> Item:
+        item = await super().apply(key, transition)
+        if transition.event is ItemEvent.RESOLVE:
+            await asyncio.sleep(120)
+        return item
+
+
+async def test_films_that_are_resolved_while_the_run_claims_others_are_made(tmp_path: Path) -> None:
+    """They are claimed with the others then, wait for a slot, and are made when they get it. (W8)
+
+    One film is in the making at a time, and 17 have a slot: one more waits until one is saved.
+    """
+    callbacks = ManualCallbacks()
+    async with service() as simulator:
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
+            await batch.add(films(3))
+            simulator.script("create", [Fault.RESET_AFTER] * 3)
+            await left(batch, client, tmp_path / "films", simulator)
+
+        journal = await SlowToAnswer.open(tmp_path / "b.db", clock=LoopClock())
+        try:
+            async with make_client(simulator, callback=callbacks) as client:
+                batch = Batch(journal, clock=LoopClock())
+                await batch.add(films(3 + 18))
+                running = asyncio.create_task(
+                    run_batch(batch, client, folder=tmp_path / "films", max_running=1)
+                )
+                await until_paid(simulator, 4)
+                for number in range(3):
+                    paid = simulator.ledger.paid[number].task_id
+                    await callbacks.deliver(token_of(simulator, number), paid)
+                made = {item.key for item in await running if item.state is ItemState.DONE}
+
+                assert set((await states(batch)).values()) == {ItemState.DONE}
+        finally:
+            await journal.aclose()
+        assert len(made) == len(simulator.ledger.paid) == 3 + 18
 
 
 async def test_waiting_for_an_old_callback_is_reported(tmp_path: Path) -> None:

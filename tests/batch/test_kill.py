@@ -25,7 +25,7 @@ import pytest
 from batch.helpers import check_consistency, key_of_request, states
 from batch.worker import HOOK_KEY, POINTS, REFUSED
 from forked_process import ForkedProcess
-from rawserver import unused_port
+from rawserver import reserved_port
 from volume import volume
 
 from apikley_async._postgres import Dsn, connect
@@ -72,11 +72,13 @@ class Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         self._living = True
-        print(json.dumps(life), file=process.stdin, flush=True)
-        async with asyncio.timeout(60):
-            await readable(process.stdout.fileno())
-        reported = process.stdout.readline()
-        assert reported, "the worker is gone"
+        reported = ""
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(life), file=process.stdin, flush=True)
+            async with asyncio.timeout(60):
+                await readable(process.stdout.fileno())
+            reported = process.stdout.readline()
+        assert reported, f"the worker itself has ended, {how_ended(process.pid)}"
         self._living = False
         code: int = json.loads(reported)["code"]
         return code
@@ -95,9 +97,20 @@ class Worker:
         """End it, and the life that it may be at."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
-            with self._process:
-                self._process = None
+            with contextlib.suppress(BrokenPipeError), self._process:
+                pass
+            self._process = None
         self._living = False
+
+
+def how_ended(pid: int) -> str:
+    """How a child has ended; its number stays its own, so that its group can still be killed."""
+    end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert end is not None
+    if end.si_code == os.CLD_EXITED:
+        return f"with exit code {end.si_status}"
+    # Of the worker's processes only lives are killed here, so somebody else has sent it.
+    return f"by {signal.Signals(end.si_status).name}, which no test sends to it"
 
 
 async def readable(pipe: int) -> None:
@@ -241,16 +254,25 @@ async def killed_now_and_then(place: Path, port: int, rng: random.Random) -> Non
             await asyncio.sleep(rng.uniform(0.2, 1.5))
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Where the receivers of a test listen, one after the other, and nobody else."""
+    with reserved_port() as port:
+        yield port
+
+
 @pytest.mark.parametrize("turn", range(-(-RANDOM_KILLS // (2 * LIVES))))
 async def test_receiver_and_runner_are_killed_at_random(
-    turn: int, worker: Worker, tmp_path: Path
+    turn: int, worker: Worker, port: int, tmp_path: Path
 ) -> None:
     """Both by SIGKILL, each at moments of its own: the invariants hold. (W8, I1, I2, I3)
 
     What is still uncertain at the end was announced while nobody received.
     """
     rng = random.Random(SEED * 9000 + turn)
-    port = unused_port()
+    others = random.Random(rng.random())  # both draw at the same time
+    async with receiver(tmp_path, port):
+        pass  # the first one waits until what it is forked from has imported everything
     async with busy_world(SEED * 9000 + turn, webhook_key=HOOK_KEY) as simulator:
         lives = Lives(
             worker,
@@ -261,11 +283,12 @@ async def test_receiver_and_runner_are_killed_at_random(
             hook=f"http://127.0.0.1:{port}/hooks",
             listening=3.0,
         )
-        killing = asyncio.create_task(killed_now_and_then(tmp_path, port, rng))
+        killing = asyncio.create_task(killed_now_and_then(tmp_path, port, others))
         for _ in range(min(LIVES, RANDOM_KILLS)):
             assert await lives.live(after=[rng.uniform(0.0, 0.8)]) in (-9, 0)
         killing.cancel()
-        await asyncio.wait({killing})
+        with pytest.raises(asyncio.CancelledError):  # it has not ended with an error before
+            await killing
 
         async with receiver(tmp_path, port):
             assert await lives.live() == 0

@@ -45,7 +45,14 @@ POINTS = (
     *("during download", "before link", "after link", "before done", "inside done", "after done"),
 )
 HOOK_KEY = "a-word-that-signs"
-REFUSED = 7
+REFUSED, NOT_AT_REST = 7, 4
+REST = {
+    ItemState.DONE,
+    ItemState.FAILED,
+    ItemState.REJECTED,
+    ItemState.UNCERTAIN,
+    ItemState.EXPIRED,
+}
 MOVES = {
     ItemEvent.INTEND: "intent",
     ItemEvent.ACCEPT: "id",
@@ -168,16 +175,16 @@ async def live(place: Path, setting: dict[str, Any], *, adopt: bool) -> int:
     journal = setting.get("journal") or place / "batch.db"
     async with client, Batch.open(journal, adopt=adopt) as batch:
         await batch.add(films(setting["films"]))
-        async for _ in batch.run(client, folder=place / "films", max_running=setting["running"]):
-            pass
-        rest = {
-            ItemState.DONE,
-            ItemState.FAILED,
-            ItemState.REJECTED,
-            ItemState.UNCERTAIN,
-            ItemState.EXPIRED,
+        running = setting["running"]
+        last = {
+            item.key: item
+            async for item in batch.run(client, folder=place / "films", max_running=running)
         }
-        return 0 if set((await batch.status()).counts) <= rest else 4
+        left = [item async for item in batch.items() if item.state not in REST]
+        for item in left:
+            cause = last.get(item.key, item).cause or batch.stopped
+            print(f"not at rest: {item.key} is {item.state.value}: {cause}", file=sys.stderr)
+        return NOT_AT_REST if left else 0
 
 
 def child(place: Path, setting: dict[str, Any], life: dict[str, Any]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, write_manifest
 from forked_process import ForkedProcess
-from rawserver import unused_port
+from rawserver import reserved_port
 
 from apikley_async.cli import main
 from apikley_async.cli.output.sentences import sentence
@@ -26,11 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarn
 
 def test_a_batch_receives_callbacks(service: Simulator, run: Run) -> None:
     """A submission whose answer was lost is found by its callback, without a decision. (A1)"""
-    port = unused_port()
-    hooks = ("--callback-url", f"http://127.0.0.1:{port}/hooks", "--listen", f"127.0.0.1:{port}")
     service.script("create", [Fault.OK, Fault.RESET_AFTER])
 
-    result = run("batch", "run", "--yes", write_manifest("tea", "sea", "bee"), *hooks)
+    with reserved_port() as port:
+        at = f"127.0.0.1:{port}"
+        hooks = ("--callback-url", f"http://{at}/hooks", "--listen", at)
+        result = run("batch", "run", "--yes", write_manifest("tea", "sea", "bee"), *hooks)
 
     assert result.code == 0
     assert len(service.ledger.creations) == 3

@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rawserver import unused_port
+from rawserver import reserved_port
 from volume import volume
 
 from apikley_async import Client, Environment, Shot, Storyboard, SubmissionUncertainError
@@ -59,27 +59,32 @@ async def called(
     simulator: Simulator, port: int | None = None, **options: Any
 ) -> AsyncIterator[Client]:
     """A client whose callbacks come in."""
-    port = port or unused_port()
-    callback = Callback(f"http://127.0.0.1:{port}/hooks", hmac_keys=[KEY], clock=LoopClock())
-    client = Client(
-        simulator.api_key,
-        base_url=simulator.base_url,
-        callback=callback,
-        environment=Environment(clock=LoopClock(), rng=random.Random(1)),
-        **options,
-    )
-    async with client, callback.serve(port=port):
-        yield client
+    with contextlib.nullcontext(port) if port else reserved_port() as port:
+        callback = Callback(f"http://127.0.0.1:{port}/hooks", hmac_keys=[KEY], clock=LoopClock())
+        client = Client(
+            simulator.api_key,
+            base_url=simulator.base_url,
+            callback=callback,
+            environment=Environment(clock=LoopClock(), rng=random.Random(1)),
+            **options,
+        )
+        async with client, callback.serve(port=port):
+            yield client
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def test_after_a_restart_callbacks_reach_the_job_again() -> None:
+@pytest.fixture
+def port() -> Iterator[int]:
+    with reserved_port() as port:
+        yield port
+
+
+async def test_after_a_restart_callbacks_reach_the_job_again(port: int) -> None:
     """With its id and its token: they are answered, and the film is noticed at once."""
     async with world() as simulator:
-        port = unused_port()
         async with called(simulator, port=port) as client:
             job = await client.submit(KITTEN)
             task_id, token = job.task_id, job.token
@@ -152,9 +157,8 @@ async def test_lost_submissions_are_found_without_a_person(
         assert errors <= {SubmissionUncertainError}
 
 
-async def test_a_receiver_in_another_place_is_as_good(tmp_path: Path) -> None:
+async def test_a_receiver_in_another_place_is_as_good(port: int, tmp_path: Path) -> None:
     """It keeps callbacks in an inbox, while no batch runs too; the batch takes them from there."""
-    port = unused_port()
     url, inbox = f"http://127.0.0.1:{port}/hooks", tmp_path / "calls.db"
     boards = [(f"k{n}", Storyboard([Shot(f"Number {n}.", 5)], duration=10)) for n in range(4)]
 

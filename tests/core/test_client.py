@@ -42,10 +42,10 @@ from rawserver import (
     envelope,
     hangs,
     in_turn,
+    reserved_port,
     resets,
     says,
     service,
-    unused_port,
 )
 from threads import another_loop
 from turns import StrikingLoop, at_every_turn
@@ -262,15 +262,15 @@ async def silent_at_hello(line: Line) -> None:
 @pytest.mark.virtual
 async def test_a_refused_connection_is_tried_again_and_paid_once() -> None:
     """The service comes back after 20 s: the film is submitted then (A15)."""
-    port = unused_port()
     book = Book()
-    async with customer(f"http://127.0.0.1:{port}") as client:
-        submitting = asyncio.create_task(client.submit(WORK, recorder=book))
-        await asyncio.sleep(20)
-        async with RawServer(port=port) as server:
-            job = await submitting
+    with reserved_port() as port:
+        async with customer(f"http://127.0.0.1:{port}") as client:
+            submitting = asyncio.create_task(client.submit(WORK, recorder=book))
+            await asyncio.sleep(20)
+            async with RawServer(port=port) as server:
+                job = await submitting
 
-            assert len(server.created) == 1
+                assert len(server.created) == 1
     assert job.task_id == "task_1"
     assert 20 < now() < 40
     verdicts = [attempt.verdict for attempt in book.attempts]
@@ -318,9 +318,10 @@ async def test_a_handshake_that_fails_is_tried_again_and_paid_once(
 @pytest.mark.virtual
 async def test_patience_ends_after_ten_minutes() -> None:
     """What cannot be sent is given up in the end, unpaid (A15)."""
-    async with customer(f"http://127.0.0.1:{unused_port()}") as client:
-        with pytest.raises(UnreachableError):
-            await client.submit(WORK)
+    with reserved_port() as port:
+        async with customer(f"http://127.0.0.1:{port}") as client:
+            with pytest.raises(UnreachableError):
+                await client.submit(WORK)
 
     assert 500 < now() <= 600
 

@@ -38,10 +38,10 @@ from rawserver import (
     envelope,
     hangs,
     in_turn,
+    reserved_port,
     resets,
     says,
     service,
-    unused_port,
 )
 
 from apikley_async import Storyboard, Timeouts, UnansweredError, UnreachableError
@@ -138,8 +138,9 @@ def too_many_files(_info: object) -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def refused(_ca: trustme.CA, _trust: ssl.SSLContext) -> AsyncIterator[HttpTransport]:
-    async with talking(f"http://127.0.0.1:{unused_port()}") as transport:
-        yield transport
+    with reserved_port() as port:
+        async with talking(f"http://127.0.0.1:{port}") as transport:
+            yield transport
 
 
 @contextlib.asynccontextmanager
@@ -226,9 +227,10 @@ def proxy_says(answer: bytes) -> Callable[..., Any]:
 
 @contextlib.asynccontextmanager
 async def dead_proxy(_ca: trustme.CA, trust: ssl.SSLContext) -> AsyncIterator[HttpTransport]:
-    proxy = f"http://127.0.0.1:{unused_port()}"
-    async with talking("https://api.test", ssl=trust, proxy=proxy) as transport:
-        yield transport
+    with reserved_port() as port:
+        proxy = f"http://127.0.0.1:{port}"
+        async with talking("https://api.test", ssl=trust, proxy=proxy) as transport:
+            yield transport
 
 
 NEVER_SENT = {

@@ -37,9 +37,9 @@ from rawserver import (
     envelope,
     hangs,
     in_turn,
+    reserved_port,
     resets,
     service,
-    unused_port,
 )
 from rich.pretty import pretty_repr
 from volume import volume
@@ -211,10 +211,12 @@ async def test_no_error_holds_the_key(act: str) -> None:
 @pytest.mark.parametrize("question", QUESTIONS)
 async def test_an_unreachable_service_does_not_bring_it_out(question: str) -> None:
     timeouts = Timeouts(read=20)
-    for base_url in (f"http://127.0.0.1:{unused_port()}", f"https://127.0.0.1:{unused_port()}"):
-        async with customer(base_url, timeouts=timeouts, retry_for=20) as client:
-            with pytest.raises(UnreachableError) as caught:
-                await QUESTIONS[question](client)
+    for scheme in ("http", "https"):
+        with reserved_port() as port:
+            url = f"{scheme}://127.0.0.1:{port}"
+            async with customer(url, timeouts=timeouts, retry_for=20) as client:
+                with pytest.raises(UnreachableError) as caught:
+                    await QUESTIONS[question](client)
         check(caught.value)
 
 

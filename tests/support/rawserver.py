@@ -36,10 +36,10 @@ __all__ = [
     "envelope",
     "hangs",
     "in_turn",
+    "reserved_port",
     "resets",
     "says",
     "service",
-    "unused_port",
 ]
 
 
@@ -316,9 +316,14 @@ class Names(AbstractResolver):
         return
 
 
-def unused_port() -> int:
-    """A port of this machine at which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of this machine at which nobody listens, until the test does, as often as it likes.
+
+    Without a socket that is bound to it, the system may give it to any other process meanwhile, for
+    a connection that leaves, too. Servers share it, as long as it does not listen.
+    """
+    with socket.socket() as reservation:
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reservation.bind(("127.0.0.1", 0))
+        yield reservation.getsockname()[1]
