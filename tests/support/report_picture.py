@@ -35,7 +35,7 @@ FATES = {
     "lighthouse.4": "uncertain",
     "tea": "uncertain",
 }
-WIDTH, HEIGHT, SCALE = 1280, 1880, 0.75  # pixels of the browser, and of the picture in one of them
+WIDTH, HEIGHT, SCALE = 1280, 1830, 0.75  # pixels of the browser, and of the picture in one of them
 
 
 async def make_page(folder: Path, films: Path) -> Path:

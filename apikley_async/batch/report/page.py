@@ -125,6 +125,7 @@ def facts_of(report: Report) -> dict[str, Any]:
         "version": __version__,
         "amount": amount,
         "both_times": local_and_utc,
+        "local_time": lambda at: f"{at.astimezone():%H:%M:%S}",
         "cut": cutter(report),
         "lazy": len(report.films) > MOST_EAGER,
         "facts": facts_line,
