@@ -19,10 +19,10 @@ from apikley_async._download.stream import FilmStream
 from apikley_async._durations import Expected
 from apikley_async._environment import Environment
 from apikley_async._generate import ClientFilms, ManyFilms, Works, check_folder, check_works
-from apikley_async._http import USER_AGENT, Network, network_fault, proxy_variables
 from apikley_async._images import ImageSource
 from apikley_async._job import Job
 from apikley_async._limiter import Limiter, RateLimiter
+from apikley_async._network import USER_AGENT, Network, network_fault, proxy_variables
 from apikley_async._outcomes import Outcome
 from apikley_async._polling import Backoff
 from apikley_async._recorder import Callbacks, Recorder

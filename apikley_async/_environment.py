@@ -9,7 +9,8 @@ import aiohttp
 import attrs
 
 from apikley_async._clock import Clock, SystemClock
-from apikley_async._http import Connector, Transport
+from apikley_async._http import Transport
+from apikley_async._network import Connector
 from apikley_async._validation import of_kind
 
 __all__ = ["Environment"]

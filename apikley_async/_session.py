@@ -15,9 +15,10 @@ from apikley_async._callbacks import CallbackMatching
 from apikley_async._download.saver import Saver
 from apikley_async._download.stream import Streams
 from apikley_async._environment import Environment
-from apikley_async._http import HttpTransport, Network, Transport
+from apikley_async._http import HttpTransport, Transport
 from apikley_async._jobs import Jobs
 from apikley_async._limiter import Limiter
+from apikley_async._network import Network
 from apikley_async._polling import Backoff, positive
 from apikley_async._recorder import Callbacks
 from apikley_async._retry import Timeouts

@@ -33,7 +33,7 @@ from apikley_async._download.ranges import (
     TransferInterruptedError,
     read_response,
 )
-from apikley_async._http import Network
+from apikley_async._network import Network
 from apikley_async._retry import Timeouts
 from apikley_async._urls import (
     FAKE_IP_RANGE,

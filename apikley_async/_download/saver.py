@@ -23,7 +23,7 @@ from apikley_async._download.names import safe_name, target_paths
 from apikley_async._download.partfile import PartFile, SavedFile
 from apikley_async._download.ranges import TransferInterruptedError
 from apikley_async._download.transfer import Transfers, given_up
-from apikley_async._http import Network
+from apikley_async._network import Network
 from apikley_async._result import Result
 from apikley_async._urls import AddressPolicy, display_host
 from apikley_async._validation import check_kind

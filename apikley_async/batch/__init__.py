@@ -15,7 +15,8 @@ from apikley_async.batch.reports import BatchStatus, CostEstimate
 from apikley_async.batch.run import GRACE
 from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState
 from apikley_async.batch.store.journal import Journal
-from apikley_async.batch.store.protocol import (
+from apikley_async.batch.store.protocol import Store
+from apikley_async.batch.store.values import (
     AttemptCost,
     Bounds,
     ExpectedCallback,
@@ -24,7 +25,6 @@ from apikley_async.batch.store.protocol import (
     ManifestEntry,
     PlanResult,
     Spending,
-    Store,
     StoredFile,
     Transition,
 )

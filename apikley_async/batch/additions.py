@@ -17,7 +17,7 @@ from apikley_async.batch.manifest.image_files import image_digest, image_digests
 from apikley_async.batch.manifest.payload import make_entry
 from apikley_async.batch.manifest.reader import read_manifest
 from apikley_async.batch.open_batch import OpenBatch
-from apikley_async.batch.store.protocol import Item, ManifestEntry, PlanResult
+from apikley_async.batch.store.values import Item, ManifestEntry, PlanResult
 from apikley_async.errors import ManifestError, StoryboardError
 
 __all__ = ["BatchAdditions", "ManifestSource"]

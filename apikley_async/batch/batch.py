@@ -22,7 +22,8 @@ from apikley_async.batch.run import GRACE, BatchRun
 from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
 from apikley_async.batch.saved_files import is_lost
 from apikley_async.batch.states import ItemEvent, ItemState
-from apikley_async.batch.store.protocol import Item, Store, Transition
+from apikley_async.batch.store.protocol import Store
+from apikley_async.batch.store.values import Item, Transition
 from apikley_async.errors import DownloadError, JournalError, ManifestError
 
 __all__ = ["Batch"]
@@ -158,26 +159,15 @@ class Batch(BatchReports, BatchDecisions):
             ManifestError: one of *keys* is not paid and finished, or was put into a destination,
                 and neither *destination* nor *folder* is given.
         """
-        finished = (ItemState.SUCCESS, ItemState.DONE)
-        chosen = await self._chosen(keys, *finished)
-        for item in chosen:
-            check_state(item, *finished)
-        wanted = [item.key for item in chosen if item.state is ItemState.SUCCESS]
         writer = None if destination is None else DestinationWriter(destination, client)
-        for item in chosen:
-            if item.state is not ItemState.DONE:
-                continue
-            if await self._is_lost(item, writer, named=bool(keys), moved=folder is not None):
-                transition = Transition(ItemEvent.REFETCH, cause="to be saved again")
-                await self._decide(item.key, transition)
-                wanted.append(item.key)
+        wanted = await self._to_be_saved(keys, writer, moved=folder is not None)
         if not wanted:
             return
         target = Path(folder) if folder is not None else await self.output_folder()
         options = BatchRunOptions(
             target or Path("films"),
             overwrite=overwrite,
-            keys=frozenset(wanted),
+            keys=wanted,
             partial=partial,
             destination=destination,
         )
@@ -185,6 +175,30 @@ class Batch(BatchReports, BatchDecisions):
             async for update in updates:
                 if update.is_last:
                     yield update.item
+
+    async def _to_be_saved(
+        self, keys: tuple[str, ...], writer: DestinationWriter | None, *, moved: bool
+    ) -> frozenset[str]:
+        """The keys of the films that `save` fetches; those that are done are decided to be.
+
+        Args:
+            keys: that the user has named; empty for all.
+            writer: of the destination that was given.
+            moved: whether the user has named a folder.
+        """
+        finished = (ItemState.SUCCESS, ItemState.DONE)
+        chosen = await self._chosen(keys, *finished)
+        for item in chosen:
+            check_state(item, *finished)
+        wanted = {item.key for item in chosen if item.state is ItemState.SUCCESS}
+        for item in chosen:
+            if item.key in wanted:
+                continue
+            if await self._is_lost(item, writer, named=bool(keys), moved=moved):
+                transition = Transition(ItemEvent.REFETCH, cause="to be saved again")
+                await self._decide(item.key, transition)
+                wanted.add(item.key)
+        return frozenset(wanted)
 
     async def _is_lost(
         self, item: Item, writer: DestinationWriter | None, *, named: bool, moved: bool

@@ -11,7 +11,8 @@ from apikley_async._budget import Budget, FilmBudget, Price, Prices, Reservation
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.states import ItemState
-from apikley_async.batch.store.protocol import Bounds, Item, Store, all_items
+from apikley_async.batch.store.protocol import Store, all_items
+from apikley_async.batch.store.values import Bounds, Item
 from apikley_async.errors import Blame, BudgetExceededError
 
 __all__ = ["RunBudget", "known_prices"]

@@ -12,7 +12,7 @@ from apikley_async.batch.additions import BatchAdditions, ManifestSource
 from apikley_async.batch.keys import key_faults
 from apikley_async.batch.manifest.payload import purged_payload, work_of
 from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState, NoTransitionError
-from apikley_async.batch.store.protocol import Item, Transition
+from apikley_async.batch.store.values import Item, Transition
 from apikley_async.errors import ManifestError
 
 __all__ = ["BatchDecisions", "check_state", "current_user"]

@@ -15,7 +15,7 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 from apikley_async import Client, FilmStream, Result
 from apikley_async._text import loggable
-from apikley_async.batch.store.protocol import StoredFile
+from apikley_async.batch.store.values import StoredFile
 from apikley_async.errors import ApikleyError, DownloadError
 from apikley_async.events import Saved
 

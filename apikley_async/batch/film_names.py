@@ -12,7 +12,8 @@ from pathlib import Path, PurePath
 
 from apikley_async._disk import max_name_bytes
 from apikley_async._text import fold_name
-from apikley_async.batch.store.protocol import Item, Store, Transition, all_items
+from apikley_async.batch.store.protocol import Store, all_items
+from apikley_async.batch.store.values import Item, Transition
 
 __all__ = ["FilmNames", "numbered"]
 

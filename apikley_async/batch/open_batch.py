@@ -12,7 +12,8 @@ from apikley_async._postgres import Dsn
 from apikley_async.batch.run import BatchRun
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.journal import Journal
-from apikley_async.batch.store.protocol import Item, Store, all_items
+from apikley_async.batch.store.protocol import Store, all_items
+from apikley_async.batch.store.values import Item
 from apikley_async.errors import JournalError
 
 __all__ = ["OpenBatch"]

@@ -10,7 +10,8 @@ from apikley_async import Attempt, Client, RateLimiter, Request, Verdict
 from apikley_async._budget import FilmBudget
 from apikley_async.batch.run_claims import RunClaims
 from apikley_async.batch.states import ItemEvent
-from apikley_async.batch.store.protocol import ExpectedCallback, Item, Store, Transition
+from apikley_async.batch.store.protocol import Store
+from apikley_async.batch.store.values import ExpectedCallback, Item, Transition
 
 __all__ = [
     "CALLBACK_TIMEOUT",

@@ -19,7 +19,7 @@ from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.saved_files import file_faults, locate
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.journal import Journal
-from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.store.values import Item
 from apikley_async.batch.stored_pace import ServicePace, read_pace
 from apikley_async.batch.uncertain import (
     BalanceEvidence,

@@ -18,7 +18,7 @@ from apikley_async import Client, Clock, Job, Work
 from apikley_async._budget import FilmBudget
 from apikley_async._retry import Maintenance
 from apikley_async.batch.budget import RunBudget
-from apikley_async.batch.endings import LAST_STATES, failed, succeeded
+from apikley_async.batch.endings import LAST_STATES, failed, found, succeeded
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.recorder import (
     CALLBACK_TIMEOUT,
@@ -31,7 +31,8 @@ from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
 from apikley_async.batch.running_slots import SHORT_WAIT, RunningSlots
 from apikley_async.batch.saving import FilmSaver
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
-from apikley_async.batch.store.protocol import Item, Store, Transition
+from apikley_async.batch.store.protocol import Store
+from apikley_async.batch.store.values import Item, Transition
 from apikley_async.batch.stored_durations import StoredDurations
 from apikley_async.batch.stored_pace import StoredPace
 from apikley_async.batch.stored_polls import StoredPolls
@@ -415,15 +416,8 @@ class BatchRun:
             self._publish(item, is_last=True)
             return item
         token = attempt if isinstance(attempt, str) else attempt.token
-        transition = Transition(
-            ItemEvent.RESOLVE,
-            cause="found by its callback",
-            task_id=job.task_id,
-            token=token,
-            by="callback",
-        )
         try:
-            return await self._apply(item, transition)
+            return await self._apply(item, found(job, token))
         except NoTransitionError:
             self._leave_behind(await self._store.item(item.key), job)
             raise

@@ -15,7 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from apikley_async import Clock
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.states import ItemState
-from apikley_async.batch.store.protocol import LEASE, Bounds, Item, Store
+from apikley_async.batch.store.protocol import LEASE, Store
+from apikley_async.batch.store.values import Bounds, Item
 from apikley_async.errors import JournalError
 
 __all__ = ["RunClaims"]

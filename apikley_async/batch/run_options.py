@@ -8,7 +8,7 @@ import attrs
 
 from apikley_async.batch.destination import Destination
 from apikley_async.batch.more_work import MoreWork
-from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.store.values import Item
 
 __all__ = ["BatchRunOptions", "ItemUpdate"]
 

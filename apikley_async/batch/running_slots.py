@@ -11,7 +11,7 @@ import attrs
 
 from apikley_async import Client
 from apikley_async.batch.states import ItemState
-from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.store.values import Item
 
 __all__ = ["SHORT_WAIT", "RunningSlots"]
 

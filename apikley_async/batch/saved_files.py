@@ -9,7 +9,7 @@ from pathlib import Path
 import attrs
 
 from apikley_async import SavedFile
-from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.store.values import Item
 
 __all__ = ["file_faults", "hash_file", "is_lost", "locate"]
 

@@ -15,7 +15,8 @@ from apikley_async.batch.keys import file_name_fault
 from apikley_async.batch.rehearsal import is_rehearsal
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.states import ItemEvent
-from apikley_async.batch.store.protocol import Item, Store, StoredFile, Transition
+from apikley_async.batch.store.protocol import Store
+from apikley_async.batch.store.values import Item, StoredFile, Transition
 from apikley_async.errors import ApikleyError, DownloadError, ResultExpiredError
 
 __all__ = ["FilmSaver", "result_to_json"]

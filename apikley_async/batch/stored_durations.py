@@ -6,7 +6,8 @@ import contextlib
 
 from apikley_async import Client, Clock, Job
 from apikley_async.batch.manifest.payload import work_of
-from apikley_async.batch.store.protocol import Item, Store
+from apikley_async.batch.store.protocol import Store
+from apikley_async.batch.store.values import Item
 from apikley_async.errors import JournalError
 
 __all__ = ["StoredDurations"]

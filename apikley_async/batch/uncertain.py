@@ -13,8 +13,8 @@ import attrs
 from apikley_async import Storyboard, Work
 from apikley_async._text import count, local_and_utc, one_line
 from apikley_async.batch.manifest.payload import work_of
-from apikley_async.batch.store.protocol import Item
 from apikley_async.batch.store.rows import read_time
+from apikley_async.batch.store.values import Item
 
 __all__ = [
     "BalanceEvidence",

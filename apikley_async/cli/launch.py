@@ -14,7 +14,14 @@ from apikley_async.cli.film_run import FilmRun, PlanFilms, RunRequest
 from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.key_files import has_api_key
 from apikley_async.cli.option_types import Place
-from apikley_async.cli.options import Bounds, CallbackOptions, RunOptions
+from apikley_async.cli.options import (
+    Bounds,
+    CallbackOptions,
+    RunOptions,
+    ServiceOptions,
+    SpendingOptions,
+)
+from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output_folder import check_folder, last_folder
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
 
@@ -37,8 +44,7 @@ def launch(
     A dry run checks everything on a private copy of the journal. A simulated run keeps no journal.
 
     Args:
-        locate: says where the journal is, given the folder of the films if that is known; called
-            when it is known to be writable.
+        locate: says where the journal is, given the folder of the films where that is known.
         plan, source, repeat_results, named: see `RunRequest`.
         options: what may be spent, and on which service.
         folder: where the films go; None for where they were saved last.
@@ -47,9 +53,7 @@ def launch(
     service, spending = options.service, options.spending
     if service.simulate and plan is None and not spending.dry_run:
         plan = _plan_from(locate(folder))
-    if folder is None:
-        usual = service.profile.folder
-        folder = Path("films") if service.simulate else last_folder(locate(None).journal, usual)
+    folder = folder or _usual_folder(service, locate)
     reporter = new_reporter(
         as_json=service.as_json, films=None if spending.dry_run else 0, plain=service.plain
     )
@@ -58,9 +62,6 @@ def launch(
     open_client = None if spending.dry_run else _client_of(options)
     keeps_journal = spending.dry_run or not service.simulate
     location = locate(folder) if keeps_journal else JournalLocation(None)
-    shared = location.journal if isinstance(location.journal, Dsn) else None
-    if shared is not None and not (here or spending.dry_run):
-        _refuse_bounds_of_others(spending.bounds)
     request = RunRequest(
         location=location,
         plan=plan,
@@ -71,11 +72,34 @@ def launch(
         repeat_results=repeat_results,
         named=named,
         ask=not (service.simulate or spending.agreed),
-        follows=None if here else shared,
+        follows=None if here else _followed(location, spending),
     )
     run = FilmRun(request, service, reporter)
-    if open_client is not None:
-        return run_with_client(open_client, run.make_films, reporter, run)
+    if open_client is None:
+        return _estimate(run, service, reporter)
+    return run_with_client(open_client, run.make_films, reporter, run)
+
+
+def _usual_folder(
+    service: ServiceOptions, locate: Callable[[Path | None], JournalLocation]
+) -> Path:
+    """Where the films go when no folder is named."""
+    if service.simulate:
+        return Path("films")
+    return last_folder(locate(None).journal, service.profile.folder)
+
+
+def _followed(location: JournalLocation, spending: SpendingOptions) -> Dsn | None:
+    """The shared journal whose workers make the films; None where this process makes them."""
+    if not isinstance(location.journal, Dsn):
+        return None
+    if not spending.dry_run:
+        _refuse_bounds_of_others(spending.bounds)
+    return location.journal
+
+
+def _estimate(run: FilmRun, service: ServiceOptions, reporter: Reporter) -> int:
+    """Say what the films would cost; the account is looked at where there is a key to it."""
     if service.simulate or not has_api_key(service.key_file):
         return run_without_client(run.estimate, reporter)
     return run_with_client(client_for(service), run.estimate, reporter)

@@ -60,24 +60,9 @@ async def serve(
     await runner.setup()
     connections: set[Connection] = set()
     try:
-        loop = asyncio.get_running_loop()
-        manager = cast("web.Server", runner.server)
-
         # Not by `web.TCPSite`, which would connect the transport to aiohttp without us in between.
-        def connect() -> Connection:
-            http = _QuietRequestHandler(
-                manager,
-                loop=loop,
-                keepalive_timeout=limits.idle,
-                lingering_time=0,  # of a refused body nothing more is read
-                access_log=None,  # type: ignore[arg-type] # None is documented, for no log
-                logger=SILENT,
-                auto_decompress=False,  # a small body could become a large one
-            )
-            return Connection(http, connections, limits)
-
-        listening = await loop.create_server(
-            connect,
+        listening = await asyncio.get_running_loop().create_server(
+            lambda: Connection(_new_http(runner, limits), connections, limits),
             host,
             port,
             ssl=ssl,
@@ -95,6 +80,19 @@ async def serve(
         for connection in [*connections]:
             connection.abort()
         await asyncio.sleep(0)  # `connection_lost` is called before the loop may be closed
+
+
+def _new_http(runner: web.AppRunner, limits: Limits) -> _QuietRequestHandler:
+    """What reads the requests of one connection."""
+    return _QuietRequestHandler(
+        cast("web.Server", runner.server),
+        loop=asyncio.get_running_loop(),
+        keepalive_timeout=limits.idle,
+        lingering_time=0,  # of a refused body nothing more is read
+        access_log=None,  # type: ignore[arg-type] # None is documented, for no log
+        logger=SILENT,
+        auto_decompress=False,  # a small body could become a large one
+    )
 
 
 class Connection(asyncio.Protocol):

@@ -56,6 +56,7 @@ ORDER = [
     # what waits and talks
     "_rate",
     "_limiter",
+    "_network",
     "_http",
     "_api",
     "_uploads",
@@ -111,6 +112,7 @@ SUBPACKAGE_ORDER = {
         "keys",
         "rehearsal",
         # the store: its protocol, the journal's tables, and what holds them
+        "store.values",
         "store.protocol",
         "store.database",
         "store.schema",
@@ -478,7 +480,7 @@ def test_the_core_lives_on_four_libraries() -> None:
 
 # The modules that may use a library; the others do not know it.
 USERS = {
-    "aiohttp": {"_environment", "_http", "_download.fetch"},
+    "aiohttp": {"_environment", "_network", "_http", "_download.fetch"},
     "yarl": {"_http", "_urls"},
     "cattrs": {"_storyboard", "_wire.tasks"},
     "backoff": {"_polling"},

@@ -15,7 +15,7 @@ from batch.conformance_claims import ClaimContract
 
 from apikley_async import SavedFile, Verdict
 from apikley_async.batch import ItemEvent, ItemState, Store, StoredFile, Transition
-from apikley_async.batch.store.protocol import ManifestEntry
+from apikley_async.batch.store.values import ManifestEntry
 from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
 
 

@@ -10,7 +10,8 @@ import pytest
 from apikley_async import Attempt, Shot, Storyboard, Verdict
 from apikley_async.batch import Bounds, Item, ItemEvent, Store, Transition
 from apikley_async.batch.manifest.payload import make_entry
-from apikley_async.batch.store.protocol import LEASE, ManifestEntry
+from apikley_async.batch.store.protocol import LEASE
+from apikley_async.batch.store.values import ManifestEntry
 
 RUN = "a-run"
 

@@ -13,7 +13,7 @@ from manual_callbacks import ManualCallbacks
 
 from apikley_async import Client
 from apikley_async.batch import Batch, Item, ItemEvent, ItemState, Journal
-from apikley_async.batch.store.protocol import Transition
+from apikley_async.batch.store.values import Transition
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox

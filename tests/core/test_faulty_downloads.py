@@ -36,7 +36,7 @@ from apikley_async import Result
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import Saver
 from apikley_async._download.stream import Streams
-from apikley_async._http import Network
+from apikley_async._network import Network
 from apikley_async._tasks import TaskScope
 from apikley_async._urls import AddressPolicy
 from apikley_async.errors import DownloadError, ResultExpiredError, ServerError

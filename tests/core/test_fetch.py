@@ -37,7 +37,8 @@ from apikley_async._download.ranges import (
     LinkRefusedError,
     TransferInterruptedError,
 )
-from apikley_async._http import HttpTransport, Network
+from apikley_async._http import HttpTransport
+from apikley_async._network import Network
 from apikley_async._retry import Timeouts
 from apikley_async._secret import Secret
 from apikley_async._urls import AddressPolicy

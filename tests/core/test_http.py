@@ -45,7 +45,8 @@ from rawserver import (
 )
 
 from apikley_async import Storyboard, Timeouts, UnansweredError, UnreachableError
-from apikley_async._http import MAX_ANSWER_BYTES, HttpTransport, Network
+from apikley_async._http import MAX_ANSWER_BYTES, HttpTransport
+from apikley_async._network import Network
 from apikley_async._secret import Secret, key_fault
 from apikley_async._wire.envelope import Reply
 from apikley_async._wire.requests import (

@@ -43,7 +43,7 @@ from volume import volume
 from apikley_async import Result
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import MAX_CONCURRENT_FILES, DownloadSlots, Saver
-from apikley_async._http import Network
+from apikley_async._network import Network
 from apikley_async._urls import AddressPolicy
 from apikley_async.errors import (
     ApikleyError,
@@ -1143,7 +1143,7 @@ import asyncio, random, sys
 from apikley_async import Result
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import Saver
-from apikley_async._http import Network
+from apikley_async._network import Network
 from apikley_async._urls import AddressPolicy
 
 async def reissue(*_):

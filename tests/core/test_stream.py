@@ -28,7 +28,7 @@ from apikley_async import Client, Environment, FilmStream, Result, Shot, Storybo
 from apikley_async._clock import SystemClock
 from apikley_async._download.saver import Saver
 from apikley_async._download.stream import StreamedFile, Streams
-from apikley_async._http import Network
+from apikley_async._network import Network
 from apikley_async._tasks import TaskScope
 from apikley_async._urls import AddressPolicy
 from apikley_async.errors import (

@@ -27,7 +27,7 @@ from apikley_async.batch.manifest.work_fields import (
     STORYBOARD_FIELDS,
     parse_work,
 )
-from apikley_async.batch.store.protocol import ManifestEntry
+from apikley_async.batch.store.values import ManifestEntry
 from apikley_async.errors import StoryboardError
 
 __all__ = ["FIELDS", "check_defaults", "keys_of_faulty_film", "make_entries", "unfetchable_images"]

@@ -14,7 +14,7 @@ import attrs
 
 from apikley_async._text import fold_name
 from apikley_async.batch.manifest.reader import read_film_file
-from apikley_async.batch.store.protocol import Item, ManifestEntry
+from apikley_async.batch.store.values import Item, ManifestEntry
 from apikley_async.errors import ManifestConflictError, ManifestError
 
 __all__ = ["choose_version", "read_film_files"]

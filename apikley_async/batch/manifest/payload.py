@@ -20,7 +20,7 @@ from apikley_async._text import describe_value, encodes
 from apikley_async.batch.keys import normalize_key, take_key
 from apikley_async.batch.manifest.image_files import is_image_file, leaves_folder
 from apikley_async.batch.manifest.work_fields import parse_work
-from apikley_async.batch.store.protocol import Item, ManifestEntry
+from apikley_async.batch.store.values import Item, ManifestEntry
 from apikley_async.errors import JournalError, ManifestError, StoryboardError
 
 __all__ = ["make_entry", "make_takes", "payload_text", "purged_payload", "work_of"]

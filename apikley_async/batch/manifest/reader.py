@@ -39,7 +39,7 @@ from apikley_async.batch.manifest.text import LARGEST
 from apikley_async.batch.manifest.toml_format import read_toml
 from apikley_async.batch.manifest.work_fields import MOST_FAULTS
 from apikley_async.batch.manifest.yaml_format import read_yaml
-from apikley_async.batch.store.protocol import ManifestEntry
+from apikley_async.batch.store.values import ManifestEntry
 from apikley_async.errors import ManifestConflictError, ManifestError, StoryboardError
 
 __all__ = [

@@ -20,7 +20,7 @@ from apikley_async.batch.report.model import (
 from apikley_async.batch.report.rows import JournalRows
 from apikley_async.batch.report.texts import amount, duration, shown, without_links
 from apikley_async.batch.states import ItemState
-from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.store.values import Item
 from apikley_async.batch.uncertain import (
     UncertainGroup,
     UncertainItem,

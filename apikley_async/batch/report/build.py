@@ -36,8 +36,8 @@ from apikley_async.batch.report.model import (
 from apikley_async.batch.report.rows import FileFacts, JournalRows
 from apikley_async.batch.report.texts import shown, without_links
 from apikley_async.batch.states import ItemState
-from apikley_async.batch.store.protocol import Item
 from apikley_async.batch.store.rows import read_time
+from apikley_async.batch.store.values import Item
 from apikley_async.batch.uncertain import excerpt
 
 __all__ = ["build_report"]

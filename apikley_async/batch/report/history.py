@@ -11,7 +11,7 @@ import attrs
 from apikley_async.batch.report.model import CATEGORIES, Category, RunFigures, Span, Spread
 from apikley_async.batch.report.rows import Row
 from apikley_async.batch.states import ItemEvent
-from apikley_async.batch.store.protocol import Item
+from apikley_async.batch.store.values import Item
 
 __all__ = ["FilmTimes", "in_window", "paid_too_often", "run_figures", "starts_of_runs", "times_of"]
 

@@ -20,8 +20,8 @@ from apikley_async.batch.rehearsal import is_rehearsal
 from apikley_async.batch.report.posters import poster_of
 from apikley_async.batch.reports import BatchReports, BatchStatus
 from apikley_async.batch.saved_files import locate
-from apikley_async.batch.store.protocol import Item
 from apikley_async.batch.store.rows import read_time
+from apikley_async.batch.store.values import Item
 from apikley_async.batch.stored_polls import read_polls
 from apikley_async.batch.uncertain import BalanceEvidence, UncertainItem
 

@@ -12,8 +12,8 @@ from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store import items, spending
 from apikley_async.batch.store.journal_file import facts_in
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import Transition
 from apikley_async.batch.store.rows import LOST_UNKNOWN
+from apikley_async.batch.store.values import Transition
 
 __all__ = [
     "STAND_INS",

@@ -14,8 +14,8 @@ from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store import claims, items, spending
 from apikley_async.batch.store.database import Row
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import Bounds, Item, Transition
 from apikley_async.batch.store.rows import ATTEMPT_STATES, storable_text
+from apikley_async.batch.store.values import Bounds, Item, Transition
 
 __all__ = ["apply", "bind_late", "intend", "keep_callback", "settle"]
 
@@ -162,8 +162,16 @@ def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> boo
         )
         logger.warning("film %s of %r is bound: %s", task_id, known["key"], cause)
         return True
-    # The item was decided otherwise, so the decision stays. The id is kept with the attempt, and
-    # in the inbox, from where the next run shows it as paid and unclaimed.
+    _keep_unclaimed(journal, known, token, task_id)
+    return True
+
+
+def _keep_unclaimed(journal: OpenJournal, known: Row, token: str, task_id: str) -> None:
+    """Keep a paid task whose item was decided otherwise: the decision stays.
+
+    The id is kept with the attempt, and in the inbox, from where the next run shows it as paid and
+    unclaimed.
+    """
     if known["attempt"] in COST_NOTHING and known["task_id"] is None:
         spending.change(journal, token, 1)
     journal.db.execute(
@@ -179,7 +187,6 @@ def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> boo
             task_id,
             known["key"],
         )
-    return True
 
 
 def keep_callback(journal: OpenJournal, token: str, task_id: str) -> None:

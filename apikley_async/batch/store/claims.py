@@ -19,7 +19,8 @@ from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store import items
 from apikley_async.batch.store.database import marks
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import LEASE, Item, Transition
+from apikley_async.batch.store.protocol import LEASE
+from apikley_async.batch.store.values import Item, Transition
 
 __all__ = [
     "beat",

@@ -14,7 +14,6 @@ from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError, 
 from apikley_async.batch.store import spending
 from apikley_async.batch.store.database import Row, marks
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import Item, Transition
 from apikley_async.batch.store.rows import (
     SELECT_ITEM,
     files_to_json,
@@ -26,6 +25,7 @@ from apikley_async.batch.store.rows import (
     stored_to_json,
 )
 from apikley_async.batch.store.schema import PURGE, RENAME
+from apikley_async.batch.store.values import Item, Transition
 from apikley_async.errors import JournalError, ManifestConflictError
 
 __all__ = [

@@ -38,7 +38,10 @@ from apikley_async.batch.store.opening import open_journal
 from apikley_async.batch.store.planning import SpooledEntries, plan
 from apikley_async.batch.store.postgres_journal import PostgresJournal
 from apikley_async.batch.store.postgres_opening import copy_database, open_database
-from apikley_async.batch.store.protocol import (
+from apikley_async.batch.store.rescue import RescuePlaces
+from apikley_async.batch.store.schema import MIGRATIONS, Migrations, inconsistencies
+from apikley_async.batch.store.sqlite_journal import SqliteJournal
+from apikley_async.batch.store.values import (
     AttemptCost,
     Bounds,
     ExpectedCallback,
@@ -49,9 +52,6 @@ from apikley_async.batch.store.protocol import (
     Spending,
     Transition,
 )
-from apikley_async.batch.store.rescue import RescuePlaces
-from apikley_async.batch.store.schema import MIGRATIONS, Migrations, inconsistencies
-from apikley_async.batch.store.sqlite_journal import SqliteJournal
 from apikley_async.errors import JournalError
 
 __all__ = ["Journal"]
@@ -119,42 +119,30 @@ class Journal:
             JournalError: it is in use, damaged, of another program or of a newer version, an older
                 copy, or without its log after a crash. The file is left as it is.
         """
-        clock = clock or SystemClock()
-        opened: OpenJournal
-        dsn = dsn_of(path)
-        if dsn is not None and adopt:
-            raise JournalError(f"{dsn} is a database: only the copy of a file is adopted")
-        if dsn is not None and not private:
-            opened = database = PostgresJournal(dsn, read_only=read_only)
-            opening = partial(open_database, database)
-        else:
-            opened = file = SqliteJournal(
-                Path("journal.db" if isinstance(path, Dsn) or dsn is not None else path),
-                read_only=read_only,
-                migrations=migrations,
-                adopting=adopt,
-                private=private,
-                copier=None if dsn is None else partial(copy_database, dsn),
-            )
-            file.shared = shared
-            opening = partial(open_journal, file)
-        journal = cls(opened, clock)
-        deadline = clock.now() + wait
+        opened, opening = unopened(
+            path, read_only=read_only, adopt=adopt, private=private, migrations=migrations
+        )
+        opened.shared = opened.shared or shared
+        journal = cls(opened, clock or SystemClock())
         try:
-            while True:
-                try:
-                    await journal._run(lambda _: opening())
-                except JournalError as error:
-                    in_use = isinstance(error, JournalInUseError)
-                    may_pass = in_use or (dsn is not None and error.resumable)
-                    if not may_pass or clock.now() >= deadline:
-                        raise journal_error(error.message) if in_use else error from None
-                else:
-                    return journal
-                await clock.sleep(LOCK_INTERVAL)
+            await journal._open(opening, wait)
         except BaseException:
             await journal.aclose()
             raise
+        return journal
+
+    async def _open(self, opening: Callable[[], None], wait: float) -> None:
+        """Open it in its thread; what may pass is waited for, *wait* seconds at most."""
+        deadline = self._clock.now() + wait
+        while True:
+            try:
+                return await self._run(lambda _: opening())
+            except JournalError as error:
+                in_use = isinstance(error, JournalInUseError)
+                may_pass = in_use or (self._journal.in_database and error.resumable)
+                if not may_pass or self._clock.now() >= deadline:
+                    raise journal_error(error.message) if in_use else error from None
+            await self._clock.sleep(LOCK_INTERVAL)
 
     @property
     def path(self) -> Path:
@@ -454,6 +442,32 @@ class Journal:
     def _perform(self, now: tuple[float, float], work: Callable[[], T]) -> T:
         self._journal.now = now
         return self._journal.perform(work)
+
+
+def unopened(
+    path: str | os.PathLike[str] | Dsn,
+    *,
+    read_only: bool,
+    adopt: bool,
+    private: bool,
+    migrations: Migrations,
+) -> tuple[OpenJournal, Callable[[], None]]:
+    """The journal that *path* names, and what opens it in its thread; see `Journal.open`."""
+    dsn = dsn_of(path)
+    if dsn is not None and adopt:
+        raise JournalError(f"{dsn} is a database: only the copy of a file is adopted")
+    if dsn is not None and not private:
+        database = PostgresJournal(dsn, read_only=read_only)
+        return database, partial(open_database, database)
+    file = SqliteJournal(
+        Path("journal.db" if isinstance(path, Dsn) or dsn is not None else path),
+        read_only=read_only,
+        migrations=migrations,
+        adopting=adopt,
+        private=private,
+        copier=None if dsn is None else partial(copy_database, dsn),
+    )
+    return file, partial(open_journal, file)
 
 
 def dsn_of(path: str | os.PathLike[str] | Dsn) -> Dsn | None:

@@ -27,6 +27,7 @@ class OpenJournal(abc.ABC):
     Attributes:
         name: what messages call it.
         shared: whether other processes may make films of it at the same time.
+        in_database: whether it, or what it is a copy of, is in a database, which may be away.
         home: the folder that stored paths are relative to; None where they are absolute.
         read_only: whether it is only read.
         journal_id: the random id that it was made with.
@@ -40,6 +41,7 @@ class OpenJournal(abc.ABC):
 
     name: str
     shared: bool = False
+    in_database: bool = False
     home: Path | None
 
     def __init__(self, *, read_only: bool) -> None:

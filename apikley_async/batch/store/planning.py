@@ -21,8 +21,8 @@ from apikley_async.batch.store import adoption, items
 from apikley_async.batch.store.database import Database, marks
 from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import ManifestEntry, PlanResult, Transition
 from apikley_async.batch.store.rows import SELECT_ITEM, payload_sum, stored_path
+from apikley_async.batch.store.values import ManifestEntry, PlanResult, Transition
 from apikley_async.errors import ManifestConflictError
 
 __all__ = ["SpooledEntries", "plan"]

@@ -85,6 +85,7 @@ class PostgresJournal(OpenJournal):
     """
 
     shared = True
+    in_database = True
     home: Path | None = None
 
     def __init__(self, dsn: Dsn, *, read_only: bool = False, versions: Versions = VERSIONS) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.database import Row
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import ExpectedCallback, LearnedValue
+from apikley_async.batch.store.values import ExpectedCallback, LearnedValue
 
 __all__ = [
     "attempts_of",

@@ -25,7 +25,7 @@ from apikley_async.batch.keys import is_stored_key
 from apikley_async.batch.states import ItemEvent, ItemState
 from apikley_async.batch.store.database import Row
 from apikley_async.batch.store.journal_errors import damaged
-from apikley_async.batch.store.protocol import Item, StoredFile
+from apikley_async.batch.store.values import Item, StoredFile
 
 __all__ = [
     "ATTEMPT_STATES",

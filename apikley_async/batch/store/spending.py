@@ -11,7 +11,7 @@ import json
 
 from apikley_async._budget import Budget
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.protocol import AttemptCost, Bounds, Spending
+from apikley_async.batch.store.values import AttemptCost, Bounds, Spending
 
 __all__ = ["add", "change", "costs", "kind_name", "record_cost", "reserve", "total"]
 

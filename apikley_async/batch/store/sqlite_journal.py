@@ -68,6 +68,7 @@ class SqliteJournal(OpenJournal):
         self.migrations = migrations
         self.adopting = adopting
         self.copier = copier
+        self.in_database: bool = copier is not None
         self.locks: list[int] = []
         self.witness: Witness | None = None
         self.copies: tempfile.TemporaryDirectory[str] | None = None

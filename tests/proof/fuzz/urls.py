@@ -24,7 +24,7 @@ from yarl import URL
 
 from apikley_async import Client, Shot, Storyboard
 from apikley_async._download.fetch import check_link
-from apikley_async._http import network_fault
+from apikley_async._network import network_fault
 from apikley_async._submission import check_submission
 from apikley_async._uploads import check_image_url
 from apikley_async._urls import AddressPolicy, display_host, url_faults
