@@ -8,9 +8,9 @@ import errno
 import json
 import os
 import random
+import signal
 import sqlite3
 import stat
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from batch.conformance import StoreContract, attempt, film
 from batch.conftest import SmallDisk
+from forked_process import ran
 
 from apikley_async import Clock, SystemClock, Verdict
 from apikley_async.batch import (
@@ -131,13 +132,7 @@ async def test_another_process_is_refused_and_may_read(path: Path) -> None:
     )
     async with journal(path) as owner:
         await owner.plan([film("a")])
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-c", code, str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = await asyncio.to_thread(ran, code, path)
     assert "planned" in done.stdout
     assert "JournalError" in done.stderr
     assert "in use by process" in done.stderr
@@ -336,9 +331,7 @@ async def test_after_a_write_that_failed_nothing_more_is_intended(path: Path) ->
     async with journal(path) as opened:
         await opened.plan([film("a")])
 
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", FAILING, path], capture_output=True, text=True
-    )
+    done = await asyncio.to_thread(ran, FAILING, path)
 
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
@@ -722,13 +715,8 @@ asyncio.run(main(sys.argv[1]))
 
 async def left_by_a_kill(path: Path) -> None:
     """A journal whose owner was killed while a POST was out."""
-    tests = Path(__file__).parents[1]
-    await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-c", KILLED, path],
-        env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent}"},
-        check=False,
-    )
+    killed = await asyncio.to_thread(ran, KILLED, path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert path.with_name("batch.db-wal").stat().st_size
 
 

@@ -398,12 +398,11 @@ def test_hostile_texts_do_nothing(
     assert said == []
 
 
-def test_one_of_a_thousand_films_is_found(
-    open_page: Callable[[Path], Shown], tmp_path: Path
-) -> None:
+def test_one_of_many_films_is_found(open_page: Callable[[Path], Shown], tmp_path: Path) -> None:
+    count = volume(300, 1000)
     works = [
         (f"film-{number:04d}", Storyboard([Shot(f"Number {number}, a harbour at dawn.")]))
-        for number in range(1000)
+        for number in range(count)
     ]
     rows = in_a_loop(rows_with(tmp_path, works, {"film-0007": "failed"}))
     report = build_report(rows, COMMANDS, title="many", folder=tmp_path / "films", now=NOW)
@@ -413,4 +412,4 @@ def test_one_of_a_thousand_films_is_found(
     shown.page.get_by_role("searchbox").fill("number 77,")
     found = shown.visible()
 
-    assert found == [f"film-0{hundreds}77" for hundreds in range(10)]
+    assert found == [f"film-0{hundreds}77" for hundreds in range(count // 100)]

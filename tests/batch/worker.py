@@ -19,6 +19,7 @@ The points are set by wrapping what the package does, here and nowhere in the pa
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -206,6 +207,7 @@ def main() -> None:
         place, setting = Path(life.pop("place")), life.pop("setting")
         pid = os.fork()
         if pid == 0:
+            gc.freeze()  # the collector would look through all that was imported, and so copy it
             code = 1
             try:
                 code = child(place, setting, life)

@@ -37,6 +37,7 @@ from filehost import (
     serve_file,
     truncated,
 )
+from forked_process import ForkedProcess, started
 from saved_paths import save
 from volume import volume
 
@@ -1167,18 +1168,11 @@ except Exception as error:
 """
 
 
-def program(url: str, folder: Path, before: str = "") -> list[str]:
-    return [sys.executable, "-c", PROGRAM.format(before=before), url, str(folder)]
-
-
-async def start(command: list[str], **options: Any) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *command,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        **options,
-    )
+@contextlib.contextmanager
+def saving_elsewhere(url: str, folder: Path, before: str = "") -> Iterator[ForkedProcess]:
+    """Another process that saves a film."""
+    with contextlib.closing(started(PROGRAM.format(before=before), url, folder)) as process:
+        yield process
 
 
 async def test_two_processes_save_the_same_film(tmp_path: Path) -> None:
@@ -1186,10 +1180,11 @@ async def test_two_processes_save_the_same_film(tmp_path: Path) -> None:
     slow = altered(serve_file(FileVersion(film(7, 200_000))), pace=(20_000, 0.05))
     async with FileHost() as host:
         url = host.serve("/1", slow)
-        both = [await start(program(url, tmp_path)) for _ in range(2)]
-        reported = await asyncio.gather(*(process.communicate() for process in both))
+        with saving_elsewhere(url, tmp_path) as one, saving_elsewhere(url, tmp_path) as other:
+            ends = (asyncio.to_thread(each.communicate) for each in (one, other))
+            reported = await asyncio.gather(*ends)
 
-    assert [process.returncode for process in both] == [0, 0], reported
+    assert [one.returncode, other.returncode] == [0, 0], reported
     assert names(tmp_path) == ["task_1.mp4"]
     assert (tmp_path / "task_1.mp4").read_bytes() == film(7, 200_000)
 
@@ -1201,13 +1196,13 @@ async def test_what_a_killed_process_leaves_is_resumed(tmp_path: Path) -> None:
         url = host.serve(
             "/1", [truncated(serve_file(large), 9 * 1024**2, "stall"), serve_file(large)]
         )
-        process = await start(program(url, tmp_path))
         part = tmp_path / ".task_1-1.apikley.part"
-        async with asyncio.timeout(20):
-            while not part.exists() or part.stat().st_size < 9 * 1024**2:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        await process.communicate()
+        with saving_elsewhere(url, tmp_path) as process:
+            async with asyncio.timeout(20):
+                while not part.exists() or part.stat().st_size < 9 * 1024**2:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         assert names(tmp_path) == [part.name, f"{part.name}.json"]
 
         async with saving() as saver:
@@ -1225,12 +1220,12 @@ async def test_a_file_size_limit_is_a_full_disk(tmp_path: Path) -> None:
     before = f"import resource; resource.setrlimit({limit}, (50_000, 50_000))"
     async with FileHost() as host:
         url = host.serve("/1", serve_file(FileVersion(film(9, 200_000))))
-        process = await start(program(url, tmp_path, before))
-        _, reported = await process.communicate()
+        with saving_elsewhere(url, tmp_path, before) as process:
+            _, reported = await asyncio.to_thread(process.communicate)
 
-    assert b"DownloadError" in reported
-    assert b"cannot be written" in reported
-    assert b"make room" in reported
+    assert "DownloadError" in reported
+    assert "cannot be written" in reported
+    assert "make room" in reported
     assert names(tmp_path) == []
 
 
@@ -1302,7 +1297,6 @@ async def test_the_file_is_synced_before_its_name_and_the_folder_after_it(
     trace = tmp_path / "trace"
     calls = "fsync,link,linkat,rename,renameat,renameat2,write"
     command = [strace, "-f", "-y", "-qq", "-s", "300", "-o", str(trace), "-e", f"trace={calls}"]
-    words = program("", tmp_path / "films")[:2]
     text = PROGRAM.format(before="")
     if overwrite:
         text = text.replace(
@@ -1310,7 +1304,12 @@ async def test_the_file_is_synced_before_its_name_and_the_folder_after_it(
         )
     async with FileHost() as host:
         url = host.serve("/1", SERVE_V1)
-        process = await start([*command, words[0], "-c", text, url, str(tmp_path / "films")])
+        process = await asyncio.create_subprocess_exec(
+            *(*command, sys.executable, "-c", text, url, str(tmp_path / "films")),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
         out, reported = await process.communicate()
     if process.returncode and b"ptrace" in reported:
         pytest.skip("may not trace")

@@ -195,9 +195,13 @@ QUESTIONS: dict[str, Callable[[Client], Awaitable[Any]]] = {
 @pytest.mark.usefixtures("talkative")
 @pytest.mark.parametrize("act", ACTS)
 async def test_no_error_holds_the_key(act: str) -> None:
-    """Whatever went wrong with any question, and however the error is written down (S2 to S4)."""
+    """Whatever went wrong with any question, and however the error is written down (S2 to S4).
+
+    By default each act meets a submission, and one other question, from act to act another one.
+    """
     timeouts = Timeouts(read=20)
-    for ask in list(QUESTIONS.values())[:: volume(2, 1)]:
+    submit, *others = QUESTIONS.values()
+    for ask in (submit, *volume([others[list(ACTS).index(act) % len(others)]], others)):
         async with RawServer(ACTS[act]) as server:
             async with customer(server.url, timeouts=timeouts, retry_for=20) as client:
                 with pytest.raises(ApikleyError) as caught:

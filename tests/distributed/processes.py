@@ -1,4 +1,4 @@
-"""Processes that take permits of one `SharedLimiter`: `python processes.py DSN '{...}'`.
+"""Processes that take permits of one `SharedLimiter`.
 
 Each line that such a process prints is one attempt: when it was sent and when it ended, by the
 machine's clock.
@@ -9,26 +9,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from forked_process import ForkedProcess
 
 __all__ = ["start"]
 
 
-def start(dsn: str, **values: Any) -> subprocess.Popen[str]:
+def start(dsn: str, **values: Any) -> ForkedProcess:
     """Start a process; for *values* see `take`."""
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, __file__, dsn, json.dumps(values)],
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": paths},
-        text=True,
-    )
+    return ForkedProcess(main, dsn, json.dumps(values), cwd=Path.cwd(), env=os.environ)
+
+
+def main() -> None:
+    """Be such a process."""
+    asyncio.run(take(sys.argv[1], **json.loads(sys.argv[2])))
 
 
 async def take(dsn: str, count: int, hold: float, **values: Any) -> None:
@@ -44,7 +42,3 @@ async def take(dsn: str, count: int, hold: float, **values: Any) -> None:
 
     async with SharedLimiter(dsn, **values) as limiter:
         await asyncio.gather(*(attempt() for _ in range(count)))
-
-
-if __name__ == "__main__":
-    asyncio.run(take(sys.argv[1], **json.loads(sys.argv[2])))

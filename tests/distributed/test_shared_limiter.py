@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pytest
 from distributed.processes import start
+from forked_process import ForkedProcess
 from postgres_server import PostgresServer
 
 from apikley_async import Client, Limiter, Shot, Storyboard, _postgres
@@ -131,7 +132,7 @@ async def test_processes_share_the_rate(dsn: str) -> None:
     assert most_in_a_span([*itertools.chain(*sent)], PER) <= 10
 
 
-def lines_of(process: subprocess.Popen[str], count: int) -> list[str]:
+def lines_of(process: ForkedProcess, count: int) -> list[str]:
     assert process.stdout is not None
     return [process.stdout.readline() for _ in range(count)]
 

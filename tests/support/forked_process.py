@@ -8,11 +8,13 @@ the start itself is what a test is about, it starts Python.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import pkgutil
 import runpy
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["ForkedProcess", "python"]
+__all__ = ["ForkedProcess", "python", "ran", "started"]
 
 # Most of what commands, and the programs of the documentation, import.
 PRELOADED = (
@@ -31,7 +33,9 @@ PRELOADED = (
     "apikley_async.batch.run",
     "apikley_async.simulator.server",
     "apikley_async.webhook.server",
+    "apikley_async.distributed.shared_limiter",
     "fastapi",
+    "psycopg",
     "rich.progress",
     "uvicorn.main",
     "yaml",
@@ -93,8 +97,8 @@ class ForkedProcess:
             raise TimeoutError(f"it still runs after {timeout} s")
         return code
 
-    def communicate(self, timeout: float) -> tuple[str, str]:
-        """Read all that it writes, until it ends."""
+    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+        """Read all that it writes, until it ends, and close what it wrote into."""
         assert self.stdout is not None
         assert self.stderr is not None
         with ThreadPoolExecutor(2) as readers:
@@ -105,6 +109,7 @@ class ForkedProcess:
                 self.kill()
                 raise
         out, err = (each.result() for each in reading)
+        self.close()
         return out, err
 
     def send_signal(self, number: int) -> None:
@@ -145,6 +150,7 @@ def run(
     new_session: bool,
 ) -> None:
     """Be the program, in the process that was forked for it."""
+    gc.freeze()  # the collector would look through all that was imported, and so copy it
     if new_session:
         os.setsid()
     for number, stream in enumerate(streams):
@@ -162,10 +168,27 @@ def run(
     sys.exit(program())  # type: ignore[arg-type]
 
 
+def started(code: str, *words: object, cwd: Path | None = None) -> ForkedProcess:
+    """A process that runs a test's *code*, as `python -c CODE WORDS` does."""
+    place = Path.cwd() if cwd is None else cwd
+    return ForkedProcess(python, "-c", code, *map(str, words), cwd=place, env=os.environ)
+
+
+def ran(code: str, *words: object) -> subprocess.CompletedProcess[str]:
+    """Run a test's *code*, as `started` does, to its end."""
+    process = started(code, *words)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(words, process.wait(), out, err)
+
+
 def python() -> None:
-    """Run what `python WORDS` runs: a file, or a module that stands after -m."""
+    """Run what `python WORDS` runs: a file, a module that stands after -m, or code after -c."""
     first, *rest = sys.argv[1:]
-    if first == "-m":
+    if first == "-c":
+        code, *sys.argv[1:] = rest
+        sys.argv[0] = first
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 - a test's
+    elif first == "-m":
         sys.path.insert(0, str(Path.cwd()))
         sys.argv = rest
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)

@@ -11,13 +11,12 @@ import re
 import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_process import started
 from webhook.callback_requests import (
     BODY,
     JSON,
@@ -355,19 +354,9 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 
 
-def writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), name, str(count)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-
-
 async def test_several_processes_may_create_it_and_add_at_once(path: Path) -> None:
     """No callback is lost, and no draft of the file is left (W8)."""
-    processes = [writer(path, name, 100) for name in "abc"]
+    processes = [started(WRITER, path, name, 100) for name in "abc"]
     for process in processes:
         await asyncio.to_thread(process.communicate)
 
@@ -383,7 +372,7 @@ async def test_acknowledged_callbacks_survive_a_killed_writer(path: Path) -> Non
     """SIGKILL at any moment: every acknowledged callback is read afterwards (W8)."""
     confirmed = 0
     for number, name in enumerate("abcd"):
-        with writer(path, name, 100_000) as process:
+        with contextlib.closing(started(WRITER, path, name, 100_000)) as process:
             assert process.stdout is not None
             for _ in range(20 + 17 * number):
                 confirmed = int(process.stdout.readline())

@@ -9,6 +9,7 @@ import ast
 import importlib.machinery
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -46,9 +47,43 @@ def faults_of(changes: Iterable[Change]) -> Iterator[str]:
     for module, replacements in modules_of(changes).items():
         path = PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py")
         try:
-            ast.parse(changed(path.read_text(encoding="utf-8"), replacements), path)
+            source = path.read_text(encoding="utf-8")
+            ast.parse(part_changed(path, source, changed(source, replacements)), path)
         except (LookupError, SyntaxError, OSError) as error:
             yield f"{module}: {error}"
+
+
+def part_changed(path: Path, before: str, after: str) -> str:
+    """The function or method that was changed, as a module; all of it where that is not one.
+
+    To parse whole modules for hundreds of mistakes takes seconds.
+    """
+    old, new = before.splitlines(), after.splitlines()
+    same = equal_at_first(old, new)
+    same_after = equal_at_first(old[same:][::-1], new[same:][::-1])
+    for first, last, indent in functions_of(path):
+        if first <= same + 1 and len(old) - same_after <= last:
+            lines = new[first - 1 : last + len(new) - len(old)]
+            return "\n".join([*(["class _:"] if indent else []), *lines])
+    return after
+
+
+def equal_at_first(one: list[str], other: list[str]) -> int:
+    """How many lines are equal until the first that is not."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+@cache
+def functions_of(path: Path) -> list[tuple[int, int, int]]:
+    """The first and last line of each function and method of a module, and its indent."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    members = [inner for node in body if isinstance(node, ast.ClassDef) for inner in node.body]
+    return [
+        (node.lineno, node.end_lineno or node.lineno, node.col_offset)
+        for node in [*body, *members]
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
 
 def plant(changes: Iterable[Change]) -> None:

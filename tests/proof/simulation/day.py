@@ -39,7 +39,7 @@ from typing import Any
 
 import attrs
 from simulation.archive import Archive
-from simulation.dead_hosts import release
+from simulation.dead_hosts import end, release
 from simulation.loop import Deadlock
 from simulation.plans import Plan, draw_plan
 from simulation.runs import MEMORY, silenced
@@ -422,9 +422,10 @@ def day(
             run.report.broken.append(f"I9: the day breaks off: {type(error).__name__}: {error}")
         finally:
             asyncio.set_event_loop(None)
+            with run.disk.watched():
+                end(run.loop)
             shutil.rmtree(root, ignore_errors=True)
             run.loop.close()
-            run.loop.tasks.clear()
             gc.collect()
     return summarised(run)
 

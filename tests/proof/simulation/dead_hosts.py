@@ -1,8 +1,8 @@
-"""Releases the memory of killed machines in a long run, without letting their code do anything.
+"""Ends the tasks of killed machines, without letting their code do anything.
 
-A short run keeps the tasks of killed machines until its end. A day cannot: it would hold every
-task there ever was. So they are unwound at once, while their folder still has its name. Their
-`finally` blocks then run on the dead machine, for which disk and journal are closed.
+A short run keeps them until its end. A day cannot: it would hold every task there ever was. So
+they are unwound at once, while their folder still has its name. Their `finally` blocks then run on
+the dead machine, for which disk and journal are closed.
 """
 
 from __future__ import annotations
@@ -12,29 +12,50 @@ import contextlib
 import contextvars
 import gc
 import heapq
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from simulation.loop import DRIVER, HOST, SimLoop
 
-__all__ = ["release"]
+__all__ = ["end", "release"]
 
 LAYERS = 100  # of nested `finally` blocks that await something
 
 
 def release(loop: SimLoop) -> None:
     """Drop the tasks, handles and sockets of dead machines, and all tasks that have ended."""
+    _on_dead_machine(loop, _release)
+
+
+def end(loop: SimLoop) -> None:
+    """Let every machine be dead, and unwind what has not ended, before the loop is closed.
+
+    Whatever is left would be unwound when it is collected: at any time, up to the end of Python,
+    and with errors that nobody takes.
+    """
+    loop.dead.update(loop.tasks.values())
+    _on_dead_machine(loop, _unwind_tasks)
+    loop.tasks.clear()
+
+
+def _on_dead_machine(loop: SimLoop, act: Callable[[SimLoop], object]) -> None:
     host = max(loop.dead, default=HOST.get())
     context = contextvars.copy_context()
     context.run(HOST.set, host)
-    context.run(_release, loop)
+    context.run(act, loop)
 
 
-def _release(loop: SimLoop) -> None:
+def _unwind_tasks(loop: SimLoop) -> list[asyncio.Task[Any]]:
+    """Unwind the tasks of dead machines, and return them."""
     gone = [task for task, host in loop.tasks.items() if host in loop.dead]
     for task in gone:
         if not task.done():
             unwind(task.get_coro())
+    return gone
+
+
+def _release(loop: SimLoop) -> None:
+    gone = _unwind_tasks(loop)
     for task in [task for task in loop.tasks if task.done()]:
         del loop.tasks[task]
     for task in gone:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from simulation.callers import CallersRun
+from simulation.dead_hosts import end
 from simulation.loop import Deadlock
 from simulation.plans import Plan
 from simulation.python_order import in_oldest_order
@@ -50,10 +51,11 @@ def run(plan: Plan) -> Report:
         finally:
             asyncio.set_event_loop(None)
             _record(current)
+            with current.disk.watched():
+                end(current.loop)
             shutil.rmtree(root, ignore_errors=True)
             current.loop.close()
-            current.loop.tasks.clear()
-            release()
+            collect_sometimes()
     return current.report
 
 
@@ -79,7 +81,7 @@ def silenced() -> Iterator[None]:
             gc.enable()
 
 
-def release() -> None:
+def collect_sometimes() -> None:
     """Collect the garbage of dead machines every 25 runs."""
     if next(_runs) % 25 == 0:
         gc.collect()
