@@ -35,6 +35,7 @@ def end(loop: SimLoop) -> None:
     """
     loop.dead.update(loop.tasks.values())
     _on_dead_machine(loop, _unwind_tasks)
+    _on_dead_machine(loop, _unwind_generators)
     loop.tasks.clear()
 
 
@@ -52,6 +53,13 @@ def _unwind_tasks(loop: SimLoop) -> list[asyncio.Task[Any]]:
         if not task.done():
             unwind(task.get_coro())
     return gone
+
+
+def _unwind_generators(loop: SimLoop) -> None:
+    """Unwind what generators wait for: up to Python 3.12 closing a task stops before them."""
+    whole: Any = loop
+    for generator in [*whole._asyncgens]:
+        unwind(generator.ag_await)
 
 
 def _release(loop: SimLoop) -> None:
