@@ -218,7 +218,7 @@ class Attempts:
                 name = type(error).__name__
                 emit(PollFailed(task_id, name, error.code, loggable(error.message)))
             raise
-        self._outages.answered(task_id)
+        self._outages.answered(task_id, self._clock.now())
         if emit is not None:
             state, progress = snapshot.state, snapshot.progress
             emit(Polled(task_id, snapshot.model, state, progress, loggable(snapshot.word)))

@@ -37,6 +37,7 @@ __all__ = [
     "read_at",
     "read_own",
     "state_folder",
+    "state_place",
     "sync_file",
     "sync_folder",
     "synced_folder",
@@ -253,18 +254,27 @@ def sync_file(handle: int) -> None:
             raise
 
 
-def state_folder() -> Path:
-    """The folder for state of this program, made if need be; only its user may read it.
+def state_place() -> Path:
+    """Where the folder for state of this program is, or would be.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the user has no home.
     """
     given = os.environ.get("XDG_STATE_HOME", "")
     try:
         home = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
     except RuntimeError:
         raise FileNotFoundError(errno.ENOENT, "the user has no home") from None
-    folder = home / "apikley"
+    return home / "apikley"
+
+
+def state_folder() -> Path:
+    """The folder for state of this program, made if need be; only its user may read it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = state_place()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 

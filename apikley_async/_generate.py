@@ -102,8 +102,8 @@ async def check_folder(target: str | os.PathLike[str]) -> Path:
     try:
         await asyncio.to_thread(check_writable, folder)
     except OSError as error:
-        message = f"{folder} cannot be written: {error.strerror}; nothing was sent"
-        raise DownloadError(message, blames=Blame.INPUT) from None
+        message = f"{folder} cannot be written: {error.strerror}"
+        raise DownloadError.before_paying(message, blames=Blame.INPUT) from None
     return folder
 
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import attrs
 
-from apikley_async._text import count, loggable
+from apikley_async._text import count, in_words, loggable
 from apikley_async.errors import ApikleyError
 
 __all__ = ["Outages"]
@@ -57,12 +57,19 @@ class Outages:
         what = task_id if films == 1 else count(films)
         logger.warning("polling %s has failed for %.0f s: %s", what, now - since, reason)
 
-    def answered(self, task_id: str) -> None:
-        """A poll was answered."""
-        failing = self._failing.pop(task_id, None)
+    def answered(self, task_id: str, now: float) -> None:
+        """A poll was answered; where that ends what was warned of, it is said, once."""
+        failing = self._failing.get(task_id)
         if failing is not None and failing.cause in self._going_on:
             self._going_on.discard(failing.cause)
-            logger.info("polling works again, of %s for one", task_id)
+            self._forget(now)
+            same = [each for each in self._failing.values() if each.cause == failing.cause]
+            lasted = now - min((each.since for each in same), default=failing.since)
+            logger.warning(
+                "the service answers again after %s; nothing was lost: %s in flight went on",
+                *(in_words(lasted), count(len(same))),
+            )
+        self._failing.pop(task_id, None)
 
     def _forget(self, now: float) -> None:
         for task_id, each in [*self._failing.items()]:

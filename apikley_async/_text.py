@@ -19,6 +19,7 @@ __all__ = [
     "encodes",
     "escaped_line",
     "fold_name",
+    "in_words",
     "local_and_utc",
     "loggable",
     "one_line",
@@ -51,6 +52,14 @@ def shorten(text: str, max_length: int) -> str:
 def count(number: int, noun: str = "film") -> str:
     """Count things in words: "1 film", "2 films"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def in_words(seconds: float) -> str:
+    """A span of time: `40 s`, `12 min`, `2 h 05 min`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def local_and_utc(at: datetime) -> str:

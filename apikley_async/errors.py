@@ -373,9 +373,16 @@ class UploadError(ApikleyError):
 class DownloadError(ApikleyError):
     """The film could not be saved completely; no incomplete file has its name."""
 
-    advice = "The film is still at the service: save it again before its link expires"
+    advice = "The service keeps a film for about a day after it was ready: save it again until then"
     resumable = True
     blames = Blame.NETWORK
+
+    @classmethod
+    def before_paying(cls, message: str, *, blames: Blame | None = None) -> DownloadError:
+        """The error of a place that was tried before anything was sent: no film is there yet."""
+        error = cls(f"{message}; nothing was sent", blames=blames)
+        error.advice = "Mend that place or name another one, then run it again"
+        return error
 
 
 class ResultExpiredError(DownloadError):

@@ -337,8 +337,8 @@ class Batch(BatchReports, BatchDecisions):
             try:
                 await asyncio.to_thread(check_writable, options.folder)
             except OSError as error:
-                message = f"{options.folder} cannot be written: {error.strerror}; nothing was sent"
-                raise DownloadError(message) from None
+                message = f"{options.folder} cannot be written: {error.strerror}"
+                raise DownloadError.before_paying(message) from None
             await store.add_folder(options.folder)
         if min_balance is not None:
             before = await store.spending()  # first: what is paid meanwhile counts twice

@@ -15,7 +15,7 @@ from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState, NoTran
 from apikley_async.batch.store.values import Item, Transition
 from apikley_async.errors import ManifestError
 
-__all__ = ["BatchDecisions", "check_state", "current_user"]
+__all__ = ["DROPPABLE", "BatchDecisions", "check_state", "current_user"]
 
 DROPPABLE = tuple(state for state, event in TRANSITIONS if event is ItemEvent.DROP)
 

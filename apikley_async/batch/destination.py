@@ -202,7 +202,7 @@ class DestinationWriter:
             else:
                 await answer_of("check", check())
         except ApikleyError as error:
-            raise DownloadError(f"{error.message}; nothing was sent") from error
+            raise DownloadError.before_paying(error.message) from error
 
     async def exists(self, name: str) -> bool:
         """Whether something of that name is there already.

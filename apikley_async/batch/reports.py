@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -82,11 +83,18 @@ class CostEstimate:
 class BatchReports(OpenBatch):
     """The part of a batch that reports. Nothing here is sent, and nothing is changed."""
 
-    async def status(self) -> BatchStatus:
-        """How many items are in which state, and what the batch has cost."""
+    async def status(self, *, keys: Collection[str] | None = None) -> BatchStatus:
+        """How many items are in which state, and what they have cost.
+
+        Args:
+            keys: only these items; by default all.
+        """
+        chosen = None if keys is None else frozenset(keys)
         amounts = {True: 0.0, False: 0.0}  # of uncertain attempts, and of the others
         unknown = []
         for cost in await self.store.attempt_costs():
+            if chosen is not None and cost.key not in chosen:
+                continue
             amount = cost.consumed if cost.consumed is not None else cost.reserved
             if amount is None:
                 unknown.append(cost)
@@ -101,7 +109,12 @@ class BatchReports(OpenBatch):
                 unpriced += 1
             else:
                 amounts[cost.uncertain] += known
-        counts, pace = await self.store.counts(), await read_pace(self.store)
+        counts: Mapping[ItemState, int] = (
+            await self.store.counts()
+            if chosen is None
+            else Counter([item.state async for item in self.items() if item.key in chosen])
+        )
+        pace = await read_pace(self.store)
         return BatchStatus(counts, amounts[False], amounts[True], unpriced, pace)
 
     async def estimate(
@@ -210,7 +223,7 @@ class BatchReports(OpenBatch):
             keys: of the items; by default all that are uncertain.
 
         Returns:
-            The films, and what the balances show that `record_balance` has stored.
+            The films, and what the balances that `record_balance` has stored show about them.
 
         Raises:
             ManifestError: one that is named is not uncertain.
@@ -221,8 +234,8 @@ class BatchReports(OpenBatch):
         films = [uncertain_item(item, await self.store.attempts(item.key)) for item in chosen]
         if not films:
             return [], []
-        balances = await self.store.balances()
-        return films, balance_evidence(await self.store.attempts(), balances)
+        found = balance_evidence(await self.store.attempts(), await self.store.balances())
+        return films, [balance for balance in found if any(map(balance.covers, films))]
 
     async def backup(self, target: str | os.PathLike[str]) -> None:
         """Copy the journal as it is now, also while another process runs it, into a new file.

@@ -121,7 +121,7 @@ class BalanceEvidence:
 
     @property
     def decrease(self) -> float:
-        """How many credits the balance has lost."""
+        """How many credits the balance has lost; negative where it has grown."""
         return self.before - self.after
 
     @property
@@ -130,8 +130,26 @@ class BalanceEvidence:
         return None if self.unpriced else self.decrease - self.cost
 
     @property
+    def suggests_payment(self) -> bool:
+        """Whether more was taken than the known films cost: an uncertain one was probably paid."""
+        return self.unexplained is not None and self.unexplained > 0
+
+    def covers(self, item: UncertainItem) -> bool:
+        """Whether a film's uncertain attempt began between the two readings."""
+        return self.began_at <= item.at <= self.ended_at
+
+    @property
+    def verdict(self) -> str:
+        """What the balance says about the uncertain films of that time, in three words."""
+        if self.unexplained is None or self.unexplained < 0:
+            return "does not tell"
+        if self.unexplained == 0:
+            return "nothing more taken"
+        return f"{self.unexplained:.12g} more taken"
+
+    @property
     def sentence(self) -> str:
-        """How the balance has changed, and how much of that is accounted for, in words."""
+        """How the balance has changed, how much of that is accounted for, and what it means."""
         change = "fell" if self.decrease >= 0 else "rose"
         text = (
             f"The balance {change} by {abs(self.decrease):.12g} from "
@@ -149,7 +167,13 @@ class BalanceEvidence:
                 f"{text} by {self.cost:.12g}: {-self.unexplained:.12g} less than that, as after a "
                 "refund or a top-up; it says nothing about them"
             )
-        return f"{text} by {self.cost:.12g}: {self.unexplained:.12g} more than that"
+        films = "the uncertain film WAS PAID"
+        if self.uncertain > 1:
+            films = f"one or more of the {self.uncertain} uncertain films WERE PAID"
+        return (
+            f"{text} by {self.cost:.12g}: {self.unexplained:.12g} more than that. Unless others "
+            f"use this account, {films}"
+        )
 
 
 def uncertain_item(item: Item, attempts: Sequence[AttemptRow]) -> UncertainItem:

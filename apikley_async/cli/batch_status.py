@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,20 @@ from apikley_async._text import local_and_utc
 from apikley_async.batch import Batch, Item, ItemState
 from apikley_async.batch.store.rows import read_time
 from apikley_async.cli.exit_codes import RefusedError
+from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import plain
+from apikley_async.cli.output.uncertain import MOST_IN_FULL, report_evidence, report_ways
 from apikley_async.cli.run_summary import (
     exit_code_of,
     is_withdrawn,
     report_counts,
     report_item,
+    report_unsaved,
 )
 
-__all__ = ["Selection", "follow_films", "report_status"]
+__all__ = ["Selection", "WorkerWatch", "follow_films", "report_status"]
 
 ENDED = (ItemState.DONE, ItemState.DROPPED)
 UNFINISHED = tuple(set(ItemState) - {*ENDED})
@@ -34,8 +38,10 @@ IN_THE_MAKING = (
     ItemState.SUCCESS,
     ItemState.STALLED,
 )
+RUNNING = (ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
 INTERVAL = 1.0  # seconds between two looks into the journal of another process
-SILENCE = 15.0  # seconds without any change after which a worker may be missing
+SILENCE = 15.0  # seconds after which nobody will take a film any more that nobody has taken
+REMINDER = 60.0  # seconds until that is said again
 
 Attempt = Mapping[str, Any]
 
@@ -55,6 +61,11 @@ class Selection:
     failed: bool = False
     undecided: bool = False
     ids: bool = False
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is about some of the films, as the totals then are."""
+        return bool(self.keys or self.states)
 
     @property
     def states(self) -> tuple[ItemState, ...]:
@@ -80,55 +91,73 @@ class Selection:
 
 
 async def report_status(
-    batch: Batch, reporter: Reporter, selection: Selection, *, follow: bool = False
+    batch: Batch, reporter: Reporter, selection: Selection, *, named: Place, follow: bool = False
 ) -> int:
     """Report where films stand; return the exit code.
 
     Args:
         batch: open, at least for reading.
-        reporter: gets a `film` event for each of the films, and one for the whole batch.
+        reporter: gets a `film` event for each of the films, and one for all of them.
         selection: which films.
+        named: how commands name the batch.
         follow: report what changes, until nothing is left that a run would make.
     """
     status = await batch.status()
-    everything = bool(selection.keys or selection.states or reporter.as_json or follow)
-    counts = await _report_films(batch, reporter, selection, everything=everything)
-    if (
-        not everything and not selection.ids
-    ):  # those that are done are counted, and not read one by one
-        counts += Counter({state: status.counts.get(state, 0) for state in ENDED})
+    everything = bool(selection.is_part or reporter.as_json or follow)
+    # Many uncertain films are a table of their own, with what is needed to decide.
+    as_table = not selection.keys and status.counts.get(ItemState.UNCERTAIN, 0) > MOST_IN_FULL
+    shown = await _report_films(batch, reporter, selection, everything=everything, short=as_table)
     if follow:
-        counts = await follow_films(batch, reporter, selection)
-    if not selection.ids:
-        report_counts(reporter, counts, await batch.status() if follow else status)
+        shown = await follow_films(batch, reporter, selection, journal=named)
+    counts = Counter(shown.values())
+    if selection.ids:
+        return exit_code_of(counts)
+    if not everything:  # those that are done are counted, and not read one by one
+        counts += Counter({state: status.counts.get(state, 0) for state in ENDED})
+    if follow or selection.is_part:
+        status = await batch.status(keys=shown if selection.is_part else None)
+    # All that are uncertain now: in another process's run, those shown may be decided meanwhile.
+    all_films, balances = await batch.uncertain_items()
+    films = [film for film in all_films if film.key in shown]
+    balances = [balance for balance in balances if any(map(balance.covers, films))]
+    report_evidence(
+        reporter, films, balances, event="undecided", journal=named, show=reporter.result
+    )
+    report_counts(reporter, counts, status)
+    unsaved = [item async for item in batch.items(ItemState.SUCCESS) if item.key in shown]
+    report_unsaved(reporter, unsaved, named)
+    report_ways(reporter, films, named, everything=len(films) == len(all_films))
     return exit_code_of(counts)
 
 
 async def _report_films(
-    batch: Batch, reporter: Reporter, selection: Selection, *, everything: bool
-) -> Counter[ItemState]:
-    """Report each film; return how many of them are in which state.
+    batch: Batch, reporter: Reporter, selection: Selection, *, everything: bool, short: bool
+) -> dict[str, ItemState]:
+    """Report each film; return their states by key.
 
     Args:
         batch, reporter, selection: see `report_status`.
         everything: whether films that have ended well are read too.
+        short: whether uncertain films are shown elsewhere.
     """
-    counts: Counter[ItemState] = Counter()
+    shown: dict[str, ItemState] = {}
     items = selection.items(batch) if everything or selection.ids else batch.items(*UNFINISHED)
     async for item in items:
         if is_withdrawn(item):
             continue
-        counts[item.state] += 1
+        shown[item.key] = item.state
         located = await batch.locate_files(item) if item.files else item
         attempts = await batch.store.attempts(item.key) if selection.keys else []
         report_film(reporter, located, attempts)
         if selection.ids:
             if item.task_id:
                 reporter.result(item.task_id)
+        elif short and item.state is ItemState.UNCERTAIN:
+            continue
         elif selection.keys or item.state in UNFINISHED:
             for line in lines_of(located, attempts):
                 reporter.result(line)
-    return counts
+    return shown
 
 
 def report_film(reporter: Reporter, item: Item, attempts: Sequence[Attempt]) -> None:
@@ -188,58 +217,99 @@ def _is_here(path: Path) -> bool:
 # --- another process's run ------------------------------------------------------------------------
 
 
+@attrs.define
+class WorkerWatch:
+    """Notices that no worker makes the films of a shared journal, and that one does again.
+
+    It is given the time, and reads no clock.
+
+    Args:
+        start: the command that starts a worker.
+    """
+
+    start: str
+    _since: float | None = None  # since when nobody has any of the films
+    _said_at: float | None = None
+
+    def look(self, wanting: int, unclaimed: int, now: float) -> str | None:
+        """What is to be said of the workers now; None for nothing.
+
+        Args:
+            wanting: films that want a worker.
+            unclaimed: those of them that no living worker has.
+            now: the time, in seconds.
+        """
+        if unclaimed < wanting:
+            was_missing, self._since, self._said_at = self._said_at is not None, None, None
+            return "A worker makes these films now." if was_missing else None
+        if self._since is None or not wanting:
+            self._since = now
+        said_at = now - REMINDER if self._said_at is None else self._said_at
+        if now - self._since < SILENCE or now - said_at < REMINDER:
+            return None
+        self._said_at = now
+        return (
+            "No worker makes these films: none is alive, or none may submit any more. To start "
+            f"one: {self.start}"
+        )
+
+    @property
+    def hindrance(self) -> str:
+        """What the films wait for; empty while there is a worker."""
+        return "" if self._said_at is None else "a worker"
+
+
 async def follow_films(
-    batch: Batch,
-    reporter: Reporter,
-    selection: Selection,
-    *,
-    on_silence: Callable[[], None] | None = None,
-) -> Counter[ItemState]:
+    batch: Batch, reporter: Reporter, selection: Selection, *, journal: Place
+) -> dict[str, ItemState]:
     """Report what runs in other processes change, until nothing is left that they would make.
 
     Args:
         batch, reporter, selection: see `report_status`.
-        on_silence: called once when nothing has changed for a while.
+        journal: where it is; of a shared one it is said when no worker is alive.
 
     Returns:
-        How many films are in which state.
+        Their states by key.
     """
     chosen = {item.key: item async for item in selection.items(batch) if not is_withdrawn(item)}
-    reporter.view.expect(sum(map(_is_in_the_making, chosen.values())))
-    silent = 0.0
+    watch = WorkerWatch(command_line("worker", "--journal", str(journal)))
+    reporter.view.expect(
+        sum(map(_is_in_the_making, chosen.values())),
+        running=[plain(key) for key, item in chosen.items() if item.state in RUNNING],
+        hindrance=lambda: watch.hindrance,
+    )
     while any(map(_is_in_the_making, chosen.values())):
         await asyncio.sleep(INTERVAL)
-        changed = await _report_changes(batch, reporter, chosen)
-        if not (selection.keys or selection.states):  # those that were added, or renamed
-            added = {item.key: item async for item in batch.items(*IN_THE_MAKING)}
-            chosen = added | chosen
-        silent = 0.0 if changed else silent + INTERVAL
-        if silent >= SILENCE and on_silence is not None:
-            on_silence()
-            on_silence = None
-    return Counter(item.state for item in chosen.values() if not is_withdrawn(item))
+        found = {item.key: item async for item in batch.items(*IN_THE_MAKING)}
+        await _report_changes(batch, reporter, chosen, found)
+        if not selection.is_part:  # those that were added, or renamed
+            chosen = found | chosen
+        if batch.store.shared:
+            wanting = sum(item.state is not ItemState.SENDING for item in found.values())
+            now, unclaimed = asyncio.get_running_loop().time(), await batch.store.unclaimed()
+            if text := watch.look(wanting, unclaimed, now):
+                reporter.message(text)
+    return {key: item.state for key, item in chosen.items() if not is_withdrawn(item)}
 
 
-async def _report_changes(batch: Batch, reporter: Reporter, chosen: dict[str, Item]) -> bool:
-    """Look at the films that are in the making, and report what has changed; whether any has."""
-    changed = False
-    in_the_making = {item.key: item async for item in batch.items(*IN_THE_MAKING)}
+async def _report_changes(
+    batch: Batch, reporter: Reporter, chosen: dict[str, Item], found: Mapping[str, Item]
+) -> None:
+    """Report what has changed of the chosen films; *found* are all that are in the making."""
     for key, before in [*chosen.items()]:
         if not _is_in_the_making(before):
             continue
         try:
-            item = in_the_making[key] if key in in_the_making else await batch.item(key)
+            item = found[key] if key in found else await batch.item(key)
         except KeyError:  # a person has renamed it
             del chosen[key]
             continue
         if item.state is not before.state:
-            changed = True
             located = await batch.locate_files(item)
             if item.state is ItemState.UNCERTAIN:
                 reporter.event("uncertain", key=key, cause=item.cause)
             report_item(reporter, item, [file.path for file in located.files])
         chosen[key] = item
-    return changed
 
 
 def _is_in_the_making(item: Item) -> bool:

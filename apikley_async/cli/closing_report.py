@@ -13,7 +13,7 @@ from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line, same_command
 from apikley_async.cli.output.terminal_text import count
-from apikley_async.cli.output.uncertain import evidence_facts, report_balances
+from apikley_async.cli.output.uncertain import report_evidence, report_ways
 from apikley_async.cli.run_summary import (
     STATE_CODES,
     Counts,
@@ -21,6 +21,7 @@ from apikley_async.cli.run_summary import (
     exit_code_of,
     paths_of,
     report_counts,
+    report_unsaved,
 )
 
 __all__ = ["ClosingReport"]
@@ -66,7 +67,7 @@ class ClosingReport:
         report_counts(
             self._reporter,
             summary.counts,
-            await batch.status(),
+            await batch.status(keys=keys),
             stopped=stopped,
             simulated=self._service.simulate,
         )
@@ -78,6 +79,8 @@ class ClosingReport:
                 if key in saved:
                     self.report_paths(saved[key], folder)
         await self._report_uncertain(batch, [item.key for item in summary.uncertain])
+        if self._journal is not None:
+            report_unsaved(self._reporter, summary.unsaved, self._journal)
         self._report_next_steps(summary.counts)
         self._report_others(summary.others)
         return worst([exit_code_of(summary.counts), FAILED if lost else OK])
@@ -130,27 +133,13 @@ class ClosingReport:
         """Report what is known of each uncertain film, and once the ways to decide."""
         if not keys:
             return
-        journal = self._journal
-        uncertain, balances = await batch.uncertain_items(*keys)
-        resolve = ("batch", "resolve", "--task-id", "TASK_ID", *self._service.words)
-        for item in uncertain:
-            commands = {}
-            if journal is not None:  # a rehearsal keeps no journal: there is nothing to decide
-                names = (journal, item.key)
-                commands["if_found"] = command_line(*resolve, names=names)
-                commands["if_not_found"] = command_line("batch", "resubmit", names=names)
-            facts = evidence_facts(item)
-            self._reporter.event("undecided", key=item.key, cause=item.cause, **facts, **commands)
-        report_balances(self._reporter, balances)
-        if journal is None:
-            return
-        alone = len(keys) == 1
-        found = command_line(*resolve, names=(journal, keys[0] if alone else "KEY"))
-        not_found = (
-            command_line("batch", "resubmit", names=(journal, keys[0]))
-            if alone
-            else command_line("batch", "resubmit", "--undecided", names=(journal,))
+        # A rehearsal keeps no journal: there is nothing to decide.
+        journal, words = self._journal, self._service.words
+        films, balances = await batch.uncertain_items(*keys)
+        report_evidence(
+            self._reporter, films, balances, event="undecided", journal=journal, words=words
         )
-        self._reporter.message("  Is there a task of that time at https://app.apikley.ru?")
-        self._reporter.message(f"    yes: {found}")
-        self._reporter.message(f"    no:  {not_found}")
+        if journal is not None:
+            counts = await batch.store.counts()
+            everything = counts.get(ItemState.UNCERTAIN, 0) == len(films)
+            report_ways(self._reporter, films, journal, words, everything=everything)

@@ -9,14 +9,28 @@ from pathlib import Path
 
 import click
 
-from apikley_async.batch import Batch, CostEstimate, ItemState
+from apikley_async.batch import BalanceEvidence, Batch, CostEstimate, ItemState
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.output.shell_words import same_command
 from apikley_async.cli.output.terminal_text import count, plain
 
-__all__ = ["ask_consent", "films_to_pay", "refuse_sent_elsewhere", "refuse_unagreed"]
+__all__ = [
+    "ask_about_decision",
+    "ask_consent",
+    "films_to_pay",
+    "refuse_sent_elsewhere",
+    "refuse_unagreed",
+]
 
 MAX_NAMED = 3  # films that a message names
+DECISIONS = {  # what they do with films that may have been paid
+    "resubmit": "The next run submits {} again: what was received after all is then paid TWICE",
+    "drop": "{} that may be paid will never be saved, and no charge is taken back",
+}
+PROBABLY_PAID = (
+    "The balance says that MORE WAS PAID than the films with a task cost. Look for the task first "
+    "(https://app.apikley.ru), and name it with `apikley batch resolve`.\n"
+)
 
 
 async def films_to_pay(batch: Batch, keys: Collection[str] | None) -> dict[str, str]:
@@ -38,13 +52,40 @@ async def ask_consent(estimate: CostEstimate) -> None:
         return
     films = count(estimate.films)
     cost = f", about {estimate.credits:.12g} credits" if not estimate.unpriced else ""
+    await _agree(
+        f"Submit {films}{cost}?",
+        f"{films} would be paid{cost}",
+        "--yes or --max-credits",
+        "nothing was sent, nothing was paid",
+    )
+
+
+async def ask_about_decision(
+    decision: str, films: int, balances: Collection[BalanceEvidence]
+) -> None:
+    """Ask the user at the terminal whether to decide about films that may have been paid.
+
+    Args:
+        decision: "resubmit" or "drop".
+        films: how many.
+        balances: what the account's balance says about them.
+
+    Raises:
+        RefusedError: the user says no, or there is no terminal.
+    """
+    paid = any(balance.suggests_payment for balance in balances)
+    meant = f"{PROBABLY_PAID if paid else ''}{DECISIONS[decision].format(count(films))}"
+    await _agree(f"{meant}. Go on?", meant, "--yes", "nothing was changed")
+
+
+async def _agree(question: str, unasked: str, options: str, unchanged: str) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise RefusedError(
-            f"{films} would be paid{cost}, and there is nobody to ask here; to agree, add --yes "
-            f"or --max-credits:\n  {same_command('--yes')}"
+            f"{unasked}, and there is nobody to ask here; to agree, add {options}:\n"
+            f"  {same_command('--yes')}"
         )
-    if not await _confirmed(f"Submit {films}{cost}?"):
-        raise RefusedError("stopped at your word: nothing was sent, nothing was paid")
+    if not await _confirmed(question):
+        raise RefusedError(f"stopped at your word: {unchanged}")
 
 
 async def _confirmed(question: str) -> bool:
@@ -89,18 +130,24 @@ def refuse_unagreed(agreed: Mapping[str, str], to_pay: Mapping[str, str]) -> Non
         )
 
 
-async def refuse_sent_elsewhere(other: Path, films: Mapping[str, str]) -> None:
-    """Refuse to pay for *films*, digests by keys, if another journal has sent one of them.
+async def refuse_sent_elsewhere(
+    other: Path, films: Mapping[str, str], *, names: bool = True
+) -> None:
+    """Refuse to pay for films if another journal has sent one of them.
 
-    Both are compared: a film keeps its name when it is edited, and its content when the file is
-    renamed.
+    A film keeps its name when it is edited, and its content when the file is renamed.
+
+    Args:
+        other: the journal.
+        films: content digests by keys.
+        names: whether a film of such a key counts too, and not only of such a content.
     """
-    digests = set(films.values())
+    digests, keys = set(films.values()), films.keys() if names else ()
     async with Batch.open(other, read_only=True) as batch:
         sent = [
             f"{item.key} ({item.state.value})"
             async for item in batch.items()
-            if not item.may_change and (item.key in films or item.digest in digests)
+            if not item.may_change and (item.key in keys or item.digest in digests)
         ]
     if sent:
         more = f" and {len(sent) - MAX_NAMED} more" if len(sent) > MAX_NAMED else ""

@@ -33,7 +33,8 @@ EVENTS: Mapping[str, Event] = {
     # --- of films in the making ---
     "submitted": Event(f"{FILM} credits simulated", "the film is paid, unless it is simulated"),
     "delayed": Event(
-        f"{FILM} reason simulated", "not submitted yet (planned), or paid and not saved (success)"
+        f"{FILM} reason expires_at until simulated",
+        "not submitted yet (planned), or paid and not saved (success), with the end of its links",
     ),
     "polled": Event("key task_id state progress", "how far it is; progress in per cent"),
     "finished": Event(
@@ -44,12 +45,13 @@ EVENTS: Mapping[str, Event] = {
     "failed": Event(f"{FILM} file {REASON} simulated", "it, or the call for it, has failed"),
     "stopped": Event(f"{FILM} {REASON} simulated", "nothing is lost, and the same command resumes"),
     "uncertain": Event(
-        "key cause sent_at sent model words", "it may be paid; before a decision with what is known"
+        "key cause sent_at sent model words evidence",
+        "it may be paid; before a decision with what is known, evidence: what the balance says",
     ),
     "listening": Event("key cause", "the same, and a callback may still say what became of it"),
     "undecided": Event(
-        "key cause sent_at sent model words if_found if_not_found",
-        "at the end: it needs a decision, with the commands for it",
+        "key cause sent_at sent model words evidence if_found if_not_found",
+        "at the end, and in `batch status`: it needs a decision, with the commands for it",
     ),
     "decided": Event("key item_state cause", "what a decision has made of it"),
     "film": Event(
@@ -58,19 +60,27 @@ EVENTS: Mapping[str, Event] = {
     ),
     # --- of runs and batches ---
     "remark": Event("message", "what should be known before paying"),
-    "pace": Event("takes per", "the service takes so many submissions in so many seconds"),
+    "pace": Event(
+        "takes per",
+        "the service accepts less than the rate limit: takes submissions in per seconds",
+    ),
     "balance": Event(
         "before after began_at ended_at films cost uncertain unexplained",
-        "how the account's balance has changed around uncertain attempts",
+        "the account's credits before and after uncertain attempts; cost: of the films with a "
+        "task between the two; unexplained: what was taken beyond that",
     ),
     "estimate": Event(
-        "films credits unpriced fitting", "what is still to be paid; fitting: within the bounds"
+        "films credits unpriced fitting",
+        "what is still to be paid, in films and credits; unpriced: films without a price; "
+        "fitting: films that the bounds let through",
     ),
     "stopping": Event("signal out", "a signal came; out: submissions whose answer is awaited"),
     "batch": Event(
         "planned sending uncertain submitted success done failed rejected stalled expired dropped "
         "spent at_risk unpriced stopped takes per simulated",
-        "films by state, credits; stopped: why nothing more was submitted",
+        "films by state; credits spent, and at_risk: of uncertain films, perhaps charged; "
+        "unpriced: films whose credits nobody knows; stopped: why nothing more was submitted; "
+        "takes, per: as for pace",
     ),
     "report": Event("path url", "a page about the whole batch"),
     "unfinished": Event(

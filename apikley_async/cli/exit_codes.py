@@ -10,8 +10,10 @@ from apikley_async.errors import (
     ApikleyError,
     Blame,
     ClientClosedError,
+    DownloadError,
     EmptyResultError,
     JobTimeoutError,
+    ResultExpiredError,
     SubmissionUncertainError,
 )
 
@@ -47,6 +49,8 @@ REASONS = {
 ADVICE: dict[type[ApikleyError], str] = {
     # Instead of an error's own advice, which names methods of the Python API.
     ClientClosedError: "",
+    ResultExpiredError: ResultExpiredError.advice,
+    DownloadError: "The service keeps a film for about a day after it was ready",
     EmptyResultError: "The film is paid: show the task id to the service",
     JobTimeoutError: "The film goes on",
     SubmissionUncertainError: "Look for a task of that time before you submit again",

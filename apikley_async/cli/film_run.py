@@ -32,7 +32,6 @@ from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import Bounds, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output_folder import make_folder, rehearsal_folder
 from apikley_async.cli.run_summary import paths_of, report_estimate, report_item, report_written
@@ -114,7 +113,7 @@ class FilmRun:
                 await batch.check_account(client)
                 await self._ask(batch, keys)
                 agreed = await films_to_pay(batch, keys)
-        elif self._request.location.others:  # may refuse, which must happen before writing
+        elif self._request.location.compared:  # may refuse, which must happen before writing
             async with self._planned(private=True, silent=True):
                 pass
         await asyncio.to_thread(make_folder, self._folder)
@@ -219,8 +218,9 @@ class FilmRun:
                 if self._request.plan is not None:
                     plan = await faults_as_refusal(self._request.plan(batch))
                 keys = plan.keys if plan is not None and self._request.planned_only else None
-                for other in location.others:
-                    await refuse_sent_elsewhere(other, await films_to_pay(batch, keys))
+                for other in location.compared:
+                    names = other in location.others
+                    await refuse_sent_elsewhere(other, await films_to_pay(batch, keys), names=names)
                 if not silent:
                     self._report_plan(plan)
                 yield batch, keys
@@ -305,13 +305,9 @@ class FilmRun:
         # Imported only here: it needs an extra, and no other run does.
         from apikley_async.distributed import wake_workers
 
-        def note_silence() -> None:
-            start = command_line("worker", "--journal", str(journal))
-            self._reporter.message(f"Nothing has changed for a while; is a worker at work? {start}")
-
         await wake_workers(journal, await batch.store.unclaimed())
         chosen = Selection(() if keys is None else tuple(keys))
-        _ = await follow_films(batch, self._reporter, chosen, on_silence=note_silence)
+        _ = await follow_films(batch, self._reporter, chosen, journal=journal)
 
     @contextlib.asynccontextmanager
     async def _posters(self) -> AsyncIterator[Callable[[Sequence[SavedFile]], None]]:
@@ -333,8 +329,12 @@ class FilmRun:
             films += not item.gone or item.state is not ItemState.PLANNED
             if item.task_id and item.state in (ItemState.SUBMITTED, ItemState.STALLED):
                 submitted[item.key] = item.task_id
-        slots = self._request.bounds.max_running
-        self._reporter.view.expect(films, slots, held_back=lambda: batch.held_back)
+        self._reporter.view.expect(
+            films,
+            self._request.bounds.max_running,
+            running=[plain(key) for key in submitted],
+            hindrance=lambda: "a bound" if batch.held_back else "",
+        )
         return submitted
 
     async def _watch_progress(self, client: Client, running: Mapping[str, str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["EXAMPLES", "EXIT_CODES"]
+__all__ = ["ARGUMENTS", "EXAMPLES", "EXIT_CODES"]
 
 EXIT_CODES = """
 \b
@@ -21,6 +21,11 @@ Exit codes:
 The key is read from APIKLEY_API_KEY or from --key-file. NO_COLOR is honoured.
 To see it work without a key: apikley demo
 """
+
+ARGUMENTS: Mapping[str, str] = {  # of `apikley batch ...`, where each command has them
+    "FILE": "The manifest, or its journal: the .db beside it, or the DSN of a shared one.",
+    "[KEY...]": "Films, by their keys in the manifest.",
+}
 
 EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
     "": (
@@ -49,11 +54,16 @@ EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
         "apikley batch report campaign.yaml",
         "apikley batch report films/apikley.db -o films/report.html",
     ),
-    "batch resolve": ("apikley batch resolve campaign.yaml kitten --task-id task_123",),
+    "batch resolve": (
+        "apikley batch resolve campaign.yaml kitten --task-id task_123",
+        "apikley batch resolve campaign.yaml tea owl --task-id task_1 --task-id task_2",
+    ),
     "batch resubmit": (
         "apikley batch resubmit campaign.yaml kitten owl",
         "apikley batch resubmit campaign.yaml --undecided",
     ),
+    "batch drop": ("apikley batch drop campaign.yaml kitten",),
+    "batch adopt": ("apikley batch adopt campaign.db",),
     "batch retry": (
         "apikley batch retry campaign.yaml",
         "apikley batch retry campaign.yaml kitten --changed",
@@ -78,6 +88,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
     "webhook serve": (
         "apikley webhook secret > token.secret",
         "apikley webhook serve --inbox calls.db --token-secret-file token.secret",
+    ),
+    "worker": (
+        "apikley worker --journal postgresql://apikley@db/apikley -o films",
+        "apikley worker --journal postgresql://?service=films --destination s3:bucket",
     ),
     "demo": ("apikley demo", "apikley demo -o elsewhere --films placeholder"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
@@ -9,19 +10,23 @@ from typing import Any, TypeGuard
 
 from apikley_async import Client
 from apikley_async.batch import Batch, Item, ItemState, is_manifest
+from apikley_async.batch.decisions import DROPPABLE, check_state
 from apikley_async.cli.client_factory import client_for
+from apikley_async.cli.consent import ask_about_decision
 from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
-from apikley_async.cli.output.uncertain import report_evidence
+from apikley_async.cli.output.uncertain import report_evidence, report_ways
 from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_item
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
 from apikley_async.errors import ManifestError
 
 __all__ = [
+    "adopt_journal",
     "decide",
+    "decide_at_risk",
     "existing_journal",
     "fetch_films",
     "journal_of",
@@ -30,6 +35,8 @@ __all__ = [
     "report_decision",
     "report_elsewhere",
 ]
+
+MAYBE_PAID = (ItemState.UNCERTAIN, ItemState.STALLED, ItemState.EXPIRED)
 
 
 def names_manifest(path: Place) -> TypeGuard[Path]:
@@ -81,12 +88,7 @@ def read_journal(
 
 
 def decide(
-    path: Place,
-    decision: Callable[[Batch], Awaitable[list[Item]]],
-    *,
-    as_json: bool,
-    adopt: bool = False,
-    evidence_for: Collection[str] | None = (),
+    path: Place, decision: Callable[[Batch], Awaitable[list[Item]]], *, as_json: bool
 ) -> int:
     """Carry out a person's decision about films, and report their new states.
 
@@ -94,18 +96,92 @@ def decide(
         path: the journal, or its manifest.
         decision: changes the films, and returns them.
         as_json: whether events are printed on stdout.
-        adopt: open a copy that is older than the journal, or has lost its log.
-        evidence_for: films whose evidence is reported before, if they are uncertain; None: all.
     """
     reporter = new_reporter(as_json=as_json)
 
     async def act() -> int:
-        async with Batch.open(existing_journal(path), adopt=adopt) as batch:
-            uncertain = [item.key async for item in batch.items(ItemState.UNCERTAIN)]
-            shown = [key for key in uncertain if evidence_for is None or key in evidence_for]
-            if shown:
-                report_evidence(reporter, *await batch.uncertain_items(*shown))
+        async with Batch.open(existing_journal(path)) as batch:
             await report_decision(decision(batch), reporter)
+        return OK
+
+    return run_without_client(act, reporter)
+
+
+def decide_at_risk(
+    decision: str, path: Place, keys: Sequence[str], *, agreed: bool, as_json: bool
+) -> int:
+    """Submit films again, or give them up, although they may have been paid.
+
+    What is known of them is shown first, and the user asked.
+
+    Args:
+        decision: "resubmit" or "drop".
+        path: the journal, or its manifest.
+        keys: the films; without any, all that are uncertain.
+        agreed: whether nobody has to be asked.
+        as_json: whether events are printed on stdout.
+    """
+    reporter = new_reporter(as_json=as_json)
+    again = decision == "resubmit"
+    allowed = (ItemState.UNCERTAIN,) if again else DROPPABLE
+
+    async def act() -> int:
+        async with Batch.open(existing_journal(path)) as batch:
+            chosen = await _chosen(batch, keys, allowed)
+            uncertain = [item.key for item in chosen if item.state is ItemState.UNCERTAIN]
+            known = await batch.uncertain_items(*uncertain) if uncertain else ([], [])
+            films, balances = known
+            report_evidence(reporter, films, balances)
+            at_risk = sum(item.state in MAYBE_PAID for item in chosen)
+            if at_risk and not agreed:
+                try:
+                    await ask_about_decision(decision, at_risk, balances)
+                except asyncio.CancelledError:
+                    reporter.message("Interrupted: nothing was changed.")
+                    raise
+            # Those that were shown, and no others: a shared journal goes on meanwhile.
+            act_on = batch.resubmit if again else batch.drop
+            decided = [item.key for item in chosen]
+            await report_decision(act_on(*decided) if decided else _nothing(), reporter)
+        return OK
+
+    return run_without_client(act, reporter)
+
+
+async def _chosen(batch: Batch, keys: Sequence[str], allowed: Collection[ItemState]) -> list[Item]:
+    """The films of *keys*, or all that are uncertain.
+
+    Raises:
+        RefusedError: there is none of a key, or one is in no state that is *allowed*.
+    """
+    if not keys:
+        return [item async for item in batch.items(ItemState.UNCERTAIN)]
+    try:
+        chosen = [await batch.item(key) for key in dict.fromkeys(keys)]
+        for item in chosen:
+            check_state(item, *allowed)
+    except KeyError as error:
+        raise _no_such_film(error) from None
+    except ManifestError as error:
+        raise RefusedError(plain(error)) from None
+    return chosen
+
+
+async def _nothing() -> list[Item]:
+    return []
+
+
+def adopt_journal(path: Place, *, as_json: bool) -> int:
+    """Open a copy that is older than its journal; report what is uncertain, and how to decide."""
+    reporter = new_reporter(as_json=as_json)
+
+    async def act() -> int:
+        async with Batch.open(existing_journal(path), adopt=True) as batch:
+            films, balances = await batch.uncertain_items()
+        if not films:
+            reporter.message("No film of it is uncertain.")
+        report_evidence(reporter, films, balances, event="undecided", journal=path)
+        report_ways(reporter, films, path, everything=True)
         return OK
 
     return run_without_client(act, reporter)

@@ -7,7 +7,9 @@ the state folder was lost, the command is refused and nothing is paid again.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import platform
 import secrets
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import read_own, state_folder
+from apikley_async._disk import read_own, state_folder, state_place, write_whole
 from apikley_async.batch import Journal
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.option_types import Place
@@ -25,15 +27,20 @@ __all__ = [
     "JOURNAL",
     "MARKER",
     "JournalLocation",
+    "compared_with_earlier",
     "locate_batch_journal",
     "locate_journal",
     "locate_named_journal",
     "locate_profile_journal",
 ]
 
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
+
 JOURNAL = "apikley.db"
 MARKER = "apikley.journal.json"
 MAX_MARKER = 64 * 1024  # bytes
+FOLDERS = "profile-folders.json"  # in the state folder
+MAX_FOLDERS = 100
 
 
 @attrs.frozen
@@ -45,8 +52,11 @@ class JournalLocation:
         marker: the file that is to name the journal, if it does not lie beside the films.
         wait: seconds to wait while another process has it locked.
         note: what to tell the user about it.
-        others: journals of the same films' folder, or of the one that a profile has moved them
-            from; what they have sent is not paid again.
+        others: journals of the same films' folder, or of the usual one that a profile has moved
+            them from; what they have sent is not paid again, nor another film of such a name.
+        earlier: journals of other folders that a profile has named; a content that they have sent
+            is not paid again.
+        moved_to: the folder that a profile names, to be remembered.
     """
 
     journal: Place | None
@@ -54,14 +64,25 @@ class JournalLocation:
     wait: float = 0.0
     note: str = ""
     others: tuple[Path, ...] = ()
+    earlier: tuple[Path, ...] = ()
+    moved_to: Path | None = None
+
+    @property
+    def compared(self) -> tuple[Path, ...]:
+        """All journals that films are compared with before they are paid."""
+        return (*self.others, *self.earlier)
 
     def write_marker(self) -> None:
         """Let the output folder name its journal, which exists by now. Blocks.
+
+        A folder that a profile names is remembered, for the day on which it names another one.
 
         Raises:
             PostponedError: another process has just begun in this folder.
             RefusedError: the marker cannot be written; nothing was sent.
         """
+        if self.moved_to is not None:
+            remember_folder(self.moved_to)
         if self.marker is None:
             return
         fields = {"journal": str(self.journal), "machine": platform.node()}
@@ -142,7 +163,8 @@ def locate_profile_journal(
     """The location of the journal for films in the *folder* that a profile names. Blocks.
 
     The journal is there too. The note says so, since a profile that is new or has changed moves
-    both; what a journal in the *usual* folder has sent is not paid again.
+    both. What a journal in the *usual* folder has sent is not paid again, nor what was sent while
+    a profile has named another folder.
 
     Raises:
         PostponedError: as for `locate_journal`, of either folder.
@@ -153,10 +175,45 @@ def locate_profile_journal(
     begun = "is" if isinstance(journal, Path) and journal.exists() else "will be"
     place = location.note or f"Their journal {begun} {journal}"
     return attrs.evolve(
-        location,
+        compared_with_earlier(location),
         note=f"The films go to {folder}, as {profile} says. {place}",
         others=journals_in(usual, besides=journal),
+        moved_to=folder.absolute(),
     )
+
+
+def compared_with_earlier(location: JournalLocation) -> JournalLocation:
+    """A location whose films are compared with what was sent into folders of profiles. Blocks.
+
+    A profile moves the journal with the films: without that, a film that was sent would be paid
+    again after the profile has changed, or is gone.
+    """
+    found: list[Path] = []
+    for folder in remembered_folders():
+        with contextlib.suppress(PostponedError):  # that journal is not here any more
+            found += journals_in(folder, besides=location.journal)
+    return attrs.evolve(location, earlier=tuple(dict.fromkeys(found)))
+
+
+def remembered_folders() -> list[Path]:
+    """The folders that profiles have named in earlier runs; none if that is not known. Blocks."""
+    try:
+        names = json.loads(read_own(state_place() / FOLDERS, MAX_MARKER))
+        return [path for path in map(Path, names) if path.is_absolute()]
+    except (OSError, ValueError, TypeError, RecursionError):
+        return []
+
+
+def remember_folder(folder: Path) -> None:
+    """Remember a folder that a profile names; where that fails it is logged. Blocks."""
+    known = remembered_folders()
+    if folder in known:
+        return
+    content = json.dumps([*map(str, [*known, folder][-MAX_FOLDERS:])]).encode()
+    try:
+        _ = write_whole(state_folder() / FOLDERS, content, mode=0o600, is_ours=lambda: True)
+    except OSError as error:
+        logger.info("the folder of the profile is not remembered: %s", error.strerror)
 
 
 def locate_journal(folder: Path, *, wait: float = 0.0) -> JournalLocation:

@@ -57,6 +57,12 @@ def launch(
     reporter = new_reporter(
         as_json=service.as_json, films=None if spending.dry_run else 0, plain=service.plain
     )
+    if spending.not_created:
+        codes = " or ".join(map(str, spending.not_created))
+        reporter.message(
+            f"--not-created {codes}: a film that is answered so is sent again, three times at "
+            "most, and each time is paid if your provider's guarantee does not hold"
+        )
     check_folder(folder)
     # The client comes before the journal: without a key no journal is looked for or made.
     open_client = None if spending.dry_run else _client_of(options)

@@ -20,6 +20,7 @@ __all__ = [
     "Number",
     "PerKind",
     "Place",
+    "Whole",
     "read_address",
     "read_expected",
     "read_price",
@@ -95,6 +96,13 @@ class Number(click.types.FloatParamType):
         least = "more than 0" if self._above else "0 or more"
         most = "" if math.isinf(self._maximum) else f", {self._maximum:g} at most"
         return f"{self.name}, {least}{most}"
+
+
+class Whole(click.IntRange):
+    """A whole number within bounds, which help says in words and not as `x>=1`."""
+
+    def _describe_range(self) -> str:
+        return f"{self.min} or more" if self.max is None else f"{self.min} to {self.max}"
 
 
 DATABASE = DsnType()

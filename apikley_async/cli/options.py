@@ -18,6 +18,7 @@ from apikley_async.cli.option_types import (
     SECONDS,
     PerKind,
     Place,
+    Whole,
     read_address,
     read_expected,
     read_price,
@@ -184,7 +185,7 @@ task_timeout: Option = click.option(
     "--timeout",
     type=SECONDS,
     metavar="SECONDS",
-    help="How long to wait for each film; it goes on after that.  [default: 1800]",
+    help="How long to wait for each film, which goes on at the service.  [default: 1800]",
 )
 
 
@@ -237,7 +238,8 @@ def callback_options(command: Callable[..., int]) -> Callable[..., int]:
         click.option(
             "--callback-url",
             metavar="URL",
-            help="Public URL that the service calls; your proxy forwards it to --listen.",
+            help="Public https URL that the service calls when a film is ready; your proxy "
+            "forwards it to --listen.",
         ),
         click.option(
             "--listen",
@@ -324,7 +326,7 @@ price: Option = click.option(
     "--price",
     metavar="CREDITS",
     callback=read_price,
-    help="Price of a film: a number, or by duration or model: 10=150,15=270,25=270.",
+    help="Credits for a film: a number, or by its seconds or model: 10=150,15=270,25=270.",
 )
 
 
@@ -337,17 +339,17 @@ BOUNDS_OPTIONS = (
     ),
     click.option(
         "--max-tasks",
-        type=click.IntRange(1),
+        type=Whole(1),
         metavar="N",
         help="Submit at most N films, earlier runs of the journal included.",
     ),
     click.option(
-        "--min-balance", type=CREDITS, metavar="N", help="Leave N credits in the account."
+        "--min-balance", type=CREDITS, metavar="N", help="Leave at least N credits in the account."
     ),
     price,
     click.option(
         "--retry",
-        type=click.IntRange(0, 10),
+        type=Whole(0, 10),
         default=0,
         metavar="N",
         help="Make a failed film again, up to N times; each time is paid.",
@@ -355,15 +357,15 @@ BOUNDS_OPTIONS = (
     click.option("--overwrite", is_flag=True, help="Replace files that have the films' names."),
     click.option(
         "--not-created",
-        type=click.IntRange(400),
+        type=Whole(400),
         multiple=True,
         metavar="CODE",
-        help="Your provider guarantees that this code creates nothing: tried three times more, "
-        "each try counted as what it may cost.",
+        help="An answer after which nothing was made or charged, as your provider guarantees, "
+        "such as 500: the film is sent again, three times at most; bounds count each as paid.",
     ),
     click.option(
         "--max-running",
-        type=click.IntRange(1, 10_000),
+        type=Whole(1, 10_000),
         default=100,
         show_default=True,
         metavar="N",
@@ -373,8 +375,8 @@ BOUNDS_OPTIONS = (
         "--expected",
         metavar="SECONDS",
         callback=read_expected,
-        help="How long films take, if you know: it says when to ask for them first. A number, or "
-        "by duration or model: 10=120,15=200. A batch learns it by itself.",
+        help="How long films take to make, if you know: they are first asked for then. A number, "
+        "or by the film's seconds or model: 10=120,15=200. A batch learns it by itself.",
     ),
 )
 SPENDING_OPTIONS = (

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from apikley_async import State
+from apikley_async._text import local_and_utc
 from apikley_async.batch import BatchStatus, CostEstimate, Item, ItemState
 from apikley_async.batch.saving import result_from_json
 from apikley_async.cli.exit_codes import DECIDE, FAILED, OK, RESUME, worst
 from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import count
+from apikley_async.errors import MissingExtraError
 
 __all__ = [
     "STATE_CODES",
@@ -27,6 +31,7 @@ __all__ = [
     "report_estimate",
     "report_failed",
     "report_item",
+    "report_unsaved",
     "report_written",
 ]
 
@@ -56,6 +61,7 @@ class RunSummary:
         counts: how many of them are in which state.
         done: those that are done.
         uncertain: those that need a decision.
+        unsaved: those that are ready at the service, and not saved.
         others: films of the journal that are not finished, and that the run was not about.
     """
 
@@ -63,6 +69,7 @@ class RunSummary:
     counts: Counter[ItemState] = attrs.Factory(Counter)
     done: list[Item] = attrs.Factory(list)
     uncertain: list[Item] = attrs.Factory(list)
+    unsaved: list[Item] = attrs.Factory(list)
     others: list[Item] = attrs.Factory(list)
 
     def add(self, item: Item) -> None:
@@ -79,6 +86,8 @@ class RunSummary:
             self.done.append(item)
         elif item.state is ItemState.UNCERTAIN:
             self.uncertain.append(item)
+        elif item.state is ItemState.SUCCESS:
+            self.unsaved.append(item)
 
 
 def is_withdrawn(item: Item) -> bool:
@@ -143,7 +152,40 @@ def report_item(
             facts["expires_at"] = result.expires_at and result.expires_at.isoformat()
         reporter.event(event, **facts, credits=item.credits, paths=names)
     elif item.cause and item.state in (ItemState.PLANNED, ItemState.SUCCESS):
-        reporter.event("delayed", **facts, reason=item.cause)
+        expires_at = expiry_of(item)
+        reporter.event(
+            "delayed",
+            **facts,
+            reason=item.cause,
+            expires_at=expires_at and expires_at.isoformat(timespec="seconds"),
+            until=expires_at and local_and_utc(expires_at),
+        )
+
+
+def expiry_of(item: Item) -> datetime | None:
+    """When the service's links to a film that is ready end, as far as is known."""
+    ready = item.state is ItemState.SUCCESS and bool(item.result)
+    return result_from_json(item).expires_at if ready else None
+
+
+def report_unsaved(reporter: Reporter, items: Sequence[Item], journal: object) -> None:
+    """Say of films that are paid and not saved until when they are there, and how to save them.
+
+    Args:
+        reporter: prints it.
+        items: the films; without any nothing is said.
+        journal: how commands name the batch.
+    """
+    if not items:
+        return
+    known = [at for at in map(expiry_of, items) if at is not None]
+    until = f"until {local_and_utc(min(known))}" if known else "for about a day"
+    first = "the first of them " if len(items) > 1 else ""
+    save = command_line("batch", "save", "-o", "DIR", names=[journal])
+    reporter.message(
+        f"{count(len(items))} paid and not saved, {first}at the service {until}. To save into "
+        f"another folder: {save}"
+    )
 
 
 def report_failed(reporter: Reporter, **facts: Any) -> None:
@@ -197,3 +239,11 @@ def report_estimate(reporter: Reporter, estimate: CostEstimate) -> None:
 def report_written(reporter: Reporter, page: Path) -> None:
     """Report where the report of a batch is, as a link that terminals and browsers open."""
     reporter.event("report", path=str(page), url=page.resolve().as_uri())
+    # Imported only here: most commands write no report.
+    from apikley_async.batch.report.posters import posters_available
+
+    if not posters_available():
+        missing = MissingExtraError.of(
+            "  Pictures of films need more libraries", "cli", "simulator"
+        )
+        reporter.message(missing.message)

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import attrs
+import click
 
 from apikley_async._disk import open_nonblocking
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.simulated_service import renderer_named
-from apikley_async.simulator import RandomFaults, RecordForm, Simulator, Terms, Uniform
+from apikley_async.simulator import (
+    AnimaticRenderer,
+    Lognormal,
+    RandomFaults,
+    RecordForm,
+    Renderer,
+    RenderRequest,
+    Simulator,
+    Terms,
+    Uniform,
+)
 
 MAX_RECORDING = 1024 * 1024  # characters
+TYPICAL = Lognormal().median  # simulated seconds that a film takes
 
-__all__ = ["new_simulator", "serve_simulator"]
+__all__ = ["WatchedRenderer", "new_simulator", "serve_simulator"]
 
 
 def new_simulator(
@@ -38,8 +53,9 @@ def new_simulator(
     hosts: Sequence[str] = (),
     models: Sequence[str] = (),
     recordings: Sequence[Path] = (),
+    say: Callable[[str], None] = click.echo,
 ) -> Simulator:
-    """The simulator as the options describe it."""
+    """The simulator as the options describe it; *say* tells that films are late."""
     terms = Terms(
         limit=limit,
         per=per,
@@ -56,12 +72,50 @@ def new_simulator(
         faults=parse_faults(faults, seed),
         webhook_key=webhook_key,
         hosts=hosts,
-        renderer=renderer_named(films),
+        renderer=watched(renderer_named(films), speed, say),
         speed=speed,
         rng=random.Random(seed),
         host=host,
         port=port,
     )
+
+
+def watched(renderer: Renderer, speed: float, say: Callable[[str], None]) -> Renderer:
+    """A renderer that tells when it cannot keep up; one that renders nothing as it is."""
+    return (
+        WatchedRenderer(renderer, speed, say)
+        if isinstance(renderer, AnimaticRenderer)
+        else renderer
+    )
+
+
+@attrs.define
+class WatchedRenderer:
+    """Renders films, and says once that they come later than the service's clock wants them.
+
+    Attributes:
+        renderer: makes them.
+        speed: simulated seconds in one real second.
+        say: tells the user.
+    """
+
+    renderer: Renderer
+    speed: float
+    say: Callable[[str], None]
+    _said: bool = False
+
+    async def render(self, request: RenderRequest) -> bytes:
+        began = time.monotonic()
+        film = await self.renderer.render(request)
+        took = time.monotonic() - began  # the films before it included
+        if took * self.speed > TYPICAL and not self._said:
+            self._said = True
+            self.say(
+                f"Rendering holds the films up: this one took {took:.1f} s, and at --speed "
+                f"{self.speed:g} it was due after {TYPICAL / self.speed:.1f} s. With --films "
+                "placeholder they come in time."
+            )
+        return film
 
 
 def read_recording(path: Path) -> RecordForm:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 
 import attrs
@@ -15,12 +16,14 @@ import attrs
 from apikley_async import (
     ApikleyError,
     Client,
+    DownloadError,
     JobFailedError,
     NotFoundError,
     Result,
     ResultExpiredError,
     State,
 )
+from apikley_async._text import local_and_utc
 from apikley_async.cli.exit_codes import OK, RESUME, advice_for, exit_code, worst
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
@@ -38,6 +41,7 @@ class FollowedTask:
     Attributes:
         task_id: its id.
         code: how it ended, as an exit code; None while it has not.
+        expires_at: when the service's links to its film end, once they are known.
         saved: whether its film was saved.
         final: whether no later command can change how it ended.
         results: what is printed of it on stdout.
@@ -45,6 +49,7 @@ class FollowedTask:
 
     task_id: str
     code: int | None = None
+    expires_at: datetime | None = None
     saved: bool = False
     final: bool = False
     results: list[str | Path] = attrs.Factory(list)
@@ -127,6 +132,7 @@ class TaskFollower:
             self._reporter.event("unfinished", task_ids=ids, resume=resume)
 
     async def _deliver(self, client: Client, task: FollowedTask, result: Result) -> None:
+        task.expires_at = result.expires_at
         urls = list(result.urls)
         expires = result.expires_at and result.expires_at.isoformat(timespec="seconds")
         facts = {"task_id": task.task_id}
@@ -169,13 +175,16 @@ class TaskFollower:
                 fail_code=error.fail_code or None,
                 fail_message=error.fail_message or None,
             )
+        advice = advice_for(error)
+        if task.expires_at is not None and isinstance(error, DownloadError) and not task.final:
+            advice = f"The film is at the service until {local_and_utc(task.expires_at)}"
         self._reporter.event(
             "stopped" if task.code == RESUME else "failed",
             task_id=task.task_id,
             error=type(error).__name__,
             code=error.code,
             message=error.message,
-            advice=advice_for(error) or None,
+            advice=advice or None,
         )
 
     def _report_summary(self, seconds: float) -> None:

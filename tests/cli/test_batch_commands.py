@@ -166,8 +166,8 @@ def test_resubmit_and_drop(service: Simulator, run: Run) -> None:
     service.script("create", [Fault.RESET_AFTER, Fault.RESET_AFTER])
     run("batch", "run", "--yes", path)
 
-    assert run("batch", "resubmit", path, "tea").code == 0
-    assert run("batch", "drop", path, "sea").code == 0
+    assert run("batch", "resubmit", path, "tea", "--yes").code == 0
+    assert run("batch", "drop", path, "sea", "--yes").code == 0
     assert run("batch", "drop", path, "sea").code == 2
     assert run("batch", "drop", path, "nobody").code == 2
     assert run("batch", "run", "--yes", path).code == 0

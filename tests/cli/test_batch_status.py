@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sqlite3
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ from cli.conftest import CommandResult, Run, fail_bad_films, write_manifest
 from apikley_async import Client
 from apikley_async.batch import Batch
 from apikley_async.cli import batch_status
+from apikley_async.cli.batch_status import WorkerWatch
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -98,6 +100,50 @@ def test_a_key_shows_everything(mixed: Path, service: Simulator, run: Run) -> No
     assert "unknown" in sent_too
     assert gone.out.splitlines()[-1].endswith("tea.mp4: is gone")
     assert (unknown.code, "'coffee'" in unknown.err) == (2, True)
+
+
+def test_the_totals_are_of_the_films_asked_for(mixed: Path, run: Run) -> None:
+    """States and credits: those of the others are not counted among them."""
+    whole = run("batch", "status", mixed, "--json").event("batch")
+    tea = run("batch", "status", mixed, "tea", "--json").event("batch")
+    sea = run("batch", "status", mixed, "sea", "--json").event("batch")
+    failed = run("batch", "status", mixed, "--failed", "--json").event("batch")
+
+    names = ("done", "failed", "uncertain", "planned", "spent", "at_risk")
+    assert [whole.get(name) for name in names] == [1, 1, 1, 1, 150, 150]
+    assert [tea.get(name) for name in names] == [1, None, None, None, 150, None]
+    assert [sea.get(name) for name in names] == [None, None, 1, None, 0, 150]
+    assert [failed.get(name) for name in names] == [None, 1, None, None, 0, None]
+    assert "150 credits spent" not in run("batch", "status", mixed, "sea").err
+
+
+def test_a_film_that_is_paid_and_not_saved_says_until_when(service: Simulator, run: Run) -> None:
+    """And the command that saves it, into another folder too."""
+    path = write_manifest("tea")
+    run("batch", "run", path, "--yes")
+    with contextlib.closing(sqlite3.connect(path.with_suffix(".db"))) as journal, journal:
+        journal.execute("UPDATE item SET state = 'success'")  # as after a disk that was full
+
+    shown = run("batch", "status", path)
+
+    assert shown.code == 4
+    assert re.search("1 film paid and not saved, at the service until 2.* UTC", shown.err)
+    assert "To save into another folder: apikley batch save -o DIR -- campaign.jsonl" in shown.err
+
+
+def test_workers_are_missed_and_come_back() -> None:
+    """Said after a while, again each minute, and once when one is there; never while one is."""
+    watch = WorkerWatch("apikley worker")
+    said = [(at, text) for at in range(200) if (text := watch.look(3, 3, float(at)))]
+    hindrance = watch.hindrance
+    back = [watch.look(3, unclaimed, 200.0 + n) for n, unclaimed in enumerate((2, 3, 3))]
+
+    assert [at for at, _ in said] == [15, 75, 135, 195]
+    assert all("No worker makes these films" in text for _, text in said)
+    assert all(text.endswith("To start one: apikley worker") for _, text in said)
+    assert (hindrance, watch.hindrance) == ("a worker", "")
+    assert back == ["A worker makes these films now.", None, None]
+    assert all(watch.look(0, 0, 1000.0 + at) is None for at in range(200)), "there is nothing to do"
 
 
 def test_another_process_s_run_is_followed(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -93,6 +94,19 @@ def test_a_receiver_says_that_it_is_well(receiver: tuple[int, Path]) -> None:
         assert (answer.status, answer.read()) == (200, b"ok")
     with pytest.raises(urllib.error.HTTPError, match="405"):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz/x", timeout=10)
+
+
+def test_a_receiver_says_once_what_its_gate_is(tmp_path: Path) -> None:
+    """Not in the library's words too."""
+    words = ("webhook", "serve", "--json", "--inbox", "calls.db", "--port", "0")
+    with contextlib.closing(ForkedProcess(main, *words, cwd=tmp_path, env=os.environ)) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+
+    assert err.count("whoever knows the address can fill the inbox") == 1
+    assert "Gate: none: whoever" in err
 
 
 IMPOSSIBLE: list[tuple[list[str], str]] = [

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from cli.conftest import Run, write_manifest
 
+from apikley_async.batch import UncertainItem
+from apikley_async.cli.output.reporter import LineView, Reporter
+from apikley_async.cli.output.uncertain import report_evidence
 from apikley_async.simulator import Fault, Simulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
+
+
+class Terminal(io.StringIO):
+    """Something that says of itself that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def run_with_uncertain_films(service: Simulator, run: Run) -> str:
@@ -27,22 +39,25 @@ def run_with_uncertain_films(service: Simulator, run: Run) -> str:
 def test_the_evidence_for_uncertain_films_is_shown(service: Simulator, run: Run) -> None:
     """Time, model, first words and balance of each; the commands to decide once. (A17)"""
     output = run_with_uncertain_films(service, run)
-    shown = run("batch", "resubmit", "campaign.db", "bee").err
+    shown = run("batch", "resubmit", "campaign.db", "bee", "--yes").err
 
     for text in (output, shown):
         assert re.search(
             r"bee: UNCERTAIN: .*500.*\n  sent 2\S+ \S+ (?:[+-]\d{4} \(\S+ UTC\)|UTC) to "
-            "sora-2-pro-storyboard: bee at dawn\n",
+            "sora-2-pro-storyboard: bee at dawn\n  balance: 150 more taken\n",
             text,
         )
         assert re.search(
-            "The balance fell by 450 from .* to .*; 2 films accounted for by 300: 150 more", text
+            "The balance fell by 450 from .* to .*; 2 films accounted for by 300: 150 more than "
+            "that. Unless others use this account, one or more of the 2 uncertain films WERE PAID",
+            text,
         )
     assert "bee: UNCERTAIN: it may have been received, and paid: HTTP 500" in output
     assert output.index("What to do is said at the end") < output.index("films/key.mp4")
-    assert output.count("Is there a task of that time") == 1
-    assert "yes: apikley batch resolve --task-id TASK_ID -- campaign.db KEY" in output
-    assert "no:  apikley batch resubmit --undecided -- campaign.db" in output
+    assert output.count("There are tasks of that time at https://app.apikley.ru") == 1
+    assert "\n    apikley batch resolve --task-id TASK_ID -- campaign.db KEY\n" in output
+    assert "\n    apikley batch resubmit --undecided -- campaign.db\n" in output
+    assert "\n    apikley batch drop --undecided -- campaign.db\n" in output
     assert "sea: UNCERTAIN" not in shown
 
 
@@ -52,7 +67,7 @@ def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
 
     unnamed = [run("batch", verb, "campaign.db").code for verb in ("resubmit", "drop")]
     both = run("batch", "resubmit", "campaign.db", "sea", "--undecided").code
-    dropped = run("batch", "drop", "campaign.db", "--undecided", "--json")
+    dropped = run("batch", "drop", "campaign.db", "--undecided", "--json", "--yes")
 
     assert (unnamed, both) == ([2, 2], 2)
     decided = [event for event in dropped.events if event["event"] == "decided"]
@@ -65,6 +80,104 @@ def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
         ("sea", True),
         ("bee", True),
     ]
+
+
+@pytest.mark.parametrize("verb", ["resubmit", "drop"])
+def test_a_film_that_may_be_paid_is_asked_about(service: Simulator, run: Run, verb: str) -> None:
+    """Without a terminal nothing is decided before --yes; the evidence is shown all the same."""
+    run_with_uncertain_films(service, run)
+
+    refused = run("batch", verb, "campaign.db", "--undecided", "--json")
+
+    assert refused.code == 2
+    assert "sea: UNCERTAIN" in refused.err
+    assert "The balance says that MORE WAS PAID than the films with a task cost" in refused.err
+    assert "nobody to ask here; to agree, add --yes" in refused.err
+    assert f"apikley batch {verb} campaign.db --undecided --json --yes" in refused.err
+    assert [e for e in refused.events if e["event"] == "decided"] == []
+    states = run("batch", "status", "campaign.db", "--json").event("batch")
+    assert (states["uncertain"], "dropped" in states, "planned" in states) == (2, False, False)
+
+
+def test_a_balance_that_tells_of_nothing_is_not_called_a_payment(
+    service: Simulator, run: Run
+) -> None:
+    """The question is asked, and what may come of it is said."""
+    service.script("create", [Fault.HTTP_500])
+    path = write_manifest("tea")
+    run("batch", "run", path, "--yes")
+
+    refused = run("batch", "resubmit", path, "tea")
+    wrong = run("batch", "resubmit", path, "tea", "nobody", "--yes")
+
+    assert (refused.code, wrong.code) == (2, 2)
+    assert "balance: nothing more taken" in refused.err
+    assert "MORE WAS PAID" not in refused.err
+    assert "what was received after all is then paid TWICE" in refused.err
+    assert run("batch", "status", path).code == 3
+
+
+def test_what_nobody_has_received_is_given_up_without_a_question(
+    service: Simulator, run: Run
+) -> None:
+    path = write_manifest("tea", "sea")
+    service.script("create", [Fault.code(402)])
+    run("batch", "run", path, "--yes", "--max-running", "1")
+
+    assert run("batch", "drop", path, "tea").code == 0
+
+
+def test_many_uncertain_films_are_one_table(service: Simulator, run: Run) -> None:
+    """Key, time, balance, first words; one command for all, whatever is decided."""
+    keys = [f"tea-{number}" for number in range(20)]
+    service.script("create", [Fault.RESET_AFTER, *[Fault.HTTP_500] * 19])
+    path = write_manifest(*keys)
+
+    ended = run("batch", "run", path, "--yes", "--price", "150")
+    shown = run("batch", "status", path)
+    told = run("batch", "status", path, "--json")
+
+    assert (ended.code, shown.code) == (3, 3)
+    for text in (ended.err, shown.out):
+        lines = text.splitlines()
+        first = next(n for n, line in enumerate(lines) if "20 films may have been received" in line)
+        table = next(n for n, line in enumerate(lines) if re.match("  film +sent +balance", line))
+        assert first < table
+        assert any(re.search("19 films: .*500", line) for line in lines[first:table])
+        for key, line in zip(keys, lines[table + 1 :], strict=False):
+            assert re.fullmatch(
+                rf"  {key} +\d\d-\d\d \S+ .*UTC\)?  150 more taken +{key} at dawn", line
+            ), line
+        assert max(map(len, lines[table : table + 21])) <= 120
+    for text in (ended.err, shown.err):
+        assert text.count("apikley batch resubmit --undecided -- campaign.") == 1
+        assert text.count("apikley batch drop --undecided -- campaign.") == 1
+        assert text.count("apikley batch resolve --task-id TASK_ID -- campaign.") == 1
+    few = run("batch", "status", path, "tea-3", "tea-9")
+    assert "apikley batch resubmit -- campaign.jsonl tea-3 tea-9" in few.err, "not all of them"
+    assert "tea-3: uncertain" not in shown.out
+    undecided = [event for event in told.events if event["event"] == "undecided"]
+    assert [event["key"] for event in undecided] == keys
+    assert {event["evidence"] for event in undecided} == {"150 more taken"}
+    assert undecided[3]["if_not_found"] == "apikley batch resubmit -- campaign.jsonl tea-3"
+
+
+def test_a_table_keeps_within_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long keys and words are cut, never wrapped."""
+    monkeypatch.setenv("COLUMNS", "80")
+    at = datetime(2026, 11, 26, 20, 0, tzinfo=UTC)
+    films = [
+        UncertainItem(f"{'a-long-key-' * 5}{n}", at, "m", "many words " * 9, "HTTP 500")
+        for n in range(9)
+    ]
+
+    with contextlib.redirect_stderr(Terminal()) as text:
+        report_evidence(Reporter(LineView(), as_json=False), films, [])
+    lines = text.getvalue().splitlines()
+
+    assert len(lines) == 2 + 1 + 9
+    assert max(map(len, lines)) < 80
+    assert all("not read since" in line for line in lines[3:])
 
 
 def test_several_films_are_resolved_at_once(service: Simulator, run: Run) -> None:

@@ -25,6 +25,7 @@ def write_profile(text: str, path: Path | None = None) -> Path:
 @pytest.fixture
 def _own_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 pytestmark = [pytestmark, pytest.mark.usefixtures("_own_profile")]
@@ -166,6 +167,36 @@ def test_a_folder_of_the_profile_does_not_pay_again_what_was_sent_before_it(
     assert (old.code, explicit.code) == (4, 4), "still in the making, where it was paid"
     assert said not in explicit.err
     assert len(service.ledger.paid) == 2
+
+
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(600))])
+def test_a_profile_that_names_another_folder_does_not_pay_again(
+    service: Simulator, run: Run
+) -> None:
+    """Nor one that is gone: the folders that profiles have named are remembered."""
+    line = ("generate", "--yes", "--timeout", "0.05", *write_films("tea"))
+    profile = write_profile('folder = "one"\n')
+    run(*line)
+    write_profile('folder = "two"\n')
+
+    moved = run(*line)
+    other = run(*line[:-1], *write_films("sea"))
+    profile.unlink()
+    gone = [run(*line[:-1], file) for file in ("tea.json", "sea.json")]
+    explicit = run(*line, "-o", "here")
+
+    one, two = (profile.parent / name / "apikley.db" for name in ("one", "two"))
+    assert (moved.code, f"sent already, as {one} says" in moved.err) == (4, True)
+    assert f"--journal {one}" in moved.err
+    assert (other.code, [result.code for result in gone]) == (4, [4, 4])
+    assert [
+        f"as {journal} says" in result.err for journal, result in zip((one, two), gone, strict=True)
+    ] == [
+        True,
+        True,
+    ]
+    assert "sent already" not in explicit.err, "a folder that the user names is another film"
+    assert len(service.ledger.paid) == 3
 
 
 def test_a_batch_goes_on_where_its_films_are(service: Simulator, run: Run) -> None:

@@ -16,6 +16,7 @@ from cli.conftest import Run, write_manifest
 from sample_batch import make_batch, storyboards
 
 import apikley_async
+from apikley_async.batch.report import posters
 from apikley_async.simulator import Fault, Simulator
 
 STATES = {"lighthouse": "uncertain", "tea": "failed", "harbour": "planned"}
@@ -93,7 +94,8 @@ def test_the_commands_can_be_typed(here: Path, run: Run) -> None:
         "apikley batch resubmit -- campaign.db lighthouse",
         "apikley batch drop -- campaign.db lighthouse",
     ]
-    assert run(*commands[2].split()[1:]).code == 0
+    assert run(*commands[2].split()[1:]).code == 2, "it asks, and nobody is there"
+    assert run(*commands[2].replace(" --", " --yes --").split()[1:]).code == 0
     again = run("batch", "report", "campaign.db")
     assert again.code == 0
     assert data_of(here / "films" / "report.json")["undecided"] == []
@@ -245,3 +247,18 @@ def test_a_journal_on_a_read_only_disk_is_read(here: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert f"Report: {(here / 'report.html').as_uri()}" in ran.stderr
     assert 'href="disk/films/kitten.mp4"' in Path("report.html").read_text(encoding="utf-8")
+
+
+def test_without_the_extra_it_is_said_how_to_get_pictures(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line below the link; with the extra there is none."""
+    path = write_manifest("tea")
+    line = 'Pictures of films need more libraries: type pip install ".[cli,simulator]"'
+    run("batch", "run", path, "--yes")
+
+    with_extra = run("batch", "report", path)
+    monkeypatch.setattr(posters, "find_spec", lambda name: None)
+    without = run("batch", "report", path)
+
+    assert (with_extra.err.count(line), without.err.count(line)) == (0, 1)

@@ -69,6 +69,25 @@ def test_a_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
             reporter.message("Still here")
 
 
+@pytest.mark.parametrize("bars", [False, True])
+def test_lines_stand_in_the_order_of_events(monkeypatch: pytest.MonkeyPatch, bars: bool) -> None:
+    """Where stdout and stderr go into one file; behind bars they would be lost, so they wait."""
+    text = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", text)
+    monkeypatch.setattr(sys, "stderr", text)
+    monkeypatch.setattr(text, "isatty", lambda: bars, raising=False)
+    view = LineView()
+    view.shows_progress = bars
+    reporter = Reporter(view, as_json=False)
+
+    reporter.result("a film")
+    reporter.message("the totals")
+    reporter.close()
+
+    lines = text.getvalue().splitlines()
+    assert lines == (["the totals", "a film"] if bars else ["a film", "the totals"])
+
+
 # --- a log of many films -------------------------------------------------------------------------
 
 
@@ -116,6 +135,16 @@ def test_a_film_that_is_paid_and_not_saved_is_called_so(
         reporter.event("delayed", key=key, item_state="success", reason=reason)
 
     assert capsys.readouterr().err == "tea: NOT SAVED: films/tea.mp4: No space left on device\n"
+
+
+def test_it_says_until_when_a_film_is_at_the_service(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter, _ = many(1)
+    until = {"expires_at": "2026-11-27T20:00:00+00:00", "until": "2026-11-27 20:00:00 UTC"}
+
+    reporter.event("delayed", key="tea", item_state="success", reason="refused", **until)
+
+    line = "tea: NOT SAVED: refused (at the service until 2026-11-27 20:00:00 UTC)\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_silent_minute_gets_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from cli.conftest import Run, write_films
 
 from apikley_async.batch import REHEARSAL_MARK
 from apikley_async.cli import simulated_service
+from apikley_async.cli.simulator_server import WatchedRenderer
 from apikley_async.simulator import (
     RenderRequest,
     Simulator,
@@ -67,6 +68,24 @@ async def test_equal_storyboards_become_equal_films() -> None:
 
     assert once == again != another
     assert once.endswith(b"freeapikley: simulated")
+
+
+async def test_films_that_rendering_holds_up_are_said_once() -> None:
+    """With what helps; where they come in time nothing is said."""
+
+    class Film:
+        async def render(self, request: RenderRequest) -> bytes:
+            return b"film"
+
+    said: dict[float, list[str]] = {1.0: [], 1e12: []}
+    request = RenderRequest("a", "m", (("Tea.", 1.0),), 1.0, "landscape", None, 1, None)
+    for speed, lines in said.items():
+        renderer = WatchedRenderer(Film(), speed, lines.append)
+        assert [await renderer.render(request) for _ in range(3)] == [b"film"] * 3
+
+    assert said[1.0] == []
+    assert len(said[1e12]) == 1
+    assert "--films placeholder" in said[1e12][0]
 
 
 @pytest.mark.usefixtures("placeholder_films")

@@ -42,10 +42,10 @@ def test_what_is_waited_for_is_named() -> None:
 
     assert tally.states() == "0 done, 1 running, 2 waiting for a running slot"
 
-    held_back = 1
-    tally.expect(3, slots=5, held_back=lambda: held_back)
+    hindrance = "a bound"
+    tally.expect(3, slots=5, hindrance=lambda: hindrance)
     assert tally.states() == "0 done, 1 running, 2 waiting for a bound"
-    held_back = 0
+    hindrance = ""
     assert tally.states() == "0 done, 1 running, 2 waiting for the rate limit"
 
 
@@ -75,6 +75,29 @@ def test_the_time_left_comes_from_films_in_flight() -> None:
     assert tally.seconds_left(100) == 200
     assert tally.seconds_left(150) == 150
     assert tally.cost_and_time(150) == "10 credits, about 2 min left"
+
+
+def test_there_is_no_time_left_out_of_nothing() -> None:
+    """Nobody knows it while nobody works, of films of unknown age, and when all are overdue."""
+    hindrance = ""
+    tally = Tally()
+    tally.expect(4, running=("old",), hindrance=lambda: hindrance)
+    assert tally.states() == "0 done, 1 running, 3 waiting"
+    add(tally, "saved", "old", 30)
+    assert tally.seconds_left(30) is None, "it was submitted long before"
+
+    for name in ("a", "b"):
+        add(tally, "submitted", name, 100)
+    add(tally, "saved", "a", 200)
+    assert tally.seconds_left(210) == 100
+    hindrance = "a worker"
+    assert tally.states() == "2 done, 1 running, 1 waiting for a worker"
+    assert tally.seconds_left(210) is None
+    hindrance = ""
+    assert tally.seconds_left(301) is None, "nothing has happened for longer than a film takes"
+    add(tally, "submitted", "c", 310)
+    add(tally, "saved", "c", 320)
+    assert tally.seconds_left(325) is None, "the last one takes longer than any other"
 
 
 def test_simulated_credits_are_none() -> None:

@@ -31,7 +31,8 @@ def test_one_film_is_named_after_a_minute_and_then_seldom(caplog: pytest.LogCapt
 
     for now in range(0, 1320, 15):
         outages.failed("task_1", BAD_GATEWAY, float(now))
-    outages.answered("task_1")
+    outages.answered("task_1", 1325.0)
+    outages.answered("task_1", 1340.0)
 
     assert warned(caplog) == [
         f"polling task_1 has failed for {lasted} s: bad gateway, see <url>"
@@ -39,7 +40,8 @@ def test_one_film_is_named_after_a_minute_and_then_seldom(caplog: pytest.LogCapt
     ]
     assert sum(record.levelname == "DEBUG" for record in caplog.records) == 88
     assert "a-token" not in caplog.text
-    assert "polling works again, of task_1 for one" in caplog.text
+    over = "the service answers again after 22 min; nothing was lost: 1 film in flight went on"
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"][3:] == [over]
 
 
 def test_many_films_with_one_trouble_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -50,13 +52,14 @@ def test_many_films_with_one_trouble_are_one_line(caplog: pytest.LogCaptureFixtu
         for number in range(50):
             outages.failed(f"task_{number}", BAD_GATEWAY, now + number / 50)
     for number in range(50):
-        outages.answered(f"task_{number}")
+        outages.answered(f"task_{number}", 900.0 + number)
 
     assert warned(caplog) == [
         f"polling 50 films has failed for {lasted} s: bad gateway, see <url>"
         for lasted in (60, 660)
     ]
-    assert caplog.text.count("works again") == 1
+    assert caplog.text.count("answers again") == 1
+    assert "answers again after 15 min; nothing was lost: 50 films in flight" in caplog.text
 
 
 def test_another_trouble_is_another_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -77,7 +80,7 @@ def test_what_passes_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
     for now in range(0, 3000, 20):
         outages.failed("a", BAD_GATEWAY, float(now))
         if now % 60 == 40:
-            outages.answered("a")
+            outages.answered("a", float(now))
     outages.failed("b", BAD_GATEWAY, 0.0)
     outages.failed("b", BAD_GATEWAY, 8000.0)
 

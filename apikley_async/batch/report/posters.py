@@ -11,13 +11,14 @@ import io
 import os
 from collections.abc import Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from apikley_async import SavedFile
 from apikley_async._disk import read_own, write_whole
 
-__all__ = ["make_posters", "poster_of", "poster_path"]
+__all__ = ["make_posters", "poster_of", "poster_path", "posters_available"]
 
 WIDEST = 480  # pixels of the longer side
 QUALITY = 80
@@ -26,6 +27,11 @@ MOST_FRAMES = 120  # that are decoded on the way there
 MOST_PIXELS = 64_000_000  # of one frame; more is a decompression bomb
 MARK = b"apikley: poster of "
 HEAD = 1024  # bytes; the mark stands in the first segments of a JPEG
+
+
+def posters_available() -> bool:
+    """Whether the libraries that make posters are installed; loads none of them."""
+    return all(find_spec(name) is not None for name in ("av", "PIL"))
 
 
 def poster_path(film: Path) -> Path:

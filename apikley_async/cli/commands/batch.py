@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Item, ItemState, PlanResult
+from apikley_async.batch import Batch, Item, PlanResult
 from apikley_async.cli import options
 from apikley_async.cli.batch_status import Selection, report_status
 from apikley_async.cli.client_factory import client_for
@@ -17,7 +17,9 @@ from apikley_async.cli.exit_codes import FAILED, OK, RefusedError
 from apikley_async.cli.film_run import FilmRun, RunRequest
 from apikley_async.cli.help_format import HelpGroup
 from apikley_async.cli.journal_actions import (
+    adopt_journal,
     decide,
+    decide_at_risk,
     existing_journal,
     fetch_films,
     journal_of,
@@ -39,7 +41,10 @@ PATH = click.Path(path_type=Path)
 path_argument: Option = click.argument("path", metavar="FILE", type=PLACE)
 keys_argument: Option = click.argument("keys", nargs=-1, metavar="[KEY...]")
 undecided_option: Option = click.option(
-    "--undecided", is_flag=True, help="All films that are uncertain."
+    "--undecided", is_flag=True, help="All films that may have been paid, instead of KEYs."
+)
+agree_option: Option = click.option(
+    "--yes", "agreed", is_flag=True, help="Do not ask; needed where there is no terminal."
 )
 
 
@@ -94,8 +99,8 @@ def run(
 @batch.command()
 @path_argument
 @keys_argument
-@click.option("--failed", is_flag=True, help="Only films that failed.")
-@click.option("--undecided", is_flag=True, help="Only films that are uncertain.")
+@click.option("--failed", is_flag=True, help="Only films that failed or have expired.")
+@click.option("--undecided", is_flag=True, help="Only films that may have been paid.")
 @click.option("--ids", is_flag=True, help="Print the ids of their tasks only.")
 @click.option("--follow", is_flag=True, help="Print what changes, until all have ended.")
 @options.as_json
@@ -112,15 +117,17 @@ def status(
 ) -> int:
     """Print the films that are not done, and what all have cost.
 
-    For each KEY it prints everything that is known: attempts, their times and ids, and files.
-    Another process may be running the batch; --follow goes on printing what that one does.
+    For each KEY it prints everything that is known: attempts, their times and ids, and files; the
+    totals are then of these films only. Films that may have been paid are shown with what is
+    needed to decide about them, and the commands for it. Another process may be running the
+    batch; --follow goes on printing what that one does.
     """
     selection = Selection(keys, failed, undecided, ids)
     if follow and ids:
         raise click.UsageError("--follow or --ids")
 
     async def read(films: Batch, reporter: Reporter) -> int:
-        return await report_status(films, reporter, selection, follow=follow)
+        return await report_status(films, reporter, selection, named=path, follow=follow)
 
     return read_journal(path, read, as_json=as_json, films=0 if follow else None, plain=plain)
 
@@ -157,7 +164,7 @@ def estimate(path: Place, price: PerKind, as_json: bool) -> int:
 @path_argument
 @options.as_json
 def verify(path: Place, as_json: bool) -> int:
-    """Check a journal and its films; exit 1 if anything is wrong."""
+    """Check a journal and its films, byte by byte; exit 1 if anything is wrong."""
 
     async def read(films: Batch, reporter: Reporter) -> int:
         faults = await films.verify()
@@ -246,36 +253,34 @@ def retry(
 @path_argument
 @keys_argument
 @undecided_option
+@agree_option
 @options.as_json
-def resubmit(path: Place, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
+def resubmit(
+    path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, as_json: bool
+) -> int:
     """Plan uncertain films again. If the first attempt was received after all, it is paid twice.
 
-    Each is shown first: when it was sent, to which model, its first words, and what the balance
-    says of that time.
+    Each is shown first: when it was sent, to which model, its first words, why nobody knows, and
+    what the account's balance says of that time. Then you are asked.
     """
     _check_selection(keys, undecided=undecided)
-    return decide(
-        path,
-        lambda films: films.resubmit(*keys, undecided=undecided),
-        as_json=as_json,
-        evidence_for=None if undecided else keys,
-    )
+    return decide_at_risk("resubmit", path, keys, agreed=agreed, as_json=as_json)
 
 
 @batch.command()
 @path_argument
 @keys_argument
 @undecided_option
+@agree_option
 @options.as_json
-def drop(path: Place, keys: tuple[str, ...], undecided: bool, as_json: bool) -> int:
-    """Give films up, without asking the service anything. Uncertain ones are shown first."""
+def drop(path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, as_json: bool) -> int:
+    """Give films up, without asking the service anything.
+
+    What may have been paid is shown first, and you are asked: a film that is given up is never
+    saved.
+    """
     _check_selection(keys, undecided=undecided)
-    return decide(
-        path,
-        lambda films: films.drop(*keys, undecided=undecided),
-        as_json=as_json,
-        evidence_for=None if undecided else keys,
-    )
+    return decide_at_risk("drop", path, keys, agreed=agreed, as_json=as_json)
 
 
 @batch.command()
@@ -289,7 +294,11 @@ def drop(path: Place, keys: tuple[str, ...], undecided: bool, as_json: bool) -> 
     metavar="ID",
     help="The task it became; once for each KEY, in their order.",
 )
-@click.option("--force", is_flag=True, help="Do it although the task shows other content.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Bind the task to the film although it shows other content; your name is kept with it.",
+)
 @options.service_options
 def resolve(
     path: Place,
@@ -298,7 +307,13 @@ def resolve(
     force: bool,
     service: ServiceOptions,
 ) -> int:
-    """Name the tasks that uncertain films became; each task is compared with its film."""
+    """Name the tasks that uncertain films became; each task is compared with its film.
+
+    You find a task's id in the service's list of tasks (https://app.apikley.ru), by the time and
+    the model that `apikley batch status` shows. The first --task-id is that of the first KEY, and
+    so on; options may stand before FILE or behind the keys. What stands behind `--` is never an
+    option, whatever its name begins with.
+    """
     if len(keys) != len(task_ids):
         raise RefusedError(f"{len(keys)} KEY and {len(task_ids)} --task-id: one for each")
     reporter = new_reporter(as_json=service.as_json)
@@ -343,16 +358,13 @@ def rename(path: Place, old: str, new: str, as_json: bool) -> int:
 @path_argument
 @options.as_json
 def adopt(path: Place, as_json: bool) -> int:
-    """Resume with a copy that is older than another one, or has lost its log after a crash.
+    """Use an old copy of a journal, where the newest one is lost for good.
 
-    Every film without a task id becomes uncertain: it may have been paid. Decide each of them
-    with resolve, resubmit or drop.
+    Other commands refuse a copy that is older than what was sent from this machine, or that has
+    lost its log (.db-wal) after a crash. This one takes it. Every film that has no task in it may
+    have been paid since, so it becomes uncertain, and you decide about it. Nothing is sent.
     """
-
-    async def uncertain(films: Batch) -> list[Item]:
-        return [item async for item in films.items(ItemState.UNCERTAIN)]
-
-    return decide(path, uncertain, as_json=as_json, adopt=True)
+    return adopt_journal(path, as_json=as_json)
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -383,7 +395,10 @@ def save(
 @options.output_folder(None, "Where the films go.  [default: where they were saved last]")
 @options.service_options
 def revive(path: Place, keys: tuple[str, ...], folder: Path | None, service: ServiceOptions) -> int:
-    """Try once more to download expired films, all or those named. Costs nothing."""
+    """Try once more to download films whose links have expired. Costs nothing.
+
+    All of them, or those named.
+    """
     return fetch_films(path, keys, service, folder=folder, expired=True)
 
 

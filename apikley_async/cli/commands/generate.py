@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from apikley_async.batch import Batch, PlanResult
 from apikley_async.cli import options
@@ -12,11 +13,13 @@ from apikley_async.cli.events import RUN_EVENTS
 from apikley_async.cli.help_format import command
 from apikley_async.cli.journal_location import (
     JournalLocation,
+    compared_with_earlier,
     locate_journal,
     locate_named_journal,
     locate_profile_journal,
 )
 from apikley_async.cli.launch import launch
+from apikley_async.cli.option_types import Whole
 from apikley_async.cli.options import RunOptions
 
 __all__ = ["generate"]
@@ -41,7 +44,7 @@ LOCK_WAIT = 60.0  # seconds to wait for another `generate` in the same folder
     help="The journal of what is paid.  [default: apikley.db beside the films]",
 )
 @click.option(
-    "--takes", type=click.IntRange(1, 100), metavar="N", help="Films of each FILE, in all."
+    "--takes", type=Whole(1, 100), metavar="N", help="Films of each FILE, in all; each is paid."
 )
 @click.option("--again", is_flag=True, help="A file that has changed becomes a new film.")
 @options.run_options
@@ -69,13 +72,16 @@ def generate(
     journal, films/apikley.db. A FILE that has changed since is refused; --again makes another
     film of it (kitten.v2), once.
     """
+    source = click.get_current_context().get_parameter_source("folder")
+    named = source is ParameterSource.COMMANDLINE
 
     def locate(_: Path | None) -> JournalLocation:
         if journal is not None:
             return locate_named_journal(journal, folder, wait=LOCK_WAIT)
         if (profile := run_options.folder_from) is not None:
             return locate_profile_journal(folder, profile, usual=FOLDER, wait=LOCK_WAIT)
-        return locate_journal(folder, wait=LOCK_WAIT)
+        location = locate_journal(folder, wait=LOCK_WAIT)
+        return location if named else compared_with_earlier(location)
 
     async def plan(batch: Batch) -> PlanResult:
         duplicates = run_options.spending.allow_duplicates

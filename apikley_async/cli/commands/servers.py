@@ -16,24 +16,35 @@ from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK
 from apikley_async.cli.help_format import HelpGroup, command
 from apikley_async.cli.key_files import API_KEY, read_api_key
-from apikley_async.cli.option_types import CREDITS, PLACE, SECONDS, Number, Place
+from apikley_async.cli.option_types import CREDITS, PLACE, SECONDS, Number, Place, Whole
+from apikley_async.cli.options import Option
 from apikley_async.cli.runner import new_reporter, run_server
 
 __all__ = ["simulate", "webhook"]
 
 
+def server_address(port: int) -> Option:
+    """`--host` and `--port` of a server, which by default listens on *port*."""
+    host_option: Option = click.option(
+        "--host",
+        default="127.0.0.1",
+        show_default=True,
+        metavar="HOST",
+        help="Where to listen; only this machine reaches 127.0.0.1.",
+    )
+    port_option: Option = click.option(
+        "--port",
+        type=Whole(0, 65535),
+        default=port,
+        show_default=True,
+        metavar="PORT",
+        help="Where to listen; 0 for any port that is free.",
+    )
+    return lambda command: host_option(port_option(command))
+
+
 @command()
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Where to listen."
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8765,
-    show_default=True,
-    metavar="PORT",
-    help="0: any that is free.",
-)
+@server_address(8765)
 @click.option(
     "--speed",
     type=Number("speed", above=True, maximum=100_000),
@@ -45,15 +56,16 @@ __all__ = ["simulate", "webhook"]
 @click.option(
     "--films",
     type=click.Choice(["animatic", "placeholder"]),
-    help="Films that show their storyboards, or one for all.  [default: the first, if installed]",
+    help="Films that show their storyboards (animatic), or the same small one for all, which "
+    "takes no time to make.  [default: animatic, if its libraries are installed]",
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=20,
     show_default=True,
     metavar="N",
-    help="Submissions that are accepted in --per seconds.",
+    help="Submissions that are accepted in --per simulated seconds; more get a 429.",
 )
 @click.option(
     "--per",
@@ -61,11 +73,11 @@ __all__ = ["simulate", "webhook"]
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="The span of the rate limit, in simulated seconds; more submissions get a 429.",
+    help="See --limit: the seconds that it counts in.",
 )
 @click.option(
     "--max-running",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=100,
     show_default=True,
     metavar="N",
@@ -76,8 +88,9 @@ __all__ = ["simulate", "webhook"]
     "balance",
     type=CREDITS,
     default=10_000_000.0,
+    show_default="10000000",
     metavar="N",
-    help="Credits to begin with.",
+    help="Credits in the account when it starts.",
 )
 @click.option(
     "--fail-rate",
@@ -85,7 +98,7 @@ __all__ = ["simulate", "webhook"]
     metavar="SHARE",
     default=0.0,
     show_default=True,
-    help="Share of the films that fail.",
+    help="Share of the films that fail, from 0 to 1.",
 )
 @click.option(
     "--seed",
@@ -100,7 +113,8 @@ __all__ = ["simulate", "webhook"]
     "faults",
     multiple=True,
     metavar="ENDPOINT:FAULT=SHARE",
-    help='A random fault, such as "create:reset after=0.1"; may be given again.',
+    help='Go wrong at random: "create:reset after=0.1" breaks one in ten submissions off after '
+    "they were received. May be given again.",
 )
 @click.option(
     "--latency",
@@ -111,7 +125,7 @@ __all__ = ["simulate", "webhook"]
 )
 @click.option(
     "--clock-offset",
-    type=click.IntRange(-1_000_000_000, 1_000_000_000),
+    type=Whole(-1_000_000_000, 1_000_000_000),
     metavar="SECONDS",
     default=0,
     help="The service's calendar is so far ahead of this machine's, as if the clock here were "
@@ -121,15 +135,15 @@ __all__ = ["simulate", "webhook"]
     "--webhook-key",
     envvar="APIKLEY_SIMULATOR_WEBHOOK_KEY",
     metavar="WORD",
-    help="Sign callbacks with this word; it is used for nothing else.",
+    help="Sign callbacks with this word, to try a receiver with; it is used for nothing else.",
 )
 @click.option(
     "--model",
     "models",
     multiple=True,
     metavar="NAME",
-    help='Another model that is served, with any input; "*" for all. One that makes images, by its '
-    "name, gives a still. May be given again.",
+    help='Another model to serve, with any input; "*" for all. One that makes images, by its '
+    "name, gives a picture. May be given again.",
 )
 @click.option(
     "--replay",
@@ -137,8 +151,8 @@ __all__ = ["simulate", "webhook"]
     multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Answer polls in the form of a record that `apikley doctor --record` has kept. May be "
-    "given again, for other states.",
+    help="A record that `apikley doctor --record` has kept of the real service: polls get the "
+    "same fields and types, with values of the simulator. May be given again, for other states.",
 )
 @click.option(
     "--allow-host",
@@ -152,15 +166,19 @@ __all__ = ["simulate", "webhook"]
 def simulate(host: str, port: int, as_json: bool, **settings: Any) -> int:
     """Serve a simulated service on this machine until Ctrl-C.
 
-    It prints two export lines that configure a client for it, with a new API key. It costs
-    nothing.
+    It prints two export lines: type them in another terminal, and every program there uses it,
+    with a new API key. It costs nothing. Once a film takes longer to render than --speed lets
+    it take, it says so.
     """
     from apikley_async.cli.simulator_server import new_simulator, serve_simulator
 
     reporter = new_reporter(as_json=as_json)
-    return run_server(
-        lambda: serve_simulator(new_simulator(host, port, **settings), reporter), reporter
-    )
+
+    async def serve() -> None:
+        simulator = new_simulator(host, port, **settings, say=reporter.message)
+        await serve_simulator(simulator, reporter)
+
+    return run_server(serve, reporter)
 
 
 @click.group(cls=HelpGroup)
@@ -176,17 +194,7 @@ def webhook() -> None:
     metavar="FILE|DSN",
     help="Where callbacks are stored for `apikley batch run --inbox`, or `apikley worker --inbox`.",
 )
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Where to listen."
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8787,
-    show_default=True,
-    metavar="PORT",
-    help="0: any that is free.",
-)
+@server_address(8787)
 @options.hmac_key_file
 @click.option(
     "--token-secret-file",
@@ -207,8 +215,8 @@ def serve(
     """Receive callbacks and store them until Ctrl-C.
 
     Put a proxy with https before it; GET /healthz is answered with 200 while callbacks can be
-    stored. A batch that runs with --inbox reads them from there, so the
-    receiver and the batch may each be stopped, or killed, without the other.
+    stored. A batch that runs with --inbox reads them from there, so the receiver and the batch
+    may each be stopped, or killed, without the other.
     """
     from apikley_async.cli.callback_server import receive_into_inbox
 
@@ -227,9 +235,10 @@ def serve(
     help="File whose first line is the API key; by default APIKLEY_API_KEY has it.",
 )
 def secret(key_file: Path | None) -> int:
-    """Print the secret with which a receiver recognises the tokens of this API key.
+    """Print the secret with which a receiver recognises callbacks of this API key's films.
 
-    The key cannot be derived from it. Keep it as private as the inbox.
+    The key cannot be derived from it. Keep it as private as the inbox, and give it to
+    `apikley webhook serve --token-secret-file`.
     """
     from apikley_async.webhook import token_secret
 

@@ -10,7 +10,7 @@ from apikley_async._postgres import Dsn
 from apikley_async.cli import options
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.help_format import command
-from apikley_async.cli.option_types import DATABASE, SECONDS
+from apikley_async.cli.option_types import DATABASE, SECONDS, Whole
 from apikley_async.cli.options import (
     Bounds,
     CallbackOptions,
@@ -34,18 +34,24 @@ __all__ = ["worker"]
 @click.option(
     "--destination",
     metavar="MODULE:NAME",
-    help="Put the films there instead: a Destination, or a function that makes one.",
+    help="Put the films into a store of yours instead, such as S3: NAME in the Python module "
+    "MODULE is an object with `put` and `exists`, or a function that makes one.",
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=20,
     show_default=True,
     metavar="N",
     help="Submissions of all workers together in --per seconds.",
 )
 @click.option(
-    "--per", type=SECONDS, default=10.0, show_default=True, metavar="SECONDS", help="See --limit."
+    "--per",
+    type=SECONDS,
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="See --limit: the seconds that it counts in.",
 )
 @options.bounds_options
 @options.task_timeout
@@ -65,9 +71,10 @@ def worker(
 ) -> int:
     """Make the films of a shared journal, beside other workers, until SIGTERM or Ctrl-C.
 
-    Any number of them, on any number of machines, share the journal, one rate and one pause. When
-    one dies the others take over, and pay nothing twice. What is in the journal was agreed to by
-    whoever has added it, so nobody is asked here.
+    Any number of workers, on any number of machines, share the journal and one rate limit; when
+    the service refuses one of them (429), all wait. When one dies the others take over, and pay
+    nothing twice. What is in the journal was agreed to by whoever has added it
+    (`apikley batch run --journal DSN`), so nobody is asked here.
     """
     if service.simulate:
         raise RefusedError("--simulate: a worker needs a service that all workers reach")

@@ -6,7 +6,7 @@ Below the bars are the totals, on lines of their own, so that both are legible i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ from rich.text import Text
 
 from apikley_async.cli.output.reporter import CauseFilter
 from apikley_async.cli.output.sentences import sentence
-from apikley_async.cli.output.tally import FINAL_EVENTS, HeldBack, Tally, nobody
+from apikley_async.cli.output.tally import FINAL_EVENTS, Hindrance, Tally, nothing
 from apikley_async.cli.output.terminal_text import clean, plain
 
 __all__ = ["ProgressView"]
@@ -91,8 +91,15 @@ class ProgressView:
             redirect_stdout=False,
         )
 
-    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
-        self._tally.expect(films, slots, held_back=held_back)
+    def expect(
+        self,
+        films: int,
+        slots: int = 0,
+        *,
+        running: Collection[str] = (),
+        hindrance: Hindrance = nothing,
+    ) -> None:
+        self._tally.expect(films, slots, running=running, hindrance=hindrance)
         self._start()
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -19,7 +19,7 @@ import click
 
 from apikley_async.cli.exit_codes import reason_for
 from apikley_async.cli.output.sentences import sentence
-from apikley_async.cli.output.tally import FINAL_EVENTS, HeldBack, Tally, nobody
+from apikley_async.cli.output.tally import FINAL_EVENTS, Hindrance, Tally, nothing
 from apikley_async.cli.output.terminal_text import clean, plain
 
 __all__ = ["CauseFilter", "LineView", "Reporter", "View"]
@@ -36,7 +36,14 @@ class View(Protocol):
 
     shows_progress: bool
 
-    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
+    def expect(
+        self,
+        films: int,
+        slots: int = 0,
+        *,
+        running: Collection[str] = (),
+        hindrance: Hindrance = nothing,
+    ) -> None:
         """Set what is to come; see `Tally.expect`."""
         ...
 
@@ -97,8 +104,15 @@ class LineView:
         self._states: dict[str, str] = {}
         self._last_line = clock()
 
-    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
-        self._tally.expect(films, slots, held_back=held_back)
+    def expect(
+        self,
+        films: int,
+        slots: int = 0,
+        *,
+        running: Collection[str] = (),
+        hindrance: Hindrance = nothing,
+    ) -> None:
+        self._tally.expect(films, slots, running=running, hindrance=hindrance)
 
     def show_event(self, event: str, facts: Mapping[str, Any]) -> None:
         now = self._clock()
@@ -140,7 +154,14 @@ class UnbufferedView:
 
     shows_progress = False
 
-    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
+    def expect(
+        self,
+        films: int,
+        slots: int = 0,
+        *,
+        running: Collection[str] = (),
+        hindrance: Hindrance = nothing,
+    ) -> None:
         return
 
     def tick(self) -> None:
@@ -173,7 +194,9 @@ class Reporter:
         self._results: list[str | Path] = []
         # Checked before bars are drawn: while they are, rich before 15 replaces stderr with an
         # object that says that it is no terminal.
-        self._same_terminal = sys.stdout.isatty() and sys.stderr.isatty()
+        on_terminal = sys.stdout.isatty()
+        self._same_terminal = on_terminal and sys.stderr.isatty()
+        self._keeps_results = on_terminal and view.shows_progress  # bars are no place for them
         self._unbuffered = False
 
     def event(self, event: str, /, **facts: Any) -> None:
@@ -203,7 +226,7 @@ class Reporter:
         self._show(lambda: self.view.show_text(plain(text)))
 
     def result(self, line: str | Path, *, shown: bool = False) -> None:
-        """Keep a line for stdout, until the view is closed; with `--json` there are events.
+        """Print a line on stdout, among bars when they are gone; with `--json` there are events.
 
         Args:
             line: what the command was asked for, such as the path of a film.
@@ -212,9 +235,11 @@ class Reporter:
         """
         if not self.as_json and not (shown and self._same_terminal):
             self._results.append(line)
+            if not self._keeps_results:
+                self.print_results()
 
     def print_results(self) -> None:
-        """Print the results so far on stdout."""
+        """Print the results that were kept so far."""
         results, self._results = self._results, []
         for line in results:
             self._write_out(line)

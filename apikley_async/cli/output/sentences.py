@@ -40,7 +40,8 @@ def _submitted(facts: Facts, name: str) -> str:
 def _delayed(facts: Facts, name: str) -> str:
     """A film that is paid and could not be saved, or one that was not sent yet."""
     paid = facts.get("item_state") == "success"
-    return f"{name}: {'NOT SAVED' if paid else 'not submitted yet'}: {facts['reason']}"
+    until = f" (at the service until {facts['until']})" if "until" in facts else ""
+    return f"{name}: {'NOT SAVED' if paid else 'not submitted yet'}: {facts['reason']}{until}"
 
 
 def _saved(facts: Facts, name: str) -> str:
@@ -69,7 +70,8 @@ def _reason(facts: Facts) -> str:
 def _undecided(facts: Facts, name: str) -> str:
     return (
         f"{name}: UNCERTAIN: it may have been received, and paid: {facts['cause']}\n"
-        f"  sent {facts['sent']} to {facts['model']}: {facts['words']}"
+        f"  sent {facts['sent']} to {facts['model']}: {facts['words']}\n"
+        f"  balance: {facts['evidence']}"
     )
 
 

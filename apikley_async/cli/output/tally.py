@@ -6,14 +6,15 @@ It is given events and the time, and reads no clock.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from apikley_async.cli.output.terminal_text import in_words
 
-__all__ = ["FINAL_EVENTS", "HeldBack", "Tally", "nobody"]
+__all__ = ["FINAL_EVENTS", "Hindrance", "Tally", "nothing"]
 
 FINAL_EVENTS = ("failed", "saved", "stopped")
+QUIET = 60.0  # seconds without an event that mean nothing, however short films are
 LATEST = 50  # films whose duration says how long the others will take
 PLACES = {  # where the last event of a film has left it
     "submitted": "running",
@@ -27,13 +28,13 @@ PLACES = {  # where the last event of a film has left it
 }
 
 
-HeldBack: TypeAlias = Callable[[], int]
-"""Tells how many films wait for a bound on what may be spent."""
+Hindrance: TypeAlias = Callable[[], str]
+"""Tells what films wait for that no time ends, such as "a bound"; empty for nothing."""
 
 
-def nobody() -> int:
-    """No film waits for a bound."""
-    return 0
+def nothing() -> str:
+    """No film waits for anything but its turn."""
+    return ""
 
 
 class Tally:
@@ -50,19 +51,30 @@ class Tally:
         self._since: dict[str, float] = {}  # since when films are running
         self._credits: dict[str, float] = {}
         self._durations: deque[float] = deque(maxlen=LATEST)
+        self._latest = 0.0  # when something has happened
         self._slots = 0
-        self._held_back: HeldBack = nobody
+        self._hindrance: Hindrance = nothing
         self.films: int = 0
 
-    def expect(self, films: int, slots: int = 0, *, held_back: HeldBack = nobody) -> None:
+    def expect(
+        self,
+        films: int,
+        slots: int = 0,
+        *,
+        running: Collection[str] = (),
+        hindrance: Hindrance = nothing,
+    ) -> None:
         """Set how many films there are, and how many may run at once.
 
         Args:
             films: how many.
             slots: how many may run at once; 0 where that is not known.
-            held_back: tells how many wait for a bound on what may be spent.
+            running: those that were submitted before; nobody knows how long ago.
+            hindrance: tells what they wait for that no time ends.
         """
-        self.films, self._slots, self._held_back = films, slots, held_back
+        self.films, self._slots, self._hindrance = films, slots, hindrance
+        for name in running:
+            self._move(name, "running")
 
     def add(self, event: str, facts: Mapping[str, Any], now: float) -> None:
         """Count an event of a film, which is called *facts["name"]*."""
@@ -73,12 +85,16 @@ class Tally:
             place = "done"
         if place is None or not name:
             return
-        if place == "running":
+        if event == "submitted":  # films that were submitted before have no known age
             self._since.setdefault(name, now)
-        elif (began := self._since.pop(name, None)) is not None and place == "done":
-            self._durations.append(now - began)
+        elif place != "running" and (began := self._since.pop(name, None)) is not None:
+            self._durations += [now - began] if place == "done" else []
         if facts.get("credits") is not None and not facts.get("simulated"):
             self._credits[name] = facts["credits"]
+        self._latest = now
+        self._move(name, place)
+
+    def _move(self, name: str, place: str) -> None:
         self._counts[self._places.get(name, "")] -= 1
         self._counts[place] += 1
         self._places[name] = place
@@ -99,21 +115,23 @@ class Tally:
 
     def states(self) -> str:
         """How many films are where: `12 done, 8 running, 25 waiting for the rate limit`."""
-        waits = f"waiting for {self._hindrance()}"
+        reason = self._reason()
         numbers = {
             "done": self.count("done"),
             "running": self.count("running"),
-            (waits if self._slots else "waiting"): self.waiting,
+            (f"waiting for {reason}" if reason else "waiting"): self.waiting,
             **{place: self.count(place) for place in ("not saved", "failed", "stopped")},
             "undecided": self.count("undecided"),
         }
         parts = [f"{n} {place}" for place, n in numbers.items() if n or place == "done"]
         return ", ".join(parts)
 
-    def _hindrance(self) -> str:
-        """What films that are not submitted wait for."""
-        if self._held_back():
-            return "a bound"
+    def _reason(self) -> str:
+        """What films that are not submitted wait for; empty where nobody knows."""
+        if hindrance := self._hindrance():
+            return hindrance
+        if not self._slots:
+            return ""
         full = 0 < self._slots <= self.count("running")
         return "a running slot" if full else "the rate limit"
 
@@ -127,13 +145,20 @@ class Tally:
     def seconds_left(self, now: float) -> float | None:
         """Seconds until the last film has ended, if all take as long as the latest; None: unknown.
 
-        Films that wait become films in flight as fast as those end.
+        Films that wait become films in flight as fast as those end. Where films wait for something
+        that no time ends, or none has ended for longer than they usually take, nobody knows.
         """
-        if not self._durations or not (self._since or self.waiting):
+        running = self.count("running")
+        if not self._durations or not (running or self.waiting):
             return None
         usual = _median(self._durations)
-        in_flight = max((usual - (now - began) for began in [*self._since.values()]), default=0.0)
-        return max(in_flight, 0.0) + self.waiting * usual / max(1, len(self._since))
+        if now - self._latest > max(usual, QUIET) or (self.waiting and self._hindrance()):
+            return None
+        ages = [now - began for began in self._since.values()]
+        ages += [0.0] * (running - len(ages))  # of unknown age: at most as long as a new one
+        in_flight = max((usual - age for age in ages), default=0.0)
+        left = max(in_flight, 0.0) + self.waiting * usual / max(1, running)
+        return left or None  # none waits, and all take longer than usual
 
 
 def _median(values: Iterable[float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from apikley_async._text import count
+from apikley_async._text import count, in_words
 
 __all__ = ["clean", "count", "in_words", "plain"]
 
@@ -25,11 +25,3 @@ def plain(text: object) -> str:
 def clean(text: str) -> str:
     """Text of several lines, each made `plain`. Everything that is printed goes through it."""
     return "\n".join(map(plain, text.split("\n")))
-
-
-def in_words(seconds: float) -> str:
-    """A span of time: `40 s`, `12 min`, `2 h 05 min`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

@@ -1,47 +1,152 @@
-"""Uncertain films: what is known of each attempt, and what the balance says."""
+"""Uncertain films: what is known of each attempt, what the balance says, and how to decide."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 
-from apikley_async._text import local_and_utc
+from apikley_async._text import local_and_utc, shorten
 from apikley_async.batch import BalanceEvidence, UncertainItem
+from apikley_async.batch.uncertain import ways_out
 from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.shell_words import command_line
+from apikley_async.cli.output.terminal_text import count, plain
 
-__all__ = ["evidence_facts", "report_balances", "report_evidence"]
+__all__ = ["MOST_IN_FULL", "report_evidence", "report_ways"]
+
+MOST_IN_FULL = 3  # films; more of them are a table
+NARROWEST, WIDEST = 60, 120  # characters of a table
+LONGEST_KEY = 24
 
 
 def report_evidence(
-    reporter: Reporter, uncertain: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]
+    reporter: Reporter,
+    films: Sequence[UncertainItem],
+    balances: Sequence[BalanceEvidence],
+    *,
+    event: str = "uncertain",
+    journal: object = None,
+    words: Sequence[str] = (),
+    show: Callable[[str], None] | None = None,
 ) -> None:
-    """Report what a person needs to know to decide about uncertain films."""
-    for item in uncertain:
-        reporter.event("uncertain", key=item.key, cause=item.cause, **evidence_facts(item))
-    report_balances(reporter, balances)
+    """Report what a person needs to know to decide: of few films in full, of many as a table.
+
+    Args:
+        reporter: gets an event for each film.
+        films: those that are uncertain.
+        balances: what the account's balance says about them.
+        event: its name: "uncertain", or "undecided", which has the commands to decide.
+        journal: how those name the batch; None for none.
+        words: options that lead them to the same service.
+        show: shows a line of the table; by default as a message.
+    """
+    in_full = len(films) <= MOST_IN_FULL
+    for film in films:
+        facts = {"key": film.key, "cause": film.cause, **facts_of(film, balances)}
+        if event == "undecided" and journal is not None:
+            found, not_found, _ = ways_out([film.key])
+            names = (journal, film.key)
+            facts["if_found"] = command_line("batch", *found.words, *words, names=names)
+            facts["if_not_found"] = command_line("batch", *not_found.words, names=names)
+        (reporter.event if in_full else reporter.program_event)(event, **facts)
+    for line in () if in_full else table_of(films, balances):
+        (show or reporter.message)(line)
+    for balance in balances:
+        report_balance(reporter, balance)
 
 
-def evidence_facts(item: UncertainItem) -> dict[str, str]:
-    """When the attempt was sent, to which model, and the first words of its prompt."""
+def report_ways(
+    reporter: Reporter,
+    films: Sequence[UncertainItem],
+    journal: object,
+    words: Sequence[str] = (),
+    *,
+    everything: bool,
+) -> None:
+    """Show once how to decide about uncertain films: one command for all of them each time.
+
+    Args:
+        reporter: prints it.
+        films: those that are uncertain; without any nothing is said.
+        journal: how commands name the batch.
+        words: options that lead them to the same service.
+        everything: whether these are all uncertain films of the journal.
+    """
+    for way in ways_out([film.key for film in films]) if films else ():
+        asks = words if way.words[0] == "resolve" else ()
+        options, keys = (*way.words, *asks), way.keys
+        if everything and len(films) > 1 and keys == tuple(film.key for film in films):
+            options, keys = (*options, "--undecided"), ()
+        reporter.message(f"  {way.when}:")
+        reporter.message(f"    {command_line('batch', *options, names=(journal, *keys))}")
+
+
+def facts_of(film: UncertainItem, balances: Iterable[BalanceEvidence]) -> dict[str, str]:
+    """When it was sent, to which model, its first words, and what the balance says of that time."""
     return {
-        "sent_at": item.at.isoformat(timespec="seconds"),
-        "sent": local_and_utc(item.at),
-        "model": item.model,
-        "words": item.words,
+        "sent_at": film.at.isoformat(timespec="seconds"),
+        "sent": local_and_utc(film.at),
+        "model": film.model,
+        "words": film.words,
+        "evidence": evidence_of(film, balances),
     }
 
 
-def report_balances(reporter: Reporter, balances: Sequence[BalanceEvidence]) -> None:
+def evidence_of(film: UncertainItem, balances: Iterable[BalanceEvidence]) -> str:
+    """What the balance says about one film, in a few words."""
+    verdicts = (balance.verdict for balance in balances if balance.covers(film))
+    return next(verdicts, "not read since")
+
+
+def report_balance(reporter: Reporter, balance: BalanceEvidence) -> None:
     """Report how the balance has changed, and how much of that is accounted for."""
-    for balance in balances:
-        reporter.event(
-            "balance",
-            before=balance.before,
-            after=balance.after,
-            began_at=balance.began_at.isoformat(timespec="seconds"),
-            ended_at=balance.ended_at.isoformat(timespec="seconds"),
-            films=balance.films,
-            cost=balance.cost,
-            uncertain=balance.uncertain,
-            unexplained=balance.unexplained,
-        )
-        reporter.message(balance.sentence)
+    reporter.event(
+        "balance",
+        before=balance.before,
+        after=balance.after,
+        began_at=balance.began_at.isoformat(timespec="seconds"),
+        ended_at=balance.ended_at.isoformat(timespec="seconds"),
+        films=balance.films,
+        cost=balance.cost,
+        uncertain=balance.uncertain,
+        unexplained=balance.unexplained,
+    )
+    reporter.message(balance.sentence)
+
+
+# --- a table of many ------------------------------------------------------------------------------
+
+
+def table_of(films: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]) -> list[str]:
+    """Many uncertain films as lines of a table, no wider than the terminal; above it the causes."""
+    lines = [f"{count(len(films))} may have been received, and paid:"]
+    causes = Counter(plain(film.cause) for film in films)
+    lines += [f"  {count(number)}: {cause}" for cause, number in causes.most_common(MOST_IN_FULL)]
+    several_models = len({film.model for film in films}) > 1
+    rows = [("film", "sent", "balance", "first words")]
+    for film in films:
+        words = f"{film.model}: {film.words}" if several_models else film.words
+        key = shorten(plain(film.key), LONGEST_KEY)
+        rows.append((key, short_time(film.at), evidence_of(film, balances), plain(words)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append(shorten("  " + "  ".join([*cells, row[3]]), table_width()))
+    return lines
+
+
+def short_time(at: datetime) -> str:
+    """A time here, and in UTC, as the service's log of tasks has it."""
+    local = at.astimezone()
+    utc = f"{at.astimezone(UTC):%H:%M:%S} UTC"
+    return f"{local:%m-%d %H:%M:%S} ({utc})" if local.utcoffset() else f"{local:%m-%d} {utc}"
+
+
+def table_width() -> int:
+    """How many characters fit into a line."""
+    if not sys.stderr.isatty():
+        return WIDEST
+    return min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns - 1))
