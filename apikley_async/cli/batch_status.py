@@ -17,7 +17,7 @@ from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line
-from apikley_async.cli.output.terminal_text import plain
+from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output.uncertain import MOST_IN_FULL, report_evidence, report_ways
 from apikley_async.cli.run_summary import (
     exit_code_of,
@@ -124,6 +124,11 @@ async def report_status(
         reporter, films, balances, event="undecided", journal=named, show=reporter.result
     )
     report_counts(reporter, counts, status)
+    if out := counts[ItemState.SENDING]:
+        reporter.message(
+            f"{count(out)} being sent: if the run that did it was killed, the next one finds them "
+            "uncertain, and sends nothing again"
+        )
     unsaved = [item async for item in batch.items(ItemState.SUCCESS) if item.key in shown]
     report_unsaved(reporter, unsaved, named)
     report_ways(reporter, films, named, everything=len(films) == len(all_films))
@@ -244,8 +249,9 @@ class WorkerWatch:
             return "A worker makes these films now." if was_missing else None
         if self._since is None or not wanting:
             self._since = now
-        said_at = now - REMINDER if self._said_at is None else self._said_at
-        if now - self._since < SILENCE or now - said_at < REMINDER:
+        if self._said_at is not None and now < self._said_at + REMINDER:
+            return None
+        if now < self._since + SILENCE:
             return None
         self._said_at = now
         return (

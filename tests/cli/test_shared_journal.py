@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from cli.conftest import Run, fail_bad_films, write_manifest
 from forked_process import ForkedProcess
 from postgres_server import PostgresServer
 
-from apikley_async.cli import main
+from apikley_async.cli import batch_status, main
+from apikley_async.cli.output.shell_words import quoted
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytest.importorskip("psycopg", reason="the extra postgres is not installed")
@@ -183,6 +185,36 @@ def test_without_here_films_are_added_and_workers_make_them(
         "lighthouse.mp4",
     ]
     assert len(service.ledger.paid) == 2
+
+
+def test_whoever_follows_is_told_of_missing_workers(
+    dsn: str, service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again as long as there is none, and once when there is one."""
+    for name in ("SILENCE", "REMINDER", "INTERVAL"):
+        monkeypatch.setattr(batch_status, name, 0.2)
+    manifest = write_manifest("kitten")
+    env = {**os.environ, "APIKLEY_API_KEY": service.api_key, "APIKLEY_BASE_URL": service.base_url}
+    words = (sys.executable, "-m", "apikley_async", "worker", "--journal", dsn, "-o", "made")
+    workers: list[subprocess.Popen[bytes]] = []
+
+    def start_worker() -> None:
+        workers.append(subprocess.Popen(words, env=env, stderr=subprocess.DEVNULL))
+
+    timer = threading.Timer(1.0, start_worker)
+    timer.start()
+    try:
+        done = run("batch", "run", manifest, "--journal", dsn, "--yes")
+    finally:
+        timer.join()
+        for worker in workers:
+            worker.terminate()
+            worker.wait()
+
+    assert done.code == 0
+    assert done.err.count(f"To start one: apikley worker --journal {quoted(dsn)}") >= 2
+    assert done.err.count("A worker makes these films now.") <= 1
+    assert done.err.rindex("No worker makes") < done.err.index("kitten: saved")
 
 
 def test_a_receiver_on_any_machine_resolves_a_film(
