@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from apikley_async._text import local_and_utc
+from apikley_async._text import in_words, local_and_utc
 from apikley_async.batch import Batch, Item, ItemState
 from apikley_async.batch.store.rows import read_time
 from apikley_async.cli.exit_codes import RefusedError
@@ -41,6 +41,7 @@ IN_THE_MAKING = (
 RUNNING = (ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
 INTERVAL = 1.0  # seconds between two looks into the journal of another process
 SILENCE = 15.0  # seconds after which nobody will take a film any more that nobody has taken
+LONG_SILENCE = 600.0  # seconds without any change in a file after which nobody may be at work
 REMINDER = 60.0  # seconds until that is said again
 
 Attempt = Mapping[str, Any]
@@ -224,15 +225,19 @@ def _is_here(path: Path) -> bool:
 
 @attrs.define
 class WorkerWatch:
-    """Notices that no worker makes the films of a shared journal, and that one does again.
+    """Notices that no other process makes the films, and that one does again.
 
     It is given the time, and reads no clock.
 
     Args:
-        start: the command that starts a worker.
+        who: makes them: "a worker" or "a run".
+        missing: what is said while nobody does, and how to start one.
+        silence: seconds after which nobody will.
     """
 
-    start: str
+    who: str
+    missing: str
+    silence: float
     _since: float | None = None  # since when nobody has any of the films
     _said_at: float | None = None
 
@@ -246,23 +251,35 @@ class WorkerWatch:
         """
         if unclaimed < wanting:
             was_missing, self._since, self._said_at = self._said_at is not None, None, None
-            return "A worker makes these films now." if was_missing else None
+            return f"{self.who.capitalize()} makes these films now." if was_missing else None
         if self._since is None or not wanting:
             self._since = now
-        if self._said_at is not None and now < self._said_at + REMINDER:
+        if self._said_at is not None and now < self._said_at + max(REMINDER, self.silence):
             return None
-        if now < self._since + SILENCE:
+        if now < self._since + self.silence:
             return None
         self._said_at = now
-        return (
-            "No worker makes these films: none is alive, or none may submit any more. To start "
-            f"one: {self.start}"
-        )
+        return self.missing
 
     @property
     def hindrance(self) -> str:
         """What the films wait for; empty while there is a worker."""
-        return "" if self._said_at is None else "a worker"
+        return "" if self._said_at is None else self.who
+
+
+def watch_of(journal: Place, *, shared: bool) -> WorkerWatch:
+    """What notices that nobody makes the films of a journal.
+
+    Workers of a shared one say what they have taken. Of a file it is only seen that nothing
+    changes.
+    """
+    if shared:
+        start = command_line("worker", "--journal", str(journal))
+        missing = "No worker makes these films: none is alive, or none may submit any more. "
+        return WorkerWatch("a worker", f"{missing}To start one: {start}", SILENCE)
+    start = command_line("batch", "run", names=[journal])
+    missing = f"Nothing has changed for {in_words(LONG_SILENCE)}; does a run still make these films"
+    return WorkerWatch("a run", f"{missing}? To go on: {start}", LONG_SILENCE)
 
 
 async def follow_films(
@@ -278,7 +295,7 @@ async def follow_films(
         Their states by key.
     """
     chosen = {item.key: item async for item in selection.items(batch) if not is_withdrawn(item)}
-    watch = WorkerWatch(command_line("worker", "--journal", str(journal)))
+    watch = watch_of(journal, shared=batch.store.shared)
     reporter.view.expect(
         sum(map(_is_in_the_making, chosen.values())),
         running=[plain(key) for key, item in chosen.items() if item.state in RUNNING],
@@ -287,21 +304,27 @@ async def follow_films(
     while any(map(_is_in_the_making, chosen.values())):
         await asyncio.sleep(INTERVAL)
         found = {item.key: item async for item in batch.items(*IN_THE_MAKING)}
-        await _report_changes(batch, reporter, chosen, found)
+        changed = await _report_changes(batch, reporter, chosen, found)
         if not selection.is_part:  # those that were added, or renamed
             chosen = found | chosen
+        wanting = sum(item.state is not ItemState.SENDING for item in found.values())
+        left = 0 if changed else wanting
         if batch.store.shared:
-            wanting = sum(item.state is not ItemState.SENDING for item in found.values())
-            now, unclaimed = asyncio.get_running_loop().time(), await batch.store.unclaimed()
-            if text := watch.look(wanting, unclaimed, now):
-                reporter.message(text)
+            left = await batch.store.unclaimed()
+        if text := watch.look(wanting, left, asyncio.get_running_loop().time()):
+            reporter.message(text)
     return {key: item.state for key, item in chosen.items() if not is_withdrawn(item)}
 
 
 async def _report_changes(
     batch: Batch, reporter: Reporter, chosen: dict[str, Item], found: Mapping[str, Item]
-) -> None:
-    """Report what has changed of the chosen films; *found* are all that are in the making."""
+) -> bool:
+    """Report what has changed of the chosen films; *found* are all that are in the making.
+
+    Returns:
+        Whether anything has.
+    """
+    changed = False
     for key, before in [*chosen.items()]:
         if not _is_in_the_making(before):
             continue
@@ -311,11 +334,13 @@ async def _report_changes(
             del chosen[key]
             continue
         if item.state is not before.state:
+            changed = True
             located = await batch.locate_files(item)
             if item.state is ItemState.UNCERTAIN:
                 reporter.event("uncertain", key=key, cause=item.cause)
             report_item(reporter, item, [file.path for file in located.files])
         chosen[key] = item
+    return changed
 
 
 def _is_in_the_making(item: Item) -> bool:

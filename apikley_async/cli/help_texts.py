@@ -24,7 +24,7 @@ To see it work without a key: apikley demo
 
 ARGUMENTS: Mapping[str, str] = {  # of `apikley batch ...`, where each command has them
     "FILE": "The manifest, or its journal: the .db beside it, or the DSN of a shared one.",
-    "[KEY...]": "Films, by their keys in the manifest.",
+    "[KEY...]": "Films, by their names in the manifest (key).",
 }
 
 EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command

@@ -133,17 +133,37 @@ def test_a_film_that_is_paid_and_not_saved_says_until_when(service: Simulator, r
 
 def test_workers_are_missed_and_come_back() -> None:
     """Said after a while, again each minute, and once when one is there; never while one is."""
-    watch = WorkerWatch("apikley worker")
+    watch = WorkerWatch("a worker", "No worker makes these films", 15.0)
     said = [(at, text) for at in range(200) if (text := watch.look(3, 3, float(at)))]
     hindrance = watch.hindrance
     back = [watch.look(3, unclaimed, 200.0 + n) for n, unclaimed in enumerate((2, 3, 3))]
 
     assert [at for at, _ in said] == [15, 75, 135, 195]
-    assert all("No worker makes these films" in text for _, text in said)
-    assert all(text.endswith("To start one: apikley worker") for _, text in said)
+    assert all(text == "No worker makes these films" for _, text in said)
     assert (hindrance, watch.hindrance) == ("a worker", "")
     assert back == ["A worker makes these films now.", None, None]
     assert all(watch.look(0, 0, 1000.0 + at) is None for at in range(200)), "there is nothing to do"
+
+
+def test_of_a_file_it_is_asked_whether_a_run_is_at_work(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing has changed for long: a film may take its time."""
+    monkeypatch.setattr(batch_status, "INTERVAL", 0.01)
+    monkeypatch.setattr(batch_status, "LONG_SILENCE", 0.05)
+    path = write_manifest("tea")
+    service.script("create", [Fault.code(402)])
+    run("batch", "run", path, "--yes")
+    maker = threading.Timer(0.5, lambda: run_batch(path))
+    maker.start()
+
+    result = run("batch", "status", path, "--follow")
+    maker.join()
+
+    asked, _, later = result.err.partition("A run makes these films now.")
+    assert asked.count("does a run still make these films?") == 1, "again after a minute"
+    assert "To go on: apikley batch run -- campaign.jsonl" in asked
+    assert "tea: saved" in later
 
 
 def test_another_process_s_run_is_followed(

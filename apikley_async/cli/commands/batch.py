@@ -48,9 +48,22 @@ agree_option: Option = click.option(
 )
 
 
-@click.group(cls=HelpGroup)
+SECTIONS = {
+    "Make": ("run", "estimate"),
+    "Look": ("status", "report", "verify"),
+    "Decide": ("retry", "resolve", "resubmit", "drop"),
+    "Keep": ("save", "revive", "rename", "purge", "backup", "adopt"),
+}
+
+
+@click.group(cls=HelpGroup, sections=SECTIONS)
 def batch() -> None:
-    """Make many films from a manifest; each is paid once, whatever happens."""
+    """Make many films from a manifest; each is paid once, whatever happens.
+
+    The manifest lists the films. The journal beside it (campaign.db for campaign.yaml) records
+    what was sent, paid and saved, so that every command knows where the films stand. A film is
+    uncertain when it was sent and no answer came: it may have been paid, and you decide.
+    """
 
 
 @batch.command(events=RUN_EVENTS)
@@ -236,7 +249,10 @@ def backup(path: Place, target: Path, as_json: bool) -> int:
 def retry(
     path: Place, keys: tuple[str, ...], changed: bool, journal: Place | None, as_json: bool
 ) -> int:
-    """Plan failed and rejected films again, all or those named. The next run pays for them."""
+    """Make failed and rejected films again in the next run, which pays for them.
+
+    All of them, or those named.
+    """
     if changed:
         if not names_manifest(path):
             raise RefusedError("--changed: FILE is the manifest with the new content")
@@ -258,10 +274,11 @@ def retry(
 def resubmit(
     path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, as_json: bool
 ) -> int:
-    """Plan uncertain films again. If the first attempt was received after all, it is paid twice.
+    """Submit uncertain films again, in the next run.
 
-    Each is shown first: when it was sent, to which model, its first words, why nobody knows, and
-    what the account's balance says of that time. Then you are asked.
+    One that was received after all is paid twice. Each is shown first: when it was sent, to which
+    model, its first words, why nobody knows, and what the account's balance says of that time.
+    Then you are asked.
     """
     _check_selection(keys, undecided=undecided)
     return decide_at_risk("resubmit", path, keys, agreed=agreed, as_json=as_json)
