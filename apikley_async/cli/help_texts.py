@@ -23,7 +23,8 @@ To see it work without a key: apikley demo
 """
 
 ARGUMENTS: Mapping[str, str] = {  # of `apikley batch ...`, where each command has them
-    "FILE": "The manifest, or its journal: the .db beside it, or the DSN of a shared one.",
+    "FILE": "The manifest, or its journal: the .db beside it, or, for one that several machines "
+    "share, postgresql://USER@HOST/DATABASE (a DSN).",
     "[KEY...]": "Films, by their names in the manifest (key).",
 }
 

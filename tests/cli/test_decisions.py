@@ -82,6 +82,18 @@ def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
     ]
 
 
+def test_what_a_provider_guarantees_is_said_before_paying(service: Simulator, run: Run) -> None:
+    """With what it costs if that is not so."""
+    path = write_manifest("tea")
+
+    asked = run("batch", "run", path, "--not-created", "500", "--not-created", "501")
+
+    assert asked.code == 2
+    assert "--not-created 500 or 501: a film that is answered so is sent again, three" in asked.err
+    assert "each time is paid if your provider's guarantee does not hold" in asked.err
+    assert service.ledger.creations == []
+
+
 @pytest.mark.parametrize("verb", ["resubmit", "drop"])
 def test_a_film_that_may_be_paid_is_asked_about(service: Simulator, run: Run, verb: str) -> None:
     """Without a terminal nothing is decided before --yes; the evidence is shown all the same."""

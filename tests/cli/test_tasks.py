@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_a_download_can_be_repeated(service: Simulator, run: Run) -> None:
     forced = run("download", task, "-o", "to", "--overwrite")
 
     assert (again.code, refused.code, forced.code) == (0, 2, 0)
+    assert re.search(r"The film is at the service until 2\S+ \S+ .*UTC", refused.err)
     assert Path(f"to/{task}.mp4").read_bytes() == Path("films/film0.mp4").read_bytes()
 
 

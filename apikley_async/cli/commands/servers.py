@@ -88,9 +88,8 @@ def server_address(port: int) -> Option:
     "balance",
     type=CREDITS,
     default=10_000_000.0,
-    show_default="10000000",
     metavar="N",
-    help="Credits in the account when it starts.",
+    help="Credits in the account when it starts.  [default: 10000000]",
 )
 @click.option(
     "--fail-rate",
