@@ -54,15 +54,7 @@ def launch(
     if service.simulate and plan is None and not spending.dry_run:
         plan = _plan_from(locate(folder))
     folder = folder or _usual_folder(service, locate)
-    reporter = new_reporter(
-        as_json=service.as_json, films=None if spending.dry_run else 0, plain=service.plain
-    )
-    if spending.not_created:
-        codes = " or ".join(map(str, spending.not_created))
-        reporter.message(
-            f"--not-created {codes}: a film that is answered so is sent again, three times at "
-            "most, and each time is paid if your provider's guarantee does not hold"
-        )
+    reporter = _reporter_of(options)
     check_folder(folder)
     # The client comes before the journal: without a key no journal is looked for or made.
     open_client = None if spending.dry_run else _client_of(options)
@@ -109,6 +101,21 @@ def _estimate(run: FilmRun, service: ServiceOptions, reporter: Reporter) -> int:
     if service.simulate or not has_api_key(service.key_file):
         return run_without_client(run.estimate, reporter)
     return run_with_client(client_for(service), run.estimate, reporter)
+
+
+def _reporter_of(options: RunOptions) -> Reporter:
+    """The reporter of a run; it has said what a provider's guarantee may cost."""
+    service, spending = options.service, options.spending
+    reporter = new_reporter(
+        as_json=service.as_json, films=None if spending.dry_run else 0, plain=service.plain
+    )
+    if spending.not_created:
+        codes = " or ".join(map(str, spending.not_created))
+        reporter.message(
+            f"--not-created {codes}: a film that is answered so is sent again, three times at "
+            "most, and each time is paid if your provider's guarantee does not hold"
+        )
+    return reporter
 
 
 def _refuse_bounds_of_others(bounds: Bounds) -> None:
