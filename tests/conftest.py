@@ -65,7 +65,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Load the package's plugin, unless its entry point has done so already."""
     if not config.pluginmanager.is_registered(pytest_plugin):
         config.pluginmanager.register(pytest_plugin, "apikley")
-    stop_ignoring_signals()
+    if config.getoption("dist", "no") == "no":  # else its workers run the tests
+        stop_ignoring_signals()
     use_memory_for_files(config)
 
 
@@ -97,7 +98,8 @@ def stop_ignoring_signals() -> None:
     """Let children start with signals as they usually are, also under nohup and its like.
 
     What a process ignores, its children ignore. What it handles is reset in them, so the signal
-    still does nothing here.
+    still does nothing here. It is for the process that runs the tests: the workers of xdist would
+    end when everybody in their group gets the signal, and the process that has started them not.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)

@@ -330,19 +330,33 @@ def test_the_gate_runs_the_readmes_command() -> None:
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
+HANG_UP = """
+import os, signal
+
+def pytest_runtest_setup():
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.killpg(0, number)
+"""
+
+
 @pytest.mark.timeout(180)  # a whole pytest, on a machine that may be busy
-def test_the_tests_run_where_signals_are_ignored() -> None:
-    """Under nohup and its like, tests that interrupt their own children still can."""
+def test_the_tests_run_where_signals_are_ignored(tmp_path: Path) -> None:
+    """Under nohup and its like, they go on when everybody in their group gets one.
+
+    Tests that interrupt their own children still can.
+    """
+    (tmp_path / "hang_up.py").write_text(HANG_UP)
     test = "tests/core/test_client.py::test_ctrl_c_during_the_request_loses_no_film[submit]"
-    pytest_here = f'"{sys.executable}" -m pytest -q -p no:cacheprovider "{test}"'
+    words = f'-q -n 1 -p no:cacheprovider -p hang_up "{test}"'
 
     ran = subprocess.run(
-        ["sh", "-c", f'trap "" INT HUP TERM; {pytest_here}'],
+        ["sh", "-c", f'trap "" INT HUP TERM; "{sys.executable}" -m pytest {words}'],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
         capture_output=True,
         text=True,
         check=False,
+        start_new_session=True,
     )
 
     assert ran.returncode == 0, ran.stdout
