@@ -25,7 +25,7 @@ from apikley_async._submission import Group, Submission, check_submission
 from apikley_async._tasks import Nested
 from apikley_async._text import loggable
 from apikley_async._tokens import TokenMac, token_in, token_secret
-from apikley_async._validation import check_kind
+from apikley_async._validation import check_seconds
 from apikley_async._wire.task_ids import is_task_id
 from apikley_async._wire.tasks import belongs_to_attempt, differences
 from apikley_async.errors import (
@@ -116,8 +116,8 @@ class Attempts:
         session, spending = self._session, self.settings.spending
         reserved = self._reserved(work) if expense is None else contextlib.nullcontext(expense)
         async with reserved as reservation:
-            recorder = spending.recorder(recorder or NoRecorder(), reservation)
-            submission = Submission(work, callback_url, recorder, group, metadata)
+            noting = spending.recorder(NoRecorder() if recorder is None else recorder, reservation)
+            submission = Submission(work, callback_url, noting, group, metadata)
             task_id = await session.submitter.submit(submission)
         return self._new_job(Bought(task_id, work, metadata, self._clock.now(), learned))
 
@@ -134,8 +134,7 @@ class Attempts:
         Returns:
             The job, and what is left of *timeout*.
         """
-        if timeout is not None:
-            check_kind("timeout", timeout, (int, float), "seconds")
+        check_seconds("timeout", timeout, least=0.0)  # what is over already is not bought
         try:
             return await self.submit(work, **options), timeout
         except SubmissionUncertainError as error:
@@ -265,7 +264,8 @@ class Attempts:
         given: object = task_id  # a type checker believes that it is a text
         if not isinstance(given, str) or not is_task_id(given):
             raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
-        if token is not None and not is_task_id(token):  # the same alphabet; never repeated
+        said: object = token
+        if token is not None and not (isinstance(said, str) and is_task_id(said)):  # never repeated
             raise StoryboardError("token: what job.token was, a word without spaces")
         if token is not None:
             self.expect(token, task_id=task_id)
@@ -416,6 +416,7 @@ class Attempts:
             AuthenticationError: the key is refused.
             ValueError: this client receives no callbacks.
         """
+        check_seconds("timeout", timeout)
         if isinstance(attempt, str):
             if not self.receives_callbacks:
                 raise ValueError(

@@ -108,7 +108,7 @@ class CallbackMatching:
         environment: Environment,
     ) -> None:
         self.receives_callbacks: bool = isinstance(callbacks, Listening)
-        self._callbacks = callbacks or NoCallbacks()
+        self._callbacks = NoCallbacks() if callbacks is None else callbacks
         self._carries_mac = isinstance(self._callbacks, CarriesMac)
         self._token_mac = token_mac
         self._jobs = jobs

@@ -8,7 +8,7 @@ import os
 import ssl as tls
 from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
-from types import NoneType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -34,7 +34,7 @@ from apikley_async._spending import Spending
 from apikley_async._storyboard import Work
 from apikley_async._uploads import FOLDER, check_image_url
 from apikley_async._urls import AddressPolicy, is_loopback, is_url
-from apikley_async._validation import check_kind
+from apikley_async._validation import check_kind, check_seconds
 from apikley_async._wire.task_ids import validate_not_created
 from apikley_async.errors import AuthenticationError, SubmissionUncertainError
 from apikley_async.events import Emitter, Event, event_fault
@@ -164,7 +164,7 @@ class Client:
             key=key,
             base_url=base_url,
             network=network,
-            limiter=limiter or RateLimiter(clock=clock, rng=rng),
+            limiter=RateLimiter(clock=clock, rng=rng) if limiter is None else limiter,
             spending=Spending(prices, max_credits=max_credits, max_tasks=max_tasks),
             call_limiter=RateLimiter(CALLS_AT_ONCE, 0, clock=clock, rng=rng),
             polling=polling or Backoff(),
@@ -285,7 +285,8 @@ class Client:
         """
         self.attempts.durations.expect(expected)
         check_works(works)
-        check_kind("timeout", timeout, (int, float, NoneType), "seconds")
+        check_kind("ordered", ordered, bool, "True or False")
+        check_seconds("timeout", timeout, least=0.0)
         save = None
         if save_to is not None:
             save = functools.partial(self.save, target=await check_folder(save_to))
@@ -454,6 +455,7 @@ class Client:
         Submissions whose request is out get *grace* seconds for their answer; every task that
         awaits a job gets `ClientClosedError`, and the film goes on. Closing twice is closing once.
         """
+        check_seconds("grace", grace)
         await self.attempts.sessions.aclose(grace)
 
     @property

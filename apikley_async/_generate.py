@@ -39,6 +39,7 @@ from apikley_async._spending import Expense
 from apikley_async._storyboard import Work
 from apikley_async._tasks import OtherLoopError
 from apikley_async._text import loggable
+from apikley_async._validation import check_kind
 from apikley_async.errors import (
     ApikleyError,
     Blame,
@@ -98,6 +99,7 @@ async def check_folder(target: str | os.PathLike[str]) -> Path:
     Raises:
         DownloadError: it cannot be made, or written.
     """
+    check_kind("save_to", target, (str, os.PathLike), "a folder")
     folder = Path(target)
     try:
         await asyncio.to_thread(check_writable, folder)

@@ -23,6 +23,7 @@ from apikley_async._polling import Backoff
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._storyboard import Work
 from apikley_async._tasks import Binding, Limit
+from apikley_async._validation import check_seconds
 from apikley_async.errors import (
     ApikleyError,
     EmptyResultError,
@@ -209,7 +210,17 @@ class Job:
 
         A time-out is not a failure: the film goes on, and the job can be awaited again. Nothing
         here costs credits.
+
+        Args:
+            timeout: seconds; by default the client's `job_timeout`, which it never exceeds. One
+                that is 0 or less is over at once.
+
+        Raises:
+            What `await job` raises.
+            TypeError, ValueError: *timeout* is no number of seconds.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         self._is_awaited()
         if not self._has_ended:
             awaiter = self._join(timeout)
@@ -226,7 +237,12 @@ class Job:
         It shares the stream of polls with all who await the job, and raises
         what they would, apart from the failure itself: that is the last snapshot. Where a callback
         is expected and polling is slow, it is as frequent as usual meanwhile.
+
+        Args:
+            timeout: as for `wait`, over all snapshots together.
         """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
         self._is_awaited()
         shown = self.snapshot
         yield shown

@@ -125,7 +125,8 @@ class Jobs:
         """An uncertain submission became *job*, which gets its work and metadata."""
         for each in [each for each in (error, *self._uncertain) if each and each.token == token]:
             self._uncertain.pop(each, None)
-            job.work, job.metadata = each.work or job.work, each.metadata or job.metadata
+            if each.work is not None:
+                job.work, job.metadata = each.work, each.metadata
 
     def _warn(self, task_id: str) -> None:
         logger.warning("film %s is paid and nobody waits for it; see unclaimed", task_id)

@@ -23,7 +23,7 @@ from apikley_async._clock import Clock, SystemClock
 from apikley_async._gate import Gate
 from apikley_async._rate import OTHER, UNCERTAIN_FILM_DELAY, Ending, Rate, SlotTimes, ending_of
 from apikley_async._tasks import Binding, FairLock
-from apikley_async._validation import check_kind
+from apikley_async._validation import check_count, check_kind
 
 __all__ = ["Gate", "Limiter", "RateLimiter", "Slots"]
 
@@ -207,9 +207,10 @@ class RateLimiter:
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        check_kind("limit", limit, (int, float), "a whole number, 1 or more")
+        check_count("limit", limit)
         check_kind("per", per, (int, float), "seconds, 0 or more")
-        check_kind("max_running", max_running, (int, float, NoneType), "a whole number, 1 or more")
+        if max_running is not None:
+            check_count("max_running", max_running)
         check_kind("clock", clock, (Clock, NoneType), "a Clock")
         check_kind("rng", rng, (random.Random, NoneType), "a random.Random")
         if not 0 <= per < math.inf:

@@ -28,7 +28,7 @@ from apikley_async._submission import Submitter
 from apikley_async._tasks import TaskScope
 from apikley_async._uploads import Uploads
 from apikley_async._urls import AddressPolicy
-from apikley_async._validation import kind_fault
+from apikley_async._validation import is_count, kind_fault
 from apikley_async.errors import ClientClosedError
 from apikley_async.events import Emitter
 
@@ -62,7 +62,7 @@ class Settings:
     learns: bool
     job_timeout: float = attrs.field(validator=positive)
     retry_for: float = attrs.field(validator=positive)
-    max_running: int
+    max_running: int = attrs.field(validator=is_count)
     not_created: frozenset[int]
     address_policy: AddressPolicy
     environment: Environment
@@ -110,9 +110,10 @@ class Session:
         weakref.finalize(self, warn_unclosed, network, settings.base_url)
         clock, rng, emit = environment.clock, environment.rng, settings.emit
         self.tasks: TaskScope = TaskScope()
-        self.transport: Transport = environment.transport or HttpTransport(
-            settings.key, settings.base_url, network
-        )
+        transport = environment.transport
+        if transport is None:
+            transport = HttpTransport(settings.key, settings.base_url, network)
+        self.transport: Transport = transport
         self.api: Api = Api(
             self.tasks,
             self.transport,

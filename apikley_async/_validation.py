@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from types import NoneType
 from typing import Any, TypeAlias, TypeGuard
 
 import attrs
@@ -38,6 +39,37 @@ def check_kind(name: str, value: object, kinds: Kinds, what: str) -> None:
     """Refuse an argument of a wrong kind with a `TypeError` that names it."""
     if fault := kind_fault(name, value, kinds, what):
         raise TypeError(fault)
+
+
+def check_seconds(name: str, value: object, *, least: float = -math.inf) -> None:
+    """Refuse what is no time in seconds; None is one that has no bound.
+
+    Raises:
+        TypeError: it is of another kind.
+        ValueError: it is not a number, or below *least*.
+    """
+    check_kind(name, value, (*REAL, NoneType), "seconds")
+    if isinstance(value, REAL) and not value >= least:
+        rule = "a number of seconds" if math.isnan(value) else f"{least:g} seconds or more"
+        raise ValueError(f"{name}: {rule}, not {value!r}")
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no whole number from 1 on; 5.0 is one.
+
+    Raises:
+        TypeError: it is of another kind.
+        ValueError: it is another number.
+    """
+    what = "a whole number, 1 or more"
+    check_kind(name, value, REAL, what)
+    if not (isinstance(value, REAL) and 1 <= value < math.inf and value == int(value)):
+        raise ValueError(f"{name}: {what}, not {value!r}")
+
+
+def is_count(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """A validator for fields of attrs that are whole numbers from 1 on."""
+    check_count(attribute.name, value)
 
 
 def of_kind(kinds: Kinds, what: str) -> Callable[[object, attrs.Attribute[Any], object], None]:

@@ -306,11 +306,15 @@ class JobFailedError(ApikleyError):
             self.advice = InsufficientCreditsError.advice
 
 
-class JobTimeoutError(ApikleyError):
+class JobTimeoutError(ApikleyError, TimeoutError):
     """Polling stopped after the timeout; the film goes on, and is paid.
 
-    `job` is the job in this process: await it again. Pickled and copied errors carry only
-    `task_id`.
+    `except TimeoutError` catches it as well, and so does `except OSError`, since Python's
+    `TimeoutError` is one.
+
+    Attributes:
+        job: the job in this process: await it again. Pickled and copied errors carry only
+            `task_id`.
     """
 
     advice = "Await the job again, or later client.job(task_id)"

@@ -6,6 +6,7 @@ and showing; nothing depends on it. No event holds a key, a token, a callback UR
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Callable
@@ -279,7 +280,7 @@ class Emitter:
         began = self._clock.now()
         try:
             self._on_event(event)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # of something it looked at: it awaits nothing
             logger.warning("on_event has raised at %r", event.name, exc_info=True)
         took = self._clock.now() - began
         if took > SLOW and not self._slow:

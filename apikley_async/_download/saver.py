@@ -80,6 +80,8 @@ class Saver:
     ) -> list[SavedFile]:
         """Save every file of *result*; see `Client.save_files`."""
         check_kind("result", result, Result, "a Result, as awaiting a job gives")
+        check_kind("target", target, (str, os.PathLike), "a folder, or the path of a film")
+        check_kind("overwrite", overwrite, (bool, Callable), "True, False or a function of a path")  # type: ignore[arg-type]
         if not result.urls:
             raise DownloadError("The result has no file to save", task_id=result.task_id)
         saved: list[SavedFile] = []

@@ -250,6 +250,7 @@ class Streams:
     async def stream(self, result: Result, index: int) -> AsyncGenerator[FilmStream, None]:
         """Stream a file of *result*; see `Client.stream`."""
         check_kind("result", result, Result, "a Result, as awaiting a job gives")
+        check_kind("index", index, int, "the number of a file, from 0 on")
         if not result.urls:
             raise DownloadError("The result has no file to stream", task_id=result.task_id)
         if not 0 <= index < len(result.urls):

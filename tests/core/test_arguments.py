@@ -5,25 +5,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import functools
 import gc
+import math
 import random
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apikley_async import (
+    Attempt,
     Backoff,
     Client,
     Environment,
+    JobTimeoutError,
     ModelTask,
     RateLimiter,
+    Request,
     Result,
     Shot,
     Storyboard,
@@ -31,9 +36,10 @@ from apikley_async import (
     Verdict,
 )
 from apikley_async.simulator import Constant, Simulator, Terms
-from apikley_async.testing import LoopClock
+from apikley_async.testing import LoopClock, ScriptedTransport, reply
 
 KEY = "a-key-that-opens-nothing"
+RESULT = Result("t", ("https://films.example/1.mp4",))
 KITTEN = Storyboard([Shot("A kitten wakes up and looks at the world.", 5), Shot("It purrs.", 5)])
 
 
@@ -117,6 +123,15 @@ CALLS: dict[str, Callable[[Client], Any]] = {
     ),
     "works: storyboards": lambda client: anext(client.generate_many("kitten.json")),
     "timeout: s": lambda client: anext(client.generate_many([KITTEN], timeout="60")),
+    "ordered: ": lambda client: anext(client.generate_many([KITTEN], ordered="no")),
+    "save_to: ": lambda client: anext(client.generate_many([KITTEN], save_to=5)),
+    "timeout: seconds": lambda client: client.job("t").wait("60"),
+    "timeout: seconds, not": lambda client: anext(client.job("t").updates("60")),
+    "timeout: seconds, not s": lambda client: client.attempts.recover("t", timeout="60"),
+    "target: ": lambda client: client.save(RESULT, 5),
+    "overwrite: ": lambda client: client.save(RESULT, "films", overwrite="no"),
+    "index: ": lambda client: client.stream(RESULT, "0").__aenter__(),
+    "grace: ": lambda client: client.aclose(grace="30"),
     "result: a Result": lambda client: client.stream(5).__aenter__(),
 }
 
@@ -131,8 +146,93 @@ async def test_calls_name_the_argument_of_a_wrong_kind() -> None:
             assert str(caught.value).startswith(begins)
         with pytest.raises(StoryboardError, match="task_id: a word without spaces, not 5"):
             client.job(5)
+        with pytest.raises(StoryboardError, match=r"token: what job\.token was"):
+            client.job("t", token=5)
         with pytest.raises(StoryboardError, match="callback_url: a URL as text, not int"):
             await client.submit(KITTEN, callback_url=5)
+
+
+VALUES: dict[str, Callable[[Client], Any]] = {
+    "timeout: a number of seconds, not nan": lambda client: client.job("t").wait(math.nan),
+    "timeout: a number of s": lambda client: anext(client.job("t").updates(math.nan)),
+    "timeout: a number": lambda client: client.generate(KITTEN, timeout=math.nan),
+    "timeout: 0 seconds or more, not -1": lambda client: client.generate(KITTEN, timeout=-1),
+    "timeout: 0": lambda client: anext(client.generate_many([KITTEN], timeout=-1)),
+    "timeout: ": lambda client: client.attempts.recover("t", timeout=math.nan),
+    "grace: a number of seconds, not nan": lambda client: client.aclose(grace=math.nan),
+}
+
+
+@pytest.mark.virtual
+async def test_calls_name_the_argument_whose_value_is_none() -> None:
+    """No bound holds on NaN; and a film whose time is over before it begins is not bought."""
+    transport = ScriptedTransport([])
+    environment = Environment(transport=transport)
+    async with Client(KEY, environment=environment) as client:
+        for begins, call in VALUES.items():
+            with pytest.raises(ValueError, match="seconds") as caught:
+                await call(client)
+            assert str(caught.value).startswith(begins)
+
+    assert transport.requests == []
+
+
+@pytest.mark.virtual
+async def test_a_refused_wait_leaves_nobody_behind() -> None:
+    """The time for which a job is polled begins when somebody really waits for it."""
+    waiting = reply({"taskId": "t", "model": "m", "state": "waiting"})
+    environment = Environment(transport=ScriptedTransport([waiting] * 1000), clock=LoopClock())
+    async with Client(KEY, environment=environment, job_timeout=100) as client:
+        job = client.job("t")
+        with pytest.raises(TypeError):
+            await job.wait("60")
+        await asyncio.sleep(60)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(JobTimeoutError):
+            await job
+
+    assert asyncio.get_running_loop().time() - began == pytest.approx(100, abs=1)
+
+
+# --- what is false and is no None ----------------------------------------------------------------
+
+
+class Listed(list[object]):
+    """A recorder, callbacks and a limiter of a user, which is empty at first, and so false."""
+
+    async def intend(self, token: str, request: Request) -> None:
+        self.append(("intend", token))
+
+    async def settle(self, attempt: Attempt) -> None:
+        self.append(("settle", attempt.token))
+
+    def url_for(self, token: str) -> str:
+        self.append(("url", token))
+        return f"https://me.example/{token}"
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncGenerator[None, None]:
+        self.append("slot")
+        yield
+
+    def running_slot(self) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()
+
+    def remember(self, attempts: Iterable[tuple[float, bool]]) -> None: ...
+
+
+@pytest.mark.virtual
+async def test_objects_of_the_user_that_are_empty_are_used_all_the_same() -> None:
+    """A recorder that begins as an empty list would not be asked before money is spent."""
+    recorder, callback, limiter = Listed(), Listed(), Listed()
+    environment = Environment(transport=ScriptedTransport([reply({"taskId": "t"})]))
+    async with Client(KEY, environment=environment, limiter=limiter, callback=callback) as client:
+        await client.submit(KITTEN, recorder=recorder)
+
+    [(intended, token), settled] = recorder
+    assert (intended, settled) == ("intend", ("settle", token))
+    assert callback == [("url", token)]
+    assert limiter == ["slot"]
 
 
 # --- what is shown -------------------------------------------------------------------------------

@@ -1481,7 +1481,8 @@ async def test_ctrl_c_during_the_request_loses_no_film(call: str) -> None:
         ({"trust_env": True}, "trust_env: HTTPS_PROXY: an http"),
         ({"ssl": False}, "verification is not turned off"),
         ({"ssl": True}, "ssl.SSLContext"),
-        ({"max_running": 0}, "slots"),
+        ({"max_running": 0}, "max_running: a whole number"),
+        ({"max_running": float("inf")}, "max_running: a whole number"),
     ],
 )
 def test_what_cannot_work_is_refused_when_it_is_built(

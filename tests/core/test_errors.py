@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 import apikley_async
 from apikley_async import Shot, Storyboard, errors
 from apikley_async.errors import (
@@ -155,6 +157,18 @@ def test_a_timeout_is_pickled_and_copied_without_its_job() -> None:
         assert arrived.task_id == "task_1"
         assert str(arrived) == str(error)
     assert error.job is job
+
+
+def test_a_timeout_is_a_timeout_error_of_python() -> None:
+    """Who writes `except TimeoutError` around a wait means this one too, and gets its job."""
+    job = object()
+    with pytest.raises(TimeoutError) as caught:
+        raise JobTimeoutError("Not ready after 1800 s", task_id="task_1", job=job)
+
+    assert caught.value.job is job  # type: ignore[attr-defined]
+    assert str(caught.value).startswith("Not ready after 1800 s (task task_1). Await")
+    assert caught.value.args == ("Not ready after 1800 s",)
+    assert (caught.value.errno, caught.value.strerror) == (None, None)
 
 
 def test_an_error_prints_sentences() -> None:

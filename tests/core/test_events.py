@@ -172,11 +172,14 @@ async def test_retries_of_what_is_sure_not_to_be_paid_are_events() -> None:
 
 
 @pytest.mark.virtual
+@pytest.mark.parametrize("raised", [ZeroDivisionError, asyncio.CancelledError])
 async def test_what_it_raises_is_logged_and_harms_no_film(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    raised: type[BaseException], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Nor a `CancelledError`, as the result of a cancelled future is: nobody is cancelled."""
+
     def on_event(event: Event) -> None:
-        raise ZeroDivisionError(event.name)
+        raise raised(event.name)
 
     async with world() as simulator, customer(simulator, on_event) as client:
         result = await client.generate(KITTEN)

@@ -913,8 +913,12 @@ def test_nonsense_is_refused_at_once() -> None:
         {"per": -1},
         {"per": math.nan},
         {"per": math.inf},
+        {"limit": math.nan},
+        {"limit": math.inf},
         {"max_running": 0},
+        {"max_running": math.inf},
     ]
     for arguments in rows:
-        with pytest.raises(ValueError, match="not"):
+        [name] = arguments
+        with pytest.raises(ValueError, match=f"^{name}: .*, not "):
             RateLimiter(**arguments)
