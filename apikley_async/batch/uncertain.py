@@ -23,6 +23,7 @@ __all__ = [
     "WayOut",
     "balance_evidence",
     "cause_pattern",
+    "evidence_of",
     "excerpt",
     "uncertain_groups",
     "uncertain_item",
@@ -207,6 +208,12 @@ def uncertain_groups(items: Iterable[UncertainItem]) -> list[UncertainGroup]:
             groups.append(group)
         group.append(item)
     return [UncertainGroup(group[0].cause, tuple(group)) for group in groups]
+
+
+def evidence_of(item: UncertainItem, balances: Iterable[BalanceEvidence]) -> str:
+    """What the balance says about one film, in a few words."""
+    verdicts = (balance.verdict for balance in balances if balance.covers(item))
+    return next(verdicts, "not read since")
 
 
 def cause_pattern(cause: str, key: str) -> str:

@@ -54,10 +54,15 @@ def test_the_rehearsals_go_as_the_page_says(simulator: Simulator, tmp_path: Path
     lost, again, wrong_key = BLOCK.findall(text)
 
     code, said = run(lost)
-    assert (code, len(simulator.ledger.paid)) == (3, 3), said
-    assert "resubmit" in said
-    code, said = run(again)
-    assert (code, len(simulator.ledger.paid)) == (0, 6), said
+    assert (code, len(simulator.ledger.paid)) == (3, 1), said
+    assert "150 more" in said
+    found = simulator.ledger.paid[0].task_id
+    code, said = run(f"apikley batch resolve --task-id {found} -- owls.yaml owl")
+    assert (code, "owl: submitted" in said) == (0, True), said
+    code, said = run(again.replace("--undecided", "--undecided --yes"))  # nobody can be asked here
+    assert (code, len(simulator.ledger.paid)) == (0, 3), said
+    assert "nothing else was paid" in said
+    assert "450 credits spent" in said
     assert len(list((tmp_path / "films").glob("*.mp4"))) == 3
     code, said = run(wrong_key)
     assert (code, said.count("WRONG  key"), said.count("ok     clock")) == (1, 1, 1), said

@@ -22,9 +22,11 @@ from apikley_async.batch.report.texts import amount, duration, shown, without_li
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.values import Item
 from apikley_async.batch.uncertain import (
+    BalanceEvidence,
     UncertainGroup,
     UncertainItem,
     cause_pattern,
+    evidence_of,
     uncertain_groups,
     ways_out,
 )
@@ -64,7 +66,8 @@ class CommandLines:
 
 def undecided_groups(rows: JournalRows, commands: CommandLines) -> tuple[UndecidedGroup, ...]:
     """The films that may have been paid, the oldest first."""
-    return tuple(_undecided(group, commands) for group in uncertain_groups(rows.uncertain))
+    groups = uncertain_groups(rows.uncertain)
+    return tuple(_undecided(group, rows.balances, commands) for group in groups)
 
 
 def decide_all(rows: JournalRows, commands: CommandLines) -> tuple[Advice, ...]:
@@ -78,13 +81,20 @@ def decide_all(rows: JournalRows, commands: CommandLines) -> tuple[Advice, ...]:
     )
 
 
-def _undecided(group: UncertainGroup, commands: CommandLines) -> UndecidedGroup:
+def _undecided(
+    group: UncertainGroup, balances: Sequence[BalanceEvidence], commands: CommandLines
+) -> UndecidedGroup:
     costs = ("nothing more", _once_more(group.items), "nothing more")
     return UndecidedGroup(
         without_links(group.cause),
         tuple(
             UndecidedFilm(
-                item.key, item.at, shown(item.model, 200), shown(item.words, 200), item.reserved
+                item.key,
+                item.at,
+                shown(item.model, 200),
+                shown(item.words, 200),
+                item.reserved,
+                evidence_of(item, balances),
             )
             for item in group.items
         ),

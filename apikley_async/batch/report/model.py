@@ -175,6 +175,7 @@ class UndecidedFilm:
         model: what it was sent to.
         words: the first words of its text.
         credits: what was set aside for it; None without a price.
+        evidence: what the account's balance says of that time, in a few words.
     """
 
     key: str
@@ -182,6 +183,7 @@ class UndecidedFilm:
     model: str
     words: str
     credits: float | None
+    evidence: str
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from apikley_async._text import local_and_utc, shorten
 from apikley_async.batch import BalanceEvidence, UncertainItem
-from apikley_async.batch.uncertain import ways_out
+from apikley_async.batch.uncertain import evidence_of, ways_out
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import count, plain
@@ -93,12 +93,6 @@ def facts_of(film: UncertainItem, balances: Iterable[BalanceEvidence]) -> dict[s
         "words": film.words,
         "evidence": evidence_of(film, balances),
     }
-
-
-def evidence_of(film: UncertainItem, balances: Iterable[BalanceEvidence]) -> str:
-    """What the balance says about one film, in a few words."""
-    verdicts = (balance.verdict for balance in balances if balance.covers(film))
-    return next(verdicts, "not read since")
 
 
 def report_balance(reporter: Reporter, balance: BalanceEvidence) -> None:
