@@ -10,7 +10,7 @@ import asyncio
 import time
 from typing import Literal, Protocol, runtime_checkable
 
-__all__ = ["Clock", "SystemClock", "Wake"]
+__all__ = ["Clock", "Stopwatch", "SystemClock", "Wake"]
 
 MIN_SLEEP = 0.001  # a timer at "now" may fire before now, and a loop around it would spin
 
@@ -80,6 +80,28 @@ class Clock(Protocol):
     async def sleep(self, delay: float, wake: asyncio.Event | None = None) -> None:
         """Wait *delay* seconds, or until *wake* is set."""
         ...
+
+
+class Stopwatch:
+    """Seconds since it was made; those count in which the machine was suspended.
+
+    The clock that never jumps stands still in a suspended machine, and the calendar's goes on.
+    While that one is set back, the other one counts.
+
+    Args:
+        clock: time; None for the machine's, in any thread.
+    """
+
+    __slots__ = ("_began", "_clocks")
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clocks = (time.monotonic, time.time) if clock is None else (clock.now, clock.wall)
+        self._began = (self._clocks[0](), self._clocks[1]())
+
+    @property
+    def seconds(self) -> float:
+        now, wall = self._clocks
+        return max(now() - self._began[0], wall() - self._began[1])
 
 
 class SystemClock:

@@ -285,6 +285,8 @@ class HttpTransport:
             return self._error_for(progress, exc.os_error.strerror or type(exc.os_error).__name__)
         except (aiohttp.ClientError, OSError) as exc:
             return self._error_for(progress, type(exc).__name__)
+        except ApikleyError as refusal:  # of `on_sent`
+            return refusal
         except Exception as exc:  # noqa: BLE001 - what aiohttp did not foresee ends here as well
             return self._error_for(progress, type(exc).__name__, permanent=True)
         finally:

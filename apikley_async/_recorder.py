@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import attrs
 
+from apikley_async._clock import Clock, Stopwatch
 from apikley_async._wire.requests import Request
 from apikley_async.errors import (
     ApiError,
@@ -14,11 +15,13 @@ from apikley_async.errors import (
     RateLimitError,
     ServerError,
     SubmissionUncertainError,
+    UnreachableError,
 )
 
 __all__ = [
     "Attempt",
     "Callbacks",
+    "Intent",
     "NoCallbacks",
     "NoRecorder",
     "Recorder",
@@ -82,8 +85,14 @@ class Recorder(Protocol):
     What it raises from `intend` prevents the POST, so nothing is paid.
     """
 
-    async def intend(self, token: str, request: Request) -> None:
-        """Called before the first byte of each attempt; return once the intent is durable."""
+    async def intend(self, token: str, request: Request) -> float | None:
+        """Called before the first byte of each attempt; return once the intent is durable.
+
+        Returns:
+            For how many seconds after the call the request may leave; None for ever. A process that
+            stood still may be believed dead, and others act on that: what is late is not sent, and
+            settled as unsent.
+        """
         ...
 
     async def settle(self, attempt: Attempt) -> None:
@@ -98,6 +107,32 @@ class Callbacks(Protocol):
     def url_for(self, token: str) -> str | None:
         """Return the URL that the service calls when the task ends; None for no callback."""
         ...
+
+
+@attrs.frozen
+class Intent:
+    """An attempt that a recorder has written down, and for how long its request may leave."""
+
+    since: Stopwatch
+    holds: float | None
+
+    @classmethod
+    async def record(cls, recorder: Recorder, token: str, request: Request, clock: Clock) -> Self:
+        """Let it be written down. Time counts from here on: the answer may be what is late."""
+        since = Stopwatch(clock)
+        return cls(since, await recorder.intend(token, request))
+
+    def check(self) -> None:
+        """Refuse what is late, just before the first byte.
+
+        Raises:
+            UnreachableError: it was not sent.
+        """
+        if self.holds is not None and (age := self.since.seconds) > self.holds:
+            raise UnreachableError(
+                f"Nothing was sent: that was announced {age:.0f} s before, and others may believe "
+                "by now that this process is dead"
+            )
 
 
 class NoRecorder:

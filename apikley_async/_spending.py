@@ -251,13 +251,14 @@ class _Noted:
     spending: Spending
     expense: Expense
 
-    async def intend(self, token: str, request: Request) -> None:
+    async def intend(self, token: str, request: Request) -> float | None:
         self.spending.reserve_again(self.expense)
         self.expense.sending = True
         begun = False
         try:
-            await self.recorder.intend(token, request)
+            holds = await self.recorder.intend(token, request)
             begun = True
+            return holds
         finally:
             if not begun:
                 self.spending.note(self.expense, None)

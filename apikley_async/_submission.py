@@ -21,7 +21,7 @@ from apikley_async._clock import Clock
 from apikley_async._http import Transport, send_logged
 from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Limiter
-from apikley_async._recorder import Attempt, NoRecorder, Recorder, cause_of, verdict_of
+from apikley_async._recorder import Attempt, Intent, NoRecorder, Recorder, cause_of, verdict_of
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
 from apikley_async._storyboard import Urls, Work, has_few_words, is_valid_from_birth, work_faults
 from apikley_async._text import loggable
@@ -326,9 +326,9 @@ class Submitter:
             callback_url=submission.callback_url or self._matching.url_for(token),
         )
         pending.shielded = pending.writing = True
-        await submission.recorder.intend(token, request)
+        intent = await Intent.record(submission.recorder, token, request, self._clock)
         pending.writing = False
-        outcome, reply = await self._send(pending, token, request)
+        outcome, reply = await self._send(pending, token, request, intent)
         if isinstance(outcome, SubmissionUncertainError):
             outcome.work, outcome.metadata = submission.work, submission.metadata
         pending.writing = True
@@ -354,13 +354,14 @@ class Submitter:
         raise outcome
 
     async def _send(
-        self, pending: _Pending, token: str, request: Request
+        self, pending: _Pending, token: str, request: Request, intent: Intent
     ) -> tuple[str | Exception | asyncio.CancelledError, Reply | None]:
         """Send once, and say what came of it: a task id, or the error that is to be raised."""
 
         def leave() -> None:
             if pending.stopped:
                 raise asyncio.CancelledError
+            intent.check()
             pending.shielded = pending.sent = True
 
         pending.shielded = pending.sent = False

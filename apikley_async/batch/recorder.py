@@ -124,14 +124,15 @@ class JournalRecorder:
         self._on_settled = on_settled
         self.item: Item | None = None
 
-    async def intend(self, token: str, request: Request) -> None:
+    async def intend(self, token: str, request: Request) -> float | None:
         # In this order: without a reservation nothing is stored, and without the stored intent
         # nothing is sent. After a crash from here on, the attempt is uncertain and not forgotten.
         price = self._film_budget.reserve()
         kind = self._film_budget.price_key
-        await self._claims.intend(self._planned, token, request.fingerprint, price, kind)
+        holds = await self._claims.intend(self._planned, token, request.fingerprint, price, kind)
         self._film_budget.recorded()
         self._callbacks.expect(token)
+        return holds
 
     async def settle(self, outcome: Attempt) -> None:
         # "Not created" is the provider's word: it may have cost something, so its price stays set

@@ -26,6 +26,7 @@ logger: logging.Logger = logging.getLogger("apikley_async.batch")
 AHEAD = 200  # planned items that are claimed and not sent yet
 AHEAD_OF_OTHERS = 8  # the same where others could make them meanwhile
 BEAT = LEASE / 4  # seconds
+MAY_LEAVE = LEASE / 2  # seconds after which an attempt that did not leave yet is not sent any more
 AGAIN = 60.0  # seconds after which a run without an end tries an item once more
 OVER = (ItemState.DONE, ItemState.REJECTED, ItemState.EXPIRED, ItemState.DROPPED)  # nobody's
 UNFINISHED = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
@@ -152,8 +153,13 @@ class RunClaims:
         fingerprint: str,
         reserved: float | None,
         kind: int | str | None,
-    ) -> None:
-        """Store an attempt of an item of this run; see `Store.intend`."""
+    ) -> float | None:
+        """Store an attempt of an item of this run; see `Store.intend`, and `Recorder.intend`.
+
+        Returns:
+            For how many seconds after the call it may be sent. The intent extends the lease, so
+            nobody else acts on it for `LEASE` seconds, whatever this process does.
+        """
         await self._store.intend(
             item.key,
             token,
@@ -166,6 +172,7 @@ class RunClaims:
         )
         self._unsent.discard(item.key)
         self._changed.set()
+        return MAY_LEAVE if self._store.shared else None
 
     def ended(self, item: Item, *, elsewhere: bool = False) -> None:
         """The run does nothing more with an item.

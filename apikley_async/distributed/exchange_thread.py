@@ -26,6 +26,7 @@ from collections.abc import Callable
 
 import attrs
 
+from apikley_async._clock import Stopwatch
 from apikley_async._rate import OTHER, UNSENT, Ending
 from apikley_async.distributed.shared_state import (
     RENEWALS,
@@ -64,11 +65,11 @@ class Waiter:
 
 @attrs.frozen(eq=False)
 class Use:
-    """What is in use, in which loop, and when it was asked for (`time.monotonic`)."""
+    """What is in use, in which loop, and since when, at most."""
 
     loop: asyncio.AbstractEventLoop
     granted: Granted
-    asked_at: float
+    asked: Stopwatch
 
 
 @attrs.frozen(eq=False)
@@ -143,7 +144,7 @@ class ExchangeThread:
         while True:
             use = await self._take(self._films if film else self._permits)
             with self._lock:
-                age = time.monotonic() - self._uses[use].asked_at
+                age = self._uses[use].asked.seconds
             if age < self._lease / 2:
                 return use
             # This process was stopped meanwhile: it may count as dead before the attempt is sent.
@@ -273,7 +274,7 @@ class ExchangeThread:
     def _exchange(self) -> None:
         batch = self._batch or self._next_batch()
         self._batch = batch
-        asked_at = time.monotonic()
+        asked, asked_at = Stopwatch(), time.monotonic()
         outcome = self._store.exchange(self._work(batch))
         self._note_return()
         self.outcome, self.answered_at = outcome, time.monotonic()
@@ -285,7 +286,7 @@ class ExchangeThread:
                 self._ask_at = self.answered_at + min(outcome.delay, MAX_WAIT)
             arrived, self._arriving = self._arriving, []
         for use, granted in outcome.granted.items():
-            self._grant(use, granted, asked_at)
+            self._grant(use, granted, asked)
         for waiter in arrived:
             deliver(waiter, None)
 
@@ -317,13 +318,13 @@ class ExchangeThread:
             leaves=leaves,
         )
 
-    def _grant(self, use: str, granted: Granted, asked_at: float) -> None:
+    def _grant(self, use: str, granted: Granted, asked: Stopwatch) -> None:
         with self._lock:
             waiter = self._permits.pop(use, None) or self._films.pop(use, None)
             if waiter is None:  # it was cancelled meanwhile
                 self._ended.append(End(use, UNSENT, time.monotonic(), granted))
                 return
-            self._uses[use] = Use(waiter.loop, granted, asked_at)
+            self._uses[use] = Use(waiter.loop, granted, asked)
         deliver(waiter, granted, otherwise=lambda: self.give_back(use, UNSENT))
 
     def _postpone(self, error: Exception) -> None:

@@ -97,7 +97,8 @@ MAY_USE = {
 }
 # What subpackages may import of the core besides its public modules, by name.
 FOUNDATIONS = {
-    *("_budget", "_disk", "_images", "_postgres", "_retry", "_sqlite", "_text", "_tokens", "_urls"),
+    *("_budget", "_clock", "_disk", "_images", "_postgres", "_retry", "_sqlite", "_tasks", "_text"),
+    *("_tokens", "_urls"),
     *("_gate", "_rate"),  # pure: one state of a limiter, in one process or in a database
 }
 SUBPACKAGES = sorted(

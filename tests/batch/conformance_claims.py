@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from batch.conformance_base import RUN, OpenStores, attempt, film
 
-from apikley_async import Verdict
-from apikley_async.batch import Bounds, ItemEvent, ItemState, PlanResult, Store, Transition
+from apikley_async import Client, Environment, Verdict
+from apikley_async.batch import Batch, Bounds, ItemEvent, ItemState, PlanResult, Store, Transition
 from apikley_async.batch.store.protocol import LEASE
 from apikley_async.errors import BudgetExceededError, ManifestConflictError
+from apikley_async.testing import FakeClock, Reply, Request, reply
 
+KEY = "a-key-that-opens-nothing"
 ONE, TWO = "the-first-run", "the-second-run"
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -24,6 +28,35 @@ async def claimed(store: Store, owner: str, count: int = 100, **options: object)
 
 async def ready(store: Store, key: str, at: datetime | None = None) -> None:
     await store.apply(key, Transition(ItemEvent.SUCCEED, result='{"urls": []}', success_at=at))
+
+
+class LateNetwork:
+    """A network that is connected to late, once; it takes submissions only.
+
+    Args:
+        pause: what happens meanwhile.
+        on_left: called when a request has left.
+    """
+
+    def __init__(
+        self, pause: Callable[[], Awaitable[None]], *, on_left: Callable[[], None] | None = None
+    ) -> None:
+        self.begun = self.left = 0
+        self._pause, self._on_left = pause, on_left
+
+    async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
+        self.begun += 1
+        if self.begun == 1:
+            await self._pause()
+        if on_sent is not None:
+            on_sent()
+        self.left += 1
+        if self._on_left is not None:
+            self._on_left()
+        return reply({"taskId": f"late_{self.left}"})
+
+    async def aclose(self) -> None:
+        return
 
 
 class ClaimContract(OpenStores):
@@ -230,6 +263,50 @@ class ClaimContract(OpenStores):
         await self.answer(store, "t-a", "a", "task_2")
         [expected] = await store.expected_callbacks()
         assert (expected.task_id, expected.named) == ("task_1", ("task_2",))
+        assert not await store.verify()
+
+    async def test_a_process_that_stood_still_sends_nothing(
+        self, store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Between its intent and its first byte others may have paid the film. (J5)"""
+        await store.plan([film("a")])
+        clock = FakeClock()
+
+        async def stand_still() -> None:
+            await self.pass_time(store, LEASE + 1)
+            clock.advance(LEASE + 1)
+            assert await claimed(store, TWO) == []
+            await store.apply("a", Transition(ItemEvent.RESUBMIT, by="me"))
+            await self.accept(store, "a", "task_1", owner=TWO)
+            await store.apply("a", Transition(ItemEvent.FAIL))
+
+        network = LateNetwork(stand_still)
+        async with Client(KEY, environment=Environment(clock, transport=network)) as client:
+            _ = [item async for item in Batch(store).run(client, folder=tmp_path)]
+
+        assert (network.begun, network.left) == (1, 0)
+        assert (await store.item("a")).task_id == "task_1"
+        assert [row["state"] for row in await store.attempts()] == ["abandoned", "accepted"]
+        assert "was never sent, as is known now" in caplog.text
+        assert not await store.verify()
+
+    async def test_what_did_not_leave_in_time_is_sent_with_a_new_intent(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        """Where nobody has taken it over."""
+        await store.plan([film("a")])
+        clock, batch = FakeClock(), Batch(store)
+
+        async def stand_still() -> None:
+            clock.advance(LEASE - 1)
+
+        network = LateNetwork(stand_still, on_left=batch.stop)
+        async with Client(KEY, environment=Environment(clock, transport=network)) as client:
+            _ = [item async for item in batch.run(client, folder=tmp_path)]
+
+        assert (network.begun, network.left) == (2, 1)
+        assert [row["state"] for row in await store.attempts()] == ["unsent", "accepted"]
+        assert (await store.item("a")).state is ItemState.SUBMITTED
         assert not await store.verify()
 
     async def test_what_is_being_sent_is_not_released(self, store: Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rows import failing
 
 from apikley_async import Clock, SystemClock
-from apikley_async._clock import Wake
+from apikley_async._clock import Stopwatch, Wake
 from apikley_async.testing import FakeClock, LoopClock
 
 
@@ -29,6 +29,33 @@ def test_outside_a_loop_the_clock_is_the_machines() -> None:
 
     assert before <= SystemClock().now() <= time.monotonic()
     assert abs(SystemClock().wall() - time.time()) < 5
+
+
+class TwoClocks(SystemClock):
+    """A machine whose two clocks are set by hand."""
+
+    ticks = calendar = 1000.0
+
+    def now(self) -> float:
+        return self.ticks
+
+    def wall(self) -> float:
+        return self.calendar
+
+
+def test_a_stopwatch_counts_while_the_machine_is_suspended() -> None:
+    """One clock stands still then; the other one may be set back at any time."""
+    clock = TwoClocks()
+    stopwatch = Stopwatch(clock)
+    clock.ticks, clock.calendar = 1001.0, 1061.0
+    assert stopwatch.seconds == 61.0
+
+    clock.ticks, clock.calendar = 1002.0, 400.0
+    assert stopwatch.seconds == 2.0
+
+
+def test_a_stopwatch_of_the_machine_runs() -> None:
+    assert 0.0 <= Stopwatch().seconds < 5.0
 
 
 @pytest.mark.virtual

@@ -569,16 +569,20 @@ async def test_it_is_told_before_the_first_byte_leaves() -> None:
     assert received == [0]
 
 
-async def test_a_no_at_the_last_moment_keeps_every_byte_back() -> None:
-    """What `on_sent` raises stops the request; nothing of it reaches the server."""
+@pytest.mark.parametrize("refusal", [asyncio.CancelledError("no"), UnreachableError("too late")])
+async def test_a_no_at_the_last_moment_keeps_every_byte_back(refusal: BaseException) -> None:
+    """What `on_sent` raises stops the request, and is raised; nothing reaches the server."""
 
     def no() -> None:
-        raise asyncio.CancelledError
+        raise refusal
 
     async with RawServer() as server, talking(server.url) as transport:
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(type(refusal)) as raised:
             await transport.send(PAID, on_sent=no)
         await server.quiet()
+
+        assert raised.value.args == refusal.args
+        assert getattr(raised.value, "retry", "always") == "always"
 
         assert (server.bytes_received, server.requests) == (0, [])
 

@@ -430,6 +430,52 @@ async def test_an_uncertain_attempt_keeps_its_place_for_a_minute() -> None:
 # --- the recorder --------------------------------------------------------------------------------
 
 
+class Leased(Book):
+    """A recorder whose intents hold for half a minute; it may take its time for the first one."""
+
+    def __init__(self, first: float = 0.0) -> None:
+        super().__init__()
+        self.first = first
+
+    async def intend(self, token: str, request: Request) -> float:  # type: ignore[override]
+        pause, self.first = self.first, 0.0
+        await super().intend(token, request)
+        await asyncio.sleep(pause)
+        return 30.0
+
+
+async def test_what_was_written_down_long_ago_is_not_sent() -> None:
+    """Others may have taken it over: it is unsent, and tried again with a new intent. (J5)"""
+    desk = Desk(StepTransport(ACCEPTED, connected_in=31), book=Leased(), retry_for=120)
+
+    assert isinstance(await end_of(desk.submit()), UnreachableError)
+
+    assert desk.transport.left == []
+    assert set(desk.book.verdicts) == {Verdict.UNSENT}
+    assert len(desk.book.verdicts) == len(desk.transport.begun) > 2
+    assert desk.is_idle()
+
+
+@pytest.mark.parametrize(
+    ("writing", "connecting", "verdicts"),
+    [
+        (31, 0, [Verdict.UNSENT, Verdict.ACCEPTED]),
+        (16, 15, [Verdict.UNSENT, Verdict.ACCEPTED]),
+        (14, 15, [Verdict.ACCEPTED]),
+    ],
+)
+async def test_an_intent_is_as_old_as_its_call(
+    writing: float, connecting: float, verdicts: list[Verdict]
+) -> None:
+    """The answer to its COMMIT may be what is late."""
+    desk = Desk(StepTransport(ACCEPTED, connected_in=connecting), book=Leased(writing))
+
+    assert await desk.submit() == "task_1"
+
+    assert desk.book.verdicts == verdicts
+    assert len(desk.transport.left) == 1
+
+
 async def test_the_intent_is_safe_before_the_first_byte() -> None:
     """`intend` has returned before anything is begun, and `settle` before the caller knows (I5)."""
     desk = Desk(StepTransport(ACCEPTED))

@@ -22,6 +22,10 @@ __all__ = ["apply", "bind_late", "intend", "keep_callback", "settle"]
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 COST_NOTHING = ("refused", "unsent")  # the states of attempts that created nothing
+NEVER_LEFT = (
+    "%s: attempt %s was never sent, as is known now; it was taken for a dead run's meanwhile, and "
+    "the film is %s"
+)
 MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or forgeries
 
 
@@ -77,7 +81,10 @@ def settle(journal: OpenJournal, key: str, attempt: Attempt, transition: Transit
         if known["attempt"] != "intent":
             if attempt.task_id is not None:
                 bind_late(journal, attempt.token, attempt.task_id, "the answer came late")
-            return items.get(journal, key)
+            item = items.get(journal, key)
+            if transition.event is ItemEvent.UNSENT and known["attempt"] not in COST_NOTHING:
+                logger.warning(NEVER_LEFT, key, attempt.token, item.state)
+            return item
         owner = attempt.task_id and items.owner_of(journal, attempt.task_id)
         if owner:  # the answer was another attempt's, so this attempt's own task is unknown
             cause = f"the answer names {attempt.task_id}, the task of {owner!r}"

@@ -13,11 +13,11 @@ __all__ = ["MUTANTS", "QUICK", "install"]
 MUTANTS: dict[str, tuple[Change, ...]] = {
     # --- paying
     "skip the intent": (
-        ("_submission", "await submission.recorder.intend(token, request)", "pass"),
+        ("_recorder", "await recorder.intend(token, request)", "None"),
     ),
     "write the intent down behind the request": (
         ("batch.recorder", ("await self._claims.intend(self._planned, token, request.fingerprint,"
-         " price, kind)"), "self._late = (token, request, price, kind)"),
+         " price, kind)"), "None; self._late = (token, request, price, kind)"),
         ("batch.recorder", "        self.item = await self._store.settle(",
          ("        token, request, price, kind = self._late\n"
           "        await self._claims.intend(self._planned, token, request.fingerprint,"
