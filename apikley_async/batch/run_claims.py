@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from apikley_async import Clock
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.protocol import LEASE, Store
-from apikley_async.batch.store.values import Bounds, Item
+from apikley_async.batch.store.values import Bounds, Item, Owner
 from apikley_async.errors import JournalError
 
 __all__ = ["RunClaims"]
@@ -27,6 +27,8 @@ AHEAD = 200  # planned items that are claimed and not sent yet
 AHEAD_OF_OTHERS = 8  # the same where others could make them meanwhile
 BEAT = LEASE / 4  # seconds
 MAY_LEAVE = LEASE / 2  # seconds after which an attempt that did not leave yet is not sent any more
+SILENCE = BEAT * 1.2  # seconds after which a run that lives should have been heard of
+INTERVAL, SHORTEST = 5.0, 0.1  # seconds between two looks at the runs that were not
 AGAIN = 60.0  # seconds after which a run without an end tries an item once more
 OVER = (ItemState.DONE, ItemState.REJECTED, ItemState.EXPIRED, ItemState.DROPPED)  # nobody's
 UNFINISHED = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
@@ -67,6 +69,8 @@ class RunClaims:
         self._unsent: set[str] = set()  # those of them that are planned, and were not sent yet
         self._tried: dict[str, float] = {}  # the run has done what it can for them, and when
         self._to_release: set[str] = set()
+        self._alive: set[str] = set()  # other runs that were heard of while this one waited
+        self._has_warned = False
         self._closed = False
         self._changed = asyncio.Event()
         self._beating: asyncio.Task[None] | None = None
@@ -124,12 +128,54 @@ class RunClaims:
 
     async def _wait_for_more(self) -> bool:
         """Wait until there may be more; False where the run ends without."""
-        if self._more is None or self._closed:
+        if self._closed:
             return False
+        if self._more is None:
+            return self._store.shared and await self._wait_for_the_silent()
         await self._more.wait(self._clock)
         if not self._store.shared:  # nobody beats there
             await self._release_ended()
         return True
+
+    async def _wait_for_the_silent(self) -> bool:
+        """Wait for runs that may have died, until they are heard of or their leases are over.
+
+        Returns:
+            Whether one of them has ended, so that what it had may be claimed now.
+        """
+        before = await self._silent()
+        while before and not self._closed:
+            self._warn_of(before)
+            self._changed.clear()
+            nearest = min(run.lapses_in for run in before.values())
+            await self._clock.sleep(min(max(nearest, SHORTEST), INTERVAL), self._changed)
+            now = await self._silent()
+            if not before.keys() <= now.keys():
+                return True
+            heard_of = {run for run in before if now[run].seen_at > before[run].seen_at}
+            self._alive |= heard_of
+            before = {run: now[run] for run in now.keys() - heard_of}
+        return False
+
+    async def _silent(self) -> dict[str, Owner]:
+        """The other runs that have what this one is about, and are not known to live."""
+        owners = await self._store.owners(self._left)
+        known = {self._owner, *self._alive}
+        return {run.id: run for run in owners if run.id not in known}
+
+    def _warn_of(self, runs: Mapping[str, Owner]) -> None:
+        """Say once what is waited for, where it is not only the next beat."""
+        dead = [run for run in runs.values() if LEASE - run.lapses_in > SILENCE]
+        if dead and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d films are those of %s, not heard of for %.0f s: waiting for %.0f s, then this "
+                "run makes them",
+                sum(run.items for run in dead),
+                " and ".join(sorted({run.name for run in dead})),
+                max(LEASE - run.lapses_in for run in dead),
+                max(run.lapses_in for run in dead),
+            )
 
     async def claim(self, key: str) -> bool:
         """Claim one item that the run knows already; whether it got it."""

@@ -91,6 +91,30 @@ class ClaimContract(OpenStores):
         await self.pass_time(store, LEASE + 1)
         assert await store.unclaimed() == 5
 
+    async def test_who_has_what_is_known(self, store: Store) -> None:
+        """Of runs that live; what has ended, is being sent or is gone is nothing to be made."""
+        await store.plan([film("gone"), film("a")], source="one")
+        await store.plan([film(key) for key in "bcde"])
+        await claimed(store, ONE, 4)
+        await store.plan([film("a")], source="one")
+        await store.intend("b", "t-b", "print", None, owner=ONE)
+        await self.pass_time(store, LEASE - 5)
+        assert await claimed(store, TWO) == ["d", "e"]
+
+        found = {run.id: run for run in await store.owners()}
+        assert {name: run.items for name, run in found.items()} == {ONE: 2, TWO: 2}
+        assert found[ONE].name.startswith("process ")
+        assert 0 < found[ONE].lapses_in < 6 < LEASE - 1 < found[TWO].lapses_in <= LEASE
+        assert found[TWO].seen_at - found[ONE].seen_at == pytest.approx(LEASE - 5, abs=2)
+        assert [(run.id, run.items) for run in await store.owners(["c", "b", "x"])] == [(ONE, 1)]
+
+        await self.pass_time(store, 6)
+        assert [run.id for run in await store.owners()] == [TWO]
+        await store.beat(ONE)
+        assert len(await store.owners()) == 2
+        await store.release(TWO)
+        assert [run.id for run in await store.owners()] == [ONE]
+
     async def test_what_is_paid_is_claimed_first(self, store: Store) -> None:
         """What is ready, the nearest expiry first; what is paid; then what is planned."""
         await store.plan([film(key) for key in ("later", "gone")], source="one")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
@@ -29,7 +30,7 @@ from batch.helpers import (
 
 from apikley_async import Client, RateLimiter
 from apikley_async.batch import Batch, ItemState, Journal, MoreWork
-from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT
+from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT, INTERVAL
 from apikley_async.batch.store.protocol import LEASE
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -179,6 +180,80 @@ async def test_a_run_that_stood_still_stops_with_what_others_have(
         assert sum("taken it over" in record.message for record in caplog.records) == 12
         assert sum(item.state is ItemState.DONE for item in made) == 12
         await one_each(simulator, journal, tmp_path)
+
+
+async def dead_run(journal: Journal, client: Client, count: int) -> None:
+    """A run claims films, announces one of them, and is killed."""
+    await Batch(journal).check_account(client)
+    first, *_ = await journal.claim("dead", count)
+    await journal.intend(first.key, "a-token", "print", None, owner="dead")
+
+
+async def test_a_run_that_would_end_takes_what_the_dead_have_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for their leases, and says so once; what they were sending is uncertain."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 12) as journal:
+        async with make_client(simulator) as client:
+            await dead_run(journal, client, 12)
+            await asyncio.sleep(LEASE / 2)
+            made = await run_batch(Batch(journal, clock=LoopClock()), client, folder=tmp_path)
+
+        assert Counter(item.state for item in made) == {ItemState.DONE: 11}
+        assert (await journal.item("k0")).state is ItemState.UNCERTAIN
+        [said] = [each.getMessage() for each in caplog.records if "not heard of" in each.message]
+        assert re.fullmatch(
+            r"11 films are those of process \d+ on .*, not heard of for 30 s: waiting for 30 s, "
+            "then this run makes them",
+            said,
+        )
+
+
+async def test_a_run_waits_for_the_dead_for_its_own_films_only(tmp_path: Path) -> None:
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 3) as journal:
+        await journal.claim("dead", 3, keys=["k0"])
+        async with make_client(simulator) as client:
+            batch, began = Batch(journal, clock=LoopClock()), LoopClock().now()
+            run = batch.run(client, folder=tmp_path, keys=["k1", "k2"])
+            assert len([item async for item in run]) == 2
+            assert LoopClock().now() - began < 240 + LEASE / 2
+            run = batch.run(client, folder=tmp_path, keys=["k0"])
+            assert len([item async for item in run]) == 1
+
+
+async def test_a_run_does_not_wait_for_those_that_live(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Longer than for their next beat, which shows that they do."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 6) as journal:
+        one, two = two_clients(simulator)
+        async with one, two:
+            batch, clock = Batch(journal, clock=LoopClock()), LoopClock()
+            first = asyncio.create_task(run_batch(batch, one, folder=tmp_path))
+            await asyncio.sleep(BEAT + 1)
+            began = clock.now()
+            second = Batch(journal, clock=clock)
+            assert await run_batch(second, two, folder=tmp_path) == []
+            assert clock.now() - began <= BEAT + INTERVAL
+            batch.stop()
+            await first
+
+        assert not [each for each in caplog.records if "not heard of" in each.getMessage()]
+
+
+async def test_a_run_that_waits_for_the_dead_is_stopped_at_once(tmp_path: Path) -> None:
+    async with (
+        simulated_service(TERMS) as simulator,
+        shared_journal(tmp_path, 3) as journal,
+        make_client(simulator) as client,
+    ):
+        await dead_run(journal, client, 3)
+        batch, began = Batch(journal, clock=LoopClock()), LoopClock().now()
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path))
+        await asyncio.sleep(LEASE / 2)
+        batch.stop()
+        assert await running == []
+        assert LoopClock().now() - began < LEASE / 2 + 1
 
 
 class FullPlace:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import os
 import platform
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from apikley_async.batch.states import ItemEvent
@@ -20,13 +21,14 @@ from apikley_async.batch.store import items
 from apikley_async.batch.store.database import marks
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import LEASE
-from apikley_async.batch.store.values import Item, Transition
+from apikley_async.batch.store.values import Item, Owner, Transition
 
 __all__ = [
     "beat",
     "claim",
     "forget_owners",
     "make_uncertain",
+    "owners",
     "release",
     "see_at_work",
     "unclaimed",
@@ -42,6 +44,11 @@ COUNT = "SELECT count(*)"
 READY = "state = 'success'"
 PAID = "state IN ('submitted', 'stalled')"
 PLANNED = "state = 'planned' AND gone = 0"
+WANTED = " OR ".join((READY, PAID, f"({PLANNED})"))
+SELECT_OWNED = (
+    "SELECT owner.id, owner.name, owner.seen_at, item.key"
+    " FROM item JOIN owner ON owner.id = item.owner"
+)
 ORDERS = {READY: f"coalesce(success_at, {LATEST:.0f}), ord", PAID: "ord", PLANNED: "ord"}
 
 
@@ -94,6 +101,18 @@ def unclaimed(journal: OpenJournal) -> int:
         for wanted in ORDERS
     ]
     return sum(count.fetchone()[0] for count in counts)
+
+
+def owners(journal: OpenJournal, keys: Collection[str] | None) -> list[Owner]:
+    """The living runs that have items to be made; see `Store.owners`."""
+    now = journal.lease_time()
+    query = f"{SELECT_OWNED} WHERE ({WANTED}) AND owner.seen_at > ?"
+    rows = journal.db.execute(query, (now - LEASE,)).fetchall()
+    counts = Counter(tuple(row)[:3] for row in rows if keys is None or row["key"] in keys)
+    return [
+        Owner(run, name, count, seen_at, LEASE - (now - seen_at))
+        for (run, name, seen_at), count in counts.items()
+    ]
 
 
 def release(journal: OpenJournal, owner: str, keys: Collection[str] | None) -> None:

@@ -48,6 +48,7 @@ from apikley_async.batch.store.values import (
     Item,
     LearnedValue,
     ManifestEntry,
+    Owner,
     PlanResult,
     Spending,
     Transition,
@@ -235,6 +236,9 @@ class Journal:
 
     async def unclaimed(self) -> int:
         return await self._run(claims.unclaimed)
+
+    async def owners(self, keys: Collection[str] | None = None) -> Sequence[Owner]:
+        return await self._run(claims.owners, None if keys is None else frozenset(keys))
 
     async def release(self, owner: str, keys: Collection[str] | None = None) -> None:
         await self._run(claims.release, owner, None if keys is None else [*keys])

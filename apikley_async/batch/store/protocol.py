@@ -21,6 +21,7 @@ from apikley_async.batch.store.values import (
     Item,
     LearnedValue,
     ManifestEntry,
+    Owner,
     PlanResult,
     Spending,
     Transition,
@@ -98,6 +99,10 @@ class Store(Protocol):
 
     async def unclaimed(self) -> int:
         """How many items a `claim` could give to a new owner: they want a run."""
+        ...
+
+    async def owners(self, keys: Collection[str] | None = None) -> Sequence[Owner]:
+        """The runs that have items to be made, of *keys* or of all, and whose leases hold."""
         ...
 
     async def release(self, owner: str, keys: Collection[str] | None = None) -> None:

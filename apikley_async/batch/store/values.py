@@ -20,6 +20,7 @@ __all__ = [
     "Item",
     "LearnedValue",
     "ManifestEntry",
+    "Owner",
     "PlanResult",
     "Spending",
     "StoredFile",
@@ -202,6 +203,25 @@ class Transition:
     files: tuple[SavedFile, ...] = ()
     stored: tuple[StoredFile, ...] = ()
     by: str = ""
+
+
+@attrs.frozen
+class Owner:
+    """A run that has items to be made, and lives, as far as is known.
+
+    Attributes:
+        id: of the run.
+        name: its process and machine.
+        items: how many others could claim if it were dead.
+        seen_at: when it was seen last, by the store's clock.
+        lapses_in: seconds until it is believed to be dead.
+    """
+
+    id: str
+    name: str
+    items: int
+    seen_at: float
+    lapses_in: float
 
 
 @attrs.frozen
