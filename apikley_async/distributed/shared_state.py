@@ -193,7 +193,7 @@ class SharedState:
     # --- a step -----------------------------------------------------------------------------------
 
     def do(self, work: Work) -> Outcome:
-        """Do *work* once: what was done before, and whose answer was lost, is only told."""
+        """Do *work* once; of what was done before, only the lost answer is given again."""
         before = self._delays()
         known = self.holders.get(work.holder)
         done = known is not None and known.batch >= work.batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,12 +12,15 @@ from pathlib import Path
 import pytest
 from batch.conformance import StoreContract
 from batch.conformance_base import film
+from postgres_proxy import PostgresProxy
+from postgres_server import PostgresServer
 
 from apikley_async import Attempt, SavedFile, SystemClock, Verdict
 from apikley_async._postgres import Dsn, connect, upgrade
 from apikley_async.batch import ItemEvent, Journal, Store, Transition
 from apikley_async.batch.store.postgres_opening import COPIED
 from apikley_async.batch.store.postgres_schema import PART, VERSIONS
+from apikley_async.batch.store.protocol import LEASE
 from apikley_async.errors import JournalError
 
 pytest.importorskip("psycopg", reason="the extra postgres is not installed")
@@ -108,6 +112,43 @@ async def test_both_databases_have_the_same_tables(dsn: str, tmp_path: Path) -> 
     there["folder"].remove("rowid")  # a file has it in every table
     assert there == here
     assert {*COPIED, "meta", "owner"} == here.keys()
+
+
+SLOW_INSERTS = """
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN PERFORM pg_sleep(1.6); RETURN NULL; END';
+    CREATE TRIGGER slow AFTER INSERT ON item EXECUTE FUNCTION slow()
+"""
+
+
+async def test_a_plan_that_takes_long_costs_nobody_its_lease(dsn: str) -> None:
+    """Whoever lives may wait for its lock meanwhile, and not come to beat."""
+    async with journal(dsn) as store:
+        await store.plan([film("a"), film("b")])
+        await store.claim("living", 1)
+        with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+            connection.run(SLOW_INSERTS)
+            connection.execute("INSERT INTO owner VALUES ('dead', 'x', 0)")
+            connection.execute("UPDATE item SET owner = 'dead' WHERE key = 'b'")
+            connection.execute("UPDATE owner SET seen_at = seen_at - ?", (LEASE - 1,))
+        await store.plan([film("c")])
+
+        assert [item.key for item in await store.claim("another", 5)] == ["b", "c"]
+        assert await store.beat("living") is None
+
+
+async def test_a_long_plan_is_a_few_statements(dsn: str, postgres_server: PostgresServer) -> None:
+    """One for each film would hold the lock for as long as the network is far."""
+    with tempfile.TemporaryDirectory(prefix="apg-") as folder:
+        proxy = PostgresProxy(postgres_server.folder, Path(folder))
+        with proxy.listening():
+            async with journal(proxy.dsn_of(dsn)) as store:
+                await store.plan([film("a")])
+                before = len(proxy.queries)
+                plan = await store.plan(film(f"k{number}") for number in range(2000))
+
+    assert plan.new == 2000
+    assert len(proxy.queries) - before < 20
 
 
 async def test_a_private_copy_is_a_file_that_nobody_else_sees(dsn: str) -> None:

@@ -21,6 +21,7 @@ from apikley_async.batch.store import items
 from apikley_async.batch.store.database import marks
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.protocol import LEASE
+from apikley_async.batch.store.rows import read_time
 from apikley_async.batch.store.values import Item, Owner, Transition
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "owners",
     "release",
     "see_at_work",
+    "spare_the_living",
     "unclaimed",
 ]
 
+LONG = 1.0  # seconds for which the lock may be held without further ado
 KEYS_AT_ONCE = 500  # of one query; databases bound the number of its values
 LATEST = 1e12  # seconds since 1970: after the expiry of any film
 INTERRUPTED = "the last run ended while the submission was out"
@@ -154,21 +157,39 @@ def see_at_work(journal: OpenJournal, owner: str | None) -> None:
         _see(journal, owner)
 
 
+def spare_the_living(journal: OpenJournal, seconds: float) -> None:
+    """Extend the leases of all who lived when this transaction began, *seconds* ago.
+
+    Their threads may have waited for its lock with something else, and have not come to beat. The
+    caller has begun it.
+    """
+    if journal.shared and seconds > LONG:
+        began = journal.lease_time()
+        journal.db.execute(
+            "UPDATE owner SET seen_at = ? WHERE seen_at > ? AND seen_at < ?",
+            (began + seconds, began - LEASE, began + seconds),
+        )
+
+
 def _forget_dead(journal: OpenJournal) -> None:
     """Forget the owners whose lease is over. The caller has begun a transaction."""
     if not journal.shared:  # all are of this process, and live as it does
         return
     # One statement decides, so that an owner who is seen at this moment is alive or dead for all.
     dead = journal.db.execute(
-        "DELETE FROM owner WHERE seen_at <= ? RETURNING id", (journal.lease_time() - LEASE,)
+        "DELETE FROM owner WHERE seen_at <= ? RETURNING id, name, seen_at",
+        (journal.lease_time() - LEASE,),
     ).fetchall()
-    for [owner] in dead:
+    for owner, name, seen_at in dead:
         left = journal.db.execute(
             "SELECT item.key, attempt.token FROM item JOIN attempt ON attempt.key = item.key"
             " WHERE item.owner = ? AND item.state = 'sending' AND attempt.state = 'intent'",
             (owner,),
         ).fetchall()
-        make_uncertain(journal, [(key, token) for key, token in left])
+        at = read_time(journal.wall_time() - (journal.lease_time() - seen_at))
+        since = "" if at is None else f" after {at:%Y-%m-%d %H:%M:%S} UTC"
+        cause = f"{name} was not heard of any more{since}, while the submission was out"
+        make_uncertain(journal, [(key, token) for key, token in left], cause)
         journal.db.execute("UPDATE item SET owner = NULL WHERE owner = ?", (owner,))
 
 
@@ -181,10 +202,12 @@ def forget_owners(journal: OpenJournal) -> None:
     journal.db.execute("DELETE FROM owner")
 
 
-def make_uncertain(journal: OpenJournal, left: Iterable[tuple[str, str]]) -> None:
+def make_uncertain(
+    journal: OpenJournal, left: Iterable[tuple[str, str]], cause: str = INTERRUPTED
+) -> None:
     """Make items uncertain whose attempts were out when their owner ended."""
     for key, token in left:
-        items.move(journal, key, Transition(ItemEvent.CRASH, cause=INTERRUPTED, token=token))
+        items.move(journal, key, Transition(ItemEvent.CRASH, cause=cause, token=token))
         journal.db.execute(
             "UPDATE attempt SET state = 'unknown', cause = 'interrupted', ended_at = ?"
             " WHERE key = ? AND state = 'intent'",

@@ -6,6 +6,7 @@ holds no more than some megabytes in memory. All entries are stored, or none.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import tempfile
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import attrs
 
+from apikley_async._clock import Stopwatch
 from apikley_async._text import fold_name
 from apikley_async.batch.states import ItemEvent, ItemState
-from apikley_async.batch.store import adoption, items
-from apikley_async.batch.store.database import Database, marks
+from apikley_async.batch.store import adoption, claims, items
+from apikley_async.batch.store.database import Database
 from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.rows import SELECT_ITEM, payload_sum, stored_path
+from apikley_async.batch.store.rows import payload_sum, stored_path
 from apikley_async.batch.store.values import ManifestEntry, PlanResult, Transition
 from apikley_async.errors import ManifestConflictError
 
@@ -30,6 +32,13 @@ __all__ = ["SpooledEntries", "plan"]
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 MOST_IN_MEMORY = 1024**2  # bytes of entries; more of them wait in a file without a name
+AT_ONCE = 500  # new items in one statement
+INSERT_ITEMS = "INSERT INTO item (key, payload, payload_sum, digest, base, source, state) VALUES"
+NEW_ITEM = "(?, ?, ?, ?, ?, ?, 'planned')"
+REPLACE_CONTENT = (
+    "UPDATE item SET payload = ?, payload_sum = ?, digest = ?, base = ?, source = ? WHERE key = ?"
+)
+SELECT_CONTENTS = "SELECT key, digest, base, state FROM item"
 NEW_IN_ADOPTED = (
     "may have been sent: the journal was adopted, and attempts that it has lost are not accounted "
     "for. Resolve the film with its task's id, or resubmit it; what is certainly new may go into a "
@@ -72,6 +81,75 @@ class SpooledEntries:
         self._file.close()
 
 
+class KnownContents:
+    """The contents of all items, read at once: nobody else writes until a plan is stored.
+
+    So no entry asks the database, which would take as long as the journal's lock lets it.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._contents: dict[str, tuple[str, str]] = {}
+        self._keys: dict[str, list[str]] = {}  # by digest: of all items that are not dropped
+        for key, digest, base, state in db.execute(SELECT_CONTENTS).fetchall():
+            self._contents[key] = (digest, base)
+            if state != ItemState.DROPPED:
+                self._keys.setdefault(digest, []).append(key)
+        self._names = {fold_name(key): key for key in self._contents}
+
+    def of(self, key: str) -> tuple[str | None, str]:
+        """The digest and the folder of an item; (None, "") where there is none."""
+        return self._contents.get(key) or (None, "")
+
+    def replace(self, entry: ManifestEntry, former: str | None) -> None:
+        """The item of an entry has its content from here on, in the place of *former*."""
+        if former is not None and entry.key in (same := self._keys.get(former, [])):
+            same.remove(entry.key)
+        self._keys.setdefault(entry.digest, []).append(entry.key)
+
+    def check_file_name(self, entry: ManifestEntry) -> None:
+        """Refuse a key whose file is another item's where case or Unicode form is ignored."""
+        other = self._names.setdefault(fold_name(entry.key), entry.key)
+        if other != entry.key:
+            raise ManifestConflictError(
+                f"{entry.where}: {entry.key!r} names the same file as {other!r} on many disks; "
+                "give it another key"
+            )
+
+    def check_duplicate(self, entry: ManifestEntry) -> None:
+        """Refuse content that another item has: it would be paid twice."""
+        for digest in (entry.digest, *entry.former):
+            if others := self._keys.get(digest):
+                raise ManifestConflictError(
+                    f"{entry.where}: {entry.key!r} has the same content as {others[0]!r}: it "
+                    "would be paid twice; say takes: 2, or allow duplicates"
+                )
+
+
+class NewItems:
+    """New items on their way into the table, hundreds in one statement.
+
+    One by one, a long manifest would hold the journal's lock for minutes.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self.count = 0
+        self._db = db
+        self._rows: list[tuple[str, ...]] = []
+
+    def add(self, row: tuple[str, ...]) -> None:
+        self.count += 1
+        self._rows.append(row)
+        if len(self._rows) == AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Insert what is left."""
+        if rows := self._rows:
+            self._rows = []
+            values = ", ".join([NEW_ITEM] * len(rows))
+            self._db.execute(f"{INSERT_ITEMS} {values}", [*itertools.chain.from_iterable(rows)])
+
+
 def plan(
     journal: OpenJournal,
     entries: Iterable[ManifestEntry],
@@ -83,6 +161,7 @@ def plan(
     planned: list[str] = []
     # Whether attempts are missing is read within the transaction, before any entry is stored.
     with journal.transaction():
+        held = Stopwatch()
         result = _store_entries(
             journal,
             entries,
@@ -93,6 +172,7 @@ def plan(
         )
         for key in planned:
             adoption.add_stand_in(journal, key, NEW_IN_ADOPTED)
+        claims.spare_the_living(journal, held.seconds)
     if planned:
         adoption.recount_intents(journal)
         logger.warning(
@@ -116,43 +196,42 @@ def _store_entries(
 ) -> PlanResult:
     """Store each entry; *on_planned* gets the keys of items that are new or have new content."""
     db = journal.db
-    new = known = changed = 0
+    known = changed = 0
     seen: dict[str, str] = {}  # the place of each key
-    # Read at once: an item is asked for once, and nobody else writes until all are stored.
-    contents: dict[str, tuple[str, str]] = {
-        key: (digest, base)
-        for key, digest, base in db.execute("SELECT key, digest, base FROM item").fetchall()
-    }
-    names = {fold_name(key): key for key in contents}
+    contents = KnownContents(db)
+    new_items = NewItems(db)
     for entry in entries:
         _check_repeated_key(seen, entry)
-        digest, base = contents.get(entry.key) or (None, "")
+        digest, base = contents.of(entry.key)
         # A digest of any version: an upgrade of this package must not make a paid film look new.
         if digest is not None and entry.matches(digest):
             known += 1
             _update_base(journal, entry, base)
             continue
         if digest is None:
-            _check_file_name(names, entry)
+            contents.check_file_name(entry)
         elif not _may_change(journal, entry.key, failed):
             raise _conflict(journal, entry)
         if not allow_duplicates:
-            _check_duplicate(db, entry)
-        _write(journal, entry, source)
+            contents.check_duplicate(entry)
+        contents.replace(entry, digest)
+        row = _row_of(entry, journal.home, source)
         if digest is None:
-            new += 1
+            new_items.add(row)
         else:
+            db.execute(REPLACE_CONTENT, (*row[1:], entry.key))
             _plan_again(journal, entry.key)
             changed += 1
         if on_planned is not None:
             on_planned(entry.key)
+    new_items.flush()
     _mark_gone(db, seen, source)
     [gone] = db.execute(
         "SELECT count(*) FROM item WHERE gone = 1 AND source = ?", (source,)
     ).fetchone()
     if gone:  # it is not made any more, also by a run that has claimed it
         db.execute("UPDATE item SET owner = NULL WHERE gone = 1 AND state = 'planned'")
-    return PlanResult(new, known, gone, changed)
+    return PlanResult(new_items.count, known, gone, changed)
 
 
 def _mark_gone(db: Database, seen: Container[str], source: str) -> None:
@@ -172,23 +251,10 @@ def _plan_again(journal: OpenJournal, key: str) -> None:
     items.move(journal, key, Transition(event, by="content"))
 
 
-def _write(journal: OpenJournal, entry: ManifestEntry, source: str) -> None:
-    """Insert a new item, or replace the content of an existing one."""
-    journal.db.execute(
-        "INSERT INTO item (key, payload, payload_sum, digest, base, source, state)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET payload = excluded.payload,"
-        " payload_sum = excluded.payload_sum, digest = excluded.digest, base = excluded.base,"
-        " source = excluded.source",
-        (
-            entry.key,
-            entry.payload,
-            payload_sum(entry.key, entry.payload),
-            entry.digest,
-            _base_of(entry, journal.home),
-            source,
-            ItemState.PLANNED,
-        ),
-    )
+def _row_of(entry: ManifestEntry, home: Path | None, source: str) -> tuple[str, ...]:
+    """What is stored of an entry, in the order of `NEW_ITEM`."""
+    total = payload_sum(entry.key, entry.payload)
+    return entry.key, entry.payload, total, entry.digest, _base_of(entry, home), source
 
 
 def _update_base(journal: OpenJournal, entry: ManifestEntry, known: str) -> None:
@@ -218,16 +284,6 @@ def _check_repeated_key(seen: dict[str, str], entry: ManifestEntry) -> None:
     seen[entry.key] = entry.where
 
 
-def _check_file_name(names: dict[str, str], entry: ManifestEntry) -> None:
-    """Refuse a key whose file is another item's where letter case or Unicode form is ignored."""
-    other = names.setdefault(fold_name(entry.key), entry.key)
-    if other != entry.key:
-        raise ManifestConflictError(
-            f"{entry.where}: {entry.key!r} names the same file as {other!r} on many disks; "
-            "give it another key"
-        )
-
-
 def _may_change(journal: OpenJournal, key: str, failed: Collection[str] | None) -> bool:
     """Whether no task was ever created for an item, or it is one of the *failed* (None: any)."""
     item = items.get(journal, key)
@@ -243,16 +299,3 @@ def _conflict(journal: OpenJournal, entry: ManifestEntry) -> ManifestConflictErr
         f"{entry.where}: {entry.key!r} is in the journal with other content "
         f"({state}); give the changed film a new key{retry}"
     )
-
-
-def _check_duplicate(db: Database, entry: ManifestEntry) -> None:
-    """Refuse content that another item has: it would be paid twice."""
-    digests = (entry.digest, *entry.former)
-    other = db.execute(
-        f"{SELECT_ITEM} WHERE digest IN ({marks(digests)}) AND state != 'dropped'", digests
-    ).fetchone()
-    if other is not None:
-        raise ManifestConflictError(
-            f"{entry.where}: {entry.key!r} has the same content as {other['key']!r}: it would "
-            "be paid twice; say takes: 2, or allow duplicates"
-        )
