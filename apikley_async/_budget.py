@@ -142,17 +142,26 @@ class Budget:
         self.tasks += films
         return counted
 
-    def share(self, spent: float) -> float:
-        """Let others take from what is `spendable`, too.
+    def share(self, spent: float, spendable: float) -> float:
+        """Take *spendable* credits from the balance at most, together with others.
+
+        Said again later, it can only make this less: the balance does not show yet what some films
+        in flight will cost.
 
         Args:
             spent: credits that all together have spent or reserved until now.
+            spendable: credits that may be taken from now on.
 
         Returns:
             What all together may have spent in the end.
         """
-        self._before = exact_decimal(spent)
-        return float(self._before + exact_decimal(self.spendable or 0.0))
+        now = exact_decimal(spent)
+        if self._before is None:
+            self._before = now
+        limit = now - self._before + exact_decimal(spendable)
+        if self.spendable is None or limit < exact_decimal(self.spendable):
+            self.spendable = float(limit)
+        return float(self._before + exact_decimal(self.spendable))
 
     def count_others(self, spent: float, tasks: int) -> None:
         """Count what others have reserved meanwhile, if they have.

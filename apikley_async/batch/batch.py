@@ -292,9 +292,14 @@ class Batch(BatchReports, BatchDecisions):
         self._busy, self._stopped, self._asked_to_stop = True, None, False
         try:
             budget = await RunBudget.load(
-                self.store, options, price=prices, max_credits=max_credits, max_tasks=max_tasks
+                self.store,
+                options,
+                price=prices,
+                max_credits=max_credits,
+                max_tasks=max_tasks,
+                min_balance=min_balance,
             )
-            await self._prepare(client, options, budget, min_balance)
+            await self._prepare(client, options, budget)
             run = BatchRun(self.store, client, options, budget, self._clock)
             self._run, run.grace = run, self._grace
             if self._asked_to_stop:
@@ -324,7 +329,7 @@ class Batch(BatchReports, BatchDecisions):
             await asyncio.sleep(0)
 
     async def _prepare(
-        self, client: Client, options: BatchRunOptions, budget: RunBudget, min_balance: float | None
+        self, client: Client, options: BatchRunOptions, budget: RunBudget
     ) -> None:
         """Do everything that can refuse a run before anything is spent."""
         store = self.store
@@ -340,11 +345,7 @@ class Batch(BatchReports, BatchDecisions):
                 message = f"{options.folder} cannot be written: {error.strerror}"
                 raise DownloadError.before_paying(message) from None
             await store.add_folder(options.folder)
-        if min_balance is not None:
-            before = await store.spending()  # first: what is paid meanwhile counts twice
-            budget.limit_to(await client.credits() - min_balance)
-            if store.shared:  # others take from the same balance
-                budget.share(before.credits)
+        await budget.look_at_balance(client)
         await budget.check_prices()
         if not any(known is client.limiter for known in self._restored):
             self._restored.append(client.limiter)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 from typing import Self
 
-from apikley_async import Work
+from apikley_async import Client, Clock, Work
 from apikley_async._budget import Budget, FilmBudget, Price, Prices, Reservation
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.protocol import Store, all_items
 from apikley_async.batch.store.values import Bounds, Item
-from apikley_async.errors import Blame, BudgetExceededError
+from apikley_async.errors import ApikleyError, Blame, BudgetExceededError
 
 __all__ = ["RunBudget", "known_prices"]
+
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
+
+LOOK_INTERVAL, LOOK_FILMS = 300.0, 50  # seconds, or films, until the balance is looked at again
 
 
 async def known_prices(store: Store, price: Price = None) -> Prices:
@@ -34,6 +39,7 @@ class RunBudget:
 
     Attributes:
         prices: what films cost.
+        min_balance: credits that are left in the account; None for no such bound.
         waiting: films that wait until others turn out to cost less than was set aside for them.
     """
 
@@ -41,6 +47,7 @@ class RunBudget:
         self, store: Store, options: BatchRunOptions, prices: Prices, budget: Budget
     ) -> None:
         self.prices = prices
+        self.min_balance: float | None = None
         self.waiting: int = 0
         self._store = store
         self._options = options
@@ -50,6 +57,8 @@ class RunBudget:
         self._changed = asyncio.Event()  # a reservation was kept or given back
         self._closed = False
         self._ceiling: float | None = None  # credits of all runs, since they share a balance
+        self._unseen = 0  # films that were submitted since the balance was looked at
+        self._many_unseen = asyncio.Event()
 
     @classmethod
     async def load(
@@ -60,11 +69,13 @@ class RunBudget:
         price: Price,
         max_credits: float | None,
         max_tasks: int | None,
+        min_balance: float | None = None,
     ) -> Self:
         """The budget of a run, after what earlier runs have used up."""
         prices = await known_prices(store, price)
         budget = Budget(max_credits=max_credits, max_tasks=max_tasks)
         self = cls(store, options, prices, budget)
+        self.min_balance = min_balance
         for cost in await store.attempt_costs():
             known = cost.consumed if cost.consumed is not None else cost.reserved
             if cost.consumed is not None or max_credits is None:
@@ -140,9 +151,28 @@ class RunBudget:
                 blames=Blame.INPUT,
             )
 
-    def share(self, spent: float) -> None:
-        """Take what may be spent together with other runs, which had *spent* so much before."""
-        self._ceiling = self._budget.share(spent)
+    async def look_at_balance(self, client: Client) -> None:
+        """Ask how much is in the account: so much may be spent that *min_balance* is left.
+
+        Whoever else takes from it is seen that way. A later look only makes it less.
+        """
+        if self.min_balance is None:
+            return
+        self._unseen = 0
+        self._many_unseen.clear()
+        before = await self._store.spending()  # first: what is paid meanwhile counts twice
+        left = await client.credits() - self.min_balance
+        self._ceiling = self._budget.share(before.credits, left)
+        self._changed.set()
+
+    async def watch_balance(self, client: Client, clock: Clock) -> None:
+        """Look at the balance again and again, after some time or some films, until cancelled."""
+        while self.min_balance is not None:
+            await clock.sleep(LOOK_INTERVAL, self._many_unseen)
+            try:
+                await self.look_at_balance(client)
+            except ApikleyError as error:
+                logger.info("the balance is not known now: %s", error.message)
 
     def close(self) -> None:
         """Reserve nothing more, and let those that wait for it go."""
@@ -190,6 +220,9 @@ class RunBudget:
             if not cost_will_be_known:
                 self._budget.settle(film_budget.reservation, None)
             self._in_flight[key] = film_budget.reservation
+        self._unseen += 1
+        if self._unseen >= LOOK_FILMS:
+            self._many_unseen.set()
         self._changed.set()
 
     def release(self, film_budget: FilmBudget) -> None:

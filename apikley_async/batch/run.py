@@ -91,7 +91,7 @@ class BatchRun:
         self._budget = budget
         self._clock = clock
         self._claims = RunClaims(
-            store, options, budget.bounds, clock, on_lost=self._lost, on_error=self._fail
+            store, options, lambda: budget.bounds, clock, on_lost=self._lost, on_error=self._fail
         )
         self._films: dict[asyncio.Task[None], str] = {}
         self._submissions = client.attempts.group()
@@ -185,6 +185,7 @@ class BatchRun:
         try:
             await self._durations.recall()
             await self._pace.recall()
+            _ = self._start(self._budget.watch_balance(self._client, self._clock))
             await self._wait_for_callbacks()
             if self._options.more is not None and self._client.attempts.receives_callbacks:
                 _ = self._start(self._keep_waiting_for_callbacks())

@@ -40,7 +40,7 @@ class RunClaims:
     Args:
         store: of the batch.
         options: which items the run is about.
-        bounds: what all runs of the store may spend together.
+        bounds: gives what all runs of the store may spend together, as it is known now.
         clock: time.
         on_lost: gets the key of an item that another run has taken over.
         on_error: gets the error with which the store has failed.
@@ -50,7 +50,7 @@ class RunClaims:
         self,
         store: Store,
         options: BatchRunOptions,
-        bounds: Bounds | None,
+        bounds: Callable[[], Bounds | None],
         clock: Clock,
         *,
         on_lost: Callable[[str], None],
@@ -214,7 +214,7 @@ class RunClaims:
             owner=self._owner,
             digest=item.digest,
             kind=kind,
-            bounds=self._bounds,
+            bounds=self._bounds(),
         )
         self._unsent.discard(item.key)
         self._changed.set()

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 from batch.helpers import (
+    board,
     check_consistency,
     fast_limiter,
     films,
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard
 from apikley_async._budget import Budget, Prices, Reservation
-from apikley_async.batch import ItemState, Journal
+from apikley_async.batch import Batch, ItemState, Journal
 from apikley_async.errors import BudgetExceededError
 from apikley_async.simulator import Constant, Failure, Fault, Terms, Throttle, Uniform
 from apikley_async.testing import LoopClock
@@ -497,6 +498,69 @@ async def test_a_minimum_balance_is_left_in_the_account(tmp_path: Path) -> None:
         assert len(simulator.ledger.paid) == 4
         assert await client.credits() == 400
         assert "min_balance" in (batch.stopped or "")
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    ("limiter", "films_before"), [((1, 20.0), 15), ((1000, 0.1), 50)], ids=["slowly", "at once"]
+)
+async def test_what_others_take_from_the_account_is_seen(
+    tmp_path: Path, limiter: tuple[int, float], films_before: int, shared: bool
+) -> None:
+    """The balance is looked at again, after minutes or dozens of films; what is out goes on."""
+    terms = Terms(credits=30_000, duration=Constant(30), limit=None)
+    async with (
+        simulated_service(terms) as simulator,
+        make_client(simulator, limiter=RateLimiter(*limiter, clock=LoopClock())) as client,
+        make_client(simulator, seed=9, limiter=fast_limiter()) as stranger,
+    ):
+        journal = await Journal.open(tmp_path / "b.db", clock=LoopClock(), shared=shared)
+        batch, left = Batch(journal, clock=LoopClock()), 3_500
+        await batch.add(films(150))
+        options = {"folder": tmp_path / "films", "prices": 150, "min_balance": 1000}
+        running = asyncio.create_task(run_batch(batch, client, max_running=10, **options))
+        await asyncio.sleep(100)
+        elsewhere = (30_000 - 1_000 - left) // 150 - films_before
+        others = [board(f"other{number}") for number in range(elsewhere)]
+        await asyncio.gather(*(stranger.submit(film) for film in others))
+        made = await running
+
+        assert 1_000 <= await client.credits() < 1_000 + 4 * 150
+        assert "min_balance" in (batch.stopped or "")
+        done = [item for item in made if item.state is ItemState.DONE]
+        assert len(done) == len(simulator.ledger.paid) - elsewhere
+        await journal.aclose()
+
+
+@pytest.mark.virtual
+async def test_a_balance_that_is_not_known_stops_nothing(tmp_path: Path) -> None:
+    """Later it is."""
+    terms = Terms(credits=30_000, duration=Constant(30))
+    async with (
+        simulated_service(terms) as simulator,
+        make_client(simulator, limiter=RateLimiter(1, 20.0, clock=LoopClock())) as client,
+        open_batch(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(30))
+        run = batch.run(client, folder=tmp_path / "films", prices=150, min_balance=1000)
+        seen = [await anext(run)]
+        simulator.script("credits", [Fault.HTTP_502] * 50)
+        seen += [item async for item in run]
+
+        assert {item.state for item in seen} == {ItemState.DONE}
+        assert len(seen) == 30
+
+
+def test_a_later_look_only_lowers_what_may_be_spent() -> None:
+    """The balance does not show yet what some films in flight will cost. (I10)"""
+    budget = Budget()
+    assert budget.share(100.0, 50.0) == 150.0
+    assert budget.share(120.0, 50.0) == 150.0
+    assert budget.share(130.0, 10.0) == 140.0
+    assert budget.share(130.0, 20.0) == 140.0
+
+    assert budget.spendable == 40.0
 
 
 @pytest.mark.virtual
