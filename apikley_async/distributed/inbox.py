@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,6 +26,7 @@ from apikley_async._postgres import (
 from apikley_async.errors import JournalError
 from apikley_async.webhook import Notification, Position
 from apikley_async.webhook.inbox import MAX_CALLBACKS, PAGE
+from apikley_async.webhook.inbox_thread import InboxThread
 
 __all__ = ["CALLBACK_TABLES", "PART", "SharedInbox"]
 
@@ -73,8 +73,7 @@ class SharedInbox:
 
     def __init__(self, dsn: str | Dsn, *, size: int = MAX_CALLBACKS) -> None:
         self._dsn = Dsn.parse(dsn)
-        self._size = size
-        self._worker: tuple[ThreadPoolExecutor, _Table] | None = None
+        self._thread = InboxThread(lambda: _Table(self._dsn, size))
         self._listener: _Listener | None = None
 
     async def check(self) -> None:
@@ -83,7 +82,7 @@ class SharedInbox:
         Raises:
             JournalError: it cannot be reached, or has no table for callbacks.
         """
-        await self._run(_Table.check)
+        await self._thread.run(_Table.check)
 
     async def add(self, token: str, task_id: str) -> None:
         """Add a verified callback; it is committed when this returns.
@@ -91,7 +90,7 @@ class SharedInbox:
         Raises:
             JournalError: the database cannot be reached, or refuses.
         """
-        await self._run(_Table.add, token, task_id)
+        await self._thread.run(_Table.add, token, task_id)
 
     async def read_after(self, position: Position | None) -> tuple[list[Notification], Position]:
         """Read the callbacks after a position: at most 500, and the position after them.
@@ -103,7 +102,7 @@ class SharedInbox:
         Raises:
             JournalError: the database cannot be reached.
         """
-        return await self._run(_Table.read_after, position)
+        return await self._thread.run(_Table.read_after, position)
 
     async def wait(self, position: Position | None, interval: float, clock: Clock) -> None:
         """Wait until the database tells of a new callback; five seconds, or *interval*, at most."""
@@ -117,22 +116,14 @@ class SharedInbox:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            thread, table = worker
-            thread.submit(table.close)
-            thread.shutdown(wait=False)
+        self._thread.close()
 
     async def aclose(self) -> None:
         """Close the connections, and wait until they are closed."""
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.aclose()
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            thread, table = worker
-            await asyncio.get_running_loop().run_in_executor(thread, table.close)
-            thread.shutdown(wait=False)
+        await self._thread.aclose()
 
     async def __aenter__(self) -> Self:
         try:
@@ -150,17 +141,6 @@ class SharedInbox:
     ) -> None:
         await self.aclose()
 
-    async def _run(self, operation: Callable[..., T], *arguments: Any) -> T:
-        """Run an operation in a thread: one at a time, and whole when cancelled."""
-        if self._worker is None:
-            thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-inbox")
-            self._worker = thread, _Table(self._dsn, self._size)
-        thread, table = self._worker
-        loop = asyncio.get_running_loop()
-        return await asyncio.shield(
-            loop.run_in_executor(thread, table.repeat, operation, *arguments)
-        )
-
     def __repr__(self) -> str:
         return f"<SharedInbox {self._dsn}>"
 
@@ -173,7 +153,7 @@ class _Table:
         self._size = size
         self._db: Connection | None = None
 
-    def repeat(self, operation: Callable[..., T], *arguments: Any) -> T:
+    def perform(self, operation: Callable[..., T], *arguments: Any) -> T:
         """Run an operation, once more where its connection was lost; each may be repeated."""
         for left in reversed(range(TRIES)):
             try:

@@ -6,13 +6,11 @@ or belongs to another program, is left as it is.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
@@ -28,6 +26,7 @@ from apikley_async._sqlite import (
     schema_fault,
 )
 from apikley_async.errors import Blame, JournalError
+from apikley_async.webhook.inbox_thread import InboxThread
 from apikley_async.webhook.verify import Notification
 
 __all__ = ["MAX_CALLBACKS", "PAGE", "CallbackInbox", "Inbox", "Position"]
@@ -108,8 +107,7 @@ class Inbox:
 
     def __init__(self, path: str | os.PathLike[str], *, size: int = MAX_CALLBACKS) -> None:
         self.path: Path = Path(path)
-        self._size = size
-        self._worker: tuple[ThreadPoolExecutor, _InboxFile] | None = None
+        self._thread = InboxThread(lambda: _InboxFile(self.path, size))
 
     async def check(self) -> None:
         """Open the file.
@@ -117,7 +115,7 @@ class Inbox:
         Raises:
             JournalError: it is not an inbox, or it is damaged.
         """
-        await self._run(_InboxFile.check)
+        await self._thread.run(_InboxFile.check)
 
     async def add(self, token: str, task_id: str) -> None:
         """Add a verified callback; it is on disk when this returns.
@@ -125,7 +123,7 @@ class Inbox:
         Raises:
             JournalError: the file cannot be written, or is not an inbox.
         """
-        await self._run(_InboxFile.add, token, task_id)
+        await self._thread.run(_InboxFile.add, token, task_id)
 
     async def read_after(self, position: Position | None) -> tuple[list[Notification], Position]:
         """Read the callbacks after a position: at most 500, and the position after them.
@@ -137,7 +135,7 @@ class Inbox:
         Raises:
             JournalError: the file cannot be read, or is not an inbox.
         """
-        return await self._run(_InboxFile.read_after, position)
+        return await self._thread.run(_InboxFile.read_after, position)
 
     async def wait(self, position: Position | None, interval: float, clock: Clock) -> None:
         """Wait for *interval* seconds: a file tells nobody when it has changed."""
@@ -145,19 +143,11 @@ class Inbox:
 
     def close(self) -> None:
         """Close the file as soon as the operations under way are done; does not wait."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            thread, file = worker
-            thread.submit(file.close)
-            thread.shutdown(wait=False)
+        self._thread.close()
 
     async def aclose(self) -> None:
         """Close the file, and wait until it is closed."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            thread, file = worker
-            await asyncio.get_running_loop().run_in_executor(thread, file.close)
-            thread.shutdown(wait=False)
+        await self._thread.aclose()
 
     async def __aenter__(self) -> Self:
         try:
@@ -175,38 +165,8 @@ class Inbox:
     ) -> None:
         await self.aclose()
 
-    async def _run(self, operation: Callable[..., T], *arguments: Any) -> T:
-        """Run an operation in the file's own thread: one at a time, and whole when cancelled."""
-        if self._worker is None:
-            thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-inbox")
-            self._worker = thread, _InboxFile(self.path, self._size)
-        thread, file = self._worker
-        loop = asyncio.get_running_loop()
-        return await asyncio.shield(
-            loop.run_in_executor(thread, _translate_errors, file, operation, *arguments)
-        )
-
     def __repr__(self) -> str:
         return f"<Inbox {self.path}>"
-
-
-def _translate_errors(file: _InboxFile, operation: Callable[..., T], *arguments: Any) -> T:
-    """Run an operation on the file; every error becomes a `JournalError` and closes the file."""
-    reason: object
-    try:
-        return operation(file, *arguments)
-    except JournalError:
-        file.close()
-        raise
-    except sqlite3.Error as exc:
-        interrupted = getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT
-        reason = MORE_STEPS if interrupted else exc
-    except OSError as exc:
-        reason = exc.strerror
-    file.close()  # the next operation opens and checks it again
-    raise JournalError(
-        f"{file.path} cannot be written or read: {reason}", resumable=True, blames=Blame.NETWORK
-    )
 
 
 class _InboxFile:
@@ -218,6 +178,24 @@ class _InboxFile:
         self._db: Database | None = None
         self._name = ""  # random, written when the file was made: tells a replaced file
         self._inode = (0, 0)
+
+    def perform(self, operation: Callable[..., T], *arguments: Any) -> T:
+        """Run an operation; every error becomes a `JournalError` and closes the file."""
+        reason: object
+        try:
+            return operation(self, *arguments)
+        except JournalError:
+            self.close()
+            raise
+        except sqlite3.Error as exc:
+            interrupted = getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT
+            reason = MORE_STEPS if interrupted else exc
+        except OSError as exc:
+            reason = exc.strerror
+        self.close()  # the next operation opens and checks it again
+        raise JournalError(
+            f"{self.path} cannot be written or read: {reason}", resumable=True, blames=Blame.NETWORK
+        )
 
     def check(self) -> None:
         self._connection()

@@ -263,6 +263,7 @@ SUBPACKAGE_ORDER = {
         "asgi_app",
         "server",
         "endpoint",
+        "inbox_thread",
         "inbox",
         "dispatch",
         "callback",

@@ -1,0 +1,63 @@
+"""The thread of an inbox: it alone works on the file or the connection, one operation at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+__all__ = ["InboxTable", "InboxThread"]
+
+T = TypeVar("T")
+
+
+class InboxTable(Protocol):
+    """What the thread works on. Every method blocks."""
+
+    def perform(self, operation: Callable[..., T], *arguments: Any) -> T:
+        """Do an operation on this; what goes wrong is a `JournalError`."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open; the next operation opens it again."""
+        ...
+
+
+class InboxThread:
+    """Begins with the first operation, and again with the first one after it was closed.
+
+    Args:
+        make: makes what it works on; opens nothing yet.
+    """
+
+    def __init__(self, make: Callable[[], InboxTable]) -> None:
+        self._make = make
+        self._worker: tuple[ThreadPoolExecutor, InboxTable] | None = None
+
+    async def run(self, operation: Callable[..., T], *arguments: Any) -> T:
+        """Do an operation in the thread: whole, also when its caller is cancelled."""
+        if self._worker is None:
+            thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-inbox")
+            self._worker = thread, self._make()
+        thread, table = self._worker
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(
+            loop.run_in_executor(thread, table.perform, operation, *arguments)
+        )
+
+    def close(self) -> None:
+        """Close as soon as the operations under way are done; does not wait."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            thread, table = worker
+            thread.submit(table.close)
+            thread.shutdown(wait=False)
+
+    async def aclose(self) -> None:
+        """Close, and wait until that is done."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            thread, table = worker
+            await asyncio.get_running_loop().run_in_executor(thread, table.close)
+            thread.shutdown(wait=False)
