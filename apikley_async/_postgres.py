@@ -210,6 +210,12 @@ class Connection:
         cursor.executemany(translate(statement), rows)
         return cursor
 
+    def insert(self, into: str, rows: Iterable[Sequence[Any]], /) -> None:
+        """Insert rows into *into*, "table (columns)", four times as fast as with statements."""
+        with self.raw.cursor().copy(f"COPY {into} FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+
     def run(self, *statements: str) -> NamedRow | None:
         """Run statements without values in one round trip; the first row of the last answer."""
         cursor = self.raw.execute("; ".join(statements))
@@ -315,7 +321,12 @@ def database_error(error: Exception, dsn: Dsn) -> JournalError:
     psycopg = load_psycopg()
     errors = psycopg.errors
     if isinstance(error, errors.InsufficientPrivilege):
-        advice = f"this user needs rights on the schema {SCHEMA} and on all in it"
+        user = dsn.parameters.get("user", "USER")
+        advice = (
+            "let the user who ran `apikley db init` say: "
+            f"GRANT USAGE ON SCHEMA {SCHEMA} TO {user}; "
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO {user}"
+        )
     elif isinstance(error, errors.ReadOnlySqlTransaction):
         advice = "it takes no writes: it is a standby, or set to read only. Name the primary"
     elif isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.TooManyConnections):

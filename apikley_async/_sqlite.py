@@ -11,9 +11,10 @@ import re
 import sqlite3
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from apikley_async.errors import JournalError
 
@@ -34,6 +35,7 @@ STEPS = 5_000_000  # that any statement may take: a quarter of a second
 STEPS_PER_KB = 20_000  # besides: 100 for each of a page's rows, many times over
 MORE_STEPS = "it asks for more work than a file of its size explains; it is damaged, or not ours"
 LOGS = ("-wal", "-shm", "-journal")  # what SQLite opens beside a database
+INSERT = "INSERT INTO"
 BLANKS = re.compile(r"\s+")
 STATISTICS = re.compile(r"sqlite_stat[0-9]")  # left by ANALYZE
 
@@ -52,6 +54,11 @@ class Database(sqlite3.Connection):
         """Count some steps more; True where that is too many."""
         self.steps += EVERY
         return self.steps > STEPS and self.steps > STEPS + size_of(self.path) * STEPS_PER_KB / 1024
+
+    def insert(self, into: str, rows: Sequence[Sequence[Any]], /) -> None:
+        """Insert one or more rows into *into*, "table (columns)"."""
+        marks = ", ".join("?" * len(rows[0]))
+        self.executemany(f"{INSERT} {into} VALUES ({marks})", rows)
 
 
 def size_of(path: Path) -> int:

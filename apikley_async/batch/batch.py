@@ -11,6 +11,7 @@ from pathlib import Path
 from apikley_async import Client, Clock, Expected, Limiter
 from apikley_async._budget import Price
 from apikley_async._disk import check_writable
+from apikley_async._tasks import CancelScope
 from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.budget import RunBudget
 from apikley_async.batch.decisions import BatchDecisions, check_state
@@ -49,6 +50,7 @@ class Batch(BatchReports, BatchDecisions):
     ) -> None:
         super().__init__(store, clock=clock)
         self._busy = self._asked_to_stop = False
+        self._preparing: CancelScope | None = None  # before there is a run
         self._stopped: str | None = None
         self._restored: list[Limiter] = []  # they know of the attempts of earlier runs
         self._grace = GRACE
@@ -243,6 +245,8 @@ class Batch(BatchReports, BatchDecisions):
     def stop(self) -> None:
         """Let the run end: submit nothing more, wait for no film. Running again resumes."""
         self._asked_to_stop = True  # also a run that is about to begin
+        if self._preparing is not None:
+            self._preparing.cancel()
         if self._run is not None:
             self._run.interrupt(ASKED)
 
@@ -291,27 +295,28 @@ class Batch(BatchReports, BatchDecisions):
         await self._wait_for_earlier_run()
         self._busy, self._stopped, self._asked_to_stop = True, None, False
         try:
-            budget = await RunBudget.load(
-                self.store,
-                options,
-                price=prices,
-                max_credits=max_credits,
-                max_tasks=max_tasks,
-                min_balance=min_balance,
-            )
-            await self._prepare(client, options, budget)
+            with CancelScope() as self._preparing:
+                budget = await RunBudget.load(
+                    self.store,
+                    options,
+                    price=prices,
+                    max_credits=max_credits,
+                    max_tasks=max_tasks,
+                    min_balance=min_balance,
+                )
+                await self._prepare(client, options, budget)
+            if self._asked_to_stop:
+                self._stopped = ASKED
+                return
             run = BatchRun(self.store, client, options, budget, self._clock)
             self._run, run.grace = run, self._grace
-            if self._asked_to_stop:
-                run.stop(ASKED)
-                return
             async with contextlib.aclosing(run.updates()) as updates:
                 async for update in updates:
                     yield update
         finally:
             if self._run is not None:
                 self._stopped = self._run.stopped
-            self._run, self._busy = None, False
+            self._run, self._preparing, self._busy = None, None, False
 
     async def _wait_for_earlier_run(self) -> None:
         """Wait for an earlier run to end whose loop was left: its generator may end a bit later.
@@ -328,9 +333,7 @@ class Batch(BatchReports, BatchDecisions):
             await self._run.aclose()
             await asyncio.sleep(0)
 
-    async def _prepare(
-        self, client: Client, options: BatchRunOptions, budget: RunBudget
-    ) -> None:
+    async def _prepare(self, client: Client, options: BatchRunOptions, budget: RunBudget) -> None:
         """Do everything that can refuse a run before anything is spent."""
         store = self.store
         if options.keys and (unknown := options.keys - {item.key async for item in self.items()}):

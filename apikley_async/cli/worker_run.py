@@ -152,10 +152,11 @@ def destination_named(name: str) -> Destination:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RefusedError(f"--destination {plain(name)}: {plain(error)}") from None
-    # A class of destinations looks like one: what is made of it is meant.
-    made = found if isinstance(found, Destination) and not isinstance(found, type) else found()
+        # A class of destinations looks like one: what is made of it is meant.
+        made = found if isinstance(found, Destination) and not isinstance(found, type) else found()
+    except Exception as error:  # noqa: BLE001 - it is the user's own module, whatever it raises
+        said = f"{type(error).__name__}: {error}"
+        raise RefusedError(f"--destination {plain(name)}: {plain(said)}") from None
     if not isinstance(made, Destination):
         raise RefusedError(f"--destination {plain(name)}: it has no `put` and `exists`")
     return made

@@ -17,6 +17,7 @@ from apikley_async._postgres import (
     database_error,
     is_lost,
     load_psycopg,
+    reason_of,
     upgrade,
     versions_in,
 )
@@ -25,6 +26,12 @@ from apikley_async.distributed import hints, inbox, shared_store
 from apikley_async.errors import JournalError
 
 __all__ = ["Upgrade", "set_up"]
+
+
+NEEDED = (
+    "set it up as the user who did so first, or, where nobody did, as one who may make a schema "
+    "(GRANT CREATE ON DATABASE ... TO ...)"
+)
 
 
 @attrs.frozen
@@ -58,13 +65,15 @@ async def set_up(dsn: str | Dsn) -> Upgrade:
 
 
 def _set_up(dsn: Dsn) -> Upgrade:
-    errors = load_psycopg().Error
+    psycopg = load_psycopg()
     try:
         with contextlib.closing(connect(dsn)) as connection:
             _check_encoding(connection, dsn)
             parts = _parts(versions_in(connection))
             before = upgrade(connection, parts, dsn)
-    except errors as error:
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise JournalError(f"{dsn} cannot be set up: {reason_of(error)}; {NEEDED}") from None
+    except psycopg.Error as error:
         lost = is_lost(error)
         raise (connection_error if lost else database_error)(error, dsn) from None
     return Upgrade(dsn.name, before, {part: len(versions) for part, versions in parts.items()})

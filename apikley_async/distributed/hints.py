@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apikley_async import Clock, SystemClock
-from apikley_async._postgres import SESSION, Dsn, Versions
+from apikley_async._postgres import SESSION, Dsn, Versions, reason_of
 from apikley_async.errors import MissingExtraError
 
 __all__ = ["FILMS_PER_HINT", "PART", "Hints", "hint_versions", "wake_workers"]
@@ -32,6 +32,7 @@ MOST_HINTS = 64  # deferred at a time: any worker that is awake goes on until no
 POLLING = 5.0  # seconds between two looks for hints, where no notification comes
 CONNECTING = 5.0  # seconds for the first connection
 ENDING = 0.5  # seconds for what heeds a hint when the worker ends
+NO_HINTS = "there are no hints now, and workers look for work by themselves: %s"
 RESTARTS = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before it is started again, then always the last
 
 
@@ -105,7 +106,7 @@ class Hints:
 
     async def follow(self) -> None:
         """Take hints until cancelled. It begins again whenever procrastinate has ended."""
-        failures = 0
+        failures, said = 0, ""
         while True:
             began = self._clock.now()
             try:
@@ -118,10 +119,14 @@ class Hints:
                         install_signal_handlers=False,
                         shutdown_graceful_timeout=ENDING,
                     )
-                logger.warning("procrastinate has ended; workers look for work by themselves")
+                reason = "procrastinate has ended"
             except Exception as error:  # noqa: BLE001 - whatever it is, workers look by themselves
-                logger.warning("there are no hints now: %s", type(error).__name__)
-            failures = 0 if self._clock.now() - began > RESTARTS[-1] else failures + 1
+                cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+                reason = f"{type(cause).__name__}: {reason_of(cause)}"
+            if self._clock.now() - began > RESTARTS[-1]:
+                failures, said = 0, ""
+            logger.log(logging.DEBUG if reason == said else logging.WARNING, NO_HINTS, reason)
+            failures, said = failures + 1, reason
             await self._clock.sleep(RESTARTS[min(failures, len(RESTARTS)) - 1])
 
     @contextlib.asynccontextmanager

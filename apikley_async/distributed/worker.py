@@ -16,6 +16,7 @@ from typing import TypeAlias
 from apikley_async import Client, Clock, Expected, SystemClock
 from apikley_async._budget import Price
 from apikley_async._postgres import Dsn
+from apikley_async._tasks import CancelScope
 from apikley_async.batch import GRACE, Batch, Destination, Item, MoreWork
 from apikley_async.distributed.hints import Hints
 from apikley_async.errors import JournalError
@@ -96,6 +97,7 @@ class Worker:
                 more=self._more,
             )
         )
+        self._opening: CancelScope | None = None
         self._batch: Batch | None = None
         self._more = MoreWork()
         self._stopping = asyncio.Event()
@@ -138,12 +140,15 @@ class Worker:
         """One run of the journal, which has an end only where it cannot go on for now."""
         self.stopped = None
         try:
-            async with Batch.open(self._dsn, clock=self._clock) as batch:
+            async with contextlib.AsyncExitStack() as stack:
+                with CancelScope() as self._opening:
+                    opening = Batch.open(self._dsn, clock=self._clock)
+                    batch = await stack.enter_async_context(opening)
+                if self._stopping.is_set():  # while it was opened
+                    return
                 self._batch = batch
                 if self._grace is not None:
                     batch.grace = self._grace
-                if self._stopping.is_set():  # while it was opened
-                    return
                 async with contextlib.aclosing(self._begin(batch, every_change)) as items:
                     async for item in items:
                         yield item
@@ -161,6 +166,8 @@ class Worker:
         Films in the making go on at the service; other workers poll and save them.
         """
         self._stopping.set()
+        if self._opening is not None:
+            self._opening.cancel()
         if self._batch is not None:
             self._batch.stop()
 
@@ -190,8 +197,10 @@ class Worker:
         try:
             yield
         finally:
-            following.cancel()
-            await asyncio.wait({following})
+            # While the database is away, procrastinate waits for it for half a minute.
+            while not following.done():
+                following.cancel()
+                await asyncio.wait({following}, timeout=LAST_HINT)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_HINT):
                     await hints.wake(1)

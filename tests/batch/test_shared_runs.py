@@ -10,7 +10,7 @@ import contextlib
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from batch.helpers import (
 )
 
 from apikley_async import Client, RateLimiter
-from apikley_async.batch import Batch, ItemState, Journal, MoreWork
+from apikley_async.batch import AttemptCost, Batch, ItemState, Journal, MoreWork
 from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT, INTERVAL
 from apikley_async.batch.store.protocol import LEASE
 from apikley_async.simulator import Constant, Simulator, Terms
@@ -443,6 +443,30 @@ async def test_a_run_ends_although_its_store_is_away(tmp_path: Path) -> None:
         await asyncio.sleep(LEASE)
         await run_batch(Batch(journal, clock=LoopClock()), client, folder=tmp_path)
         await one_each(simulator, journal, tmp_path)
+        await journal.aclose()
+
+
+class SilentJournal(Journal):
+    """A journal in a database that does not answer what a run asks before it begins."""
+
+    async def attempt_costs(self) -> Sequence[AttemptCost]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_run_that_is_stopped_while_it_prepares_ends_at_once(tmp_path: Path) -> None:
+    """Although its database is away, and nothing was begun that could be stopped."""
+    async with simulated_service() as simulator, make_client(simulator) as client:
+        journal = await SilentJournal.open(tmp_path / "batch.db", clock=LoopClock(), shared=True)
+        batch = Batch(journal, clock=LoopClock())
+        await batch.add(films(1))
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path, more=MoreWork()))
+        await asyncio.sleep(60)
+        batch.stop()
+        async with asyncio.timeout(1):
+            assert await running == []
+
+        assert (batch.stopped, simulator.ledger.paid) == ("Asked to stop", [])
         await journal.aclose()
 
 

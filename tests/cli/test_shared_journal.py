@@ -250,3 +250,102 @@ def test_a_run_that_follows_ends_although_the_database_is_away(
             assert process.wait(timeout=20) == 143
         finally:
             postgres_server.start()
+
+
+SLOW_INSERTS = """
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+    CREATE TRIGGER slow AFTER INSERT ON apikley.item EXECUTE FUNCTION slow()
+"""
+
+
+def test_a_long_plan_ends_soon_after_sigterm(
+    dsn: str, service: Simulator, tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    """And nothing of it is stored."""
+    database = dsn.partition("@/")[2].partition("?")[0]
+    postgres_server.execute(SLOW_INSERTS, database)
+    manifest = write_manifest(*(f"film{number}" for number in range(6000))).resolve()
+    words = ("batch", "run", str(manifest), "--journal", dsn, "--yes", "--json")
+    env = {**os.environ, "APIKLEY_API_KEY": service.api_key}
+    writing = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    with contextlib.closing(ForkedProcess(main, *words, cwd=tmp_path, env=env)) as process:
+        while postgres_server.execute(writing, database).strip() == "0":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=5) == 143
+
+    assert postgres_server.execute("SELECT count(*) FROM apikley.item", database).strip() == "0"
+
+
+def test_a_user_without_rights_is_told_which_are_missing(
+    postgres_dsn: str, service: Simulator, run: Run, postgres_server: PostgresServer
+) -> None:
+    """To make the schema, to see it, and to use its tables."""
+    database = postgres_dsn.partition("@/")[2].partition("?")[0]
+    postgres_server.execute(f"CREATE ROLE {database}_poor LOGIN", database)
+    poor = postgres_dsn.replace("apikley@", f"{database}_poor@")
+
+    refused = run("db", "init", poor)
+    assert refused.code == 2
+    assert "permission denied for database" in refused.err
+    assert "GRANT CREATE ON DATABASE" in refused.err
+    assert run("db", "init", postgres_dsn).code == 0
+    for grant in ("", f"GRANT USAGE ON SCHEMA apikley TO {database}_poor"):
+        postgres_server.execute(grant or "SELECT 1", database)
+        for command in (("db", "check", poor), ("worker", "--journal", poor)):
+            refused = run(*command)
+            assert refused.code == 2
+            assert "GRANT" in refused.err, (grant, command)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("raise KeyError('BUCKET')", "KeyError: 'BUCKET'"),
+        ("def store(): raise OSError('no such bucket')", "OSError: no such bucket"),
+        ("store = 5", "TypeError: 'int' object is not callable"),
+        ("", "no attribute 'store'"),
+    ],
+)
+def test_a_destination_that_cannot_be_made(
+    dsn: str,
+    service: Simulator,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    said: str,
+) -> None:
+    """It is the user's own module: what it says is shown, and no traceback."""
+    (tmp_path / "own_store.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_store", raising=False)
+
+    refused = run("worker", "--journal", dsn, "--destination", "own_store:store")
+
+    assert refused.code == 2
+    assert "--destination own_store:store: " in refused.err
+    assert said in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_a_destination_that_refuses_ends_a_worker_at_once(
+    dsn: str, service: Simulator, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is paid, and with its own words."""
+    (tmp_path / "own_store.py").write_text(
+        "class Store:\n"
+        "    async def exists(self, name): raise PermissionError('the bucket is not ours')\n"
+        "    async def put(self, name, chunks, *, size, content_type): return None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_store", raising=False)
+
+    refused = run("worker", "--journal", dsn, "--destination", "own_store:Store")
+
+    assert refused.code == 4  # it may be mended from outside, and a service tries it again
+    assert "the bucket is not ours; nothing was sent. Mend that place" in refused.err
+    assert "still at the service" not in refused.err
+    assert service.ledger.creations == []

@@ -164,6 +164,84 @@ async def test_a_worker_that_is_stopped_while_it_begins_ends(dsn: str, tmp_path:
     assert await states(dsn) == {ItemState.PLANNED: 1}
 
 
+class LastLook:
+    """A destination; something happens while a run tries it, before it begins."""
+
+    def __init__(self, then: Callable[[], object]) -> None:
+        self.looked = asyncio.Event()
+        self._then = then
+
+    async def exists(self, name: str) -> bool:
+        if not self.looked.is_set():
+            await asyncio.to_thread(self._then)
+            self.looked.set()
+        return False
+
+    async def put(
+        self, name: str, chunks: AsyncIterator[bytes], *, size: int | None, content_type: str
+    ) -> str | None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("away_from", ["the beginning", "its preparation on"])
+@pytest.mark.leaves_tasks("procrastinate retrieves no error of what it did while the database went")
+async def test_a_worker_is_stopped_soon_although_the_database_is_away(
+    dsn: str, tmp_path: Path, postgres_server: PostgresServer, away_from: str
+) -> None:
+    """Whatever it waits for: its journal, what is known of costs, or its next try."""
+    await add(dsn, 1)
+    async with service() as simulator:
+        client = Client(simulator.api_key, base_url=simulator.base_url)
+        place = LastLook(postgres_server.stop if away_from == "its preparation on" else int)
+        async with client:
+            working = Worker(dsn, client, destination=place)
+            if away_from == "the beginning":
+                await asyncio.to_thread(postgres_server.stop)
+            try:
+                running = asyncio.create_task(working.run())
+                if away_from == "its preparation on":
+                    await place.looked.wait()
+                await asyncio.sleep(1)
+                working.stop()
+                async with asyncio.timeout(8):
+                    await running
+            finally:
+                await asyncio.to_thread(postgres_server.start)
+        assert simulator.ledger.creations == []
+
+    assert await states(dsn) == {ItemState.PLANNED: 1}
+
+
+OUR_TABLES = """
+    SELECT string_agg(relname, ', ') FROM pg_class WHERE relnamespace = 'apikley'::regnamespace
+        AND relkind = 'r' AND relname NOT LIKE 'procrastinate%'
+"""
+
+
+async def test_a_worker_whose_user_may_not_use_hints_works_without(
+    dsn: str, tmp_path: Path, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says once what is missing, and looks for films by itself."""
+    database = dsn.partition("@/")[2].partition("?")[0]
+    named = postgres_server.execute(OUR_TABLES, database).strip()
+    for statement in (
+        f"CREATE ROLE {database}_worker LOGIN",
+        f"GRANT USAGE ON SCHEMA apikley TO {database}_worker",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {named} TO {database}_worker",
+    ):
+        postgres_server.execute(statement, database)
+    await add(dsn, 2)
+    limited = dsn.replace("apikley@", f"{database}_worker@")
+    async with service() as simulator, worker(limited, simulator, tmp_path) as (_, seen):
+        await until(lambda: len(seen) == 2, seconds=12)
+        await asyncio.sleep(4)
+
+    said = [each.getMessage() for each in caplog.records if "hints" in each.getMessage()]
+    assert len(said) == 1
+    assert "permission denied for" in said[0]
+    assert await states(dsn) == {ItemState.DONE: 2}
+
+
 async def test_a_worker_outlives_the_database(
     dsn: str, tmp_path: Path, postgres_server: PostgresServer
 ) -> None:

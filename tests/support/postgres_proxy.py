@@ -152,9 +152,11 @@ def first_message(data: bytes, *, started: bool) -> bytes:
 
 
 def read_answer(server: socket.socket) -> None:
-    """Read until the server is ready for the next query."""
+    """Read until the server is ready for the next query, or for the rows of a COPY."""
     data = b""
-    while not data.endswith((b"Z\x00\x00\x00\x05I", b"Z\x00\x00\x00\x05T", b"Z\x00\x00\x00\x05E")):
+    while data[:1] != b"G" and not data.endswith(
+        (b"Z\x00\x00\x00\x05I", b"Z\x00\x00\x00\x05T", b"Z\x00\x00\x00\x05E")
+    ):
         if not (more := server.recv(65536)):
             return
         data += more

@@ -36,6 +36,9 @@ class Database(Protocol):
 
     def execute(self, statement: str, values: Parameters = ..., /) -> Cursor: ...
     def executemany(self, statement: str, values: Iterable[Any], /) -> Cursor: ...
+    def insert(self, into: str, rows: Sequence[Sequence[Any]], /) -> None:
+        """Insert many rows into *into*, "table (columns)", as fast as the database can."""
+        ...
 
 
 def marks(values: Sized) -> str:

@@ -214,9 +214,13 @@ class Journal:
         failed: Collection[str] | None = (),
     ) -> PlanResult:
         folder = self._journal.home or Path(tempfile.gettempdir())
-        spooled = await asyncio.to_thread(SpooledEntries, entries, folder)
+        spooled = SpooledEntries(folder)
         try:
+            await asyncio.to_thread(spooled.read, entries)
             return await self._run(plan, spooled, source, allow_duplicates, failed)
+        except asyncio.CancelledError:
+            spooled.abandon()
+            raise
         finally:  # in its turn, since a caller who is cancelled leaves the work under way
             try:
                 self._thread.submit(spooled.close)

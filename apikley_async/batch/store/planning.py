@@ -6,13 +6,13 @@ holds no more than some megabytes in memory. All entries are stored, or none.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import tempfile
 from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 
@@ -25,16 +25,17 @@ from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.rows import payload_sum, stored_path
 from apikley_async.batch.store.values import ManifestEntry, PlanResult, Transition
-from apikley_async.errors import ManifestConflictError
+from apikley_async.errors import JournalError, ManifestConflictError
 
 __all__ = ["SpooledEntries", "plan"]
+
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 MOST_IN_MEMORY = 1024**2  # bytes of entries; more of them wait in a file without a name
-AT_ONCE = 500  # new items in one statement
-INSERT_ITEMS = "INSERT INTO item (key, payload, payload_sum, digest, base, source, state) VALUES"
-NEW_ITEM = "(?, ?, ?, ?, ?, ?, 'planned')"
+AT_ONCE = 1000  # new items that are inserted together
+NEW_ITEMS = "item (key, payload, payload_sum, digest, base, source, state)"
 REPLACE_CONTENT = (
     "UPDATE item SET payload = ?, payload_sum = ?, digest = ?, base = ?, source = ? WHERE key = ?"
 )
@@ -50,31 +51,41 @@ class SpooledEntries:
     """Entries that were read to their end, and are given again as often as they are asked for.
 
     Args:
-        entries: read once. Blocks.
         folder: for the file that holds what does not fit into memory.
     """
 
-    def __init__(self, entries: Iterable[ManifestEntry], folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._abandoned = False
         # Closed by `close`: they are read in another thread, and more than once.
         self._file = tempfile.SpooledTemporaryFile(max_size=MOST_IN_MEMORY, dir=str(folder))  # noqa: SIM115
-        try:
-            for entry in entries:
-                line = json.dumps(attrs.astuple(entry, recurse=False)).encode()
-                self._write(line + b"\n", folder)
-        except BaseException:
-            self.close()
-            raise
 
-    def _write(self, line: bytes, folder: Path) -> None:
+    def read(self, entries: Iterable[ManifestEntry]) -> None:
+        """Read entries to their end. Blocks."""
+        for entry in self._unless_abandoned(entries):
+            line = json.dumps(attrs.astuple(entry, recurse=False)).encode()
+            self._write(line + b"\n")
+
+    def abandon(self) -> None:
+        """Let whoever reads or stores them end with an error, at the next one."""
+        self._abandoned = True
+
+    def _unless_abandoned(self, items: Iterable[T]) -> Iterator[T]:
+        for item in items:
+            if self._abandoned:
+                raise JournalError("planning was given up; nothing was stored")
+            yield item
+
+    def _write(self, line: bytes) -> None:
         try:
             self._file.write(line)
         except OSError as exc:
-            message = f"{folder} has no room for what is to be planned: {exc.strerror}"
+            message = f"{self._folder} has no room for what is to be planned: {exc.strerror}"
             raise journal_error(message, exc) from None
 
     def __iter__(self) -> Iterator[ManifestEntry]:
         self._file.seek(0)
-        for line in self._file:
+        for line in self._unless_abandoned(self._file):
             yield ManifestEntry(*json.loads(line))
 
     def close(self) -> None:
@@ -126,7 +137,7 @@ class KnownContents:
 
 
 class NewItems:
-    """New items on their way into the table, hundreds in one statement.
+    """New items on their way into the table, hundreds at a time.
 
     One by one, a long manifest would hold the journal's lock for minutes.
     """
@@ -146,8 +157,7 @@ class NewItems:
         """Insert what is left."""
         if rows := self._rows:
             self._rows = []
-            values = ", ".join([NEW_ITEM] * len(rows))
-            self._db.execute(f"{INSERT_ITEMS} {values}", [*itertools.chain.from_iterable(rows)])
+            self._db.insert(NEW_ITEMS, rows)
 
 
 def plan(
@@ -219,7 +229,7 @@ def _store_entries(
         if digest is None:
             new_items.add(row)
         else:
-            db.execute(REPLACE_CONTENT, (*row[1:], entry.key))
+            db.execute(REPLACE_CONTENT, (*row[1:-1], entry.key))
             _plan_again(journal, entry.key)
             changed += 1
         if on_planned is not None:
@@ -252,9 +262,9 @@ def _plan_again(journal: OpenJournal, key: str) -> None:
 
 
 def _row_of(entry: ManifestEntry, home: Path | None, source: str) -> tuple[str, ...]:
-    """What is stored of an entry, in the order of `NEW_ITEM`."""
-    total = payload_sum(entry.key, entry.payload)
-    return entry.key, entry.payload, total, entry.digest, _base_of(entry, home), source
+    """What is stored of a new item, in the order of `NEW_ITEMS`."""
+    total, base = payload_sum(entry.key, entry.payload), _base_of(entry, home)
+    return entry.key, entry.payload, total, entry.digest, base, source, ItemState.PLANNED.value
 
 
 def _update_base(journal: OpenJournal, entry: ManifestEntry, known: str) -> None:

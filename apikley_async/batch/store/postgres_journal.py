@@ -13,7 +13,7 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +70,9 @@ class Tables:
         cursor: Cursor = self._journal.send(lambda sending: sending.execute(statement, values))
         return cursor
 
+    def insert(self, into: str, rows: Sequence[Sequence[Any]], /) -> None:
+        self._journal.send(lambda sending: sending.insert(into, rows))
+
     def executemany(self, statement: str, rows: Iterable[Any], /) -> Cursor:
         cursor: Cursor = self._journal.send(lambda sending: sending.executemany(statement, rows))
         return cursor
@@ -120,7 +123,8 @@ class PostgresJournal(OpenJournal):
             self._check(self._connection)
         except self._errors as error:
             self._lose()
-            raise connection_error(error, self._dsn) from None
+            refused = (connection_error if is_lost(error) else database_error)(error, self._dsn)
+            raise refused from None
         except BaseException:
             self._lose()
             raise
@@ -193,6 +197,7 @@ class PostgresJournal(OpenJournal):
         self._stopping.set()
 
     def cut(self) -> None:
+        self._has_given_up = True  # what is broken off is not done again
         if (connection := self._connection) is not None:
             connection.cut()
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from apikley_async._postgres import Dsn
 from apikley_async.batch.store import attempts, items, journal_file, rescue
-from apikley_async.batch.store.database import Database, marks
+from apikley_async.batch.store.database import Database
 from apikley_async.batch.store.postgres_journal import KEPT, PostgresJournal
 from apikley_async.batch.store.schema import MIGRATIONS
 
 __all__ = ["copy_database", "open_database"]
 
 COPIED = (*("item", "attempt", "event", "inbox", "folder", "balance", "learned", "price", "spent"),)
-EVERYTHING, INSERT = "SELECT * FROM", "INSERT INTO"
+EVERYTHING = "SELECT * FROM"
 SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
@@ -67,5 +67,4 @@ def _copy_table(journal: PostgresJournal, copy: Database, table: str) -> None:
     if rows:
         names = [*rows[0].keys()]
         columns = ", ".join(f'"{name}"' for name in names)
-        insert = f"{table} ({columns}) VALUES ({marks(names)})"
-        copy.executemany(f"{INSERT} {insert}", map(tuple, rows))
+        copy.insert(f"{table} ({columns})", [tuple(row) for row in rows])
