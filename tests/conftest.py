@@ -18,8 +18,10 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import hypothesis
 import hypothesis.configuration
@@ -138,6 +140,26 @@ def postgres_server() -> Iterator[PostgresServer]:
 def postgres_dsn(postgres_server: PostgresServer) -> str:
     """The DSN of an empty database."""
     return postgres_server.create_database()
+
+
+@pytest.fixture(scope="session")
+def prepared_database(postgres_server: PostgresServer) -> str:
+    """The name of a database that is set up: to copy it takes a fifth of the time."""
+    from apikley_async.distributed import set_up
+
+    dsn = postgres_server.create_database()
+    with ThreadPoolExecutor(1) as thread:  # the loop here belongs to a test
+        thread.submit(asyncio.run, set_up(dsn)).result()
+    return str(urlsplit(dsn).path.removeprefix("/"))
+
+
+@pytest.fixture
+def shared_dsn(postgres_server: PostgresServer, prepared_database: str) -> str:
+    """The DSN of a database that is set up, with a journal of its own."""
+    dsn = postgres_server.create_database(prepared_database)
+    own = "UPDATE apikley.meta SET value = md5(random()::text) WHERE name = 'journal_id'"
+    postgres_server.execute(own, urlsplit(dsn).path.removeprefix("/"))
+    return dsn
 
 
 @pytest.fixture(autouse=True)

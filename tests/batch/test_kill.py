@@ -32,7 +32,6 @@ from apikley_async._postgres import Dsn, connect
 from apikley_async.batch import Batch, ItemState
 from apikley_async.batch.store.protocol import LEASE
 from apikley_async.cli import main
-from apikley_async.distributed import set_up
 from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
@@ -213,13 +212,12 @@ async def test_killed_at_random_moments_and_resumed(
 
 @pytest.mark.parametrize("turn", range(-(-SHARED_KILLS // LIVES)))
 async def test_killed_with_a_journal_in_postgresql(
-    turn: int, worker: Worker, tmp_path: Path, postgres_dsn: str
+    turn: int, worker: Worker, tmp_path: Path, shared_dsn: str
 ) -> None:
     """At named points and at random moments, the database being another process. (A8, J9)"""
-    _ = await set_up(postgres_dsn)
     rng = random.Random(SEED * 3000 + turn)
     async with busy_world(SEED * 3000 + turn) as simulator:
-        lives = Lives(worker, tmp_path, simulator, films=40, running=8, journal=postgres_dsn)
+        lives = Lives(worker, tmp_path, simulator, films=40, running=8, journal=shared_dsn)
         for number in range(min(LIVES, SHARED_KILLS)):
             at = {"at": rng.choice(POINTS), "nth": rng.randint(1, 3)}
             life = at if number % 2 else {"after": [rng.uniform(0.0, 0.6)]}
@@ -230,7 +228,7 @@ async def test_killed_with_a_journal_in_postgresql(
         assert await lives.live() == 0
 
         assert len(simulator.ledger.arrivals("create")) == posts
-        stand = await check_the_end(simulator, tmp_path, postgres_dsn)
+        stand = await check_the_end(simulator, tmp_path, shared_dsn)
     assert set(stand.values()) <= {ItemState.DONE, ItemState.UNCERTAIN, ItemState.FAILED}
 
 

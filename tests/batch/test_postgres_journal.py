@@ -56,8 +56,8 @@ class TestPostgresJournal(StoreContract):
     """The journal in a database is a store."""
 
     @pytest.fixture(autouse=True)
-    def _place(self, postgres_dsn: str) -> None:
-        self.dsn = set_up(postgres_dsn)
+    def _place(self, shared_dsn: str) -> None:
+        self.dsn = shared_dsn
 
     def opened(self) -> AbstractAsyncContextManager[Journal]:
         return journal(self.dsn)
@@ -78,8 +78,8 @@ class TestPostgresJournal(StoreContract):
 
 
 @pytest.fixture
-def dsn(postgres_dsn: str) -> str:
-    return set_up(postgres_dsn)
+def dsn(shared_dsn: str) -> str:
+    return shared_dsn
 
 
 def columns(rows: Iterable[Sequence[str]]) -> dict[str, set[str]]:
@@ -89,9 +89,9 @@ def columns(rows: Iterable[Sequence[str]]) -> dict[str, set[str]]:
     return found
 
 
-async def test_both_databases_have_the_same_tables(dsn: str, tmp_path: Path) -> None:
+async def test_both_databases_have_the_same_tables(postgres_dsn: str, tmp_path: Path) -> None:
     """One set of functions works on both; only a database has numbers of transactions."""
-    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+    with contextlib.closing(connect(Dsn.parse(set_up(postgres_dsn)))) as connection:
         there = columns(
             connection.execute(
                 "SELECT table_name, column_name FROM information_schema.columns"

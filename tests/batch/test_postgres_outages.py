@@ -12,6 +12,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ ACCEPTED = Transition(ItemEvent.ACCEPT, task_id="task_1")
 
 
 @pytest.fixture
-def dsn(postgres_dsn: str) -> str:
-    return set_up(postgres_dsn)
+def dsn(shared_dsn: str) -> str:
+    return shared_dsn
 
 
 @pytest.fixture
@@ -94,12 +95,17 @@ EVERYTHING = "SELECT * FROM"
 VARY = {"at", "mono", "began_at", "ended_at", "ord", "seq", "rowid", "success_at", "seen_at"}
 
 
-@pytest.fixture
-async def undisturbed(postgres_server: PostgresServer) -> tuple[object, object]:
+@pytest.fixture(scope="module")
+def undisturbed(postgres_server: PostgresServer, prepared_database: str) -> tuple[object, object]:
     """What the story tells, and what it leaves behind, when nothing breaks."""
-    dsn = set_up(postgres_server.create_database())
-    async with journal(dsn) as store:
-        told = await story(store)
+    dsn = postgres_server.create_database(prepared_database)
+
+    async def tell() -> object:
+        async with journal(dsn) as store:
+            return await story(store)
+
+    with ThreadPoolExecutor(1) as thread:  # the loop here belongs to a test
+        told = thread.submit(asyncio.run, tell()).result()
     return told, tables(dsn)
 
 
@@ -143,12 +149,15 @@ def cuts_by_chance(rng: random.Random) -> Callable[[str], Cut | None]:
 
 
 async def test_a_connection_may_break_anywhere(
-    postgres_server: PostgresServer, proxy: PostgresProxy, undisturbed: tuple[object, object]
+    postgres_server: PostgresServer,
+    prepared_database: str,
+    proxy: PostgresProxy,
+    undisturbed: tuple[object, object],
 ) -> None:
     """At any statement, and again while what has happened is being found out."""
     cuts = 0
     for seed in range(volume(1, 100)):
-        dsn = set_up(postgres_server.create_database())
+        dsn = postgres_server.create_database(prepared_database)
         await same_story(dsn, proxy, undisturbed, cuts_by_chance(random.Random(seed)))
         cuts, proxy.cuts = cuts + proxy.cuts, 0
     assert cuts > 1

@@ -29,9 +29,8 @@ def terms() -> Terms:
 
 
 @pytest.fixture
-def dsn(postgres_dsn: str, run: Run) -> str:
-    assert run("db", "init", postgres_dsn).code == 0
-    return postgres_dsn
+def dsn(shared_dsn: str) -> str:
+    return shared_dsn
 
 
 def test_a_database_is_set_up_once(postgres_dsn: str, run: Run) -> None:

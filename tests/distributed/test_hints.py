@@ -16,11 +16,8 @@ from apikley_async.distributed.hints import PART, Hints, hint_versions
 
 
 @pytest.fixture
-def dsn(postgres_dsn: str) -> Dsn:
-    where = Dsn.parse(postgres_dsn)
-    with contextlib.closing(connect(where)) as db:
-        upgrade(db, {PART: hint_versions(0)}, where)
-    return where
+def dsn(shared_dsn: str) -> Dsn:
+    return Dsn.parse(shared_dsn)
 
 
 def jobs_of(dsn: Dsn) -> list[str]:

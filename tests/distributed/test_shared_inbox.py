@@ -21,19 +21,16 @@ from webhook.callback_requests import (
 )
 
 from apikley_async import JournalError, SystemClock
-from apikley_async._postgres import Dsn, connect, upgrade
-from apikley_async.distributed.inbox import CALLBACK_TABLES, PART, SharedInbox
+from apikley_async._postgres import Dsn, connect
+from apikley_async.distributed.inbox import SharedInbox
 from apikley_async.webhook import Callback, Limits, Notification, Receiver
 
 OTHER = "f" * 32
 
 
 @pytest.fixture
-def dsn(postgres_dsn: str) -> str:
-    where = Dsn.parse(postgres_dsn)
-    with contextlib.closing(connect(where)) as db:
-        upgrade(db, {PART: CALLBACK_TABLES}, where)
-    return postgres_dsn
+def dsn(shared_dsn: str) -> str:
+    return shared_dsn
 
 
 async def stored(dsn: str) -> list[Notification]:

@@ -27,7 +27,7 @@ from apikley_async import Client, Limiter, Shot, Storyboard, _postgres
 from apikley_async._rate import ending_of
 from apikley_async.distributed import SharedLimiter
 from apikley_async.distributed.shared_state import Ended, Holder, Work
-from apikley_async.distributed.shared_store import LIMITER_TABLES, PART, SharedStore
+from apikley_async.distributed.shared_store import SharedStore
 from apikley_async.errors import (
     ClientClosedError,
     JournalError,
@@ -45,13 +45,8 @@ Make = Callable[..., SharedLimiter]
 
 
 @pytest.fixture
-def dsn(postgres_dsn: str) -> str:
-    """A database with the tables of a shared limiter."""
-    where = _postgres.Dsn.parse(postgres_dsn)
-    connection = _postgres.connect(where)
-    _postgres.upgrade(connection, {PART: LIMITER_TABLES}, where)
-    connection.close()
-    return postgres_dsn
+def dsn(shared_dsn: str) -> str:
+    return shared_dsn
 
 
 @pytest.fixture

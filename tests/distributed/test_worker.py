@@ -19,7 +19,7 @@ from postgres_server import PostgresServer
 
 from apikley_async import Backoff, Client, JournalError, Shot, Storyboard
 from apikley_async.batch import Batch, Item, ItemState, MoreWork
-from apikley_async.distributed import SharedInbox, SharedLimiter, Worker, set_up, wake_workers
+from apikley_async.distributed import SharedInbox, SharedLimiter, Worker, wake_workers
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.webhook import Callback, Receiver
 
@@ -27,9 +27,8 @@ FAST = Backoff(initial=0.05, maximum=0.2)
 
 
 @pytest.fixture
-async def dsn(postgres_dsn: str) -> str:
-    _ = await set_up(postgres_dsn)
-    return postgres_dsn
+def dsn(shared_dsn: str) -> str:
+    return shared_dsn
 
 
 def films(count: int, start: int = 0) -> list[tuple[str, Storyboard]]:

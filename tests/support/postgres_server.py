@@ -134,10 +134,13 @@ class PostgresServer:
         self.stop(how)
         self.start()
 
-    def create_database(self) -> str:
-        """Make an empty database, and give its DSN."""
+    def create_database(self, like: str = "template0") -> str:
+        """Make a database, empty or *like* another one, and give its DSN."""
         name = f"test{next(numbers)}"
-        self.execute(f"CREATE DATABASE {name}")
+        # Files are copied twice as fast as their pages; older servers do so anyway.
+        version = int((self.folder / "data" / "PG_VERSION").read_text(encoding="ascii"))
+        how = " STRATEGY file_copy" if version >= 15 else ""
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {like}{how}")
         return self.dsn(name)
 
     def dsn(self, database: str) -> str:
@@ -145,9 +148,13 @@ class PostgresServer:
         return f"postgresql://{USER}@/{database}?host={self.folder}&port={PORT}"
 
     def execute(self, statement: str, database: str = "postgres") -> str:
-        """Run a statement with psql, and give what it prints."""
-        where = ("-h", str(self.folder), "-p", str(PORT), "-U", USER, "-d", database)
-        return self._run("psql", *where, "-X", "-q", "-A", "-t", "-c", statement)
+        """Run a statement, and give the first value of its answer as text."""
+        import psycopg
+
+        with psycopg.connect(self.dsn(database), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+        return "" if row is None else str(row[0])
 
     def _run(self, command: str, *words: str, attempts: int = 1) -> str:
         for number in range(1, attempts + 1):
