@@ -44,3 +44,5 @@ html_title = f"apikley-async {release}"
 html_copy_source = False
 html_show_sourcelink = False
 html_extra_path = ["llms.txt"]
+html_static_path = ["static"]
+html_css_files = ["pages.css"]

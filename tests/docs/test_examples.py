@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -105,6 +106,19 @@ def test_no_code_of_a_page_is_wider_than_80_columns() -> None:
     ]
 
     assert wide == []
+
+
+def test_a_reader_sees_what_a_file_is_called() -> None:
+    """The note above its block is a comment, which no reader sees: a sentence before it says so."""
+    unnamed = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for note in re.finditer(r"<!-- file: (\S+) -->", text):
+            _, _, prose = text[: note.start()].rpartition("```")
+            if f"`{note[1]}`" not in prose:
+                unnamed.append(f"{page.relative_to(ROOT).as_posix()}: {note[1]}")
+
+    assert unnamed == []
 
 
 CONVENTIONS = """
