@@ -9,19 +9,23 @@ from pathlib import Path
 
 import click
 
+from apikley_async import ApikleyError, Client
 from apikley_async.batch import BalanceEvidence, Batch, CostEstimate, ItemState
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.output.shell_words import same_command
 from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.errors import JournalError
 
 __all__ = [
     "ask_about_decision",
     "ask_consent",
     "films_to_pay",
+    "note_balance",
     "refuse_sent_elsewhere",
     "refuse_unagreed",
 ]
 
+BALANCE_TIMEOUT = 10.0  # seconds: the balance is only evidence, which may not be needed
 MAX_NAMED = 3  # films that a message names
 DECISIONS = {  # what they do with films that may have been paid
     "resubmit": "The next run submits {} again: what was received after all is then paid TWICE",
@@ -76,6 +80,17 @@ async def ask_about_decision(
     paid = any(balance.suggests_payment for balance in balances)
     meant = f"{PROBABLY_PAID if paid else ''}{DECISIONS[decision].format(count(films))}"
     await _agree(f"{meant}. Go on?", meant, "--yes", "nothing was changed")
+
+
+async def note_balance(client: Client, batch: Batch) -> None:
+    """Note the account's balance as evidence for uncertain films; nothing depends on it."""
+    try:
+        async with asyncio.timeout(BALANCE_TIMEOUT):
+            await batch.record_balance(client)
+    except JournalError:
+        raise
+    except (ApikleyError, TimeoutError):
+        return
 
 
 async def _agree(question: str, unasked: str, options: str, unchanged: str) -> None:

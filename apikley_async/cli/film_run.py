@@ -24,6 +24,7 @@ from apikley_async.cli.closing_report import ClosingReport
 from apikley_async.cli.consent import (
     ask_consent,
     films_to_pay,
+    note_balance,
     refuse_sent_elsewhere,
     refuse_unagreed,
 )
@@ -35,14 +36,13 @@ from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output_folder import make_folder, rehearsal_folder
 from apikley_async.cli.run_summary import paths_of, report_estimate, report_item, report_written
-from apikley_async.errors import ApikleyError, JournalError, ManifestError
+from apikley_async.errors import ApikleyError, ManifestError
 
 __all__ = ["FilmRun", "PlanFilms", "RunRequest", "faults_as_refusal"]
 
 UNFINISHED = (ItemState.PLANNED, ItemState.SUBMITTED, ItemState.STALLED, ItemState.SUCCESS)
 MAX_WATCHED = 20  # jobs whose progress is shown; no terminal has room for more
 WATCH_INTERVAL = 0.25  # seconds
-BALANCE_TIMEOUT = 10.0  # seconds: the balance is only evidence, which may not be needed
 LAST_LOOK = 5.0  # seconds into the journal of a run that was stopped
 LOCK_NOTICE = 1.0  # seconds of waiting for the journal's lock before the user is told
 
@@ -250,16 +250,9 @@ class FilmRun:
             yield batch
 
     async def _note_balance(self, client: Client, batch: Batch) -> None:
-        """Note the balance as evidence for uncertain films; nothing depends on it."""
-        if self._request.location.journal is None:
-            return
-        try:
-            async with asyncio.timeout(BALANCE_TIMEOUT):
-                await batch.record_balance(client)
-        except JournalError:
-            raise
-        except (ApikleyError, TimeoutError):
-            return
+        """Note the balance as evidence for uncertain films; a rehearsal needs none."""
+        if self._request.location.journal is not None:
+            await note_balance(client, batch)
 
     # --- the run ------------------------------------------------------------------------------
 

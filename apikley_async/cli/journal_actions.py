@@ -12,8 +12,9 @@ from apikley_async import Client
 from apikley_async.batch import Batch, Item, ItemState, is_manifest
 from apikley_async.batch.decisions import DROPPABLE, check_state
 from apikley_async.cli.client_factory import client_for
-from apikley_async.cli.consent import ask_about_decision
+from apikley_async.cli.consent import ask_about_decision, note_balance
 from apikley_async.cli.exit_codes import OK, RefusedError
+from apikley_async.cli.key_files import has_api_key
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
@@ -21,7 +22,7 @@ from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output.uncertain import report_evidence, report_ways
 from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_item
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
-from apikley_async.errors import ManifestError
+from apikley_async.errors import JournalError, ManifestError
 
 __all__ = [
     "adopt_journal",
@@ -108,27 +109,30 @@ def decide(
 
 
 def decide_at_risk(
-    decision: str, path: Place, keys: Sequence[str], *, agreed: bool, as_json: bool
+    decision: str, path: Place, keys: Sequence[str], service: ServiceOptions, *, agreed: bool
 ) -> int:
     """Submit films again, or give them up, although they may have been paid.
 
-    What is known of them is shown first, and the user asked.
+    What is known of them is shown first, and the user asked. Where there is a key, the balance is
+    read once more: a run that was killed has read none after it.
 
     Args:
         decision: "resubmit" or "drop".
         path: the journal, or its manifest.
         keys: the films; without any, all that are uncertain.
+        service: which service has the account.
         agreed: whether nobody has to be asked.
-        as_json: whether events are printed on stdout.
     """
-    reporter = new_reporter(as_json=as_json)
+    reporter = new_reporter(as_json=service.as_json)
     again = decision == "resubmit"
     allowed = (ItemState.UNCERTAIN,) if again else DROPPABLE
 
-    async def act() -> int:
+    async def act(client: Client | None = None) -> int:
         async with Batch.open(existing_journal(path)) as batch:
             chosen = await _chosen(batch, keys, allowed)
             uncertain = [item.key for item in chosen if item.state is ItemState.UNCERTAIN]
+            if uncertain and client is not None:
+                await _read_balance(client, batch, reporter)
             known = await batch.uncertain_items(*uncertain) if uncertain else ([], [])
             films, balances = known
             report_evidence(reporter, films, balances)
@@ -145,7 +149,21 @@ def decide_at_risk(
             await report_decision(act_on(*decided) if decided else _nothing(), reporter)
         return OK
 
-    return run_without_client(act, reporter)
+    if service.simulate:
+        raise RefusedError("--simulate: the decision is about the journal, and would be a real one")
+    if not has_api_key(service.key_file):
+        return run_without_client(act, reporter)
+    return run_with_client(client_for(service), act, reporter)
+
+
+async def _read_balance(client: Client, batch: Batch, reporter: Reporter) -> None:
+    """Read the balance, if the key is that of the journal's account."""
+    try:
+        await batch.check_account(client)
+    except JournalError as error:
+        reporter.message(f"The balance is not read: {error.message}")
+    else:
+        await note_balance(client, batch)
 
 
 async def _chosen(batch: Batch, keys: Sequence[str], allowed: Collection[ItemState]) -> list[Item]:

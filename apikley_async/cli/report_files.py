@@ -36,7 +36,7 @@ logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 NAME = "report.html"
 HEAD = 4096  # bytes in which a report says what it is
-ASKING = {"resolve", "save", "revive"}  # decisions that ask the service
+ASKING = {"resolve", "resubmit", "drop", "save", "revive"}  # decisions that ask the service
 PRIVATE = 0o600  # prompts are personal data
 
 

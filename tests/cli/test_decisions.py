@@ -111,6 +111,35 @@ def test_a_film_that_may_be_paid_is_asked_about(service: Simulator, run: Run, ve
     assert (states["uncertain"], "dropped" in states, "planned" in states) == (2, False, False)
 
 
+def test_the_balance_is_read_once_more_before_a_decision(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed has read none after it. Without the key, or with another, none is."""
+    service.script("create", [Fault.RESET_AFTER])
+    path = write_manifest("tea")
+    run("batch", "run", path, "--yes")
+    with contextlib.closing(sqlite3.connect(path.with_suffix(".db"))) as db, db:
+        db.execute("DELETE FROM balance WHERE at = (SELECT max(at) FROM balance)")
+    line = ("batch", "resubmit", path, "tea")
+
+    with monkeypatch.context() as patched:
+        patched.delenv("APIKLEY_API_KEY")
+        blind = run(*line)
+        patched.setenv("APIKLEY_API_KEY", "another-key-that-opens-nothing")
+        other = run(*line)
+    simulated = run(*line, "--simulate", "--yes")
+    shown = run(*line)
+
+    assert [r.code for r in (blind, other, simulated, shown)] == [2, 2, 2, 2]
+    assert "balance: not read since" in blind.err
+    assert "The balance is not read: " in other.err
+    assert "balance: not read since" in other.err
+    assert "--simulate" in simulated.err
+    assert "balance: 150 more taken" in shown.err
+    assert "MORE WAS PAID" in shown.err
+    assert len(service.ledger.paid) == 1
+
+
 def test_a_balance_that_tells_of_nothing_is_not_called_a_payment(
     service: Simulator, run: Run
 ) -> None:

@@ -270,18 +270,18 @@ def retry(
 @keys_argument
 @undecided_option
 @agree_option
-@options.as_json
+@options.service_options
 def resubmit(
-    path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, as_json: bool
+    path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, service: ServiceOptions
 ) -> int:
     """Submit uncertain films again, in the next run.
 
     One that was received after all is paid twice. Each is shown first: when it was sent, to which
-    model, its first words, why nobody knows, and what the account's balance says of that time.
-    Then you are asked.
+    model, its first words, why nobody knows, and what the account's balance says of that time
+    (it is read again if there is a key). Then you are asked.
     """
     _check_selection(keys, undecided=undecided)
-    return decide_at_risk("resubmit", path, keys, agreed=agreed, as_json=as_json)
+    return decide_at_risk("resubmit", path, keys, service, agreed=agreed)
 
 
 @batch.command()
@@ -289,15 +289,17 @@ def resubmit(
 @keys_argument
 @undecided_option
 @agree_option
-@options.as_json
-def drop(path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, as_json: bool) -> int:
-    """Give films up, without asking the service anything.
+@options.service_options
+def drop(
+    path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, service: ServiceOptions
+) -> int:
+    """Give films up. Nothing is cancelled at the service.
 
     What may have been paid is shown first, and you are asked: a film that is given up is never
     saved.
     """
     _check_selection(keys, undecided=undecided)
-    return decide_at_risk("drop", path, keys, agreed=agreed, as_json=as_json)
+    return decide_at_risk("drop", path, keys, service, agreed=agreed)
 
 
 @batch.command()

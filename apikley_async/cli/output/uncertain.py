@@ -50,7 +50,7 @@ def report_evidence(
             found, not_found, _ = ways_out([film.key])
             names = (journal, film.key)
             facts["if_found"] = command_line("batch", *found.words, *words, names=names)
-            facts["if_not_found"] = command_line("batch", *not_found.words, names=names)
+            facts["if_not_found"] = command_line("batch", *not_found.words, *words, names=names)
         (reporter.event if in_full else reporter.program_event)(event, **facts)
     for line in () if in_full else table_of(films, balances):
         (show or reporter.message)(line)
@@ -76,8 +76,7 @@ def report_ways(
         everything: whether these are all uncertain films of the journal.
     """
     for way in ways_out([film.key for film in films]) if films else ():
-        asks = words if way.words[0] == "resolve" else ()
-        options, keys = (*way.words, *asks), way.keys
+        options, keys = (*way.words, *words), way.keys
         if everything and len(films) > 1 and keys == tuple(film.key for film in films):
             options, keys = (*options, "--undecided"), ()
         reporter.message(f"  {way.when}:")
