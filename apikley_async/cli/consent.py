@@ -46,8 +46,12 @@ async def films_to_pay(batch: Batch, keys: Collection[str] | None) -> dict[str, 
     }
 
 
-async def ask_consent(estimate: CostEstimate) -> None:
+async def ask_consent(estimate: CostEstimate, *, bounded: bool = True) -> None:
     """Ask the user at the terminal whether to pay.
+
+    Args:
+        estimate: what would be paid.
+        bounded: whether the command takes a bound in place of an agreement.
 
     Raises:
         RefusedError: the user says no, or there is no terminal.
@@ -59,7 +63,7 @@ async def ask_consent(estimate: CostEstimate) -> None:
     await _agree(
         f"Submit {films}{cost}?",
         f"{films} would be paid{cost}",
-        "--yes or --max-credits",
+        "--yes or --max-credits" if bounded else "--yes",
         "nothing was sent, nothing was paid",
     )
 

@@ -132,7 +132,7 @@ class FilmRun:
         """Ask the user to agree to what is to be paid."""
         estimate = await batch.estimate(prices=self._request.bounds.price, keys=keys)
         try:
-            await ask_consent(estimate)
+            await ask_consent(estimate, bounded=self._request.follows is None)
         except asyncio.CancelledError:
             self._reporter.message("Interrupted: nothing was sent, nothing was paid.")
             raise

@@ -116,6 +116,19 @@ def test_the_life_of_a_batch(dsn: str, service: Simulator, run: Run) -> None:
     assert len(service.ledger.paid) == 2
 
 
+def test_without_a_terminal_only_what_is_taken_there_is_named(
+    dsn: str, service: Simulator, run: Run
+) -> None:
+    """The workers pay, so a bound of this command is refused, and not recommended before."""
+    words = ("batch", "run", write_manifest("kitten"), "--journal", dsn)
+    followed, here = run(*words), run(*words, "--here")
+
+    assert (followed.code, "to agree, add --yes:" in followed.err) == (2, True)
+    assert "add --yes or --max-credits:" in here.err
+    assert run(*words, "--max-credits", "10").code == 2
+    assert service.ledger.paid == []
+
+
 def test_failed_films_take_new_content(dsn: str, service: Simulator, run: Run) -> None:
     """The manifest is in a file, and the journal is not beside it."""
     manifest = write_manifest("bad", "kitten")
