@@ -92,4 +92,6 @@ def reason_for(code: int) -> str:
 
 def advice_for(error: ApikleyError) -> str:
     """What to do about an error, for somebody at a terminal."""
+    if error.advice != type(error).advice:  # it was chosen for this one, and fits it better
+        return error.advice
     return next((text for kind, text in ADVICE.items() if isinstance(error, kind)), error.advice)
