@@ -481,6 +481,12 @@ class Job:
         message = f"Not ready after {waited:.0f} s, {self.snapshot.state_text}{last}"
         return JobTimeoutError(message, task_id=self.task_id, job=self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a job does not pickle: keep its task_id, and its token as a secret; "
+            "client.job(task_id, token=token) re-attaches to the film"
+        )
+
     def __repr__(self) -> str:
         work = "" if self.work is None else f": {self.work!r}"
         return f"<Job {self.task_id} {self.snapshot.state_text}{work}>"

@@ -26,7 +26,8 @@ class Completed:
         result: the film.
         paths: its files, where `save_to` had them saved.
         metadata: what the caller knows the work by.
-        ok: always True; `error` is always None. A type checker narrows an `Outcome` by either.
+        ok: always True; `error` is always None. Every type checker narrows an `Outcome` by
+            `outcome.error is None`, mypy also by `if outcome.ok`.
     """
 
     index: int

@@ -65,7 +65,7 @@ class Group:
         self.recorded = recorded
         self.stopped: bool = False
         self._clock = clock
-        self._tasks: dict[asyncio.Task[str], _Pending] = {}
+        self._tasks: dict[asyncio.Task[str | Exception], _Pending] = {}
         self._quiet = asyncio.Event()
 
     @property
@@ -107,10 +107,10 @@ class Group:
         if self._tasks:
             await self._clock.sleep(grace, self._quiet)
 
-    def add(self, task: asyncio.Task[str], pending: _Pending) -> None:
+    def add(self, task: asyncio.Task[str | Exception], pending: _Pending) -> None:
         self._tasks[task] = pending
 
-    def discard(self, task: asyncio.Task[str]) -> None:
+    def discard(self, task: asyncio.Task[str | Exception]) -> None:
         """Note that *task* has ended."""
         del self._tasks[task]
         if not self._tasks:
@@ -229,7 +229,7 @@ class Submitter:
         pending = _Pending(submission, groups)
         if pending.stopped:
             raise self._stopped_error(pending)
-        task = asyncio.get_running_loop().create_task(self._run(pending))
+        task = asyncio.get_running_loop().create_task(self._outcome_of(pending))
         task.add_done_callback(lambda task: self._finished(task, pending))
         for group in pending.groups:
             group.add(task, pending)
@@ -244,7 +244,13 @@ class Submitter:
             raise
         if task.cancelled():
             raise self._stopped_error(pending)
-        return task.result()
+        outcome = task.result()
+        if isinstance(outcome, str):
+            return outcome
+        try:
+            raise outcome
+        finally:
+            del outcome  # else it and this frame would hold each other
 
     @property
     def pending(self) -> int:
@@ -260,6 +266,13 @@ class Submitter:
         await self._all.end(WRITING)
 
     # --- one submission -----------------------------------------------------------------------
+
+    async def _outcome_of(self, pending: _Pending) -> str | Exception:
+        """Submit, and give the end as a value: asyncio.run prints what cancelled tasks raise."""
+        try:
+            return await self._run(pending)
+        except Exception as error:  # noqa: BLE001 - whoever waits raises it
+            return error
 
     async def _run(self, pending: _Pending) -> str:
         """Retry until there is a task id, a refusal, an uncertain attempt, or no time left."""
@@ -450,16 +463,16 @@ class Submitter:
 
     # --- what no caller knows -------------------------------------------------------------------
 
-    def _finished(self, task: asyncio.Task[str], pending: _Pending) -> None:
+    def _finished(self, task: asyncio.Task[str | Exception], pending: _Pending) -> None:
         for group in pending.groups:
             group.discard(task)
         if not pending.ended.done():
             pending.ended.set_result(None)
-        error = None if task.cancelled() else task.exception()
-        if not pending.wanted and error is not None and not isinstance(error, ApikleyError):
-            logger.error("an abandoned submission ended in %s", type(error).__name__)
+        ended = None if task.cancelled() else task.exception() or task.result()
+        if not pending.wanted and not isinstance(ended, str | ApikleyError | None):
+            logger.error("an abandoned submission ended in %s", type(ended).__name__)
         # A recorder or limiter may have failed, or been cut off, after the film was bought.
-        known = not task.cancelled() and (error or task.result()) is pending.outcome
+        known = ended is not None and ended is pending.outcome
         if not (known and pending.wanted):
             self._report(pending)
 

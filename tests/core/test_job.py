@@ -1483,6 +1483,14 @@ async def test_updates_raise_the_deadline() -> None:
 
 
 @virtual
+async def test_it_does_not_pickle_and_says_what_to_keep() -> None:
+    """It polls in one process; an id goes anywhere."""
+    for carry in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"keep its task_id, and its token .* client\.job"):
+            carry(make_job(Service()))
+
+
+@virtual
 async def test_a_forgotten_follower_lets_the_deadline_be_new() -> None:
     """One follower sleeps over the deadline; whoever awaits then gets a whole one."""
     service = Service(ready_at=3000)

@@ -33,7 +33,7 @@ from apikley_async import (
 from apikley_async.batch import Batch, ItemState
 from apikley_async.errors import JobTimeoutError, JournalError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
-from apikley_async.testing import LoopClock, ScriptedTransport, reply
+from apikley_async.testing import LoopClock, Reply, Request, ScriptedTransport, reply
 from apikley_async.webhook import Callback, Inbox
 
 virtual = pytest.mark.virtual
@@ -467,6 +467,42 @@ def test_each_loop_listens_once() -> None:
         asyncio.run(use())
 
     assert len(callbacks.listeners) == 1
+
+
+class DeafTransport(ScriptedTransport):
+    """Sends what it is given, and gets no answer."""
+
+    async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
+        self.requests.append(request)
+        if on_sent is not None:
+            on_sent()
+        await asyncio.Event().wait()
+        raise AssertionError("nothing comes")
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_program_that_ends_at_once_is_told_of_what_was_sent_and_of_nothing_else(
+    waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After a second Ctrl-C asyncio.run cancels every task, and prints what they raise."""
+    transport = DeafTransport([])
+    client = Client("k" * 20, environment=Environment(transport=transport))
+    complaints: list[dict[str, Any]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, said: complaints.append(said))
+        submitting = asyncio.create_task(client.submit(KITTEN))
+        while not transport.requests:
+            await asyncio.sleep(0)
+        if not waits:
+            await end(submitting)
+
+    asyncio.run(main())
+
+    assert complaints == []
+    [uncertain] = client.uncertain
+    assert uncertain.work == KITTEN
+    assert [each.message for each in caplog.records if uncertain.token in each.message]
 
 
 def test_callbacks_may_be_received_by_a_server_in_another_thread() -> None:
