@@ -472,10 +472,14 @@ def test_each_loop_listens_once() -> None:
 class DeafTransport(ScriptedTransport):
     """Sends what it is given, and gets no answer."""
 
+    def __init__(self) -> None:
+        super().__init__([])
+        self.sent = asyncio.Event()
+
     async def send(self, request: Request, *, on_sent: Callable[[], None] | None = None) -> Reply:
-        self.requests.append(request)
         if on_sent is not None:
             on_sent()
+        self.sent.set()
         await asyncio.Event().wait()
         raise AssertionError("nothing comes")
 
@@ -485,15 +489,14 @@ def test_a_program_that_ends_at_once_is_told_of_what_was_sent_and_of_nothing_els
     waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """After a second Ctrl-C asyncio.run cancels every task, and prints what they raise."""
-    transport = DeafTransport([])
+    transport = DeafTransport()
     client = Client("k" * 20, environment=Environment(transport=transport))
     complaints: list[dict[str, Any]] = []
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, said: complaints.append(said))
         submitting = asyncio.create_task(client.submit(KITTEN))
-        while not transport.requests:
-            await asyncio.sleep(0)
+        await transport.sent.wait()
         if not waits:
             await end(submitting)
 
