@@ -173,7 +173,7 @@ class BalanceEvidence:
             films = f"one or more of the {self.uncertain} uncertain films WERE PAID"
         return (
             f"{text} by {self.cost:.12g}: {self.unexplained:.12g} more than that. Unless others "
-            f"use this account, {films}"
+            f"use this account, or a price is wrong, {films}"
         )
 
 

@@ -83,7 +83,12 @@ def test_the_ways_out_name_every_film() -> None:
     ("changes", "said"),
     [
         ({}, "fell by 300 from .*by 300: nothing else was paid, as far as this journal knows"),
-        ({"after": 550}, "fell by 450 from .*by 300: 150 more than that"),
+        (
+            {"after": 550},
+            "fell by 450 from .*by 300: 150 more than that. Unless others use this account, or a "
+            "price is wrong, the uncertain film WAS PAID$",
+        ),
+        ({"after": 550, "uncertain": 3}, "one or more of the 3 uncertain films WERE PAID$"),
         ({"after": 900}, "fell by 100 from .*by 300: 200 less than that, as after a refund"),
         ({"after": 6000}, "rose by 5000 from .*by 300: 5300 less than that, as after a refund"),
         ({"unpriced": 1}, "2 films accounted for, 300 credits and 1 film of unknown price"),
@@ -91,3 +96,23 @@ def test_the_ways_out_name_every_film() -> None:
 )
 def test_what_the_balance_says(changes: dict[str, float], said: str) -> None:
     assert re.search(said, attrs.evolve(BALANCE, **changes).sentence)
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "suggests"),
+    [
+        ({}, "nothing more taken", False),
+        ({"after": 550}, "150 more taken", True),
+        ({"after": 900}, "does not tell", False),
+        ({"after": 550, "unpriced": 1}, "does not tell", False),
+    ],
+)
+def test_only_what_nothing_else_explains_speaks_for_a_payment(
+    changes: dict[str, float], verdict: str, suggests: bool
+) -> None:
+    """Money that came in, or films of unknown cost, say nothing either way."""
+    balance = attrs.evolve(BALANCE, **changes)
+
+    assert (balance.verdict, balance.suggests_payment) == (verdict, suggests)
+    assert balance.covers(item("sea", 3600, ""))
+    assert not balance.covers(item("sea", 3601, ""))
