@@ -83,11 +83,8 @@ def test_the_ways_out_name_every_film() -> None:
     ("changes", "said"),
     [
         ({}, "fell by 300 from .*by 300: nothing else was paid, as far as this journal knows"),
-        (
-            {"after": 550},
-            "fell by 450 from .*by 300: 150 more than that. Unless others use this account, or a "
-            "price is wrong, the uncertain film WAS PAID$",
-        ),
+        ({"after": 550}, "fell by 450 from .*by 300: 150 more than that. Unless others use this"),
+        ({"after": 550}, "or a price is wrong, the uncertain film WAS PAID$"),
         ({"after": 550, "uncertain": 3}, "one or more of the 3 uncertain films WERE PAID$"),
         ({"after": 900}, "fell by 100 from .*by 300: 200 less than that, as after a refund"),
         ({"after": 6000}, "rose by 5000 from .*by 300: 5300 less than that, as after a refund"),
