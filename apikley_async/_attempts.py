@@ -16,7 +16,7 @@ from apikley_async._job import Job
 from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Slots, running_slots
 from apikley_async._outages import Outages
-from apikley_async._recorder import Callbacks, NoRecorder, Recorder
+from apikley_async._recorder import Callbacks, Recorder
 from apikley_async._result import Result, Snapshot, State
 from apikley_async._session import Session, Sessions, Settings
 from apikley_async._spending import Expense
@@ -116,7 +116,8 @@ class Attempts:
         session, spending = self._session, self.settings.spending
         reserved = self._reserved(work) if expense is None else contextlib.nullcontext(expense)
         async with reserved as reservation:
-            noting = spending.recorder(NoRecorder() if recorder is None else recorder, reservation)
+            chosen = self.settings.recorder if recorder is None else recorder
+            noting = spending.recorder(chosen, reservation)
             submission = Submission(work, callback_url, noting, group, metadata)
             task_id = await session.submitter.submit(submission)
         return self._new_job(Bought(task_id, work, metadata, self._clock.now(), learned))

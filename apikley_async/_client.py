@@ -25,7 +25,7 @@ from apikley_async._limiter import Limiter, RateLimiter
 from apikley_async._network import USER_AGENT, Network, network_fault, proxy_variables
 from apikley_async._outcomes import Outcome
 from apikley_async._polling import Backoff
-from apikley_async._recorder import Callbacks, Recorder
+from apikley_async._recorder import Callbacks, NoRecorder, Recorder
 from apikley_async._result import Result, Snapshot
 from apikley_async._retry import Timeouts
 from apikley_async._secret import Secret, key_fault
@@ -74,6 +74,7 @@ class Client:
             again (attempts and pauses count, waiting for a slot does not), and a download that
             makes no progress.
         callback: gives each submission its callback URL; see `apikley_async.webhook`.
+        recorder: is called before and after every attempt; that of a submission replaces it.
         on_event: a plain callable that is given each of `apikley_async.events` when it happens,
             on the event loop. What it raises is logged; hand slow work to a queue of your own.
         timeouts: how long to wait for the service.
@@ -85,8 +86,7 @@ class Client:
         allow_private: whether films and images may come from private addresses (always allowed
             for loopback when the base URL is loopback). Names that a proxy or VPN on this machine
             answers with 198.18.0.0/15 are allowed as long as the service's own name lies there.
-        user_agent: how every request names us, `apikley-async/<version>` unless you say; some
-            hosts of films refuse the names of HTTP libraries.
+        user_agent: of every request, `apikley-async/<version>`; some hosts refuse HTTP libraries.
         not_created: codes of createTask that your provider guarantees to mean "nothing was
             created", such as 500: tried again three times at most, then `ServerError`. Each such
             attempt counts in bounds on what is spent. 408, 499, 502, 503, 504 and 520 to 529
@@ -115,6 +115,7 @@ class Client:
         job_timeout: float = 1800.0,
         retry_for: float = 600.0,
         callback: Callbacks | None = None,
+        recorder: Recorder | None = None,
         on_event: Callable[[Event], object] | None = None,
         timeouts: Timeouts | None = None,
         proxy: str | None = None,
@@ -132,6 +133,7 @@ class Client:
             max_running=max_running,
             polling=polling,
             callback=callback,
+            recorder=recorder,
             timeouts=timeouts,
             proxy=proxy,
             trust_env=trust_env,
@@ -176,6 +178,7 @@ class Client:
             not_created=validate_not_created(not_created),
             address_policy=AddressPolicy(allow_private, is_loopback(host)),
             environment=environment,
+            recorder=NoRecorder() if recorder is None else recorder,
             emit=None if on_event is None else Emitter(on_event, clock),
         )
         self.attempts: Attempts = Attempts(self._settings, callback)
@@ -202,7 +205,7 @@ class Client:
             work: a `Storyboard`, a `ModelTask` of any model, or a `Work` of your own.
             callback_url: where the service shall report the end; otherwise the client's
                 `callback` says.
-            recorder: is called before and after every attempt.
+            recorder: is called before and after every attempt, in the place of the client's.
             metadata: what you know it by. It is with the job, and never leaves this process: it
                 is not sent and not logged.
 

@@ -20,7 +20,7 @@ from apikley_async._jobs import Jobs
 from apikley_async._limiter import Limiter
 from apikley_async._network import Network
 from apikley_async._polling import Backoff, positive
-from apikley_async._recorder import Callbacks
+from apikley_async._recorder import Callbacks, Recorder
 from apikley_async._retry import Timeouts
 from apikley_async._secret import Secret
 from apikley_async._spending import Spending
@@ -48,6 +48,7 @@ class Settings:
         retry_for: seconds for which a request or a download that fails is tried again.
         max_running: films that it has running at once.
         address_policy: where films and images may come from.
+        recorder: of submissions without one of their own.
         emit: is given each event; None where nobody wants them.
     """
 
@@ -66,6 +67,7 @@ class Settings:
     not_created: frozenset[int]
     address_policy: AddressPolicy
     environment: Environment
+    recorder: Recorder
     emit: Emitter | None = None
 
 
@@ -76,6 +78,7 @@ ARGUMENTS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "max_running": ((int, float), "a whole number, 1 or more"),
     "polling": ((Backoff, NoneType), "a Backoff"),
     "callback": ((Callbacks, NoneType), "a Callback of apikley_async.webhook, or your own"),
+    "recorder": ((Recorder, NoneType), "a Recorder"),
     "timeouts": ((Timeouts, NoneType), "a Timeouts"),
     "proxy": ((str, NoneType), "a URL as text"),
     "trust_env": ((bool,), "True or False"),

@@ -51,6 +51,7 @@ WRONG: dict[str, list[object]] = {
     "max_running": ["5", None, True],
     "polling": [5, (2, 20)],
     "callback": ["https://me.example/hook", 5],
+    "recorder": [5, object()],
     "timeouts": [30, (1, 2)],
     "proxy": [5, b"http://proxy"],
     "trust_env": ["yes", 1, None],

@@ -24,6 +24,7 @@ from apikley_async import (
     Client,
     Environment,
     Job,
+    Request,
     Shot,
     Storyboard,
     StoryboardError,
@@ -731,6 +732,33 @@ async def test_what_could_not_be_recorded_is_still_called_by_its_callback() -> N
 
         assert now() < 52
         assert simulator.ledger.polls[job.task_id] == 1
+
+
+async def test_a_clients_recorder_gets_every_attempt_without_one_of_its_own() -> None:
+    """Of `submit`, `generate` and `generate_many`; a submission's own replaces it."""
+
+    class Book(NoRecorder):
+        def __init__(self) -> None:
+            self.intended: list[str] = []
+            self.settled: list[str | None] = []
+
+        async def intend(self, token: str, request: Request) -> None:
+            self.intended.append(token)
+
+        async def settle(self, attempt: Attempt) -> None:
+            assert attempt.token in self.intended
+            self.settled.append(attempt.task_id)
+
+    clients, own = Book(), Book()
+    async with world(50) as simulator, customer(simulator, None, recorder=clients) as client:
+        await client.submit(KITTEN)
+        await client.submit(KITTEN, recorder=own)
+        await client.generate(KITTEN)
+        assert [outcome.ok async for outcome in client.generate_many([KITTEN] * 2)] == [True] * 2
+
+        paid = [charge.task_id for charge in simulator.ledger.paid]
+    assert own.settled == [paid[1]]
+    assert clients.settled == [paid[0], *paid[2:]]
 
 
 async def test_an_outcome_has_the_metadata_of_its_work() -> None:
