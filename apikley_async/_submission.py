@@ -2,8 +2,7 @@
 
 A caller who is cancelled while the POST is out does not stop the charge, so the attempt is
 finished, recorded and, when nobody waits for it any more, reported. What was never sent or was
-throttled is retried; so is, a few times, what the user has declared to create nothing
-(`not_created`). What is uncertain is never retried.
+throttled is retried; so is, a few times, what is in `not_created`. What is uncertain never is.
 """
 
 from __future__ import annotations
