@@ -7,6 +7,7 @@ another item has that key, or that file, it is `<key> (film).mp4`: no key can co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path, PurePath
 
@@ -17,20 +18,22 @@ from apikley_async.batch.store.values import Item, Transition
 
 __all__ = ["FilmNames", "numbered"]
 
-NUMBERED = re.compile(r".*-[0-9]+", re.DOTALL)
+NUMBERED = re.compile(r"(?P<base>.*)-[0-9]+", re.DOTALL)
 
 
 class FilmNames:
     """The names of films in the folder of a run, or in its destination, where *folder* is None.
 
     The items of the journal are read only when a name could be another item's: for films of several
-    files, for keys such as `kitten-1`, and for files that exist already.
+    files, for keys such as `kitten-1`, and for files that exist already. Of a store that other
+    processes use too, those that they have added since are read each time.
     """
 
     def __init__(self, store: Store, folder: Path | None) -> None:
         self._store = store
         self._folder = None if folder is None else folder.absolute()
         self._keys: dict[str, str] | None = None  # by folded key
+        self._newest = 0  # the order of the newest item among them
         self._saved: dict[str, str] = {}  # keys by the folded stems of their files
         self._longest: int | None = None
         self._changes = 0
@@ -52,6 +55,8 @@ class FilmNames:
             return key
         stems = numbered(key, files)
         keys = await self._all_keys()
+        if self._store.shared and (numbered_key := NUMBERED.fullmatch(key)) is not None:
+            await self._read_files(keys.get(fold_name(numbered_key["base"])))
         owners = {
             names.get(fold_name(stem), key) for stem in stems for names in (keys, self._saved)
         }
@@ -76,18 +81,25 @@ class FilmNames:
         self._keys = None
         self._changes += 1
 
+    async def _read_files(self, key: str | None) -> None:
+        """Look which files another process has saved for an item, `kitten` for `kitten-1`."""
+        if key is not None:
+            with contextlib.suppress(KeyError):  # it has another name by now
+                self.add_files(key, await self._store.item(key))
+
     async def _all_keys(self) -> dict[str, str]:
-        if self._keys is not None:
-            return self._keys
         async with self._reading:
-            while self._keys is None:
-                before, keys = self._changes, dict[str, str]()
-                async for item in all_items(self._store):
+            while self._keys is None or self._store.shared:
+                before = self._changes
+                keys, newest = ({}, 0) if self._keys is None else (self._keys, self._newest)
+                async for item in all_items(self._store, after=newest):
                     keys[fold_name(item.key)] = item.key
                     self.add_files(item.key, item)
+                    newest = item.order
                 if before == self._changes:  # else items were added while these were read
-                    self._keys = keys
-            return self._keys
+                    self._keys, self._newest = keys, newest
+                    break
+            return self._keys or {}
 
 
 def numbered(stem: str, files: int) -> list[str]:

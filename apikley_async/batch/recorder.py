@@ -36,6 +36,7 @@ class StoredCallbacks:
         self._store = store
         self._attempts = client.attempts
         self._tokens: dict[str, None] = {}
+        self._too_late: set[str] = set()  # attempts that are left to a person, and were given once
 
     def expect(self, token: str, **known: Any) -> bool:
         """Expect callbacks about an attempt; whether one has named its task already.
@@ -55,7 +56,7 @@ class StoredCallbacks:
 
         Returns:
             The uncertain attempts that callbacks may still resolve, and for how many seconds each
-            is waited for.
+            is waited for. One that is waited for no more is among them once.
         """
         if not self._attempts.receives_callbacks:
             return []
@@ -63,9 +64,21 @@ class StoredCallbacks:
         await self._attempts.catch_up()
         for attempt in await self._store.expected_callbacks():
             named = self.expect(attempt.token, task_id=attempt.task_id, named=attempt.named)
-            if attempt.task_id is None:
-                found.append((attempt, callback_timeout(attempt, named=named)))
+            timeout = callback_timeout(attempt, named=named)
+            was_given = timeout == 0 and attempt.token in self._too_late
+            if attempt.task_id is None and not was_given:
+                found.append((attempt, timeout))
+                if timeout == 0:
+                    self._too_late.add(attempt.token)
         return found
+
+    async def item_of(self, token: str, item: Item) -> Item:
+        """The item of an attempt, which may have been renamed while its callback was waited for."""
+        for key in (item.key, None):
+            for attempt in await self._store.attempts(key):
+                if attempt["token"] == token:
+                    return await self._store.item(attempt["key"])
+        return item
 
     def release(self) -> None:
         """Expect nothing more: the store may be closed now."""

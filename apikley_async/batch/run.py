@@ -417,6 +417,7 @@ class BatchRun:
             self._publish(item, is_last=True)
             return item
         token = attempt if isinstance(attempt, str) else attempt.token
+        item = await self._callbacks.item_of(token, item)
         try:
             return await self._apply(item, found(job, token))
         except NoTransitionError:

@@ -261,14 +261,18 @@ class RunClaims:
         with contextlib.suppress(asyncio.CancelledError):
             while True:
                 await self._clock.sleep(BEAT)
+                held = (
+                    self._held.copy()
+                )  # what is claimed while the store beats may not be in its answer
                 try:
                     owned = await self._store.beat(self._owner)
+                    if owned is not None:
+                        for key in (held & self._held).difference(owned):
+                            self._lose(key)
                     await self._release_ended()
                 except JournalError as error:
                     self._on_error(error)
                     return
-                for key in self._held - set(owned if owned is not None else self._held):
-                    self._lose(key)
 
     async def _release_ended(self) -> None:
         """Give back what has ended; a run without an end tries it again after a while."""

@@ -12,7 +12,8 @@ from batch.helpers import films, make_client, open_batch, run_batch, simulated_s
 from manual_callbacks import ManualCallbacks
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Item, ItemEvent, ItemState, Journal
+from apikley_async.batch import Batch, Item, ItemEvent, ItemState, Journal, MoreWork
+from apikley_async.batch.recorder import CALLBACK_TIMEOUT
 from apikley_async.batch.store.values import Transition
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -125,6 +126,49 @@ async def test_a_later_run_receives_callbacks(tmp_path: Path) -> None:
             assert await states(batch) == {"k0": ItemState.DONE, "k1": ItemState.DONE}
             history = await batch.store.events("k0")  # type: ignore[attr-defined]
             assert [event["by"] for event in history if event["event"] == "resolve"] == ["callback"]
+
+
+async def test_a_film_that_is_renamed_while_its_callback_is_waited_for(tmp_path: Path) -> None:
+    """A person may do so in another process; the callback finds it by its attempt."""
+    callbacks = ManualCallbacks()
+    async with (
+        service() as simulator,
+        hearing(simulator, callbacks) as client,
+        open_batch(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(2))
+        simulator.script("create", [Fault.RESET_AFTER])
+        running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
+        await until_paid(simulator, 2)
+        await asyncio.sleep(100)
+        await batch.store.rename("k0", "renamed")
+        await callbacks.deliver(token_of(simulator, 0), simulator.ledger.creations[0].task_id or "")
+        await running
+
+        assert await states(batch) == {"renamed": ItemState.DONE, "k1": ItemState.DONE}
+        assert (tmp_path / "films" / "renamed.mp4").exists()
+        assert len(simulator.ledger.creations) == 2
+
+
+async def test_a_film_that_is_waited_for_no_more_is_reported_once(tmp_path: Path) -> None:
+    """A run without an end looks for uncertain films each minute, and this one is a person's."""
+    callbacks, more = ManualCallbacks(), MoreWork()
+    async with service() as simulator, open_batch(tmp_path / "b.db") as batch:
+        async with hearing(simulator, callbacks) as client:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            await left(batch, client, tmp_path / "films", simulator)
+        await asyncio.sleep(CALLBACK_TIMEOUT)
+
+        async with hearing(simulator, callbacks) as client:
+            running = asyncio.create_task(
+                run_batch(batch, client, folder=tmp_path / "films", more=more)
+            )
+            await asyncio.sleep(600)
+            batch.stop()
+            reported = await running
+
+        assert [(item.key, item.state) for item in reported] == [("k0", ItemState.UNCERTAIN)]
 
 
 class SlowToAnswer(Journal):

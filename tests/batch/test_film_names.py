@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch.conformance_base import attempt
 from batch.helpers import (
     board,
     films,
@@ -21,7 +22,17 @@ from batch.helpers import (
     states,
 )
 
-from apikley_async.batch import Item, ItemState, Journal, check_manifest
+from apikley_async import Verdict
+from apikley_async.batch import (
+    Batch,
+    Item,
+    ItemEvent,
+    ItemState,
+    Journal,
+    StoredFile,
+    Transition,
+    check_manifest,
+)
 from apikley_async.batch.film_names import FilmNames
 from apikley_async.errors import ManifestConflictError, ManifestError
 from apikley_async.simulator import Constant, Simulator, Terms
@@ -215,3 +226,35 @@ async def test_films_that_ask_at_once_read_the_journal_once(tmp_path: Path) -> N
 
         assert await asyncio.gather(*(names.stem(key, 1) for key in keys)) == keys
         assert journal.reads == 2
+
+
+async def test_films_that_others_add_and_save_meanwhile_keep_their_names(tmp_path: Path) -> None:
+    """A run without an end names films for days, and other processes add theirs."""
+    journal = await Journal.open(tmp_path / "b.db", clock=LoopClock(), shared=True)
+    async with contextlib.aclosing(journal):
+        batch = Batch(journal, clock=LoopClock())
+        await batch.add([("other-1", board("other"))])
+        here, there = FilmNames(journal, None), FilmNames(journal, None)
+        assert [await names.stem("other-1", 1) for names in (here, there)] == ["other-1"] * 2
+
+        await batch.add([("kitten", board("kitten")), ("dog", board("dog"))])
+        assert await here.stem("kitten", 2) == "kitten"
+        await saved_elsewhere(journal, "kitten", "kitten-1.mp4", "kitten-2.mp4")
+        await batch.add([(key, board(key)) for key in ("kitten-1", "dog-1")])
+
+        assert await there.stem("kitten-1", 1) == "kitten-1 (film)"
+        assert await here.stem("dog", 2) == "dog (film)"
+
+
+async def saved_elsewhere(journal: Journal, key: str, *names: str) -> None:
+    """Another run makes the film, and puts its files into the destination."""
+    await journal.claim("another run", 1, keys={key})
+    await journal.intend(key, "t" * 32, "print", None, owner="another run")
+    await journal.settle(
+        key,
+        attempt("t" * 32, Verdict.ACCEPTED, "task_1"),
+        Transition(ItemEvent.ACCEPT, task_id="task_1"),
+    )
+    await journal.apply(key, Transition(ItemEvent.SUCCEED, result='{"urls": []}'))
+    stored = tuple(StoredFile(name, 5, "00ff" * 16, f"s3://films/{name}") for name in names)
+    await journal.apply(key, Transition(ItemEvent.SAVE, stored=stored))

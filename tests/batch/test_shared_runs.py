@@ -30,7 +30,8 @@ from batch.helpers import (
 
 from apikley_async import Client, RateLimiter
 from apikley_async.batch import AttemptCost, Batch, ItemState, Journal, MoreWork
-from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT, INTERVAL
+from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT, INTERVAL, RunClaims
+from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.store.protocol import LEASE
 from apikley_async.simulator import Constant, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -187,6 +188,44 @@ async def dead_run(journal: Journal, client: Client, count: int) -> None:
     await Batch(journal).check_account(client)
     first, *_ = await journal.claim("dead", count)
     await journal.intend(first.key, "a-token", "print", None, owner="dead")
+
+
+class SlowBeats(Journal):
+    """A journal that is away for longer than a lease, and whose answers to beats come late."""
+
+    async def beat(self, owner: str) -> Collection[str] | None:
+        await asyncio.sleep(LEASE)
+        owned = await super().beat(owner)
+        await asyncio.sleep(1)
+        return owned
+
+
+async def test_what_a_run_claims_while_it_beats_is_not_lost(tmp_path: Path) -> None:
+    """The answer is of before; whoever is not in it was claimed since."""
+    journal = await SlowBeats.open(tmp_path / "batch.db", clock=LoopClock(), shared=True)
+    lost: list[str] = []
+    async with contextlib.aclosing(journal):
+        await Batch(journal, clock=LoopClock()).add(films(2 * AHEAD_OF_OTHERS))
+        claims = RunClaims(
+            journal,
+            BatchRunOptions(tmp_path),
+            lambda: None,
+            LoopClock(),
+            on_lost=lost.append,
+            on_error=lambda error: lost.append(error.message),
+        )
+        claims.begin()
+        items = claims.items()
+        first = [await anext(items) for _ in range(AHEAD_OF_OTHERS)]
+        await asyncio.sleep(BEAT + LEASE + 0.5)  # the answer to the first beat is on its way
+        for item in first:
+            claims.ended(item)
+        later = await anext(items)
+        await asyncio.sleep(2)
+
+        assert lost == []
+        assert claims.holds(later.key)
+        await claims.end()
 
 
 async def test_a_run_that_would_end_takes_what_the_dead_have_left(

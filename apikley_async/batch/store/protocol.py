@@ -286,9 +286,14 @@ class Store(Protocol):
     async def aclose(self) -> None: ...
 
 
-async def all_items(store: Store, *states: ItemState, page_size: int = 1000) -> AsyncIterator[Item]:
-    """Yield the items of a store in their order; only those in *states*, if any are given."""
-    last = 0
+async def all_items(
+    store: Store, *states: ItemState, after: int = 0, page_size: int = 1000
+) -> AsyncIterator[Item]:
+    """Yield the items of a store in their order, behind the one of order *after*.
+
+    Only those in *states*, if any are given.
+    """
+    last = after
     while page := await store.items(states or None, after=last, count=page_size):
         for item in page:
             yield item
