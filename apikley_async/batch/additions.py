@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -18,7 +18,7 @@ from apikley_async.batch.manifest.payload import make_entry
 from apikley_async.batch.manifest.reader import read_manifest
 from apikley_async.batch.open_batch import OpenBatch
 from apikley_async.batch.store.values import Item, ManifestEntry, PlanResult
-from apikley_async.errors import ManifestError, StoryboardError
+from apikley_async.errors import ManifestConflictError, ManifestError, StoryboardError
 
 __all__ = ["BatchAdditions", "ManifestSource"]
 
@@ -27,6 +27,19 @@ ManifestSource: TypeAlias = "str | os.PathLike[str] | Iterable[tuple[str, Work]]
 
 class BatchAdditions(OpenBatch):
     """The part of a batch that plans films."""
+
+    _agreed: Mapping[str, str] | None = None
+
+    def add_only(self, films: Mapping[str, str]) -> None:
+        """Plan nothing from now on but these films, or what is in the journal already.
+
+        For a program that asks about a private copy of the journal first: in a shared journal
+        films are paid as soon as they are planned. Additions of others are refused whole.
+
+        Args:
+            films: their content digests by their keys, as items of the copy have them.
+        """
+        self._agreed = dict(films)
 
     async def add(
         self,
@@ -113,9 +126,19 @@ class BatchAdditions(OpenBatch):
         failed: Collection[str] | None = (),
     ) -> PlanResult:
         keys: list[str] = []
+        known = (
+            {item.key: item.digest async for item in self.items()}
+            if self._agreed is not None
+            else {}
+        )
 
         def with_keys_noted() -> Iterator[ManifestEntry]:
             for entry in entries:
+                if self._agreed is not None and entry.digest not in (
+                    self._agreed.get(entry.key),
+                    known.get(entry.key),
+                ):
+                    raise ManifestConflictError(f"{entry.where}: {entry.key!r} has changed since")
                 keys.append(entry.key)
                 yield entry
 

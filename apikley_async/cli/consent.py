@@ -19,6 +19,7 @@ from apikley_async.errors import JournalError
 __all__ = [
     "ask_about_decision",
     "ask_consent",
+    "changed_since",
     "films_to_pay",
     "note_balance",
     "refuse_sent_elsewhere",
@@ -144,9 +145,14 @@ def refuse_unagreed(agreed: Mapping[str, str], to_pay: Mapping[str, str]) -> Non
     journal since, or the user the manifest.
     """
     if not to_pay.items() <= agreed.items():
-        raise PostponedError(
-            "the films have changed since you agreed; nothing was sent, run this again"
-        )
+        raise changed_since()
+
+
+def changed_since() -> PostponedError:
+    """What is to be paid is not what the user has agreed to."""
+    return PostponedError(
+        "the films have changed since you agreed; nothing was sent, run this again"
+    )
 
 
 async def refuse_sent_elsewhere(

@@ -23,6 +23,7 @@ from apikley_async.cli.batch_status import Selection, follow_films
 from apikley_async.cli.closing_report import ClosingReport
 from apikley_async.cli.consent import (
     ask_consent,
+    changed_since,
     films_to_pay,
     note_balance,
     refuse_sent_elsewhere,
@@ -122,9 +123,9 @@ class FilmRun:
                 await shared.check_account(client)
         # Planned again, now in the journal itself. What is to be paid is compared with what the
         # user has agreed to, since another process may have changed the journal meanwhile.
-        async with self._planned(silent=agreed is not None) as (batch, keys):
+        async with self._planned(agreed=agreed) as (batch, keys):
             to_pay = await films_to_pay(batch, keys)
-            if agreed is not None:
+            if agreed is not None and self._request.follows is None:
                 refuse_unagreed(agreed, to_pay)
             return await self._run_and_report(client, batch, keys, pays=bool(to_pay))
 
@@ -195,14 +196,20 @@ class FilmRun:
 
     @contextlib.asynccontextmanager
     async def _planned(
-        self, *, private: bool = False, silent: bool = False
+        self,
+        *,
+        private: bool = False,
+        silent: bool = False,
+        agreed: Mapping[str, str] | None = None,
     ) -> AsyncIterator[tuple[Batch, Collection[str] | None]]:
         """Open the journal and plan; yield the batch and the run's films (None: all).
 
         Args:
             private: do it in a copy of the journal, which is gone afterwards.
             silent: print nothing; it was printed before.
+            agreed: the films that the user has agreed to, after the plan was printed.
         """
+        silent = silent or agreed is not None
         location = self._request.location
         with contextlib.ExitStack() as folders:
             journal = location.journal
@@ -216,7 +223,7 @@ class FilmRun:
                     self._reporter.message(location.note)
                 plan = None
                 if self._request.plan is not None:
-                    plan = await faults_as_refusal(self._request.plan(batch))
+                    plan = await self._plan(batch, self._request.plan, agreed)
                 keys = plan.keys if plan is not None and self._request.planned_only else None
                 for other in location.compared:
                     names = other in location.others
@@ -224,6 +231,18 @@ class FilmRun:
                 if not silent:
                     self._report_plan(plan)
                 yield batch, keys
+
+    async def _plan(
+        self, batch: Batch, plan: PlanFilms, agreed: Mapping[str, str] | None
+    ) -> PlanResult:
+        """Add the films. Workers pay what is in a shared journal: only what was agreed to is."""
+        if agreed is None or self._request.follows is None:
+            return await faults_as_refusal(plan(batch))
+        batch.add_only(agreed)
+        try:
+            return await plan(batch)
+        except ManifestError:
+            raise changed_since() from None
 
     def _report_plan(self, plan: PlanResult | None) -> None:
         text = "resumed from its journal" if plan is None else str(plan)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run, quick_client
+from cli.conftest import Run, quick_client, write_manifest
 from forked_process import ForkedProcess
 
 import apikley_async
@@ -486,6 +486,25 @@ def test_only_a_yes_is_a_yes(service: Simulator, start: Start, typed: str, code:
     assert terminal.close() == code, terminal.shown
     assert len(service.ledger.creations) == (code == 0)
     assert ("Please type y or n." in terminal.shown) is ("what" in typed)
+
+
+def test_what_was_not_agreed_to_is_not_planned_where_others_pay(
+    service: Simulator, start: Start, again: Run, tmp_path: Path, postgres_dsn: str
+) -> None:
+    """The workers of a shared journal pay what is in it, whatever the command says afterwards."""
+    assert again("db", "init", postgres_dsn).code == 0
+    write_manifest("kitten")
+    terminal = Terminal(start, "batch", "run", "campaign.jsonl", "--journal", postgres_dsn)
+    terminal.read("[y/N]")
+    write_manifest("kitten", "lighthouse")
+
+    terminal.type("y\n")
+
+    assert terminal.close() == 4
+    assert "the films have changed since you agreed; nothing was sent" in terminal.shown
+    assert again("batch", "status", postgres_dsn, "--ids").out == ""
+    assert '"planned"' not in again("batch", "status", postgres_dsn, "--json").out
+    assert service.ledger.creations == []
 
 
 def test_a_terminal_shows_progress_bars(service: Simulator, start: Start, tmp_path: Path) -> None:
