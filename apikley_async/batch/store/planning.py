@@ -143,7 +143,7 @@ class NewItems:
     """
 
     def __init__(self, db: Database) -> None:
-        self.count = 0
+        self.count: int = 0
         self._db = db
         self._rows: list[tuple[str, ...]] = []
 

@@ -48,7 +48,7 @@ agree_option: Option = click.option(
 )
 
 
-SECTIONS = {
+SECTIONS: dict[str, tuple[str, ...]] = {
     "Make": ("run", "estimate"),
     "Look": ("status", "report", "verify"),
     "Decide": ("retry", "resolve", "resubmit", "drop"),
