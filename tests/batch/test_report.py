@@ -189,7 +189,8 @@ async def test_what_is_being_sent_is_not_said_to_be_unpaid(tmp_path: Path) -> No
     group = report_of(rows, tmp_path).unfinished
 
     assert group is not None
-    assert group.cause == "1 perhaps paid: its submission is out, or was cut off"
+    assert group.cause == "1 being sent, and perhaps paid"
+    assert group.cure.endswith("What was cut off is then for you to decide.")
 
 
 async def test_failures_are_grouped_by_cause_with_cure_and_cost(tmp_path: Path) -> None:

@@ -250,9 +250,11 @@ def unfinished_group(films: Sequence[Film], commands: CommandLines) -> FailureGr
     paid = sum(bool(film.task_id) for film in left)
     sending = sum(film.state is ItemState.SENDING for film in left)
     cure = "Run it again: it resumes, and pays for nothing a second time."
+    if sending:
+        cure += " What was cut off is then for you to decide."
     facts = (
         f"{paid} of them paid, in the making or ready to be saved" if paid else "",
-        f"{sending} perhaps paid: its submission is out, or was cut off" if sending else "",
+        f"{sending} being sent, and perhaps paid" if sending else "",
     )
     cause = "; ".join(filter(None, facts)) or "none is paid"
     again = Advice("Go on", commands.resume, "what is not paid yet")
