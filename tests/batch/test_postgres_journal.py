@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 import tempfile
@@ -114,6 +115,7 @@ async def test_both_databases_have_the_same_tables(postgres_dsn: str, tmp_path: 
     assert {*COPIED, "meta", "owner"} == here.keys()
 
 
+COPIES = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY item %'"
 SLOW_INSERTS = """
     CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
         AS 'BEGIN PERFORM pg_sleep(1.6); RETURN NULL; END';
@@ -135,6 +137,20 @@ async def test_a_plan_that_takes_long_costs_nobody_its_lease(dsn: str) -> None:
 
         assert [item.key for item in await store.claim("another", 5)] == ["b", "c"]
         assert await store.beat("living") is None
+
+
+async def test_a_plan_whose_caller_has_gone_is_given_up(dsn: str) -> None:
+    """Nothing of it is stored, and what comes after it need not wait for its end."""
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        connection.run(SLOW_INSERTS)
+        async with journal(dsn) as store:
+            entries = (film(f"k{number}") for number in range(8000))
+            planning = asyncio.create_task(store.plan(entries))
+            while connection.execute(COPIES).fetchone()[0] == 0:  # noqa: ASYNC110 - a real server
+                await asyncio.sleep(0.01)
+            planning.cancel()
+            async with asyncio.timeout(6):
+                assert await store.items() == []
 
 
 async def test_a_long_plan_is_a_few_statements(dsn: str, postgres_server: PostgresServer) -> None:

@@ -26,7 +26,7 @@ from volume import volume
 from apikley_async import Backoff, Client, RateLimiter, SavedFile, SystemClock, Verdict
 from apikley_async._postgres import Dsn, connect
 from apikley_async.batch import Batch, ItemEvent, ItemState, Journal, Transition
-from apikley_async.batch.store.postgres_journal import PostgresJournal
+from apikley_async.batch.store.postgres_journal import LOCK, PostgresJournal
 from apikley_async.errors import JournalError
 from apikley_async.simulator import Constant, Simulator, Terms
 
@@ -370,13 +370,33 @@ async def test_a_database_that_never_answers_holds_nobody_up(
             await asyncio.sleep(0)
             async with asyncio.timeout(20):
                 await store.aclose()
-            # The connection was cut, and another one is tried once: it may be answered.
+            # The connection was cut, and nothing is tried again: the id is noted on this machine.
             result = (await asyncio.gather(settling, return_exceptions=True))[0]
         finally:
             os.kill(backend, signal.SIGCONT)
     async with journal(dsn) as again:
         assert (await again.item("a")).task_id == "task_1", result
         assert await again.verify() == []
+
+
+async def test_a_plan_that_waits_for_another_one_is_given_up_for_good(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database is there, and it is not done again."""
+    monkeypatch.setattr("apikley_async.batch.store.journal.CLOSING", 0.5)
+    store = await Journal.open(dsn)
+    with contextlib.closing(connect(Dsn.parse(dsn))) as other:
+        other.run("SET idle_in_transaction_session_timeout TO 0", "BEGIN", LOCK)
+        planning = asyncio.create_task(store.plan([film("a")]))
+        await asyncio.sleep(0.5)
+        planning.cancel()
+        await asyncio.wait({planning})
+        async with asyncio.timeout(5):
+            await store.aclose()
+        other.run("ROLLBACK")
+
+    async with journal(dsn) as again:
+        assert await again.items() == []
 
 
 async def test_a_run_that_is_closed_while_the_database_is_away(
