@@ -20,7 +20,7 @@ from apikley_async._clock import Stopwatch
 from apikley_async._text import fold_name
 from apikley_async.batch.states import ItemEvent, ItemState
 from apikley_async.batch.store import adoption, claims, items
-from apikley_async.batch.store.database import Database
+from apikley_async.batch.store.database import Database, Row
 from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.rows import payload_sum, stored_path
@@ -39,7 +39,10 @@ NEW_ITEMS = "item (key, payload, payload_sum, digest, base, source, state)"
 REPLACE_CONTENT = (
     "UPDATE item SET payload = ?, payload_sum = ?, digest = ?, base = ?, source = ? WHERE key = ?"
 )
-SELECT_CONTENTS = "SELECT key, digest, base, state FROM item"
+SELECT_CONTENTS = "SELECT ord, key, digest, base, state FROM item WHERE TRUE"
+SELECT_NAMED = "SELECT ord, key, gone FROM item WHERE (gone = 1 OR (source = ? AND source != ''))"
+PAGE = 10_000  # rows that are read at once
+STILL_HERE = "SELECT 1"  # a database takes a process that says nothing for one that has stopped
 NEW_IN_ADOPTED = (
     "may have been sent: the journal was adopted, and attempts that it has lost are not accounted "
     "for. Resolve the film with its task's id, or resubmit it; what is certainly new may go into a "
@@ -93,19 +96,20 @@ class SpooledEntries:
 
 
 class KnownContents:
-    """The contents of all items, read at once: nobody else writes until a plan is stored.
+    """The contents of all items, read before the entries: nobody else writes until all are stored.
 
-    So no entry asks the database, which would take as long as the journal's lock lets it.
+    Asked for one by one, they would take long, while the journal's lock is held.
     """
 
     def __init__(self, db: Database) -> None:
         self._contents: dict[str, tuple[str, str]] = {}
         self._keys: dict[str, list[str]] = {}  # by digest: of all items that are not dropped
-        for key, digest, base, state in db.execute(SELECT_CONTENTS).fetchall():
+        self._names: dict[str, str] = {}
+        for _, key, digest, base, state in _rows(db, SELECT_CONTENTS):
             self._contents[key] = (digest, base)
+            self._names[fold_name(key)] = key
             if state != ItemState.DROPPED:
                 self._keys.setdefault(digest, []).append(key)
-        self._names = {fold_name(key): key for key in self._contents}
 
     def of(self, key: str) -> tuple[str | None, str]:
         """The digest and the folder of an item; (None, "") where there is none."""
@@ -210,7 +214,9 @@ def _store_entries(
     seen: dict[str, str] = {}  # the place of each key
     contents = KnownContents(db)
     new_items = NewItems(db)
-    for entry in entries:
+    for number, entry in enumerate(entries):
+        if number % AT_ONCE == 0:
+            db.execute(STILL_HERE)
         _check_repeated_key(seen, entry)
         digest, base = contents.of(entry.key)
         # A digest of any version: an upgrade of this package must not make a paid film look new.
@@ -244,13 +250,21 @@ def _store_entries(
     return PlanResult(new_items.count, known, gone, changed)
 
 
+def _rows(db: Database, query: str, *values: str) -> Iterator[Row]:
+    """The rows of a query that begins with `ord`, some thousands at a time: no answer is long."""
+    last = 0
+    while rows := db.execute(
+        f"{query} AND ord > ? ORDER BY ord LIMIT ?", (*values, last, PAGE)
+    ).fetchall():
+        yield from rows
+        last = rows[-1][0]
+
+
 def _mark_gone(db: Database, seen: Container[str], source: str) -> None:
     """Mark the items of a manifest that it no longer names, and no more what is named again."""
     # Films without a manifest are added one by one: what is not named again is not gone.
-    rows = db.execute(
-        "SELECT key, gone FROM item WHERE gone = 1 OR (source = ? AND source != '')", (source,)
-    ).fetchall()
-    changes = [(int(key not in seen), key) for key, gone in rows if gone == (key in seen)]
+    rows = _rows(db, SELECT_NAMED, source)
+    changes = [(int(key not in seen), key) for _, key, gone in rows if gone == (key in seen)]
     db.executemany("UPDATE item SET gone = ? WHERE key = ?", changes)
 
 
