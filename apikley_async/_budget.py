@@ -73,6 +73,19 @@ def validate_price(price: float | None) -> float | None:
     return float(price)
 
 
+def unpriced_error(key: PriceKey | None) -> BudgetExceededError:
+    """The error for a film that no price is known for, where a bound in credits needs one."""
+    kind = "it" if key is None else f"films of {key} s" if isinstance(key, int) else repr(key)
+    error = BudgetExceededError(
+        f"max_credits and min_balance need a price, and there is none for {kind}",
+        resumable=False,
+        blames=Blame.INPUT,
+    )
+    example = "" if key is None else f", as in prices={{{key!r}: 100}}"
+    error.advice = f"Say what it costs{example}, or make one without these bounds first"
+    return error
+
+
 @attrs.define(eq=False)
 class Reservation:
     """Credits that are set aside for one film, or what it has cost once that is known.
@@ -197,12 +210,7 @@ class Budget:
             BudgetExceededError: it does not fit; nothing is set aside, nothing was spent.
         """
         if self.needs_prices and price is None:
-            raise BudgetExceededError(
-                "max_credits and min_balance need a price: say what a film costs, or make one "
-                "of each kind without them first",
-                resumable=False,
-                blames=Blame.INPUT,
-            )
+            raise unpriced_error(key)
         amount = exact_decimal(price or 0.0)
         if self.max_credits is not None and self._spent + amount > exact_decimal(self.max_credits):
             raise BudgetExceededError(
