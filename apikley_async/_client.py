@@ -266,7 +266,7 @@ class Client:
     ) -> AsyncGenerator[Outcome, None]:
         """Make many films; yield an `Outcome` for each, as they finish.
 
-        Pulls from *works* only what it can run, so it may be endless. A failure is a value and
+        Pulls a work when the one before runs, so *works* may be endless. A failure is a value and
         stops nothing else. An error that every other film would meet as well (`affects_all`: the
         key, the credits, a bound, maintenance that lasts for more than a quarter of an hour, a
         service that is not reached) ends the pulling: what was pulled and not sent is yielded

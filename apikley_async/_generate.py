@@ -1,8 +1,8 @@
 """`generate_many`: bounded concurrency, back-pressure, outcomes as values.
 
-`ManyFilms` pulls no more works than it can run and yields films as they finish; a `FilmMaker` makes
-one. One failure never stops the others; it is a value like any other outcome. Only an error that
-every other film would meet as well ends the pulling.
+`ManyFilms` pulls a work when the one before runs, and yields films as they finish; a `FilmMaker`
+makes one. One failure never stops the others; it is a value like any other outcome. Only an error
+that every other film would meet as well ends the pulling.
 """
 
 from __future__ import annotations
@@ -117,27 +117,17 @@ def check_works(works: object) -> None:
         raise TypeError(f"works: storyboards, tasks or pairs, not {type(works).__name__}{hint}")
 
 
-class _Handover:
-    """A running slot that one task enters and another one leaves, once it has taken it over."""
+class _FilmSlot:
+    """The running slot of one film, which is given what the film ended with."""
 
-    __slots__ = ("_entered", "_slot", "ended_by")
+    __slots__ = ("_slot", "ended_by")
 
-    def __init__(
-        self, slot: AbstractAsyncContextManager[None] | None, *, entered: bool = False
-    ) -> None:
+    def __init__(self, slot: AbstractAsyncContextManager[None]) -> None:
         self._slot = slot
-        self._entered = entered
         self.ended_by: ApikleyError | None = None  # given to the slot, not raised
 
-    def take_over(self) -> _Handover:
-        """Give the slot to whoever leaves it; from now on it is not ours."""
-        slot, self._slot = self._slot, None
-        return _Handover(slot, entered=True)
-
     async def __aenter__(self) -> Self:
-        if self._slot is not None and not self._entered:
-            await self._slot.__aenter__()
-            self._entered = True
+        await self._slot.__aenter__()
         return self
 
     async def __aexit__(
@@ -146,16 +136,16 @@ class _Handover:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        slot, self._slot = self._slot, None
-        if slot is None:
-            return None
         if error is None and isinstance(self.ended_by, SubmissionUncertainError):
             kind, error = type(self.ended_by), self.ended_by
-        return await slot.__aexit__(kind, error, traceback)
+        return await self._slot.__aexit__(kind, error, traceback)
 
 
 class ManyFilms:
     """One run of `generate_many`: a driver task pulls and starts, and each film has its task.
+
+    The next work is pulled when the film before has a running slot. While the input is waited for
+    no slot is held: it may depend on other films, which need one.
 
     At most *window* works are pulled and not yet yielded, so a slow consumer slows the spending,
     and input of any length needs the same memory. What was bought, or may have been, is yielded
@@ -180,6 +170,9 @@ class ManyFilms:
         self._abandoned = False
         self._driver: asyncio.Task[None] | None = None
         self._pulling = False
+        self._newest: asyncio.Task[None] | None = None  # the film that was started last
+        self._has_slot = asyncio.Event()  # ... has one, or has ended without
+        self._refused: Exception | None = None  # instead of a slot
         self._ended_by: ApikleyError | None = None
 
     async def outcomes(self, *, ordered: bool) -> AsyncGenerator[Outcome, None]:
@@ -212,32 +205,37 @@ class ManyFilms:
             raise _as_raised(self._ended_by)
 
     async def _drive(self) -> None:
-        """Take a running slot, then pull, then start: never the other way round."""
+        """Pull and start, one film after the other."""
         async with contextlib.aclosing(_each(self._works)) as source:
             for index in itertools.count():
                 self._pulling = True
                 await self._window_slots.acquire()
-                async with _Handover(self._maker.running_slot()) as held:
-                    try:
-                        item = await anext(source)
-                    except StopAsyncIteration:
-                        return
-                    self._pulling = False
-                    if self._abandoned:  # the source has suppressed the cancellation
-                        return
-                    self._started += 1
-                    self._keep(self._maker.spawn(self._film(index, item, held)))
-                    # Yield once, so that `_film` can take the slot over. If it is
-                    # cancelled before it begins, the slot is released here.
-                    await asyncio.sleep(0)
+                try:
+                    item = await anext(source)
+                except StopAsyncIteration:
+                    return
+                self._pulling = False
+                if self._abandoned:  # the source has suppressed the cancellation
+                    return
+                self._started += 1
+                self._has_slot.clear()
+                self._newest = self._maker.spawn(self._film(index, item))
+                self._keep(self._newest)
+                await asyncio.sleep(0)  # where a slot is free, the film has it now
+                await self._has_slot.wait()
+                if self._refused is not None:
+                    raise self._refused
                 if self._ended_by is not None:
                     return
 
-    async def _film(self, index: int, item: Item, held: _Handover) -> None:
+    async def _film(self, index: int, item: Item) -> None:
         work, metadata = _parts(item)
         film: Completed | None = None
+        has_slot = False
         try:
-            async with held.take_over() as slot:
+            async with _FilmSlot(self._maker.running_slot()) as slot:
+                has_slot = True
+                self._has_slot.set()
                 outcome = await self._maker.make(index, work, metadata)
                 slot.ended_by = outcome.error  # of an uncertain one the film may be running
                 if outcome.ok and self._save is not None:
@@ -249,7 +247,15 @@ class ManyFilms:
         except asyncio.CancelledError:
             if film is not None:
                 self._maker.leave_behind(film.job)
-            raise
+            if has_slot or self._abandoned or self._ended_by is None:
+                raise
+            self._deliver(Failed(index, work, self._ended_by, None, metadata))
+        except Exception as error:
+            if has_slot:
+                raise
+            self._refused = error
+            self._has_slot.set()
+            self._deliver(Failed(index, work, _as_ours(error), None, metadata))
 
     async def _saved(self, film: Completed, save: Save) -> Outcome:
         """Save a film. What could not be saved is paid all the same, and has failed."""
@@ -285,6 +291,8 @@ class ManyFilms:
             self._maker.stop()
             if self._pulling and self._driver is not None:
                 self._driver.cancel()
+            elif self._newest is not None and not self._has_slot.is_set():
+                self._newest.cancel()
         return outcome
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -294,6 +302,8 @@ class ManyFilms:
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._tasks[task]
         self._outcomes.put_nowait(None)
+        if task is self._newest:
+            self._has_slot.set()
 
     async def _abandon(self, driver: asyncio.Task[None], waiting: dict[int, Outcome]) -> None:
         """Stop pulling and polling; what was bought and not yielded is left to the maker."""

@@ -334,6 +334,101 @@ async def test_a_slow_source_delays_no_outcome() -> None:
     assert arrived == pytest.approx([1.1, 101.1, 201.1])
 
 
+@virtual
+async def test_a_source_may_need_the_last_slot_itself() -> None:
+    """Works that are made of other films: nobody holds a slot while he waits for a work."""
+    maker = FilmMaker(1)
+
+    async def of_other_films() -> AsyncIterator[ModelTask]:
+        for item in maker.works(3):
+            async with maker.slots.slot():
+                await asyncio.sleep(5)
+            yield item
+        assert maker.slots.in_use <= 1
+
+    async with asyncio.timeout(100):
+        maker.settle(await collect(maker.making(of_other_films())))
+
+
+@virtual
+async def test_an_idle_source_leaves_all_slots_to_others() -> None:
+    """A queue that is empty for hours does not keep others from making films."""
+    maker = FilmMaker(1)
+    works = asyncio.Queue[ModelTask]()
+
+    async def queued() -> AsyncIterator[ModelTask]:
+        while True:
+            yield await works.get()
+
+    consumer = asyncio.create_task(collect(maker.making(queued())))
+    await asyncio.sleep(1)
+    assert maker.slots.in_use == 0
+    works.put_nowait(work(0))
+    await asyncio.sleep(1)
+    assert maker.bought == [0]
+    consumer.cancel()
+    await asyncio.wait({consumer})
+    maker.settle([])
+
+
+@virtual
+async def test_a_work_that_waits_for_a_slot_does_not_outlast_the_account() -> None:
+    """It was pulled and not sent: it is yielded with the error, not when others are ready."""
+    maker = FilmMaker(1, poor=0)
+    yielded = list[Outcome]()
+
+    async def source() -> AsyncIterator[ModelTask]:
+        for item in maker.works(9):
+            yield item
+            await asyncio.sleep(0.05)
+
+    async def consume() -> None:
+        async for outcome in maker.making(source(), window=9).outcomes(ordered=False):
+            yielded.append(outcome)
+
+    async def somebody_else() -> None:
+        await asyncio.sleep(0.02)
+        async with maker.slots.slot():
+            await asyncio.sleep(1000)
+
+    other = asyncio.create_task(somebody_else())
+    with pytest.raises(InsufficientCreditsError):
+        await consume()
+
+    assert now() < 1
+    await other
+    assert sorted(outcome.index for outcome in yielded) == maker.pulled == [0, 1]
+    assert {type(outcome.error) for outcome in yielded} == {InsufficientCreditsError}
+    maker.settle(yielded)
+    assert nobody_else()
+
+
+@virtual
+async def test_a_slot_that_is_refused_ends_the_run() -> None:
+    """By a limiter of the user, for example: no further work is pulled for nothing."""
+
+    class Refusing(FilmMaker):
+        def running_slot(self) -> AbstractAsyncContextManager[None]:
+            if len(self.pulled) == 3:
+                raise ZeroDivisionError("the limiter's own")
+            return super().running_slot()
+
+    maker, yielded = Refusing(9), list[Outcome]()
+
+    async def consume() -> None:
+        async for outcome in maker.making(maker.works(20)).outcomes(ordered=True):
+            yielded.append(outcome)
+
+    with pytest.raises(ZeroDivisionError):
+        await consume()
+
+    assert maker.pulled == [0, 1, 2]
+    assert [outcome.ok for outcome in yielded] == [True, True, False]
+    assert isinstance(yielded[2].error.__cause__, ZeroDivisionError)  # type: ignore[union-attr]
+    maker.settle(yielded)
+    assert nobody_else()
+
+
 @given(
     slots=st.integers(1, 4),
     lengths=st.lists(st.sampled_from([0.0, 0.0, 1.0, 5.0, 5.0, 60.0]), max_size=14),

@@ -257,10 +257,9 @@ async def test_a_kind_without_a_price_is_not_bought() -> None:
         world() as simulator,
         customer(simulator, max_credits=1000, prices={10: 150}) as client,
     ):
-        with pytest.raises(BudgetExceededError, match="need a price, .* for films of 15 s") as late:
+        with pytest.raises(BudgetExceededError, match=r"films of 15 s.*prices={15: 100}"):
             await client.submit(FIFTEEN)
-        assert "as in prices={15: 100}" in str(late.value)
-        with pytest.raises(BudgetExceededError, match="for 'a/model'. .* prices={'a/model': 100}"):
+        with pytest.raises(BudgetExceededError, match=r"for 'a/model'. .* prices={'a/model': 100}"):
             await client.submit(ModelTask("a/model"))
         await client.submit(TEN)
         assert spent(simulator) == 150
