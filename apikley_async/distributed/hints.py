@@ -123,6 +123,8 @@ class Hints:
             except Exception as error:  # noqa: BLE001 - whatever it is, workers look by themselves
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
                 reason = f"{type(cause).__name__}: {reason_of(cause)}"
+            if is_cancelled():  # and an error of what procrastinate does at its end came instead
+                raise asyncio.CancelledError
             if self._clock.now() - began > RESTARTS[-1]:
                 failures, said = 0, ""
             logger.log(logging.DEBUG if reason == said else logging.WARNING, NO_HINTS, reason)
@@ -163,6 +165,12 @@ class Hints:
             app.task(name=SWEEP, queue=QUEUE, queueing_lock=SWEEP)(sweep)
         )
         return app
+
+
+def is_cancelled() -> bool:
+    """Whether the task that runs here was cancelled, whatever it has raised since."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def defer(app: Any, films: int) -> None:

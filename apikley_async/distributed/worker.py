@@ -19,7 +19,7 @@ from apikley_async._postgres import Dsn
 from apikley_async._tasks import CancelScope
 from apikley_async.batch import GRACE, Batch, Destination, Item, MoreWork
 from apikley_async.distributed.hints import Hints
-from apikley_async.errors import JournalError
+from apikley_async.errors import ApikleyError, ClientClosedError, DownloadError
 
 __all__ = ["Worker"]
 
@@ -30,6 +30,7 @@ logger: logging.Logger = logging.getLogger("apikley_async.distributed")
 
 PAUSES = (5.0, 15.0, 60.0, 300.0)  # seconds before each new run after one that could not go on
 LAST_HINT = 2.0  # seconds at most: whoever stops us may not wait for long
+HINT_ENDINGS = 5  # times that procrastinate is asked to end, so many seconds apart
 LASTING = 600.0  # seconds: a run that lasted so long begins the pauses anew
 
 
@@ -153,10 +154,12 @@ class Worker:
                     async for item in items:
                         yield item
                 self.stopped = batch.stopped
-        except JournalError as error:
+        except (ClientClosedError, DownloadError):
+            raise  # resumable too, but not by this worker
+        except ApikleyError as error:
             if not error.resumable:
                 raise
-            self.stopped = error.message
+            self.stopped = str(error)
         finally:
             self._batch = None
 
@@ -198,9 +201,11 @@ class Worker:
             yield
         finally:
             # While the database is away, procrastinate waits for it for half a minute.
-            while not following.done():
+            for _ in range(HINT_ENDINGS):
                 following.cancel()
                 await asyncio.wait({following}, timeout=LAST_HINT)
+                if following.done():
+                    break
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LAST_HINT):
                     await hints.wake(1)

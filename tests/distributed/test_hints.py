@@ -91,6 +91,30 @@ async def test_hints_come_again_after_the_database_was_away(
         await reached(heeded, 2, seconds=30)
 
 
+@pytest.mark.leaves_tasks("procrastinate retrieves no error of what it did at its end")
+async def test_following_ends_when_it_is_cancelled_although_statements_fail(
+    dsn: Dsn, postgres_server: PostgresServer
+) -> None:
+    """What procrastinate raises at its end, in the place of the cancellation, begins it no more."""
+    heeded: list[int] = []
+
+    async def heed() -> None:
+        heeded.append(1)
+
+    task = asyncio.create_task(Hints(dsn, SystemClock(), heed=heed).follow())
+    await asyncio.sleep(0.5)
+    await Hints(dsn, SystemClock()).wake(1)
+    await reached(heeded, 1)
+    database = dsn.parameters["dbname"]
+    await asyncio.to_thread(
+        postgres_server.execute, "ALTER SCHEMA apikley RENAME TO elsewhere", database
+    )
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+
+    assert task.cancelled()
+
+
 def test_its_tables_are_brought_up_to_date_one_migration_at_a_time(postgres_dsn: str) -> None:
     """A database that an older procrastinate was set up in gets what is missing, and no more."""
     where = Dsn.parse(postgres_dsn)

@@ -17,7 +17,7 @@ import pytest
 from batch.helpers import key_of_request
 from postgres_server import PostgresServer
 
-from apikley_async import Backoff, Client, JournalError, Shot, Storyboard
+from apikley_async import Backoff, Client, ClientClosedError, JournalError, Shot, Storyboard
 from apikley_async.batch import Batch, Item, ItemState, MoreWork
 from apikley_async.distributed import SharedInbox, SharedLimiter, Worker, wake_workers
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -273,6 +273,40 @@ async def test_workers_share_one_bound(dsn: str, tmp_path: Path) -> None:
             await until(lambda: first.stopped is not None and second.stopped is not None)
         assert len(simulator.ledger.paid) == 10
     assert "270" in str(first.stopped) or "credits" in str(first.stopped)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault.code(455), "under maintenance"),
+        (Fault.code(402), "Credits insufficient"),
+        (Fault.code(401), "Unauthorized"),
+    ],
+)
+async def test_a_worker_outlives_a_service_that_tells_no_balance(
+    dsn: str, tmp_path: Path, fault: Fault, said: str
+) -> None:
+    """It goes on when the balance is known, and sends nothing before."""
+    await add(dsn, 2)
+    bounds = {"min_balance": 10, "prices": 270}
+    async with service() as simulator:
+        simulator.script("credits", [fault])
+        async with worker(dsn, simulator, tmp_path, **bounds) as (working, seen):
+            await until(lambda: working.stopped is not None)
+            assert said in str(working.stopped)
+            assert simulator.ledger.creations == []
+            await until(lambda: len(seen) == 2)
+
+    assert await states(dsn) == {ItemState.DONE: 2}
+
+
+async def test_a_worker_whose_client_was_closed_ends(dsn: str, tmp_path: Path) -> None:
+    async with service() as simulator:
+        async with Client(simulator.api_key, base_url=simulator.base_url) as client:
+            working = Worker(dsn, client, folder=tmp_path, min_balance=10, prices=270)
+        with pytest.raises(ClientClosedError):
+            async with asyncio.timeout(20):
+                await working.run()
 
 
 async def test_a_database_that_is_not_set_up_is_refused(postgres_dsn: str, tmp_path: Path) -> None:
