@@ -237,9 +237,16 @@ class Batch(BatchReports, BatchDecisions):
         await self.store.bind(service_of(client.base_url), account)
 
     async def record_balance(self, client: Client) -> float:
-        """Store the credits that the account has now: evidence for `uncertain_items`."""
+        """Store the credits that the account has now: evidence for `uncertain_items`.
+
+        While a film of this journal is being submitted or made, by whatever process, they are
+        evidence of nothing, as it is not known when the service takes credits, or gives those of a
+        failed film back: they are not stored then.
+        """
+        attempts = await self.store.at_rest()
         balance = await client.credits()
-        await self.store.record_balance(balance)
+        if attempts is not None:
+            await self.store.record_balance(balance, attempts=attempts)
         return balance
 
     def stop(self) -> None:

@@ -184,6 +184,28 @@ class StoreContract(ClaimContract):
         assert (charge.uncertain, charge.reserved, charge.consumed) == (False, 150.0, 150.0)
         assert not await store.verify()
 
+    async def test_a_balance_is_evidence_while_nothing_moves(self, store: Store) -> None:
+        """Not while a film is sent or made, nor when one was sent while the balance was read."""
+        await store.plan([film("a"), film("b")])
+        assert await store.at_rest() == 0
+        assert await store.record_balance(1000.0, attempts=0)
+
+        await self.intend(store, "a", "t1")
+        assert await store.at_rest() is None
+        assert not await store.record_balance(850.0, attempts=0)
+        ended = attempt("t1", Verdict.ACCEPTED, "task_1")
+        await store.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id="task_1"))
+        assert await store.at_rest() is None
+        await store.apply("a", Transition(ItemEvent.SUCCEED, credits=150.0, result='{"urls": []}'))
+        assert await store.at_rest() == 1
+        assert not await store.record_balance(850.0, attempts=0)
+
+        await self.intend(store, "b", "t2")
+        await store.settle("b", attempt("t2", Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN))
+        assert await store.at_rest() == 2
+        assert await store.record_balance(700.0, attempts=2)
+        assert [read[1] for read in await store.balances()] == [1000.0, 700.0]
+
     async def test_what_was_put_into_a_destination(self, store: Store) -> None:
         """A film is in one place: where it was saved last."""
         await store.plan([film("a")])

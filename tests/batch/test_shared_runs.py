@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from batch.helpers import (
     board,
@@ -33,7 +34,7 @@ from apikley_async.batch import AttemptCost, Batch, ItemState, Journal, MoreWork
 from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT, INTERVAL, RunClaims
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.store.protocol import LEASE
-from apikley_async.simulator import Constant, Simulator, Terms
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 
 pytestmark = pytest.mark.virtual
@@ -532,3 +533,28 @@ async def test_in_a_file_nobody_beats(tmp_path: Path) -> None:
         assert journal.beats == 0
         async with open_batch(tmp_path / "batch.db") as again:
             assert await again.verify() == []
+
+
+async def test_a_balance_that_is_read_while_films_are_made_is_no_evidence(tmp_path: Path) -> None:
+    """A film that is out, and not charged yet, would seem to account for an uncertain one."""
+    slow = attrs.evolve(TERMS, latency={"create": Constant(3)})
+    async with simulated_service(slow) as simulator, shared_journal(tmp_path, 1) as journal:
+        one, two = two_clients(simulator)
+        batch = Batch(journal, clock=LoopClock())
+        async with one, two:
+            await batch.record_balance(two)
+            simulator.script("create", [Fault.RESET_AFTER])
+            await run_batch(batch, one, folder=tmp_path)
+            await batch.add([*films(1), *films(2)[1:]])
+            running = asyncio.create_task(run_batch(batch, one, folder=tmp_path))
+            await asyncio.sleep(1)  # the second film is on its way, and nothing is taken for it
+            await batch.record_balance(two)
+            await asyncio.sleep(60)  # it is in the making
+            await batch.record_balance(two)
+            assert (await batch.uncertain_items())[1] == []
+            await running
+            await batch.record_balance(two)
+
+        [evidence] = (await batch.uncertain_items())[1]
+        assert len(simulator.ledger.paid) == 2
+        assert (evidence.films, evidence.suggests_payment) == (1, True)

@@ -315,8 +315,11 @@ class Journal:
     async def attempts(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
         return await self._run(records.attempts_of, key)
 
-    async def record_balance(self, balance: float) -> None:
-        await self._run(records.record_balance, balance)
+    async def at_rest(self) -> int | None:
+        return await self._run(records.at_rest)
+
+    async def record_balance(self, balance: float, *, attempts: int | None = None) -> bool:
+        return await self._run(records.record_balance, balance, attempts)
 
     async def balances(self) -> Sequence[tuple[float, float]]:
         return await self._run(records.balances)

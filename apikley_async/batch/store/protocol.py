@@ -228,8 +228,25 @@ class Store(Protocol):
         """The attempts of an item, or of all, oldest first."""
         ...
 
-    async def record_balance(self, balance: float) -> None:
-        """Store the credits that the account has now."""
+    async def at_rest(self) -> int | None:
+        """How many attempts there are, while none is out and no film is in the making; else None.
+
+        What the account's balance is at such a moment owes nothing to when the service takes
+        credits, or gives them back.
+        """
+        ...
+
+    async def record_balance(self, balance: float, *, attempts: int | None = None) -> bool:
+        """Store the credits that the account has now.
+
+        Args:
+            balance: the credits.
+            attempts: what `at_rest` gave before they were asked for. If it gives something else
+                now, or None, nothing is stored. None: store them in any case.
+
+        Returns:
+            Whether they were stored.
+        """
         ...
 
     async def balances(self) -> Sequence[tuple[float, float]]:

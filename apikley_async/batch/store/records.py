@@ -15,6 +15,7 @@ from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.values import ExpectedCallback, LearnedValue
 
 __all__ = [
+    "at_rest",
     "attempts_of",
     "balances",
     "counts",
@@ -89,14 +90,26 @@ def _age(row: Row, now: float) -> float:
     return max(0.0, now - float(row["at"]))
 
 
-def record_balance(journal: OpenJournal, balance: float) -> None:
-    """Store the credits that the account has now."""
+def at_rest(journal: OpenJournal) -> int | None:
+    """How many attempts there are while none is out and no film is made; see `Store.at_rest`."""
+    [moving] = journal.db.execute(
+        "SELECT count(*) FROM item WHERE state IN ('sending', 'submitted', 'stalled')"
+    ).fetchone()
+    [attempts] = journal.db.execute("SELECT count(*) FROM attempt").fetchone()
+    return None if moving else int(attempts)
+
+
+def record_balance(journal: OpenJournal, balance: float, attempts: int | None) -> bool:
+    """Store the credits that the account has now; see `Store.record_balance`."""
     with journal.transaction():
+        if attempts is not None and at_rest(journal) != attempts:
+            return False
         journal.db.execute(
             "INSERT INTO balance (at, credits) VALUES (?, ?)"
             " ON CONFLICT (at) DO UPDATE SET credits = excluded.credits",
             (journal.now[0], balance),
         )
+    return True
 
 
 def balances(journal: OpenJournal) -> list[tuple[float, float]]:
