@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from apikley_async.cli.events import EVENTS
-from apikley_async.cli.help_texts import ARGUMENTS, EXAMPLES
+from apikley_async.cli.help_texts import ARGUMENTS, BATCH_ARGUMENTS, EXAMPLES
 
 __all__ = ["HelpCommand", "HelpGroup", "command"]
 
@@ -38,8 +38,7 @@ class HelpCommand(click.Command):
         self.events: tuple[str, ...] = tuple(events)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        if ctx.command_path.startswith("apikley batch "):
-            write_arguments(self, ctx, formatter)
+        write_arguments(self, ctx, formatter)
         groups: dict[str, list[tuple[str, str]]] = {"Options": [], **{g: [] for g in OPTION_GROUPS}}
         for param in self.get_params(ctx):
             if not isinstance(param, click.Option):
@@ -96,9 +95,10 @@ class HelpGroup(click.Group):
 def write_arguments(
     command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
 ) -> None:
-    """What the arguments are that all commands of a group have."""
+    """What the arguments are that several commands have."""
+    known = {**ARGUMENTS, **(BATCH_ARGUMENTS if ctx.command_path.split()[1:2] == ["batch"] else {})}
     metavars = [each.metavar or "" for each in command.get_params(ctx)]
-    if records := [(metavar, ARGUMENTS[metavar]) for metavar in metavars if metavar in ARGUMENTS]:
+    if records := [(metavar, known[metavar]) for metavar in metavars if metavar in known]:
         with formatter.section("Arguments"):
             formatter.write_dl(records)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-__all__ = ["ARGUMENTS", "EXAMPLES", "EXIT_CODES"]
+__all__ = ["ARGUMENTS", "BATCH_ARGUMENTS", "EXAMPLES", "EXIT_CODES"]
 
 EXIT_CODES = """
 \b
@@ -22,7 +22,11 @@ The key is read from APIKLEY_API_KEY or from --key-file. NO_COLOR is honoured.
 To see it work without a key: apikley demo
 """
 
-ARGUMENTS: Mapping[str, str] = {  # of `apikley batch ...`, where each command has them
+ARGUMENTS: Mapping[str, str] = {  # by how the usage line calls them
+    "TASK_ID...": "Ids that the service has given to films, such as task_123.",
+    "[TASK_ID...]": "Ids that the service has given to films, such as task_123.",
+}
+BATCH_ARGUMENTS: Mapping[str, str] = {  # of `apikley batch ...`, where each command has them
     "FILE": "The manifest, or its journal: the .db beside it, or, for one that several machines "
     "share, postgresql://USER@HOST/DATABASE (a DSN).",
     "[KEY...]": "Films, by their names in the manifest (key).",
