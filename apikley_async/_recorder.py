@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from datetime import timedelta
 from typing import Any, Protocol, Self, runtime_checkable
 
 import attrs
@@ -85,13 +86,13 @@ class Recorder(Protocol):
     What it raises from `intend` prevents the POST, so nothing is paid.
     """
 
-    async def intend(self, token: str, request: Request) -> float | None:
+    async def intend(self, token: str, request: Request) -> timedelta | None:
         """Called before the first byte of each attempt; return once the intent is durable.
 
         Returns:
-            For how many seconds after the call the request may leave; None for ever. A process that
-            stood still may be believed dead, and others act on that: what is late is not sent, and
-            settled as unsent.
+            For how long after the call the request may leave; anything that is no `timedelta`, for
+            ever. A process that stood still may be believed dead, and others act on that: what is
+            late is not sent, and settled as unsent.
         """
         ...
 
@@ -120,7 +121,8 @@ class Intent:
     async def record(cls, recorder: Recorder, token: str, request: Request, clock: Clock) -> Self:
         """Let it be written down. Time counts from here on: the answer may be what is late."""
         since = Stopwatch(clock)
-        return cls(since, await recorder.intend(token, request))
+        holds: object = await recorder.intend(token, request)  # or what a database has returned
+        return cls(since, holds.total_seconds() if isinstance(holds, timedelta) else None)
 
     def check(self) -> None:
         """Refuse what is late, just before the first byte.

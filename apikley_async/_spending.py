@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import attrs
 
@@ -251,7 +252,7 @@ class _Noted:
     spending: Spending
     expense: Expense
 
-    async def intend(self, token: str, request: Request) -> float | None:
+    async def intend(self, token: str, request: Request) -> timedelta | None:
         self.spending.reserve_again(self.expense)
         self.expense.sending = True
         begun = False

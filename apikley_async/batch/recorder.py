@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from apikley_async import Attempt, Client, RateLimiter, Request, Verdict
@@ -137,7 +138,7 @@ class JournalRecorder:
         self._on_settled = on_settled
         self.item: Item | None = None
 
-    async def intend(self, token: str, request: Request) -> float | None:
+    async def intend(self, token: str, request: Request) -> timedelta | None:
         # In this order: without a reservation nothing is stored, and without the stored intent
         # nothing is sent. After a crash from here on, the attempt is uncertain and not forgotten.
         price = self._film_budget.reserve()
@@ -145,7 +146,7 @@ class JournalRecorder:
         holds = await self._claims.intend(self._planned, token, request.fingerprint, price, kind)
         self._film_budget.recorded()
         self._callbacks.expect(token)
-        return holds
+        return None if holds is None else timedelta(seconds=holds)
 
     async def settle(self, outcome: Attempt) -> None:
         # "Not created" is the provider's word: it may have cost something, so its price stays set

@@ -363,7 +363,7 @@ def test_a_client_that_cannot_be_built_does_not_show_it(options: dict[str, Any])
     given = functools.partial(Client, CANARY_KEY, **options)
     del options
 
-    with pytest.raises(ValueError, match=r"base_url|proxy|ssl|slots") as caught:
+    with pytest.raises(ValueError, match=r"base_url|proxy|ssl|max_running") as caught:
         given()
 
     del given  # what stands in frames of one's own is one's own

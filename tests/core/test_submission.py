@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import timedelta
 from typing import Any
 
 import attrs
@@ -437,11 +438,13 @@ class Leased(Book):
         super().__init__()
         self.first = first
 
-    async def intend(self, token: str, request: Request) -> float:  # type: ignore[override]
+    async def intend(  # type: ignore[override]
+        self, token: str, request: Request
+    ) -> timedelta:
         pause, self.first = self.first, 0.0
         await super().intend(token, request)
         await asyncio.sleep(pause)
-        return 30.0
+        return timedelta(seconds=30)
 
 
 async def test_what_was_written_down_long_ago_is_not_sent() -> None:
@@ -454,6 +457,22 @@ async def test_what_was_written_down_long_ago_is_not_sent() -> None:
     assert set(desk.book.verdicts) == {Verdict.UNSENT}
     assert len(desk.book.verdicts) == len(desk.transport.begun) > 2
     assert desk.is_idle()
+
+
+@pytest.mark.parametrize("returned", [0, 1, 7.5, True, "INSERT 0 1", object()])
+async def test_what_a_database_returns_bounds_nothing(returned: Any) -> None:
+    """A recorder often ends with `return await rows.execute(...)`: a count, an id, a status."""
+
+    class Rows(Book):
+        async def intend(self, token: str, request: Request) -> Any:
+            await super().intend(token, request)
+            return returned
+
+    desk = Desk(StepTransport(ACCEPTED, connected_in=9), book=Rows())
+
+    assert await desk.submit() == "task_1"
+
+    assert desk.book.verdicts == [Verdict.ACCEPTED]
 
 
 @pytest.mark.parametrize(
