@@ -509,19 +509,21 @@ async def test_what_others_take_from_the_account_is_seen(
     tmp_path: Path, limiter: tuple[int, float], films_before: int, shared: bool
 ) -> None:
     """The balance is looked at again, after minutes or dozens of films; what is out goes on."""
-    terms = Terms(credits=30_000, duration=Constant(30), limit=None)
+    left, elsewhere = 3_500, 30
+    # Until others take of it, the account has enough for all the films of the batch.
+    account = 1_000 + left + 150 * (films_before + elsewhere)
+    terms = Terms(credits=account, duration=Constant(30), limit=None)
     async with (
         simulated_service(terms) as simulator,
         make_client(simulator, limiter=RateLimiter(*limiter, clock=LoopClock())) as client,
         make_client(simulator, seed=9, limiter=fast_limiter()) as stranger,
     ):
         journal = await Journal.open(tmp_path / "b.db", clock=LoopClock(), shared=shared)
-        batch, left = Batch(journal, clock=LoopClock()), 3_500
-        await batch.add(films(150))
+        batch = Batch(journal, clock=LoopClock())
+        await batch.add(films(films_before + 50))
         options = {"folder": tmp_path / "films", "prices": 150, "min_balance": 1000}
         running = asyncio.create_task(run_batch(batch, client, max_running=10, **options))
         await asyncio.sleep(100)
-        elsewhere = (30_000 - 1_000 - left) // 150 - films_before
         others = [board(f"other{number}") for number in range(elsewhere)]
         await asyncio.gather(*(stranger.submit(film) for film in others))
         made = await running

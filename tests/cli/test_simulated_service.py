@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 from cli.conftest import Run, write_films
+from volume import LONG
 
 from apikley_async.batch import REHEARSAL_MARK
 from apikley_async.cli import simulated_service
@@ -24,8 +25,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarn
 def test_every_command_can_be_simulated(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without key, network and question, in seconds."""
+    """Without key, network and question, in seconds; by default its films are not rendered."""
     monkeypatch.chdir(tmp_path)
+    if not LONG:
+        monkeypatch.setattr(simulated_service, "rendering_available", lambda: False)
     monkeypatch.setattr(simulated_service, "SPEED", 600.0)
     failures = []
     for words in (

@@ -38,7 +38,7 @@ LOST_ANSWERS = {
     Fault.HTTP_503: 0.02,
 }
 COUNT = volume(40, 100)
-FILMS = int(os.environ.get("APIKLEY_CALLED_FILMS", volume(100, 150)))
+FILMS = int(os.environ.get("APIKLEY_CALLED_FILMS", volume(64, 150)))
 
 
 def world(

@@ -538,7 +538,7 @@ async def test_an_outage_is_asked_no_more_often_than_a_service_in_health(kind: s
 
     async def questions(look: Act) -> int:
         async with RawServer(service(recordInfo=look)) as server, customer(server.url) as client:
-            jobs = [client.job(f"task_{number}", known=True) for number in range(volume(12, 40))]
+            jobs = [client.job(f"task_{number}", known=True) for number in range(volume(8, 40))]
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(300):
                     await asyncio.gather(*jobs)

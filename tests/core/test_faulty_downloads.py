@@ -41,7 +41,7 @@ from apikley_async._tasks import TaskScope
 from apikley_async._urls import AddressPolicy
 from apikley_async.errors import DownloadError, ResultExpiredError, ServerError
 
-COUNT = int(os.environ.get("FAULTY_DOWNLOADS", volume(100, 500)))
+COUNT = int(os.environ.get("FAULTY_DOWNLOADS", volume(50, 500)))
 ONE = os.environ.get("FAULTY_SEED")
 BATCH = 50
 MAX_FAULTS = 8

@@ -78,7 +78,7 @@ async def all_outcomes(client: Client, works: list[Storyboard]) -> list[Outcome]
 @pytest.mark.parametrize("window", ["sliding", "fixed"])
 async def test_two_hundred_films_at_the_real_limit(window: str) -> None:
     """200 films at 20 per 10 s are all submitted within 95 s and never refused."""
-    films = volume(80, 200)
+    films = volume(60, 200)
     terms = Terms(window=window, duration=Constant(9), max_running=None)  # type: ignore[arg-type]
     async with world(terms) as simulator, customer(simulator, max_running=200) as client:
         await latency(simulator, 0.1, 0.4)
@@ -105,7 +105,7 @@ async def test_at_twice_the_service_s_limit_nothing_is_lost(form: Throttle) -> N
     ):
         await latency(simulator, 0.1, 0.4)
 
-        films = volume(30, 90 if form is Throttle.SECONDS else 50)
+        films = volume(24, 90 if form is Throttle.SECONDS else 50)
         outcomes = await all_outcomes(client, [KITTEN] * films)
 
         assert simulator.ledger.refused, "the limit was never met: the test proves nothing"
@@ -117,7 +117,7 @@ async def test_at_twice_the_service_s_limit_nothing_is_lost(form: Throttle) -> N
 
 async def test_two_clients_that_share_a_key_lose_nothing() -> None:
     """Each believes to have the whole limit; the 429s slow both down, and all is paid once (R3)."""
-    films = volume(30, 60)
+    films = volume(24, 60)
     terms = Terms(duration=Constant(9), max_running=None)
     async with (
         world(terms) as simulator,
@@ -140,7 +140,7 @@ async def test_twenty_thousand_creations_are_paced_exactly() -> None:
     terms = Terms(duration=Constant(1), max_running=None)
     async with world(terms) as simulator, customer(simulator, max_running=40) as client:
         await latency(simulator, 0.05, 0.3)
-        count = volume(300, 1000)
+        count = volume(180, 1000)
         began = asyncio.get_running_loop().time()
         jobs = await asyncio.gather(*(client.submit(KITTEN) for _ in range(count)))
         took = asyncio.get_running_loop().time() - began
@@ -485,7 +485,7 @@ async def test_random_trouble_everywhere_pays_once_for_each() -> None:
                 Fault.OTHER_TASK: 0.02, Fault.UNKNOWN_STATE: 0.02, Fault.NOT_FOUND: 0.05},
     )  # fmt: skip
     async with world(faults=faults) as simulator, customer(simulator) as client:
-        films = volume(50, 100)
+        films = volume(40, 100)
         outcomes = await all_outcomes(client, [KITTEN] * films)
 
         jobs = {outcome.job.task_id for outcome in outcomes if isinstance(outcome.job, Job)}

@@ -245,7 +245,7 @@ async def test_a_worker_outlives_the_database(
     dsn: str, tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
     """Nothing is sent meanwhile; films in the making are polled on, and all is stored later."""
-    await add(dsn, 60)
+    await add(dsn, 30)
     async with service(duration=Constant(1)) as simulator:
         async with worker(dsn, simulator, tmp_path, max_running=12) as (_, seen):
             await until(lambda: len(seen) >= 5)
@@ -255,10 +255,10 @@ async def test_a_worker_outlives_the_database(
             await asyncio.sleep(1.5)
             assert len(simulator.ledger.creations) == sent
             await asyncio.to_thread(postgres_server.start)
-            await until(lambda: len(seen) == 60)
+            await until(lambda: len(seen) == 30)
         assert set(paid(simulator).values()) == {1}
 
-    assert await states(dsn) == {ItemState.DONE: 60}
+    assert await states(dsn) == {ItemState.DONE: 30}
 
 
 async def test_workers_share_one_bound(dsn: str, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     for method, operation in item.items()
     if method in {"get", "post"}
 }
-EXAMPLES = volume(8, 20)
+EXAMPLES = volume(5, 20)
 BOARD = {"n_frames": "10", "shots": [{"Scene": "Rain.", "duration": 5}]}
 CALLBACK = "https://hooks.example.com/a?token=1"
 

@@ -36,7 +36,7 @@ from apikley_async.webhook.verify import (
     verify,
 )
 
-FORGERIES = int(os.environ.get("APIKLEY_FORGERIES", volume(4_000, 50_000)))
+FORGERIES = int(os.environ.get("APIKLEY_FORGERIES", volume(2_000, 50_000)))
 KEYS = HmacKeys([KEY])
 
 

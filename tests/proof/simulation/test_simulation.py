@@ -104,8 +104,8 @@ def test_one_number_gives_one_history() -> None:
     "name",
     [
         "skip the intent",
-        "show the key to the host of files",
-        *(["do not undo a step that failed"] if LONG else []),  # takes half a minute
+        # The second takes half a minute; `nox -s simulate` plants these and others.
+        *volume([], ["show the key to the host of files", "do not undo a step that failed"]),
     ],
 )
 def test_a_planted_mistake_is_noticed(name: str) -> None:
