@@ -145,17 +145,15 @@ class FilmRun:
         self._batch = batch
         try:
             # What an earlier run has left uncertain is decided by what the account says now.
-            if pays or (await batch.store.counts()).get(ItemState.UNCERTAIN):
-                await self._note_balance(client, batch)
+            await self._note_balance(client, batch, pays=pays)
             if self._request.follows is None:
                 await self._run_batch(client, batch, keys)
             else:
                 await self._follow_workers(batch, keys, self._request.follows)
+            await self._note_balance(client, batch, pays=pays)
         except asyncio.CancelledError as error:  # a user who stops it wants the report too
             stopped = error
         self._batch = None
-        if pays and stopped is None:
-            await self._note_balance(client, batch)
         if stopped is None:
             return await self._report(batch, keys)
         with contextlib.suppress(TimeoutError):  # the database of a shared journal may be away
@@ -268,9 +266,17 @@ class FilmRun:
                     notice.cancel()
             yield batch
 
-    async def _note_balance(self, client: Client, batch: Batch) -> None:
-        """Note the balance as evidence for uncertain films; a rehearsal needs none."""
-        if self._request.location.journal is not None:
+    async def _note_balance(self, client: Client, batch: Batch, *, pays: bool) -> None:
+        """Note the balance, as evidence for uncertain films; a rehearsal needs none.
+
+        Args:
+            client: asks for it.
+            batch: keeps it.
+            pays: whether films may become uncertain in this run.
+        """
+        if self._request.location.journal is None:
+            return
+        if pays or (await batch.store.counts()).get(ItemState.UNCERTAIN):
             await note_balance(client, batch)
 
     # --- the run ------------------------------------------------------------------------------

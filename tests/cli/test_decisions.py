@@ -15,7 +15,7 @@ from cli.conftest import Run, write_manifest
 from apikley_async.batch import UncertainItem
 from apikley_async.cli.output.reporter import LineView, Reporter
 from apikley_async.cli.output.uncertain import report_evidence
-from apikley_async.simulator import Fault, Simulator
+from apikley_async.simulator import Constant, Fault, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
@@ -139,6 +139,22 @@ def test_the_balance_is_read_once_more_before_a_decision(
     assert "balance: 150 more taken" in shown.err
     assert "MORE WAS PAID" in shown.err
     assert len(service.ledger.paid) == 1
+
+
+@pytest.mark.parametrize("terms", [Terms(duration=Constant(600))])
+def test_a_run_that_only_goes_on_reads_the_balance_at_its_end(service: Simulator, run: Run) -> None:
+    """While films were in the making it was evidence of nothing."""
+    service.script("create", [Fault.OK, Fault.RESET_AFTER])
+    path = write_manifest("tea", "sea")
+    line = ("batch", "run", path, "--yes", "--price", "150")
+    making = run(*line, "--timeout", "0.1")
+    service.finish(service.ledger.paid[0].task_id)
+
+    ended = run(*line)
+
+    assert (making.code, ended.code) == (3, 3)
+    assert "balance: not read since" in making.err
+    assert "balance: 150 more taken" in ended.err
 
 
 def test_a_balance_that_tells_of_nothing_is_not_called_a_payment(

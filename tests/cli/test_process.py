@@ -221,6 +221,21 @@ def test_a_signal_before_the_first_submission(service: Simulator, start: Start) 
     assert err.count("To go on: apikley generate --yes --json tea.json") == 1
 
 
+def test_a_signal_after_the_last_film(service: Simulator, start: Start) -> None:
+    """While the balance is asked for once more: the summary comes all the same."""
+    service.script("credits", [Fault.OK, Fault.late(5)])
+    process = start("generate", "--yes", "--json", "tea.json")
+    wait_until(lambda: len(service.ledger.arrivals("credits")) == 2)
+
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=TIMEOUT)
+
+    *_, stands, end = [json.loads(line) for line in out.splitlines()]
+    assert process.returncode == 143
+    assert (stands["event"], stands["done"]) == ("batch", 1)
+    assert (end["event"], end["exit_code"]) == ("end", 143)
+
+
 def test_an_uncertain_film_is_one_line_when_it_happens(service: Simulator, start: Start) -> None:
     """The library's warning has no name of a film in it, and would be the same once more."""
     service.script("create", [Fault.RESET_AFTER])
