@@ -80,7 +80,8 @@ class ClosingReport:
                     self.report_paths(saved[key], folder)
         await self._report_uncertain(batch, [item.key for item in summary.uncertain])
         if self._journal is not None:
-            report_unsaved(self._reporter, summary.unsaved, self._journal)
+            words = self._service.words
+            report_unsaved(self._reporter, summary.unsaved, self._journal, words)
         self._report_next_steps(summary.counts)
         self._report_others(summary.others)
         return worst([exit_code_of(summary.counts), FAILED if lost else OK])

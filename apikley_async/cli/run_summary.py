@@ -168,20 +168,23 @@ def expiry_of(item: Item) -> datetime | None:
     return result_from_json(item).expires_at if ready else None
 
 
-def report_unsaved(reporter: Reporter, items: Sequence[Item], journal: object) -> None:
+def report_unsaved(
+    reporter: Reporter, items: Sequence[Item], journal: object, words: Sequence[str] = ()
+) -> None:
     """Say of films that are paid and not saved until when they are there, and how to save them.
 
     Args:
         reporter: prints it.
         items: the films; without any nothing is said.
         journal: how commands name the batch.
+        words: the options that lead them to the same service.
     """
     if not items:
         return
     known = [at for at in map(expiry_of, items) if at is not None]
     until = f"until {local_and_utc(min(known))}" if known else "for about a day"
     first = "the first of them " if len(items) > 1 else ""
-    save = command_line("batch", "save", "-o", "DIR", names=[journal])
+    save = command_line("batch", "save", "-o", "DIR", *words, names=[journal])
     reporter.message(
         f"{count(len(items))} paid and not saved, {first}at the service {until}. To save into "
         f"another folder: {save}"
