@@ -474,14 +474,19 @@ def _sum_of(lengths: Iterable[float | None]) -> Decimal:
 def task_faults(model: object, fields: object, images: object = None) -> Iterator[str]:
     """Say what is wrong with a task of any model; the model's own rules are not known here."""
     yield from model_faults(model)
-    if isinstance(fields, Mapping):
-        yield from json_faults(fields, "input")
-    else:
-        yield f"input: a mapping, not {short_repr(fields)}"
+    yield from input_faults(fields)
     yield from images_faults({} if images is None else images)
     if isinstance(fields, Mapping) and isinstance(images, Mapping):
         twice = [name for name in images if name in fields]
         yield from (f"{member_path('images', name)}: given in input too" for name in twice)
+
+
+def input_faults(fields: object) -> Iterator[str]:
+    """Say what is wrong with the input of a task, which is sent as it is."""
+    if isinstance(fields, Mapping):
+        yield from json_faults(fields, "input")
+    else:
+        yield f"input: a mapping, not {short_repr(fields)}"
 
 
 def _as_tuple(shots: object) -> Any:

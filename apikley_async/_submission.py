@@ -22,12 +22,11 @@ from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Limiter
 from apikley_async._recorder import Attempt, Intent, NoRecorder, Recorder, cause_of, verdict_of
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
-from apikley_async._storyboard import Urls, Work, has_few_words, is_valid_from_birth, work_faults
+from apikley_async._storyboard import Work, has_few_words, work_faults
 from apikley_async._text import loggable
 from apikley_async._tokens import TOKEN
-from apikley_async._uploads import Uploads
+from apikley_async._uploads import Uploads, fields_of
 from apikley_async._urls import url_faults
-from apikley_async._validation import json_faults
 from apikley_async._wire.envelope import Reply, read_envelope
 from apikley_async._wire.requests import Request, create_task, echo_faults
 from apikley_async._wire.task_ids import decode_submission
@@ -144,18 +143,6 @@ def check_submission(work: Work, callback_url: str | None = None) -> None:
         faults += echo_faults(fields_of(work, uploaded))
     if faults:
         raise StoryboardError(faults)
-
-
-def fields_of(work: Work, urls: Urls) -> Mapping[str, Any]:
-    """The input of a work whose images have these URLs.
-
-    Raises:
-        StoryboardError: what the work would send is no JSON.
-    """
-    fields = work.wire_input(urls)
-    if not is_valid_from_birth(work) and (faults := [*json_faults(fields, "input")]):
-        raise StoryboardError(faults)
-    return fields
 
 
 @attrs.define(eq=False)

@@ -8,19 +8,27 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import attrs
 
 from apikley_async._clock import Clock
 from apikley_async._images import ImageFile, ImageSource, read_image
-from apikley_async._storyboard import Urls, Work, images_of, with_images
+from apikley_async._storyboard import (
+    Urls,
+    Work,
+    images_of,
+    input_faults,
+    is_valid_from_birth,
+    with_images,
+)
 from apikley_async._urls import AddressPolicy, fetch_faults, is_url
 from apikley_async._wire.requests import File
 from apikley_async.errors import ApikleyError, StoryboardError
 from apikley_async.events import Emit, Uploaded
 
-__all__ = ["Uploads", "check_image_url"]
+__all__ = ["Uploads", "check_image_url", "fields_of"]
 
 REUSED_FOR = 12 * 3600.0  # seconds; the service keeps uploads for 24 hours at least
 MAX_CONCURRENT_IMAGES = 8  # each is held in memory
@@ -44,6 +52,18 @@ def check_image_url(url: str, policy: AddressPolicy, place: str = "image") -> No
     """
     if faults := [*fetch_faults(url, policy)]:
         raise StoryboardError([f"{place}: {fault}" for fault in faults])
+
+
+def fields_of(work: Work, urls: Urls) -> Mapping[str, Any]:
+    """The input of a work whose images have these URLs.
+
+    Raises:
+        StoryboardError: what the work would send is no JSON.
+    """
+    fields = work.wire_input(urls)
+    if not is_valid_from_birth(work) and (faults := [*input_faults(fields)]):
+        raise StoryboardError(faults)
+    return fields
 
 
 class Uploads:

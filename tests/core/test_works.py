@@ -211,12 +211,23 @@ class Odd(Frames):
         return {"prompt": self.prompt, "first": self.first}
 
 
+@attrs.frozen
+class Forgetful(Frames):
+    """Another one, who has forgotten to return what he made."""
+
+    def wire_input(self, urls: Urls, /) -> Mapping[str, Any]:
+        _ = super().wire_input(urls)
+        return None  # type: ignore[return-value]
+
+
 @pytest.mark.apikley(terms=HALL)
 async def test_what_is_no_json_is_never_sent(
     apikley_client: Client, apikley_simulator: Simulator
 ) -> None:
     with pytest.raises(StoryboardError, match=r"input\.first: JSON, not PosixPath"):
         await apikley_client.submit(Odd("a", KITTEN, LIGHTHOUSE))
+    with pytest.raises(StoryboardError, match="input: a mapping, not None"):
+        await apikley_client.submit(Forgetful("a", KITTEN, LIGHTHOUSE))
 
     assert not apikley_simulator.ledger.creations
 
