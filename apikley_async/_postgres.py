@@ -40,20 +40,20 @@ __all__ = [
     "load_psycopg",
     "options",
     "reason_of",
+    "takes_no_writes",
     "translate",
     "upgrade",
     "versions_in",
 ]
 
 SCHEMA = "apikley"
-# How a DSN begins: libpq's two forms, and those of other libraries, which are refused as DSNs. A
-# path would be shown, and a DSN may hold a password.
-DSN = re.compile(
-    r"postgres(ql)?(\+\w+)?:// | (host(addr)?|port|dbname|user|password|service)\s*=",
-    re.IGNORECASE | re.VERBOSE,
-)
+# How a DSN begins: libpq's two forms, and what resembles them, which is refused as a DSN. A path
+# would be shown, and made, and a DSN may hold a password.
+DSN = re.compile(r"\s* (?: [^/.\s][^/]+:// | \w+\s*= )", re.VERBOSE)
 PORTS = re.compile(r"[\d,]*")
-SECRETS = frozenset({"password", "sslpassword", "oauth_client_secret"})
+SECRETS = frozenset(
+    {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
+)
 IN_PATH = frozenset({"user", "dbname"})  # of a DSN; anything else is in its query
 LONGEST_REASON = 200
 APPLICATION = 0x41506B6C  # "APkl": the first half of our advisory locks
@@ -73,11 +73,16 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 SESSION = (
+    # What takes long has its reasons; cut off, it would be sent again, and take as long again.
+    "SET statement_timeout TO 0",
+    "SET lock_timeout TO 0",
     f"SET search_path TO {SCHEMA}",
     "SET client_min_messages TO warning",
     "SET default_transaction_isolation TO 'read committed'",
     # A process that was stopped within a transaction holds nobody else up for longer.
     "SET idle_in_transaction_session_timeout TO '5s'",
+    """SELECT set_config(name, '0', false) FROM pg_settings
+        WHERE name IN ('transaction_timeout', 'idle_session_timeout')""",
     "SET tcp_keepalives_idle TO 10",
     "SET tcp_keepalives_interval TO 5",
     "SET tcp_keepalives_count TO 3",
@@ -89,7 +94,10 @@ SESSION = (
 
 
 def is_dsn(text: object) -> bool:
-    """Whether *text* names a database of PostgreSQL, as `postgresql://...` does."""
+    """Whether *text* names a database, as `postgresql://...` does, or is meant to.
+
+    A file with such a name is `./NAME`.
+    """
     return isinstance(text, str) and DSN.match(text) is not None
 
 
@@ -136,11 +144,12 @@ class Dsn:
             return text
         psycopg = load_psycopg()
         try:
-            given = psycopg.conninfo.conninfo_to_dict(text)
+            given = psycopg.conninfo.conninfo_to_dict(text.strip())
         except psycopg.Error:
             raise JournalError(
                 "this is not a DSN of PostgreSQL: postgresql://user@host/database, with the "
-                "password in ~/.pgpass, or postgresql://?service=NAME"
+                "password in ~/.pgpass, or postgresql://?service=NAME (a file with such a name is "
+                "./NAME)"
             ) from None
         shown = {name: str(value) for name, value in given.items() if name not in SECRETS}
         # libpq ends a password at the first of them, and takes the rest for a host or a database.
@@ -187,7 +196,13 @@ class NamedRow(tuple[Any, ...]):
 
 def named_rows(cursor: Any) -> Callable[[Sequence[Any]], NamedRow]:
     """Make rows that know the names of their columns, as psycopg wants it."""
-    names = {column.name: number for number, column in enumerate(cursor.description or ())}
+    return row_class(tuple(column.name for column in cursor.description or ()))
+
+
+@lru_cache(maxsize=256)
+def row_class(columns: tuple[str, ...]) -> type[NamedRow]:
+    """The class of rows that have *columns*; making one takes longer than a short statement."""
+    names = {name: number for number, name in enumerate(columns)}
     return type("Row", (NamedRow,), {"__slots__": (), "names": names})
 
 
@@ -287,25 +302,29 @@ REFUSED = re.compile(
 )
 NO_DATABASE = re.compile(r"database .* does not exist", re.IGNORECASE)
 NO_ENTRY = re.compile(r"pg_hba\.conf", re.IGNORECASE)
-TLS = re.compile(r"\bssl|certificate|\btls\b", re.IGNORECASE)
+TLS = re.compile(r"certificate|not support SSL|SSL support|sslmode", re.IGNORECASE)
+QUOTED = re.compile(r'"[^"]*"')
 NO_SERVICE = re.compile(r"definition of service|service file", re.IGNORECASE)
 
 
 def connection_error(error: Exception, dsn: Dsn) -> JournalError:
     """Say why a database cannot be connected to; resumable where it may be there again later."""
     reason = reason_of(error)
-    if REFUSED.search(reason):
+    said = QUOTED.sub("", reason)  # a host may be named as what is looked for
+    if isinstance(error, load_psycopg().errors.ReadOnlySqlTransaction):
+        return database_error(error, dsn)
+    if REFUSED.search(said):
         advice = (
             "the server refuses this user or password. Put the password into ~/.pgpass "
             "(host:port:database:user:password, readable by you only), or into PGPASSWORD"
         )
-    elif NO_DATABASE.search(reason):
+    elif NO_DATABASE.search(said):
         advice = "there is no such database: make it with createdb, then run `apikley db init`"
-    elif NO_SERVICE.search(reason):
+    elif NO_SERVICE.search(said):
         advice = "the service is not defined in ~/.pg_service.conf"
-    elif NO_ENTRY.search(reason):
+    elif NO_ENTRY.search(said):
         advice = "the server lets nobody in from here: see its pg_hba.conf"
-    elif TLS.search(reason):
+    elif TLS.search(said):
         advice = "TLS failed: see sslmode and sslrootcert of the DSN"
     else:
         return JournalError(
@@ -328,7 +347,7 @@ def database_error(error: Exception, dsn: Dsn) -> JournalError:
             f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO {user}"
         )
     elif isinstance(error, errors.ReadOnlySqlTransaction):
-        advice = "it takes no writes: it is a standby, or set to read only. Name the primary"
+        return takes_no_writes(dsn)
     elif isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.TooManyConnections):
         return JournalError(
             f"{dsn} cannot be used now: {reason_of(error)}. Nothing was sent meanwhile",
@@ -342,15 +361,33 @@ def database_error(error: Exception, dsn: Dsn) -> JournalError:
     return JournalError(f"{dsn} cannot be used: {reason_of(error)}; {advice}")
 
 
+def takes_no_writes(dsn: Dsn) -> JournalError:
+    """For a standby, or a database that is set to read only; it may be the primary soon."""
+    return JournalError(
+        f"{dsn} takes no writes: it is a standby, or set to read only. Name the primary",
+        resumable=True,
+        blames=Blame.NETWORK,
+    )
+
+
 def is_lost(error: BaseException) -> bool:
-    """Whether a statement failed because its connection did, or may simply be tried again."""
+    """Whether a statement failed because its connection did, or may simply be tried again.
+
+    Whoever tries again counts, and pauses: it may fail each time.
+    """
     psycopg = load_psycopg()
     errors = psycopg.errors
     if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
         return True
     if isinstance(error, errors.IdleInTransactionSessionTimeout):  # this process was stopped
         return True
+    if isinstance(error, errors.ReadOnlySqlTransaction):  # a standby takes over
+        return True
     if isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.ConfigurationLimitExceeded):
+        return False
+    if str(getattr(error, "sqlstate", "")).startswith(
+        "54"
+    ):  # it is too long for the server, and stays so
         return False
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
 

@@ -91,6 +91,7 @@ def tables(dsn: str) -> dict[str, list[dict[str, object]]]:
 
 
 COMMIT = "; COMMIT"
+WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 EVERYTHING = "SELECT * FROM"
 VARY = {"at", "mono", "began_at", "ended_at", "ord", "seq", "rowid", "success_at", "seen_at"}
 
@@ -316,6 +317,144 @@ async def test_an_opening_that_breaks_off_is_done_again(dsn: str, proxy: Postgre
         async with journal(proxy.dsn_of(dsn)) as store:
             assert await store.items() == []
     assert proxy.cuts == len(Cut)
+
+
+@contextlib.contextmanager
+def read_only(dsn: str) -> Iterator[None]:
+    """The name leads to a standby, as while another server takes over."""
+    ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid !="
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        [name] = connection.execute("SELECT current_database()").fetchone()
+        changes = iter(("SET default_transaction_read_only TO on", "RESET ALL"))
+
+        def change() -> None:
+            connection.run(f"ALTER DATABASE {name} {next(changes)}")
+            connection.run(f"{ends} pg_backend_pid() AND datname = current_database()")
+
+        change()
+        yield
+        change()
+
+
+async def test_a_standby_that_takes_over_is_waited_for(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It takes no writes for some seconds: that is as if the database were away."""
+    async with journal(dsn) as store:
+        await store.plan([film("a")])
+        with read_only(dsn):
+            planning = asyncio.ensure_future(store.plan([film("b")]))
+            await turned(lambda: planning.done() or bool(caplog.records))
+            assert not planning.done()
+        await planning
+        assert [item.key for item in await store.items()] == ["a", "b"]
+    [gone, back] = [record.message for record in caplog.records]
+    assert "takes no writes" in gone
+    assert "is back" in back
+
+
+# What happens to each statement that changes the table `learned`.
+ALWAYS = "CREATE TRIGGER always BEFORE INSERT ON learned FOR EACH ROW EXECUTE FUNCTION always()"
+BODIES = {
+    "the server ends the statement": "RAISE EXCEPTION USING ERRCODE = 'query_canceled';",
+    "the server ends the connection": "PERFORM pg_terminate_backend(pg_backend_pid());",
+    "it has become a standby": "RAISE EXCEPTION USING ERRCODE = 'read_only_sql_transaction';",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
+async def test_what_never_works_is_not_tried_for_ever(
+    dsn: str, body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is of use for everything else."""
+    monkeypatch.setattr("apikley_async.batch.store.postgres_journal.FIRST_DELAY", 1e-4)
+    async with journal(dsn) as store:
+        with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+            head = "CREATE FUNCTION always() RETURNS trigger LANGUAGE plpgsql AS"
+            connection.run(f"{head} $$ BEGIN {body} RETURN NEW; END $$", ALWAYS)
+        for _ in range(2):
+            with pytest.raises(JournalError, match="ends this each time") as caught:
+                await store.write_learned("pace", "18")
+            assert caught.value.resumable
+            await store.plan([film("a")])
+            assert await store.verify() == []
+
+
+async def test_a_path_that_is_too_long_for_an_index_is_refused(dsn: str) -> None:
+    """The server will never take it."""
+    rng = random.Random(1)
+    folder = Path("/", *(rng.randbytes(100).hex() for _ in range(15)))
+    async with journal(dsn) as store:
+        with pytest.raises(JournalError, match="index row") as caught:
+            await store.add_folder(folder)
+        assert not caught.value.resumable
+        await store.plan([film("a")])
+
+
+async def test_closing_waits_for_no_lock(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds it: what waits for it is broken off, and is not tried again."""
+    monkeypatch.setattr("apikley_async.batch.store.journal.CLOSING", 0.2)
+    store = await Journal.open(dsn)
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        connection.run("BEGIN", LOCK)
+        planning = asyncio.ensure_future(store.plan([film("a")]))
+        await turned(lambda: bool(connection.run(WAITING)))
+        async with asyncio.timeout(20):
+            await store.aclose()
+            with pytest.raises(JournalError, match="nothing was written"):
+                await planning
+
+
+async def test_what_may_have_been_written_is_said_so(
+    dsn: str, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the journal is closed before it is known whether a COMMIT has happened."""
+    monkeypatch.setattr("apikley_async.batch.store.postgres_journal.FIRST_DELAY", 60.0)
+    store = await Journal.open(proxy.dsn_of(dsn))
+    after = iter([Cut.AFTER])
+    away = False
+
+    def cut(query: str) -> Cut | None:
+        nonlocal away
+        if COMMIT in query and (where := next(after, None)):
+            away = True
+            return where
+        return Cut.BEFORE if away else None
+
+    proxy.cut = cut
+    planning = asyncio.ensure_future(store.plan([film("a")]))
+    await turned(lambda: proxy.cuts > 1)
+    await store.aclose()
+    with pytest.raises(JournalError, match="may be there, or not"):
+        await planning
+    async with journal(dsn) as again:
+        assert [item.key for item in await again.items()] == ["a"]
+
+
+@pytest.mark.parametrize("days", [0, 30])
+async def test_a_quiet_month_is_no_loss(
+    dsn: str, proxy: PostgresProxy, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """Numbers of transactions are removed for their age; one that is missing earlier is a loss."""
+    for module in ("postgres_journal", "postgres_opening"):
+        monkeypatch.setattr(f"apikley_async.batch.store.{module}.KEPT", days * 86400)
+    async with journal(proxy.dsn_of(dsn)) as store:
+        await store.plan([film("a")])
+        async with journal(dsn):
+            pass
+        with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+            if days:
+                connection.run("DELETE FROM session")
+            [left] = connection.execute("SELECT count(*) FROM session WHERE number > 1").fetchone()
+        assert left == 0
+        cuts = iter([Cut.BEFORE])
+        proxy.cut = lambda query: next(cuts, None)
+        if days:
+            with pytest.raises(JournalError, match="has lost what was written last"):
+                await store.plan([film("b")])
+        else:
+            await store.plan([film("b")])
+            assert await store.verify() == []
 
 
 async def test_where_no_database_is_nothing_is_waited_for(

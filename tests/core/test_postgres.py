@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -88,10 +89,18 @@ def test_a_password_that_is_not_escaped_is_not_shown(password: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["postgresql+psycopg://u:zz@h/d", "PostgreSQL://u:zz@h/d", "postgresql+x://h/d?password=zz"],
+    [
+        "postgresql+psycopg://u:zz@h/d",
+        "PostgreSQL://u:zz@h/d",
+        "postgresql+x://h/d?password=zz",
+        "jdbc:postgresql://u:zz@h/d",
+        "'postgresql://u:zz@h/d'",
+        "options=x word=zz",
+        "date=zz/films.db",
+    ],
 )
-def test_the_dsn_of_another_library_is_no_path(text: str) -> None:
-    """A path is shown, and made."""
+def test_what_resembles_a_dsn_is_no_path(text: str) -> None:
+    """As those of other libraries. A path is shown, and made."""
     assert is_dsn(text)
     with pytest.raises(JournalError, match="not a DSN") as caught:
         Dsn.parse(text)
@@ -99,17 +108,31 @@ def test_the_dsn_of_another_library_is_no_path(text: str) -> None:
     assert "zz" not in str(caught.value)
 
 
-def test_words_of_libpq_are_a_dsn() -> None:
-    text = "host=h dbname=d password=secret"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "host=h dbname=d password=secret",
+        "connect_timeout=5 password=secret host=h dbname=d",
+        " password = secret host=h dbname=d",
+        " postgresql://u:secret@h/d\n",
+        "postgresql://h/d?scram_client_key=secret&scram_server_key=secret",
+    ],
+)
+def test_words_of_libpq_are_a_dsn(text: str) -> None:
+    """Whichever comes first, and whatever is around them: otherwise a file of that name is made."""
+    if "scram" in text and psycopg.pq.version() < 180000:
+        pytest.skip("this libpq knows no keys of SCRAM")
 
     assert is_dsn(text)
-    assert (Dsn.parse(text).name, Dsn.parse(text).has_password) == ("postgresql://h/d", True)
+    assert Dsn.parse(text).name.endswith("h/d" if "5" not in text else "h/d?connect_timeout=5")
+    assert Dsn.parse(text).has_password
+    assert "secret" not in repr(Dsn.parse(text))
 
 
 def test_files_are_no_databases() -> None:
     assert is_dsn("postgresql://h/d")
     assert is_dsn("postgres://h/d")
-    for other in ("films.db", "postgresql:/h/d", "/postgresql://h", None):
+    for other in ("films.db", "postgresql:/h/d", "/postgresql://h", None, "./a=b.db", "C://a.db"):
         assert not is_dsn(other)
 
 
@@ -183,12 +206,33 @@ def test_a_server_without_tls() -> None:
     assert not error.resumable
 
 
+@pytest.mark.parametrize("last", [b"S", b"E"])
+def test_a_connection_that_breaks_in_tls_is_made_again(last: bytes) -> None:
+    """It is no wrong setting, nor is a host that is named as one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            there, _ = server.accept()
+            with there:
+                there.recv(8)
+                there.sendall(last)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        place = f"ssl-certificate.test:{server.getsockname()[1]}/x?hostaddr=127.0.0.1"
+        error = refusal(f"postgresql://{place}&sslmode=require")
+        answering.join()
+
+    assert "cannot be reached" in str(error)
+    assert error.resumable
+
+
 def test_what_the_database_answers(connection: Connection, dsn: Dsn) -> None:
     """A connection that is gone is told from a statement that is wrong."""
-    connection.run("CREATE TABLE public.kept (number INTEGER)")
-    connection.run("SET default_transaction_read_only TO on")
+    long = "".join(f"{number:x}" for number in range(20_000))
+    connection.run("CREATE TABLE public.long (word TEXT PRIMARY KEY)")
     answers = {
-        "INSERT INTO public.kept VALUES (1)": "standby",
+        f"INSERT INTO public.long VALUES ('{long}')": "index row",  # noqa: S608
         "SELECT * FROM nothing": "db check",
         "SELECT 1/0": "division by zero",
     }
@@ -197,6 +241,34 @@ def test_what_the_database_answers(connection: Connection, dsn: Dsn) -> None:
             connection.run(statement)
         assert not is_lost(caught.value)
         assert said in str(database_error(caught.value, dsn))
+
+
+def test_a_standby_may_be_the_primary_soon(connection: Connection, dsn: Dsn) -> None:
+    """Or another server is, where the same name leads to it."""
+    connection.run("CREATE TABLE public.kept (number INTEGER)")
+    connection.run("SET default_transaction_read_only TO on")
+    with pytest.raises(psycopg.Error) as caught:
+        connection.run("INSERT INTO public.kept VALUES (1)")
+
+    assert is_lost(caught.value)
+    for error in (connection_error(caught.value, dsn), database_error(caught.value, dsn)):
+        assert "Name the primary" in str(error)
+        assert error.resumable
+
+
+@pytest.mark.parametrize("setting", ["statement_timeout", "lock_timeout", "idle_session_timeout"])
+def test_no_timeout_of_a_database_holds(
+    postgres_server: PostgresServer, dsn: Dsn, setting: str
+) -> None:
+    """A statement that is cut off each time would be sent again and again."""
+    if postgres_server.execute(f"SELECT current_setting('{setting}', true)") == "None":
+        pytest.skip("this server has no such setting")
+    name = dsn.parameters["dbname"]
+    postgres_server.execute(f"ALTER DATABASE {name} SET {setting} TO '99ms'")
+    with contextlib.closing(connect(dsn)) as opened:
+        [found] = opened.execute(f"SELECT current_setting('{setting}')").fetchone()
+
+    assert found == "0"
 
 
 def test_a_lost_connection_is_known(postgres_server: PostgresServer, connection: Any) -> None:

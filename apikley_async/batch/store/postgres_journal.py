@@ -29,6 +29,7 @@ from apikley_async._postgres import (
     is_lost,
     load_psycopg,
     reason_of,
+    takes_no_writes,
 )
 from apikley_async.batch.store.database import Cursor, Parameters
 from apikley_async.batch.store.journal_errors import damaged, journal_error
@@ -47,13 +48,28 @@ logger: logging.Logger = logging.getLogger("apikley_async.batch")
 WRITER_LOCK = 2
 LOCK = f"SELECT pg_advisory_xact_lock({APPLICATION}, {WRITER_LOCK})"
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
+CHECK = (
+    "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::bool,"
+    " current_setting('server_encoding'), extract(epoch FROM clock_timestamp())::float8"
+)
 SELECT_NUMBER = "SELECT number FROM session WHERE id = ?"
 STORE_NUMBER = (
     "INSERT INTO session (id, number, at) VALUES (?, ?, ?)"
     " ON CONFLICT (id) DO UPDATE SET number = excluded.number, at = excluded.at"
 )
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between two attempts to connect again
-KEPT = 30 * 86400  # seconds for which the numbers of a journal that was closed are kept
+KEPT = 30 * 86400  # seconds for which the number of a last transaction is kept
+MOST_FAILURES = 30  # one after the other, of connections that were made; then it is an error
+REFUSAL = 6  # for how many of them a statement counts that the server itself has ended
+NOTHING = "nothing was written"
+UNSURE = "what was being written may be there, or not"
+
+
+class _StandbyError(Exception):
+    """A database that takes no writes, for now."""
+
+    def __init__(self) -> None:
+        super().__init__("it takes no writes: it is a standby, or set to read only")
 
 
 class _AgainError(Exception):
@@ -101,6 +117,9 @@ class PostgresJournal(OpenJournal):
         self._tables = Tables(self)
         self._session = secrets.token_hex(16)
         self._number = 0  # of its last transaction that has certainly happened
+        self._committed_at = 0.0  # when that one began, by the database's clock
+        self._failures = 0  # of statements, since a piece of work was done
+        self._reason = ""  # for the last of them
         self._began_at: float | None = None  # within a transaction: when it began
         self._stopping = threading.Event()
         self._has_given_up = False
@@ -121,6 +140,9 @@ class PostgresJournal(OpenJournal):
         try:
             self._connection = connect(self._dsn)
             self._check(self._connection)
+        except _StandbyError:
+            self._lose()
+            raise takes_no_writes(self._dsn) from None
         except self._errors as error:
             self._lose()
             refused = (connection_error if is_lost(error) else database_error)(error, self._dsn)
@@ -132,11 +154,9 @@ class PostgresJournal(OpenJournal):
     def _check(self, connection: Connection) -> None:
         """Refuse a database that is not set up, a standby, and another journal than before."""
         check_version(connection, PART, self._versions, self._dsn)
-        [standby, encoding] = connection.run(
-            "SELECT pg_is_in_recovery(), current_setting('server_encoding')"
-        ) or (False, "")
+        [standby, encoding, now] = connection.run(CHECK) or (False, "", 0.0)
         if standby and not self.read_only:
-            raise JournalError(f"{self.name} is a standby, which takes no writes: name the primary")
+            raise _StandbyError
         if encoding != "UTF8":
             raise JournalError(f"{self.name} stores text as {encoding}; make a database in UTF8")
         row = connection.execute("SELECT value FROM meta WHERE name = 'journal_id'").fetchone()
@@ -144,9 +164,11 @@ class PostgresJournal(OpenJournal):
         if not JOURNAL_ID.fullmatch(found):
             raise damaged("journal_id is not one")
         if self.journal_id not in ("", found):
-            raise JournalError(f"{self.name} is another journal than before; nothing was written")
+            raise JournalError(f"{self.name} is another journal than before; {NOTHING} there")
         self.journal_id = found
         row = connection.execute(SELECT_NUMBER, (self._session,)).fetchone()
+        if row is None and now - self._committed_at > KEPT:
+            return  # it was removed for its age
         if self._number > (0 if row is None else row[0]):
             raise JournalError(
                 f"{self.name} has lost what was written last: it was restored, or a standby took "
@@ -162,20 +184,24 @@ class PostgresJournal(OpenJournal):
             with contextlib.suppress(self._errors):
                 connection.close()
 
-    def _come_back(self) -> Connection:
+    def _come_back(self, written: str = NOTHING) -> Connection:
         """Connect again, however long that takes.
+
+        Args:
+            written: what is known meanwhile of what was to be written.
 
         Raises:
             JournalError: the journal is being closed, or is not the one it was.
         """
-        if self._has_given_up:
-            raise journal_error(f"{self.name} is away; nothing was written")
         delay, said = FIRST_DELAY, ""
         while True:
+            if self._has_given_up:
+                why = f" ({said})" if said else ""
+                raise journal_error(f"{self.name} is away{why}; {written}")
             try:
                 self._connection = found = connect(self._dsn)
                 self._check(found)
-            except self._errors as error:
+            except (self._errors, _StandbyError) as error:
                 self._lose()
                 if not said:
                     said = reason_of(error)
@@ -187,11 +213,33 @@ class PostgresJournal(OpenJournal):
             else:
                 if said:
                     logger.warning("%s is back", self.name)
-                return found
+                if not self._has_given_up:  # it was cut before it could be seen
+                    return found
             if self._stopping.wait(delay):
                 self._has_given_up = True  # also for all that is still to be done
-                raise journal_error(f"{self.name} is away ({said}); nothing was written")
             delay = min(LONGEST_DELAY, 2 * delay)
+
+    def _fail(self, error: Exception) -> None:
+        """Give up the connection of a statement that failed, and pause where that goes on.
+
+        Most often the connection broke, and the next one is as good as any.
+        """
+        connection, self._reason = self._connection, reason_of(error)
+        refused = connection is not None and not connection.raw.broken
+        self._lose()
+        self._failures += REFUSAL if refused else 1
+        if self._failures > REFUSAL:
+            self._stopping.wait(min(LONGEST_DELAY, FIRST_DELAY * self._failures))
+
+    def _check_failures(self, written: str = NOTHING) -> None:
+        """Do not try the same for ever, where it is that which breaks the connections.
+
+        Raises:
+            JournalError: it has failed too often, one time after the other.
+        """
+        if self._failures >= MOST_FAILURES:
+            self._failures = 0
+            raise journal_error(f"{self.name} ends this each time: {self._reason}; {written}")
 
     def stop(self) -> None:
         self._stopping.set()
@@ -214,25 +262,30 @@ class PostgresJournal(OpenJournal):
             except self._errors as error:
                 if self._began_at is not None or not is_lost(error):
                     raise
-                self._lose()
+                self._fail(error)
+            self._check_failures()
 
     def perform(self, work: Callable[[], T]) -> T:
         error: Exception
         while True:
             try:
-                return work()
+                done = work()
             except ApikleyError:
                 raise
             except _AgainError:
-                pass
+                self._check_failures()
             except self._errors as exc:
                 if not is_lost(exc):
                     error = database_error(exc, self._dsn)
                     break
-                self._lose()
+                self._fail(exc)
+                self._check_failures()
             except ValueError:
                 error = JournalError(f"{self.name} cannot be read: its content is not readable")
                 break
+            else:
+                self._failures = 0
+                return done
         raise error
 
     @contextlib.contextmanager
@@ -262,17 +315,17 @@ class PostgresJournal(OpenJournal):
         Raises:
             _AgainError: nothing has happened.
         """
-        number = self._number + 1
+        number, began_at = self._number + 1, self._began_at or 0.0
         try:
-            values = (self._session, number, self._began_at)
+            values = (self._session, number, began_at)
             self.db.execute(f"{STORE_NUMBER}; COMMIT", values)
         except self._errors as error:
             if not is_lost(error):
                 raise
-            self._lose()
+            self._fail(error)
             if not self._has_committed(number):
                 raise _AgainError from None
-        self._number = number
+        self._number, self._committed_at = number, began_at
 
     def _has_committed(self, number: int) -> bool:
         """Whether the transaction of that number has happened.
@@ -282,14 +335,15 @@ class PostgresJournal(OpenJournal):
         """
         while True:
             try:
-                connection = self._connection or self._come_back()
+                connection = self._connection or self._come_back(UNSURE)
                 connection.run("BEGIN", LOCK)
                 row = connection.execute(SELECT_NUMBER, (self._session,)).fetchone()
                 connection.run("COMMIT")
             except self._errors as error:
                 if not is_lost(error):
                     raise
-                self._lose()
+                self._fail(error)
+                self._check_failures(UNSURE)
             else:
                 return row is not None and bool(row[0] >= number)
 
