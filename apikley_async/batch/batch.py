@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from apikley_async import Client, Clock, Expected, Limiter
@@ -162,7 +163,14 @@ class Batch(BatchReports, BatchDecisions):
                 and neither *destination* nor *folder* is given.
         """
         writer = None if destination is None else DestinationWriter(destination, client)
-        wanted = await self._to_be_saved(keys, writer, moved=folder is not None)
+        owner = secrets.token_hex(16)
+        try:
+            wanted, decided = await self._to_be_saved(
+                keys, writer, moved=folder is not None, owner=owner
+            )
+        except BaseException:  # those that were decided about are anybody's
+            await self.store.release(owner)
+            raise
         if not wanted:
             return
         target = Path(folder) if folder is not None else await self.output_folder()
@@ -172,6 +180,8 @@ class Batch(BatchReports, BatchDecisions):
             keys=wanted,
             partial=partial,
             destination=destination,
+            owner=owner,
+            claimed=decided,
         )
         async with contextlib.aclosing(self._updates(client, options)) as updates:
             async for update in updates:
@@ -179,15 +189,19 @@ class Batch(BatchReports, BatchDecisions):
                     yield update.item
 
     async def _to_be_saved(
-        self, keys: tuple[str, ...], writer: DestinationWriter | None, *, moved: bool
-    ) -> frozenset[str]:
-        """The keys of the films that `save` fetches; those that are done are decided to be.
+        self, keys: tuple[str, ...], writer: DestinationWriter | None, *, moved: bool, owner: str
+    ) -> tuple[frozenset[str], Sequence[str]]:
+        """The keys of the films that `save` fetches, and of those of them that were done.
+
+        These are claimed at once: a run beside it, which saves elsewhere, would take them.
 
         Args:
             keys: that the user has named; empty for all.
             writer: of the destination that was given.
             moved: whether the user has named a folder.
+            owner: who saves them.
         """
+        decided: list[str] = []
         finished = (ItemState.SUCCESS, ItemState.DONE)
         chosen = await self._chosen(keys, *finished)
         for item in chosen:
@@ -197,10 +211,12 @@ class Batch(BatchReports, BatchDecisions):
             if item.key in wanted:
                 continue
             if await self._is_lost(item, writer, named=bool(keys), moved=moved):
-                transition = Transition(ItemEvent.REFETCH, cause="to be saved again")
-                await self._decide(item.key, transition)
-                wanted.add(item.key)
-        return frozenset(wanted)
+                cause = "to be saved again"
+                await self._decide(
+                    item.key, Transition(ItemEvent.REFETCH, cause=cause, owner=owner)
+                )
+                decided.append(item.key)
+        return frozenset([*wanted, *decided]), decided
 
     async def _is_lost(
         self, item: Item, writer: DestinationWriter | None, *, named: bool, moved: bool

@@ -61,7 +61,8 @@ class RunClaims:
         self._clock = clock
         self._on_lost = on_lost
         self._on_error = on_error
-        self._owner = secrets.token_hex(16)
+        self._owner = options.owner or secrets.token_hex(16)
+        self._claimed = options.claimed
         self._more = options.more
         self._ahead = AHEAD_OF_OTHERS if store.shared else AHEAD
         self._left = None if options.keys is None else set(options.keys)
@@ -106,6 +107,12 @@ class RunClaims:
 
     async def items(self) -> AsyncIterator[Item]:
         """Yield items that nobody else makes, as many as there are; what is paid comes first."""
+        self._held.update(self._claimed)
+        if self._left is not None:
+            self._left.difference_update(self._claimed)
+        for key in self._claimed:
+            if key in self._held:  # it may have been lost meanwhile
+                yield await self._store.item(key)
         while (claimed := await self._claim_some()) or await self._wait_for_more():
             for item in claimed:
                 # It may have been lost, or the run stopped, while the items before it waited.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import attrs
@@ -25,6 +26,8 @@ class BatchRunOptions:
         keys: the only items that are made, polled and saved; None for all of them.
         destination: where the films go instead of *folder*.
         more: what keeps the run going when nothing is left to claim; None: then it ends.
+        owner: what the run is called in the store; None: a name of its own.
+        claimed: the items that this owner has already.
         partial: whether a film is done without those of its links that cannot be used.
     """
 
@@ -36,6 +39,8 @@ class BatchRunOptions:
     partial: bool = False
     destination: Destination | None = None
     more: MoreWork | None = None
+    owner: str | None = None
+    claimed: Collection[str] = ()
 
     def includes(self, key: str) -> bool:
         """Whether the run is about the item of that key."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
@@ -30,10 +31,21 @@ from batch.helpers import (
 )
 
 from apikley_async import Client, RateLimiter
-from apikley_async.batch import AttemptCost, Batch, ItemState, Journal, MoreWork
+from apikley_async.batch import (
+    AttemptCost,
+    Batch,
+    Item,
+    ItemEvent,
+    ItemState,
+    Journal,
+    MoreWork,
+    StoredFile,
+    Transition,
+)
 from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT, INTERVAL, RunClaims
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.store.protocol import LEASE
+from apikley_async.errors import ManifestError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -558,3 +570,59 @@ async def test_a_balance_that_is_read_while_films_are_made_is_no_evidence(tmp_pa
         [evidence] = (await batch.uncertain_items())[1]
         assert len(simulator.ledger.paid) == 2
         assert (evidence.films, evidence.suggests_payment) == (1, True)
+
+
+class SlowDecisions(Journal):
+    """A journal in which time passes between two decisions."""
+
+    async def apply(self, key: str, transition: Transition) -> Item:
+        item = await super().apply(key, transition)
+        if transition.event is ItemEvent.REFETCH:
+            await asyncio.sleep(1)
+        return item
+
+
+async def test_films_are_saved_elsewhere_beside_a_run_that_is_idle(tmp_path: Path) -> None:
+    """That one saves into its own folder, and would be the first to claim them."""
+    there, more = tmp_path / "there", MoreWork(interval=0.2)
+    journal = await SlowDecisions.open(tmp_path / "batch.db", clock=LoopClock(), shared=True)
+    async with simulated_service(TERMS) as simulator, contextlib.aclosing(journal):
+        await Batch(journal, clock=LoopClock()).add(films(12))
+        one, two = two_clients(simulator)
+        async with one, two:
+            worker, batch = (Batch(journal, clock=LoopClock()) for _ in range(2))
+            running = asyncio.create_task(
+                run_batch(worker, one, folder=tmp_path / "here", more=more)
+            )
+            await asyncio.sleep(600)
+            keys = [item.key async for item in batch.items(ItemState.DONE)]
+            shutil.rmtree(tmp_path / "here")
+            saved = [item.key async for item in batch.save(two, *keys, folder=there)]
+            worker.stop()
+            await running
+
+        assert sorted(saved) == sorted(keys)
+        assert len(keys) == len([*there.glob("*.mp4")]) == 12
+        assert all([item.files[0].path.parent == there async for item in batch.items()])
+
+
+async def test_a_save_that_is_refused_midway_keeps_no_film(tmp_path: Path) -> None:
+    """What was decided until then is anybody's."""
+    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 2) as journal:
+        one, two = two_clients(simulator)
+        async with one, two:
+            batch = Batch(journal, clock=LoopClock())
+            await run_batch(batch, one, folder=tmp_path)
+            (tmp_path / "k0.mp4").unlink()
+            item = await batch.item("k1")
+            stored = StoredFile("k1.mp4", item.files[0].size, item.files[0].sha256, "s3://films")
+            await journal.apply("k1", Transition(ItemEvent.REFETCH))
+            await journal.apply("k1", Transition(ItemEvent.SAVE, stored=(stored,)))
+            with pytest.raises(ManifestError, match="put into a destination"):
+                _ = [item async for item in batch.save(one, "k0", "k1")]
+
+            assert await journal.unclaimed() == 1
+            saved = [item.key async for item in batch.save(two)]
+
+        assert saved == ["k0"]
+        assert (tmp_path / "k0.mp4").exists()

@@ -120,6 +120,8 @@ def apply(journal: OpenJournal, key: str, transition: Transition) -> Item:
         if known is not None and applied and transition.task_id in (None, known["task_id"]):
             return items.get(journal, key)  # the same call again
         items.move(journal, key, transition)
+        if transition.owner:
+            claims.give(journal, key, transition.owner)
         # A decision about the item settles its uncertain attempts as well, or the one it names:
         # no item may leave UNCERTAIN with an attempt that stays unknown.
         if state is not None:

@@ -28,6 +28,7 @@ __all__ = [
     "beat",
     "claim",
     "forget_owners",
+    "give",
     "make_uncertain",
     "owners",
     "release",
@@ -149,6 +150,12 @@ def beat(journal: OpenJournal, owner: str) -> list[str] | None:
         _see(journal, owner)
         rows = journal.db.execute("SELECT key FROM item WHERE owner = ?", (owner,)).fetchall()
     return [row[0] for row in rows]
+
+
+def give(journal: OpenJournal, key: str, owner: str) -> None:
+    """Let a run have an item that nobody else has. The caller has begun a transaction."""
+    _see(journal, owner)
+    journal.db.execute(f"{SET_OWNER} WHERE key = ? AND owner IS NULL", (owner, key))
 
 
 def see_at_work(journal: OpenJournal, owner: str | None) -> None:

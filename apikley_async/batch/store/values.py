@@ -189,6 +189,7 @@ class Transition:
         files: what was saved on a disk.
         stored: what was put into a destination.
         by: who caused it, where that was a person or a callback.
+        owner: the run that has the item from then on; empty where nothing changes about that.
     """
 
     event: ItemEvent
@@ -203,6 +204,7 @@ class Transition:
     files: tuple[SavedFile, ...] = ()
     stored: tuple[StoredFile, ...] = ()
     by: str = ""
+    owner: str = ""
 
 
 @attrs.frozen
