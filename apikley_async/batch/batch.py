@@ -163,14 +163,8 @@ class Batch(BatchReports, BatchDecisions):
                 and neither *destination* nor *folder* is given.
         """
         writer = None if destination is None else DestinationWriter(destination, client)
-        owner = secrets.token_hex(16)
-        try:
-            wanted, decided = await self._to_be_saved(
-                keys, writer, moved=folder is not None, owner=owner
-            )
-        except BaseException:  # those that were decided about are anybody's
-            await self.store.release(owner)
-            raise
+        owner, moved = secrets.token_hex(16), folder is not None
+        wanted, decided = await self._to_be_saved(keys, writer, moved=moved, owner=owner)
         if not wanted:
             return
         target = Path(folder) if folder is not None else await self.output_folder()
@@ -207,15 +201,17 @@ class Batch(BatchReports, BatchDecisions):
         for item in chosen:
             check_state(item, *finished)
         wanted = {item.key for item in chosen if item.state is ItemState.SUCCESS}
-        for item in chosen:
-            if item.key in wanted:
-                continue
-            if await self._is_lost(item, writer, named=bool(keys), moved=moved):
-                cause = "to be saved again"
-                await self._decide(
-                    item.key, Transition(ItemEvent.REFETCH, cause=cause, owner=owner)
-                )
-                decided.append(item.key)
+        refetch = Transition(ItemEvent.REFETCH, cause="to be saved again", owner=owner)
+        try:
+            for item in chosen:
+                if item.key in wanted:
+                    continue
+                if await self._is_lost(item, writer, named=bool(keys), moved=moved):
+                    await self._decide(item.key, refetch)
+                    decided.append(item.key)
+        except BaseException:  # those that were decided about are anybody's
+            await self.store.release(owner)
+            raise
         return frozenset([*wanted, *decided]), decided
 
     async def _is_lost(
