@@ -307,7 +307,7 @@ async def test_cancelling_at_random_steps(seed: int, tmp_path: Path) -> None:
 
 async def test_two_batches_share_one_client_and_its_limiter(tmp_path: Path) -> None:
     """Two batches in one process keep one pace, and do not mix their films."""
-    count = volume(20, 30)
+    count = volume(14, 30)
     limiter = RateLimiter(20, 10, clock=LoopClock())
     async with (
         simulated_service() as simulator,

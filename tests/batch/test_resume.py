@@ -37,7 +37,7 @@ pytestmark = pytest.mark.virtual
 
 async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
     """Twenty submissions, a restart, and no 429: the window is in the journal. (R2)"""
-    count = volume(35, 60)
+    count = volume(28, 60)
     terms = Terms(limit=20, per=10.0, duration=Constant(60))
     async with simulated_service(terms) as simulator:
         async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
@@ -141,21 +141,22 @@ async def test_a_result_that_is_dead_everywhere_expires_and_can_be_revived(tmp_p
 
 async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
     """Of many films that are ready, those whose links die first are fetched first. (D18)"""
+    count = volume(18, 30)
     async with simulated_service(Terms(duration=Constant(5))) as simulator:
         async with (
             make_client(simulator, limiter=fast_limiter()) as client,
             open_batch(tmp_path / "b.db") as b,
         ):
-            await b.add(films(30))
+            await b.add(films(count))
             simulator.script("file", [Fault.HANG] * 40)
             async for _ in b.run(client, folder=tmp_path / "films", every_change=True):
-                if (await b.status()).counts.get(ItemState.SUCCESS, 0) == 30:
+                if (await b.status()).counts.get(ItemState.SUCCESS, 0) == count:
                     break
         simulator.clear_scripts()
         born = {}
         async with open_batch(tmp_path / "b.db") as batch:
             rng = random.Random(1)
-            for number in range(30):
+            for number in range(count):
                 item = await batch.item(f"k{number}")
                 born[item.task_id] = rng.randrange(80_000)
                 shift(tmp_path / "b.db", item.key, 1_790_000_000 + born[item.task_id])
@@ -172,7 +173,7 @@ async def test_the_nearest_expiry_is_saved_first(tmp_path: Path) -> None:
             born[tasks[f"{simulator.files_url}{request.path}"]]
             for request in simulator.ledger.files[seen:]
         ]
-        assert len(order) == 30
+        assert len(order) == count
         # Six are fetched at once: whichever begins, at most five that die sooner are still to come.
         for place, dies in enumerate(order):
             assert sum(other < dies for other in order[place:]) <= 5

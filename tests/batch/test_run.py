@@ -63,7 +63,7 @@ FILES = [
     *(Fault.HTTP_503, Fault.HTML_200, Fault.EXPIRED_404, Fault.WRONG_RANGE, Fault.NO_RANGES),
 ]
 LINKS = [Fault.HTTP_500, Fault.EMPTY, Fault.RESET, Fault.code(422)]
-SEEDS = volume(4, 12)
+SEEDS = volume(3, 12)
 
 
 def bad_day(seed: int) -> RandomFaults:

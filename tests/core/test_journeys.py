@@ -368,7 +368,7 @@ async def test_a_film_that_is_exchanged_between_two_attempts_is_not_spliced(tmp_
 async def test_at_most_max_running_films_at_once() -> None:
     """`generate` and `generate_many` share the places for running films."""
     async with world() as simulator, customer(simulator, max_running=7) as client:
-        await all_outcomes(client, [KITTEN] * 30)
+        await all_outcomes(client, [KITTEN] * 18)
 
         assert simulator.ledger.most_running == 7
 
