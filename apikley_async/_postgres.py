@@ -300,6 +300,11 @@ REFUSED = re.compile(
     r"authentication failed|no password supplied|password is required|role .* does not exist",
     re.IGNORECASE,
 )
+RIGHTS = (  # what a user needs who has not set the database up
+    "USAGE ON SCHEMA",
+    "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA",
+    "USAGE ON ALL SEQUENCES IN SCHEMA",
+)
 NO_DATABASE = re.compile(r"database .* does not exist", re.IGNORECASE)
 NO_ENTRY = re.compile(r"pg_hba\.conf", re.IGNORECASE)
 TLS = re.compile(r"certificate|not support SSL|SSL support|sslmode", re.IGNORECASE)
@@ -341,11 +346,8 @@ def database_error(error: Exception, dsn: Dsn) -> JournalError:
     errors = psycopg.errors
     if isinstance(error, errors.InsufficientPrivilege):
         user = dsn.parameters.get("user", "USER")
-        advice = (
-            "let the user who ran `apikley db init` say: "
-            f"GRANT USAGE ON SCHEMA {SCHEMA} TO {user}; "
-            f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO {user}"
-        )
+        grants = (f"GRANT {rights} {SCHEMA} TO {user}" for rights in RIGHTS)
+        advice = f"let the user who ran `apikley db init` say: {'; '.join(grants)}"
     elif isinstance(error, errors.ReadOnlySqlTransaction):
         return takes_no_writes(dsn)
     elif isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.TooManyConnections):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from batch.helpers import key_of_request
 from postgres_server import PostgresServer
 
 from apikley_async import Backoff, Client, ClientClosedError, JournalError, Shot, Storyboard
-from apikley_async.batch import Batch, Item, ItemState, MoreWork
+from apikley_async.batch import Batch, Item, ItemState, Journal, MoreWork
 from apikley_async.distributed import SharedInbox, SharedLimiter, Worker, wake_workers
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.webhook import Callback, Receiver
@@ -209,6 +210,29 @@ async def test_a_worker_is_stopped_soon_although_the_database_is_away(
         assert simulator.ledger.creations == []
 
     assert await states(dsn) == {ItemState.PLANNED: 1}
+
+
+async def test_a_user_with_the_rights_that_an_error_names_can_work(
+    dsn: str, tmp_path: Path, postgres_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hints included."""
+    database = dsn.partition("@/")[2].partition("?")[0]
+    postgres_server.execute(f"CREATE ROLE {database}_worker LOGIN", database)
+    limited = dsn.replace("apikley@", f"{database}_worker@")
+    with pytest.raises(JournalError) as refused:
+        await Journal.open(limited)
+    grants = re.findall("GRANT [^;.]+", refused.value.message)
+    assert len(grants) == 3
+    for grant in grants:
+        postgres_server.execute(grant, database)
+
+    async with service() as simulator, worker(limited, simulator, tmp_path) as (_, seen):
+        await asyncio.sleep(1)
+        await add(dsn, 2)
+        await wake_workers(limited, 2)
+        await until(lambda: len(seen) == 2, seconds=12)
+    assert [each for each in caplog.records if "hints" in each.getMessage()] == []
+    assert await states(dsn) == {ItemState.DONE: 2}
 
 
 OUR_TABLES = """
