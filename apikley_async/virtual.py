@@ -38,6 +38,7 @@ LOOPBACK_GRACE = (0.0001,) * 4  # data may still be inside the kernel although a
 PENDING_GRACE = 0.1  # a socket's send buffer is full: its reader gets this long to empty it
 THREAD_GRACE = 0.25  # a thread that has not moved for this long counts as idle
 EXECUTOR_GRACE = 10.0  # the same for a call in run_in_executor or to_thread, which will end
+AT_WORK = 0.02  # of a processor: threads that got so much of a busy machine are still at work
 EXTERNAL_GRACE = 1.0  # no timer is left: only a thread or a process can still wake the loop
 
 LINUX = sys.platform == "linux"
@@ -169,13 +170,16 @@ class _JumpingSelector(selectors.BaseSelector):
         return ready
 
     def _wait_for_threads(self) -> Ready:
-        started = time.monotonic()
+        started, used = time.monotonic(), _used_by_threads()
         while grace := self._loop.thread_grace():
             # A thread reports through the loop's own socket pair, which ends this poll at once.
             if ready := self._poll(0.001):
                 return ready
-            if time.monotonic() - started > grace:
+            if time.monotonic() - started <= grace:
+                continue
+            if grace < EXECUTOR_GRACE or _used_by_threads() - used < AT_WORK * grace:
                 self._loop.mark_threads_idle()
+            started, used = time.monotonic(), _used_by_threads()
         # It may have reported between the last poll and the last look at its frame.
         return self._poll()
 
@@ -223,6 +227,11 @@ class _JumpingSelector(selectors.BaseSelector):
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         return self._real.get_map()
+
+
+def _used_by_threads() -> float:
+    """Seconds of processor that threads other than this one have used."""
+    return time.process_time() - time.thread_time()
 
 
 def _acknowledge(fd: int) -> None:

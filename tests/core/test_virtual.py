@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import queue
 import threading
 import time
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from apikley_async import virtual
 from apikley_async.virtual import Deadlock, VirtualLoop
 
 pytestmark = pytest.mark.virtual
@@ -179,6 +181,30 @@ async def test_the_clock_stands_still_while_a_thread_is_busy() -> None:
         await asyncio.to_thread(time.sleep, 0.4)
 
     assert now() == 0
+
+
+async def test_work_that_takes_long_on_a_busy_machine_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call may be in one piece of C for minutes: it is at work while it gets some processor."""
+    monkeypatch.setattr(virtual, "EXECUTOR_GRACE", 0.05)
+    async with asyncio.timeout(0.01):
+        await asyncio.to_thread(hashlib.pbkdf2_hmac, "sha256", b"word", b"salt", 1_000_000)
+
+    assert now() == 0
+
+
+async def test_a_call_that_only_waits_does_not_stop_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may wait for what comes later."""
+    monkeypatch.setattr(virtual, "EXECUTOR_GRACE", 0.05)
+    later = threading.Event()
+    asyncio.get_running_loop().call_later(600, later.set)
+
+    await asyncio.to_thread(later.wait)
+
+    assert now() == 600
 
 
 @pytest.mark.parametrize("work", [0, 0.02])
