@@ -13,6 +13,7 @@ import attrs
 from apikley_async import Storyboard, Work
 from apikley_async._text import count, local_and_utc, one_line
 from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.store.adoption import STAND_IN
 from apikley_async.batch.store.rows import read_time
 from apikley_async.batch.store.values import Item
 
@@ -44,11 +45,13 @@ class UncertainItem:
 
     Attributes:
         key: its name in the batch.
-        at: when its last uncertain attempt began.
+        at: when its last uncertain attempt began; for a *lost* one, when its journal was adopted.
         model: what it was sent to.
         words: the first words of its first scene, or of its prompt.
         cause: why it is uncertain.
         reserved: credits that were set aside for it, as far as a price was known.
+        lost: whether its attempt is missing in an adopted journal: if it was sent at all, then
+            before *at*.
     """
 
     key: str
@@ -57,6 +60,12 @@ class UncertainItem:
     words: str
     cause: str
     reserved: float | None = None
+    lost: bool = False
+
+    @property
+    def sent(self) -> str:
+        """When it was sent, in words."""
+        return f"{'before ' * self.lost}{local_and_utc(self.at)}"
 
 
 @attrs.frozen
@@ -79,7 +88,7 @@ class UncertainGroup:
     @property
     def sent(self) -> str:
         """When they were sent, in words: one time, or the first and the last."""
-        first, last = (local_and_utc(self.items[end].at) for end in (0, -1))
+        first, last = (self.items[end].sent for end in (0, -1))
         return first if first == last else f"{first} to {last}"
 
 
@@ -189,7 +198,13 @@ def uncertain_item(item: Item, attempts: Sequence[AttemptRow]) -> UncertainItem:
         excerpt(work),
         item.cause or str(last.get("cause") or ""),
         last.get("reserved"),
+        lost=is_stand_in(last),
     )
+
+
+def is_stand_in(attempt: AttemptRow) -> bool:
+    """Whether an attempt stands in for one that is missing in an adopted journal."""
+    return str(attempt.get("token") or "").startswith(STAND_IN)
 
 
 def uncertain_groups(items: Iterable[UncertainItem]) -> list[UncertainGroup]:
@@ -212,6 +227,8 @@ def uncertain_groups(items: Iterable[UncertainItem]) -> list[UncertainGroup]:
 
 def evidence_of(item: UncertainItem, balances: Iterable[BalanceEvidence]) -> str:
     """What the balance says about one film, in a few words."""
+    if item.lost:  # nobody knows when it was sent
+        return "does not tell"
     verdicts = (balance.verdict for balance in balances if balance.covers(item))
     return next(verdicts, "not read since")
 
@@ -271,7 +288,8 @@ def balance_evidence(
     found = []
     for (began, before), (ended, after) in itertools.pairwise(balances):
         between = [each for each in attempts if began <= each["began_at"] <= ended]
-        uncertain = [each for each in between if each["state"] == "unknown"]
+        unknown = [each for each in between if each["state"] == "unknown"]
+        uncertain = [each for each in unknown if not is_stand_in(each)]
         if not uncertain:
             continue
         known = [each for each in between if each["task_id"] is not None]

@@ -163,6 +163,29 @@ async def test_a_burst_that_was_killed_is_one_decision(tmp_path: Path) -> None:
     assert "5,400 credits</dd>" in page
 
 
+async def test_what_an_adopted_copy_lacks_was_sent_before(tmp_path: Path) -> None:
+    """Nobody knows when, and no balance tells: what is known is when the copy was adopted."""
+    works = [(key, Storyboard([Shot("A cat.", 10)], duration=10)) for key in ("one", "two")]
+    async with Batch.open(tmp_path / "first.db") as batch:
+        await batch.add(works, allow_duplicates=True)
+        await batch.backup(tmp_path / "copy.db")
+        await batch.store.intend("one", "f" * 32, "0" * 64, None)
+    async with Batch.open(tmp_path / "copy.db", adopt=True) as batch:
+        await batch.store.record_balance(100.0)
+        await batch.store.record_balance(100.0)
+        report = report_of(await read_rows(batch, tmp_path), tmp_path)
+
+    [group] = report.undecided
+    assert [(film.key, film.lost, film.evidence) for film in group.films] == [
+        ("one", True, "does not tell"),
+        ("two", True, "does not tell"),
+    ]
+    assert report.balances == ()
+    page = page_of(report)
+    assert page.count("<td>before ") == 2
+    assert "and up to a minute later" not in page
+
+
 async def test_the_cost_of_what_has_no_price_is_not_guessed(tmp_path: Path) -> None:
     """Neither with others, nor alone."""
     rows = await rows_of(tmp_path, {"lighthouse": "uncertain", "tea.2": "unanswered"})

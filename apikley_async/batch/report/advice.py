@@ -95,6 +95,7 @@ def _undecided(
                 shown(item.words, 200),
                 item.reserved,
                 evidence_of(item, balances),
+                item.lost,
             )
             for item in group.items
         ),

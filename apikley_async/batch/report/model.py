@@ -176,6 +176,8 @@ class UndecidedFilm:
         words: the first words of its text.
         credits: what was set aside for it; None without a price.
         evidence: what the account's balance says of that time, in a few words.
+        lost: whether its attempt is missing in an adopted journal: if it was sent at all, then
+            before *sent_at*.
     """
 
     key: str
@@ -184,6 +186,7 @@ class UndecidedFilm:
     words: str
     credits: float | None
     evidence: str
+    lost: bool
 
 
 @attrs.frozen

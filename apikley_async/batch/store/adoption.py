@@ -16,6 +16,7 @@ from apikley_async.batch.store.rows import LOST_UNKNOWN
 from apikley_async.batch.store.values import Transition
 
 __all__ = [
+    "STAND_IN",
     "STAND_INS",
     "add_stand_in",
     "adopt",

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
-from apikley_async._text import local_and_utc, shorten
+from apikley_async._text import shorten
 from apikley_async.batch import BalanceEvidence, UncertainItem
 from apikley_async.batch.uncertain import evidence_of, ways_out
 from apikley_async.cli.output.reporter import Reporter
@@ -87,7 +87,7 @@ def facts_of(film: UncertainItem, balances: Iterable[BalanceEvidence]) -> dict[s
     """When it was sent, to which model, its first words, and what the balance says of that time."""
     return {
         "sent_at": film.at.isoformat(timespec="seconds"),
-        "sent": local_and_utc(film.at),
+        "sent": film.sent,
         "model": film.model,
         "words": film.words,
         "evidence": evidence_of(film, balances),
@@ -123,7 +123,8 @@ def table_of(films: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]
     for film in films:
         words = f"{film.model}: {film.words}" if several_models else film.words
         key = shorten(plain(film.key), LONGEST_KEY)
-        rows.append((key, short_time(film.at), evidence_of(film, balances), plain(words)))
+        sent = f"{'before ' * film.lost}{short_time(film.at)}"
+        rows.append((key, sent, evidence_of(film, balances), plain(words)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
