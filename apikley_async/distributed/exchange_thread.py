@@ -44,6 +44,7 @@ __all__ = ["ExchangeThread"]
 MAX_WAIT = 2.0  # seconds after which one who waits asks again, whatever is known
 FIRST_RETRY, LAST_RETRY = 0.1, 2.0  # seconds between two tries to reach the database
 PATIENCE = 5.0  # seconds for the first connection of all
+CLOSING = 5.0  # seconds for the last exchange, until a silent database is waited for no more
 AT_EXIT = 2.0  # seconds that the end of the process waits for what is still to be given back
 
 logger: logging.Logger = logging.getLogger("apikley_async")
@@ -183,18 +184,28 @@ class ExchangeThread:
             self._start()
         await waiter.granted
 
-    def stop(self) -> None:
+    def stop(self) -> threading.Thread | None:
         """Let the thread end as soon as everything is given back, or nothing can be.
 
-        Those who wait get a `ClientClosedError`.
+        Those who wait get a `ClientClosedError`. Takes no lock: garbage collection calls it, too.
+
+        Returns:
+            The thread that ends; a later use begins another one.
         """
+        thread = self._thread
         self._stopping = True
         self._wake_up()
+        return thread
 
-    async def join(self) -> None:
-        """Wait for the end of the thread, which was stopped."""
-        if (thread := self._thread) is not None:
-            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+    async def aclose(self) -> None:
+        """Stop the thread and wait for its end; a database that is silent is cut off."""
+        if (thread := self.stop()) is None:
+            return
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, thread.join, CLOSING)
+        if thread.is_alive():
+            self._store.cut()
+            await loop.run_in_executor(None, thread.join, CLOSING)
 
     @property
     def in_use(self) -> int:
@@ -208,10 +219,11 @@ class ExchangeThread:
             self._wake, self._waker = socket.socketpair()
             for end in (self._wake, self._waker):
                 end.setblocking(False)
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=self._run, args=(self._wake,), name="apikley shared limiter", daemon=True
             )
-            self._thread.start()
+            thread.start()
+            self._thread = thread  # only now: one that was not started cannot be waited for
         self._wake_up()
 
     def _wake_up(self) -> None:
@@ -236,8 +248,7 @@ class ExchangeThread:
         atexit.unregister(self._finish_at_exit)
 
     def _finish_at_exit(self) -> None:
-        self.stop()
-        if (thread := self._thread) is not None:
+        if (thread := self.stop()) is not None:
             thread.join(AT_EXIT)
 
     def _has_finished(self) -> bool:
@@ -252,7 +263,8 @@ class ExchangeThread:
         self._store.close()
         self._fail(ClientClosedError("The limiter is closed"))
         with self._lock:
-            finished = away or not self._ended
+            waiting = bool(self._permits or self._films or self._arriving)  # since just now
+            finished = not waiting and (away or not self._ended)
             if finished:
                 self._thread = None
                 for end in (self._wake, self._waker):

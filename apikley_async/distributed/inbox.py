@@ -74,7 +74,7 @@ class SharedInbox:
     def __init__(self, dsn: str | Dsn, *, size: int = MAX_CALLBACKS) -> None:
         self._dsn = Dsn.parse(dsn)
         self._thread = InboxThread(lambda: _Table(self._dsn, size))
-        self._listener: _Listener | None = None
+        self._listeners: dict[asyncio.AbstractEventLoop, _Listener] = {}
 
     async def check(self) -> None:
         """Open the database.
@@ -107,23 +107,30 @@ class SharedInbox:
     async def wait(self, position: Position | None, interval: float, clock: Clock) -> None:
         """Wait until the database tells of a new callback; five seconds, or *interval*, at most."""
         loop = asyncio.get_running_loop()
-        if self._listener is None or self._listener.loop is not loop:
-            self._listener = _Listener(self._dsn, loop)
-        await self._listener.wait(position, max(interval, SLOW_INTERVAL), clock)
+        if (listener := self._listeners.get(loop)) is None:
+            for other in [*self._listeners]:
+                if other.is_closed():  # and what listened in it is gone
+                    self._listeners.pop(other, None)
+            listener = self._listeners[loop] = _Listener(self._dsn, loop)
+        await listener.wait(position, max(interval, SLOW_INTERVAL), clock)
 
     def close(self) -> None:
         """Close the connections as soon as the operations under way are done; does not wait."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
+        self._close_listeners()
         self._thread.close()
 
     async def aclose(self) -> None:
-        """Close the connections, and wait until they are closed."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            await listener.aclose()
+        """Close the connections, and wait until they are closed; a silent database is cut off."""
+        here = self._listeners.get(asyncio.get_running_loop())
+        self._close_listeners()
+        if here is not None:
+            await here.wait_closed()
         await self._thread.aclose()
+
+    def _close_listeners(self) -> None:
+        listeners, self._listeners = self._listeners, {}
+        for listener in listeners.values():
+            listener.close()
 
     async def __aenter__(self) -> Self:
         try:
@@ -169,7 +176,9 @@ class _Table:
         raise AssertionError  # the last try returns or raises
 
     def check(self) -> None:
-        self._connection()
+        row = self._connection().run("SELECT current_setting('transaction_read_only')")
+        if row is None or row[0] != "off":
+            raise JournalError(f"{self._dsn} takes no writes: it is a standby, or set to read only")
 
     def add(self, token: str, task_id: str) -> None:
         db = self._connection()
@@ -209,6 +218,10 @@ class _Table:
             with contextlib.suppress(load_psycopg().Error):
                 db.close()
 
+    def cut(self) -> None:
+        if (db := self._db) is not None:
+            db.cut()
+
     def _connection(self) -> Connection:
         if self._db is None:
             try:
@@ -220,14 +233,10 @@ class _Table:
 
 
 class _Listener:
-    """Hears from the database that there are new callbacks, in one event loop.
-
-    Attributes:
-        loop: which.
-    """
+    """Hears from the database that there are new callbacks, in one event loop."""
 
     def __init__(self, dsn: Dsn, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self._loop = loop
         self._dsn = dsn
         self._newest = 0
         self._waiting: dict[asyncio.Event, None] = {}
@@ -246,11 +255,11 @@ class _Listener:
             del self._waiting[event]
 
     def close(self) -> None:
+        """End it, from any thread."""
         with contextlib.suppress(RuntimeError):  # its loop is closed, and the task with it
-            self._task.cancel()
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
-    async def aclose(self) -> None:
-        self.close()
+    async def wait_closed(self) -> None:
         await asyncio.wait({self._task})
 
     async def _listen(self) -> None:

@@ -121,9 +121,7 @@ class SharedLimiter:
 
     async def aclose(self) -> None:
         """Give back what has ended, and close the connection."""
-        exchanges = self._of_this_process()
-        exchanges.stop()
-        await exchanges.join()
+        await self._of_this_process().aclose()
 
     async def __aenter__(self) -> Self:
         await self._of_this_process().arrive()

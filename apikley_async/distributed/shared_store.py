@@ -134,12 +134,17 @@ class SharedStore:
             self._db.close()
             self._db = None
 
+    def cut(self) -> None:
+        """Break the connection, from another thread than the one that waits for an answer."""
+        if (db := self._db) is not None:
+            db.cut()
+
     def _connected(self) -> Connection:
         if self._db is not None:
             return self._db
         psycopg = load_psycopg()
         try:
-            db = connect(self._dsn)
+            db = self._db = connect(self._dsn)
         except psycopg.Error as error:
             refused = connection_error(error, self._dsn)
             raise AwayError(refused.message) if refused.resumable else refused from None
@@ -150,11 +155,10 @@ class SharedStore:
                 "INSERT INTO limiter (name) VALUES (?) ON CONFLICT DO NOTHING", (self._name,)
             )
         except BaseException as error:
-            db.close()
+            self.close()
             if isinstance(error, psycopg.Error):
                 raise self._refused(error) from None
             raise
-        self._db = db
         return db
 
     def _refused(self, error: Exception) -> JournalError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
@@ -13,7 +13,7 @@ __all__ = ["create_app", "response_of"]
 
 
 def create_app(
-    handler: CallbackHandler, healthy: Callable[[], bool] | None = None
+    handler: CallbackHandler, healthy: Callable[[], Awaitable[bool]] | None = None
 ) -> web.Application:
     """An application that takes callbacks at every path below its own.
 
@@ -40,7 +40,7 @@ def create_app(
         await handler.aclose()
 
     async def answer_health(request: web.Request) -> web.StreamResponse:
-        is_healthy = healthy is None or healthy()
+        is_healthy = healthy is None or await healthy()
         return web.Response(status=200 if is_healthy else 503, text="ok" if is_healthy else "")
 
     app = web.Application()

@@ -73,7 +73,7 @@ class Endpoint:
         ) as server:
             yield server
 
-    def _is_healthy(self) -> bool:
+    async def _is_healthy(self) -> bool:
         """Whether callbacks are taken, as far as is known."""
         return True
 

@@ -60,6 +60,14 @@ class CallbackInbox(Protocol):
     `Inbox` is one in a file; `apikley_async.distributed.SharedInbox` one in a database.
     """
 
+    async def check(self) -> None:
+        """Open it, unless it is open.
+
+        Raises:
+            JournalError: it cannot be used now.
+        """
+        ...
+
     async def add(self, token: str, task_id: str) -> None:
         """Add a verified callback; it is stored for good when this returns.
 
@@ -229,6 +237,9 @@ class _InboxFile:
         rows = db.execute(query, (seq, PAGE)).fetchall()
         notifications = [Notification(token, task_id) for _, token, task_id in rows]
         return notifications, (self._name, rows[-1][0] if rows else seq)
+
+    def cut(self) -> None:
+        """Nothing: a file that is locked is waited for some seconds at most."""
 
     def close(self) -> None:
         db, self._db = self._db, None

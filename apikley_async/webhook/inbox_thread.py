@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 __all__ = ["InboxTable", "InboxThread"]
+
+CLOSING = 5.0  # seconds for the operations under way, until a silent database is cut off
 
 T = TypeVar("T")
 
@@ -23,6 +26,10 @@ class InboxTable(Protocol):
         """Close what is open; the next operation opens it again."""
         ...
 
+    def cut(self) -> None:
+        """Let an operation that waits for an answer fail; called from another thread."""
+        ...
+
 
 class InboxThread:
     """Begins with the first operation, and again with the first one after it was closed.
@@ -34,13 +41,15 @@ class InboxThread:
     def __init__(self, make: Callable[[], InboxTable]) -> None:
         self._make = make
         self._worker: tuple[ThreadPoolExecutor, InboxTable] | None = None
+        self._lock = threading.Lock()  # it may be used in the loops of several threads
 
     async def run(self, operation: Callable[..., T], *arguments: Any) -> T:
         """Do an operation in the thread: whole, also when its caller is cancelled."""
-        if self._worker is None:
-            thread = ThreadPoolExecutor(1, thread_name_prefix="apikley-inbox")
-            self._worker = thread, self._make()
-        thread, table = self._worker
+        with self._lock:
+            if self._worker is None:
+                executor = ThreadPoolExecutor(1, thread_name_prefix="apikley-inbox")
+                self._worker = executor, self._make()
+            thread, table = self._worker
         loop = asyncio.get_running_loop()
         return await asyncio.shield(
             loop.run_in_executor(thread, table.perform, operation, *arguments)
@@ -59,5 +68,9 @@ class InboxThread:
         worker, self._worker = self._worker, None
         if worker is not None:
             thread, table = worker
-            await asyncio.get_running_loop().run_in_executor(thread, table.close)
+            closing = asyncio.get_running_loop().run_in_executor(thread, table.close)
             thread.shutdown(wait=False)
+            await asyncio.wait([closing], timeout=CLOSING)
+            if not closing.done():
+                table.cut()
+                await asyncio.wait([closing], timeout=CLOSING)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 
@@ -77,7 +79,13 @@ class Receiver(Endpoint):
         self._logged = ""
         return 200
 
-    def _is_healthy(self) -> bool:
+    async def _is_healthy(self) -> bool:
+        """Whether the last callback was stored, or the inbox can be opened again since."""
+        if self._logged:
+            with contextlib.suppress(JournalError, TimeoutError):
+                async with asyncio.timeout(self._limits.dispatch):
+                    await self.inbox.check()
+                    self._logged = ""
         return not self._logged
 
     def __repr__(self) -> str:

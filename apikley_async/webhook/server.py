@@ -48,7 +48,7 @@ async def serve(
     handler: CallbackHandler,
     limits: Limits,
     *,
-    healthy: Callable[[], bool],
+    healthy: Callable[[], Awaitable[bool]],
     host: str,
     port: int,
     ssl: tls.SSLContext | None,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import threading
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -209,6 +211,81 @@ async def test_waiting_ends_with_the_loop_of_its_caller(dsn: str) -> None:
         async with asyncio.timeout(0.2):
             await inbox.wait(None, 0.5, SystemClock())
     await inbox.aclose()
+
+
+async def test_closing_ends_although_the_database_is_silent(
+    dsn: str, postgres_server: PostgresServer
+) -> None:
+    inbox = SharedInbox(dsn)
+    await inbox.add(TOKEN, "one")
+    with postgres_server.silent(dsn):
+        adding = asyncio.create_task(inbox.add(TOKEN, "two"))
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(20):
+            await inbox.aclose()
+    await adding
+
+    assert [each.task_id for each in await stored(dsn)][:1] == ["one"]
+
+
+def test_it_may_be_used_in_two_loops_at_once(dsn: str, postgres_server: PostgresServer) -> None:
+    """Each has one connection that listens, however often they take turns."""
+    inbox, clock = SharedInbox(dsn), SystemClock()
+
+    async def use() -> None:
+        for _ in range(20):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await inbox.wait(None, 5.0, clock)
+
+    threads = [threading.Thread(target=asyncio.run, args=(use(),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.5)
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    connections = postgres_server.execute(query, dsn.split("@/")[1].partition("?")[0])
+    for thread in threads:
+        thread.join()
+    inbox.close()
+
+    assert int(connections) <= 2 + 1  # this question has one, too
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+async def test_a_receiver_is_healthy_again_without_a_callback(
+    dsn: str, postgres_server: PostgresServer
+) -> None:
+    """A load balancer sends it none as long as it is not."""
+    async with SharedInbox(dsn) as inbox:
+        receiver = Receiver(inbox, clock=FixedWallClock(), limits=Limits(dispatch=20))
+        async with receiver.serve(port=0) as server:
+            health = [await status_of(server.port, HEALTH)]
+            await asyncio.to_thread(postgres_server.stop)
+            try:
+                assert await status_of(server.port, raw_request(BODY, JSON)) == 503
+                health.append(await status_of(server.port, HEALTH))
+            finally:
+                await asyncio.to_thread(postgres_server.start)
+            health.append(await status_of(server.port, HEALTH))
+
+    assert health == [200, 503, 200]
+
+
+async def test_a_receiver_whose_database_takes_no_writes_is_not_healthy(
+    dsn: str, postgres_server: PostgresServer
+) -> None:
+    database = dsn.split("@/")[1].partition("?")[0]
+    postgres_server.execute(f"ALTER DATABASE {database} SET default_transaction_read_only TO on")
+    async with contextlib.AsyncExitStack() as stack:
+        inbox = SharedInbox(dsn)
+        stack.push_async_callback(inbox.aclose)
+        server = await stack.enter_async_context(
+            Receiver(inbox, clock=FixedWallClock(), limits=Limits(dispatch=20)).serve(port=0)
+        )
+        assert await status_of(server.port, raw_request(BODY, JSON)) == 503
+        assert await status_of(server.port, HEALTH) == 503
 
 
 async def test_a_database_without_the_table_is_refused(postgres_dsn: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import concurrent.futures
 import contextlib
 import gc
 import itertools
@@ -288,6 +289,68 @@ async def test_closing_ends_waiters_and_a_later_use_opens_it_again(make: Make) -
 
     async with asyncio.timeout(10):
         await attempt(limiter)
+
+
+class Meddling(asyncio.SelectorEventLoop):
+    """A loop in which something else happens when a thread first calls into it."""
+
+    act: Callable[[], object] | None = None
+
+    def call_soon_threadsafe(self, *args: Any, **values: Any) -> Any:
+        if threading.current_thread().name == "apikley shared limiter":
+            act, self.act = self.act, None
+            if act is not None:
+                act()
+        return super().call_soon_threadsafe(*args, **values)
+
+
+def test_a_use_that_begins_while_the_thread_ends_is_not_forgotten(dsn: str) -> None:
+    """It comes when all who waited were told of the end, and before the thread has ended."""
+    limiter = SharedLimiter(dsn, 1, 0.0)
+    loop, other = Meddling(), asyncio.new_event_loop()
+    thread = threading.Thread(target=other.run_forever)
+    thread.start()
+    late = list[concurrent.futures.Future[float]]()
+
+    def come() -> None:
+        late.append(asyncio.run_coroutine_threadsafe(attempt(limiter), other))
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), other).result(10)  # now it waits
+
+    async def main() -> None:
+        async with limiter.slot():
+            waiting = asyncio.create_task(attempt(limiter))
+            await asyncio.sleep(0.1)
+            loop.act = come
+            await limiter.aclose()
+            with pytest.raises(ClientClosedError):
+                await waiting
+            with pytest.raises(ClientClosedError):
+                await asyncio.wait_for(asyncio.wrap_future(late[0]), 20)
+        await limiter.aclose()
+
+    try:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(main())
+    finally:
+        other.call_soon_threadsafe(other.stop)
+        thread.join()
+        other.close()
+
+
+async def test_closing_ends_although_the_database_is_silent(
+    dsn: str, postgres_server: PostgresServer
+) -> None:
+    """As on a stalled disk: what was not given back is free when its lease is over."""
+    limiter = SharedLimiter(dsn, 1, 30.0)
+    async with limiter.slot():
+        pass
+    with postgres_server.silent(dsn):
+        waiting = asyncio.create_task(attempt(limiter))
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(20):
+            await limiter.aclose()
+            with pytest.raises(ClientClosedError):
+                await waiting
 
 
 async def test_a_closed_client_leaves_nothing_behind(make: Make) -> None:

@@ -108,6 +108,24 @@ class PostgresServer:
         words = ("--username", USER, "--auth", "trust", "--no-sync", "--no-instructions")
         self._run("initdb", "-D", str(self.folder / "data"), "-E", "UTF8", "--locale", "C", *words)
 
+    @contextlib.contextmanager
+    def silent(self, dsn: str) -> Iterator[None]:
+        """Let what serves the connections of a database stand still, as on a stalled disk."""
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        served = self.execute(query, dsn.partition("@/")[2].partition("?")[0])
+        standing = [int(pid) for pid in served.split()]
+        for pid in standing:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in standing:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
     def start(self) -> None:
         """Start the server, and wait until it takes connections."""
         settings = itertools.chain.from_iterable(
