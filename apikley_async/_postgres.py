@@ -209,9 +209,8 @@ def row_class(columns: tuple[str, ...]) -> type[NamedRow]:
 class Connection:
     """A connection whose statements are written as for SQLite: the marks are `?`, or `:name`.
 
-    Outside of `BEGIN` and `COMMIT` each statement is a transaction of its own. Values are put into
-    the statement here, and quoted as PostgreSQL needs it: the types of marks need no casts, and
-    several statements may travel together.
+    Outside of `BEGIN` and `COMMIT` each statement is a transaction of its own. Values travel beside
+    it, so the server's log and its list of what is under way show no prompt and no link.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -219,6 +218,11 @@ class Connection:
 
     def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = (), /) -> Any:
         return self.raw.execute(translate(statement), values)
+
+    def execute_script(self, statements: str, values: Mapping[str, Any]) -> Any:
+        """Execute several statements in one round trip; the server may log their values."""
+        cursor = load_psycopg().ClientCursor(self.raw)
+        return cursor.execute(translate(statements), values)
 
     def executemany(self, statement: str, rows: Iterable[Any], /) -> Any:
         cursor = self.raw.cursor()
@@ -282,9 +286,7 @@ def connect(dsn: Dsn) -> Connection:
         psycopg.Error: that was not possible; `connection_error` says why.
     """
     psycopg = load_psycopg()
-    raw = psycopg.connect(
-        **options(dsn), cursor_factory=psycopg.ClientCursor, row_factory=named_rows
-    )
+    raw = psycopg.connect(**options(dsn), row_factory=named_rows)
     connection = Connection(raw)
     try:
         connection.run(*SESSION)

@@ -183,7 +183,7 @@ class _Table:
     def add(self, token: str, task_id: str) -> None:
         db = self._connection()
         # Deleted and inserted, not left alone: with a new number, readers get it again.
-        db.execute(
+        db.execute_script(
             "BEGIN; SELECT pg_advisory_xact_lock(:lock);"
             " DELETE FROM callback WHERE token = :token AND task_id = :task_id;"
             " INSERT INTO callback (token, task_id) VALUES (:token, :task_id);"

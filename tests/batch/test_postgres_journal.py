@@ -216,6 +216,47 @@ async def test_a_folder_of_another_process_is_known(dsn: str) -> None:
         assert [item.files for item in await two.items()] == [(saved,)]
 
 
+async def test_folders_are_as_many_as_there_are_machines(dsn: str) -> None:
+    """As where each saves films in a temporary folder of its own."""
+    saved = SavedFile(Path("/elsewhere/a.mp4"), 5, "00ff" * 16)
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        many = "SELECT '/pods/' || n || '/films' FROM generate_series(1, 1500) AS n"
+        connection.run(f"INSERT INTO folder (path) {many}")
+    async with journal(dsn) as one, journal(dsn) as two:
+        await one.plan([film("a")])
+        await one.claim("run", 1)
+        await one.intend("a", "t1", "print", None, owner="run")
+        ended = Attempt("t1", Verdict.ACCEPTED, "task_1")
+        await one.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id="task_1"))
+        await one.apply("a", Transition(ItemEvent.SUCCEED, result="{}"))
+        await one.apply("a", Transition(ItemEvent.SAVE, files=(saved,)))
+
+        assert (await two.item("a")).files == (saved,)
+    async with journal(dsn) as again:
+        assert (await again.item("a")).files == (saved,)
+
+
+async def test_the_server_is_told_no_values_with_a_statement(
+    dsn: str, postgres_server: PostgresServer
+) -> None:
+    """It logs statements that fail, and shows them to others: with a prompt or a link in them."""
+    links = '{"urls": ["https://cdn.example/a.mp4?X-Signature=CANARY"]}'
+    with tempfile.TemporaryDirectory(prefix="apg-") as folder:
+        proxy = PostgresProxy(postgres_server.folder, Path(folder))
+        with proxy.listening():
+            async with journal(proxy.dsn_of(dsn)) as store:
+                await store.plan([film("a", "CANARY")])
+                await store.claim("run", 1)
+                await store.intend("a", "t1", "print", None, owner="run")
+                raw = Attempt("t1", Verdict.ACCEPTED, "task_1", raw=links)
+                await store.settle("a", raw, Transition(ItemEvent.ACCEPT, task_id="task_1"))
+                await store.apply("a", Transition(ItemEvent.SUCCEED, result=links))
+                assert (await store.item("a")).result == links
+                await store.purge({"a": (await store.item("a")).payload})
+    assert any("UPDATE item" in query for query in proxy.queries)
+    assert not any("CANARY" in query for query in proxy.queries)
+
+
 async def test_what_nobody_here_wrote_is_refused(dsn: str) -> None:
     """Whoever may write into the database could write anything: it is read as a file is."""
     damages = {

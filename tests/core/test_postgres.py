@@ -145,8 +145,10 @@ def test_marks_are_translated_outside_of_quotes() -> None:
 
 
 def test_rows_are_read_by_name_and_by_position(connection: Connection) -> None:
-    """As those of SQLite; `NULL` and values need no types."""
-    [row] = connection.execute("SELECT :a AS a, 2 AS b WHERE :b IS NULL", {"a": "x?", "b": None})
+    """As those of SQLite; a mark that is compared with nothing needs a type."""
+    [row] = connection.execute(
+        "SELECT :a AS a, 2 AS b WHERE :b::text IS NULL", {"a": "x?", "b": None}
+    )
 
     assert (row["a"], row[1], [*row], dict(row)) == ("x?", 2, ["x?", 2], {"a": "x?", "b": 2})
 

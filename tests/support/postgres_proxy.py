@@ -18,6 +18,7 @@ from pathlib import Path
 __all__ = ["Cut", "PostgresProxy"]
 
 NAME = ".s.PGSQL.5432"
+PARTS = (b"P", b"B", b"D", b"E", b"C", b"H")  # of a statement; Sync ends it
 
 
 class Cut(enum.Enum):
@@ -134,21 +135,31 @@ class PostgresProxy:
                     return False
 
     def _where(self, message: bytes) -> Cut | None:
-        if message[:1] != b"Q":
+        if message[:1] == b"Q":
+            query = message[5:-1].decode()
+        elif message[:1] == b"P":
+            query = message[5:].split(b"\0", 2)[1].decode()
+        else:
             return None
-        query = message[5:-1].decode()
         with self._lock:
             self.queries.append(query)
             return self.cut(query)
 
 
 def first_message(data: bytes, *, started: bool) -> bytes:
-    """The first message of what a client has sent; empty as long as it is not complete."""
+    """The first message of what a client has sent; empty as long as it is not complete.
+
+    What belongs to a statement whose values travel beside it, from Parse to Sync, is one message.
+    """
     head = 1 if started else 0  # the very first message has no type
-    if len(data) < head + 4:
-        return b""
-    [size] = struct.unpack("!i", data[head : head + 4])
-    return data[: head + size] if len(data) >= head + size else b""
+    end = 0
+    while len(data) >= end + head + 4:
+        kind = data[end : end + head]
+        [size] = struct.unpack("!i", data[end + head : end + head + 4])
+        end += head + size
+        if kind not in PARTS:
+            return data[:end] if len(data) >= end else b""
+    return b""
 
 
 def read_answer(server: socket.socket) -> None:

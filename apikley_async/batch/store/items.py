@@ -75,9 +75,9 @@ def _from_row(journal: OpenJournal, row: Row) -> Item:
     try:
         return read_item(row, journal.home, journal.folders)
     except JournalError:
-        known = len(journal.folders)
+        known = journal.folders
         load_folders(journal)  # another process may have saved it, in a folder of its own
-        if len(journal.folders) == known:
+        if journal.folders == known:
             raise
         return read_item(row, journal.home, journal.folders)
 
@@ -272,7 +272,7 @@ def purge(journal: OpenJournal, payloads: Mapping[str, str], by: str) -> None:
 
 def load_folders(journal: OpenJournal) -> None:
     """Read where saved files may lie; other processes may have added folders."""
-    rows = journal.db.execute("SELECT path FROM folder ORDER BY rowid LIMIT 1000").fetchall()
+    rows = journal.db.execute("SELECT path FROM folder ORDER BY rowid").fetchall()
     journal.folders = {resolve_path(row["path"], journal.home): None for row in rows}
 
 

@@ -54,8 +54,8 @@ CHECK = (
 )
 SELECT_NUMBER = "SELECT number FROM session WHERE id = ?"
 STORE_NUMBER = (
-    "INSERT INTO session (id, number, at) VALUES (?, ?, ?)"
-    " ON CONFLICT (id) DO UPDATE SET number = excluded.number, at = excluded.at"
+    "INSERT INTO session (id, number, at) VALUES (:session, :number, :at)"
+    " ON CONFLICT (id) DO UPDATE SET number = excluded.number, at = excluded.at; COMMIT"
 )
 FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between two attempts to connect again
 KEPT = 30 * 86400  # seconds for which the number of a last transaction is kept
@@ -317,8 +317,8 @@ class PostgresJournal(OpenJournal):
         """
         number, began_at = self._number + 1, self._began_at or 0.0
         try:
-            values = (self._session, number, began_at)
-            self.db.execute(f"{STORE_NUMBER}; COMMIT", values)
+            values = {"session": self._session, "number": number, "at": began_at}
+            self.send(lambda sending: sending.execute_script(STORE_NUMBER, values))
         except self._errors as error:
             if not is_lost(error):
                 raise

@@ -37,7 +37,8 @@ def counts(journal: OpenJournal) -> Mapping[ItemState, int]:
 def attempts_of(journal: OpenJournal, key: str | None) -> list[Mapping[str, Any]]:
     """The attempts of an item, or of all, oldest first."""
     rows = journal.db.execute(
-        "SELECT * FROM attempt WHERE ? IS NULL OR key = ? ORDER BY began_at, n", (key, key)
+        "SELECT * FROM attempt WHERE CAST(? AS TEXT) IS NULL OR key = ? ORDER BY began_at, n",
+        (key, key),
     )
     return [dict(row) for row in rows]
 
@@ -45,7 +46,7 @@ def attempts_of(journal: OpenJournal, key: str | None) -> list[Mapping[str, Any]
 def events_of(journal: OpenJournal, key: str | None) -> list[Mapping[str, Any]]:
     """The history of an item, or of all, oldest first."""
     rows = journal.db.execute(
-        "SELECT * FROM event WHERE ? IS NULL OR key = ? ORDER BY seq", (key, key)
+        "SELECT * FROM event WHERE CAST(? AS TEXT) IS NULL OR key = ? ORDER BY seq", (key, key)
     )
     return [dict(row) for row in rows]
 
