@@ -277,7 +277,7 @@ class Client:
             works: any iterable or async iterable of what `submit` takes, or of pairs of that and
                 its metadata.
             ordered: yield in the order of the input; a slow film then holds up those behind it.
-            timeout: seconds for each film from its submission.
+            timeout: seconds for each film from its submission, `job_timeout` at most.
             save_to: a folder, made if need be and tried before anything is sent. Films are saved
                 there as by `save`, while others are made, and yielded with their `paths`. One that
                 is paid and could not be saved is `Failed`, with its job; a disk that is full or

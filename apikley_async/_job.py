@@ -195,6 +195,7 @@ class Job:
 
     @property
     def state(self) -> State:
+        """How far the film is, by the newest answer."""
         return self.snapshot.state
 
     @property
