@@ -30,8 +30,8 @@ def database() -> None:
 def init(dsn: Dsn, as_json: bool) -> int:
     """Make the tables in the schema apikley, or bring them up to date.
 
-    DSN is postgresql://USER@HOST/DATABASE, or postgresql://?service=NAME. The password belongs
-    into ~/.pgpass. It may be done again at any time; films that are there stay.
+    DSN is postgresql://USER@HOST/DATABASE, or postgresql://?service=NAME; write its password into
+    ~/.pgpass. The command may be repeated at any time; films that are there stay.
     """
     # Imported only here: only this command needs all that is kept in the database.
     from apikley_async.distributed import set_up
