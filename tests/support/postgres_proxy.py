@@ -99,8 +99,8 @@ class PostgresProxy:
         with self._lock:
             late, self._late = self._late, []
         for server, message in late:
-            server.sendall(message)
-            server.close()
+            with server, contextlib.suppress(OSError):  # the server may have given it up
+                server.sendall(message)
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> bool:
         """Pass on messages until one side is gone, or the connection is cut; True if held back."""
