@@ -21,6 +21,7 @@ import attrs
 
 from apikley_async._gate import Gate
 from apikley_async._rate import OTHER, UNCERTAIN_FILM_DELAY, End, Ending, Rate, SlotTimes
+from apikley_async.distributed.turns import KEPT, Turns
 
 __all__ = ["Ended", "Granted", "Holder", "Outcome", "SharedState", "Work"]
 
@@ -149,6 +150,10 @@ class SharedState:
         }
         self.permits: dict[str, None] = dict.fromkeys(stored.get("permits", ()))
         self.running: dict[str, None] = dict.fromkeys(stored.get("running", ()))
+        self._turns: tuple[Turns, Turns] = (  # for permits, and for running slots
+            Turns(stored.get("permit_turns", {}), shift),
+            Turns(stored.get("film_turns", {}), shift),
+        )
         limit, per = stored.get("limit", settings.limit), stored.get("per", settings.per)
         self.rate: Rate = Rate(limit, per, rng)
         if "gate" in stored:
@@ -187,6 +192,8 @@ class SharedState:
             "permits": [*self.permits],
             "films": [max(at, 0.0) for at in self.films.free_at],
             "running": [*self.running],
+            "permit_turns": self._turns[0].to_dict(self.holders),
+            "film_turns": self._turns[1].to_dict(self.holders),
             "holders": {name: attrs.asdict(holder) for name, holder in self.holders.items()},
         }
 
@@ -208,21 +215,28 @@ class SharedState:
             for use in (*work.permits, *work.films)
             if use in self.permits or use in self.running
         }
-        granted |= self._grant_permits(use for use in work.permits if use not in granted)
-        granted |= self._grant_films(use for use in work.films if use not in granted)
+        delays = list[float]()
+        wanted = zip(self._turns, (work.permits, work.films), (False, True), strict=True)
+        for turns, uses, film in wanted:
+            waiting = [use for use in uses if use not in granted]
+            if not waiting:
+                continue
+            changed |= turns.wait(work.holder, self._now)
+            got, delay = self._grant(work.holder, waiting, turns, film=film)
+            granted |= got
+            if len(got) < len(waiting):
+                delays.append(delay)
+            else:
+                turns.leave(work.holder)
         after = self._delays()
-        waiting = [
-            delay
-            for delay, uses in zip(after, (work.permits, work.films), strict=True)
-            if not granted.keys() >= {*uses}
-        ]
         if work.leaves:
             changed = self.holders.pop(work.holder, None) is not None
         return Outcome(
             granted=granted,
-            delay=max(0.0, min(*waiting, self._next_lapse(), math.inf)),
+            delay=max(0.0, min(*delays, self._next_lapse(), math.inf)),
             changed=changed or bool(granted),
-            news=any(now < then for now, then in zip(after, before, strict=True)),
+            news=any(now < then for now, then in zip(after, before, strict=True))
+            or self._leaves_some(work.holder, granted.values(), after),
             takes=self.rate.gate.width,
             running_free_in=0.0 if self.running or after[1] == math.inf else after[1],
         )
@@ -289,25 +303,36 @@ class SharedState:
             uncertain = ended.ending.end is End.UNCERTAIN
             self.rate.remember([(ended.ago, uncertain)], self._now)
 
-    def _grant_permits(self, uses: Iterable[str]) -> dict[str, Granted]:
-        granted = {}
+    def _grant(
+        self, holder: str, uses: Iterable[str], turns: Turns, *, film: bool
+    ) -> tuple[dict[str, Granted], float]:
+        """Grant what is free, unless it is the turn of others; and seconds until there is more."""
+        now, granted = self._now, dict[str, Granted]()
+        slots = self.films if film else self.rate.slots
         for use in uses:
-            if self.rate.delay(self._now) > 0:
-                break
-            self.rate.slots.take()
-            self.permits[use] = None
-            granted[use] = Granted(self._now, filled=self.rate.fills(self._now))
-        return granted
+            delay = self._delays()[film]
+            if delay > 0:
+                return granted, delay
+            free_for = -slots.free_in(now)
+            if not film:
+                free_for = min(free_for, now - self.rate.gate.opens_at)
+            if free_for < KEPT and turns.is_ahead(holder, now, slots.width):
+                return granted, KEPT - free_for
+            slots.take()
+            turns.take(holder)
+            (self.running if film else self.permits)[use] = None
+            filled = not film and self.rate.fills(now)
+            granted[use] = Granted(now, film=film, filled=filled)
+        return granted, 0.0
 
-    def _grant_films(self, uses: Iterable[str]) -> dict[str, Granted]:
-        granted = {}
-        for use in uses:
-            if self.films.free_in(self._now) > 0:
-                break
-            self.films.take()
-            self.running[use] = None
-            granted[use] = Granted(self._now, film=True)
-        return granted
+    def _leaves_some(
+        self, holder: str, granted: Iterable[Granted], delays: tuple[float, float]
+    ) -> bool:
+        """Whether others wait for what is free still, since it was not their turn before."""
+        kinds = {each.film for each in granted}
+        return any(
+            delays[film] == 0 and self._turns[film].others(holder, self._now) for film in kinds
+        )
 
 
 def holder_of(use: str) -> str:

@@ -247,6 +247,7 @@ SUBPACKAGE_ORDER = {
     "distributed": [
         "inbox",
         "hints",
+        "turns",
         "shared_state",
         "shared_store",
         "exchange_thread",

@@ -145,6 +145,71 @@ def test_two_processes_learn_what_the_service_takes() -> None:
     assert failures == []
 
 
+@pytest.mark.parametrize("film", [False, True])
+@pytest.mark.parametrize("farther", [0.0, 0.015, 0.1])
+@pytest.mark.virtual
+async def test_who_is_farther_away_gets_as_many(farther: float, film: bool) -> None:
+    """And no second is lost by it: permits at the whole rate, running slots always in use."""
+    store = MemoryStore()
+    bounds = {"limit": 1000, "per": 0.0, "max_running": 4} if film else {"limit": 20, "per": 10.0}
+    limiters = [MemoryLimiter(store, **bounds, distance=at) for at in (0.0, farther)]
+    got = [0, 0]
+
+    async def use(number: int) -> None:
+        limiter = limiters[number]
+        while True:
+            async with limiter.running_slot() if film else limiter.slot():
+                got[number] += 1
+                await asyncio.sleep(2.0 if film else 0.1)
+
+    users = [asyncio.create_task(use(number)) for number in [0, 1] * 20]
+    await asyncio.sleep(100)
+    for user in users:
+        user.cancel()
+    await asyncio.wait(users)
+
+    assert min(got) >= 0.45 * sum(got)
+    assert sum(got) >= 0.95 * 200
+
+
+@pytest.mark.virtual
+async def test_nothing_is_kept_for_long_for_one_that_waits_no_more() -> None:
+    """Killed while it waits: the others lose seconds, once."""
+    store = MemoryStore()
+    dead, living = MemoryLimiter(store, 2), MemoryLimiter(store, 2)
+    await enter(living)
+    await enter(living)
+    dead.exchange(permits=(f"{dead.name}-w",))
+    await asyncio.sleep(9)
+    dead.exchange(permits=(f"{dead.name}-w",))
+
+    entered = [await enter(living) for _ in range(4)]
+    assert entered == pytest.approx([10.01, 10.01, 20.02, 20.02], abs=1.1)
+
+
+@pytest.mark.virtual
+async def test_one_that_comes_to_wait_has_missed_nothing() -> None:
+    """A process that begins when another one has sent a hundred gets half of what is free then."""
+    store = MemoryStore()
+    early, late = MemoryLimiter(store), MemoryLimiter(store)
+    got = {early: list[float](), late: list[float]()}
+
+    async def use(limiter: MemoryLimiter) -> None:
+        while True:
+            got[limiter].append(await enter(limiter))
+
+    users = [asyncio.create_task(use(early)) for _ in range(30)]
+    await asyncio.sleep(55)
+    users += [asyncio.create_task(use(late)) for _ in range(30)]
+    await asyncio.sleep(100)
+    for user in users:
+        user.cancel()
+    await asyncio.wait(users)
+
+    since = {limiter: sum(at > 55 for at in times) for limiter, times in got.items()}
+    assert min(since.values()) >= 0.4 * sum(since.values())
+
+
 # --- one thing at a time --------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterable
 
-from apikley_async._rate import ending_of
+from apikley_async._rate import UNSENT, ending_of
 from apikley_async._tasks import FairLock
 from apikley_async.distributed.shared_state import (
     Ended,
@@ -62,7 +62,7 @@ class MemoryStore:
 
 
 class MemoryLimiter:
-    """One process's limiter: the first of its waiters asks.
+    """One process's limiter: the first of its waiters asks for all of them.
 
     A process that was killed says nothing any more; what it has sent goes on.
     """
@@ -76,8 +76,10 @@ class MemoryLimiter:
         per: float = 10.0,
         max_running: int | None = None,
         lease: float = 60.0,
+        distance: float = 0.0,
     ) -> None:
         self.limit = limit
+        self._distance = distance  # seconds that its questions take to get there
         self.settings = Holder(limit, per, max_running)
         self.lease = lease
         self.killed = False
@@ -87,6 +89,7 @@ class MemoryLimiter:
         self._uses: dict[str, Granted] = {}
         self._batches = itertools.count(1)
         self._queues = (FairLock(), FairLock())
+        self._waiting: tuple[dict[str, None], dict[str, None]] = ({}, {})
 
     def slot(self) -> contextlib.AbstractAsyncContextManager[None]:
         return self._use(film=False)
@@ -143,21 +146,37 @@ class MemoryLimiter:
                 self.exchange(ends=(Ended(use, ending_of(error), 0.0, granted),))
 
     async def _take(self, use: str, *, film: bool) -> Granted:
-        async with self._queues[film]:
-            return await self._ask(use, film=film)
+        self._waiting[film][use] = None
+        try:
+            async with self._queues[film]:
+                return await self._ask(use, film=film)
+        except BaseException:
+            self._waiting[film].pop(use, None)
+            granted = self._uses.pop(use, None)
+            if granted is not None and not self.killed:
+                self.exchange(ends=(Ended(use, UNSENT, 0.0, granted),))
+            raise
 
     async def _ask(self, use: str, *, film: bool) -> Granted:
-        while True:
+        while use not in self._uses:
             if self.killed:
                 raise UnreachableError("its process has died")
+            if self._distance:
+                await asyncio.sleep(self._distance)
             news = self._store.news
-            outcome = self.exchange(**{"films" if film else "permits": (use,)})
-            if use in outcome.granted:
-                self._uses[use] = outcome.granted[use]
-                return outcome.granted[use]
+            waiting = tuple(itertools.islice(self._waiting[film], self.limit))
+            outcome = self.exchange(**{"films" if film else "permits": waiting})
+            for each, granted in outcome.granted.items():
+                if self._waiting[film].pop(each, self) is None:
+                    self._uses[each] = granted
+                else:  # it was cancelled meanwhile
+                    self.exchange(ends=(Ended(each, UNSENT, 0.0, granted),))
+            if use in self._uses:
+                break
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(min(outcome.delay, 5.0), SMALLEST)):
                     await news.wait()
+        return self._uses[use]
 
     async def beat(self, alive: Callable[[], bool]) -> None:
         """Say that the process is alive, for as long as it is."""
