@@ -35,6 +35,7 @@ logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 MOST_IN_MEMORY = 1024**2  # bytes of entries; more of them wait in a file without a name
 AT_ONCE = 1000  # new items that are inserted together
+SIZE_AT_ONCE = 512 * 1024  # characters of them
 NEW_ITEMS = "item (key, payload, payload_sum, digest, base, source, state)"
 REPLACE_CONTENT = (
     "UPDATE item SET payload = ?, payload_sum = ?, digest = ?, base = ?, source = ? WHERE key = ?"
@@ -150,17 +151,19 @@ class NewItems:
         self.count: int = 0
         self._db = db
         self._rows: list[tuple[str, ...]] = []
+        self._size = 0
 
     def add(self, row: tuple[str, ...]) -> None:
         self.count += 1
         self._rows.append(row)
-        if len(self._rows) == AT_ONCE:
+        self._size += sum(map(len, row))
+        if len(self._rows) == AT_ONCE or self._size >= SIZE_AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
         """Insert what is left."""
         if rows := self._rows:
-            self._rows = []
+            self._rows, self._size = [], 0
             self._db.insert(NEW_ITEMS, rows)
 
 
