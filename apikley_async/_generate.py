@@ -291,9 +291,14 @@ class ManyFilms:
             self._maker.stop()
             if self._pulling and self._driver is not None:
                 self._driver.cancel()
-            elif self._newest is not None and not self._has_slot.is_set():
-                self._newest.cancel()
+            else:
+                asyncio.get_running_loop().call_soon(self._cancel_waiting)
         return outcome
+
+    def _cancel_waiting(self) -> None:
+        """Cancel the film that waits for a slot. It has begun by now, and can say what it was."""
+        if self._newest is not None and not self._has_slot.is_set():
+            self._newest.cancel()
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks[task] = None

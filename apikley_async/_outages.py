@@ -62,6 +62,7 @@ class Outages:
         failing = self._failing.get(task_id)
         if failing is not None and failing.cause in self._going_on:
             self._going_on.discard(failing.cause)
+            self._failing[task_id] = attrs.evolve(failing, at=now)
             self._forget(now)
             same = [each for each in self._failing.values() if each.cause == failing.cause]
             lasted = now - min((each.since for each in same), default=failing.since)

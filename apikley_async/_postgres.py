@@ -49,7 +49,7 @@ __all__ = [
 SCHEMA = "apikley"
 # How a DSN begins: libpq's two forms, and what resembles them, which is refused as a DSN. A path
 # would be shown, and made, and a DSN may hold a password.
-DSN = re.compile(r"\s* (?: [^/.\s][^/]+:// | \w+\s*= )", re.VERBOSE)
+DSN = re.compile(r"\s* (?: [^/.\s][^/]+:// | postgres\w*: | \w+\s*= )", re.VERBOSE)
 PORTS = re.compile(r"[\d,]*")
 SECRETS = frozenset(
     {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
@@ -210,7 +210,7 @@ class Connection:
     """A connection whose statements are written as for SQLite: the marks are `?`, or `:name`.
 
     Outside of `BEGIN` and `COMMIT` each statement is a transaction of its own. Values travel beside
-    it, so the server's log and its list of what is under way show no prompt and no link.
+    it, so its text, which servers log and list, shows no prompt and no link.
     """
 
     def __init__(self, connection: Any) -> None:

@@ -385,7 +385,7 @@ class DownloadError(ApikleyError):
     def before_paying(cls, message: str, *, blames: Blame | None = None) -> DownloadError:
         """The error of a place that was tried before anything was sent: no film is there yet."""
         error = cls(f"{message}; nothing was sent", blames=blames)
-        error.advice = "Mend that place or name another one, then run it again"
+        error.advice = "Make that place writable or name another one, then run it again"
         return error
 
 

@@ -134,11 +134,12 @@ class BatchAdditions(OpenBatch):
 
         def with_keys_noted() -> Iterator[ManifestEntry]:
             for entry in entries:
-                if self._agreed is not None and entry.digest not in (
-                    self._agreed.get(entry.key),
-                    known.get(entry.key),
-                ):
-                    raise ManifestConflictError(f"{entry.where}: {entry.key!r} has changed since")
+                if self._agreed is not None:
+                    digests = (self._agreed.get(entry.key), known.get(entry.key))
+                    if not any(each is not None and entry.matches(each) for each in digests):
+                        raise ManifestConflictError(
+                            f"{entry.where}: {entry.key!r} is not what was agreed to"
+                        )
                 keys.append(entry.key)
                 yield entry
 

@@ -163,8 +163,7 @@ class Batch(BatchReports, BatchDecisions):
                 and neither *destination* nor *folder* is given.
         """
         writer = None if destination is None else DestinationWriter(destination, client)
-        owner, moved = secrets.token_hex(16), folder is not None
-        wanted, decided = await self._to_be_saved(keys, writer, moved=moved, owner=owner)
+        wanted, lost = await self._to_be_saved(keys, writer, moved=folder is not None)
         if not wanted:
             return
         target = Path(folder) if folder is not None else await self.output_folder()
@@ -174,45 +173,55 @@ class Batch(BatchReports, BatchDecisions):
             keys=wanted,
             partial=partial,
             destination=destination,
-            owner=owner,
-            claimed=decided,
+            owner=secrets.token_hex(16),
+            claimed=lost,
         )
-        async with contextlib.aclosing(self._updates(client, options)) as updates:
-            async for update in updates:
-                if update.is_last:
-                    yield update.item
+        async with contextlib.aclosing(self._save_claimed(client, options)) as saved:
+            async for item in saved:
+                yield item
+
+    async def _save_claimed(
+        self, client: Client, options: BatchRunOptions
+    ) -> AsyncGenerator[Item, None]:
+        """Fetch the films of a run. Those that were done are claimed as they are decided about.
+
+        Otherwise a run beside it, which saves elsewhere, would take them.
+        """
+        owner = options.owner or ""
+        refetch = Transition(ItemEvent.REFETCH, cause="to be saved again", owner=owner)
+        try:
+            for key in options.claimed:
+                await self._decide(key, refetch)
+            async with contextlib.aclosing(self._updates(client, options)) as updates:
+                async for update in updates:
+                    if update.is_last:
+                        yield update.item
+        finally:  # also where the run was refused before it began
+            with contextlib.suppress(JournalError):
+                await self.store.release(owner)
 
     async def _to_be_saved(
-        self, keys: tuple[str, ...], writer: DestinationWriter | None, *, moved: bool, owner: str
+        self, keys: tuple[str, ...], writer: DestinationWriter | None, *, moved: bool
     ) -> tuple[frozenset[str], Sequence[str]]:
-        """The keys of the films that `save` fetches, and of those of them that were done.
-
-        These are claimed at once: a run beside it, which saves elsewhere, would take them.
+        """The keys of the films that `save` fetches, and of those of them that are done.
 
         Args:
             keys: that the user has named; empty for all.
             writer: of the destination that was given.
             moved: whether the user has named a folder.
-            owner: who saves them.
         """
-        decided: list[str] = []
         finished = (ItemState.SUCCESS, ItemState.DONE)
         chosen = await self._chosen(keys, *finished)
         for item in chosen:
             check_state(item, *finished)
         wanted = {item.key for item in chosen if item.state is ItemState.SUCCESS}
-        refetch = Transition(ItemEvent.REFETCH, cause="to be saved again", owner=owner)
-        try:
-            for item in chosen:
-                if item.key in wanted:
-                    continue
-                if await self._is_lost(item, writer, named=bool(keys), moved=moved):
-                    await self._decide(item.key, refetch)
-                    decided.append(item.key)
-        except BaseException:  # those that were decided about are anybody's
-            await self.store.release(owner)
-            raise
-        return frozenset([*wanted, *decided]), decided
+        lost = [
+            item.key
+            for item in chosen
+            if item.key not in wanted
+            and await self._is_lost(item, writer, named=bool(keys), moved=moved)
+        ]
+        return frozenset([*wanted, *lost]), lost
 
     async def _is_lost(
         self, item: Item, writer: DestinationWriter | None, *, named: bool, moved: bool
@@ -370,8 +379,8 @@ class Batch(BatchReports, BatchDecisions):
         await budget.look_at_balance(client)
         await budget.check_prices()
         if not any(known is client.limiter for known in self._restored):
-            self._restored.append(client.limiter)
             await restore_limits(store, client)
+            self._restored.append(client.limiter)
 
 
 def service_of(base_url: str) -> str:

@@ -145,8 +145,8 @@ class BalanceEvidence:
         return self.unexplained is not None and self.unexplained > 0
 
     def covers(self, item: UncertainItem) -> bool:
-        """Whether a film's uncertain attempt began between the two readings."""
-        return self.began_at <= item.at <= self.ended_at
+        """Whether a film's uncertain attempt is known to have begun between the two readings."""
+        return not item.lost and self.began_at <= item.at <= self.ended_at
 
     @property
     def verdict(self) -> str:
@@ -154,7 +154,7 @@ class BalanceEvidence:
         if self.unexplained is None or self.unexplained < 0:
             return "does not tell"
         if self.unexplained == 0:
-            return "nothing more taken"
+            return "nothing more taken so far"
         return f"{self.unexplained:.12g} more taken"
 
     @property
@@ -169,9 +169,8 @@ class BalanceEvidence:
         if self.unexplained is None:
             return f"{text}, {self.cost:.12g} credits and {count(self.unpriced)} of unknown price"
         if self.unexplained == 0:
-            return (
-                f"{text} by {self.cost:.12g}: nothing else was paid, as far as this journal knows"
-            )
+            known = "nothing else was taken so far, as far as this journal knows"
+            return f"{text} by {self.cost:.12g}: {known}"
         if self.unexplained < 0:
             return (
                 f"{text} by {self.cost:.12g}: {-self.unexplained:.12g} less than that, as after a "

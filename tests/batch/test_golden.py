@@ -84,6 +84,19 @@ def test_a_digest_never_changes(
     assert not any(entry.matches(digest) for digest in (other.digest, *other.former))
 
 
+async def test_what_was_agreed_to_is_known_by_each_of_its_digests(tmp_path: Path) -> None:
+    """A shared journal may have been written by an earlier version; other content is refused."""
+    [entry] = make_takes(Storyboard([Shot("A cat.", 10)], duration=10), "a", [1])
+    async with Batch.open(tmp_path / "b.db") as batch:
+        batch.add_only({"a": entry.former[0]})
+        with pytest.raises(ManifestConflictError, match="'a' is not what was agreed to"):
+            await batch.add([("a", Storyboard([Shot("A dog.", 10)], duration=10))])
+        with pytest.raises(ManifestConflictError, match="'b' is not what was agreed to"):
+            await batch.add([("b", Storyboard([Shot("A cat.", 10)], duration=10))])
+
+        assert (await batch.add([("a", Storyboard([Shot("A cat.", 10)], duration=10))])).new == 1
+
+
 @pytest.mark.parametrize("version", range(1, DIGEST_VERSION + 1))
 def test_a_field_that_is_added_changes_no_digest(version: int) -> None:
     """As long as nobody gives it; where somebody does, the film is another one."""

@@ -118,7 +118,7 @@ async def test_undecided_films_come_with_all_that_is_known(tmp_path: Path) -> No
     assert first.model == "sora-2-pro-storyboard"
     assert first.words == "A lighthouse at dawn, aerial, slow push in."
     assert lighthouse.cause == "the connection broke off after 3.1 s"
-    assert (first.credits, first.evidence) == (270, "nothing more taken")
+    assert (first.credits, first.evidence) == (270, "nothing more taken so far")
     assert [(way.command, way.cost) for way in lighthouse.ways] == [
         ("apikley batch resolve --task-id TASK_ID -- campaign.yaml lighthouse", "nothing more"),
         (
@@ -134,7 +134,7 @@ async def test_undecided_films_come_with_all_that_is_known(tmp_path: Path) -> No
         ),
         ("apikley batch drop --undecided -- campaign.yaml", "nothing more"),
     ]
-    assert "nothing else was paid" in report.balances[0]
+    assert "nothing else was taken so far" in report.balances[0]
 
 
 async def test_a_burst_that_was_killed_is_one_decision(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from apikley_async.batch import (
 from apikley_async.batch.run_claims import AHEAD_OF_OTHERS, BEAT, INTERVAL, RunClaims
 from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.batch.store.protocol import LEASE
-from apikley_async.errors import ManifestError
+from apikley_async.errors import DownloadError, ManifestError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -607,7 +607,7 @@ async def test_films_are_saved_elsewhere_beside_a_run_that_is_idle(tmp_path: Pat
 
 
 async def test_a_save_that_is_refused_midway_keeps_no_film(tmp_path: Path) -> None:
-    """What was decided until then is anybody's."""
+    """Nothing was decided until then."""
     async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 2) as journal:
         one, two = two_clients(simulator)
         async with one, two:
@@ -621,8 +621,27 @@ async def test_a_save_that_is_refused_midway_keeps_no_film(tmp_path: Path) -> No
             with pytest.raises(ManifestError, match="put into a destination"):
                 _ = [item async for item in batch.save(one, "k0", "k1")]
 
-            assert await journal.unclaimed() == 1
-            saved = [item.key async for item in batch.save(two)]
+            saved = [item.key async for item in batch.save(two, "k0")]
 
         assert saved == ["k0"]
         assert (tmp_path / "k0.mp4").exists()
+
+
+async def test_a_save_that_is_refused_at_its_beginning_keeps_no_film(tmp_path: Path) -> None:
+    """The films were decided about before the folder was tried; the next call saves them."""
+    async with (
+        simulated_service(TERMS) as simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "batch.db") as batch,
+    ):
+        await batch.add(films(1))
+        await run_batch(batch, client, folder=tmp_path / "films")
+        (tmp_path / "films" / "k0.mp4").unlink()
+        (tmp_path / "plain").touch()
+        with pytest.raises(DownloadError):
+            _ = [item async for item in batch.save(client, "k0", folder=tmp_path / "plain")]
+
+        saved = [item.key async for item in batch.save(client, folder=tmp_path / "there")]
+
+        assert saved == ["k0"]
+        assert (tmp_path / "there" / "k0.mp4").exists()

@@ -169,7 +169,7 @@ def test_a_balance_that_tells_of_nothing_is_not_called_a_payment(
     wrong = run("batch", "resubmit", path, "tea", "nobody", "--yes")
 
     assert (refused.code, wrong.code) == (2, 2)
-    assert "balance: nothing more taken" in refused.err
+    assert "balance: nothing more taken so far" in refused.err
     assert "MORE WAS PAID" not in refused.err
     assert "what was received after all is then paid TWICE" in refused.err
     assert run("batch", "status", path).code == 3

@@ -361,6 +361,6 @@ def test_a_destination_that_refuses_ends_a_worker_at_once(
     refused = run("worker", "--journal", dsn, "--destination", "own_store:Store")
 
     assert refused.code == 4  # it may be mended from outside, and a service tries it again
-    assert "the bucket is not ours; nothing was sent. Mend that place" in refused.err
+    assert "the bucket is not ours; nothing was sent. Make that place writable" in refused.err
     assert "still at the service" not in refused.err
     assert service.ledger.creations == []

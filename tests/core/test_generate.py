@@ -544,6 +544,49 @@ async def test_an_error_of_the_account_ends_the_pulling_and_comes_last(
     assert nobody_else()
 
 
+class PoorAtOnce(FilmMaker):
+    """The first film ends with an error of the account some turns of the loop after *poor_now*."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__(1)
+        self.turns = turns
+        self.poor_now = asyncio.Event()
+
+    async def make(self, index: int, work: Any, metadata: Any) -> Outcome:
+        if index == 0:
+            await self.poor_now.wait()
+            for _ in range(self.turns):
+                await asyncio.sleep(0)
+            return Failed(index, work, InsufficientCreditsError("no", code=402))
+        return await super().make(index, work, metadata)
+
+
+@virtual
+@pytest.mark.parametrize("turns", range(8))
+async def test_an_error_of_the_account_as_the_next_film_is_pulled(turns: int) -> None:
+    """That film has not begun to wait for a slot yet, and is yielded all the same."""
+    maker = PoorAtOnce(turns)
+    yielded = list[Outcome]()
+
+    async def source() -> AsyncGenerator[ModelTask, None]:
+        for item in maker.works(3):
+            yield item
+            await maker.poor_now.wait()
+
+    async def consume() -> None:
+        async for outcome in maker.making(source(), window=3).outcomes(ordered=True):
+            yielded.append(outcome)
+
+    consumer = asyncio.create_task(consume())
+    await asyncio.sleep(1)
+    maker.poor_now.set()
+    with pytest.raises(InsufficientCreditsError):
+        await consumer
+
+    assert [outcome.index for outcome in yielded] == maker.pulled
+    assert {type(outcome.error) for outcome in yielded} == {InsufficientCreditsError}
+
+
 def test_an_error_of_the_account_at_any_turn_loses_nothing() -> None:
     """Whatever the driver does when it is stopped: the books balance, and no slot is lost."""
 

@@ -44,6 +44,18 @@ def test_one_film_is_named_after_a_minute_and_then_seldom(caplog: pytest.LogCapt
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"][3:] == [over]
 
 
+def test_an_answer_that_comes_late_tells_of_its_own_film(caplog: pytest.LogCaptureFixture) -> None:
+    """Its last failure was long ago, when the others were forgotten."""
+    caplog.set_level(logging.INFO, "apikley_async")
+    outages = Outages()
+
+    for now in range(0, 120, 15):
+        outages.failed("task_1", BAD_GATEWAY, float(now))
+    outages.answered("task_1", 1800.0)
+
+    assert "answers again after 30 min; nothing was lost: 1 film in flight" in caplog.text
+
+
 def test_many_films_with_one_trouble_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "apikley_async")
     outages = Outages()

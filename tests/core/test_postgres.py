@@ -95,6 +95,8 @@ def test_a_password_that_is_not_escaped_is_not_shown(password: str) -> None:
         "postgresql+x://h/d?password=zz",
         "jdbc:postgresql://u:zz@h/d",
         "'postgresql://u:zz@h/d'",
+        "postgresql:/u:zz@h/d",
+        "postgres:u:zz@h",
         "options=x word=zz",
         "date=zz/films.db",
     ],
@@ -132,7 +134,7 @@ def test_words_of_libpq_are_a_dsn(text: str) -> None:
 def test_files_are_no_databases() -> None:
     assert is_dsn("postgresql://h/d")
     assert is_dsn("postgres://h/d")
-    for other in ("films.db", "postgresql:/h/d", "/postgresql://h", None, "./a=b.db", "C://a.db"):
+    for other in ("films.db", "postgresql/h/d", "/postgresql://h", None, "./a=b.db", "C://a.db"):
         assert not is_dsn(other)
 
 

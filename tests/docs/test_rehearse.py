@@ -61,7 +61,7 @@ def test_the_rehearsals_go_as_the_page_says(simulator: Simulator, tmp_path: Path
     assert (code, "owl: submitted" in said) == (0, True), said
     code, said = run(again.replace("--undecided", "--undecided --yes"))  # nobody can be asked here
     assert (code, len(simulator.ledger.paid)) == (0, 3), said
-    assert "nothing else was paid" in said
+    assert "nothing else was taken so far" in said
     assert "450 credits spent" in said
     assert len(list((tmp_path / "films").glob("*.mp4"))) == 3
     code, said = run(wrong_key)
