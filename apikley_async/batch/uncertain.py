@@ -164,24 +164,24 @@ class BalanceEvidence:
         text = (
             f"The balance {change} by {abs(self.decrease):.12g} from "
             f"{local_and_utc(self.began_at)} to {local_and_utc(self.ended_at)}; "
-            f"{count(self.films)} accounted for"
+            f"known tasks ({count(self.films)}) cost {self.cost:.12g}"
         )
         if self.unexplained is None:
-            return f"{text}, {self.cost:.12g} credits and {count(self.unpriced)} of unknown price"
+            return f"{text}, {count(self.unpriced)} without a known price not counted"
         if self.unexplained == 0:
             known = "nothing else was taken so far, as far as this journal knows"
-            return f"{text} by {self.cost:.12g}: {known}"
+            return f"{text}: {known}"
         if self.unexplained < 0:
             return (
-                f"{text} by {self.cost:.12g}: {-self.unexplained:.12g} less than that, as after a "
-                "refund or a top-up; it says nothing about them"
+                f"{text}: {-self.unexplained:.12g} less was taken than that, as after a refund or "
+                "a top-up; it says nothing about them"
             )
         films = "the uncertain film WAS PAID"
         if self.uncertain > 1:
             films = f"one or more of the {self.uncertain} uncertain films WERE PAID"
         return (
-            f"{text} by {self.cost:.12g}: {self.unexplained:.12g} more than that. Unless others "
-            f"use this account, or a price is wrong, {films}"
+            f"{text}: {self.unexplained:.12g} more was taken than that. Unless others use this "
+            f"account, or a price is wrong, {films}"
         )
 
 

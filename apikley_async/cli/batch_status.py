@@ -54,7 +54,7 @@ class Selection:
     Attributes:
         keys: those named; without any, all.
         failed: only those that failed, were rejected or have expired.
-        undecided: only those that are uncertain.
+        undecided: only those that are uncertain, or will be if the run that sends them was killed.
         ids: print the ids of their tasks and nothing else.
     """
 
@@ -74,7 +74,7 @@ class Selection:
         failed = (ItemState.FAILED, ItemState.REJECTED, ItemState.EXPIRED)
         return (
             *(failed if self.failed else ()),
-            *((ItemState.UNCERTAIN,) if self.undecided else ()),
+            *((ItemState.UNCERTAIN, ItemState.SENDING) if self.undecided else ()),
         )
 
     async def items(self, batch: Batch) -> AsyncIterator[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -147,6 +148,8 @@ async def serve_simulator(simulator: Simulator, reporter: Reporter) -> None:
         await simulator.start()
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "that is no address"
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            reason = "the port is in use; name another one with --port"
         raise RefusedError(f"the simulator cannot listen there: {reason}") from None
     try:
         reporter.event("serving", base_url=simulator.base_url, api_key=simulator.api_key)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, fail_bad_films, write_manifest
 from film_frames import needs_codec
+from sample_batch import make_batch, storyboards
 
 from apikley_async.batch import ItemState, Journal
 from apikley_async.cli import simulated_service
@@ -269,6 +270,18 @@ def test_each_state_has_its_exit_code() -> None:
     found = {state: exit_code_of({state: 1}) for state in ItemState}
 
     assert found == CODES
+
+
+def test_what_a_killed_run_was_sending_is_undecided(run: Run, tmp_path: Path) -> None:
+    """It is called uncertain by the next run only, and may have been paid all the same."""
+    path = tmp_path / "killed.db"
+    asyncio.run(make_batch(path, storyboards(1), {storyboards(1)[1][0]: "sending"}))
+
+    shown = run("batch", "status", path, "--undecided")
+
+    assert shown.code == 4
+    assert "1 sending" in shown.out + shown.err
+    assert "1 film being sent: if the run that did it was killed" in shown.err
 
 
 def test_a_missing_journal_is_refused(service: Simulator, run: Run, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_the_evidence_for_uncertain_films_is_shown(service: Simulator, run: Run)
             text,
         )
         assert re.search(
-            "The balance fell by 450 from .* to .*; 2 films accounted for by 300: 150 more than "
-            "that. Unless others use this account, or a price is wrong, one or more of the 2 "
-            "uncertain films WERE PAID",
+            r"The balance fell by 450 from .* to .*; known tasks \(2 films\) cost 300: 150 more "
+            "was taken than that. Unless others use this account, or a price is wrong, one or more "
+            "of the 2 uncertain films WERE PAID",
             text,
         )
     assert "bee: UNCERTAIN: it may have been received, and paid: HTTP 500" in output
