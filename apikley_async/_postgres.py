@@ -310,7 +310,7 @@ RIGHTS = (  # what a user needs who has not set the database up
 NO_DATABASE = re.compile(r"database .* does not exist", re.IGNORECASE)
 NO_ENTRY = re.compile(r"pg_hba\.conf", re.IGNORECASE)
 TLS = re.compile(r"certificate|not support SSL|SSL support|sslmode", re.IGNORECASE)
-QUOTED = re.compile(r'"[^"]*"')
+QUOTED = re.compile(r"""\"[^"]*\" | '[^']*'""", re.VERBOSE)
 NO_SERVICE = re.compile(r"definition of service|service file", re.IGNORECASE)
 
 

@@ -210,6 +210,20 @@ def test_a_server_without_tls() -> None:
     assert not error.resumable
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "failed to resolve host 'certificate.test': Name or service not known",
+        'connection to server at "certificate.test" (192.0.2.1), port 1 failed: refused',
+    ],
+)
+def test_the_name_of_a_host_is_no_reason(reason: str) -> None:
+    error = connection_error(psycopg.OperationalError(reason), Dsn.parse("postgresql://h/d"))
+
+    assert "cannot be reached" in str(error)
+    assert error.resumable
+
+
 @pytest.mark.parametrize("last", [b"S", b"E"])
 def test_a_connection_that_breaks_in_tls_is_made_again(last: bytes) -> None:
     """It is no wrong setting, nor is a host that is named as one."""
