@@ -20,7 +20,7 @@ from apikley_async.batch.destination import Destination, DestinationWriter
 from apikley_async.batch.more_work import MoreWork
 from apikley_async.batch.recorder import restore_limits
 from apikley_async.batch.reports import BatchReports
-from apikley_async.batch.run import GRACE, BatchRun
+from apikley_async.batch.run import GRACE, STORING_END, BatchRun
 from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
 from apikley_async.batch.saved_files import is_lost
 from apikley_async.batch.states import ItemEvent, ItemState
@@ -197,8 +197,9 @@ class Batch(BatchReports, BatchDecisions):
                     if update.is_last:
                         yield update.item
         finally:  # also where the run was refused before it began
-            with contextlib.suppress(JournalError):
-                await self.store.release(owner)
+            with contextlib.suppress(JournalError, TimeoutError):
+                async with asyncio.timeout(STORING_END):  # a lease ends by itself
+                    await self.store.release(owner)
 
     async def _to_be_saved(
         self, keys: tuple[str, ...], writer: DestinationWriter | None, *, moved: bool

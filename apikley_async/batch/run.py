@@ -48,7 +48,7 @@ from apikley_async.errors import (
     SubmissionUncertainError,
 )
 
-__all__ = ["GRACE", "BatchRun"]
+__all__ = ["GRACE", "STORING_END", "BatchRun"]
 
 UncertainAttempt: TypeAlias = tuple[str, float]
 """An attempt's token, and for how many seconds a callback about it is waited for."""

@@ -22,6 +22,7 @@ from apikley_async._postgres import (
     is_lost,
     load_psycopg,
     options,
+    takes_no_writes,
 )
 from apikley_async.errors import JournalError
 from apikley_async.webhook import Notification, Position
@@ -178,7 +179,7 @@ class _Table:
     def check(self) -> None:
         row = self._connection().run("SELECT current_setting('transaction_read_only')")
         if row is None or row[0] != "off":
-            raise JournalError(f"{self._dsn} takes no writes: it is a standby, or set to read only")
+            raise takes_no_writes(self._dsn)
 
     def add(self, token: str, task_id: str) -> None:
         db = self._connection()
