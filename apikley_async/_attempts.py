@@ -240,9 +240,13 @@ class Attempts:
         ours = belongs_to_attempt(snapshot, tokens=tokens, fingerprints=fingerprints)
         return snapshot if ours else None
 
-    async def compare(self, task_id: str, work: Work, **known: Iterable[str]) -> tuple[str, ...]:
-        """Poll once, and return where a task differs from *work*; () for our own (`confirm`)."""
-        return differences(await self.poll(task_id), work, **known)
+    def names_token(self, snapshot: Snapshot, tokens: Iterable[str]) -> bool:
+        """Say whether one of *tokens* is in a task's callback URL: then it is that attempt's."""
+        return belongs_to_attempt(snapshot, tokens=tokens, fingerprints=())
+
+    def compare(self, snapshot: Snapshot, work: Work, **known: Iterable[str]) -> tuple[str, ...]:
+        """Return where a task differs from *work*; () for our own, *known* as for `confirm`."""
+        return differences(snapshot, work, **known)
 
     # --- jobs -----------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from apikley_async.batch.store.values import (
     Transition,
 )
 from apikley_async.batch.stored_pace import ServicePace
+from apikley_async.batch.task_matching import TaskMatch
 from apikley_async.batch.uncertain import BalanceEvidence, UncertainItem
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Spending",
     "Store",
     "StoredFile",
+    "TaskMatch",
     "Transition",
     "UncertainItem",
     "check_manifest",

@@ -1,4 +1,4 @@
-"""What a person decides about the films of a batch. Only `resolve` sends a request."""
+"""What a person decides about the films of a batch. Only `resolve` and `resolve_tasks` ask."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from apikley_async import Client
 from apikley_async._disk import user_id
 from apikley_async.batch.additions import BatchAdditions, ManifestSource
 from apikley_async.batch.keys import key_faults
-from apikley_async.batch.manifest.payload import purged_payload, work_of
+from apikley_async.batch.manifest.payload import purged_payload
 from apikley_async.batch.states import TRANSITIONS, ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store.values import Item, Transition
+from apikley_async.batch.task_matching import SentFilm, TaskMatch, match_tasks, sent_film
 from apikley_async.errors import ManifestError
 
 __all__ = ["DROPPABLE", "BatchDecisions", "check_state", "current_user"]
@@ -38,20 +39,50 @@ class BatchDecisions(BatchAdditions):
             ManifestError: the task was made of something else; each difference is named.
             NotFoundError: the service knows no such task.
         """
-        item = await self.item(key)
-        check_state(item, ItemState.UNCERTAIN)
-        unknown = [row for row in await self.store.attempts(key) if row["state"] == "unknown"]
-        differences = await client.attempts.compare(
-            task_id,
-            work_of(item),
-            tokens=[row["token"] for row in unknown],
-            fingerprints=[row["fingerprint"] for row in unknown],
+        film = await self._sent(key)
+        differences = client.attempts.compare(
+            await client.attempts.poll(task_id),
+            film.work,
+            tokens=film.tokens,
+            fingerprints=film.fingerprints,
         )
         if differences and not force:
             message = f"{key}: task {task_id} was made of something else; nothing was changed"
             raise ManifestError([message, *(f"  {difference}" for difference in differences)])
         cause = f"insisted on, although: {'; '.join(differences)}" if differences else ""
         return await self._decide(key, Transition(ItemEvent.RESOLVE, task_id=task_id, cause=cause))
+
+    async def resolve_tasks(self, *task_ids: str, client: Client) -> list[TaskMatch]:
+        """Say which tasks uncertain submissions became, without saying which is which.
+
+        Each task is polled, and bound to the film whose callback token it shows, or which was
+        submitted with the same model and input. Films that were submitted alike get such tasks in
+        the order of their times. What is not certain is left as it is: where more tasks were
+        submitted alike than films, one of them is somebody else's.
+
+        Args:
+            task_ids: the tasks.
+            client: polls each of them, once.
+
+        Returns:
+            What became of each task, in their order.
+        """
+        films = [await self._sent(item.key) async for item in self.items(ItemState.UNCERTAIN)]
+        matches = await match_tasks(client, task_ids, films, await self.store.attempts())
+        for match in matches:
+            if match.key and not match.reason:
+                await self._decide(match.key, Transition(ItemEvent.RESOLVE, task_id=match.task_id))
+        return matches
+
+    async def _sent(self, key: str) -> SentFilm:
+        """An uncertain film, and what is known of its attempts.
+
+        Raises:
+            ManifestError: it is in another state.
+        """
+        item = await self.item(key)
+        check_state(item, ItemState.UNCERTAIN)
+        return sent_film(item, await self.store.attempts(key))
 
     async def resubmit(self, *keys: str, undecided: bool = False) -> list[Item]:
         """Plan uncertain films again. One whose first submission was processed is paid twice.

@@ -35,6 +35,7 @@ LONGEST_EXCERPT = 60
 SPAN = timedelta(minutes=1)  # films sent within it, and uncertain for one cause, are one group
 VARIABLE = re.compile(r"\b\w*\d\w*(?:\.\d+)*\b")  # ids and numbers
 RESOLVE = ("resolve", "--task-id", "TASK_ID")
+RESOLVE_ALL = ("resolve", "--task-id", "ID ID ...")  # without keys: matched by content
 EPOCH = datetime.fromtimestamp(0, UTC)  # where a time is missing
 AttemptRow: TypeAlias = Mapping[str, Any]
 
@@ -252,9 +253,10 @@ def ways_out(keys: Sequence[str]) -> tuple[WayOut, WayOut, WayOut]:
         )
     return (
         WayOut(
-            "There are tasks of that time at https://app.apikley.ru: name the id of each",
-            RESOLVE,
-            ("KEY",),
+            "There are tasks of that time at https://app.apikley.ru: name their ids, and each "
+            "finds its film by its content",
+            RESOLVE_ALL,
+            (),
         ),
         WayOut("There are none: make the films again", ("resubmit",), named),
         WayOut("Give them up", ("drop",), named),

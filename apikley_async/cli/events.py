@@ -53,7 +53,12 @@ EVENTS: Mapping[str, Event] = {
         "key cause sent_at sent model words evidence if_found if_not_found",
         "at the end, and in `batch status`: it needs a decision, with the commands for it",
     ),
-    "decided": Event("key item_state cause", "what a decision has made of it"),
+    "decided": Event("key item_state task_id cause", "what a decision has made of it"),
+    "unmatched": Event(
+        "task_id key candidates message",
+        "a task that `resolve` has bound to no film; key: it is that film's already; candidates: "
+        "films that it may be",
+    ),
     "film": Event(
         f"{FILM} cause code message credits paths stored attempts",
         "all that a journal says of a film",

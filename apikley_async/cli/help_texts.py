@@ -61,7 +61,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command
     ),
     "batch resolve": (
         "apikley batch resolve campaign.yaml kitten --task-id task_123",
-        "apikley batch resolve campaign.yaml tea owl --task-id task_1 --task-id task_2",
+        'apikley batch resolve campaign.yaml --task-id "task_1 task_2 task_3"',
     ),
     "batch resubmit": (
         "apikley batch resubmit campaign.yaml kitten owl",

@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from apikley_async import Client
-from apikley_async.batch import Batch, Item, ItemState, is_manifest
+from apikley_async.batch import Batch, Item, ItemState, TaskMatch, is_manifest
 from apikley_async.batch.decisions import DROPPABLE, check_state
 from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.consent import ask_about_decision, note_balance
-from apikley_async.cli.exit_codes import OK, RefusedError
+from apikley_async.cli.exit_codes import DECIDE, OK, RefusedError
 from apikley_async.cli.key_files import has_api_key
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
-from apikley_async.cli.output.uncertain import report_evidence, report_ways
+from apikley_async.cli.output.uncertain import report_evidence, report_pairs, report_ways
 from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_item
 from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
 from apikley_async.errors import JournalError, ManifestError
 
 __all__ = [
     "adopt_journal",
+    "as_list",
     "decide",
     "decide_at_risk",
     "existing_journal",
@@ -35,6 +36,7 @@ __all__ = [
     "read_journal",
     "report_decision",
     "report_elsewhere",
+    "resolve_films",
 ]
 
 MAYBE_PAID = (ItemState.UNCERTAIN, ItemState.STALLED, ItemState.EXPIRED)
@@ -228,7 +230,85 @@ async def report_decision(
         reporter.message("There is no film that this applies to: nothing was changed.")
     for item in items:
         cause = item.cause or None if forced else None
-        reporter.event("decided", key=item.key, item_state=item.state.value, cause=cause)
+        report_decided(reporter, item, cause)
+
+
+def report_decided(reporter: Reporter, item: Item, cause: str | None = None) -> None:
+    """Report a film's state after a decision."""
+    task_id = item.task_id if item.state is ItemState.SUBMITTED else None
+    reporter.event(
+        "decided", key=item.key, item_state=item.state.value, task_id=task_id, cause=cause
+    )
+
+
+def resolve_films(
+    path: Place,
+    keys: Sequence[str],
+    task_ids: Sequence[str],
+    service: ServiceOptions,
+    *,
+    force: bool,
+) -> int:
+    """Say which tasks uncertain films became; return the exit code.
+
+    Args:
+        path: the journal, or its manifest.
+        keys: the films, in the order of the tasks; without any, tasks find theirs by content.
+        task_ids: the tasks.
+        service: polls them.
+        force: bind each although its task shows other content.
+    """
+    reporter = new_reporter(as_json=service.as_json)
+    journal = existing_journal(path)
+
+    async def act(client: Client) -> int:
+        async with Batch.open(journal) as batch:
+            if not keys:
+                matches = await batch.resolve_tasks(*task_ids, client=client)
+                return await report_matches(batch, reporter, matches, path, service.words)
+            for key, task_id in zip(keys, task_ids, strict=True):
+                resolving = batch.resolve(key, task_id=task_id, client=client, force=force)
+                await report_decision(as_list(resolving), reporter, forced=force)
+        return OK
+
+    return run_with_client(client_for(service, list(task_ids)), act, reporter)
+
+
+async def report_matches(
+    batch: Batch,
+    reporter: Reporter,
+    matches: Sequence[TaskMatch],
+    named: Place,
+    words: Sequence[str],
+) -> int:
+    """Report which films some tasks became, and how to bind the others; return the exit code.
+
+    Args:
+        batch: has them.
+        reporter: gets an event for each task.
+        matches: the tasks.
+        named: how commands name the batch.
+        words: options that lead them to the same service.
+    """
+    for match in matches:
+        if match.key and not match.reason:
+            report_decided(reporter, await batch.item(match.key))
+            continue
+        reporter.event(
+            "unmatched",
+            task_id=match.task_id,
+            key=match.key or None,
+            candidates=list(match.candidates) or None,
+            message=match.reason,
+        )
+    left = [match for match in matches if not match.key]
+    report_pairs(reporter, left, named, words)
+    return DECIDE if left else OK
+
+
+async def as_list(deciding: Awaitable[Item]) -> list[Item]:
+    """What a decision about one film returns, as a list."""
+    return [await deciding]
 
 
 def fetch_films(

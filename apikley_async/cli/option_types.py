@@ -24,6 +24,7 @@ __all__ = [
     "read_address",
     "read_expected",
     "read_price",
+    "read_task_ids",
 ]
 
 PerKind: TypeAlias = float | Mapping[int | str, float] | None
@@ -159,3 +160,12 @@ def read_address(
     if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
         raise click.BadParameter("HOST:PORT, such as 127.0.0.1:8787")
     return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def read_task_ids(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Ids of tasks, several of them in one text as a list of them is copied: none has a blank."""
+    if not (task_ids := tuple(word for text in texts for word in text.split())):
+        raise click.BadParameter("the id of a task, such as task_123")
+    return task_ids

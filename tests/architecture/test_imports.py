@@ -174,6 +174,7 @@ SUBPACKAGE_ORDER = {
         # the batch, by capability
         "open_batch",
         "additions",
+        "task_matching",
         "decisions",
         "uncertain",
         "reports",

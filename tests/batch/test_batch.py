@@ -25,7 +25,7 @@ from batch.helpers import (
 from volume import volume
 
 from apikley_async import RateLimiter
-from apikley_async.batch import Batch, ItemState, Journal, Store
+from apikley_async.batch import Batch, ItemState, Journal, Store, work_of
 from apikley_async.errors import JournalError, ManifestError, NotFoundError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -422,6 +422,69 @@ async def test_an_uncertain_film_is_resolved_by_its_own_task_only(tmp_path: Path
             await check_consistency(simulator, batch, folder)
             assert set((await states(batch)).values()) == {ItemState.DONE}
     assert len(simulator.ledger.paid) == 2
+
+
+async def test_tasks_are_matched_with_uncertain_films_by_what_was_asked_for(tmp_path: Path) -> None:
+    """Takes of one content are told apart by nothing, and need not be. (A17)"""
+    path, folder = tmp_path / "b.db", tmp_path / "films"
+    async with simulated_service() as simulator:
+        simulator.script("create", [Fault.RESET_AFTER] * 4)
+        async with make_client(simulator) as client, open_batch(path) as batch:
+            works = [("k0", board("k0")), *((f"take{n}", board("k1")) for n in range(3))]
+            await batch.add(works, allow_duplicates=True)
+            await run_batch(batch, client, folder=folder)
+            other = (await client.submit(board("another"))).task_id
+            tasks = [charge.task_id for charge in simulator.ledger.paid[:4]]
+            ids = [*tasks, tasks[0], other, "task_of_nobody"]
+
+            matches = await batch.resolve_tasks(*ids, client=client)
+
+            bound = {match.task_id: match.key for match in matches if match.key}
+            assert (set(bound), set(bound.values())) == ({*tasks}, {key for key, _ in works})
+            reasons = {match.task_id: match.reason for match in matches if not match.key}
+            assert set(reasons) == {other, "task_of_nobody"}
+            assert "none of the 4 uncertain films was submitted like it" in reasons[other]
+            assert "knows no such task" in reasons["task_of_nobody"]
+            again = await batch.resolve_tasks(*tasks, client=client)
+            assert {match.task_id: match.key for match in again} == bound
+            assert {match.reason for match in again} == {"it is known already"}
+            await run_batch(batch, client, folder=folder)
+            assert set((await states(batch)).values()) == {ItemState.DONE}
+    assert len(simulator.ledger.paid) == 5
+
+
+async def test_more_tasks_than_films_are_left_to_a_person(tmp_path: Path) -> None:
+    """One of them was made for somebody else: nothing says which. (A17)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator:
+        [key] = await in_doubt(simulator, path, [True])
+        async with make_client(simulator) as client, open_batch(path) as batch:
+            twin = (await client.submit(work_of(await batch.item(key)))).task_id
+            [own, *_] = (charge.task_id for charge in simulator.ledger.paid)
+
+            matches = await batch.resolve_tasks(own, twin, client=client)
+
+            assert [(match.key, match.candidates) for match in matches] == [("", (key,))] * 2
+            assert "2 tasks were submitted like 1 uncertain film" in matches[0].reason
+            assert (await batch.item(key)).state is ItemState.UNCERTAIN
+            [match] = await batch.resolve_tasks(own, client=client)
+            assert match.key == key
+
+
+async def test_a_task_that_does_not_repeat_its_request_is_matched_with_nothing(
+    tmp_path: Path,
+) -> None:
+    """Nothing is guessed: a person may insist. (A17)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator:
+        await in_doubt(simulator, path, [True, True])
+        task_id = simulator.ledger.paid[0].task_id
+        simulator.script("record", [Fault.TORN_PARAM])
+        async with make_client(simulator) as client, open_batch(path) as batch:
+            [match] = await batch.resolve_tasks(task_id, client=client)
+
+    assert (match.key, match.candidates) == ("", ())
+    assert "does not repeat its request" in match.reason
 
 
 async def test_an_uncertain_film_is_submitted_again_or_dropped_by_a_person(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ async def test_a_burst_that_was_killed_is_one_decision(tmp_path: Path) -> None:
     keys = " ".join(key for key, _ in works)
     assert " ".join(film.key for film in group.films) == keys
     assert [way.command for way in group.ways] == [
-        "apikley batch resolve --task-id TASK_ID -- campaign.yaml KEY",
+        "apikley batch resolve --task-id ID ID ... -- campaign.yaml",
         f"apikley batch resubmit -- campaign.yaml {keys}",
         f"apikley batch drop -- campaign.yaml {keys}",
     ]

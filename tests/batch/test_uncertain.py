@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apikley_async.batch.task_matching import assign_tasks
 from apikley_async.batch.uncertain import (
     BalanceEvidence,
     UncertainItem,
@@ -64,7 +65,7 @@ def test_every_uncertain_film_is_in_one_group(items: list[UncertainItem]) -> Non
 
 
 def test_the_ways_out_name_every_film() -> None:
-    """But for the task's id: each film has one of its own."""
+    """But for the tasks' ids: those find their films by themselves."""
     one, many = ways_out(["tea"]), ways_out(["tea", "sea"])
 
     assert [(way.words, way.keys) for way in one] == [
@@ -73,7 +74,7 @@ def test_the_ways_out_name_every_film() -> None:
         (("drop",), ("tea",)),
     ]
     assert [(way.words, way.keys) for way in many] == [
-        (("resolve", "--task-id", "TASK_ID"), ("KEY",)),
+        (("resolve", "--task-id", "ID ID ..."), ()),
         (("resubmit",), ("tea", "sea")),
         (("drop",), ("tea", "sea")),
     ]
@@ -117,3 +118,38 @@ def test_only_what_nothing_else_explains_speaks_for_a_payment(
     assert balance.covers(item("sea", 3600, ""))
     assert not balance.covers(item("sea", 3601, ""))
     assert not balance.covers(attrs.evolve(item("sea", 3600, ""), lost=True))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "found"),
+    [
+        ({}, {}),
+        ({"t1": []}, {}),
+        # one film for each task
+        ({"t1": ["tea"], "t2": ["sea"]}, {"t1": "tea", "t2": "sea"}),
+        # takes of one content: any will do, the first of each task's own order
+        ({"t1": ["tea", "tea.2"], "t2": ["tea", "tea.2"]}, {"t1": "tea", "t2": "tea.2"}),
+        ({"t1": ["tea.2", "tea"], "t2": ["tea", "tea.2"]}, {"t1": "tea.2", "t2": "tea"}),
+        ({"t1": ["tea", "tea.2"]}, {"t1": "tea"}),
+        # more tasks than films: one of them is not of this batch, and nobody knows which
+        ({"t1": ["tea"], "t2": ["tea"], "t3": ["sea"]}, {"t3": "sea"}),
+        ({f"t{n}": ["tea", "tea.2"] for n in range(3)}, {}),
+        # a film that is one task's own is no other's
+        ({"t1": ["tea", "tea.2"], "t2": ["tea"]}, {"t1": "tea.2", "t2": "tea"}),
+        # alike in part only
+        ({"t1": ["a", "b"], "t2": ["b", "c"]}, {}),
+        ({"t1": ["a"], "t2": ["a"], "t3": ["a", "b"]}, {}),
+    ],
+)
+def test_tasks_find_their_films(candidates: dict[str, list[str]], found: dict[str, str]) -> None:
+    """A film that is the only one for a task, or one of several that were requested alike."""
+    assert assign_tasks(candidates) == found
+
+
+@given(st.dictionaries(st.text("tuv", min_size=1, max_size=2), st.sets(st.sampled_from("abcde"))))
+def test_no_film_gets_two_tasks(candidates: dict[str, set[str]]) -> None:
+    """And none gets a task that was not requested like it."""
+    found = assign_tasks({task: sorted(films) for task, films in candidates.items()})
+
+    assert len({*found.values()}) == len(found)
+    assert all(film in candidates[task] for task, film in found.items())

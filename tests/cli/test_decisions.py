@@ -56,7 +56,7 @@ def test_the_evidence_for_uncertain_films_is_shown(service: Simulator, run: Run)
     assert "bee: UNCERTAIN: it may have been received, and paid: HTTP 500" in output
     assert output.index("What to do is said at the end") < output.index("films/key.mp4")
     assert output.count("There are tasks of that time at https://app.apikley.ru") == 1
-    assert "\n    apikley batch resolve --task-id TASK_ID -- campaign.db KEY\n" in output
+    assert "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.db\n" in output
     assert "\n    apikley batch resubmit --undecided -- campaign.db\n" in output
     assert "\n    apikley batch drop --undecided -- campaign.db\n" in output
     assert "sea: UNCERTAIN" not in shown
@@ -210,7 +210,7 @@ def test_many_uncertain_films_are_one_table(service: Simulator, run: Run) -> Non
     for text in (ended.err, shown.err):
         assert text.count("apikley batch resubmit --undecided -- campaign.") == 1
         assert text.count("apikley batch drop --undecided -- campaign.") == 1
-        assert text.count("apikley batch resolve --task-id TASK_ID -- campaign.") == 1
+        assert text.count("apikley batch resolve --task-id 'ID ID ...' -- campaign.") == 1
     few = run("batch", "status", path, "tea-3", "tea-9")
     assert "apikley batch resubmit -- campaign.jsonl tea-3 tea-9" in few.err, "not all of them"
     assert "tea-3: uncertain" not in shown.out
@@ -251,6 +251,53 @@ def test_several_films_are_resolved_at_once(service: Simulator, run: Run) -> Non
     assert (uneven.code, result.code) == (2, 0)
     assert run("batch", "run", path).code == 0
     assert len(service.ledger.paid) == 2
+
+
+def test_tasks_find_their_films_by_their_content(service: Simulator, run: Run) -> None:
+    """As a list of ids is copied, in any order; what is known does no harm. (A17)"""
+    service.script("create", [Fault.OK, *[Fault.RESET_AFTER] * 3])
+    path = write_manifest("tea", "sea", "bee", "key")
+    ended = run("batch", "run", path, "--yes")
+    scenes = [charge.body["input"]["shots"][0]["Scene"] for charge in service.ledger.paid]
+    known, *lost = [scene.removesuffix(" at dawn") for scene in scenes]
+    first, *tasks = [charge.task_id for charge in service.ledger.paid]
+    ids = "\n".join([tasks[1], first, tasks[0]])
+
+    forced = run("batch", "resolve", path, "--task-id", ids, "--force")
+    result = run("batch", "resolve", path, "--task-id", ids, "--task-id", tasks[2])
+    again = run("batch", "resolve", path, "--task-id", ids, "--json")
+
+    line = "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.db\n"
+    assert (ended.code, line in ended.err) == (3, True)
+    assert (forced.code, result.code, again.code) == (2, 0, 0)
+    for key, task in zip(lost, tasks, strict=True):
+        assert f"{key}: submitted, as {task}\n" in result.err
+    assert f"{first}: known already, as the task of {known}\n" in result.err
+    unmatched = [event for event in again.events if event["event"] == "unmatched"]
+    assert {event["key"] for event in unmatched} == {known, lost[0], lost[1]}
+    assert run("batch", "run", path).code == 0
+    assert len(service.ledger.paid) == 4
+
+
+def test_a_task_that_is_not_certain_is_left_to_a_person(service: Simulator, run: Run) -> None:
+    """With the commands that bind it by hand. (A17)"""
+    service.script("create", [Fault.RESET_AFTER] * 4)
+    path = write_manifest("tea", "sea")
+    run("batch", "run", path, "--yes")
+    twins = write_manifest("tea", name="twins.jsonl")
+    run("batch", "run", twins, "--yes")
+    task, other, twin = (charge.task_id for charge in service.ledger.paid)
+
+    result = run("batch", "resolve", path, "--task-id", f"{task} {other} {twin} task_none")
+
+    assert result.code == 3
+    assert f"sea: submitted, as {other}\n" in result.err
+    for uncertain in (task, twin):
+        assert f"{uncertain}: NOT MATCHED: 2 tasks were submitted like 1 uncertain" in result.err
+        command = f"    apikley batch resolve --task-id {uncertain} -- campaign.jsonl tea\n"
+        assert result.err.count(command) == 1
+    assert "task_none: NOT MATCHED: The service knows no such task\n" in result.err
+    assert run("batch", "resolve", path, "tea", "--task-id", task).code == 0
 
 
 def test_resolve_may_be_forced(service: Simulator, run: Run) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from pathlib import Path
 
 import click
 
-from apikley_async import Client
-from apikley_async.batch import Batch, Item, PlanResult
+from apikley_async.batch import Batch, PlanResult
 from apikley_async.cli import options
 from apikley_async.cli.batch_status import Selection, report_status
-from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.events import RUN_EVENTS
 from apikley_async.cli.exit_codes import FAILED, OK, RefusedError
 from apikley_async.cli.film_run import FilmRun, RunRequest
 from apikley_async.cli.help_format import HelpGroup
 from apikley_async.cli.journal_actions import (
     adopt_journal,
+    as_list,
     decide,
     decide_at_risk,
     existing_journal,
@@ -25,15 +23,15 @@ from apikley_async.cli.journal_actions import (
     journal_of,
     names_manifest,
     read_journal,
-    report_decision,
     report_elsewhere,
+    resolve_films,
 )
 from apikley_async.cli.journal_location import JournalLocation, locate_batch_journal
 from apikley_async.cli.launch import launch
-from apikley_async.cli.option_types import PLACE, PerKind, Place
+from apikley_async.cli.option_types import PLACE, PerKind, Place, read_task_ids
 from apikley_async.cli.options import Bounds, Option, RunOptions, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.runner import new_reporter, run_with_client, run_without_client
+from apikley_async.cli.runner import new_reporter, run_without_client
 
 __all__ = ["batch"]
 
@@ -310,8 +308,10 @@ def drop(
     "task_ids",
     required=True,
     multiple=True,
+    callback=read_task_ids,
     metavar="ID",
-    help="The task it became; once for each KEY, in their order.",
+    help="A task that an uncertain film became, or several, separated by blanks or lines; may be "
+    "given again. With KEYs one for each, in their order.",
 )
 @click.option(
     "--force",
@@ -328,24 +328,20 @@ def resolve(
 ) -> int:
     """Name the tasks that uncertain films became; each task is compared with its film.
 
-    You find a task's id in the service's list of tasks (https://app.apikley.ru), by the time and
-    the model that `apikley batch status` shows. The first --task-id is that of the first KEY, and
-    so on; options may stand before FILE or behind the keys. What stands behind `--` is never an
-    option, whatever its name begins with.
+    You find the ids in the service's list of tasks (https://app.apikley.ru), by the time and the
+    model that `apikley batch status` shows. Without KEY each task finds its film by its content,
+    among all that are uncertain, and what is not certain is left to you: exit 3. Ids that the
+    journal knows do no harm. What stands behind `--` is never an option, whatever its name begins
+    with.
     """
-    if len(keys) != len(task_ids):
-        raise RefusedError(f"{len(keys)} KEY and {len(task_ids)} --task-id: one for each")
-    reporter = new_reporter(as_json=service.as_json)
-    journal = existing_journal(path)
-
-    async def act(client: Client) -> int:
-        async with Batch.open(journal) as films:
-            for key, task_id in zip(keys, task_ids, strict=True):
-                resolving = films.resolve(key, task_id=task_id, client=client, force=force)
-                await report_decision(_as_list(resolving), reporter, forced=force)
-        return OK
-
-    return run_with_client(client_for(service, list(task_ids)), act, reporter)
+    if keys and len(keys) != len(task_ids):
+        raise RefusedError(
+            f"{len(keys)} KEY and {len(task_ids)} --task-id: one for each, or no KEY at all, and "
+            "each task finds its film by its content"
+        )
+    if force and not keys:
+        raise RefusedError("--force: name the KEY of each film")
+    return resolve_films(path, keys, task_ids, service, force=force)
 
 
 @batch.command()
@@ -370,7 +366,7 @@ def rename(path: Place, old: str, new: str, as_json: bool) -> int:
 
     Its attempts and files stay with it; the files keep their names.
     """
-    return decide(path, lambda films: _as_list(films.rename(old, new)), as_json=as_json)
+    return decide(path, lambda films: as_list(films.rename(old, new)), as_json=as_json)
 
 
 @batch.command()
@@ -425,8 +421,3 @@ def _check_selection(keys: tuple[str, ...], *, undecided: bool) -> None:
     """Keys, or all that are undecided: never all because none was named."""
     if bool(keys) is undecided:
         raise click.UsageError("name the films, or say --undecided for all that are uncertain")
-
-
-async def _as_list(deciding: Awaitable[Item]) -> list[Item]:
-    """The one item that was decided about, as a list."""
-    return [await deciding]

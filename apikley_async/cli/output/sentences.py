@@ -87,7 +87,15 @@ def _listening(facts: Facts, name: str) -> str:
 
 
 def _decided(facts: Facts, name: str) -> str:
-    return f"{name}: {facts['item_state']}" + (f" ({facts['cause']})" if "cause" in facts else "")
+    task = f", as {facts['task_id']}" if "task_id" in facts else ""
+    cause = f" ({facts['cause']})" if "cause" in facts else ""
+    return f"{name}: {facts['item_state']}{task}{cause}"
+
+
+def _unmatched(facts: Facts, name: str) -> str:
+    if "key" in facts:
+        return f"{facts['task_id']}: known already, as the task of {name}"
+    return f"{facts['task_id']}: NOT MATCHED: {facts['message'].rstrip('.')}"
 
 
 def _batch(facts: Facts, name: str) -> str:
@@ -152,6 +160,7 @@ SENTENCES: dict[str, Callable[[Facts, str], str]] = {
     "uncertain": lambda facts, name: (_undecided if "sent" in facts else _uncertain)(facts, name),
     "undecided": _undecided,
     "unfinished": _unfinished,
+    "unmatched": _unmatched,
     "working": lambda facts, name: (
         f"Working on {facts['journal']}, {facts['limit']} submissions per {facts['per']:g} s of "
         "all workers; Ctrl-C ends it"

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from apikley_async._text import shorten
-from apikley_async.batch import BalanceEvidence, UncertainItem
+from apikley_async.batch import BalanceEvidence, TaskMatch, UncertainItem
 from apikley_async.batch.uncertain import evidence_of, ways_out
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import count, plain
 
-__all__ = ["MOST_IN_FULL", "report_evidence", "report_ways"]
+__all__ = ["MOST_IN_FULL", "report_evidence", "report_pairs", "report_ways"]
 
+MOST_PAIRS = 40  # commands, of tasks that may be several films
 MOST_IN_FULL = 3  # films; more of them are a table
 NARROWEST, WIDEST = 60, 120  # characters of a table
 LONGEST_KEY = 24
@@ -81,6 +82,30 @@ def report_ways(
             options, keys = (*options, "--undecided"), ()
         reporter.message(f"  {way.when}:")
         reporter.message(f"    {command_line('batch', *options, names=(journal, *keys))}")
+
+
+def report_pairs(
+    reporter: Reporter,
+    matches: Sequence[TaskMatch],
+    journal: object,
+    words: Sequence[str] = (),
+) -> None:
+    """Show the commands that bind tasks by hand, one for each film that a task may be.
+
+    Args:
+        reporter: prints them.
+        matches: the tasks that were not bound; without any nothing is said.
+        journal: how commands name the batch.
+        words: options that lead them to the same service.
+    """
+    pairs = [(match.task_id, key) for match in matches for key in match.candidates]
+    if pairs:
+        reporter.message("  To bind a task by hand, one of:")
+    for task_id, key in pairs[:MOST_PAIRS]:
+        options = ("resolve", "--task-id", task_id, *words)
+        reporter.message(f"    {command_line('batch', *options, names=(journal, key))}")
+    if len(pairs) > MOST_PAIRS:
+        reporter.message(f"    ... and {len(pairs) - MOST_PAIRS} more; --json has all of them")
 
 
 def facts_of(film: UncertainItem, balances: Iterable[BalanceEvidence]) -> dict[str, str]:

@@ -1,0 +1,184 @@
+"""Which of several tasks is which uncertain film, by what was asked for. Binds nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import attrs
+
+from apikley_async import Client, Snapshot, Work
+from apikley_async._text import count
+from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.store.rows import read_time
+from apikley_async.batch.store.values import Item
+from apikley_async.errors import NotFoundError
+
+__all__ = ["SentFilm", "TaskMatch", "assign_tasks", "match_tasks", "sent_film"]
+
+KNOWN = "it is known already"
+
+
+@attrs.frozen
+class TaskMatch:
+    """What became of a task that was to be matched with an uncertain film.
+
+    Attributes:
+        task_id: the task.
+        key: the film that it belongs to; empty where that is not certain.
+        candidates: keys of the uncertain films that it may be, where it is not certain which.
+        reason: why it was bound to none now; empty where it was.
+    """
+
+    task_id: str
+    key: str = ""
+    candidates: tuple[str, ...] = ()
+    reason: str = ""
+
+
+@attrs.frozen
+class SentFilm:
+    """An uncertain film, and what is known of its uncertain attempts.
+
+    Attributes:
+        key: its name in the batch.
+        work: what was to be made.
+        sent_at: when the last of them began.
+        tokens, fingerprints: of all of them.
+    """
+
+    key: str
+    work: Work
+    sent_at: datetime | None
+    tokens: tuple[str, ...]
+    fingerprints: tuple[str, ...]
+
+
+def sent_film(item: Item, attempts: Sequence[Mapping[str, Any]]) -> SentFilm:
+    """An uncertain film from its attempts."""
+    unknown = [attempt for attempt in attempts if attempt["state"] == "unknown"]
+    last = max((attempt["began_at"] for attempt in unknown), default=None)
+    return SentFilm(
+        item.key,
+        work_of(item),
+        read_time(last),
+        tuple(attempt["token"] for attempt in unknown),
+        tuple(attempt["fingerprint"] for attempt in unknown),
+    )
+
+
+async def match_tasks(
+    client: Client,
+    task_ids: Iterable[str],
+    films: Sequence[SentFilm],
+    attempts: Iterable[Mapping[str, Any]],
+) -> list[TaskMatch]:
+    """Poll tasks, and say which film each is.
+
+    Args:
+        client: polls them.
+        task_ids: the tasks.
+        films: those that are uncertain.
+        attempts: all attempts of the journal, which may know a task already.
+    """
+    owners = {str(row["task_id"]): str(row["key"]) for row in attempts if row["task_id"]}
+    candidates, reasons = dict[str, tuple[str, ...]](), dict[str, str]()
+    for task_id in dict.fromkeys(task_ids):
+        candidates[task_id], reasons[task_id] = (), KNOWN
+        if task_id in owners:
+            continue
+        try:
+            snapshot = await client.attempts.poll(task_id)
+        except NotFoundError as error:
+            reasons[task_id] = error.message
+        else:
+            candidates[task_id], reasons[task_id] = fitting_films(client, snapshot, films)
+    found = assign_tasks(candidates)
+    return [
+        TaskMatch(task_id, found[task_id])
+        if task_id in found
+        else TaskMatch(
+            task_id,
+            owners.get(task_id, ""),
+            candidates[task_id],
+            reasons[task_id] or rivalry(task_id, candidates),
+        )
+        for task_id in candidates
+    ]
+
+
+def rivalry(task_id: str, candidates: Mapping[str, Sequence[str]]) -> str:
+    """Why it is not certain which film a task is: others may be the same films."""
+    films = {*candidates[task_id]}
+    rivals = sum(not films.isdisjoint(others) for others in candidates.values())
+    alike = f"{rivals} tasks were submitted like {count(len(films), 'uncertain film')}"
+    return f"{alike}, and nothing says which is which"
+
+
+def fitting_films(
+    client: Client, snapshot: Snapshot, films: Sequence[SentFilm]
+) -> tuple[tuple[str, ...], str]:
+    """The films that a task may be, the one sent nearest to its creation first.
+
+    A callback token proves one film. Without it those count that were submitted with the same
+    model and input, which is all that is paid for.
+
+    Returns:
+        Their keys; and why there are none.
+    """
+    attempts = client.attempts
+    if own := [film for film in films if attempts.names_token(snapshot, film.tokens)]:
+        return tuple(film.key for film in own), ""
+    alike, differences = [], set[tuple[str, ...]]()
+    for film in films:
+        found = attempts.compare(snapshot, film.work, fingerprints=film.fingerprints)
+        differences.add(found)
+        alike += [] if found else [film]
+    if alike:
+        alike.sort(key=lambda film: distance(film.sent_at, snapshot.created_at))
+        return tuple(film.key for film in alike), ""
+    if len(differences) == 1:  # one film, or one reason for all
+        return (), "; ".join(*differences)
+    return (), f"none of the {count(len(films), 'uncertain film')} was submitted like it"
+
+
+def distance(sent_at: datetime | None, created_at: datetime | None) -> timedelta:
+    """How far apart two times are; the same for all where one is not known."""
+    return timedelta(0) if sent_at is None or created_at is None else abs(sent_at - created_at)
+
+
+def assign_tasks(candidates: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Find the film of each task, as far as nothing is guessed.
+
+    A film that is the only one for a task, and the only one of no other task, is certain. Of films
+    that several tasks fit alike, any may be any: they were submitted with the same input. That
+    holds only while there are enough of them, and no other task fits some of them.
+
+    Args:
+        candidates: by task, the films that it may be, the best first.
+
+    Returns:
+        Films by tasks; tasks whose film is not certain are left out.
+    """
+    found: dict[str, str] = {}
+    while True:
+        taken = {*found.values()}
+        groups: dict[frozenset[str], list[str]] = {}
+        for task, films in candidates.items():
+            if task not in found:
+                groups.setdefault(frozenset(films) - taken, []).append(task)
+        certain = [films for films in groups if _is_certain(films, groups)]
+        if not certain:
+            return found
+        free = set(certain[0])
+        for task in groups[certain[0]]:
+            found[task] = next(film for film in candidates[task] if film in free)
+            free.discard(found[task])
+
+
+def _is_certain(films: frozenset[str], groups: Mapping[frozenset[str], Sequence[str]]) -> bool:
+    """Whether the tasks that fit just these films can be bound to them."""
+    if not films or len(groups[films]) > len(films):
+        return False
+    return len(films) == 1 or all(films.isdisjoint(other) for other in groups if other != films)
