@@ -17,7 +17,7 @@ from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line
-from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output.terminal_text import plain
 from apikley_async.cli.output.uncertain import MOST_IN_FULL, report_evidence, report_ways
 from apikley_async.cli.run_summary import (
     exit_code_of,
@@ -125,11 +125,6 @@ async def report_status(
         reporter, films, balances, event="undecided", journal=named, show=reporter.result
     )
     report_counts(reporter, counts, status)
-    if out := counts[ItemState.SENDING]:
-        reporter.message(
-            f"{count(out)} being sent: if the run that did it was killed, the next one finds them "
-            "uncertain, and sends nothing again"
-        )
     unsaved = [item async for item in batch.items(ItemState.SUCCESS) if item.key in shown]
     report_unsaved(reporter, unsaved, named)
     report_ways(reporter, films, named, everything=len(films) == len(all_films))

@@ -34,7 +34,7 @@ class ClosingReport:
 
     Args:
         reporter: prints it.
-        journal: the journal, for commands to type; None for a rehearsal, which keeps none.
+        journal: how commands name the batch; None for a rehearsal, which keeps no journal.
         service: the options that lead those commands to the same service.
         repeat_results: whether the paths of all films are results, those of earlier runs too.
 

@@ -65,7 +65,8 @@ class RunRequest:
         ask: whether the user has to agree before anything is paid.
         repeat_results: whether the paths of films that were made before are printed too.
         follows: the shared journal whose workers make the films; None: this run makes them.
-        named: what names the batch in the commands of its report; None for no report.
+        named: how commands name the batch, as the user has; None for a run without a report, whose
+            commands name the journal.
     """
 
     location: JournalLocation
@@ -96,9 +97,10 @@ class FilmRun:
         self._batch: Batch | None = None  # while it is running
         self._folder = request.folder
         self._takes: int | None = None  # what was reported of the pace
+        journal = request.location.journal
         self._closing = ClosingReport(
             reporter,
-            journal=request.location.journal,
+            journal=None if journal is None else request.named or journal,
             service=service,
             repeat_results=request.repeat_results,
         )

@@ -49,6 +49,15 @@ STATE_CODES = {
 
 Counts = Mapping[ItemState, int]
 
+UNCERTAIN = (
+    "Uncertain: sent, and no answer came, so it may be paid. It stays undecided, and is never sent "
+    "again, until you say what to do."
+)
+SENDING = (
+    "If the run was killed, none will come: the next command that runs or decides finds them "
+    "uncertain, and sends nothing again."
+)
+
 
 @attrs.define
 class RunSummary:
@@ -226,6 +235,10 @@ def report_counts(
         takes=status.pace and status.pace.takes,
         per=status.pace and status.pace.per,
     )
+    if counts.get(ItemState.UNCERTAIN):
+        reporter.message(UNCERTAIN)
+    if out := counts.get(ItemState.SENDING):
+        reporter.message(f"Sending: no answer has come yet to {count(out)}. {SENDING}")
 
 
 def report_estimate(reporter: Reporter, estimate: CostEstimate) -> None:

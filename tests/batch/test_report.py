@@ -52,10 +52,27 @@ async def test_the_sentence_of_truth(tmp_path: Path) -> None:
     report = report_of(await rows_of(tmp_path, FATES), tmp_path)
 
     assert words(report) == (
-        "3 of 13 films are here; 8 need you: 2 may have been paid, 5 failed and 1 lost a file; "
-        "2 not finished. 1,620 credits, 270 a film; 540 more at risk. The first link to a film "
-        "that is not here ends in 23 h 2 min. Nothing is known to be paid twice."
+        "3 of 13 films are here; 8 need you: 2 undecided (sent, no answer came: perhaps paid), 5 "
+        "failed and 1 lost a file; 2 not finished. 1,620 credits, 270 a film; 540 more at risk. "
+        "The first link to a film that is not here ends in 23 h 2 min."
     )
+
+
+async def test_the_headline_does_not_soothe_before_a_decision(tmp_path: Path) -> None:
+    """Whether something is paid twice, the decision says; also without a price."""
+    rows = await rows_of(tmp_path, FATES)
+    unpriced = [{**attempt, "reserved": None, "credits": None} for attempt in rows.attempts]
+    report = report_of(attrs.evolve(rows, attempts=unpriced), tmp_path)
+
+    assert "2 undecided" in words(report)
+    assert "twice" not in words(report)
+
+
+async def test_the_balance_is_read_before_the_commands(tmp_path: Path) -> None:
+    """What it says may forbid the command that pays again."""
+    page = page_of(report_of(await rows_of(tmp_path, FATES), tmp_path))
+
+    assert page.index("What the balance says") < page.index("<code>apikley batch")
 
 
 async def test_a_batch_that_went_well_needs_nobody(tmp_path: Path) -> None:
@@ -128,6 +145,7 @@ async def test_undecided_films_come_with_all_that_is_known(tmp_path: Path) -> No
         ("apikley batch drop -- campaign.yaml lighthouse", "nothing more"),
     ]
     assert [(way.command, way.cost) for way in report.decide_all] == [
+        ("apikley batch resolve --task-id ID ID ... -- campaign.yaml", "nothing more"),
         (
             "apikley batch resubmit --undecided -- campaign.yaml",
             "540 credits, new charges; each of them that was received after all is paid twice",
@@ -194,7 +212,7 @@ async def test_the_cost_of_what_has_no_price_is_not_guessed(tmp_path: Path) -> N
     none = [attrs.evolve(each, reserved=None) for each in some]
 
     costs = [
-        report_of(attrs.evolve(rows, uncertain=each), tmp_path).decide_all[0].cost
+        report_of(attrs.evolve(rows, uncertain=each), tmp_path).decide_all[1].cost
         for each in (some, none)
     ]
 
@@ -510,7 +528,7 @@ async def test_many_undecided_films_stay_readable(tmp_path: Path) -> None:
     assert "28 more that may have been paid" in page
     assert "All 40 at once" in page
     assert page.count("<tr>") == 29
-    assert page.count("resolve --task-id") == 12
+    assert page.count("resolve --task-id") == 12 + 1
     assert page.count("--undecided") == 2
 
 

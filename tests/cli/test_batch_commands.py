@@ -148,7 +148,7 @@ def test_an_uncertain_film_waits_for_a_decision(service: Simulator, run: Run) ->
     first = run("batch", "run", "--yes", path)
     again = run("batch", "run", "--yes", path)
     assert (first.code, again.code) == (3, 3)
-    assert "apikley batch resolve --task-id TASK_ID -- campaign.db tea" in first.err
+    assert "apikley batch resolve --task-id TASK_ID -- campaign.jsonl tea" in first.err
     (charge,) = service.ledger.paid
 
     other = run("batch", "resolve", path, "tea", "--task-id", "task_of_nobody")
@@ -281,7 +281,8 @@ def test_what_a_killed_run_was_sending_is_undecided(run: Run, tmp_path: Path) ->
 
     assert shown.code == 4
     assert "1 sending" in shown.out + shown.err
-    assert "1 film being sent: if the run that did it was killed" in shown.err
+    assert "Sending: no answer has come yet to 1 film. If the run was killed" in shown.err
+    assert "more if those without an answer were received" in shown.err
 
 
 def test_a_missing_journal_is_refused(service: Simulator, run: Run, tmp_path: Path) -> None:

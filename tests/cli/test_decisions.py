@@ -6,13 +6,13 @@ import contextlib
 import io
 import re
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cli.conftest import Run, write_manifest
 
-from apikley_async.batch import UncertainItem
+from apikley_async.batch import BalanceEvidence, UncertainItem
 from apikley_async.cli.output.reporter import LineView, Reporter
 from apikley_async.cli.output.uncertain import report_evidence
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -56,10 +56,25 @@ def test_the_evidence_for_uncertain_films_is_shown(service: Simulator, run: Run)
     assert "bee: UNCERTAIN: it may have been received, and paid: HTTP 500" in output
     assert output.index("What to do is said at the end") < output.index("films/key.mp4")
     assert output.count("There are tasks of that time at https://app.apikley.ru") == 1
-    assert "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.db\n" in output
-    assert "\n    apikley batch resubmit --undecided -- campaign.db\n" in output
-    assert "\n    apikley batch drop --undecided -- campaign.db\n" in output
+    assert "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.jsonl\n" in output
+    assert "\n    apikley batch resubmit --undecided -- campaign.jsonl\n" in output
+    assert "\n    apikley batch drop --undecided -- campaign.jsonl\n" in output
     assert "sea: UNCERTAIN" not in shown
+
+
+def test_commands_name_the_batch_as_the_user_has(service: Simulator, run: Run) -> None:
+    """By its manifest, but for a journal that is not the one beside it."""
+    service.script("create", [Fault.RESET_AFTER, Fault.RESET_AFTER])
+    path, elsewhere = write_manifest("tea"), write_manifest("sea", name="sea.jsonl")
+
+    beside = run("batch", "run", path, "--yes")
+    named = run("batch", "run", elsewhere, "--yes", "--journal", "other.db", "-o", "others")
+
+    assert "apikley batch resubmit -- campaign.jsonl tea" in beside.err
+    assert "apikley batch resubmit -- campaign.jsonl tea" in Path("films/report.html").read_text()
+    assert "apikley batch resubmit -- other.db sea" in named.err
+    assert "apikley batch resubmit -- other.db sea" in Path("others/report.html").read_text()
+    assert run("batch", "resubmit", "--yes", "--", "other.db", "sea").code == 0
 
 
 def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
@@ -186,7 +201,7 @@ def test_what_nobody_has_received_is_given_up_without_a_question(
 
 
 def test_many_uncertain_films_are_one_table(service: Simulator, run: Run) -> None:
-    """Key, time, balance, first words; one command for all, whatever is decided."""
+    """Key, time, first words; what all have in common and one command for all are said once."""
     keys = [f"tea-{number}" for number in range(20)]
     service.script("create", [Fault.RESET_AFTER, *[Fault.HTTP_500] * 19])
     path = write_manifest(*keys)
@@ -199,15 +214,18 @@ def test_many_uncertain_films_are_one_table(service: Simulator, run: Run) -> Non
     for text in (ended.err, shown.out):
         lines = text.splitlines()
         first = next(n for n, line in enumerate(lines) if "20 films may have been received" in line)
-        table = next(n for n, line in enumerate(lines) if re.match("  film +sent +balance", line))
-        assert first < table
+        table = next(
+            n for n, line in enumerate(lines) if re.match("  film +sent +first words", line)
+        )
+        balance = lines.index("  balance: 150 more taken")
+        assert first < balance < table
         assert any(re.search("19 films: .*500", line) for line in lines[first:table])
         for key, line in zip(keys, lines[table + 1 :], strict=False):
-            assert re.fullmatch(
-                rf"  {key} +\d\d-\d\d \S+ .*UTC\)?  150 more taken +{key} at dawn", line
-            ), line
+            assert re.fullmatch(rf"  {key} +\d\d-\d\d \S+ .*UTC\)?  {key} at dawn", line), line
         assert max(map(len, lines[table : table + 21])) <= 120
     for text in (ended.err, shown.err):
+        assert text.index("150 more was taken than that") < text.index("apikley batch resubmit")
+        assert text.count("Uncertain: sent, and no answer came, so it may be paid.") == 1
         assert text.count("apikley batch resubmit --undecided -- campaign.") == 1
         assert text.count("apikley batch drop --undecided -- campaign.") == 1
         assert text.count("apikley batch resolve --task-id 'ID ID ...' -- campaign.") == 1
@@ -233,9 +251,32 @@ def test_a_table_keeps_within_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch)
         report_evidence(Reporter(LineView(), as_json=False), films, [])
     lines = text.getvalue().splitlines()
 
-    assert len(lines) == 2 + 1 + 9
+    assert len(lines) == 2 + 1 + 1 + 9
     assert max(map(len, lines)) < 80
-    assert all("not read since" in line for line in lines[3:])
+    assert lines[2] == "  balance: not read since"
+
+
+def test_a_table_shows_what_the_balance_says_of_each_time(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A column of its own where it does not say the same of all."""
+    at = datetime(2026, 11, 26, 20, 0, tzinfo=UTC)
+    films = [
+        UncertainItem(f"film-{n}", at + timedelta(hours=n), "m", "words", "HTTP 500")
+        for n in range(4)
+    ]
+    read = (at - timedelta(minutes=1), at + timedelta(hours=2, minutes=1))
+    balance = BalanceEvidence(*read, 1000, 700, 0, 0, 0, 3)
+
+    report_evidence(Reporter(LineView(), as_json=False), films, [balance])
+    lines = capfd.readouterr().err.splitlines()
+
+    table = next(n for n, line in enumerate(lines) if re.match("  film +sent +balance", line))
+    assert [line.split("  ")[3].strip() for line in lines[table + 1 :]] == [
+        *["300 more taken"] * 3,
+        "not read since",
+    ]
+    assert lines[table - 1].startswith("The balance fell by 300")
 
 
 def test_several_films_are_resolved_at_once(service: Simulator, run: Run) -> None:
@@ -267,7 +308,7 @@ def test_tasks_find_their_films_by_their_content(service: Simulator, run: Run) -
     result = run("batch", "resolve", path, "--task-id", ids, "--task-id", tasks[2])
     again = run("batch", "resolve", path, "--task-id", ids, "--json")
 
-    line = "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.db\n"
+    line = "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.jsonl\n"
     assert (ended.code, line in ended.err) == (3, True)
     assert (forced.code, result.code, again.code) == (2, 0, 0)
     for key, task in zip(lost, tasks, strict=True):

@@ -75,7 +75,9 @@ def decide_all(rows: JournalRows, commands: CommandLines) -> tuple[Advice, ...]:
     if len(uncertain_groups(rows.uncertain)) < 2:
         return ()
     again, drop = (commands.decision((word, "--undecided"), ()) for word in ("resubmit", "drop"))
+    found, *_ = ways_out([item.key for item in rows.uncertain])
     return (
+        Advice(found.when, commands.decision(found.words, found.keys), "nothing more"),
         Advice("None of them has a task: make all again", again, _once_more(rows.uncertain)),
         Advice("Give all of them up", drop, "nothing more"),
     )

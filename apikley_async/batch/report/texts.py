@@ -19,7 +19,7 @@ TOKEN = re.compile(r"\b[0-9a-fA-F]{32,}\b")
 LONGEST_CAUSE = 600  # characters
 
 NEEDS_SOMEBODY = {
-    Category.UNCERTAIN: "may have been paid",
+    Category.UNCERTAIN: "undecided (sent, no answer came: perhaps paid)",
     Category.FAILED: "failed",
     Category.LOST: "lost a file",
 }
@@ -139,7 +139,9 @@ def _paid_once(totals: Totals) -> list[tuple[str, bool]]:
     if totals.paid_twice:
         number = len(totals.paid_twice)
         return [(f"{count(number)} {'was' if number == 1 else 'were'} paid more than once.", True)]
-    if totals.at_risk or totals.unpriced:
+    if totals.at_risk or totals.counts.get(Category.UNCERTAIN):
+        return []  # that is for a person to find out
+    if totals.unpriced:
         return [("Nothing is known to be paid twice.", False)]
     return [("Nothing was paid twice.", False)]
 

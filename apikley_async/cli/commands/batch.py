@@ -39,7 +39,9 @@ PATH = click.Path(path_type=Path)
 path_argument: Option = click.argument("path", metavar="FILE", type=PLACE)
 keys_argument: Option = click.argument("keys", nargs=-1, metavar="[KEY...]")
 undecided_option: Option = click.option(
-    "--undecided", is_flag=True, help="All films that may have been paid, instead of KEYs."
+    "--undecided",
+    is_flag=True,
+    help="All uncertain films (sent, and no answer came), instead of KEYs.",
 )
 agree_option: Option = click.option(
     "--yes", "agreed", is_flag=True, help="Do not ask; needed where there is no terminal."
@@ -99,7 +101,7 @@ def run(
         run_options,
         source=str(path),
         folder=folder,
-        named=path,
+        named=path if journal is None else journal,
         here=here,
     )
 
@@ -111,7 +113,7 @@ def run(
 @path_argument
 @keys_argument
 @click.option("--failed", is_flag=True, help="Only films that failed or have expired.")
-@click.option("--undecided", is_flag=True, help="Only films that may have been paid.")
+@click.option("--undecided", is_flag=True, help="Only uncertain films, and those being sent.")
 @click.option("--ids", is_flag=True, help="Print the ids of their tasks only.")
 @click.option("--follow", is_flag=True, help="Print what changes, until all have ended.")
 @options.as_json

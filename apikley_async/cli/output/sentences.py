@@ -110,7 +110,7 @@ def _batch(facts: Facts, name: str) -> str:
         return f"{states}; simulated here, nothing was paid"
     text = f"{states}; {facts['spent']:.12g} credits spent"
     if "at_risk" in facts:
-        text += f", {facts['at_risk']:.12g} more if the uncertain ones were received"
+        text += f", {facts['at_risk']:.12g} more if those without an answer were received"
     if "unpriced" in facts:
         text += f", and {count(facts['unpriced'])} of unknown price"
     return f"{text}; {_pace(facts, name)}" if "takes" in facts else text

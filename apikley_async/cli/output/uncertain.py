@@ -42,7 +42,7 @@ def report_evidence(
         event: its name: "uncertain", or "undecided", which has the commands to decide.
         journal: how those name the batch; None for none.
         words: options that lead them to the same service.
-        show: shows a line of the table; by default as a message.
+        show: shows a line of a table; by default as a message.
     """
     in_full = len(films) <= MOST_IN_FULL
     for film in films:
@@ -53,10 +53,12 @@ def report_evidence(
             facts["if_found"] = command_line("batch", *found.words, *words, names=names)
             facts["if_not_found"] = command_line("batch", *not_found.words, *words, names=names)
         (reporter.event if in_full else reporter.program_event)(event, **facts)
-    for line in () if in_full else table_of(films, balances):
+    for line in () if in_full else summary_of(films, balances):
         (show or reporter.message)(line)
     for balance in balances:
         report_balance(reporter, balance)
+    for line in () if in_full else table_of(films, balances):
+        (show or reporter.message)(line)
 
 
 def report_ways(
@@ -138,23 +140,31 @@ def report_balance(reporter: Reporter, balance: BalanceEvidence) -> None:
 # --- a table of many ------------------------------------------------------------------------------
 
 
-def table_of(films: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]) -> list[str]:
-    """Many uncertain films as lines of a table, no wider than the terminal; above it the causes."""
+def summary_of(films: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]) -> list[str]:
+    """What stands above the table: how many films, why, and what the balance says of all alike."""
     lines = [f"{count(len(films))} may have been received, and paid:"]
     causes = Counter(plain(film.cause) for film in films)
     lines += [f"  {count(number)}: {cause}" for cause, number in causes.most_common(MOST_IN_FULL)]
+    verdicts = {evidence_of(film, balances) for film in films}
+    return [*lines, f"  balance: {verdicts.pop()}"] if len(verdicts) == 1 else lines
+
+
+def table_of(films: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]) -> list[str]:
+    """Many uncertain films as lines of a table, no wider than the terminal."""
     several_models = len({film.model for film in films}) > 1
-    rows = [("film", "sent", "balance", "first words")]
+    several_verdicts = len({evidence_of(film, balances) for film in films}) > 1
+    rows = [["film", "sent", "balance", "first words"]]
     for film in films:
         words = f"{film.model}: {film.words}" if several_models else film.words
         key = shorten(plain(film.key), LONGEST_KEY)
         sent = f"{'before ' * film.lost}{short_time(film.at)}"
-        rows.append((key, sent, evidence_of(film, balances), plain(words)))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        lines.append(shorten("  " + "  ".join([*cells, row[3]]), table_width()))
-    return lines
+        rows.append([key, sent, evidence_of(film, balances), plain(words)])
+    if not several_verdicts:
+        rows = [[*row[:2], row[3]] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[-1] = 0
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return [shorten(f"  {line}", table_width()) for line in lines]
 
 
 def short_time(at: datetime) -> str:
