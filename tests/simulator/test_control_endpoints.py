@@ -31,9 +31,9 @@ class Controller:
         async with self.session.request(method, url, data=raw, headers=headers) as answer:
             return answer.status, await answer.json()
 
-    async def create(self):
+    async def create(self, scene="Rain."):
         """The whole response to a createTask."""
-        given = {"shots": [{"Scene": "Rain.", "duration": 5}]}
+        given = {"shots": [{"Scene": scene, "duration": 5}]}
         body = {"model": "sora-2-pro-storyboard", "input": given}
         headers = {"Authorization": f"Bearer {self.simulator.api_key}"}
         async with self.session.post(
@@ -152,6 +152,17 @@ async def test_the_ledger_can_be_read(controller):
     assert len(ledger["arrivals"]["create"]) == 1
     assert [(task["task_id"], task["state"]) for task in tasks] == [(task_id, "fail")]
     assert tasks[0]["result_urls"] == list(controller.simulator.result_urls(task_id))
+
+
+async def test_tasks_show_what_they_were_asked_for(controller):
+    """Model and first words, on one line: a list of tasks is there to find one's own."""
+    await controller.create(f"A wave\nbreaks. {'Very long. ' * 30}")
+
+    _, [task] = await controller.command("GET", "/tasks")
+
+    assert task["model"] == "sora-2-pro-storyboard"
+    assert task["words"].startswith("A wave breaks. Very long. ")
+    assert (len(task["words"]), task["words"][-3:]) == (60, "...")
 
 
 async def test_everything_can_be_reset(controller):

@@ -12,19 +12,21 @@ from typing import Any, get_args
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from apikley_async._text import one_line
 from apikley_async._urls import is_loopback
 from apikley_async.simulator.faults.catalogue import Fault
 from apikley_async.simulator.faults.schedule import FaultSchedule, RandomFaults
 from apikley_async.simulator.http.host_check import names_this_machine
 from apikley_async.simulator.outbound import USER_AGENT
 from apikley_async.simulator.service.lifecycle import Failure, SimulatedTask, TaskState
-from apikley_async.simulator.service.request_rules import Refusal, parse_object
+from apikley_async.simulator.service.request_rules import Refusal, TaskRequest, parse_object
 from apikley_async.simulator.service.service import Service
 from apikley_async.simulator.service.terms import ENDPOINTS
 
 __all__ = ["ControlEndpoints", "local_programs_only"]
 
 STATES: tuple[str, ...] = get_args(TaskState)
+LONGEST_WORDS = 60  # characters of a prompt in the list of tasks
 
 
 class ControlEndpoints:
@@ -149,11 +151,19 @@ class ControlEndpoints:
         return {
             "task_id": task.task_id,
             "state": task.state(now),
+            "model": task.request.model,
+            "words": first_words(task.request),
             "created_at": task.created_at,
             "ends_at": task.ended_at,
             "callback_url": task.request.callback_url,
             "result_urls": self._service.files.result_urls(task),
         }
+
+
+def first_words(request: TaskRequest) -> str:
+    """The beginning of what a task was asked for, on one line; a list of tasks is read by it."""
+    text = request.shots[0][0] if request.shots else request.prompt or ""
+    return one_line(text, LONGEST_WORDS)
 
 
 @web.middleware
