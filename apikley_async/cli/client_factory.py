@@ -48,11 +48,15 @@ def client_for(
     """
     if options.simulate:
         # Imported only here: the simulator takes longer to load than all the rest.
-        from apikley_async.cli.simulated_service import SPEED, KnownTask, SimulatedService
+        from apikley_async.cli import simulated_service as simulated
 
         click.echo("Simulated: nothing leaves this machine, nothing is paid.", err=True)
-        service = SimulatedService(SPEED, max_running=max_running, timeout=timeout)
-        known = [KnownTask(task, finished=finished) for task in tasks]
+        if note := simulated.placeholder_note():
+            click.echo(note, err=True)
+        service = simulated.SimulatedService(
+            simulated.SPEED, max_running=max_running, timeout=timeout
+        )
+        known = [simulated.KnownTask(task, finished=finished) for task in tasks]
         return lambda: service.open_client(known)
     key = read_api_key(options.key_file)
     try:

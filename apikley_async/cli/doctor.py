@@ -21,7 +21,15 @@ from urllib.parse import urlsplit
 import aiohttp
 import yarl
 
-from apikley_async import ApikleyError, Client, DownloadError, NotFoundError, Snapshot, State
+from apikley_async import (
+    ApikleyError,
+    AuthenticationError,
+    Client,
+    DownloadError,
+    NotFoundError,
+    Snapshot,
+    State,
+)
 from apikley_async._disk import write_whole
 from apikley_async._urls import is_loopback
 from apikley_async.cli.exit_codes import FAILED, OK, RefusedError, advice_for
@@ -40,6 +48,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")  # of a field; another one may
 LINK = re.compile(r"https?://\S+")
 RESULTS = ("result",)  # fields that are the service's own words, inside as well
 DEPTH = 5
+NOT_WRONG = "-"  # a check that was not made, or says nothing new
 MAX_SKEW = 60.0  # seconds by which clocks may differ
 
 
@@ -75,45 +84,55 @@ class Doctor:
         self._folder = folder
         self._wall = wall
         self._wrong = 0
+        self._key_is_wrong = False
         self._causes: dict[tuple[str, int | None], str] = {}  # what first showed each
 
     async def examine(self, task_ids: Sequence[str]) -> int:
         """Make every check, whatever the others have shown; return the exit code.
 
-        Without a way to the service nothing else is checked.
+        Without a way to the service nothing else is checked, and without a key nothing for which
+        it is needed.
         """
         if not await self._check("network", self._network):
             return FAILED
         await self._check("clock", self._clock)
         await self._check("key", self._key)
-        await self._check("unknown id", self._unknown_id)
-        await self._check("upload", self._upload)
-        for task_id in task_ids:
-            await self._check(f"task {task_id}", partial(self._task, task_id))
+        checks: dict[str, Callable[[], Awaitable[str]]] = {
+            "polling": self._polling,
+            "upload": self._upload,
+            **{f"task {task_id}": partial(self._task, task_id) for task_id in task_ids},
+        }
+        for name, act in checks.items():
+            if self._key_is_wrong:
+                self._report(NOT_WRONG, name, "not tried: the key is wrong", None)
+            else:
+                await self._check(name, act)
         return FAILED if self._wrong else OK
 
     async def _check(self, name: str, act: Callable[[], Awaitable[str]]) -> bool:
         """Make one check and report it; return whether all is as it should be."""
+        mark, is_right = "WRONG", False
         try:
             async with asyncio.timeout(PATIENCE):
-                message, is_right = await act(), True
+                message, mark, is_right = await act(), "ok", True
         except TimeoutError:
-            message, is_right = f"no answer within {PATIENCE:.0f} s", False
+            message = f"no answer within {PATIENCE:.0f} s"
         except WrongError as error:
-            message, is_right = str(error), False
+            message = str(error)
         except ApikleyError as error:
-            message, is_right = self._message_of(name, error), False
+            self._key_is_wrong = self._key_is_wrong or isinstance(error, AuthenticationError)
+            message = ". ".join(filter(None, [error.message, advice_for(error)]))
+            first = self._causes.setdefault((type(error).__name__, error.code), name)
+            if first != name:  # one cause is wrong once
+                mark, message = NOT_WRONG, f"for the same reason as {first}"
         self._wrong += not is_right
-        self._reporter.event("finding", check=name, right=is_right, message=message)
-        self._reporter.result(f"{'ok   ' if is_right else 'WRONG'}  {name}: {message}")
+        self._report(mark, name, message, is_right)
         return is_right
 
-    def _message_of(self, name: str, error: ApikleyError) -> str:
-        """What is wrong, and what to do; of a cause that was shown before, where."""
-        first = self._causes.setdefault((type(error).__name__, error.code), name)
-        if first != name:
-            return f"for the same reason as {first}"
-        return ". ".join(filter(None, [error.message, advice_for(error)]))
+    def _report(self, mark: str, name: str, message: str, is_right: bool | None) -> None:
+        """Report a check; of one that was not made nobody knows whether all is right."""
+        self._reporter.event("finding", check=name, right=is_right, message=message)
+        self._reporter.result(f"{mark:<5}  {name}: {message}")
 
     # --- the way to the service ---------------------------------------------------------------
 
@@ -170,11 +189,12 @@ class Doctor:
     async def _key(self) -> str:
         return f"accepted; {await self._client.credits():.12g} credits"
 
-    async def _unknown_id(self) -> str:
+    async def _polling(self) -> str:
+        """Poll a task that does not exist: the answer is known without one of the user's own."""
         try:
             snapshot = await self._client.poll(UNKNOWN_TASK)
         except NotFoundError as error:
-            return f"answered as it should be, with code {error.code}"
+            return f"works; a task that does not exist is not found, with code {error.code}"
         raise WrongError(f"the service knows a task that does not exist: {snapshot.state.value}")
 
     async def _upload(self) -> str:

@@ -98,7 +98,10 @@ EVENTS: Mapping[str, Event] = {
     ),
     "uploaded": Event("file url", "an image that is stored at the service"),
     "credits": Event("credits", "the account's balance"),
-    "finding": Event("check right message", "a check of `doctor`; right: all is well"),
+    "finding": Event(
+        "check right message",
+        "a check of `doctor`; right: all is well, left out where it was not made",
+    ),
     "sheet": Event("path url", "a page with all storyboards of a manifest"),
     "written": Event("path", "a manifest was written"),
     "checked": Event("file faults remarks films shots seconds credits", "a manifest was checked"),

@@ -31,6 +31,7 @@ __all__ = [
     "SimulatedService",
     "check_rendering",
     "demo_service",
+    "placeholder_note",
     "renderer_named",
 ]
 
@@ -63,6 +64,14 @@ def renderer_named(kind: str | None, *, short_side: int = 720, fps: int = 12) ->
     if kind == "placeholder" or (kind is None and not rendering_available()):
         return PlaceholderRenderer()
     return AnimaticRenderer(short_side=short_side, fps=fps)
+
+
+def placeholder_note(kind: str | None = None) -> str:
+    """What is to be said where the best renderer is wanted and films cannot be drawn; else ""."""
+    if kind is not None or rendering_available():
+        return ""
+    need = "All films are the same placeholder, since drawing them needs more libraries"
+    return MissingExtraError.of(need, "cli", "simulator").message
 
 
 @attrs.frozen

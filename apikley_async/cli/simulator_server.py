@@ -16,7 +16,7 @@ from apikley_async._disk import open_nonblocking
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.terminal_text import count, plain
-from apikley_async.cli.simulated_service import renderer_named
+from apikley_async.cli.simulated_service import placeholder_note, renderer_named
 from apikley_async.simulator import (
     AnimaticRenderer,
     Lognormal,
@@ -56,7 +56,9 @@ def new_simulator(
     recordings: Sequence[Path] = (),
     say: Callable[[str], None] = click.echo,
 ) -> Simulator:
-    """The simulator as the options describe it; *say* tells that films are late."""
+    """The simulator as the options describe it; *say* tells that films are late, or not drawn."""
+    if note := placeholder_note(films):
+        say(note)
     terms = Terms(
         limit=limit,
         per=per,

@@ -23,10 +23,10 @@ from apikley_async.simulator import Constant, Fault, Simulator, Terms
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
 
 
-def findings(result: CommandResult) -> dict[str, tuple[bool, str]]:
+def findings(result: CommandResult) -> dict[str, tuple[bool | None, str]]:
     """What was found, by what was checked."""
     return {
-        event["check"]: (event["right"], event["message"])
+        event["check"]: (event.get("right"), event["message"])
         for event in result.events
         if event["event"] == "finding"
     }
@@ -43,7 +43,7 @@ def test_a_healthy_service(service: Simulator, run: Run) -> None:
     """All checks, each a line, and nothing is paid."""
     result = run("doctor")
 
-    checks = ("network", "clock", "key", "unknown id", "upload")
+    checks = ("network", "clock", "key", "polling", "upload")
     assert (result.code, [line[:5] for line in result.out.splitlines()]) == (0, ["ok   "] * 5)
     assert [*findings(run("doctor", "--json"))] == [*checks]
     assert "9999" not in result.err
@@ -59,19 +59,37 @@ def test_no_proxy_leads_to_this_machine(service: Simulator, run: Run) -> None:
 
 
 def test_a_wrong_key(service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are checked all the same: the way there and the clock are fine."""
+    """One cause, one line: what needs the key is not tried; the way there and the clock are."""
     monkeypatch.setenv("APIKLEY_API_KEY", "another-key-that-opens-nothing")
 
-    found = findings(result := run("doctor", "--json"))
+    found = findings(result := run("doctor", "task_1", "--json"))
+    printed = run("doctor", "task_1")
 
     assert result.code == 1
     assert result.event("end")["reason"].endswith("a check found a fault")
-    assert {check for check, (right, _) in found.items() if not right} >= {"key"}
     assert "key" in found["key"][1].lower()
-    assert found["network"][0]
-    assert found["clock"][0]
-    assert found["unknown id"] == (False, "for the same reason as key")
-    assert found["upload"] == (False, "for the same reason as key")
+    assert [found[check][0] for check in ("network", "clock", "key")] == [True, True, False]
+    skipped = dict.fromkeys(
+        ("polling", "upload", "task task_1"), (None, "not tried: the key is wrong")
+    )
+    assert {check: found[check] for check in skipped} == skipped
+    assert [line.split()[0] for line in printed.out.splitlines()] == [
+        *("ok", "ok", "WRONG"),
+        *("-", "-", "-"),
+    ]
+    assert len(service.ledger.arrivals("record")) == len(service.ledger.arrivals("upload")) == 0
+
+
+def test_one_cause_is_wrong_once(service: Simulator, run: Run) -> None:
+    """Each check is made, since another one might show more."""
+    for endpoint in ("credits", "record", "upload"):
+        service.script(endpoint, [Fault.code(505)] * 9)
+
+    result = run("doctor")
+
+    assert result.code == 1
+    assert [line.split()[0] for line in result.out.splitlines()] == ["ok", "ok", "WRONG", "-", "-"]
+    assert result.out.count("for the same reason as key") == 2
 
 
 @pytest.mark.parametrize(

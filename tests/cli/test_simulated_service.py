@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -10,13 +11,26 @@ from cli.conftest import Run, write_films
 from volume import LONG
 
 from apikley_async.batch import REHEARSAL_MARK
-from apikley_async.cli import simulated_service
+from apikley_async.cli import simulated_service, simulator_server
 from apikley_async.cli.simulator_server import WatchedRenderer
 from apikley_async.simulator import (
     RenderRequest,
     Simulator,
 )
 
+SETTINGS: dict[str, Any] = {
+    "speed": 60.0,
+    "films": None,
+    "limit": 20,
+    "per": 10.0,
+    "max_running": 100,
+    "seed": 0,
+    "balance": 1e6,
+    "fail_rate": 0.0,
+    "faults": (),
+    "latency": None,
+    "webhook_key": None,
+}
 SHIPPED = Path(simulated_service.__file__).with_name("storyboards")
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -112,6 +126,23 @@ def test_a_rehearsal_does_not_block_the_real_run(
     later = run(*line, "--simulate")
     assert (later.code, later.out) == (0, "films/simulated/tea.mp4\n")
     assert not Path("films/tea.mp4").read_bytes().endswith(REHEARSAL_MARK)
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_films_that_cannot_be_drawn_are_announced(
+    run: Run, monkeypatch: pytest.MonkeyPatch, available: bool
+) -> None:
+    """In one line, with what to install; nothing is said where they show their storyboards."""
+    monkeypatch.setattr(simulated_service, "rendering_available", lambda: available)
+    said: list[str] = []
+
+    note = run("credits", "--simulate").err
+    simulator = simulator_server.new_simulator("127.0.0.1", 0, **SETTINGS, say=said.append)
+    del simulator
+
+    for text in (note, "\n".join(said)):
+        assert text.count("the same placeholder") == (not available), text
+        assert text.count('pip install ".[cli,simulator]"') == (not available), text
 
 
 @pytest.mark.usefixtures("placeholder_films")
