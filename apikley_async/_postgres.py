@@ -396,8 +396,29 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
 
 
+STOOD_STILL = (
+    "this process stood still for more than 5 s within a transaction (suspended, or its machine is "
+    "overloaded), so the server has undone that and ended the connection"
+)
+MEANINGS = {  # of what libpq and servers say while nobody answers
+    "idle.in.transaction": STOOD_STILL,
+    "administrator command": "the server is being stopped, or has ended the connection",
+    "database system is (starting|shutting)": "the server is being stopped or started",
+    "server closed the connection": "the server has closed the connection",
+}
+
+
 def reason_of(error: Exception) -> str:
-    """What libpq says, on one line. It names hosts and users, never a password."""
+    """Why a database does not answer, in words; else what libpq says, on one line.
+
+    That names hosts and users, never a password.
+    """
+    for pattern, meaning in MEANINGS.items():
+        if re.search(pattern, str(error), re.IGNORECASE):
+            return meaning
+    if not str(error):
+        timed_out = isinstance(error, TimeoutError)
+        return "it has not answered in time" if timed_out else type(error).__name__
     said = re.sub(r"\n\s+Is the server running[^\n]*", "", str(error))
     said = re.sub(r"connection (failed|is bad): ", "", said)
     return one_line(said, LONGEST_REASON).rstrip(".")

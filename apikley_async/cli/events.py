@@ -79,7 +79,10 @@ EVENTS: Mapping[str, Event] = {
         "what is still to be paid, in films and credits; unpriced: films without a price; "
         "fitting: films that the bounds let through",
     ),
-    "stopping": Event("signal out", "a signal came; out: submissions whose answer is awaited"),
+    "stopping": Event(
+        "signal out grace",
+        "a signal came; out: submissions whose answer is awaited, for grace seconds at most",
+    ),
     "batch": Event(
         "planned sending uncertain submitted success done failed rejected stalled expired dropped "
         "spent at_risk unpriced stopped takes per simulated",

@@ -107,10 +107,12 @@ async def _supervised(
     stoppable: Stoppable | None = None,
 ) -> int:
     def on_first(signal_name: str) -> None:
+        out = None
         if stoppable is not None:
             stoppable.limit_grace(stop.grace)
             out = stoppable.submissions_under_way
-            reporter.event("stopping", signal=signal_name, out=out)
+        grace = stop.grace if out else None
+        reporter.event("stopping", signal=signal_name, out=out, grace=grace)
 
     def on_second() -> None:
         # Called from a signal handler, in the middle of anything: no buffer or lock may be used.

@@ -344,9 +344,8 @@ class ExchangeThread:
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            logger.warning(
-                "shared limiter: %s: nothing is sent until it is back", str(error).rstrip(".")
-            )
+            said = str(error).rstrip(".").removesuffix(". Nothing was sent")
+            logger.warning("shared limiter: %s: nothing is sent until it is back", said)
         patient = self._was_there or now - self._away_since < PATIENCE
         if not (isinstance(error, AwayError) and patient):
             self._fail(error)

@@ -122,7 +122,7 @@ class Hints:
                 reason = "procrastinate has ended"
             except Exception as error:  # noqa: BLE001 - whatever it is, workers look by themselves
                 cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-                reason = f"{type(cause).__name__}: {reason_of(cause)}"
+                reason = reason_of(cause)
             if is_cancelled():  # and an error of what procrastinate does at its end came instead
                 raise asyncio.CancelledError
             if self._clock.now() - began > RESTARTS[-1]:

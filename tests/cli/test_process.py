@@ -155,7 +155,11 @@ def test_a_signal_ends_the_command_in_good_order(
 
     assert len(service.ledger.paid) == 1
     assert process.returncode == 128 + number
-    assert "nothing more is submitted; waiting for the answer to 1 submission under way" in err
+    grace = "120" if number is signal.SIGINT else "7.5"
+    waiting = f"Waiting for the answer to 1 submission under way, {grace} s at most. "
+    assert f"Stopping: nothing more is submitted. {waiting}" in err
+    assert ("Ctrl-C again leaves at once" in err) == (number is signal.SIGINT)
+    assert "Press" not in err
     assert "1 submitted" in err
     assert "To go on: apikley generate --yes tea.json" in err
     assert "Traceback" not in err
@@ -219,6 +223,24 @@ def test_a_signal_before_the_first_submission(service: Simulator, start: Start) 
     assert (stands["event"], stands["planned"]) == ("batch", 1)
     assert (end["event"], end["exit_code"]) == ("end", 143)
     assert err.count("To go on: apikley generate --yes --json tea.json") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_answered_at_once(
+    service: Simulator, start: Start, number: signal.Signals
+) -> None:
+    """Also by a command that submits nothing, whatever it waits for then."""
+    service.script("credits", [Fault.late(5)])
+    process = start("credits")
+    wait_until(lambda: service.ledger.arrivals("credits"))
+    assert process.stderr is not None
+
+    process.send_signal(number)
+    line = process.stderr.readline()
+    process.communicate(timeout=TIMEOUT)
+
+    assert line.startswith("Stopping: what is open is being closed. ")
+    assert process.returncode == 128 + number
 
 
 def test_a_signal_after_the_last_film(service: Simulator, start: Start) -> None:

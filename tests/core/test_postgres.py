@@ -20,6 +20,7 @@ from apikley_async._postgres import (
     database_error,
     is_dsn,
     is_lost,
+    reason_of,
     translate,
     upgrade,
 )
@@ -357,3 +358,55 @@ def test_many_upgrade_at_once(dsn: Dsn) -> None:
         thread.join()
 
     assert sorted(each["one"] for each in before) == [0, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            psycopg.errors.IdleInTransactionSessionTimeout(
+                "terminating connection due to idle-in-transaction timeout"
+            ),
+            "this process stood still for more than 5 s within a transaction",
+        ),
+        (
+            psycopg.OperationalError(
+                "consuming input failed: terminating connection due to idle-in-transaction timeout"
+                "\nserver closed the connection unexpectedly"
+            ),
+            "this process stood still for more than 5 s within a transaction",
+        ),
+        (
+            psycopg.OperationalError(
+                "consuming input failed: server closed the connection unexpectedly\n"
+                "\tThis probably means the server terminated abnormally\n"
+                "\tbefore or while processing the request."
+            ),
+            "the server has closed the connection",
+        ),
+        (
+            psycopg.errors.AdminShutdown("terminating connection due to administrator command"),
+            "the server is being stopped, or has ended the connection",
+        ),
+        (
+            psycopg.OperationalError(
+                "connection failed: FATAL:  the database system is starting up"
+            ),
+            "the server is being stopped or started",
+        ),
+        (TimeoutError(), "it has not answered in time"),
+        (OSError(), "OSError"),
+        (
+            psycopg.OperationalError(
+                'connection failed: connection to server at "10.0.0.9", port 5432 failed: '
+                "Connection refused\n\tIs the server running on that host?"
+            ),
+            'connection to server at "10.0.0.9", port 5432 failed: Connection refused',
+        ),
+    ],
+    ids=repr,
+)
+def test_why_a_database_does_not_answer_is_said_in_words(error: Exception, said: str) -> None:
+    """What has happened, and not what a library calls it; never nothing."""
+    assert reason_of(error).startswith(said)
+    assert "\n" not in reason_of(error)

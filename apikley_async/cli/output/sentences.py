@@ -121,9 +121,16 @@ def _pace(facts: Facts, name: str) -> str:
 
 
 def _stopping(facts: Facts, name: str) -> str:
-    out = facts["out"]
-    waiting = f"; waiting for the answer to {count(out, 'submission')} under way" if out else ""
-    return f"Stopping: nothing more is submitted{waiting}. Press again to leave at once."
+    """A signal came: what is waited for now. Only who pressed Ctrl-C can press it again."""
+    submits = "nothing more is submitted. " if "out" in facts else ""
+    waiting = "what is open is being closed"
+    if facts.get("out"):
+        sent = f"{count(facts['out'], 'submission')} under way"
+        waiting = f"Waiting for the answer to {sent}, {facts['grace']:g} s at most"
+    elif submits:
+        waiting = waiting.capitalize()
+    again = "Ctrl-C again" if facts["signal"] == "SIGINT" else "A second signal"
+    return f"Stopping: {submits}{waiting}. {again} leaves at once."
 
 
 def _unfinished(facts: Facts, name: str) -> str:
