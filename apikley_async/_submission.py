@@ -349,7 +349,7 @@ class Submitter:
             logger.info("throttled: the service asks for %s", asked_pause(outcome))
         if isinstance(outcome, SubmissionUncertainError):
             message = "uncertain: a film may be paid, attempt %s: %s"
-            logger.warning(message, token, loggable(outcome.cause))
+            logger.warning(message, token, loggable(outcome.cause), extra={"event": "uncertain"})
         raise outcome
 
     async def _send(

@@ -22,7 +22,7 @@ from apikley_async.errors import ApikleyError
 
 __all__ = ["apikley", "library_warnings", "run"]
 
-SAID_BY_EVENTS = ("uncertain: a film may be paid, ",)
+SAID_BY_EVENTS = {"uncertain"}  # as records of the library have it in `event`
 COMMANDS_PACKAGE = "apikley_async.cli.commands"
 COMMANDS = {  # where each is, and what the list of commands says of it
     "generate": ("generate.generate", "Make one film of each FILE, and save it."),
@@ -164,9 +164,9 @@ def library_warnings() -> Iterator[None]:
 
     class PrintHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            message = record.getMessage()
-            if message.startswith(SAID_BY_EVENTS):
+            if getattr(record, "event", "") in SAID_BY_EVENTS:
                 return
+            message = record.getMessage()
             with contextlib.suppress(OSError, ValueError):  # stderr is closed
                 click.echo(clean(message), err=True)
 

@@ -117,7 +117,7 @@ async def gate_is_in_event() -> AsyncIterator[None]:
     logger = logging.getLogger("apikley_async")
 
     def is_news(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("callbacks are not verified")
+        return getattr(record, "event", "") != "unsigned"
 
     logger.addFilter(is_news)
     try:

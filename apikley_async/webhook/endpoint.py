@@ -80,7 +80,8 @@ class Endpoint:
     def _new_handler(self) -> CallbackHandler:
         if not self._verifier.keys and not self._logged_unsigned:
             self._logged_unsigned = True
-            logger.warning("callbacks are not verified by a signature; what counts: %s", self.gate)
+            message = "callbacks are not verified by a signature; what counts: %s"
+            logger.warning(message, self.gate, extra={"event": "unsigned"})
         return CallbackHandler(self._verifier, self._dispatch, self._limits)
 
     def _signing(self) -> str:
