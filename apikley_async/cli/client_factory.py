@@ -47,17 +47,7 @@ def client_for(
         RefusedError: there is no key, or an option has no meaning.
     """
     if options.simulate:
-        # Imported only here: the simulator takes longer to load than all the rest.
-        from apikley_async.cli import simulated_service as simulated
-
-        click.echo("Simulated: nothing leaves this machine, nothing is paid.", err=True)
-        if note := simulated.placeholder_note():
-            click.echo(note, err=True)
-        service = simulated.SimulatedService(
-            simulated.SPEED, max_running=max_running, timeout=timeout
-        )
-        known = [simulated.KnownTask(task, finished=finished) for task in tasks]
-        return lambda: service.open_client(known)
+        return _simulated(tasks, finished=finished, max_running=max_running, timeout=timeout)
     key = read_api_key(options.key_file)
     try:
         client = Client(
@@ -73,3 +63,18 @@ def client_for(
     except ValueError as error:
         raise RefusedError(plain(error)) from None
     return lambda: client
+
+
+def _simulated(
+    tasks: Sequence[str], *, finished: bool, max_running: int, timeout: float | None
+) -> OpenClient:
+    """What opens a client of a simulated service, which knows *tasks*; says what is not real."""
+    # Imported only here: the simulator takes longer to load than all the rest.
+    from apikley_async.cli import simulated_service as simulated
+
+    click.echo("Simulated: nothing leaves this machine, nothing is paid.", err=True)
+    if note := simulated.placeholder_note():
+        click.echo(note, err=True)
+    service = simulated.SimulatedService(simulated.SPEED, max_running=max_running, timeout=timeout)
+    known = [simulated.KnownTask(task, finished=finished) for task in tasks]
+    return lambda: service.open_client(known)
