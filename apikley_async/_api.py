@@ -19,6 +19,7 @@ from apikley_async._result import Snapshot
 from apikley_async._retry import RETRIES, Timeouts, asked_pause, retry_delay
 from apikley_async._tasks import TaskScope
 from apikley_async._text import loggable
+from apikley_async._urls import is_url
 from apikley_async._validation import check_kind
 from apikley_async._wire import requests
 from apikley_async._wire.envelope import Reply, decode_credits
@@ -30,6 +31,7 @@ from apikley_async.errors import (
     InvalidRequestError,
     NotFoundError,
     RateLimitError,
+    StoryboardError,
 )
 from apikley_async.events import Emit, Retrying
 
@@ -84,6 +86,8 @@ class Api:
 
     async def download_url(self, url: str) -> str:
         check_kind("url", url, str, "a URL as text")
+        if not is_url(url):  # not repeated: part of a signed link is a secret, too
+            raise StoryboardError("url: one of the URLs of a result, and this is none")
         return await self._retried(requests.get_download_url(url), decode_link)
 
     async def upload(self, file: File, folder: str) -> str:

@@ -208,6 +208,7 @@ class Attempts:
 
     async def poll(self, task_id: str) -> Snapshot:
         """Poll once; opens a session in the running loop if need be."""
+        check_task_id(task_id)
         self.polls += 1
         emit = self.settings.emit
         try:
@@ -266,9 +267,7 @@ class Attempts:
             work: what it was made of, where it is one of many films.
             age: seconds since it was submitted; with *work*, it is polled as `durations` say.
         """
-        given: object = task_id  # a type checker believes that it is a text
-        if not isinstance(given, str) or not is_task_id(given):
-            raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")
+        check_task_id(task_id)
         said: object = token
         if token is not None and not (isinstance(said, str) and is_task_id(said)):  # never repeated
             raise StoryboardError("token: what job.token was, a word without spaces")
@@ -449,3 +448,13 @@ class Attempts:
             cause="no callback came",
             at=self._clock.wall(),
         )
+
+
+def check_task_id(task_id: object) -> None:
+    """Refuse what cannot be the id of a task, before anything is sent.
+
+    Raises:
+        StoryboardError: it is none.
+    """
+    if not isinstance(task_id, str) or not is_task_id(task_id):
+        raise StoryboardError(f"task_id: a word without spaces, not {task_id!r:.60}")

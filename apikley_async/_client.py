@@ -313,11 +313,10 @@ class Client:
         return self.attempts.job(task_id, token=token, known=known)
 
     async def poll(self, task_id: str) -> Snapshot:
-        """Poll a task once.
-
-        https://docs.apikley.ru/get-task-detail
+        """Poll a task once (https://docs.apikley.ru/get-task-detail).
 
         Raises:
+            StoryboardError: it cannot be the id of a task; nothing was sent.
             NotFoundError: the service does not know the task, or not yet.
             ApiError, UnreachableError, UnansweredError: no state this time.
         """
@@ -339,6 +338,7 @@ class Client:
         https://docs.apikley.ru/common-api/common-api_download-url
 
         Raises:
+            StoryboardError: it is no URL; nothing was sent.
             InvalidRequestError: the URL is not one of the service's results.
         """
         return await self._session.api.download_url(url)

@@ -147,6 +147,13 @@ async def test_calls_name_the_argument_of_a_wrong_kind() -> None:
             assert str(caught.value).startswith(begins)
         with pytest.raises(StoryboardError, match="task_id: a word without spaces, not 5"):
             client.job(5)
+        for blank in ("", " ", "two words", "line\n"):
+            with pytest.raises(StoryboardError, match="task_id: a word without spaces, not "):
+                client.job(blank)
+            with pytest.raises(StoryboardError, match="task_id: a word without spaces, not "):
+                await client.poll(blank)
+            with pytest.raises(StoryboardError, match="url: one of the URLs of a result"):
+                await client.download_url(blank)
         with pytest.raises(StoryboardError, match=r"token: what job\.token was"):
             client.job("t", token=5)
         with pytest.raises(StoryboardError, match="callback_url: a URL as text, not int"):
