@@ -14,7 +14,7 @@ from apikley_async._callbacks import CallbackMatching, Keep
 from apikley_async._durations import LearnedDurations, duration_between
 from apikley_async._job import Job
 from apikley_async._jobs import Bought, Jobs
-from apikley_async._limiter import Slots, running_slots
+from apikley_async._limiter import Guarded, Slots, running_slots
 from apikley_async._outages import Outages
 from apikley_async._recorder import Callbacks, Recorder
 from apikley_async._result import Result, Snapshot, State
@@ -148,6 +148,20 @@ class Attempts:
             raise
         return job, None if timeout is None else max(0.0, timeout - uncertain.waited)
 
+    async def generate(self, work: Work, *, timeout: float | None, **options: Any) -> Result:
+        """Submit one film and wait for it, as `Client.generate` does."""
+        job: Job | None = None
+        try:
+            async with self.running_slot(), self.expense(work, follow=True) as expense:
+                job, left = await self.submit_or_recover(
+                    work, timeout=timeout, expense=expense, **options
+                )
+                return await self.finish(job, left)
+        except asyncio.CancelledError:
+            if job is not None:  # also when it was ready, and a limiter took its time
+                self.leave_behind(job)
+            raise
+
     async def finish(self, job: Job, timeout: float | None) -> Result:
         """Wait for the result; a job that is given up for a cancel or a close is unclaimed."""
         try:
@@ -196,7 +210,7 @@ class Attempts:
         It also holds one of the limiter's running slots, which other clients may share.
         """
         tasks = self._session.tasks
-        shared = self.settings.limiter.running_slot()
+        shared = Guarded(self.settings.limiter.running_slot())
         return Nested(tasks.entering(self.running.slot()), tasks.entering(shared))
 
     def account(self, salt: bytes) -> str:

@@ -242,18 +242,9 @@ class Client:
         Raises:
             What `submit` and awaiting a `Job` raise.
         """
-        async with (
-            self.attempts.running_slot(),
-            self.attempts.expense(work, follow=True) as expense,
-        ):
-            job, left = await self.attempts.submit_or_recover(
-                work,
-                timeout=timeout,
-                expense=expense,
-                callback_url=callback_url,
-                metadata=metadata,
-            )
-            return await self.attempts.finish(job, left)
+        return await self.attempts.generate(
+            work, timeout=timeout, callback_url=callback_url, metadata=metadata
+        )
 
     async def generate_many(
         self,

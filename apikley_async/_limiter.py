@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable
@@ -25,7 +26,9 @@ from apikley_async._rate import OTHER, UNCERTAIN_FILM_DELAY, Ending, Rate, SlotT
 from apikley_async._tasks import Binding, FairLock
 from apikley_async._validation import check_count, check_kind
 
-__all__ = ["Gate", "Limiter", "RateLimiter", "Slots"]
+__all__ = ["Gate", "Guarded", "Limiter", "RateLimiter", "Slots"]
+
+logger = logging.getLogger("apikley_async")
 
 MAX_SLEEP = 60.0  # no timer is ever set for longer
 
@@ -35,7 +38,7 @@ class Limiter(Protocol):
     """What the client needs of a rate limiter; `RateLimiter` is the one for a single process.
 
     The exception that passes through a slot says what became of the attempt. A limiter must let
-    it through.
+    it through. What it raises itself when a slot ends is logged only.
     """
 
     def slot(self) -> AbstractAsyncContextManager[None]:
@@ -61,6 +64,34 @@ class Limiter(Protocol):
             attempts: for each, how many seconds ago it ended, and whether it is uncertain.
         """
         ...
+
+
+class Guarded:
+    """A slot of any limiter: if it cannot be given back that is logged, and changes no outcome.
+
+    A film may be paid by then, and the limiter may be a user's own. What has passed through the
+    slot passes on. A class, not a generator: each attempt and each film is in one.
+    """
+
+    __slots__ = ("_slot",)
+
+    def __init__(self, slot: AbstractAsyncContextManager[None]) -> None:
+        self._slot = slot
+
+    async def __aenter__(self) -> None:
+        await self._slot.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            await self._slot.__aexit__(kind, error, traceback)
+        except Exception as raised:
+            if raised is not error:
+                logger.exception("a slot of the limiter could not be given back")
 
 
 class Slots:

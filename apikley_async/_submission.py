@@ -19,7 +19,7 @@ from apikley_async._callbacks import CallbackMatching
 from apikley_async._clock import Clock
 from apikley_async._http import Transport, send_logged
 from apikley_async._jobs import Bought, Jobs
-from apikley_async._limiter import Limiter
+from apikley_async._limiter import Guarded, Limiter
 from apikley_async._recorder import Attempt, Intent, NoRecorder, Recorder, cause_of, verdict_of
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
 from apikley_async._storyboard import Work, has_few_words, work_faults
@@ -298,7 +298,7 @@ class Submitter:
         unsent = UnreachableError("Nothing was sent")
         ended: BaseException = unsent
         try:
-            async with self._limiter.slot():
+            async with Guarded(self._limiter.slot()):
                 pending.began_at, pending.sent = self._clock.now(), False
                 try:
                     return await self._attempt(pending)

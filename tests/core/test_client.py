@@ -608,6 +608,45 @@ async def test_a_limiter_of_ones_own_surrounds_attempts_and_films() -> None:
 
 
 @pytest.mark.virtual
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_film_is_there_although_its_running_slot_cannot_be_given_back(
+    many: bool, tmp_path: Path
+) -> None:
+    class Torn(RateLimiter):
+        @contextlib.asynccontextmanager
+        async def running_slot(self) -> AsyncIterator[None]:
+            yield
+            raise ConnectionResetError
+
+    async with RawServer() as server, customer(server.url, limiter=Torn()) as client:
+        if many:
+            outcomes = client.generate_many([WORK], save_to=tmp_path)
+            assert [outcome.job is not None async for outcome in outcomes] == [True]
+        else:
+            assert (await client.generate(WORK)).task_id
+
+
+@pytest.mark.virtual
+async def test_a_film_is_unclaimed_if_its_caller_leaves_while_the_slot_is_given_back() -> None:
+    class Slow(RateLimiter):
+        @contextlib.asynccontextmanager
+        async def running_slot(self) -> AsyncIterator[None]:
+            yield
+            given_back.set()
+            await asyncio.sleep(5)
+
+    given_back = asyncio.Event()
+    async with RawServer() as server, customer(server.url, limiter=Slow()) as client:
+        generating = asyncio.create_task(client.generate(WORK))
+        await given_back.wait()
+        generating.cancel()
+        await asyncio.wait({generating})
+
+        assert generating.cancelled()
+        assert [job.state for job in client.unclaimed] == [State.SUCCESS]
+
+
+@pytest.mark.virtual
 @pytest.mark.parametrize(
     "url", ["not a url", "ftp://a.test/", "https://user:word@a.test/", "", "https://"]
 )

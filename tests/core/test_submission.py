@@ -565,30 +565,41 @@ def test_an_outcome_that_cannot_be_written_down_is_not_lost(turn: Turn) -> None:
     assert seen == {asyncio.CancelledError, FullDiskError}
 
 
-async def test_a_limiter_that_fails_after_the_fact_loses_no_film() -> None:
-    """A shared limiter may lose its database while the film is bought."""
+class Torn:
+    """A limiter that cannot give a slot back, as one whose database has gone."""
 
-    class Torn:
-        @contextlib.asynccontextmanager
-        async def slot(self) -> AsyncIterator[None]:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        try:
             yield
-            raise ConnectionResetError
+        finally:
+            raise self.error
 
-        @contextlib.asynccontextmanager
-        async def running_slot(self) -> AsyncIterator[None]:
-            yield
+    @contextlib.asynccontextmanager
+    async def running_slot(self) -> AsyncIterator[None]:
+        yield
 
-        def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
-            return
+    def remember(self, attempts: Iterable[tuple[float, bool]]) -> None:
+        return
 
-    assert isinstance(Torn(), Limiter)
-    desk = Desk(StepTransport(ACCEPTED), limiter=Torn())
 
-    end = await end_of(desk.submit())
+@pytest.mark.parametrize("error", [ConnectionResetError("gone"), UNREACHED, ServerError("down")])
+@pytest.mark.parametrize(("turn", "end"), [(ACCEPTED, str), (GATEWAY, SubmissionUncertainError)])
+async def test_a_limiter_that_fails_after_the_fact_loses_no_film(
+    turn: Turn, end: type, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What became of the attempt counts, and nothing is sent a second time."""
+    assert isinstance(Torn(error), Limiter)
+    desk = Desk(StepTransport(turn), limiter=Torn(error))
 
-    assert isinstance(end, ConnectionResetError)
-    assert desk.unclaimed == ["task_1"]
-    assert desk.book.verdicts == [Verdict.ACCEPTED]
+    assert isinstance(await end_of(desk.submit()), end)
+
+    assert len(desk.transport.left) == 1
+    assert (desk.unclaimed, desk.uncertain) == ([], [])
+    assert "could not be given back" in caplog.text
 
 
 @pytest.mark.parametrize("closes", [True, False])

@@ -85,7 +85,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     ),
     # --- pacing
     "forget the limiter": (
-        ("_submission", "async with self._limiter.slot():", "if True:"),
+        ("_submission", "async with Guarded(self._limiter.slot()):", "if True:"),
     ),
     "let slots come back when an attempt begins": (
         ("_limiter", "        self.times.take()\n",
