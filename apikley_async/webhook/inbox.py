@@ -61,7 +61,7 @@ class CallbackInbox(Protocol):
     """
 
     async def check(self) -> None:
-        """Open it, unless it is open.
+        """Open it, unless it is open, and try whether it takes callbacks.
 
         Raises:
             JournalError: it cannot be used now.
@@ -118,10 +118,10 @@ class Inbox:
         self._thread = InboxThread(lambda: _InboxFile(self.path, size))
 
     async def check(self) -> None:
-        """Open the file.
+        """Open the file, and try whether a callback can be stored; nothing is.
 
         Raises:
-            JournalError: it is not an inbox, or it is damaged.
+            JournalError: it is not an inbox, it is damaged, or it cannot be written.
         """
         await self._thread.run(_InboxFile.check)
 
@@ -206,7 +206,13 @@ class _InboxFile:
         )
 
     def check(self) -> None:
-        self._connection()
+        # What is written is what `add` writes: so a full disk is seen, and a file that is only
+        # read.
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("INSERT INTO callback (token, task_id) VALUES ('', '')")
+        db.execute("DELETE FROM callback WHERE token = ''")
+        db.execute("COMMIT")
 
     def add(self, token: str, task_id: str) -> None:
         db = self._connection()

@@ -50,23 +50,21 @@ class InboxThread:
                 executor = ThreadPoolExecutor(1, thread_name_prefix="apikley-inbox")
                 self._worker = executor, self._make()
             thread, table = self._worker
-        loop = asyncio.get_running_loop()
-        return await asyncio.shield(
-            loop.run_in_executor(thread, table.perform, operation, *arguments)
-        )
+            # Within the lock: once another thread closes this one, it takes nothing more.
+            loop = asyncio.get_running_loop()
+            running = loop.run_in_executor(thread, table.perform, operation, *arguments)
+        return await asyncio.shield(running)
 
     def close(self) -> None:
         """Close as soon as the operations under way are done; does not wait."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
+        if (worker := self._give_up()) is not None:
             thread, table = worker
             thread.submit(table.close)
             thread.shutdown(wait=False)
 
     async def aclose(self) -> None:
         """Close, and wait until that is done."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
+        if (worker := self._give_up()) is not None:
             thread, table = worker
             closing = asyncio.get_running_loop().run_in_executor(thread, table.close)
             thread.shutdown(wait=False)
@@ -74,3 +72,9 @@ class InboxThread:
             if not closing.done():
                 table.cut()
                 await asyncio.wait([closing], timeout=CLOSING)
+
+    def _give_up(self) -> tuple[ThreadPoolExecutor, InboxTable] | None:
+        """What is to be closed, for one of those who close it at the same time."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+        return worker

@@ -11,7 +11,8 @@ import re
 import signal
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,33 @@ async def test_it_may_be_closed_and_used_again(path: Path) -> None:
     await inbox.aclose()
 
     assert await content(path) == [(TOKEN, "a"), (TOKEN, "b")]
+
+
+class LateLoop(asyncio.SelectorEventLoop):
+    """Gives work to a thread when *before* has had the time to run in another one."""
+
+    before: Callable[[], None]
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+        other = threading.Thread(target=self.before)
+        other.start()
+        other.join(0.1)
+        return super().run_in_executor(executor, func, *args)
+
+
+def test_it_may_be_closed_in_another_thread_at_any_moment(path: Path) -> None:
+    """What has begun is done, and what comes later opens it again."""
+    inbox = Inbox(path)
+    with asyncio.Runner(loop_factory=LateLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, LateLoop)
+        loop.before = inbox.close
+        for task_id in "abc":
+            runner.run(inbox.add(TOKEN, task_id))
+        loop.before = lambda: None
+        runner.run(inbox.aclose())
+
+    assert asyncio.run(content(path)) == [(TOKEN, task_id) for task_id in "abc"]
 
 
 async def test_a_cancelled_add_is_atomic(path: Path) -> None:
@@ -526,7 +554,7 @@ def test_listening_to_an_inbox_needs_a_running_loop(path: Path) -> None:
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-@pytest.mark.parametrize("trouble", ["damaged", "locked"])
+@pytest.mark.parametrize("trouble", ["damaged", "read only", "locked"])
 async def test_a_callback_that_cannot_be_stored_gets_503(
     path: Path, trouble: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -537,15 +565,15 @@ async def test_a_callback_that_cannot_be_stored_gets_503(
         request = raw_request(BODY, JSON, *signature_headers())
         async with receiver.serve(port=0) as server:
             health = [await status_of(server.port, HEALTH)]
-            if trouble == "damaged":
-                inbox.close()
+            if trouble != "locked":
+                await inbox.aclose()
                 good = path.read_bytes()
-                await asyncio.sleep(0.1)
-                for each in path.parent.iterdir():
-                    each.unlink()
-                path.write_text("shopping list\n" * 99)
+                # SQLite reads a file of a later format for writing, and does not write it.
+                bad = {"damaged": b"list\n" * 99, "read only": good[:18] + b"\x03" + good[19:]}
+                path.write_bytes(bad[trouble])
                 refused = [await status_of(server.port, request) for _ in range(2)]
-                health.append(await status_of(server.port, HEALTH))
+                health += [await status_of(server.port, HEALTH) for _ in range(2)]
+                await inbox.aclose()
                 path.write_bytes(good)
             else:
                 with contextlib.closing(sqlite3.connect(path)) as db:
@@ -558,7 +586,7 @@ async def test_a_callback_that_cannot_be_stored_gets_503(
             health.append(await status_of(server.port, HEALTH))
 
     assert refused == [503, 503]
-    assert health == ([200, 503, 200] if trouble == "damaged" else [200, 200])
+    assert health == ([200, 200] if trouble == "locked" else [200, 503, 503, 200])
     assert await content(path) == [(TOKEN, TASK)]
-    assert caplog.text.count("callbacks cannot be stored") == (trouble == "damaged")
+    assert caplog.text.count("callbacks cannot be stored") == (trouble != "locked")
     assert repr(receiver) == f"<Receiver signed, <Inbox {path}>>"
