@@ -225,6 +225,11 @@ class RunBudget:
             self._many_unseen.set()
         self._changed.set()
 
+    def rename(self, known: str, key: str) -> None:
+        """A film has another key by now; what is set aside for it is kept."""
+        if (reserved := self._in_flight.pop(known, None)) is not None:
+            self._in_flight[key] = reserved
+
     def release(self, film_budget: FilmBudget) -> None:
         """Nothing was created: give back what was set aside."""
         if film_budget.reservation is not None:

@@ -306,8 +306,7 @@ class BatchRun:
             return await self._submit(item)
         except SubmissionUncertainError as error:
             uncertain = error
-        item = await self._store.item(item.key)
-        item = await self._recover(item, uncertain, CALLBACK_TIMEOUT)
+        item = await self._recover(await self._store.item(item.key), uncertain, CALLBACK_TIMEOUT)
         if item.state is ItemState.UNCERTAIN:
             raise uncertain
         return item, None
@@ -358,8 +357,7 @@ class BatchRun:
             await self._clock.sleep(wait, self._stopping)
         if self.stopped is not None:
             return False
-        obstacle = await self._saver.obstacle(item)
-        if obstacle is not None:
+        if (obstacle := await self._saver.obstacle(item)) is not None:
             self._publish(attrs.evolve(item, cause=obstacle), is_last=True)
         return obstacle is None
 
@@ -398,7 +396,6 @@ class BatchRun:
         """Wait until a callback says which task an uncertain item became, if one does.
 
         Args:
-            item: the item.
             attempt: the token of an earlier run's attempt, or the error of this run's.
             timeout: seconds.
         """
@@ -417,12 +414,19 @@ class BatchRun:
             self._publish(item, is_last=True)
             return item
         token = attempt if isinstance(attempt, str) else attempt.token
-        item = await self._callbacks.item_of(token, item)
+        known, item = item.key, await self._callbacks.item_of(token, item)
+        self._rename(known, item.key)
         try:
             return await self._apply(item, found(job, token))
         except NoTransitionError:
             self._leave_behind(await self._store.item(item.key), job)
             raise
+
+    def _rename(self, known: str, key: str) -> None:
+        """Know an item by the key that a person has given it while its callback was waited for."""
+        self._claims.rename(known, key)
+        self._budget.rename(known, key)
+        self._films.update({film: key for film, its_key in self._films.items() if its_key == known})
 
     def _leave_behind(self, item: Item, job: Job) -> None:
         """Put a paid job into `client.unclaimed` when its item was decided otherwise meanwhile."""

@@ -227,6 +227,12 @@ class RunClaims:
         self._changed.set()
         return MAY_LEAVE if self._store.shared else None
 
+    def rename(self, known: str, key: str) -> None:
+        """An item of this run has another key by now."""
+        if known in self._held:
+            self._held.remove(known)
+            self._held.add(key)
+
     def ended(self, item: Item, *, elsewhere: bool = False) -> None:
         """The run does nothing more with an item.
 

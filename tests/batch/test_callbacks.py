@@ -150,6 +150,30 @@ async def test_a_film_that_is_renamed_while_its_callback_is_waited_for(tmp_path:
         assert len(simulator.ledger.creations) == 2
 
 
+async def test_a_film_that_was_renamed_is_the_run_s_under_its_new_key(tmp_path: Path) -> None:
+    """It is given back when it stalls, and a run without an end makes it after a while."""
+    callbacks = ManualCallbacks()
+    async with (
+        service(duration=400) as simulator,
+        hearing(simulator, callbacks, job_timeout=200) as client,
+        open_batch(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        simulator.script("create", [Fault.RESET_AFTER])
+        running = asyncio.create_task(
+            run_batch(batch, client, folder=tmp_path / "films", more=MoreWork())
+        )
+        await until_paid(simulator, 1)
+        await asyncio.sleep(100)
+        await batch.store.rename("k0", "renamed")
+        await callbacks.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+        await asyncio.sleep(600)
+        batch.stop()
+        await running
+
+        assert await states(batch) == {"renamed": ItemState.DONE}
+
+
 async def test_a_film_that_is_waited_for_no_more_is_reported_once(tmp_path: Path) -> None:
     """A run without an end looks for uncertain films each minute, and this one is a person's."""
     callbacks, more = ManualCallbacks(), MoreWork()
