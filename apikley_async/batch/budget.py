@@ -26,11 +26,13 @@ LOOK_INTERVAL, LOOK_FILMS = 300.0, 50  # seconds, or films, until the balance is
 async def known_prices(store: Store, price: Price = None) -> Prices:
     """What films cost: the user's *price*, and what earlier films of the journal consumed."""
     prices = Prices(price)
-    async for item in all_items(store, ItemState.DONE, ItemState.SUCCESS, ItemState.EXPIRED):
-        if item.credits:
-            prices.learn(work_of(item).price_key, item.credits)
     for kind, credits in (await store.spending()).prices.items():  # noqa: A001
         prices.learn(kind, credits)
+    for cost in await store.attempt_costs():
+        if cost.consumed and cost.kind is None:  # the store does not know whose price that is
+            item = await store.item(cost.key)
+            if item.credits:
+                prices.learn(work_of(item).price_key, item.credits)
     return prices
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
+from batch.conformance_base import OpenStores
+from batch.conformance_base import film as entry
 from batch.helpers import (
     board,
     check_consistency,
@@ -26,7 +29,8 @@ from hypothesis import strategies as st
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard
 from apikley_async._budget import Budget, Prices, Reservation
-from apikley_async.batch import Batch, ItemState, Journal
+from apikley_async.batch import Batch, Item, ItemEvent, ItemState, Journal, Transition
+from apikley_async.batch.budget import known_prices
 from apikley_async.errors import BudgetExceededError
 from apikley_async.simulator import Constant, Failure, Fault, Terms, Throttle, Uniform
 from apikley_async.testing import LoopClock
@@ -688,3 +692,37 @@ async def test_a_client_s_bound_counts_not_created_attempts(tmp_path: Path) -> N
                 await client.submit(TEN)
         assert simulator.ledger.paid == []
         assert len(simulator.ledger.arrivals("create")) == 2
+
+
+class Watched(Journal):
+    """A journal that notes which items are read."""
+
+    read: list[str]
+
+    async def item(self, key: str) -> Item:
+        self.read.append(key)
+        return await super().item(key)
+
+    async def items(self, *states: Any, **page: Any) -> Sequence[Item]:
+        found = await super().items(*states, **page)
+        self.read += [item.key for item in found]
+        return found
+
+
+async def test_what_films_have_cost_is_known_without_reading_them(tmp_path: Path) -> None:
+    """Except for an attempt whose kind is not stored, as an adopted journal has them."""
+    journal = await Watched.open(tmp_path / "b.db")
+    assert isinstance(journal, Watched)
+    store = OpenStores()
+    await journal.plan([entry(key) for key in "abc"])
+    for key, kind, cost in (("a", 10, 150.0), ("b", 10, 180.0), ("c", None, 200.0)):
+        await store.accept(journal, key, f"task_{key}", 100.0, kind=kind)
+        await journal.apply(key, Transition(ItemEvent.SUCCEED, credits=cost))
+    journal.read = []
+
+    prices = await known_prices(journal)
+
+    assert (prices.of(TEN), prices.of(FIFTEEN)) == (200.0, None)
+    assert journal.read == ["c"]
+    assert [cost.kind for cost in await journal.attempt_costs()] == [10, 10, None]
+    await journal.aclose()

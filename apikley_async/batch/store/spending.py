@@ -8,6 +8,8 @@ film as for the first. Every function here runs in the journal's thread.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
+from typing import Any
 
 from apikley_async._budget import Budget
 from apikley_async.batch.store.open_journal import OpenJournal
@@ -24,9 +26,15 @@ INSERT_SHARES = "INSERT INTO spent (kind, credits, known, films) VALUES"
 ADD_SHARES = "ON CONFLICT (kind, credits, known) DO UPDATE SET films = spent.films + excluded.films"
 
 
-def kind_name(price_key: int | str) -> str:
+def kind_name(key: int | str) -> str:
     """A kind of film as it is stored; a model's id that is a number is another kind."""
-    return json.dumps(price_key)
+    return json.dumps(key)
+
+
+@lru_cache(maxsize=256)
+def price_key(kind: str | None) -> Any:
+    """The `price_key` that is stored as *kind*."""
+    return None if kind is None else json.loads(kind)
 
 
 def reserve(
@@ -57,12 +65,12 @@ def _spent(journal: OpenJournal, bounds: Bounds) -> Budget:
 def costs(journal: OpenJournal) -> list[AttemptCost]:
     """What every attempt costs that was accepted, or may have been."""
     rows = journal.db.execute(
-        "SELECT token, key, task_id, reserved, credits FROM attempt"
+        "SELECT token, key, task_id, reserved, credits, kind FROM attempt"
         " WHERE task_id IS NOT NULL OR state IN ('intent', 'unknown', 'abandoned')"
     )
     return [
-        AttemptCost(token, key, task_id is None, reserved, consumed)
-        for token, key, task_id, reserved, consumed in rows
+        AttemptCost(token, key, task_id is None, reserved, consumed, price_key(kind))
+        for token, key, task_id, reserved, consumed, kind in rows
     ]
 
 
@@ -70,7 +78,7 @@ def total(journal: OpenJournal) -> Spending:
     """What all attempts cost together, and what films cost; see `Store.spending`."""
     spent = _spent(journal, Bounds())
     rows = journal.db.execute("SELECT kind, credits FROM price").fetchall()
-    return Spending(spent.spent, spent.tasks, {json.loads(row[0]): row[1] for row in rows})
+    return Spending(spent.spent, spent.tasks, {price_key(row[0]): row[1] for row in rows})
 
 
 def add(journal: OpenJournal, kind: str | None, reserved: float | None) -> None:

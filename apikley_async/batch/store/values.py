@@ -236,6 +236,8 @@ class AttemptCost:
         uncertain: whether no task is known for it.
         reserved: credits that were set aside for it; None without a price.
         consumed: credits that the service says it consumed; None until then.
+        kind: the work's `price_key`; None in a journal of an older version, and in place of an
+            attempt that an adopted one has lost.
     """
 
     token: str
@@ -243,6 +245,7 @@ class AttemptCost:
     uncertain: bool
     reserved: float | None
     consumed: float | None
+    kind: int | str | None = None
 
 
 @attrs.frozen
