@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from batch.conformance import StoreContract
 from batch.conformance_base import film
-from postgres_proxy import PostgresProxy
+from postgres_proxy import Cut, PostgresProxy
 from postgres_server import PostgresServer
 
 from apikley_async import Attempt, SavedFile, SystemClock, Verdict
-from apikley_async._postgres import Dsn, connect, upgrade
+from apikley_async._postgres import RIGHTS, Dsn, connect, upgrade
 from apikley_async.batch import ItemEvent, Journal, Store, Transition
 from apikley_async.batch.store.postgres_opening import COPIED
 from apikley_async.batch.store.postgres_schema import PART, VERSIONS
@@ -255,6 +255,59 @@ async def test_the_server_is_told_no_values_with_a_statement(
                 await store.purge({"a": (await store.item("a")).payload})
     assert any("UPDATE item" in query for query in proxy.queries)
     assert not any("CANARY" in query for query in proxy.queries)
+
+
+@pytest.mark.parametrize("may_rewrite", [True, False])
+async def test_a_purge_that_leaves_old_text_on_the_disk_says_so(
+    dsn: str, postgres_server: PostgresServer, may_rewrite: bool
+) -> None:
+    """The server only warns whoever may not write a table anew, and does nothing."""
+    database = Dsn.parse(dsn).parameters["dbname"]
+    user = f"{database}_purger"
+    with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+        connection.run(
+            f"CREATE ROLE {user} LOGIN",
+            *(f"GRANT {rights} apikley TO {user}" for rights in RIGHTS),
+        )
+        for table in ("item", "attempt", "event") if may_rewrite else ():
+            connection.run(f"ALTER TABLE {table} OWNER TO {user}")
+    async with journal(dsn.replace("apikley@", f"{user}@")) as store:
+        await store.plan([film("a")])
+        purging = store.purge({"a": (await store.item("a")).payload})
+        if may_rewrite:
+            await purging
+        else:
+            with pytest.raises(JournalError, match="has the old text in its files still"):
+                await purging
+        assert [event["event"] for event in await store.events()] == ["purge"]
+
+
+async def test_a_private_copy_is_of_one_moment(dsn: str, postgres_server: PostgresServer) -> None:
+    """When its connection breaks, nothing of a later moment is added: all is copied again."""
+    cuts: list[str] = []
+
+    def cut(query: str) -> Cut | None:
+        if cuts or not query.startswith("SELECT * FROM attempt"):
+            return None
+        cuts.append(query)
+        with contextlib.closing(connect(Dsn.parse(dsn))) as connection:
+            connection.run("DELETE FROM attempt", "DELETE FROM event", "DELETE FROM spent")
+            connection.run("DELETE FROM item")
+        return Cut.BEFORE
+
+    async with journal(dsn) as store:
+        await store.plan([film("a")])
+        await store.claim("run", 1)
+        await store.intend("a", "t1", "print", None, owner="run")
+    with tempfile.TemporaryDirectory(prefix="apg-") as folder:
+        proxy = PostgresProxy(postgres_server.folder, Path(folder))
+        proxy.cut = cut
+        with proxy.listening():
+            async with journal(proxy.dsn_of(dsn), private=True, wait=10.0) as copy:
+                found = [item.key for item in await copy.items()], await copy.verify()
+
+    assert cuts
+    assert found == ([], [])
 
 
 async def test_what_nobody_here_wrote_is_refused(dsn: str) -> None:

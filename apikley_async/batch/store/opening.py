@@ -91,6 +91,8 @@ def _begin(journal: SqliteJournal, version: int, *, log_is_lost: bool) -> None:
 
 def _copy(journal: SqliteJournal, origin: Path) -> None:
     """Make a private copy, which is refused where the journal itself would be."""
+    if journal.copies is not None:  # of an opening that broke off
+        journal.copies.cleanup()
     journal.copies = journal_file.copies_folder(origin)
     folder = Path(journal.copies.name).resolve()
     journal.path = folder / "journal.db"

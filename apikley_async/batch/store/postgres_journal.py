@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 
 from apikley_async._postgres import (
     APPLICATION,
+    SCHEMA,
     Connection,
     Dsn,
     Versions,
@@ -61,15 +63,18 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0  # seconds between two attempts to connect
 KEPT = 30 * 86400  # seconds for which the number of a last transaction is kept
 MOST_FAILURES = 30  # one after the other, of connections that were made; then it is an error
 REFUSAL = 6  # for how many of them a statement counts that the server itself has ended
+PURGED = "item, attempt, event"
+TABLE_FILES = (
+    "SELECT pg_relation_filenode('item'), pg_relation_filenode('attempt'),"
+    " pg_relation_filenode('event')"
+)
+SNAPSHOT = (
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    # Who copies a large table is busy with it for some seconds, and only a purge waits for that.
+    "SET LOCAL idle_in_transaction_session_timeout TO '60s'",
+)
 NOTHING = "nothing was written"
 UNSURE = "what was being written may be there, or not"
-
-
-class _StandbyError(Exception):
-    """A database that takes no writes, for now."""
-
-    def __init__(self) -> None:
-        super().__init__("it takes no writes: it is a standby, or set to read only")
 
 
 class _AgainError(Exception):
@@ -130,7 +135,7 @@ class PostgresJournal(OpenJournal):
 
     # --- connecting --------------------------------------------------------------------------
 
-    def connect(self) -> None:
+    def connect(self) -> Connection:
         """Connect for the first time, and check what is there. Runs in the journal's thread.
 
         Raises:
@@ -138,25 +143,26 @@ class PostgresJournal(OpenJournal):
         """
         self._lose()  # the one of an opening that broke off
         try:
-            self._connection = connect(self._dsn)
-            self._check(self._connection)
-        except _StandbyError:
-            self._lose()
-            raise takes_no_writes(self._dsn) from None
+            self._connection = connection = connect(self._dsn)
+            self._check(connection)
         except self._errors as error:
             self._lose()
-            refused = (connection_error if is_lost(error) else database_error)(error, self._dsn)
-            raise refused from None
+            raise self._error_of(error) from None
         except BaseException:
             self._lose()
             raise
+        return connection
+
+    def _error_of(self, error: Exception) -> JournalError:
+        """What the error of a connection that is not made again means."""
+        return (connection_error if is_lost(error) else database_error)(error, self._dsn)
 
     def _check(self, connection: Connection) -> None:
         """Refuse a database that is not set up, a standby, and another journal than before."""
         check_version(connection, PART, self._versions, self._dsn)
         [standby, encoding, now] = connection.run(CHECK) or (False, "", 0.0)
         if standby and not self.read_only:
-            raise _StandbyError
+            raise takes_no_writes(self._dsn)
         if encoding != "UTF8":
             raise JournalError(f"{self.name} stores text as {encoding}; make a database in UTF8")
         row = connection.execute("SELECT value FROM meta WHERE name = 'journal_id'").fetchone()
@@ -201,15 +207,14 @@ class PostgresJournal(OpenJournal):
             try:
                 self._connection = found = connect(self._dsn)
                 self._check(found)
-            except (self._errors, _StandbyError) as error:
+            except (self._errors, JournalError) as error:
                 self._lose()
+                if isinstance(error, JournalError) and not error.resumable:
+                    self.failure: JournalError | None = error
+                    raise
                 if not said:
                     said = reason_of(error)
                     logger.warning("%s is away, so nothing is sent: %s", self.name, said)
-            except JournalError as error:
-                self._lose()
-                self.failure: JournalError | None = error
-                raise
             else:
                 if said:
                     logger.warning("%s is back", self.name)
@@ -309,6 +314,22 @@ class PostgresJournal(OpenJournal):
         finally:
             self._began_at = None
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Connect, and read the journal as it is at one moment. Runs in the journal's thread.
+
+        Raises:
+            JournalError: it cannot be reached or used, or not until the end.
+        """
+        connection = self.connect()
+        try:
+            connection.run(*SNAPSHOT)
+            yield connection
+        except self._errors as error:
+            raise self._error_of(error) from None
+        finally:
+            self._lose()
+
     def _commit(self) -> None:
         """Commit, and be certain of it.
 
@@ -362,8 +383,17 @@ class PostgresJournal(OpenJournal):
 
     @contextlib.contextmanager
     def erase_old_text(self) -> Iterator[None]:
+        before = self.db.execute(TABLE_FILES).fetchone()
         yield
-        self.db.execute("VACUUM (FULL) item, attempt, event")  # writes them anew, without what was
+        self.db.execute(f"VACUUM (FULL) {PURGED}")  # writes them anew, without what was
+        # Of a user who may not do that the server only warns.
+        after = self.db.execute(TABLE_FILES).fetchone()
+        if any(map(operator.eq, before, after)):
+            raise JournalError(
+                f"{self.name} has the old text in its files still, although its tables do not show "
+                "it any more: this user may not write them anew. Let the user who ran `apikley db "
+                f"init` purge again, or say VACUUM (FULL) {PURGED}, in the schema {SCHEMA}"
+            )
 
     def faults(self) -> list[str]:
         return []  # the server's own business: checksums, amcheck

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from apikley_async._postgres import Dsn
+from apikley_async._postgres import Connection, Dsn
 from apikley_async.batch.store import attempts, items, journal_file, rescue
 from apikley_async.batch.store.database import Database
 from apikley_async.batch.store.postgres_journal import KEPT, PostgresJournal
@@ -15,7 +15,6 @@ __all__ = ["copy_database", "open_database"]
 
 COPIED = (*("item", "attempt", "event", "inbox", "folder", "balance", "learned", "price", "spent"),)
 EVERYTHING = "SELECT * FROM"
-SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 def open_database(journal: PostgresJournal) -> None:
@@ -43,27 +42,25 @@ def copy_database(dsn: Dsn, path: Path) -> None:
     """Copy a journal as it is at this moment into a new file. Runs in the journal's thread.
 
     What runs have claimed is nobody's in the copy.
+
+    Raises:
+        JournalError: it cannot be reached or used, or not until all was copied.
     """
-    journal = PostgresJournal(dsn, read_only=True)
-    journal.connect()
-    try:
+    with PostgresJournal(dsn, read_only=True).snapshot() as original:
         journal_file.make_journal(path, MIGRATIONS)
         with contextlib.closing(journal_file.connect(path)) as copy:
             copy.execute("BEGIN IMMEDIATE")
             copy.execute("PRAGMA defer_foreign_keys = ON")
-            journal.db.execute(SNAPSHOT)
-            facts = journal.db.execute("SELECT name, value FROM meta").fetchall()
+            facts = original.execute("SELECT name, value FROM meta").fetchall()
             copy.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", map(tuple, facts))
             for table in COPIED:
-                _copy_table(journal, copy, table)
+                _copy_table(original, copy, table)
             copy.execute("UPDATE item SET owner = NULL")
             copy.execute("COMMIT")
-    finally:
-        journal.close()
 
 
-def _copy_table(journal: PostgresJournal, copy: Database, table: str) -> None:
-    rows = journal.db.execute(f"{EVERYTHING} {table}").fetchall()
+def _copy_table(original: Connection, copy: Database, table: str) -> None:
+    rows = original.execute(f"{EVERYTHING} {table}").fetchall()
     if rows:
         names = [*rows[0].keys()]
         columns = ", ".join(f'"{name}"' for name in names)

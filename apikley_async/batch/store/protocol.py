@@ -199,6 +199,9 @@ class Store(Protocol):
 
         The digest stays, so that the film is recognised. Nothing of the old text is left in what
         the store holds now.
+
+        Raises:
+            JournalError: it is replaced, and the old text is still in the database's files.
         """
         ...
 
