@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,24 @@ def test_a_journal_may_have_any_name(service: Simulator, run: Run) -> None:
     assert run("batch", "status", "paid.journal", "--json").event("batch")["done"] == 1
     assert run("batch", "drop", "paid.journal", "sea").code == 2  # that is in paid.db
     assert run("batch", "run", "--yes", "paid.journal").code == 0
+
+
+@pytest.mark.parametrize("journal", [None, "paid.journal"])
+def test_commands_to_type_lead_to_the_journal_of_the_run(
+    journal: str | None, service: Simulator, run: Run
+) -> None:
+    """They name the batch as the user did: by the manifest, or by a journal that lies elsewhere."""
+    service.script("create", [Fault.RESET_AFTER])
+    path = write_manifest("tea", name="campaign.jsonl")
+    options = ("--journal", journal) if journal else ()
+
+    result = run("batch", "run", "--yes", "--json", path, "-o", "films", *options)
+
+    way = f"apikley batch resubmit -- {journal or 'campaign.jsonl'} tea"
+    assert result.event("undecided")["if_not_found"] == way
+    [group] = json.loads(Path("films/report.json").read_text("utf-8"))["undecided"]
+    assert way in [each["command"] for each in group["ways"]]
+    assert run(*way.replace(" --", " --yes --").split()[1:]).code == 0
 
 
 def test_check_reports_every_fault_of_every_file(service: Simulator, run: Run) -> None:
