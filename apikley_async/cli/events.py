@@ -46,7 +46,8 @@ EVENTS: Mapping[str, Event] = {
     "stopped": Event(f"{FILM} {REASON} simulated", "nothing is lost, and the same command resumes"),
     "uncertain": Event(
         "key cause sent_at sent model words evidence",
-        "it may be paid; before a decision with what is known, evidence: what the balance says",
+        "sent, and no answer came: it may be paid; before a decision with what is known of it, and "
+        "evidence: what the balance says",
     ),
     "listening": Event("key cause", "the same, and a callback may still say what became of it"),
     "undecided": Event(

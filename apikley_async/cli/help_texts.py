@@ -30,6 +30,10 @@ BATCH_ARGUMENTS: Mapping[str, str] = {  # of `apikley batch ...`, where each com
     "FILE": "The manifest, or its journal: the .db beside it, or, for one that several machines "
     "share, postgresql://USER@HOST/DATABASE (a DSN).",
     "[KEY...]": "Films, by their names in the manifest (key).",
+    "[FILE|JOURNAL]": "The manifest, or its journal, which `generate` calls films/apikley.db.",
+    "COPY": "The file that the copy becomes; there is none of that name yet.",
+    "OLD": "What the journal calls the film.",
+    "NEW": "What the manifest calls it now.",
 }
 
 EXAMPLES: Mapping[str, Sequence[str]] = {  # by the words of the command

@@ -112,7 +112,9 @@ def run(
 @batch.command()
 @path_argument
 @keys_argument
-@click.option("--failed", is_flag=True, help="Only films that failed or have expired.")
+@click.option(
+    "--failed", is_flag=True, help="Only films that failed, were refused, or have expired."
+)
 @click.option("--undecided", is_flag=True, help="Only uncertain films, and those being sent.")
 @click.option("--ids", is_flag=True, help="Print the ids of their tasks only.")
 @click.option("--follow", is_flag=True, help="Print what changes, until all have ended.")
@@ -131,9 +133,9 @@ def status(
     """Print the films that are not done, and what all have cost.
 
     For each KEY it prints everything that is known: attempts, their times and ids, and files; the
-    totals are then of these films only. Films that may have been paid are shown with what is
-    needed to decide about them, and the commands for it. Another process may be running the
-    batch; --follow goes on printing what that one does.
+    totals are then of these films only. Uncertain films (sent, and no answer came: they may have
+    been paid) are shown with what is needed to decide about them, and the commands for it. Another
+    process may be running the batch; --follow goes on printing what that one does.
     """
     selection = Selection(keys, failed, undecided, ids)
     if follow and ids:
@@ -295,8 +297,8 @@ def drop(
 ) -> int:
     """Give films up. Nothing is cancelled at the service.
 
-    What may have been paid is shown first, and you are asked: a film that is given up is never
-    saved.
+    Runs leave it alone then: it is not sent, polled or saved. What may have been paid is shown
+    first, and you are asked.
     """
     _check_selection(keys, undecided=undecided)
     return decide_at_risk("drop", path, keys, service, agreed=agreed)
