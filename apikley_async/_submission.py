@@ -336,6 +336,9 @@ class Submitter:
         attempt = self._describe(token, began, outcome, reply)
         try:
             await submission.recorder.settle(attempt)
+        except (ApiError, UnreachableError) as error:  # of a call of its own, not of this attempt
+            message = f"The recorder failed: {error.message}"
+            raise ApikleyError(message, task_id=attempt.task_id) from error
         finally:  # also when it could not be recorded: its callback still finds the task
             self._matching.settle(attempt)
         pending.writing = False

@@ -23,6 +23,7 @@ from apikley_async import (
     InsufficientCreditsError,
     InvalidRequestError,
     Limiter,
+    MaintenanceError,
     ModelTask,
     RateLimiter,
     RateLimitError,
@@ -563,6 +564,26 @@ def test_an_outcome_that_cannot_be_written_down_is_not_lost(turn: Turn) -> None:
     at_every_turn(scenario)
 
     assert seen == {asyncio.CancelledError, FullDiskError}
+
+
+@pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
+@pytest.mark.parametrize("error", [UNREACHED, RateLimitError("slow"), MaintenanceError("later")])
+async def test_what_a_recorder_s_own_calls_raise_is_not_about_the_attempt(
+    turn: Turn, error: ApikleyError
+) -> None:
+    """It may ask for the balance, say. Nobody who would send again may take that for an answer."""
+
+    class Asking(Book):
+        async def settle(self, outcome: Attempt) -> None:
+            raise error
+
+    desk = Desk(StepTransport(turn), book=Asking())
+
+    end = await end_of(desk.submit())
+
+    assert type(end) is ApikleyError
+    assert (end.task_id, end.__cause__) == ("task_1" if turn is ACCEPTED else None, error)
+    assert len(desk.transport.left) == len(desk.unclaimed) + len(desk.uncertain) == 1
 
 
 class Torn:
