@@ -106,7 +106,8 @@ class Jobs:
     def report_uncertain(self, error: SubmissionUncertainError) -> None:
         """Keep an uncertain submission whose caller does not know of it, and warn."""
         self._uncertain[error] = None
-        logger.warning("a film may be paid and nobody waits for it: attempt %s", error.token)
+        message = "a film may be paid and nobody waits for it: attempt %s"
+        logger.warning(message, error.token, extra={"event": "uncertain"})
 
     def take_bought(self) -> Iterator[Bought]:
         """Yield tasks that have no job yet, once each; the caller makes one and `keep`s it."""

@@ -23,6 +23,7 @@ from apikley_async.errors import ApikleyError
 __all__ = ["apikley", "library_warnings", "run"]
 
 SAID_BY_EVENTS = {"uncertain"}  # as records of the library have it in `event`
+BELOW = ("psycopg", "procrastinate")  # without a handler, Python prints their warnings as they are
 COMMANDS_PACKAGE = "apikley_async.cli.commands"
 COMMANDS = {  # where each is, and what the list of commands says of it
     "generate": ("generate.generate", "Make one film of each FILE, and save it."),
@@ -159,7 +160,8 @@ def shown(error: click.ClickException | click.Abort | ApikleyError) -> tuple[int
 def library_warnings() -> Iterator[None]:
     """Print the library's warnings on stderr, made safe, unless a log handler takes them.
 
-    What an event says as well, with the film's name, is not said twice.
+    What an event says as well, with the film's name, is not said twice; neither is what libraries
+    below say of a database that is away.
     """
 
     class PrintHandler(logging.Handler):
@@ -171,10 +173,15 @@ def library_warnings() -> Iterator[None]:
                 click.echo(clean(message), err=True)
 
     logger = logging.getLogger("apikley_async")
-    handler = PrintHandler(logging.WARNING)
+    handler, silence = PrintHandler(logging.WARNING), logging.NullHandler()
+    below = [logging.getLogger(name) for name in BELOW]
     if not logger.hasHandlers():
         logger.addHandler(handler)
+        for each in below:
+            each.addHandler(silence)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        for each in below:
+            each.removeHandler(silence)

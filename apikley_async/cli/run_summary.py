@@ -54,8 +54,8 @@ UNCERTAIN = (
     "again, until you say what to do."
 )
 SENDING = (
-    "If the run was killed, none will come: the next command that runs or decides finds them "
-    "uncertain, and sends nothing again."
+    "Unless their run still waits for it, they are uncertain, and may be paid: the next command "
+    "that runs or decides says so, and sends nothing again."
 )
 
 
@@ -238,7 +238,7 @@ def report_counts(
     if counts.get(ItemState.UNCERTAIN):
         reporter.message(UNCERTAIN)
     if out := counts.get(ItemState.SENDING):
-        reporter.message(f"Sending: no answer has come yet to {count(out)}. {SENDING}")
+        reporter.message(f"Sending: no answer has come to {count(out)}. {SENDING}")
 
 
 def report_estimate(reporter: Reporter, estimate: CostEstimate) -> None:

@@ -111,7 +111,7 @@ async def _supervised(
         if stoppable is not None:
             stoppable.limit_grace(stop.grace)
             out = stoppable.submissions_under_way
-        grace = stop.grace if out else None
+        grace = round(stop.grace, 1) if out else None
         reporter.event("stopping", signal=signal_name, out=out, grace=grace)
 
     def on_second() -> None:

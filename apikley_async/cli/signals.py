@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
@@ -12,6 +13,7 @@ from typing import Self
 __all__ = ["SIGNALS", "GracefulStop"]
 
 HANDLED = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+LONG, SHORT = 120.0, 7.5  # seconds
 SIGNALS = tuple(signal.Signals[name] for name in HANDLED if hasattr(signal, name))
 
 
@@ -23,10 +25,19 @@ class GracefulStop:
     Args:
         on_first: is called with the signal's name before the task is cancelled.
         on_second: is called before the process ends.
+        clock: tells the time in seconds.
     """
 
-    def __init__(self, on_first: Callable[[str], None], on_second: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_first: Callable[[str], None],
+        on_second: Callable[[], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.signal: int | None = None
+        self._clock = clock
+        self._stopped_at = 0.0
         self._on_first = on_first
         self._on_second = on_second
         self._task: asyncio.Task[object] | None = None
@@ -39,8 +50,14 @@ class GracefulStop:
 
     @property
     def grace(self) -> float:
-        """Seconds for submissions under way: containers get ten in all, users can press again."""
-        return 120.0 if self.signal in (None, signal.SIGINT) else 7.5
+        """Seconds that are left for submissions under way, since the signal.
+
+        Containers get ten in all, users can press again.
+        """
+        if self.signal is None:
+            return LONG
+        grace = LONG if self.signal == signal.SIGINT else SHORT
+        return max(0.0, grace - (self._clock() - self._stopped_at))
 
     def __enter__(self) -> Self:
         loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
@@ -63,7 +80,7 @@ class GracefulStop:
                 signal.signal(number, signal.SIG_DFL)
 
     def _stop(self, number: signal.Signals) -> None:
-        self.signal = number
+        self.signal, self._stopped_at = number, self._clock()
         for handled in self._handled:
             unhandle(asyncio.get_running_loop(), handled)
             signal.signal(handled, self._leave)  # works even while the loop is busy

@@ -282,7 +282,7 @@ def test_what_a_killed_run_was_sending_is_undecided(run: Run, tmp_path: Path) ->
 
     assert shown.code == 4
     assert "1 sending" in shown.out + shown.err
-    assert "Sending: no answer has come yet to 1 film. If the run was killed" in shown.err
+    assert "Sending: no answer has come to 1 film. Unless their run still waits" in shown.err
     assert "more if those without an answer were received" in shown.err
 
 

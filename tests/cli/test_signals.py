@@ -41,6 +41,21 @@ async def test_the_grace_depends_on_the_signal() -> None:
     assert failures == []
 
 
+async def test_the_grace_is_spent_once() -> None:
+    """By whoever waits for answers, one after the other: a container is not asked again."""
+    now = [100.0]
+    stop = GracefulStop(lambda name: None, lambda: None, clock=lambda: now[0])
+    before = stop.grace
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(_stopped_by(stop, signal.SIGTERM))
+    found = []
+    for now[0] in (100.0, 103.0, 107.5, 110.0):
+        found.append(stop.grace)
+
+    assert (before, found) == (120.0, [7.5, 4.5, 0.0, 0.0])
+
+
 async def _stopped_by(stop: GracefulStop, number: signal.Signals) -> None:
     with stop:
         os.kill(os.getpid(), number)

@@ -89,10 +89,14 @@ def test_library_warnings_are_safe_to_print(
     try:
         with library_warnings():
             logger.warning("the service says %s", EVIL)
+            logging.getLogger("psycopg.pool").warning("error connecting in 'pool-1'")
+            logging.getLogger("procrastinate.worker").error("a stack of somebody else's")
     finally:
         logging.root.handlers = roots
 
     result = capsys.readouterr().err
+    assert "pool-1" not in result, "what it means is said in words of our own"
+    assert "somebody else" not in result
     assert "the service says x\\x1b]0;owned" in result
     assert not control_characters(result)
     assert logger.handlers == before
