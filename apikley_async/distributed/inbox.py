@@ -22,7 +22,6 @@ from apikley_async._postgres import (
     is_lost,
     load_psycopg,
     options,
-    takes_no_writes,
 )
 from apikley_async.errors import JournalError
 from apikley_async.webhook import Notification, Position
@@ -78,10 +77,10 @@ class SharedInbox:
         self._listeners: dict[asyncio.AbstractEventLoop, _Listener] = {}
 
     async def check(self) -> None:
-        """Open the database.
+        """Open the database, and try whether a callback can be stored; nothing is.
 
         Raises:
-            JournalError: it cannot be reached, or has no table for callbacks.
+            JournalError: it cannot be reached or written, or has no table for callbacks.
         """
         await self._thread.run(_Table.check)
 
@@ -177,9 +176,9 @@ class _Table:
         raise AssertionError  # the last try returns or raises
 
     def check(self) -> None:
-        row = self._connection().run("SELECT current_setting('transaction_read_only')")
-        if row is None or row[0] != "off":
-            raise takes_no_writes(self._dsn)
+        # Added, and undone: so a standby is seen, a full disk, and a user without the rights.
+        add = "INSERT INTO callback (token, task_id) VALUES ('', '')"
+        self._connection().run("BEGIN", add, "ROLLBACK")
 
     def add(self, token: str, task_id: str) -> None:
         db = self._connection()

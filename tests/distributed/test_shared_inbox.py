@@ -273,19 +273,29 @@ async def test_a_receiver_is_healthy_again_without_a_callback(
     assert health == [200, 503, 200]
 
 
-async def test_a_receiver_whose_database_takes_no_writes_is_not_healthy(
-    dsn: str, postgres_server: PostgresServer
+@pytest.mark.parametrize("trouble", ["a standby", "a user without rights"])
+async def test_a_receiver_whose_database_takes_no_callbacks_is_not_healthy(
+    dsn: str, postgres_server: PostgresServer, trouble: str
 ) -> None:
+    """Reading it would work."""
     database = dsn.split("@/")[1].partition("?")[0]
-    postgres_server.execute(f"ALTER DATABASE {database} SET default_transaction_read_only TO on")
+    standby = f"ALTER DATABASE {database} SET default_transaction_read_only TO on"
+    reader = (
+        f"CREATE ROLE {database}_reader LOGIN",
+        f"GRANT USAGE ON SCHEMA apikley TO {database}_reader",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA apikley TO {database}_reader",
+    )
+    for statement in (standby,) if trouble == "a standby" else reader:
+        postgres_server.execute(statement, database)
+    user = "apikley" if trouble == "a standby" else f"{database}_reader"
     async with contextlib.AsyncExitStack() as stack:
-        inbox = SharedInbox(dsn)
+        inbox = SharedInbox(dsn.replace("apikley@", f"{user}@"))
         stack.push_async_callback(inbox.aclose)
         server = await stack.enter_async_context(
             Receiver(inbox, clock=FixedWallClock(), limits=Limits(dispatch=20)).serve(port=0)
         )
         assert await status_of(server.port, raw_request(BODY, JSON)) == 503
-        assert await status_of(server.port, HEALTH) == 503
+        assert [await status_of(server.port, HEALTH) for _ in range(2)] == [503, 503]
 
 
 async def test_a_database_without_the_table_is_refused(postgres_dsn: str) -> None:
