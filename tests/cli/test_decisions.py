@@ -347,10 +347,12 @@ def test_resolve_may_be_forced(service: Simulator, run: Run) -> None:
     mine = next(c.task_id for c in service.ledger.paid if "sea" in str(c.body))
     line = ["batch", "resolve", "campaign.db", "bee", "--task-id", mine]
 
+    simulated = run(*line, "--force", "--simulate")
     refused = run(*line)
     result = run(*line, "--force")
 
-    assert refused.code == 2
+    assert (simulated.code, refused.code) == (2, 2)
+    assert "the decision is about the journal, and would be a real one" in simulated.err
     assert "made of something else; nothing was changed" in refused.err
     difference = r"shots: \[.*bee at dawn.* was submitted, and the task has \[.*sea at dawn"
     assert re.search(difference, refused.err)
