@@ -191,8 +191,8 @@ class BatchDecisions(BatchAdditions):
 
         Raises:
             ManifestError: one that is named is neither done nor dropped.
-            JournalError: they are removed, and the database's files still have them, since its user
-                may not write them anew.
+            JournalError: they are removed, and the journal's files still have them: another program
+                is reading the file, or this user may not write the database's tables anew.
         """
         finished = (ItemState.DONE, ItemState.DROPPED)
         chosen = await self._chosen(keys, *finished)

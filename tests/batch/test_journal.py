@@ -22,7 +22,7 @@ from batch.conformance import StoreContract, attempt, film
 from batch.conftest import SmallDisk
 from forked_process import ran
 
-from apikley_async import Clock, SystemClock, Verdict
+from apikley_async import Clock, SystemClock, Verdict, _sqlite
 from apikley_async.batch import (
     Bounds,
     ItemEvent,
@@ -1031,6 +1031,33 @@ async def test_a_pipe_instead_of_a_journal_blocks_nothing(
     with pytest.raises(JournalError, match=f"{name} is not a regular file") as caught:
         await Journal.open(path, **way)
     assert not caught.value.resumable
+
+
+class Impatient(_sqlite.Database):
+    """A connection that waits for nobody."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.execute("PRAGMA busy_timeout = 0")
+
+
+async def test_a_purge_that_leaves_old_text_on_the_disk_says_so(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another program reads the file, what that one sees stays in it."""
+    monkeypatch.setattr(_sqlite, "Database", Impatient)
+    async with journal(path) as store:
+        await store.plan([film("a", "A secret scene."), film("b")])
+        other = (await store.item("b")).payload
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT key FROM item").fetchall()
+            with pytest.raises(JournalError, match="has the old text in its files still"):
+                await store.purge({"a": other})
+        await store.purge({"a": other})
+        found = [file.read_bytes().count(b"A secret scene.") for file in path.parent.iterdir()]
+
+    assert set(found) == {0}
 
 
 # --- private copies -------------------------------------------------------------------------------

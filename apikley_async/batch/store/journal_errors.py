@@ -6,7 +6,7 @@ import sqlite3
 
 from apikley_async.errors import Blame, JournalError
 
-__all__ = ["JournalInUseError", "damaged", "journal_error"]
+__all__ = ["JournalInUseError", "damaged", "journal_error", "old_text_error"]
 
 # Primary codes of SQLite for what may be over the next time: a lock, a full or read-only disk.
 TEMPORARY = frozenset(
@@ -33,6 +33,18 @@ def journal_error(message: str, cause: OSError | int | None = None) -> JournalEr
     if wrong_path or (isinstance(cause, int) and cause not in TEMPORARY):
         return JournalError(message)
     return JournalError(message, resumable=True, blames=Blame.NETWORK)
+
+
+def old_text_error(name: str, why: str) -> JournalError:
+    """An error for a purge that has changed the tables, and could not clean the files behind them.
+
+    Args:
+        name: of the journal.
+        why: it could not, and what helps.
+    """
+    return JournalError(
+        f"{name} has the old text in its files still, although its tables do not show it: {why}"
+    )
 
 
 def damaged(fault: str) -> JournalError:

@@ -34,7 +34,7 @@ from apikley_async._postgres import (
     takes_no_writes,
 )
 from apikley_async.batch.store.database import Cursor, Parameters
-from apikley_async.batch.store.journal_errors import damaged, journal_error
+from apikley_async.batch.store.journal_errors import damaged, journal_error, old_text_error
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.postgres_schema import PART, VERSIONS
 from apikley_async.batch.store.rescue import RescuePlaces
@@ -389,11 +389,11 @@ class PostgresJournal(OpenJournal):
         # Of a user who may not do that the server only warns.
         after = self.db.execute(TABLE_FILES).fetchone()
         if any(map(operator.eq, before, after)):
-            raise JournalError(
-                f"{self.name} has the old text in its files still, although its tables do not show "
-                "it any more: this user may not write them anew. Let the user who ran `apikley db "
-                f"init` purge again, or say VACUUM (FULL) {PURGED}, in the schema {SCHEMA}"
+            why = (
+                "this user may not write them anew. Let the user who ran `apikley db init` purge "
+                f"again, or say VACUUM (FULL) {PURGED}, in the schema {SCHEMA}"
             )
+            raise old_text_error(self.name, why)
 
     def faults(self) -> list[str]:
         return []  # the server's own business: checksums, amcheck

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from apikley_async._sqlite import MORE_STEPS, Database
-from apikley_async.batch.store.journal_errors import journal_error
+from apikley_async.batch.store.journal_errors import journal_error, old_text_error
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.rescue import RescuePlaces
 from apikley_async.batch.store.schema import Migrations, file_faults
@@ -149,9 +149,11 @@ class SqliteJournal(OpenJournal):
         self.db.execute("PRAGMA secure_delete = ON")
         yield
         # The log and free pages still hold the old text until both are written anew.
-        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.db.execute("VACUUM")
-        self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [is_read, *_] = self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_read:
+            why = "another program is reading it. Purge again when that has ended"
+            raise old_text_error(self.name, why)
 
     def faults(self) -> list[str]:
         return file_faults(self.db)
