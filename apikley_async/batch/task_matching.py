@@ -18,6 +18,7 @@ from apikley_async.errors import NotFoundError
 __all__ = ["SentFilm", "TaskMatch", "assign_tasks", "match_tasks", "sent_film"]
 
 KNOWN = "it is known already"
+UNSEEN = "its record does not repeat its request, so it may be any uncertain film"
 
 
 @attrs.frozen
@@ -29,12 +30,15 @@ class TaskMatch:
         key: the film that it belongs to; empty where that is not certain.
         candidates: keys of the uncertain films that it may be, where it is not certain which.
         reason: why it was bound to none now; empty where it was.
+        compared: whether its record shows what was asked for. Otherwise it may be any film, and a
+            person has to insist (`force`).
     """
 
     task_id: str
     key: str = ""
     candidates: tuple[str, ...] = ()
     reason: str = ""
+    compared: bool = True
 
 
 @attrs.frozen
@@ -83,29 +87,26 @@ async def match_tasks(
         attempts: all attempts of the journal, which may know a task already.
     """
     owners = {str(row["task_id"]): str(row["key"]) for row in attempts if row["task_id"]}
-    candidates, reasons = dict[str, tuple[str, ...]](), dict[str, str]()
+    matches = dict[str, TaskMatch]()
     for task_id in dict.fromkeys(task_ids):
-        candidates[task_id], reasons[task_id] = (), KNOWN
         if task_id in owners:
+            matches[task_id] = TaskMatch(task_id, owners[task_id], reason=KNOWN)
             continue
         try:
             snapshot = await client.attempts.poll(task_id)
         except NotFoundError as error:
-            reasons[task_id] = error.message
+            matches[task_id] = TaskMatch(task_id, reason=error.message)
         else:
-            candidates[task_id], reasons[task_id] = fitting_films(client, snapshot, films)
-    found = assign_tasks(candidates)
-    return [
-        TaskMatch(task_id, found[task_id])
-        if task_id in found
-        else TaskMatch(
-            task_id,
-            owners.get(task_id, ""),
-            candidates[task_id],
-            reasons[task_id] or rivalry(task_id, candidates),
-        )
-        for task_id in candidates
-    ]
+            matches[task_id] = match_of(client, snapshot, films)
+    fitting = {task_id: match.candidates for task_id, match in matches.items() if not match.reason}
+    found = assign_tasks(fitting)
+    for task_id in fitting:
+        if task_id in found:
+            matches[task_id] = TaskMatch(task_id, found[task_id])
+        else:
+            reason = rivalry(task_id, fitting)
+            matches[task_id] = attrs.evolve(matches[task_id], reason=reason)
+    return [*matches.values()]
 
 
 def rivalry(task_id: str, candidates: Mapping[str, Sequence[str]]) -> str:
@@ -116,20 +117,20 @@ def rivalry(task_id: str, candidates: Mapping[str, Sequence[str]]) -> str:
     return f"{alike}, and nothing says which is which"
 
 
-def fitting_films(
-    client: Client, snapshot: Snapshot, films: Sequence[SentFilm]
-) -> tuple[tuple[str, ...], str]:
-    """The films that a task may be, the one sent nearest to its creation first.
+def match_of(client: Client, snapshot: Snapshot, films: Sequence[SentFilm]) -> TaskMatch:
+    """The films that a task may be, the one sent nearest to its creation first; or why none is.
 
     A callback token proves one film. Without it those count that were submitted with the same
     model and input, which is all that is paid for.
-
-    Returns:
-        Their keys; and why there are none.
     """
-    attempts = client.attempts
-    if own := [film for film in films if attempts.names_token(snapshot, film.tokens)]:
-        return tuple(film.key for film in own), ""
+    task_id, attempts = snapshot.task_id, client.attempts
+    if not films:
+        return TaskMatch(task_id, reason="no film is uncertain")
+    if not attempts.repeats_request(snapshot):
+        keys = tuple(film.key for film in films)
+        return TaskMatch(task_id, candidates=keys, reason=UNSEEN, compared=False)
+    if own := [film.key for film in films if attempts.names_token(snapshot, film.tokens)]:
+        return TaskMatch(task_id, candidates=tuple(own))
     alike, differences = [], set[tuple[str, ...]]()
     for film in films:
         found = attempts.compare(snapshot, film.work, fingerprints=film.fingerprints)
@@ -137,10 +138,11 @@ def fitting_films(
         alike += [] if found else [film]
     if alike:
         alike.sort(key=lambda film: distance(film.sent_at, snapshot.created_at))
-        return tuple(film.key for film in alike), ""
-    if len(differences) == 1:  # one film, or one reason for all
-        return (), "; ".join(*differences)
-    return (), f"none of the {count(len(films), 'uncertain film')} was submitted like it"
+        return TaskMatch(task_id, candidates=tuple(film.key for film in alike))
+    reason = f"none of the {count(len(films), 'uncertain film')} was submitted like it"
+    if len(films) == 1:
+        reason = "; ".join(differences.pop())
+    return TaskMatch(task_id, reason=reason)
 
 
 def distance(sent_at: datetime | None, created_at: datetime | None) -> timedelta:

@@ -483,7 +483,7 @@ async def test_a_task_that_does_not_repeat_its_request_is_matched_with_nothing(
         async with make_client(simulator) as client, open_batch(path) as batch:
             [match] = await batch.resolve_tasks(task_id, client=client)
 
-    assert (match.key, match.candidates) == ("", ())
+    assert (match.key, match.candidates, match.compared) == ("", ("k0", "k1"), False)
     assert "does not repeat its request" in match.reason
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cli.conftest import Run, write_manifest
+from cli.conftest import Run, write_films, write_manifest
 
 from apikley_async.batch import BalanceEvidence, UncertainItem
 from apikley_async.cli.output.reporter import LineView, Reporter
@@ -339,6 +339,33 @@ def test_a_task_that_is_not_certain_is_left_to_a_person(service: Simulator, run:
         assert result.err.count(command) == 1
     assert "task_none: NOT MATCHED: The service knows no such task\n" in result.err
     assert run("batch", "resolve", path, "tea", "--task-id", task).code == 0
+
+
+def test_a_task_that_shows_nothing_is_bound_by_a_person(service: Simulator, run: Run) -> None:
+    """The commands are there to copy, with what insists on one. (A17)"""
+    service.script("create", [Fault.RESET_AFTER] * 2)
+    path = write_manifest("tea", "sea")
+    run("batch", "run", path, "--yes")
+    task = service.ledger.paid[0].task_id
+    service.script("record", [Fault.TORN_PARAM] * 2)
+
+    result = run("batch", "resolve", path, "--task-id", task)
+
+    commands = [line.split() for line in result.err.splitlines() if "--force" in line]
+    start = ["apikley", "batch", "resolve", "--task-id", task, "--force", "--", "campaign.jsonl"]
+    assert (result.code, commands) == (3, [[*start, "tea"], [*start, "sea"]])
+    assert run(*commands[0][1:]).code == 0
+
+
+def test_ids_for_nothing_are_said_to_be_so(service: Simulator, run: Run) -> None:
+    path = write_manifest("tea")
+    run("batch", "run", path, "--yes")
+    write_films("other")
+    run("generate", "other.json", "--yes", "-o", "others")
+
+    result = run("batch", "resolve", path, "--task-id", service.ledger.paid[1].task_id)
+
+    assert (result.code, "NOT MATCHED: no film is uncertain" in result.err) == (3, True)
 
 
 def test_resolve_may_be_forced(service: Simulator, run: Run) -> None:

@@ -100,11 +100,12 @@ def report_pairs(
         journal: how commands name the batch.
         words: options that lead them to the same service.
     """
-    pairs = [(match.task_id, key) for match in matches for key in match.candidates]
+    pairs = [(match, key) for match in matches for key in match.candidates]
     if pairs:
         reporter.message("  To bind a task by hand, one of:")
-    for task_id, key in pairs[:MOST_PAIRS]:
-        options = ("resolve", "--task-id", task_id, *words)
+    for match, key in pairs[:MOST_PAIRS]:
+        insisting = () if match.compared else ("--force",)
+        options = ("resolve", "--task-id", match.task_id, *insisting, *words)
         reporter.message(f"    {command_line('batch', *options, names=(journal, key))}")
     if len(pairs) > MOST_PAIRS:
         reporter.message(f"    ... and {len(pairs) - MOST_PAIRS} more; --json has all of them")
