@@ -186,9 +186,19 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests on the Python that runs this; those of the report in a browser need Chromium."""
+    """The tests on the Python that runs this, in three minutes; some need Chromium.
+
+    `postgres` has those that need a PostgreSQL server; the other sessions of tests leave none out.
+    """
     install(session, "-e", ".[all]", *group("tests"), *group("browser"))
-    session.run("pytest", *pytest_args(session))
+    session.run("pytest", "-m", "not postgres", *pytest_args(session))  # a later -m replaces it
+
+
+@nox.session(default=False)
+def postgres(session: nox.Session) -> None:
+    """The tests that start a PostgreSQL server of their own; mostly they wait for it."""
+    install(session, "-e", ".[all]", *group("tests"))
+    session.run("pytest", "-m", "postgres", *pytest_args(session))
 
 
 @nox.session(default=False)

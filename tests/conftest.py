@@ -72,6 +72,13 @@ def pytest_configure(config: pytest.Config) -> None:
     use_memory_for_files(config)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a PostgreSQL server, so that `-m "not postgres"` leaves it out."""
+    for item in items:
+        if "postgres_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.postgres)
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector all that is there by now: modules and thousands of tests.
 

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from syntax_trees import nodes_of, tree_of
 
 PACKAGE = "apikley_async"
 ROOT = Path(__file__).resolve().parents[2] / PACKAGE
@@ -332,16 +333,6 @@ def source_of(module: str) -> Path:
 
 def modules_of(subpackage: str) -> list[Path]:
     return sorted((ROOT / subpackage).rglob("*.py"))
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-@cache
-def nodes_of(path: Path) -> list[ast.AST]:
-    return list(ast.walk(tree_of(path)))
 
 
 @cache

@@ -308,7 +308,7 @@ def test_the_gate_closes_where_its_second_line_ends_early(tmp_path: Path) -> Non
     lines = run_gate(tmp_path, ends_the_line="docs")
 
     failed = [line.rpartition("  ")[2] for line in lines if line.startswith("FAILED")]
-    assert failed == ["docs", "build", "one history", "many machines"]
+    assert failed == ["docs", "build", "PostgreSQL", "one history", "many machines"]
     assert "session docs, TESTED=" in lines
 
 

@@ -101,7 +101,8 @@ async def one_each(simulator: Simulator, journal: Journal, folder: Path) -> None
 
 async def test_two_runs_make_every_film_once(tmp_path: Path) -> None:
     """Each takes some at a time, and nothing is done twice."""
-    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 60) as journal:
+    terms = Terms(duration=Constant(30))
+    async with simulated_service(terms) as simulator, shared_journal(tmp_path, 60) as journal:
         one, two = two_clients(simulator)
         async with one, two:
             batches = [Batch(journal, clock=LoopClock()) for _ in range(2)]
@@ -594,7 +595,7 @@ async def test_films_are_saved_elsewhere_beside_a_run_that_is_idle(tmp_path: Pat
             running = asyncio.create_task(
                 run_batch(worker, one, folder=tmp_path / "here", more=more)
             )
-            await asyncio.sleep(600)
+            await asyncio.sleep(300)
             keys = [item.key async for item in batch.items(ItemState.DONE)]
             shutil.rmtree(tmp_path / "here")
             saved = [item.key async for item in batch.save(two, *keys, folder=there)]

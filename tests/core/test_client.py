@@ -219,7 +219,7 @@ def authority() -> trustme.CA:
 
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the system's certificates
     authority.configure_trust(context)
     return context
 
