@@ -19,9 +19,10 @@ PEERS = {
     "fal-client": ("fal_client", "bench.peers:fal"),
     "runwayml": ("runwayml", "bench.peers:runway"),
 }
-# Seconds for 10,000 jobs: between the polls of each, and for which they are counted. What is
-# sent in one second does not fill a core, or the jobs would hardly be submitted at all.
-INTERVAL, WINDOW = 32.0, 16.0
+# Seconds between the polls of each of 10,000 jobs. What is sent in one second does not fill a
+# core, or the jobs would hardly be submitted at all. Polls are counted for one such interval: in a
+# part of it there are more or fewer of them, as the jobs were submitted sooner or later.
+INTERVAL = 32.0
 TRACED = 5.0  # times that interval where allocations are followed, which is slow
 MEMORY = 5.0  # KiB
 GATES = {  # beside raw, and beside the best peer
@@ -73,7 +74,7 @@ def polls(rounds: int, scale: float) -> Iterator[Table]:
     with service() as url:
         for _ in range(rounds):
             for name, place in {**RAW, **OURS}.items():
-                measured = in_flight(url, place, count, window=WINDOW * scale)
+                measured = in_flight(url, place, count, window=interval_of(count))
                 cost[name].append(measured["poll"])
                 resident[name].append(measured["memory"] / 1024)
     figures = [Figure("raw aiohttp", [1e6 * value for value in cost["raw"]], "us")]
@@ -97,10 +98,14 @@ def in_flight(
     url: str, place: str, count: int, *, window: float, traced: bool = False
 ) -> dict[str, float]:
     """Hold *count* jobs in flight in a fresh process: what was freed would not be given back."""
-    interval = max(1.0, INTERVAL * (TRACED if traced else 1.0) * count / 10_000)
+    interval = interval_of(count) * (TRACED if traced else 1.0)
     order = {"url": url, "key": new_key(), "jobs": count, "flight": count, "interval": interval}
     with workers({"one": place}) as fresh:
         return fresh["one"].measure(**order, window=window, traced=traced)
+
+
+def interval_of(count: int) -> float:
+    return max(1.0, INTERVAL * count / 10_000)
 
 
 def memory_table(what: str, count: int, kept: dict[str, list[float]]) -> Table:
