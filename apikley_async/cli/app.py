@@ -8,6 +8,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from importlib import import_module
 
 import click
@@ -17,7 +18,7 @@ from apikley_async.cli.exit_codes import INTERNAL, INTERRUPTED, OK, USAGE
 from apikley_async.cli.help_format import HelpGroup
 from apikley_async.cli.help_texts import EXIT_CODES
 from apikley_async.cli.output.reporter import LineView, Reporter
-from apikley_async.cli.output.terminal_text import clean
+from apikley_async.cli.output.terminal_text import clean, short_time
 from apikley_async.errors import ApikleyError
 
 __all__ = ["apikley", "library_warnings", "run"]
@@ -158,7 +159,7 @@ def shown(error: click.ClickException | click.Abort | ApikleyError) -> tuple[int
 
 @contextlib.contextmanager
 def library_warnings() -> Iterator[None]:
-    """Print the library's warnings on stderr, made safe, unless a log handler takes them.
+    """Print the library's warnings on stderr with the time, unless a log handler takes them.
 
     What an event says as well, with the film's name, is not said twice; neither is what libraries
     below say of a database that is away.
@@ -168,9 +169,9 @@ def library_warnings() -> Iterator[None]:
         def emit(self, record: logging.LogRecord) -> None:
             if getattr(record, "event", "") in SAID_BY_EVENTS:
                 return
-            message = record.getMessage()
+            at = short_time(datetime.fromtimestamp(record.created, UTC))
             with contextlib.suppress(OSError, ValueError):  # stderr is closed
-                click.echo(clean(message), err=True)
+                click.echo(clean(f"{at}: {record.getMessage()}"), err=True)
 
     logger = logging.getLogger("apikley_async")
     handler, silence = PrintHandler(logging.WARNING), logging.NullHandler()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import unicodedata
@@ -80,7 +81,7 @@ def test_no_command_prints_control_characters(
 def test_library_warnings_are_safe_to_print(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """They are printed if no log handler takes them, and may repeat words of others."""
+    """If no log handler takes them they are printed, with the time; they may repeat any words."""
     logger = logging.getLogger("apikley_async")
     before = [*logger.handlers]
     from apikley_async.cli.app import library_warnings
@@ -97,7 +98,8 @@ def test_library_warnings_are_safe_to_print(
     result = capsys.readouterr().err
     assert "pool-1" not in result, "what it means is said in words of our own"
     assert "somebody else" not in result
-    assert "the service says x\\x1b]0;owned" in result
+    time = r"\d\d-\d\d \d\d:\d\d:\d\d (UTC|\(\d\d:\d\d:\d\d UTC\))"
+    assert re.match(time + re.escape(": the service says x\\x1b]0;owned"), result)
     assert not control_characters(result)
     assert logger.handlers == before
 

@@ -6,14 +6,13 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
 
 from apikley_async._text import shorten
 from apikley_async.batch import BalanceEvidence, TaskMatch, UncertainItem
 from apikley_async.batch.uncertain import evidence_of, ways_out
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line
-from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output.terminal_text import count, plain, short_time
 
 __all__ = ["MOST_IN_FULL", "report_evidence", "report_pairs", "report_ways"]
 
@@ -166,13 +165,6 @@ def table_of(films: Sequence[UncertainItem], balances: Sequence[BalanceEvidence]
     widths[-1] = 0
     lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
     return [shorten(f"  {line}", table_width()) for line in lines]
-
-
-def short_time(at: datetime) -> str:
-    """A time here, and in UTC, as the service's log of tasks has it."""
-    local = at.astimezone()
-    utc = f"{at.astimezone(UTC):%H:%M:%S} UTC"
-    return f"{local:%m-%d %H:%M:%S} ({utc})" if local.utcoffset() else f"{local:%m-%d} {utc}"
 
 
 def table_width() -> int:
