@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard
-from apikley_async._budget import Budget, Prices, Reservation
+from apikley_async._budget import Budget, FilmBudget, Prices, Reservation
 from apikley_async.batch import Batch, Item, ItemEvent, ItemState, Journal, Transition
-from apikley_async.batch.budget import known_prices
+from apikley_async.batch.budget import RunBudget, known_prices
+from apikley_async.batch.run_options import BatchRunOptions
 from apikley_async.errors import BudgetExceededError
 from apikley_async.simulator import Constant, Failure, Fault, Terms, Throttle, Uniform
 from apikley_async.testing import LoopClock
@@ -457,6 +459,62 @@ async def test_who_waits_for_a_bound_is_counted(tmp_path: Path) -> None:
             assert batch.held_back == 0
 
     assert counted == {750: 4, None: 0}
+
+
+def test_an_attempt_is_reserved_at_the_price_of_now() -> None:
+    """What was set aside before it waited is given back. (I10)"""
+    budget, prices = Budget(max_credits=200), Prices(10)
+    film = FilmBudget(budget, budget.reserve(10, 10, sent=False), lambda: prices.of(TEN))
+    prices.learn(10, 150)
+
+    assert film.reserve() == 150
+    assert budget.spent == 150
+    prices.learn(10, 201)
+    with pytest.raises(BudgetExceededError):
+        film.reserve()
+
+
+async def test_a_dearer_film_makes_its_kind_dearer_in_the_sums_of_the_run(tmp_path: Path) -> None:
+    """For films in flight and for those to come: what does not fit is not begun. (I10)"""
+    options = BatchRunOptions(tmp_path)
+    async with contextlib.aclosing(await Journal.open(tmp_path / "b.db")) as journal:
+        await journal.plan([entry("k0")])
+        budget = await RunBudget.load(journal, options, price=100, max_credits=500, max_tasks=None)
+        for key in ("k0", "k1"):
+            film = await budget.reserve(TEN)
+            assert film is not None
+            film.reserve()
+            budget.keep(key, film)
+        made = attrs.evolve(await journal.item("k0"), state=ItemState.SUCCESS, credits=200.0)
+        budget.settle(made, ended=False)
+
+        assert not budget.fits(TEN)  # 200 are spent, 200 set aside, and 200 more are too many
+
+
+class CountingLimiter(RateLimiter):
+    """A limiter that knows how many slots were asked for."""
+
+    asked = 0
+
+    def slot(self) -> contextlib.AbstractAsyncContextManager[None]:
+        self.asked += 1
+        return super().slot()
+
+
+@pytest.mark.virtual
+async def test_a_film_that_does_not_fit_waits_for_no_slot(tmp_path: Path) -> None:
+    """The run knows without its journal that the first film may be paid. (I10)"""
+    limiter = CountingLimiter(1000, 0.1, clock=LoopClock(), rng=random.Random(2))
+    async with (
+        simulated_service() as simulator,
+        make_client(simulator, limiter=limiter) as client,
+        open_batch(tmp_path / "b.db") as batch,
+    ):
+        simulator.script("create", [Fault.RESET_AFTER])
+        await batch.add(films(3))
+        await run_batch(batch, client, folder=tmp_path, prices=150, max_credits=150)
+
+    assert limiter.asked == len(simulator.ledger.paid) == 1
 
 
 @pytest.mark.virtual

@@ -145,6 +145,21 @@ async def test_every_change_happens_once(
     assert proxy.cuts > 5
 
 
+async def test_what_is_asked_after_a_change_does_not_repeat_it(
+    dsn: str, proxy: PostgresProxy, undisturbed: tuple[object, object]
+) -> None:
+    """The connection breaks with the first question that follows each COMMIT."""
+    changed = False
+
+    def cut(query: str) -> Cut | None:
+        nonlocal changed
+        asks, changed = changed and "BEGIN" not in query, COMMIT in query
+        return Cut.DURING if asks else None
+
+    await same_story(dsn, proxy, undisturbed, cut)
+    assert proxy.cuts > 3
+
+
 def cuts_by_chance(rng: random.Random) -> Callable[[str], Cut | None]:
     return lambda query: rng.choice([*Cut]) if rng.random() < 0.1 else None
 
@@ -157,7 +172,7 @@ async def test_a_connection_may_break_anywhere(
 ) -> None:
     """At any statement, and again while what has happened is being found out."""
     cuts = 0
-    for seed in volume(range(3, 4), range(100)):  # the fourth breaks what must be done again
+    for seed in volume(range(3, 4), range(100)):
         dsn = postgres_server.create_database(prepared_database)
         await same_story(dsn, proxy, undisturbed, cuts_by_chance(random.Random(seed)))
         cuts, proxy.cuts = cuts + proxy.cuts, 0

@@ -155,7 +155,8 @@ async def test_a_run_that_only_waits_keeps_its_films(tmp_path: Path) -> None:
 
 async def test_what_a_run_leaves_is_resumed_at_once(tmp_path: Path) -> None:
     """A run that ends gives back what it has; nothing is paid again, no lease is waited for."""
-    async with simulated_service(TERMS) as simulator, shared_journal(tmp_path, 10) as journal:
+    terms = Terms(duration=Constant(BEAT * 2))
+    async with simulated_service(terms) as simulator, shared_journal(tmp_path, 10) as journal:
         one, two = two_clients(simulator)
         async with one, two:
             batch = Batch(journal, clock=LoopClock())
@@ -163,8 +164,11 @@ async def test_what_a_run_leaves_is_resumed_at_once(tmp_path: Path) -> None:
             await asyncio.sleep(BEAT * 1.5)
             batch.stop()
             await running
+            stopped_at = asyncio.get_running_loop().time()
             await run_batch(Batch(journal, clock=LoopClock()), two, folder=tmp_path)
+            took = asyncio.get_running_loop().time() - stopped_at
 
+        assert took < LEASE / 2
         await one_each(simulator, journal, tmp_path)
 
 

@@ -81,7 +81,7 @@ def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
     """Only with --undecided: never all of them because none was named. (A17, A23)"""
     run_with_uncertain_films(service, run)
 
-    unnamed = [run("batch", verb, "campaign.db").code for verb in ("resubmit", "drop")]
+    unnamed = [run("batch", verb, "campaign.db", "--yes").code for verb in ("resubmit", "drop")]
     both = run("batch", "resubmit", "campaign.db", "sea", "--undecided").code
     dropped = run("batch", "drop", "campaign.db", "--undecided", "--json", "--yes")
 

@@ -278,6 +278,20 @@ async def test_cancelled_waiters_leak_no_permit(make: Make) -> None:
             await all_of_them.enter_async_context(take())
 
 
+async def test_a_permit_for_somebody_who_is_gone_is_given_back(make: Make, dsn: str) -> None:
+    """It is granted while the loop is busy, and a cancel comes before the loop hears of it."""
+    limiter = make(1, 0.0)
+    async with asyncio.timeout(10):
+        await attempt(limiter)
+        waiting = asyncio.create_task(attempt(limiter))
+        await asyncio.sleep(0)
+        while not stored(dsn)["permits"]:
+            pass  # without a turn of the loop
+        waiting.cancel()
+        await attempt(limiter)
+    assert waiting.cancelled()
+
+
 async def test_closing_ends_waiters_and_a_later_use_opens_it_again(make: Make) -> None:
     limiter = make(1, 0.0)
     async with limiter.slot():
