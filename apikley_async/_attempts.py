@@ -27,7 +27,12 @@ from apikley_async._text import loggable
 from apikley_async._tokens import TokenMac, token_in, token_secret
 from apikley_async._validation import check_seconds
 from apikley_async._wire.task_ids import is_task_id
-from apikley_async._wire.tasks import belongs_to_attempt, differences, shows_request
+from apikley_async._wire.tasks import (
+    belongs_to_attempt,
+    callback_url_of,
+    differences,
+    shows_request,
+)
 from apikley_async.errors import (
     ApikleyError,
     ClientClosedError,
@@ -258,6 +263,10 @@ class Attempts:
     def names_token(self, snapshot: Snapshot, tokens: Iterable[str]) -> bool:
         """Say whether one of *tokens* is in a task's callback URL: then it is that attempt's."""
         return belongs_to_attempt(snapshot, tokens=tokens, fingerprints=())
+
+    def calls_back(self, snapshot: Snapshot) -> bool:
+        """Say whether a task was submitted with a callback URL, as far as its record shows it."""
+        return callback_url_of(snapshot) is not None
 
     def repeats_request(self, snapshot: Snapshot) -> bool:
         """Say whether a task's record shows what was asked for; else it cannot be compared."""

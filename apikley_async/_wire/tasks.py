@@ -147,6 +147,12 @@ def shows_request(snapshot: Snapshot) -> bool:
     return _request_in(snapshot) is not None
 
 
+def callback_url_of(snapshot: Snapshot) -> str | None:
+    """Return the callback URL that the record repeats; None where it shows none."""
+    called = (_request_in(snapshot) or {}).get("callBackUrl")
+    return called if isinstance(called, str) and called else None
+
+
 def belongs_to_attempt(
     snapshot: Snapshot, *, tokens: Iterable[str], fingerprints: Iterable[str]
 ) -> bool:
@@ -159,8 +165,8 @@ def belongs_to_attempt(
     body = _request_in(snapshot)
     if body is None:
         return False
-    called = body.get("callBackUrl")
-    if isinstance(called, str) and any(token and token in called for token in tokens):
+    called = callback_url_of(snapshot)
+    if called is not None and any(token and token in called for token in tokens):
         return True
     known = set(fingerprints)
     fields = unwrap_json(body.get("input"))

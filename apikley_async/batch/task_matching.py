@@ -19,6 +19,7 @@ __all__ = ["SentFilm", "TaskMatch", "assign_tasks", "match_tasks", "sent_film"]
 
 KNOWN = "it is known already"
 UNSEEN = "its record does not repeat its request, so it may be any uncertain film"
+CLOCKS_DIFFER = timedelta(minutes=10)  # that the service's clock may be behind ours
 
 
 @attrs.frozen
@@ -48,12 +49,13 @@ class SentFilm:
     Attributes:
         key: its name in the batch.
         work: what was to be made.
-        sent_at: when the last of them began.
+        began_at, sent_at: when the first and the last of them began.
         tokens, fingerprints: of all of them.
     """
 
     key: str
     work: Work
+    began_at: datetime | None
     sent_at: datetime | None
     tokens: tuple[str, ...]
     fingerprints: tuple[str, ...]
@@ -62,11 +64,12 @@ class SentFilm:
 def sent_film(item: Item, attempts: Sequence[Mapping[str, Any]]) -> SentFilm:
     """An uncertain film from its attempts."""
     unknown = [attempt for attempt in attempts if attempt["state"] == "unknown"]
-    last = max((attempt["began_at"] for attempt in unknown), default=None)
+    times = [attempt["began_at"] for attempt in unknown]
     return SentFilm(
         item.key,
         work_of(item),
-        read_time(last),
+        read_time(min(times, default=None)),
+        read_time(max(times, default=None)),
         tuple(attempt["token"] for attempt in unknown),
         tuple(attempt["fingerprint"] for attempt in unknown),
     )
@@ -121,7 +124,8 @@ def match_of(client: Client, snapshot: Snapshot, films: Sequence[SentFilm]) -> T
     """The films that a task may be, the one sent nearest to its creation first; or why none is.
 
     A callback token proves one film. Without it those count that were submitted with the same
-    model and input, which is all that is paid for.
+    model and input, which is all that is paid for, and before the task was created. A callback
+    with another token is that of another submission.
     """
     task_id, attempts = snapshot.task_id, client.attempts
     if not films:
@@ -138,11 +142,27 @@ def match_of(client: Client, snapshot: Snapshot, films: Sequence[SentFilm]) -> T
         alike += [] if found else [film]
     if alike:
         alike.sort(key=lambda film: distance(film.sent_at, snapshot.created_at))
-        return TaskMatch(task_id, candidates=tuple(film.key for film in alike))
+        possible = tuple(film.key for film in alike if not is_older(snapshot, film))
+        if attempts.calls_back(snapshot):
+            reason = "it was submitted like {}, but with a callback of another submission"
+        elif not possible:
+            reason = "it was submitted like {}, but before"
+        else:
+            return TaskMatch(task_id, candidates=possible)
+        keys = tuple(film.key for film in alike)
+        return TaskMatch(task_id, candidates=keys, reason=reason.format(", ".join(keys[:3])))
     reason = f"none of the {count(len(films), 'uncertain film')} was submitted like it"
     if len(films) == 1:
         reason = "; ".join(differences.pop())
     return TaskMatch(task_id, reason=reason)
+
+
+def is_older(snapshot: Snapshot, film: SentFilm) -> bool:
+    """Whether a task was created before the film was submitted, by more than clocks differ."""
+    created_at, began_at = snapshot.created_at, film.began_at
+    if created_at is None or began_at is None:
+        return False
+    return created_at < began_at - CLOCKS_DIFFER
 
 
 def distance(sent_at: datetime | None, created_at: datetime | None) -> timedelta:

@@ -471,6 +471,27 @@ async def test_more_tasks_than_films_are_left_to_a_person(tmp_path: Path) -> Non
             assert match.key == key
 
 
+async def test_a_task_of_another_submission_is_not_bound_unasked(tmp_path: Path) -> None:
+    """Of the same content, but older than the film, or with a callback of somebody else. (A17)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator:
+        async with make_client(simulator) as client:
+            older = (await client.submit(board("k0"))).task_id
+            await asyncio.sleep(3600)
+            other = await client.submit(board("k0"), callback_url="https://other.test/token")
+        simulator.script("create", [Fault.RESET])
+        async with make_client(simulator) as client, open_batch(path) as batch:
+            await batch.add([("k0", board("k0"))])
+            await run_batch(batch, client, folder=tmp_path)
+
+            matches = await batch.resolve_tasks(older, other.task_id, client=client)
+
+            assert [(match.key, match.candidates) for match in matches] == [("", ("k0",))] * 2
+            assert "but before" in matches[0].reason
+            assert "callback of another submission" in matches[1].reason
+            assert (await batch.item("k0")).state is ItemState.UNCERTAIN
+
+
 async def test_a_task_that_does_not_repeat_its_request_is_matched_with_nothing(
     tmp_path: Path,
 ) -> None:
