@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import getpass
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
 
 import attrs
 
@@ -67,8 +71,12 @@ class BatchDecisions(BatchAdditions):
         Returns:
             What became of each task, in their order.
         """
-        films = [await self._sent(item.key) async for item in self.items(ItemState.UNCERTAIN)]
-        matches = await match_tasks(client, task_ids, films, await self.store.attempts())
+        attempts = defaultdict[str, list[Mapping[str, Any]]](list)
+        for attempt in await self.store.attempts():
+            attempts[attempt["key"]].append(attempt)
+        uncertain = self.items(ItemState.UNCERTAIN)
+        films = [sent_film(item, attempts[item.key]) async for item in uncertain]
+        matches = await match_tasks(client, task_ids, films, chain(*attempts.values()))
         for match in matches:
             if match.key and not match.reason:
                 await self._decide(match.key, Transition(ItemEvent.RESOLVE, task_id=match.task_id))
