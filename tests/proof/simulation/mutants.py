@@ -187,7 +187,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
          "ours = True"),
     ),
     "bind by content alone": (
-        ("_wire.tasks", ("if isinstance(called, str) and"
+        ("_wire.tasks", ("if called is not None and"
          " any(token and token in called for token in tokens):"),
          "if tokens:"),
     ),
