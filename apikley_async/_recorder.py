@@ -83,7 +83,9 @@ class Attempt:
 class Recorder(Protocol):
     """Writes attempts down, before and after each POST.
 
-    What it raises from `intend` prevents the POST, so nothing is paid.
+    What it raises from `intend` prevents the POST, so nothing is paid. What it raises from `settle`
+    reaches the caller, and the film is in `client.unclaimed` or `client.uncertain`; errors of this
+    package, except `JournalError`, are the cause of an `ApikleyError` that says so.
     """
 
     async def intend(self, token: str, request: Request) -> timedelta | None:

@@ -34,6 +34,7 @@ from apikley_async.errors import (
     ApiError,
     ApikleyError,
     ClientClosedError,
+    JournalError,
     RateLimitError,
     ServerError,
     StoryboardError,
@@ -336,8 +337,10 @@ class Submitter:
         attempt = self._describe(token, began, outcome, reply)
         try:
             await submission.recorder.settle(attempt)
-        except (ApiError, UnreachableError) as error:  # of a call of its own, not of this attempt
-            message = f"The recorder failed: {error.message}"
+        except JournalError:  # a batch knows what that means for its films
+            raise
+        except ApikleyError as error:  # of a call of its own: it says nothing of this attempt
+            message = f"The recorder failed: {error.message.rstrip('.')}; {what_is_paid(outcome)}"
             raise ApikleyError(message, task_id=attempt.task_id) from error
         finally:  # also when it could not be recorded: its callback still finds the task
             self._matching.settle(attempt)
@@ -480,11 +483,18 @@ class Submitter:
 
     def _stopped_error(self, pending: _Pending) -> ClientClosedError:
         """The error for a caller whose submission was stopped."""
-        if isinstance(pending.outcome, str):
-            state, task_id = "the film is paid, and in unclaimed", pending.outcome
-        elif isinstance(pending.outcome, SubmissionUncertainError):
-            state, task_id = "a film may be paid, see uncertain", None
-        else:
-            state, task_id = "nothing was sent", None
+        outcome = pending.outcome
+        task_id = outcome if isinstance(outcome, str) else None
+        bought = isinstance(outcome, str | SubmissionUncertainError)
+        state = what_is_paid(outcome) if bought else "nothing was sent"
         who = "The client was closed" if self._all.stopped else "Submitting was stopped"
         return ClientClosedError(f"{who}: {state}", task_id=task_id)
+
+
+def what_is_paid(outcome: object) -> str:
+    """What an attempt has cost that its caller does not learn of otherwise, and where that is."""
+    if isinstance(outcome, str):
+        return "the film is paid, and in unclaimed"
+    if isinstance(outcome, SubmissionUncertainError):
+        return "a film may be paid, see uncertain"
+    return "nothing was paid"

@@ -29,6 +29,7 @@ from apikley_async import (
     RateLimitError,
     Recorder,
     ServerError,
+    StoryboardError,
     SubmissionUncertainError,
     UnansweredError,
     UnreachableError,
@@ -567,7 +568,18 @@ def test_an_outcome_that_cannot_be_written_down_is_not_lost(turn: Turn) -> None:
 
 
 @pytest.mark.parametrize("turn", [ACCEPTED, GATEWAY])
-@pytest.mark.parametrize("error", [UNREACHED, RateLimitError("slow"), MaintenanceError("later")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UNREACHED,
+        RateLimitError("slow"),
+        MaintenanceError("later"),
+        StoryboardError("url: none, so nothing was sent"),
+        SubmissionUncertainError("a film of its own", token="another"),
+        ClientClosedError("closed: nothing was sent"),
+        UnansweredError("no answer"),
+    ],
+)
 async def test_what_a_recorder_s_own_calls_raise_is_not_about_the_attempt(
     turn: Turn, error: ApikleyError
 ) -> None:
@@ -583,6 +595,8 @@ async def test_what_a_recorder_s_own_calls_raise_is_not_about_the_attempt(
 
     assert type(end) is ApikleyError
     assert (end.task_id, end.__cause__) == ("task_1" if turn is ACCEPTED else None, error)
+    known = "the film is paid, and in unclaimed" if turn is ACCEPTED else "a film may be paid"
+    assert f"{error.message}; {known}" in end.message
     assert len(desk.transport.left) == len(desk.unclaimed) + len(desk.uncertain) == 1
 
 
