@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apikley_async import Clock, SystemClock
-from apikley_async._postgres import SESSION, Dsn, Versions, reason_of
+from apikley_async._postgres import SESSION, Dsn, Versions, load_psycopg, reason_of
 from apikley_async.errors import MissingExtraError
 
 __all__ = ["FILMS_PER_HINT", "PART", "Hints", "hint_versions", "wake_workers"]
@@ -31,6 +31,7 @@ FILMS_PER_HINT = 8  # so many are claimed ahead by one worker
 MOST_HINTS = 64  # deferred at a time: any worker that is awake goes on until nothing is left
 POLLING = 5.0  # seconds between two looks for hints, where no notification comes
 CONNECTING = 5.0  # seconds for the first connection
+ANSWER = 2.0  # seconds for a connection when the worker ends: whoever stops it may not wait long
 ENDING = 0.5  # seconds for what heeds a hint when the worker ends
 NO_HINTS = "there are no hints now, and workers look for work by themselves: %s"
 RESTARTS = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before it is started again, then always the last
@@ -103,6 +104,16 @@ class Hints:
                 await defer(app, films)
         except Exception as error:  # noqa: BLE001 - whatever it is, workers look by themselves
             logger.info("no hint was given: %s", type(error).__name__)
+
+    async def reachable(self) -> bool:
+        """Whether the database takes a connection now. It is tried once, unlike an app's pool."""
+        try:
+            connecting = load_psycopg().AsyncConnection.connect(**self._dsn.parameters)
+            async with asyncio.timeout(ANSWER):
+                await (await connecting).close()
+        except Exception:  # noqa: BLE001 - whatever it is, hints are not worth a wait
+            return False
+        return True
 
     async def follow(self) -> None:
         """Take hints until cancelled. It begins again whenever procrastinate has ended."""

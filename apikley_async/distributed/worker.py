@@ -30,6 +30,7 @@ logger: logging.Logger = logging.getLogger("apikley_async.distributed")
 
 PAUSES = (5.0, 15.0, 60.0, 300.0)  # seconds before each new run after one that could not go on
 LAST_HINT = 2.0  # seconds at most: whoever stops us may not wait for long
+NO_HINT = 0.2  # the same, while the database is away
 HINT_ENDINGS = 5  # times that procrastinate is asked to end, so many seconds apart
 LASTING = 600.0  # seconds: a run that lasted so long begins the pauses anew
 
@@ -200,15 +201,17 @@ class Worker:
         try:
             yield
         finally:
-            # While the database is away, procrastinate waits for it for half a minute.
+            # While the database is away, procrastinate waits for it for half a minute at each step.
+            there = await hints.reachable()
             for _ in range(HINT_ENDINGS):
                 following.cancel()
-                await asyncio.wait({following}, timeout=LAST_HINT)
+                await asyncio.wait({following}, timeout=LAST_HINT if there else NO_HINT)
                 if following.done():
                     break
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LAST_HINT):
-                    await hints.wake(1)
+            if there:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_HINT):
+                        await hints.wake(1)
 
     async def _heed(self) -> None:
         """Look for work, once there is nothing else to do: until then the hint is kept."""

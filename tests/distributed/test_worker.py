@@ -203,7 +203,7 @@ async def test_a_worker_is_stopped_soon_although_the_database_is_away(
                     await place.looked.wait()
                 await asyncio.sleep(1)
                 working.stop()
-                async with asyncio.timeout(8):
+                async with asyncio.timeout(1.9):  # nothing waits 2 s for a last hint
                     await running
             finally:
                 await asyncio.to_thread(postgres_server.start)
