@@ -16,7 +16,7 @@ from apikley_async.batch.store.rows import read_time
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.shell_words import command_line
+from apikley_async.cli.output.shell_words import go_on_line
 from apikley_async.cli.output.terminal_text import plain
 from apikley_async.cli.output.uncertain import MOST_IN_FULL, report_evidence, report_ways
 from apikley_async.cli.run_summary import (
@@ -268,11 +268,10 @@ def watch_of(journal: Place, *, shared: bool) -> WorkerWatch:
     Workers of a shared one say what they have taken. Of a file it is only seen that nothing
     changes.
     """
+    start = go_on_line(journal, shared=shared)
     if shared:
-        start = command_line("worker", "--journal", str(journal))
         missing = "No worker makes these films: none is alive, or none may submit any more. "
         return WorkerWatch("a worker", f"{missing}To start one: {start}", SILENCE)
-    start = command_line("batch", "run", names=[journal])
     missing = f"Nothing has changed for {in_words(LONG_SILENCE)}; does a run still make these films"
     return WorkerWatch("a run", f"{missing}? To go on: {start}", LONG_SILENCE)
 

@@ -25,6 +25,7 @@ def client_for(
     tasks: Sequence[str] = (),
     *,
     finished: bool = False,
+    saves: bool = True,
     max_running: int = 100,
     timeout: float | None = None,
     not_created: Sequence[int] = (),
@@ -37,6 +38,7 @@ def client_for(
         options: which service, and how to reach it.
         tasks: ids that a simulated service is to know.
         finished: whether those tasks are finished.
+        saves: whether films are saved, so that it matters what simulated ones show.
         max_running: films in the making at once.
         timeout: seconds for which a job is polled; by default 1800.
         not_created: codes that mean that nothing was created, see `Client`.
@@ -47,6 +49,7 @@ def client_for(
         RefusedError: there is no key, or an option has no meaning.
     """
     if options.simulate:
+        _say_what_is_simulated(films=saves)
         return _simulated(tasks, finished=finished, max_running=max_running, timeout=timeout)
     key = read_api_key(options.key_file)
     try:
@@ -65,16 +68,22 @@ def client_for(
     return lambda: client
 
 
+def _say_what_is_simulated(*, films: bool) -> None:
+    """Say what is not real; of *films* also what they cannot show."""
+    from apikley_async.cli import simulated_service as simulated  # as below
+
+    click.echo("Simulated: nothing leaves this machine, nothing is paid.", err=True)
+    if films and (note := simulated.placeholder_note()):
+        click.echo(note, err=True)
+
+
 def _simulated(
     tasks: Sequence[str], *, finished: bool, max_running: int, timeout: float | None
 ) -> OpenClient:
-    """What opens a client of a simulated service, which knows *tasks*; says what is not real."""
+    """What opens a client of a simulated service, which knows *tasks*."""
     # Imported only here: the simulator takes longer to load than all the rest.
     from apikley_async.cli import simulated_service as simulated
 
-    click.echo("Simulated: nothing leaves this machine, nothing is paid.", err=True)
-    if note := simulated.placeholder_note():
-        click.echo(note, err=True)
     service = simulated.SimulatedService(simulated.SPEED, max_running=max_running, timeout=timeout)
     known = [simulated.KnownTask(task, finished=finished) for task in tasks]
     return lambda: service.open_client(known)

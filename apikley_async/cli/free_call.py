@@ -30,7 +30,7 @@ def call_service(
         tasks: ids that a simulated service is to know.
     """
     reporter = new_reporter(as_json=service.as_json)
-    open_client = client_for(service, tasks)
+    open_client = client_for(service, tasks, saves=False)
 
     async def act(client: Client) -> int:
         loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,6 +18,7 @@ from apikley_async.cli.key_files import has_api_key
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.shell_words import go_on_line
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output.uncertain import report_evidence, report_pairs, report_ways
 from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_item
@@ -36,10 +37,12 @@ __all__ = [
     "read_journal",
     "report_decision",
     "report_elsewhere",
+    "report_next_run",
     "resolve_films",
 ]
 
 MAYBE_PAID = (ItemState.UNCERTAIN, ItemState.STALLED, ItemState.EXPIRED)
+GOES_ON = (ItemState.PLANNED, ItemState.SUBMITTED)  # after a decision
 
 
 def names_manifest(path: Place) -> TypeGuard[Path]:
@@ -104,7 +107,8 @@ def decide(
 
     async def act() -> int:
         async with Batch.open(existing_journal(path)) as batch:
-            await report_decision(decision(batch), reporter)
+            items = await report_decision(decision(batch), reporter)
+            report_next_run(reporter, batch, items, path)
         return OK
 
     return run_without_client(act, reporter)
@@ -148,7 +152,8 @@ def decide_at_risk(
             # Those that were shown, and no others: a shared journal goes on meanwhile.
             act_on = batch.resubmit if again else batch.drop
             decided = [item.key for item in chosen]
-            await report_decision(act_on(*decided) if decided else _nothing(), reporter)
+            items = await report_decision(act_on(*decided) if decided else _nothing(), reporter)
+            report_next_run(reporter, batch, items, path, service.words)
         return OK
 
     _refuse_simulated(service)
@@ -214,8 +219,8 @@ def adopt_journal(path: Place, *, as_json: bool) -> int:
 
 async def report_decision(
     deciding: Awaitable[list[Item]], reporter: Reporter, *, forced: bool = False
-) -> None:
-    """Report the films' states after a decision.
+) -> list[Item]:
+    """Report the films' states after a decision, and return them.
 
     Args:
         deciding: carries the decision out, and returns the films.
@@ -236,6 +241,7 @@ async def report_decision(
     for item in items:
         cause = item.cause or None if forced else None
         report_decided(reporter, item, cause)
+    return items
 
 
 def report_decided(reporter: Reporter, item: Item, cause: str | None = None) -> None:
@@ -244,6 +250,26 @@ def report_decided(reporter: Reporter, item: Item, cause: str | None = None) -> 
     reporter.event(
         "decided", key=item.key, item_state=item.state.value, task_id=task_id, cause=cause
     )
+
+
+def report_next_run(
+    reporter: Reporter,
+    batch: Batch,
+    items: Iterable[Item],
+    named: Place,
+    words: Sequence[str] = (),
+) -> None:
+    """Show the command that goes on with films after a decision, if one of them wants a run.
+
+    Args:
+        reporter: prints it.
+        batch: has them.
+        items: the films.
+        named: how commands name the batch.
+        words: options that lead them to the same service.
+    """
+    if any(item.state in GOES_ON for item in items):
+        reporter.message(f"To go on: {go_on_line(named, words, shared=batch.store.shared)}")
 
 
 def resolve_films(
@@ -272,9 +298,11 @@ def resolve_films(
             if not keys:
                 matches = await batch.resolve_tasks(*task_ids, client=client)
                 return await report_matches(batch, reporter, matches, path, service.words)
+            items: list[Item] = []
             for key, task_id in zip(keys, task_ids, strict=True):
                 resolving = batch.resolve(key, task_id=task_id, client=client, force=force)
-                await report_decision(as_list(resolving), reporter, forced=force)
+                items += await report_decision(as_list(resolving), reporter, forced=force)
+            report_next_run(reporter, batch, items, path, service.words)
         return OK
 
     return run_with_client(client_for(service, list(task_ids)), act, reporter)
@@ -296,9 +324,11 @@ async def report_matches(
         named: how commands name the batch.
         words: options that lead them to the same service.
     """
+    bound: list[Item] = []
     for match in matches:
         if match.key and not match.reason:
-            report_decided(reporter, await batch.item(match.key))
+            bound.append(await batch.item(match.key))
+            report_decided(reporter, bound[-1])
             continue
         reporter.event(
             "unmatched",
@@ -309,6 +339,7 @@ async def report_matches(
         )
     left = [match for match in matches if not match.key]
     report_pairs(reporter, left, named, words)
+    report_next_run(reporter, batch, bound, named, words)
     return DECIDE if left else OK
 
 

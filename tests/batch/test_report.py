@@ -145,7 +145,7 @@ async def test_undecided_films_come_with_all_that_is_known(tmp_path: Path) -> No
         ("apikley batch drop -- campaign.yaml lighthouse", "nothing more"),
     ]
     assert [(way.command, way.cost) for way in report.decide_all] == [
-        ("apikley batch resolve --task-id ID ID ... -- campaign.yaml", "nothing more"),
+        ("apikley batch resolve --task-id 'ID ID ...' -- campaign.yaml", "nothing more"),
         (
             "apikley batch resubmit --undecided -- campaign.yaml",
             "540 credits, new charges; each of them that was received after all is paid twice",
@@ -167,7 +167,7 @@ async def test_a_burst_that_was_killed_is_one_decision(tmp_path: Path) -> None:
     keys = " ".join(key for key, _ in works)
     assert " ".join(film.key for film in group.films) == keys
     assert [way.command for way in group.ways] == [
-        "apikley batch resolve --task-id ID ID ... -- campaign.yaml",
+        "apikley batch resolve --task-id 'ID ID ...' -- campaign.yaml",
         f"apikley batch resubmit -- campaign.yaml {keys}",
         f"apikley batch drop -- campaign.yaml {keys}",
     ]

@@ -189,6 +189,7 @@ def test_failed_films_are_made_again_on_demand(service: Simulator, run: Run) -> 
     third = run("batch", "run", "--yes", path)
 
     assert (first.code, again.code, retried.code, third.code) == (1, 1, 0, 1)
+    assert "\nTo go on: apikley batch run -- campaign.jsonl\n" in retried.err
     assert "\x1b" not in first.err
     assert len(service.ledger.paid) == 2
 

@@ -74,7 +74,9 @@ def test_commands_name_the_batch_as_the_user_has(service: Simulator, run: Run) -
     assert "apikley batch resubmit -- campaign.jsonl tea" in Path("films/report.html").read_text()
     assert "apikley batch resubmit -- other.db sea" in named.err
     assert "apikley batch resubmit -- other.db sea" in Path("others/report.html").read_text()
-    assert run("batch", "resubmit", "--yes", "--", "other.db", "sea").code == 0
+    again = run("batch", "resubmit", "--yes", "--", "other.db", "sea")
+    assert again.code == 0
+    assert again.err.splitlines()[-1] == "To go on: apikley batch run -- other.db"
 
 
 def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
@@ -84,8 +86,10 @@ def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
     unnamed = [run("batch", verb, "campaign.db", "--yes").code for verb in ("resubmit", "drop")]
     both = run("batch", "resubmit", "campaign.db", "sea", "--undecided").code
     dropped = run("batch", "drop", "campaign.db", "--undecided", "--json", "--yes")
+    again = run("batch", "resubmit", "campaign.db", "--undecided", "--yes")
 
     assert (unnamed, both) == ([2, 2], 2)
+    assert "To go on" not in dropped.err + again.err
     decided = [event for event in dropped.events if event["event"] == "decided"]
     assert [(event["key"], event["item_state"]) for event in decided] == [
         ("sea", "dropped"),
@@ -290,6 +294,7 @@ def test_several_films_are_resolved_at_once(service: Simulator, run: Run) -> Non
     result = run("batch", "resolve", path, "tea", "sea", *tasks)
 
     assert (uneven.code, result.code) == (2, 0)
+    assert result.err.endswith("\nTo go on: apikley batch run -- campaign.jsonl\n")
     assert run("batch", "run", path).code == 0
     assert len(service.ledger.paid) == 2
 
@@ -311,6 +316,8 @@ def test_tasks_find_their_films_by_their_content(service: Simulator, run: Run) -
     line = "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.jsonl\n"
     assert (ended.code, line in ended.err) == (3, True)
     assert (forced.code, result.code, again.code) == (2, 0, 0)
+    assert result.err.endswith("\nTo go on: apikley batch run -- campaign.jsonl\n")
+    assert "To go on" not in again.err
     for key, task in zip(lost, tasks, strict=True):
         assert f"{key}: submitted, as {task}\n" in result.err
     assert f"{first}: known already, as the task of {known}\n" in result.err

@@ -12,6 +12,8 @@ from volume import LONG
 
 from apikley_async.batch import REHEARSAL_MARK
 from apikley_async.cli import simulated_service, simulator_server
+from apikley_async.cli.client_factory import client_for
+from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.simulator_server import WatchedRenderer
 from apikley_async.simulator import (
     RenderRequest,
@@ -130,13 +132,15 @@ def test_a_rehearsal_does_not_block_the_real_run(
 
 @pytest.mark.parametrize("available", [True, False])
 def test_films_that_cannot_be_drawn_are_announced(
-    run: Run, monkeypatch: pytest.MonkeyPatch, available: bool
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], available: bool
 ) -> None:
-    """In one line, with what to install; nothing is said where they show their storyboards."""
+    """In one line, with what to install; not where they show their storyboards, or none is made."""
     monkeypatch.setattr(simulated_service, "rendering_available", lambda: available)
     said: list[str] = []
 
-    note = run("credits", "--simulate").err
+    assert "placeholder" not in run("credits", "--simulate").err
+    client_for(ServiceOptions(simulate=True))
+    note = capfd.readouterr().err
     simulator = simulator_server.new_simulator("127.0.0.1", 0, **SETTINGS, say=said.append)
     del simulator
 

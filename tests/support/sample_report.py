@@ -19,13 +19,14 @@ from apikley_async.batch.report.model import Report, ShotLine
 from apikley_async.batch.report.page import report_page
 from apikley_async.batch.report.rows import JournalRows, read_rows
 from apikley_async.batch.report.texts import shown
+from apikley_async.cli.output.shell_words import command_line
 
 __all__ = ["COMMANDS", "NOW", "filled", "hostile_texts", "page_of", "report_of", "rows_with"]
 
 NOW = datetime.fromtimestamp(ManualClock(BEGAN + 3600).wall(), UTC)
 COMMANDS = CommandLines(
-    lambda words, keys: " ".join(["apikley", "batch", *words, "--", "campaign.yaml", *keys]),
-    "apikley batch run campaign.yaml",
+    lambda words, keys: command_line("batch", *words, names=["campaign.yaml", *keys]),
+    command_line("batch", "run", names=["campaign.yaml"]),
 )
 
 

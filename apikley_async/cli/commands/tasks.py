@@ -72,7 +72,8 @@ def _follow_tasks(
 ) -> int:
     """Run *act* on tasks, and return the exit code."""
     ids = list(dict.fromkeys(task_ids))
-    open_client = client_for(service, ids, finished=finished, timeout=timeout)
+    saves = folder is not None
+    open_client = client_for(service, ids, finished=finished, saves=saves, timeout=timeout)
     if folder is not None:
         make_folder(folder)
     reporter = new_reporter(

@@ -8,13 +8,26 @@ from collections.abc import Iterable
 
 import click
 
-__all__ = ["command_line", "quoted", "same_command", "without_password"]
+__all__ = ["command_line", "go_on_line", "quoted", "same_command", "without_password"]
 
 
 def command_line(*words: str, names: Iterable[object] = ()) -> str:
     """A command to type. *names* of files, films and tasks stand behind `--`: none is an option."""
     behind = [str(name) for name in names]
     return joined(["apikley", *words, *(["--", *behind] if behind else [])])
+
+
+def go_on_line(journal: object, words: Iterable[str] = (), *, shared: bool) -> str:
+    """The command that goes on with a batch: a run, or a worker of a shared journal.
+
+    Args:
+        journal: how commands name the batch.
+        words: options that lead it to the same service.
+        shared: whether several machines share the journal.
+    """
+    if shared:
+        return command_line("worker", "--journal", str(journal), *words)
+    return command_line("batch", "run", *words, names=[journal])
 
 
 def same_command(*more: str) -> str:
