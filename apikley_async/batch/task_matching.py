@@ -11,6 +11,7 @@ import attrs
 from apikley_async import Client, Snapshot, Work
 from apikley_async._text import count
 from apikley_async.batch.manifest.payload import work_of
+from apikley_async.batch.store.adoption import is_stand_in
 from apikley_async.batch.store.rows import read_time
 from apikley_async.batch.store.values import Item
 from apikley_async.errors import NotFoundError
@@ -49,8 +50,10 @@ class SentFilm:
     Attributes:
         key: its name in the batch.
         work: what was to be made.
-        began_at, sent_at: when the first and the last of them began.
+        began_at, sent_at: when the first and the last of them began; None for a *lost* one.
         tokens, fingerprints: of all of them.
+        lost: whether one is missing in an adopted journal: nobody knows when it began, or its
+            token.
     """
 
     key: str
@@ -59,12 +62,14 @@ class SentFilm:
     sent_at: datetime | None
     tokens: tuple[str, ...]
     fingerprints: tuple[str, ...]
+    lost: bool
 
 
 def sent_film(item: Item, attempts: Sequence[Mapping[str, Any]]) -> SentFilm:
     """An uncertain film from its attempts."""
     unknown = [attempt for attempt in attempts if attempt["state"] == "unknown"]
-    times = [attempt["began_at"] for attempt in unknown]
+    lost = any(map(is_stand_in, unknown))
+    times = [] if lost else [attempt["began_at"] for attempt in unknown]
     return SentFilm(
         item.key,
         work_of(item),
@@ -72,6 +77,7 @@ def sent_film(item: Item, attempts: Sequence[Mapping[str, Any]]) -> SentFilm:
         read_time(max(times, default=None)),
         tuple(attempt["token"] for attempt in unknown),
         tuple(attempt["fingerprint"] for attempt in unknown),
+        lost,
     )
 
 
@@ -145,6 +151,8 @@ def match_of(client: Client, snapshot: Snapshot, films: Sequence[SentFilm]) -> T
         possible = tuple(film.key for film in alike if not is_older(snapshot, film))
         if attempts.calls_back(snapshot):
             reason = "it was submitted like {}, but with a callback of another submission"
+            if any(film.lost for film in alike):
+                reason += ", or of one that this journal has lost"
         elif not possible:
             reason = "it was submitted like {}, but before"
         else:
@@ -166,8 +174,8 @@ def is_older(snapshot: Snapshot, film: SentFilm) -> bool:
 
 
 def distance(sent_at: datetime | None, created_at: datetime | None) -> timedelta:
-    """How far apart two times are; the same for all where one is not known."""
-    return timedelta(0) if sent_at is None or created_at is None else abs(sent_at - created_at)
+    """How far apart two times are; the longest where one is not known."""
+    return timedelta.max if sent_at is None or created_at is None else abs(sent_at - created_at)
 
 
 def assign_tasks(candidates: Mapping[str, Sequence[str]]) -> dict[str, str]:

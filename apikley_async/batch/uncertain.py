@@ -13,7 +13,7 @@ import attrs
 from apikley_async import Storyboard, Work
 from apikley_async._text import count, local_and_utc, one_line
 from apikley_async.batch.manifest.payload import work_of
-from apikley_async.batch.store.adoption import STAND_IN
+from apikley_async.batch.store.adoption import is_stand_in
 from apikley_async.batch.store.rows import read_time
 from apikley_async.batch.store.values import Item
 
@@ -200,11 +200,6 @@ def uncertain_item(item: Item, attempts: Sequence[AttemptRow]) -> UncertainItem:
         last.get("reserved"),
         lost=is_stand_in(last),
     )
-
-
-def is_stand_in(attempt: AttemptRow) -> bool:
-    """Whether an attempt stands in for one that is missing in an adopted journal."""
-    return str(attempt.get("token") or "").startswith(STAND_IN)
 
 
 def uncertain_groups(items: Iterable[UncertainItem]) -> list[UncertainGroup]:

@@ -404,6 +404,13 @@ async def in_doubt(simulator: Simulator, path: Path, received: list[bool]) -> li
     return [f"k{number}" for number in range(len(received))]
 
 
+class UrlOnly:
+    """Callbacks that go elsewhere."""
+
+    def url_for(self, token: str) -> str:
+        return f"https://hooks.test/{token}"
+
+
 async def test_an_uncertain_film_is_resolved_by_its_own_task_only(tmp_path: Path) -> None:
     """`resolve` reads the task first: only a task of the same content is taken. (A17)"""
     path, folder = tmp_path / "b.db", tmp_path / "films"
@@ -490,6 +497,35 @@ async def test_a_task_of_another_submission_is_not_bound_unasked(tmp_path: Path)
             assert "but before" in matches[0].reason
             assert "callback of another submission" in matches[1].reason
             assert (await batch.item("k0")).state is ItemState.UNCERTAIN
+
+
+@pytest.mark.parametrize("called", [False, True])
+async def test_tasks_of_attempts_that_a_journal_has_lost_find_their_films(
+    called: bool, tmp_path: Path
+) -> None:
+    """Nobody knows when those were sent: only that it was before the copy was adopted. (A17)"""
+    path, copy = tmp_path / "b.db", tmp_path / "copy.db"
+    async with simulated_service() as simulator:
+        options = {"callback": UrlOnly()} if called else {}
+        async with make_client(simulator, **options) as client:
+            async with open_batch(path) as batch:
+                await batch.add(films(2))
+                await batch.backup(copy)
+                await run_batch(batch, client, folder=tmp_path)
+            tasks = [charge.task_id for charge in simulator.ledger.paid]
+            path.unlink()
+            await asyncio.sleep(3600)
+            async with open_batch(copy, adopt=True) as batch:
+                matches = await batch.resolve_tasks(*tasks, client=client)
+
+    if called:  # its token is lost as well, so it may be that of another batch
+        assert [(match.key, match.candidates) for match in matches] == [
+            ("", ("k0",)),
+            ("", ("k1",)),
+        ]
+        assert "or of one that this journal has lost" in matches[0].reason
+    else:
+        assert [(match.key, match.reason) for match in matches] == [("k0", ""), ("k1", "")]
 
 
 async def test_a_task_that_does_not_repeat_its_request_is_matched_with_nothing(

@@ -7,6 +7,8 @@ attempt that stands in for the lost one, and a person decides about it.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
+from typing import Any
 
 from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store import items, spending
@@ -16,10 +18,10 @@ from apikley_async.batch.store.rows import LOST_UNKNOWN
 from apikley_async.batch.store.values import Transition
 
 __all__ = [
-    "STAND_IN",
     "STAND_INS",
     "add_stand_in",
     "adopt",
+    "is_stand_in",
     "lost_attempts_remain",
     "recount_intents",
 ]
@@ -56,6 +58,11 @@ def add_stand_in(journal: OpenJournal, key: str, cause: str) -> None:
         (token, key, key, journal.now[0], journal.now[0]),
     )
     items.move(journal, key, Transition(ItemEvent.ADOPT, cause=cause, token=token))
+
+
+def is_stand_in(attempt: Mapping[str, Any]) -> bool:
+    """Whether an attempt, a row of the journal, stands in for a lost one."""
+    return str(attempt.get("token") or "").startswith(STAND_IN)
 
 
 def lost_attempts_remain(journal: OpenJournal) -> bool:
