@@ -13,7 +13,6 @@ from apikley_async import Client, Clock, Expected, Limiter
 from apikley_async._budget import Price
 from apikley_async._disk import check_writable
 from apikley_async._tasks import CancelScope
-from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.budget import RunBudget
 from apikley_async.batch.decisions import BatchDecisions, check_state
 from apikley_async.batch.destination import Destination, DestinationWriter
@@ -249,22 +248,17 @@ class Batch(BatchReports, BatchDecisions):
             )
         return named
 
-    async def check_account(self, client: Client) -> None:
-        """Make sure that the journal's tasks are those of this client; `run` does so by itself.
-
-        Raises:
-            JournalError: it was written with another key, or another address.
-        """
-        account = client.attempts.account(await self.store.salt())
-        await self.store.bind(service_of(client.base_url), account)
-
     async def record_balance(self, client: Client) -> float:
         """Store the credits that the account has now: evidence for `uncertain_items`.
 
         While a film of this journal is being submitted or made, by whatever process, they are
         evidence of nothing, as it is not known when the service takes credits, or gives those of a
         failed film back: they are not stored then.
+
+        Raises:
+            JournalError: they are those of another account.
         """
+        await self.check_account(client)
         attempts = await self.store.at_rest()
         balance = await client.credits()
         if attempts is not None:
@@ -382,8 +376,3 @@ class Batch(BatchReports, BatchDecisions):
         if not any(known is client.limiter for known in self._restored):
             await restore_limits(store, client)
             self._restored.append(client.limiter)
-
-
-def service_of(base_url: str) -> str:
-    """The service that a journal's tasks live at; on this machine the port does not count."""
-    return "this machine" if is_loopback(parse_url(base_url).host) else base_url

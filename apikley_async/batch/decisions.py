@@ -42,8 +42,10 @@ class BatchDecisions(BatchAdditions):
         Raises:
             ManifestError: the task was made of something else; each difference is named.
             NotFoundError: the service knows no such task.
+            JournalError: the client has another account than the journal.
         """
         film = await self._sent(key)
+        await self.check_account(client)  # another one knows no task of this journal
         differences = client.attempts.compare(
             await client.attempts.poll(task_id),
             film.work,
@@ -70,7 +72,11 @@ class BatchDecisions(BatchAdditions):
 
         Returns:
             What became of each task, in their order.
+
+        Raises:
+            JournalError: the client has another account than the journal.
         """
+        await self.check_account(client)
         attempts = defaultdict[str, list[Mapping[str, Any]]](list)
         for attempt in await self.store.attempts():
             attempts[attempt["key"]].append(attempt)

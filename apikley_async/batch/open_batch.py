@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
-from apikley_async import Clock, SystemClock
+from apikley_async import Client, Clock, SystemClock
 from apikley_async._postgres import Dsn
+from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.run import BatchRun
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.journal import Journal
@@ -101,6 +102,15 @@ class OpenBatch:
             raise JournalError("This batch is not open; use `async with Batch.open(...)`")
         return self._opened
 
+    async def check_account(self, client: Client) -> None:
+        """Make sure that the journal's tasks are those of this client; `run` does so by itself.
+
+        Raises:
+            JournalError: it was written with another key, or another address.
+        """
+        account = client.attempts.account(await self.store.salt())
+        await self.store.bind(service_of(client.base_url), account)
+
     async def item(self, key: str) -> Item:
         """One item; `KeyError` when there is none of that key."""
         return await self.store.item(key)
@@ -114,3 +124,8 @@ class OpenBatch:
         if keys:
             return [await self.item(key) for key in keys]
         return [item async for item in self.items(*states)]
+
+
+def service_of(base_url: str) -> str:
+    """The service that a journal's tasks live at; on this machine the port does not count."""
+    return "this machine" if is_loopback(parse_url(base_url).host) else base_url

@@ -171,11 +171,9 @@ def _refuse_simulated(service: ServiceOptions) -> None:
 async def _read_balance(client: Client, batch: Batch, reporter: Reporter) -> None:
     """Read the balance, if the key is that of the journal's account."""
     try:
-        await batch.check_account(client)
+        await note_balance(client, batch)
     except JournalError as error:
         reporter.message(f"The balance is not read: {error.message}")
-    else:
-        await note_balance(client, batch)
 
 
 async def _chosen(batch: Batch, keys: Sequence[str], allowed: Collection[ItemState]) -> list[Item]:

@@ -411,6 +411,8 @@ class StoreContract(ClaimContract):
         """Another key or address is refused, since its tasks would not be found. (J13)."""
         async with self.opened() as store:
             await store.bind("https://a.test", "mark")
+            await store.plan([film("a")])
+            await self.accept(store, "a", "task_1")
         async with self.opened() as store:
             await store.bind("https://a.test", "mark")
             with pytest.raises(JournalError, match="another key"):

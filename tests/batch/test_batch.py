@@ -387,6 +387,41 @@ async def test_another_account_is_refused(tmp_path: Path) -> None:
                 await run_batch(batch, other, folder=tmp_path)
 
 
+async def test_another_account_does_not_say_that_a_film_was_not_made(tmp_path: Path) -> None:
+    """To it every task of the journal is unknown; who believes that pays again. (A17, J13)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator:
+        [key] = await in_doubt(simulator, path, [True])
+        [task_id] = (charge.task_id for charge in simulator.ledger.paid)
+        async with (
+            Simulator(api_key="canary-0000-another-account", clock=LoopClock()) as elsewhere,
+            make_client(elsewhere) as other,
+            open_batch(path) as batch,
+        ):
+            with pytest.raises(JournalError, match="another key"):
+                await batch.resolve_tasks(task_id, client=other)
+            with pytest.raises(JournalError, match="another key"):
+                await batch.resolve(key, task_id=task_id, client=other)
+
+
+async def test_a_wrong_key_leaves_the_journal_to_the_right_one(tmp_path: Path) -> None:
+    """Nothing was bought with it, so no task would be missed. (J13)"""
+    folder = tmp_path / "films"
+    async with simulated_service() as simulator:
+        right, simulator.api_key = simulator.api_key, "canary-0000-a-wrong-key"
+        async with make_client(simulator, seed=99) as wrong, open_batch(tmp_path / "b.db") as batch:
+            simulator.api_key = right
+            await batch.add(films(2))
+            await run_batch(batch, wrong, folder=folder)
+            assert "401" in (batch.stopped or "")
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=folder)
+            await check_consistency(simulator, batch, folder)
+            assert set((await states(batch)).values()) == {ItemState.DONE}
+            with pytest.raises(JournalError, match="another key"):
+                await run_batch(batch, wrong, folder=folder)
+
+
 # --- what a person decides ------------------------------------------------------------------------
 
 

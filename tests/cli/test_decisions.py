@@ -176,6 +176,27 @@ def test_a_run_that_only_goes_on_reads_the_balance_at_its_end(service: Simulator
     assert "balance: 150 more taken" in ended.err
 
 
+def test_the_balance_of_another_account_is_no_evidence(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is refused before that is noted. (J13)"""
+
+    def balances() -> list[tuple[float, float]]:
+        with contextlib.closing(sqlite3.connect("campaign.db")) as db:
+            return db.execute("SELECT * FROM balance").fetchall()
+
+    run_with_uncertain_films(service, run)
+    before = balances()
+    with Simulator(api_key="canary-0000-another-account") as other:
+        monkeypatch.setenv("APIKLEY_BASE_URL", other.base_url)
+        monkeypatch.setenv("APIKLEY_API_KEY", other.api_key)
+
+        refused = run("batch", "run", "campaign.db", "--yes")
+
+    assert (refused.code, balances()) == (2, before)
+    assert "written with another key" in refused.err
+
+
 def test_a_balance_that_tells_of_nothing_is_not_called_a_payment(
     service: Simulator, run: Run
 ) -> None:

@@ -284,7 +284,10 @@ class Store(Protocol):
         ...
 
     async def bind(self, base_url: str, account: str) -> None:
-        """Belong to an account; `JournalError` when the store belongs to another one."""
+        """Belong to an account; `JournalError` when the store belongs to another one.
+
+        A store that one process uses at a time may take another account until something is bought.
+        """
         ...
 
     async def add_folder(self, folder: Path) -> None:
