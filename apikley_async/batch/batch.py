@@ -182,23 +182,16 @@ class Batch(BatchReports, BatchDecisions):
     async def _save_claimed(
         self, client: Client, options: BatchRunOptions
     ) -> AsyncGenerator[Item, None]:
-        """Fetch the films of a run. Those that were done are claimed as they are decided about.
-
-        Otherwise a run beside it, which saves elsewhere, would take them.
-        """
-        owner = options.owner or ""
-        refetch = Transition(ItemEvent.REFETCH, cause="to be saved again", owner=owner)
+        """Fetch the films of a run, and give back what it has claimed."""
         try:
-            for key in options.claimed:
-                await self._decide(key, refetch)
             async with contextlib.aclosing(self._updates(client, options)) as updates:
                 async for update in updates:
                     if update.is_last:
                         yield update.item
-        finally:  # also where the run was refused before it began
+        finally:  # also where one of several decisions was refused
             with contextlib.suppress(JournalError, TimeoutError):
                 async with asyncio.timeout(STORING_END):  # a lease ends by itself
-                    await self.store.release(owner)
+                    await self.store.release(options.owner or "")
 
     async def _to_be_saved(
         self, keys: tuple[str, ...], writer: DestinationWriter | None, *, moved: bool
@@ -331,6 +324,7 @@ class Batch(BatchReports, BatchDecisions):
             if self._asked_to_stop:
                 self._stopped = ASKED
                 return
+            await self._refetch(options)
             run = BatchRun(self.store, client, options, budget, self._clock)
             self._run, run.grace = run, self._grace
             async with contextlib.aclosing(run.updates()) as updates:
@@ -340,6 +334,17 @@ class Batch(BatchReports, BatchDecisions):
             if self._run is not None:
                 self._stopped = self._run.stopped
             self._run, self._preparing, self._busy = None, None, False
+
+    async def _refetch(self, options: BatchRunOptions) -> None:
+        """Let a run fetch films again that were done, when nothing can refuse it any more.
+
+        They are claimed as they are decided about. Otherwise a run beside it, which saves
+        elsewhere, would take them.
+        """
+        owner = options.owner or ""
+        refetch = Transition(ItemEvent.REFETCH, cause="to be saved again", owner=owner)
+        for key in options.claimed:
+            await self._decide(key, refetch)
 
     async def _wait_for_earlier_run(self) -> None:
         """Wait for an earlier run to end whose loop was left: its generator may end a bit later.

@@ -156,16 +156,9 @@ def decide_at_risk(
             report_next_run(reporter, batch, items, path, service.words)
         return OK
 
-    _refuse_simulated(service)
     if not has_api_key(service.key_file):
         return run_without_client(act, reporter)
     return run_with_client(client_for(service), act, reporter)
-
-
-def _refuse_simulated(service: ServiceOptions) -> None:
-    """Refuse to decide about films of a journal by what a simulated service says of them."""
-    if service.simulate:
-        raise RefusedError("--simulate: the decision is about the journal, and would be a real one")
 
 
 async def _read_balance(client: Client, batch: Batch, reporter: Reporter) -> None:
@@ -287,7 +280,6 @@ def resolve_films(
         service: polls them.
         force: bind each although its task shows other content.
     """
-    _refuse_simulated(service)
     reporter = new_reporter(as_json=service.as_json)
     journal = existing_journal(path)
 

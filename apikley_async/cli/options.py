@@ -39,6 +39,7 @@ __all__ = [
     "output_folder",
     "plain",
     "price",
+    "real_service_options",
     "rendered_films",
     "run_options",
     "service_options",
@@ -107,14 +108,13 @@ as_json: Option = click.option(
     help="Print events on stdout, one JSON object a line; text for people stays on stderr.",
 )
 
-
 plain: Option = click.option(
     "--plain",
     is_flag=True,
     help="Print lines instead of bars, as for screen readers; the default when CI is set.",
 )
 
-
+GIVEN = ("base_url", "proxy", "allow_private", "as_json", "plain")  # handed over as they are
 SERVICE_OPTIONS = (
     as_json,
     plain,
@@ -156,29 +156,29 @@ SERVICE_OPTIONS = (
 
 def service_options(command: Callable[..., int]) -> Callable[..., int]:
     """The options of every command that talks to the service, handed over as `service`."""
+    return _with_options(_with_service(command), *SERVICE_OPTIONS)
 
+
+def real_service_options(command: Callable[..., int]) -> Callable[..., int]:
+    """The same for the films of a journal, which no simulated service has."""
+    return _with_options(_with_service(command), *SERVICE_OPTIONS[:-1])
+
+
+def _with_service(command: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(command)
     def wrapped(
-        *,
-        key_file: Path | None,
-        base_url: str | None,
-        proxy: str | None,
-        allow_private: bool,
-        simulate: bool,
-        as_json: bool,
-        plain: bool,
-        config: Path | None,
-        **others: Any,
+        *, key_file: Path | None, config: Path | None, simulate: bool = False, **others: Any
     ) -> int:
         profile = Profile() if simulate else read_profile(config)
         if key_file is None and not has_api_key(None):
             key_file = profile.key_file
+        given = {name: others.pop(name) for name in GIVEN}
         service = ServiceOptions(
-            key_file, base_url, proxy, allow_private, simulate, as_json, plain, config, profile
+            key_file, simulate=simulate, config=config, profile=profile, **given
         )
         return command(service=service, **others)
 
-    return _with_options(wrapped, *SERVICE_OPTIONS)
+    return wrapped
 
 
 task_timeout: Option = click.option(

@@ -632,8 +632,8 @@ async def test_a_save_that_is_refused_midway_keeps_no_film(tmp_path: Path) -> No
         assert (tmp_path / "k0.mp4").exists()
 
 
-async def test_a_save_that_is_refused_at_its_beginning_keeps_no_film(tmp_path: Path) -> None:
-    """The films were decided about before the folder was tried; the next call saves them."""
+async def test_a_save_that_is_refused_at_its_beginning_changes_nothing(tmp_path: Path) -> None:
+    """No film is said to be saved again; the next call saves them."""
     async with (
         simulated_service(TERMS) as simulator,
         make_client(simulator) as client,
@@ -645,6 +645,7 @@ async def test_a_save_that_is_refused_at_its_beginning_keeps_no_film(tmp_path: P
         (tmp_path / "plain").touch()
         with pytest.raises(DownloadError):
             _ = [item async for item in batch.save(client, "k0", folder=tmp_path / "plain")]
+        assert (await batch.item("k0")).state is ItemState.DONE
 
         saved = [item.key async for item in batch.save(client, folder=tmp_path / "there")]
 

@@ -131,6 +131,27 @@ def test_a_film_that_may_be_paid_is_asked_about(service: Simulator, run: Run, ve
     assert (states["uncertain"], "dropped" in states, "planned" in states) == (2, False, False)
 
 
+def test_no_simulated_service_has_the_films_of_a_journal(service: Simulator, run: Run) -> None:
+    """Neither offered nor done: what would be decided is real."""
+    path = write_manifest("tea")
+    run("batch", "run", path, "--yes")
+    Path("films/tea.mp4").unlink()
+    commands = {
+        "save": [],
+        "revive": [],
+        "resubmit": ["tea", "--yes"],
+        "drop": ["tea", "--yes"],
+        "resolve": ["--task-id", service.ledger.paid[0].task_id],
+    }
+
+    for verb, words in commands.items():
+        refused = run("batch", verb, path, *words, "--simulate")
+        assert (verb, refused.code) == (verb, 2)
+        assert "No such option" in refused.err
+        assert "--simulate" not in run("batch", verb, "--help").out
+    assert run("batch", "status", path, "--json").event("batch")["done"] == 1
+
+
 def test_the_balance_is_read_once_more_before_a_decision(
     service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,12 +423,10 @@ def test_resolve_may_be_forced(service: Simulator, run: Run) -> None:
     mine = next(c.task_id for c in service.ledger.paid if "sea" in str(c.body))
     line = ["batch", "resolve", "campaign.db", "bee", "--task-id", mine]
 
-    simulated = run(*line, "--force", "--simulate")
     refused = run(*line)
     result = run(*line, "--force")
 
-    assert (simulated.code, refused.code) == (2, 2)
-    assert "the decision is about the journal, and would be a real one" in simulated.err
+    assert refused.code == 2
     assert "made of something else; nothing was changed" in refused.err
     difference = r"shots: \[.*bee at dawn.* was submitted, and the task has \[.*sea at dawn"
     assert re.search(difference, refused.err)

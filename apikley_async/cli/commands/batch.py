@@ -272,7 +272,7 @@ def retry(
 @keys_argument
 @undecided_option
 @agree_option
-@options.service_options
+@options.real_service_options
 def resubmit(
     path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, service: ServiceOptions
 ) -> int:
@@ -291,7 +291,7 @@ def resubmit(
 @keys_argument
 @undecided_option
 @agree_option
-@options.service_options
+@options.real_service_options
 def drop(
     path: Place, keys: tuple[str, ...], undecided: bool, agreed: bool, service: ServiceOptions
 ) -> int:
@@ -322,7 +322,7 @@ def drop(
     is_flag=True,
     help="Bind the task to the film although it shows other content; your name is kept with it.",
 )
-@options.service_options
+@options.real_service_options
 def resolve(
     path: Place,
     keys: tuple[str, ...],
@@ -395,7 +395,7 @@ def adopt(path: Place, as_json: bool) -> int:
 @options.output_folder(None, "Where the films go.  [default: where they were saved last]")
 @click.option("--partial", is_flag=True, help="Save a film although some links cannot be used.")
 @click.option("--overwrite", is_flag=True, help="Replace files that have the films' names.")
-@options.service_options
+@options.real_service_options
 def save(
     path: Place,
     keys: tuple[str, ...],
@@ -412,7 +412,7 @@ def save(
 @path_argument
 @keys_argument
 @options.output_folder(None, "Where the films go.  [default: where they were saved last]")
-@options.service_options
+@options.real_service_options
 def revive(path: Place, keys: tuple[str, ...], folder: Path | None, service: ServiceOptions) -> int:
     """Try once more to download films whose links have expired. Costs nothing.
 

@@ -8,7 +8,6 @@ import click
 
 from apikley_async._postgres import Dsn
 from apikley_async.cli import options
-from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.help_format import command
 from apikley_async.cli.option_types import DATABASE, SECONDS, Whole
 from apikley_async.cli.options import (
@@ -56,7 +55,7 @@ __all__ = ["worker"]
 @options.bounds_options
 @options.task_timeout
 @options.callback_options
-@options.service_options
+@options.real_service_options
 def worker(
     journal: Dsn,
     folder: Path | None,
@@ -76,8 +75,6 @@ def worker(
     nothing twice. What is in the journal was agreed to by whoever has added it
     (`apikley batch run --journal DSN`), so nobody is asked here.
     """
-    if service.simulate:
-        raise RefusedError("--simulate: a worker needs a service that all workers reach")
     # Imported only here: no other command needs procrastinate.
     from apikley_async.cli.worker_run import work
 
