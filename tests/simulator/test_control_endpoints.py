@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
@@ -155,7 +156,7 @@ async def test_the_ledger_can_be_read(controller):
 
 
 async def test_tasks_show_what_they_were_asked_for(controller):
-    """Model and first words, on one line: a list of tasks is there to find one's own."""
+    """Time, model and first words: a list of tasks is there to find one's own."""
     await controller.create(f"A wave\nbreaks. {'Very long. ' * 30}")
 
     _, [task] = await controller.command("GET", "/tasks")
@@ -163,6 +164,8 @@ async def test_tasks_show_what_they_were_asked_for(controller):
     assert task["model"] == "sora-2-pro-storyboard"
     assert task["words"].startswith("A wave breaks. Very long. ")
     assert (len(task["words"]), task["words"][-3:]) == (60, "...")
+    created = datetime.strptime(task["created"], "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - created) < timedelta(minutes=5)
 
 
 async def test_everything_can_be_reset(controller):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, get_args
 
 from aiohttp import web
@@ -147,12 +148,14 @@ class ControlEndpoints:
         )
 
     def _describe(self, task: SimulatedTask) -> dict[str, object]:
-        now = self._service.clock.now()
+        clock = self._service.clock
+        now, created = clock.now(), datetime.fromtimestamp(clock.timestamp(task.created_at), UTC)
         return {
             "task_id": task.task_id,
             "state": task.state(now),
             "model": task.request.model,
             "words": first_words(task.request),
+            "created": f"{created:%Y-%m-%d %H:%M:%S} UTC",  # as `apikley batch status` has times
             "created_at": task.created_at,
             "ends_at": task.ended_at,
             "callback_url": task.request.callback_url,
