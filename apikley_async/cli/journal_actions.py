@@ -366,6 +366,7 @@ def fetch_films(
             chosen = list(keys)
             try:
                 if expired:
+                    await batch.check_account(client)  # before any film is changed
                     chosen = [item.key for item in await batch.revive(*keys)]
                     if not chosen:
                         reporter.message("no film is expired")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import re
@@ -12,7 +13,13 @@ from pathlib import Path
 import pytest
 from cli.conftest import Run, write_films, write_manifest
 
-from apikley_async.batch import BalanceEvidence, UncertainItem
+from apikley_async.batch import (
+    BalanceEvidence,
+    Batch,
+    ItemEvent,
+    Transition,
+    UncertainItem,
+)
 from apikley_async.cli.output.reporter import LineView, Reporter
 from apikley_async.cli.output.uncertain import report_evidence
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -150,6 +157,32 @@ def test_no_simulated_service_has_the_films_of_a_journal(service: Simulator, run
         assert "No such option" in refused.err
         assert "--simulate" not in run("batch", verb, "--help").out
     assert run("batch", "status", path, "--json").event("batch")["done"] == 1
+
+
+def test_an_expired_film_is_revived_with_its_own_key_only(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused leaves it expired. (D7, J13)"""
+
+    async def expire() -> None:
+        async with Batch.open(path.with_suffix(".db")) as batch:
+            for event in (ItemEvent.REFETCH, ItemEvent.EXPIRE):
+                await batch.store.apply("tea", Transition(event))
+
+    path = write_manifest("tea")
+    run("batch", "run", path, "--yes")
+    Path("films/tea.mp4").unlink()
+    asyncio.run(expire())
+
+    with monkeypatch.context() as patched:
+        patched.setenv("APIKLEY_API_KEY", "another-key-that-opens-nothing")
+        refused = run("batch", "revive", path)
+    states = run("batch", "status", path, "--json").event("batch")
+    revived = run("batch", "revive", path)
+
+    assert (refused.code, states["expired"], revived.code) == (2, 1, 0)
+    assert "written with another key" in refused.err
+    assert Path("films/tea.mp4").exists()
 
 
 def test_the_balance_is_read_once_more_before_a_decision(
