@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from sample_report import NOW, filled, hostile_texts, page_of, report_of, rows_w
 from volume import volume
 
 from apikley_async import Shot, Storyboard
-from apikley_async.batch import Batch, ItemState
+from apikley_async.batch import Batch, Item, ItemState
 from apikley_async.batch.report import charts, history
 from apikley_async.batch.report.exports import cell, report_csv, report_json
 from apikley_async.batch.report.model import Category, Report, Span
@@ -325,6 +325,29 @@ async def test_times_of_a_film(tmp_path: Path) -> None:
     assert tea.saved_at is not None
     assert tea.sent_at < tea.ready_at < tea.saved_at
     assert tea.made_in == pytest.approx((tea.ready_at - tea.sent_at).total_seconds(), abs=2)
+
+
+async def test_a_film_that_was_found_later_was_made_since_it_was_sent(tmp_path: Path) -> None:
+    """What a person, or a callback, has bound to it was in the making all the while."""
+    report = report_of(await rows_of(tmp_path, {**FATES, "tea": "resolved"}), tmp_path)
+
+    tea = next(film for film in report.films if film.key == "tea")
+    assert tea.made_in == pytest.approx(150)
+    [span] = [span for span in report.run.spans if span.key == "tea"]
+    assert (span.accepted, span.ready) == (span.sent, pytest.approx(span.sent + 150))
+
+
+def test_when_a_found_film_was_ready_only_the_service_knows() -> None:
+    """Without its word nothing is said, rather than the time until somebody has asked."""
+    events = [
+        {"key": "tea", "event": event, "at": at}
+        for event, at in [("intend", 10.0), ("doubt", 12.0), ("resolve", 900.0), ("succeed", 905.0)]
+    ]
+    item = Item("tea", ItemState.SUCCESS)
+    told = attrs.evolve(item, success_at=datetime.fromtimestamp(190.0, UTC))
+
+    assert history.times_of([item], events)["tea"].made_in is None
+    assert history.times_of([told], events)["tea"].made_in == 180.0
 
 
 async def test_a_picture_outside_of_the_batch_is_not_shown(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ async def make_batch(
         works: the films.
         fates: "sending", "uncertain", "unanswered" (the same for another cause), "failed",
             "refused", "rejected", "expired", "lost", "planned", "submitted", "ready", "dropped",
-            "retried", or "throttled" (and done).
+            "retried", "resolved" (twenty minutes after it was ready), or "throttled" (and done).
         films: files to copy as films, by the stem of the key; an empty file without.
         seed: of the times.
     """
@@ -108,7 +108,9 @@ async def make_batch(
     await journal.aclose()
 
 
-SPANS = {"accept": (5.0, 0.35), "succeed": (0.8, 0.5)}  # of the logarithm of seconds
+# Of the logarithm of seconds.
+SPANS = {"accept": (5.0, 0.35), "succeed": (0.8, 0.5), "doubt": (7.2, 0.1), "resolve": (0.8, 0.5)}
+MADE_IN = 150.0  # seconds: a film that is found later
 MADE = ("intend", "accept", "succeed")
 EVENTS: Mapping[str, tuple[str, ...]] = {
     "done": (*MADE, "save"),
@@ -125,12 +127,14 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "submitted": ("intend", "accept"),
     "ready": MADE,
     "dropped": ("drop",),
+    "resolved": ("intend", "doubt", "resolve", "succeed", "save"),
     "retried": ("intend", "accept", "fail", "retry", *MADE, "save"),
 }
 VERDICTS = {
     "accept": (Verdict.ACCEPTED, ItemEvent.ACCEPT, ""),
     "throttle": (Verdict.THROTTLED, ItemEvent.THROTTLE, "too many requests (429)"),
     "uncertain": (Verdict.UNCERTAIN, ItemEvent.UNCERTAIN, "the connection broke off after 3.1 s"),
+    "doubt": (Verdict.UNCERTAIN, ItemEvent.UNCERTAIN, "the connection broke off after 3.1 s"),
     "unanswered": (Verdict.UNCERTAIN, ItemEvent.UNCERTAIN, "HTTP 502: Bad Gateway"),
     "refuse": (Verdict.REFUSED, ItemEvent.REFUSE, "Image format is not supported (code 422)"),
 }
@@ -154,6 +158,7 @@ class Writer:
         self._films = films
         self._fates = fates
         self._tokens: dict[str, str] = {}
+        self._sent: dict[str, float] = {}
         self._number = 0
 
     async def apply(self, key: str, event: str) -> None:
@@ -161,6 +166,7 @@ class Writer:
         if event == "intend":
             self._number += 1
             self._tokens[key] = f"{self._number:032x}"
+            self._sent[key] = self._clock.wall()
             await journal.intend(key, self._tokens[key], "0" * 64, PRICE)
         elif event in VERDICTS:
             verdict, kind, cause = VERDICTS[event]
@@ -185,9 +191,12 @@ class Writer:
             at = self._clock.wall()
             links = {"urls": [f"https://files.example.com/{key}.mp4?sign=secret-{key}"]}
             links |= {"expires_at": at + 86_400, "content": {}}  # type: ignore[dict-item]
-            ready = datetime.fromtimestamp(at - 1, UTC)
+            found = self._fates.get(key) == "resolved"
+            ready = datetime.fromtimestamp(self._sent[key] + MADE_IN if found else at - 1, UTC)
             result = json.dumps(links)
             return Transition(ItemEvent.SUCCEED, credits=PRICE, result=result, success_at=ready)
+        if event == "resolve":
+            return Transition(ItemEvent.RESOLVE, task_id=f"task_found_{key}")
         if event == "save":
             return Transition(ItemEvent.SAVE, files=(self._save(key),))
         if event == "expire":

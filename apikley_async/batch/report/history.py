@@ -22,17 +22,26 @@ ENDS = {ItemEvent.SAVE, ItemEvent.FAIL, ItemEvent.EXPIRE, ItemEvent.UNCERTAIN, I
 
 @attrs.frozen
 class FilmTimes:
-    """When the last attempt of a film got how far, in seconds since 1970; None for not yet."""
+    """When the last attempt of a film got how far, in seconds since 1970; None for not yet.
+
+    Attributes:
+        sent: when the attempt began.
+        accepted: when its task was known; if that was found out later, when the attempt began.
+        ready: when the film was ready, as far as known.
+        ended: when it was saved, or failed.
+        found: whether its task was found out later, and nothing says since when it was ready.
+    """
 
     sent: float | None = None
     accepted: float | None = None
     ready: float | None = None
     ended: float | None = None
+    found: bool = False
 
     @property
     def made_in(self) -> float | None:
-        """Seconds from the acceptance until the film was ready."""
-        if self.accepted is None or self.ready is None:
+        """Seconds from the acceptance until the film was ready; None where that is not known."""
+        if self.accepted is None or self.ready is None or self.found:
             return None
         return self.ready - self.accepted
 
@@ -53,8 +62,10 @@ def after(times: FilmTimes, event: str, at: float) -> FilmTimes:
     """The times of a film after one more event."""
     if event == ItemEvent.INTEND:
         return FilmTimes(sent=at)
-    if event in (ItemEvent.ACCEPT, ItemEvent.RESOLVE):
+    if event == ItemEvent.ACCEPT:
         return attrs.evolve(times, accepted=at, ended=None)
+    if event == ItemEvent.RESOLVE:  # it was in the making all the while
+        return attrs.evolve(times, accepted=times.sent, ended=None, found=True)
     if event == ItemEvent.SUCCEED:
         return attrs.evolve(times, ready=at)
     if event in ENDS:
@@ -71,7 +82,7 @@ def with_completion(times: FilmTimes, item: Item) -> FilmTimes:
         return times
     completed = item.success_at.timestamp()
     fits = (times.accepted or 0.0) <= completed <= times.ready
-    return attrs.evolve(times, ready=completed) if fits else times
+    return attrs.evolve(times, ready=completed, found=False) if fits else times
 
 
 def run_figures(
@@ -88,7 +99,7 @@ def run_figures(
     return RunFigures(
         spans=tuple(spans),
         waited=spread(span.sent - start for span, start in zip(spans, starts, strict=True)),
-        made=spread(span.ready - (span.accepted or span.sent) for span in spans if span.ready),
+        made=spread(each for span in spans if (each := times[span.key].made_in) is not None),
         fetched=spread(
             span.ended - span.ready
             for span in spans

@@ -120,7 +120,8 @@ class Film:
         simulated: whether it was made by a simulated service, and cost nothing.
         sent_at, ready_at, saved_at: when its last attempt was sent, when its film was ready, and
             when its files were here.
-        made_in: seconds from the acceptance until the film was ready.
+        made_in: seconds from the acceptance until the film was ready; from its attempt, where the
+            task was found out later.
         link_ends_at: when the service's links to it are expected to end.
     """
 
