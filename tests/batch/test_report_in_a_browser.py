@@ -193,6 +193,7 @@ def test_films_play_one_at_a_time(opened: Shown) -> None:
 
 def test_takes_play_together(opened: Shown) -> None:
     page = opened.page
+    assert page.locator("section.g[aria-label^='night-train'] .gh button").count() == 0  # no film
     page.locator("section.g[aria-label^='paper-boat'] .gh button").click()
 
     wait_until_it_plays(page, "paper-boat.2")

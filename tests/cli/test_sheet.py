@@ -30,6 +30,7 @@ def test_all_storyboards_are_on_one_page(service: Simulator, run: Run) -> None:
     assert [key for key in [*keys, "harbour"] if f"{key}" not in page] == []
     assert "film-299 at dawn" in page
     assert "../harbour.png" in page
+    assert page.count('<div class="v') == 1  # no empty frames where there is no picture
     assert "301 films" in page
     assert "planned. Nothing is paid." in page
     assert '<p class="eyebrow">Contact sheet</p>' in page

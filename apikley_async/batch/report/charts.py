@@ -25,12 +25,13 @@ MOST_DRAWN = 4000  # films
 MOST_RUNS = 6  # pieces of the axis; the last ones
 BREAK = 18.0  # pixels between two runs
 TICK_SPACE = 110.0  # pixels between two times on the axis, at least
+TICK_ROOM = 28.0  # pixels for half a time, so that none is cut at an edge
 STEPS = (
     *(1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800),
     *(3600, 7200, 10_800, 21_600, 43_200, 86_400),
 )
 BINS = 240
-LEAST = {"uncertain": 5.0}  # pixels: what has no length must still be seen
+LEAST = {"uncertain": 8.0}  # pixels: what has no length must still be seen
 
 
 @attrs.frozen
@@ -102,7 +103,8 @@ class Axis:
             at = -(-piece.start // step) * step
             while at <= piece.end:
                 local = datetime.fromtimestamp(at, UTC).astimezone()
-                yield Label(piece.x(at), y, f"{local:{clock}}")
+                if TICK_ROOM <= piece.x(at) <= WIDTH - TICK_ROOM:
+                    yield Label(piece.x(at), y, f"{local:{clock}}")
                 at += step
 
     @property

@@ -259,15 +259,15 @@ def cut(text: str, size: int) -> str:
 def figures_of(run: RunFigures) -> Iterator[dict[str, str]]:
     """The figures below the chart: name, value and a note."""
     for name, spread in (
-        ("Until it was sent", run.waited),
+        ("Waited to be sent", run.waited),
         ("In the making", run.made),
-        ("Until it was here", run.fetched),
+        ("From ready to saved", run.fetched),
     ):
         if spread is not None:
             note = f"median; 95 % within {duration(spread.high)}"
             yield {"name": name, "value": duration(spread.median), "note": note}
     if run.sent:
-        note = f"of {charts.LIMIT} submissions in the busiest ten seconds"
+        note = f"submissions in the busiest ten seconds; the limit is {charts.LIMIT}"
         yield {"name": "Pace", "value": f"{run.busiest}", "note": note}
     if run.polls is not None:
         films = sum(span.accepted is not None for span in run.spans)

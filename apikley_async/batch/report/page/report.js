@@ -208,6 +208,7 @@
   }
   for (const command of all(".cmd")) command.append(make("button", { type: "button", textContent: "Copy" }));
   for (const head of all(".gh")) {
+    if (all("a.v", head.parentElement).every(opens)) continue; // nothing to play
     const button = make("button", { type: "button", textContent: "Play all takes" });
     button.dataset.do = "takes";
     head.append(button);
