@@ -1060,6 +1060,24 @@ async def test_a_purge_that_leaves_old_text_on_the_disk_says_so(
     assert set(found) == {0}
 
 
+async def test_a_journal_that_cannot_be_marked_as_open_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a copy without its log nobody could tell, later, that something is missing. (J8)"""
+    async with journal(path) as store:
+        await store.plan([film("a")])
+    monkeypatch.setattr(_sqlite, "Database", Impatient)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT key FROM item").fetchall()
+        with pytest.raises(JournalError, match="another program has been reading it") as caught:
+            await Journal.open(path)
+    assert caught.value.resumable
+
+    async with journal(path) as store:
+        assert (await store.item("a")).state is ItemState.PLANNED
+
+
 # --- private copies -------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from apikley_async.batch.store import adoption, attempts, claims, items, journal_file, rescue
+from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.local_disk import check_local_disk
 from apikley_async.batch.store.locks import check_never_used, lock_inode, note_owner, take_lock
 from apikley_async.batch.store.rows import relativize_paths
@@ -86,7 +87,13 @@ def _begin(journal: SqliteJournal, version: int, *, log_is_lost: bool) -> None:
     if journal.origin is None:  # a private copy was compared with the witness before
         _compare_with_witness(journal, log_is_lost=log_is_lost)
     _take_over(journal, version)
-    journal.db.execute("PRAGMA wal_checkpoint(FULL)")  # puts the mark into the main file
+    [is_read, *_] = journal.db.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
+    if is_read:  # else the mark is in the main file now
+        raise journal_error(
+            f"{journal.path} cannot be marked as open: another program has been reading it for "
+            "seconds. End that, and run again",
+            sqlite3.SQLITE_BUSY,
+        )
 
 
 def _copy(journal: SqliteJournal, origin: Path) -> None:
