@@ -65,7 +65,7 @@ COMMANDS = {  # where each is, and what the list of commands says of it
     ),
     "demo": (
         "demo.demo",
-        "A tour: six storyboards become films in half a minute, all on this machine.",
+        "A tour: six storyboards become films in about a minute, all on this machine.",
     ),
 }
 

@@ -89,7 +89,9 @@ class HelpGroup(click.Group):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         write_examples(ctx, formatter)
-        super().format_epilog(ctx, formatter)
+        if self.epilog:  # not indented: it begins with a title, as the sections above
+            formatter.write_paragraph()
+            formatter.write_text(self.epilog.strip())
 
 
 def write_arguments(

@@ -17,6 +17,7 @@ Exit codes:
       a full disk, a journal in use); the same command resumes
   70  an internal error of apikley
   130, 143  interrupted by Ctrl-C, SIGTERM: once in good order, twice at once
+
 \b
 The key is read from APIKLEY_API_KEY or from --key-file. NO_COLOR is honoured.
 To see it work without a key: apikley demo
@@ -31,7 +32,7 @@ BATCH_ARGUMENTS: Mapping[str, str] = {  # of `apikley batch ...`, where each com
     "share, postgresql://USER@HOST/DATABASE (a DSN).",
     "[KEY...]": "Films, by their names in the manifest (key).",
     "[FILE|JOURNAL]": "The manifest, or its journal, which `generate` calls films/apikley.db.",
-    "COPY": "The file that the copy becomes; there is none of that name yet.",
+    "COPY": "The new file, which must not exist yet.",
     "OLD": "What the journal calls the film.",
     "NEW": "What the manifest calls it now.",
 }

@@ -185,7 +185,7 @@ task_timeout: Option = click.option(
     "--timeout",
     type=SECONDS,
     metavar="SECONDS",
-    help="How long to wait for each film, which goes on at the service.  [default: 1800]",
+    help="How long to wait for each film; it goes on at the service.  [default: 1800]",
 )
 
 
@@ -375,8 +375,8 @@ BOUNDS_OPTIONS = (
         "--expected",
         metavar="SECONDS",
         callback=read_expected,
-        help="How long films take to make, if you know: they are first asked for then. A number, "
-        "or by the film's seconds or model: 10=120,15=200. A batch learns it by itself.",
+        help="How long films take to make, if you know: the first poll comes then. A number, or "
+        "by the film's seconds or model: 10=120,15=200. A batch learns it by itself.",
     ),
 )
 SPENDING_OPTIONS = (

@@ -297,8 +297,8 @@ def drop(
 ) -> int:
     """Give films up. Nothing is cancelled at the service.
 
-    Runs leave it alone then: it is not sent, polled or saved. What may have been paid is shown
-    first, and you are asked.
+    Later runs do not send, poll or save them. What may have been paid is shown first, and you are
+    asked.
     """
     _check_selection(keys, undecided=undecided)
     return decide_at_risk("drop", path, keys, service, agreed=agreed)
@@ -334,9 +334,8 @@ def resolve(
 
     You find the ids in the service's list of tasks (https://app.apikley.ru), by the time and the
     model that `apikley batch status` shows. Without KEY each task finds its film by its content,
-    among all that are uncertain, and what is not certain is left to you: exit 3. Ids that the
-    journal knows do no harm. What stands behind `--` is never an option, whatever its name begins
-    with.
+    among all that are uncertain; where that is not certain you choose (exit code 3). Ids that the
+    journal has already are left out. A name after `--` is never taken for an option.
     """
     if keys and len(keys) != len(task_ids):
         raise RefusedError(
@@ -404,7 +403,7 @@ def save(
     overwrite: bool,
     service: ServiceOptions,
 ) -> int:
-    """Download films again whose files are lost, and those not saved yet. Costs nothing."""
+    """Download films that are paid and not on the disk: lost, or not saved yet. Costs nothing."""
     return fetch_films(path, keys, service, folder=folder, partial=partial, overwrite=overwrite)
 
 

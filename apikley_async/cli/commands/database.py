@@ -54,8 +54,8 @@ def init(dsn: Dsn, as_json: bool) -> int:
 def check(dsn: Dsn, as_json: bool) -> int:
     """Check that the database can be used, and say what its journal holds.
 
-    DSN is postgresql://USER@HOST/DATABASE, or postgresql://?service=NAME. Exit code 4 where it
-    cannot be reached, 2 where it is not set up, or by another version.
+    DSN is postgresql://USER@HOST/DATABASE, or postgresql://?service=NAME. The exit code is
+    4 if it cannot be reached, 2 if it is not set up, or was set up by another version.
     """
     reporter = new_reporter(as_json=as_json)
 

@@ -20,7 +20,7 @@ STORYBOARDS = Path(__file__).parents[1] / "storyboards"
 @options.as_json
 @options.plain
 def demo(folder: Path, kind: str, as_json: bool, plain: bool) -> int:
-    """A tour: six storyboards become films in half a minute, all on this machine.
+    """A tour: six storyboards become films in about a minute, all on this machine.
 
     It is a batch on a simulated service: no key, no network, nothing to pay. Stop it when you
     like, kill it even, and run it again: it resumes, and submits nothing a second time.

@@ -73,7 +73,7 @@ def server_address(port: int) -> Option:
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="See --limit: the seconds that it counts in.",
+    help="The simulated seconds that --limit counts in.",
 )
 @click.option(
     "--max-running",
@@ -112,8 +112,8 @@ def server_address(port: int) -> Option:
     "faults",
     multiple=True,
     metavar="ENDPOINT:FAULT=SHARE",
-    help='Go wrong at random: "create:reset after=0.1" breaks one in ten submissions off after '
-    "they were received. May be given again.",
+    help='What goes wrong, at random: "create:reset after=0.1" breaks the connection of one in '
+    "ten submissions after it was received. May be given again.",
 )
 @click.option(
     "--latency",
@@ -127,8 +127,8 @@ def server_address(port: int) -> Option:
     type=Whole(-1_000_000_000, 1_000_000_000),
     metavar="SECONDS",
     default=0,
-    help="The service's calendar is so far ahead of this machine's, as if the clock here were "
-    "wrong; negative for behind.",
+    help="Set the service's clock so far ahead of this machine's, as if the clock here were wrong; "
+    "a negative number sets it behind.",
 )
 @click.option(
     "--webhook-key",
@@ -166,8 +166,8 @@ def simulate(host: str, port: int, as_json: bool, **settings: Any) -> int:
     """Serve a simulated service on this machine until Ctrl-C.
 
     It prints two export lines: type them in another terminal, and every program there uses it,
-    with a new API key. It costs nothing. Once a film takes longer to render than --speed lets
-    it take, it says so.
+    with a new API key. It costs nothing. A line says so when films take longer to render than
+    --speed allows for.
     """
     from apikley_async.cli.simulator_server import new_simulator, serve_simulator
 

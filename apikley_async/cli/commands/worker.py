@@ -50,7 +50,7 @@ __all__ = ["worker"]
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="See --limit: the seconds that it counts in.",
+    help="The seconds that --limit counts in.",
 )
 @options.bounds_options
 @options.task_timeout
