@@ -13,11 +13,19 @@ import logging
 import os
 import platform
 import secrets
+import time
 from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import read_own, state_folder, state_place, write_whole
+from apikley_async._disk import (
+    open_own,
+    read_own,
+    state_folder,
+    state_place,
+    try_lock,
+    write_whole,
+)
 from apikley_async.batch import Journal
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.option_types import Place
@@ -41,6 +49,7 @@ MARKER = "apikley.journal.json"
 MAX_MARKER = 64 * 1024  # bytes
 FOLDERS = "profile-folders.json"  # in the state folder
 MAX_FOLDERS = 100
+LOCK_TRIES, LOCK_INTERVAL = 50, 0.02  # seconds
 
 
 @attrs.frozen
@@ -206,12 +215,18 @@ def remembered_folders() -> list[Path]:
 
 def remember_folder(folder: Path) -> None:
     """Remember a folder that a profile names; where that fails it is logged. Blocks."""
-    known = remembered_folders()
-    if folder in known:
+    if folder in remembered_folders():
         return
-    content = json.dumps([*map(str, [*known, folder][-MAX_FOLDERS:])]).encode()
     try:
-        _ = write_whole(state_folder() / FOLDERS, content, mode=0o600, is_ours=lambda: True)
+        path = state_folder() / FOLDERS
+        with open(path.with_suffix(".lock"), "wb", opener=open_own) as lock:
+            for _ in range(LOCK_TRIES):  # another command may be about to write what it has read
+                if try_lock(lock.fileno()):
+                    break
+                time.sleep(LOCK_INTERVAL)
+            folders = [*map(str, [*remembered_folders(), folder][-MAX_FOLDERS:])]
+            content = json.dumps(folders).encode()
+            _ = write_whole(path, content, mode=0o600, is_ours=lambda: True)
     except OSError as error:
         logger.info("the folder of the profile is not remembered: %s", error.strerror)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from cli.conftest import Run, write_films, write_manifest
 
+from apikley_async.cli import journal_location
 from apikley_async.simulator import Constant, Simulator, Terms
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning")
@@ -197,6 +199,16 @@ def test_a_profile_that_names_another_folder_does_not_pay_again(
     ]
     assert "sent already" not in explicit.err, "a folder that the user names is another film"
     assert len(service.ledger.paid) == 3
+
+
+def test_the_folders_of_commands_that_begin_at_once_are_all_remembered(tmp_path: Path) -> None:
+    """Else a film that went into a forgotten one would be paid again, some day."""
+    folders = [tmp_path / str(number) for number in range(6)]
+
+    with ThreadPoolExecutor(len(folders)) as commands:
+        _ = [*commands.map(journal_location.remember_folder, folders)]
+
+    assert sorted(journal_location.remembered_folders()) == folders
 
 
 def test_a_batch_goes_on_where_its_films_are(service: Simulator, run: Run) -> None:
