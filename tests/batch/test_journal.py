@@ -37,6 +37,7 @@ from apikley_async.batch.store import local_disk, locks
 from apikley_async.batch.store.local_disk import file_system_of
 from apikley_async.batch.store.schema import APPLICATION, MIGRATIONS, VERSION
 from apikley_async.errors import Blame, BudgetExceededError, JournalError
+from apikley_async.testing import LoopClock
 
 
 class TestJournal(StoreContract):
@@ -996,6 +997,20 @@ async def test_the_file_itself_is_locked_too(path: Path) -> None:
         path.with_name("batch.db.lock").unlink()
         with pytest.raises(JournalError, match="in use under another name"):
             await Journal.open(path)
+
+
+@pytest.mark.virtual
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the file itself is locked")
+async def test_who_waits_for_a_journal_does_not_wait_for_its_own_lock(path: Path) -> None:
+    """Each try takes all locks anew: of those that a former one has got none is left."""
+    owner = await Journal.open(path)
+    path.with_name("batch.db.lock").unlink()
+    waiting = asyncio.create_task(Journal.open(path, clock=LoopClock(), wait=60))
+    await asyncio.sleep(30)
+    assert not waiting.done()
+    await owner.aclose()
+
+    await (await waiting).aclose()
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def open_journal(journal: SqliteJournal) -> None:
         JournalError: it is in use, damaged, of another program or of a newer version, an older
             copy, or without its log after a crash. The file is left as it is.
     """
+    journal.close()  # what an opening that broke off has left, locks too
     if journal.origin is not None:
         _copy(journal, journal.origin)
     elif not journal.read_only:
@@ -98,8 +99,6 @@ def _begin(journal: SqliteJournal, version: int, *, log_is_lost: bool) -> None:
 
 def _copy(journal: SqliteJournal, origin: Path) -> None:
     """Make a private copy, which is refused where the journal itself would be."""
-    if journal.copies is not None:  # of an opening that broke off
-        journal.copies.cleanup()
     journal.copies = journal_file.copies_folder(origin)
     folder = Path(journal.copies.name).resolve()
     journal.path = folder / "journal.db"
