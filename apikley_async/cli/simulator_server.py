@@ -162,9 +162,7 @@ async def serve_simulator(simulator: Simulator, reporter: Reporter) -> None:
             reporter.message(
                 "Warning: it is not bound to loopback, so other machines can connect too."
             )
-        reporter.message(
-            "The simulator is ready; type the two lines above where a client is to use it."
-        )
+        reporter.message("The simulator is ready. Paste the two lines above into another terminal.")
         reporter.message("Ctrl-C ends it.")
         await asyncio.Event().wait()
     finally:

@@ -165,7 +165,7 @@ def server_address(port: int) -> Option:
 def simulate(host: str, port: int, as_json: bool, **settings: Any) -> int:
     """Serve a simulated service on this machine until Ctrl-C.
 
-    It prints two export lines: type them in another terminal, and every program there uses it,
+    It prints two export lines: paste them into another terminal, and every program there uses it,
     with a new API key. It costs nothing. A line says so when films take longer to render than
     --speed allows for.
     """
