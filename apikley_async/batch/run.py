@@ -292,10 +292,10 @@ class BatchRun:
                     item = await self._apply(item, Transition(ItemEvent.RESUME))
                 if item.state is ItemState.SUBMITTED:
                     item = await self._follow(item, job)
-        except SubmissionUncertainError:
+        except SubmissionUncertainError as error:
             # Raised through the slot on purpose: the film may be running, so the slot stays taken.
             self._film_slots.report_waits()
-            return await self._store.item(item.key)
+            return await self._callbacks.item_of(error.token, item)
         return item
 
     # --- submitting --------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class BatchRun:
         except SubmissionUncertainError as error:
             uncertain = error
         item = await self._recover(await self._store.item(item.key), uncertain, CALLBACK_TIMEOUT)
-        if item.state is ItemState.UNCERTAIN:
+        if item.state is not ItemState.SUBMITTED:
             raise uncertain
         return item, None
 
@@ -393,40 +393,40 @@ class BatchRun:
     async def _recover(
         self, item: Item, attempt: str | SubmissionUncertainError, timeout: float
     ) -> Item:
-        """Wait until a callback says which task an uncertain item became, if one does.
+        """Wait *timeout* seconds for a callback that says which task an uncertain item became.
 
         Args:
             attempt: the token of an earlier run's attempt, or the error of this run's.
-            timeout: seconds.
         """
         if not self._client.attempts.receives_callbacks or item.state is not ItemState.UNCERTAIN:
             return item
+        token = attempt if isinstance(attempt, str) else attempt.token
         try:
             job = await self._client.attempts.recover(attempt, timeout=timeout)
-        except SubmissionUncertainError:
-            self._publish(item, is_last=True)
+        except (SubmissionUncertainError, AuthenticationError) as error:
+            if isinstance(error, AuthenticationError):
+                self.stop(str(error))
+            item = await self._as_it_is(item, token)
+            self._publish(item, is_last=item.state is not ItemState.SUBMITTED)
             return item
         except asyncio.CancelledError:
             self._publish(item, is_last=True)
             raise
-        except AuthenticationError as error:
-            self.stop(str(error))
-            self._publish(item, is_last=True)
-            return item
-        token = attempt if isinstance(attempt, str) else attempt.token
-        known, item = item.key, await self._callbacks.item_of(token, item)
-        self._rename(known, item.key)
+        item = await self._as_it_is(item, token)
         try:
             return await self._apply(item, found(job, token))
         except NoTransitionError:
             self._leave_behind(await self._store.item(item.key), job)
             raise
 
-    def _rename(self, known: str, key: str) -> None:
-        """Know an item by the key that a person has given it while its callback was waited for."""
-        self._claims.rename(known, key)
-        self._budget.rename(known, key)
-        self._films.update({film: key for film, its_key in self._films.items() if its_key == known})
+    async def _as_it_is(self, item: Item, token: str) -> Item:
+        """An item whose callback was waited for: a person may have renamed it, or decided."""
+        known, item = item.key, await self._callbacks.item_of(token, item)
+        self._claims.rename(known, item.key)
+        self._budget.rename(known, item.key)
+        films = [film for film, key in self._films.items() if key == known]
+        self._films.update(dict.fromkeys(films, item.key))
+        return item
 
     def _leave_behind(self, item: Item, job: Job) -> None:
         """Put a paid job into `client.unclaimed` when its item was decided otherwise meanwhile."""

@@ -462,3 +462,38 @@ async def test_a_run_of_other_films_stores_callbacks_and_polls_nothing(
 
             assert set((await states(batch)).values()) == {ItemState.DONE}
         assert len(simulator.ledger.paid) == 2
+
+
+@pytest.mark.parametrize("decision", ["rename", "resolve", "resubmit", "drop"])
+async def test_what_is_decided_while_a_callback_is_waited_for_in_vain_holds(
+    decision: str, tmp_path: Path
+) -> None:
+    """The run ends as it would have ended otherwise; a film whose task is known is made."""
+    callbacks, folder = ManualCallbacks(), tmp_path / "films"
+    async with (
+        service() as simulator,
+        hearing(simulator, callbacks) as client,
+        open_batch(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(2))
+        simulator.script("create", [Fault.RESET_AFTER])
+        running = asyncio.create_task(run_batch(batch, client, folder=folder))
+        await until_paid(simulator, 2)
+        await asyncio.sleep(100)
+        if decision == "rename":
+            await batch.rename("k0", "new")
+        elif decision == "resolve":
+            task_id = simulator.ledger.creations[0].task_id or ""
+            await batch.resolve("k0", task_id=task_id, client=client)
+        else:
+            await (batch.resubmit if decision == "resubmit" else batch.drop)("k0")
+        ended = {item.key: item.state for item in await running}
+
+        wanted = {
+            "rename": {"new": ItemState.UNCERTAIN},
+            "resolve": {"k0": ItemState.DONE},
+            "resubmit": {"k0": ItemState.PLANNED},
+            "drop": {"k0": ItemState.DROPPED},
+        }[decision]
+        assert ended == await states(batch) == {**wanted, "k1": ItemState.DONE}
+        assert len(simulator.ledger.paid) == 2
