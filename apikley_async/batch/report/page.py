@@ -261,7 +261,7 @@ def figures_of(run: RunFigures) -> Iterator[dict[str, str]]:
     for name, spread in (
         ("Waited to be sent", run.waited),
         ("In the making", run.made),
-        ("From ready to saved", run.fetched),
+        ("Until saved", run.fetched),
     ):
         if spread is not None:
             note = f"median; 95 % within {duration(spread.high)}"
