@@ -71,7 +71,10 @@ class ApiError(ApikleyError):
 
 
 class AuthenticationError(ApiError):
-    """401 or 403: the key is missing, wrong or revoked. Nothing was created."""
+    """401 or 403: the key is missing, wrong or revoked. Nothing was created.
+
+    A 403 without the service's frame is a gateway's: it blames the network, and not the account.
+    """
 
     advice = "Check APIKLEY_API_KEY; keys are managed at https://app.apikley.ru/keys"
     resumable = True

@@ -44,6 +44,10 @@ __all__ = ["Envelope", "Reply"]
 
 MAX_RETRY_AFTER = 300.0
 MAX_RAW_BYTES = 64 * 1024
+GATEWAY_REFUSES = (
+    "Something before the service refuses this machine: a gateway of the service's, or a proxy of "
+    "yours; that says nothing of the key"
+)
 
 ERROR_OF_CODE: dict[int, type[ApiError]] = {
     # Only codes that say for certain that createTask has created nothing.
@@ -170,7 +174,10 @@ def error_of(
         return RateLimitError(message, code=code, task_id=task_id, retry_after=pause)
     if kind in (InvalidRequestError, NotFoundError) and names_unsupported_model(envelope.message):
         return unsupported_model(message, code)
-    return kind(message, code=code, task_id=task_id)
+    error = kind(message, code=code, task_id=task_id)
+    if code == 403 and not envelope.framed:  # the service would have said it in its own frame
+        error.blames, error.advice = Blame.NETWORK, GATEWAY_REFUSES
+    return error
 
 
 def _reason_of(reply: Reply, envelope: Envelope) -> str:

@@ -24,6 +24,7 @@ import yarl
 from apikley_async import (
     ApikleyError,
     AuthenticationError,
+    Blame,
     Client,
     DownloadError,
     NotFoundError,
@@ -120,7 +121,8 @@ class Doctor:
         except WrongError as error:
             message = str(error)
         except ApikleyError as error:
-            self._key_is_wrong = self._key_is_wrong or isinstance(error, AuthenticationError)
+            about_key = isinstance(error, AuthenticationError) and error.blames != Blame.NETWORK
+            self._key_is_wrong = self._key_is_wrong or about_key
             message = ". ".join(filter(None, [error.message, advice_for(error)]))
             first = self._causes.setdefault((type(error).__name__, error.code), name)
             if first != name:  # one cause is wrong once

@@ -80,6 +80,17 @@ def test_a_wrong_key(service: Simulator, run: Run, monkeypatch: pytest.MonkeyPat
     assert len(service.ledger.arrivals("record")) == len(service.ledger.arrivals("upload")) == 0
 
 
+def test_a_gateway_that_refuses_is_not_the_key(service: Simulator, run: Run) -> None:
+    """The other ways to the service may be open."""
+    service.script("credits", [Fault.http(403, page=True)])
+
+    found = findings(result := run("doctor", "--json"))
+
+    assert result.code == 1
+    assert "says nothing of the key" in found["key"][1]
+    assert (found["polling"][0], found["upload"][0]) == (True, True)
+
+
 def test_one_cause_is_wrong_once(service: Simulator, run: Run) -> None:
     """Each check is made, since another one might show more."""
     for endpoint in ("credits", "record", "upload"):

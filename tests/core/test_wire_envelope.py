@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import pickle
@@ -28,6 +29,7 @@ from apikley_async import (
     ApiError,
     ApikleyError,
     AuthenticationError,
+    Blame,
     FeatureDisabledError,
     InsufficientCreditsError,
     InvalidRequestError,
@@ -202,6 +204,26 @@ def test_a_gateway_s_page_is_shown_in_plain_words() -> None:
         empty: "The poll was refused: HTTP 503",
     }
     assert read_envelope(answer(page, 503)).message.startswith("<html>")
+
+
+@pytest.mark.parametrize(
+    ("reply", "blames"),
+    [
+        (answer("<html><title>Attention Required!</title></html>", 403), Blame.NETWORK),
+        (answer("", 403), Blame.NETWORK),
+        (answer("<html></html>", 401), Blame.ACCOUNT),
+        (answer('{"code": 403, "msg": "no"}', 403), Blame.ACCOUNT),
+        (answer('{"code": 403, "msg": "no"}', 200), Blame.ACCOUNT),
+    ],
+)
+def test_a_gateway_that_refuses_says_nothing_of_the_key(reply: Reply, blames: Blame) -> None:
+    """Nothing was created in any case, and no other film would fare better. (R9)"""
+    with pytest.raises(AuthenticationError) as caught:
+        decode_data(reply)
+
+    error = copy.copy(caught.value)
+    assert (error.blames, error.affects_all, error.resumable) == (blames, True, True)
+    assert ("APIKLEY_API_KEY" in str(error)) is (blames is Blame.ACCOUNT)
 
 
 def test_a_code_that_is_no_refusal_and_no_success_is_refused_as_it_is() -> None:
