@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
@@ -13,11 +14,16 @@ from apikley_async._urls import is_loopback, parse_url
 from apikley_async.batch.run import BatchRun
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.journal import Journal
+from apikley_async.batch.store.journal_errors import OtherKeyError
 from apikley_async.batch.store.protocol import Store, all_items
 from apikley_async.batch.store.values import Item
-from apikley_async.errors import JournalError
+from apikley_async.errors import ApikleyError, JournalError
 
 __all__ = ["OpenBatch"]
+
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
+
+ASKED = 3  # tasks that a new key has to know one of
 
 
 class OpenBatch:
@@ -105,11 +111,33 @@ class OpenBatch:
     async def check_account(self, client: Client) -> None:
         """Make sure that the journal's tasks are those of this client; `run` does so by itself.
 
+        A new key is taken over when the service knows, with it, one of the journal's tasks.
+
         Raises:
-            JournalError: it was written with another key, or another address.
+            JournalError: it was written with the key of another account, or another address.
         """
         account = client.attempts.account(await self.store.salt())
-        await self.store.bind(service_of(client.base_url), account)
+        service = service_of(client.base_url)
+        try:
+            await self.store.bind(service, account)
+        except OtherKeyError:
+            if not await self._is_known_to(client):
+                raise
+            await self.store.bind(service, account, taken_over=True)
+
+    async def _is_known_to(self, client: Client) -> bool:
+        """Whether the service knows one of the newest tasks of the journal, asked by a client."""
+        paid = [row for row in await self.store.attempts() if row["task_id"]]
+        paid.sort(key=lambda row: float(row["began_at"]), reverse=True)
+        for row in paid[:ASKED]:
+            try:
+                await client.attempts.poll(row["task_id"])
+            except ApikleyError as error:
+                logger.debug("a new key does not know a task: %s", type(error).__name__)
+            else:
+                logger.info("the key is a new one of the same account: it knows the tasks")
+                return True
+        return False
 
     async def item(self, key: str) -> Item:
         """One item; `KeyError` when there is none of that key."""

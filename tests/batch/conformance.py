@@ -417,8 +417,24 @@ class StoreContract(ClaimContract):
             await store.bind("https://a.test", "mark")
             with pytest.raises(JournalError, match="another key"):
                 await store.bind("https://a.test", "other")
-            with pytest.raises(JournalError, match="another address"):
-                await store.bind("https://b.test", "mark")
+            for taken_over in (False, True):
+                with pytest.raises(JournalError, match="another address"):
+                    await store.bind("https://b.test", "mark", taken_over=taken_over)
+
+    async def test_a_new_key_of_its_account_is_taken_over(self, store: Store) -> None:
+        """Whoever says so has seen that the service knows a task with it. (J13)."""
+        await store.bind("https://a.test", "mark")
+        await store.plan([film("a")])
+        await self.accept(store, "a", "task_1")
+        await store.record_balance(1000.0)
+
+        await store.bind("https://a.test", "new", taken_over=True)
+
+        await store.bind("https://a.test", "new")
+        with pytest.raises(JournalError, match="another key"):
+            await store.bind("https://a.test", "mark")
+        assert [balance for _, balance in await store.balances()] == [1000.0]
+        assert await store.verify() == []
 
     async def test_an_unknown_key_is_an_error(self, store: Store) -> None:
         """An unknown key is a KeyError."""

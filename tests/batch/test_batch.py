@@ -387,6 +387,30 @@ async def test_another_account_is_refused(tmp_path: Path) -> None:
                 await run_batch(batch, other, folder=tmp_path)
 
 
+async def test_a_new_key_of_the_account_goes_on(tmp_path: Path) -> None:
+    """What is paid would expire otherwise. The service knows the journal's tasks with it. (J13)"""
+    folder = tmp_path / "films"
+    simulator = simulated_service()
+    async with (
+        simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(2))
+        async for item in batch.run(client, folder=folder, every_change=True):
+            if item.state is ItemState.SUBMITTED:
+                break
+    simulator.api_key = "canary-0000-a-new-key"
+    async with (
+        simulator,
+        make_client(simulator) as client,
+        open_batch(tmp_path / "b.db") as batch,
+    ):
+        await run_batch(batch, client, folder=folder)
+        await check_consistency(simulator, batch, folder)
+        assert set((await states(batch)).values()) == {ItemState.DONE}
+
+
 async def test_another_account_does_not_say_that_a_film_was_not_made(tmp_path: Path) -> None:
     """To it every task of the journal is unknown; who believes that pays again. (A17, J13)"""
     path = tmp_path / "b.db"

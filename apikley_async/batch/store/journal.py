@@ -351,8 +351,8 @@ class Journal:
     async def folders(self) -> Sequence[Path]:
         return [*self._journal.folders]
 
-    async def bind(self, base_url: str, account: str) -> None:
-        await self._run(bind_account, base_url, account)
+    async def bind(self, base_url: str, account: str, *, taken_over: bool = False) -> None:
+        await self._run(bind_account, base_url, account, taken_over=taken_over)
 
     async def verify(self) -> Sequence[str]:
         return await self._run(lambda journal: journal.faults() + inconsistencies(journal.db))

@@ -6,7 +6,7 @@ import sqlite3
 
 from apikley_async.errors import Blame, JournalError
 
-__all__ = ["JournalInUseError", "damaged", "journal_error", "old_text_error"]
+__all__ = ["JournalInUseError", "OtherKeyError", "damaged", "journal_error", "old_text_error"]
 
 # Primary codes of SQLite for what may be over the next time: a lock, a full or read-only disk.
 TEMPORARY = frozenset(
@@ -19,6 +19,10 @@ TEMPORARY = frozenset(
 
 class JournalInUseError(JournalError):
     """Another process owns the journal."""
+
+
+class OtherKeyError(JournalError):
+    """The journal was written with another key, at the same address."""
 
 
 def journal_error(message: str, cause: OSError | int | None = None) -> JournalError:

@@ -283,10 +283,20 @@ class Store(Protocol):
         """What was learned last under that name, by any run; None for nothing."""
         ...
 
-    async def bind(self, base_url: str, account: str) -> None:
-        """Belong to an account; `JournalError` when the store belongs to another one.
+    async def bind(self, base_url: str, account: str, *, taken_over: bool = False) -> None:
+        """Belong to an account, whose digest is that of its key.
 
         A store that one process uses at a time may take another account until something is bought.
+
+        Args:
+            base_url: the address of its service.
+            account: the digest of its key.
+            taken_over: whether the service, asked with that key, knows a task of the store: then it
+                is a new key of the same account.
+
+        Raises:
+            OtherKeyError: the store belongs to another account, or to this one with another key.
+            JournalError: it belongs to another address.
         """
         ...
 
