@@ -137,20 +137,20 @@ async def test_undecided_films_come_with_all_that_is_known(tmp_path: Path) -> No
     assert lighthouse.cause == "the connection broke off after 3.1 s"
     assert (first.credits, first.evidence) == (270, "nothing more taken so far")
     assert [(way.command, way.cost) for way in lighthouse.ways] == [
-        ("apikley batch resolve --task-id TASK_ID -- campaign.yaml lighthouse", "nothing more"),
+        ("apikley batch resolve --task-id TASK_ID campaign.yaml lighthouse", "nothing more"),
         (
-            "apikley batch resubmit -- campaign.yaml lighthouse",
+            "apikley batch resubmit campaign.yaml lighthouse",
             "270 credits, a new charge; it is paid twice if it was received after all",
         ),
-        ("apikley batch drop -- campaign.yaml lighthouse", "nothing more"),
+        ("apikley batch drop campaign.yaml lighthouse", "nothing more"),
     ]
     assert [(way.command, way.cost) for way in report.decide_all] == [
-        ("apikley batch resolve --task-id 'ID ID ...' -- campaign.yaml", "nothing more"),
+        ("apikley batch resolve --task-id 'ID ID ...' campaign.yaml", "nothing more"),
         (
-            "apikley batch resubmit --undecided -- campaign.yaml",
+            "apikley batch resubmit --undecided campaign.yaml",
             "540 credits, new charges; each of them that was received after all is paid twice",
         ),
-        ("apikley batch drop --undecided -- campaign.yaml", "nothing more"),
+        ("apikley batch drop --undecided campaign.yaml", "nothing more"),
     ]
     assert "nothing else was taken so far" in report.balances[0]
 
@@ -167,9 +167,9 @@ async def test_a_burst_that_was_killed_is_one_decision(tmp_path: Path) -> None:
     keys = " ".join(key for key, _ in works)
     assert " ".join(film.key for film in group.films) == keys
     assert [way.command for way in group.ways] == [
-        "apikley batch resolve --task-id 'ID ID ...' -- campaign.yaml",
-        f"apikley batch resubmit -- campaign.yaml {keys}",
-        f"apikley batch drop -- campaign.yaml {keys}",
+        "apikley batch resolve --task-id 'ID ID ...' campaign.yaml",
+        f"apikley batch resubmit campaign.yaml {keys}",
+        f"apikley batch drop campaign.yaml {keys}",
     ]
     assert group.ways[1].cost == (
         "5,400 credits, new charges; each of them that was received after all is paid twice"
@@ -245,11 +245,11 @@ async def test_failures_are_grouped_by_cause_with_cure_and_cost(tmp_path: Path) 
     assert "photorealistic people" in content.cause
     assert "is likely to do so again" in content.cure
     assert [way.command for way in content.ways] == [
-        "apikley batch retry --changed -- campaign.yaml kitten.2 paper-boat.2"
+        "apikley batch retry --changed campaign.yaml kitten.2 paper-boat.2"
     ]
     assert content.ways[0].cost == "540 credits, new charges"
     other = groups["1 film failed"]
-    assert other.ways[0].command == "apikley batch retry -- campaign.yaml night-train.2"
+    assert other.ways[0].command == "apikley batch retry campaign.yaml night-train.2"
     assert other.cure == "Nothing was charged. The same input may succeed another time."
     assert groups["1 film expired"].ways[0].command.startswith("apikley batch revive")
     assert "takes its new content" in groups["1 film refused"].cure
@@ -261,7 +261,7 @@ async def test_one_cause_needs_no_list_of_keys(tmp_path: Path) -> None:
 
     [group] = report.failures
     assert group.title == "3 films failed"
-    assert group.ways[0].command == "apikley batch retry -- campaign.yaml"
+    assert group.ways[0].command == "apikley batch retry campaign.yaml"
 
 
 async def test_a_lost_file_is_fetched_again_while_the_service_has_it(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ async def test_a_lost_file_is_fetched_again_while_the_service_has_it(tmp_path: P
 
     assert lost is not None
     assert lost.keys == ("lighthouse.2",)
-    assert lost.ways[0].command == "apikley batch save -- campaign.yaml lighthouse.2"
+    assert lost.ways[0].command == "apikley batch save campaign.yaml lighthouse.2"
     assert "1 film to fetch, the first within 23 h 3 min" in lost.cure
     assert too_late is not None
     assert "that is over" in too_late.cure

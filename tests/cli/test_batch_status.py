@@ -128,7 +128,7 @@ def test_a_film_that_is_paid_and_not_saved_says_until_when(service: Simulator, r
 
     assert shown.code == 4
     assert re.search("1 film paid and not saved, at the service until 2.* UTC", shown.err)
-    assert "To save into another folder: apikley batch save -o DIR -- campaign.jsonl" in shown.err
+    assert "To save into another folder: apikley batch save -o DIR campaign.jsonl" in shown.err
 
 
 def test_workers_are_missed_and_come_back() -> None:
@@ -162,7 +162,7 @@ def test_of_a_file_it_is_asked_whether_a_run_is_at_work(
 
     asked, _, later = result.err.partition("A run makes these films now.")
     assert asked.count("does a run still make these films?") == 1, "again after a minute"
-    assert "To go on: apikley batch run -- campaign.jsonl" in asked
+    assert "To go on: apikley batch run campaign.jsonl" in asked
     assert "tea: saved" in later
 
 

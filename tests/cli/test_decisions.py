@@ -63,9 +63,9 @@ def test_the_evidence_for_uncertain_films_is_shown(service: Simulator, run: Run)
     assert "bee: UNCERTAIN: it may have been received, and paid: HTTP 500" in output
     assert output.index("What to do is said at the end") < output.index("films/key.mp4")
     assert output.count("There are tasks of that time at https://app.apikley.ru") == 1
-    assert "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.jsonl\n" in output
-    assert "\n    apikley batch resubmit --undecided -- campaign.jsonl\n" in output
-    assert "\n    apikley batch drop --undecided -- campaign.jsonl\n" in output
+    assert "\n    apikley batch resolve --task-id 'ID ID ...' campaign.jsonl\n" in output
+    assert "\n    apikley batch resubmit --undecided campaign.jsonl\n" in output
+    assert "\n    apikley batch drop --undecided campaign.jsonl\n" in output
     assert "sea: UNCERTAIN" not in shown
 
 
@@ -77,13 +77,13 @@ def test_commands_name_the_batch_as_the_user_has(service: Simulator, run: Run) -
     beside = run("batch", "run", path, "--yes")
     named = run("batch", "run", elsewhere, "--yes", "--journal", "other.db", "-o", "others")
 
-    assert "apikley batch resubmit -- campaign.jsonl tea" in beside.err
-    assert "apikley batch resubmit -- campaign.jsonl tea" in Path("films/report.html").read_text()
-    assert "apikley batch resubmit -- other.db sea" in named.err
-    assert "apikley batch resubmit -- other.db sea" in Path("others/report.html").read_text()
+    assert "apikley batch resubmit campaign.jsonl tea" in beside.err
+    assert "apikley batch resubmit campaign.jsonl tea" in Path("films/report.html").read_text()
+    assert "apikley batch resubmit other.db sea" in named.err
+    assert "apikley batch resubmit other.db sea" in Path("others/report.html").read_text()
     again = run("batch", "resubmit", "--yes", "--", "other.db", "sea")
     assert again.code == 0
-    assert again.err.splitlines()[-1] == "To go on: apikley batch run -- other.db"
+    assert again.err.splitlines()[-1] == "To go on: apikley batch run other.db"
 
 
 def test_all_undecided_films_at_once(service: Simulator, run: Run) -> None:
@@ -305,16 +305,16 @@ def test_many_uncertain_films_are_one_table(service: Simulator, run: Run) -> Non
     for text in (ended.err, shown.err):
         assert text.index("150 more was taken than that") < text.index("apikley batch resubmit")
         assert text.count("Uncertain: sent, and no answer came, so it may be paid.") == 1
-        assert text.count("apikley batch resubmit --undecided -- campaign.") == 1
-        assert text.count("apikley batch drop --undecided -- campaign.") == 1
-        assert text.count("apikley batch resolve --task-id 'ID ID ...' -- campaign.") == 1
+        assert text.count("apikley batch resubmit --undecided campaign.") == 1
+        assert text.count("apikley batch drop --undecided campaign.") == 1
+        assert text.count("apikley batch resolve --task-id 'ID ID ...' campaign.") == 1
     few = run("batch", "status", path, "tea-3", "tea-9")
-    assert "apikley batch resubmit -- campaign.jsonl tea-3 tea-9" in few.err, "not all of them"
+    assert "apikley batch resubmit campaign.jsonl tea-3 tea-9" in few.err, "not all of them"
     assert "tea-3: uncertain" not in shown.out
     undecided = [event for event in told.events if event["event"] == "undecided"]
     assert [event["key"] for event in undecided] == keys
     assert {event["evidence"] for event in undecided} == {"150 more taken"}
-    assert undecided[3]["if_not_found"] == "apikley batch resubmit -- campaign.jsonl tea-3"
+    assert undecided[3]["if_not_found"] == "apikley batch resubmit campaign.jsonl tea-3"
 
 
 def test_a_table_keeps_within_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +369,7 @@ def test_several_films_are_resolved_at_once(service: Simulator, run: Run) -> Non
     result = run("batch", "resolve", path, "tea", "sea", *tasks)
 
     assert (uneven.code, result.code) == (2, 0)
-    assert result.err.endswith("\nTo go on: apikley batch run -- campaign.jsonl\n")
+    assert result.err.endswith("\nTo go on: apikley batch run campaign.jsonl\n")
     assert run("batch", "run", path).code == 0
     assert len(service.ledger.paid) == 2
 
@@ -388,10 +388,10 @@ def test_tasks_find_their_films_by_their_content(service: Simulator, run: Run) -
     result = run("batch", "resolve", path, "--task-id", ids, "--task-id", tasks[2])
     again = run("batch", "resolve", path, "--task-id", ids, "--json")
 
-    line = "\n    apikley batch resolve --task-id 'ID ID ...' -- campaign.jsonl\n"
+    line = "\n    apikley batch resolve --task-id 'ID ID ...' campaign.jsonl\n"
     assert (ended.code, line in ended.err) == (3, True)
     assert (forced.code, result.code, again.code) == (2, 0, 0)
-    assert result.err.endswith("\nTo go on: apikley batch run -- campaign.jsonl\n")
+    assert result.err.endswith("\nTo go on: apikley batch run campaign.jsonl\n")
     assert "To go on" not in again.err
     for key, task in zip(lost, tasks, strict=True):
         assert f"{key}: submitted, as {task}\n" in result.err
@@ -417,7 +417,7 @@ def test_a_task_that_is_not_certain_is_left_to_a_person(service: Simulator, run:
     assert f"sea: submitted, as {other}\n" in result.err
     for uncertain in (task, twin):
         assert f"{uncertain}: NOT MATCHED: 2 tasks were submitted like 1 uncertain" in result.err
-        command = f"    apikley batch resolve --task-id {uncertain} -- campaign.jsonl tea\n"
+        command = f"    apikley batch resolve --task-id {uncertain} campaign.jsonl tea\n"
         assert result.err.count(command) == 1
     assert "task_none: NOT MATCHED: The service knows no such task\n" in result.err
     assert run("batch", "resolve", path, "tea", "--task-id", task).code == 0
@@ -434,7 +434,7 @@ def test_a_task_that_shows_nothing_is_bound_by_a_person(service: Simulator, run:
     result = run("batch", "resolve", path, "--task-id", task)
 
     commands = [line.split() for line in result.err.splitlines() if "--force" in line]
-    start = ["apikley", "batch", "resolve", "--task-id", task, "--force", "--", "campaign.jsonl"]
+    start = ["apikley", "batch", "resolve", "--task-id", task, "--force", "campaign.jsonl"]
     assert (result.code, commands) == (3, [[*start, "tea"], [*start, "sea"]])
     assert run(*commands[0][1:]).code == 0
 

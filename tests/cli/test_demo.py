@@ -153,7 +153,7 @@ def test_a_submission_cut_off_by_a_crash_needs_a_decision(run: Run, tmp_path: Pa
     code, output = run_demo(run, folder)
 
     assert code == 3
-    assert f"apikley batch resubmit -- {folder}/demo.db tea" in output
+    assert f"apikley batch resubmit {folder}/demo.db tea" in output
     assert run("batch", "resubmit", folder / "demo.db", "tea", "--yes").code == 0
     assert run_demo(run, folder)[0] == 0
     assert films_in(folder) == KEYS

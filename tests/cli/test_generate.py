@@ -86,8 +86,8 @@ def test_an_uncertain_submission_needs_a_decision(service: Simulator, run: Run) 
     assert (result.code, again.code) == (3, 3)
     assert len(service.ledger.paid) == 1
     event = again.event("undecided")
-    assert event["if_found"] == ("apikley batch resolve --task-id TASK_ID -- to/apikley.db tea")
-    assert event["if_not_found"] == "apikley batch resubmit -- to/apikley.db tea"
+    assert event["if_found"] == ("apikley batch resolve --task-id TASK_ID to/apikley.db tea")
+    assert event["if_not_found"] == "apikley batch resubmit to/apikley.db tea"
     words = event["if_found"].replace("TASK_ID", service.ledger.paid[0].task_id).split()[1:]
     assert run(*words).code == 0
     assert run(*line).code == 0
@@ -106,7 +106,7 @@ def test_a_failed_film_is_not_made_again_by_itself(service: Simulator, run: Run)
     assert "bad: FAILED" in result.err
     assert "kittens" in result.err
     assert not set("\x1b\u202e") & set(result.err)
-    assert "apikley batch retry -- films/apikley.db" in result.err
+    assert "apikley batch retry films/apikley.db" in result.err
     assert len(service.ledger.paid) == 2
 
 
@@ -225,7 +225,7 @@ def test_a_lost_file_is_not_made_again(service: Simulator, run: Run) -> None:
 
     (charge,) = service.ledger.paid
     assert (result.code, result.out) == (1, "")
-    assert f"apikley download -o films -- {charge.task_id}" in result.err
+    assert f"apikley download -o films {charge.task_id}" in result.err
 
 
 # --- where it is written down ---------------------------------------------------------------------

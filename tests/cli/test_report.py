@@ -90,12 +90,12 @@ def test_the_commands_can_be_typed(here: Path, run: Run) -> None:
     [group] = data["undecided"]  # type: ignore[misc]
     commands = [way["command"] for way in group["ways"]]  # type: ignore[index]
     assert commands == [
-        "apikley batch resolve --task-id TASK_ID -- campaign.db lighthouse",
-        "apikley batch resubmit -- campaign.db lighthouse",
-        "apikley batch drop -- campaign.db lighthouse",
+        "apikley batch resolve --task-id TASK_ID campaign.db lighthouse",
+        "apikley batch resubmit campaign.db lighthouse",
+        "apikley batch drop campaign.db lighthouse",
     ]
     assert run(*commands[2].split()[1:]).code == 2, "it asks, and nobody is there"
-    assert run(*commands[2].replace(" --", " --yes --").split()[1:]).code == 0
+    assert run(*f"{commands[2]} --yes".split()[1:]).code == 0
     again = run("batch", "report", "campaign.db")
     assert again.code == 0
     assert data_of(here / "films" / "report.json")["undecided"] == []

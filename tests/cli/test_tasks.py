@@ -68,7 +68,7 @@ def test_a_download_does_not_wait(service: Simulator, run: Run) -> None:
     result = run("download", task)
 
     assert result.code == 4
-    assert f"apikley wait -o films -- {task}" in result.err
+    assert f"apikley wait -o films {task}" in result.err
 
 
 def test_status_prints_one_line_for_each_task(service: Simulator, run: Run) -> None:

@@ -181,6 +181,7 @@ def test_a_printed_command_is_safe_to_type(tmp_path: Path) -> None:
 
     assert not [*tmp_path.iterdir()]
     assert command_line("wait", names=["--base-url=http://evil.test"]).split()[2] == "--"
+    assert command_line("wait", names=["tea"]) == "apikley wait tea"  # an option may follow
 
 
 def test_plain_text_has_no_control_characters() -> None:

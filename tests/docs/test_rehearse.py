@@ -63,7 +63,7 @@ def test_the_rehearsals_go_as_the_page_says(simulator: Simulator, tmp_path: Path
     assert (code, len(simulator.ledger.paid)) == (3, 1), said
     assert "150 more" in said
     found = simulator.ledger.paid[0].task_id
-    code, said = run(f"apikley batch resolve --task-id {found} -- owls.yaml owl")
+    code, said = run(f"apikley batch resolve --task-id {found} owls.yaml owl")
     assert (code, "owl: submitted" in said) == (0, True), said
     code, said = run(again.replace("--undecided", "--undecided --yes"))  # nobody can be asked here
     assert (code, len(simulator.ledger.paid)) == (0, 3), said

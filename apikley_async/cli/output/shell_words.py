@@ -12,9 +12,13 @@ __all__ = ["command_line", "go_on_line", "quoted", "same_command", "without_pass
 
 
 def command_line(*words: str, names: Iterable[object] = ()) -> str:
-    """A command to type. *names* of files, films and tasks stand behind `--`: none is an option."""
-    behind = [str(name) for name in names]
-    return joined(["apikley", *words, *(["--", *behind] if behind else [])])
+    """A command to type. *names* of files, films and tasks are its end, and none is an option.
+
+    They stand behind `--` only where one begins with a dash: so further options may be added.
+    """
+    last = [str(name) for name in names]
+    mark = ["--"] if any(name.startswith("-") for name in last) else []
+    return joined(["apikley", *words, *mark, *last])
 
 
 def go_on_line(journal: object, words: Iterable[str] = (), *, shared: bool) -> str:
