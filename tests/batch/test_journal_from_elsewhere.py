@@ -160,12 +160,17 @@ META = {
     "an epoch that is none": "UPDATE meta SET value = 'new' WHERE name = 'epoch'",
     "an epoch of bytes": "UPDATE meta SET value = x'00ff' WHERE name = 'epoch'",
 }
+PRICES = {
+    "a price of a list": "INSERT INTO price VALUES ('[1]', 5)",
+    "a price of no JSON": "INSERT INTO price VALUES ('ten', 5)",
+    "a price without an end": f"INSERT INTO price VALUES ('{DEEP}', 5)",  # noqa: S608
+}
 
 
 def edits() -> dict[str, Callable[[sqlite3.Connection], object]]:
     rows = {name: (lambda db, f=fields: rewritten(db, **f)) for name, fields in ROWS.items()}
-    meta = {name: (lambda db, s=statement: db.execute(s)) for name, statement in META.items()}
-    return {**rows, **meta}
+    others = META | PRICES
+    return rows | {name: (lambda db, s=said: db.execute(s)) for name, said in others.items()}
 
 
 async def test_rows_that_nobody_here_wrote_are_refused(tmp_path: Path) -> None:

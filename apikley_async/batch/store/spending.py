@@ -7,11 +7,12 @@ film as for the first. Every function here runs in the journal's thread.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from functools import lru_cache
-from typing import Any
 
 from apikley_async._budget import Budget
+from apikley_async.batch.store.journal_errors import damaged
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.values import AttemptCost, Bounds, Spending
 
@@ -32,9 +33,17 @@ def kind_name(key: int | str) -> str:
 
 
 @lru_cache(maxsize=256)
-def price_key(kind: str | None) -> Any:
-    """The `price_key` that is stored as *kind*."""
-    return None if kind is None else json.loads(kind)
+def price_key(kind: str) -> int | str:
+    """The `price_key` that is stored as *kind*.
+
+    Raises:
+        JournalError: it is none.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        key = json.loads(kind)
+        if isinstance(key, int | str):
+            return key
+    raise damaged(f"{kind!r:.40} is no kind of film")
 
 
 def reserve(
@@ -69,7 +78,7 @@ def costs(journal: OpenJournal) -> list[AttemptCost]:
         " WHERE task_id IS NOT NULL OR state IN ('intent', 'unknown', 'abandoned')"
     )
     return [
-        AttemptCost(token, key, task_id is None, reserved, consumed, price_key(kind))
+        AttemptCost(token, key, task_id is None, reserved, consumed, kind and price_key(kind))
         for token, key, task_id, reserved, consumed, kind in rows
     ]
 
