@@ -65,7 +65,10 @@ def existing_journal(path: Place) -> Place:
     """
     journal = journal_of(path)
     if isinstance(journal, Path) and not journal.exists():
-        raise RefusedError(f"{plain(journal)}: there is no such journal")
+        text = f"{plain(journal)}: there is no such journal"
+        if names_manifest(path):
+            text += f". {plain(path)} was never run, or its journal is elsewhere: name that one"
+        raise RefusedError(text)
     return journal
 
 

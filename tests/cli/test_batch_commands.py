@@ -133,8 +133,10 @@ def test_a_manifest_with_faults_is_not_begun(service: Simulator, run: Run) -> No
 
 def test_a_dry_run_keeps_nothing(service: Simulator, run: Run) -> None:
     """It checks and estimates, and leaves no journal behind."""
-    result = run("batch", "run", write_manifest("tea", "sea"), "--dry-run", "--price", "150")
+    line = ("batch", "run", write_manifest("tea", "sea"), "--dry-run")
+    result = run(*line, "--price", "150")
 
+    assert run(*line).out == "2 films to be paid, of unknown price (say --price)\n"
     assert result.code == 0
     assert result.out == "2 films to be paid, 300 credits\n"
     assert not Path("campaign.db").exists()

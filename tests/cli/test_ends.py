@@ -21,6 +21,7 @@ def test_every_end_has_its_reason(service: Simulator, run: Run) -> None:
         "generate tea.json --json --yes --price nan": (2, "'--price'"),
         "batch status missing.db --json": (2, "no such journal"),
         "batch report missing.db --json": (2, "no such journal"),
+        "batch retry tea.json --json": (2, "tea.json was never run, or its journal is elsewhere"),
         "generate tea.json --json": (2, "nobody to ask"),
         "credits --json": (0, None),
         "generate tea.json --json --yes": (0, None),
