@@ -272,9 +272,16 @@ class Attempts:
         """Say whether a task's record shows what was asked for; else it cannot be compared."""
         return shows_request(snapshot)
 
-    def compare(self, snapshot: Snapshot, work: Work, **known: Iterable[str]) -> tuple[str, ...]:
-        """Return where a task differs from *work*; () for our own, *known* as for `confirm`."""
-        return differences(snapshot, work, **known)
+    def compare(
+        self, snapshot: Snapshot, work: Work, *, uploads: bool = True, **known: Iterable[str]
+    ) -> tuple[str, ...]:
+        """Return where a task differs from *work*; () for our own, *known* as for `confirm`.
+
+        Args:
+            uploads: whether images count that were uploaded: of an attempt that is not *known*,
+                nobody knows their URLs.
+        """
+        return differences(snapshot, work, uploads=uploads, **known)
 
     # --- jobs -----------------------------------------------------------------------------------
 

@@ -179,13 +179,19 @@ def belongs_to_attempt(
 
 
 def differences(
-    snapshot: Snapshot, work: Work, *, tokens: Iterable[str] = (), fingerprints: Iterable[str] = ()
+    snapshot: Snapshot,
+    work: Work,
+    *,
+    tokens: Iterable[str] = (),
+    fingerprints: Iterable[str] = (),
+    uploads: bool = True,
 ) -> tuple[str, ...]:
     """List the fields in which a task was requested otherwise than *work*, missing ones included.
 
     Nothing is compared when a token or a fingerprint proves that the task is ours. Fields that a
     storyboard never sends may have been added by the service and are left out. The URLs of
-    images that were uploaded are not known, so they always differ.
+    images that were uploaded are not known, so they always differ, unless *uploads* is False: then
+    it only counts that there are images.
     """
     if belongs_to_attempt(snapshot, tokens=tokens, fingerprints=fingerprints):
         return ()
@@ -198,7 +204,11 @@ def differences(
     actual = actual if isinstance(actual, dict) else {}
     names = {*expected, *(INPUT_NAMES if _is_storyboard(body) else actual)}
     pairs: list[tuple[str, Any, Any]] = [("model", work.model, body.get("model"))]
-    pairs += [(name, expected.get(name), actual.get(name)) for name in sorted(names)]
+    pairs += [
+        (name, expected.get(name), actual.get(name))
+        for name in sorted(names)
+        if uploads or not (actual.get(name) and UPLOADED in strings_in(expected.get(name)))
+    ]
     return tuple(
         f"{name}: {_shown(ours)} was submitted, and the task has {_shown(theirs)}"
         for name, ours, theirs in pairs

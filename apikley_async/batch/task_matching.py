@@ -19,6 +19,7 @@ from apikley_async.errors import NotFoundError
 __all__ = ["SentFilm", "TaskMatch", "assign_tasks", "match_tasks", "sent_film"]
 
 KNOWN = "it is known already"
+NO_IMAGE = "the journal has lost with which image"
 UNSEEN = "its record does not repeat its request, so it may be any uncertain film"
 CLOCKS_DIFFER = timedelta(minutes=10)  # that the service's clock may be behind ours
 
@@ -146,6 +147,9 @@ def match_of(client: Client, snapshot: Snapshot, films: Sequence[SentFilm]) -> T
         found = attempts.compare(snapshot, film.work, fingerprints=film.fingerprints)
         differences.add(found)
         alike += [] if found else [film]
+    if not alike and (keys := but_for_images(client, snapshot, films)):
+        reason = f"it was submitted like {', '.join(keys[:3])}, and {NO_IMAGE}"
+        return TaskMatch(task_id, candidates=keys, reason=reason, compared=False)
     if alike:
         alike.sort(key=lambda film: distance(film.sent_at, snapshot.created_at))
         possible = tuple(film.key for film in alike if not is_older(snapshot, film))
@@ -163,6 +167,15 @@ def match_of(client: Client, snapshot: Snapshot, films: Sequence[SentFilm]) -> T
     if len(films) == 1:
         reason = "; ".join(differences.pop())
     return TaskMatch(task_id, reason=reason)
+
+
+def but_for_images(
+    client: Client, snapshot: Snapshot, films: Sequence[SentFilm]
+) -> tuple[str, ...]:
+    """Keys of lost films that a task may be, if it has their images: those cannot be compared."""
+    compare = client.attempts.compare
+    lost = (film for film in films if film.lost)
+    return tuple(film.key for film in lost if not compare(snapshot, film.work, uploads=False))
 
 
 def is_older(snapshot: Snapshot, film: SentFilm) -> bool:

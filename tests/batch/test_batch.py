@@ -22,9 +22,10 @@ from batch.helpers import (
     simulated_service,
     states,
 )
+from batch.pictures import png
 from volume import volume
 
-from apikley_async import RateLimiter
+from apikley_async import RateLimiter, Shot, Storyboard
 from apikley_async.batch import Batch, ItemState, Journal, Store, work_of
 from apikley_async.errors import JournalError, ManifestError, NotFoundError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
@@ -585,6 +586,33 @@ async def test_tasks_of_attempts_that_a_journal_has_lost_find_their_films(
         assert "or of one that this journal has lost" in matches[0].reason
     else:
         assert [(match.key, match.reason) for match in matches] == [("k0", ""), ("k1", "")]
+
+
+async def test_an_image_of_a_lost_attempt_is_for_a_person_to_compare(tmp_path: Path) -> None:
+    """Where it was uploaded to is lost as well; all else is compared. (A17)"""
+    path, copy, image = tmp_path / "b.db", tmp_path / "copy.db", tmp_path / "a.png"
+    image.write_bytes(png())
+    async with simulated_service() as simulator, make_client(simulator) as client:
+        async with open_batch(path) as batch:
+            shots = {key: [Shot(f"The scene of {key}.", 5)] for key in ("k0", "k1")}
+            works = ((key, Storyboard(shots[key], duration=10, image=image)) for key in shots)
+            await batch.add(works)
+            await batch.backup(copy)
+            await run_batch(batch, client, folder=tmp_path)
+        other = (await client.submit(board("k0"))).task_id
+        tasks = [charge.task_id for charge in simulator.ledger.paid]
+        path.unlink()
+        async with open_batch(copy, adopt=True) as batch:
+            first, second, third = await batch.resolve_tasks(*tasks, client=client)
+            item = await batch.resolve("k0", task_id=tasks[0], client=client, force=True)
+
+    assert [(match.key, match.candidates) for match in (first, second)] == [
+        ("", ("k0",)),
+        ("", ("k1",)),
+    ]
+    assert "the journal has lost with which image" in first.reason
+    assert (first.compared, third.task_id, third.candidates) == (False, other, ())
+    assert item.state is ItemState.SUBMITTED
 
 
 async def test_a_task_that_does_not_repeat_its_request_is_matched_with_nothing(
