@@ -96,7 +96,9 @@ async def match_tasks(
         films: those that are uncertain.
         attempts: all attempts of the journal, which may know a task already.
     """
-    owners = {str(row["task_id"]): str(row["key"]) for row in attempts if row["task_id"]}
+    rows = [*attempts]
+    owners = {str(row["task_id"]): str(row["key"]) for row in rows if row["task_id"]}
+    resolved = [str(row["token"]) for row in rows if row["state"] == "resolved"]
     matches = dict[str, TaskMatch]()
     for task_id in dict.fromkeys(task_ids):
         if task_id in owners:
@@ -107,7 +109,7 @@ async def match_tasks(
         except NotFoundError as error:
             matches[task_id] = TaskMatch(task_id, reason=error.message)
         else:
-            matches[task_id] = match_of(client, snapshot, films)
+            matches[task_id] = match_of(client, snapshot, films, resolved)
     fitting = {task_id: match.candidates for task_id, match in matches.items() if not match.reason}
     found = assign_tasks(fitting)
     for task_id in fitting:
@@ -127,12 +129,15 @@ def rivalry(task_id: str, candidates: Mapping[str, Sequence[str]]) -> str:
     return f"{alike}, and nothing says which is which"
 
 
-def match_of(client: Client, snapshot: Snapshot, films: Sequence[SentFilm]) -> TaskMatch:
+def match_of(
+    client: Client, snapshot: Snapshot, films: Sequence[SentFilm], resolved: Sequence[str]
+) -> TaskMatch:
     """The films that a task may be, the one sent nearest to its creation first; or why none is.
 
     A callback token proves one film. Without it those count that were submitted with the same
     model and input, which is all that is paid for, and before the task was created. A callback
-    with another token is that of another submission.
+    with another token is that of another submission, unless it is a *resolved* attempt's: that
+    was given the task of a film of the same content, and this one is left for that film.
     """
     task_id, attempts = snapshot.task_id, client.attempts
     if not films:
@@ -152,8 +157,9 @@ def match_of(client: Client, snapshot: Snapshot, films: Sequence[SentFilm]) -> T
         return TaskMatch(task_id, candidates=keys, reason=reason, compared=False)
     if alike:
         alike.sort(key=lambda film: distance(film.sent_at, snapshot.created_at))
-        possible = tuple(film.key for film in alike if not is_older(snapshot, film))
-        if attempts.calls_back(snapshot):
+        ours = attempts.names_token(snapshot, resolved)
+        possible = tuple(film.key for film in alike if ours or not is_older(snapshot, film))
+        if attempts.calls_back(snapshot) and not ours:
             reason = "it was submitted like {}, but with a callback of another submission"
             if any(film.lost for film in alike):
                 reason += ", or of one that this journal has lost"

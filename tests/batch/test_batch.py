@@ -588,6 +588,30 @@ async def test_tasks_of_attempts_that_a_journal_has_lost_find_their_films(
         assert [(match.key, match.reason) for match in matches] == [("k0", ""), ("k1", "")]
 
 
+@pytest.mark.parametrize("ids", ["ab", "ba", "a b", "b a"])
+async def test_films_of_one_content_get_their_tasks_whoever_calls_back(
+    ids: str, tmp_path: Path
+) -> None:
+    """Either film may get either task; none of the two is left over. (A17)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator, open_batch(path) as batch:
+        await batch.add([("a", board("x")), ("b", board("x"))], allow_duplicates=True)
+        simulator.script("create", [Fault.RESET_AFTER] * 2)
+        async with make_client(simulator, callback=UrlOnly()) as client:
+            await run_batch(batch, client, folder=tmp_path, keys=["a"])
+        async with make_client(simulator) as client:
+            await run_batch(batch, client, folder=tmp_path, keys=["b"])
+            tasks = dict(
+                zip("ab", (charge.task_id for charge in simulator.ledger.paid), strict=True)
+            )
+
+            for some in ids.split():
+                await batch.resolve_tasks(*(tasks[key] for key in some), client=client)
+
+            bound = {item.task_id async for item in batch.items(ItemState.SUBMITTED)}
+            assert bound == {*tasks.values()}
+
+
 async def test_an_image_of_a_lost_attempt_is_for_a_person_to_compare(tmp_path: Path) -> None:
     """Where it was uploaded to is lost as well; all else is compared. (A17)"""
     path, copy, image = tmp_path / "b.db", tmp_path / "copy.db", tmp_path / "a.png"
@@ -600,11 +624,13 @@ async def test_an_image_of_a_lost_attempt_is_for_a_person_to_compare(tmp_path: P
             await batch.backup(copy)
             await run_batch(batch, client, folder=tmp_path)
         other = (await client.submit(board("k0"))).task_id
-        tasks = [charge.task_id for charge in simulator.ledger.paid]
+        *paid, _ = simulator.ledger.paid
+        own = {key_of_request(charge.body): charge.task_id for charge in paid}
+        tasks = (own["k0"], own["k1"], other)
         path.unlink()
         async with open_batch(copy, adopt=True) as batch:
             first, second, third = await batch.resolve_tasks(*tasks, client=client)
-            item = await batch.resolve("k0", task_id=tasks[0], client=client, force=True)
+            item = await batch.resolve("k0", task_id=own["k0"], client=client, force=True)
 
     assert [(match.key, match.candidates) for match in (first, second)] == [
         ("", ("k0",)),
