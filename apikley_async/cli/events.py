@@ -46,10 +46,12 @@ EVENTS: Mapping[str, Event] = {
     "stopped": Event(f"{FILM} {REASON} simulated", "nothing is lost, and the same command resumes"),
     "uncertain": Event(
         "key cause sent_at sent model words evidence",
-        "sent, and no answer came: it may be paid; before a decision with what is known of it, and "
-        "evidence: what the balance says",
+        "sent, and no answer came: it may be paid. Before a decision it has all that is known of "
+        "the film; evidence: what the balance says",
     ),
-    "listening": Event("key cause", "the same, and a callback may still say what became of it"),
+    "listening": Event(
+        "key cause", "uncertain, but a callback may still come and say what became of it"
+    ),
     "undecided": Event(
         "key cause sent_at sent model words evidence if_found if_not_found",
         "at the end, and in `batch status`: it needs a decision, with the commands for it",
@@ -68,7 +70,7 @@ EVENTS: Mapping[str, Event] = {
     "remark": Event("message", "what should be known before paying"),
     "pace": Event(
         "takes per",
-        "the service accepts less than the rate limit: takes submissions in per seconds",
+        "the service accepts less than the rate limit; takes: submissions in per seconds",
     ),
     "balance": Event(
         "before after began_at ended_at films cost uncertain unexplained",
