@@ -31,7 +31,7 @@ STEPS = (
     *(3600, 7200, 10_800, 21_600, 43_200, 86_400),
 )
 BINS = 240
-LEAST = {"uncertain": 8.0}  # pixels: what has no length must still be seen
+LEAST = {"uncertain": 14.0}  # pixels: what has no length must still be seen
 
 
 @attrs.frozen
