@@ -31,7 +31,8 @@ from apikley_async._wire.tasks import (
     belongs_to_attempt,
     callback_url_of,
     differences,
-    shows_request,
+    fingerprint_of_work,
+    fingerprints_in,
 )
 from apikley_async.errors import (
     ApikleyError,
@@ -268,9 +269,13 @@ class Attempts:
         """Say whether a task was submitted with a callback URL, as far as its record shows it."""
         return callback_url_of(snapshot) is not None
 
-    def repeats_request(self, snapshot: Snapshot) -> bool:
-        """Say whether a task's record shows what was asked for; else it cannot be compared."""
-        return shows_request(snapshot)
+    def fingerprints(self, snapshot: Snapshot) -> frozenset[str]:
+        """Those that a task's request may have had (`Request.fingerprint`); none if not shown."""
+        return fingerprints_in(snapshot)
+
+    def fingerprint(self, work: Work) -> str | None:
+        """That of the request for a work; None where its images have to be uploaded before."""
+        return fingerprint_of_work(work)
 
     def compare(
         self, snapshot: Snapshot, work: Work, *, uploads: bool = True, **known: Iterable[str]

@@ -124,6 +124,7 @@ def _is_storyboard(param: Any) -> bool:
     return isinstance(fields, dict) and isinstance(fields.get("shots"), list)
 
 
+LONGEST = 120  # characters of a value
 UPLOADED = "an image that was uploaded then"  # instead of its URL
 _STATE_OF_WORD = {state.value: state for state in State} | {
     "succeeded": State.SUCCESS,
@@ -169,13 +170,28 @@ def belongs_to_attempt(
     if called is not None and any(token and token in called for token in tokens):
         return True
     known = set(fingerprints)
+    return bool(known) and not known.isdisjoint(fingerprints_in(snapshot))
+
+
+def fingerprints_in(snapshot: Snapshot) -> frozenset[str]:
+    """Return those that the request of a task's attempt may have had; none that is not shown."""
+    body = _request_in(snapshot)
+    if body is None:
+        return frozenset()
     fields = unwrap_json(body.get("input"))
-    if fingerprint_of({**body, "input": fields}) in known:
-        return True
-    if not _is_storyboard(body):
-        return False
-    ours = {name: fields[name] for name in INPUT_NAMES if name in fields}
-    return fingerprint_of({**body, "input": ours}) in known
+    found = {fingerprint_of({**body, "input": fields})}
+    if _is_storyboard(body):
+        ours = {name: fields[name] for name in INPUT_NAMES if name in fields}
+        found.add(fingerprint_of({**body, "input": ours}))
+    return frozenset(found)
+
+
+def fingerprint_of_work(work: Work) -> str | None:
+    """Return that of the request for a work; None where its images have to be uploaded before."""
+    if not all(map(is_url, work.images)):
+        return None
+    urls = with_images(work.images, str)
+    return fingerprint_of({"model": work.model, "input": work.wire_input(urls)})
 
 
 def differences(
@@ -219,8 +235,8 @@ def differences(
 def _shown(value: Any) -> str:
     if value is None:
         return "nothing"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return shorten("".join(char if char.isprintable() else "?" for char in text), 120)
+    text = json.dumps(value, ensure_ascii=False, default=str)[: LONGEST + 1]
+    return shorten("".join(char if char.isprintable() else "?" for char in text), LONGEST)
 
 
 def _request_in(snapshot: Snapshot) -> dict[str, Any] | None:

@@ -96,7 +96,7 @@ async def match_tasks(
         films: those that are uncertain.
         attempts: all attempts of the journal, which may know a task already.
     """
-    rows = [*attempts]
+    films, rows = [with_content(client, film) for film in films], [*attempts]
     owners = {str(row["task_id"]): str(row["key"]) for row in rows if row["task_id"]}
     resolved = [str(row["token"]) for row in rows if row["state"] == "resolved"]
     matches = dict[str, TaskMatch]()
@@ -142,16 +142,17 @@ def match_of(
     task_id, attempts = snapshot.task_id, client.attempts
     if not films:
         return TaskMatch(task_id, reason="no film is uncertain")
-    if not attempts.repeats_request(snapshot):
+    if not (shown := attempts.fingerprints(snapshot)):
         keys = tuple(film.key for film in films)
         return TaskMatch(task_id, candidates=keys, reason=UNSEEN, compared=False)
-    if own := [film.key for film in films if attempts.names_token(snapshot, film.tokens)]:
+    if attempts.names_token(snapshot, (token for film in films for token in film.tokens)):
+        own = (film.key for film in films if attempts.names_token(snapshot, film.tokens))
         return TaskMatch(task_id, candidates=tuple(own))
-    alike, differences = [], set[tuple[str, ...]]()
-    for film in films:
-        found = attempts.compare(snapshot, film.work, fingerprints=film.fingerprints)
-        differences.add(found)
-        alike += [] if found else [film]
+    alike = [film for film in films if not shown.isdisjoint(film.fingerprints)]
+    differences: tuple[str, ...] = ()
+    for film in () if alike else films:  # the service may spell an input in another way
+        differences = attempts.compare(snapshot, film.work)
+        alike += [] if differences else [film]
     if not alike and (keys := but_for_images(client, snapshot, films)):
         reason = f"it was submitted like {', '.join(keys[:3])}, and {NO_IMAGE}"
         return TaskMatch(task_id, candidates=keys, reason=reason, compared=False)
@@ -171,8 +172,14 @@ def match_of(
         return TaskMatch(task_id, candidates=keys, reason=reason.format(", ".join(keys[:3])))
     reason = f"none of the {count(len(films), 'uncertain film')} was submitted like it"
     if len(films) == 1:
-        reason = "; ".join(differences.pop())
+        reason = "; ".join(differences)
     return TaskMatch(task_id, reason=reason)
+
+
+def with_content(client: Client, film: SentFilm) -> SentFilm:
+    """A film, a lost one with the fingerprint that its request had, as far as that is known."""
+    fingerprint = client.attempts.fingerprint(film.work) if film.lost else None
+    return film if fingerprint is None else attrs.evolve(film, fingerprints=(fingerprint,))
 
 
 def but_for_images(
@@ -180,7 +187,7 @@ def but_for_images(
 ) -> tuple[str, ...]:
     """Keys of lost films that a task may be, if it has their images: those cannot be compared."""
     compare = client.attempts.compare
-    lost = (film for film in films if film.lost)
+    lost = (film for film in films if film.lost and not any(film.fingerprints))
     return tuple(film.key for film in lost if not compare(snapshot, film.work, uploads=False))
 
 
