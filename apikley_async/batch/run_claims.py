@@ -67,6 +67,7 @@ class RunClaims:
         self._ahead = AHEAD_OF_OTHERS if store.shared else AHEAD
         self._left = None if options.keys is None else set(options.keys)
         self._held: set[str] = set()  # claimed, and not ended
+        self._renamed: dict[str, str] = {}  # by the key that an item of the run had before
         self._unsent: set[str] = set()  # those of them that are planned, and were not sent yet
         self._tried: dict[str, float] = {}  # the run has done what it can for them, and when
         self._to_release: set[str] = set()
@@ -82,8 +83,8 @@ class RunClaims:
             self._beating = asyncio.get_running_loop().create_task(self._beat())
 
     def holds(self, key: str) -> bool:
-        """Whether the run has the item of *key*, and has not ended it."""
-        return key in self._held
+        """Whether the run has the item of *key*, or that was so called, and has not ended it."""
+        return key in self._held or self._renamed.get(key) in self._held
 
     def close(self) -> None:
         """Claim nothing more that is still to be paid."""
@@ -232,6 +233,7 @@ class RunClaims:
         if known in self._held:
             self._held.remove(known)
             self._held.add(key)
+            self._renamed[known] = key
 
     def ended(self, item: Item, *, elsewhere: bool = False) -> None:
         """The run does nothing more with an item.

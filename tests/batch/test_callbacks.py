@@ -464,6 +464,30 @@ async def test_a_run_of_other_films_stores_callbacks_and_polls_nothing(
         assert len(simulator.ledger.paid) == 2
 
 
+async def test_a_renamed_film_that_a_stop_leaves_is_no_other_run_s(tmp_path: Path) -> None:
+    """It is paid, and the next run goes on: nothing else is said of it."""
+    callbacks = ManualCallbacks()
+    async with (
+        service(duration=4000) as simulator,
+        hearing(simulator, callbacks) as client,
+        open_batch(tmp_path / "b.db") as batch,
+    ):
+        await batch.add(films(1))
+        simulator.script("create", [Fault.RESET_AFTER])
+        running = asyncio.create_task(
+            run_batch(batch, client, folder=tmp_path / "films", every_change=True)
+        )
+        await until_paid(simulator, 1)
+        await asyncio.sleep(100)
+        await batch.rename("k0", "new")
+        await callbacks.deliver(token_of(simulator, 0), simulator.ledger.paid[0].task_id)
+        await asyncio.sleep(60)
+        batch.stop()
+
+        changes = [(item.key, item.state) for item in await running]
+        assert changes == [("k0", ItemState.UNCERTAIN), ("new", ItemState.SUBMITTED)]
+
+
 @pytest.mark.parametrize("decision", ["rename", "resolve", "resubmit", "drop"])
 async def test_what_is_decided_while_a_callback_is_waited_for_in_vain_holds(
     decision: str, tmp_path: Path
