@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from apikley_async import Client, Clock, SystemClock
 from apikley_async._postgres import Dsn
@@ -23,6 +24,7 @@ __all__ = ["OpenBatch"]
 
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
+HTTPS = 443  # the usual port
 ASKED = 3  # tasks that a new key has to know one of
 
 
@@ -155,5 +157,12 @@ class OpenBatch:
 
 
 def service_of(base_url: str) -> str:
-    """The service that a journal's tasks live at; on this machine the port does not count."""
-    return "this machine" if is_loopback(parse_url(base_url).host) else base_url
+    """The service that a journal's tasks live at, however its address is spelled.
+
+    On this machine the port does not count.
+    """
+    url = parse_url(base_url)
+    if is_loopback(url.host):
+        return "this machine"
+    port = "" if url.port in (None, HTTPS) else f":{url.port}"
+    return f"{url.scheme}://{url.host}{port}{urlsplit(base_url).path.rstrip('/')}"

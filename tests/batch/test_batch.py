@@ -27,6 +27,7 @@ from volume import volume
 
 from apikley_async import RateLimiter, Shot, Storyboard
 from apikley_async.batch import Batch, ItemState, Journal, Store, work_of
+from apikley_async.batch.open_batch import service_of
 from apikley_async.errors import JournalError, ManifestError, NotFoundError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -427,6 +428,15 @@ async def test_another_account_does_not_say_that_a_film_was_not_made(tmp_path: P
                 await batch.resolve_tasks(task_id, client=other)
             with pytest.raises(JournalError, match="another key"):
                 await batch.resolve(key, task_id=task_id, client=other)
+
+
+def test_one_address_may_be_spelled_in_several_ways() -> None:
+    """A slash at its end is no other service, whose tasks would not be found. (J13)"""
+    ways = ("https://a.test", "https://a.test/", "HTTPS://A.test:443//")
+
+    assert {service_of(way) for way in ways} == {"https://a.test"}
+    assert service_of("https://a.test:8443/v2/") == "https://a.test:8443/v2"
+    assert service_of("http://127.0.0.1:8765") == service_of("http://localhost:1") == "this machine"
 
 
 async def test_a_wrong_key_leaves_the_journal_to_the_right_one(tmp_path: Path) -> None:
