@@ -123,7 +123,11 @@ class Intent:
     async def record(cls, recorder: Recorder, token: str, request: Request, clock: Clock) -> Self:
         """Let it be written down. Time counts from here on: the answer may be what is late."""
         since = Stopwatch(clock)
-        holds: object = await recorder.intend(token, request)  # or what a database has returned
+        try:
+            holds: object = await recorder.intend(token, request)  # or what a database has returned
+        except SubmissionUncertainError as error:  # of a submission of its own
+            message = f"The recorder failed: {error.message.rstrip('.')}; nothing was sent"
+            raise ApikleyError(message) from error
         return cls(since, holds.total_seconds() if isinstance(holds, timedelta) else None)
 
     def check(self) -> None:

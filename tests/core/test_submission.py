@@ -600,6 +600,21 @@ async def test_what_a_recorder_s_own_calls_raise_is_not_about_the_attempt(
     assert len(desk.transport.left) == len(desk.unclaimed) + len(desk.uncertain) == 1
 
 
+async def test_what_a_recorder_s_own_submission_left_uncertain_is_not_about_the_attempt() -> None:
+    """It was not sent, so nobody has to find out what became of it."""
+
+    class Submitting(Book):
+        async def intend(self, token: str, request: Request) -> timedelta | None:
+            raise SubmissionUncertainError("a film of its own", token="another")
+
+    desk = Desk(StepTransport(ACCEPTED), book=Submitting())
+
+    end = await end_of(desk.submit())
+
+    assert (type(end), "nothing was sent" in str(end)) == (ApikleyError, True)
+    assert (desk.unclaimed, desk.uncertain, len(desk.transport.left)) == ([], [], 0)
+
+
 class Torn:
     """A limiter that cannot give a slot back, as one whose database has gone."""
 
