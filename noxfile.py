@@ -58,6 +58,7 @@ PARTS = {  # how much the whole of each part is, and the minutes it takes
     "pacing": (20_000, 1),
 }
 
+APART = ("postgres", "browser", "proof")  # markers of tests; each has a session of that name
 ELSEWHERE = ("batch", "cli", "plugin", "proof", "simulator")
 CORE = tuple(f"--ignore=tests/{folder}" for folder in ELSEWHERE)
 
@@ -186,12 +187,14 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests on the Python that runs this, in three minutes; some need Chromium.
+    """The tests on the Python that runs this, in three minutes.
 
-    `postgres` has those that need a PostgreSQL server; the other sessions of tests leave none out.
+    Left out are those with a session of their own: `postgres`, `browser`, `proof`. The other
+    sessions of tests leave none out.
     """
     install(session, "-e", ".[all]", *group("tests"), *group("browser"))
-    session.run("pytest", "-m", "not postgres", *pytest_args(session))  # a later -m replaces it
+    left_out = " and ".join(f"not {name}" for name in APART)
+    session.run("pytest", "-m", left_out, *pytest_args(session))  # a later -m replaces it
 
 
 @nox.session(default=False)
@@ -199,6 +202,20 @@ def postgres(session: nox.Session) -> None:
     """The tests that start a PostgreSQL server of their own; mostly they wait for it."""
     install(session, "-e", ".[all]", *group("tests"))
     session.run("pytest", "-m", "postgres", *pytest_args(session))
+
+
+@nox.session(default=False)
+def browser(session: nox.Session) -> None:
+    """The tests of the report in a browser, which has to be there: Chromium."""
+    install(session, "-e", ".[all]", *group("tests"), *group("browser"))
+    session.run("pytest", "-m", "browser", *pytest_args(session))
+
+
+@nox.session(default=False)
+def proof(session: nox.Session) -> None:
+    """The tests of what proves the promises, with a share of each: simulation, fuzz, mutants."""
+    install(session, "-e", ".[all]", *group("tests"))
+    session.run("pytest", "-m", "proof", *pytest_args(session))
 
 
 @nox.session(default=False)

@@ -36,6 +36,8 @@ pytest_plugins = ("pytester",)  # for projects of users, run by `tests/plugin`
 # Unmistakable in a log, a repr or a traceback, and worth nothing anywhere.
 CANARY_KEY = "canary-0000-this-key-opens-nothing"
 
+PROOF = Path(__file__).parent / "proof"
+
 MEMORY = Path("/dev/shm")
 ENOUGH_MEMORY = 2 * 2**30  # bytes; a run needs about a twentieth
 
@@ -73,10 +75,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a PostgreSQL server, so that `-m "not postgres"` leaves it out."""
+    """Mark what has a session of its own in `noxfile.py`, and is left out of the default one."""
     for item in items:
         if "postgres_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres)
+        if PROOF in item.path.parents:
+            item.add_marker(pytest.mark.proof)
 
 
 def pytest_collection_finish() -> None:

@@ -13,6 +13,7 @@ from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Te
 from apikley_async.testing import LoopClock
 
 KEY = "a-key-that-opens-nothing"  # the same in every world
+SELDOM = Backoff(initial=20)  # seconds: a poll is most of what a film in virtual time costs
 END_STATES = {
     ItemState.DONE,
     ItemState.FAILED,
@@ -38,14 +39,14 @@ def simulated_service(
 
 
 def make_client(simulator: Simulator, *, seed: int | None = None, **options: object) -> Client:
-    """A client with chance of its own: no two lives make the same tokens."""
+    """A client with chance of its own: no two lives make the same tokens. It polls seldom."""
     if seed is None:
         seed = len(simulator.ledger.creations)
     return Client(
         simulator.api_key,
         base_url=simulator.base_url,
         environment=Environment(clock=LoopClock(), rng=random.Random(seed)),
-        **{"polling": Backoff(), **options},  # type: ignore[arg-type]
+        **{"polling": SELDOM, **options},  # type: ignore[arg-type]
     )
 
 

@@ -31,6 +31,7 @@ T = TypeVar("T")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the group browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's Chromium"),
     pytest.mark.filterwarnings("ignore:unclosed event loop:ResourceWarning"),
     pytest.mark.timeout(240),  # a browser beside other work; a page that is wrong says so at once

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apikley_async import __version__
 from apikley_async._text import count, local_and_utc
@@ -27,6 +28,9 @@ from apikley_async.batch.report.model import (
 from apikley_async.batch.report.texts import amount, duration, sentence
 from apikley_async.batch.states import ItemState
 from apikley_async.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["report_page"]
 
@@ -57,20 +61,13 @@ def report_page(report: Report, *, json_url: str, csv_url: str) -> str:
         MissingExtraError: Jinja2 is not installed.
     """
     try:
-        import jinja2
+        import jinja2  # noqa: F401 - whether it is there
     except ImportError:
         raise MissingExtraError.of("a report as a page needs Jinja2", "cli") from None
 
-    engine = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style = text_of("report.css") + "".join(width_rules(report))
     script = text_of("report.js")
-    template = engine.from_string(text_of("report.html"))
-    page = template.render(
+    page = compiled_template().render(
         report=report,
         policy=policy_of(script, style),
         style=style,
@@ -80,6 +77,20 @@ def report_page(report: Report, *, json_url: str, csv_url: str) -> str:
         **facts_of(report),
     )
     return page.lstrip()
+
+
+@cache
+def compiled_template() -> jinja2.Template:
+    """Compiled once in a process: that takes longer than to fill in most pages."""
+    import jinja2
+
+    engine = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return engine.from_string(text_of("report.html"))
 
 
 def text_of(name: str) -> str:
