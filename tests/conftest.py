@@ -27,6 +27,7 @@ import hypothesis
 import hypothesis.configuration
 import pytest
 from postgres_server import PostgresServer, missing
+from volume import volume
 
 from apikley_async import pytest_plugin
 from apikley_async.virtual import VirtualLoop
@@ -48,11 +49,13 @@ HARMLESS = {"Error on transport creation for incoming connection"}
 hypothesis.configuration.set_hypothesis_home_dir(
     Path(tempfile.gettempdir()) / f"apikley-async-hypothesis-{getpass.getuser()}"
 )
-hypothesis.settings.register_profile("dev", deadline=None, database=None)
+EXAMPLES = volume(60, 100)  # of a property that names no number of its own
+hypothesis.settings.register_profile("dev", deadline=None, database=None, max_examples=EXAMPLES)
 hypothesis.settings.register_profile(
     "ci",
     deadline=None,
     database=None,
+    max_examples=EXAMPLES,
     derandomize=True,
     print_blob=True,
     # A busy machine is no defect of the test.

@@ -35,7 +35,7 @@ from apikley_async.cli import main
 from apikley_async.simulator import Constant, Fault, RandomFaults, Simulator, Terms
 
 KILLS = int(os.environ.get("APIKLEY_KILLS", "1"))
-RANDOM_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", volume(8, 20)))
+RANDOM_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", volume(5, 20)))
 SHARED_KILLS = int(os.environ.get("APIKLEY_RANDOM_KILLS", volume(6, 20)))  # in PostgreSQL
 LIVES = 10  # random kills of one batch
 MISHAPS = int(os.environ.get("APIKLEY_MISHAPS", volume(4, 30)))  # journals, three kills each
@@ -176,7 +176,7 @@ async def test_killed_at_every_point_and_resumed(turn: int, worker: Worker, tmp_
     rng = random.Random(SEED * 1000 + turn)
     points = rng.sample(POINTS, len(POINTS))
     async with busy_world(SEED * 1000 + turn) as simulator:
-        lives = Lives(worker, tmp_path, simulator, films=150, running=6)
+        lives = Lives(worker, tmp_path, simulator, films=100, running=4)
         for point in points:
             # A run claims its films in two steps: after the second nothing is left to submit.
             nth = 1 if "claim" in point else rng.randint(1, 2)

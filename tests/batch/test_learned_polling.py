@@ -66,12 +66,12 @@ async def test_a_batch_finds_films_sooner(tmp_path: Path) -> None:
             make_client(simulator, polling=polling) as client,
         ):
             lags = list[float]()
-            await batch.add(films(30))
+            await batch.add(films(20))
             folder = tmp_path / f"{polling is None}"
             async for item in batch.run(client, folder=folder, max_running=10, every_change=True):
                 if item.state is ItemState.SUCCESS and item.success_at is not None:
                     lags.append(LoopClock().wall() - item.success_at.timestamp())
-            products.append(simulator.ledger.polls.total() / 30 * statistics.fmean(lags))
+            products.append(simulator.ledger.polls.total() / 20 * statistics.fmean(lags))
 
     assert products[1] < 0.75 * products[0]
 

@@ -32,7 +32,7 @@ from apikley_async.batch import Batch, ItemState
 from apikley_async.batch.store.protocol import all_items
 from apikley_async.testing import LoopClock, Reply, Request, reply
 
-COUNT = int(os.environ.get("APIKLEY_SCALE", volume(240, 320)))
+COUNT = int(os.environ.get("APIKLEY_SCALE", volume(160, 320)))
 SAME = 1.25  # that a film's work may grow by, between the small number of films and the large one
 
 pytestmark = pytest.mark.timeout(120 + COUNT // 5)

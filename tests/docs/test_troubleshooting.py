@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from pages import ROOT
+from syntax_trees import nodes_of
 
 PAGE = ROOT / "docs" / "howto" / "troubleshooting.md"
 MESSAGE = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
@@ -15,7 +16,7 @@ MESSAGE = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
 def texts_of_the_package() -> Iterator[str]:
     """Every text in the source; `%s` and what stands in braces become `...`."""
     for path in (ROOT / "apikley_async").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.JoinedStr):
                 parts = (
                     str(part.value) if isinstance(part, ast.Constant) else "..."
