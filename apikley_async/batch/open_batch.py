@@ -18,7 +18,12 @@ from apikley_async.batch.store.journal import Journal
 from apikley_async.batch.store.journal_errors import OtherKeyError
 from apikley_async.batch.store.protocol import Store, all_items
 from apikley_async.batch.store.values import Item
-from apikley_async.errors import ApikleyError, JournalError
+from apikley_async.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    JournalError,
+    NotFoundError,
+)
 
 __all__ = ["OpenBatch"]
 
@@ -117,6 +122,7 @@ class OpenBatch:
 
         Raises:
             JournalError: it was written with the key of another account, or another address.
+            ApikleyError: the service does not answer whether this is a new key.
         """
         account = client.attempts.account(await self.store.salt())
         service = service_of(client.base_url)
@@ -134,8 +140,8 @@ class OpenBatch:
         for row in paid[:ASKED]:
             try:
                 await client.attempts.poll(row["task_id"])
-            except ApikleyError as error:
-                logger.debug("a new key does not know a task: %s", type(error).__name__)
+            except (AuthenticationError, InvalidRequestError, NotFoundError):
+                continue
             else:
                 logger.info("the key is a new one of the same account: it knows the tasks")
                 return True

@@ -28,7 +28,7 @@ from volume import volume
 from apikley_async import RateLimiter, Shot, Storyboard
 from apikley_async.batch import Batch, ItemState, Journal, Store, work_of
 from apikley_async.batch.open_batch import service_of
-from apikley_async.errors import JournalError, ManifestError, NotFoundError
+from apikley_async.errors import JournalError, ManifestError, NotFoundError, ServerError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -408,6 +408,9 @@ async def test_a_new_key_of_the_account_goes_on(tmp_path: Path) -> None:
         make_client(simulator) as client,
         open_batch(tmp_path / "b.db") as batch,
     ):
+        simulator.script("record", [Fault.HTTP_500])
+        with pytest.raises(ServerError):  # which says nothing of the key
+            await run_batch(batch, client, folder=folder)
         await run_batch(batch, client, folder=folder)
         await check_consistency(simulator, batch, folder)
         assert set((await states(batch)).values()) == {ItemState.DONE}
@@ -453,8 +456,9 @@ async def test_a_wrong_key_leaves_the_journal_to_the_right_one(tmp_path: Path) -
             await run_batch(batch, client, folder=folder)
             await check_consistency(simulator, batch, folder)
             assert set((await states(batch)).values()) == {ItemState.DONE}
-            with pytest.raises(JournalError, match="another key"):
-                await run_batch(batch, wrong, folder=folder)
+            async with wrong:
+                with pytest.raises(JournalError, match="another key"):
+                    await run_batch(batch, wrong, folder=folder)
 
 
 # --- what a person decides ------------------------------------------------------------------------
