@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 BALANCE_TIMEOUT = 10.0  # seconds: the balance is only evidence, which may not be needed
+SOON = 5.0  # seconds: a user waits for the question
 MAX_NAMED = 3  # films that a message names
 DECISIONS = {  # what they do with films that may have been paid
     "resubmit": "The next run submits {} again: what was received after all is then paid TWICE",
@@ -47,11 +48,12 @@ async def films_to_pay(batch: Batch, keys: Collection[str] | None) -> dict[str, 
     }
 
 
-async def ask_consent(estimate: CostEstimate, *, bounded: bool = True) -> None:
-    """Ask the user at the terminal whether to pay.
+async def ask_consent(estimate: CostEstimate, client: Client, *, bounded: bool = True) -> None:
+    """Ask the user at the terminal whether to pay, with the account's balance where it is told.
 
     Args:
         estimate: what would be paid.
+        client: of the account.
         bounded: whether the command takes a bound in place of an agreement.
 
     Raises:
@@ -61,12 +63,22 @@ async def ask_consent(estimate: CostEstimate, *, bounded: bool = True) -> None:
         return
     films = count(estimate.films)
     cost = f", about {estimate.credits:.12g} credits" if not estimate.unpriced else ""
+    balance = await _balance_of(client) if _somebody_is_there() else ""
     await _agree(
-        f"Submit {films}{cost}?",
+        f"Submit {films}{cost}?{balance}",
         f"{films} would be paid{cost}",
         "--yes or --max-credits" if bounded else "--yes",
         "nothing was sent, nothing was paid",
     )
+
+
+async def _balance_of(client: Client) -> str:
+    """The account's balance as a sentence; nothing where the service does not tell it soon."""
+    try:
+        async with asyncio.timeout(SOON):
+            return f" The balance is {await client.credits():.12g}."
+    except (ApikleyError, TimeoutError):
+        return ""
 
 
 async def ask_about_decision(
@@ -99,13 +111,17 @@ async def note_balance(client: Client, batch: Batch) -> None:
 
 
 async def _agree(question: str, unasked: str, options: str, unchanged: str) -> None:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _somebody_is_there():
         raise RefusedError(
             f"{unasked}, and there is nobody to ask here; to agree, add {options}:\n"
             f"  {same_command('--yes')}"
         )
     if not await _confirmed(question):
         raise RefusedError(f"stopped at your word: {unchanged}")
+
+
+def _somebody_is_there() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 async def _confirmed(question: str) -> bool:

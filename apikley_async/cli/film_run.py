@@ -114,7 +114,7 @@ class FilmRun:
         if self._request.ask:
             async with self._planned(private=True) as (batch, keys):
                 await batch.check_account(client)
-                await self._ask(batch, keys)
+                await self._ask(client, batch, keys)
                 agreed = await films_to_pay(batch, keys)
         elif self._request.location.compared:  # may refuse, which must happen before writing
             async with self._planned(private=True, silent=True):
@@ -131,11 +131,11 @@ class FilmRun:
                 refuse_unagreed(agreed, to_pay)
             return await self._run_and_report(client, batch, keys, pays=bool(to_pay))
 
-    async def _ask(self, batch: Batch, keys: Collection[str] | None) -> None:
+    async def _ask(self, client: Client, batch: Batch, keys: Collection[str] | None) -> None:
         """Ask the user to agree to what is to be paid."""
         estimate = await batch.estimate(prices=self._request.bounds.price, keys=keys)
         try:
-            await ask_consent(estimate, bounded=self._request.follows is None)
+            await ask_consent(estimate, client, bounded=self._request.follows is None)
         except asyncio.CancelledError:
             self._reporter.message("Interrupted: nothing was sent, nothing was paid.")
             raise

@@ -483,9 +483,12 @@ class Terminal:
 
 
 def test_a_terminal_is_asked_for_consent(service: Simulator, start: Start) -> None:
-    """The default answer is no."""
-    terminal = Terminal(start, "generate", "tea.json")
+    """With films, cost and balance; the default answer is no."""
+    terminal = Terminal(start, "generate", "tea.json", "--price", "150")
     terminal.read("[y/N]")
+
+    asked = "Submit 1 film, about 150 credits? The balance is 10000000. [y/N]: "
+    assert asked in terminal.shown
 
     terminal.type("\n")
 
@@ -514,9 +517,10 @@ def test_a_signal_ends_the_question(
 
 @pytest.mark.parametrize(("typed", "code"), [("what\n\n", 2), ("\x04", 2), ("Yes\n", 0)])
 def test_only_a_yes_is_a_yes(service: Simulator, start: Start, typed: str, code: int) -> None:
-    """Other words are asked about again; the end of the input is a no."""
+    """Other words are asked about again; the end of the input is a no. The balance may fail."""
+    service.script("credits", [Fault.code(422)])
     terminal = Terminal(start, "generate", "tea.json")
-    terminal.read("[y/N]")
+    assert "Submit 1 film? [y/N]: " in terminal.read("[y/N]")
 
     terminal.type(typed)
 
