@@ -165,7 +165,11 @@ def read_address(
 def read_task_ids(
     context: click.Context, option: click.Parameter, texts: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Ids of tasks, several of them in one text as a list of them is copied: none has a blank."""
-    if not (task_ids := tuple(word for text in texts for word in text.split())):
+    """Ids of tasks, several of them in one text as a list of them is copied.
+
+    None has a blank or a comma: "task_1," would be a task that the service does not know.
+    """
+    words = (word for text in texts for word in text.replace(",", " ").split())
+    if not (task_ids := tuple(words)):
         raise click.BadParameter("the id of a task, such as task_123")
     return task_ids

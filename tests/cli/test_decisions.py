@@ -411,7 +411,7 @@ def test_a_task_that_is_not_certain_is_left_to_a_person(service: Simulator, run:
     run("batch", "run", twins, "--yes")
     task, other, twin = (charge.task_id for charge in service.ledger.paid)
 
-    result = run("batch", "resolve", path, "--task-id", f"{task} {other} {twin} task_none")
+    result = run("batch", "resolve", path, "--task-id", f"{task}, {other},{twin} task_none")
 
     assert result.code == 3
     assert f"sea: submitted, as {other}\n" in result.err

@@ -314,8 +314,8 @@ def drop(
     multiple=True,
     callback=read_task_ids,
     metavar="ID",
-    help="A task that an uncertain film became, or several, separated by blanks or lines; may be "
-    "given again. With KEYs one for each, in their order.",
+    help="A task that an uncertain film became, or several, separated by blanks, commas or "
+    "lines; may be given again. With KEYs one for each, in their order.",
 )
 @click.option(
     "--force",
