@@ -213,7 +213,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def proof(session: nox.Session) -> None:
-    """The tests of what proves the promises, with a share of each: simulation, fuzz, mutants."""
+    """A share of what proves the promises: simulation, fuzz, planted mistakes, real kills."""
     install(session, "-e", ".[all]", *group("tests"))
     session.run("pytest", "-m", "proof", *pytest_args(session))
 

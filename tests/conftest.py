@@ -37,7 +37,15 @@ pytest_plugins = ("pytester",)  # for projects of users, run by `tests/plugin`
 # Unmistakable in a log, a repr or a traceback, and worth nothing anywhere.
 CANARY_KEY = "canary-0000-this-key-opens-nothing"
 
-PROOF = Path(__file__).parent / "proof"
+HERE = Path(__file__).parent
+# What `nox -s proof` runs: the promises by volume, and with real processes that are killed.
+PROOF = {
+    HERE / "proof",
+    HERE / "batch" / "test_kill.py",
+    HERE / "batch" / "test_write_order.py",
+    HERE / "cli" / "test_generate_kill.py",
+    HERE / "docs" / "test_rehearse.py",
+}
 
 MEMORY = Path("/dev/shm")
 ENOUGH_MEMORY = 2 * 2**30  # bytes; a run needs about a twentieth
@@ -82,7 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "postgres_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres)
-        if PROOF in item.path.parents:
+        if not PROOF.isdisjoint([item.path, *item.path.parents]):
             item.add_marker(pytest.mark.proof)
 
 
