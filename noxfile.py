@@ -187,7 +187,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests on the Python that runs this, in three minutes.
+    """The tests on the Python that runs this, in three to four minutes on two processors.
 
     Left out are those with a session of their own: `postgres`, `browser`, `proof`. The other
     sessions of tests leave none out.
