@@ -49,7 +49,7 @@ async def films_to_pay(batch: Batch, keys: Collection[str] | None) -> dict[str, 
 
 
 async def ask_consent(estimate: CostEstimate, client: Client, *, bounded: bool = True) -> None:
-    """Ask the user at the terminal whether to pay, with the account's balance where it is told.
+    """Ask the user at the terminal whether to pay, with the account's balance if it can be read.
 
     Args:
         estimate: what would be paid.
@@ -73,7 +73,7 @@ async def ask_consent(estimate: CostEstimate, client: Client, *, bounded: bool =
 
 
 async def _balance_of(client: Client) -> str:
-    """The account's balance as a sentence; nothing where the service does not tell it soon."""
+    """The account's balance as a sentence; nothing if the service does not answer soon."""
     try:
         async with asyncio.timeout(SOON):
             return f" The balance is {await client.credits():.12g}."

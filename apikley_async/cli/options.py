@@ -115,7 +115,7 @@ plain: Option = click.option(
 )
 
 GIVEN = ("base_url", "proxy", "allow_private", "as_json", "plain")  # handed over as they are
-SERVICE_OPTIONS = (
+REAL_SERVICE_OPTIONS = (
     as_json,
     plain,
     click.option(
@@ -146,22 +146,22 @@ SERVICE_OPTIONS = (
         is_flag=True,
         help="Allow films from private networks, and over http.",
     ),
-    click.option(
-        "--simulate",
-        is_flag=True,
-        help="Use a service simulated in this process: no key, no network, nothing paid.",
-    ),
+)
+simulate: Option = click.option(
+    "--simulate",
+    is_flag=True,
+    help="Use a service simulated in this process: no key, no network, nothing paid.",
 )
 
 
 def service_options(command: Callable[..., int]) -> Callable[..., int]:
     """The options of every command that talks to the service, handed over as `service`."""
-    return _with_options(_with_service(command), *SERVICE_OPTIONS)
+    return _with_options(_with_service(command), *REAL_SERVICE_OPTIONS, simulate)
 
 
 def real_service_options(command: Callable[..., int]) -> Callable[..., int]:
     """The same for the films of a journal, which no simulated service has."""
-    return _with_options(_with_service(command), *SERVICE_OPTIONS[:-1])
+    return _with_options(_with_service(command), *REAL_SERVICE_OPTIONS)
 
 
 def _with_service(command: Callable[..., int]) -> Callable[..., int]:

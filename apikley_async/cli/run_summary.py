@@ -243,13 +243,12 @@ def report_counts(
 
 def report_estimate(reporter: Reporter, estimate: CostEstimate) -> None:
     """Report what is still to be paid."""
-    text = f"{count(estimate.films)} to be paid"
-    if estimate.unpriced and estimate.unpriced == estimate.films:
-        text += ", of unknown price (say --price)"
-    else:
-        text += f", {estimate.credits:.12g} credits"
-    if 0 < estimate.unpriced < estimate.films:
-        text += f" and {count(estimate.unpriced)} of unknown price (say --price)"
+    priced = f", {estimate.credits:.12g} credits"
+    if estimate.unpriced:
+        some = estimate.unpriced < estimate.films
+        priced = f"{priced} and {count(estimate.unpriced)}" if some else ","
+        priced += " of unknown price (say --price)"
+    text = f"{count(estimate.films)} to be paid{priced}"
     if estimate.fitting < estimate.films:
         text += f"; the bounds let {count(estimate.fitting)} through"
     reporter.event("estimate", **attrs.asdict(estimate))

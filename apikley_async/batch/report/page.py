@@ -60,14 +60,10 @@ def report_page(report: Report, *, json_url: str, csv_url: str) -> str:
     Raises:
         MissingExtraError: Jinja2 is not installed.
     """
-    try:
-        import jinja2  # noqa: F401 - whether it is there
-    except ImportError:
-        raise MissingExtraError.of("a report as a page needs Jinja2", "cli") from None
-
+    template = compiled_template()
     style = text_of("report.css") + "".join(width_rules(report))
     script = text_of("report.js")
-    page = compiled_template().render(
+    page = template.render(
         report=report,
         policy=policy_of(script, style),
         style=style,
@@ -81,8 +77,11 @@ def report_page(report: Report, *, json_url: str, csv_url: str) -> str:
 
 @cache
 def compiled_template() -> jinja2.Template:
-    """Compiled once in a process: that takes longer than to fill in most pages."""
-    import jinja2
+    """The page, compiled once in a process: that takes longer than to fill in most pages."""
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingExtraError.of("a report as a page needs Jinja2", "cli") from None
 
     engine = jinja2.Environment(
         autoescape=True,
