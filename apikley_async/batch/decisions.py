@@ -77,11 +77,12 @@ class BatchDecisions(BatchAdditions):
             JournalError: the client has another account than the journal.
         """
         await self.check_account(client)
+        # Films first: one that is sent between the two would seem to be older than any task.
+        uncertain = [item async for item in self.items(ItemState.UNCERTAIN)]
         attempts = defaultdict[str, list[Mapping[str, Any]]](list)
         for attempt in await self.store.attempts():
             attempts[attempt["key"]].append(attempt)
-        uncertain = self.items(ItemState.UNCERTAIN)
-        films = [sent_film(item, attempts[item.key]) async for item in uncertain]
+        films = [sent_film(item, attempts[item.key]) for item in uncertain]
         matches = await match_tasks(client, task_ids, films, chain(*attempts.values()))
         for match in matches:
             if match.key and not match.reason:

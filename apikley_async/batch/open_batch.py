@@ -20,6 +20,7 @@ from apikley_async.batch.store.protocol import Store, all_items
 from apikley_async.batch.store.values import Item
 from apikley_async.errors import (
     AuthenticationError,
+    Blame,
     InvalidRequestError,
     JournalError,
     NotFoundError,
@@ -140,7 +141,11 @@ class OpenBatch:
         for row in paid[:ASKED]:
             try:
                 await client.attempts.poll(row["task_id"])
-            except (AuthenticationError, InvalidRequestError, NotFoundError):
+            except AuthenticationError as error:
+                if error.blames is Blame.NETWORK:  # a gateway's
+                    raise
+                return False
+            except (InvalidRequestError, NotFoundError):
                 continue
             else:
                 logger.info("the key is a new one of the same account: it knows the tasks")

@@ -49,6 +49,7 @@ MARKER = "apikley.journal.json"
 MAX_MARKER = 64 * 1024  # bytes
 FOLDERS = "profile-folders.json"  # in the state folder
 MAX_FOLDERS = 100
+MAX_FOLDERS_FILE = 4 * 2**20  # bytes: so many of the longest paths fit, each byte as an escape
 LOCK_TRIES, LOCK_INTERVAL = 50, 0.02  # seconds
 
 
@@ -207,14 +208,18 @@ def compared_with_earlier(location: JournalLocation) -> JournalLocation:
 def remembered_folders() -> list[Path]:
     """The folders that profiles have named in earlier runs; none if that is not known. Blocks."""
     try:
-        names = json.loads(read_own(state_place() / FOLDERS, MAX_MARKER))
+        names = json.loads(read_own(state_place() / FOLDERS, MAX_FOLDERS_FILE))
         return [path for path in map(Path, names) if path.is_absolute()]
     except (OSError, ValueError, TypeError, RecursionError):
         return []
 
 
 def remember_folder(folder: Path) -> None:
-    """Remember a folder that a profile names; where that fails it is logged. Blocks."""
+    """Remember a folder that a profile names; where that fails it is logged. Blocks.
+
+    Where the file cannot be locked, or somebody keeps it locked, it is written all the same: at
+    worst what another command writes at that moment is forgotten.
+    """
     if folder in remembered_folders():
         return
     try:
@@ -224,9 +229,9 @@ def remember_folder(folder: Path) -> None:
                 if try_lock(lock.fileno()):
                     break
                 time.sleep(LOCK_INTERVAL)
-            folders = [*map(str, [*remembered_folders(), folder][-MAX_FOLDERS:])]
-            content = json.dumps(folders).encode()
-            _ = write_whole(path, content, mode=0o600, is_ours=lambda: True)
+            if folder not in (known := remembered_folders()):
+                content = json.dumps([*map(str, [*known, folder][-MAX_FOLDERS:])]).encode()
+                _ = write_whole(path, content, mode=0o600, is_ours=lambda: True)
     except OSError as error:
         logger.info("the folder of the profile is not remembered: %s", error.strerror)
 

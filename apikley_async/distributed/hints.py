@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from apikley_async import Clock, SystemClock
-from apikley_async._postgres import SESSION, Dsn, Versions, load_psycopg, reason_of
+from apikley_async._postgres import SESSION, Dsn, Versions, load_psycopg, options, reason_of
 from apikley_async.errors import MissingExtraError
 
 __all__ = ["FILMS_PER_HINT", "PART", "Hints", "hint_versions", "wake_workers"]
@@ -108,7 +108,7 @@ class Hints:
     async def reachable(self) -> bool:
         """Whether the database takes a connection now. It is tried once, unlike an app's pool."""
         try:
-            connecting = load_psycopg().AsyncConnection.connect(**self._dsn.parameters)
+            connecting = load_psycopg().AsyncConnection.connect(**options(self._dsn))
             async with asyncio.timeout(ANSWER):
                 await (await connecting).close()
         except Exception:  # noqa: BLE001 - whatever it is, hints are not worth a wait

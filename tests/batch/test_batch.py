@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from volume import volume
 from apikley_async import RateLimiter, Shot, Storyboard
 from apikley_async.batch import Batch, ItemState, Journal, Store, work_of
 from apikley_async.batch.open_batch import service_of
-from apikley_async.errors import JournalError, ManifestError, NotFoundError, ServerError
+from apikley_async.errors import ApiError, JournalError, ManifestError, NotFoundError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -408,9 +409,11 @@ async def test_a_new_key_of_the_account_goes_on(tmp_path: Path) -> None:
         make_client(simulator) as client,
         open_batch(tmp_path / "b.db") as batch,
     ):
-        simulator.script("record", [Fault.HTTP_500])
-        with pytest.raises(ServerError):  # which says nothing of the key
-            await run_batch(batch, client, folder=folder)
+        for fault in (Fault.HTTP_500, Fault.http(403, page=True)):  # of a service, of a gateway
+            simulator.script("record", [fault])
+            with pytest.raises(ApiError) as refused:  # which says nothing of the key
+                await run_batch(batch, client, folder=folder)
+            assert refused.value.resumable
         await run_batch(batch, client, folder=folder)
         await check_consistency(simulator, batch, folder)
         assert set((await states(batch)).values()) == {ItemState.DONE}
@@ -459,6 +462,27 @@ async def test_a_wrong_key_leaves_the_journal_to_the_right_one(tmp_path: Path) -
             async with wrong:
                 with pytest.raises(JournalError, match="another key"):
                     await run_batch(batch, wrong, folder=folder)
+
+
+async def test_a_wrong_key_does_not_get_a_journal_that_has_lost_what_was_bought(
+    tmp_path: Path,
+) -> None:
+    """Its films may be tasks that only the first key finds. (J13, J3)"""
+    path, copy = tmp_path / "b.db", tmp_path / "copy.db"
+    async with simulated_service() as simulator:
+        async with make_client(simulator) as client, open_batch(path) as batch:
+            await batch.check_account(client)
+            await batch.backup(copy)
+            await batch.add(films(1))
+            await run_batch(batch, client, folder=tmp_path)
+        path.unlink()
+        right, simulator.api_key = simulator.api_key, "canary-0000-a-wrong-key"
+        wrong, simulator.api_key = make_client(simulator, seed=99), right
+        async with wrong, open_batch(copy, adopt=True) as batch:
+            with pytest.raises(JournalError, match="another key"):
+                await batch.check_account(wrong)
+        async with make_client(simulator) as client, open_batch(copy) as batch:
+            await batch.check_account(client)
 
 
 # --- what a person decides ------------------------------------------------------------------------
@@ -571,6 +595,43 @@ async def test_a_task_of_another_submission_is_not_bound_unasked(tmp_path: Path)
             assert "but before" in matches[0].reason
             assert "callback of another submission" in matches[1].reason
             assert (await batch.item("k0")).state is ItemState.UNCERTAIN
+
+
+async def test_a_film_that_is_sent_while_tasks_are_matched_is_not_taken_for_an_old_one(
+    tmp_path: Path,
+) -> None:
+    """Another process sends it after the films were read: it is matched the next time. (A17)"""
+
+    class BusyJournal(Journal):
+        """One in which something happens whenever its attempts are read."""
+
+        meanwhile: Callable[[], Awaitable[object]] | None = None
+
+        async def attempts(self, key: str | None = None) -> Sequence[Mapping[str, Any]]:
+            rows = await super().attempts(key)
+            if (act := self.meanwhile) is not None:
+                self.meanwhile = None
+                await act()
+            return rows
+
+    clock = LoopClock()
+    async with simulated_service() as simulator, make_client(simulator) as client:
+        older = (await client.submit(board("k0"))).task_id
+        await asyncio.sleep(3600)
+        journal = await BusyJournal.open(tmp_path / "b.db", clock=clock, shared=True)
+        assert isinstance(journal, BusyJournal)
+        batch = Batch(journal, clock=clock)
+        await batch.add([("k0", board("k0"))])
+        await batch.check_account(client)
+        simulator.script("create", [Fault.RESET_AFTER])
+        other = Batch(journal, clock=clock)
+        journal.meanwhile = lambda: run_batch(other, client, folder=tmp_path)
+
+        [match] = await batch.resolve_tasks(older, client=client)
+
+        assert not match.key
+        assert await states(batch) == {"k0": ItemState.UNCERTAIN}
+        await journal.aclose()
 
 
 @pytest.mark.parametrize("called", [False, True])

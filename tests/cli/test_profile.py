@@ -211,6 +211,24 @@ def test_the_folders_of_commands_that_begin_at_once_are_all_remembered(tmp_path:
     assert sorted(journal_location.remembered_folders()) == folders
 
 
+def test_the_same_folder_is_remembered_once(tmp_path: Path) -> None:
+    """However many commands begin at once."""
+    with ThreadPoolExecutor(6) as commands:
+        _ = [*commands.map(journal_location.remember_folder, [tmp_path] * 6)]
+
+    assert journal_location.remembered_folders() == [tmp_path]
+
+
+def test_folders_with_the_longest_names_are_all_remembered(tmp_path: Path) -> None:
+    """What is not remembered is not compared, and may be paid again."""
+    names = tmp_path.joinpath(*["я" * 120] * 8)
+    folders = [names / str(number) for number in range(100)]
+    for folder in folders:
+        journal_location.remember_folder(folder)
+
+    assert journal_location.remembered_folders() == folders
+
+
 def test_a_batch_goes_on_where_its_films_are(service: Simulator, run: Run) -> None:
     """A profile that comes later does not part them; a first run goes where it says."""
     path = write_manifest("tea", "sea")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from apikley_async.batch.store.adoption import STAND_INS
+from apikley_async.batch.store.adoption import STAND_INS, lost_attempts_remain
 from apikley_async.batch.store.journal_errors import OtherKeyError
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.errors import JournalError
@@ -84,4 +84,4 @@ def _may_have_bought(journal: OpenJournal) -> bool:
         " OR EXISTS (SELECT 1 FROM item WHERE task_id IS NOT NULL)"
         " OR EXISTS (SELECT 1 FROM inbox)"
     ).fetchone()
-    return bool(has)
+    return bool(has) or lost_attempts_remain(journal)
