@@ -58,7 +58,7 @@ PARTS = {  # how much the whole of each part is, and the minutes it takes
     "pacing": (20_000, 1),
 }
 
-APART = ("postgres", "browser", "proof")  # markers of tests; each has a session of that name
+APART = ("postgres", "browser", "proof")  # markers of what the default tests leave out
 ELSEWHERE = ("batch", "cli", "plugin", "proof", "simulator")
 CORE = tuple(f"--ignore=tests/{folder}" for folder in ELSEWHERE)
 
@@ -189,33 +189,12 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The tests on the Python that runs this, in three to four minutes on two processors.
 
-    Left out are those with a session of their own: `postgres`, `browser`, `proof`. The other
-    sessions of tests leave none out.
+    Left out is what needs a server or long: `-- -m postgres`, `-- -m browser` or `-- -m proof` runs
+    it. The other sessions of tests leave none out.
     """
     install(session, "-e", ".[all]", *group("tests"), *group("browser"))
     left_out = " and ".join(f"not {name}" for name in APART)
     session.run("pytest", "-m", left_out, *pytest_args(session))  # a later -m replaces it
-
-
-@nox.session(default=False)
-def postgres(session: nox.Session) -> None:
-    """The tests that start a PostgreSQL server of their own; mostly they wait for it."""
-    install(session, "-e", ".[all]", *group("tests"))
-    session.run("pytest", "-m", "postgres", *pytest_args(session))
-
-
-@nox.session(default=False)
-def browser(session: nox.Session) -> None:
-    """The tests of the report in a browser, which has to be there: Chromium."""
-    install(session, "-e", ".[all]", *group("tests"), *group("browser"))
-    session.run("pytest", "-m", "browser", *pytest_args(session))
-
-
-@nox.session(default=False)
-def proof(session: nox.Session) -> None:
-    """A share of what proves the promises: simulation, fuzz, planted mistakes, real kills."""
-    install(session, "-e", ".[all]", *group("tests"))
-    session.run("pytest", "-m", "proof", *pytest_args(session))
 
 
 @nox.session(default=False)

@@ -38,7 +38,7 @@ pytest_plugins = ("pytester",)  # for projects of users, run by `tests/plugin`
 CANARY_KEY = "canary-0000-this-key-opens-nothing"
 
 HERE = Path(__file__).parent
-# What `nox -s proof` runs: the promises by volume, and with real processes that are killed.
+# What has the marker `proof`: the promises by volume, and with real processes that are killed.
 PROOF = {
     HERE / "proof",
     HERE / "batch" / "test_kill.py",
@@ -86,7 +86,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what has a session of its own in `noxfile.py`, and is left out of the default one."""
+    """Mark what the default session of `noxfile.py` leaves out."""
     for item in items:
         if "postgres_server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.postgres)
