@@ -53,7 +53,8 @@ class Attempt:
         task_id: the paid task, when it was accepted.
         http, code: the HTTP status and the service's code, as far as there were any.
         raw: the answer as far as it was read, the key blotted out.
-        cause: why it was not accepted, in a few words.
+        cause: why it was not accepted, in a few words; with what to do, where the refusal is of the
+            account or the service, and not of this film.
         resumable: whether the same submission may be accepted later.
         began_at, ended_at: seconds since 1970.
     """
@@ -176,9 +177,12 @@ def verdict_of(outcome: object) -> Verdict:
 
 
 def cause_of(outcome: str | BaseException) -> str:
-    """Why an attempt was not accepted, in a few words."""
+    """Why an attempt was not accepted, in a few words; see `Attempt.cause`."""
     if isinstance(outcome, str):
         return ""
     if isinstance(outcome, SubmissionUncertainError):
         return outcome.cause
-    return outcome.message if isinstance(outcome, ApikleyError) else type(outcome).__name__
+    if not isinstance(outcome, ApikleyError):
+        return type(outcome).__name__
+    of_all = outcome.affects_all and verdict_of(outcome) is Verdict.REFUSED
+    return str(outcome) if of_all else outcome.message

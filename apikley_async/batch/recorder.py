@@ -115,7 +115,8 @@ class JournalRecorder:
         planned: the item, as it is to be sent.
         callbacks: expect callbacks about them.
         film_budget: what is set aside for them.
-        on_settled: gets the item when an attempt has ended.
+        on_settled: gets the item when an attempt has ended, but not when it was refused for the
+            whole account: the caller knows whether that stops the run.
 
     Attributes:
         item: as the end of its last attempt was stored; None before.
@@ -155,8 +156,10 @@ class JournalRecorder:
             self._film_budget.keep()
         elif outcome.verdict not in (Verdict.ACCEPTED, Verdict.UNCERTAIN):
             self._film_budget.wait()
-        self.item = await self._store.settle(self._planned.key, outcome, transition_of(outcome))
-        self._on_settled(self.item)
+        transition = transition_of(outcome)
+        self.item = await self._store.settle(self._planned.key, outcome, transition)
+        if transition.event is not ItemEvent.POSTPONE:
+            self._on_settled(self.item)
 
 
 def transition_of(attempt: Attempt) -> Transition:

@@ -329,6 +329,7 @@ class BatchRun:
                 self._budget.release(film_budget)
                 if self._maintenance.refused(self._clock.now()) is None:
                     self.stop(str(error))
+                self._publish(recorder.item or item)
             except (ClientClosedError, JournalError, NoTransitionError) as error:
                 self._budget.release(film_budget)
                 if self.stopped is None or not isinstance(error, ClientClosedError):
@@ -431,8 +432,7 @@ class BatchRun:
     def _leave_behind(self, item: Item, job: Job) -> None:
         """Put a paid job into `client.unclaimed` when its item was decided otherwise meanwhile."""
         if item.task_id != job.task_id and job not in self._client.unclaimed:
-            said = "%s was decided otherwise, and film %s is paid all the same: see unclaimed"
-            logger.warning(said, item.key, job.task_id)
+            logger.warning("%s: film %s is paid all the same; see unclaimed", item.key, job.task_id)
             self._client.attempts.leave_behind(job)
 
     # --- polling and saving ------------------------------------------------------------------

@@ -258,8 +258,8 @@ class WorkerWatch:
 
     @property
     def hindrance(self) -> str:
-        """What the films wait for; empty while there is a worker."""
-        return "" if self._said_at is None else self.who
+        """What keeps the films from being submitted; empty while there is a worker."""
+        return "" if self._said_at is None else f"waiting for {self.who}"
 
 
 def watch_of(journal: Place, *, shared: bool) -> WorkerWatch:

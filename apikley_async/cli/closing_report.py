@@ -54,6 +54,7 @@ class ClosingReport:
         self._journal = journal
         self._service = service
         self._repeat_results = repeat_results
+        self._said_stop = False
         self.resume: str = same_command()  # now: the context of click is known only in this thread
 
     async def report(self, batch: Batch, keys: Collection[str] | None, folder: Path) -> int:
@@ -85,6 +86,12 @@ class ClosingReport:
         self._report_next_steps(summary.counts)
         self._report_others(summary.others)
         return worst([exit_code_of(summary.counts), FAILED if lost else OK])
+
+    def report_stop(self, stopped: str) -> None:
+        """Say once why nothing more is submitted, while films go on that were."""
+        if not self._said_stop:
+            self._reporter.message(f"Nothing more is submitted: {stopped}")
+        self._said_stop = True
 
     def report_paths(self, item: Item, folder: Path) -> None:
         """Print the files of a film that is done as results."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -312,7 +313,9 @@ class FilmRun:
                         running[item.key] = item.task_id
                         if item.task_id in submitted_before:
                             continue  # an earlier run has reported it
-                    self._report_change(client, item)
+                    if batch.stopped and running:  # their end may be far
+                        self._closing.report_stop(batch.stopped)
+                    self._report_change(client, item, stopped=batch.stopped)
                     if item.state is ItemState.DONE:
                         add_poster(item.files)
         finally:
@@ -353,7 +356,7 @@ class FilmRun:
             films,
             self._request.bounds.max_running,
             running=[plain(key) for key in submitted],
-            hindrance=lambda: "a bound" if batch.held_back else "",
+            hindrance=partial(_hindrance, batch),
         )
         return submitted
 
@@ -370,13 +373,19 @@ class FilmRun:
                     self._reporter.event("polled", **facts, state=state, progress=progress)
             await asyncio.sleep(WATCH_INTERVAL)
 
-    def _report_change(self, client: Client, item: Item) -> None:
+    def _report_change(self, client: Client, item: Item, *, stopped: str | None) -> None:
         if item.state is ItemState.UNCERTAIN:
             event = "listening" if client.attempts.receives_callbacks else "uncertain"
             self._reporter.event(event, key=item.key, cause=item.cause)
         self._report_pace(client)
         simulated = self._service.simulate
-        report_item(self._reporter, item, paths_of(item, self._folder), simulated=simulated)
+        report_item(
+            self._reporter,
+            item,
+            paths_of(item, self._folder),
+            simulated=simulated,
+            stopped=stopped,
+        )
         if not self._request.repeat_results:
             self._closing.report_paths(item, self._folder)
 
@@ -429,6 +438,13 @@ class FilmRun:
             submissions = count(out, "submission")
             self._reporter.message(f"{submissions} may be out: the next run says what needs you")
         self._closing.report_resume()
+
+
+def _hindrance(batch: Batch) -> str:
+    """What keeps films of a running batch from being submitted that no time ends."""
+    if batch.stopped:
+        return "not submitted"
+    return "waiting for a bound" if batch.held_back else ""
 
 
 async def faults_as_refusal(planning: Awaitable[PlanResult]) -> PlanResult:

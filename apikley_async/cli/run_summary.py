@@ -129,7 +129,12 @@ EVENTS = {
 
 
 def report_item(
-    reporter: Reporter, item: Item, paths: Collection[Path], *, simulated: bool = False
+    reporter: Reporter,
+    item: Item,
+    paths: Collection[Path],
+    *,
+    simulated: bool = False,
+    stopped: str | None = None,
 ) -> None:
     """Report a film's new state; a state that needs nobody's attention has no event.
 
@@ -138,6 +143,7 @@ def report_item(
         item: the film.
         paths: its files, as the user has named their folder.
         simulated: whether nothing was really submitted and paid.
+        stopped: why the run submits nothing more; people read that once, and of no single film.
     """
     event = EVENTS.get(item.state)
     facts: dict[str, Any] = {
@@ -162,7 +168,8 @@ def report_item(
         reporter.event(event, **facts, credits=item.credits, paths=names)
     elif item.cause and item.state in (ItemState.PLANNED, ItemState.SUCCESS):
         expires_at = expiry_of(item)
-        reporter.event(
+        of_run = item.state is ItemState.PLANNED and item.cause == stopped
+        (reporter.program_event if of_run else reporter.event)(
             "delayed",
             **facts,
             reason=item.cause,
@@ -202,8 +209,7 @@ def report_unsaved(
 
 def report_failed(reporter: Reporter, **facts: Any) -> None:
     """Report to programs that a film has ended as a failure; people read what follows of it."""
-    known = {name: fact for name, fact in facts.items() if fact is not None}
-    reporter.program_event("finished", **known, state=State.FAIL.value)
+    reporter.program_event("finished", **facts, state=State.FAIL.value)
 
 
 def report_counts(

@@ -29,6 +29,7 @@ from apikley_async.batch.report.exports import cell, report_csv, report_json
 from apikley_async.batch.report.model import Category, Report, Span
 from apikley_async.batch.report.rows import FileFacts, JournalRows, picture_of, read_rows
 from apikley_async.batch.report.texts import amount, duration, sentence, shown, without_links
+from apikley_async.errors import AuthenticationError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -232,6 +233,22 @@ async def test_what_is_being_sent_is_not_said_to_be_unpaid(tmp_path: Path) -> No
     assert group is not None
     assert group.cause == "1 being sent, and perhaps paid"
     assert group.cure.endswith("What was cut off is then for you to decide.")
+
+
+async def test_why_films_were_not_submitted_stands_where_they_are_gone_on_with(
+    tmp_path: Path,
+) -> None:
+    """The cause of most of them: the same command meets it again."""
+    rows = await rows_of(tmp_path, {"tea": "planned", "kitten": "planned", "harbour": "planned"})
+    refused = "The submission to sora-2-pro-storyboard was refused: Unauthorized (code 401)."
+    causes = {"tea": refused, "kitten": refused, "harbour": "too many requests"}
+    items = [attrs.evolve(item, cause=causes.get(item.key, item.cause)) for item in rows.items]
+
+    group = report_of(attrs.evolve(rows, items=items), tmp_path).unfinished
+
+    assert group is not None
+    assert group.cause == f"none is paid. {refused.removesuffix('.')}"
+    assert group.cure.startswith("When that is settled, run it again: it resumes")
 
 
 async def test_failures_are_grouped_by_cause_with_cure_and_cost(tmp_path: Path) -> None:
@@ -640,6 +657,8 @@ def test_what_is_shown_is_visible() -> None:
     assert shown("👨\u200d👩\u200d👧 می\u200cخواهم", 100) == "👨\u200d👩\u200d👧 می\u200cخواهم"
     assert shown("x" * 50, 10) == "xxxxxxx..."
     assert without_links(f"see https://a.b/c?d=e {'0f' * 16}!") == "see <url> ...!"
+    assert without_links(AuthenticationError.advice) == AuthenticationError.advice
+    assert without_links("at https://app.apikley.ru/keys?a=b, c://d") == "at <url> <url>"
 
 
 @pytest.mark.parametrize(

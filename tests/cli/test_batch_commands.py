@@ -108,6 +108,42 @@ def test_a_bound_stops_early_and_can_be_raised(service: Simulator, run: Run) -> 
     assert len(service.ledger.paid) == 3
 
 
+def test_a_refused_key_is_said_once(
+    service: Simulator, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what to do; and the report says it where it says how to go on."""
+    monkeypatch.setenv("APIKLEY_API_KEY", "canary-1111-another-key-that-opens-nothing")
+    path = write_manifest("tea", "sea", "fog")
+
+    result = run("batch", "run", "--yes", "--json", path)
+
+    assert result.code == 4
+    assert result.err.count("Unauthorized") == 1
+    assert "Nothing more was submitted: The submission to" in result.err
+    assert "Check APIKLEY_API_KEY; keys are managed at https://app.apikley.ru/keys." in result.err
+    delayed = [event["reason"] for event in result.events if event["event"] == "delayed"]
+    assert 1 <= len(delayed) <= 3, "each film once at most"
+    assert {*delayed} == {result.event("batch")["stopped"]}
+    report = json.loads(Path("films/report.json").read_text(encoding="utf-8"))
+    assert report["unfinished"]["cause"] == f"none is paid. {delayed[0].removesuffix('.')}"
+    assert report["unfinished"]["cure"].startswith("When that is settled, run it again:")
+
+
+def test_why_nothing_more_is_submitted_is_said_before_films_have_ended(
+    service: Simulator, run: Run
+) -> None:
+    """They may take long; it is said again at the end, and for no single film."""
+    service.script("create", [Fault.slow(0), Fault.slow(0), Fault.code(402)])
+    service.script("record", ["success", *["generating"] * 40])  # one film ends, one goes on
+    path = write_manifest("tea", "sea", "fog")
+
+    result = run("batch", "run", "--yes", "--max-running", "2", path)
+
+    said = [line.split(": ")[0] for line in result.err.splitlines() if "code 402" in line]
+    assert result.code == 4
+    assert said == ["Nothing more is submitted", "Nothing more was submitted"]
+
+
 def test_a_bound_without_a_price_spends_nothing(service: Simulator, run: Run) -> None:
     """Without a price nobody knows what a film costs."""
     result = run("batch", "run", write_manifest("tea"), "--max-credits", "300")

@@ -140,7 +140,7 @@ def test_workers_are_missed_and_come_back() -> None:
 
     assert [at for at, _ in said] == [15, 75, 135, 195]
     assert all(text == "No worker makes these films" for _, text in said)
-    assert (hindrance, watch.hindrance) == ("a worker", "")
+    assert (hindrance, watch.hindrance) == ("waiting for a worker", "")
     assert back == ["A worker makes these films now.", None, None]
     assert all(watch.look(0, 0, 1000.0 + at) is None for at in range(200)), "there is nothing to do"
 

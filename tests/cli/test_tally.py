@@ -42,11 +42,13 @@ def test_what_is_waited_for_is_named() -> None:
 
     assert tally.states() == "0 done, 1 running, 2 waiting for a running slot"
 
-    hindrance = "a bound"
+    hindrance = "waiting for a bound"
     tally.expect(3, slots=5, hindrance=lambda: hindrance)
     assert tally.states() == "0 done, 1 running, 2 waiting for a bound"
     hindrance = ""
     assert tally.states() == "0 done, 1 running, 2 waiting for the rate limit"
+    hindrance = "not submitted"
+    assert tally.states() == "0 done, 1 running, 2 not submitted"
 
 
 def test_a_failed_film_that_is_made_again_is_running() -> None:
@@ -90,7 +92,7 @@ def test_there_is_no_time_left_out_of_nothing() -> None:
         add(tally, "submitted", name, 100)
     add(tally, "saved", "a", 200)
     assert tally.seconds_left(210) == 100
-    hindrance = "a worker"
+    hindrance = "waiting for a worker"
     assert tally.states() == "2 done, 1 running, 1 waiting for a worker"
     assert tally.seconds_left(210) is None
     hindrance = ""

@@ -245,6 +245,15 @@ def lost_group(films: Sequence[Film], commands: CommandLines, now: datetime) -> 
     )
 
 
+def refusal_of(films: Iterable[Film]) -> str:
+    """Why the last attempts of most planned films led to nothing; empty where there were none."""
+    causes: dict[str, list[str]] = {}
+    for film in films:
+        if film.cause and film.state is ItemState.PLANNED:
+            causes.setdefault(cause_pattern(film.cause, film.key), []).append(film.cause)
+    return max(causes.values(), key=len)[0] if causes else ""
+
+
 def unfinished_group(films: Sequence[Film], commands: CommandLines) -> FailureGroup | None:
     """Films that the next run goes on with; None without any."""
     left = [film for film in films if film.category is Category.UNFINISHED]
@@ -260,6 +269,9 @@ def unfinished_group(films: Sequence[Film], commands: CommandLines) -> FailureGr
         f"{sending} being sent, and perhaps paid" if sending else "",
     )
     cause = "; ".join(filter(None, facts)) or "none is paid"
+    if reason := refusal_of(left):
+        cause = f"{cause}. {reason.removesuffix('.')}"
+        cure = f"When that is settled, r{cure[1:]}"
     again = Advice("Go on", commands.resume, "what is not paid yet")
     keys = tuple(film.key for film in left)
     return FailureGroup(f"{count(len(left))} not finished", cause, keys, cure, (again,))

@@ -14,7 +14,9 @@ __all__ = ["NEEDS_SOMEBODY", "amount", "duration", "sentence", "shown", "without
 
 JOINERS = "\u200c\u200d"  # they shape words of some scripts, and emoji
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, surrogate, separators
-LINK = re.compile(r"\w+://\S+")
+LINK = re.compile(
+    r"\b(?!https://app\.apikley\.ru/keys[.;]?(?:\s|$))\w+://\S+"
+)  # but not our advice
 TOKEN = re.compile(r"\b[0-9a-fA-F]{32,}\b")
 LONGEST_CAUSE = 600  # characters
 

@@ -125,7 +125,7 @@ class ProgressView:
 
     def _start(self) -> None:
         if self._tally.films and not self._live.is_started:
-            self._live.start()
+            self._live.start(refresh=True)
 
     def _move(self, bar: Bar, event: str, facts: Mapping[str, Any]) -> None:
         if event == "finished":

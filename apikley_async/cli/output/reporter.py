@@ -201,17 +201,18 @@ class Reporter:
 
     def event(self, event: str, /, **facts: Any) -> None:
         """Report an event; facts that are None are left out."""
-        known = {name: fact for name, fact in facts.items() if fact is not None}
+        known = self.program_event(event, **facts)
         film = str(known.get("key") or known.get("file") or known.get("task_id") or "")
-        self.program_event(event, **known)
         shown = {**known, "name": plain(film)}
         self._show(lambda: self.view.show_event(event, shown))
 
-    def program_event(self, event: str, /, **facts: Any) -> None:
-        """Report an event to programs only: people read it elsewhere."""
+    def program_event(self, event: str, /, **facts: Any) -> dict[str, Any]:
+        """Report an event to programs only: people read it elsewhere. Gives the facts."""
+        known = {name: fact for name, fact in facts.items() if fact is not None}
         if self.as_json:
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            self._write_out(json.dumps({"event": event, "at": at, **facts}, default=str))
+            self._write_out(json.dumps({"event": event, "at": at, **known}, default=str))
+        return known
 
     def end(self, code: int) -> None:
         """Report the end of the command, with its exit code: the last event of all."""

@@ -29,7 +29,10 @@ PLACES = {  # where the last event of a film has left it
 
 
 Hindrance: TypeAlias = Callable[[], str]
-"""Tells what films wait for that no time ends, such as "a bound"; empty for nothing."""
+"""Tells what keeps films from being submitted that no time ends; empty for nothing.
+
+In words such as "waiting for a bound", or "not submitted" where this run submits nothing more.
+"""
 
 
 def nothing() -> str:
@@ -70,7 +73,7 @@ class Tally:
             films: how many.
             slots: how many may run at once; 0 where that is not known.
             running: those that were submitted before; nobody knows how long ago.
-            hindrance: tells what they wait for that no time ends.
+            hindrance: tells what keeps them from being submitted that no time ends.
         """
         self.films, self._slots, self._hindrance = films, slots, hindrance
         for name in running:
@@ -115,25 +118,24 @@ class Tally:
 
     def states(self) -> str:
         """How many films are where: `12 done, 8 running, 25 waiting for the rate limit`."""
-        reason = self._reason()
         numbers = {
             "done": self.count("done"),
             "running": self.count("running"),
-            (f"waiting for {reason}" if reason else "waiting"): self.waiting,
+            self._unsubmitted(): self.waiting,
             **{place: self.count(place) for place in ("not saved", "failed", "stopped")},
             "undecided": self.count("undecided"),
         }
         parts = [f"{n} {place}" for place, n in numbers.items() if n or place == "done"]
         return ", ".join(parts)
 
-    def _reason(self) -> str:
-        """What films that are not submitted wait for; empty where nobody knows."""
+    def _unsubmitted(self) -> str:
+        """What keeps films from being submitted, as far as anybody knows."""
         if hindrance := self._hindrance():
             return hindrance
         if not self._slots:
-            return ""
+            return "waiting"
         full = 0 < self._slots <= self.count("running")
-        return "a running slot" if full else "the rate limit"
+        return f"waiting for {'a running slot' if full else 'the rate limit'}"
 
     def cost_and_time(self, now: float) -> str:
         """What is known of credits and of the time left: `3240 credits, about 2 min left`."""
