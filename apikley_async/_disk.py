@@ -10,6 +10,7 @@ import contextlib
 import errno
 import importlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ __all__ = [
     "open_nonblocking",
     "open_own",
     "open_unlinked",
+    "private_folder",
     "read_at",
     "read_own",
     "state_folder",
@@ -41,6 +43,7 @@ __all__ = [
     "sync_file",
     "sync_folder",
     "synced_folder",
+    "temporary_folder",
     "try_lock",
     "user_id",
     "write_whole",
@@ -59,6 +62,9 @@ UNSUPPORTED = (
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """Errors that pass: somebody will close a file."""
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+SPACE = 1024 * 1024  # bytes besides those that are needed: SQLite writes beside its files
 
 LOCKED_ERRORS = (errno.EACCES, errno.EDEADLK, errno.EAGAIN)
 
@@ -252,6 +258,26 @@ def sync_file(handle: int) -> None:
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
+
+
+def temporary_folder() -> Path | None:
+    """The folder for temporary files; None where all such places are read only, or full."""
+    with contextlib.suppress(OSError):
+        return Path(tempfile.gettempdir())
+    return None
+
+
+def private_folder(size: int = 0) -> tempfile.TemporaryDirectory[str]:
+    """A new folder for temporary files of *size* bytes, in memory where the usual one has no room.
+
+    Raises:
+        OSError: there is no place for it.
+    """
+    places = [place for place in (temporary_folder(), MEMORY) if place is not None]
+    roomy = (p for p in places if p.is_dir() and shutil.disk_usage(p).free >= size + SPACE)
+    return tempfile.TemporaryDirectory(
+        prefix="apikley-", dir=next(roomy, None), ignore_cleanup_errors=True
+    )
 
 
 def state_place() -> Path:

@@ -31,7 +31,7 @@ import attrs
 from yarl import URL
 
 from apikley_async._clock import Clock
-from apikley_async._network import Network
+from apikley_async._network import Network, proxy_refusal
 from apikley_async._secret import HiddenHeader, Secret
 from apikley_async._tasks import CancelScope, Limit
 from apikley_async._urls import is_fake_ip
@@ -283,6 +283,8 @@ class HttpTransport:
             return self._error_for(progress, f"no connection within {self._timeouts.connect:g} s")
         except aiohttp.ClientConnectorError as exc:
             return self._error_for(progress, exc.os_error.strerror or type(exc.os_error).__name__)
+        except aiohttp.ClientHttpProxyError as exc:
+            return self._error_for(progress, proxy_refusal(exc))
         except (aiohttp.ClientError, OSError) as exc:
             return self._error_for(progress, type(exc).__name__)
         except ApikleyError as refusal:  # of `on_sent`

@@ -22,7 +22,15 @@ import attrs
 from apikley_async._retry import Timeouts
 from apikley_async._urls import base_url_fault, is_loopback, parse_url, proxy_fault
 
-__all__ = ["USER_AGENT", "Connector", "Network", "Seen", "network_fault", "proxy_variables"]
+__all__ = [
+    "USER_AGENT",
+    "Connector",
+    "Network",
+    "Seen",
+    "network_fault",
+    "proxy_refusal",
+    "proxy_variables",
+]
 
 USER_AGENT = "apikley-async/0.1.0"
 """How we name ourselves; some hosts of films refuse the names of HTTP libraries."""
@@ -88,6 +96,12 @@ def proxy_variables() -> dict[str, str]:
     """The proxies that the environment names, by scheme; "no" is a list of hosts without one."""
     known = ("http", "https", "all", "no")
     return {name: value for name, value in getproxies_environment().items() if name in known}
+
+
+def proxy_refusal(error: aiohttp.ClientHttpProxyError) -> str:
+    """What a proxy has said instead of leading to a host. Its text is not shown: it may be long."""
+    reason = ", which is how it asks for a user name and password" if error.status == 407 else ""
+    return f"the proxy answered with HTTP {error.status}{reason}"
 
 
 def network_fault(

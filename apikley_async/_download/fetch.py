@@ -33,7 +33,7 @@ from apikley_async._download.ranges import (
     TransferInterruptedError,
     read_response,
 )
-from apikley_async._network import Network
+from apikley_async._network import Network, proxy_refusal
 from apikley_async._retry import Timeouts
 from apikley_async._urls import (
     FAKE_IP_RANGE,
@@ -259,6 +259,8 @@ def _own_error(exc: Exception, url: str, target: _RequestTarget) -> Exception:
     bad_url = isinstance(exc, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError)
     if bad_url or not is_network_error:  # a ValueError: a host that cannot be encoded, for one
         return DownloadError("The link of the film is not a valid URL")
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return TransferInterruptedError(proxy_refusal(exc))
     unreachable = isinstance(exc, aiohttp.ClientConnectorError)
     return (HostUnreachableError if unreachable else TransferInterruptedError)(type(exc).__name__)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from pathlib import Path
 
+from apikley_async._disk import private_folder
 from apikley_async.batch import Batch
 from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.film_run import faults_as_refusal
@@ -37,7 +37,7 @@ def write_sheet(manifest: Path, folder: Path, *, as_json: bool) -> int:
 
     async def write() -> int:
         await asyncio.to_thread(make_folder, folder)
-        with tempfile.TemporaryDirectory() as place:
+        with private_folder() as place:
             async with Batch.open(Path(place, "sheet.db"), private=True) as batch:
                 plan = await faults_as_refusal(batch.add(manifest, allow_duplicates=True))
                 for remark in plan.remarks:

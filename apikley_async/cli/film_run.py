@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import attrs
 import click
 
 from apikley_async import Client, RateLimiter, SavedFile
+from apikley_async._disk import private_folder
 from apikley_async._postgres import Dsn
 from apikley_async.batch import Batch, Item, ItemState, PlanResult
 from apikley_async.cli.batch_status import Selection, follow_films
@@ -215,7 +215,7 @@ class FilmRun:
         with contextlib.ExitStack() as folders:
             journal = location.journal
             if journal is None:
-                folder = folders.enter_context(tempfile.TemporaryDirectory())
+                folder = folders.enter_context(private_folder())
                 journal, private = Path(folder, "rehearsal.db"), True
             async with self._open_journal(journal, private=private) as batch:
                 if not private:  # before the first attempt, or it could not be found again

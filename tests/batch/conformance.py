@@ -16,7 +16,7 @@ from batch.conformance_claims import ClaimContract
 from apikley_async import SavedFile, Verdict
 from apikley_async.batch import ItemEvent, ItemState, Store, StoredFile, Transition
 from apikley_async.batch.store.values import ManifestEntry
-from apikley_async.errors import JournalError, ManifestConflictError, ManifestError
+from apikley_async.errors import DownloadError, JournalError, ManifestConflictError, ManifestError
 
 
 class StoreContract(ClaimContract):
@@ -249,6 +249,17 @@ class StoreContract(ClaimContract):
                 await store.add_folder(Path("/films") / name)
         async with self.opened() as store:
             assert [*await store.folders()] == [Path("/films/two"), Path("/films/one")]
+
+    async def test_names_from_the_system_need_not_be_unicode(self, store: Store) -> None:
+        """Of a folder and a user: such a folder is refused by name, and nothing else is."""
+        await store.plan([film("a")])
+
+        with pytest.raises(DownloadError, match=r"dcf4.*name in Unicode"):
+            await store.add_folder(Path("/films/f\udcf4"))
+        await store.apply("a", Transition(ItemEvent.DROP, by="m\udcf4"))
+
+        assert [row["by"] for row in await store.events("a")][-1] == "m?"
+        assert not await store.folders()
 
     async def test_a_transition_needs_its_state(self, store: Store) -> None:
         """A step from another state is refused, and changes nothing. (I12)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -124,6 +125,25 @@ async def test_where_no_note_can_be_written_the_error_holds_the_id(
         with pytest.raises(JournalError, match="keep it") as caught:
             await paid(owner, disk)
     assert caught.value.task_id == TASK
+
+
+async def test_a_machine_without_a_place_for_temporary_files_is_no_obstacle(
+    path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
+) -> None:
+    """As a container whose only disk that can be written is the journal's."""
+
+    def no_place() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", no_place)
+    async with journal(path) as owner:
+        with pytest.raises(JournalError, match=r"batch\.db\.rescue\.jsonl"):
+            await paid(owner, disk)
+    async with journal(path) as owner:
+        assert (await owner.item("a")).task_id == TASK
+    if Path("/dev/shm").is_dir():
+        async with journal(path, private=True) as copy:
+            assert (await copy.item("a")).task_id == TASK
 
 
 @pytest.mark.parametrize(

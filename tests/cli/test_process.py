@@ -389,6 +389,20 @@ def test_a_closed_pipe_does_not_end_the_run(
     assert (tmp_path / "films" / "tea.mp4").exists()
 
 
+def test_streams_that_are_closed_from_the_start_are_nothing(
+    service: Simulator, python: Python, tmp_path: Path
+) -> None:
+    """As with `>&-`, or under some init systems. No file of ours may get their numbers."""
+    words = ["-m", "apikley_async", "generate", "--yes", "tea.json"]
+    closed = "import os, sys; [os.close(number) for number in range(3)]"
+    process = python("-c", f"{closed}; os.execv(sys.executable, [sys.executable, *{words!r}])")
+
+    wait_until(lambda: process.poll() is not None)
+
+    assert process.returncode == 0
+    assert (tmp_path / "films" / "tea.mp4").exists()
+
+
 def test_the_key_is_in_no_argument(service: Simulator, python: Python) -> None:
     """Every user of the machine can read those. (S6)"""
     service.script("create", [Fault.late(0.3)])

@@ -265,6 +265,19 @@ async def test_what_never_left_is_known_to_have_never_left(
     assert now() <= 10.1  # Timeouts.connect, or at once
 
 
+@pytest.mark.parametrize("request_", [PAID, LOOK], ids=["createTask", "recordInfo"])
+async def test_a_proxy_that_wants_a_password_is_said_to_want_one(
+    request_: Request, authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    """For ten minutes a user reads that nothing was reached, and why is known (N4)."""
+    refuses = NEVER_SENT["the proxy wants a password"]
+    async with refuses(authority, trusting) as transport:
+        exchange = await send(transport, request_)
+
+    assert "the proxy answered with HTTP 407, " in str(exchange.outcome)
+    assert "user name and password" in str(exchange.outcome)
+
+
 async def test_waiting_for_a_connection_of_the_pool_is_not_sending() -> None:
     """A pool without a free connection gives up after `connect` seconds, unsent (A15)."""
     connect = one_connection

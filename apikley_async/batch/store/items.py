@@ -26,7 +26,7 @@ from apikley_async.batch.store.rows import (
 )
 from apikley_async.batch.store.schema import PURGE, RENAME
 from apikley_async.batch.store.values import Item, Transition
-from apikley_async.errors import JournalError, ManifestConflictError
+from apikley_async.errors import Blame, DownloadError, JournalError, ManifestConflictError
 
 __all__ = [
     "add_folder",
@@ -209,7 +209,15 @@ def _note_event(
     journal.db.execute(
         'INSERT INTO event (at, mono, key, event, "from", "to", cause, by, token)'
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*journal.now, key, event, before, following, storable_text(cause), by, token or None),
+        (
+            *journal.now,
+            key,
+            event,
+            before,
+            following,
+            *map(storable_text, (cause, by)),
+            token or None,
+        ),
     )
 
 
@@ -277,14 +285,19 @@ def load_folders(journal: OpenJournal) -> None:
 
 
 def add_folder(journal: OpenJournal, folder: Path) -> None:
-    """Remember that films are saved in *folder*, as the newest one."""
+    """Remember that films are saved in *folder*, as the newest one.
+
+    Raises:
+        DownloadError: no database takes its name.
+    """
     folder = resolve_path(stored_path(folder.absolute(), journal.home), journal.home)
     if [*journal.folders][-1:] == [folder]:
         return
+    if storable_text(path := stored_path(folder, journal.home)) != path:
+        fault = f"{str(folder)!r}: a folder with a name in Unicode"
+        raise DownloadError.before_paying(fault, blames=Blame.INPUT)
     with journal.transaction():
-        journal.db.execute(
-            "DELETE FROM folder WHERE path = ?", (stored_path(folder, journal.home),)
-        )
+        journal.db.execute("DELETE FROM folder WHERE path = ?", (path,))
         journal.folders.pop(folder, None)
         _insert_folder(journal, folder)
 

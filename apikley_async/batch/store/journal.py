@@ -11,7 +11,6 @@ import contextlib
 import copy
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from apikley_async import Attempt, Clock, SystemClock
+from apikley_async._disk import temporary_folder
 from apikley_async._postgres import Dsn, is_dsn
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store import (
@@ -213,7 +213,7 @@ class Journal:
         allow_duplicates: bool = False,
         failed: Collection[str] | None = (),
     ) -> PlanResult:
-        folder = self._journal.home or Path(tempfile.gettempdir())
+        folder = self._journal.home or temporary_folder() or Path()
         spooled = SpooledEntries(folder)
         try:
             await asyncio.to_thread(spooled.read, entries)

@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from apikley_async._disk import create_private, link_if_free, sync_folder
+from apikley_async._disk import create_private, link_if_free, private_folder, sync_folder
 from apikley_async._sqlite import (
     connect,
     make_lasting,
@@ -46,8 +46,6 @@ __all__ = [
 
 
 COPIES = 5  # tries to copy files that another process writes
-SPACE = 1024 * 1024  # bytes besides copies: SQLite writes beside them
-MEMORY = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
 
 
 def make_journal(path: Path, migrations: Migrations) -> None:
@@ -199,13 +197,8 @@ def stamps_of(*paths: Path) -> list[tuple[int, int, int] | None]:
 
 
 def copies_folder(path: Path) -> tempfile.TemporaryDirectory[str]:
-    """A private folder for copies of a journal: in memory where the usual one is full."""
-    need = 2 * size_of(path) + SPACE
-    places = [Path(tempfile.gettempdir()), MEMORY]
-    roomy = (place for place in places if place.is_dir() and shutil.disk_usage(place).free >= need)
-    return tempfile.TemporaryDirectory(
-        prefix="apikley-", dir=next(roomy, None), ignore_cleanup_errors=True
-    )
+    """A private folder with room for two copies of a journal."""
+    return private_folder(2 * size_of(path))
 
 
 def copied_at_rest(path: Path, copy: Path) -> bool:

@@ -301,7 +301,11 @@ class Store(Protocol):
         ...
 
     async def add_folder(self, folder: Path) -> None:
-        """Remember that films are saved in *folder*; a saved file lies in such a folder."""
+        """Remember that films are saved in *folder*; a saved file lies in such a folder.
+
+        Raises:
+            DownloadError: its name cannot be stored.
+        """
         ...
 
     async def folders(self) -> Sequence[Path]:

@@ -11,13 +11,12 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import open_own, read_own, state_folder, sync_folder
+from apikley_async._disk import open_own, read_own, state_folder, sync_folder, temporary_folder
 
 __all__ = ["RescuePlaces", "RescuedTask", "read_notes", "remove_notes", "write_note"]
 
@@ -60,13 +59,13 @@ class RescuePlaces:
     def beside(cls, journal: Path, journal_id: str) -> RescuePlaces:
         """The places of a journal in a file."""
         beside = journal.with_name(f"{journal.name}.rescue.jsonl")
-        elsewhere = Path(tempfile.gettempdir()) / f"apikley-{journal_id}.rescue.jsonl"
-        return cls(journal_id, (beside, elsewhere))
+        folder, name = temporary_folder(), f"apikley-{journal_id}.rescue.jsonl"
+        return cls(journal_id, (beside,) if folder is None else (beside, folder / name))
 
     @classmethod
     def of_machine(cls, journal_id: str) -> RescuePlaces:
         """The places on this machine for a journal that is not a file of it."""
-        folders = [Path(tempfile.gettempdir())]
+        folders = [folder] if (folder := temporary_folder()) is not None else []
         with contextlib.suppress(OSError):
             folders.insert(0, state_folder())
         return cls(journal_id, tuple(folder / f"apikley-{journal_id}" for folder in folders), True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
 import click
 
+from apikley_async._disk import private_folder
 from apikley_async.batch import Batch, ManifestSummary, PlanResult, is_rehearsal, summarize_manifest
 from apikley_async.cli import options
 from apikley_async.cli.exit_codes import OK, USAGE, RefusedError
@@ -69,7 +69,7 @@ def check_files(files: Sequence[Path], price: PerKind, reporter: Reporter) -> in
 
 async def _cost_of(file: Path, price: PerKind) -> float | None:
     """What the films of a manifest cost in all; None if a price is missing."""
-    with tempfile.TemporaryDirectory() as folder:
+    with private_folder() as folder:
         async with Batch.open(Path(folder, "check.db"), private=True) as batch:
             _ = await batch.add(file, allow_duplicates=True)
             estimate = await batch.estimate(prices=price)
