@@ -14,9 +14,9 @@ from apikley_async._text import in_words, local_and_utc
 from apikley_async.batch import Batch, Item, ItemState
 from apikley_async.batch.store.rows import read_time
 from apikley_async.cli.exit_codes import RefusedError
+from apikley_async.cli.next_run import go_on_line
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.shell_words import go_on_line
 from apikley_async.cli.output.terminal_text import plain
 from apikley_async.cli.output.uncertain import MOST_IN_FULL, report_evidence, report_ways
 from apikley_async.cli.run_summary import (
@@ -262,14 +262,14 @@ class WorkerWatch:
         return "" if self._said_at is None else f"waiting for {self.who}"
 
 
-def watch_of(journal: Place, *, shared: bool) -> WorkerWatch:
+async def watch_of(batch: Batch, journal: Place) -> WorkerWatch:
     """What notices that nobody makes the films of a journal.
 
     Workers of a shared one say what they have taken. Of a file it is only seen that nothing
     changes.
     """
-    start = go_on_line(journal, shared=shared)
-    if shared:
+    start = await go_on_line(batch, journal)
+    if batch.store.shared:
         missing = "No worker makes these films: none is alive, or none may submit any more. "
         return WorkerWatch("a worker", f"{missing}To start one: {start}", SILENCE)
     missing = f"Nothing has changed for {in_words(LONG_SILENCE)}; does a run still make these films"
@@ -289,7 +289,7 @@ async def follow_films(
         Their states by key.
     """
     chosen = {item.key: item async for item in selection.items(batch) if not is_withdrawn(item)}
-    watch = watch_of(journal, shared=batch.store.shared)
+    watch = await watch_of(batch, journal)
     reporter.view.expect(
         sum(map(_is_in_the_making, chosen.values())),
         running=[plain(key) for key, item in chosen.items() if item.state in RUNNING],

@@ -32,9 +32,11 @@ from apikley_async.cli.consent import (
 )
 from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.journal_location import JournalLocation
+from apikley_async.cli.next_run import store_bounds
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import Bounds, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
+from apikley_async.cli.output.shell_words import typed_options
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output_folder import make_folder, rehearsal_folder
 from apikley_async.cli.run_summary import paths_of, report_estimate, report_item, report_written
@@ -98,6 +100,7 @@ class FilmRun:
         self._batch: Batch | None = None  # while it is running
         self._folder = request.folder
         self._takes: int | None = None  # what was reported of the pace
+        self._typed = typed_options()  # now: the context of click is known only in this thread
         journal = request.location.journal
         self._closing = ClosingReport(
             reporter,
@@ -288,6 +291,7 @@ class FilmRun:
         bounds = self._request.bounds
         if self._service.simulate and keys is not None:
             self._folder = await asyncio.to_thread(rehearsal_folder, self._folder, keys)
+        await store_bounds(batch, self._typed)  # a run that is killed says nothing at its end
         changes = batch.run(
             client,
             folder=self._folder,

@@ -15,10 +15,10 @@ from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.consent import ask_about_decision, note_balance
 from apikley_async.cli.exit_codes import DECIDE, OK, RefusedError
 from apikley_async.cli.key_files import has_api_key
+from apikley_async.cli.next_run import go_on_line
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.shell_words import go_on_line
 from apikley_async.cli.output.terminal_text import count, plain
 from apikley_async.cli.output.uncertain import report_evidence, report_pairs, report_ways
 from apikley_async.cli.run_summary import RunSummary, exit_code_of, report_item
@@ -111,7 +111,7 @@ def decide(
     async def act() -> int:
         async with Batch.open(existing_journal(path)) as batch:
             items = await report_decision(decision(batch), reporter)
-            report_next_run(reporter, batch, items, path)
+            await report_next_run(reporter, batch, items, path)
         return OK
 
     return run_without_client(act, reporter)
@@ -156,7 +156,7 @@ def decide_at_risk(
             act_on = batch.resubmit if again else batch.drop
             decided = [item.key for item in chosen]
             items = await report_decision(act_on(*decided) if decided else _nothing(), reporter)
-            report_next_run(reporter, batch, items, path, service.words)
+            await report_next_run(reporter, batch, items, path, service.words)
         return OK
 
     if not has_api_key(service.key_file):
@@ -246,7 +246,7 @@ def report_decided(reporter: Reporter, item: Item, cause: str | None = None) -> 
     )
 
 
-def report_next_run(
+async def report_next_run(
     reporter: Reporter,
     batch: Batch,
     items: Iterable[Item],
@@ -263,7 +263,7 @@ def report_next_run(
         words: options that lead them to the same service.
     """
     if any(item.state in GOES_ON for item in items):
-        reporter.message(f"To go on: {go_on_line(named, words, shared=batch.store.shared)}")
+        reporter.message(f"To go on: {await go_on_line(batch, named, words)}")
 
 
 def resolve_films(
@@ -295,7 +295,7 @@ def resolve_films(
             for key, task_id in zip(keys, task_ids, strict=True):
                 resolving = batch.resolve(key, task_id=task_id, client=client, force=force)
                 items += await report_decision(as_list(resolving), reporter, forced=force)
-            report_next_run(reporter, batch, items, path, service.words)
+            await report_next_run(reporter, batch, items, path, service.words)
         return OK
 
     return run_with_client(client_for(service, list(task_ids)), act, reporter)
@@ -332,7 +332,7 @@ async def report_matches(
         )
     left = [match for match in matches if not match.key]
     report_pairs(reporter, left, named, words)
-    report_next_run(reporter, batch, bound, named, words)
+    await report_next_run(reporter, batch, bound, named, words)
     return DECIDE if left else OK
 
 

@@ -8,9 +8,9 @@ from apikley_async._disk import read_own
 from apikley_async.batch import Batch
 from apikley_async.cli.exit_codes import OK, RefusedError
 from apikley_async.cli.journal_actions import existing_journal, read_journal
+from apikley_async.cli.next_run import go_on_line
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.shell_words import command_line
 from apikley_async.cli.output.terminal_text import plain
 from apikley_async.cli.report_files import ReportRequest, write_report
 from apikley_async.cli.run_summary import report_written
@@ -37,11 +37,12 @@ def report_batch(path: Place | None, target: Path | None, *, as_json: bool) -> i
     async def write(batch: Batch, reporter: Reporter) -> int:
         places = [None] if target else [*filter(None, (await films_folder(batch), Path()))]
         reasons = []
+        resume = await go_on_line(batch, named)
         for place in places:
             request = ReportRequest(
                 journal=journal,
                 name=named,
-                resume=command_line("batch", "run", names=[named]),
+                resume=resume,
                 folder=place or Path(),
                 target=target,
             )

@@ -202,6 +202,7 @@ SUBPACKAGE_ORDER = {
         "output.progress_view",
         "output.shell_words",
         "output.uncertain",
+        "next_run",
         "events",
         "help_texts",
         "help_format",

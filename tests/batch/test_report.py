@@ -27,6 +27,7 @@ from apikley_async.batch import Batch, Item, ItemState
 from apikley_async.batch.report import charts, history
 from apikley_async.batch.report.exports import cell, report_csv, report_json
 from apikley_async.batch.report.model import Category, Report, Span
+from apikley_async.batch.report.page import figures_of
 from apikley_async.batch.report.rows import FileFacts, JournalRows, picture_of, read_rows
 from apikley_async.batch.report.texts import amount, duration, sentence, shown, without_links
 from apikley_async.errors import AuthenticationError
@@ -424,6 +425,21 @@ async def test_the_figures_of_a_run(tmp_path: Path) -> None:
     assert 60 < run.made.median <= run.made.high < 600
     assert 0 < run.busiest <= 20
     assert len(run.sent) == 14  # a film was refused once, one was retried, one never sent
+
+
+@pytest.mark.parametrize(
+    ("films", "note"), [(2, "5.0 a film; of runs that were not killed"), (0, "of runs that")]
+)
+def test_the_page_says_which_polls_it_knows(films: int, note: str) -> None:
+    """A run counts its polls at its end: those of one that was killed are in no figure."""
+    empty = history.run_figures([], {}, [], [])
+    spans = tuple(Span(f"k{n}", 0.0, 1.0, 2.0, 3.0, Category.HERE) for n in range(films))
+
+    figures = {
+        each["name"]: each for each in figures_of(attrs.evolve(empty, spans=spans, polls=10))
+    }
+
+    assert figures["Polls"]["note"].startswith(note)
 
 
 async def test_charts_stay_inside_their_frame(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -175,6 +177,37 @@ def test_a_run_ends_with_its_report(service: Simulator, run: Run) -> None:
     assert done.code == 0
     assert done.event("report")["url"] == page.resolve().as_uri()
     assert data_of(page)["totals"]["counts"] == {"here": 2}  # type: ignore[index]
+
+
+def test_a_report_goes_on_within_the_bounds_of_the_last_run(service: Simulator, run: Run) -> None:
+    """One that is made while a run goes on, or after it was killed, has only the journal to ask."""
+    service.script("create", [Fault.code(402)] * 3)
+    path = write_manifest("tea")
+    bounds = ("--price", "10=150,15=270", "--max-credits", "600")
+    page = Path("films/report.html")
+
+    def way() -> str:
+        assert run("batch", "report", path).code == 0
+        command: str = data_of(page)["unfinished"]["ways"][0]["command"]  # type: ignore[index]
+        return command
+
+    run("batch", "run", "--yes", *bounds, "--min-balance=5", path)
+    shown = way()
+    with contextlib.closing(sqlite3.connect("campaign.db")) as journal, journal:
+        foreign = json.dumps(
+            ["--base-url", "http://x", "--price", "--yes", "--max-tasks", "$(ls)", 7]
+        )
+        journal.execute("UPDATE learned SET value = ? WHERE name = 'bounds'", (foreign,))
+    harmless = way()
+    run("batch", "run", "--yes", *bounds, path)
+    bounded = way()
+    run("batch", "run", "--yes", "--retry", "1", path)
+
+    options = " ".join((*bounds, "--min-balance", "5"))
+    assert shown == f"apikley batch run {options} campaign.jsonl"
+    assert harmless == "apikley batch run campaign.jsonl"
+    assert bounded == f"apikley batch run {' '.join(bounds)} campaign.jsonl"
+    assert way() == harmless, "the last run had none"
 
 
 def test_a_report_that_cannot_be_written_spoils_no_run(service: Simulator, run: Run) -> None:

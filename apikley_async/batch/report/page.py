@@ -281,7 +281,8 @@ def figures_of(run: RunFigures) -> Iterator[dict[str, str]]:
         yield {"name": "Pace", "value": f"{run.busiest}", "note": note}
     if run.polls is not None:
         films = sum(span.accepted is not None for span in run.spans)
-        note = f"{run.polls / films:.1f} a film" if films else ""
+        note = f"{run.polls / films:.1f} a film; " if films else ""
+        note += "of runs that were not killed"
         yield {"name": "Polls", "value": f"{run.polls:,}", "note": note}
     note = "submissions over the rate limit"
     yield {"name": "Refused", "value": f"{run.refused}", "note": note}

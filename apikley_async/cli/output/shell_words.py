@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import click
 
-__all__ = ["command_line", "go_on_line", "quoted", "same_command", "without_password"]
+__all__ = ["command_line", "quoted", "same_command", "typed_options", "without_password"]
 
 
 def command_line(*words: str, names: Iterable[object] = ()) -> str:
@@ -21,25 +21,22 @@ def command_line(*words: str, names: Iterable[object] = ()) -> str:
     return joined(["apikley", *words, *mark, *last])
 
 
-def go_on_line(journal: object, words: Iterable[str] = (), *, shared: bool) -> str:
-    """The command that goes on with a batch: a run, or a worker of a shared journal.
-
-    Args:
-        journal: how commands name the batch.
-        words: options that lead it to the same service.
-        shared: whether several machines share the journal.
-    """
-    if shared:
-        return command_line("worker", "--journal", str(journal), *words)
-    return command_line("batch", "run", *words, names=[journal])
-
-
 def same_command(*more: str) -> str:
     """This command as it was typed, bounds and service included, with options *more* added."""
-    context = click.get_current_context().find_root()
-    words = [str(word) for word in context.obj or ()]
+    words, names = _typed()
+    return joined(["apikley", *words, *more, *names])
+
+
+def typed_options() -> list[str]:
+    """The words of this command as they were typed, without what `--` keeps from being options."""
+    return _typed()[0]
+
+
+def _typed() -> tuple[list[str], list[str]]:
+    """The words of this command, and those from `--` on."""
+    words = [str(word) for word in click.get_current_context().find_root().obj or ()]
     end = words.index("--") if "--" in words else len(words)
-    return joined(["apikley", *words[:end], *more, *words[end:]])
+    return words[:end], words[end:]
 
 
 def without_password(word: str) -> str:
