@@ -58,7 +58,7 @@ PARTS = {  # how much the whole of each part is, and the minutes it takes
     "pacing": (20_000, 1),
 }
 
-APART = ("postgres", "browser", "proof")  # markers of what the default tests leave out
+APART = ("postgres", "browser", "proof", "slow")  # markers of what the default tests leave out
 ELSEWHERE = ("batch", "cli", "plugin", "proof", "simulator")
 CORE = tuple(f"--ignore=tests/{folder}" for folder in ELSEWHERE)
 
@@ -187,10 +187,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests on the Python that runs this, in three to four minutes on two processors.
+    """The tests on the Python that runs this, in less than three minutes on two processors.
 
-    Left out is what needs a server or long: `-- -m postgres`, `-- -m browser` or `-- -m proof` runs
-    it. The other sessions of tests leave none out.
+    Left out is what needs a server or long: `-- -m postgres`, and so on with browser, proof and
+    slow, runs it. The other sessions of tests leave none out.
     """
     install(session, "-e", ".[all]", *group("tests"), *group("browser"))
     left_out = " and ".join(f"not {name}" for name in APART)

@@ -80,6 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Load the package's plugin, unless its entry point has done so already."""
     if not config.pluginmanager.is_registered(pytest_plugin):
         config.pluginmanager.register(pytest_plugin, "apikley")
+    gc.disable()  # until all is collected: what collecting makes stays, and none of it is a cycle
     if config.getoption("dist", "no") == "no":  # else its workers run the tests
         stop_ignoring_signals()
     use_memory_for_files(config)
@@ -104,6 +105,7 @@ def pytest_collection_finish() -> None:
     hypothesis.find(hypothesis.strategies.just(None), lambda _: True)
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def use_memory_for_files(config: pytest.Config) -> None:

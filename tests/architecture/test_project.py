@@ -312,7 +312,7 @@ def test_the_gate_closes_where_its_second_line_ends_early(tmp_path: Path) -> Non
 
     failed = [line.rpartition("  ")[2] for line in lines if line.startswith("FAILED")]
     assert failed == [
-        *("docs", "build", "PostgreSQL", "proof, browser", "one history", "many machines")
+        *("docs", "build", "PostgreSQL", "other markers", "one history", "many machines")
     ]
     assert "session docs, TESTED=" in lines
 
@@ -345,6 +345,7 @@ def pytest_runtest_setup():
 
 
 @pytest.mark.timeout(180)  # a whole pytest, on a machine that may be busy
+@pytest.mark.slow
 def test_the_tests_run_where_signals_are_ignored(tmp_path: Path) -> None:
     """Under nohup and its like, they go on when everybody in their group gets one.
 

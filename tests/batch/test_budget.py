@@ -27,6 +27,7 @@ from batch.helpers import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from volume import volume
 
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard
 from apikley_async._budget import Budget, FilmBudget, Prices, Reservation
@@ -563,9 +564,13 @@ async def test_a_minimum_balance_is_left_in_the_account(tmp_path: Path) -> None:
 
 
 @pytest.mark.virtual
-@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(
-    ("limiter", "films_before"), [((1, 20.0), 15), ((1000, 0.1), 50)], ids=["slowly", "at once"]
+    ("limiter", "films_before", "shared"),
+    [
+        ((1, 20.0), 15, True),
+        ((1000, 0.1), 50, False),
+        *volume([], [((1, 20.0), 15, False), ((1000, 0.1), 50, True)]),
+    ],
 )
 async def test_what_others_take_from_the_account_is_seen(
     tmp_path: Path, limiter: tuple[int, float], films_before: int, shared: bool

@@ -55,6 +55,7 @@ async def test_the_second_batch_of_a_journal_starts_wise(tmp_path: Path) -> None
     assert polls[1] <= 4
 
 
+@pytest.mark.slow
 async def test_a_batch_finds_films_sooner(tmp_path: Path) -> None:
     """Polls x lag of a batch that learns is well below that of one that does not."""
     products = []

@@ -70,6 +70,7 @@ async def copy_in_use(folder: Path, *, log: bool) -> Path:
 
 
 @pytest.mark.parametrize("temporary", ["another", "same"], ids=["other disks", "no other disk"])
+@pytest.mark.slow
 async def test_a_real_disk(tmp_path: Path, temporary: str) -> None:
     """Full or read only, with a log and without one: also where temporary files have no room."""
     mounted = tmp_path / "disk"

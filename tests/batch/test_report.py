@@ -610,6 +610,7 @@ async def test_a_thousand_films_are_a_small_page(tmp_path: Path) -> None:
     assert len(list(csv.reader(io.StringIO(table)))) == count + 1
 
 
+@pytest.mark.slow
 async def test_a_page_of_very_many_films_has_those_that_need_somebody(tmp_path: Path) -> None:
     """All are in JSON and CSV; nothing on the page leads to a film that it has not."""
     base = report_of(await rows_of(tmp_path, FATES), tmp_path)
@@ -641,6 +642,7 @@ async def test_a_page_of_very_many_films_has_those_that_need_somebody(tmp_path: 
 # --- hostile texts --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_ten_thousand_hostile_texts_stay_text(tmp_path: Path) -> None:
     """In elements, attributes and the title: a page of them has the tags of a harmless one."""
     base = report_of(await rows_of(tmp_path, FATES), tmp_path)

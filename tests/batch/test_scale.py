@@ -146,6 +146,7 @@ async def films_made(
 
 
 @pytest.mark.virtual
+@pytest.mark.slow
 async def test_the_work_for_a_film_does_not_grow(tmp_path: Path, work: Work) -> None:
     """Planned, made, looked up and verified in linear work; memory does not grow with it. (M5)"""
     few, many = COUNT // 4, COUNT
@@ -198,6 +199,7 @@ async def calls_of_breaking_off(place: Path, count: int) -> int:
     return calls.number
 
 
+@pytest.mark.slow
 def test_breaking_off_is_linear(tmp_path: Path) -> None:
     """Films that are polled, or wait for their poll, are left in linear work.
 

@@ -587,6 +587,7 @@ class SlowDecisions(Journal):
         return item
 
 
+@pytest.mark.slow
 async def test_films_are_saved_elsewhere_beside_a_run_that_is_idle(tmp_path: Path) -> None:
     """That one saves into its own folder, and would be the first to claim them."""
     there, more = tmp_path / "there", MoreWork(interval=0.2)

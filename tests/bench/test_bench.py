@@ -12,6 +12,7 @@ from bench.tables import Figure, Table, ratios
 from bench.worker import Contender, in_flight, whole
 
 
+@pytest.mark.slow
 def test_each_contender_makes_the_films_it_is_asked_for() -> None:
     contenders: list[Contender] = [raw.films, ours.submitted, ours.many]
     wrong = []

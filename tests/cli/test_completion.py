@@ -33,6 +33,7 @@ OPTIONS = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}
 
 
 @pytest.mark.parametrize("shell", LINES)
+@pytest.mark.slow
 def test_commands_and_options_are_completed(shell: str, tmp_path: Path) -> None:
     if (program := shutil.which(shell)) is None:
         pytest.skip(f"{shell} is not installed")

@@ -53,6 +53,7 @@ def measured(name: str, *, learned: bool, seeds: int = 1) -> Measured:
     return Measured(*means)
 
 
+@pytest.mark.slow
 def test_the_scenes_reach_their_goals() -> None:
     """Goals of polls x lag, with what one early poll of each film costs: the lag itself."""
 
@@ -66,6 +67,7 @@ def test_the_scenes_reach_their_goals() -> None:
     assert failing_rows(check, [(name,) for name in SCENES]) == []
 
 
+@pytest.mark.slow
 def test_no_other_scene_is_worse_than_backoff() -> None:
     """Quicker models, refusals, drift, outages, lost callbacks, few films: 1.1 times at most."""
 

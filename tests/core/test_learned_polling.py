@@ -102,6 +102,7 @@ def knowing(client: Client, *seconds: float) -> None:
 # --- generate_many ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_generate_many_finds_films_sooner_and_does_not_ask_more() -> None:
     """Films of very different durations: polls x lag is well below that of backoff."""
     async with service(duration=Lognormal(90, 0.4)) as simulator:

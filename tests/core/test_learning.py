@@ -50,6 +50,7 @@ def failing(scenes: list[Scene], check: Callable[[Pace], str | None] = is_paced)
     return [f"{reason}: {scene}" for scene, reason in failures if reason]
 
 
+@pytest.mark.slow
 def test_a_service_that_takes_less_is_used_to_its_limit() -> None:
     """2 to 20 against our 20, every kind of window, any latency: 1.10, 1 refusal in 20."""
     scenes = [
@@ -119,6 +120,7 @@ def test_limits_that_change_in_mid_run() -> None:
     assert failing(share(scenes, 8)) == []
 
 
+@pytest.mark.slow
 def test_a_limit_that_changes_far_is_followed_as_fast_as_probes_may() -> None:
     """Probes are 40 submissions apart, so that a rise is known late; what they allow is reached.
 

@@ -1287,6 +1287,7 @@ async def test_a_read_only_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.slow
 async def test_the_file_is_synced_before_its_name_and_the_folder_after_it(
     tmp_path: Path, overwrite: bool
 ) -> None:

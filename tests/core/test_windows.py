@@ -245,6 +245,7 @@ def unlocked(tmp_path_factory: pytest.TempPathFactory) -> Imitation:
     return imitation(tmp_path_factory.mktemp("unlocked"), programs, msvcrt=False)
 
 
+@pytest.mark.slow
 def test_films_are_saved(windows: Imitation, unlocked: Imitation) -> None:
     """Under their names, whole, also over a file that stands there; without locks as well."""
     for ran in (windows, unlocked):

@@ -60,6 +60,7 @@ def most_in_a_span(arrivals: list[float], per: float) -> int:
     killed=st.booleans(),
 )
 @settings(max_examples=volume(25, 1000))
+@pytest.mark.slow
 def test_no_span_holds_too_many_whatever_becomes_of_attempts(
     processes: int, limit: int, per: float, seed: int, count: int, killed: bool
 ) -> None:
@@ -108,6 +109,7 @@ def test_no_span_holds_too_many_whatever_becomes_of_attempts(
     assert not arrivals or most_in_a_span(arrivals, per) <= limit
 
 
+@pytest.mark.slow
 def test_three_processes_are_as_fast_as_one_may_be() -> None:
     """20 per 10 s: 95 % of it, with nothing refused, in every kind of window."""
     failures = []
@@ -130,6 +132,7 @@ def shared(scene: Scene) -> Pace:
 
 
 @pytest.mark.timeout(volume(180, 1800))
+@pytest.mark.slow
 def test_two_processes_learn_what_the_service_takes() -> None:
     """Less than the limit: the pace is that of one limiter, 1.10, and refusals are 1 in 20."""
     failures = []

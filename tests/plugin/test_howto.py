@@ -30,6 +30,7 @@ def write_files(page: Path, folder: Path, films: int = 300) -> int:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", TEST_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.slow
 def test_the_tests_of_a_page_pass(
     page: Path,
     pytester: pytest.Pytester,

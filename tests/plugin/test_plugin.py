@@ -435,6 +435,7 @@ def test_an_impossible_request_is_refused_with_a_remedy(
     assert "Traceback" not in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_without_pytest_asyncio_only_the_fixtures_are_missing(
     project: Project, write: Callable[..., None], pytester: pytest.Pytester
 ) -> None:
@@ -483,6 +484,7 @@ OLD_PLUGIN = """
 """
 
 
+@pytest.mark.slow
 def test_with_an_older_pytest_asyncio_only_the_fixtures_are_missing(
     project: Project, write: Callable[..., None], pytester: pytest.Pytester
 ) -> None:
@@ -508,6 +510,7 @@ def test_with_an_older_pytest_asyncio_only_the_fixtures_are_missing(
 # --- the entry point -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_installed_package_has_the_plugin(
     pytester: pytest.Pytester, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

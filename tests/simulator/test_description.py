@@ -139,6 +139,7 @@ def status_service() -> Iterator[ThreadedService]:
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 @pytest.mark.parametrize("operation_id", OPERATIONS)
+@pytest.mark.slow
 def test_every_request_is_answered_as_described(
     service: ThreadedService, operation_id: str, mode: str
 ) -> None:

@@ -34,6 +34,7 @@ from apikley_async.simulator import AnimaticRenderer
 @needs_codec
 @pytest.mark.parametrize("aspect", ["landscape", "portrait"])
 @pytest.mark.parametrize("duration", volume([10, 25], [10, 15, 25]))
+@pytest.mark.slow
 async def test_a_film_has_the_requested_duration(aspect, duration):
     """H.264 in yuv420p, with a frame for every instant up to the last second."""
     import av

@@ -489,6 +489,7 @@ def test_a_missing_image_is_refused_before_anything_is_charged(make, clock):
 # -- size --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_very_many_tasks_are_linear_work(make, clock):
     """Created, polled and ended; the ledger is right in the end."""
     few, many = volume((500, 2_000), (2_500, 10_000))

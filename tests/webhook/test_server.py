@@ -212,10 +212,14 @@ async def _deaf(port: int, pause: float) -> float:
 
 
 SLOW_CLIENTS = [_nothing, _half_a_head, _half_a_body, _drip, _drip_the_body, _idle]
-SLOW_CLIENTS += [_half_a_head_later, _deaf]
+SLOW_CLIENTS += [_half_a_head_later]
 
 
-@pytest.mark.parametrize("slow_client", SLOW_CLIENTS, ids=lambda client: client.__name__)
+@pytest.mark.parametrize(
+    "slow_client",
+    [*SLOW_CLIENTS, pytest.param(_deaf, marks=pytest.mark.slow)],
+    ids=lambda client: client.__name__,
+)
 async def test_a_slow_client_is_cut(slow_client) -> None:  # type: ignore[no-untyped-def]
     """On a real socket, with short limits: all of it must fit into one request's time (W10)."""
     async with serving(SHORT) as (server, _):
@@ -228,11 +232,7 @@ async def test_a_slow_client_is_cut(slow_client) -> None:  # type: ignore[no-unt
 
 
 @pytest.mark.virtual
-@pytest.mark.parametrize(
-    "slow_client",
-    [each for each in SLOW_CLIENTS if each is not _deaf],
-    ids=lambda client: client.__name__,
-)
+@pytest.mark.parametrize("slow_client", SLOW_CLIENTS, ids=lambda client: client.__name__)
 async def test_with_the_default_limits_a_slow_client_is_cut_within_12_s(slow_client) -> None:  # type: ignore[no-untyped-def]
     """Whatever it is slow in, counted in virtual seconds (W10)."""
     async with serving() as (server, _):

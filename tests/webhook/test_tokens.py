@@ -91,6 +91,7 @@ async def test_a_client_adds_a_mac_to_its_tokens_and_expects_them_with_any_mac()
             ] == 404
 
 
+@pytest.mark.slow
 def test_forged_tokens_displace_none_of_ours() -> None:
     """A callback that arrives before its attempt is known is kept for it."""
     token_mac = TokenMac([token_secret(KEY)])
