@@ -14,6 +14,7 @@ from typing import TypeAlias
 import attrs
 
 from apikley_async._storyboard import Work
+from apikley_async._text import in_credits
 from apikley_async.errors import Blame, BudgetExceededError
 
 __all__ = ["Budget", "FilmBudget", "Price", "Prices", "Reservation"]
@@ -214,11 +215,13 @@ class Budget:
         amount = exact_decimal(price or 0.0)
         if self.max_credits is not None and self._spent + amount > exact_decimal(self.max_credits):
             raise BudgetExceededError(
-                f"{amount:f} credits more would exceed max_credits: {self._spent:f} of "
-                f"{self.max_credits:g} are spent or reserved"
+                f"{in_credits(amount)} credits more would exceed max_credits: "
+                f"{in_credits(self._spent)} of {in_credits(self.max_credits)} are spent or reserved"
             )
         if self.spendable is not None and self._taken + amount > exact_decimal(self.spendable):
-            raise BudgetExceededError(f"{amount:f} credits more would go below min_balance")
+            raise BudgetExceededError(
+                f"{in_credits(amount)} credits more would go below min_balance"
+            )
         if self.tasks_exhausted:
             raise BudgetExceededError(f"{self.tasks} of max_tasks {self.max_tasks} are used up")
         self.tasks += 1

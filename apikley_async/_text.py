@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "encodes",
     "escaped_line",
     "fold_name",
+    "in_credits",
     "in_words",
     "local_and_utc",
     "loggable",
@@ -52,6 +54,14 @@ def shorten(text: str, max_length: int) -> str:
 def count(number: int, noun: str = "film") -> str:
     """Count things in words: "1 film", "2 films"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def in_credits(number: float | Decimal) -> str:
+    """Credits as people write them: `5,940`, `0.5`; to two decimals, but no amount as nothing."""
+    value = float(number)
+    if 0 < abs(value) < 0.01:
+        return f"{value:.2g}"
+    return f"{value:,.2f}".rstrip("0").rstrip(".")
 
 
 def in_words(seconds: float) -> str:

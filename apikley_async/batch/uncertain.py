@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import attrs
 
 from apikley_async import Storyboard, Work
-from apikley_async._text import count, local_and_utc, one_line
+from apikley_async._text import count, in_credits, local_and_utc, one_line
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.store.adoption import is_stand_in
 from apikley_async.batch.store.rows import read_time
@@ -36,6 +36,7 @@ SPAN = timedelta(minutes=1)  # films sent within it, and uncertain for one cause
 VARIABLE = re.compile(r"\b\w*\d\w*(?:\.\d+)*\b")  # ids and numbers
 RESOLVE = ("resolve", "--task-id", "TASK_ID")
 RESOLVE_ALL = ("resolve", "--task-id", "ID ID ...")  # without keys: matched by content
+DIGITS = 6  # of a credit: what is less comes of adding and no charge
 EPOCH = datetime.fromtimestamp(0, UTC)  # where a time is missing
 AttemptRow: TypeAlias = Mapping[str, Any]
 
@@ -138,7 +139,7 @@ class BalanceEvidence:
     @property
     def unexplained(self) -> float | None:
         """Credits that no known film accounts for; None where a film has no known cost."""
-        return None if self.unpriced else self.decrease - self.cost
+        return None if self.unpriced else round(self.decrease - self.cost, DIGITS)
 
     @property
     def suggests_payment(self) -> bool:
@@ -151,21 +152,22 @@ class BalanceEvidence:
 
     @property
     def verdict(self) -> str:
-        """What the balance says about the uncertain films of that time, in three words."""
+        """What the balance says about the uncertain films of that time, in a few words."""
         if self.unexplained is None or self.unexplained < 0:
             return "does not tell"
         if self.unexplained == 0:
             return "nothing more taken so far"
-        return f"{self.unexplained:.12g} more taken"
+        together = f" for {count(self.uncertain)} together" if self.uncertain > 1 else ""
+        return f"{in_credits(self.unexplained)} more taken{together}"
 
     @property
     def sentence(self) -> str:
         """How the balance has changed, how much of that is accounted for, and what it means."""
         change = "fell" if self.decrease >= 0 else "rose"
         text = (
-            f"The balance {change} by {abs(self.decrease):.12g} from "
+            f"The balance {change} by {in_credits(abs(self.decrease))} from "
             f"{local_and_utc(self.began_at)} to {local_and_utc(self.ended_at)}; "
-            f"known tasks ({count(self.films)}) cost {self.cost:.12g}"
+            f"known tasks ({count(self.films)}) cost {in_credits(self.cost)}"
         )
         if self.unexplained is None:
             return f"{text}, {count(self.unpriced)} without a known price not counted"
@@ -174,15 +176,15 @@ class BalanceEvidence:
             return f"{text}: {known}"
         if self.unexplained < 0:
             return (
-                f"{text}: {-self.unexplained:.12g} less was taken than that, as after a refund or "
-                "a top-up; it says nothing about them"
+                f"{text}: {in_credits(-self.unexplained)} less was taken than that, as after a "
+                "refund or a top-up; it says nothing about them"
             )
         films = "the uncertain film WAS PAID"
         if self.uncertain > 1:
             films = f"one or more of the {self.uncertain} uncertain films WERE PAID"
         return (
-            f"{text}: {self.unexplained:.12g} more was taken than that. Unless others use this "
-            f"account, or a price is wrong, {films}"
+            f"{text}: {in_credits(self.unexplained)} more was taken than that. Unless others use "
+            f"this account, or a price is wrong, {films}"
         )
 
 

@@ -17,7 +17,7 @@ from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.next_run import go_on_line
 from apikley_async.cli.option_types import Place
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.terminal_text import plain
+from apikley_async.cli.output.terminal_text import in_credits, plain
 from apikley_async.cli.output.uncertain import MOST_IN_FULL, report_evidence, report_ways
 from apikley_async.cli.run_summary import (
     exit_code_of,
@@ -202,7 +202,7 @@ def lines_of(item: Item, attempts: Sequence[Attempt]) -> list[str]:
             attempt["state"],
             f"code {attempt['code']}" if attempt["code"] else "",
             attempt["task_id"] or "",
-            f"{attempt['credits']:.12g} credits" if attempt["credits"] is not None else "",
+            f"{in_credits(attempt['credits'])} credits" if attempt["credits"] is not None else "",
             attempt["cause"] or "",
         )
         lines.append(f"  {', '.join(filter(None, facts))}")

@@ -13,7 +13,7 @@ from apikley_async import ApikleyError, Client
 from apikley_async.batch import BalanceEvidence, Batch, CostEstimate, ItemState
 from apikley_async.cli.exit_codes import PostponedError, RefusedError
 from apikley_async.cli.output.shell_words import same_command
-from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output.terminal_text import count, in_credits, plain
 from apikley_async.errors import JournalError
 
 __all__ = [
@@ -62,7 +62,7 @@ async def ask_consent(estimate: CostEstimate, client: Client, *, bounded: bool =
     if not estimate.films:
         return
     films = count(estimate.films)
-    cost = f", about {estimate.credits:.12g} credits" if not estimate.unpriced else ""
+    cost = f", about {in_credits(estimate.credits)} credits" if not estimate.unpriced else ""
     balance = await _balance_of(client) if _somebody_is_there() else ""
     await _agree(
         f"Submit {films}{cost}?{balance}",
@@ -76,7 +76,7 @@ async def _balance_of(client: Client) -> str:
     """The account's balance as a sentence; nothing if the service does not answer soon."""
     try:
         async with asyncio.timeout(SOON):
-            return f" The balance is {await client.credits():.12g}."
+            return f" The balance is {in_credits(await client.credits())}."
     except (ApikleyError, TimeoutError):
         return ""
 

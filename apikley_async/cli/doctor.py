@@ -36,7 +36,7 @@ from apikley_async._urls import is_loopback
 from apikley_async.cli.exit_codes import FAILED, OK, RefusedError, advice_for
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.terminal_text import in_words, plain
+from apikley_async.cli.output.terminal_text import in_credits, in_words, plain
 
 __all__ = ["Doctor"]
 
@@ -189,7 +189,7 @@ class Doctor:
     # --- the service --------------------------------------------------------------------------
 
     async def _key(self) -> str:
-        return f"accepted; {await self._client.credits():.12g} credits"
+        return f"accepted; {in_credits(await self._client.credits())} credits"
 
     async def _polling(self) -> str:
         """Poll a task that does not exist: the answer is known without one of the user's own."""

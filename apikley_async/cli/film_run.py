@@ -37,7 +37,7 @@ from apikley_async.cli.option_types import Place
 from apikley_async.cli.options import Bounds, ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import typed_options
-from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output.terminal_text import count, in_credits, plain
 from apikley_async.cli.output_folder import make_folder, rehearsal_folder
 from apikley_async.cli.run_summary import paths_of, report_estimate, report_item, report_written
 from apikley_async.errors import ApikleyError, ManifestError
@@ -183,7 +183,7 @@ class FilmRun:
             if client is not None:
                 await batch.check_account(client)
                 balance = await client.credits()
-                self._reporter.message(f"Balance: {balance:.12g} credits")
+                self._reporter.message(f"Balance: {in_credits(balance)} credits")
                 if bounds.min_balance is not None:
                     spendable = balance - bounds.min_balance
             estimate = await batch.estimate(

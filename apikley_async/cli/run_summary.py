@@ -17,7 +17,7 @@ from apikley_async.batch.saving import result_from_json
 from apikley_async.cli.exit_codes import DECIDE, FAILED, OK, RESUME, worst
 from apikley_async.cli.output.reporter import Reporter
 from apikley_async.cli.output.shell_words import command_line
-from apikley_async.cli.output.terminal_text import count
+from apikley_async.cli.output.terminal_text import count, in_credits
 from apikley_async.errors import MissingExtraError
 
 __all__ = [
@@ -249,7 +249,7 @@ def report_counts(
 
 def report_estimate(reporter: Reporter, estimate: CostEstimate) -> None:
     """Report what is still to be paid."""
-    priced = f", {estimate.credits:.12g} credits"
+    priced = f", {in_credits(estimate.credits)} credits"
     if estimate.unpriced:
         some = estimate.unpriced < estimate.films
         priced = f"{priced} and {count(estimate.unpriced)}" if some else ","

@@ -15,7 +15,7 @@ import click
 from apikley_async._disk import open_nonblocking
 from apikley_async.cli.exit_codes import RefusedError
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output.terminal_text import count, in_credits, plain
 from apikley_async.cli.simulated_service import placeholder_note, renderer_named
 from apikley_async.simulator import (
     AnimaticRenderer,
@@ -168,5 +168,5 @@ async def serve_simulator(simulator: Simulator, reporter: Reporter) -> None:
     finally:
         ledger = simulator.ledger
         await simulator.aclose()
-        spent = f"{ledger.credits_spent:g} credits, none of them real"
+        spent = f"{in_credits(ledger.credits_spent)} credits, none of them real"
         reporter.message(f"Ended after {count(len(ledger.paid))} ({spent}).")

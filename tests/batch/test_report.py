@@ -29,7 +29,7 @@ from apikley_async.batch.report.exports import cell, report_csv, report_json
 from apikley_async.batch.report.model import Category, Report, Span
 from apikley_async.batch.report.page import figures_of
 from apikley_async.batch.report.rows import FileFacts, JournalRows, picture_of, read_rows
-from apikley_async.batch.report.texts import amount, duration, sentence, shown, without_links
+from apikley_async.batch.report.texts import duration, sentence, shown, without_links
 from apikley_async.errors import AuthenticationError
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -693,12 +693,6 @@ def test_what_is_shown_is_visible() -> None:
 )
 def test_spans_of_time_in_words(seconds: float, said: str) -> None:
     assert duration(seconds) == said
-
-
-def test_credits_in_words() -> None:
-    assert [amount(each) for each in (0, 270, 5940.0, 0.5, 1234567.891)] == [
-        *("0", "270", "5,940", "0.5", "1,234,567.89")
-    ]
 
 
 # --- JSON and CSV ---------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def test_the_ways_out_name_every_film() -> None:
         ({"after": 550}, "or a price is wrong, the uncertain film WAS PAID$"),
         ({"after": 550, "uncertain": 3}, "one or more of the 3 uncertain films WERE PAID$"),
         ({"after": 900}, "fell by 100 from .*cost 300: 200 less was taken than that, as after"),
-        ({"after": 6000}, "rose by 5000 from .*cost 300: 5300 less was taken than that"),
+        ({"after": 6000}, "rose by 5,000 from .*cost 300: 5,300 less was taken than that"),
         (
             {"unpriced": 1},
             "cost 300, 1 film without a known price not counted",
@@ -104,6 +104,8 @@ def test_what_the_balance_says(changes: dict[str, float], said: str) -> None:
     [
         ({}, "nothing more taken so far", False),
         ({"after": 550}, "150 more taken", True),
+        ({"after": 550, "uncertain": 3}, "150 more taken for 3 films together", True),
+        ({"before": 1.0, "after": 0.7, "cost": 0.3}, "nothing more taken so far", False),
         ({"after": 900}, "does not tell", False),
         ({"after": 550, "unpriced": 1}, "does not tell", False),
     ],

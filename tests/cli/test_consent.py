@@ -66,7 +66,7 @@ def test_a_dry_run_is_a_run_of_a_copy(service: Simulator, run: Run) -> None:
 
     assert "3 known" in output
     assert "2 films to be paid, 300 credits\n" in output
-    assert "Balance: 9999850 credits" in output
+    assert "Balance: 9,999,850 credits" in output
     assert "the bounds let 1 film through" in bounded
     assert "the bounds let 1 film through" in poor
     assert "2 films to be paid, 300 credits" in estimate

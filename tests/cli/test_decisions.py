@@ -51,7 +51,7 @@ def test_the_evidence_for_uncertain_films_is_shown(service: Simulator, run: Run)
     for text in (output, shown):
         assert re.search(
             r"bee: UNCERTAIN: .*500.*\n  sent 2\S+ \S+ (?:[+-]\d{4} \(\S+ UTC\)|UTC) to "
-            "sora-2-pro-storyboard: bee at dawn\n  balance: 150 more taken\n",
+            "sora-2-pro-storyboard: bee at dawn\n  balance: 150 more taken for 2 films together\n",
             text,
         )
         assert re.search(
@@ -296,7 +296,7 @@ def test_many_uncertain_films_are_one_table(service: Simulator, run: Run) -> Non
         table = next(
             n for n, line in enumerate(lines) if re.match("  film +sent +first words", line)
         )
-        balance = lines.index("  balance: 150 more taken")
+        balance = lines.index("  balance: 150 more taken for 20 films together")
         assert first < balance < table
         assert any(re.search("19 films: .*500", line) for line in lines[first:table])
         for key, line in zip(keys, lines[table + 1 :], strict=False):
@@ -313,7 +313,7 @@ def test_many_uncertain_films_are_one_table(service: Simulator, run: Run) -> Non
     assert "tea-3: uncertain" not in shown.out
     undecided = [event for event in told.events if event["event"] == "undecided"]
     assert [event["key"] for event in undecided] == keys
-    assert {event["evidence"] for event in undecided} == {"150 more taken"}
+    assert {event["evidence"] for event in undecided} == {"150 more taken for 20 films together"}
     assert undecided[3]["if_not_found"] == "apikley batch resubmit campaign.jsonl tea-3"
 
 
@@ -352,7 +352,7 @@ def test_a_table_shows_what_the_balance_says_of_each_time(
 
     table = next(n for n, line in enumerate(lines) if re.match("  film +sent +balance", line))
     assert [line.split("  ")[3].strip() for line in lines[table + 1 :]] == [
-        *["300 more taken"] * 3,
+        *["300 more taken for 3 films together"] * 3,
         "not read since",
     ]
     assert lines[table - 1].startswith("The balance fell by 300")

@@ -501,7 +501,7 @@ def test_a_terminal_is_asked_for_consent(service: Simulator, start: Start) -> No
     terminal = Terminal(start, "generate", "tea.json", "--price", "150")
     terminal.read("[y/N]")
 
-    asked = "Submit 1 film, about 150 credits? The balance is 10000000. [y/N]: "
+    asked = "Submit 1 film, about 150 credits? The balance is 10,000,000. [y/N]: "
     assert asked in terminal.shown
 
     terminal.type("\n")

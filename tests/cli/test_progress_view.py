@@ -57,7 +57,7 @@ def test_bars_and_totals_at_80_columns(view: ProgressView) -> None:
     assert all(bar.startswith("a-film-with-a-name-that") for bar in bars)
     assert max(map(len, [*bars, total, states, cost])) < 80
     assert states == "4 done, 24 running, 270 waiting for the rate limit, 1 failed, 1 undecided"
-    assert cost.startswith("1080 credits, about ")
+    assert cost.startswith("1,080 credits, about ")
 
 
 def test_the_bars_leave_room_on_a_small_terminal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from apikley_async._text import (
     encodes,
     escaped_line,
     fold_name,
+    in_credits,
     local_and_utc,
     loggable,
     one_line,
@@ -155,6 +157,21 @@ PAGES = {
     '{"code": "abc"}': '{"code": "abc"}',
     "": "",
 }
+
+
+def test_credits_in_words() -> None:
+    """As people write them; and what is little is not shown as nothing."""
+    shown = {
+        0: "0",
+        270: "270",
+        5940.0: "5,940",
+        0.5: "0.5",
+        1234567.891: "1,234,567.89",
+        0.004: "0.004",
+        -150.0: "-150",
+        Decimal(10_000_000): "10,000,000",
+    }
+    assert {number: in_credits(number) for number in shown} == shown
 
 
 def test_the_words_of_a_page() -> None:

@@ -74,10 +74,10 @@ def test_the_rehearsals_go_as_the_page_says(simulator: Simulator, tmp_path: Path
     assert (code, said.count(": sending\n")) == (4, 20), said
     code, said = run(resumed)
     assert (code, len(simulator.ledger.paid)) == (3, 23), said
-    assert "3000 more was taken" in said
+    assert "3,000 more was taken" in said
     code, said = run(resolved)
     assert (code, said.count("submitted, as task_")) == (0, 20), said
     assert len(simulator.ledger.paid) == 23
-    assert "20 done; 3000 credits spent" in said
+    assert "20 done; 3,000 credits spent" in said
     code, said = run(wrong_key)
     assert (code, said.count("WRONG  key"), said.count("ok     clock")) == (1, 1, 1), said

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import attrs
 
-from apikley_async._text import count
+from apikley_async._text import count, in_credits
 from apikley_async.batch.report.model import (
     Advice,
     Category,
@@ -18,7 +18,7 @@ from apikley_async.batch.report.model import (
     UndecidedGroup,
 )
 from apikley_async.batch.report.rows import JournalRows
-from apikley_async.batch.report.texts import amount, duration, shown, without_links
+from apikley_async.batch.report.texts import duration, shown, without_links
 from apikley_async.batch.states import ItemState
 from apikley_async.batch.store.values import Item
 from apikley_async.batch.uncertain import (
@@ -123,7 +123,7 @@ def _total(prices: Sequence[float | None]) -> str:
     if not known:
         return f"{count(unknown, 'new charge')} of unknown price"
     charge = (
-        f"{amount(sum(known))} credits, {'a new charge' if len(prices) == 1 else 'new charges'}"
+        f"{in_credits(sum(known))} credits, {'a new charge' if len(prices) == 1 else 'new charges'}"
     )
     return f"{charge}, and {count(unknown)} of unknown price" if unknown else charge
 
@@ -200,7 +200,7 @@ def _charged(items: Sequence[Item]) -> str:
     if not known:
         return "Whether that was charged is not known; it is perhaps refunded."
     least = "At least " if any(item.credits is None for item in items) else ""
-    return f"{least}{amount(known)} credits were charged, and perhaps refunded."
+    return f"{least}{in_credits(known)} credits were charged, and perhaps refunded."
 
 
 def _outlook(cause: str) -> str:

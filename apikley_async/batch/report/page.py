@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apikley_async import __version__
-from apikley_async._text import count, local_and_utc
+from apikley_async._text import count, in_credits, local_and_utc
 from apikley_async.batch.report import charts
 from apikley_async.batch.report.model import (
     Category,
@@ -25,7 +25,7 @@ from apikley_async.batch.report.model import (
     UndecidedFilm,
     UndecidedGroup,
 )
-from apikley_async.batch.report.texts import amount, duration, sentence
+from apikley_async.batch.report.texts import duration, sentence
 from apikley_async.batch.states import ItemState
 from apikley_async.errors import MissingExtraError
 
@@ -133,7 +133,7 @@ def facts_of(report: Report) -> dict[str, Any]:
         "limit": charts.LIMIT,
         "figures": [*figures_of(report.run)],
         "version": __version__,
-        "amount": amount,
+        "in_credits": in_credits,
         "both_times": local_and_utc,
         "local_time": lambda at: f"{at.astimezone():%H:%M:%S}",
         "cut": cutter(report),
@@ -201,7 +201,7 @@ def facts_line(film: Film) -> str:
     if film.take:
         facts.append(f"take {film.take}")
     if film.credits is not None:
-        facts.append(f"{amount(film.credits)} credits")
+        facts.append(f"{in_credits(film.credits)} credits")
     if film.seconds is not None:
         facts.append(f"{film.seconds:g} s")
     if film.made_in is not None:

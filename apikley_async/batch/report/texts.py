@@ -7,10 +7,10 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
 
-from apikley_async._text import count, shorten
+from apikley_async._text import count, in_credits, shorten
 from apikley_async.batch.report.model import Category, Totals
 
-__all__ = ["NEEDS_SOMEBODY", "amount", "duration", "sentence", "shown", "without_links"]
+__all__ = ["NEEDS_SOMEBODY", "duration", "sentence", "shown", "without_links"]
 
 JOINERS = "\u200c\u200d"  # they shape words of some scripts, and emoji
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, surrogate, separators
@@ -44,11 +44,6 @@ def shown(text: str, longest: int) -> str:
 def without_links(text: str) -> str:
     """A cause without URLs, which may be signed, and without what may be a token."""
     return shown(TOKEN.sub("...", LINK.sub("<url>", text)), LONGEST_CAUSE)
-
-
-def amount(credits: float) -> str:  # noqa: A002 - as the service says
-    """Credits as people write them: 5,940; 0.5."""
-    return f"{credits:,.2f}".rstrip("0").rstrip(".")
 
 
 def duration(seconds: float) -> str:
@@ -111,13 +106,13 @@ def _open(totals: Totals) -> int:
 def _money(totals: Totals) -> list[tuple[str, bool]]:
     if totals.simulated and not totals.at_risk:
         return [("All was rehearsed on this machine, and nothing was paid.", False)]
-    pieces = [(f"{amount(totals.spent)} credits", True)]
+    pieces = [(f"{in_credits(totals.spent)} credits", True)]
     if totals.per_film is not None:
-        pieces.append((f", {amount(totals.per_film)} a film", False))
+        pieces.append((f", {in_credits(totals.per_film)} a film", False))
     if totals.unpriced:
         pieces.append((f", and {count(totals.unpriced, 'submission')} of unknown price", False))
     if totals.at_risk:
-        pieces += [("; ", False), (f"{amount(totals.at_risk)} more at risk", True)]
+        pieces += [("; ", False), (f"{in_credits(totals.at_risk)} more at risk", True)]
     return [*pieces, (". ", False)]
 
 

@@ -19,7 +19,7 @@ from apikley_async.cli.journal_location import JournalLocation
 from apikley_async.cli.option_types import PerKind
 from apikley_async.cli.options import ServiceOptions
 from apikley_async.cli.output.reporter import Reporter
-from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output.terminal_text import count, in_credits, plain
 from apikley_async.cli.output_folder import make_folder
 from apikley_async.cli.runner import new_reporter, run_with_client
 
@@ -61,7 +61,7 @@ def check_files(files: Sequence[Path], price: PerKind, reporter: Reporter) -> in
         for remark in found.remarks:
             reporter.message(f"Note: {remark}")
         if not found.faults:
-            size = _size_of(found) + (f", {cost:.12g} credits" if cost is not None else "")
+            size = _size_of(found) + (f", {in_credits(cost)} credits" if cost is not None else "")
             reporter.message(f"{file}: nothing is wrong with it: {size}")
     reporter.close()
     return USAGE if faulty else OK

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from apikley_async.cli.output.terminal_text import count, plain
+from apikley_async.cli.output.terminal_text import count, in_credits, plain
 
 __all__ = ["sentence"]
 
@@ -108,9 +108,9 @@ def _batch(facts: Facts, name: str) -> str:
     states = states or "nothing planned"
     if "simulated" in facts:
         return f"{states}; simulated here, nothing was paid"
-    text = f"{states}; {facts['spent']:.12g} credits spent"
+    text = f"{states}; {in_credits(facts['spent'])} credits spent"
     if "at_risk" in facts:
-        text += f", {facts['at_risk']:.12g} more if those without an answer were received"
+        text += f", {in_credits(facts['at_risk'])} more if those without an answer were received"
     if "unpriced" in facts:
         text += f", and {count(facts['unpriced'])} of unknown price"
     return f"{text}; {_pace(facts, name)}" if "takes" in facts else text

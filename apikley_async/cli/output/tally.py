@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from apikley_async.cli.output.terminal_text import in_words
+from apikley_async.cli.output.terminal_text import in_credits, in_words
 
 __all__ = ["FINAL_EVENTS", "Hindrance", "Tally", "nothing"]
 
@@ -140,7 +140,7 @@ class Tally:
     def cost_and_time(self, now: float) -> str:
         """What is known of credits and of the time left: `3240 credits, about 2 min left`."""
         cost, left = sum(self._credits.values()), self.seconds_left(now)
-        parts = [f"{cost:.12g} credits"] if self._credits else []
+        parts = [f"{in_credits(cost)} credits"] if self._credits else []
         parts += [f"about {in_words(left)} left"] if left is not None else []
         return ", ".join(parts)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import unicodedata
 from datetime import UTC, datetime
 
-from apikley_async._text import count, in_words
+from apikley_async._text import count, in_credits, in_words
 
-__all__ = ["clean", "count", "in_words", "plain", "short_time"]
+__all__ = ["clean", "count", "in_credits", "in_words", "plain", "short_time"]
 
 JOINERS = "\u200c\u200d"  # they shape words of some scripts, and emoji
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, surrogate, separators
