@@ -289,6 +289,29 @@ def test_commands_are_copied_as_they_are(opened: Shown, report: Report) -> None:
     assert command.get_by_role("button").inner_text() == "Copied"
 
 
+def test_commands_are_broken_at_blanks_only(opened: Shown, report: Report) -> None:
+    """Whoever types a line that ends in `-` types a blank; what is longer than a line is broken."""
+    page = opened.page
+    lines = """span => {
+        const range = document.createRange();
+        range.selectNodeContents(span);
+        return new Set([...range.getClientRects()].map(box => box.top)).size;
+    }"""
+    spans = page.locator(".cmd span")
+    try:
+        for width in (320, 400, 500, 640, 900, 1280):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert spans.count() > 10
+            assert {each.evaluate(lines) for each in spans.all()} == {1}, width
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 900})
+    page.locator(".cmd code").first.select_text()
+    selected = page.evaluate("getSelection().toString()")
+
+    assert selected == report.undecided[0].ways[0].command
+    assert "--task-id" in selected
+
+
 def test_a_link_leads_to_a_film_that_is_hidden(opened: Shown) -> None:
     page = opened.page
     page.get_by_role("button", name="here").click()

@@ -12,6 +12,7 @@ from apikley_async.errors import JournalError
 __all__ = ["bind_account"]
 
 NOT_FOUND = ": its tasks would not be found. Use the one it was begun with, or another journal"
+NEW_KEY = ". A new key of the same account will do once a task of the journal is found with it"
 STORED = "FROM meta WHERE name IN ('base_url', 'account')"
 
 
@@ -52,7 +53,7 @@ def _known_account(journal: OpenJournal, given: Mapping[str, str], taken_over: b
     if differing:
         if taken_over:
             return False
-        raise OtherKeyError(f"{journal.name} was written with another key{NOT_FOUND}")
+        raise OtherKeyError(f"{journal.name} was written with another key{NOT_FOUND}{NEW_KEY}")
     if known.keys() != given.keys() and _has_attempts(journal):
         raise JournalError(
             f"{journal.name} holds attempts, and does not say with which key and address they "

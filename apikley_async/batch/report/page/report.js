@@ -206,7 +206,11 @@
     star.setAttribute("aria-label", `Keep ${keyOf(card)}`);
     card.append(star);
   }
-  for (const command of all(".cmd")) command.append(make("button", { type: "button", textContent: "Copy" }));
+  for (const command of all(".cmd")) {
+    const code = $("code", command), words = code.textContent.split(" ");
+    code.replaceChildren(...words.flatMap((word, n) => [n ? " " : "", make("span", { textContent: word })]));
+    command.append(make("button", { type: "button", textContent: "Copy" }));
+  }
   for (const head of all(".gh")) {
     if (all("a.v", head.parentElement).every(opens)) continue; // nothing to play
     const button = make("button", { type: "button", textContent: "Play all takes" });
