@@ -77,6 +77,7 @@ def test_a_database_that_is_away(
             ("db", "init", dsn),
             ("batch", "status", dsn),
             ("batch", "run", manifest, "--journal", dsn, "--yes"),
+            ("worker", "--journal", dsn),  # systemd starts it again, as it does not after a 2
         ):
             refused = run(*command)
             assert (refused.code, "cannot be reached" in refused.err) == (4, True), command

@@ -74,6 +74,10 @@ def worker(
     the service refuses one of them (429), all wait. When one dies the others take over, and pay
     nothing twice. What is in the journal was agreed to by whoever has added it
     (`apikley batch run --journal DSN`), so nobody is asked here.
+
+    It ends with 0 after a signal, with 2 where it has to be set up otherwise, and with 4 where the
+    same command works once something is mended: a database that is away when it starts, a folder
+    or destination that refuses films. Away later, the database is waited for.
     """
     # Imported only here: no other command needs procrastinate.
     from apikley_async.cli.worker_run import work
