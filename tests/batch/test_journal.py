@@ -8,10 +8,12 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -1183,6 +1185,57 @@ async def test_a_journal_that_is_gone_is_not_begun_anew(path: Path) -> None:
     path.with_name("batch.db.lock").unlink()
     async with journal(path) as own:
         assert not await own.items()
+
+
+@pytest.mark.parametrize("whole_folder", [False, True])
+async def test_a_journal_that_is_removed_while_it_is_in_use_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_folder: bool
+) -> None:
+    """SQLite goes on in a file without a name: what is paid would be forgotten. (A9, J8)"""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / "films" / "batch.db"
+    path.parent.mkdir()
+    async with journal(path) as own:
+        await own.plan([film("a"), film("b"), film("c")])
+        for key in "ab":
+            await own.intend(key, f"t-{key}", "print", None)
+        accepted = Transition(ItemEvent.ACCEPT, task_id="task_a")
+        await own.settle("a", attempt("t-a", Verdict.ACCEPTED, "task_a"), accepted)
+        if whole_folder:
+            shutil.rmtree(path.parent)
+        else:
+            path.unlink()
+
+        with pytest.raises(JournalError, match=r"batch\.db was removed .* nothing more is sent"):
+            await own.intend("c", "t-c", "print", None)
+        accepted = Transition(ItemEvent.ACCEPT, task_id="task_b")
+        with pytest.raises(JournalError, match="its id is written down in"):
+            await own.settle("b", attempt("t-b", Verdict.ACCEPTED, "task_b"), accepted)
+
+    async with journal(path) as own:
+        assert [(item.key, item.task_id) for item in await own.items()] == [
+            ("a", "task_a"),
+            ("b", "task_b"),
+            ("c", None),
+        ]
+        assert (await own.item("c")).state is ItemState.PLANNED
+        assert not await own.verify()
+
+
+async def test_a_removed_journal_replaces_no_other(path: Path) -> None:
+    """Somebody has begun anew in its place: both are there in the end."""
+    async with journal(path) as own:
+        await own.plan([film("a")])
+        await own.intend("a", "t-a", "print", None)
+        for left in path.parent.glob("batch.db*"):
+            left.unlink()
+        async with journal(path) as other:
+            await other.plan([film("b")])
+
+    async with journal(path) as other:
+        assert [item.key for item in await other.items()] == ["b"]
+    async with journal(path.with_name("batch.db.removed")) as own:
+        assert (await own.item("a")).state is ItemState.UNCERTAIN
 
 
 async def test_a_journal_that_sent_nothing_may_go(path: Path) -> None:

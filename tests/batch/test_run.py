@@ -31,7 +31,7 @@ from volume import volume
 from apikley_async import ModelTask, RateLimiter, Shot, Storyboard, UploadError
 from apikley_async.batch import REHEARSAL_MARK, ItemState, is_rehearsal
 from apikley_async.batch.manifest.payload import work_of
-from apikley_async.errors import DownloadError
+from apikley_async.errors import DownloadError, JournalError
 from apikley_async.simulator import (
     Constant,
     Failure,
@@ -328,6 +328,32 @@ async def test_a_redirected_submission_leaves_its_film_planned(tmp_path: Path) -
 
         assert set((await states(batch)).values()) == {ItemState.PLANNED}
         assert len(simulator.ledger.arrivals("create")) == 1
+
+
+async def test_a_run_pays_nothing_more_once_its_journal_is_removed(tmp_path: Path) -> None:
+    """Somebody cleans up, and it comes back: the next run goes on. (J8)"""
+    path, folder = tmp_path / "films" / "b.db", tmp_path / "films"
+    folder.mkdir()
+    async with (
+        simulated_service() as simulator,
+        make_client(simulator, limiter=RateLimiter(1, 10, clock=LoopClock())) as client,
+    ):
+        async with open_batch(path) as batch:
+            await batch.add(films(3))
+
+            async def run_and_clean_up() -> None:
+                async for item in batch.run(client, folder=folder, every_change=True):
+                    if item.state is ItemState.SUBMITTED:
+                        shutil.rmtree(folder)
+
+            with pytest.raises(JournalError, match="was removed while it was in use"):
+                await run_and_clean_up()
+        assert len(simulator.ledger.paid) == 1
+
+        async with open_batch(path) as batch:
+            await run_batch(batch, client, folder=folder)
+            await check_consistency(simulator, batch, folder)
+        assert len(simulator.ledger.paid) == 3
 
 
 async def test_a_rejected_film_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -44,8 +44,9 @@ def open_journal(journal: SqliteJournal) -> None:
         journal_file.make_journal(journal.path, journal.migrations)
     journal_file.refuse_special(journal.path)
     shared = journal.read_only or journal.origin is not None
-    if not shared and (lock := lock_inode(journal.path)) is not None:
-        journal.locks.append(lock)
+    if not shared and (inode := lock_inode(journal.path)) is not None:
+        journal.locks.append(inode)
+        journal.inode = inode
     had_log = journal_file.has_log(journal.path)  # before SQLite makes one
     version = _connect(journal)
     facts = journal_file.facts_in(journal.db)

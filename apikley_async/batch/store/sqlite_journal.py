@@ -8,6 +8,7 @@ an input or output error nothing more is written, so nothing more is sent.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
 import tempfile
@@ -15,8 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from apikley_async._disk import make_folder
 from apikley_async._sqlite import MORE_STEPS, Database
 from apikley_async.batch.store.journal_errors import journal_error, old_text_error
+from apikley_async.batch.store.journal_file import back_up
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.rescue import RescuePlaces
 from apikley_async.batch.store.schema import Migrations, file_faults
@@ -26,6 +29,8 @@ from apikley_async.errors import ApikleyError, JournalError
 __all__ = ["SqliteJournal"]
 
 T = TypeVar("T")
+
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 RETRY_DELAYS = (0.1, 0.4, 1.5)  # seconds before a paid task's id is stored again on a full disk
 
@@ -44,6 +49,7 @@ class SqliteJournal(OpenJournal):
     Attributes:
         path: of the file that is open.
         origin: the journal that this is a private copy of, or None.
+        inode: a handle of its inode, where the system locks that; it is one of the locks.
         owned: whether this process has marked the journal as its own.
         epoch: how often it was opened for writing.
     """
@@ -70,6 +76,7 @@ class SqliteJournal(OpenJournal):
         self.copier = copier
         self.in_database: bool = copier is not None
         self.locks: list[int] = []
+        self.inode: int | None = None
         self.witness: Witness | None = None
         self.copies: tempfile.TemporaryDirectory[str] | None = None
         self.owned = False
@@ -126,6 +133,11 @@ class SqliteJournal(OpenJournal):
     def transaction(self, *, owner_only: bool = True, alone: bool = True) -> Iterator[None]:
         if self.read_only:
             raise JournalError(f"{self.path} is open for reading only")
+        if self.is_removed:
+            raise journal_error(
+                f"{self.path} was removed while it was in use; nothing more is written, so nothing "
+                "more is sent"
+            )
         self.db.execute("BEGIN IMMEDIATE")
         try:
             [epoch] = self.db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
@@ -137,6 +149,16 @@ class SqliteJournal(OpenJournal):
             with contextlib.suppress(sqlite3.Error):
                 self.db.execute("ROLLBACK")
             raise
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether somebody has removed the file, or put another one in its place.
+
+        SQLite does not notice: it would write what nobody ever finds again.
+        """
+        if not self.owned or self.origin is not None:
+            return False
+        return not (self.path.exists() if self.inode is None else os.fstat(self.inode).st_nlink)
 
     def wall_time(self) -> float:
         return self.now[0]
@@ -180,10 +202,23 @@ class SqliteJournal(OpenJournal):
                         (self.epoch,),
                     )
                     self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if self.intents and self.is_removed:
+                self._put_back()
             self.db.close()
+        self.owned, self.inode = False, None
         if self.witness is not None:
             self.witness.close()
         while self.locks:
             os.close(self.locks.pop())
         if self.copies is not None:
             self.copies.cleanup()
+
+    def _put_back(self) -> None:
+        """Write a removed journal anew, where it was or beside: it knows what was paid."""
+        for path in (self.path, self.path.with_name(f"{self.path.name}.removed")):
+            with contextlib.suppress(JournalError, OSError, sqlite3.Error):
+                make_folder(path.parent)
+                back_up(self.db, path)
+                logger.critical("%s was removed while in use; all of it is in %s", self.path, path)
+                return
+        logger.critical("%s was removed while in use, and cannot be put back", self.path)
