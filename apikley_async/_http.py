@@ -236,22 +236,33 @@ class HttpTransport:
     ) -> Reply | ApikleyError:
         """Wait for createTask's answer, and never give it up while it lies in the socket.
 
-        When the loop itself stood still, the timer and the answer come due together: then the
-        answer gets five more seconds to be read.
+        A long request that makes progress is given all the time it takes. When the loop itself
+        stood still, the timer and the answer come due together: then the answer gets five more
+        seconds to be read.
         """
         loop = asyncio.get_running_loop()
         due = loop.time() + self._timeouts.connect + self._timeouts.read
+        timer: asyncio.TimerHandle
         with CancelScope() as scope:
 
-            def expire() -> None:
-                stalled = loop.time() - due > STALL
-                loop.call_later(GRACE if stalled else 0.0, scope.cancel)
+            def move() -> None:
+                nonlocal due
+                due = max(due, loop.time() + self._timeouts.read)
 
-            timer = loop.call_at(due, expire)
+            def expire() -> None:
+                nonlocal timer
+                if due > timer.when():
+                    timer = loop.call_at(due, expire)
+                else:
+                    stalled = loop.time() - due > STALL
+                    loop.call_later(GRACE if stalled else 0.0, scope.cancel)
+
+            timer, progress.moved = loop.call_at(due, expire), move
             try:
                 return await exchange
             finally:
                 timer.cancel()
+                progress.moved = None
         return self._error_for(progress, f"no answer within {self._timeouts.read:g} s")
 
     async def _exchange(self, request: Request, progress: _Progress) -> Reply | ApikleyError:

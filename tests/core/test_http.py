@@ -1086,6 +1086,32 @@ async def test_an_upload_that_makes_progress_goes_on() -> None:
     assert now() > 80
 
 
+LARGE_FILM = create_task("any-model", {"image": "x" * 9_000_000})
+
+
+async def test_a_submission_that_makes_progress_goes_on() -> None:
+    """An image inside the request is as long as an upload; `read` begins when it is sent."""
+    async with (
+        RawServer(greet=slowly(1_000_000, pause=15)) as server,
+        talking(server.url) as transport,
+    ):
+        exchange = await send(transport, LARGE_FILM)
+
+    assert isinstance(exchange.outcome, Reply)
+    assert now() > 130
+
+
+async def test_a_submission_that_nobody_reads_any_more_ends() -> None:
+    """After `read` seconds of silence, wherever it begins."""
+    greet = slowly(1_000_000, pause=20, until=5_000_000)
+    async with RawServer(greet=greet) as server, talking(server.url) as transport:
+        exchange = await send(transport, LARGE_FILM)
+
+    assert type(exchange.outcome) is UnansweredError
+    assert "120 s" in str(exchange.outcome)
+    assert 170 < now() < 300
+
+
 async def test_an_upload_that_nobody_reads_any_more_ends() -> None:
     """A minute of silence is enough, wherever it begins."""
     greet = slowly(100_000, until=500_000)
