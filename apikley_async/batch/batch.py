@@ -25,6 +25,7 @@ from apikley_async.batch.saved_files import is_lost
 from apikley_async.batch.states import ItemEvent, ItemState
 from apikley_async.batch.store.protocol import Store
 from apikley_async.batch.store.values import Item, Transition
+from apikley_async.batch.stored_runs import store_run
 from apikley_async.errors import DownloadError, JournalError, ManifestError
 
 __all__ = ["Batch"]
@@ -381,3 +382,4 @@ class Batch(BatchReports, BatchDecisions):
         if not any(known is client.limiter for known in self._restored):
             await restore_limits(store, client)
             self._restored.append(client.limiter)
+        await store_run(store, self._clock.wall())

@@ -171,6 +171,7 @@ SUBPACKAGE_ORDER = {
         "stored_durations",
         "stored_pace",
         "stored_polls",
+        "stored_runs",
         "run",
         # the batch, by capability
         "open_batch",

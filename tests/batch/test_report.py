@@ -416,6 +416,49 @@ def test_a_pause_ends_a_run() -> None:
     assert history.starts_of_runs(spans) == [0.0, 0.0, 0.0, 90_000.0]
 
 
+def test_time_without_a_run_is_not_waiting_for_saving() -> None:
+    """A run was killed, and the next one began an hour later: nobody could save a film then."""
+    events = [{"at": at, "event": "accept"} for at in (3.0, 10.0)] + [{"at": 50.0, "event": "drop"}]
+    spans = (
+        Span("a", 0.0, 3.0, 100.0, 3_612.0, Category.HERE),  # ready when the run was dead
+        Span("b", 5.0, 10.0, 3_700.0, 3_720.0, Category.HERE),
+    )
+    pauses = history.pauses_of(events, [0.0, 3_600.0])
+    run = attrs.evolve(history.run_figures([], {}, [], []), spans=spans, pauses=pauses)
+
+    chart = charts.timeline(run)
+
+    assert pauses == ((10.0, 3_600.0),)
+    assert chart is not None
+    assert {kind: path.count("M") for kind, path in chart.paths.items()} == {
+        "sending": 2,
+        "making": 2,
+        "saving": 2,
+        "idle": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("span", "parts"),
+    [
+        ((0.0, 5.0), [(0, 5, False)]),
+        ((0.0, 15.0), [(0, 10, False), (10, 15, True)]),
+        ((12.0, 25.0), [(12, 20, True), (20, 25, False)]),
+        (
+            (0.0, 45.0),
+            [(0, 10, False), (10, 20, True), (20, 30, False), (30, 40, True), (40, 45, False)],
+        ),
+        ((12.0, 12.0), [(12, 12, False)]),
+        ((12.0, 15.0), [(12, 15, True)]),
+        ((9.0, 5.0), [(9, 9, False)]),  # a clock was set back
+    ],
+)
+def test_the_parts_of_a_span(
+    span: tuple[float, float], parts: list[tuple[float, float, bool]]
+) -> None:
+    assert [*history.parted(*span, [(10.0, 20.0), (30.0, 40.0)])] == parts
+
+
 async def test_the_figures_of_a_run(tmp_path: Path) -> None:
     run = report_of(await rows_of(tmp_path, FATES), tmp_path).run
 

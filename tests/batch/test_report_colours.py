@@ -106,6 +106,6 @@ def test_the_parts_of_a_films_life_are_told_apart() -> None:
 
 def test_what_went_wrong_has_a_pattern_of_its_own() -> None:
     """In the chart and in its key: nobody needs the colour to see it."""
-    for kind in ("failed", "uncertain"):
+    for kind in ("failed", "uncertain", "idle"):
         assert re.search(rf"\.chart \.p-{kind} {{[^}}]*stroke-dasharray: \d+ \d+", CSS)
         assert re.search(rf"\.p-key \.{kind} {{ background: repeating-linear-gradient", CSS)

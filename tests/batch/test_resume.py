@@ -24,10 +24,13 @@ from batch.helpers import (
     simulated_service,
     states,
 )
+from sample_report import report_of
 from volume import volume
 
 from apikley_async import RateLimiter
 from apikley_async.batch import Batch, ItemEvent, ItemState, Transition
+from apikley_async.batch.report.rows import read_rows
+from apikley_async.batch.stored_runs import read_runs, store_run
 from apikley_async.errors import BudgetExceededError, ManifestError
 from apikley_async.simulator import Constant, Fault, Terms
 from apikley_async.testing import LoopClock
@@ -54,6 +57,44 @@ async def test_a_restart_is_no_new_window(tmp_path: Path) -> None:
         assert not simulator.ledger.refused
         assert simulator.ledger.busiest_window(10.0) <= 20
         assert len(simulator.ledger.paid) == count
+
+
+async def test_the_report_knows_when_no_run_went_on(tmp_path: Path) -> None:
+    """Films that were ready meanwhile have not waited an hour to be saved."""
+    folder = tmp_path / "films"
+    async with simulated_service() as simulator:
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            await batch.add(films(3))
+            async for item in batch.run(client, folder=folder, every_change=True):
+                if item.state is ItemState.SUBMITTED:
+                    break
+        await asyncio.sleep(3_600)
+        async with make_client(simulator) as client, open_batch(tmp_path / "b.db") as batch:
+            await run_batch(batch, client, folder=folder)
+            run = report_of(await read_rows(batch, tmp_path), folder).run
+
+    [(stopped, began)] = run.pauses
+    assert 3_590 < began - stopped < 3_610
+    assert len(run.spans) == 3
+    assert all(span.ready and span.ready < began for span in run.spans)
+    assert run.fetched is not None
+    assert run.fetched.high < 30
+
+
+@pytest.mark.parametrize(
+    ("value", "runs"),
+    [("[1.5, 3]", [1.5, 3]), ('["x", 2, null, -1e99]', [2]), ("7", []), ("[" * 2000, []), ("", [])],
+)
+async def test_what_a_journal_says_of_runs_is_not_believed_unseen(
+    tmp_path: Path, value: str, runs: list[float]
+) -> None:
+    """It may come from elsewhere; and a run goes on with what is left of it."""
+    async with open_batch(tmp_path / "b.db") as batch:
+        await batch.store.write_learned("runs", value)
+
+        assert await read_runs(batch.store) == runs
+        await store_run(batch.store, 9.0)
+        assert await read_runs(batch.store) == [*runs, 9.0]
 
 
 async def test_an_uncertain_attempt_rests_its_minute_over_a_restart(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def build_report(
         unfinished=unfinished_group(ordered, commands),
         groups=grouped(ordered, {key: group for key, (group, _) in takes.items()}),
         run=attrs.evolve(
-            run_figures(rows.items, times, rows.events, rows.attempts), polls=rows.polls
+            run_figures(rows.items, times, rows.events, rows.attempts, rows.runs), polls=rows.polls
         ),
     )
 

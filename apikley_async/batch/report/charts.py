@@ -7,12 +7,12 @@ so that a thousand of them stay small.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import attrs
 
-from apikley_async.batch.report.history import in_window, starts_of_runs
+from apikley_async.batch.report.history import in_window, parted, starts_of_runs
 from apikley_async.batch.report.model import Category, RunFigures, Span
 
 __all__ = ["LIMIT", "Chart", "Label", "pace", "timeline"]
@@ -152,7 +152,7 @@ def timeline(run: RunFigures) -> Chart | None:
     names = []
     for number, span in enumerate(shown):
         y = 8.0 + row * (number + 0.5)
-        for kind, begin, end in parts_of(span, axis):
+        for kind, begin, end in parts_of(span, axis, run.pauses):
             parts.setdefault(kind, []).append(
                 f"M{number_of(begin)} {number_of(y)}H{number_of(end)}"
             )
@@ -170,7 +170,9 @@ def timeline(run: RunFigures) -> Chart | None:
     )
 
 
-def parts_of(span: Span, axis: Axis) -> Iterator[tuple[str, float, float]]:
+def parts_of(
+    span: Span, axis: Axis, pauses: Iterable[tuple[float, float]]
+) -> Iterator[tuple[str, float, float]]:
     """The parts of a film's life: what each is, from where, to where."""
     piece = axis.piece(span.sent)
     if piece is None:
@@ -185,7 +187,10 @@ def parts_of(span: Span, axis: Axis) -> Iterator[tuple[str, float, float]]:
         points = [
             ("sending", span.sent, span.accepted),
             ("making", span.accepted, span.ready),
-            ("saving", span.ready, end),
+            *(
+                ("idle" if idle else "saving", begin, until)
+                for begin, until, idle in parted(span.ready, end, pauses)
+            ),
         ]
     for kind, begin, until in points:
         yield kind, piece.x(begin), max(piece.x(until), piece.x(begin) + LEAST.get(kind, 0.6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +14,22 @@ from apikley_async.batch.report.rows import Row
 from apikley_async.batch.states import ItemEvent
 from apikley_async.batch.store.values import Item
 
-__all__ = ["FilmTimes", "in_window", "paid_too_often", "run_figures", "starts_of_runs", "times_of"]
+__all__ = [
+    "FilmTimes",
+    "in_window",
+    "paid_too_often",
+    "parted",
+    "run_figures",
+    "starts_of_runs",
+    "times_of",
+]
 
 WINDOW = 10.0  # seconds: the service's limit is so many submissions in ten seconds
 PAUSE = 15 * 60.0  # seconds without any film in the making: what comes after is another run
+DONE_BY_RUNS = {*ItemEvent} - {  # the others a person has decided, or a new run has found
+    *(ItemEvent.RESOLVE, ItemEvent.RESUBMIT, ItemEvent.DROP, ItemEvent.REFETCH, ItemEvent.RETRY),
+    *(ItemEvent.CHANGE, ItemEvent.ADOPT, ItemEvent.CRASH, ItemEvent.RESUME),
+}
 ENDS = {ItemEvent.SAVE, ItemEvent.FAIL, ItemEvent.EXPIRE, ItemEvent.UNCERTAIN, ItemEvent.CRASH}
 
 
@@ -90,8 +103,10 @@ def run_figures(
     times: Mapping[str, FilmTimes],
     events: Sequence[Row],
     attempts: Sequence[Row],
+    runs: Sequence[float] = (),
 ) -> RunFigures:
-    """What the journal says about the runs."""
+    """What the journal says about the runs, which began at *runs*."""
+    pauses = pauses_of(events, runs)
     spans = sorted(spans_of(items, times), key=lambda span: span.sent)
     starts = starts_of_runs(spans)
     counts = Counter(str(event["event"]) for event in events)
@@ -101,7 +116,11 @@ def run_figures(
         waited=spread(span.sent - start for span, start in zip(spans, starts, strict=True)),
         made=spread(each for span in spans if (each := times[span.key].made_in) is not None),
         fetched=spread(
-            span.ended - span.ready
+            sum(
+                end - start
+                for start, end, idle in parted(span.ready, span.ended, pauses)
+                if not idle
+            )
             for span in spans
             if span.ready and span.ended and span.category is Category.HERE
         ),
@@ -110,7 +129,38 @@ def run_figures(
         unsent=counts[ItemEvent.UNSENT],
         busiest=max(in_window(sent), default=0),
         sent=tuple(sent),
+        pauses=pauses,
     )
+
+
+def pauses_of(events: Iterable[Row], runs: Iterable[float]) -> tuple[tuple[float, float], ...]:
+    """From when to when no run went on: from the last that an earlier one has done to a new one.
+
+    A run that was killed has written no end. What it would have noticed happened after it.
+    """
+    done = sorted(float(event["at"]) for event in events if event["event"] in DONE_BY_RUNS)
+    found = []
+    for began in sorted(runs):
+        before = bisect.bisect_left(done, began)
+        if before:
+            found.append((done[before - 1], began))
+    return tuple(found)
+
+
+def parted(
+    begin: float, end: float, pauses: Iterable[tuple[float, float]]
+) -> Iterator[tuple[float, float, bool]]:
+    """The parts of a span of time: from when, to when, and whether no run went on then."""
+    at = begin
+    for first, last in pauses:
+        start, until = max(first, at), min(last, end)
+        if start < until:
+            if at < start:
+                yield at, start, False
+            yield start, until, True
+            at = until
+    if at < end or begin >= end:
+        yield at, max(at, end), False
 
 
 def spans_of(items: Sequence[Item], times: Mapping[str, FilmTimes]) -> Iterable[Span]:

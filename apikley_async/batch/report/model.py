@@ -291,13 +291,14 @@ class RunFigures:
         spans: the attempts that were accepted or are uncertain, in the order of their start.
         waited: seconds from the start of a run until a film was sent.
         made: seconds from the acceptance until the film was ready.
-        fetched: seconds from then until it was saved.
+        fetched: seconds from then until it was saved, without those in which no run went on.
         refused: submissions that the service refused because of its rate limit.
         postponed: submissions that it refused for the whole account.
         unsent: attempts that never left this machine.
         busiest: the most submissions in any ten seconds.
         sent: when each submission was sent, in order; in seconds since 1970.
         polls: how many polls the runs have taken; None where that is not known.
+        pauses: from when to when no run went on, in order, as far as it is known.
     """
 
     spans: tuple[Span, ...]
@@ -310,6 +311,7 @@ class RunFigures:
     busiest: int
     sent: tuple[float, ...]
     polls: int | None = None
+    pauses: tuple[tuple[float, float], ...] = ()
 
 
 @attrs.frozen

@@ -23,6 +23,7 @@ from apikley_async.batch.saved_files import locate
 from apikley_async.batch.store.rows import read_time
 from apikley_async.batch.store.values import Item
 from apikley_async.batch.stored_polls import read_polls
+from apikley_async.batch.stored_runs import read_runs
 from apikley_async.batch.uncertain import BalanceEvidence, UncertainItem
 
 __all__ = ["FileFacts", "JournalRows", "Row", "read_rows"]
@@ -63,6 +64,7 @@ class JournalRows:
         uncertain: what is known of films that need a decision.
         balances: what the account's balance says about them.
         polls: how many the runs have taken; None where that is not known.
+        runs: when the latest of them began, as far as it is known.
     """
 
     batch_id: str
@@ -76,6 +78,7 @@ class JournalRows:
     uncertain: Sequence[UncertainItem] = ()
     balances: Sequence[BalanceEvidence] = ()
     polls: int | None = None
+    runs: Sequence[float] = ()
 
 
 async def read_rows(batch: BatchReports, home: Path) -> JournalRows:
@@ -107,6 +110,7 @@ async def read_rows(batch: BatchReports, home: Path) -> JournalRows:
         uncertain=uncertain,
         balances=balances,
         polls=await read_polls(batch.store),
+        runs=await read_runs(batch.store),
     )
 
 
