@@ -89,7 +89,8 @@ def _write(rows: JournalRows, request: ReportRequest) -> Path:
     if request.sheet:  # nothing was begun that somebody could go on with
         report = attrs.evolve(report, sheet=True, unfinished=None)
     _, data, table = _names(page)
-    links = {"json_url": quote(data.name), "csv_url": quote(table.name)}
+    urls = [quote(os.fsencode(path.name)) for path in (data, table)]
+    links = dict(zip(("json_url", "csv_url"), urls, strict=True))
     texts = (report_page(report, **links), report_json(report), report_csv(report))
     for path, text in zip(_names(page), texts, strict=True):
         content = text.encode(errors="replace")

@@ -259,6 +259,8 @@ class StoreContract(ClaimContract):
         await store.apply("a", Transition(ItemEvent.DROP, by="m\udcf4"))
 
         assert [row["by"] for row in await store.events("a")][-1] == "m?"
+        with pytest.raises(JournalError, match=r"Unicode only, and '\\udcf4' is none"):
+            await store.item("\udcf4")
         assert not await store.folders()
 
     async def test_a_transition_needs_its_state(self, store: Store) -> None:

@@ -67,6 +67,15 @@ def test_it_may_be_written_elsewhere(here: Path, run: Run) -> None:
     assert not Path("films/report.html").exists()
 
 
+def test_its_name_need_not_be_unicode(here: Path, run: Run) -> None:
+    """A disk of another time may have such folders and files."""
+    target = here / os.fsdecode(b"r\xe9port.html")
+
+    assert run("batch", "report", "campaign.db", "-o", str(target)).code == 0
+
+    assert 'href="r%E9port.json"' in target.read_text(encoding="utf-8")
+
+
 def test_without_a_name_it_is_the_only_journal_here(here: Path, run: Run) -> None:
     assert run("batch", "report").code == 0
     (here / "notes.db").write_bytes(b"SQLite format 3\0" + b"\0" * 100)

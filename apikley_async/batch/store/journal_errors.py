@@ -6,7 +6,14 @@ import sqlite3
 
 from apikley_async.errors import Blame, JournalError
 
-__all__ = ["JournalInUseError", "OtherKeyError", "damaged", "journal_error", "old_text_error"]
+__all__ = [
+    "JournalInUseError",
+    "OtherKeyError",
+    "damaged",
+    "journal_error",
+    "not_unicode_error",
+    "old_text_error",
+]
 
 # Primary codes of SQLite for what may be over the next time: a lock, a full or read-only disk.
 TEMPORARY = frozenset(
@@ -37,6 +44,19 @@ def journal_error(message: str, cause: OSError | int | None = None) -> JournalEr
     if wrong_path or (isinstance(cause, int) and cause not in TEMPORARY):
         return JournalError(message)
     return JournalError(message, resumable=True, blames=Blame.NETWORK)
+
+
+def not_unicode_error(name: str, cause: UnicodeEncodeError) -> JournalError:
+    """An error for a text, such as a file's name, that no database can look for or store.
+
+    Args:
+        name: of the journal.
+        cause: says which text.
+    """
+    text = repr(cause.object)[:80]
+    return JournalError(
+        f"{name} holds text in Unicode only, and {text} is none; nothing is changed"
+    )
 
 
 def old_text_error(name: str, why: str) -> JournalError:

@@ -34,7 +34,12 @@ from apikley_async._postgres import (
     takes_no_writes,
 )
 from apikley_async.batch.store.database import Cursor, Parameters
-from apikley_async.batch.store.journal_errors import damaged, journal_error, old_text_error
+from apikley_async.batch.store.journal_errors import (
+    damaged,
+    journal_error,
+    not_unicode_error,
+    old_text_error,
+)
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.postgres_schema import PART, VERSIONS
 from apikley_async.batch.store.rescue import RescuePlaces
@@ -285,6 +290,9 @@ class PostgresJournal(OpenJournal):
                     break
                 self._fail(exc)
                 self._check_failures()
+            except UnicodeEncodeError as exc:
+                error = not_unicode_error(self.name, exc)
+                break
             except ValueError:
                 error = JournalError(f"{self.name} cannot be read: its content is not readable")
                 break

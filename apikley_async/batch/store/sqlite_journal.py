@@ -18,7 +18,11 @@ from typing import TypeVar
 
 from apikley_async._disk import make_folder
 from apikley_async._sqlite import MORE_STEPS, Database
-from apikley_async.batch.store.journal_errors import journal_error, old_text_error
+from apikley_async.batch.store.journal_errors import (
+    journal_error,
+    not_unicode_error,
+    old_text_error,
+)
 from apikley_async.batch.store.journal_file import back_up
 from apikley_async.batch.store.open_journal import OpenJournal
 from apikley_async.batch.store.rescue import RescuePlaces
@@ -102,6 +106,8 @@ class SqliteJournal(OpenJournal):
             return work()
         except ApikleyError:
             raise
+        except UnicodeEncodeError as exc:
+            error = not_unicode_error(self.name, exc)
         except (sqlite3.Error, ValueError) as exc:  # a damaged file may give text that is not UTF-8
             error = self._failed(exc)
         except OSError as exc:
