@@ -22,7 +22,16 @@ from typing import Protocol, runtime_checkable
 
 from apikley_async._clock import Clock, SystemClock
 from apikley_async._gate import Gate
-from apikley_async._rate import OTHER, UNCERTAIN_FILM_DELAY, Ending, Rate, SlotTimes, ending_of
+from apikley_async._rate import (
+    LIMIT,
+    OTHER,
+    PER,
+    UNCERTAIN_FILM_DELAY,
+    Ending,
+    Rate,
+    SlotTimes,
+    ending_of,
+)
 from apikley_async._tasks import Binding, FairLock
 from apikley_async._validation import check_count, check_kind
 
@@ -231,8 +240,8 @@ class RateLimiter:
 
     def __init__(
         self,
-        limit: int = 20,
-        per: float = 10.0,
+        limit: int = LIMIT,
+        per: float = PER,
         *,
         max_running: int | None = None,
         clock: Clock | None = None,

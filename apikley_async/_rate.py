@@ -25,7 +25,23 @@ from apikley_async.errors import (
     UnreachableError,
 )
 
-__all__ = ["OTHER", "UNCERTAIN_FILM_DELAY", "End", "Ending", "Rate", "SlotTimes", "ending_of"]
+__all__ = [
+    "LIMIT",
+    "OTHER",
+    "PER",
+    "UNCERTAIN_FILM_DELAY",
+    "End",
+    "Ending",
+    "Rate",
+    "SlotTimes",
+    "ending_of",
+]
+
+LIMIT, PER = 20, 10.0
+"""Submissions in so many seconds: the default of every limiter, and what reports compare with.
+
+The upstream's published limit; see `RateLimiter`.
+"""
 
 SLACK = 0.01  # two clocks run at slightly different rates; 10 ms in 10 s is ten times the usual
 UNCERTAIN_DELAY = 60.0  # an unanswered attempt may still arrive

@@ -1,1 +1,4 @@
-"""The service's JSON, and the only place that spells it: requests out, answers in. Pure."""
+"""The service's JSON, the only place that spells what all models share; a class has its own input.
+
+Requests out, answers in. Pure.
+"""

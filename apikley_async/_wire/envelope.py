@@ -209,7 +209,7 @@ def retry_after(reply: Reply, *, wall: float) -> float | None:
 
     The answer may say it in seconds, in milliseconds, as a date (compared with the answer's own
     Date header, so that neither clock has to be right) or as `data.retryAfter`. More than 300 s
-    is cut: a pause must end.
+    is cut: a pause must end. For the hosts of films too: only the service says `data.retryAfter`.
     """
     headers = reply.headers
     if (milliseconds := read_amount(headers.get("retry-after-ms"))) is not None:

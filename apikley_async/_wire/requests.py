@@ -1,7 +1,7 @@
-"""The requests to the service: method, path and fields, spelled as the service documents them.
+"""The requests to the service: method, path and the fields that all models share.
 
-Only documented fields are sent. A model's own `input` is spelled by its class, such as
-`Storyboard`; each builder names the page behind it.
+They are spelled as the service documents them, and only documented fields are sent. A model's own
+`input` is spelled by its class, such as `Storyboard`; each builder names the page behind it.
 """
 
 from __future__ import annotations

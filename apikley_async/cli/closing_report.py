@@ -1,4 +1,4 @@
-"""What a run says at its end: where the films stand, what needs a person, and how to resume."""
+"""What a run says at its end, and its exit code: where the films stand, and how to resume."""
 
 from __future__ import annotations
 

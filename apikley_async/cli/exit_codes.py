@@ -1,4 +1,7 @@
-"""Exit codes: what a script may conclude without reading a word, and how errors become codes."""
+"""Exit codes: what a script may conclude without reading a word, and the code of an error.
+
+The code of a run, also of one that a bound has stopped, is made in `closing_report`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the films of a run stand, as events, lines and an exit code."""
+"""Where the films of a run stand: events, lines, and an exit code by their states."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from apikley_async._postgres import Dsn
-from apikley_async._rate import ending_of
+from apikley_async._rate import LIMIT, PER, ending_of
 from apikley_async.distributed.exchange_thread import ExchangeThread
 from apikley_async.distributed.shared_state import Holder
 from apikley_async.distributed.shared_store import SharedStore
@@ -65,8 +65,8 @@ class SharedLimiter:
     def __init__(
         self,
         dsn: str | Dsn,
-        limit: int = 20,
-        per: float = 10.0,
+        limit: int = LIMIT,
+        per: float = PER,
         *,
         max_running: int | None = None,
         name: str = "default",

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 import attrs
 
+from apikley_async._rate import LIMIT
 from apikley_async.batch.report.history import in_window, parted, starts_of_runs
 from apikley_async.batch.report.model import Category, RunFigures, Span
 
-__all__ = ["LIMIT", "Chart", "Label", "pace", "timeline"]
+__all__ = ["Chart", "Label", "pace", "timeline"]
 
-LIMIT = 20  # submissions in ten seconds: the service's limit, and the default of `RateLimiter`
 WIDTH = 1000.0
 NAMES = 130.0  # pixels for the names of films
 MOST_NAMED = 60  # films; more have no room for names

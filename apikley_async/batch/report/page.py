@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apikley_async import __version__
+from apikley_async._rate import LIMIT
 from apikley_async._text import count, in_credits, local_and_utc
 from apikley_async.batch.report import charts
 from apikley_async.batch.report.model import (
@@ -130,7 +131,7 @@ def facts_of(report: Report) -> dict[str, Any]:
         "timeline": timeline,
         "timeline_text": count(len(report.run.spans)),
         "pace": charts.pace(report.run),
-        "limit": charts.LIMIT,
+        "limit": LIMIT,
         "figures": [*figures_of(report.run)],
         "version": __version__,
         "in_credits": in_credits,
@@ -277,7 +278,7 @@ def figures_of(run: RunFigures) -> Iterator[dict[str, str]]:
             note = f"median; 95 % within {duration(spread.high)}"
             yield {"name": name, "value": duration(spread.median), "note": note}
     if run.sent:
-        note = f"submissions in the busiest ten seconds; the limit is {charts.LIMIT}"
+        note = f"submissions in the busiest ten seconds; the limit is {LIMIT}"
         yield {"name": "Pace", "value": f"{run.busiest}", "note": note}
     if run.polls is not None:
         films = sum(span.accepted is not None for span in run.spans)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from apikley_async._postgres import Dsn
+from apikley_async._rate import LIMIT, PER
 from apikley_async.cli import options
 from apikley_async.cli.help_format import command
 from apikley_async.cli.option_types import DATABASE, SECONDS, Whole
@@ -39,7 +40,7 @@ __all__ = ["worker"]
 @click.option(
     "--limit",
     type=Whole(1),
-    default=20,
+    default=LIMIT,
     show_default=True,
     metavar="N",
     help="Submissions of all workers together in --per seconds.",
@@ -47,7 +48,7 @@ __all__ = ["worker"]
 @click.option(
     "--per",
     type=SECONDS,
-    default=10.0,
+    default=PER,
     show_default=True,
     metavar="SECONDS",
     help="The seconds that --limit counts in.",
