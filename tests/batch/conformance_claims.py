@@ -393,7 +393,7 @@ class ClaimContract(OpenStores):
 
             refused = [message for messages in ended for message in messages]
             assert len(refused) == 18
-            assert all("900.0 of 1000" in message for message in refused)
+            assert all("900 of 1,000" in message for message in refused)
             spent = await stores[0].spending()
             assert (spent.credits, spent.tasks) == (900.0, 6)
             counts = await stores[0].counts()
@@ -410,7 +410,7 @@ class ClaimContract(OpenStores):
         spent = await store.spending()
         assert (spent.credits, spent.prices) == (360.0, {10: 180.0})
         await self.intend(store, "c", "t-c", 100.0, owner=TWO, kind=10, bounds=bounds)
-        with pytest.raises(BudgetExceededError, match=r"540\.0 of 600"):
+        with pytest.raises(BudgetExceededError, match=r"540 of 600"):
             await self.intend(store, "d", "t-d", 60.0, owner=TWO, kind=10, bounds=bounds)
         # Another kind costs what is said; a model may have a number for its id.
         await self.intend(store, "e", "t-e", 60.0, owner=TWO, kind="10", bounds=bounds)

@@ -1208,6 +1208,7 @@ async def test_a_journal_that_is_removed_while_it_is_in_use_comes_back(
 
         with pytest.raises(JournalError, match=r"batch\.db was removed .* nothing more is sent"):
             await own.intend("c", "t-c", "print", None)
+        assert path.exists(), "a second Ctrl-C may come before it is closed"
         accepted = Transition(ItemEvent.ACCEPT, task_id="task_b")
         with pytest.raises(JournalError, match="its id is written down in"):
             await own.settle("b", attempt("t-b", Verdict.ACCEPTED, "task_b"), accepted)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from apikley_async._disk import make_folder
+from apikley_async._disk import is_same_file, make_folder
 from apikley_async._sqlite import MORE_STEPS, Database
 from apikley_async.batch.store.journal_errors import (
     journal_error,
@@ -55,6 +55,7 @@ class SqliteJournal(OpenJournal):
         origin: the journal that this is a private copy of, or None.
         inode: a handle of its inode, where the system locks that; it is one of the locks.
         owned: whether this process has marked the journal as its own.
+        is_back: whether it was removed while it was open, and put back.
         epoch: how often it was opened for writing.
     """
 
@@ -84,6 +85,7 @@ class SqliteJournal(OpenJournal):
         self.witness: Witness | None = None
         self.copies: tempfile.TemporaryDirectory[str] | None = None
         self.owned = False
+        self.is_back = False
         self.epoch = 0
 
     @property
@@ -140,6 +142,7 @@ class SqliteJournal(OpenJournal):
         if self.read_only:
             raise JournalError(f"{self.path} is open for reading only")
         if self.is_removed:
+            self._put_back()
             raise journal_error(
                 f"{self.path} was removed while it was in use; nothing more is written, so nothing "
                 "more is sent"
@@ -164,7 +167,10 @@ class SqliteJournal(OpenJournal):
         """
         if not self.owned or self.origin is not None:
             return False
-        return not (self.path.exists() if self.inode is None else os.fstat(self.inode).st_nlink)
+        if self.inode is None:
+            return not self.path.exists()
+        # Some file systems count no names at all.
+        return not os.fstat(self.inode).st_nlink and not is_same_file(self.inode, self.path)
 
     def wall_time(self) -> float:
         return self.now[0]
@@ -208,7 +214,7 @@ class SqliteJournal(OpenJournal):
                         (self.epoch,),
                     )
                     self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            if self.intents and self.is_removed:
+            if self.is_removed:
                 self._put_back()
             self.db.close()
         self.owned, self.inode = False, None
@@ -220,11 +226,17 @@ class SqliteJournal(OpenJournal):
             self.copies.cleanup()
 
     def _put_back(self) -> None:
-        """Write a removed journal anew, where it was or beside: it knows what was paid."""
+        """Write a removed journal anew, where it was or beside: it knows what was paid.
+
+        Once: nothing is written to it afterwards.
+        """
+        if self.is_back or not self.intents:
+            return
         for path in (self.path, self.path.with_name(f"{self.path.name}.removed")):
             with contextlib.suppress(JournalError, OSError, sqlite3.Error):
                 make_folder(path.parent)
                 back_up(self.db, path)
                 logger.critical("%s was removed while in use; all of it is in %s", self.path, path)
+                self.is_back = True
                 return
         logger.critical("%s was removed while in use, and cannot be put back", self.path)
