@@ -64,7 +64,8 @@ class BatchDecisions(BatchAdditions):
         Each task is polled, and bound to the film whose callback token it shows, or which was
         submitted with the same model and input. Films that were submitted alike get such tasks in
         the order of their times. What is not certain is left as it is: where more tasks were
-        submitted alike than films, one of them is somebody else's.
+        submitted alike than films, one of them is somebody else's. A task that cannot be looked up
+        now keeps no other from its film, while films enough are left for both.
 
         Args:
             task_ids: the tasks.
@@ -75,6 +76,7 @@ class BatchDecisions(BatchAdditions):
 
         Raises:
             JournalError: the client has another account than the journal.
+            ApikleyError: no task at all could be looked up.
         """
         await self.check_account(client)
         # Films first: one that is sent between the two would seem to be older than any task.

@@ -14,13 +14,20 @@ from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.store.adoption import is_stand_in
 from apikley_async.batch.store.rows import read_time
 from apikley_async.batch.store.values import Item
-from apikley_async.errors import NotFoundError
+from apikley_async.errors import (
+    ApikleyError,
+    ClientClosedError,
+    InvalidRequestError,
+    NotFoundError,
+    StoryboardError,
+)
 
 __all__ = ["SentFilm", "TaskMatch", "assign_tasks", "match_tasks", "sent_film"]
 
 KNOWN = "it is known already"
 NO_IMAGE = "the journal has lost with which image"
 UNSEEN = "its record does not repeat its request, so it may be any uncertain film"
+UNKNOWN = (NotFoundError, InvalidRequestError)  # with which the service says that there is none
 CLOCKS_DIFFER = timedelta(minutes=10)  # that the service's clock may be behind ours
 
 
@@ -35,6 +42,7 @@ class TaskMatch:
         reason: why it was bound to none now; empty where it was.
         compared: whether its record shows what was asked for. Otherwise it may be any film, and a
             person has to insist (`force`).
+        unanswered: whether it could not be looked up: the same again, later, may find its film.
     """
 
     task_id: str
@@ -42,6 +50,7 @@ class TaskMatch:
     candidates: tuple[str, ...] = ()
     reason: str = ""
     compared: bool = True
+    unanswered: bool = False
 
 
 @attrs.frozen
@@ -95,34 +104,86 @@ async def match_tasks(
         task_ids: the tasks.
         films: those that are uncertain.
         attempts: all attempts of the journal, which may know a task already.
+
+    Raises:
+        ApikleyError: no task could be looked up.
     """
     films, rows = [with_content(client, film) for film in films], [*attempts]
     owners = {str(row["task_id"]): str(row["key"]) for row in rows if row["task_id"]}
     resolved = [str(row["token"]) for row in rows if row["state"] == "resolved"]
+    named = dict.fromkeys(task_ids)
+    records = await look_up(client, [task_id for task_id in named if task_id not in owners])
     matches = dict[str, TaskMatch]()
-    for task_id in dict.fromkeys(task_ids):
+    for task_id in named:
         if task_id in owners:
             matches[task_id] = TaskMatch(task_id, owners[task_id], reason=KNOWN)
-            continue
-        try:
-            snapshot = await client.attempts.poll(task_id)
-        except NotFoundError as error:
-            matches[task_id] = TaskMatch(task_id, reason=error.message)
+        elif isinstance(record := records[task_id], ApikleyError):
+            matches[task_id] = unmatched(task_id, record)
         else:
-            matches[task_id] = match_of(client, snapshot, films, resolved)
+            matches[task_id] = match_of(client, record, films, resolved)
     fitting = {task_id: match.candidates for task_id, match in matches.items() if not match.reason}
-    found = assign_tasks(fitting)
+    unanswered = sum(match.unanswered for match in matches.values())
+    # Where there are more tasks than films, a rival may be among those that were not looked up.
+    hidden = unanswered if unanswered + len(fitting) > len(films) else 0
+    found = {} if hidden else assign_tasks(fitting)
     for task_id in fitting:
         if task_id in found:
             matches[task_id] = TaskMatch(task_id, found[task_id])
         else:
-            reason = rivalry(task_id, fitting)
+            reason = rivalry(task_id, fitting, hidden)
             matches[task_id] = attrs.evolve(matches[task_id], reason=reason)
     return [*matches.values()]
 
 
-def rivalry(task_id: str, candidates: Mapping[str, Sequence[str]]) -> str:
-    """Why it is not certain which film a task is: others may be the same films."""
+async def look_up(client: Client, task_ids: Sequence[str]) -> Mapping[str, Snapshot | ApikleyError]:
+    """Poll tasks; one that could not be polled has the error.
+
+    After an error that every other would meet as well, the rest is not polled.
+
+    Raises:
+        ApikleyError: no task could be looked up.
+    """
+    found = dict[str, Snapshot | ApikleyError]()
+    last: Snapshot | ApikleyError | None = None
+    for task_id in task_ids:
+        if isinstance(last, ApikleyError) and last.affects_all:
+            found[task_id] = last
+            continue
+        try:
+            last = await client.attempts.poll(task_id)
+        except (ClientClosedError, StoryboardError):
+            raise
+        except ApikleyError as error:
+            last = error
+        found[task_id] = last
+    errors = [each for each in found.values() if isinstance(each, ApikleyError)]
+    if (
+        errors
+        and len(errors) == len(found)
+        and not any(isinstance(each, UNKNOWN) for each in errors)
+    ):
+        raise errors[0]
+    return found
+
+
+def unmatched(task_id: str, error: ApikleyError) -> TaskMatch:
+    """A task without a record: the service does not know it, or could not be asked."""
+    if isinstance(error, UNKNOWN):
+        return TaskMatch(task_id, reason=error.message)
+    return TaskMatch(task_id, reason=f"it could not be looked up: {error.message}", unanswered=True)
+
+
+def rivalry(task_id: str, candidates: Mapping[str, Sequence[str]], hidden: int) -> str:
+    """Why it is not certain which film a task is: others may be the same films.
+
+    Args:
+        task_id: the task.
+        candidates: by task, the films that it may be.
+        hidden: how many more tasks may be any of them, as they could not be looked up.
+    """
+    if hidden:
+        others = f"{count(hidden, 'task')} that could not be looked up may be the same film"
+        return f"there are more tasks than uncertain films, and {others}"
     films = {*candidates[task_id]}
     rivals = sum(not films.isdisjoint(others) for others in candidates.values())
     alike = f"{rivals} tasks were submitted like {count(len(films), 'uncertain film')}"

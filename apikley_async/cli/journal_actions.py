@@ -13,7 +13,7 @@ from apikley_async.batch import Batch, Item, ItemState, TaskMatch, is_manifest
 from apikley_async.batch.decisions import DROPPABLE, check_state
 from apikley_async.cli.client_factory import client_for
 from apikley_async.cli.consent import ask_about_decision, note_balance
-from apikley_async.cli.exit_codes import DECIDE, OK, RefusedError
+from apikley_async.cli.exit_codes import DECIDE, OK, RESUME, RefusedError, worst
 from apikley_async.cli.key_files import has_api_key
 from apikley_async.cli.next_run import go_on_line
 from apikley_async.cli.option_types import Place
@@ -333,7 +333,7 @@ async def report_matches(
     left = [match for match in matches if not match.key]
     report_pairs(reporter, left, named, words)
     await report_next_run(reporter, batch, bound, named, words)
-    return DECIDE if left else OK
+    return worst(RESUME if match.unanswered else DECIDE for match in left)
 
 
 async def as_list(deciding: Awaitable[Item]) -> list[Item]:

@@ -29,7 +29,7 @@ from volume import volume
 from apikley_async import RateLimiter, Shot, Storyboard
 from apikley_async.batch import Batch, ItemState, Journal, Store, work_of
 from apikley_async.batch.open_batch import service_of
-from apikley_async.errors import ApiError, JournalError, ManifestError, NotFoundError
+from apikley_async.errors import ApiError, ApikleyError, JournalError, ManifestError, NotFoundError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 
@@ -575,6 +575,74 @@ async def test_more_tasks_than_films_are_left_to_a_person(tmp_path: Path) -> Non
             assert (await batch.item(key)).state is ItemState.UNCERTAIN
             [match] = await batch.resolve_tasks(own, client=client)
             assert match.key == key
+
+
+async def test_a_task_that_cannot_be_looked_up_keeps_no_other_from_its_film(
+    tmp_path: Path,
+) -> None:
+    """It is asked for again another time; the same ids do no harm. (A17)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator:
+        keys = await in_doubt(simulator, path, [True] * 3)
+        async with make_client(simulator, retry_for=5) as client, open_batch(path) as batch:
+            tasks = [charge.task_id for charge in simulator.ledger.paid]
+            simulator.script("record", [Fault.code(500)] * 20, task_id=tasks[0])
+
+            matches = await batch.resolve_tasks(*tasks, client=client)
+
+            assert [match.key for match in matches] == ["", *keys[1:]]
+            assert [match.unanswered for match in matches] == [True, False, False]
+            assert matches[0].reason.startswith("it could not be looked up: ")
+            simulator.clear_scripts()
+            again = await batch.resolve_tasks(*tasks, client=client)
+            assert [match.key for match in again] == keys
+
+
+@pytest.mark.parametrize("code", [401, 500])
+async def test_without_any_answer_no_task_is_matched(tmp_path: Path, code: int) -> None:
+    """The error is raised, once for all of them. (A17)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator:
+        await in_doubt(simulator, path, [True] * 2)
+        async with make_client(simulator, retry_for=5) as client, open_batch(path) as batch:
+            tasks = [charge.task_id for charge in simulator.ledger.paid]
+            simulator.script("record", [Fault.code(code)] * 50)
+            with pytest.raises(ApikleyError) as raised:
+                await batch.resolve_tasks(*tasks, client=client)
+            assert raised.value.code == code
+            assert set((await states(batch)).values()) == {ItemState.UNCERTAIN}
+
+
+async def test_a_key_that_is_refused_meanwhile_ends_the_looking_up(tmp_path: Path) -> None:
+    """Every other task would be refused as well; what was seen before is bound. (A17)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator:
+        keys = await in_doubt(simulator, path, [True] * 3)
+        async with make_client(simulator) as client, open_batch(path) as batch:
+            tasks = [charge.task_id for charge in simulator.ledger.paid]
+            simulator.script("record", [Fault.code(401)], task_id=tasks[1])
+
+            matches = await batch.resolve_tasks(*tasks, client=client)
+
+            assert [match.key for match in matches] == [keys[0], "", ""]
+            assert [match.unanswered for match in matches] == [False, True, True]
+
+
+async def test_a_task_that_cannot_be_looked_up_may_be_a_rival(tmp_path: Path) -> None:
+    """More tasks than films: one is somebody else's, and nobody has seen which. (A17)"""
+    path = tmp_path / "b.db"
+    async with simulated_service() as simulator:
+        [key] = await in_doubt(simulator, path, [True])
+        async with make_client(simulator, retry_for=5) as client, open_batch(path) as batch:
+            twin = (await client.submit(work_of(await batch.item(key)))).task_id
+            [own, *_] = (charge.task_id for charge in simulator.ledger.paid)
+            simulator.script("record", [Fault.code(500)] * 20, task_id=own)
+
+            matches = await batch.resolve_tasks(own, twin, client=client)
+
+            assert [(match.key, match.candidates) for match in matches] == [("", ()), ("", (key,))]
+            assert "1 task that could not be looked up may be the same film" in matches[1].reason
+            assert (await batch.item(key)).state is ItemState.UNCERTAIN
 
 
 async def test_a_task_of_another_submission_is_not_bound_unasked(tmp_path: Path) -> None:

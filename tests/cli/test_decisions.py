@@ -402,6 +402,26 @@ def test_tasks_find_their_films_by_their_content(service: Simulator, run: Run) -
     assert len(service.ledger.paid) == 4
 
 
+def test_a_task_that_cannot_be_looked_up_is_left_for_the_same_command(
+    service: Simulator, run: Run
+) -> None:
+    """Exit code 4: the others are bound, and the same ids do no harm. (A17)"""
+    service.script("create", [Fault.RESET_AFTER] * 2)
+    path = write_manifest("tea", "sea")
+    run("batch", "run", path, "--yes")
+    task, other = (charge.task_id for charge in service.ledger.paid)
+    service.script("record", [Fault.code(455)], task_id=other)
+
+    first = run("batch", "resolve", path, "--task-id", f"{task} {other}")
+    again = run("batch", "resolve", path, "--task-id", f"{task} {other}")
+
+    assert (first.code, again.code) == (4, 0)
+    assert f"tea: submitted, as {task}\n" in first.err
+    assert f"{other}: NOT MATCHED: it could not be looked up: " in first.err
+    assert "To bind a task by hand" not in first.err
+    assert f"sea: submitted, as {other}\n" in again.err
+
+
 def test_a_task_that_is_not_certain_is_left_to_a_person(service: Simulator, run: Run) -> None:
     """With the commands that bind it by hand. (A17)"""
     service.script("create", [Fault.RESET_AFTER] * 4)

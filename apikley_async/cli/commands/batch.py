@@ -334,8 +334,9 @@ def resolve(
 
     You find the ids in the service's list of tasks (https://app.apikley.ru), by the time and the
     model that `apikley batch status` shows. Without KEY each task finds its film by its content,
-    among all that are uncertain; where that is not certain you choose (exit code 3). Ids that the
-    journal has already are left out. A name after `--` is never taken for an option.
+    among all that are uncertain; where that is not certain you choose (exit code 3). Where a task
+    cannot be looked up, the others are bound, and the same command goes on later (exit code 4).
+    Ids that the journal has already are left out. A name after `--` is never taken for an option.
     """
     if keys and len(keys) != len(task_ids):
         raise RefusedError(
