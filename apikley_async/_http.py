@@ -192,7 +192,9 @@ class HttpTransport:
         except asyncio.CancelledError as exc:
             cancelled = exc.args
         if cancelled is not None:
-            raise asyncio.CancelledError(*cancelled)
+            if request.repeatable or progress.answer is None:
+                raise asyncio.CancelledError(*cancelled)
+            outcome = self._reply(progress.answer)  # it may hold the id of what is paid
         if isinstance(outcome, ApikleyError):
             raise outcome
         return outcome

@@ -271,6 +271,8 @@ class Submitter:
             try:
                 return await self._in_slot(pending)
             except (RateLimitError, ServerError, UnreachableError) as error:
+                # Each of them says that nothing was created. A limiter or a recorder that fails
+                # after a purchase can raise none of them: `Guarded` and `_attempt` wrap it.
                 repeatable = isinstance(error, ServerError)
                 not_created += repeatable
                 if not_created > MOST_NOT_CREATED:

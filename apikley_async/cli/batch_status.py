@@ -236,15 +236,15 @@ class WorkerWatch:
     _since: float | None = None  # since when nobody has any of the films
     _said_at: float | None = None
 
-    def look(self, wanting: int, unclaimed: int, now: float) -> str | None:
+    def look(self, wanting: int, claimable: int, now: float) -> str | None:
         """What is to be said of the workers now; None for nothing.
 
         Args:
             wanting: films that want a worker.
-            unclaimed: those of them that no living worker has.
+            claimable: those of them that no living worker has.
             now: the time, in seconds.
         """
-        if unclaimed < wanting:
+        if claimable < wanting:
             was_missing, self._since, self._said_at = self._said_at is not None, None, None
             return f"{self.who.capitalize()} makes these films now." if was_missing else None
         if self._since is None or not wanting:
@@ -304,7 +304,7 @@ async def follow_films(
         wanting = sum(item.state is not ItemState.SENDING for item in found.values())
         left = 0 if changed else wanting
         if batch.store.shared:
-            left = await batch.store.unclaimed()
+            left = await batch.store.claimable()
         if text := watch.look(wanting, left, asyncio.get_running_loop().time()):
             reporter.message(text)
     return {key: item.state for key, item in chosen.items() if not is_withdrawn(item)}

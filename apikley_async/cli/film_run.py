@@ -332,7 +332,7 @@ class FilmRun:
         # Imported only here: it needs an extra, and no other run does.
         from apikley_async.distributed import wake_workers
 
-        await wake_workers(journal, await batch.store.unclaimed())
+        await wake_workers(journal, await batch.store.claimable())
         chosen = Selection(() if keys is None else tuple(keys))
         _ = await follow_films(batch, self._reporter, chosen, journal=journal)
 

@@ -220,4 +220,4 @@ class Worker:
 
     async def _waiting(self) -> int:
         """How many films want a worker."""
-        return 0 if self._batch is None else await self._batch.store.unclaimed()
+        return 0 if self._batch is None else await self._batch.store.claimable()

@@ -86,12 +86,12 @@ class ClaimContract(OpenStores):
         await ready(store, "b")
         await store.apply("c", Transition(ItemEvent.DROP))
         await store.release(RUN)
-        assert await store.unclaimed() == 5
+        assert await store.claimable() == 5
 
         assert await claimed(store, ONE, 4) == ["b", "a", "d", "e"]
-        assert await store.unclaimed() == 1
+        assert await store.claimable() == 1
         await self.pass_time(store, LEASE + 1)
-        assert await store.unclaimed() == 5
+        assert await store.claimable() == 5
 
     async def test_who_has_what_is_known(self, store: Store) -> None:
         """Of runs that live; what has ended, is being sent or is gone is nothing to be made."""

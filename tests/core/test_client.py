@@ -210,6 +210,22 @@ async def test_an_answer_that_hangs_after_the_id_is_an_answer() -> None:
     assert job.task_id == "task_1"
 
 
+@pytest.mark.virtual
+async def test_an_answer_in_hand_is_an_answer_when_the_client_is_closed() -> None:
+    """What has come until then counts as it does when no more comes in time (A6)."""
+    act = says(headed(b"Content-Length: 900") + TASK)
+    async with RawServer(service(createTask=act)) as server:
+        client = customer(server.url, timeouts=Timeouts(read=50))
+        submitting = asyncio.create_task(client.submit(WORK))
+        await asyncio.sleep(5)
+        await client.aclose(grace=1)
+        job = await submitting
+
+        assert len(server.created) == 1
+    assert job.task_id == "task_1"
+    assert (client.unclaimed, client.uncertain) == ([], [])
+
+
 # --- never sent: again, and paid once ------------------------------------------------------------
 
 

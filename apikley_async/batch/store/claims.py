@@ -27,6 +27,7 @@ from apikley_async.batch.store.values import Item, Owner, Transition
 __all__ = [
     "beat",
     "claim",
+    "claimable",
     "forget_owners",
     "give",
     "make_uncertain",
@@ -34,7 +35,6 @@ __all__ = [
     "release",
     "see_at_work",
     "spare_the_living",
-    "unclaimed",
 ]
 
 LONG = 1.0  # seconds for which the lock may be held without further ado
@@ -96,8 +96,8 @@ def _pages(keys: Sequence[str]) -> Iterator[Sequence[str]]:
     return (keys[start : start + KEYS_AT_ONCE] for start in range(0, len(keys), KEYS_AT_ONCE))
 
 
-def unclaimed(journal: OpenJournal) -> int:
-    """How many items anybody might claim; see `Store.unclaimed`."""
+def claimable(journal: OpenJournal) -> int:
+    """How many items anybody might claim; see `Store.claimable`."""
     nobodys = "owner IS NULL OR owner NOT IN (SELECT id FROM owner WHERE seen_at > ?)"
     since = journal.lease_time() - LEASE
     counts = [

@@ -227,7 +227,7 @@ def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
         item = get(journal, key)
         if item.state is ItemState.SENDING:
             raise NoTransitionError(f"{key!r} is being sent")
-        _check_unclaimed(journal, key)
+        _check_in_no_run(journal, key)
         _check_new_key(journal, key, new)
         # Attempts refer to the item's key, and both change in this transaction.
         journal.defer_references()
@@ -241,7 +241,7 @@ def rename(journal: OpenJournal, key: str, new: str, by: str) -> Item:
     return get(journal, new)
 
 
-def _check_unclaimed(journal: OpenJournal, key: str) -> None:
+def _check_in_no_run(journal: OpenJournal, key: str) -> None:
     """Refuse another key for an item that a run is making under the one it has."""
     row = journal.db.execute("SELECT state, owner FROM item WHERE key = ?", (key,)).fetchone()
     if row["owner"] is not None and row["state"] in IN_WORK:

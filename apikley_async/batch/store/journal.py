@@ -238,8 +238,8 @@ class Journal:
         chosen = None if keys is None else frozenset(keys)
         return await self._run(claims.claim, owner, count, chosen, planned)
 
-    async def unclaimed(self) -> int:
-        return await self._run(claims.unclaimed)
+    async def claimable(self) -> int:
+        return await self._run(claims.claimable)
 
     async def owners(self, keys: Collection[str] | None = None) -> Sequence[Owner]:
         return await self._run(claims.owners, None if keys is None else frozenset(keys))

@@ -97,7 +97,7 @@ class Store(Protocol):
         """
         ...
 
-    async def unclaimed(self) -> int:
+    async def claimable(self) -> int:
         """How many items a `claim` could give to a new owner: they want a run."""
         ...
 
