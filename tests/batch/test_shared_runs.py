@@ -58,6 +58,7 @@ class StoppedClock(LoopClock):
     """The clock of a machine that may stand still: nobody who sleeps by it wakes up meanwhile."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._runs = asyncio.Event()
         self._runs.set()
 
