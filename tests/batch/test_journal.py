@@ -25,6 +25,7 @@ from batch.conftest import SmallDisk
 from forked_process import ran
 
 from apikley_async import Clock, SystemClock, Verdict, _sqlite
+from apikley_async._disk import is_same_file
 from apikley_async.batch import (
     Bounds,
     ItemEvent,
@@ -38,6 +39,7 @@ from apikley_async.batch import (
 from apikley_async.batch.store import local_disk, locks
 from apikley_async.batch.store.local_disk import file_system_of
 from apikley_async.batch.store.schema import APPLICATION, MIGRATIONS, VERSION
+from apikley_async.batch.store.witness import Witness
 from apikley_async.errors import Blame, BudgetExceededError, JournalError
 from apikley_async.testing import LoopClock
 
@@ -799,6 +801,82 @@ async def test_an_older_copy_is_refused(path: Path, tmp_path: Path) -> None:
         await Journal.open(tmp_path / "copy.db")
     async with journal(path) as owner:
         assert (await owner.item("a")).state is ItemState.UNCERTAIN
+
+
+@pytest.mark.parametrize("adopt", [False, True], ids=["opened", "adopted"])
+async def test_a_copy_is_refused_while_the_journal_is_in_use(
+    path: Path, tmp_path: Path, adopt: bool
+) -> None:
+    """As new as the journal itself, it would pay for the same films once more. (J5, J8)"""
+    copy = tmp_path / "copy.db"
+    async with journal(path) as owner:
+        await owner.plan([film(key) for key in "ab"])
+        await owner.intend("a", "t1", "print", None)
+        await owner.backup(copy)
+        with pytest.raises(JournalError, match=r"a copy of .* is in use") as caught:
+            await Journal.open(copy, adopt=adopt)
+        assert caught.value.resumable
+        for harmless in ({"read_only": True}, {"private": True}):
+            async with journal(copy, **harmless) as look:
+                assert len(await look.items()) == 2
+        await owner.intend("b", "t2", "print", None)  # the refused one has changed nothing
+
+    async with journal(path) as owner:
+        assert (await owner.item("b")).state is ItemState.UNCERTAIN
+
+
+@pytest.mark.virtual
+async def test_a_copy_may_be_waited_for(path: Path, tmp_path: Path) -> None:
+    """Whoever waits for a journal in use waits for its copy as well. (J5)"""
+    owner = await Journal.open(path)
+    await owner.backup(tmp_path / "copy.db")
+    waiting = asyncio.create_task(Journal.open(tmp_path / "copy.db", clock=LoopClock(), wait=60))
+    await asyncio.sleep(30)
+    assert not waiting.done()
+    await owner.aclose()
+
+    await (await waiting).aclose()
+
+
+async def test_a_witness_on_a_full_disk_still_keeps_copies_away(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it said is outdated from then on, and is believed no more; its lock holds. (J5)"""
+    write = os.write
+
+    def full(handle: int, content: bytes) -> int:
+        if len(content) == len(b"%012d %012d\n" % (0, 0)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(handle, content)
+
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        monkeypatch.setattr(os, "write", full)
+        await owner.intend("a", "t1", "print", None)
+        await owner.backup(tmp_path / "copy.db")
+        assert Witness(owner.journal_id).read() is None
+        with pytest.raises(JournalError, match=r"a copy of .* is in use"):
+            await Journal.open(tmp_path / "copy.db")
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.EOPNOTSUPP])
+async def test_a_witness_that_cannot_be_locked_is_no_refusal(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """A home on a network disk without locks: the other locks hold as before."""
+    lock = locks.lock_file
+    witnesses = Path(os.environ["XDG_STATE_HOME"]) / "apikley" / "witnesses"
+
+    def without_locks(handle: int) -> None:
+        if any(is_same_file(handle, witness) for witness in witnesses.glob("*")):
+            raise OSError(error, os.strerror(error))
+        lock(handle)
+
+    monkeypatch.setattr(locks, "lock_file", without_locks)
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        with pytest.raises(JournalError, match="in use by process"):
+            await Journal.open(path)
 
 
 async def test_a_missing_witness_is_no_refusal(

@@ -1,11 +1,12 @@
 """The locks of a journal: one owner at a time, whatever name the file is opened by.
 
-The owner holds two: a lock file beside the journal, which also names the journal's id, and on
-Linux the journal's own inode.
+The owner holds three: a lock file beside the journal, which also names the journal's id, on Linux
+the journal's own inode, and the witness, which all copies of the journal have in common.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,9 @@ from apikley_async.batch.store.rows import JOURNAL_ID
 from apikley_async.batch.store.witness import WAY_OUT, Witness
 from apikley_async.errors import Blame, JournalError
 
-__all__ = ["check_never_used", "lock_inode", "note_owner", "take_lock"]
+__all__ = ["check_never_used", "lock_inode", "lock_witness", "note_owner", "take_lock"]
+
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 LONGEST_LOCK = 128  # bytes: a process and a journal's id
 
@@ -128,3 +131,28 @@ def lock_inode(path: Path) -> int | None:
         message = f"{path} cannot be locked ({exc.strerror}); keep it on a local disk"
         raise journal_error(message, exc) from None
     return handle
+
+
+def lock_witness(witness: Witness, path: Path) -> None:
+    """Lock a journal's witness until it is closed, so that no copy is used at the same time.
+
+    Both would pay for the films that neither has sent. Where no witness can be kept, or locked,
+    only the other locks hold.
+
+    Args:
+        witness: of the journal.
+        path: of the journal, for messages.
+
+    Raises:
+        JournalInUseError: a copy of the journal is in use, by this user on this machine.
+    """
+    try:
+        lock_file(witness.open())
+    except BlockingIOError:
+        message = (
+            f"a copy of {path} is in use: both would pay for the same films. Wait for that or "
+            "stop it, and go on with the newest one"
+        )
+        raise JournalInUseError(message, resumable=True, blames=Blame.NETWORK) from None
+    except OSError as exc:
+        logger.info("no copy of %s can be kept from being used: %s", path, exc.strerror)

@@ -12,7 +12,13 @@ from pathlib import Path
 from apikley_async.batch.store import adoption, attempts, claims, items, journal_file, rescue
 from apikley_async.batch.store.journal_errors import journal_error
 from apikley_async.batch.store.local_disk import check_local_disk
-from apikley_async.batch.store.locks import check_never_used, lock_inode, note_owner, take_lock
+from apikley_async.batch.store.locks import (
+    check_never_used,
+    lock_inode,
+    lock_witness,
+    note_owner,
+    take_lock,
+)
 from apikley_async.batch.store.rows import relativize_paths
 from apikley_async.batch.store.schema import CLAIMS, migrate
 from apikley_async.batch.store.sqlite_journal import SqliteJournal
@@ -125,8 +131,12 @@ def _copy(journal: SqliteJournal, origin: Path) -> None:
 
 
 def _compare_with_witness(journal: SqliteJournal, *, log_is_lost: bool) -> None:
-    """Refuse an older copy, and what a crash has left without its log, unless it is adopted."""
+    """Refuse an older copy, and what a crash has left without its log, unless it is adopted.
+
+    A copy that is in use at the same time is refused in any case.
+    """
     journal.witness = Witness(journal.journal_id)
+    lock_witness(journal.witness, journal.path)
     seen = journal.witness.read()
     if journal.adopting:
         journal.epoch = max(journal.epoch, seen[0] if seen else 0)

@@ -4,7 +4,8 @@ The mark is in the journal's main file while an owner has it open. It reveals a 
 or moved without its log after a crash. The witness is a file in the user's state folder with the
 journal's epoch and its number of intents. It is written when the journal is opened, and after each
 intent's commit, before the POST. A missing witness means nothing. A journal that is older than its
-witness is refused.
+witness is refused. The owner holds a lock on the witness (`locks.lock_witness`): a copy that is as
+new as the journal cannot be used at the same time.
 """
 
 from __future__ import annotations
@@ -37,7 +38,12 @@ class Witness:
         self._name = journal_id
         self._handle: int | None = None
 
-    def _open(self) -> int:
+    def open(self) -> int:
+        """Open its file, or make it; give the handle, which stays open until `close`.
+
+        Raises:
+            OSError: no witness can be kept here.
+        """
         if self._handle is None:
             folder = state_folder() / "witnesses"
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -56,14 +62,21 @@ class Witness:
     def write(self, epoch: int, intents: int) -> None:
         """Store both durably. Where that fails it is logged, and is no error."""
         try:
-            handle = self._open()
+            handle = self.open()
             os.lseek(handle, 0, os.SEEK_SET)
             os.write(handle, b"%012d %012d\n" % (epoch, intents))
             _sync_content(handle)
         except OSError as error:
             logger.info("no witness of the journal can be kept: %s", error.strerror)
-            with contextlib.suppress(OSError):  # an outdated one would be believed
+            self._forget()
+
+    def _forget(self) -> None:
+        """Leave nothing that is outdated and would be believed; a lock on the file stays."""
+        with contextlib.suppress(OSError):
+            if self._handle is None:
                 (state_folder() / "witnesses" / self._name).unlink(missing_ok=True)
+            else:
+                os.ftruncate(self._handle, 0)
 
     def close(self) -> None:
         if self._handle is not None:
