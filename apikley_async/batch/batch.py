@@ -382,4 +382,4 @@ class Batch(BatchReports, BatchDecisions):
         if not any(known is client.limiter for known in self._restored):
             await restore_limits(store, client)
             self._restored.append(client.limiter)
-        await store_run(store, self._clock.wall())
+        await store_run(store, self._clock)

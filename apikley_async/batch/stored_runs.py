@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 
+from apikley_async import Clock
 from apikley_async.batch.store.protocol import Store
 from apikley_async.batch.store.rows import read_time
 
@@ -17,15 +18,15 @@ MOST = 100  # runs that are kept, the latest
 LONGEST = 30 * MOST  # characters of a value that this module has written
 
 
-async def store_run(store: Store, at: float) -> None:
+async def store_run(store: Store, clock: Clock) -> None:
     """Keep that a run begins.
 
     Args:
         store: of the batch.
-        at: now, in seconds since 1970.
+        clock: of the batch.
     """
     if not store.shared:
-        runs = [*await read_runs(store), round(at, 3)]
+        runs = [*await read_runs(store), round(clock.wall(), 3)]
         await store.write_learned(NAME, json.dumps(runs[-MOST:]))
 
 

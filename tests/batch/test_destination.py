@@ -601,7 +601,7 @@ async def test_polls_are_counted_for_the_report(tmp_path: Path) -> None:
 
     assert rows.polls == sum(simulator.ledger.polls.values()) > first
     page = page_of(report_of(rows, tmp_path))
-    assert f"<dt>Polls</dt><dd><b>{rows.polls}</b>{rows.polls / 4:.1f} a film</dd>" in page
+    assert f"<dt>Polls</dt><dd><b>{rows.polls}</b>{rows.polls / 4:.1f} a film; of runs that" in page
 
 
 async def test_a_number_of_polls_from_elsewhere_is_a_number(tmp_path: Path) -> None:

@@ -93,8 +93,9 @@ async def test_what_a_journal_says_of_runs_is_not_believed_unseen(
         await batch.store.write_learned("runs", value)
 
         assert await read_runs(batch.store) == runs
-        await store_run(batch.store, 9.0)
-        assert await read_runs(batch.store) == [*runs, 9.0]
+        clock = LoopClock()
+        await store_run(batch.store, clock)
+        assert await read_runs(batch.store) == [*runs, round(clock.wall(), 3)]
 
 
 async def test_an_uncertain_attempt_rests_its_minute_over_a_restart(tmp_path: Path) -> None:
