@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 import attrs
 
 from apikley_async._api import Api
-from apikley_async._early_callbacks import MOST_NAMES, EarlyCallbacks
+from apikley_async._early_callbacks import EarlyCallbacks
 from apikley_async._environment import Environment
 from apikley_async._jobs import Bought, Jobs
 from apikley_async._recorder import Attempt, Callbacks, NoCallbacks, Verdict
@@ -25,7 +25,7 @@ from apikley_async._retry import RETRIES
 from apikley_async._spending import Spending
 from apikley_async._tasks import TaskScope, within
 from apikley_async._text import loggable
-from apikley_async._tokens import CarriesMac, TokenMac, token_in
+from apikley_async._tokens import MOST_NAMED_TASKS, CarriesMac, TokenMac, token_in
 from apikley_async._wire.task_ids import is_task_id
 from apikley_async._wire.tasks import belongs_to_attempt, shows_request
 from apikley_async.errors import ApikleyError, AuthenticationError, ClientClosedError
@@ -174,17 +174,20 @@ class CallbackMatching:
 
     def expect(
         self,
-        token: str,
+        url_part: str,
         *,
         task_id: str | None = None,
         named: Iterable[str] = (),
         keep: Keep | None = None,
     ) -> bool:
-        """Accept callbacks about an attempt; see `Attempts.expect`."""
-        text, token = token, token_in(token)
+        """Accept callbacks about an attempt, given its token or the last part of its callback URL.
+
+        See `Attempts.expect`.
+        """
+        token = token_in(url_part)
         entry = self._entries.get(token)
         if entry is None:
-            entry = self._entries[token] = _Entry(text, named=self._early.take(token))
+            entry = self._entries[token] = _Entry(url_part, named=self._early.take(token))
             self._forget_the_oldest()
         if keep is not None:
             entry.keep, entry.kept = keep, {}
@@ -213,16 +216,16 @@ class CallbackMatching:
         if isinstance(callbacks, CatchingUp):
             await callbacks.catch_up()
 
-    async def receive(self, token: str, task_id: str) -> bool:
+    async def receive(self, url_part: str, task_id: str) -> bool:
         """Take note of a callback; False when it is about no attempt of ours, or not yet."""
-        text, token = token, token_in(token)
+        token = token_in(url_part)
         entry = self._entries.get(token)
         if entry is None:
             if is_task_id(task_id):
-                self._early.add(text, task_id)
+                self._early.add(url_part, task_id)
             return False
         self._unannounced, self._silent, self._warned = 0, False, False
-        if is_task_id(task_id) and len(entry.named) < MOST_NAMES:
+        if is_task_id(task_id) and len(entry.named) < MOST_NAMED_TASKS:
             entry.named.setdefault(task_id, False)
         entry.wake()
         if entry.task_id is not None:

@@ -6,11 +6,10 @@ tokens push out none of them. Pure.
 
 from __future__ import annotations
 
-from apikley_async._tokens import TOKEN, TokenMac
+from apikley_async._tokens import MOST_NAMED_TASKS, TOKEN, TokenMac
 
-__all__ = ["MOST_EARLY", "MOST_NAMES", "EarlyCallbacks"]
+__all__ = ["MOST_EARLY", "EarlyCallbacks"]
 
-MOST_NAMES = 8  # of tasks for one attempt: one is its own, the rest are mistakes or worse
 MOST_EARLY = 100_000  # attempts, of either kind
 
 
@@ -22,11 +21,11 @@ class EarlyCallbacks:
         self._ours: dict[str, dict[str, bool]] = {}
         self._others: dict[str, dict[str, bool]] = {}
 
-    def add(self, text: str, task_id: str) -> None:
-        """Remember a task for the token that *text* begins with."""
-        held = self._ours if self._token_mac.verifies(text) else self._others
-        named = held.setdefault(text[:TOKEN], {})
-        if len(named) < MOST_NAMES:
+    def add(self, url_part: str, task_id: str) -> None:
+        """Remember a task for the token that *url_part* begins with."""
+        held = self._ours if self._token_mac.verifies(url_part) else self._others
+        named = held.setdefault(url_part[:TOKEN], {})
+        if len(named) < MOST_NAMED_TASKS:
             named[task_id] = False
         if len(held) > MOST_EARLY:
             del held[next(iter(held))]

@@ -29,6 +29,7 @@ __all__ = [
     "Verdict",
     "cause_of",
     "verdict_of",
+    "what_is_paid",
 ]
 
 
@@ -186,3 +187,12 @@ def cause_of(outcome: str | BaseException) -> str:
         return type(outcome).__name__
     of_all = outcome.affects_all and verdict_of(outcome) is Verdict.REFUSED
     return str(outcome) if of_all else outcome.message
+
+
+def what_is_paid(outcome: object) -> str:
+    """What an attempt has cost that its caller does not learn of otherwise, and where that is."""
+    if isinstance(outcome, str):
+        return "the film is paid, and in unclaimed"
+    if isinstance(outcome, SubmissionUncertainError):
+        return "a film may be paid, see uncertain"
+    return "nothing was paid"

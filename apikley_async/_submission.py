@@ -20,7 +20,15 @@ from apikley_async._clock import Clock
 from apikley_async._http import Transport, send_logged
 from apikley_async._jobs import Bought, Jobs
 from apikley_async._limiter import Guarded, Limiter
-from apikley_async._recorder import Attempt, Intent, NoRecorder, Recorder, cause_of, verdict_of
+from apikley_async._recorder import (
+    Attempt,
+    Intent,
+    NoRecorder,
+    Recorder,
+    cause_of,
+    verdict_of,
+    what_is_paid,
+)
 from apikley_async._retry import RETRIES, asked_pause, retry_delay
 from apikley_async._storyboard import Work, has_few_words, work_faults
 from apikley_async._text import loggable
@@ -60,7 +68,7 @@ class Group:
         recorded: what its recorder has written down need not be reported again.
     """
 
-    def __init__(self, clock: Clock, *, recorded: bool = False) -> None:
+    def __init__(self, clock: Clock, *, recorded: bool) -> None:
         self.recorded = recorded
         self.stopped: bool = False
         self._clock = clock
@@ -204,7 +212,7 @@ class Submitter:
         self._clock = clock
         self._rng = rng
         self._emit = emit
-        self._all = Group(clock)
+        self._all = Group(clock, recorded=False)
 
     async def submit(self, submission: Submission) -> str:
         """Submit once, and give the task id. Cancelling stops what has not been sent yet.
@@ -271,8 +279,7 @@ class Submitter:
             try:
                 return await self._in_slot(pending)
             except (RateLimitError, ServerError, UnreachableError) as error:
-                # Each of them says that nothing was created. A limiter or a recorder that fails
-                # after a purchase can raise none of them: `Guarded` and `_attempt` wrap it.
+                # Nothing was created: `Guarded` and `_attempt` wrap what fails after a purchase.
                 repeatable = isinstance(error, ServerError)
                 not_created += repeatable
                 if not_created > MOST_NOT_CREATED:
@@ -296,7 +303,8 @@ class Submitter:
     async def _in_slot(self, pending: _Pending) -> str:
         """Make one attempt in a slot of the limiter, which learns what became of it.
 
-        Of an attempt that never began, whatever ended it, the limiter sees an `UnreachableError`.
+        An attempt that never left costs no slot: whatever ended it, a cancel or a recorder, the
+        limiter sees an `UnreachableError`, and the caller what it was.
         """
         unsent = UnreachableError("Nothing was sent")
         ended: BaseException = unsent
@@ -306,12 +314,12 @@ class Submitter:
                 try:
                     return await self._attempt(pending)
                 except (Exception, asyncio.CancelledError) as error:
-                    ended = error
                     if pending.sent or isinstance(error, UnreachableError):
                         raise
+                    ended = error
                     raise unsent from None
-        except UnreachableError as error:
-            if error is not unsent:
+        except UnreachableError:
+            if ended is unsent:
                 raise
         raise ended
 
@@ -386,9 +394,8 @@ class Submitter:
         except asyncio.CancelledError as cancelled:
             if not pending.sent:
                 return asyncio.CancelledError(*cancelled.args), None
-            return self._uncertain(
-                token, "the client was closed while it waited for the answer"
-            ), None
+            cause = "the client was closed while it waited for the answer"
+            return self._uncertain(token, cause), None
         except Exception as error:  # noqa: BLE001 - what was sent is uncertain, whatever it is
             if not pending.sent or isinstance(error, UnreachableError):
                 return error, None
@@ -491,12 +498,3 @@ class Submitter:
         state = what_is_paid(outcome) if bought else "nothing was sent"
         who = "The client was closed" if self._all.stopped else "Submitting was stopped"
         return ClientClosedError(f"{who}: {state}", task_id=task_id)
-
-
-def what_is_paid(outcome: object) -> str:
-    """What an attempt has cost that its caller does not learn of otherwise, and where that is."""
-    if isinstance(outcome, str):
-        return "the film is paid, and in unclaimed"
-    if isinstance(outcome, SubmissionUncertainError):
-        return "a film may be paid, see uncertain"
-    return "nothing was paid"

@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable
 from typing import NoReturn, Protocol, runtime_checkable
 
-__all__ = ["TOKEN", "CarriesMac", "TokenMac", "token_in", "token_secret"]
+__all__ = ["MOST_NAMED_TASKS", "TOKEN", "CarriesMac", "TokenMac", "token_in", "token_secret"]
 
+MOST_NAMED_TASKS = 8  # by callbacks for one attempt: one is its own, the rest are mistakes or worse
 TOKEN = 32  # hexadecimal digits: 128 random bits, and as many for the MAC
 PURPOSE = b"apikley-async: marks of callback tokens, version 1"
 SECRET = re.compile("[0-9a-f]{64}")

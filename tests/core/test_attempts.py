@@ -30,8 +30,9 @@ from apikley_async import (
     StoryboardError,
     SubmissionUncertainError,
 )
-from apikley_async._early_callbacks import MOST_EARLY, MOST_NAMES
+from apikley_async._early_callbacks import MOST_EARLY
 from apikley_async._recorder import NoRecorder
+from apikley_async._tokens import MOST_NAMED_TASKS
 from apikley_async.errors import ClientClosedError, InsufficientCreditsError, JobTimeoutError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
@@ -486,7 +487,7 @@ async def test_so_many_lies_are_enough() -> None:
         with pytest.raises(SubmissionUncertainError):
             await making
 
-        assert sum(simulator.ledger.polls.values()) <= MOST_NAMES
+        assert sum(simulator.ledger.polls.values()) <= MOST_NAMED_TASKS
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import logging
 import attrs
 
 from apikley_async import Attempt
+from apikley_async._tokens import MOST_NAMED_TASKS
 from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store import claims, items, spending
 from apikley_async.batch.store.database import Row
@@ -26,7 +27,6 @@ NEVER_LEFT = (
     "%s: attempt %s was never sent, as is known now; it was taken for a dead run's meanwhile, and "
     "the film is %s"
 )
-MOST_NAMED = 8  # tasks for one attempt: one is its own, the rest are mistakes or forgeries
 
 
 def intend(
@@ -205,7 +205,7 @@ def keep_callback(journal: OpenJournal, token: str, task_id: str) -> None:
             "INSERT INTO inbox SELECT token, ?, ? FROM attempt WHERE token = ?"
             " AND (SELECT count(*) FROM inbox WHERE inbox.token = attempt.token) < ?"
             " ON CONFLICT DO NOTHING",
-            (storable_text(task_id), journal.now[0], token, MOST_NAMED),
+            (storable_text(task_id), journal.now[0], token, MOST_NAMED_TASKS),
         )
 
 
