@@ -7,6 +7,7 @@ The rules are those of https://docs.apikley.ru/Sora-2/sora-2-pro-storyboard.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -126,7 +127,8 @@ def _read_path(path: str | os.PathLike[str], name: str) -> bytes:
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not a path"
         if isinstance(exc, FileNotFoundError) and not Path(path).is_absolute():
-            reason = f"{reason} in {Path.cwd()}"
+            with contextlib.suppress(OSError):  # that folder may be gone as well
+                reason = f"{reason} in {Path.cwd()}"
         message = f"{name}: cannot be read: {reason}"
         if isinstance(exc, OSError) and exc.errno in TOO_MANY_FILES:  # some will be closed
             raise UploadError(message, resumable=True, blames=Blame.NETWORK) from None

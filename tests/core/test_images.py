@@ -495,3 +495,16 @@ assert len(os.listdir("/dev/fd")) == before
         check=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
+
+
+def test_an_image_in_a_folder_that_is_gone_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The current folder may be removed while a program runs in it."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(UploadError, match="No such file"):
+        read_image("kitten.png")
