@@ -103,20 +103,18 @@ def read_response(
         wall: seconds since 1970, for a Retry-After that is a date.
 
     Raises:
-        LinkRefusedError: the host refuses the link.
+        LinkRefusedError: the host refuses the link. Hosts say in many ways that one has expired.
         FileChangedError: the bytes do not continue what is held.
         TransferInterruptedError: the host may give them later.
-        DownloadError: the host will never give them, or the file is too large.
+        DownloadError: the file is too large.
     """
     if status in (401, 403):
         raise LinkRefusedError(f"the host refuses us: HTTP {status}")
-    if status in (404, 410):
-        raise LinkRefusedError(f"HTTP {status}")
     if status == 416 and held.range_headers():
         return _read_416(held, headers)
     if status not in (200, 206):
         if 400 <= status < 500 and status not in (408, 425, 429):
-            raise DownloadError(f"The film's host answered with HTTP {status}")
+            raise LinkRefusedError(f"HTTP {status}")
         pause = retry_after(Reply(status, headers=headers), wall=wall)
         raise TransferInterruptedError(f"HTTP {status}", retry_after=pause or 0.0)
     body = _read_206(held, headers) if status == 206 else _read_200(headers)

@@ -232,7 +232,7 @@ ERRORS: list[tuple[Responder, type[Exception]]] = [
     (altered(SERVE_FILM, length=len(FILM) + 1, ending="close"), TransferInterruptedError),
     (respond_with(503), TransferInterruptedError),
     (respond_with(403), LinkRefusedError),
-    (respond_with(418), DownloadError),
+    (respond_with(418), LinkRefusedError),
     (respond_with(200, b"", Nonsense="a" * 20_000), TransferInterruptedError),
     (respond_with(301, Location="ftp://cdn.test/1.mp4"), DownloadError),
     (respond_with(302, Location="file:///etc/passwd"), DownloadError),

@@ -68,10 +68,10 @@ RESPONSES: list[tuple[HeldBytes, int, dict[str, str], BodyRange | type[Exception
     (OPEN, 416, {"Content-Range": "bytes */400", "ETag": '"new"'}, CHANGED),
     (HALF, 416, {"Content-Range": "bytes */1000"}, CHANGED),
     (HALF, 416, {"Content-Range": "bytes */400"}, CHANGED),
-    (NOTHING, 416, {}, NEVER),
     # (D7) the link is dead
     *((NOTHING, status, {}, REFUSED) for status in (401, 403, 404, 410)),
     *((HALF, status, {}, REFUSED) for status in (401, 403, 404, 410)),
+    *((NOTHING, status, {}, REFUSED) for status in (400, 402, 405, 416, 418, 451)),
     # a label says nothing: the first bytes do
     (NOTHING, 200, {"Content-Type": "text/html; charset=utf-8", "Content-Length": "9"},
      BodyRange(0, 9, 9, None)),
@@ -87,8 +87,6 @@ RESPONSES: list[tuple[HeldBytes, int, dict[str, str], BodyRange | type[Exception
     # not now
     *((HALF, status, {}, INTERRUPTED) for status in (408, 425, 429, 500, 502, 503, 504)),
     *((NOTHING, status, {}, INTERRUPTED) for status in (201, 204, 300, 304, 599)),
-    # never
-    *((NOTHING, status, {}, NEVER) for status in (400, 402, 405, 418, 451)),
     # (D12) too large
     (NOTHING, 200, {"Content-Length": str(MOST + 1)}, NEVER),
     (NOTHING, 200, {"Content-Length": str(MOST)}, BodyRange(0, MOST, MOST, None)),

@@ -621,6 +621,7 @@ async def test_an_endless_body_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 PAGES = [
+    respond_with(400),  # what S3 says when a role's token has expired, and Google of any old link
     respond_with(403),
     respond_with(404),
     respond_with(410),
