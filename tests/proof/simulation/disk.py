@@ -10,6 +10,7 @@ synced, and everything in the journal's log after the last commit that waited fo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -67,15 +68,22 @@ class Disk:
             with contextlib.suppress(sqlite3.Error):
                 db.close()
         self._opened = [each for each in self._opened if each[0] not in self._loop.dead]
+        for handle in self._open_in(self.place, self._state):
+            with contextlib.suppress(OSError):
+                os.close(handle)
+
+    def _open_in(self, *folders: Path) -> Iterator[int]:
         for entry in [*Path("/proc/self/fd").iterdir()]:
             with contextlib.suppress(OSError):
                 opened = entry.readlink()
-                if opened.is_relative_to(self.place) or opened.is_relative_to(self._state):
-                    os.close(int(entry.name))
+                if any(opened.is_relative_to(folder) for folder in folders):
+                    yield int(entry.name)
 
     def revive(self) -> None:
-        """Give the next life its folder."""
+        """Give the next life its folder, and the locks of files that it has in common."""
         self._deaths += 1
+        for handle in self._open_in(self._state):
+            fcntl.flock(handle, fcntl.LOCK_UN)
         self.place.rename(self._root / f"dead-{self._deaths}")
         self._next_life.rename(self.place)
         for known in (self.synced_sizes, self.synced_names, self.logs):
