@@ -208,16 +208,69 @@ async def test_an_incomplete_note_is_ignored(
             await paid(owner, disk)
 
 
+async def paid_twice(owner: Journal, disk: type[SmallDisk]) -> None:
+    """Settle two attempts of films, of which neither can be stored."""
+    await owner.plan([film("b")])
+    await owner.intend("b", "t2", "print", None)
+    with pytest.raises(JournalError):
+        await paid(owner, disk)
+    ended = attrs.evolve(attempt("t2", Verdict.ACCEPTED, "task_2"), raw="x" * 60_000)
+    with pytest.raises(JournalError, match=r"'b' is paid, .*batch\.db\.rescue\.jsonl"):
+        await owner.settle("b", ended, Transition(ItemEvent.ACCEPT, task_id="task_2"))
+
+
+async def test_a_note_that_is_cut_leaves_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: type[SmallDisk]
+) -> None:
+    """The disk takes a part of the first note: that goes elsewhere, and no second one is lost. (J2)
+
+    The file is removed when the journal has what it says.
+    """
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    write, notes = os.write, 0
+
+    def short(handle: int, content: bytes) -> int:
+        nonlocal notes
+        notes += b'"journal"' in content
+        return write(handle, content[:60] if notes == 1 else content)
+
+    async with journal(path) as owner:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", short)
+            await paid_twice(owner, disk)
+    async with journal(path) as owner:
+        found = {item.key: item.task_id for item in await owner.items((ItemState.SUBMITTED,))}
+    assert found == {"a": TASK, "b": "task_2"}
+    assert not [*tmp_path.rglob("*rescue*")]
+
+
+@pytest.mark.parametrize(
+    "left",
+    ['{"journal": "ab', '{"journal": "another"}\n', "x" * 1_100_000],
+    ids=["cut", "another", "long"],
+)
+async def test_what_a_full_disk_has_left_of_a_note_stays(
+    path: Path, caplog: pytest.LogCaptureFixture, disk: type[SmallDisk], left: str
+) -> None:
+    """It may name a paid film, and spoils no note behind it. (J2)"""
+    note = path.with_name("batch.db.rescue.jsonl")
+    note.write_text(left)
+    async with journal(path) as owner:
+        await paid_twice(owner, disk)
+    for _ in range(2):
+        caplog.clear()
+        async with journal(path) as owner:
+            found = {item.key: item.task_id for item in await owner.items((ItemState.SUBMITTED,))}
+        assert found == {"a": TASK, "b": "task_2"}
+        assert note.read_text().startswith(left)
+        assert "not all of it is a note" in caplog.text
+
+
 async def test_every_paid_film_has_a_note(path: Path, disk: type[SmallDisk]) -> None:
     """Two answers came while nothing could be written: both ids are kept, and both bound. (J2)"""
     async with journal(path) as owner:
-        await owner.plan([film("b")])
-        await owner.intend("b", "t2", "print", None)
-        with pytest.raises(JournalError):
-            await paid(owner, disk)
-        ended = attrs.evolve(attempt("t2", Verdict.ACCEPTED, "task_2"), raw="x" * 60_000)
-        with pytest.raises(JournalError, match="'b' is paid"):
-            await owner.settle("b", ended, Transition(ItemEvent.ACCEPT, task_id="task_2"))
+        await paid_twice(owner, disk)
 
     async with journal(path) as owner:
         found = {item.key: item.task_id for item in await owner.items((ItemState.SUBMITTED,))}

@@ -6,6 +6,7 @@ Every function here runs in the journal's thread.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import attrs
 
@@ -15,10 +16,11 @@ from apikley_async.batch.states import ItemEvent, ItemState, NoTransitionError
 from apikley_async.batch.store import claims, items, spending
 from apikley_async.batch.store.database import Row
 from apikley_async.batch.store.open_journal import OpenJournal
+from apikley_async.batch.store.rescue import RescuePlaces, read_notes
 from apikley_async.batch.store.rows import ATTEMPT_STATES, storable_text
 from apikley_async.batch.store.values import Bounds, Item, Transition
 
-__all__ = ["apply", "bind_late", "intend", "keep_callback", "settle"]
+__all__ = ["apply", "bind_late", "bind_rescued", "intend", "keep_callback", "settle"]
 
 logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
@@ -173,6 +175,25 @@ def bind_late(journal: OpenJournal, token: str, task_id: str, cause: str) -> boo
         return True
     _keep_unclaimed(journal, known, token, task_id)
     return True
+
+
+def bind_rescued(journal: OpenJournal, places: RescuePlaces) -> list[Path]:
+    """Give the tasks in rescue notes to their attempts. The caller has begun a transaction.
+
+    Returns:
+        The files of which nothing is needed any more when the transaction has happened.
+    """
+    cause, done = "the journal could not be written when the answer came", []
+    for found in read_notes(places):
+        bound = [bind_late(journal, note.token, note.task_id, cause) for note in found.notes]
+        if not found.is_understood:
+            logger.warning(
+                "%s stays: not all of it is a note of this journal, and it may name a paid film",
+                found.path,
+            )
+        elif all(bound):
+            done.append(found.path)
+    return done
 
 
 def _keep_unclaimed(journal: OpenJournal, known: Row, token: str, task_id: str) -> None:

@@ -170,12 +170,7 @@ def _take_over(journal: SqliteJournal, version: int) -> None:
     _settle_interrupted(journal)
     # Before adoption: a film whose id was rescued is paid, and needs no decision.
     places = rescue.RescuePlaces.beside(journal.origin or journal.path, journal.journal_id)
-    notes = rescue.read_notes(places)
-    cause = "the journal could not be written when the answer came"
-    bound = {
-        path: [attempts.bind_late(journal, note.token, note.task_id, cause) for note in found]
-        for path, found in notes.items()
-    }
+    done = attempts.bind_rescued(journal, places)
     if journal.adopting:
         adoption.adopt(journal)
     db.execute("COMMIT")
@@ -184,7 +179,7 @@ def _take_over(journal: SqliteJournal, version: int) -> None:
         adoption.recount_intents(journal)
     # A note stays until the journal has all that it says; a private copy proves nothing.
     if journal.origin is None:
-        rescue.remove_notes(path for path, all_bound in bound.items() if all(all_bound))
+        rescue.remove_notes(done)
 
 
 def _settle_interrupted(journal: SqliteJournal) -> None:

@@ -27,15 +27,10 @@ def open_database(journal: PostgresJournal) -> None:
     items.load_folders(journal)
     if journal.read_only:
         return
-    notes = rescue.read_notes(journal.rescue_places)
-    cause = "the journal could not be written when the answer came"
     with journal.transaction():
         journal.db.execute("DELETE FROM session WHERE at < ?", (journal.wall_time() - KEPT,))
-        bound = {
-            path: [attempts.bind_late(journal, note.token, note.task_id, cause) for note in found]
-            for path, found in notes.items()
-        }
-    rescue.remove_notes(path for path, all_bound in bound.items() if all(all_bound))
+        done = attempts.bind_rescued(journal, journal.rescue_places)
+    rescue.remove_notes(done)
 
 
 def copy_database(dsn: Dsn, path: Path) -> None:

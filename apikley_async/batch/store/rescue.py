@@ -2,7 +2,8 @@
 
 A note is one line of JSON in a file beside the journal or, where that fails, in the folder for
 temporary files. Whoever opens the journal next moves the notes into it. A note holds no prompt and
-no API key.
+no API key. It begins with the end of a line: what a full disk has left of another note spoils that
+one only.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attrs
 
-from apikley_async._disk import open_own, read_own, state_folder, sync_folder, temporary_folder
+from apikley_async._disk import open_own, state_folder, sync_folder, temporary_folder
 
-__all__ = ["RescuePlaces", "RescuedTask", "read_notes", "remove_notes", "write_note"]
+__all__ = ["FoundNotes", "RescuePlaces", "RescuedTask", "read_notes", "remove_notes", "write_note"]
 
-LONGEST = 1024**2  # bytes of a file of notes that are read
+LONGEST = 1024**2  # bytes of a line that are read at once
 
 
 @attrs.frozen
@@ -38,6 +39,22 @@ class RescuedTask:
     token: str
     task_id: str
     at: float
+
+
+@attrs.frozen
+class FoundNotes:
+    """What one file holds.
+
+    Attributes:
+        path: of the file.
+        notes: about the journal whose notes were looked for.
+        is_understood: whether it holds nothing else, such as a part of a note or notes of another
+            journal. Otherwise it must not be removed.
+    """
+
+    path: Path
+    notes: tuple[RescuedTask, ...]
+    is_understood: bool
 
 
 @attrs.frozen
@@ -90,18 +107,27 @@ class RescuePlaces:
 
 def write_note(places: RescuePlaces, rescued: RescuedTask) -> Path | None:
     """Write a note durably, and give its file; None when no place takes it. Blocks."""
-    line = json.dumps({"journal": places.journal_id, **attrs.asdict(rescued)}) + "\n"
+    note = json.dumps({"journal": places.journal_id, **attrs.asdict(rescued)})
     for path in places.for_token(rescued.token):
         with contextlib.suppress(OSError):
-            _append(path, line.encode())
+            _append(path, f"\n{note}\n".encode())
             return path
     return None
 
 
-def _append(path: Path, line: bytes) -> None:
+def _append(path: Path, text: bytes) -> None:
+    """Add *text* to a file, or nothing: a disk may take a part only.
+
+    Raises:
+        OSError: not all of it is certainly on the disk.
+    """
     handle = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
-        if os.write(handle, line) != len(line):
+        size = os.fstat(handle).st_size
+        taken = os.write(handle, text)
+        if taken != len(text):
+            if os.fstat(handle).st_size == size + taken:  # else another process has added a note
+                os.ftruncate(handle, size)
             raise OSError(f"{path} took a part only")
         os.fsync(handle)
         sync_folder(path.parent)
@@ -109,24 +135,38 @@ def _append(path: Path, line: bytes) -> None:
         os.close(handle)
 
 
-def read_notes(places: RescuePlaces) -> dict[Path, list[RescuedTask]]:
-    """The notes about this journal, by their file."""
-    found = {path: list(_notes_in(path, places.journal_id)) for path in places.found()}
-    return {path: notes for path, notes in found.items() if notes}
+def read_notes(places: RescuePlaces) -> list[FoundNotes]:
+    """The notes about this journal, in the files that hold any, or hold what may be one."""
+    read = (_read(path, places.journal_id) for path in places.found())
+    return [found for found in read if found.notes or not found.is_understood]
 
 
-def _notes_in(path: Path, journal_id: str) -> Iterable[RescuedTask]:
-    """The notes of one file, if it is a file of ours; incomplete lines are skipped."""
-    try:
-        lines = read_own(path, LONGEST).splitlines()
-    except OSError:
-        return
-    for line in lines:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            note = json.loads(line)
-            names = note["key"], note["token"], note["task_id"]
-            if note["journal"] == journal_id and all(isinstance(name, str) for name in names):
-                yield RescuedTask(*names, float(note["at"]))
+def _read(path: Path, journal_id: str) -> FoundNotes:
+    """The notes in one file, if it is a file of ours."""
+    notes, is_understood = [], True
+    for line in _lines_of(path):
+        note = _note_in(line, journal_id)
+        if note is not None:
+            notes.append(note)
+        elif line.strip():
+            is_understood = False
+    return FoundNotes(path, tuple(notes), is_understood)
+
+
+def _lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file, if it is ours and can be read; very long ones come in pieces."""
+    with contextlib.suppress(OSError), open(path, "rb", opener=open_own) as file:
+        yield from iter(lambda: file.readline(LONGEST), b"")
+
+
+def _note_in(line: bytes, journal_id: str) -> RescuedTask | None:
+    """The note of this journal that a line is; None when it is another one, or incomplete."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        note = json.loads(line)
+        names = note["key"], note["token"], note["task_id"]
+        if note["journal"] == journal_id and all(isinstance(name, str) for name in names):
+            return RescuedTask(*names, float(note["at"]))
+    return None
 
 
 def remove_notes(paths: Iterable[Path]) -> None:
