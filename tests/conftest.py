@@ -57,7 +57,7 @@ HARMLESS = {"Error on transport creation for incoming connection"}
 hypothesis.configuration.set_hypothesis_home_dir(
     Path(tempfile.gettempdir()) / f"apikley-async-hypothesis-{getpass.getuser()}"
 )
-EXAMPLES = volume(60, 100)  # of a property that names no number of its own
+EXAMPLES = volume(40, 100)  # of a property that names no number of its own
 hypothesis.settings.register_profile("dev", deadline=None, database=None, max_examples=EXAMPLES)
 hypothesis.settings.register_profile(
     "ci",

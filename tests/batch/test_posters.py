@@ -56,6 +56,7 @@ def test_a_poster_shows_the_film(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_poster_of_an_older_film_is_neither_shown_nor_kept(tmp_path: Path) -> None:
     old = film_of(tmp_path / "kitten.mp4")
     make_posters([old])

@@ -631,6 +631,7 @@ async def test_many_undecided_films_stay_readable(tmp_path: Path) -> None:
     assert page.count("--undecided") == 2
 
 
+@pytest.mark.slow
 async def test_a_thousand_films_are_a_small_page(tmp_path: Path) -> None:
     """Under 1 MB without posters, and at most four thousand calls of functions for a film."""
     count = volume(250, 1000)

@@ -85,6 +85,7 @@ async def test_where_the_limit_is_right_nothing_is_kept(tmp_path: Path) -> None:
     assert mine.takes is None
 
 
+@pytest.mark.slow
 async def test_a_hint_is_only_a_hint(tmp_path: Path) -> None:
     """Old, odd, of another span or for a limiter that knows better: it is left aside."""
     hints = {

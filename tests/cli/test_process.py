@@ -403,6 +403,7 @@ def test_streams_that_are_closed_from_the_start_are_nothing(
     assert (tmp_path / "films" / "tea.mp4").exists()
 
 
+@pytest.mark.slow
 def test_the_key_is_in_no_argument(service: Simulator, python: Python) -> None:
     """Every user of the machine can read those. (S6)"""
     service.script("create", [Fault.late(0.3)])

@@ -265,6 +265,7 @@ sys.exit(main(["batch", "report", sys.argv[1]]))
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs Linux and util-linux")
+@pytest.mark.slow
 def test_a_journal_on_a_read_only_disk_is_read(here: Path) -> None:
     """`status` and `report` read a copy, with what the log holds; nothing is written there. (J9)"""
     disk = here / "disk"

@@ -327,6 +327,7 @@ values = st.recursive(
 @given(text=st.text() | values.map(json.dumps) | st.just("[" * 100_000))
 @example(text='{"sora 10": [5e-324, 1e-5, 1e400, 86401, true, "9", 30]}')
 @settings(max_examples=100)
+@pytest.mark.slow
 def test_a_journal_from_elsewhere_teaches_durations_or_nothing(text: str) -> None:
     learned = LearnedDurations()
 

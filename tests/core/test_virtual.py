@@ -183,6 +183,7 @@ async def test_the_clock_stands_still_while_a_thread_is_busy() -> None:
     assert now() == 0
 
 
+@pytest.mark.slow
 async def test_work_that_takes_long_on_a_busy_machine_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

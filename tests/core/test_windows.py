@@ -256,6 +256,7 @@ def test_films_are_saved(windows: Imitation, unlocked: Imitation) -> None:
         assert len(names) == 1 or ran is unlocked
 
 
+@pytest.mark.slow
 def test_a_film_that_is_refused_its_name_leaves_nothing(windows: Imitation) -> None:
     """Another file of that name is not replaced unasked, and no part remains."""
     assert windows.printed["refused"].split() == ["DownloadError", "another", "1"]
@@ -275,6 +276,7 @@ def test_a_journal_has_one_owner(windows: Imitation) -> None:
     assert windows.folder.joinpath("owned", "films", "tea.mp4").exists()
 
 
+@pytest.mark.slow
 def test_without_any_lock_the_journal_says_so(unlocked: Imitation) -> None:
     """One sentence, and nothing is made."""
     out = unlocked.printed["unlocked"]
