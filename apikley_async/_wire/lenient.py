@@ -20,6 +20,7 @@ MAX_DEPTH = 100  # what is nested deeper could not be printed, copied or pickled
 OPENING = ("{", "[", '"')  # of JSON inside a string that is worth decoding
 REAL = (int, float)  # a union is made anew at each use
 NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
+LARGEST_WHOLE = 2**53  # up to which a float holds every whole number
 EPOCH = datetime.fromtimestamp(0, UTC)
 
 
@@ -141,9 +142,15 @@ def read_number(value: Any) -> float | None:
 
 
 def read_whole(value: Any) -> int | None:
-    """Read a whole number, also when it is written as 200.0 or "200"."""
+    """Read a whole number, also when it is written as 200.0 or "200".
+
+    One that a float does not hold exactly is none: it would be another one, and no database takes
+    all of them.
+    """
     number = read_number(value)
-    return int(number) if number is not None and number == int(number) else None
+    if number is None or abs(number) > LARGEST_WHOLE or not number.is_integer():
+        return None
+    return int(number)
 
 
 def read_amount(value: Any) -> float | None:

@@ -139,6 +139,7 @@ SUBPACKAGE_ORDER = {
         "store.records",
         "store.opening",
         "store.postgres_opening",
+        "store.journal_kinds",
         "store.journal",
         # manifests: one module for each format, then what they share
         "manifest.work_fields",

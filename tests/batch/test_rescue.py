@@ -12,6 +12,7 @@ import stat
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -28,7 +29,7 @@ from batch.helpers import (
 )
 from batch.test_journal import journal
 
-from apikley_async import Verdict
+from apikley_async import Verdict, _sqlite
 from apikley_async._disk import user_id
 from apikley_async.batch import ItemEvent, ItemState, Journal, Transition
 from apikley_async.batch.store import locks
@@ -206,6 +207,79 @@ async def test_an_incomplete_note_is_ignored(
         monkeypatch.setattr(os, "write", lambda handle, line: write(handle, line[:9]))
         with pytest.raises(JournalError, match="keep it"):
             await paid(owner, disk)
+
+
+async def test_an_error_that_was_not_foreseen_leads_to_a_note(path: Path) -> None:
+    """As of a number that the database does not take: what is paid is kept all the same. (J2)"""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.intend("a", "t1", "print", None)
+        ended = attrs.evolve(attempt("t1", Verdict.ACCEPTED, TASK), code=2**70)
+        with pytest.raises(OverflowError):
+            await owner.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id=TASK))
+    async with journal(path) as owner:
+        assert (await owner.item("a")).task_id == TASK
+
+
+async def test_the_task_of_a_callback_is_noted_on_a_full_disk(
+    path: Path, disk: type[SmallDisk]
+) -> None:
+    """It is as paid as one that the answer names. A person's word is not noted. (J2)"""
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.intend("a", "t1", "print", None)
+        await owner.settle("a", attempt("t1", Verdict.UNCERTAIN), Transition(ItemEvent.UNCERTAIN))
+        disk.pages = 1
+        found = Transition(ItemEvent.RESOLVE, task_id=TASK, token="t1", cause="x" * 60_000)
+        for transition in (attrs.evolve(found, token=""), found):
+            with pytest.raises(JournalError) as caught:
+                await owner.apply("a", transition)
+            assert caught.value.task_id == (TASK if transition.token else None)
+    async with journal(path) as owner:
+        item = await owner.item("a")
+        assert (item.state, item.task_id) == (ItemState.SUBMITTED, TASK)
+        assert await owner.verify() == []
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["slow", "broken"])
+async def test_a_paid_film_is_noted_when_nobody_waits_for_a_disk_that_hangs(
+    path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Closing a client may cut that short: nobody would learn how it ended. (J2, C14)"""
+    begun, answers = threading.Event(), threading.Event()
+    answers.set()
+
+    class HangingDisk(_sqlite.Database):
+        def execute(self, sql: str, /, *values: Any) -> sqlite3.Cursor:
+            if sql.startswith("BEGIN") and not answers.is_set():
+                begun.set()
+                answers.wait(30)
+                if fails:
+                    raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(_sqlite, "Database", HangingDisk)
+    note = path.with_name("batch.db.rescue.jsonl")
+    async with journal(path) as owner:
+        await owner.plan([film("a")])
+        await owner.intend("a", "t1", "print", None)
+        answers.clear()
+        ended = attempt("t1", Verdict.ACCEPTED, TASK)
+        settling = asyncio.create_task(
+            owner.settle("a", ended, Transition(ItemEvent.ACCEPT, task_id=TASK))
+        )
+        await asyncio.sleep(0)
+        await asyncio.to_thread(begun.wait, 30)
+        settling.cancel()
+        await asyncio.wait({settling})
+        assert TASK in note.read_text()
+        answers.set()
+
+    async with journal(path) as owner:
+        item = await owner.item("a")
+        assert (item.state, item.task_id) == (ItemState.SUBMITTED, TASK)
+        assert await owner.verify() == []
+    assert not note.exists()
 
 
 async def paid_twice(owner: Journal, disk: type[SmallDisk]) -> None:

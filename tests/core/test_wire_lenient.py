@@ -156,6 +156,11 @@ def test_a_whole_number_may_be_a_float_or_text() -> None:
         ("200", 200),
         ("200.0", 200),
         (200.5, None),
+        (2**53, 2**53),
+        (2.0**54, None),
+        (1e300, None),
+        (-1e300, None),
+        (10**30, None),
         ("x", None),
         (True, None),
     ]

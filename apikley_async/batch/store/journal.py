@@ -19,8 +19,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from apikley_async import Attempt, Clock, SystemClock
 from apikley_async._disk import temporary_folder
-from apikley_async._postgres import Dsn, is_dsn
-from apikley_async.batch.states import ItemState
+from apikley_async._postgres import Dsn
+from apikley_async.batch.states import ItemState, NoTransitionError
 from apikley_async.batch.store import (
     attempts,
     claims,
@@ -33,11 +33,9 @@ from apikley_async.batch.store import (
 )
 from apikley_async.batch.store.account import bind_account
 from apikley_async.batch.store.journal_errors import JournalInUseError, journal_error
+from apikley_async.batch.store.journal_kinds import unopened
 from apikley_async.batch.store.open_journal import OpenJournal
-from apikley_async.batch.store.opening import open_journal
 from apikley_async.batch.store.planning import SpooledEntries, plan
-from apikley_async.batch.store.postgres_journal import PostgresJournal
-from apikley_async.batch.store.postgres_opening import copy_database, open_database
 from apikley_async.batch.store.rescue import RescuePlaces
 from apikley_async.batch.store.schema import MIGRATIONS, Migrations, inconsistencies
 from apikley_async.batch.store.sqlite_journal import SqliteJournal
@@ -275,18 +273,12 @@ class Journal:
         )
 
     async def settle(self, key: str, attempt: Attempt, transition: Transition) -> Item:
-        try:
-            if self.shared and attempt.task_id is not None:
-                return await self._settle_noted(key, attempt, transition)
-            return await self._run(attempts.settle, key, attempt, transition)
-        except JournalError as error:
-            if attempt.task_id is None:
-                raise
-            failure = error
-        return await self._settle_paid(key, attempt, transition, failure)
+        work = partial(attempts.settle, key=key, attempt=attempt, transition=transition)
+        return await self._run_with_task(key, attempt.token, attempt.task_id, work)
 
     async def apply(self, key: str, transition: Transition) -> Item:
-        return await self._run(attempts.apply, key, transition)
+        work = partial(attempts.apply, key=key, transition=transition)
+        return await self._run_with_task(key, transition.token, transition.task_id, work)
 
     async def rename(self, key: str, new: str, *, by: str = "") -> Item:
         return await self._run(items.rename, key, new, by)
@@ -364,53 +356,88 @@ class Journal:
 
     # --- the id of a paid task, in spite of everything -----------------------------------------
 
-    async def _settle_noted(self, key: str, attempt: Attempt, transition: Transition) -> Item:
-        """Store the task of an attempt; its id is noted on this machine while that takes long."""
-        settling = self._in_thread(attempts.settle, key, attempt, transition)
+    async def _run_with_task(
+        self, key: str, token: str, task_id: str | None, work: Callable[[OpenJournal], Item]
+    ) -> Item:
+        """Do *work*, which stores the task of an attempt if there is one, in spite of everything.
+
+        The caller waits until the task is stored or noted:
+
+        - as long as *work* takes. A database may be away for long, so after `LONG` seconds a note
+          is written on this machine, and removed when the database has the task. A file gets no
+          such note: it would wait for the same disk;
+        - for less, if it is cancelled: a note is written at once, and *work* goes on in the thread;
+        - a little longer where the disk is full: *work* is tried again after each of the journal's
+          `retry_delays`;
+        - no longer after any other error, which is raised once a note is written.
+
+        A note that need not be removed here goes when the journal is opened again. Where the item
+        was decided otherwise meanwhile, the caller keeps the task.
+        """
+        if not (token and task_id):
+            return await self._run(work)
+        paid = rescue.RescuedTask(key, token, task_id, self._clock.wall())
         try:
-            done, _ = await asyncio.wait([settling], timeout=LONG)
-            note = None if done else self._note(key, attempt)
-            if not done:
-                await asyncio.wait([settling])
-        except asyncio.CancelledError:
-            settling.add_done_callback(look_at)
-            if not settling.done():
-                self._rescue(key, attempt)
+            return await self._store_task(paid, work)
+        except NoTransitionError:
             raise
-        item = settling.result()
+        except JournalError as error:
+            failure = error
+        except Exception:
+            self._rescue(paid)
+            raise
+        return await self._store_task_again(paid, work, failure)
+
+    async def _store_task(
+        self, paid: rescue.RescuedTask, work: Callable[[OpenJournal], Item]
+    ) -> Item:
+        """Do *work* once; a note is written while that takes long, or if it is not waited for."""
+        self._check()
+        storing, note = self._in_thread(work), None
+        try:
+            timeout = LONG if self._journal.in_database else None
+            done, _ = await asyncio.wait([storing], timeout=timeout)
+            if not done:
+                note = rescue.write_note(self._journal.rescue_places, paid)
+                await asyncio.wait([storing])
+        except asyncio.CancelledError:
+            storing.add_done_callback(look_at)
+            if not storing.done() or storing.exception() is not None:
+                self._rescue(paid)
+            raise
+        item = storing.result()
         if note is not None:
             rescue.remove_notes([note])
         return item
 
-    async def _settle_paid(
-        self, key: str, attempt: Attempt, transition: Transition, failure: JournalError
+    async def _store_task_again(
+        self,
+        paid: rescue.RescuedTask,
+        work: Callable[[OpenJournal], Item],
+        failure: JournalError,
     ) -> Item:
-        """Store the task of an attempt again on a full disk, then elsewhere, and raise."""
+        """Do *work* again where that may help; then write a note, and raise *failure* with it."""
         try:
             for delay in self._journal.retry_delays:
                 await self._clock.sleep(delay)
                 with contextlib.suppress(JournalError):
-                    return await self._run_in_thread(attempts.settle, key, attempt, transition)
+                    return await self._run_in_thread(work)
         except asyncio.CancelledError:
-            self._rescue(key, attempt)
+            self._rescue(paid)
             raise
         raise JournalError(
-            f"{failure.message}; {key!r} is paid, its id is {self._rescue(key, attempt)}",
-            task_id=attempt.task_id,
+            f"{failure.message}; {paid.key!r} is paid, its id is {self._rescue(paid)}",
+            task_id=paid.task_id,
             resumable=failure.resumable,
             blames=failure.blames,
         )
 
-    def _rescue(self, key: str, attempt: Attempt) -> str:
-        """Store the id of a paid task where there is room, and log it; say where it is."""
-        file = self._note(key, attempt)
+    def _rescue(self, paid: rescue.RescuedTask) -> str:
+        """Note the id of a paid task where there is room, and log it; say where it is."""
+        file = rescue.write_note(self._journal.rescue_places, paid)
         where = f"written down in {file}" if file else "written down nowhere: keep it"
-        logger.critical("film %s of %r is paid; its id is %s", attempt.task_id, key, where)
+        logger.critical("film %s of %r is paid; its id is %s", paid.task_id, paid.key, where)
         return where
-
-    def _note(self, key: str, attempt: Attempt) -> Path | None:
-        note = rescue.RescuedTask(key, attempt.token, attempt.task_id or "", self._clock.wall())
-        return rescue.write_note(self._journal.rescue_places, note)
 
     # --- the thread --------------------------------------------------------------------------
 
@@ -418,9 +445,17 @@ class Journal:
         self, work: Callable[Concatenate[OpenJournal, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Do *work* in the journal's thread, unless the journal has failed before."""
+        self._check()
+        return await self._run_in_thread(work, *args, **kwargs)
+
+    def _check(self) -> None:
+        """Do nothing more with a journal that has failed.
+
+        Raises:
+            JournalError: its failure.
+        """
         if self._journal.failure is not None:
             raise copy.copy(self._journal.failure)
-        return await self._run_in_thread(work, *args, **kwargs)
 
     async def _run_in_thread(
         self, work: Callable[Concatenate[OpenJournal, P], T], *args: P.args, **kwargs: P.kwargs
@@ -453,39 +488,6 @@ class Journal:
     def _perform(self, now: tuple[float, float], work: Callable[[], T]) -> T:
         self._journal.now = now
         return self._journal.perform(work)
-
-
-def unopened(
-    path: str | os.PathLike[str] | Dsn,
-    *,
-    read_only: bool,
-    adopt: bool,
-    private: bool,
-    migrations: Migrations,
-) -> tuple[OpenJournal, Callable[[], None]]:
-    """The journal that *path* names, and what opens it in its thread; see `Journal.open`."""
-    dsn = dsn_of(path)
-    if dsn is not None and adopt:
-        raise JournalError(f"{dsn} is a database: only the copy of a file is adopted")
-    if dsn is not None and not private:
-        database = PostgresJournal(dsn, read_only=read_only)
-        return database, partial(open_database, database)
-    file = SqliteJournal(
-        Path("journal.db" if isinstance(path, Dsn) or dsn is not None else path),
-        read_only=read_only,
-        migrations=migrations,
-        adopting=adopt,
-        private=private,
-        copier=None if dsn is None else partial(copy_database, dsn),
-    )
-    return file, partial(open_journal, file)
-
-
-def dsn_of(path: str | os.PathLike[str] | Dsn) -> Dsn | None:
-    """The database that *path* names; None for a file."""
-    if isinstance(path, Dsn):
-        return path
-    return Dsn.parse(path) if isinstance(path, str) and is_dsn(path) else None
 
 
 def look_at(ended: asyncio.Future[Any]) -> None:

@@ -32,7 +32,7 @@ class RescuedTask:
         key: of the attempt's item.
         token: of the attempt.
         task_id: of the task.
-        at: when the note was written, in seconds since 1970.
+        at: when its id was to be stored, in seconds since 1970.
     """
 
     key: str
