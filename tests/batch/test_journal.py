@@ -1317,6 +1317,28 @@ async def test_a_removed_journal_replaces_no_other(path: Path) -> None:
         assert (await own.item("a")).state is ItemState.UNCERTAIN
 
 
+@pytest.mark.parametrize("circle", [False, True])
+async def test_a_removed_journal_that_cannot_come_back_keeps_no_lock(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, circle: bool
+) -> None:
+    """A file is where its folder was, or a link. Whoever has a copy goes on with that. (J8)"""
+    path, copy = tmp_path / "films" / "batch.db", tmp_path / "copy.db"
+    path.parent.mkdir()
+    async with journal(path) as own:
+        await own.plan([film("a")])
+        await own.intend("a", "t-a", "print", None)
+        await own.backup(copy)
+        shutil.rmtree(path.parent)
+        if circle:
+            path.parent.symlink_to(path.parent)
+        else:
+            path.parent.touch()
+    assert "was removed while in use, and cannot be put back" in caplog.text
+
+    async with journal(copy) as own:
+        assert (await own.item("a")).state is ItemState.UNCERTAIN
+
+
 async def test_a_journal_that_sent_nothing_may_go(path: Path) -> None:
     """Nothing would be paid again."""
     async with journal(path) as own:

@@ -167,10 +167,13 @@ class SqliteJournal(OpenJournal):
         """
         if not self.owned or self.origin is not None:
             return False
-        if self.inode is None:
-            return not self.path.exists()
-        # Some file systems count no names at all.
-        return not os.fstat(self.inode).st_nlink and not is_same_file(self.inode, self.path)
+        try:
+            if self.inode is None:
+                return not self.path.exists()
+            # Some file systems count no names at all.
+            return not os.fstat(self.inode).st_nlink and not is_same_file(self.inode, self.path)
+        except OSError:  # its folder is none any more, or cannot be looked into
+            return True
 
     def wall_time(self) -> float:
         return self.now[0]
