@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from apikley_async import Attempt, Client, RateLimiter, Request, Verdict
+from apikley_async import Attempt, Client, Job, RateLimiter, Request, Verdict
 from apikley_async._budget import FilmBudget
 from apikley_async.batch.run_claims import RunClaims
 from apikley_async.batch.states import ItemEvent
@@ -20,9 +21,12 @@ __all__ = [
     "StoredCallbacks",
     "callback_timeout",
     "cause_of_wait",
+    "leave_behind",
     "restore_limits",
     "transition_of",
 ]
+
+logger: logging.Logger = logging.getLogger("apikley_async.batch")
 
 CALLBACK_TIMEOUT = 1800.0  # seconds in which a callback may resolve an uncertain submission
 CONFIRMATION_TIMEOUT = 120.0  # at least so many, where a callback has named the task
@@ -174,6 +178,13 @@ def transition_of(attempt: Attempt) -> Transition:
     }.get(attempt.verdict, ItemEvent.POSTPONE if attempt.resumable else ItemEvent.REFUSE)
     by = "not_created" if event is ItemEvent.NOT_CREATED else ""
     return Transition(event, cause=attempt.cause, by=by)
+
+
+def leave_behind(client: Client, item: Item, job: Job) -> None:
+    """Put a paid job into `client.unclaimed` when its item does not have it in the journal."""
+    if item.task_id != job.task_id and job not in client.unclaimed:
+        logger.warning("%s: film %s is paid all the same; see unclaimed", item.key, job.task_id)
+        client.attempts.leave_behind(job)
 
 
 async def restore_limits(store: Store, client: Client) -> None:

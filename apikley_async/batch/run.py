@@ -25,6 +25,7 @@ from apikley_async.batch.recorder import (
     JournalRecorder,
     StoredCallbacks,
     cause_of_wait,
+    leave_behind,
 )
 from apikley_async.batch.run_claims import RunClaims
 from apikley_async.batch.run_options import BatchRunOptions, ItemUpdate
@@ -376,7 +377,7 @@ class BatchRun:
             self._budget.settle(item, ended=True)
             self._publish(item, is_last=True)
             return item, None
-        self._leave_behind(item, job)
+        leave_behind(self._client, item, job)
         return item, job
 
     async def _refused(self, item: Item, error: ApikleyError) -> Item:
@@ -413,11 +414,14 @@ class BatchRun:
         except asyncio.CancelledError:
             self._publish(item, is_last=True)
             raise
-        item = await self._as_it_is(item, token)
+        with contextlib.suppress(JournalError):  # a store that has failed notes the task elsewhere
+            item = await self._as_it_is(item, token)
         try:
             return await self._apply(item, found(job, token))
-        except NoTransitionError:
-            self._leave_behind(await self._store.item(item.key), job)
+        except (NoTransitionError, JournalError) as error:
+            if isinstance(error, NoTransitionError):
+                item = await self._store.item(item.key)
+            leave_behind(self._client, item, job)
             raise
 
     async def _as_it_is(self, item: Item, token: str) -> Item:
@@ -428,12 +432,6 @@ class BatchRun:
         films = [film for film, key in self._films.items() if key == known]
         self._films.update(dict.fromkeys(films, item.key))
         return item
-
-    def _leave_behind(self, item: Item, job: Job) -> None:
-        """Put a paid job into `client.unclaimed` when its item was decided otherwise meanwhile."""
-        if item.task_id != job.task_id and job not in self._client.unclaimed:
-            logger.warning("%s: film %s is paid all the same; see unclaimed", item.key, job.task_id)
-            self._client.attempts.leave_behind(job)
 
     # --- polling and saving ------------------------------------------------------------------
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 from batch.conformance import film
-from batch.helpers import films, make_client, open_batch, run_batch, simulated_service, states
+from batch.helpers import (
+    films,
+    make_client,
+    open_batch,
+    run_batch,
+    simulated_service,
+    states,
+)
 from manual_callbacks import ManualCallbacks
 
-from apikley_async import Client
+from apikley_async import Client, _sqlite
 from apikley_async.batch import Batch, Item, ItemEvent, ItemState, Journal, MoreWork
 from apikley_async.batch.recorder import CALLBACK_TIMEOUT
 from apikley_async.batch.store.values import Transition
+from apikley_async.errors import JournalError
 from apikley_async.simulator import Constant, Fault, Simulator, Terms
 from apikley_async.testing import LoopClock
 from apikley_async.webhook import Callback, Inbox
@@ -75,6 +84,43 @@ async def test_a_lost_answer_is_found_while_the_batch_runs(tmp_path: Path) -> No
         assert len(simulator.ledger.creations) == 3
         assert await batch.verify() == []
         assert now() < 500
+
+
+async def test_what_a_callback_finds_on_a_broken_disk_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal has failed meanwhile: its film is noted, shown, and made by the next run. (J3)"""
+    is_broken = False
+
+    class Disk(_sqlite.Database):
+        def execute(self, sql: str, /, *values: Any) -> sqlite3.Cursor:
+            if is_broken and sql.startswith("BEGIN"):
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(_sqlite, "Database", Disk)
+    callbacks = ManualCallbacks()
+    async with service() as simulator:
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
+            await batch.add(films(1))
+            simulator.script("create", [Fault.RESET_AFTER])
+            running = asyncio.create_task(run_batch(batch, client, folder=tmp_path / "films"))
+            await until_paid(simulator, 1)
+            await asyncio.sleep(5)
+            is_broken = True
+            [charge] = simulator.ledger.paid
+            with pytest.raises(JournalError, match="I/O error"):  # so the service calls again
+                await callbacks.deliver(token_of(simulator, 0), charge.task_id)
+            with pytest.raises(JournalError, match="is paid, its id is written down in"):
+                await running
+            assert [job.task_id for job in client.unclaimed] == [charge.task_id]
+
+        is_broken = False
+        async with hearing(simulator, callbacks) as client, open_batch(tmp_path / "b.db") as batch:
+            assert await states(batch) == {"k0": ItemState.SUBMITTED}
+            await run_batch(batch, client, folder=tmp_path / "films")
+            assert await states(batch) == {"k0": ItemState.DONE}
+        assert len(simulator.ledger.paid) == 1
 
 
 async def test_callbacks_before_a_crash_count_after_it(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -273,11 +272,15 @@ class Journal:
         )
 
     async def settle(self, key: str, attempt: Attempt, transition: Transition) -> Item:
-        work = partial(attempts.settle, key=key, attempt=attempt, transition=transition)
+        def work(journal: OpenJournal) -> Item:
+            return attempts.settle(journal, key, attempt, transition)
+
         return await self._run_with_task(key, attempt.token, attempt.task_id, work)
 
     async def apply(self, key: str, transition: Transition) -> Item:
-        work = partial(attempts.apply, key=key, transition=transition)
+        def work(journal: OpenJournal) -> Item:
+            return attempts.apply(journal, key, transition)
+
         return await self._run_with_task(key, transition.token, transition.task_id, work)
 
     async def rename(self, key: str, new: str, *, by: str = "") -> Item:
