@@ -17,7 +17,7 @@ __all__ = ["go_on_line", "store_bounds"]
 
 NAME = "bounds"  # of the value in the store
 BOUNDS = ("--price", "--max-credits", "--max-tasks", "--min-balance")
-VALUE = re.compile(r"[0-9A-Za-z][\w.,=:/ -]*")
+VALUE = re.compile(r"[\w.+][\w.,=:/ +-]*")  # never another option
 LONGEST = 1000  # characters of a value that this module has written
 
 

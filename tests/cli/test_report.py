@@ -192,7 +192,7 @@ def test_a_report_goes_on_within_the_bounds_of_the_last_run(service: Simulator, 
     """One that is made while a run goes on, or after it was killed, has only the journal to ask."""
     service.script("create", [Fault.code(402)] * 3)
     path = write_manifest("tea")
-    bounds = ("--price", "10=150,15=270", "--max-credits", "600")
+    bounds = ("--price", "10=150,15=270", "--max-credits", "6e+2")
     page = Path("films/report.html")
 
     def way() -> str:
@@ -200,7 +200,7 @@ def test_a_report_goes_on_within_the_bounds_of_the_last_run(service: Simulator, 
         command: str = data_of(page)["unfinished"]["ways"][0]["command"]  # type: ignore[index]
         return command
 
-    run("batch", "run", "--yes", *bounds, "--min-balance=5", path)
+    run("batch", "run", "--yes", *bounds, "--min-balance=.5", path)
     shown = way()
     with contextlib.closing(sqlite3.connect("campaign.db")) as journal, journal:
         foreign = json.dumps(
@@ -212,7 +212,7 @@ def test_a_report_goes_on_within_the_bounds_of_the_last_run(service: Simulator, 
     bounded = way()
     run("batch", "run", "--yes", "--retry", "1", path)
 
-    options = " ".join((*bounds, "--min-balance", "5"))
+    options = " ".join((*bounds, "--min-balance", ".5"))
     assert shown == f"apikley batch run {options} campaign.jsonl"
     assert harmless == "apikley batch run campaign.jsonl"
     assert bounded == f"apikley batch run {' '.join(bounds)} campaign.jsonl"
