@@ -39,8 +39,10 @@ class StoredCallbacks:
 
     def __init__(self, store: Store, client: Client) -> None:
         self._store = store
+        self._client = client
         self._attempts = client.attempts
         self._tokens: dict[str, None] = {}
+        self._late: set[str] = set()  # tasks of attempts that were given up, and were shown
         self._too_late: set[str] = set()  # attempts that are left to a person, and were given once
 
     def expect(self, token: str, **known: Any) -> bool:
@@ -59,15 +61,21 @@ class StoredCallbacks:
     async def uncertain(self) -> list[tuple[ExpectedCallback, float]]:
         """Expect callbacks about what earlier runs have left.
 
+        What was paid although it was given up is in `client.unclaimed` then, without a callback.
+
         Returns:
             The uncertain attempts that callbacks may still resolve, and for how many seconds each
             is waited for. One that is waited for no more is among them once.
         """
-        if not self._attempts.receives_callbacks:
-            return []
-        found = []
+        found: list[tuple[ExpectedCallback, float]] = []
         await self._attempts.catch_up()
         for attempt in await self._store.expected_callbacks():
+            if attempt.late is not None and attempt.late not in self._late:
+                self._late.add(attempt.late)
+                job = self._client.job(attempt.late)
+                leave_behind(self._client, await self._store.item(attempt.key), job)
+            if not self._attempts.receives_callbacks:
+                continue
             named = self.expect(attempt.token, task_id=attempt.task_id, named=attempt.named)
             timeout = callback_timeout(attempt, named=named)
             was_given = timeout == 0 and attempt.token in self._too_late

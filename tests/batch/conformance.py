@@ -595,7 +595,8 @@ class StoreContract(ClaimContract):
             [row] = await store.attempts("a")
             assert (row["state"], row["task_id"]) == ("abandoned", "task_1")
             [expected] = await store.expected_callbacks()
-            assert (expected.task_id, expected.named) == ("", ("task_1",))
+            named = expected.task_id, expected.named, expected.late
+            assert named == ("", ("task_1",), "task_1")
             [charge] = await store.attempt_costs()
             assert (charge.uncertain, charge.reserved) == (False, 150.0)
             assert await store.events() == reported
@@ -613,6 +614,7 @@ class StoreContract(ClaimContract):
             assert (item.state, item.task_id) == (ItemState.SUBMITTED, "task_1")
         [expected] = await store.expected_callbacks()
         assert (expected.task_id, expected.named) == ("task_1", ("task_2",))
+        assert expected.late is None
         assert not await store.verify()
 
     async def test_what_a_callback_names_is_kept_once(self, store: Store) -> None:

@@ -28,6 +28,7 @@ from batch.helpers import (
     states,
 )
 from batch.test_journal import journal
+from manual_callbacks import ManualCallbacks
 
 from apikley_async import Verdict, _sqlite
 from apikley_async._disk import user_id
@@ -422,6 +423,33 @@ async def test_a_note_about_a_film_that_was_given_up_binds_nothing(
         assert await owner.verify() == []
     assert not note.exists()
     assert [r for r in caplog.records if r.levelno == logging.CRITICAL and TASK in r.getMessage()]
+
+
+@pytest.mark.parametrize("hears", [False, True], ids=["no callbacks", "callbacks"])
+async def test_what_was_paid_and_given_up_is_shown_by_the_next_run(
+    tmp_path: Path, path: Path, hears: bool
+) -> None:
+    """A note came after a person's decision: nobody has to receive callbacks to learn it. (A18)"""
+    callbacks: dict[str, object] = {"callback": ManualCallbacks()} if hears else {}
+    async with simulated_service() as simulator, make_client(simulator) as client:
+        simulator.script("create", [Fault.RESET_AFTER])
+        async with open_batch(path) as batch:
+            await batch.add(films(2))
+            await run_batch(batch, client, folder=tmp_path, keys=["k0"])
+            [charge] = simulator.ledger.paid
+            [row] = await batch.store.attempts()
+            journal_id = (await batch.store.salt()).hex()
+            await batch.drop("k0")
+        note = {"journal": journal_id, "key": "k0", "token": row["token"], "at": 1}
+        note["task_id"] = charge.task_id
+        path.with_name("batch.db.rescue.jsonl").write_text(json.dumps(note))
+
+        for _ in range(2):
+            async with make_client(simulator, **callbacks) as later, open_batch(path) as batch:
+                await run_batch(batch, later, folder=tmp_path)
+                assert [job.task_id for job in later.unclaimed] == [charge.task_id]
+                assert await states(batch) == {"k0": ItemState.DROPPED, "k1": ItemState.DONE}
+                assert await batch.verify() == []
 
 
 async def test_a_note_about_a_task_of_another_film_binds_nothing(

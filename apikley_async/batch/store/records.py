@@ -71,6 +71,7 @@ def expected_callbacks(journal: OpenJournal) -> list[ExpectedCallback]:
             given_up.get(row["state"], row["task_id"]),
             tuple(named[row["token"]]),
             _age(row, now),
+            row["task_id"] if row["state"] in given_up else None,
         )
         for row in rows
     ]

@@ -288,6 +288,8 @@ class ExpectedCallback:
         task_id: the task it became; None when that is uncertain, "" when it was given up.
         named: other tasks that were named for it, by callbacks or by a late answer.
         age: seconds since it began, by the store's clock.
+        late: the task that a late answer or a rescue note named for it when it was given up: paid,
+            and no item's.
     """
 
     token: str
@@ -295,6 +297,7 @@ class ExpectedCallback:
     task_id: str | None
     named: tuple[str, ...]
     age: float
+    late: str | None = None
 
 
 @attrs.frozen
