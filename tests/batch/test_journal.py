@@ -1317,6 +1317,20 @@ async def test_a_removed_journal_replaces_no_other(path: Path) -> None:
         assert (await own.item("a")).state is ItemState.UNCERTAIN
 
 
+async def test_a_journal_that_is_removed_again_comes_back_again(path: Path) -> None:
+    """Whoever cleans up sees that it is still there. (J8)"""
+    async with journal(path) as own:
+        await own.plan([film("a"), film("b")])
+        await own.intend("a", "t-a", "print", None)
+        path.unlink()
+        with pytest.raises(JournalError, match="nothing more is sent"):
+            await own.intend("b", "t-b", "print", None)
+        path.unlink()
+
+    async with journal(path) as own:
+        assert (await own.item("a")).state is ItemState.UNCERTAIN
+
+
 @pytest.mark.parametrize("circle", [False, True])
 async def test_a_removed_journal_that_cannot_come_back_keeps_no_lock(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, circle: bool

@@ -55,7 +55,7 @@ class SqliteJournal(OpenJournal):
         origin: the journal that this is a private copy of, or None.
         inode: a handle of its inode, where the system locks that; it is one of the locks.
         owned: whether this process has marked the journal as its own.
-        is_back: whether it was removed while it was open, and put back.
+        back: where it was put, if it was removed while it was open; else None.
         epoch: how often it was opened for writing.
     """
 
@@ -85,7 +85,7 @@ class SqliteJournal(OpenJournal):
         self.witness: Witness | None = None
         self.copies: tempfile.TemporaryDirectory[str] | None = None
         self.owned = False
-        self.is_back = False
+        self.back: Path | None = None
         self.epoch = 0
 
     @property
@@ -231,15 +231,17 @@ class SqliteJournal(OpenJournal):
     def _put_back(self) -> None:
         """Write a removed journal anew, where it was or beside: it knows what was paid.
 
-        Once: nothing is written to it afterwards.
+        Once, unless that is removed as well: nothing is written to it afterwards.
         """
-        if self.is_back or not self.intents:
+        if not self.intents:
             return
         for path in (self.path, self.path.with_name(f"{self.path.name}.removed")):
             with contextlib.suppress(JournalError, OSError, sqlite3.Error):
+                if self.back is not None and self.back.exists():
+                    return
                 make_folder(path.parent)
                 back_up(self.db, path)
                 logger.critical("%s was removed while in use; all of it is in %s", self.path, path)
-                self.is_back = True
+                self.back = path
                 return
         logger.critical("%s was removed while in use, and cannot be put back", self.path)
