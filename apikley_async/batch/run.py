@@ -418,8 +418,8 @@ class BatchRun:
             item = await self._as_it_is(item, token)
         try:
             return await self._apply(item, found(job, token))
-        except (NoTransitionError, JournalError) as error:
-            if isinstance(error, NoTransitionError):
+        except (NoTransitionError, JournalError):
+            with contextlib.suppress(JournalError):
                 item = await self._store.item(item.key)
             leave_behind(self._client, item, job)
             raise
