@@ -34,6 +34,7 @@ from apikley_async import Verdict, _sqlite
 from apikley_async._disk import user_id
 from apikley_async.batch import ItemEvent, ItemState, Journal, Transition
 from apikley_async.batch.store import locks
+from apikley_async.batch.store.rescue import FoundNotes, RescuePlaces, read_notes
 from apikley_async.errors import JournalError
 from apikley_async.simulator import Fault
 
@@ -158,8 +159,15 @@ async def test_a_machine_without_a_place_for_temporary_files_is_no_obstacle(
         b'{"journal": "ID", "key": "a", "token": {}, "task_id": "x", "at": 1}',
         b'{"journal": "ID", "key": "a", "token": "unknown", "task_id": "x", "at": 1}',
         b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"journal": "ID", "key": "a", "token": "t1", "task_id": "x", "at": 1' + b"0" * 400 + b"}",
+        b'{"journal": "ID", "key": "a", "token": "t1", "task_id": "x", "at": NaN}',
+        b'{"journal": "ID", "key": "a", "token": "t1", "task_id": "\\ud800", "at": 1}',
     ],
-    ids=["empty", "cut", "list", "another", "odd", "unknown", "bytes"],
+    ids=[
+        *("empty", "cut", "list", "another", "odd", "unknown", "bytes", "deep", "late", "never"),
+        "no text",
+    ],
 )
 async def test_a_note_that_means_nothing_binds_nothing(path: Path, line: bytes) -> None:
     """Only a note about an uncertain attempt of this journal is believed."""
@@ -174,6 +182,17 @@ async def test_a_note_that_means_nothing_binds_nothing(path: Path, line: bytes) 
         assert (await owner.item("a")).state is ItemState.UNCERTAIN
         assert await owner.verify() == []
     assert note.exists()
+
+
+def test_what_cannot_be_read_may_hold_a_note(tmp_path: Path) -> None:
+    """It is not taken for an empty file, which could go: it may name a paid film. (J2)"""
+    empty, unreadable = tmp_path / "empty", tmp_path / "unreadable"
+    empty.touch()
+    unreadable.mkdir()
+
+    (found,) = read_notes(RescuePlaces("id", (empty, tmp_path / "missing", unreadable)))
+
+    assert found == FoundNotes(unreadable, (), is_understood=False)
 
 
 async def test_a_note_outlives_a_power_cut(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -142,29 +143,35 @@ def read_notes(places: RescuePlaces) -> list[FoundNotes]:
 
 
 def _read(path: Path, journal_id: str) -> FoundNotes:
-    """The notes in one file, if it is a file of ours."""
+    """The notes in one file, as far as it is a file of ours and can be read."""
     notes, is_understood = [], True
-    for line in _lines_of(path):
-        note = _note_in(line, journal_id)
-        if note is not None:
-            notes.append(note)
-        elif line.strip():
-            is_understood = False
+    try:
+        for line in _lines_of(path):
+            note = _note_in(line, journal_id)
+            if note is not None:
+                notes.append(note)
+            elif line.strip():
+                is_understood = False
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError:
+        is_understood = False
     return FoundNotes(path, tuple(notes), is_understood)
 
 
 def _lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a file, if it is ours and can be read; very long ones come in pieces."""
-    with contextlib.suppress(OSError), open(path, "rb", opener=open_own) as file:
+    """The lines of a file of ours; very long ones come in pieces."""
+    with open(path, "rb", opener=open_own) as file:
         yield from iter(lambda: file.readline(LONGEST), b"")
 
 
 def _note_in(line: bytes, journal_id: str) -> RescuedTask | None:
     """The note of this journal that a line is; None when it is another one, or incomplete."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
         note = json.loads(line)
         names = note["key"], note["token"], note["task_id"]
-        if note["journal"] == journal_id and all(isinstance(name, str) for name in names):
+        "".join(names).encode()  # what is no text, or none in Unicode, is no name
+        if note["journal"] == journal_id and math.isfinite(note["at"]):
             return RescuedTask(*names, float(note["at"]))
     return None
 
