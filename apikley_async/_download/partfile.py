@@ -340,7 +340,7 @@ class PartFile:
                 saved = self._equal_file(final)
             if saved is None:
                 raise target_error(
-                    f"{final} exists and is another file; move it, or say overwrite=True"
+                    f"{final} exists and is another file; move it, or allow it to be overwritten"
                 )
             self._remove()
         self._close()

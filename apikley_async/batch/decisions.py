@@ -239,7 +239,7 @@ def check_state(item: Item, *states: ItemState) -> None:
     """
     if item.state not in states:
         names = " or ".join(state.value for state in states)
-        raise ManifestError([f"{item.key}: {names}, and it is {item.state.value}"])
+        raise ManifestError([f"{item.key}: it is {item.state.value}, and has to be {names}"])
 
 
 def current_user() -> str:

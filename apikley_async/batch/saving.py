@@ -48,7 +48,7 @@ class FilmSaver:
         for path in (target, target.with_stem(f"{target.stem}-1")):
             exists = path.exists() and not is_rehearsal(path)
             if exists and not await self.names.is_saved_file(path):
-                return f"{path} exists already; nothing was paid. Move it, or say overwrite"
+                return f"{path} exists already; nothing was paid. Move it, or allow to overwrite it"
         return None
 
     async def _obstacle_there(self, writer: DestinationWriter, item: Item) -> str | None:
@@ -61,7 +61,8 @@ class FilmSaver:
             except ApikleyError as error:
                 return f"{error.message}; nothing was paid"
             if exists and not await self.names.is_saved_file(PurePath(name)):
-                return f"{name} is in the destination already; nothing was paid. Say overwrite"
+                fault = f"{name} is in the destination already; nothing was paid"
+                return f"{fault}. Allow to overwrite it"
         return None
 
     async def save(self, item: Item) -> Transition:

@@ -26,6 +26,11 @@ from apikley_async.cli.run_summary import (
 
 __all__ = ["ClosingReport"]
 
+BOUNDS = {
+    "max_credits": "Raise --max-credits",
+    "max_tasks": "Raise --max-tasks",
+    "min_balance": "Lower --min-balance, or buy credits,",
+}
 MAX_OTHERS = 3  # films that are named though the run was not about them
 
 
@@ -83,7 +88,7 @@ class ClosingReport:
         if self._journal is not None:
             words = self._service.words
             report_unsaved(self._reporter, summary.unsaved, self._journal, words)
-        self._report_next_steps(summary.counts)
+        self._report_next_steps(summary.counts, stopped)
         self._report_others(summary.others)
         return worst([exit_code_of(summary.counts), FAILED if lost else OK])
 
@@ -116,13 +121,19 @@ class ClosingReport:
             self._reporter.message(f"  Within a day after it was made: {download}")
         return False
 
-    def _report_next_steps(self, counts: Counts) -> None:
-        """Show the commands that make failed films again, and that resume what is unfinished."""
+    def _report_next_steps(self, counts: Counts, stopped: str | None) -> None:
+        """Show the commands that make failed films again, and that resume what is unfinished.
+
+        The second has the bounds of this run: where one of them has *stopped* it, that is said.
+        """
         failed = [state for state in (ItemState.FAILED, ItemState.REJECTED) if counts.get(state)]
         if failed and self._journal is not None:
             retry = command_line("batch", "retry", names=[self._journal])
             self._reporter.message(f"To make failed films again, each at a new charge: {retry}")
         if any(STATE_CODES.get(state) == RESUME for state in counts):
+            for bound, change in BOUNDS.items():
+                if bound in (stopped or ""):
+                    self._reporter.message(f"{change} to make the rest.")
             self.report_resume()
 
     def _report_others(self, others: Sequence[Item]) -> None:

@@ -388,7 +388,7 @@ async def test_another_account_is_refused(tmp_path: Path) -> None:
         async with make_client(simulator) as other, open_batch(tmp_path / "b.db") as batch:
             with pytest.raises(JournalError, match="another key") as raised:
                 await run_batch(batch, other, folder=tmp_path)
-        assert "A new key of the same account will do" in str(raised.value)
+        assert "a new key of its account" in str(raised.value)
 
 
 async def test_a_new_key_of_the_account_goes_on(tmp_path: Path) -> None:

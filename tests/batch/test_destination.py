@@ -129,7 +129,7 @@ async def test_something_of_that_name_is_found_before_paying(tmp_path: Path) -> 
         items = {item.key: item for item in await run(batch, simulator, store)}
 
         assert items["k0"].cause == (
-            "k0.mp4 is in the destination already; nothing was paid. Say overwrite"
+            "k0.mp4 is in the destination already; nothing was paid. Allow to overwrite it"
         )
         assert items["k1"].cause.startswith("k1-1.mp4 is in the destination already")
         assert items["k2"].state is ItemState.DONE

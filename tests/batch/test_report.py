@@ -252,6 +252,21 @@ async def test_why_films_were_not_submitted_stands_where_they_are_gone_on_with(
     assert group.cure.startswith("When that is settled, run it again: it resumes")
 
 
+async def test_why_films_were_not_submitted_is_of_the_last_run(tmp_path: Path) -> None:
+    """What an earlier run met may be settled: a later one has stopped for another reason."""
+    rows = await rows_of(tmp_path, {"tea": "planned"})
+    planned = next(item for item in rows.items if item.key == "tea")
+    sent = [{"key": planned.key, "event": "intend", "at": 1000.0}]
+    items = [attrs.evolve(planned, cause="Unauthorized (code 401)")]
+
+    causes = {900.0: "none is paid. Unauthorized (code 401)", 1100.0: "none is paid"}
+    for began, cause in causes.items():
+        given = attrs.evolve(rows, items=items, events=sent, runs=[began])
+        group = report_of(given, tmp_path).unfinished
+        assert group is not None
+        assert group.cause == cause
+
+
 async def test_failures_are_grouped_by_cause_with_cure_and_cost(tmp_path: Path) -> None:
     """Ids and numbers do not tell causes apart; a refused content is not sent again as it is."""
     report = report_of(await rows_of(tmp_path, FATES), tmp_path)

@@ -357,6 +357,7 @@ def test_a_bound_is_consent(service: Simulator, run: Run) -> None:
     assert result.code == 4
     assert "max_credits" in result.err
     assert "--price 150 --max-credits 200" in result.err.partition("To go on: ")[2]
+    assert "Raise --max-credits to make the rest.\n" in result.err
     assert len(service.ledger.paid) == 1
 
 

@@ -441,7 +441,9 @@ async def test_another_file_is_never_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "task_1.mp4"
     target.write_bytes(FILM[:-1] + b"?")
 
-    with pytest.raises(DownloadError, match="is another file; move it, or say overwrite=True"):
+    with pytest.raises(
+        DownloadError, match="is another file; move it, or allow it to be overwritten"
+    ):
         await published(tmp_path)
 
     assert target.read_bytes() == FILM[:-1] + b"?"

@@ -245,17 +245,20 @@ def lost_group(films: Sequence[Film], commands: CommandLines, now: datetime) -> 
     )
 
 
-def refusal_of(films: Iterable[Film]) -> str:
-    """Why the last attempts of most planned films led to nothing; empty where there were none."""
+def refusal_of(films: Iterable[Film], since: float) -> str:
+    """Why attempts of the last run led to nothing, of most planned films; empty without any."""
     causes: dict[str, list[str]] = {}
     for film in films:
-        if film.cause and film.state is ItemState.PLANNED:
+        is_old = film.sent_at is not None and film.sent_at.timestamp() < since
+        if film.cause and film.state is ItemState.PLANNED and not is_old:
             causes.setdefault(cause_pattern(film.cause, film.key), []).append(film.cause)
     return max(causes.values(), key=len)[0] if causes else ""
 
 
-def unfinished_group(films: Sequence[Film], commands: CommandLines) -> FailureGroup | None:
-    """Films that the next run goes on with; None without any."""
+def unfinished_group(
+    films: Sequence[Film], commands: CommandLines, since: float
+) -> FailureGroup | None:
+    """Films that the next run goes on with; None without any. The last run began at *since*."""
     left = [film for film in films if film.category is Category.UNFINISHED]
     if not left:
         return None
@@ -269,7 +272,7 @@ def unfinished_group(films: Sequence[Film], commands: CommandLines) -> FailureGr
         f"{sending} being sent, and perhaps paid" if sending else "",
     )
     cause = "; ".join(filter(None, facts)) or "none is paid"
-    if reason := refusal_of(left):
+    if reason := refusal_of(left, since):
         cause = f"{cause}. {reason.removesuffix('.')}"
         cure = f"When that is settled, r{cure[1:]}"
     again = Advice("Go on", commands.resume, "what is not paid yet")

@@ -78,7 +78,7 @@ def build_report(
         balances=tuple(balance.sentence for balance in rows.balances),
         failures=failure_groups(rows, films, commands),
         lost=lost_group(ordered, commands, now),
-        unfinished=unfinished_group(ordered, commands),
+        unfinished=unfinished_group(ordered, commands, max(rows.runs, default=0.0)),
         groups=grouped(ordered, {key: group for key, (group, _) in takes.items()}),
         run=attrs.evolve(
             run_figures(rows.items, times, rows.events, rows.attempts, rows.runs), polls=rows.polls

@@ -11,8 +11,8 @@ from apikley_async.errors import JournalError
 
 __all__ = ["bind_account"]
 
-NOT_FOUND = ": its tasks would not be found. Use the one it was begun with, or another journal"
-NEW_KEY = ". A new key of the same account will do once a task of the journal is found with it"
+NOT_FOUND = ": its tasks would not be found. Use the one it was begun with"
+NEW_KEY = ", or a new key of its account: one with which the service finds a task of the journal"
 STORED = "FROM meta WHERE name IN ('base_url', 'account')"
 
 

@@ -150,8 +150,9 @@ def lock_witness(witness: Witness, path: Path) -> None:
         lock_file(witness.open())
     except BlockingIOError:
         message = (
-            f"a copy of {path} is in use: both would pay for the same films. Wait for that or "
-            "stop it, and go on with the newest one"
+            f"a copy of {path} is in use, another file of the same journal: both would pay for the "
+            "same films. Wait until that run has ended, and go on with its file, which knows what "
+            "was paid meanwhile"
         )
         raise JournalInUseError(message, resumable=True, blames=Blame.NETWORK) from None
     except OSError as exc:

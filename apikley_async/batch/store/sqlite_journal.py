@@ -144,8 +144,8 @@ class SqliteJournal(OpenJournal):
         if self.is_removed:
             self._put_back()
             raise journal_error(
-                f"{self.path} was removed while it was in use; nothing more is written, so nothing "
-                "more is sent"
+                f"{self.path} was removed while it was in use, so this run sends nothing more. "
+                "What was paid is in the journal that is put back: run the same again"
             )
         self.db.execute("BEGIN IMMEDIATE")
         try:
@@ -241,7 +241,7 @@ class SqliteJournal(OpenJournal):
                     return
                 make_folder(path.parent)
                 back_up(self.db, path)
-                logger.critical("%s was removed while in use; all of it is in %s", self.path, path)
+                logger.critical("%s was removed while in use, and is back as %s", self.path, path)
                 self.back = path
                 return
         logger.critical("%s was removed while in use, and cannot be put back", self.path)
