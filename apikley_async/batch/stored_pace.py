@@ -35,10 +35,10 @@ class ServicePace:
 async def read_pace(store: Store) -> ServicePace | None:
     """What runs of the last day have learned; None where the limiter's own limit was right."""
     learned = await store.read_learned(NAME)
-    if learned is None or not learned.age < OLD or len(learned.value) > LONGEST:
+    if learned is None or not learned.age < OLD:
         return None
     try:
-        value = json.loads(learned.value)
+        value = learned.parsed(LONGEST)
         takes, per = value["takes"], float(value["per"])
     except (ValueError, TypeError, KeyError):
         return None

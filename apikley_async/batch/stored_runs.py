@@ -33,10 +33,5 @@ async def store_run(store: Store, clock: Clock) -> None:
 async def read_runs(store: Store) -> list[float]:
     """When the latest runs began, in seconds since 1970, as far as it is known."""
     learned = await store.read_learned(NAME)
-    if learned is None or len(learned.value) > LONGEST:
-        return []
-    try:
-        runs = json.loads(learned.value)
-    except (ValueError, RecursionError):
-        return []
+    runs = None if learned is None else learned.parsed(LONGEST)
     return [at for at in runs if read_time(at)] if isinstance(runs, list) else []

@@ -47,12 +47,7 @@ async def go_on_line(batch: Batch, named: object, words: Iterable[str] = ()) -> 
 async def _stored_bounds(batch: Batch) -> list[str]:
     """The bounds of the last run, as words of a command."""
     learned = await batch.store.read_learned(NAME)
-    if learned is None or len(learned.value) > LONGEST:
-        return []
-    try:
-        words = json.loads(learned.value)
-    except (ValueError, RecursionError):
-        return []
+    words = None if learned is None else learned.parsed(LONGEST)
     return _bounds_in([str(word) for word in words] if isinstance(words, list) else [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -313,3 +314,12 @@ class LearnedValue:
 
     value: str
     age: float
+
+    def parsed(self, longest: int) -> Any:
+        """Read it as JSON; None where it is none, or has more than *longest* characters."""
+        if len(self.value) > longest:
+            return None
+        try:
+            return json.loads(self.value)
+        except (ValueError, RecursionError):
+            return None
