@@ -196,7 +196,7 @@ async def test_another_file_of_that_name_stays(tmp_path: Path) -> None:
     async with FileHost() as host, saving() as saver:
         url = host.serve("/1", SERVE_V1)
 
-        with pytest.raises(DownloadError, match="overwrite=True"):
+        with pytest.raises(DownloadError, match="allow it to be overwritten"):
             await save(saver, result(url), target)
         assert target.read_text() == "not a film"
 

@@ -84,7 +84,7 @@ class SqliteJournal(OpenJournal):
         self.inode: int | None = None
         self.witness: Witness | None = None
         self.copies: tempfile.TemporaryDirectory[str] | None = None
-        self.owned = False
+        self.owned: bool = False
         self.back: Path | None = None
         self.epoch = 0
 
