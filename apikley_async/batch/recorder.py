@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -58,24 +58,28 @@ class StoredCallbacks:
         keep = functools.partial(self._store.keep_callback, token)
         return self._attempts.expect(token, **known, keep=keep)
 
+    async def show_late(self, expected: Iterable[ExpectedCallback]) -> None:
+        """Leave in `client.unclaimed` what was paid although it was given up."""
+        for attempt in expected:
+            if attempt.late is not None and attempt.late not in self._late:
+                self._late.add(attempt.late)
+                job = self._client.job(attempt.late)
+                leave_behind(self._client, await self._store.item(attempt.key), job)
+
     async def uncertain(self) -> list[tuple[ExpectedCallback, float]]:
         """Expect callbacks about what earlier runs have left.
-
-        What was paid although it was given up is in `client.unclaimed` then, without a callback.
 
         Returns:
             The uncertain attempts that callbacks may still resolve, and for how many seconds each
             is waited for. One that is waited for no more is among them once.
         """
-        found: list[tuple[ExpectedCallback, float]] = []
+        if not self._attempts.receives_callbacks:
+            return []
+        found = []
         await self._attempts.catch_up()
-        for attempt in await self._store.expected_callbacks():
-            if attempt.late is not None and attempt.late not in self._late:
-                self._late.add(attempt.late)
-                job = self._client.job(attempt.late)
-                leave_behind(self._client, await self._store.item(attempt.key), job)
-            if not self._attempts.receives_callbacks:
-                continue
+        expected = await self._store.expected_callbacks()
+        await self.show_late(expected)
+        for attempt in expected:
             named = self.expect(attempt.token, task_id=attempt.task_id, named=attempt.named)
             timeout = callback_timeout(attempt, named=named)
             was_given = timeout == 0 and attempt.token in self._too_late

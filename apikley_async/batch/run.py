@@ -184,7 +184,9 @@ class BatchRun:
 
     async def _run_all(self) -> None:
         try:
-            await self._durations.recall()
+            expected = await self._store.expected_callbacks()
+            await self._durations.recall(expected)
+            await self._callbacks.show_late(expected)
             await self._pace.recall()
             _ = self._start(self._budget.watch_balance(self._client, self._clock))
             await self._wait_for_callbacks()

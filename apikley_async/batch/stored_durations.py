@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 from apikley_async import Client, Clock, Job
 from apikley_async.batch.manifest.payload import work_of
 from apikley_async.batch.store.protocol import Store
-from apikley_async.batch.store.values import Item
+from apikley_async.batch.store.values import ExpectedCallback, Item
 from apikley_async.errors import JournalError
 
 __all__ = ["StoredDurations"]
@@ -34,9 +35,13 @@ class StoredDurations:
         self._submitted_at: dict[str, float] = {}  # by task: films that earlier runs have sent
         self._unsaved = 0
 
-    async def recall(self) -> None:
-        """Let the client begin with what earlier runs have learned in the last month."""
-        for attempt in await self._store.expected_callbacks():
+    async def recall(self, expected: Iterable[ExpectedCallback]) -> None:
+        """Let the client begin with what earlier runs have learned in the last month.
+
+        Args:
+            expected: of the store; they say when films were submitted.
+        """
+        for attempt in expected:
             if attempt.task_id:
                 self._submitted_at[attempt.task_id] = self._clock.now() - attempt.age
         learned = await self._store.read_learned(NAME)
