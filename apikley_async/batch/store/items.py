@@ -215,7 +215,8 @@ def _note_event(
             event,
             before,
             following,
-            *map(storable_text, (cause, by)),
+            storable_text(cause),
+            storable_text(by),
             token or None,
         ),
     )
